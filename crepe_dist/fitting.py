@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import detect
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, visible
 from crepe_dist.files import scratch
 from crepe_dist.predicting.inputs import check_column
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.prepare import COMMAND_ONLY, Prepare, for_python, prepare
+from crepe_dist.reports.data_figures import LOSSES
+from crepe_dist.reports.data_page import overview
+from crepe_dist.reports.findings import warnings
+from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import combined, flag, settings
 from crepe_dist.settings.fields import near, settings_of
 from crepe_dist.supervising.training_process import QUIET
 from crepe_dist.train import train
+from crepe_dist.wording import counted, listed, number
 
 if TYPE_CHECKING:
     from crepe_dist.prepare import Table
 
 NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source"}
 OF_BOTH = "seed"
+SHORT = re.compile(r"(\[rank 0\] )?(epoch \d|test |note: |  (why|do): )")  # lines of ``verbose=1``
 
 
 def fit(
     data: Table | str | Path | Sequence[str | Path],
     label: str | None = None,
     text: str | Sequence[str] | None = None,
+    *,
+    verbose: int = 2,
     **options: Any,
 ) -> Predictor:
     """Train a classifier, and return it; also called ``crepe_dist.fit``.
@@ -41,6 +53,8 @@ def fit(
         data: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, prepared folder, or
             file or folder that ``crepe prepare`` reads.
         label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
+        verbose: 0: print nothing; 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
+            model; 2: also print all other lines of ``crepe train``.
         options: arguments of ``prepare``, unless the data are prepared, such as ``labels="several"``; and settings of
             ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed`` is
             that of both. ``run_dir`` keeps the run and its report.
@@ -53,20 +67,72 @@ def fit(
     path = Path(data) if isinstance(data, (str, Path)) else None
     if path is not None and (str(path) == SAMPLE or (path / MANIFEST).is_file()):
         config = combined({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
-        return load(train(config).checkpoint, device=config.device)
+        with _printing(verbose):
+            checkpoint = train(config).checkpoint
+        return load(checkpoint, device=config.device)
     if detect().size > 1:
         remedy = "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit"
         raise UserError(f"{detect().size} processes cannot prepare the same data", remedy=remedy)
     preparing, training = _divided(options, is_prepared=False)
     with scratch() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
-        prepare(data, prepared, **preparing)
-        usual = {} if "run_dir" in training else {"run_dir": str(folder / "run"), **QUIET}
+        summary = prepare(data, prepared, **preparing)
+        is_kept = "run_dir" in training
+        usual = {} if is_kept else {"run_dir": str(folder / "run"), **QUIET}
         try:
             config = combined({**usual, **training, "data.source": str(prepared)})
-            return load(train(config).checkpoint, device=config.device)
+            if verbose:
+                print("\n".join(_described(summary)), flush=True)
+            with _printing(verbose, folder):
+                checkpoint = train(config).checkpoint
+            trained = load(checkpoint, device=config.device)
+            for warning in [] if is_kept or not verbose else warnings(open_run(folder / "run"), trained.classes):
+                note = for_python(UserError(warning["what"], warning["why"], warning["do"]))
+                print(
+                    f"note: {visible(note.what)}\n  why: {visible(note.why)}\n  do:  {visible(note.remedy)}", flush=True
+                )
+            return trained
         except UserError as error:
             raise for_python(error) from error.__cause__
+
+
+def _described(summary: dict[str, Any]) -> Iterator[str]:
+    """Describe the rows that were prepared, and those that were dropped."""
+    yield f"prepared  {overview(summary)}"
+    counts = {
+        **summary["quarantine"]["reasons"],
+        **{name: summary["rows"][key] for key, name in LOSSES if key != "bad"},
+    }
+    if dropped := [f"{name} ({number(count)})" for name, count in counts.items() if count]:
+        yield f"dropped   {counted(summary['rows']['read'] - summary['rows']['kept'], 'row')}: {listed(dropped)}"
+
+
+@contextmanager
+def _printing(verbose: int, temporary: Path | None = None) -> Iterator[None]:
+    """Print as ``fit`` describes, and leave out lines that name a file of a temporary folder."""
+    if verbose > 1 and temporary is None:
+        yield
+        return
+    with redirect_stdout(_Lines(sys.stdout, verbose, str(temporary or ""))):
+        yield
+
+
+class _Lines(io.TextIOBase):
+    """Standard output for whole lines, of which only some are printed."""
+
+    def __init__(self, out: TextIO, verbose: int, temporary: str) -> None:
+        self._out, self._verbose, self._temporary, self._rest = out, verbose, temporary, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            is_ours = bool(self._temporary) and self._temporary in line
+            if not is_ours and (self._verbose > 1 or (self._verbose == 1 and SHORT.match(line))):
+                self._out.write(line + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
 
 
 def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:

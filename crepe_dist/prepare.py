@@ -23,7 +23,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import printable, scratch
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.frames import is_table, write_table
+from crepe_dist.preparing.frames import is_table, label_type, write_table
 from crepe_dist.preparing.pool import Show
 from crepe_dist.reports import data_page
 from crepe_dist.settings.fields import FILE, near, setting, settings_of
@@ -118,6 +118,8 @@ def prepare(
                 name = unknown.pop()
                 remedy = near(name, known) or "docs/how-to/python.md lists them"
                 raise UserError(f"prepare has no argument {name}", remedy=remedy)
+            if is_table(source):
+                options["label_type"] = label_type(source, wanted.label)
             flags = Prepare(source=_names(sources), out=Path(out), **options)
             return flags.prepare(data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")
         except UserError as error:

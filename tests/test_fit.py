@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,3 +144,86 @@ def test_two_processes_train_on_a_prepared_folder(monkeypatch):
     monkeypatch.setattr("crepe_dist.fitting.detect", lambda: Launch("horovodrun", 0, 2))
     with pytest.raises(UserError, match="2 processes cannot prepare the same data"):
         crepe_dist.fit(table())
+
+
+def test_a_model_can_be_pickled_and_copied(model, tmp_path):
+    new = table(400)[300:]
+    joblib.dump(model, tmp_path / "model.joblib")
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")]
+    for each in copies:
+        assert each.predict(new) == model.predict(new)
+        assert (repr(each), each.score(new)) == (repr(model), 1)
+    limited = crepe_dist.load(saved(model, tmp_path), min_probability=0.875, threads=1)
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(limited))
+    shutil.rmtree(tmp_path / "saved")
+    script = (
+        "import pickle\n"
+        "model = pickle.load(open('model.pickle', 'rb'))\n"
+        "print(model.min_probability, model.engine.threads, model.predict(['my invoice'])[0].label)\n"
+    )
+    assert run([sys.executable, "-c", script], tmp_path).split() == ["0.875", "1", "bill"]
+
+
+def saved(model, folder):
+    model.save(folder / "saved")
+    return folder / "saved"
+
+
+def test_a_model_describes_itself(model):
+    assert repr(model) == "<Predictor of 2 classes: bill, ship; test accuracy 100.0 %>"
+
+
+def test_probabilities_are_in_the_order_of_the_classes(model):
+    found = model.predict_proba(["my invoice", "", "a parcel"])
+    assert found.shape == (3, 2)
+    assert model.classes_[found.argmax(axis=1)[[0, 2]]].tolist() == ["bill", "ship"]
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2]].sum(axis=1), 1, rtol=1e-6)
+    assert model.predict_proba([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (np.array([7, -3]), {}),
+        ([True, False], {}),
+        ([np.bool_(True), np.bool_(False)], {}),
+        (pd.array([1, 0], "Int64"), {}),
+        ([0.5, 2.0], {}),
+        ([[1, 2], [2]], {"labels": "several"}),
+    ],
+)
+def test_labels_keep_their_type(labels, options, tmp_path):
+    texts = [f"{list(WORDS.values())[row % 2]}, number {row}" for row in range(100)]
+    given = pd.DataFrame({"text": texts, "label": [labels[row % 2] for row in range(100)]})
+    made = crepe_dist.fit(given, verbose=0, **{**QUICK, **options})
+    wanted = list(given["label"])
+    for each in (made, crepe_dist.load(saved(made, tmp_path)), copy.deepcopy(made)):
+        found = each.predict(texts)
+        if options:
+            assert [sorted(prediction.labels) for prediction in found] == wanted
+            assert each.classes_.tolist() == [1, 2]
+        else:
+            assert [prediction.label for prediction in found] == wanted
+            assert (each.classes_[each.predict_proba(texts).argmax(axis=1)] == wanted).all()
+            assert found[0].share(wanted[0]) > 0.5
+            assert each.explain(texts[0], wanted[0]) == each.explain(texts[0])
+        assert each.score(given) == 1
+
+
+def test_it_prints_as_much_as_was_asked_for(capsys, tmp_path):
+    rare = table(300)
+    rare.loc[rare.index[-12:], "topic"] = "rare"
+    rare.loc[rare.index[:3], "message"] = ""
+    printed = {}
+    for verbose in (0, 1, 2):
+        crepe_dist.fit(rare, "topic", "message", verbose=verbose, **{**QUICK, "epochs": 2})
+        printed[verbose] = capsys.readouterr().out.splitlines()
+    assert printed[0] == []
+    for lines in (printed[1], printed[2]):
+        assert lines[1] == "dropped   3 rows: empty text (3)"
+        assert any(line.startswith("note: ") and "never predicted" in line for line in lines)
+        assert not any(tempfile.gettempdir() in line for line in lines)
+    starts = {line.split()[0] for line in printed[1]}
+    assert starts == {"prepared", "dropped", "epoch", "test", "note:", "why:", "do:"}
+    assert len(printed[2]) > len(printed[1])

@@ -14,8 +14,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from crepe_dist.errors import UserError
-from crepe_dist.estimator.fitted_model import JUDGING, open_files, probabilities, train
+from crepe_dist.estimator.fitted_model import JUDGING, probabilities, train
 from crepe_dist.predicting.inputs import InvalidInput, texts_of
+from crepe_dist.predicting.predictor import open_files
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ from crepe_dist.data.composition import UNIT, unusable_number
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_bytes, read_json, scratch
-from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.predictor import LARGEST, Predictor
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import write_table
 from crepe_dist.supervising.training_process import QUIET, failure, printed, training
 
 Files = dict[str, bytes]
-LARGEST = 1 << 34  # bytes of a checkpoint's file
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")  # in that line; the test split is one of the texts
 JUDGING = 0.1  # share of the texts that tell whether unlabelled ones help, or which answers are sure
@@ -101,14 +99,6 @@ def _values(texts: Sequence[str], beside: Wanted) -> dict[str, list[str]]:
             if problem := unusable_number(name, value):
                 raise UserError(f"row {row}: {problem}", remedy="give numbers, or leave the value out")
     return table
-
-
-def open_files(files: Files, device: str) -> Predictor:
-    """Open the files of a checkpoint, as ``train`` returns them."""
-    with scratch() as folder:
-        for name, content in files.items():
-            (folder / Path(name).name).write_bytes(content)
-        return load(next(folder.glob("*.params")), device=device)
 
 
 def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> npt.NDArray[np.float64]:

@@ -128,7 +128,7 @@ def _in_float32(predictor: Predictor) -> Predictor:
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
-    answers = [dict(prediction.ranking) for prediction in predictor.predict(texts)]
+    answers = [dict(prediction.ranking) for prediction in predictor.predict_stream(iter(texts))]
     return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
 
 

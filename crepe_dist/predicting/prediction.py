@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 UNKNOWN = "no character that the network knows"  # problem of a text that is not empty
 NONE = "none of these"  # shown instead of the class of a rejected text
@@ -13,7 +13,8 @@ class Prediction(NamedTuple):
     """Prediction for one text.
 
     Attributes:
-        label: the most probable class.
+        label: the most probable class. If the labels of the training were numbers or bools in a table in memory,
+            ``Predictor.predict`` returns such numbers or bools, also in ``ranking`` and ``labels``.
         probability: probability of ``label``, 0 to 1.
         ranking: all (class, probability) pairs, the most probable first.
         read: number of known characters that the network read, without spaces.
@@ -24,13 +25,13 @@ class Prediction(NamedTuple):
         rejected: true if ``probability`` is below the predictor's threshold: perhaps none of the classes fits.
     """
 
-    label: str
+    label: Any
     probability: float
-    ranking: tuple[tuple[str, float], ...]
+    ranking: tuple[tuple[Any, float], ...]
     read: int
     problem: str = ""
     rejected: bool = False
-    labels: tuple[str, ...] | None = None
+    labels: tuple[Any, ...] | None = None
     characters_cut: int = 0
 
     @property
@@ -48,6 +49,6 @@ class Prediction(NamedTuple):
         """Difference of the probabilities of the first two classes, 0 to 1."""
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
-    def share(self, label: str) -> float:
+    def share(self, label: Any) -> float:
         """Return the probability of a class."""
-        return dict(self.ranking)[label]
+        return next(share for name, share in self.ranking if name == label)

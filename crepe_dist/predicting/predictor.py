@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from crepe_dist.data.alphabet import Codes, Encoding
 from crepe_dist.data.composition import Composition, plain
+from crepe_dist.data.label_types import typed
 from crepe_dist.data.levels import Levels
 from crepe_dist.distributed.device import CPU, pick
 from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256, write_json
+from crepe_dist.files import read_bytes, scratch, sha256, write_json
 from crepe_dist.model import parameters
-from crepe_dist.model.backend import choose_for_inference
+from crepe_dist.model.backend import choose_for_inference, is_gpu_build
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.predicting.inputs import columns_of, texts_of
@@ -29,15 +30,20 @@ from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.preparing.frames import is_table
+from crepe_dist.records import damaged
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats
 from crepe_dist.settings.options import Precision
-from crepe_dist.wording import excerpt, listed, measure
+from crepe_dist.wording import counted, excerpt, listed, measure, percent
 
 AUTO = "auto"
 PLAIN = Composition()
 BATCH_SIZE = 256
+SHOWN = 5  # classes in ``repr``
+LARGEST = 1 << 34  # bytes of a checkpoint's file
+CPU_NAME = "cpu"  # as an option
+PARAMETER_FILES = (".params", parameters.SAFETENSORS)
 WINDOWED = 16  # texts in a batch that are read in windows
 NOTHING = 1e-6  # known characters of a window that has none, so that a text of such windows has a mean, too
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
@@ -60,6 +66,7 @@ class Predictor:
         precision: float32 if that was requested in training; any other precision depends on the device.
         path: file of the parameters.
         about: description of the parameters; empty for those of another program.
+        label_type: type of the labels of the table that it was trained on, one of ``LABEL_TYPES``; empty: text.
         sure: if the classes form a tree, probability from which a node of each level, and a class, is an answer; empty:
             the most probable class is.
     """
@@ -76,6 +83,25 @@ class Predictor:
     path: Path = Path()
     about: dict[str, Any] = field(default_factory=dict)
     sure: tuple[float, ...] = ()
+    label_type: str = ""
+
+    def __repr__(self) -> str:
+        classes = f"{counted(len(self.classes), 'class', 'classes')}: {', '.join(self.classes[:SHOWN])}"
+        classes += ", …" * (len(self.classes) > SHOWN)
+        accuracy = self.about.get("test_accuracy")
+        scored = "" if accuracy is None else f"; test {self.measure} {percent(accuracy)}"
+        return f"<Predictor of {excerpt(classes)}{scored}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The engine holds memory of the kernels. Files of a model are read again as those of anyone are.
+        state = {name: getattr(self, name) for name in ("min_probability", "thresholds", "sure", "path")}
+        device = AUTO if is_gpu_build(self.engine.backend.build) else CPU_NAME
+        return _unpickled, (self.files(), device, self.engine.threads, state)
+
+    @property
+    def classes_(self) -> npt.NDArray[Any]:
+        """The classes in the order of the outputs, of the type of the labels of the training, [classes]."""
+        return np.array(typed(self.classes, self.label_type))
 
     @property
     def several(self) -> bool:
@@ -148,8 +174,33 @@ class Predictor:
         Raises:
             UserError: a text is not a string, or ``texts`` is something else, such as one string.
         """
+        found = self._predict_rows(texts, windows)
+        if not self.label_type:
+            return list(found)
+        labels: dict[str, Any] = dict(zip(self.classes, typed(self.classes, self.label_type)))
+        return [
+            each._replace(
+                label=labels.get(each.label, each.label),  # a node above the classes keeps its name
+                ranking=tuple([(labels[name], share) for name, share in each.ranking]),
+                labels=None if each.labels is None else tuple([labels[name] for name in each.labels]),
+            )
+            for each in found
+        ]
+
+    def predict_proba(self, texts: Iterable[str], *, windows: bool = False) -> npt.NDArray[np.float64]:
+        """Return the probability of each of ``classes_`` for each text, float64 [n, classes]; see ``predict``.
+
+        The row of a text that cannot be classified is NaN. Probabilities of several labels do not sum to 1.
+        """
+        rows = [
+            np.full(len(self.classes), np.nan) if each.problem else list(map(dict(each.ranking).get, self.classes))
+            for each in self._predict_rows(texts, windows)
+        ]
+        return np.array(rows, np.float64).reshape(-1, len(self.classes))
+
+    def _predict_rows(self, texts: Iterable[str], windows: bool) -> Iterator[Prediction]:
         rows = texts_of(texts, columns_of(self.composition))
-        return list(self.predict_stream(iter(rows if is_table(texts) else map(plain, rows)), windows))
+        return self.predict_stream(iter(rows if is_table(texts) else map(plain, rows)), windows)
 
     def predict_stream(self, texts: Iterator[str], windows: bool = False) -> Iterator[Prediction]:
         """Classify texts lazily, some at a time, as ``predict``; yield one prediction per text, in order.
@@ -221,6 +272,12 @@ class Predictor:
         parameters.write_safetensors(parameters.stored(self.engine.arrays, type(self.engine.shape)), path)
         self.describe(path)
 
+    def files(self) -> dict[str, bytes]:
+        """Return the files of its model folder: names and contents."""
+        with scratch() as folder:
+            self.save(folder)
+            return {path.name: read_bytes(path, LARGEST) for path in folder.glob("model.*")}
+
     def describe(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         """Write the description of a parameter file beside it, from the predictor's own and the checkpoint's."""
         about = self.about if about is None else about
@@ -229,21 +286,24 @@ class Predictor:
         description |= {"calibration": self.calibration.to_dict()}
         write_json(path.with_suffix(".json"), {**description, "format": checkpoint.FORMAT, "sha256": sha256(path)})
 
-    def index(self, label: str) -> int:
+    def index(self, label: Any) -> int:
         """Return the position of a class; raise ``UserError`` if the model does not know it."""
+        if self.label_type and not isinstance(label, str):
+            labels = typed(self.classes, self.label_type)
+            label = self.classes[labels.index(label)] if label in labels else str(label)
         if label not in self.classes:
             why = f"the classes are {', '.join(self.classes)}"[:500]
             raise UserError(f"there is no class {label!r:.80}", why, "name one of them")
         return self.classes.index(label)
 
-    def explain(self, text: str, label: str | None = None) -> Explanation:
+    def explain(self, text: str, label: Any = None) -> Explanation:
         """Find the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
 
         Each character, and each word, is replaced by a blank; its score is the drop in the log-odds of the class. The
         cost is one forward pass per character that is read, and one per word.
 
         Args:
-            label: class to explain; ``None`` for the predicted class.
+            label: class to explain; ``None`` for the predicted class. The explanation has its name, a text.
 
         Raises:
             UserError: the model has no such class.
@@ -265,6 +325,20 @@ class Predictor:
 
     def _capped(self, batch_size: int) -> int:
         return max(1, min(batch_size, MAX_CODES // self.encoding.feature_len))
+
+
+def open_files(files: Mapping[str, bytes], device: str) -> Predictor:
+    """Open a checkpoint, given the names and contents of its two files."""
+    with scratch() as folder:
+        for name, content in files.items():
+            (folder / Path(name).name).write_bytes(content)
+        return load(next(path for path in folder.iterdir() if path.suffix in PARAMETER_FILES), device=device)
+
+
+def _unpickled(files: Mapping[str, bytes], device: str, threads: int, state: Mapping[str, Any]) -> Predictor:
+    predictor = replace(open_files(files, device), **state)
+    predictor.engine.threads = threads
+    return predictor
 
 
 def check_finite(answer: npt.ArrayLike) -> None:
@@ -374,6 +448,12 @@ def open_checkpoint(
     thresholds = np.array(calibration.thresholds) if calibration.thresholds else None
     precision: Precision = "float32" if network is not None and network.get("precision") == "float32" else "auto"
     engine = open_inference(shape, parameters.checked(arrays, shape), choose_for_inference(shape, precision))
+    label_type = about.get("label_type", "")
+    try:
+        typed(classes, label_type)
+    except ValueError as error:
+        raise damaged(path.with_suffix(".json"), error, checkpoint.ANOTHER) from error
     return Predictor(
-        engine, encoding, classes, calibration, 0.0, thresholds, about.get("id"), composition, precision, path, about
-    )
+        engine, encoding, classes, calibration, 0.0, thresholds, about.get("id"), composition, precision, path, about,
+        label_type=label_type,
+    )  # fmt: skip

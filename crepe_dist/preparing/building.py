@@ -160,7 +160,7 @@ def build(
     label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
     given = job.reading.columns
     wanted = replace(given, label=given.label or label, needs_label=given.label is not None)
-    manifest = {
+    manifest: dict[str, Any] = {
         "encoding": encoding.to_dict(),
         "composition": composition.to_dict(),
         "reading": asdict(replace(job.reading, columns=wanted)),
@@ -174,6 +174,8 @@ def build(
         "bad_rows": quarantine.lines,
         "id": id_name,
     }
+    if label_type := manifest["reading"]["labelling"].pop("type"):
+        manifest["label_type"] = label_type
     if separator := job.reading.labelling.levels:
         if job.classes is None and not any(separator in name for name in classes):
             what = f"no class has {separator!r:.40} in its name, such as {classes[0]!r:.60}"

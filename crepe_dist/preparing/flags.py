@@ -161,6 +161,7 @@ class PreparationFlags(ColumnFlags, Command):
         NAME,
     )
     processes: Optional[int] = setting(None, "number of worker processes; default: one per core", whole(1, 4096))
+    label_type: str = ""  # no flag: type of the labels of a table in memory
 
     def prepare(
         self,
@@ -262,7 +263,7 @@ class PreparationFlags(ColumnFlags, Command):
             )
         if problem:
             raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
-        return Labelling(kind, separator, self.levels or ""), columns
+        return Labelling(kind, separator, self.levels or "", self.label_type), columns
 
 
 def names_in(flag: Optional[str]) -> tuple[str, ...]:

@@ -6,10 +6,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crepe_dist.data.composition import join, with_values
+from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted, choose
 
@@ -56,6 +60,28 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     end = len(wanted.categories)
     return Wanted(label, texts, weight, labels, id_, categories=beside[:end], numbers=beside[end:])
+
+
+def label_type(table: Any, label: str | None) -> str:
+    """Return the type of the labels in a column of a table, one of ``LABEL_TYPES``; empty: text.
+
+    The labels of a row may be a list or a mapping.
+    """
+    column = next((column for key, column in table.items() if str(key) == label), ())
+    each = chain.from_iterable(value if _are_several(value) else [value] for value in column)
+    found = {type(_plain(value)).__name__ for value in each if not is_missing(value)}
+    if found == {INT, FLOAT}:  # a column with gaps
+        return FLOAT
+    return found.pop() if len(found) == 1 and found.issubset(LABEL_TYPES) else ""
+
+
+def _plain(value: Any) -> Any:
+    """Convert a number or a bool of NumPy to that of Python."""
+    return value.item() if isinstance(value, (np.number, np.bool_)) else value
+
+
+def _are_several(value: Any) -> bool:
+    return not isinstance(value, (str, bytes)) and hasattr(value, "__iter__")
 
 
 def text_column(table: Any, wanted: Wanted) -> Sequence[Any]:
@@ -127,15 +153,22 @@ def _label(value: Any) -> Any:
     """Convert a label to a value of JSON. Whole numbers lose the `.0` that pandas adds to a column with gaps."""
     if is_missing(value):
         return None
+    value = _plain(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):
-        return {str(name): _label(share) for name, share in value.items()}
+        return {_name(name): _label(share) for name, share in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(map(str, value))
-    if not isinstance(value, (str, bytes)) and hasattr(value, "__iter__"):  # a list, a tuple, an array
+        return sorted(map(_name, value))
+    if _are_several(value):  # a list, a tuple, an array
         return [_label(item) for item in value]
     return value if isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def _name(value: Any) -> str:
+    """Return the name of a class that is a key of a mapping, or in a set, as a list of labels spells it."""
+    label = _label(value)
+    return label if isinstance(label, str) else json.dumps(label)
 
 
 def _text(value: Any) -> Any:

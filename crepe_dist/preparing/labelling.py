@@ -39,11 +39,13 @@ class Labelling:
         separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
         levels: separator of the levels of a label's name, if the classes form a tree; empty if they do not. Where there
             are columns of labels, each has the part of a level.
+        type: type of the labels of a table in memory, one of ``LABEL_TYPES``; empty: text.
     """
 
     kind: str = ONE
     separator: str = ""
     levels: str = ""
+    type: str = ""
 
     def label(self, cell: str, name: Name) -> str:
         """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""

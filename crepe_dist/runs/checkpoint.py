@@ -19,6 +19,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import MANIFEST, Dataset
+from crepe_dist.data.label_types import LABEL_TYPES
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder, scratch, sha256, sync, write_json
@@ -58,6 +59,7 @@ DESCRIPTION = {
     "composition?": dict,
     "labels?": {"kind": (SEVERAL,), "thresholds": list[float]},
     "levels?": str,
+    "label_type?": tuple(LABEL_TYPES),
     "computed?": dict[str, str],
     "data?": {"name": str, "fingerprint": str, "test": str, "corrected?": dict[str, int]},
     "calibration?": {"temperature": float, "min_probability": float},
@@ -111,7 +113,7 @@ def description(
         "composition": data.composition.to_dict(),
         "classes": data.classes,
         **several,
-        **({"levels": data.manifest["levels"]} if "levels" in data.manifest else {}),
+        **{name: data.manifest[name] for name in ("levels", "label_type") if name in data.manifest},
         "network": {**shape.settings(), "precision": precision},
         "computed": computed,
         "calibration": test.calibration.to_dict(),

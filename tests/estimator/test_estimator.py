@@ -111,6 +111,20 @@ def test_pipelines_searches_and_calibration():
 
 
 @pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    "values",
+    [[0, 1], np.array([3, 5], np.int16), [False, True], np.array([1.0, 2.0]), pd.array([1, 2], "Int64"), ["1", "2"]],
+)
+def test_answers_equal_labels_of_any_type(values):
+    labels = [values[row % 2] for row in range(100)]
+    if isinstance(values, np.ndarray):
+        labels = np.array(labels, values.dtype)
+    answers = small(network="ngrams").fit(TEXTS, labels).predict(TEXTS)
+    assert (answers == np.array(labels)).all()
+    assert answers.dtype == np.array(labels).dtype
+
+
+@pytest.mark.usefixtures("fast")
 def test_options_of_training():
     truth = LABELS == "good"
     estimator = small(length=40, validation_fraction=0.2, patience=1, class_weight={True: 3.0}, random_state=None)
