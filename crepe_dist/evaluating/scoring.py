@@ -14,6 +14,7 @@ import pandas as pd
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.dataset import KEEP_TEXTS, Dataset, Split
+from crepe_dist.data.levels import Level
 from crepe_dist.distributed.world import ALONE, World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating.rows import Rows, rows_of
@@ -27,11 +28,12 @@ from crepe_dist.reports import findings
 from crepe_dist.reports.score_tables import sure, table, unanswered
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
-from crepe_dist.runs.scores import AnyScores, Scores
+from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Scores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 from crepe_dist.wording import counted, excerpt, measure, percent
 
-MOST = 10  # mistakes on the terminal
+MOST = 10  # mistakes, and confusions of many classes, on the terminal
+MOST_COLUMNS = 100  # of the confusion matrix on the terminal
 MOST_CHARACTERS = 70  # of a text on the terminal
 CHUNK = 1024  # documents that are predicted together
 
@@ -103,7 +105,10 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, other
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.right)
         print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
     if args.json is not None:
-        numbers = {name: value for name, value in scores.to_dict().items() if name != "right"}
+        is_large = isinstance(scores, Scores) and len(dataset.classes) > MOST_CLASSES
+        numbers = scores.to_dict("right", *["confusion"] * is_large)
+        if isinstance(scores, Scores) and is_large:
+            numbers["confusion_cells"] = np.stack(scores.cells, axis=1).tolist()
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
         numbers["sure_answers"] = scores.sure_answers
         numbers["per_class"] = scores.per_class(dataset.classes)
@@ -147,9 +152,6 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     if top := scores.top_accuracies:
         above += "\n" + "   ".join(f"top {rank} accuracy {percent(share)}" for rank, share in top.items())
     above += _sure(scores)
-    names = classes if level is None else list(map(visible, level.names))
-    confused = scores.confusion if level is None else level.confusion(scores.confusion)
-    confusion = pd.DataFrame(confused, index=names, columns=names)
     record = None
     with suppress(UserError):  # the scores do not need the run's record
         record = run_of(path)
@@ -158,8 +160,23 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     return (
         f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   loss {scores.loss:.4f}   "
         f"calibration error {percent(scores.calibration_error)}{before}{above}\n\n{_class_table(scores, classes)}\n\n"
-        f"confusion matrix{' of level 1' if level else ''} (rows: true class, columns: predicted class)\n"
-        f"{confusion.to_string()}" + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
+        f"{_confusion(scores, classes, level)}"
+        + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
+    )
+
+
+def _confusion(scores: Scores, classes: list[str], level: Level | None) -> str:
+    """Format the confusion matrix of the highest level; with many classes, only the most frequent confusions."""
+    names = classes if level is None else list(map(visible, level.names))
+    if len(names) > MOST_COLUMNS:
+        rows = [(classes[true], classes[predicted], documents) for true, predicted, documents in scores.confused(MOST)]
+        frame = pd.DataFrame(rows, columns=["true class", "predicted class", "documents"])
+        return f"most frequent confusions\n{frame.to_string(index=False)}"
+    matrix = scores.confusion if level is None else level.confusion(scores.confusion)
+    of_level = " of level 1" if level else ""
+    return (
+        f"confusion matrix{of_level} (rows: true class, columns: predicted class)\n"
+        f"{pd.DataFrame(matrix, index=names, columns=names).to_string()}"
     )
 
 

@@ -24,7 +24,8 @@ def confusion(scores: Scores, classes: list[str]) -> list[tuple[str, list[tuple[
         index = np.full(len(names), len(kept))
         index[kept] = range(len(kept))
         matrix = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
-        np.add.at(matrix, (index[:, None], index[None, :]), scores.confusion)
+        true, predicted, documents = scores.cells
+        np.add.at(matrix, (index[true], index[predicted]), documents)
         names = [*(names[index] for index in kept), OTHERS]
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     return [(name, list(zip(*row))) for name, *row in zip(names, matrix.tolist(), shares.tolist())]

@@ -56,7 +56,7 @@ def view(
     if isinstance(scores, LabelScores):
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
         return {**common, "several": True, "calibration": percent(scores.calibration_error), "sure": sure(scores)}
-    totals = scores.confusion.sum(axis=1)
+    totals = scores.class_documents
     quotes = quotes or [None] * len(scores.mistakes)
     return {
         **common,
@@ -125,7 +125,7 @@ def tiles(scores: AnyScores, classes: list[str], split: str, training: list[int]
 
 def majority(scores: Scores, training: list[int] | None) -> tuple[int, float]:
     """Return the most frequent class (of the training rows, if known), and the accuracy of always answering it."""
-    true = scores.confusion.sum(axis=1)
+    true = scores.class_documents
     counts = training if training and len(training) == len(true) else true.tolist()
     most = counts.index(max(counts))
     return most, float(true[most] / true.sum())
@@ -187,6 +187,8 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     """
     documents, tested, predicted, f1 = scores.class_documents, scores.tested, scores.predicted, scores.f1
     precision, recall = scores.precision, scores.recall
+    confused = reversed(scores.confused()) if isinstance(scores, Scores) else ()
+    taken = {true: (predicted, texts) for true, predicted, texts in confused}  # the most frequent one of a class stays
     rows = []
     for index, name in enumerate(classes):
         count, is_tested = int(documents[index]), bool(tested[index])
@@ -200,9 +202,8 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
             "f1": float(f1[index]) if is_tested else None,
         }
         if isinstance(scores, Scores):
-            wrong = np.where(np.arange(len(classes)) == index, 0, scores.confusion[index])
-            most = int(wrong.argmax())
-            row["taken"] = f"{cut(classes[most], LABEL_CELLS)} ({number(wrong[most])})" if wrong[most] else ""
+            most, texts = taken.get(index, (0, 0))
+            row["taken"] = f"{cut(classes[most], LABEL_CELLS)} ({number(texts)})" if texts else ""
         else:
             row["average"] = float(scores.average_precision[index]) if is_tested else None
             row["threshold"] = percent(scores.thresholds[index])

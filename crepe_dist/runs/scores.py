@@ -7,12 +7,14 @@ labels are counted in intervals of 1 / ``PER_UNIT``: average precision treats do
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.data.levels import cells_of
 from crepe_dist.model.calibration import (
     INTERVALS,
     PERCENTS,
@@ -156,9 +158,10 @@ class ClassScores:
         rows = zip(*(getattr(self, others.get(name, name)).tolist() for name in names))
         return {each: dict(zip(names, row)) for each, row in zip(classes, rows)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return {name: _plain(value) for name, value in vars(self).items() if name not in NOT_STORED}
+    def to_dict(self, *omitted: str) -> dict[str, Any]:
+        """Convert to JSON values, without the attributes ``omitted``."""
+        names = [each.name for each in fields(self) if each.name not in (*NOT_STORED, *omitted)]  # type: ignore[arg-type]
+        return {name: _plain(getattr(self, name)) for name in names}
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Any:
@@ -203,14 +206,19 @@ class Scores(ClassScores):
     answers: Counts = field(default_factory=lambda: NO_ANSWERS)
     sure: Counts = field(default_factory=lambda: NONE_SURE)
 
+    @cached_property
+    def cells(self) -> tuple[Counts, Counts, Counts]:
+        """Non-zero cells of ``confusion``, see ``cells_of``."""
+        return cells_of(self.confusion)
+
     @property
     def documents(self) -> int:
-        return int(self.confusion.sum())
+        return int(self.cells[2].sum())
 
     @property
     def accuracy(self) -> float:
         """Fraction of documents classified correctly."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
+        return float(np.trace(self.confusion) / self.documents)
 
     @property
     def top_accuracies(self) -> dict[int, float]:
@@ -224,10 +232,12 @@ class Scores(ClassScores):
         """Expected calibration error at temperature 1."""
         return expected_calibration_error(self.reliability if self.uncalibrated is None else self.uncalibrated)
 
-    @property
+    @cached_property
     def decisions(self) -> Counts:  # type: ignore[override]
+        true, predicted, documents = self.cells
         right = np.diag(self.confusion)
-        return np.stack([right, self.confusion.sum(axis=0) - right, self.confusion.sum(axis=1) - right], axis=1)
+        columns, rows = (np.bincount(each, documents, len(right)).astype(np.int64) for each in (predicted, true))
+        return np.stack([right, columns - right, rows - right], axis=1)
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
@@ -240,13 +250,15 @@ class Scores(ClassScores):
         top = {f"top_{rank}_accuracy": share for rank, share in self.top_accuracies.items()}
         return {**{name: getattr(self, name) for name in names}, **top}
 
-    def confused(self, most: int) -> list[tuple[int, int, int]]:
-        """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first."""
-        wrong = self.confusion.copy()
-        np.fill_diagonal(wrong, 0)
-        order = np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()
-        pairs = [(*divmod(cell, len(wrong)), int(wrong.flat[cell])) for cell in order]
-        return [pair for pair in pairs if pair[2]]
+    def confused(self, most: int | None = None) -> list[tuple[int, int, int]]:
+        """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first.
+
+        Args:
+            most: largest number of confusions; ``None``: all.
+        """
+        cells = np.stack(self.cells, axis=1)
+        wrong = cells[cells[:, 0] != cells[:, 1]]
+        return list(map(tuple, wrong[np.argsort(-wrong[:, 2], kind="stable")[:most]].tolist()))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,44 @@ def test_a_column_for_each_level(folder, tmp_path, printed_by):
         labelling.path('{"first": " ", "second": "x"}')
     with pytest.raises(UserError, match="'x' contains the separator"):
         crepe_dist.prepare(tmp_path / "codes.csv", tmp_path / "other", levels="x", **columns)
+
+
+def test_hierarchical_f1_equals_that_of_the_sets_of_all_pairs():
+    """Also where two names of a path are one without their blanks, and a class is a node of another."""
+    generator = random.Random(1)
+    for number in range(100):
+        separator = generator.choice([".", " ", " > "])
+        parts = ([generator.choice(["a", "b", "", "a "]) for _ in range(generator.randint(1, 4))] for _ in range(9))
+        levels = Levels(separator, tuple({separator.join(each) for each in parts}))
+        confusion = np.random.default_rng(number).integers(0, 3, (len(levels.classes),) * 2)
+        confusion[0, 0] += 1
+        nodes = [set(path) for path in levels.paths]
+        pairs = [(nodes[true], nodes[predicted], count) for (true, predicted), count in np.ndenumerate(confusion)]
+        common = sum(len(true & predicted) * count for true, predicted, count in pairs)
+        assert levels.f1(confusion) == 2 * common / sum(
+            (len(true) + len(predicted)) * n for true, predicted, n in pairs
+        )
+        for level, accuracy in zip(levels.inner, levels.accuracies(confusion)):
+            wanted = np.zeros((len(level.names),) * 2, np.int64)
+            for (true, predicted), count in np.ndenumerate(confusion):
+                wanted[level.of_class[true], level.of_class[predicted]] += count
+            assert level.confusion(confusion).tolist() == wanted.tolist()
+            assert accuracy == np.trace(wanted) / wanted.sum()
+
+
+def test_scores_of_20_000_classes_need_no_more_memory_than_their_cells():
+    """So they do not compare all pairs of classes, which takes hours."""
+    count = 20_000
+    levels = Levels(".", tuple(f"{row // 400}.{row // 20 % 20}.{row % 20}" for row in range(count)))
+    confusion: Any = np.zeros((count, count), np.bool_)  # a byte for each cell
+    confusion[np.arange(count), np.arange(count)] = True
+    confusion[np.arange(count), np.arange(count) ^ 1] = True  # the sibling of each class
+    tracemalloc.start()
+    try:
+        assert levels.f1(confusion) == pytest.approx((3 + 2) / 6)
+        assert levels.accuracies(confusion) == [1.0, 1.0]
+        assert len(levels.inner[0].confusion(confusion)) == 50
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1000 * count

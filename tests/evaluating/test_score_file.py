@@ -20,6 +20,7 @@ import pytest
 import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.evaluating import scoring
 from crepe_dist.evaluating.rows import rows_of
 from crepe_dist.evaluating.scoring import scores_of
 from crepe_dist.evaluating.shares import compared
@@ -290,3 +291,32 @@ def test_messages_can_be_followed(place, tmp_path, complaint, printed_by):
     assert "accuracy" in printed_by("evaluate", *words)
     said = complaint("evaluate", "runs/one", "march.csv", "--split", "validation", cwd=tmp_path)
     assert "march.csv has no validation split" in said
+
+
+def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, printed_by):
+    """A matrix of 2,000 classes would take 30 MB on a terminal, and 40 MB in JSON."""
+    rows = [
+        (f"T-{row}", f"class {row % 120}", "about", f"word{row % 120 if row % 5 else row % 7}") for row in range(1200)
+    ]
+    write(tmp_path / "many.csv", rows)
+    columns: dict[str, Any] = {"id": "Nr", "label": "Queue", "text": ["Subject", "Body"]}
+    crepe_dist.prepare(tmp_path / "many.csv", tmp_path / "data", **columns, test=0.5, feature_len=48)
+    train(tmp_path, "--model=ngrams", "--refit=false")
+    printed = printed_by("evaluate", tmp_path / "run", "--json", "all.json", cwd=tmp_path)
+    assert "confusion matrix" not in printed
+    found = json.loads((tmp_path / "all.json").read_text())
+    wrong = np.array(found["confusion"])
+    np.fill_diagonal(wrong, 0)
+    true, predicted = divmod(int(wrong.argmax()), 120)
+    assert "most frequent confusions\n" in printed
+    first = printed.split("most frequent confusions\n")[1].splitlines()[1].split()
+    names = found["classes"]
+    assert " ".join(first) == f"{names[true]} {names[predicted]} {wrong.max()}"
+    monkeypatch.setattr(scoring, "MOST_CLASSES", 100)
+    printed_by("evaluate", tmp_path / "run", "--json", "cells.json", "--html", "all.html", cwd=tmp_path)
+    cells = json.loads((tmp_path / "cells.json").read_text())
+    assert "confusion" not in cells
+    matrix = np.zeros((120, 120), np.int64)
+    for true, predicted, documents in cells["confusion_cells"]:
+        matrix[true, predicted] = documents
+    assert matrix.tolist() == found["confusion"]
