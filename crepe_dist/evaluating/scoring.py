@@ -141,7 +141,10 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
             f"{_sure(scores)}\n\n{_class_table(scores, classes)}"
         )
     temperature = scores.calibration.temperature
-    before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
+    loss, before = f"loss {scores.loss:.4f}", ""
+    if temperature != 1:
+        loss += f" ({scores.uncalibrated_loss:.4f} before temperature {temperature:.2f})"
+        before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
     level, above = None, ""
     if levels := dataset.levels:
         level, above = levels.inner[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
@@ -158,7 +161,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
     missed = findings.never_predicted(record, scores, classes) if record else unanswered(scores, classes, train)
     return (
-        f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   loss {scores.loss:.4f}   "
+        f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   {loss}   "
         f"calibration error {percent(scores.calibration_error)}{before}{above}\n\n{_class_table(scores, classes)}\n\n"
         f"{_confusion(scores, classes, level)}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")

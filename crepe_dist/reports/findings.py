@@ -21,6 +21,7 @@ from crepe_dist.reports.score_tables import (
     majority,
     unanswered,
 )
+from crepe_dist.runs.metrics import loss_of
 from crepe_dist.settings.config import flag
 from crepe_dist.wording import counted, cut, duration, listed, number, percent
 
@@ -134,17 +135,15 @@ def command(record: RunRecord) -> str:
 
 
 def _losses(record: RunRecord) -> tuple[list[float], float]:
-    """Return the loss on unseen texts after each epoch, of calibrated probabilities if a temperature was fitted.
+    """Return the loss on unseen texts after each epoch, of calibrated probabilities.
 
     Returns:
-        The losses on the validation split, or on the test split if there is none; and the standard error of the last.
+        The losses on the validation split, or on the test split if there is none; and the largest of their standard
+        errors.
     """
     split = "validation" if "validation_loss" in record.metrics else "test"
-    epochs = [epoch for epoch in record.history.epochs if f"{split}_loss" in epoch]
-    is_fitted = all(f"{split}_fitted_loss" in epoch for epoch in epochs)
-    key = f"{split}_fitted_loss" if is_fitted else f"{split}_loss"
-    error = max((float(epoch.get(f"{split}_fitted_loss_error", 0.0)) for epoch in epochs), default=0.0)
-    return [epoch[key] for epoch in epochs], error
+    pairs = [loss_of(epoch, split) for epoch in record.history.epochs if f"{split}_loss" in epoch]
+    return [loss for loss, _ in pairs], max((error for _, error in pairs), default=0.0)
 
 
 def _has_risen(losses: list[float], error: float) -> bool:

@@ -156,7 +156,10 @@ def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | N
     classes, about = clean(classes), clean(about)
     headline = score_tables.tiles(scores, classes, about["split"])
     if isinstance(scores, Scores):
-        headline.append(("loss", f"{scores.loss:.4f}", ["mean cross-entropy, in nats"]))
+        notes = ["mean cross-entropy, in nats"]
+        if scores.calibration.temperature != 1:
+            notes.append(f"before the temperature: {scores.uncalibrated_loss:.4f}")
+        headline.append(("loss", f"{scores.loss:.4f}", notes))
     values = score_tables.view(scores, classes, quotes, about["encoding"])
     return render("evaluation.html", version=__version__, about=about, headline=headline, no_texts="", scores=values)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.state import Progress
 from crepe_dist.settings.config import Config
 
@@ -105,12 +106,10 @@ class EpochChoice:
         return float(record.get(f"{self._split}_{self.score}", 0.0))
 
     def _loss(self, record: dict[str, Any]) -> float:
-        plain = record.get(f"{self._split}_loss", math.inf)
-        value = record.get(f"{self._split}_fitted_loss", plain)
-        return float(value) if math.isfinite(value) else math.inf
+        return loss_of(record, self._split)[0]
 
     def _tolerance(self, record: dict[str, Any]) -> float:
-        return TOLERANCE * float(record.get(f"{self._split}_fitted_loss_error", 0.0))
+        return TOLERANCE * loss_of(record, self._split)[1]
 
     def reported(self, progress: Progress) -> dict[str, Any]:
         """Return the record of the epoch that the result reports."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,22 @@ EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_cali
 MOST_POINTS = 150
 MOST_EVENTS = 200
 Record = dict[str, Any]
+
+
+def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
+    """Return an epoch's loss on a split, of calibrated probabilities, and its standard error.
+
+    Earlier versions recorded it as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
+
+    Args:
+        epoch: a record of ``checkpoint.epoch_record``.
+
+    Returns:
+        The loss in nats, infinite if it is unknown or not finite; and the error, 0 if it is unknown.
+    """
+    name = "fitted_loss" if f"{split}_fitted_loss" in epoch else "loss"
+    loss = float(epoch.get(f"{split}_{name}", math.inf))
+    return loss if math.isfinite(loss) else math.inf, float(epoch.get(f"{split}_{name}_error", 0.0))
 
 
 class TensorBoard:

@@ -208,7 +208,7 @@ class Result:
         epoch: the reported epoch, from 1.
         chosen_by: "validation split" (see ``best_epoch``), or "last epoch" if the data have none.
         test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
-        test_loss: test loss of the reported epoch, in nats per document.
+        test_loss: test loss of the reported epoch, in nats per document, of the probabilities that ``predict`` gives.
     """
 
     run_dir: Path
@@ -250,7 +250,8 @@ def write_result(
 
     def write() -> None:
         checkpoint.check_present(folder.path, reported["checkpoint"])
-        scores = {name: reported[name] for name in ("epoch", "test_accuracy", "test_loss")}
+        names = ("epoch", "test_accuracy", "test_loss", "test_uncalibrated_loss")
+        scores = {name: reported[name] for name in names if name in reported}
         path = f"{FOLDER}/{reported['checkpoint']}"
         result = {"checkpoint": path, "chosen_by": chosen_by, **scores, "provenance": provenance}
         write_sealed(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)

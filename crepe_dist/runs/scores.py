@@ -35,7 +35,7 @@ MOST_CLASSES = 1000  # with more classes, no scores are stored: the confusion ma
 MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
 PRIOR = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
-NOT_STORED = ("fitted_loss",)
+NOT_STORED = ("loss_error",)
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 NO_ANSWERS: Counts = np.zeros((PERCENTS, 2 + len(RANKS)), np.int64)
@@ -76,6 +76,7 @@ class ClassScores:
     reliability: Counts
     calibration: Calibration
     sure: Counts
+    uncalibrated_loss: float | None = None
     several = False
 
     @property
@@ -180,15 +181,17 @@ class Scores(ClassScores):
 
     Attributes:
         confusion: int64 [classes, classes]; row = true class, column = predicted class.
-        loss: mean cross-entropy per document, in nats, at temperature 1.
+        loss: mean cross-entropy per document, in nats, of the probabilities that ``predict`` gives: calibrated by
+            ``calibration``, or by the temperature that this split chose.
         reliability: int64 [BINS, 3]; for each interval of the predicted probability, the number of documents, that of
             correct predictions, and the sum of the probabilities in millionths.
         mistakes: worst mistakes, as selected by ``worst``.
         right: bool [documents], true for correct predictions, in the order of the split; ``None`` if not stored.
         calibration: calibration of the probabilities in ``reliability`` and ``mistakes``.
         uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
-        fitted_loss: mean cross-entropy at the temperature that this split chose, and its standard error; ``None`` for
-            a split that chose none. Not stored.
+        uncalibrated_loss: mean cross-entropy at temperature 1; ``None`` in files of earlier versions, whose ``loss`` it
+            is.
+        loss_error: standard error of ``loss``; ``None`` for a split that chose no temperature. Not stored.
         answers: int64 [PERCENTS, 2 + RANKS]; for each whole percent of the predicted probability, rounded down, the
             number of documents, of correct predictions, and of documents whose true class is among the first ``RANKS``.
         sure: int64 [precisions, levels, 2]; for each precision that the calibration promises, the number of documents
@@ -202,7 +205,8 @@ class Scores(ClassScores):
     right: npt.NDArray[np.bool_] | None = None
     calibration: Calibration = UNCALIBRATED
     uncalibrated: Counts | None = None
-    fitted_loss: tuple[float, float] | None = None
+    uncalibrated_loss: float | None = None
+    loss_error: float | None = None
     answers: Counts = field(default_factory=lambda: NO_ANSWERS)
     sure: Counts = field(default_factory=lambda: NONE_SURE)
 
@@ -241,12 +245,13 @@ class Scores(ClassScores):
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
-        fitted = dict(zip(("fitted_loss", "fitted_loss_error"), self.fitted_loss or ()))
-        return {**super().metrics(), **fitted}
+        more = {name: getattr(self, name) for name in ("loss_error", "uncalibrated_loss")}
+        return {**super().metrics(), **{name: value for name, value in more.items() if value is not None}}
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
-        names = ("accuracy", "macro_f1", "loss", "calibration_error", "uncalibrated_error", "documents")
+        losses, errors = ("loss", "uncalibrated_loss"), ("calibration_error", "uncalibrated_error")
+        names = ("accuracy", "macro_f1", *losses, *errors, "documents")
         top = {f"top_{rank}_accuracy": share for rank, share in self.top_accuracies.items()}
         return {**{name: getattr(self, name) for name in names}, **top}
 
@@ -266,7 +271,8 @@ class LabelScores(ClassScores):
     """Scores of several labels on one split.
 
     Attributes:
-        loss: mean over the documents of the sum of the binary cross-entropies, in nats.
+        loss: mean over the documents of the sum of the binary cross-entropies of all classes, in nats. No temperature
+            changes the probabilities of several labels.
         decisions: documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3].
         average_precision: float64 [classes].
         thresholds: probability from which a class is predicted, float64 [classes].

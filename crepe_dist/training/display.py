@@ -103,8 +103,6 @@ class Display:
 def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
     """Format the record of an epoch (``checkpoint.epoch_record``) as one line: first the split that chooses, if any.
 
-    Of one label, the loss of calibrated probabilities is the one that chooses.
-
     Args:
         epochs: number of epochs of the run.
         verdict: ``EpochChoice.verdict`` by the validation split.
@@ -113,9 +111,7 @@ def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
     scores = {}
     for name in ("validation", "test"):
         if f"{name}_accuracy" in record:
-            fitted = f", calibrated {record[f'{name}_fitted_loss']:.4f}" if f"{name}_fitted_loss" in record else ""
-            loss = f"loss {record[f'{name}_loss']:.4f}{fitted}"
-            scores[name] = f"{name}{kind} {percent(record[f'{name}_accuracy'])} ({loss})"
+            scores[name] = f"{name}{kind} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
     if "validation" in scores and verdict:
         scores["validation"] += f", {verdict}"
     rest = f"train loss {record['train_loss']:.4f}  {record['seconds']:.0f} s"

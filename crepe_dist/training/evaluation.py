@@ -51,8 +51,8 @@ def evaluate_splits(
 ) -> dict[str, AnyScores]:
     """Score the network on every split but the train split; return the scores by name.
 
-    The validation split is scored first and calibrates the probabilities of both, or chooses the thresholds of several
-    labels.
+    The validation split is scored first, at temperature 1. It fits the temperature at which the test split is scored,
+    or chooses the thresholds of several labels. Exception: its own loss is the loss at the fitted temperature.
 
     Raises:
         Interrupted: on every rank, if ``is_stopping`` became true on one.
@@ -142,11 +142,13 @@ class ClassTotals(Totals):
         predicted = log_probabilities.argmax(axis=1)
         is_right = predicted == labels
         np.add.at(self._confusion, (labels, predicted), 1)
-        self.loss -= float(rounded(log_probabilities[np.arange(len(labels)), labels]).sum())
-        probabilities = _probabilities(log_probabilities)
+        of_true = np.arange(len(labels)), labels
+        uncalibrated = rounded(log_probabilities[of_true]).sum()
         if self._calibration.temperature != 1:
-            self._uncalibrated += count_reliability(probabilities.max(axis=1), is_right)
-            probabilities = _probabilities(_log_softmax(logits / np.float32(self._calibration.temperature)))
+            self._uncalibrated += count_reliability(_probabilities(log_probabilities).max(axis=1), is_right)
+            log_probabilities = _log_softmax(logits / np.float32(self._calibration.temperature))
+        self.losses -= rounded(log_probabilities[of_true]).sum(), uncalibrated
+        probabilities = _probabilities(log_probabilities)
         best = probabilities.max(axis=1)
         self._reliability += count_reliability(best, is_right)
         above = (logits > logits[np.arange(len(labels)), labels, None]).sum(axis=1)
@@ -176,15 +178,18 @@ class ClassTotals(Totals):
 
     def scores(self) -> Scores:
         """Return the scores of the split, given the totals of all ranks."""
+        loss, uncalibrated_loss = (self.losses / self._documents).tolist()
+        loss, error = self._fit.loss() if self._fit else (loss, None)
         return Scores(
             self._confusion,
-            self.loss / self._documents,
+            loss,
             self._reliability,
             worst(self.mistakes),
             self._right.unpacked(),
             self._calibration,
             self._uncalibrated if self._calibration.temperature != 1 else None,
-            self._fit.loss() if self._fit else None,
+            uncalibrated_loss,
+            error,
             self._answers,
             self._sure,
         )
@@ -255,7 +260,7 @@ class LabelTotals(Totals):
         within = intervals(logits)
         np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), within, is_label.astype(int)), 1)
         exact = logits.astype(np.float64)
-        self.loss += float(rounded((np.logaddexp(0, exact) - is_label * exact).sum(axis=1)).sum())
+        self.losses += rounded((np.logaddexp(0, exact) - is_label * exact).sum(axis=1)).sum()
         probabilities = np.nan_to_num(1 / (1 + np.exp(-np.clip(exact, -500, 500)))).ravel()
         self._reliability += count_reliability(probabilities, is_label.ravel())
         lowest = log_odds(np.array(self.decision.thresholds))
@@ -270,7 +275,7 @@ class LabelTotals(Totals):
         sure = [decided(self._histogram, np.array(each)) for each in calibration.promised.values()]
         return LabelScores(
             self._documents,
-            self.loss / self._documents,
+            float(self.losses[0] / self._documents),
             decided(self._histogram, thresholds),
             average_precision(self._histogram),
             thresholds,

@@ -94,7 +94,8 @@ class Guards(StepLog):
         Raises:
             UserError: on every rank, if the last updates of the epoch have made it NaN or infinite.
         """
-        if bad := [name for name, score in scores.items() if not math.isfinite(score.loss)]:
+        losses = {name: (score.loss, score.uncalibrated_loss or 0.0) for name, score in scores.items()}
+        if bad := [name for name, pair in losses.items() if not all(map(math.isfinite, pair))]:
             raise _diverged(f"the loss on the {bad[0]} split is not finite after epoch {self._run.progress.epoch}")
 
     def after_epoch(self, record: dict[str, Any]) -> None:

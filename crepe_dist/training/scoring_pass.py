@@ -48,7 +48,7 @@ class Totals(ABC):
 
     def __init__(self) -> None:
         self.mistakes: list[Mistake] = []
-        self.loss = 0.0
+        self.losses = np.zeros(2)  # sums in nats: of calibrated probabilities, and at temperature 1
 
     @property
     @abstractmethod
@@ -112,7 +112,7 @@ def pass_over(
         raise Interrupted
     for number, array in enumerate(totals.counts):
         array[:] = world.sum(array, f"evaluation.counts.{number}")
-    totals.loss = float(world.sum(np.array([totals.loss]), "evaluation.loss")[0])
+    totals.losses[:] = world.sum(totals.losses, "evaluation.loss")
     totals.mistakes = [Mistake.of(mistake) for _, of_rank in reports for mistake in of_rank]
 
 

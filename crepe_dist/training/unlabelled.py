@@ -9,7 +9,6 @@ epoch, and is reported only if it is the better one on the validation split.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -39,7 +38,7 @@ from crepe_dist.model import parameters
 from crepe_dist.model.co_training import Logits, common_words, regression, teachers
 from crepe_dist.records import damaged, read_record, write_sealed
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.metrics import METRICS
+from crepe_dist.runs.metrics import METRICS, loss_of
 from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
 from crepe_dist.settings.config import Config
 from crepe_dist.training import encoder, recipe
@@ -259,7 +258,7 @@ def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any
         assert result is not None
         path = first.path / result["checkpoint"]
         before = (checkpoint.describe(path) or {})["metrics"]
-        is_better = _loss(reported) < _loss(before)
+        is_better = loss_of(reported, "validation")[0] < loss_of(before, "validation")[0]
         figures = {
             **lesson.figures,
             "first": _figures(before),
@@ -287,11 +286,5 @@ def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]
         yield
 
 
-def _loss(record: dict[str, Any]) -> float:
-    """Return the loss on the validation split, of calibrated probabilities if texts have one label each."""
-    loss = float(record.get("validation_fitted_loss", record["validation_loss"]))
-    return loss if math.isfinite(loss) else math.inf
-
-
 def _figures(record: dict[str, Any]) -> dict[str, float]:
-    return {"loss": _loss(record), "accuracy": record["validation_accuracy"]}
+    return {"loss": loss_of(record, "validation")[0], "accuracy": record["validation_accuracy"]}

@@ -17,7 +17,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_text
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.metrics import METRICS, read
+from crepe_dist.runs.metrics import METRICS, loss_of, read
 from crepe_dist.settings.config import Config
 from crepe_dist.supervising.training_process import end, failure, killed_by, nested, training
 from crepe_dist.training.engine_setup import chosen_shape
@@ -244,7 +244,7 @@ def attempt(
 
 
 def _scores(epoch: dict[str, Any]) -> Outcome:
-    loss = epoch.get("validation_fitted_loss", epoch["validation_loss"])  # none with several labels
+    loss, _ = loss_of(epoch, "validation")
     return dict(zip(SCORES, (epoch["validation_accuracy"], epoch["test_accuracy"], loss, epoch["epoch"])))
 
 
