@@ -27,9 +27,9 @@ class Batch(NamedTuple):
     Everything is packed into one array, because a GPU takes 0.1 ms for each array that is copied to it.
 
     Attributes:
-        packed: uint8 [B, L + 5]; B is a rank's largest share of a full batch. A row holds the
-            codes, the label and the weight; the weight of padding is 0. In place of the label it holds all pairs of
-            class and share, if rows have several; see ``extra_bytes``.
+        packed: uint8 [B, L + extra_bytes(pairs)]; B is a rank's largest share of a full batch. A row holds the L codes,
+            the label and the weight, L + 5 bytes. The weight of padding is 0. If rows have several labels, a row holds
+            its pairs of class and share in place of the label, L + 4 · pairs + 3 bytes.
         labels: labels of this rank's documents, which come first in ``packed``, int32 [n].
         documents: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.

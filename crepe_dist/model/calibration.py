@@ -217,9 +217,9 @@ class CalibrationCounts:
     """Sums over scored texts from which a calibration follows. Ranks score different texts, and add their sums.
 
     Attributes:
-        sums: int64 [temperatures, 2 + PERCENTS]; for each of ``TEMPERATURES``, the loss and its square in 1/``UNITS``,
-            and the number of texts by the probability of their most probable class, in whole percents rounded down,
-            all and those for which it is right.
+        sums: int64 [temperatures, 2 + 2 * PERCENTS]; for each of ``TEMPERATURES``, the loss and its square in
+            1/``UNITS``, and the number of texts by the probability of their most probable class, in whole percents
+            rounded down: all of them, and those for which it is right.
     """
 
     def __init__(self) -> None:

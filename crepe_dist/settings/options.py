@@ -110,7 +110,12 @@ class OptimizerOptions(Settings, group="optimizer"):
         real(0, 1000, open_below=True),
     )
     momentum: float = setting(0.9, "momentum of sgd.", real(0, 1, open_above=True))
-    weight_decay: float = setting(0.00001, "factor of the L2 penalty on weights and biases.", real(0, 1))
+    weight_decay: float = setting(
+        0.00001,
+        "factor of the L2 penalty on weights and biases. Our kernels for CPUs apply it to a row of an embedding table "
+        "only in the steps that touch the row.",
+        real(0, 1),
+    )
     clip_norm: Optional[float] = setting(
         None,
         "largest Euclidean norm of the mean gradient over all parameters; null: no clipping.",
