@@ -16,8 +16,9 @@ from crepe_dist.settings.options import LARGEST_BATCH
 class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     """Compute the accuracy, macro F1 and loss of a model, and show the worst mistakes.
 
-    There are also precision, recall and F1 by class, and the confusion matrix. FILE is read as the model's data were.
-    Rows of it, or of other data than the run's, that the run has learnt from are not scored.
+    The loss is the mean cross-entropy of the probabilities that predict gives. There are also precision, recall and F1
+    by class, and the confusion matrix; with more than 100 classes, the most frequent confusions. FILE is read as the
+    model's data were. Rows of it, or of other data than the run's, that the run has learnt from are not scored.
     """
 
     usage = """
