@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import horovod.mxnet as hvd
 import mxnet as mx
-import numpy as np
 
-from crepe_dist.distributed.world import Bytes, World
+from crepe_dist.distributed.messages import Bytes
+from crepe_dist.distributed.piecewise import PiecewiseWorld
 from crepe_dist.errors import PeerGone
 from crepe_dist.mxnet_internals import view
 
@@ -20,7 +20,7 @@ from crepe_dist.mxnet_internals import view
 LOST_PEER = re.compile(r"/gloo/\S+\] (.*)|Horovod has been shut down")
 
 
-class HorovodWorld(World):
+class HorovodWorld(PiecewiseWorld):
     """World over Horovod, in which collectives without a name pair up by a counter that may differ by rank."""
 
     carrier = "Horovod"
@@ -29,19 +29,13 @@ class HorovodWorld(World):
         hvd.init()
         super().__init__(hvd.rank(), hvd.size())
 
-    def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        sizes, own = list(sizes), self.rank
-        if is_empty := not sizes[own]:  # MXNet has no empty arrays, so each rank sends itself a byte
-            data, sizes[own] = np.insert(data, sum(sizes[:own]), 0), 1
+    def _carry(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         # On the memory of `data`, which MXNet makes read-only: hence a view.
         array = mx.nd.from_numpy(data[:], zero_copy=True)
         with collective():
-            received, from_each = hvd.alltoall(array, splits=sizes, name=name)
+            received, from_each = hvd.alltoall(array, splits=list(sizes), name=name)
             received.wait_to_read()
-            found, counts = view(received), from_each.asnumpy().tolist()
-        if is_empty:
-            found, counts[own] = np.delete(found, sum(counts[:own])), 0
-        return found, counts
+            return view(received), from_each.asnumpy().tolist()
 
     def close(self) -> None:
         mx.nd.waitall()  # otherwise the last update may be lost, and MXNet complains at exit

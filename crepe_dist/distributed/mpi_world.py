@@ -11,7 +11,8 @@ from typing import Any
 import mpi4py
 import numpy as np
 
-from crepe_dist.distributed.world import Bytes, World
+from crepe_dist.distributed.messages import Bytes
+from crepe_dist.distributed.piecewise import PiecewiseWorld
 from crepe_dist.errors import PeerGone
 
 mpi4py.rc.finalize = False  # it waits for all ranks, and would hang if this one alone fails
@@ -21,7 +22,7 @@ SPIN_SECONDS = 0.01  # a longer wait for other ranks sleeps between its looks, a
 LOOK_SECONDS = 0.001
 
 
-class MpiWorld(World):
+class MpiWorld(PiecewiseWorld):
     """World of all processes of MPI; a waiting rank handles signals.
 
     Raises:
@@ -36,7 +37,7 @@ class MpiWorld(World):
         self._group = MPI.COMM_WORLD
         super().__init__(self._group.rank, self._group.size)
 
-    def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+    def _carry(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         incoming = np.empty(self.size, np.int64)
         self._wait(self._group.Ialltoall(np.array(sizes, np.int64), incoming))
         from_each = incoming.tolist()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from crepe_dist.distributed.world import Bytes, World
+from crepe_dist.distributed.messages import HEAD_BYTES, Bytes
+from crepe_dist.distributed.world import World
 from crepe_dist.errors import PeerGone
 
-HEAD = struct.Struct("<IQ")  # before each message: a checksum of the collective's name, and the number of bytes
-MOST_BYTES = 1 << 40
 FIRST_BYTES = 1 << 14  # sent with the head; a connection takes those of two messages from a process that is behind
 LOST_SECONDS = 30  # without an answer, after which a host is gone
 OPTIONS = (
@@ -52,29 +49,25 @@ class TcpWorld(World):
         super().__init__(rank, len(peers) + 1)
 
     def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        tag, pieces = zlib.crc32(name.encode()), np.split(data, np.cumsum(sizes)[:-1])
+        self._messages.begin(name)
+        pieces = np.split(data, np.cumsum(sizes)[:-1])
         above = [(self.rank + distance) % self.size for distance in range(1, self.size)]
         self._send_all(
-            {peer: HEAD.pack(tag, pieces[peer].size) + pieces[peer][:FIRST_BYTES].tobytes() for peer in above}
+            {peer: self._messages.head(pieces[peer]) + pieces[peer][:FIRST_BYTES].tobytes() for peer in above}
         )
-        from_each = {peer: self._head(peer, tag, name) for peer in reversed(above)}
+        heads = {peer: self._messages.read(peer, self._receive(peer, HEAD_BYTES)) for peer in reversed(above)}
         # All are here. If one were only late, its connection, full for LOST_SECONDS, would count as lost.
         rests = {peer: rest for peer in above if (rest := self._send(peer, pieces[peer][FIRST_BYTES:])).size}
         sending = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
         if rests:
             sending.start()
-        received = {peer: self._receive(peer, size) for peer, size in from_each.items()}
+        received = {peer: self._receive(peer, head.size) for peer, head in heads.items()}
         if rests:
             sending.join()
+        for peer, head in heads.items():
+            self._messages.check(peer, received[peer], head)
         in_order = [pieces[rank] if rank == self.rank else received[rank] for rank in range(self.size)]
         return np.concatenate(in_order), [piece.size for piece in in_order]
-
-    def _head(self, peer: int, tag: int, name: str) -> int:
-        """Receive the number of bytes of a message."""
-        other, size = HEAD.unpack(self._receive(peer, HEAD.size).tobytes())
-        if other != tag or size > MOST_BYTES:
-            raise RuntimeError(f"rank {peer} is at another point of the program than {name!r}")
-        return int(size)
 
     def _send(self, peer: int, piece: Bytes) -> Bytes:
         """Send as much as the connection takes without a wait; return the rest."""

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from crepe_dist import invocation, machine
 from crepe_dist.distributed.control import Stopped
+from crepe_dist.distributed.messages import Bytes, Messages
 from crepe_dist.errors import UserError
 
-Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
 # Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
@@ -56,8 +56,9 @@ class World:
         self.beat: Callable[[], None] = lambda: None
         self.before_long_wait: Callable[[], None] = lambda: None
         self.patience = math.inf
+        self._messages = Messages(rank)
         places = self.gather([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
-        hosts = [host for host, _ in places]
+        self._messages.hosts = hosts = [host for host, _ in places]
         self.hosts = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
         self.local_rank = hosts[:rank].count(hosts[rank])
         self.local_size = hosts.count(hosts[rank])

@@ -46,6 +46,8 @@ class BetweenHosts:
         self._remote = {rank: owner for owner, rank in enumerate(order) if rank not in host}
         mine = host.index(world.rank)
         self._owners = {rank: owner for rank, owner in self._remote.items() if owner % len(host) == mine}
+        # The ranks that deal with this owner, one on each other host.
+        self._askers = [other[self._own % len(other)] for other in hosts if other is not host]
         self._asked: dict[int, list[Numbers]] = {}  # by rank: the rows of each table that it has asked for
 
     def fetch(self) -> None:
@@ -53,12 +55,13 @@ class BetweenHosts:
         for table in self._tables:
             table.keep()
         questions = {rank: [table.kept_rows(owner) for table in self._tables] for rank, owner in self._owners.items()}
-        self._asked = self._send(questions, "rows")
+        self._asked = self._send(questions, "rows", {rank: [None] * len(self._tables) for rank in self._askers})
         answers = {
             rank: [table.read(self._check(rows, table)) for table, rows in zip(self._tables, lists)]
             for rank, lists in self._asked.items()
         }
-        for rank, values in self._send(answers, "values").items():
+        expected = {rank: [len(kept) for kept in self._kept(rank)] for rank in self._owners}
+        for rank, values in self._send(answers, "values", expected).items():
             for kept, received in zip(self._kept(rank), values):
                 kept[:] = received
 
@@ -71,14 +74,20 @@ class BetweenHosts:
         messages = {
             rank: [pieces.get(rank, nothing), *map(shortened, self._kept(rank))] for rank in {*pieces, *self._owners}
         }
-        received = self._send(messages, "gradients")
+        sizes = {rank: len(piece) for rank, piece in pieces.items()}
+        expected: dict[int, list[int | None]] = {rank: [sizes.get(self._world.rank, 0)] for rank in self._peers}
+        for rank in self._askers:
+            expected[rank] = [*expected.get(rank, [0]), *[None] * len(self._tables)]
+        received = self._send(messages, "gradients", expected)
         for number, table in enumerate(self._tables):
             rows = [lists[number] for lists in self._asked.values()]
             counts = [table.numbers(of_rank) for of_rank in rows]
             short = [received[rank][1 + number] for rank in self._asked]
             table.add(rows, [*map(widened, short, counts)])
         total = sum((received[peer][0] for peer in self._peers), np.zeros(1, np.int32))
-        sums = self._send({peer: [total] for peer in self._peers}, "sums")
+        sums = self._send(
+            {peer: [total] for peer in self._peers}, "sums", {rank: [sizes[rank]] for rank in self._peers}
+        )
         self._part[:] = np.concatenate([nothing, *(sums[peer][0] for peer in self._peers)])
 
     def gather(self, table: Table, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]) -> None:
@@ -89,10 +98,13 @@ class BetweenHosts:
             ranks: those that get the rows.
         """
         own = [array[table.block(self._own)].reshape(-1).view(np.int32) for array in arrays]
-        received = self._send({rank: own for rank in ranks if rank in self._remote}, f"rows of {table.name}")
+        blocks = {rank: table.block(owner) for rank, owner in self._remote.items() if self._world.rank in ranks}
+        expected = {rank: [array[block].size for array in arrays] for rank, block in blocks.items()}
+        name = f"rows of {table.name}"
+        received = self._send({rank: own for rank in ranks if rank in self._remote}, name, expected)
         for rank, parts in received.items():
             for array, part in zip(arrays, parts):
-                rows = array[table.block(self._remote[rank])]
+                rows = array[blocks[rank]]
                 rows[:] = part.view(array.dtype).reshape(rows.shape)
 
     def _check(self, rows: Numbers, table: Table) -> Numbers:
@@ -110,22 +122,58 @@ class BetweenHosts:
         """Return the numbers of the rows of each table for which this rank has asked another, if it asks that one."""
         return [table.kept(self._owners[rank]) for table in self._tables] if rank in self._owners else []
 
-    def _send(self, messages: Mapping[int, Sequence[Numbers]], name: str) -> dict[int, list[Numbers]]:
-        """Send lists of arrays to ranks, and return the lists that came, by rank; every rank calls it."""
+    def _send(
+        self, messages: Mapping[int, Sequence[Numbers]], name: str, expected: Mapping[int, Sequence[int | None]]
+    ) -> dict[int, list[Numbers]]:
+        """Send lists of arrays to ranks, and return the lists that came, by rank; every rank calls it.
+
+        Args:
+            expected: lengths of the arrays that each rank sends; ``None`` for any length.
+
+        Raises:
+            RuntimeError: other arrays came. A missing one would leave old numbers in place, and one number would be
+                copied to all.
+        """
         world = self._world
         parts: list[Numbers] = []
         counts = [0] * world.size
-        for rank in sorted({world.rank, *messages}):  # a number to itself spares Horovod's world a copy
-            own = messages.get(rank, ())
-            parts += [np.array([len(own), *map(len, own)], np.int32), *own]
-            counts[rank] = 1 + len(own) + sum(map(len, own))
-        received, sizes = world.all_to_all(np.concatenate(parts), counts, name)
-        lists: dict[int, list[Numbers]] = {}
-        for rank, message in enumerate(np.split(received, np.cumsum(sizes)[:-1])):
-            if len(message) > 1:
-                number, numbers = int(message[0]), message[1:]
-                lists[rank] = np.split(numbers[number:], np.cumsum(numbers[:number])[:-1])
+        for rank, own in sorted(messages.items()):
+            head = np.array([len(own), *map(len, own)], np.int64).view(np.int32)
+            parts += [head, *own]
+            counts[rank] = len(head) + sum(map(len, own))
+        received, sizes = world.all_to_all(np.concatenate([self._part[:0], *parts]), counts, name)
+        came = enumerate(np.split(received, np.cumsum(sizes)[:-1]))
+        lists = {rank: _arrays(message) for rank, message in came if len(message)}
+        for rank in sorted({*expected, *lists}):
+            lengths, wanted = [len(each) for each in lists.get(rank, [])], expected.get(rank, [])
+            if (rank in lists) != (rank in expected) or not _fit(lengths, wanted):
+                raise RuntimeError(
+                    f"rank {rank} sent {_described(lengths)} to rank {world.rank} as {name}, not {_described(wanted)}"
+                )
         return lists
+
+
+def _fit(lengths: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(lengths) == len(wanted) and all(want in (None, length) for length, want in zip(lengths, wanted))
+
+
+def _arrays(message: Numbers) -> list[Numbers]:
+    """Split a message into its arrays.
+
+    Raises:
+        RuntimeError: it is malformed.
+    """
+    words = message[: len(message) // 2 * 2].view(np.int64)
+    number = int(words[0]) if len(words) else -1
+    lengths, numbers = words[1 : 1 + number], message[2 + 2 * number :]
+    if not 0 <= number < len(words) or (lengths < 0).any() or sum(lengths.tolist()) != len(numbers):
+        raise RuntimeError(f"a message of {len(message)} words does not hold the arrays that it names")
+    return np.split(numbers, np.cumsum(lengths)[:-1]) if number else []
+
+
+def _described(lengths: Sequence[int | None]) -> str:
+    names = ["any" if each is None else str(each) for each in lengths]
+    return f"arrays of lengths {', '.join(names)}" if names else "no arrays"
 
 
 def shortened(numbers: Numbers) -> Numbers:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crepe_dist.distributed.tcp_world import FIRST_BYTES, HEAD, TcpWorld
-from crepe_dist.errors import PeerGone
+from crepe_dist.distributed.messages import CHECK, FIELDS, HEAD_BYTES
+from crepe_dist.distributed.tcp_world import FIRST_BYTES, TcpWorld
+from crepe_dist.errors import ExitCode, PeerGone, UserError
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -40,7 +41,8 @@ def test_a_process_that_ends_within_a_message(worlds):
     data = np.zeros(1 << 24, np.uint8)  # more than the connection holds, so rank 0 also waits in sending
 
     def end() -> None:
-        worlds[1]._send_all({0: HEAD.pack(zlib.crc32(b"x"), 1)})
+        worlds[1]._messages.begin("x")
+        worlds[1]._send_all({0: worlds[1]._messages.head(data[:1])})
         worlds[1]._receive(0, 2 * FIRST_BYTES)
         worlds[1].close()
 
@@ -64,3 +66,45 @@ def test_ranks_at_different_points_of_the_program(worlds):
     assert list(map(str, ended)) == [
         f"rank {n} is at another point of the program than {x!r}" for n, x in ((1, "a"), (0, "b"))
     ]
+
+
+def test_messages_have_a_number(worlds):
+    """The same name is not enough: one rank has called it once more."""
+    worlds[1]._messages.begin("x")
+    ended = both(*(lambda world=world: world.gather(0, "x") for world in worlds))
+    assert list(map(str, ended)) == [
+        f"rank {1 - n} sent message {3 - n}, and rank {n} expects message {2 + n} ('x')" for n in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("size", [1, FIRST_BYTES, FIRST_BYTES + 1, 1 << 20])
+@pytest.mark.parametrize("place", ["head", "first", "last"])
+def test_a_damaged_message_is_told_with_both_ranks(worlds, monkeypatch, size, place):
+    name = socket.gethostname()
+    receive = worlds[0]._receive
+
+    def damaging(peer: int, count: int) -> Any:
+        data = receive(peer, count)
+        if (place == "head") == (count == HEAD_BYTES):
+            data[-1 if place == "last" else 0] ^= 4
+        return data
+
+    monkeypatch.setattr(worlds[0], "_receive", damaging)
+    data = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+    error, fine = both(
+        lambda: worlds[0]._swap(data[:0], [0, 0], "gradients"), lambda: worlds[1]._swap(data, [size, 0], "gradients")
+    )
+    assert isinstance(error, UserError)
+    assert error.code == ExitCode.FAILURE
+    assert str(error).startswith(
+        f"error: message 2 (gradients) was damaged on its way from rank 1 (host {name}) to rank 0 (host {name})\n"
+    )
+    assert fine[1] == [0, 0]
+
+
+def test_a_head_of_a_foreign_size_reserves_no_memory(worlds):
+    fields = FIELDS.pack(2, 1 << 50, 0, zlib.crc32(b"x"), 0)
+    head = np.frombuffer(fields + CHECK.pack(zlib.crc32(fields)), np.uint8)
+    worlds[0]._messages.begin("x")
+    with pytest.raises(UserError, match="was damaged"):
+        worlds[0]._messages.read(1, head)

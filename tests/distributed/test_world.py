@@ -41,9 +41,10 @@ def python_train(*arguments: object) -> str:
 def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path, launcher):
     body = """
 import numpy as np, time
-from crepe_dist.distributed import world as module
+from crepe_dist.distributed import piecewise, world as module
 from crepe_dist.distributed.join import join
 module.HEARTBEAT_SECONDS = 0.2
+piecewise.MOST_BYTES = 1 << 20  # of a collective of Horovod or MPI, so that the large messages below travel in pieces
 with join() as world:
     assert world.size == 3
     for dtype in ("float32", "float64", "int32", "int64"):

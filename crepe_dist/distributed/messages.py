@@ -1,0 +1,105 @@
+"""Heads of the messages between ranks, which show that a message arrives as it was sent, and where it is expected.
+
+A message of a collective has a head with the number of the collective in this world, checksums of its name and of the
+content, and lengths. The checksum is zlib's CRC-32. Checksums detect faults of memory and networks, not attacks.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.errors import ExitCode, UserError
+
+Bytes = npt.NDArray[np.uint8]
+FIELDS = struct.Struct("<QQQII")  # see ``Head``
+CHECK = struct.Struct("<I")  # of the fields
+HEAD_BYTES = FIELDS.size + CHECK.size
+MOST_BYTES = 1 << 40  # of a message
+
+
+class Head(NamedTuple):
+    """Head of a message.
+
+    Attributes:
+        number: number of the collective in this world.
+        size: bytes of the message.
+        largest: bytes of the largest message that its sender sends in this collective.
+        name: CRC-32 of the name of the collective.
+        checksum: checksum of the message.
+    """
+
+    number: int
+    size: int
+    largest: int
+    name: int
+    checksum: int
+
+
+class Messages:
+    """Heads of the messages of one rank: made for those that it sends, checked for those that it receives.
+
+    Attributes:
+        hosts: host of each rank, for errors; empty while they are unknown.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.hosts: Sequence[str] = ()
+        self._rank = rank
+        self._number = 0
+        self._name = ""
+
+    def begin(self, name: str) -> None:
+        """Begin the next collective."""
+        self._number += 1
+        self._name = name
+
+    def head(self, message: Bytes, largest: int = 0) -> bytes:
+        """Return the head of a message of the current collective."""
+        head = Head(self._number, message.size, largest, zlib.crc32(self._name.encode()), zlib.crc32(message.data))
+        fields = FIELDS.pack(*head)
+        return fields + CHECK.pack(zlib.crc32(fields))
+
+    def read(self, peer: int, head: Bytes) -> Head:
+        """Read the head of a message from ``peer``.
+
+        Raises:
+            UserError: it was damaged.
+            RuntimeError: it belongs to another collective.
+        """
+        fields = head[: FIELDS.size].tobytes()
+        read = Head(*FIELDS.unpack(fields))
+        if CHECK.unpack(head[FIELDS.size :].tobytes())[0] != zlib.crc32(fields) or read.size > MOST_BYTES:
+            raise self._damaged(peer)
+        if read.name != zlib.crc32(self._name.encode()):
+            raise RuntimeError(f"rank {peer} is at another point of the program than {self._name!r}")
+        if read.number != self._number:
+            expected = f"rank {self._rank} expects message {self._number} ({self._name!r})"
+            raise RuntimeError(f"rank {peer} sent message {read.number}, and {expected}")
+        return read
+
+    def check(self, peer: int, message: Bytes, head: Head) -> None:
+        """Check a message from ``peer``, which has all its bytes.
+
+        Raises:
+            UserError: it was damaged.
+        """
+        if message.size != head.size or zlib.crc32(message.data) != head.checksum:
+            raise self._damaged(peer)
+
+    def _damaged(self, peer: int) -> UserError:
+        return UserError(
+            f"message {self._number} ({self._name}) was damaged on its way from {self._named(peer)} to "
+            f"{self._named(self._rank)}",
+            "its checksum is wrong: the memory or the network of one of these hosts is faulty",
+            "run the same command again to resume; if it happens again, test the memory of these hosts, or use others",
+            code=ExitCode.FAILURE,
+        )
+
+    def _named(self, rank: int) -> str:
+        return f"rank {rank}" + (f" (host {self.hosts[rank]})" if self.hosts else "")
