@@ -5,10 +5,12 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TextIO, Union
@@ -21,7 +23,7 @@ from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import is_stream, open_stream, scratch
 from crepe_dist.native.library import threads
-from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers, converter
+from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers
 from crepe_dist.predicting.inputs import Input, Inputs, TextFlags
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
@@ -32,10 +34,13 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.settings.fields import ANY, COLUMN, NAME, Many, Words, real, setting, shortened, whole
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag, check_output
 from crepe_dist.version import __version__
-from crepe_dist.wording import counted, listed
+from crepe_dist.wording import counted, excerpt, listed
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
+
+
+RECORDS = 2  # version of the form in which answers grow
 
 
 @dataclass
@@ -140,8 +145,10 @@ def _predict(predictor: "Predictor", args: Any) -> None:
         formatter = answers(args.format, args.top, len(predictor.classes), **layout)
         counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
         if args.format == "parquet":
-            of_parquet = file if isinstance(groups, Inputs) and groups.format == "parquet" else None
-            stream.convert = converter(of_parquet, columns, answer_types(formatter.top, predictor.several, args.score))
+            from crepe_dist.predicting.arrow_file import converter  # PyArrow takes 0.2 s to import
+
+            source = Path(str(file)) if isinstance(groups, Inputs) and groups.format == "parquet" else None
+            stream.convert = converter(source, columns, answer_types(formatter.top, predictor.several, args.score))
         # A terminal acts on control characters, which CSV keeps.
         clean = visible if not isinstance(stream, ResumableFile) and stream.isatty() else str
         if counts.rows:
@@ -245,8 +252,24 @@ def _inputs(
         given = enumerate(map(plain, args.text), start=1)
         return ("text",), [[Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in given]], ","
     of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
-    inputs = args.opened(file or PIPE, predictor.composition, keep=args.format in TABLES, **of_id)
+    opened = partial(args.opened, file or PIPE, predictor.composition, **of_id)
+    inputs = opened(keep=args.format in TABLES)
+    if inputs.format == "parquet" and args.format == "parquet":
+        inputs = opened()  # their columns are copied at the end, in their own types
+    elif inputs.format == "parquet" and args.format == "csv":
+        _warn_of_columns(str(file), args.file, inputs.columns)
     return inputs.columns, inputs, inputs.delimiter
+
+
+def _warn_of_columns(file: str, given: str, kept: Sequence[str]) -> None:
+    """Warn about columns of a Parquet file that CSV cannot hold."""
+    from pyarrow import parquet  # takes 0.2 s
+
+    if left := [name for name in parquet.read_schema(file).names if name not in kept]:
+        what = (
+            f"CSV does not have the columns {listed(left)} of {remote.without_secrets(given)}: their values are nested"
+        )
+        warnings.warn(f"{excerpt(what)}; --format parquet keeps them", stacklevel=2)
 
 
 @contextmanager
@@ -271,7 +294,13 @@ def _job(args: Any, path: Path) -> Optional[dict[str, Any]]:
     if args.file is None or not os.path.isfile(args.file):
         return None
     options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "out")}
-    job = {"version": __version__, "model": _state(path), "file": _state(args.file), "options": options}
+    job = {
+        "version": __version__,
+        "records": RECORDS,
+        "model": _state(path),
+        "file": _state(args.file),
+        "options": options,
+    }
     return dict(json.loads(json.dumps(job, default=str)))
 
 

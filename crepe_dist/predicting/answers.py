@@ -1,29 +1,24 @@
-"""Formats for predictions: plain text, JSON Lines, CSV, and Parquet, which is made from CSV in constant memory."""
+"""Formats for predictions: plain text, JSON Lines, CSV, and the records from which a Parquet file is made."""
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
 
 from crepe_dist import files
-from crepe_dist.errors import UserError, one_line, shown
+from crepe_dist.errors import one_line, shown
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.wording import percent
 
 DIGITS, SCORE_DIGITS = 6, 4
-BLOCK = 1 << 23  # bytes of CSV that become a row group
 Answer = tuple[Input, Prediction]
-# Types of Parquet whose values have the same text in CSV.
-KEPT = ("is_integer", "is_boolean", "is_date", "is_timestamp", "is_decimal", "is_float32", "is_float64")
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 
@@ -112,15 +107,13 @@ class JsonAnswers(Answers):
 class CsvAnswers(Answers):
     """Formatter for CSV: the row's own columns, and those of ``answer_types``."""
 
-    exact = False
-
     def __post_init__(self) -> None:
         self._added = list(answer_types(self.top, self.several, self.score))
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
         # This line end, so that "\r" and "\n" in a cell are both quoted. Without an escape, Python 3.10 refuses NUL.
         self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
-        self.header = "" if self.exact else f"{self._written([[*self.columns, *self._added]])[0]}\n"
+        self.header = f"{self._written([[*self.columns, *self._added]])[0]}\n"
 
     def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
         return self.lines([(row, prediction)])[0]
@@ -132,21 +125,29 @@ class CsvAnswers(Answers):
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction.problem:
             return [*cells, *[""] * (len(self._added) - 1), f"line {row.line}: {prediction.problem}"]
-        return cells + answer_cells(prediction, self.top, float if self.exact else "{:.6f}".format, self.score)
+        return cells + answer_cells(prediction, self.top, "{:.6f}".format, self.score)
 
     def _written(self, rows: list[list[Any]]) -> list[str]:
         self._records.clear()
-        self._writer.writerows(rows if self.exact else map(files.cells, rows))
+        self._writer.writerows(map(files.cells, rows))
         return [record[:-2] for record in self._records]
 
 
-class ExactAnswers(CsvAnswers):
-    """Formatter of what ``converter`` reads: numbers in full, and no header."""
+class ParquetRecords(Answers):
+    """Formatter of the records that ``arrow_file`` reads: JSON lists of the line, the row's cells and the answer."""
 
-    exact = True
+    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
+        cells = row.cells or ("",) * len(self.columns)
+        if prediction.problem:
+            kinds = answer_types(self.top, self.several, self.score).values()
+            added = ["" if kind == "object" else None for kind in kinds]
+            added[-1] = f"line {row.line}: {prediction.problem}"
+        else:
+            added = answer_cells(prediction, self.top, float, self.score)
+        return _encoded([row.line, *cells, *added])
 
 
-FORMATTERS = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ExactAnswers}
+FORMATTERS = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetRecords}
 STYLES, TABLES = tuple(FORMATTERS), ("csv", "parquet")  # the latter with the columns of the input
 
 
@@ -199,58 +200,3 @@ def json_line(record: Any) -> str:
 
 
 _name = cache(json_line)  # of a class
-
-
-def converter(source: str | None, columns: Sequence[str], answers: Mapping[str, str]) -> Callable[[Path, Path], None]:
-    """Return the function that writes a Parquet file from a CSV file without header.
-
-    Args:
-        source: Parquet file of the input, whose types are kept where CSV can hold them; ``None`` for other formats.
-        columns: names of the columns of the input.
-        answers: names and types of the columns after them.
-
-    Raises:
-        UserError: two columns have the same name.
-    """
-    import pyarrow as pa  # takes 0.2 s
-    from pyarrow import parquet
-
-    names = [*columns, *answers]
-    if twice := [name for name in names if names.count(name) > 1]:
-        remedy = "rename that column, or use --format csv"
-        raise UserError(f"the answers would have two columns {twice[0]!r:.80}", remedy=remedy)
-    kinds = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
-    types = dict.fromkeys(columns, pa.string()) | {name: kinds[kind] for name, kind in answers.items()}
-    for column in parquet.read_schema(source) if source else ():
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if column.name in columns and any(getattr(pa.types, test)(kind) for test in KEPT):
-            types[column.name] = kind
-    return partial(_convert, types)
-
-
-def _convert(types: dict[str, Any], source: Path, target: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-    from pyarrow import parquet
-
-    parsing = arrow_csv.ParseOptions(newlines_in_values=True)
-    options = arrow_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
-    with parquet.ParquetWriter(target, pa.schema(list(types.items()))) as writer, source.open("rb") as stream:
-        for block in _records(stream):
-            # Arrow's own reader of blocks reads 32 of them ahead, and refuses a record that is longer than one.
-            block = codecs.BOM_UTF8 + block  # Arrow removes one
-            reading = arrow_csv.ReadOptions(use_threads=False, block_size=len(block), column_names=list(types))
-            writer.write_table(arrow_csv.read_csv(pa.py_buffer(block), reading, parsing, options))
-
-
-def _records(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield blocks of whole records. Before a line end inside quotes, there is an odd number of quotes."""
-    rest = b""
-    while read := stream.read(BLOCK):
-        rest += read
-        end = rest.rfind(b"\n") + 1
-        while rest.count(b'"', 0, end) % 2:
-            end = rest.rfind(b"\n", 0, end - 1) + 1
-        if end:
-            yield rest[:end]
-        rest = rest[end:]

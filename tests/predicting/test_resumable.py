@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import decimal
 import fcntl
+import json
 import os
+from types import SimpleNamespace
 
 import fsspec
 import pandas as pd
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.predicting import answers, resumable
+from crepe_dist.predicting import answers, arrow_file, resumable
 from crepe_dist.predicting.inputs import Input
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats import lines
@@ -31,7 +33,8 @@ def folder(tmp_path_factory):
     frame = pd.DataFrame({"id": range(ROWS), "text": texts.where(texts.index % 100 > 0, "")})
     frame.loc[7, "text"] = '=quote " comma,\nline\r\n'
     frame.to_csv(folder / "a.csv", index=False)
-    frame.to_parquet(folder / "a.parquet", index=False, row_group_size=250)
+    kept = frame.assign(list=pd.Series([[row] for row in range(ROWS)]))
+    kept.to_parquet(folder / "a.parquet", index=False, row_group_size=250)
     frame.to_json(folder / "a.jsonl", orient="records", lines=True)
     return folder
 
@@ -66,6 +69,7 @@ def kill_after(groups: int, monkeypatch) -> None:
         ("a.csv", "out.jsonl", ()),
         ("a.parquet", "out.csv", ("--score", "first", "--min-score", "0.4", "--windows")),
         ("a.jsonl", "memory://out/out.parquet", ("--score", "first", "--min-score", "1")),
+        ("a.parquet", "out.parquet", ("--score", "first", "--min-score", "0.34")),
     ],
 )
 def test_a_killed_command_resumes_to_the_same_bytes(
@@ -182,28 +186,114 @@ def test_all_files_of_scores_follow_links(folder, quick_run, tmp_path, printed_b
     assert "crepe_dist_drift" in (tmp_path / "a.prom").read_text()
 
 
-def test_parquet_keeps_types(quick_run, tmp_path, printed_by):
+def of_all_kinds(rows: int) -> pa.Table:
+    """A table with columns of many types, also nested ones, and with metadata."""
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.timezone.utc)
-    table = pa.table(
-        {
-            "text": ["quaqua", "=1+1 zig"],
-            "small": pa.array([1, None], pa.int8()),
-            "number": [0.1 + 0.2, None],
-            "flag": [True, False],
-            "time": pa.array([now, None], pa.timestamp("us", "UTC")),
-            "price": [decimal.Decimal("1.20"), None],
-            "kind": pa.array(["=a", "b"]).dictionary_encode(),
-            "list": [[1], [2]],
-        }
-    )
-    pq.write_table(table, tmp_path / "in.parquet")
-    printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
+
+    def every(kind: pa.DataType, *values: object) -> pa.Array:
+        return pa.array([values[row % len(values)] for row in range(rows)], kind)
+
+    columns = {
+        "text": every(pa.string(), "quaqua", "=1+1 zig", 'a "quote",\r\n\nvex', "\n"),
+        "null text": every(pa.large_string(), None, "", "x" * 99, '"\n'),
+        "small": every(pa.int8(), 1, None),
+        "number": every(pa.float64(), 0.1 + 0.2, None, float("inf")),
+        "flag": every(pa.bool_(), True, None, False),
+        "time": every(pa.timestamp("us", "Europe/Berlin"), now, None),
+        "day": every(pa.date32(), now.date(), None),
+        "took": every(pa.duration("ms"), datetime.timedelta(seconds=3), None),
+        "price": every(pa.decimal128(9, 2), decimal.Decimal("1.20"), None),
+        "bytes": every(pa.binary(), b"\xff\0\n", None, b""),
+        "key": every(pa.binary(4), b"\xff\0\n1", None),
+        "kind": every(pa.string(), "=a", "b", None).dictionary_encode(),
+        "list": every(pa.list_(pa.float32()), [1.5, None], [], None),
+        "struct": every(pa.struct([("a.b", pa.list_(pa.string())), ("c", pa.int64())]), {"a.b": ["x"], "c": 1}, None),
+        "map": every(pa.map_(pa.string(), pa.int32()), [("k", 1)], None),
+        "a.b": every(pa.list_(pa.struct([("x", pa.string())])), [{"x": "y"}, None], None),
+        "nothing": pa.nulls(rows),
+    }
+    schema = pa.schema([pa.field(name, each.type, metadata={"of": name}) for name, each in columns.items()])
+    return pa.table(list(columns.values()), schema.with_metadata({"by": "test"}))
+
+
+ADDED = ["predicted_class", "predicted_probability", "characters_cut", "problem"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--score", "first", "--min-score", "0.36")])
+def test_parquet_keeps_all_columns_and_their_types(flags, quick_run, tmp_path, printed_by, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    table = of_all_kinds(1000)
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=300)
+    table = pq.read_table(tmp_path / "in.parquet")  # such as it is read by anybody
+    with pytest.raises(UserError, match="250 of 1,000 rows could not be classified"):
+        printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet", *flags)
     got = pq.read_table(tmp_path / "out.parquet")
-    want = table.drop_columns(["list"]).set_column(6, "kind", pa.array(["=a", "b"]))
-    assert got.select(want.column_names).equals(want)
-    added = ["predicted_class", "predicted_probability", "characters_cut", "problem"]
-    assert [str(got.schema.field(name).type) for name in added] == ["string", "double", "int64", "string"]
-    assert got.column_names == [*want.column_names, *added]
+    added = [ADDED[0], ADDED[1], *["score"] * bool(flags), *ADDED[2:]]
+    assert got.column_names == [*table.column_names, *added]
+    assert [str(got.schema.field(name).type) for name in ADDED] == ["string", "double", "int64", "string"]
+    assert got.schema.metadata == table.schema.metadata
+    scores = got.column("score").to_pylist() if flags else ()
+    assert all(each is None or each >= 0.36 for each in scores)
+    if flags:
+        kept = {text for text, score in zip(got.column("text").to_pylist(), scores) if score is not None}
+        assert 0 < len(kept) < 3
+        table = table.filter(pa.array([text in kept or text == "\n" for text in table.column("text").to_pylist()]))
+    own = got.select(table.column_names)
+    assert own.schema.equals(table.schema, check_metadata=True)
+    assert own.equals(table)
+    empty = pa.array([text == "\n" for text in table.column("text").to_pylist()])
+    assert got.filter(empty).column("problem").to_pylist()[0].startswith("line 4: empty text")
+    assert set(got.filter(empty).column("predicted_probability").to_pylist()) == {None}
+
+
+def test_parquet_keeps_nan(quick_run, tmp_path, printed_by):
+    values = [float("nan"), None, -0.0, 5e-324]
+    pq.write_table(pa.table({"text": ["quaqua"] * 4, "x": values}), tmp_path / "in.parquet")
+    printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
+    assert repr(pq.read_table(tmp_path / "out.parquet").column("x").to_pylist()) == repr(values)
+
+
+def test_csv_names_the_columns_that_it_cannot_hold(quick_run, tmp_path, printed_by):
+    pq.write_table(pa.table({"text": ["quaqua"], "list": [[1]], "n": [1]}), tmp_path / "in.parquet")
+    with pytest.warns(
+        UserWarning,
+        match="CSV does not have the columns list of .*: their values are nested; --format parquet keeps them",
+    ):
+        printed = printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--format", "csv")
+    assert printed.startswith("text,n,predicted_class")
+
+
+@pytest.mark.parametrize("is_required", [False, True])
+def test_rows_whose_own_columns_are_damaged_keep_their_answers(is_required, quick_run, tmp_path, printed_by):
+    fields = [pa.field("text", pa.string(), not is_required), pa.field("list", pa.list_(pa.int64()))]
+    table = pa.table([["quaqua zig"] * 900, [[row] * 9 for row in range(900)]], pa.schema(fields))
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=300, use_dictionary=False)
+    chunk = pq.read_metadata(tmp_path / "in.parquet").row_group(1).column(1)
+    content = bytearray((tmp_path / "in.parquet").read_bytes())
+    content[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(range(215, 255))
+    (tmp_path / "in.parquet").write_bytes(content)
+    with pytest.warns(UserWarning, match="300 rows could not be read again: their own columns are null"):
+        printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
+    got = pq.read_table(tmp_path / "out.parquet")
+    assert got.column("list").to_pylist() == [None if 300 <= row < 600 else [row] * 9 for row in range(900)]
+    assert got.column("predicted_class").null_count == 0
+    problems = got.column("problem").to_pylist()
+    assert [row for row in range(900) if problems[row]] == list(range(300, 600))
+    assert problems[300].startswith("line 301: unreadable: ")
+
+
+def test_a_file_that_changes_under_way_is_not_mixed_with_its_answers(quick_run, tmp_path, printed_by, monkeypatch):
+    pq.write_table(pa.table({"text": ["quaqua"]}), tmp_path / "in.parquet")
+    flush = resumable.ResumableFile.flush
+
+    def changed(self):
+        flush(self)
+        os.utime(tmp_path / "in.parquet")
+
+    monkeypatch.setattr(resumable.ResumableFile, "flush", changed)
+    with pytest.raises(UserError, match="has changed while its rows were classified"):
+        printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
 
 
 @pytest.mark.parametrize("block", [1, 64, 1 << 23])
@@ -213,9 +303,26 @@ def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
     lines = formatter.lines([(Input(1, text, "", (text,)), prediction) for text in texts])
     (tmp_path / "a").write_bytes("".join(f"{line}\n" for line in lines).encode())
-    monkeypatch.setattr(answers, "BLOCK", block)
-    answers.converter(None, ("text",), answers.answer_types(1, False))(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(arrow_file, "BLOCK", block)
+    arrow_file.converter(None, ("text",), answers.answer_types(1, False))(tmp_path / "a", tmp_path / "b")
     assert pq.read_table(tmp_path / "b").column("text").to_pylist() == texts
+
+
+def test_each_byte_of_the_records_is_parsed_once(quick_run, tmp_path, printed_by, monkeypatch):
+    """Also where texts of megabytes consist of line ends and quotes."""
+    texts = ['zig "\n\n"\n' * 50_000, "\n" * 500_000 + "x", '"\n,' * 300_000] * 4
+    pd.DataFrame({"text": texts}).to_csv(tmp_path / "in.csv", index=False)
+    parsed, loads = [], json.loads
+
+    def counted(data: bytes) -> object:
+        parsed.append(len(data))
+        return loads(data)
+
+    monkeypatch.setattr(arrow_file, "json", SimpleNamespace(loads=counted))
+    flags = ("--file", tmp_path / "in.csv", "--text-column", "text", "--out", tmp_path / "out.parquet")
+    printed_by("predict", quick_run, *flags)
+    assert pq.read_table(tmp_path / "out.parquet").column("text").to_pylist() == texts
+    assert 11_000_000 < sum(parsed) < 1.01 * len(json.dumps(texts))
 
 
 def test_a_table_with_a_column_of_the_answers(quick_run, tmp_path, printed_by, monkeypatch):

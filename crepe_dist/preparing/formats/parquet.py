@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,24 @@ def _labels(cell: str, names: Mapping[int, str]) -> str:
 
 
 class ParquetRows:
-    """Batches of the chosen columns of a Parquet file, as text."""
+    """Batches of the chosen columns of a Parquet file.
 
-    def __init__(self, path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> None:
-        self._path, self._file, self._columns = path, file, columns
+    Args:
+        columns: names of the columns.
+        convert: converts the array of a column, which may be a dictionary, by its name.
+        of_text: refuse columns with more bytes than texts may have.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        file: pq.ParquetFile,
+        columns: Sequence[str],
+        convert: Callable[[str, pa.Array], pa.Array],
+        *,
+        of_text: bool = True,
+    ) -> None:
+        self._path, self._file, self._columns, self._convert, self._of_text = path, file, columns, convert, of_text
         self.position = 0
 
     def sha256(self) -> str:
@@ -109,7 +123,8 @@ class ParquetRows:
                 most = BLOCK + (ends[start - 1] if start else 0)
                 end = max(start + 1, int(np.searchsorted(ends, most, "right")))
                 piece = batch.slice(start, end - start)
-                yield pa.record_batch([_as_text(piece.column(name)) for name in self._columns], names=self._columns)
+                arrays = [self._convert(name, piece.column(name)) for name in self._columns]
+                yield pa.record_batch(arrays, names=self._columns)
                 start = end
 
     def _rows_at_a_time(self, group: Any) -> int:
@@ -121,15 +136,19 @@ class ParquetRows:
             ValueError: The rows of a column are too long, or the column is too large.
         """
         rows, total = MAX_ROWS, 1
-        for chunk in map(group.column, range(group.num_columns)):
-            column, *nested = chunk.path_in_schema.split(".list.")
-            size = chunk.total_uncompressed_size
-            if column not in self._columns:
+        for number, chunk in enumerate(map(group.column, range(group.num_columns))):
+            path, size = chunk.path_in_schema, chunk.total_uncompressed_size
+            is_nested = self._file.schema.column(number).max_repetition_level > 0
+            if not self._of_text:
+                total += max(size, 8 * chunk.num_values * is_nested)
+                continue
+            # The path of a nested value starts with its column, whose name may contain a full stop.
+            if not any(path == name or path.startswith(f"{name}.") for name in self._columns):
                 continue
             if size > min(MAX_CHUNK, MAX_RECORD * group.num_rows):
                 raise ValueError(f"a column of {size:,} bytes in {group.num_rows:,} rows")
             total += size
-            if nested:  # each row may have all values
+            if is_nested:  # a row may have all values
                 rows = min(rows, 2 * MAX_SIZE // max(1, size))
         return max(1, min(rows, MAX_SIZE * int(group.num_rows) // total))
 
@@ -180,11 +199,38 @@ def open_parquet(path: Path, name: str, wanted: Wanted, label: str | None, *, ke
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     of_batch = columns.moved(read)
     parser = Parquet(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
-    # A dictionary holds a text once that many rows repeat, so that it can be measured before it is copied to them.
-    repeated = [names[i] for i in read if _has_length(types[i])]
-    rows = ParquetRows(path, pq.ParquetFile(path, read_dictionary=repeated, pre_buffer=False), of_batch.names)
+    rows = ParquetRows(
+        path, _measurable(path, schema, of_batch.names), of_batch.names, lambda _, array: _as_text(array)
+    )
     texts, kept_names = columns.named(columns.texts), columns.named(kept)
     return OpenFile(name, rows, rows, parser.parse, "parquet", columns.describe(), texts, kept_names, columns=columns)
+
+
+def own_rows(path: Path) -> tuple[pa.Schema, ParquetRows]:
+    """Open the rows of a Parquet file with all columns in their own types, and return its schema with its metadata.
+
+    Raises:
+        UserError: Several columns have the same name.
+    """
+    schema = pq.read_schema(path)
+    if len(set(schema.names)) < len(schema.names):
+        raise UserError(f"{path} has several columns with the same name", remedy="rename them, or use --format csv")
+
+    def original(name: str, array: pa.Array) -> pa.Array:
+        kind = schema.field(name).type
+        is_repeated = pa.types.is_dictionary(array.type) and not pa.types.is_dictionary(kind)
+        return (array.dictionary_decode() if is_repeated else array).cast(kind)
+
+    return schema, ParquetRows(path, _measurable(path, schema, schema.names), schema.names, original, of_text=False)
+
+
+def _measurable(path: Path, schema: pa.Schema, columns: Sequence[str]) -> pq.ParquetFile:
+    """Open a file so that texts and bytes are read as dictionaries.
+
+    A dictionary holds a text once that many rows repeat, so that it can be measured before it is copied to them.
+    """
+    repeated = [name for name in columns if _has_length(schema.field(name).type)]
+    return pq.ParquetFile(path, read_dictionary=repeated, pre_buffer=False, buffer_size=1 << 20)
 
 
 def _is_text(kind: pa.DataType) -> bool:

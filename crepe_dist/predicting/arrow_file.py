@@ -1,0 +1,123 @@
+"""Parquet file of answers, which is made from their records in constant memory.
+
+The columns of a Parquet file are copied beside the answers as they are. Other formats have columns of text.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats import Batch
+from crepe_dist.preparing.formats.parquet import ParquetRows, own_rows
+from crepe_dist.wording import counted
+
+BLOCK = 1 << 20  # bytes of records that are parsed together
+GROUP_BYTES, GROUP_ROWS = 1 << 23, 1 << 16  # size of a row group
+TYPES = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
+Record = list[Any]
+
+
+def converter(source: Path | None, columns: Sequence[str], answers: Mapping[str, str]) -> Callable[[Path, Path], None]:
+    """Return the function that writes a Parquet file from a file of records (``answers.ParquetRecords``).
+
+    Args:
+        source: Parquet file of the input, which must not change until then; ``None`` for other formats.
+        columns: names of the columns of text in the records.
+        answers: names and types of the columns after them.
+
+    Raises:
+        UserError: Two columns have the same name.
+    """
+    schema, rows = (pa.schema([(name, pa.string()) for name in columns]), None) if source is None else own_rows(source)
+    names = [*schema.names, *answers]
+    if twice := [name for name in names if names.count(name) > 1]:
+        remedy = "rename that column, or use --format csv"
+        raise UserError(f"the answers would have two columns {twice[0]!r:.80}", remedy=remedy)
+    if rows is not None and not all(field.nullable for field in schema) and any(batch.bad for batch in rows):
+        schema = pa.schema([field.with_nullable(True) for field in schema], schema.metadata)
+    for name, kind in answers.items():
+        schema = schema.append(pa.field(name, TYPES[kind]))
+    return partial(_convert, schema, source, rows, None if source is None else _state(source))
+
+
+def _convert(
+    schema: pa.Schema, source: Path | None, rows: ParquetRows | None, state: object, records: Path, target: Path
+) -> None:
+    with parquet.ParquetWriter(target, schema) as writer, records.open("rb") as stream:
+        # JSON has no line end inside a text, so that blocks of whole lines are read in linear time.
+        blocks = (json.loads(b"[%b]" % b",".join(lines)) for lines in iter(partial(stream.readlines, BLOCK), []))
+        batches: Iterable[pa.RecordBatch]
+        if rows is None:
+            batches = (pa.RecordBatch.from_arrays(_arrays(block, schema), schema=schema) for block in blocks)
+        else:
+            batches = _beside(rows, chain.from_iterable(blocks), schema)
+        for table in _grouped(batches, schema):
+            writer.write_table(table, row_group_size=table.num_rows)
+    if source is not None and _state(source) != state:
+        raise UserError(f"{source} has changed while its rows were classified", remedy="run the command again")
+
+
+def _state(source: Path) -> tuple[int, int]:
+    about = source.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def _arrays(records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
+    """Convert the values of records, without their lines, to the last columns of a schema."""
+    columns = list(zip(*records))[1:]
+    kinds = schema.types[len(schema) - len(columns) :]
+    return [pa.array(values, kind) for values, kind in zip(columns, kinds)]
+
+
+def _beside(rows: ParquetRows, records: Iterator[Record], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file that have a record, with their answers."""
+    record, lost = next(records, None), 0
+    for batch in rows:
+        end = batch.line + (batch.bad[0].lines if batch.bad else batch.content.num_rows)
+        while record is not None and record[0] < end:
+            found: list[Record] = []
+            while record is not None and record[0] < end and len(found) < GROUP_ROWS:
+                found.append(record)
+                record = next(records, None)
+            lost += len(found) if batch.bad else 0
+            own = _own_columns(batch, found, schema)
+            yield pa.RecordBatch.from_arrays([*own, *_arrays(found, schema)], schema=schema)
+    if lost:
+        what = f"{counted(lost, 'row')} could not be read again: their own columns are null"
+        warnings.warn(f"{what}, and their column 'problem' has the reason", stacklevel=2)
+
+
+def _own_columns(batch: Batch, records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
+    """Return the columns of the rows of records; nulls if they cannot be read, which their problem then says."""
+    if not batch.bad:
+        content: pa.RecordBatch = batch.content
+        places = [record[0] - batch.line for record in records]
+        return list((content if len(places) == content.num_rows else content.take(pa.array(places))).columns)
+    for record in records:
+        record[-1] = record[-1] or f"line {record[0]}: {batch.bad[0].reason}"
+    answers = len(records[0]) - 1
+    return [pa.nulls(len(records), kind) for kind in schema.types[: len(schema) - answers]]
+
+
+def _grouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Collect batches into row groups."""
+    waiting: list[pa.RecordBatch] = []
+    size = count = 0
+    for batch in batches:
+        waiting.append(batch)
+        size, count = size + batch.nbytes, count + batch.num_rows
+        if size >= GROUP_BYTES or count >= GROUP_ROWS:
+            yield pa.Table.from_batches(waiting, schema)
+            waiting, size, count = [], 0, 0
+    if waiting:
+        yield pa.Table.from_batches(waiting, schema)
