@@ -258,6 +258,9 @@ def _inputs(
         inputs = opened()  # their columns are copied at the end, in their own types
     elif inputs.format == "parquet" and args.format == "csv":
         _warn_of_columns(str(file), args.file, inputs.columns)
+    if inputs.format == "fasttext":
+        note = "words with __label__ are labels, and are left out of the texts; --input-format lines keeps them"
+        print(f"{visible(args.file or 'standard input')}: {note}", file=sys.stderr)
     return inputs.columns, inputs, inputs.delimiter
 
 

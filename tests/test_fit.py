@@ -201,7 +201,7 @@ def test_labels_keep_their_type(labels, options, tmp_path):
     for each in (made, crepe_dist.load(saved(made, tmp_path)), copy.deepcopy(made)):
         found = each.predict(texts)
         if options:
-            assert [sorted(prediction.labels) for prediction in found] == wanted
+            assert [sorted(prediction.labels or ()) for prediction in found] == wanted
             assert each.classes_.tolist() == [1, 2]
         else:
             assert [prediction.label for prediction in found] == wanted

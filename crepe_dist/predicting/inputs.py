@@ -18,11 +18,11 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table, text_column
 from crepe_dist.preparing.opening import open_source
 from crepe_dist.preparing.pool import inherited, pool
-from crepe_dist.preparing.sources import LINES, PIPE, Reading, Source, by_suffix
+from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, Reading, Source, by_suffix
 from crepe_dist.settings.fields import COLUMN, HEADERS, Many, Settings, Words, setting
 from crepe_dist.settings.flags import ENCODING, HEADER, TextEncoding
 
-KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx")
+KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
 GROUP = 256  # rows in a group
 LOST = 1 << 14  # lost rows in a batch
 Answer = TypeVar("Answer")
@@ -119,7 +119,8 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
 
     Args:
         name: path of the file, or ``-`` for standard input.
-        kind: one of ``KINDS``; ``None`` decides by the file name and falls back to lines.
+        kind: one of ``KINDS``; ``None`` decides by the file name, and otherwise reads lines: fastText's lines if the
+            first one begins with ``__label__``.
         reading: header and columns of a table; its ``format`` is ignored.
         keep: whether to keep the values of all columns.
 
@@ -130,7 +131,7 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
     if path is not None and not (path.is_file() or path.is_fifo()):
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
-    kind = kind or (by_suffix(path) if path else None) or LINES
+    kind = kind or (by_suffix(path) if path else None) or TEXTS
     # An empty label: look for no label column, but do not mistake one for the text.
     opened = open_source(Source(path, name, format=kind, label=""), reading or Reading(), keep=keep, live=True)
     return Inputs(opened if path else opened._replace(name="the standard input"))
@@ -140,7 +141,11 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
 class TextFlags(Settings):
     """Format and columns of a file of texts."""
 
-    input_format: str | None = setting(None, "format; default: by the file name, else lines", Words(KINDS))
+    input_format: str | None = setting(
+        None,
+        "format; default: by the file name, else lines, or fasttext if the first line begins with __label__",
+        Words(KINDS),
+    )
     header: str = setting("auto", HEADER, Words(HEADERS))
     encoding: str = setting("utf-8", ENCODING, TextEncoding())
     text_column: tuple[str, ...] = setting(

@@ -16,6 +16,7 @@ from crepe_dist.files import scratch
 from crepe_dist.predicting.inputs import check_column
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.lines import Lines, is_fasttext
 from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
@@ -70,13 +71,22 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
         reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
     elif remote.is_url(source):
         path = str(remote.copy(source, folder / "copy"))
-    if by_suffix(Path(path)) and given.format is None:
+    if given.format is None and (by_suffix(Path(path)) or _has_labels(Path(path))):
         reading = replace(reading, format=None)
     classes, beside = tuple(predictor.classes), predictor.composition.beside
     options = PrepareOptions(reading, max_bad=1.0, classes=classes, beside=beside)
     sources, split = find_labelled(path, reading), SplitOptions(test=0.0)
     done = prepare(sources, folder / "data", predictor.encoding, split, options)
     return dict(done["quarantine"])
+
+
+def _has_labels(path: Path) -> bool:
+    """Tell whether a file has fastText's lines, which need no other format."""
+    if not path.is_file():
+        return False
+    lines = Lines(path)
+    lines.close()
+    return is_fasttext(lines)
 
 
 def _reading(predictor: Predictor, given: Reading) -> Reading:

@@ -16,10 +16,10 @@ from crepe_dist.files import sha256
 from crepe_dist.preparing.formats import BLOCK, EMPTY, MAX_RECORD, TOO_LONG, Batch, OpenFile, Parsed, Row, parse_each
 from crepe_dist.preparing.formats.columns import Columns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
-from crepe_dist.preparing.formats.lines import Lines, open_fasttext, open_lines
+from crepe_dist.preparing.formats.lines import Lines, is_fasttext, open_fasttext, open_lines
 from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
 from crepe_dist.preparing.labelling import FASTTEXT
-from crepe_dist.preparing.sources import LINES, Reading, Source, list_documents
+from crepe_dist.preparing.sources import LINES, TEXTS, Reading, Source, list_documents
 from crepe_dist.settings.fields import FORMATS
 
 FILES = 256  # documents in a batch
@@ -63,6 +63,8 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         table = Table("tsv", Columns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(name, lines, lines, table.parse, "tsv")
     kind = source.format or _kind_of(lines.head, name, is_unlabelled)
+    if kind == TEXTS:
+        kind = "fasttext" if is_fasttext(lines) else LINES
     if kind in (LINES, "fasttext"):
         _check_no_columns(source, reading)
     if kind == LINES:
@@ -70,8 +72,10 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
     if kind == "jsonl":
         return open_json_lines(lines, name, wanted, label, keep=keep, nested=nested)
     if kind == "fasttext":
-        opened = open_fasttext(lines, name, kind_of_labels)
-        return opened._replace(reads="text: other words, ignored: words with __label__") if is_unlabelled else opened
+        if label is None:
+            return open_fasttext(lines, name, kind_of_labels)
+        opened = open_fasttext(lines, name, SEVERAL, keep=keep, strict=is_unlabelled)
+        return opened._replace(reads="text: other words, ignored: words with __label__")
     if kind == "parquet":
         lines.close()
         return open_source(replace(source, format=kind), reading, keep=keep)

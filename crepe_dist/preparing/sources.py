@@ -23,6 +23,7 @@ SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
+TEXTS = "texts"  # format of texts to classify: lines, or fastText's lines if the first one has a label
 LINES = "lines"  # unlabelled texts, one per line
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",

@@ -116,7 +116,7 @@ def test_pipelines_searches_and_calibration():
     [[0, 1], np.array([3, 5], np.int16), [False, True], np.array([1.0, 2.0]), pd.array([1, 2], "Int64"), ["1", "2"]],
 )
 def test_answers_equal_labels_of_any_type(values):
-    labels = [values[row % 2] for row in range(100)]
+    labels: Any = [values[row % 2] for row in range(100)]
     if isinstance(values, np.ndarray):
         labels = np.array(labels, values.dtype)
     answers = small(network="ngrams").fit(TEXTS, labels).predict(TEXTS)

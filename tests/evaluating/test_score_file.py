@@ -320,3 +320,16 @@ def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, prin
     for true, predicted, documents in cells["confusion_cells"]:
         matrix[true, predicted] = documents
     assert matrix.tolist() == found["confusion"]
+
+
+@pytest.mark.parametrize("format", [None, "csv"])
+def test_the_labels_of_fasttext_lines_are_detected_whatever_the_data_were(place, tmp_path, format):
+    predictor = crepe_dist.load(place / "run")
+    predictor.about["reading"]["format"] = format
+    labels = [predictor.classes[row % 3] for row in range(30)]
+    lines = [f"__label__{label} my {WORDS[label].split()[0]}, case {row}\n" for row, label in enumerate(labels)]
+    (tmp_path / "new.txt").write_text("".join(lines))
+    rows = rows_of(str(tmp_path / "new.txt"), predictor, tmp_path / "rows")
+    split = rows.dataset.splits["test"]
+    assert [predictor.classes[label] for label in split.labels] == labels
+    assert "label" not in rows.dataset.text("test", 0)

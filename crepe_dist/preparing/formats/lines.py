@@ -244,24 +244,31 @@ def _parse_lines(keep: bool, strict: bool, batch: Batch) -> Parsed:
     return parse_each(numbered(batch, "surrogateescape" if strict else "replace"), row)
 
 
-def open_fasttext(lines: Lines, name: str, kind: str) -> OpenFile:
+def is_fasttext(lines: Lines) -> bool:
+    """Tell whether the first line begins with one of fastText's labels."""
+    return lines.head.lstrip().startswith(FASTTEXT.encode())
+
+
+def open_fasttext(lines: Lines, name: str, kind: str, *, keep: bool = False, strict: bool = True) -> OpenFile:
     """Open fastText's lines, `__label__a __label__b text`.
 
     Args:
         kind: labels of a row, one of ``targets.KINDS``.
+        strict: as for ``open_lines``.
     """
     reads = "label: words with __label__, text: other words"
-    return OpenFile(name, lines, lines, partial(_parse_fasttext, kind), "fasttext", reads)
+    parse = partial(_parse_fasttext, kind, keep, strict)
+    return OpenFile(name, lines, lines, parse, "fasttext", reads, kept=("text",) * keep)
 
 
-def _parse_fasttext(kind: str, batch: Batch) -> Parsed:
+def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: Batch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
-        if not (words := line.split()):
+        if not (words := line.split()) and strict:
             return None
         if len(line) > MAX_RECORD:
             raise ValueError(TOO_LONG)
         labels = [word for word in words if word.startswith(FASTTEXT)]
         text = " ".join(word for word in words if not word.startswith(FASTTEXT))
-        return Row(number, fasttext_cell(labels, kind), text)
+        return Row(number, fasttext_cell(labels, kind), text, (text,) * keep)
 
-    return parse_each(numbered(batch), row)
+    return parse_each(numbered(batch, "surrogateescape" if strict else "replace"), row)
