@@ -48,6 +48,11 @@ def test_the_tutorial_does_what_it_says(tmp_path):
     assert float(next(line[0] for line in lines if re.fullmatch(r"[\d.]+", line[0]) and len(line) == 1)) > 0.9
     assert any(line[0] == "delivery" for line in lines)
     assert any("urgent" in text for line in lines for text in line)
+    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "from-scikit-learn.md").read_text(encoding="utf-8"))
+    script = [sys.executable, "-c", "\n".join(text for _, text in blocks)]
+    lines = [line.split() for line in run(script, tmp_path / "page").splitlines()]
+    assert all(float(lines[place][0]) > 0.9 for place in (0, 1))
+    assert lines[-1] == ["['billing']"]
 
 
 def test_the_reference_is_that_of_the_code():
