@@ -86,7 +86,10 @@ class Classifier:
                 yield Prediction(*ranking[0], ranking, known, labels, problem, unread)
 
     def _composed(self, row: Any) -> str:
-        """Append the values of columns to a text, each as the private character that stands for it."""
+        """Append the values of columns to a text, each as the private character that stands for it. ValueError if a
+        mapping has no text."""
+        if isinstance(row, Mapping) and "text" not in row:
+            raise ValueError(f"a row has no key 'text', which may be None; it has {', '.join(map(repr, row))[:200]}")
         text, values = (row.get("text") or "", row) if isinstance(row, Mapping) else (row, {})
         text = "".join("\0" if "\U000f0000" <= character < "\U0010ff00" else character for character in text)
         start, ends = 0xF0000, []

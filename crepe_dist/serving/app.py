@@ -174,7 +174,7 @@ def create_app(
     async def predict(request: Request) -> Response:
         requests.check_type(request.headers)
         question = requests.parse(requests.Question, await request.body(), EXAMPLE)
-        texts = question.all_texts(model.composition.beside)
+        texts = question.all_texts(model.composition)
         if question.explain:
             return await explain(texts[0], question.top)
         answers = [json_record(prediction, question.top) for prediction in await classify(texts)]

@@ -1,6 +1,7 @@
 """Open Inference Protocol V2, which clients of KServe, Triton, Seldon and MLServer speak.
 
-A request has one tensor, of texts. Tensors are JSON or, as Triton's extension for binary data says, behind the JSON.
+A request has one tensor of texts, or one tensor for each column by its name in training. Tensors are JSON or, as
+Triton's extension for binary data says, behind the JSON.
 """
 
 import json
@@ -12,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from crepe_dist.data.composition import plain
+from crepe_dist.data.composition import Composition, plain
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.serving import requests
@@ -20,6 +21,7 @@ from crepe_dist.serving.requests import PROTOCOL, Json, Problem
 from crepe_dist.version import __version__
 
 INPUT, BYTES, FLOATS = "text", "BYTES", "FP32"
+MAX_INPUTS = 256  # tensors of a request
 HEAD_LENGTH = "Inference-Header-Content-Length"  # header with the length of the JSON before binary data
 EXAMPLE = 'send {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["…", "…"]}]}'
 Tensors = dict[str, tuple[str, list[int]]]  # type and shape by name; -1 stands for the number of texts
@@ -40,9 +42,9 @@ class Parameters(Strict):
 
 
 class Input(Strict):
-    """Texts to classify."""
+    """Texts to classify, or the values of a column."""
 
-    name: str = Field(pattern=f"^{INPUT}$")
+    name: Annotated[str, Field(description=f"{INPUT}, or the name of a column in training")]
     shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
     datatype: str = Field(pattern=f"^{BYTES}$")
     parameters: Parameters = Parameters()
@@ -63,7 +65,7 @@ class Question(Strict):
 
     id: Annotated[Optional[str], Field(description="name of the request, which the answer repeats")] = None
     parameters: Parameters = Parameters()
-    inputs: Annotated[list[Input], Field(min_length=1, max_length=1)]
+    inputs: Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
     outputs: Annotated[list[Output], Field(max_length=8, description="default: all")] = []
 
 
@@ -113,8 +115,8 @@ def add_routes(
     @app.get(metadata, summary="Describe the tensors of the model")
     async def describe_model() -> Response:
         described = [{"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in tensors.items()]
-        text = {"name": INPUT, "datatype": BYTES, "shape": [-1]}
-        return Json({"name": name, "platform": "crepe_dist", "inputs": [text], "outputs": described})
+        inputs = [{"name": each, "datatype": BYTES, "shape": [-1]} for each in _inputs(model.composition)]
+        return Json({"name": name, "platform": "crepe_dist", "inputs": inputs, "outputs": described})
 
     @app.post(infer, summary="Classify texts (Open Inference Protocol)", openapi_extra=requests.described(Question))
     async def answer(
@@ -129,9 +131,42 @@ def add_routes(
         unknown = [output.name for output in question.outputs if output.name not in tensors]
         if unknown:
             raise Problem(422, f"there is no output {unknown[0]!r:.80}", remedy=f"choose from {', '.join(tensors)}")
-        texts = _texts(question.inputs[0], body[end:])
-        found = {**_values(await classify(list(map(plain, texts))), model.classes), "classes": model.classes}
+        texts = _rows(question.inputs, body[end:], model.composition)
+        found = {**_values(await classify(texts), model.classes), "classes": model.classes}
         return _answer(question, name, {name: (*tensors[name], found[name]) for name in tensors}, len(texts))
+
+
+def _inputs(composition: Composition) -> list[str]:
+    """Return the names of the tensors of a request: the columns of the training, if they have names."""
+    return [*(composition.columns or [INPUT]), *(column.name for column in composition.beside)]
+
+
+def _rows(tensors: Sequence[Input], binary: bytes, composition: Composition) -> list[str]:
+    """Return the texts of a request, joined from the tensors of several columns.
+
+    Raises:
+        Problem: A tensor does not match its description, or the model has no such column.
+    """
+    if [tensor.name for tensor in tensors] == [INPUT]:
+        return list(map(plain, _texts(tensors[0], binary)))
+    columns: dict[str, list[str]] = {}
+    known = {INPUT, *_inputs(composition)}
+    for number, tensor in enumerate(tensors):
+        if tensor.name not in known:
+            what = f"inputs.{number}.name: the model reads no column {tensor.name!r:.60}"
+            raise Problem(422, what, remedy=f"the columns are {', '.join(_inputs(composition))}, or {INPUT}")
+        size = tensor.parameters.binary_data_size or 0
+        columns[tensor.name], binary = _texts(tensor, binary[:size]), binary[size:]
+    if binary or len(columns) < len(tensors) or len(set(map(len, columns.values()))) > 1:
+        what = "the inputs do not fit together"
+        why = "two have the same name, or different numbers of rows, or bytes follow the last one"
+        raise Problem(400, what, why, "send one tensor for each column, with one value for each row")
+    texts: list[str] = []
+    for row in zip(*columns.values()):
+        values: dict[str, Any] = dict(zip(columns, row))
+        text = values.pop(INPUT, None)
+        texts += requests.Question.model_validate({"text": text, "columns": values}).all_texts(composition)
+    return texts
 
 
 def _tensors(model: Predictor) -> Tensors:

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.composition import Column, join, plain, unusable_number, with_values
+from crepe_dist.data.composition import SEPARATOR, Composition, join, plain, unusable_number, with_values
 from crepe_dist.errors import UserError, visible
 from crepe_dist.preparing.frames import value_text
 from crepe_dist.settings.options import ServiceOptions
@@ -28,44 +28,76 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 Schema = TypeVar("Schema", bound=BaseModel)
+Value = Union[str, float, bool, None]  # of a column
 
 
 class Question(BaseModel):
     """Request to classify one or several texts."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # Names of columns as in the training data; other names are refused when the columns of the model are known.
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Value]
 
     text: Optional[str] = Field(None, description="text to classify")
     title: Optional[str] = Field(None, description="title of the text, joined as in training: title | text")
-    columns: dict[str, Union[str, float, bool, None]] = Field({}, description="values of the columns beside the text")
+    columns: dict[str, Value] = Field(
+        {}, description="values of columns by their names in training, which may also stand beside the other keys"
+    )
     texts: Annotated[list[str], FailFast(), Field(description="texts to classify, instead of text")] = []
     explain: bool = Field(False, description="explain the answer (with text only): scores of its characters and words")
     top: int = Field(TOP, ge=1, description="number of classes in each answer, the most probable first")
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "Question":
-        if (self.text is None) == (not self.texts):
+        own = [name for name in ("text", "title") if getattr(self, name) is not None]
+        names = [*own, *self.columns, *(self.model_extra or ())]
+        if len(set(names)) < len(names):
+            raise ValueError("a column is given twice")
+        if "text" in own and self.texts:
             raise ValueError("give either text or texts")
-        if self.text is None and (self.title is not None or self.explain or self.columns):
+        if self.texts and (names or self.explain):
             raise ValueError("title, columns and explain need a single text")
+        if not self.texts and not set(names) - {"title"}:
+            raise ValueError("give either text or texts")
         return self
 
-    def all_texts(self, beside: tuple[Column, ...]) -> list[str]:
+    def all_texts(self, composition: Composition) -> list[str]:
         """Return the texts to classify, joined with their title and the values of columns beside them.
 
+        Columns of the text that have their names of the training are joined in the order of the training.
+
         Raises:
-            Problem: the model has no such column, or a number is none.
+            Problem: The model has no such column, there is no text, or a number is none.
         """
-        values = {name: value_text(value) for name, value in self.columns.items()}
-        known = {column.name: column for column in beside}
+        if self.texts:
+            return list(map(plain, self.texts))
+        own = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
+        values = {name: value_text(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
+        beside = {column.name: column for column in composition.beside}
+        known = [*(composition.columns or ("text",)), *beside]
         for name, value in values.items():
             if name not in known:
-                remedy = f"the columns are {listed(list(known))}" if known else "leave columns out"
-                raise Problem(422, f"the model reads no column {name!r:.60}", remedy=remedy)
-            if known[name].categories is None and (problem := unusable_number(name, value)):
+                why = f"the model reads no column {name!r:.60}"
+                raise Problem(422, "the request has an unknown column", why, f"the columns are {listed(known)}")
+            if name in beside and beside[name].categories is None and (problem := unusable_number(name, value)):
                 raise Problem(422, problem, remedy="give a number or null")
-        joined = plain(join([self.title or "", self.text or ""]))
-        return list(map(plain, self.texts)) or [with_values(joined, [values.get(name, "") for name in known])]
+        parts = {**own, **{name: value for name, value in values.items() if name not in beside}}
+        if not parts:
+            raise Problem(
+                422,
+                "the request has no text",
+                remedy=f"give text, or {composition.columns[0]!r:.60}" if composition.columns else "give text",
+            )
+        if parts.keys() <= set(composition.columns):
+            joined = join([parts.get(name, "") for name in composition.columns])
+        elif parts.keys() == own.keys():
+            joined = join([self.title or "", self.text or ""])
+        else:
+            why = f"the model was trained on {SEPARATOR.join(composition.columns)}"
+            raise Problem(
+                422, "the request names its text in two ways", why, "give text, or the columns by their names"
+            )
+        return [with_values(plain(joined), [values.get(name, "") for name in beside])]
 
 
 class Encoded(Response):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 import crepe_dist
 from crepe_dist.data.composition import UNIT, UNREAD, VALUES, Column, Composition, category, with_values
@@ -18,6 +20,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
+from crepe_dist.serving import open_inference
+from crepe_dist.serving.open_inference import _rows
 from crepe_dist.serving.requests import Problem, Question
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import QUICK, train
@@ -106,7 +110,13 @@ def test_all_kinds_of_input_are_read_alike(folder, printed_by):
     printed_by("export", "run-1", "--format=onnx", "--out=onnx")
     from crepe_dist.exporting.crepe_runtime import Classifier
 
-    found = Classifier(str(folder / "onnx" / "model.onnx")).predict(frame.to_dict("records"))
+    exported = Classifier(str(folder / "onnx" / "model.onnx"))
+    found = exported.predict(frame.to_dict("records"))
+    with pytest.raises(
+        ValueError, match="a row has no key 'text', which may be None; it has 'txt', 'colour', 'amount'"
+    ):
+        exported.predict([{"txt": "alpha", "colour": "red", "amount": 50}])
+    assert exported.predict([{"text": None, "colour": "red", "amount": 50, "more": 1}])
     assert np.abs(np.array([each.probability for each in found]) - expected).max() < 1e-5
     columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
     (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
@@ -119,8 +129,50 @@ def test_all_kinds_of_input_are_read_alike(folder, printed_by):
             _asked({"text": "a", "columns": wrong}, model)
 
 
+def test_a_request_may_name_columns_as_in_training(folder):
+    model: Any = crepe_dist.load(folder / "run-1")
+    want = _asked({"text": "alpha", "columns": {"colour": "red", "amount": 50}}, model)
+    alike: list[dict[str, Any]] = [
+        {"text": "alpha", "colour": "red", "amount": 50},
+        {"columns": {"text": "alpha", "colour": "red", "amount": 50}},
+        {"amount": 50, "columns": {"colour": "red"}, "text": "alpha"},
+    ]
+    for question in alike:
+        assert _asked(question, model) == want
+    model.composition = replace(model.composition, columns=("body", "title", "note"))
+    want = [with_values("B | T | N", ["red", ""])]
+    assert _asked({"title": "T", "note": "N", "body": "B", "colour": "red"}, model) == want  # in the order of training
+    assert _asked({"body": "B", "colour": None}, model) == [with_values("B", ["", ""])]
+    assert _asked({"title": "T", "text": "B"}, model) == [with_values("T | B", ["", ""])]
+    tensors = [_tensor("note", "N", ""), _tensor("body", "B", "b"), _tensor("colour", "red", "blue")]
+    assert _rows(tensors, b"", model.composition) == [
+        with_values("B | N", ["red", ""]), with_values("b", ["blue", ""])
+    ]  # fmt: skip
+    assert _rows([_tensor("text", "B")], b"", model.composition) == ["B"]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"headline": "T"}, "the model reads no column 'headline'\n.* body, title, note, colour and amount"),
+        ({"colour": "red"}, "the request has no text\n.*body"),
+        ({"text": "B", "note": "N"}, "names its text in two ways"),
+        ({"title": "T", "columns": {"title": "T"}}, "a column is given twice"),
+        ({"texts": ["B"], "colour": "red"}, "need a single text"),
+        ({"body": ["B"]}, "body"),
+        ({"title": "T", "texts": ["B"]}, "need a single text"),
+        ({}, "give either text or texts"),
+    ]
+    for question, message in wrong:
+        with pytest.raises((Problem, ValidationError), match=message):
+            _asked(question, model)
+    for tensors in ([_tensor("body", "B"), _tensor("body", "B")], [_tensor("body", "B"), _tensor("note", "N", "n")]):
+        with pytest.raises(Problem, match="the inputs do not fit together"):
+            _rows(tensors, b"", model.composition)
+
+
+def _tensor(name, *values):
+    return open_inference.Input(name=name, shape=[len(values)], datatype="BYTES", data=[*values])
+
+
 def _asked(question, model):
-    return Question.model_validate(question).all_texts(model.composition.beside)
+    return Question.model_validate(question).all_texts(model.composition)
 
 
 def test_an_explanation_names_values(folder):
