@@ -64,10 +64,15 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Many(ANY))
     file: Optional[str] = setting(None, "file of texts, plain or .gz, or its URL; default: -, standard input", NAME)
     id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
-    windows: bool = setting(False, "read all of a long text, in windows; their mean answers")
+    windows: bool = setting(
+        False,
+        "read the whole of a long text in windows, and predict from their mean logits, weighted by known characters",
+    )
     score: Optional[str] = setting(None, "class whose probability answers have as score", NAME)
     min_score: Optional[float] = setting(None, "leave out rows of a lower score", real(0, 1))
-    top: Optional[int] = setting(None, "number of classes in an answer; default: 5, in CSV 1", whole(1, 10**9))
+    top: Optional[int] = setting(
+        None, "number of classes in an answer; default: 5, and 1 with --format csv or parquet", whole(1, 10**9)
+    )
     format: Optional[str] = setting(
         None,
         "format; csv and parquet keep the input's columns; default: by the name of --out, else text",

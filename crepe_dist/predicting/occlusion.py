@@ -45,7 +45,8 @@ class Explanation:
     """Evidence in a text for and against a class.
 
     Attributes:
-        text: the text, unchanged.
+        text: the text as the network reads it: without HTML tags if the model strips them. The values of columns follow
+            it, each after the name of its column.
         label: the class that is explained.
         prediction: the prediction for the text.
         cut: positions of the characters that the network does not read, because the text is too long.

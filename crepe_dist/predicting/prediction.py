@@ -13,15 +13,17 @@ class Prediction(NamedTuple):
     """Prediction for one text.
 
     Attributes:
-        label: the most probable class. If the labels of the training were numbers or bools in a table in memory,
+        label: the most probable class. If the classes form a tree and a precision is requested, it may be a node above
+            the classes. If the labels of the training were numbers or bools in a table in memory,
             ``Predictor.predict`` returns such numbers or bools, also in ``ranking`` and ``labels``.
         probability: probability of ``label``, 0 to 1.
         ranking: all (class, probability) pairs, the most probable first.
         read: number of known characters that the network read, without spaces.
         characters_cut: number of characters that were not read, because the text is too long.
         labels: labels of the text, the most probable first, if the model gives several; ``None`` if it gives one class.
-        problem: reason why the text cannot be classified, such as "empty text"; empty if it can. If it cannot, ``read``
-            is 0 and the class is meaningless. The command ``predict`` gives the reason instead of the class.
+        problem: reason why the text cannot be classified, such as "empty text"; empty if it can. If it cannot, the
+            class is meaningless. ``read`` is 0 then, unless a number in a column beside the text is unusable. The
+            command ``predict`` gives the reason instead of the class.
         rejected: true if ``probability`` is below the predictor's threshold: perhaps none of the classes fits.
     """
 
@@ -46,7 +48,10 @@ class Prediction(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Difference of the probabilities of the first two classes, 0 to 1."""
+        """Probability of ``label`` minus the probability of the second class, 0 to 1.
+
+        ``label`` may be a node above the classes.
+        """
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
     def share(self, label: Any) -> float:

@@ -169,7 +169,8 @@ class Predictor:
         Args:
             texts: a list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
                 names to columns. The columns of a table are chosen as ``crepe predict --file`` chooses those of a file.
-            windows: read all of a long text, in windows; the mean of their logits answers.
+            windows: read the whole of a long text in windows. The prediction is made from the mean of their logits,
+                weighted by the number of known characters in each window.
 
         Raises:
             UserError: a text is not a string, or ``texts`` is something else, such as one string.
@@ -233,7 +234,7 @@ class Predictor:
                 yield Prediction(*best, ranking, known, problem, rejected, labels, cut)
 
     def _in_windows(self, texts: list[str]) -> tuple[Logits, list[int]]:
-        """Return the mean logits of the windows of each text, and the number of its known characters.
+        """Return the weighted mean of the logits of each text's windows, and the number of its known characters.
 
         Windows are weighted by their known characters, because one of blanks or unknown characters tells nothing.
         """
