@@ -14,6 +14,7 @@ import yaml
 import crepe_dist
 from crepe_dist import cli
 from crepe_dist.settings.config import parse
+from crepe_dist.settings.options import PORT
 from tests.conftest import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,11 @@ def test_the_commands_of_all_pages_are_understood():
     assert {name for name, _ in commands} >= {"train", "supervise", "prepare", "evaluate", "predict", "serve", "export"}
     for name, flags in commands:
         check(name, shlex.split(flags))
+
+
+def test_the_pages_ask_the_service_at_its_usual_port():
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+    assert set(re.findall(r"(?:localhost|127\.0\.0\.1):(\d+)", pages)) == {str(PORT)}
 
 
 def test_no_command_that_installs_removes_an_extra():

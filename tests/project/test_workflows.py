@@ -1,4 +1,4 @@
-"""The workflows start scripts that exist, with few rights; a release is published by pinned actions, without a token."""
+"""The workflows start scripts that exist, with few rights; a release is published without a token."""
 
 from __future__ import annotations
 
