@@ -40,7 +40,7 @@ def compiled(tmp_path, monkeypatch, capfd):
     compiler.chmod(0o755)
     (folder / "constants.py").write_text((library.FOLDER / "constants.py").read_text(encoding="utf-8"))
     interface = types.ModuleType(INTERFACE)
-    interface.BuildHookInterface = object
+    interface.__dict__["BuildHookInterface"] = object
     monkeypatch.setitem(sys.modules, INTERFACE, interface)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
