@@ -102,7 +102,12 @@ def _own_columns(batch: Batch, records: Sequence[Record], schema: pa.Schema) -> 
     if not batch.bad:
         content: pa.RecordBatch = batch.content
         places = [record[0] - batch.line for record in records]
-        return list((content if len(places) == content.num_rows else content.take(pa.array(places))).columns)
+        if len(places) == content.num_rows:
+            return list(content.columns)
+        try:
+            return list(content.take(pa.array(places)).columns)
+        except pa.ArrowNotImplementedError:  # views of text, for example
+            return list(pa.concat_batches([content.slice(place, 1) for place in places]).columns)
     for record in records:
         record[-1] = record[-1] or f"line {record[0]}: {batch.bad[0].reason}"
     answers = len(records[0]) - 1
