@@ -40,7 +40,7 @@ class Inspect(Command):
     overwrite: bool = setting(False, "replace findings in --out, with what was edited in them")
     model: str = setting("ngrams", "network of the folds; ngrams is the fastest", Words(tuple(sorted(NETWORKS))))
     folds: int = setting(5, "number of folds", whole(2, 100))
-    encoding: str = setting("utf-8", ENCODING, TextEncoding())
+    encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     unlabelled: Optional[str] = setting(
         None,
         f"texts of which to choose those to label next, read as by predict; the first {MOST:,}",

@@ -28,7 +28,7 @@ from crepe_dist.predicting.inputs import Input, Inputs, TextFlags
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS
+from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.sources import PIPE, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.fields import ANY, COLUMN, NAME, Many, Words, real, setting, shortened, whole
@@ -242,7 +242,7 @@ def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
         raise UserError(
             f"{sum(counts.problems.values()):,} of {counted(counts.rows, 'row')} could not be classified",
             listed([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
-            FROM_WINDOWS if "not UTF-8" in counts.problems else remedy,
+            FROM_WINDOWS if NOT_UTF_8 in counts.problems else remedy,
         )
 
 
@@ -257,7 +257,7 @@ def _inputs(
         given = enumerate(map(plain, args.text), start=1)
         return ("text",), [[Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in given]], ","
     of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
-    opened = partial(args.opened, file or PIPE, predictor.composition, **of_id)
+    opened = partial(args.opened, file or PIPE, predictor.composition, predictor.reading.encoding, **of_id)
     inputs = opened(keep=args.format in TABLES)
     if inputs.format == "parquet" and args.format == "parquet":
         inputs = opened()  # their columns are copied at the end, in their own types

@@ -47,7 +47,8 @@ without a .json file beside them need `--mode` (paper, full, notebook), `--featu
 `--min-probability` and `--min-precision`, which leave [unsure
 texts](../how-to/probabilities.md#answer-only-what-is-probable-enough) unanswered.
 
-Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252; `--header` (auto, yes,
+Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252, by default the
+encoding of the model's data, else UTF-8; `--header` (auto, yes,
 no), whether the first line names the columns; `--seed`. `--label`, `--label-columns` and `--text` (of `predict` and
 `drift` `--text-column`) name columns as in `prepare`; by default they are those of the model's data."""
 
@@ -61,7 +62,7 @@ API = (
     ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
 )
 INTERNAL = (
-    *("placed", "logits", "describe", "index", "predict_stream", "several", "share", "count_known"),
+    *("placed", "logits", "describe", "index", "predict_stream", "reading", "several", "share", "count_known"),
     *("engine", "encoding", "composition", "precision", "thresholds", "calibration"),
 )
 BLANK = "\n\n"

@@ -15,6 +15,7 @@ from crepe_dist.evaluating.rows import Rows, rows_of
 from crepe_dist.evaluating.shares import HISTOGRAM, MEAN, Ruler, Table, compared, critical, distinct
 from crepe_dist.files import scratch, write_json, write_text
 from crepe_dist.invocation import typed
+from crepe_dist.predicting.inputs import warn_of_encoding
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.sources import PIPE
@@ -81,7 +82,8 @@ def _texts(args: Any, predictor: Predictor) -> tuple[Rows, list[str], list[str],
     with scratch() as folder:
         rows = rows_of(args.data, predictor, folder)
         path = str(remote.copy(args.file, folder / "copy")) if remote.is_url(args.file) else args.file
-        inputs = list(chain.from_iterable(args.opened(path, predictor.composition)))
+        inputs = list(chain.from_iterable(args.opened(path, predictor.composition, predictor.reading.encoding)))
+    warn_of_encoding(args.file, inputs)
     data, split = rows.dataset, rows.dataset.splits["test"]
     composition = predictor.composition
     strip, absent = without_tags if composition.strip_html else str, [""] * len(composition.beside)

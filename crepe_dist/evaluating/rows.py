@@ -19,6 +19,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.reading import UNKNOWN_LABEL
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.reports import data_page
@@ -70,6 +71,8 @@ class Rows:
                 named = [f"{excerpt(name, 40)} ({count:,})" for name, count in list(counts.items())[:SHOWN]]
                 named += [f"{len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
                 notes.append(f"not scored: {counted(sum(counts.values()), 'row')} {what}: {listed(named)}")
+        if NOT_UTF_8 in self.unusable:
+            notes.append(f"  do:  {FROM_WINDOWS}")
         if self.unchecked:
             notes.append(f"not checked whether the run has learnt from these rows: {excerpt(self.unchecked)}")
         return notes
@@ -113,7 +116,7 @@ def rows_of(
         world.agree("model and data", lambda: _check(predictor, dataset))
         rows = Rows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
     else:
-        rows = _of_file(str(source), predictor, scratch, world, given or Reading())
+        rows = _of_file(str(source), predictor, scratch, world, given or Reading(encoding=None))
     return world.agree("rows", lambda: _unseen(rows, split, predictor), same=Rows.left_out)
 
 

@@ -13,7 +13,7 @@ from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.errors import UserError
 from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
-from crepe_dist.predicting.inputs import Input, columns_of, open_inputs
+from crepe_dist.predicting.inputs import Input, columns_of, open_inputs, warn_of_encoding
 from crepe_dist.preparing.sources import PIPE, Reading
 from crepe_dist.wording import counted
 
@@ -30,13 +30,14 @@ class Pool:
 
     Args:
         name: file that ``predict`` reads, of which the first ``MOST`` rows count.
+        encoding: encoding of the file; ``None``: the encoding of the data set's sources.
 
     Raises:
         UserError: the file cannot be read, nothing in it can be labelled, or ``prepare`` could not read the result
             together with the sources of the data set.
     """
 
-    def __init__(self, name: str, corpus: Corpus, encoding: str) -> None:
+    def __init__(self, name: str, corpus: Corpus, encoding: str | None) -> None:
         self._data = data = corpus.dataset
         reading, id_ = Reading.from_dict(data.manifest["reading"]), data.manifest["id"]
         given, wanted = reading.columns, columns_of(data.composition, id=id_, needs_id=False)
@@ -48,7 +49,7 @@ class Pool:
             )
         if name == PIPE:
             raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
-        inputs = open_inputs(name, reading=Reading(columns=wanted, encoding=encoding), keep=True)
+        inputs = open_inputs(name, reading=Reading(columns=wanted, encoding=encoding or reading.encoding), keep=True)
         self._names = inputs.columns
         self._texts = data.composition.columns or ("text",)
         self._columns = (*self._texts, *given.beside, *filter(None, [id_]))
@@ -58,6 +59,7 @@ class Pool:
         rows = islice(chain.from_iterable(inputs), MOST)
         while some := list(islice(rows, CHUNK)):
             self.read += len(some)
+            warn_of_encoding(name, some)
             some = [row for row in some if not (row.problem or data.composition.problem(row.text))]
             for row, letters in zip(some, corpus.letters_of(self._codes(some))):
                 if letters not in seen:

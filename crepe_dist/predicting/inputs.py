@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from operator import attrgetter
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from crepe_dist.data.composition import Composition, plain
 from crepe_dist.errors import UserError
 from crepe_dist.invocation import typed
-from crepe_dist.preparing.formats import BadRow, Batch, OpenFile, Row, check_text
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, Batch, OpenFile, Row, check_text
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table, text_column
 from crepe_dist.preparing.opening import open_source
@@ -21,6 +22,7 @@ from crepe_dist.preparing.pool import inherited, pool
 from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, Reading, Source, by_suffix
 from crepe_dist.settings.fields import COLUMN, HEADERS, Many, Settings, Words, setting
 from crepe_dist.settings.flags import ENCODING, HEADER, TextEncoding
+from crepe_dist.wording import counted
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
 GROUP = 256  # rows in a group
@@ -147,7 +149,7 @@ class TextFlags(Settings):
         Words(KINDS),
     )
     header: str = setting("auto", HEADER, Words(HEADERS))
-    encoding: str = setting("utf-8", ENCODING, TextEncoding())
+    encoding: str | None = setting(None, ENCODING, TextEncoding())
     text_column: tuple[str, ...] = setting(
         (),
         "column name, or number from 1; repeat it to join several in this order; default: the columns that the model "
@@ -155,11 +157,24 @@ class TextFlags(Settings):
         Many(COLUMN),
     )
 
-    def opened(self, name: str, composition: Composition, *, keep: bool = False, **given: Any) -> Inputs:
-        """Open a file for a model whose texts have this composition; see ``open_inputs`` and ``columns_of``."""
+    def opened(
+        self, name: str, composition: Composition, encoding: str | None, *, keep: bool = False, **given: Any
+    ) -> Inputs:
+        """Open a file for a model; see ``open_inputs`` and ``columns_of``.
+
+        Args:
+            composition: composition of the model's texts.
+            encoding: encoding of the model's data; ``None``: UTF-8.
+        """
         wanted = columns_of(composition, texts=tuple(self.text_column), **given)
-        reading = Reading(None, self.header, wanted, encoding=self.encoding)
+        reading = Reading(None, self.header, wanted, encoding=self.encoding or encoding)
         return open_inputs(name, self.input_format, reading, keep=keep)
+
+
+def warn_of_encoding(name: str, rows: Iterable[Input]) -> None:
+    """Warn if rows are left out because their bytes are not of the encoding."""
+    if count := sum(row.problem.startswith(NOT_UTF_8) for row in rows):
+        warnings.warn(f"{counted(count, 'row')} of {name} left out: {NOT_UTF_8}; {FROM_WINDOWS}", stacklevel=2)
 
 
 class InvalidInput(UserError, ValueError):

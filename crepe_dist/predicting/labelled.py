@@ -21,8 +21,6 @@ from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, by_suffix, find_labelled
-from crepe_dist.records import damaged
-from crepe_dist.runs.checkpoint import ANOTHER
 from crepe_dist.wording import listed
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
     """Prepare a file, folder, URL or table as the test split of ``folder/data``; return the numbers of unusable rows.
 
     Args:
-        given: format, header and columns that take precedence over those of the model's data.
+        given: format, header, columns and encoding that take precedence over those of the model's data.
     """
     reading, path = _reading(predictor, given), source
     if is_table(source):
@@ -91,12 +89,7 @@ def _has_labels(path: Path) -> bool:
 
 def _reading(predictor: Predictor, given: Reading) -> Reading:
     """Return the options to read labelled rows as the model's data were read, as far as that is known."""
-    reading = Reading()
-    if (saved := predictor.about.get("reading")) is not None:
-        try:
-            reading = Reading.from_dict(saved)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(predictor.path.with_suffix(".json"), error, ANOTHER) from error
+    reading = predictor.reading
     kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
     mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
     if predictor.composition.columns:
@@ -112,5 +105,5 @@ def _reading(predictor: Predictor, given: Reading) -> Reading:
         columns=columns,
         labelling=replace(reading.labelling, kind=kind),
         strip_html=predictor.composition.strip_html,
-        encoding=reading.encoding if given.encoding == "utf-8" else given.encoding,
+        encoding=given.encoding or reading.encoding,
     )

@@ -30,6 +30,7 @@ from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.preparing.frames import is_table
+from crepe_dist.preparing.sources import Reading
 from crepe_dist.records import damaged
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
@@ -127,6 +128,20 @@ class Predictor:
     def levels(self) -> Levels | None:
         """Levels of the classes, if these form a tree."""
         return Levels(self.about["levels"], tuple(self.classes)) if self.about.get("levels") else None
+
+    @property
+    def reading(self) -> Reading:
+        """Options with which its data were read; the defaults if the description lacks them.
+
+        Raises:
+            UserError: the description is damaged.
+        """
+        if (saved := self.about.get("reading")) is None:
+            return Reading()
+        try:
+            return Reading.from_dict(saved)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(self.path.with_suffix(".json"), error, checkpoint.ANOTHER) from error
 
     def placed(self, device: str, ranks: World = ALONE) -> Predictor:
         """Return the predictor on the CPU or a GPU, which ``device`` chooses as for training; all ranks call it.

@@ -36,7 +36,7 @@ from crepe_dist.settings.fields import (
     setting,
     whole,
 )
-from crepe_dist.settings.flags import ColumnFlags, Command
+from crepe_dist.settings.flags import UTF_8, ColumnFlags, Command
 from crepe_dist.settings.options import LONGEST_FITTED
 
 AUTO = "auto"  # fitted to the training texts
@@ -203,7 +203,7 @@ class PreparationFlags(ColumnFlags, Command):
         if wanted.beside and self.mode == "notebook":
             why = "it reads the beginning of a text, and values follow it"
             raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
-        reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)
+        reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding or UTF_8)
         if self.correct is not None and self.corrections is None:
             remedy = "leave it out, or name a list with --corrections"
             raise UserError("--correct has no effect without --corrections", remedy=remedy)

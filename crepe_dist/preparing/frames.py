@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections import Counter
@@ -52,6 +53,7 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
     beside = chosen.named(chosen.beside)
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
+        stream.write(codecs.BOM_UTF8)  # --encoding is about files, such as those of the test split
         for values in zip(*(columns[each] for each in (*plain, *beside, *texts))):
             row = {each: _label(value) for each, value in zip(plain, values)}
             row |= {each: value_text(value) for each, value in zip(beside, values[len(plain) :])}

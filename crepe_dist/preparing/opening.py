@@ -13,7 +13,19 @@ from crepe_dist.data.dataset import SAMPLE, UNLABELLED
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.preparing.formats import BLOCK, EMPTY, MAX_RECORD, TOO_LONG, Batch, OpenFile, Parsed, Row, parse_each
+from crepe_dist.preparing.formats import (
+    BLOCK,
+    EMPTY,
+    LOOK_AT,
+    MAX_RECORD,
+    NOT_UTF_8,
+    TOO_LONG,
+    Batch,
+    OpenFile,
+    Parsed,
+    Row,
+    parse_each,
+)
 from crepe_dist.preparing.formats.columns import Columns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import Lines, is_fasttext, open_fasttext, open_lines
@@ -21,6 +33,7 @@ from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
 from crepe_dist.preparing.labelling import FASTTEXT
 from crepe_dist.preparing.sources import LINES, TEXTS, Reading, Source, list_documents
 from crepe_dist.settings.fields import FORMATS
+from crepe_dist.settings.flags import UTF_8
 
 FILES = 256  # documents in a batch
 PARQUET = b"PAR1"  # first bytes of a Parquet file
@@ -39,12 +52,12 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         label, kind_of_labels = "", SEVERAL
     if source.part != "train":  # scores do not use weights
         reading = replace(reading, columns=replace(reading.columns, weight=None))
-    wanted, nested = reading.columns, kind_of_labels != ONE
+    wanted, nested, encoding = reading.columns, kind_of_labels != ONE, reading.encoding or UTF_8
     if source.format == "folder":
         _check_no_columns(source, reading)
         assert source.path is not None
         assert label is not None
-        folder, parse = Documents(source.path), partial(_parse_documents, source.path, label, reading.encoding)
+        folder, parse = Documents(source.path, encoding), partial(_parse_documents, source.path, label, encoding)
         return OpenFile(name, folder, folder, parse, "folder", "text: whole files")
     if source.format in ("parquet", "xlsx"):
         if source.path is None:
@@ -56,7 +69,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
             return open_parquet(source.path, name, wanted, label, keep=keep, nested=nested)
         sheet = Sheet(source.path, name)
         return open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
-    lines = Lines(source.path, reading.encoding, live=live)
+    lines = Lines(source.path, encoding, live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
         lines.skip_lines(1)
@@ -133,10 +146,14 @@ def _parse_documents(folder: Path, label: str, encoding: str, batch: Batch) -> P
 class Documents:
     """Paths of the documents of a class folder, whose "lines" are their numbers. Files count as read once listed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, encoding: str) -> None:
         self.position = 0
+        self.encoding = encoding
         self._folder = folder
         self._names = list_documents(folder)
+        # Workers read the documents, and each would repeat the warning.
+        first = () if encoding == UTF_8 else self._names[:LOOK_AT]
+        self.doubt = next(filter(None, (_doubt(folder / name, encoding) for name in first)), "")
 
     def __iter__(self) -> Iterator[Batch]:
         start = size = 0
@@ -162,6 +179,16 @@ class Documents:
         pass
 
 
+def _doubt(path: Path, encoding: str) -> str:
+    """Return ``Lines.doubt`` about the start of a document; empty if it cannot be read."""
+    try:
+        lines = Lines(path, encoding)
+    except UserError:
+        return ""
+    lines.close()
+    return lines.doubt
+
+
 def _read_document(path: Path, encoding: str) -> str:
     try:
         lines = Lines(path, encoding)
@@ -176,7 +203,7 @@ def _read_document(path: Path, encoding: str) -> str:
     try:
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError(NOT_UTF_8) from None
     if not text:
         raise ValueError(EMPTY)
     return text

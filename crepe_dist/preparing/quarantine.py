@@ -17,7 +17,7 @@ from crepe_dist.data import dataset
 from crepe_dist.data.dataset import ALL_SPLITS, QUARANTINE
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.preparing.formats import FROM_WINDOWS, excerpt
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, excerpt
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
 from crepe_dist.preparing.labelling import ABSENT, MANY, names_of
 from crepe_dist.preparing.reading import MAX_CLASSES, NO_LABEL, UNKNOWN_LABEL, Job
@@ -37,7 +37,7 @@ REMEDIES = {
     "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",
     "unusable number": "leave missing ones empty, and write 1234.5 for 1.234,5; or read the column with --category",
     "unusable share": "give every row a share from 0 for each class, and at least one above 0",
-    "not UTF-8": FROM_WINDOWS,
+    NOT_UTF_8: FROM_WINDOWS,
     "empty text": "fill in or remove the rows without text",
     UNKNOWN_LABEL: "use only labels that occur in the training rows (or in classes.txt)",
     "not CSV": "double the quotes inside quoted fields",

@@ -20,7 +20,7 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
-from crepe_dist.preparing.formats import BadRow, Batch, Parsed, Row, check_text, excerpt
+from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, Batch, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.labelling import ABSENT, Name
 from crepe_dist.preparing.opening import open_source, reading_like
 from crepe_dist.preparing.pool import Show, Workers
@@ -140,12 +140,12 @@ def _batches(sources: Sequence[Source], reading: Reading, files: dict[int, dict[
             of_unlabelled = reading_like(reading, opened)
         about = files[file] = {
             "format": opened.format, "reads": opened.reads, "label": opened.label, "texts": list(opened.texts),
-            "rows": 0, "bad": 0, "bytes": 0, "sha256": "",
+            "encoding": opened.file.encoding, "rows": 0, "bad": 0, "bytes": 0, "sha256": "",
         }  # fmt: skip
         for batch in opened.checked():
             about["bytes"] = opened.file.position
             yield file, source.part, opened.parse, batch
-        about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position}
+        about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position, "doubt": opened.file.doubt}
         opened.file.close()
 
 
@@ -208,7 +208,7 @@ def class_name(label: str, class_names: Sequence[str] | None) -> str:
     try:
         label.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError(NOT_UTF_8) from None
     if not label:
         raise ValueError(NO_LABEL)
     if class_names is not None and (label.isdecimal() or label not in class_names):

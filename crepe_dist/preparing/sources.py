@@ -18,6 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.settings.flags import UTF_8
 
 SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
@@ -80,7 +81,7 @@ class Reading:
         format: format of all sources; ``None`` to detect it.
         header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
         strip_html: remove HTML tags from the texts.
-        encoding: encoding of files without a byte order mark.
+        encoding: encoding of files without a byte order mark; ``None``: the encoding of the model's data, else UTF-8.
         class_names: names of the labels 1 … C; ``None``: those of a file ``classes.txt`` beside the data, if any.
     """
 
@@ -89,7 +90,7 @@ class Reading:
     columns: Wanted = field(default_factory=Wanted)
     labelling: Labelling = field(default_factory=Labelling)
     strip_html: bool = False
-    encoding: str = "utf-8"
+    encoding: str | None = UTF_8
     class_names: tuple[str, ...] | None = None
 
     @classmethod

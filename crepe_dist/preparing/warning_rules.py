@@ -7,6 +7,7 @@ from typing import Any
 
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import UNLABELLED
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.reading import NO_LABEL
 from crepe_dist.settings.options import SHORTEST
 from crepe_dist.wording import counted, listed, number, percent
@@ -41,6 +42,13 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
             "if a model suggested these labels, models that agree with it score too well",
             "keep --correct all only if a person has read each of these texts; else leave it out",
         )
+    if wrong := reasons.get(NOT_UTF_8, 0):
+        what = f"{counted(wrong, 'row')} {'is' if wrong == 1 else 'are'} not UTF-8, and {'is' if wrong == 1 else 'are'}"
+        yield f"{what} left out", "the file probably has another encoding", FROM_WINDOWS
+    for source in summary["sources"]:
+        if source.get("doubt"):
+            what, _, remedy = source["doubt"].partition("; ")
+            yield f"{source['file']} {what}", "letters such as ü are read as two others", remedy
     if absent := reasons.get(NO_LABEL, 0):
         yield (
             f"{counted(absent, 'row')} without a label {'is' if absent == 1 else 'are'} left out",

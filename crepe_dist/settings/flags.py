@@ -179,7 +179,10 @@ class TextEncoding(Kind):
 
 
 HEADER = "whether the first line names the columns"
-ENCODING = "encoding of text files, such as cp1252, or that of a byte order mark"
+UTF_8 = "utf-8"
+ENCODING = (
+    "encoding of text files without a byte order mark, such as cp1252; default: that of the model's data, else utf-8"
+)
 
 
 @dataclass
@@ -209,7 +212,7 @@ class ColumnFlags(Settings):
 
     input_format: Optional[str] = setting(None, "file format; default: detected from name and content", Words(FORMATS))
     header: str = setting("auto", HEADER, Words(HEADERS))
-    encoding: str = setting("utf-8", ENCODING, TextEncoding())
+    encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     label: Optional[str] = setting(
         None,
         "column of the label, by name or number from 1; default: that of the model's data, else one with a usual name, "

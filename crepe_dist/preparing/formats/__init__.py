@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ ALWAYS_ALLOWED = 1 << 30  # bytes to which any file may expand
 EXCERPT = 80  # characters
 LOOK_AT = 200  # rows from which a header and columns are detected
 EMPTY = "empty text"
+NOT_UTF_8 = "not UTF-8"
 TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
 FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
 
@@ -73,7 +75,15 @@ class Parsed(NamedTuple):
 
 
 class File(Protocol):
-    """A file, or a folder of documents, that batches are read from."""
+    """A file, or a folder of documents, that batches are read from.
+
+    Attributes:
+        encoding: encoding of the text; empty for formats that define it.
+        doubt: warning that the encoding is probably wrong; empty if nothing says so.
+    """
+
+    encoding: str
+    doubt: str
 
     @property
     def position(self) -> int:
@@ -118,9 +128,15 @@ class OpenFile(NamedTuple):
         return self.columns.names[self.columns.label]
 
     def checked(self) -> Iterator[Batch]:
-        """Yield the batches; refuse data that were made to expand before they fill the disk or memory."""
-        expanded = 0
+        """Yield the batches; refuse data that were made to expand before they fill the disk or memory.
+
+        Warn once if the encoding is probably wrong.
+        """
+        expanded, is_warned = 0, False
         for batch in self.batches:
+            if self.file.doubt and not is_warned:
+                is_warned = True
+                warnings.warn(f"{self.name} {self.file.doubt}", stacklevel=2)
             expanded += batch.size
             limit = max(ALWAYS_ALLOWED, MAX_EXPANSION * self.file.position)
             if expanded > limit:
@@ -158,7 +174,7 @@ def check_text(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError(NOT_UTF_8) from None
 
 
 def excerpt(text: str | bytes, length: int = EXCERPT) -> str:

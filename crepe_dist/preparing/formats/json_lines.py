@@ -10,7 +10,17 @@ from itertools import islice
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import LOOK_AT, MAX_RECORD, TOO_LONG, Batch, OpenFile, Parsed, Row, parse_each
+from crepe_dist.preparing.formats import (
+    LOOK_AT,
+    MAX_RECORD,
+    NOT_UTF_8,
+    TOO_LONG,
+    Batch,
+    OpenFile,
+    Parsed,
+    Row,
+    parse_each,
+)
 from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose
 from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.labelling import DECODER, MANY
@@ -99,7 +109,7 @@ def _load(line: bytes) -> dict[str, Any]:
     try:
         record = DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError(NOT_UTF_8) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(record, dict):

@@ -33,6 +33,7 @@ from crepe_dist.preparing.formats import (
     parse_each,
 )
 from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
+from crepe_dist.settings.flags import UTF_8
 
 GZIP = b"\x1f\x8b"
 ENDS_EARLY = "the gzip data"  # start of the reasons why data end early
@@ -43,7 +44,9 @@ UNSUPPORTED = {
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
     b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --input-format xlsx"),
 }
-MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+AS_UTF_8 = "give --encoding utf-8"
+NAME_IT = "name the encoding of the file, such as --encoding cp1252"
+MARKS = {codecs.BOM_UTF8: UTF_8, codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 WRONG = "crepe_dist.wrong"  # wrong bytes of any encoding become one that is wrong in UTF-8
 codecs.register_error(WRONG, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
@@ -95,6 +98,9 @@ class Lines:
     Gzip is detected by the first bytes. Bytes that are wrong in the file's encoding become bytes that are wrong in
     UTF-8. Of a line longer than ``BLOCK`` only the start is kept, filled up so that every parser finds it too long.
 
+    Attributes:
+        encoding, doubt: see ``File``.
+
     Args:
         encoding: encoding of a file that does not begin with a byte order mark.
         live: yield small batches, and from a pipe the lines that have arrived, instead of waiting for more.
@@ -103,12 +109,14 @@ class Lines:
         UserError: The file cannot be opened, or has an unsupported compression or encoding.
     """
 
-    def __init__(self, path: Path | None, encoding: str = "utf-8", *, live: bool = False) -> None:
+    def __init__(self, path: Path | None, encoding: str = UTF_8, *, live: bool = False) -> None:
         self._raw = _Raw(path)
         self._live = live and _is_live(self._raw.file)
         self._most = PIECE if live else BLOCK  # bytes in a batch of several lines
         self.problem = ""  # reason why the data end early
-        self._pieces = self._in_utf8(encoding)
+        self.encoding = encoding
+        self.doubt = ""
+        self._pieces = self._in_utf8()
         self._ended = False
         self._line = 1
         self.head = b""  # the next bytes, which are not yet consumed
@@ -188,27 +196,40 @@ class Lines:
         except (gzip.BadGzipFile, zlib.error) as error:
             self.problem = f"{ENDS_EARLY} are broken: {error}"
 
-    def _in_utf8(self, encoding: str) -> Iterator[bytes]:
+    def _in_utf8(self) -> Iterator[bytes]:
         """Convert the decompressed bytes."""
         pieces = self._decompressed()
         first = next(pieces, b"")
         while any(mark.startswith(first) for mark in MARKS) and (more := next(pieces, b"")):
             first += more
         mark = next(filter(first.startswith, MARKS), b"")
-        encoding = MARKS.get(mark, encoding)
+        encoding = self.encoding = MARKS.get(mark, self.encoding)
         pieces = chain([first[len(mark) :]] if len(first) > len(mark) else [], pieces)
-        if encoding == "utf-8":
+        if encoding == UTF_8:
             yield from pieces
             return
         decoder = codecs.getincrementaldecoder(encoding)(WRONG)
         try:
-            for data in chain(pieces, [b""]):
+            for data in chain(pieces if mark else self._doubted(pieces), [b""]):
                 if text := decoder.decode(data, final=not data):
                     yield text.encode("utf-8", "surrogateescape")
         except UnicodeError as error:
             raise UserError(
                 f"{self._raw.name} cannot be read as {encoding}", str(error)[:300], "check --encoding"
             ) from error
+
+    def _doubted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Set ``doubt`` if the first characters outside ASCII are valid UTF-8, as by chance hardly any are."""
+        decoder, is_open = codecs.getincrementaldecoder(UTF_8)(), True
+        for data in pieces:
+            if is_open and not data.isascii():
+                try:
+                    is_open = decoder.decode(data).isascii()  # one that is cut at the end continues in the next piece
+                except UnicodeDecodeError:
+                    is_open = False
+                else:
+                    self.doubt = "" if is_open else f"is valid UTF-8, but is read as {self.encoding}; {AS_UTF_8}"
+            yield data
 
 
 def _is_live(file: Any) -> bool:
@@ -231,7 +252,19 @@ def open_lines(lines: Lines, name: str, *, keep: bool, strict: bool) -> OpenFile
         strict: skip empty lines, and keep bytes that are not UTF-8, so that their row is rejected.
     """
     parse = partial(_parse_lines, keep, strict)
-    return OpenFile(name, lines, lines, parse, "lines", "text: whole lines", kept=("text",) * keep)
+    batches = lines if strict else _with_doubt(lines)
+    return OpenFile(name, lines, batches, parse, "lines", "text: whole lines", kept=("text",) * keep)
+
+
+def _with_doubt(lines: Lines) -> Iterator[Batch]:
+    """Set the file's ``doubt`` if bytes will be replaced."""
+    for batch in lines:
+        if not lines.doubt and not batch.content.isascii():
+            try:
+                batch.content.decode(UTF_8)
+            except UnicodeDecodeError:
+                lines.doubt = f"has bytes that are not {lines.encoding}, which count as unknown characters; {NAME_IT}"
+        yield batch
 
 
 def _parse_lines(keep: bool, strict: bool, batch: Batch) -> Parsed:

@@ -82,6 +82,8 @@ class ParquetRows:
         of_text: refuse columns with more bytes than texts may have.
     """
 
+    encoding = doubt = ""
+
     def __init__(
         self,
         path: Path,

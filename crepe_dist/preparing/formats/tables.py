@@ -169,6 +169,8 @@ class Sheet:
         UserError: It is no workbook, is damaged, or expands too much.
     """
 
+    encoding = doubt = ""
+
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
         self._rows = self._read()
