@@ -94,7 +94,12 @@ def main(name: str) -> None:
     """Run a command with the flags of the command line."""
     if name == "train":
         import_module("crepe_dist.settings.config").print_help(sys.argv[1:])  # before the module, which imports NumPy
-        import_module("crepe_dist.train").main()
+        try:
+            import_module("crepe_dist.train").main()
+        except KeyboardInterrupt:
+            again = "the same command" + " without --fresh" * ("--fresh" in sys.argv)
+            message = f"interrupted; {again} resumes from the last saved state, if there is one"
+            raise KeyboardInterrupt(message) from None
         return
     kind = command(name)
     try:

@@ -7,7 +7,7 @@ from typing import Optional
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.distributed.join import join
 from crepe_dist.errors import UserError
-from crepe_dist.settings.fields import FILE, NAME, Many, Words, real, setting, whole
+from crepe_dist.settings.fields import FILE, NAME, Many, Words, real, setting, settings_of, whole
 from crepe_dist.settings.flags import ColumnFlags, Command, DeviceFlag, ModelFlags, check_output, check_page
 from crepe_dist.settings.options import LARGEST_BATCH
 
@@ -55,6 +55,11 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
                 self.checkpoint, self.file = None, self.checkpoint
             if self.file and self.data:
                 raise UserError("FILE and --data exclude each other", "each names the rows to score", "give only one")
+            if self.file:
+                self.refuse(["split"], "all rows of a file are scored")
+            else:
+                names = [each.name for each in settings_of(ColumnFlags)]
+                self.refuse(names, "no file was named, and prepared data are read as they are", "name a labelled file")
             check_output(self.json, "--json", self.file)
             check_page(self.html, self.file)
             check_output(self.mistakes, "--mistakes", self.file)

@@ -50,6 +50,8 @@ class Inspect(Command):
     seed: int = setting(0, "random seed", whole(0, 2**31))
 
     def run(self) -> None:
+        if self.unlabelled is None:
+            self.refuse(["next", "encoding"], "there are no texts to choose from", "name them with --unlabelled FILE")
         dataset = open_dataset(self.data)
         out = self.out or Path("inspect") / dataset.name
         check_folder(out)

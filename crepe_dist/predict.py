@@ -118,6 +118,8 @@ def _check(args: Any) -> None:
             "--text excludes the flags of files: --file, --input-format, --text-column and --id",
             remedy="for a column of a file, use --text-column",
         )
+    if args.text:
+        args.refuse(["header", "encoding"], "--text gives the texts themselves, and no file is read")
     if args.format in TABLES and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.windows and args.explain:
@@ -301,7 +303,7 @@ def _job(args: Any, path: Path) -> Optional[dict[str, Any]]:
     """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe or a URL."""
     if args.file is None or not os.path.isfile(args.file):
         return None
-    options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "out")}
+    options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "given", "out")}
     job = {
         "version": __version__,
         "records": RECORDS,

@@ -120,7 +120,7 @@ def prepare(
                 raise UserError(f"prepare has no argument {name}", remedy=remedy)
             if is_table(source):
                 options["label_type"] = label_type(source, wanted.label)
-            flags = Prepare(source=_names(sources), out=Path(out), **options)
+            flags = Prepare(source=_names(sources), out=Path(out), **options).as_given(options)
             return flags.prepare(data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")
         except UserError as error:
             raise for_python(error) from error.__cause__
@@ -174,6 +174,7 @@ class Prepare(PreparationFlags):
         if self.verify is not None:
             if self.source or self.out:
                 raise UserError("--verify prepares nothing", remedy="leave SOURCE and --out out")
+            self.refuse(sorted(self.given - {"verify"}), "--verify prepares nothing")
             verify(open_dataset(self.verify))
             print(f"{self.verify} is unchanged since it was prepared")
             return

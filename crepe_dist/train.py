@@ -4,12 +4,13 @@
 """
 
 import gc
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist import command, extras
+from crepe_dist import command, extras, invocation
 
 if __name__ == "__main__":
     command.end_on_signals()
@@ -35,11 +36,13 @@ def main() -> None:
         if cluster is not None:
             from crepe_dist.clusters.ray import on_ray
 
-            on_ray(config, cluster.processes, cluster.max_restarts)
+            _show_next(on_ray(config, cluster.processes, cluster.max_restarts))
         return
     with Control() as control, join(lambda: parse(sys.argv[1:])) as world:
         config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
-        _train(config, world, control)
+        result = _train(config, world, control)
+        if world.is_root:
+            _show_next(result)
 
 
 def train(config: Config) -> "Result":
@@ -60,6 +63,16 @@ def _train(config: Config, world: "World", control: Control) -> "Result":
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     gc.enable()
     return session.train(config, world, control, _pages(config, world))
+
+
+def _show_next(result: "Result") -> None:
+    """Print the commands that use the model, to be pasted."""
+    from crepe_dist.training.display import Display
+
+    run = shlex.quote(str(result.run_dir))
+    ends = {"evaluate": "", "predict": ' --text "a text to classify"', "serve": ""}
+    lines = [f"{invocation.typed(name)} {run}{end}" for name, end in ends.items()]
+    Display(is_root=True).say_lines(f"{'next' * (not row):<8}{line}" for row, line in enumerate(lines))
 
 
 def _pages(config: Config, world: "World") -> "Pages":
@@ -109,8 +122,3 @@ class Supervise(Command):
         with Control() as control, control.deferring():
             cluster = Cluster()
             Driver(cluster, self.worker, self.processes, self.max_restarts, control, self.limit, self.grace).run()
-
-
-if __name__ == "__main__":
-    again = "the same command" + " without --fresh" * ("--fresh" in sys.argv)
-    command.run(main, f"interrupted; {again} resumes from the last saved state, if there is one")

@@ -31,7 +31,7 @@ from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.reports import data_page
 from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.settings.config import parse
+from crepe_dist.settings.config import flag, parse, settings
 from tests.helpers.turns import turn
 
 if TYPE_CHECKING:
@@ -90,6 +90,15 @@ USING = re.compile("^using .*\n", re.MULTILINE)  # names the checkpoint of predi
 
 NGRAMS = ("--model=ngrams",)
 PAPER = ("--model=paper", "--size=tiny")
+
+
+def readable(*flags: object) -> list[str]:
+    """Leave out the settings that the network of the flags does not read, which train refuses."""
+    words = list(map(str, flags))
+    network = next((word.partition("=")[2] for word in reversed(words) if word.startswith("--model=")), "crepe")
+    readers = {flag(name): each.metadata["networks"] or (network,) for name, each in settings().items()}
+    return [word for word in words if network in readers.get(word.partition("=")[0], (network,))]
+
 
 # Builds of the kernels that this processor can run; one alone if the environment names it.
 # The generic build is that of avx2 for another target; tests of the kernels alone run it.

@@ -9,14 +9,14 @@ import pytest
 from crepe_dist import verify
 from crepe_dist.files import read_json, sha256, write_json
 from crepe_dist.native import library
-from tests.conftest import NGRAMS, QUICK, command, needs_kernels, run, train
+from tests.conftest import NGRAMS, QUICK, command, needs_kernels, readable, run, train
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A run of two processes."""
     folder = tmp_path_factory.mktemp("verified")
-    train("--data", data, "--run-dir", folder / "run", *QUICK, *NGRAMS, processes=2)
+    train("--data", data, "--run-dir", folder / "run", *readable(*QUICK, *NGRAMS), processes=2)
     return folder / "run"
 
 

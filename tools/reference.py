@@ -41,11 +41,14 @@ LIMITS = re.compile(r" \(a (?:whole )?number [^;)]*\)|(?<=\()a (?:whole )?number
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
 `evaluate`, `drift`, `predict`, `serve` and `export` take a `CHECKPOINT`: a .params file, a run folder or the start of
-its name, an exported folder or its URL; by default the model that `use` chose, or the only run in `runs/`. Parameters
-without a .json file beside them need `--mode` (paper, full, notebook), `--feature-len` (1014 unless given) and
-`--classes`: a,b,c in the order of training, or a file with one name per line. The last three also have
-`--min-probability` and `--min-precision`, which leave [unsure
+its name, an exported folder or its URL; by default the model that `use` chose, else the newest run in `runs/`, if all
+runs there are of the same data. Parameters without a .json file beside them need `--mode` (paper, full, notebook),
+`--feature-len` (1014 unless given) and `--classes`: a,b,c in the order of training, or a file with one name per line.
+The last three also have `--min-probability` and `--min-precision`, which leave [unsure
 texts](../how-to/probabilities.md#answer-only-what-is-probable-enough) unanswered.
+
+A flag that would have no effect is refused. Each command is also a module: `python -m crepe_dist.prepare` is `crepe
+prepare`.
 
 Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252, by default the
 encoding of the model's data, else UTF-8; `--header` (auto, yes,
@@ -74,6 +77,9 @@ def options() -> str:
         "",
         "Keys of a YAML file (`--config`), and their flags, which take precedence. `supervise` accepts them as well.",
         "`--on`, `--processes` and `--max-restarts` start the processes on a [cluster](../how-to/clusters.md).",
+        "",
+        "The data folder may also be given by position: `crepe train data/reviews`. A flag that has no effect, such as",
+        "`--width` with `--model ngrams`, is refused. In a file, such a setting is ignored.",
     ]
     for kind in (config.Config, *config.GROUPS.values()):
         lines += ["", f"## {kind.group or 'General'}", "", kind.__doc__ or "", ""]

@@ -17,7 +17,7 @@ from crepe_dist.invocation import typed
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, Batch, OpenFile, Row, check_text
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_missing, is_table, text_column
-from crepe_dist.preparing.opening import open_source
+from crepe_dist.preparing.opening import HEEDED, check_heeded, open_source
 from crepe_dist.preparing.pool import inherited, pool
 from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, Reading, Source, by_suffix
 from crepe_dist.settings.fields import COLUMN, HEADERS, Many, Settings, Words, setting
@@ -168,7 +168,10 @@ class TextFlags(Settings):
         """
         wanted = columns_of(composition, texts=tuple(self.text_column), **given)
         reading = Reading(None, self.header, wanted, encoding=self.encoding or encoding)
-        return open_inputs(name, self.input_format, reading, keep=keep)
+        inputs = open_inputs(name, self.input_format, reading, keep=keep)
+        own = Reading(None, self.header, Wanted(texts=tuple(self.text_column)), encoding=self.encoding)
+        check_heeded(own, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}", "--text-column")
+        return inputs
 
 
 def warn_of_encoding(name: str, rows: Iterable[Input]) -> None:

@@ -37,7 +37,7 @@ def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns:
     with scratch() as folder:
         try:
             bad = prepare_labelled(
-                predictor, table, folder, Reading(columns=Wanted(label, labels=tuple(label_columns)))
+                predictor, table, folder, Reading(columns=Wanted(label, labels=tuple(label_columns)), encoding=None)
             )
         except UserError as error:
             error.remedy = "name the column: model.score(table, label=…)" if "--" in error.remedy else error.remedy
@@ -72,7 +72,7 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
     if given.format is None and (by_suffix(Path(path)) or _has_labels(Path(path))):
         reading = replace(reading, format=None)
     classes, beside = tuple(predictor.classes), predictor.composition.beside
-    options = PrepareOptions(reading, max_bad=1.0, classes=classes, beside=beside)
+    options = PrepareOptions(reading, max_bad=1.0, classes=classes, beside=beside, given=given)
     sources, split = find_labelled(path, reading), SplitOptions(test=0.0)
     done = prepare(sources, folder / "data", predictor.encoding, split, options)
     return dict(done["quarantine"])

@@ -195,7 +195,7 @@ class PreparationFlags(ColumnFlags, Command):
                     validation=paths.get(self.validation, self.validation),
                     unlabelled=tuple(paths.get(name, name) for name in self.unlabelled),
                 )
-                return local.prepare(page, remote.without_secrets(command), show, folder)
+                return local.as_given(self.given).prepare(page, remote.without_secrets(command), show, folder)
         labelling, columns = self._labelling()
         wanted = Wanted(
             self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
@@ -203,7 +203,7 @@ class PreparationFlags(ColumnFlags, Command):
         if wanted.beside and self.mode == "notebook":
             why = "it reads the beginning of a text, and values follow it"
             raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
-        reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding or UTF_8)
+        reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)
         if self.correct is not None and self.corrections is None:
             remedy = "leave it out, or name a list with --corrections"
             raise UserError("--correct has no effect without --corrections", remedy=remedy)
@@ -211,7 +211,15 @@ class PreparationFlags(ColumnFlags, Command):
         if self.corrections is not None:
             corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
         options = PrepareOptions(
-            reading, self.max_bad, self.processes, self.overwrite, command, page, corrections, show=show
+            replace(reading, encoding=reading.encoding or UTF_8),
+            self.max_bad,
+            self.processes,
+            self.overwrite,
+            command,
+            page,
+            corrections,
+            given=reading,
+            show=show,
         )
         shares = {"test": self.test, "validation": self.validation}
         files = {name: part for name, part in shares.items() if isinstance(part, str)}
@@ -219,6 +227,8 @@ class PreparationFlags(ColumnFlags, Command):
         if copies:  # a name that had to be a path does not say where the copy was
             sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
         _check_shares(sources, shares)
+        if shares.keys() <= {source.part for source in sources}:
+            self.refuse(["stratified"], "no split is drawn: all are files")
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
         encoding = Encoding(

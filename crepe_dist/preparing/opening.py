@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,51 @@ from crepe_dist.settings.flags import UTF_8
 
 FILES = 256  # documents in a batch
 PARQUET = b"PAR1"  # first bytes of a Parquet file
+
+
+# The reading options that have an effect on each format.
+TABULAR = {"header", "encoding", "text", "label"}
+HEEDED = {
+    "csv": TABULAR,
+    "tsv": TABULAR,
+    "xlsx": TABULAR - {"encoding"},
+    "jsonl": TABULAR - {"header"},
+    "parquet": TABULAR - {"header", "encoding"},
+    "fasttext": {"encoding"},
+    "folder": {"encoding"},
+    LINES: {"encoding"},
+}
+
+
+def heeded(source: Source, opened: OpenFile) -> set[str]:
+    """Return the reading options that have an effect on a source, and its format."""
+    if source.format == SAMPLE:
+        return set()
+    return HEEDED[opened.format] - ({"label"} if source.label else set()) | {opened.format}
+
+
+def check_heeded(given: Reading, options: Collection[str], names: str, text: str = "--text") -> None:
+    """Raise ``UserError`` if an option that the user gave has an effect on none of the sources.
+
+    Args:
+        options: options that have an effect on some source, and the formats of the sources.
+        names: names of the sources.
+        text: flag of the columns of the text.
+    """
+    columns = given.columns
+    flags = {
+        "--input-format": (given.format, given.format is not None),
+        "--header": ("header", given.header != "auto"),
+        "--encoding": ("encoding", given.encoding is not None),
+        text: ("text", bool(columns.texts)),
+        "--label": ("label", columns.label is not None),
+        "--label-columns": ("label", bool(columns.labels)),
+        "--label-separator": ("label", bool(given.labelling.separator)),
+    }
+    if unused := [flag for flag, (option, is_given) in flags.items() if is_given and option not in options]:
+        has, them = ("has", "it") if len(unused) == 1 else ("have", "them")
+        why = "the format has no such thing, or the names of files and folders give it"
+        raise UserError(f"{' and '.join(unused)} {has} no effect on {names}", why, f"leave {them} out")
 
 
 def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> OpenFile:

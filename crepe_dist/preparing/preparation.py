@@ -61,6 +61,7 @@ class PrepareOptions:
         corrections: corrections of labels; ``None`` for none.
         classes: classes of the model that the rows of all sources, which are test files, are to score.
         beside: columns beside the text of that model.
+        given: reading options that the user gave, each of which must have an effect; ``None``: none.
         show: function that is called with the progress.
     """
 
@@ -73,6 +74,7 @@ class PrepareOptions:
     corrections: Corrections | None = None
     classes: tuple[str, ...] | None = None
     beside: tuple[Column, ...] = ()
+    given: Reading | None = None
     show: Show = ignored
 
 
@@ -107,7 +109,8 @@ def prepare(
     if reading.class_names is None and not reading.columns.labels:
         reading = replace(reading, class_names=find_class_names(sources))
     names = tuple((source.name, source.part) for source in sources)
-    job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, options.classes, options.beside)
+    of_model = options.classes, options.beside
+    job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, *of_model, options.given)
     is_small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
     processes = options.processes or (1 if is_small else machine.cores())
     fewer = "add --processes 1 (in Python: processes=1)"

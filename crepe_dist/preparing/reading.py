@@ -22,11 +22,12 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, Batch, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.labelling import ABSENT, Name
-from crepe_dist.preparing.opening import open_source, reading_like
+from crepe_dist.preparing.opening import check_heeded, heeded, open_source, reading_like
 from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Collected, Rows, append_texts
+from crepe_dist.wording import cut
 
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut
@@ -51,6 +52,7 @@ class Job:
         max_bad: maximum fraction of unusable lines.
         classes: classes of the model that all rows are to score; ``None``: those of the training rows.
         beside: columns beside the text of that model.
+        given: reading options that the user gave, each of which must have an effect; ``None``: none.
     """
 
     sources: tuple[tuple[str, str], ...]
@@ -61,6 +63,7 @@ class Job:
     max_bad: float
     classes: tuple[str, ...] | None = None
     beside: tuple[Column, ...] = ()
+    given: Reading | None = None
 
     @property
     def labelled(self) -> str:
@@ -96,9 +99,7 @@ def read(sources: Sequence[Source], folder: Path, job: Job, workers: Workers, sh
     total = sum(source.bytes for source in sources)
     most = MAX_CLASSES if job.reading.labelling.kind == ONE else MAX_SETS
     with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
-        for batch in workers.in_order(
-            partial(read_batch, folder, job), _batches(sources, job.reading, collected.files)
-        ):
+        for batch in workers.in_order(partial(read_batch, folder, job), _batches(sources, job, collected.files)):
             about, name = collected.files[batch.file], sources[batch.file].name
             for row in batch.bad:
                 record = {"file": name, "source": batch.file, **row._asdict()}
@@ -127,17 +128,21 @@ def read(sources: Sequence[Source], folder: Path, job: Job, workers: Workers, sh
     return collected
 
 
-def _batches(sources: Sequence[Source], reading: Reading, files: dict[int, dict[str, Any]]) -> Iterator[Task]:
+def _batches(sources: Sequence[Source], job: Job, files: dict[int, dict[str, Any]]) -> Iterator[Task]:
     """Open the sources one by one, describe them in ``files``, and yield their batches.
 
     Unlabelled texts are read like the first training file, so that both have the same columns.
     """
     first = next((source for source in sources if source.part == "train"), sources[0])
-    of_unlabelled = reading
+    reading = of_unlabelled = job.reading
+    options: set[str] = set()
     for file, source in enumerate(sources):
         opened = open_source(source, of_unlabelled if source.part == UNLABELLED else reading)
         if source is first:  # those without labels are the last of all
             of_unlabelled = reading_like(reading, opened)
+        options |= heeded(source, opened)
+        if job.given and file == len(sources) - 1:
+            check_heeded(job.given, options, cut(", ".join(each.name for each in sources), MAX_REASON))
         about = files[file] = {
             "format": opened.format, "reads": opened.reads, "label": opened.label, "texts": list(opened.texts),
             "encoding": opened.file.encoding, "rows": 0, "bad": 0, "bytes": 0, "sha256": "",

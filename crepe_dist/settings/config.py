@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -33,15 +34,19 @@ from crepe_dist.settings.options import (
     SafetyOptions,
     TrainingOptions,
 )
+from crepe_dist.wording import listed
 
 TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
+SOURCE = "data.source"
+REFIT = "training.refit"
+POSITIONAL = "positional"  # data folder without its flag
 OWN_FLAGS = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
 EXAMPLES = """  crepe train                                    the sample on this machine
   horovodrun -np 2 crepe train                   the same with two processes
-  crepe train --data data/reviews --device gpu   prepared data, one GPU
+  crepe train data/reviews --device gpu          prepared data, one GPU
   crepe train --config configs/smoke.yaml --epochs 3
-  crepe train --data data/mine --init-from runs/other   fine-tuned from that run, or more classes
-  crepe train --on ray --processes 8 --data data/reviews   on a Ray cluster
+  crepe train data/mine --init-from runs/other   fine-tuned from that run, or more classes
+  crepe train data/reviews --on ray --processes 8   on a Ray cluster
 
 Run the same command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a
 checkpoint's name has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.
@@ -72,6 +77,10 @@ class Config(Settings):
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
+
+    @staticmethod
+    def flag(name: str) -> str:
+        return flag(name)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -127,7 +136,8 @@ def settings() -> dict[str, Field[Any]]:
 def parser() -> Parser:
     """Build the parser of train, with a flag per setting; the namespace holds only flags that were given."""
     result = command_parser("train", "Train a character-level text classifier in one or many processes.", EXAMPLES)
-    result.usage = "%(prog)s [--config FILE] [--data DIR] [options]"
+    result.usage = "%(prog)s [DATA] [--config FILE] [options]"
+    result.add_argument(POSITIONAL, metavar="DATA", nargs="?", default=argparse.SUPPRESS, help="the same as --data")
     result.add_argument(
         "--config",
         type=NAME,
@@ -178,8 +188,17 @@ def parse(words: Sequence[str]) -> Config:
 
 def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
     """Parse a command line into a configuration, and the cluster on which to train, if any."""
-    values = parser().parse_args(words)
-    config = combined(vars(values), values.config)
+    flags = parser()
+    values, rest = flags.parse_known_intermixed_args(words)
+    if rest:
+        raise flags.unknown(rest[0])
+    given = {name: value for name, value in vars(values).items() if name != POSITIONAL}
+    folder = getattr(values, POSITIONAL, given.get(SOURCE))
+    if folder is not None and os.path.normpath(given.setdefault(SOURCE, folder)) != os.path.normpath(folder):
+        what = f"the data are {folder} by position, and {given[SOURCE]} by --data"
+        raise UserError(what, remedy="give only one of them")
+    config = combined(given, values.config)
+    _check(config)
     if values.print_config:
         print(config.to_yaml(), end="")
         sys.exit()
@@ -198,6 +217,21 @@ def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
     return Cluster(values.processes) if values.max_restarts is None else Cluster(values.processes, values.max_restarts)
 
 
+def _check(config: Config) -> None:
+    """Check that the settings that the user gave can have an effect."""
+    network = config.model.network
+    if config.training.init_from is None:  # which decides the network
+        known = settings()
+        readers = {name: known[name].metadata["networks"] for name in sorted(config.given)}
+        for name, networks in readers.items():
+            if networks and network not in networks and not (name == REFIT and not config.training.refit):
+                config.refuse([name], f"--model {network} does not read it; {listed(list(networks))} would")
+    elif config.training.refit:
+        config.refuse(["training.refit"], "--init-from was given, and such a run refits nothing")
+    if config.optimizer.name != "sgd":
+        config.refuse(["optimizer.momentum"], f"--optimizer {config.optimizer.name} has none", "add --optimizer sgd")
+
+
 def combined(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
     """Merge settings given by their dotted names, files and defaults, in this order of precedence."""
     from crepe_dist.settings.yaml_file import read  # here: --help need not wait for YAML
@@ -210,7 +244,7 @@ def combined(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
         group, _, name = full.rpartition(".")
         values[group][name] = given[full]
     groups = {name: options(**values[name]) for name, options in GROUPS.items()}
-    return Config(**values[""], **groups)
+    return Config(**values[""], **groups).as_given(given.keys() & settings().keys())
 
 
 def _known(values: dict[str, Any], path: str) -> dict[str, Any]:

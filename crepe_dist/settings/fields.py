@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Literal, Optional, get_args
+from typing import Any, Callable, ClassVar, Literal, Optional, TypeVar, get_args
 
 from crepe_dist.errors import UserError
 
@@ -17,6 +17,7 @@ FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # of
 HEADERS = ("auto", "yes", "no")  # whether the first line of a CSV or TSV file names the columns
 MANY = 10**9  # steps, seconds or epochs; more is a typing error
 LONGEST_TITLE = 80
+Own = TypeVar("Own", bound="Settings")
 
 
 class Kind:
@@ -192,7 +193,14 @@ ANY = Text("a text", lambda _: True, "TEXT")
 FILE = File("a name", re.compile(r"(?=.*\S)[^\0]*", re.DOTALL).fullmatch, "PATH")
 
 
-def setting(default: Any, help: str, kind: Optional[Kind] = None, *also: str, positional: Optional[str] = None) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    kind: Optional[Kind] = None,
+    *also: str,
+    positional: Optional[str] = None,
+    networks: tuple[str, ...] = (),
+) -> Any:
     """Declare a setting as a field of a dataclass whose module does not postpone annotations.
 
     Args:
@@ -200,8 +208,11 @@ def setting(default: Any, help: str, kind: Optional[Kind] = None, *also: str, po
         kind: kind of its values; ``None``: the words of the field's ``Literal``, or true and false.
         also: other names of its flag.
         positional: number of its arguments as in argparse, empty for one, if it has no flag.
+        networks: networks that read it, with which its help begins; empty: all of them.
     """
-    return field(default=default, metadata={"help": help, "kind": kind, "also": also, "positional": positional})
+    help = f"({', '.join(networks)}) {help}" if networks else help
+    metadata = {"help": help, "kind": kind, "also": also, "positional": positional, "networks": networks}
+    return field(default=default, metadata=metadata)
 
 
 def kind_of(setting: "Field[Any]") -> Kind:
@@ -217,11 +228,15 @@ class Settings:
     Args:
         group: name of the group; empty for ungrouped settings.
 
+    Attributes:
+        given: names of the settings that the user gave, default values included; only these can be refused.
+
     Raises:
         UserError: a value is of another kind.
     """
 
     group: ClassVar[str] = ""
+    given: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, group: str = "") -> None:
         cls.group = group
@@ -238,6 +253,23 @@ class Settings:
                 setattr(self, each.name, kind.check(value))
             except (ValueError, TypeError, OverflowError):
                 raise wrong(dotted(type(self), each), value, kind) from None
+
+    def as_given(self: Own, names: Iterable[str]) -> Own:
+        """Remember the names of the settings that the user gave; return these settings."""
+        vars(self)["given"] = frozenset(names)  # no field, which would be a setting
+        return self
+
+    def refuse(self, names: Iterable[str], why: str, remedy: str = "") -> None:
+        """Raise ``UserError`` if the user gave one of these settings, which has no effect."""
+        if found := [self.flag(name) for name in names if name in self.given]:
+            one = len(found) == 1
+            what = f"{' and '.join(found)} {'has' if one else 'have'} no effect"
+            raise UserError(what, why, remedy or f"leave {'it' if one else 'them'} out")
+
+    @staticmethod
+    def flag(name: str) -> str:
+        """Return the flag of a setting, given its dotted name."""
+        return f"--{name}".replace("_", "-")
 
 
 def settings_of(group: type[Settings]) -> list["Field[Any]"]:

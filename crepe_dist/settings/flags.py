@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import sys
 import textwrap
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable, ClassVar, NoReturn, Optional
 
@@ -104,11 +106,11 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 def add_settings(
     flags: argparse._ActionsContainer, group: type[Settings], flag: Optional[Callable[[str], str]] = None
 ) -> None:
-    """Add the flags of a group's settings.
+    """Add the flags of a group's settings. The namespace has only those that were given.
 
     Args:
-        flag: function that returns the flag of a setting, given its dotted name. With it, the namespace has only flags
-            that were given, by dotted names, and one that is true or false takes a value.
+        flag: function that returns the flag of a setting, given its dotted name. With it, the namespace has dotted
+            names, and a flag that is true or false takes a value.
     """
     for each in settings_of(group):
         kind, name, positional = kind_of(each), dotted(group, each), each.metadata["positional"] is not None
@@ -131,7 +133,7 @@ def add_settings(
                 [flag(name) if flag else f"--{name}".replace("_", "-"), *each.metadata["also"]],
                 name,
             )
-        options["default"] = argparse.SUPPRESS if flag else list(each.default) if each.default == () else each.default
+        options["default"] = argparse.SUPPRESS
         help = each.metadata["help"] + f" ({'; '.join(notes)})" * bool(notes)
         flags.add_argument(*names, help=help.replace("%", "%%"), **options)
 
@@ -142,6 +144,13 @@ class Command(Settings):
 
     usage: ClassVar[str]
     interrupted: ClassVar[str] = "interrupted"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _, _, name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").rpartition("crepe_dist.")
+        if cls.__module__ == "__main__" and name:  # python -m crepe_dist.NAME, for which this class is the wrong one
+            sys.argv.insert(1, name)
+            import_module("crepe_dist.__main__").start()
 
     @classmethod
     def parser(cls) -> Parser:
@@ -157,7 +166,7 @@ class Command(Settings):
         values, rest = parser.parse_known_intermixed_args(words)
         if rest:
             raise parser.unknown(rest[0])
-        return cls(**vars(values))
+        return cls(**vars(values)).as_given(vars(values))
 
     def run(self) -> None:
         """Do what the command is for."""
@@ -242,7 +251,7 @@ class ModelFlags(Settings):
     checkpoint: Optional[str] = setting(
         None,
         ".params file, run folder or the start of its name, exported folder or its URL; default: the model that `use` "
-        "chose, or the only run in runs/",
+        "chose, else the newest run in runs/, if all are of the same data",
         NAME,
         positional="?",
     )

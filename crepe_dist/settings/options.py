@@ -58,36 +58,44 @@ class ModelOptions(Settings, group="model"):
     )
     buckets: Optional[int] = setting(
         None,
-        "(crepe, ngrams) rows of the table, a quarter of them of words; null: a power of two up to 1,048,576, smaller "
-        "with more classes.",
+        "rows of the table, a quarter of them of words; null: a power of two up to 1,048,576, smaller with more "
+        "classes.",
         whole(4, MOST_BUCKETS),
+        networks=("crepe", "ngrams"),
     )
     embeddings: Optional[int] = setting(
         None,
-        "(crepe) rows of the table of the n-grams that the convolutions see; null: 131,072, or 524,288 for texts of "
-        "more than 1,024 characters.",
+        "rows of the table of the n-grams that the convolutions see; null: 131,072, or 524,288 for texts of more than "
+        "1,024 characters.",
         whole(1, MOST_BUCKETS),
+        networks=("crepe",),
     )
     width: int = setting(
-        64, "(crepe) numbers for each of these n-grams, and channels of the convolutions.", whole(1, WIDEST)
+        64,
+        "numbers for each of these n-grams, and channels of the convolutions.",
+        whole(1, WIDEST),
+        networks=("crepe",),
     )
-    blocks: int = setting(1, "(crepe) residual blocks, of two convolutions each.", whole(1, MOST_BLOCKS))
+    blocks: int = setting(1, "residual blocks, of two convolutions each.", whole(1, MOST_BLOCKS), networks=("crepe",))
     size: Size = setting(
         "auto",
-        "(paper) tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024, "
-        "2048), or auto: tiny below 100,000 training rows, else small.",
+        "tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024, 2048), or "
+        "auto: tiny below 100,000 training rows, else small.",
+        networks=("paper",),
     )
     dropout: Optional[float] = setting(
         None,
-        "dropout probability: (paper) of the hidden dense layers, 0.5 by default; (crepe) of the numbers at each "
-        "position, 0.1 by default.",
+        "dropout probability. crepe: of the numbers at each position, 0.1 by default. paper: of the hidden dense "
+        "layers, 0.5 by default.",
         real(0, 1, open_above=True),
+        networks=("crepe", "paper"),
     )
     precision: Precision = setting(
         "auto",
-        "(crepe, paper) data type of products and activations; parameters, sums and losses are always float32. auto: "
+        "data type of products and activations; parameters, sums and losses are always float32. auto: "
         "bfloat16 on a CPU with AMX, or with AVX512-BF16 unless float32 is faster there; with our own kernels on a "
         "GPU bfloat16 from compute capability 8.0 on, before it float16 with loss scaling; else float32.",
+        networks=("crepe", "paper"),
     )
     kernels: Kernels = setting(
         "auto",
@@ -247,9 +255,10 @@ class TrainingOptions(Settings, group="training"):
     )
     refit: Optional[bool] = setting(
         None,
-        "(crepe, ngrams) once the validation split has made its choices, train the n-gram table again, on the rows of "
-        "this split as well. null: unless it was given as files. With `init_from`, never.",
+        "once the validation split has made its choices, train the n-gram table again, on the rows of this split as "
+        "well. null: unless it was given as files. With `init_from`, never.",
         Truth(),
+        networks=("crepe", "ngrams"),
     )
     seed: int = setting(
         0, "random seed of initialisation, data order, dropout and typing errors.", whole(0, (1 << 63) - 1)

@@ -29,9 +29,10 @@ def open_training_data(config: Config, world: World, display: Display, page: Pag
 
     Raises:
         UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
-            validation split, or ``training.encoder`` cannot be used.
+            validation split, ``training.encoder`` cannot be used, or a given setting has no effect on these data.
     """
     data = open_data(config.data.source, world, display, page)
+    world.agree("settings and data", lambda: _check(config, data))
     patience = config.training.patience
     if (patience or uses_unlabelled(config, data)) and "validation" not in data.splits:
         raise UserError(
@@ -46,6 +47,16 @@ def open_training_data(config: Config, world: World, display: Display, page: Pag
             raise UserError(f"--encoder {name} has no use", why, "train without --encoder", on_all_ranks=True)
         world.on_root("encoder", once(lambda: encoder.opened(name, data)))  # rank 0 alone needs it
     return data
+
+
+def _check(config: Config, data: Dataset) -> None:
+    """Check that the data have what the given settings are about."""
+    if "validation" not in data.splits:
+        why, remedy = "the data have no validation split", "prepare the data with --validation 0.1"
+        config.refuse(["training.choose", *["training.refit"] * bool(config.training.refit)], why, remedy)
+    if config.training.unlabelled and not data.unlabelled:
+        why = "the data have no unlabelled texts"
+        config.refuse(["training.unlabelled"], why, "prepare the data with --unlabelled FILE")
 
 
 def uses_unlabelled(config: Config, data: Dataset) -> bool:

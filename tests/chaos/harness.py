@@ -19,7 +19,7 @@ import pytest
 import crepe_dist
 from crepe_dist.files import write_json
 from crepe_dist.runs import state
-from tests.conftest import QUICK, launch_prefix
+from tests.conftest import QUICK, launch_prefix, readable
 
 # Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.
 SETTINGS = [
@@ -43,7 +43,7 @@ def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: s
     return [
         *launch_prefix(processes),
         *(sys.executable, "-m", module),
-        *("--data", str(data), "--run-dir", str(run_dir), *SETTINGS, *more),
+        *readable("--data", data, "--run-dir", run_dir, *SETTINGS, *more),
     ]
 
 

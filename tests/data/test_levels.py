@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, command, run, train
+from tests.conftest import NGRAMS, QUICK, command, readable, run, train
 
 CODES = Levels(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
 
@@ -54,9 +54,9 @@ def folder(tmp_path_factory):
         rows.append((f"{first}.{second}", f"about {first * 4} {second * 4 if said else ''} number {row % 7}"))
     pd.DataFrame(rows, columns=["label", "text"]).to_csv(folder / "codes.csv", index=False)
     crepe_dist.prepare(folder / "codes.csv", folder / "data", levels=".", feature_len=64)
-    flags = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4")
+    flags = readable(*QUICK, *NGRAMS, "--optimizer=adam", "--learning-rate=0.01", "--epochs=4")
     for processes in (1, 2):
-        train("--data=data", *QUICK, *NGRAMS, *flags, f"--run-dir={processes}", cwd=folder, processes=processes)
+        train("--data=data", *flags, f"--run-dir={processes}", cwd=folder, processes=processes)
     return folder
 
 

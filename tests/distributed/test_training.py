@@ -9,7 +9,7 @@ import crepe_dist
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from tests import conftest
-from tests.conftest import PAPER, QUICK, command, losses, records, run
+from tests.conftest import PAPER, QUICK, command, losses, readable, records, run
 
 # MXNet's operators add up in another order: differences seen are below 1e-6 in 21 steps.
 TOLERANCE = 1e-5
@@ -19,7 +19,7 @@ CLIPPED = (*PAPER, "--clip-norm=0.05")
 
 
 def flags(data, run_dir, *more):
-    return "--data", data, "--run-dir", run_dir, *QUICK, "--precision=float32", "--epochs=3", *more
+    return readable("--data", data, "--run-dir", run_dir, *QUICK, "--precision=float32", "--epochs=3", *more)
 
 
 def train(data, run_dir, processes, *more):

@@ -11,7 +11,7 @@ from crepe_dist.model import compressed, parameters
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.shape import NGramShape
 from crepe_dist.settings import config
-from tests.conftest import NGRAMS, PAPER, QUICK
+from tests.conftest import NGRAMS, PAPER, QUICK, readable
 
 KINDS = {"crepe": ("--width=32",), "ngrams": NGRAMS, "paper": PAPER}
 
@@ -25,8 +25,8 @@ def few_vectors(monkeypatch):
 def trained(request, data, tmp_path_factory):
     """A run folder of each kind of network."""
     folder = tmp_path_factory.mktemp("trained") / request.param
-    flags = ["--data", str(data), "--run-dir", str(folder), "--precision=float32", *QUICK, *KINDS[request.param]]
-    crepe_dist.train.train(config.parse([*flags, "--embeddings=16384", "--buckets=16384"]))
+    flags = ["--data", data, "--run-dir", folder, "--precision=float32", *QUICK, *KINDS[request.param]]
+    crepe_dist.train.train(config.parse(readable(*flags, "--embeddings=16384", "--buckets=16384")))
     return folder
 
 

@@ -19,7 +19,7 @@ from crepe_dist.model.backend import choose_backend
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions
-from tests.conftest import NGRAMS, PAPER, QUICK, command, run
+from tests.conftest import NGRAMS, PAPER, QUICK, command, readable, run
 from tests.helpers.needs import needs
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def runs(data, tmp_path_factory) -> dict[str, Path]:
     """A run of each network, trained by MXNet's Gluon."""
     folder = tmp_path_factory.mktemp("runs")
     for name, flags in NETWORKS.items():
-        train = command("train", "--data", data, "--run-dir", folder / name, *QUICK, *flags, "--epochs=1")
+        train = command("train", "--data", data, "--run-dir", folder / name, *readable(*QUICK, *flags), "--epochs=1")
         run(train, folder)
     return {name: folder / name for name in NETWORKS}
 

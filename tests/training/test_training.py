@@ -28,11 +28,11 @@ from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
 from crepe_dist.training.run import learning_rates, rate_at
 from tests import conftest
 from tests.chaos import harness
-from tests.conftest import NGRAMS, PAPER, QUICK, losses, records
+from tests.conftest import NGRAMS, PAPER, QUICK, losses, readable, records
 
 
 def train(data, run_dir, *more):
-    return conftest.train("--data", data, "--run-dir", run_dir, *QUICK, *more, cwd=data.parent)
+    return conftest.train("--data", data, "--run-dir", run_dir, *readable(*QUICK, *more), cwd=data.parent)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ class TestOptions:
         whole = ["--batch-size=301", "--epochs=1", "--learning-rate=1"]
         train(data, tmp_path / "clipped", *more, *whole, "--clip-norm=0.001")
         after = crepe_dist.load(tmp_path / "clipped").engine.arrays
-        start = crepe_dist.settings.config.Config(model=parse([*QUICK, *PAPER]).model)
+        start = crepe_dist.settings.config.Config(model=parse([*readable(*QUICK, *PAPER)]).model)
         shape = chosen_shape(start.model, open_dataset(data))
         before = {name: each.value for name, each in initial_parameters(start, shape).items()}
         norm = np.sqrt(sum(((after[name] - before[name]) ** 2).sum() for name in before))
@@ -182,7 +182,7 @@ class TestOptions:
         assert "too far apart" in complaint("train", *flags, cwd=tmp_path)
 
     def test_divergence_is_told(self, data, tmp_path, complaint):
-        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--learning-rate=1000")
+        flags = ("--data", data, "--run-dir", tmp_path / "run", *readable(*QUICK, *PAPER), "--learning-rate=1000")
         assert "training diverged" in complaint("train", *flags, cwd=tmp_path)
 
 

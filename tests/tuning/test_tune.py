@@ -19,7 +19,7 @@ from crepe_dist.supervising import training_process
 from crepe_dist.tuning import search
 from crepe_dist.tuning.search import DONE, FAILED, KILLED, LATE, Search, attempt
 from tests.chaos import harness
-from tests.conftest import NGRAMS, QUICK
+from tests.conftest import NGRAMS, QUICK, readable
 
 SOON = 3600.0
 
@@ -122,7 +122,7 @@ def settings_of(flags, data):
 
 def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_path):
     seen: list[tuple[int, float]] = []
-    given = settings_of([*QUICK, *NGRAMS], data_with_validation)
+    given = settings_of([*readable(*QUICK, *NGRAMS)], data_with_validation)
 
     def prune(*epoch):
         seen.append(epoch)

@@ -1,0 +1,121 @@
+"""Flags that would have no effect are refused, and modules of commands are commands."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist import cli
+from crepe_dist.errors import UserError
+from crepe_dist.settings.config import parse
+from tests.conftest import QUICK, launch_prefix, run, train, write_csv
+
+
+@pytest.fixture(scope="module")
+def place(data, tmp_path_factory):
+    """A folder with prepared data without a validation split, a run, and files of several formats."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "data").symlink_to(data)
+    train("--data=data", "--run-dir=run", *QUICK, cwd=folder)
+    write_csv(folder / "new.csv", 60, 5)
+    pd.read_csv(folder / "new.csv", names=["label", "text"]).to_parquet(folder / "new.parquet")
+    for label in "ab":
+        (folder / "classes" / label).mkdir(parents=True)
+        (folder / "classes" / label / "1.txt").write_text("some text")
+    return folder
+
+
+FLAGS = {
+    "train data --model ngrams --width 32": "--width has no effect\n  why: --model ngrams does not read it",
+    "train data --model paper --buckets 64": "--buckets has no effect",
+    "train data --model paper --refit true": "--refit has no effect",
+    "train data --refit true": "--refit has no effect\n  why: the data have no validation split",
+    "train data --refit true --init-from run": "--refit has no effect\n  why: --init-from",
+    "train data --choose macro_f1": "--choose has no effect",
+    "train data --unlabelled true": "--unlabelled has no effect\n  why: the data have no unlabelled texts",
+    "train data --momentum 0.5": "--momentum has no effect\n  why: --optimizer adam has none",
+    "train data --data other": "the data are data by position, and other by --data",
+    "inspect data --next 100": "--next has no effect",
+    "inspect data --encoding cp1252": "--encoding has no effect",
+    "evaluate run --input-format csv": "--input-format has no effect\n  why: no file was named",
+    "evaluate run --label y --text x": "--label and --text have no effect",
+    "evaluate run --header no --data data": "--header has no effect",
+    "evaluate run new.csv --split train": "--split has no effect",
+    "evaluate run new.parquet --encoding cp1252": "--encoding has no effect on new.parquet",
+    "evaluate run new.csv --input-format csv --data data": "FILE and --data exclude each other",
+    "predict run --text x --header no": "--header has no effect",
+    "predict run --text x --encoding utf-8": "--encoding has no effect",
+    "predict run --input-format lines --text-column 2 --file new.csv": "--text-column has no effect on new.csv",
+    "predict run --file new.parquet --header no": "--header has no effect on new.parquet",
+    "drift run new.parquet --encoding cp1252": "--encoding has no effect on new.parquet",
+    "prepare --verify data --seed 3": "--seed has no effect",
+    "prepare classes --text x --out new": "--text has no effect on a, b",
+    "prepare classes --label x --out new": "--label has no effect on a, b",
+    "prepare classes --input-format csv --out new": "--input-format has no effect on a, b",
+    "prepare new.parquet --encoding cp1252 --out new": "--encoding has no effect on new.parquet",
+    "prepare sample --header no --out new": "--header has no effect",
+    "prepare new.csv --test new.csv --validation new.csv --stratified --out new": "--stratified has no effect",
+}
+
+
+@pytest.mark.parametrize("words", FLAGS)
+def test_it_is_refused(place, words, complaint):
+    name, *flags = words.split()
+    said = complaint(name, *flags, cwd=place)
+    assert said.startswith(f"error: {FLAGS[words]}")
+    assert "\n  do:  " in said
+    assert not (place / "new").exists()
+
+
+def test_what_has_an_effect_on_one_of_several_sources_is_accepted(place, tmp_path, printed_by):
+    printed_by("prepare", "new.csv", "classes", "--header", "no", "--out", tmp_path / "out", cwd=place)
+    printed_by("predict", "run", "--file", "new.csv", "--text-column", 2, "--header", "no", cwd=place)
+
+
+def test_python_says_so_in_its_words(place, tmp_path):
+    new = str(place / "new.csv")
+    with pytest.raises(UserError, match="stratified= has no effect"):
+        crepe_dist.prepare(new, tmp_path / "out", test=new, validation=new, stratified=True)
+    with pytest.raises(UserError, match="--refit has no effect"):
+        crepe_dist.fit(str(place / "data"), refit=True, model="paper")
+
+
+def test_settings_of_a_file_may_have_no_effect(tmp_path):
+    """That of another run holds all settings."""
+    (tmp_path / "config.yaml").write_text("model:\n  network: ngrams\n  width: 32\n")
+    assert parse(["--config", str(tmp_path / "config.yaml")]).model.width == 32
+    with pytest.raises(UserError, match="--width has no effect"):
+        parse(["--config", str(tmp_path / "config.yaml"), "--width", "64"])
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in (*cli.MANAGING, "supervise")])
+def test_each_module_of_a_command_is_that_command(name, place):
+    printed = run([sys.executable, "-m", f"crepe_dist.{name}", "--help"], place)
+    assert printed.startswith(f"usage: python -m crepe_dist {name} ")
+
+
+def test_a_module_works_and_another_names_the_commands(place, tmp_path):
+    printed = run([sys.executable, "-m", "crepe_dist.predict", "run", "--text", "zig"], place)
+    assert "%" in printed
+    said = run([sys.executable, "-m", "crepe_dist.manage"], place, code=1)
+    assert "there is no command manage" in said
+    assert "runs, use" in said
+
+
+def test_the_data_are_named_as_by_inspect_and_tune(place, tmp_path):
+    shutil.copytree(place / "data", tmp_path / "data")
+    printed = train("data", "--run-dir=flags", *QUICK, cwd=tmp_path)
+    assert "finished" in train(*QUICK, "--run-dir=flags", "data/", "--data=data", cwd=tmp_path), printed
+    for start in (
+        [sys.executable, "-m", "crepe_dist.train", "data"],
+        [*launch_prefix(2), sys.executable, "-m", "crepe_dist", "train", "data"],
+        [sys.executable, "-m", "crepe_dist", "supervise", "-np", "2", "data"],
+    ):
+        said = run([*start, "--run-dir=flags", *QUICK], tmp_path)
+        assert "flags is finished" in said
+        assert "crepe_dist evaluate flags\n" in said
+        assert said.count("crepe_dist serve flags\n") == 1
