@@ -59,7 +59,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
         from crepe_dist.predicting.predictor import load
         from crepe_dist.runs import checkpoint
 
-        path = checkpoint.announce(checkpoint.find(self.checkpoint))
+        path = checkpoint.announce(checkpoint.find(self.checkpoint, self.data), self.checkpoint)
         predictor = load(path, **self.foreign(), device="cpu", **self.thresholds())
         if predictor.composition.beside and form in ("web", "pytorch"):
             remedy = "use --format onnx, huggingface, mlflow or crepe"

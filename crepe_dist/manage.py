@@ -15,7 +15,8 @@ from crepe_dist.errors import UserError, visible
 from crepe_dist.files import abandoned, cache_folder
 from crepe_dist.records import write_sealed
 from crepe_dist.runs import checkpoint, run_folder
-from crepe_dist.runs.run_folder import IDENTITY, RunFolder
+from crepe_dist.runs.checkpoint import IDENTITY
+from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.fields import FILE, NAME, Many, setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.yaml_file import read
@@ -41,8 +42,8 @@ class Runs(Command):
         if not runs:
             print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.typed('train')}")
             return
-        candidates = checkpoint.trained()
-        used = str(candidates[0]) if len(candidates) == 1 else ""
+        newest = [*checkpoint.newest_of_each(checkpoint.trained()).values()]
+        used = str(newest[0]) if len(newest) == 1 else ""
         with suppress(UserError):  # the chosen one is gone
             used = checkpoint.in_use() or used
         rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
@@ -74,7 +75,7 @@ def _changed(run: Path) -> float:
 class Use(Command):
     """Choose the model of predict, evaluate, serve and export in this folder, until another one is chosen.
 
-    Without a choice, it is the only run in runs/, and with several they ask for a name.
+    Without a choice, it is the newest run in runs/. If the runs are of different data, these commands ask for a name.
     """
 
     usage = """

@@ -92,7 +92,7 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         limit_threads()
         from crepe_dist.predicting.predictor import load
 
-        path = checkpoint.announce(checkpoint.find(self.checkpoint))
+        path = checkpoint.announce(checkpoint.find(self.checkpoint), self.checkpoint)
         predictor = load(path, **self.foreign(), device=self.device, **self.thresholds())
         _predict(predictor, self)
 

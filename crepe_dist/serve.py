@@ -59,7 +59,7 @@ def _serve(args: Serve) -> None:
     from crepe_dist.serving.app import Metrics, create_app
 
     with server.listen(args.host, args.port) as listener:
-        path = checkpoint.announce(checkpoint.find(args.checkpoint))
+        path = checkpoint.announce(checkpoint.find(args.checkpoint), args.checkpoint)
         predictor = load(path, **args.foreign(), device=args.device, **args.thresholds())
         metrics = Metrics(predictor.path.name, predictor.kernels)
 

@@ -157,13 +157,20 @@ class TestPredict:
         assert message in complaint("predict", *flags, cwd=place)
 
 
+def of_data(run_dir, fingerprint: str) -> None:
+    """Let a run be one of other data."""
+    identity = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps({**identity, "data": fingerprint}))
+
+
 @pytest.fixture
 def runs(place, tmp_path, monkeypatch):
-    """A folder of three equal runs, ``c`` the newest, in the current folder."""
+    """A folder of three runs of different data, ``c`` the newest, in the current folder."""
     (trained,) = (place / "runs").glob("*/")
     for number, name in enumerate("abc"):
         shutil.copytree(trained, tmp_path / "runs" / name)
         os.utime(tmp_path / "runs" / name / "result.json", (1, 2_000_000_000 + number))
+        of_data(tmp_path / "runs" / name, name)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "runs"
 
@@ -186,6 +193,28 @@ class TestUse:
         (model := crepe_dist.load()).save("model")
         printed_by("use", "model")
         assert crepe_dist.load().predict(["zig"]) == model.predict(["zig"])
+
+    def test_the_newest_run_of_the_same_data_is_used_and_named(self, runs, printed_by, capsys):
+        for name in "abc":
+            of_data(runs / name, "the same")
+        assert [line.split()[1] for line in printed_by("runs").splitlines() if line[0] == "*"] == ["runs/c", "is"]
+        for command_line in (["predict", "--text", "zig"], ["export", "--out", "out"]):
+            capsys.readouterr()
+            printed_by(*command_line)
+            said = capsys.readouterr().err
+            assert said.startswith("using runs/c/checkpoints/")
+            assert "(the newest run of its data; " in said
+        assert crepe_dist.load().path.parent.parent.name == "c"
+        printed_by("use", "runs/a")
+        printed_by("predict", "--text", "zig")
+        assert "newest" not in capsys.readouterr().err
+
+    def test_the_data_choose_among_runs_of_different_data(self, runs, place, printed_by, complaint, capsys):
+        of_data(runs / "b", open_dataset(place / "data" / "three").fingerprint)
+        printed_by("evaluate", "--data", place / "data" / "three")
+        assert capsys.readouterr().err.startswith("using runs/b/")
+        (runs / "a" / "run.json").write_text("{")
+        assert "they are of different data" in complaint("evaluate", cwd=runs.parent)
 
     def test_what_is_in_use_is_listed(self, runs, printed_by):
         (runs / "a" / "result.json").unlink()

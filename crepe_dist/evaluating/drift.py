@@ -35,7 +35,9 @@ def drift(args: Any) -> None:
     Raises:
         UserError: a file or the test split cannot be opened, or has too few texts; or something changed, with --check.
     """
-    predictor = load(checkpoint.announce(checkpoint.find(args.checkpoint)), **args.foreign(), device=args.device)
+    data = None if args.data is None else Path(args.data)
+    path = checkpoint.announce(checkpoint.find(args.checkpoint, data), args.checkpoint)
+    predictor = load(path, **args.foreign(), device=args.device)
     if args.data is None and run_of(predictor.path) is None:
         why, remedy = "so its test split is not known", "name the data that it was trained on: --data DIR"
         raise UserError(f"{predictor.path} is not in the folder of its run", why, remedy)

@@ -44,9 +44,10 @@ def score(args: Any, world: World) -> None:
     Raises:
         UserError: on every rank, if the checkpoint or the rows cannot be opened, or if they do not match.
     """
-    path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint), same=lambda path: path.name)
+    data = None if args.data is None else Path(args.data)
+    path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint, data), same=lambda path: path.name)
     if world.is_root:
-        checkpoint.announce(path)
+        checkpoint.announce(path, args.checkpoint)
     opened = world.agree("model", lambda: open_checkpoint(path, **args.foreign()))
     predictor = opened.placed(args.device, world)
     columns = Wanted(args.label, args.text, labels=names_in(args.label_columns))

@@ -380,7 +380,8 @@ def load(
 
     Args:
         checkpoint_or_run: a .params file, a run folder (for its reported checkpoint), or a model folder or its URL;
-            ``None`` for the model that ``crepe use`` has chosen, or the only run in ``runs/``.
+            ``None`` for the model that ``crepe use`` has chosen, else the newest run in ``runs/``, if all runs are of
+            the same data.
         mode: encoding of parameters without a ``.json`` file, such as ``notebook`` for those of the original notebook.
             This and the next two arguments are only for such parameters.
         feature_len: number of characters that the network reads; 1014 unless given.

@@ -9,7 +9,7 @@ import glob
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from crepe_dist import invocation, wording
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.composition import Composition
-from crepe_dist.data.dataset import MANIFEST, Dataset
+from crepe_dist.data.dataset import MANIFEST, Dataset, open_dataset
 from crepe_dist.data.label_types import LABEL_TYPES
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import cache_folder, scratch, sha256, sync, write_json
+from crepe_dist.files import cache_folder, read_json, scratch, sha256, sync, write_json
 from crepe_dist.model import parameters
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.shape import Shape
@@ -35,6 +35,7 @@ RESULT_FORMAT = 1  # of ``result.json``
 FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
+IDENTITY = "run.json"
 RUNS = Path("runs")
 IN_USE = RUNS / "in_use.json"  # names the model of commands that are given none
 CACHED = "models"  # in the cache: copies of models at URLs
@@ -245,16 +246,20 @@ def listed(folder: Path) -> list[Path]:
     return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
 
-def find(name: str | None) -> Path:
+def find(name: str | None, data: Path | None = None) -> Path:
     """Find parameters: the given file, those of a model folder or its URL, or the reported ones of a run.
 
     The start of the name of a run in ``runs/`` stands for it, if no other starts like this.
 
     Args:
-        name: ``None`` for the model that ``in_use`` names, else the only run in ``runs/``.
+        name: ``None`` for the model that ``in_use`` names, else the newest run in ``runs/``.
+        data: prepared folder, whose runs alone count then, if there are any.
+
+    Raises:
+        UserError: there is no such model; or no name was given, and the runs in ``runs/`` are of different data.
     """
     if name is None:
-        name = in_use() or str(_only(trained()))
+        name = in_use() or str(_newest(trained(), data))
     if "://" in name:
         return _copy(name)
     path = named(name)
@@ -328,23 +333,51 @@ def in_use() -> str | None:
     return name
 
 
-def _only(runs: list[Path]) -> Path:
+def _newest(runs: list[Path], data: Path | None) -> Path:
+    """Return the newest run; refuse to choose between different data, since a model of other data answers nonsense."""
     if not runs:
         remedy = f"train one ({invocation.typed('train')}), or name a checkpoint"
         raise UserError(f"there is no trained run in {RUNS}/", remedy=remedy)
-    if len(runs) > 1:
-        newest = f"the newest: {', '.join(map(str, runs[:LISTED]))}; all, with their scores: {invocation.typed('runs')}"
+    newest = newest_of_each(runs)
+    if data is not None and (data / MANIFEST).is_file() and (run := newest.get(open_dataset(data).fingerprint)):
+        return run
+    if len(newest) > 1:
+        named = ", ".join(map(str, [*newest.values()][:LISTED]))
+        why = f"they are of different data; the newest of each: {named}; all, with their scores: "
         remedy = f"name one after the command, or choose the model of all commands: {invocation.typed('use')} {runs[0]}"
-        raise UserError(f"{RUNS}/ has {len(runs)} runs, and no model was named", newest, remedy)
+        what = f"{RUNS}/ has {len(runs)} runs, and no model was named"
+        raise UserError(what, why + invocation.typed("runs"), remedy)
     return runs[0]
 
 
-def announce(path: Path) -> Path:
-    """Say on standard error which parameters a command uses, and whether their run has finished; return them."""
+def newest_of_each(runs: Sequence[Path]) -> dict[str, Path]:
+    """Return the first run of each data set, by the fingerprint of the data; the runs are sorted by their age."""
+    newest: dict[str, Path] = {}
+    for run in runs:
+        newest.setdefault(_fingerprint(run), run)
+    return newest
+
+
+def _fingerprint(run: Path) -> str:
+    """Return the fingerprint of a run's data; the name of the run if it is unknown."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(read_json(run / IDENTITY, follow=False)["data"])
+    return str(run)
+
+
+def announce(path: Path, name: str | None) -> Path:
+    """Print to standard error which parameters a command uses, and return them.
+
+    Args:
+        name: model that the user named.
+    """
     run_dir = path.parent.parent if path.parent.name == FOLDER else None
-    unfinished = run_dir is not None and (run_dir / CONFIG).is_file() and not (run_dir / RESULT).is_file()
-    note = " (its run has not finished)" if unfinished else ""
-    print(f"using {visible(str(path))}{note}", file=sys.stderr)
+    notes = []
+    if run_dir is not None and (run_dir / CONFIG).is_file() and not (run_dir / RESULT).is_file():
+        notes.append("its run has not finished")
+    if name is None and in_use() is None and len(trained()) > 1:
+        notes.append(f"the newest run of its data; {invocation.typed('runs')} lists all")
+    print(f"using {visible(str(path))}" + f" ({'; '.join(notes)})" * bool(notes), file=sys.stderr)
     return path
 
 
