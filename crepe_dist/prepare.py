@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -19,12 +20,12 @@ from rich.progress import Progress as Bar
 from crepe_dist import invocation
 from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
-from crepe_dist.errors import UserError
+from crepe_dist.errors import UserError, visible
 from crepe_dist.files import printable, scratch
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.frames import is_table, label_type, write_table
-from crepe_dist.preparing.pool import Show
+from crepe_dist.preparing.pool import Show, unsaid
 from crepe_dist.reports import data_page
 from crepe_dist.settings.fields import FILE, near, setting, settings_of
 
@@ -48,6 +49,7 @@ def prepare(
     test: "Union[Table, str, Path, float, None]" = None,
     validation: "Union[Table, str, Path, float, None]" = None,
     unlabelled: "Union[Table, str, Path, Sequence[Union[str, Path]], None]" = None,
+    verbose: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
     """Prepare a table in memory, or files, as a data set folder; also called ``crepe_dist.prepare``.
@@ -66,6 +68,7 @@ def prepare(
         test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2, and 0.1
             of at least 2,000 rows.
         unlabelled: table or files of texts without labels for training; ``None``: none.
+        verbose: print to standard error which columns are read.
         options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
             ``labels="several"``, labels may be lists.
 
@@ -121,9 +124,15 @@ def prepare(
             if is_table(source):
                 options["label_type"] = label_type(source, wanted.label)
             flags = Prepare(source=_names(sources), out=Path(out), **options).as_given(options)
-            return flags.prepare(data_page.optional_page(), f"crepe_dist.prepare(…, {str(out)!r})")
+            command, say = f"crepe_dist.prepare(…, {str(out)!r})", _say if verbose else unsaid
+            return flags.prepare(data_page.optional_page(), command, say=say)
         except UserError as error:
             raise for_python(error) from error.__cause__
+
+
+def _say(line: str) -> None:
+    """Print a line to standard error, where it disturbs no output of the caller."""
+    print(visible(line), file=sys.stderr)
 
 
 def _names(given: Any) -> tuple[str, ...]:
@@ -190,7 +199,8 @@ class Prepare(PreparationFlags):
         command = printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
         try:
             with _bar() as show:
-                summary = self.prepare(data_page.optional_page(), command, show)
+                say = partial(print, flush=True)
+                summary = self.prepare(data_page.optional_page(), command, show, say=lambda line: say(visible(line)))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped and cleaned up. To start again: {command}") from None
         data_page.show(summary, Console(), printable(self.out))

@@ -18,7 +18,7 @@ from crepe_dist.preparing.auto_encoding import MISSED, Fit
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling
-from crepe_dist.preparing.pool import Show, ignored
+from crepe_dist.preparing.pool import Say, Show, ignored, unsaid
 from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, check_out, prepare
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
@@ -169,6 +169,7 @@ class PreparationFlags(ColumnFlags, Command):
         command: str,
         show: Show = ignored,
         copies: Optional[Path] = None,
+        say: Say = unsaid,
     ) -> dict[str, Any]:
         """Run the preparation, and return the numbers of the report.
 
@@ -177,6 +178,7 @@ class PreparationFlags(ColumnFlags, Command):
             command: command line, for the report.
             show: function that is called with the progress.
             copies: folder with the copies of URLs among the sources.
+            say: function that prints how the sources are read.
 
         Raises:
             UserError: a source does not exist, or flags contradict each other.
@@ -195,7 +197,7 @@ class PreparationFlags(ColumnFlags, Command):
                     validation=paths.get(self.validation, self.validation),
                     unlabelled=tuple(paths.get(name, name) for name in self.unlabelled),
                 )
-                return local.as_given(self.given).prepare(page, remote.without_secrets(command), show, folder)
+                return local.as_given(self.given).prepare(page, remote.without_secrets(command), show, folder, say)
         labelling, columns = self._labelling()
         wanted = Wanted(
             self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
@@ -220,6 +222,7 @@ class PreparationFlags(ColumnFlags, Command):
             corrections,
             given=reading,
             show=show,
+            say=say,
         )
         shares = {"test": self.test, "validation": self.validation}
         files = {name: part for name, part in shares.items() if isinstance(part, str)}

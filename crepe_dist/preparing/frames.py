@@ -16,9 +16,8 @@ import numpy as np
 from crepe_dist.data.composition import join, with_values
 from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.formats import LOOK_AT
 from crepe_dist.preparing.formats.columns import Wanted, choose
-
-LOOK_AT = 100  # rows from which a message suggests the column of labels
 
 
 def is_table(source: object) -> bool:

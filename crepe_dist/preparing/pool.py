@@ -22,11 +22,16 @@ AHEAD = 3  # tasks in flight per process
 _inherited: list[Any] = []
 
 
+Say = Callable[[str], None]  # prints a line
 Show = Callable[[str, int, int], None]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
 
 
 def ignored(doing: str, done: int, total: int) -> None:
     """Show nothing."""
+
+
+def unsaid(line: str) -> None:
+    """Print nothing."""
 
 
 Task = TypeVar("Task")

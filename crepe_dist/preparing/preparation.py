@@ -23,7 +23,7 @@ from crepe_dist.invocation import typed
 from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.corrections import Corrections
-from crepe_dist.preparing.pool import Show, Workers, ignored, pool
+from crepe_dist.preparing.pool import Say, Show, Workers, ignored, pool, unsaid
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Job, read
 from crepe_dist.preparing.selection import SplitOptions
@@ -63,6 +63,7 @@ class PrepareOptions:
         beside: columns beside the text of that model.
         given: reading options that the user gave, each of which must have an effect; ``None``: none.
         show: function that is called with the progress.
+        say: function that prints how the sources are read.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -76,6 +77,7 @@ class PrepareOptions:
     beside: tuple[Column, ...] = ()
     given: Reading | None = None
     show: Show = ignored
+    say: Say = unsaid
 
 
 def prepare_sample(out: Path, page: Callable[[dict[str, Any]], str] | None) -> None:
@@ -119,7 +121,7 @@ def prepare(
     with new_folder(out, options.overwrite) as partial, pool(processes, fewer) as workers:
         folder = partial / "spool"
         folder.mkdir()
-        collected = read(sources, folder, job, workers, options.show)
+        collected = read(sources, folder, job, workers, options.show, options.say)
         summary = _build(partial, out, job, collected, workers, options)
         shutil.rmtree(folder)
     open_dataset(out, trains=options.classes is None)

@@ -20,10 +20,10 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
-from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, Batch, Parsed, Row, check_text, excerpt
+from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, Batch, OpenFile, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.labelling import ABSENT, Name
 from crepe_dist.preparing.opening import check_heeded, heeded, open_source, reading_like
-from crepe_dist.preparing.pool import Show, Workers
+from crepe_dist.preparing.pool import Say, Show, Workers, unsaid
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Collected, Rows, append_texts
@@ -92,14 +92,16 @@ class BatchRows(NamedTuple):
     texts: Path
 
 
-def read(sources: Sequence[Source], folder: Path, job: Job, workers: Workers, show: Show) -> Collected:
+def read(
+    sources: Sequence[Source], folder: Path, job: Job, workers: Workers, show: Show, say: Say = unsaid
+) -> Collected:
     """Read sources into a spool folder, in order, while workers check the next batches."""
     collected = Collected(folder)
     number: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
     most = MAX_CLASSES if job.reading.labelling.kind == ONE else MAX_SETS
     with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
-        for batch in workers.in_order(partial(read_batch, folder, job), _batches(sources, job, collected.files)):
+        for batch in workers.in_order(partial(read_batch, folder, job), _batches(sources, job, collected.files, say)):
             about, name = collected.files[batch.file], sources[batch.file].name
             for row in batch.bad:
                 record = {"file": name, "source": batch.file, **row._asdict()}
@@ -128,19 +130,27 @@ def read(sources: Sequence[Source], folder: Path, job: Job, workers: Workers, sh
     return collected
 
 
-def _batches(sources: Sequence[Source], job: Job, files: dict[int, dict[str, Any]]) -> Iterator[Task]:
+def _batches(sources: Sequence[Source], job: Job, files: dict[int, dict[str, Any]], say: Say) -> Iterator[Task]:
     """Open the sources one by one, describe them in ``files``, and yield their batches.
 
-    Unlabelled texts are read like the first training file, so that both have the same columns.
+    Unlabelled texts are read like the first training file, so that both have the same columns. Each way of reading is
+    described once.
     """
     first = next((source for source in sources if source.part == "train"), sources[0])
     reading = of_unlabelled = job.reading
     options: set[str] = set()
+    described: set[str] = set()
     for file, source in enumerate(sources):
         opened = open_source(source, of_unlabelled if source.part == UNLABELLED else reading)
         if source is first:  # those without labels are the last of all
             of_unlabelled = reading_like(reading, opened)
         options |= heeded(source, opened)
+        if (reads := _described(source, opened)) not in described:
+            described.add(reads)
+            others = f" (and {len(sources) - file - 1:,} more)" if file + 1 < len(sources) else ""
+            say(f"reads {source.name}{others}: {reads}")
+            if opened.hint and source.part != UNLABELLED:
+                say(opened.hint)
         if job.given and file == len(sources) - 1:
             check_heeded(job.given, options, cut(", ".join(each.name for each in sources), MAX_REASON))
         about = files[file] = {
@@ -152,6 +162,14 @@ def _batches(sources: Sequence[Source], job: Job, files: dict[int, dict[str, Any
             yield file, source.part, opened.parse, batch
         about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position, "doubt": opened.file.doubt}
         opened.file.close()
+
+
+def _described(source: Source, opened: OpenFile) -> str:
+    """Describe how a source is read: its columns, format and encoding."""
+    label = "label: the name, " if source.label is not None and source.part != UNLABELLED else ""
+    encoding = f" in {opened.file.encoding}" if opened.file.encoding else ""
+    kind = "without labels, " if source.part == UNLABELLED else ""
+    return f"{kind}{label}{opened.reads or 'text'}; {opened.format}{encoding}"
 
 
 def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:

@@ -107,6 +107,7 @@ class OpenFile(NamedTuple):
         columns: all columns; ``None`` in formats without them.
         kept: names of the columns in ``Row.cells``.
         delimiter: delimiter of a CSV file; a comma for other formats.
+        hint: names of the columns that are not read, with the flags that would read them; empty if there are none.
     """
 
     name: str
@@ -119,6 +120,7 @@ class OpenFile(NamedTuple):
     kept: tuple[str, ...] = ()
     delimiter: str = ","
     columns: Columns | None = None
+    hint: str = ""
 
     @property
     def label(self) -> str:

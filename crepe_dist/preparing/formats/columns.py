@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from crepe_dist.data.composition import SEPARATOR, join, with_values
+from crepe_dist.data.composition import SEPARATOR, join, number_of, with_values
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.labelling import cell_of
@@ -27,6 +28,8 @@ INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
 MOST = 0.9  # share of the values that decides what a column is
 DISTINCT = 40  # rows that are needed to say that all differ
+FEW = 20  # values of a column of categories, at most
+SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))  # between the digits of numbers, dates and times; to be removed
 TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
 
 
@@ -109,6 +112,26 @@ class Columns:
         beside = f", beside it: {', '.join(self.named(self.beside))}" if self.beside else ""
         return f"{label}text: {SEPARATOR.join(self.named(self.texts))}{beside}{more}"
 
+    def hint(self, rows: Sequence[Sequence[str]], *, has_header: bool = True) -> str:
+        """Name the columns that are not read, and the flags that would read them beside the text; empty if none is.
+
+        Args:
+            rows: first rows.
+        """
+        read = {*self.used, self.ignored}
+        others = [i for i, name in enumerate(self.names) if i not in read and not INDICES.fullmatch(_plain(name))]
+        flags = []
+        for i in others:
+            values, name = _values(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
+            if values and sum(number_of(value) is not None for value in values) > MOST * len(values):
+                flags.append(f"--number {name}")
+            elif _are_few(i, rows):
+                flags.append(f"--category {name}")
+        if not others:
+            return ""
+        beside = f"; to read them beside the text: {' '.join(flags)}" if flags else ""
+        return f"not read: {', '.join(self.named(others))}{beside}"
+
     def row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
         """Make a row of the values of all columns; ``given`` is the class of all rows, if the file name gives it."""
         label = given if self.label is None else values[self.label]
@@ -156,6 +179,28 @@ def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
     return cells[0] not in count and min(count.values()) > 1 and len(count) <= len(others) / 3
 
 
+def _are_numbers(place: int, rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a column has numbers, dates or times, which are no text unless the user says so."""
+    values = _values(place, rows)
+    return bool(values) and sum(map(_is_figure, values)) > MOST * len(values)
+
+
+def _are_few(place: int, rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a column has few values, as one of categories has."""
+    values = _values(place, rows)
+    return 2 <= len(set(values)) <= min(FEW, len(values) / 4)
+
+
+def _values(place: int, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the values of a column that are not blank."""
+    return [row[place].strip() for row in rows if place < len(row) and row[place].strip()]
+
+
+def _is_figure(value: str) -> bool:
+    """Tell whether a value is a number, such as 1.5e-3, 1.234,50 or 9 €, or a date or time in digits."""
+    return number_of(value) is not None or value.translate(SIGNS).isdecimal()
+
+
 def _is_number(text: str) -> bool:
     """Tell whether a text is a number, or a date or time in digits."""
     return bool(text.strip()) and not text.strip().strip("0123456789+-.,:/ T")
@@ -172,11 +217,12 @@ def choose(
 ) -> Columns:
     """Choose the columns of a file: those that the user gave, else those with usual names or the only ones left.
 
-    Without a header, the first column is the label and all others are text.
+    Without a header, the first column is the label and all others are text. A column of numbers is never guessed to be
+    text.
 
     Args:
         label_given: no label is needed. A column that looks like one is ignored, unless there is no other for the text.
-        rows: first rows, in which dates are no labels.
+        rows: first rows, in which dates are no labels, and numbers no text.
 
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
@@ -225,6 +271,7 @@ def choose(
         if len(left) == 1:
             return left[0]
         header = "" if has_header else "; no header was found, and --header yes reads names"
+        header += "; a column of numbers is not taken for the text" if what == "text" and not left else ""
         raise UserError(
             f"{file}: which column is the {what}?",
             f"the columns are {', '.join(names)}"[:500] + header,
@@ -245,12 +292,14 @@ def choose(
         label = only("label", left)
     taken |= {label, title}
     if texts == [None]:
-        left = [i for i in free if i not in taken]
-        if has_header:
-            texts = [only("text", left or [i for i in free if label_given and i not in taken - {label}])]
+        words = [i for i in (free if has_header else range(len(names))) if not _are_numbers(i, rows)]
+        left = [i for i in words if i not in taken and not (title is not None and _are_few(i, rows))]
+        if not left and title is not None:
+            texts = []
+        elif has_header or label_given:
+            texts = [only("text", left or [i for i in words if label_given and i not in taken - {label}])]
         else:
-            left = [i for i in range(len(names)) if i not in taken]
-            texts = [only("text", left)] if label_given else [*left]
+            texts = [*left] or [only("text", left)]
     joined = tuple(i for i in (title, *texts) if i is not None)
     label, ignored = (None, label) if label_given else (label, None)
     ignored = None if ignored in joined else ignored
@@ -259,7 +308,7 @@ def choose(
 
 def _are_dates(place: int, rows: Sequence[Sequence[str]]) -> bool:
     """Tell whether a column has dates or times, which are no labels unless the user says so."""
-    values = [row[place].strip() for row in rows if place < len(row) and row[place].strip()]
+    values = _values(place, rows)
     return bool(values) and sum(DATE.match(value) is not None for value in values) > MOST * len(values)
 
 

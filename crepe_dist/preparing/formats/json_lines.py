@@ -95,7 +95,8 @@ def open_json_lines(file: Lines, name: str, wanted: Wanted, label: str | None, *
     reads, texts = columns.describe() if first else "", columns.named(columns.texts)
     kept = () if not keep else columns.names if first else texts
     parser = JsonLines(columns, label, kept, nested)
-    return OpenFile(name, file, file, parser.parse, "jsonl", reads, texts, kept, columns=columns)
+    hint = columns.hint(rows) if first else ""
+    return OpenFile(name, file, file, parser.parse, "jsonl", reads, texts, kept, columns=columns, hint=hint)
 
 
 def _records(head: bytes) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import pyarrow.parquet as pq
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import BLOCK, MAX_RECORD, TOO_LONG, BadRow, Batch, OpenFile, Parsed, excerpt
+from crepe_dist.preparing.formats import BLOCK, LOOK_AT, MAX_RECORD, TOO_LONG, BadRow, Batch, OpenFile, Parsed, excerpt
 from crepe_dist.preparing.formats.columns import Columns, Wanted, choose
 from crepe_dist.preparing.formats.lines import GZIP
 
+DATE, NUMBER = "2000-01-01", "1"  # examples of values
 MAX_ROWS = 8192  # read at a time
 MAX_SIZE = 1 << 25  # bytes read at a time, if all rows are of one length
 MAX_CHUNK = 1 << 30  # bytes of a column in a row group
@@ -99,6 +102,11 @@ class ParquetRows:
     def sha256(self) -> str:
         return files.sha256(self._path)
 
+    @property
+    def groups(self) -> int:
+        """Number of row groups."""
+        return int(self._file.metadata.num_row_groups)
+
     def close(self) -> None:
         self._file.close()
 
@@ -107,7 +115,7 @@ class ParquetRows:
         for group in range(about.num_row_groups):
             line, end = end + 1, end + about.row_group(group).num_rows
             try:
-                for rows in self._pieces(group):
+                for rows in self.pieces(group):
                     self.position = size * (line + rows.num_rows - 1) // max(1, about.num_rows)
                     yield Batch(line, rows, rows.nbytes)
                     line += rows.num_rows
@@ -115,7 +123,7 @@ class ParquetRows:
                 reason = f"unreadable: {error}"[:300]
                 yield Batch(line, pa.record_batch([], names=[]), 0, (BadRow(line, reason, "", end + 1 - line),))
 
-    def _pieces(self, group: int) -> Iterator[pa.RecordBatch]:
+    def pieces(self, group: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group, a few rows at a time: many rows can repeat a long text."""
         rows = self._rows_at_a_time(self._file.metadata.row_group(group))
         for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
@@ -176,17 +184,15 @@ def open_parquet(path: Path, name: str, wanted: Wanted, label: str | None, *, ke
         if stream.read(2) == GZIP:
             raise UserError(f"{name} is gzipped", "Parquet has its own compression", "decompress it first: gunzip")
     try:
-        opened = pq.ParquetFile(path, pre_buffer=False)
-        schema = opened.schema_arrow
+        schema = pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{name} cannot be read as Parquet", str(error)[:300], "check that it is complete, or get it again"
         ) from error
     simple = [field for field in schema if not pa.types.is_nested(field.type) or (nested and _is_list(field.type))]
     names, types = [field.name for field in simple], [field.type for field in simple]
-    # Their types tell dates, without reading rows.
-    dates = [["2000-01-01" if pa.types.is_temporal(kind) else "" for kind in types]]
-    columns = choose(name, names, wanted, label_given=label is not None, rows=dates)
+    first = _first_rows(path, schema, simple)
+    columns = choose(name, names, wanted, label_given=label is not None, rows=first)
     for position in columns.texts:
         kind = types[position]
         if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
@@ -201,11 +207,38 @@ def open_parquet(path: Path, name: str, wanted: Wanted, label: str | None, *, ke
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     of_batch = columns.moved(read)
     parser = Parquet(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
-    rows = ParquetRows(
-        path, _measurable(path, schema, of_batch.names), of_batch.names, lambda _, array: _as_text(array)
-    )
-    texts, kept_names = columns.named(columns.texts), columns.named(kept)
-    return OpenFile(name, rows, rows, parser.parse, "parquet", columns.describe(), texts, kept_names, columns=columns)
+    rows = _text_rows(path, schema, of_batch.names)
+    texts, kept_names, hint = columns.named(columns.texts), columns.named(kept), columns.hint(first)
+    reads = columns.describe()
+    return OpenFile(name, rows, rows, parser.parse, "parquet", reads, texts, kept_names, columns=columns, hint=hint)
+
+
+def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> list[list[str]]:
+    """Return the first rows as text, by which columns are chosen as those of other formats are.
+
+    A column whose type is that of dates or numbers has one in each row. A column that cannot be read has empty values.
+    """
+    names = [field.name for field in fields]
+    types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in fields]
+    by_type = [DATE if pa.types.is_temporal(kind) else NUMBER if _is_number(kind) else "" for kind in types]
+    readable = [name for name, kind in zip(names, types) if names.count(name) == 1 and _is_writable(kind)]
+    rows: list[tuple[str, ...]] = []
+    with suppress(pa.ArrowException, OSError, ValueError, MemoryError):  # those that reading reports
+        source = _text_rows(path, schema, readable)
+        pieces = chain.from_iterable(map(source.pieces, range(source.groups if readable else 0)))
+        values = (map(_values, piece.slice(0, LOOK_AT).columns) for piece in pieces)
+        rows = list(islice(chain.from_iterable(zip(*columns) for columns in values), LOOK_AT))
+    cells = [dict(zip(readable, row)) for row in rows or [("",) * len(readable)]]
+    return [[DATE if usual == DATE else row.get(name) or usual for name, usual in zip(names, by_type)] for row in cells]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _text_rows(path: Path, schema: pa.Schema, columns: Sequence[str]) -> ParquetRows:
+    """Open the rows of a file with these columns as text."""
+    return ParquetRows(path, _measurable(path, schema, columns), columns, lambda _, array: _as_text(array))
 
 
 def own_rows(path: Path) -> tuple[pa.Schema, ParquetRows]:

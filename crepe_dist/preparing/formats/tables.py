@@ -328,12 +328,13 @@ def open_table(
     if (is_named or is_unsure) and is_replaced:
         raise UserError(f"the first line of {name} is not UTF-8", "names of columns must be", FROM_WINDOWS)
     texts: tuple[str, ...] = ()
+    hint = ""
     if not rows:
         columns = Columns(("column 1",), None, (0,))
     elif is_named:
         names = [cell.strip() for cell in rows[0]]
         columns = choose(name, names, wanted, label_given=label is not None, rows=rows[1:])
-        texts = columns.named(columns.texts)
+        texts, hint = columns.named(columns.texts), columns.hint(rows[1:])
         file.skip_lines(first[0][0])
     elif is_unsure:
         raise UserError(
@@ -345,11 +346,12 @@ def open_table(
     else:
         names = [f"column {number}" for number in range(1, _usual_width(rows) + 1)]
         columns = choose(name, names, wanted, label_given=label is not None, rows=rows, has_header=False)
+        hint = columns.hint(rows, has_header=False)
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}") if rows else ""
     batches = CsvRecords(file, delimiter) if isinstance(file, Lines) and kind == "csv" else file
     table = Table(kind, columns, label, delimiter, keep)
     kept = columns.names if keep else ()
-    return OpenFile(name, file, batches, table.parse, kind, reads, texts, kept, delimiter, columns)
+    return OpenFile(name, file, batches, table.parse, kind, reads, texts, kept, delimiter, columns, hint)
 
 
 def _look(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
