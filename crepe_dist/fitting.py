@@ -76,7 +76,7 @@ def fit(
     preparing, training = _divided(options, is_prepared=False)
     with scratch() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
-        summary = prepare(data, prepared, **preparing)
+        summary = prepare(data, prepared, verbose=bool(verbose), **preparing)
         is_kept = "run_dir" in training
         usual = {} if is_kept else {"run_dir": str(folder / "run"), **QUIET}
         try:
