@@ -19,7 +19,7 @@ class ExitCode(enum.IntEnum):
         ERROR: the user has to fix something; the same command would fail again.
         PEER_GONE: another process of the group ended; its own exit code gives the cause.
         FAILURE: unexpected error; the same command may succeed.
-        STOPPED: stopped on request (SIGTERM) after saving; the same command resumes.
+        STOPPED: stopped on request (SIGTERM). A run that had begun has saved its state; the same command resumes it.
         HUNG: the watchdog saw no progress.
     """
 

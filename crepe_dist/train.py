@@ -50,7 +50,8 @@ def train(config: Config) -> "Result":
 
     Raises:
         UserError: a problem that the caller can fix.
-        Stopped: SIGTERM or SIGINT arrived; everything is saved.
+        Stopped: SIGTERM or SIGINT arrived. The state is saved if the run had begun.
+        KeyboardInterrupt: SIGINT arrived before the run began, or for the second time.
     """
     with Control() as control, join(lambda: config) as world:
         return _train(config, world, control)
@@ -97,7 +98,7 @@ class Supervise(Command):
         crepe supervise -np 4 --data data/reviews             four processes
         crepe supervise -np 2 --config configs/smoke.yaml     two, on the sample
 
-      All other flags are passed to train. After a failure, the workers restart from the newest checkpoint. On SIGTERM
+      All other flags are passed to train. After a failure, the workers restart from the newest saved state. On SIGTERM
       or Ctrl-C they save and stop; run the same command again to resume. Several hosts: docs/how-to/clusters.md.
 
       exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved; 130 interrupted; else that of

@@ -35,7 +35,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
 
     Raises:
         UserError: a problem that the caller can fix.
-        Stopped: SIGTERM or SIGINT arrived; everything is saved.
+        Stopped: SIGTERM or SIGINT arrived. Workers whose run had begun have saved its state.
     """
     extras.require("ray", "training on Ray")
     cluster = RayCluster(threads() if os.environ.get(THREADS) else 1, config.device == "gpu")

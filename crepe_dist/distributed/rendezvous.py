@@ -114,8 +114,8 @@ def time_limit(environment: Mapping[str, str]) -> float:
 
 def _number(name: str, given: str, limit: float) -> float:
     with suppress(ValueError):
-        if 0 < float(given) < limit:
-            return float(given)
+        if 1 <= (number := float(given)) < limit and (name != PORT or number.is_integer()):
+            return number
     raise UserError(f"{name} is {given!r}", remedy=f"give a number from 1 to {limit - 1:.0f}", on_all_ranks=True)
 
 

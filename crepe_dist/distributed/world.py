@@ -165,7 +165,8 @@ class World:
     def on_root(self, name: str, work: Iterator[T]) -> T | None:
         """Run ``work`` to its end on rank 0 while the others wait.
 
-        All ranks take part in a small collective every few seconds. Otherwise Horovod or the network could time out.
+        All ranks take part in a small collective every ``HEARTBEAT_SECONDS``. Otherwise Horovod or the network could
+        time out.
 
         Args:
             work: generator that yields at least every few seconds.

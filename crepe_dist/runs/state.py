@@ -120,7 +120,9 @@ class Found:
 
 
 def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
-    """Write a state into ``folder``, and remove all others but ``good``; on a full disk, remove them first.
+    """Write a state into ``folder``, and then remove all others except ``good``.
+
+    If the write fails, such as on a full disk, remove the others first, and write once more.
 
     Args:
         good: folder of the last state known to be intact, kept in case the new one gets damaged.

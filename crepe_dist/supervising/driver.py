@@ -41,7 +41,7 @@ KNOWN = {
     USAGE: "a mistake in the flags",
     ExitCode.PEER_GONE: "another process ended",
     ExitCode.FAILURE: "unexpected failure",
-    ExitCode.STOPPED: "stopped after saving",
+    ExitCode.STOPPED: "stopped on request",
     ExitCode.HUNG: "no progress",
     ExitCode.INTERRUPTED: "interrupted",
 }
@@ -52,7 +52,7 @@ class Meaning(enum.Enum):
 
     Attributes:
         MISTAKE: an error that a user can fix; a restart would fail in the same way.
-        PREEMPTED: the worker was asked to stop and has saved.
+        PREEMPTED: the worker was asked to stop. It has saved its state if its run had begun.
         FAILED: any other failure; a restart may succeed.
     """
 

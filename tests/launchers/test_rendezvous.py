@@ -339,6 +339,8 @@ class TestErrors:
         [
             ("MASTER_ADDR", "", "and MASTER_ADDR is not set"),
             ("MASTER_PORT", "65536", "a number from 1 to 65535"),
+            ("MASTER_PORT", "0.5", "a number from 1 to 65535"),
+            ("MASTER_PORT", "8080.5", "a number from 1 to 65535"),
             ("CREPE_DIST_MEETING_SECONDS", "soon", "CREPE_DIST_MEETING_SECONDS is 'soon'"),
             ("RANK", "2", "this process is rank 2 of 2"),
         ],
