@@ -55,9 +55,7 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
                 self.checkpoint, self.file = None, self.checkpoint
             if self.file and self.data:
                 raise UserError("FILE and --data exclude each other", "each names the rows to score", "give only one")
-            if self.file:
-                self.refuse(["split"], "all rows of a file are scored")
-            else:
+            if not self.file:
                 names = [each.name for each in settings_of(ColumnFlags)]
                 self.refuse(names, "no file was named, and prepared data are read as they are", "name a labelled file")
             check_output(self.json, "--json", self.file)

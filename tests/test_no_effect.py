@@ -44,7 +44,7 @@ FLAGS = {
     "evaluate run --input-format csv": "--input-format has no effect\n  why: no file was named",
     "evaluate run --label y --text x": "--label and --text have no effect",
     "evaluate run --header no --data data": "--header has no effect",
-    "evaluate run new.csv --split train": "--split has no effect",
+    "evaluate run new.csv --split train": "new.csv has no train split",
     "evaluate run new.parquet --encoding cp1252": "--encoding has no effect on new.parquet",
     "evaluate run new.csv --input-format csv --data data": "FILE and --data exclude each other",
     "predict run --text x --header no": "--header has no effect",
