@@ -28,7 +28,7 @@ from crepe_dist.predicting.inputs import Input, Inputs, TextFlags
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.formats import EMPTY, FROM_WINDOWS, NOT_UTF_8
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.sources import PIPE, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.fields import ANY, COLUMN, NAME, Many, Words, real, setting, shortened, whole
@@ -257,7 +257,7 @@ def _inputs(
     """
     if args.text:
         given = enumerate(map(plain, args.text), start=1)
-        return ("text",), [[Input(line, text, "" if text.strip() else EMPTY, (text,)) for line, text in given]], ","
+        return ("text",), [[Input(line, text, "", (text,)) for line, text in given]], ","
     of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
     opened = partial(args.opened, file or PIPE, predictor.composition, predictor.reading.encoding, **of_id)
     inputs = opened(keep=args.format in TABLES)

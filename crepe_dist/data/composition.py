@@ -4,14 +4,10 @@ A value of a column beside the text is one character, a private one that no text
 character for each value that is frequent enough, a number one for each interval between quantiles, and both have one
 for a missing value. It stands alone after the text, so that the networks hash it as a word. Until it is composed, a row
 is its text with ``UNIT`` and the value as it was read for each column.
-
-The removal must give the same text in training and prediction under every version of Python. ``html.parser`` does not:
-security releases of 2025 changed how it ends a tag that is not closed. It also takes quadratic time for such tags.
 """
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from bisect import bisect_right
@@ -20,24 +16,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from crepe_dist.data.markup import without_tags
+
 SEPARATOR = " | "
 UNIT = "\x1f"  # between the text of a row and the values of its columns
 VALUES = range(0xF0000, 0x10FF00)  # the private planes of Unicode, up to ``characters.SYMBOLS``
 PRIVATE = re.compile(f"[{chr(VALUES.start)}-{chr(VALUES.stop - 1)}]")
 POINT_ZERO = ".0"
 UNREAD = "\0"  # is unknown to every alphabet
-INLINE = "a abbr b bdi bdo big cite code em font i ins kbd mark q s samp small span strike strong sub sup tt u var"
-INLINE_NAMES = frozenset(INLINE.split())
-OTHERS = (
-    "address article aside blockquote body br button caption center col dd del div dl dt embed figcaption figure "
-    "footer form frame h1 h2 h3 h4 h5 h6 head header hr html iframe img input label legend li link main map meta nav "
-    "noscript object ol option p param pre script section select source style svg table tbody td textarea tfoot th "
-    "thead title tr ul video"
-)
-# Only tags of HTML: <name@example.com> is text. The match stops at the next "<", so that it takes linear time.
-NAMES = "|".join(f"{INLINE} {OTHERS}".split())
-TAG = re.compile(rf"<(/?)({NAMES})(?:[\s/][^<>]*)?>|<!(?:--|doctype)[^<>]*>", re.I)
-HIDDEN = ("script", "style")
+EMPTY = "empty text"
 
 
 def join(columns: Sequence[str]) -> str:
@@ -46,8 +33,18 @@ def join(columns: Sequence[str]) -> str:
 
 
 def with_values(text: str, values: Sequence[str]) -> str:
-    """Append the values of a row's columns to its text, if it has any."""
-    return UNIT.join([text.replace(UNIT, " "), *(value.replace(UNIT, " ") for value in values)]) if values else text
+    """Append the values of a row's columns to its text, if it has any; nothing in the text can pass for a value."""
+    return UNIT.join([each.replace(UNIT, " ") for each in (text, *values)])
+
+
+def stored(row: str, strip_html: bool) -> str:
+    """Return a row as a data set stores it: HTML is removed first, since an entity can spell any character.
+
+    All texts come through here: those of training, of predictions and of scores.
+    """
+    text, *values = row.split(UNIT)
+    text = without_tags(text) if strip_html else text
+    return UNIT.join([text if text.isascii() else PRIVATE.sub(UNREAD, text), *values])
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Column:
 
     def number(self, value: str) -> int | None:
         """Return the number of a value's character, 0 for a missing one; ``None`` for one that is not read."""
-        value = category(value)
+        value = category(value) if self.categories is not None else numeric(value)
         if not value or self.categories is not None:
             return self._number.get(value) if value else 0
         return None if (found := number_of(value)) is None else 1 + bisect_right(self.edges, found)
@@ -99,7 +96,16 @@ def category(value: str) -> str:
     value = value.strip()
     if value in ("True", "False"):
         return value.lower()
-    return value[: -len(POINT_ZERO)] if value.endswith(POINT_ZERO) and value[: -len(POINT_ZERO)].isdecimal() else value
+    whole = value.removesuffix(POINT_ZERO)
+    if whole == value or not whole.removeprefix("-").isdecimal():
+        return value
+    return whole if float(whole) else whole.removeprefix("-")
+
+
+def numeric(value: str) -> str:
+    """Return a value of a column of numbers as ``category`` does; NaN, which CSV spells out, is a missing one."""
+    value = category(value)
+    return "" if value.lower().lstrip("+-") == "nan" else value
 
 
 def number_of(value: str) -> float | None:
@@ -127,12 +133,11 @@ class Composition:
 
     def text(self, row: str) -> str:
         """Return a row as the network reads it; values that it does not have count as missing."""
+        text, *values = self._divided(row)
         if not self.beside:
-            return without_tags(row) if self.strip_html else row
-        text, *values = row.split(UNIT)
-        text = text if text.isascii() else PRIVATE.sub(UNREAD, text)
+            return text
         values += [""] * (len(self.beside) - len(values))
-        ends = [without_tags(text) if self.strip_html else text, " "]
+        ends = [text, " "]
         for (column, start), value in zip(self.places(), values):
             number = column.number(value)
             ends += (UNREAD, UNREAD if number is None else chr(start + number))
@@ -155,10 +160,19 @@ class Composition:
         return "".join(column.characters(start) for column, start in self.places())
 
     def problem(self, row: str) -> str:
-        """Return why a row cannot be classified: a number is none; empty if it can."""
-        numbers = zip(self.beside, row.split(UNIT)[1:]) if self.beside else ()
-        problems = (unusable_number(each.name, value) for each, value in numbers if each.categories is None)
-        return next(filter(None, problems), "")
+        """Return why a row cannot be classified: it has no text, or a number is none; empty if it can.
+
+        A row without text is not trained on either, whatever its columns hold.
+        """
+        text, *values = self._divided(row)
+        if not text.strip():
+            return EMPTY
+        numbers = ((each.name, value) for each, value in zip(self.beside, values) if each.categories is None)
+        return next(filter(None, (unusable_number(*each) for each in numbers)), "")
+
+    def _divided(self, row: str) -> list[str]:
+        """Return the text of a row as a data set stores it, and the values after it."""
+        return stored(row if self.beside else plain(row), self.strip_html).split(UNIT)
 
     def without(self, name: str, row: str) -> str:
         """Return a row without the value of a column, which then counts as one that is not read."""
@@ -199,27 +213,9 @@ class Composition:
 
 def unusable_number(name: str, value: str) -> str:
     """Describe a value that is neither missing nor a finite number; empty if it is one of them."""
-    return f"unusable number: {name} is {value!r:.40}" if value.strip() and number_of(value) is None else ""
+    return f"unusable number: {name} is {value!r:.40}" if numeric(value) and number_of(value) is None else ""
 
 
 def plain(text: str) -> str:
     """Return a text that has no values, whatever its characters are."""
     return text.replace(UNIT, " ")
-
-
-def without_tags(text: str) -> str:
-    """Remove tags, comments, scripts and styles, resolve character references, and join lines, as a browser does."""
-    if "<" not in text and "&" not in text:
-        return text
-    pieces: list[str] = []
-    end, hidden = 0, -1
-    for tag in TAG.finditer(text):
-        pieces.append(text[end : tag.start()])
-        end, name = tag.end(), (tag[2] or "").lower()
-        if name in HIDDEN:
-            if tag[1] and hidden >= 0:
-                del pieces[hidden:]
-            hidden = -1 if tag[1] else len(pieces)
-        pieces.append("" if name in INLINE_NAMES else " ")
-    pieces.append(text[end:])
-    return " ".join(html.unescape("".join(pieces)).split())

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from crepe_dist.data.composition import EMPTY
 from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import JUDGING, probabilities, train
 from crepe_dist.predicting.inputs import InvalidInput, texts_of
@@ -180,7 +181,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
         problems = enumerate(map(self._opened[0].composition.problem, texts))
-        if wrong := next((f"row {row}: {problem}" for row, problem in problems if problem), None):
+        if wrong := next((f"row {row}: {problem}" for row, problem in problems if problem not in ("", EMPTY)), None):
             raise InvalidInput(wrong, remedy="give numbers, or leave the value out")
         return probabilities(self._opened[0], texts, len(self.classes_))
 

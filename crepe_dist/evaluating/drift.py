@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.arrays import HASH
-from crepe_dist.data.composition import UNIT, without_tags
+from crepe_dist.data.composition import UNIT, stored
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating.rows import Rows, rows_of
 from crepe_dist.evaluating.shares import HISTOGRAM, MEAN, Ruler, Table, compared, critical, distinct
@@ -88,10 +88,10 @@ def _texts(args: Any, predictor: Predictor) -> tuple[Rows, list[str], list[str],
     warn_of_encoding(args.file, inputs)
     data, split = rows.dataset, rows.dataset.splits["test"]
     composition = predictor.composition
-    strip, absent = without_tags if composition.strip_html else str, [""] * len(composition.beside)
     usable = (row.text for row in inputs if not (row.problem or composition.problem(row.text)))
-    divided = (text.split(UNIT) for text in usable)
-    given = [UNIT.join([strip(text), *(values or absent)]) for text, *values in divided]
+    given = [stored(row, composition.strip_html) for row in usable]
+    if absent := UNIT * len(composition.beside):
+        given = [row if UNIT in row else row + absent for row in given]
     others = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]
     learnt = np.concatenate([each.origins[:, HASH] for each in others])
     old, new = (distinct(texts, learnt) for texts in ([split.text(row) or "" for row in range(len(split))], given))

@@ -45,6 +45,8 @@ class Classifier:
     """Classifier of texts. ``model`` is the path or the content of a .onnx file, and ``providers`` names ONNX Runtime's
     execution providers. ValueError is raised if crepe_dist did not export the model."""
 
+    without_tags = staticmethod(lambda text: text)  # of a model that was trained on texts without HTML, see the end
+
     def __init__(self, model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
         self.session = onnxruntime.InferenceSession(model, providers=list(providers))
         about = self.session.get_modelmeta().custom_metadata_map
@@ -77,12 +79,15 @@ class Classifier:
         """Classify texts lazily, ``batch_size`` at a time; yield one prediction per text, in order."""
         texts = map(self._composed, texts)
         limits = dict(zip(self.classes, self.about.get("thresholds", [])))
+        beside = len(self.about.get("beside", []))
         while batch := list(islice(texts, self.batch_size)):
             probabilities, read, cut = self.run(batch)
             for text, row, known, unread in zip(batch, probabilities, read.tolist(), cut.tolist()):
                 ranking = tuple((self.classes[n], float(row[n])) for n in np.argsort(-row, kind="stable"))
                 labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None
-                problem = "" if known else "no character that the network knows" if text.strip() else "empty text"
+                problem = "" if known else "no character that the network knows"
+                if not text[: len(text) - 2 * beside].strip():  # the values of columns do not make a text
+                    known, problem = 0, "empty text"
                 yield Prediction(*ranking[0], ranking, known, labels, problem, unread)
 
     def _composed(self, row: Any) -> str:
@@ -91,6 +96,7 @@ class Classifier:
         if isinstance(row, Mapping) and "text" not in row:
             raise ValueError(f"a row has no key 'text', which may be None; it has {', '.join(map(repr, row))[:200]}")
         text, values = (row.get("text") or "", row) if isinstance(row, Mapping) else (row, {})
+        text = self.without_tags(text)  # first, since an entity can spell any character
         text = "".join("\0" if "\U000f0000" <= character < "\U0010ff00" else character for character in text)
         start, ends = 0xF0000, []
         for column in self.about.get("beside", []):
@@ -99,9 +105,11 @@ class Classifier:
             value = values.get(column["name"])
             value = "" if value is None or value != value else str(value).strip()
             value = value.lower() if value in ("True", "False") else value
-            value = value[:-2] if value.endswith(".0") and value[:-2].isdecimal() else value
+            if value.endswith(".0") and value[:-2].removeprefix("-").isdecimal():
+                value = value[:-2] if float(value) else value[:-2].removeprefix("-")
             known = ["", *column["categories"]] if column["categories"] is not None else None
             if known is None:
+                value = "" if value.lower().lstrip("+-") == "nan" else value
                 if value and not math.isfinite(float(value)):
                     raise ValueError(f"unusable number: {column['name']} is {value!r}")
                 number = 1 + bisect_right(column["edges"], float(value)) if value else 0

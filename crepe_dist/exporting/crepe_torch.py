@@ -26,13 +26,17 @@ class Shares(dict):  # type: ignore[type-arg]
 class Classifier(torch.nn.Module):
     """Classifier of texts. ``classes`` are in the order of the logits, and ``arrays`` are the parameters by name."""
 
+    without_tags = staticmethod(lambda text: text)  # of a model that was trained on texts without HTML, see the end
+
     def __init__(self, folder: "str | Path") -> None:
         super().__init__()
         self.about = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
         self.classes, self.alphabet, self.sizes = (self.about[name] for name in ("classes", "characters", "network"))
         self.temperature = self.about.get("calibration", {}).get("temperature", 1)
         self.length, self.mode = self.about["encoding"]["feature_len"], self.about["encoding"]["mode"]
-        self.codes = {char: [n] for n, chars in enumerate(self.alphabet) for char in chars} | self.about["spellings"]
+        codes = {char: [n] for n, chars in enumerate(self.alphabet) for char in chars} | self.about["spellings"]
+        # Private characters stand for values of columns, which no text may spell.
+        self.codes = {char: code for char, code in codes.items() if not "\U000f0000" <= char < "\U0010ff00"}
         self.arrays = torch.nn.ParameterDict()
         for name, array in load((Path(folder) / "model.safetensors").read_bytes()).items():
             self.arrays[name.replace(".", "/")] = torch.nn.Parameter(array, requires_grad="significant" not in name)
@@ -42,7 +46,7 @@ class Classifier(torch.nn.Module):
         """Encode texts as uint8 [n, length], reversed except in mode notebook; long ones without a part of them."""
         length, (head, tail), step = self.length, self.about["kept"], 1 if self.mode == "notebook" else -1
         codes = []
-        for text in texts:
+        for text in map(self.without_tags, texts):
             text = text if len(text) <= 2 * length else text[:length] + text[-length:]
             row = [code for character in text for code in self.codes.get(character, [BLANK])]
             if len(row) > length:
@@ -76,7 +80,8 @@ class Classifier(torch.nn.Module):
         for place, (text, row) in enumerate(zip(texts, codes.tolist())):
             if others.issuperset(row):
                 answers[place] = Shares()
-                answers[place].problem = "no character that the network knows" if text.strip() else "empty text"
+                is_empty = not self.without_tags(text).strip()
+                answers[place].problem = "empty text" if is_empty else "no character that the network knows"
         return answers
 
     def save(self, folder: "str | Path") -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import extras, registry
+from crepe_dist.data import markup
 from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import model_folders
@@ -26,14 +26,14 @@ from crepe_dist.files import scratch, sync, writing
 from crepe_dist.model import parameters
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.inference import open_inference
-from crepe_dist.predicting.predictor import Predictor, open_checkpoint
+from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 
 TOLERANCE = 1e-4  # largest difference of a probability
 TEXTS = 100  # real ones, and as many synthetic ones
 STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
-TORCH_MODULE = "crepe_torch.py"
+RUNTIME, TORCH_MODULE = "crepe_runtime.py", "crepe_torch.py"
 TORCH_IMPORT = re.compile(r"^from (crepe_dist\.networks\.\S+) import .*$", re.MULTILINE)
 
 Probabilities = npt.NDArray[np.float32]  # [n, classes]
@@ -122,14 +122,15 @@ def synthetic_texts(encoding: Encoding) -> list[str]:
 
 def _in_float32(predictor: Predictor) -> Predictor:
     shape, arrays = predictor.engine.shape, predictor.engine.arrays
-    # Exports read texts as they are, without stripping HTML.
     engine = open_inference(shape, arrays, choose_for_inference(shape, "float32"))
-    return replace(predictor, engine=engine, composition=Composition())
+    return replace(predictor, engine=engine)
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
-    answers = [dict(prediction.ranking) for prediction in predictor.predict_stream(iter(texts))]
-    return np.array([[answer[name] for name in predictor.classes] for answer in answers], np.float32)
+    """Compute the probabilities of texts as they are, with the characters of values that are in them."""
+    batches = (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
+    logits = [predictor.logits(predictor.encoding.encode(batch)) for batch in batches]
+    return predictor.probabilities(np.concatenate(logits))
 
 
 def _written(ours: Predictor, form: str, folder: Path) -> Classify:
@@ -139,13 +140,17 @@ def _written(ours: Predictor, form: str, folder: Path) -> Classify:
         from crepe_dist.exporting import onnx_file  # needs ONNX and ONNX Runtime
 
         classifier = onnx_file.write(ours, folder, in_page=form == "web")
+        if form == "onnx":
+            source = Path(__file__).with_name(RUNTIME).read_text(encoding="utf-8")
+            (folder / RUNTIME).write_text(source + _markup_source(ours), encoding="utf-8")
         size = classifier.batch_size
         return lambda texts: np.concatenate(
             [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]
         )
     model = folder / parameters.MODEL_FILE
     if form == "pytorch":
-        (folder / TORCH_MODULE).write_text(torch_source(ours.engine.shape.kind), encoding="utf-8")
+        source = torch_source(ours.engine.shape.kind) + _markup_source(ours)
+        (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
         parameters.write_safetensors(ours.engine.arrays, model)
         ours.describe(model, {**ours.about, **ours.encoding.listed()})
     else:
@@ -157,6 +162,14 @@ def _written(ours: Predictor, form: str, folder: Path) -> Classify:
         columns = checkpoint.composition(ours.about).columns or ("text",)
         model_folders.write_mlmodel(ours, columns, folder)
     return partial(_probabilities, _in_float32(open_checkpoint(model)))
+
+
+def _markup_source(ours: Predictor) -> str:
+    """Return the source that makes an exported classifier remove HTML as the model does; empty if it does not."""
+    if not ours.composition.strip_html:
+        return ""
+    source = Path(markup.__file__).read_text(encoding="utf-8").partition("import annotations\n")[2]
+    return f"\n{source}\n\nClassifier.without_tags = staticmethod(without_tags)\n"
 
 
 def torch_source(kind: str) -> str:

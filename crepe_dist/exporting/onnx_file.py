@@ -7,7 +7,6 @@ input has their code points, one text a row, padded with -1.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from onnx import TensorProto, checker, helper
 from crepe_dist import registry
 from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import crepe_runtime, web_page
+from crepe_dist.exporting import web_page
 from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.predicting.predictor import Predictor
@@ -35,14 +34,13 @@ NOTHING = BLANK - 1  # stands for no code in the table of spellings
 
 
 def write(ours: Predictor, folder: Path, *, in_page: bool) -> Classifier:
-    """Write the ONNX file and ``crepe_runtime.py``, or the web page; return a classifier with the model."""
+    """Write the ONNX file, or the web page; return a classifier with the model."""
     model = _model(ours)
     classifier = Classifier(model)
     if in_page:
         web_page.write(model, classifier.about, ours, folder)
     else:
         (folder / MODEL).write_bytes(model)
-        shutil.copyfile(crepe_runtime.__file__, folder / "crepe_runtime.py")
     return classifier
 
 

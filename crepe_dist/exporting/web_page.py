@@ -21,6 +21,7 @@ from typing import Any
 import onnxruntime
 from markupsafe import Markup
 
+from crepe_dist.data import markup
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder, read_bytes, sync
 from crepe_dist.model.parameters import shape_class
@@ -70,6 +71,7 @@ def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) ->
         "runtime": Markup(script),
         "runtime_version": VERSION,
         "rejected": NONE,
+        "markup": markup if model.composition.strip_html else None,
         "version": __version__,
     }
     bare = page.render("web.html", **values, policy="", binary="", onnx="", size="")

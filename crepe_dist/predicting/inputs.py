@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from crepe_dist.data.composition import Composition, plain
+from crepe_dist.data.composition import Composition
 from crepe_dist.errors import UserError
 from crepe_dist.invocation import typed
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, Batch, OpenFile, Row, check_text
@@ -106,8 +106,7 @@ class Inputs:
             check_text(row.text)
         except ValueError as error:
             return Input(row.line, "", str(error), row.cells, row.id)
-        text = plain(row.text) if self._opened.columns is None else row.text
-        return Input(row.line, text, "", row.cells, row.id)
+        return Input(row.line, row.text, "", row.cells, row.id)
 
     def _unusable(self, bad: BadRow) -> Iterator[Input]:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""

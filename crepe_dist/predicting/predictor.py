@@ -28,7 +28,6 @@ from crepe_dist.model.inference import Inference, Logits, open_inference
 from crepe_dist.predicting.inputs import columns_of, texts_of
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
-from crepe_dist.preparing.formats import EMPTY
 from crepe_dist.preparing.frames import is_table
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.records import damaged
@@ -238,7 +237,8 @@ class Predictor:
             answers = zip(batch, probabilities.tolist(), orders, read, sure, problems)
             for text, row, order, known, node, problem in answers:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
-                problem = problem or ("" if known else UNKNOWN if text.strip() else EMPTY)
+                problem = problem or ("" if known else UNKNOWN)
+                known = 0 if problem else known  # the values of columns do not make a text
                 best, rejected = ranking[0], ranking[0][1] < self.min_probability
                 if node is not None:
                     best, rejected = node[1:] if node[0] else best, node[0] == 0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.characters import MAX_CHARACTERS, MOST_PAIRED
-from crepe_dist.data.composition import UNIT, VALUES, Column, Composition, category
+from crepe_dist.data.composition import UNIT, VALUES, Column, Composition, category, numeric
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.pool import Workers
@@ -36,6 +36,9 @@ def count_columns(wanted: Wanted, training: SomeRows, workers: Workers) -> tuple
     columns: list[Column] = []
     frequencies: list[int] = []
     for name, values in zip(wanted.beside, counts):
+        if name in wanted.numbers:
+            for nan in [value for value in values if value and not numeric(value)]:
+                values[""] += values.pop(nan)
         missing = values.pop("", 0)
         if not values:
             raise UserError(f"column {name!r} is empty in all training rows", remedy="leave it out")

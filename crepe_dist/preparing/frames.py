@@ -107,8 +107,7 @@ def _with_values(text: Any, *values: Any) -> Any:
 
 def value_text(value: Any) -> str:
     """Return the value of a column beside the text as a file has it; empty for a missing one."""
-    plain = _label(value)
-    return "" if plain is None else str(plain).lower() if isinstance(plain, bool) else str(plain)
+    return "" if is_missing(value) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _joined(values: Sequence[Any]) -> Any:

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from crepe_dist import extras
+from crepe_dist.data.composition import EMPTY, plain
 from crepe_dist.data.dataset import SAMPLE, UNLABELLED
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing.formats import (
     BLOCK,
-    EMPTY,
     LOOK_AT,
     MAX_RECORD,
     NOT_UTF_8,
@@ -183,7 +183,7 @@ def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
 
 def _parse_documents(folder: Path, label: str, encoding: str, batch: Batch) -> Parsed:
     def row(number: int, name: str) -> Row:
-        return Row(number, label, _read_document(folder / name, encoding), id=name)
+        return Row(number, label, plain(_read_document(folder / name, encoding)), id=name)
 
     return parse_each(enumerate(batch.content, start=batch.line), row)
 

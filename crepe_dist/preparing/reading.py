@@ -15,7 +15,7 @@ import numpy as np
 
 from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import hashes
-from crepe_dist.data.composition import UNIT, Column, number_of, unusable_number, without_tags
+from crepe_dist.data.composition import UNIT, Column, number_of, stored, unusable_number
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
@@ -183,9 +183,7 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     weights: list[float] = []
     name = partial(class_name, class_names=job.reading.class_names)
     for row in parsed.rows:
-        if job.reading.strip_html:
-            tagged, *values = row.text.split(UNIT)
-            row = row._replace(text=UNIT.join([without_tags(tagged), *values]))
+        row = row._replace(text=stored(row.text, job.reading.strip_html))
         try:
             label, text = _checked(row, part, job, name)
             weights.append(_weight(row))

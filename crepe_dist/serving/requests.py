@@ -28,7 +28,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 Schema = TypeVar("Schema", bound=BaseModel)
-Value = Union[str, float, bool, None]  # of a column
+Value = Union[str, int, float, bool, None]  # of a column
 
 
 class Question(BaseModel):

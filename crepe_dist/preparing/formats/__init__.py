@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+from crepe_dist.data.composition import EMPTY, UNIT
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ MAX_EXPANSION = 200  # of gzip's largest, 1,032; texts compress 3 to 20 times
 ALWAYS_ALLOWED = 1 << 30  # bytes to which any file may expand
 EXCERPT = 80  # characters
 LOOK_AT = 200  # rows from which a header and columns are detected
-EMPTY = "empty text"
 NOT_UTF_8 = "not UTF-8"
 TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
 FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
@@ -170,8 +170,8 @@ def parse_each(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text]
 
 
 def check_text(text: str) -> bytes:
-    """Encode a document's text as UTF-8; raise ``ValueError`` if it is unusable."""
-    if not text or text.isspace():
+    """Encode a row's text, and the values after it, as UTF-8; raise ``ValueError`` if it is unusable."""
+    if not text.partition(UNIT)[0].strip():
         raise ValueError(EMPTY)
     try:
         return text.encode("utf-8")

@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from crepe_dist.data.composition import plain
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
     BLOCK,
@@ -269,7 +270,7 @@ def _with_doubt(lines: Lines) -> Iterator[Batch]:
 
 def _parse_lines(keep: bool, strict: bool, batch: Batch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
-        text = line.rstrip("\r")
+        text = plain(line.rstrip("\r"))
         if len(text) > MAX_RECORD:
             raise ValueError(TOO_LONG)
         return None if strict and not text.strip() else Row(number, "", text, (text,) * keep)

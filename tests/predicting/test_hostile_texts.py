@@ -1,0 +1,171 @@
+"""Every reader of texts gives the network the same codes, whatever the texts try to pass for."""
+
+from __future__ import annotations
+
+import csv
+import random
+import runpy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import crepe_dist
+from crepe_dist.data.composition import UNIT, VALUES, Composition, stored
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.exporting import crepe_runtime, exporter
+from crepe_dist.predicting.frames import predict_frame
+from crepe_dist.predicting.inputs import TextFlags
+from crepe_dist.predicting.labelled import prepare_labelled
+from crepe_dist.predicting.prediction import UNKNOWN
+from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.preparing.sources import Reading
+from crepe_dist.serving.requests import Question
+
+RED = VALUES.start + 1
+PIECES = [
+    "a", "Zoë", "日本", " ", "\t", UNIT, "\0", "<b>", "</b>", "<p>", "<script>", "</script>", "<", "&", ";", "&amp;",
+    "&nbsp;", f"&#{RED};", f"&#x{RED:X};", f"&#{RED}", f"&amp;#{RED};", f"&amp;amp;#{RED};", f"&#{ord(UNIT)};", "&#0;",
+    "&#xD800;", "&#x110000;", chr(RED), chr(VALUES.stop - 1), f"red{UNIT}7", "=1+1", "'@D", "&lt;b&gt;", "\ufeff",
+]  # fmt: skip
+VALUE = ["red", "blue", "", "green", f"&#{RED};", chr(RED), f"red{UNIT}", "<b>red</b>"]
+CASES = [(strip, beside) for strip in (True, False) for beside in (True, False)]
+
+
+class Recording:
+    """Engine that keeps the codes that it is given."""
+
+    def __init__(self, classes: int) -> None:
+        self.codes: list[Any] = []
+        self.classes = classes
+
+    def logits(self, codes: Any) -> Any:
+        self.codes += [bytes(row) for row in codes]
+        return np.zeros((len(codes), self.classes), np.float32)
+
+
+def rows(texts, colours, numbers, *, beside):
+    table = {"text": texts, "label": ["x", "y"] * (len(texts) // 2) + ["x"] * (len(texts) % 2)}
+    return {**table, "colour": colours, "amount": numbers} if beside else table
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Make a model of a case, of which only the codes matter."""
+
+    @cache
+    def data(strip, beside):
+        folder = tmp_path_factory.mktemp("data") / "data"
+        texts, numbers = [f"Zoë <i>a</i> {n}" for n in range(60)], [str(n) for n in range(60)]
+        columns = {"category": "colour", "number": "amount"} if beside else {}
+        table = rows(texts, ["red", "blue", ""] * 20, numbers, beside=beside)
+        crepe_dist.prepare(table, folder, strip_html=strip, **columns)
+        return open_dataset(folder)
+
+    def model(strip, beside):
+        of = data(strip, beside)
+        about = {"reading": of.manifest["reading"]}
+        engine: Any = Recording(2)
+        return Predictor(engine, of.encoding, of.classes, composition=of.composition, about=about)
+
+    return model
+
+
+def asked(model, texts):
+    """The codes of rows for a model, ``None`` for those that cannot be classified."""
+    return [usable(answer, model) for row in texts for answer in model.predict_stream(iter([row]))]
+
+
+def usable(answer, model):
+    """The codes of a text. One whose characters are all unknown has them, too: training reads it."""
+    return model.engine.codes[-1] if answer.problem in ("", UNKNOWN) else None
+
+
+def of_file(model, path, **flags):
+    inputs = TextFlags(**flags).opened(str(path), model.composition)
+    return [None if row.problem else asked(model, [row.text])[0] for group in inputs for row in group]
+
+
+def readings(model, table, folder):
+    """The codes of each row, as each reader gives them."""
+    frame = pd.DataFrame(table)
+    frame.to_json(folder / "rows.jsonl", orient="records", lines=True, force_ascii=False)
+    frame.to_parquet(folder / "rows.parquet")
+    with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([frame.columns, *frame.to_numpy().tolist()])
+    names = [column.name for column in model.composition.beside]
+    found = {suffix: of_file(model, folder / f"rows.{suffix}", header="yes") for suffix in ("csv", "jsonl", "parquet")}
+    records = frame.to_dict("records")
+    found["python"] = [asked_frame(model, pd.DataFrame([record])) for record in records]
+    questions = (
+        Question.model_validate({"text": record["text"], "columns": {name: record[name] for name in names}})
+        for record in records
+    )
+    found["serve"] = [asked(model, question.all_texts(model.composition.beside))[0] for question in questions]
+    prepare_labelled(model, table, folder, Reading())
+    data = open_dataset(folder / "data", trains=False)
+    split = data.splits["test"]
+    of_line = {int(line): row for row, line in enumerate(split.origins[:, 1])}
+    places = [of_line.get(number) for number in range(1, len(frame) + 1)]
+    found["evaluate"] = [None if row is None else bytes(split.codes(np.array([row]))[0]) for row in places]
+    again = [None if row is None else model.composition.of_stored.text(split.text(row)) for row in places]
+    found["stored"] = [None if text is None else bytes(model.encoding.encode([text])[0]) for text in again]
+    (source := folder / "runtime.py").write_text(
+        Path(crepe_runtime.__file__).read_text(encoding="utf-8") + exporter._markup_source(model)
+    )
+    runtime = runpy.run_path(str(source))["Classifier"]
+    classifier = object.__new__(runtime)
+    classifier.about = {"beside": model.composition.to_dict().get("beside", [])}
+    composed = [classifier._composed(record) for record in records]
+    found["onnx"] = [
+        bytes(model.encoding.encode([text])[0]) if text[: len(text) - 2 * len(names)].strip() else None
+        for text in composed
+    ]
+    return found
+
+
+def asked_frame(model, frame):
+    (answer,) = model.predict(frame)
+    codes = model.engine.codes[-1]
+    assert (predict_frame(model, frame).problem[0] == "") == (not answer.problem)
+    assert model.engine.codes[-1] == codes
+    return usable(answer, model) and codes
+
+
+@pytest.mark.parametrize(("strip", "beside"), CASES)
+def test_all_readers_give_the_same_codes(models, strip, beside, tmp_path):
+    model, draw = models(strip, beside), random.Random(1)
+    texts = [*PIECES, *("".join(draw.choices(PIECES, k=draw.randint(0, 6))) for _ in range(60))]
+    numbers = draw.choices(["7", "", "-1.0", "nan", "1e3", "+NaN"], k=len(texts))
+    table = rows(texts, draw.choices(VALUE, k=len(texts)), numbers, beside=beside)
+    found = readings(model, table, tmp_path)
+    assert None in found["csv"]
+    for name, codes in found.items():
+        differing = [text for text, one, other in zip(texts, codes, found["csv"]) if one != other]
+        assert not differing, name
+
+
+@pytest.mark.parametrize(
+    "text", [f"&#{RED};", f"&#x{RED:X};", f"a &amp;<b>&#{RED}</b>", chr(RED), f"a{UNIT}red{UNIT}7"]
+)
+def test_no_text_has_the_codes_of_a_value(models, text):
+    model = models(True, True)
+    (forged,), (value,) = (
+        model.predict([text]),
+        model.predict(pd.DataFrame({"text": ["a"], "colour": ["red"], "amount": [7]})),
+    )
+    assert forged.problem == value.problem == ""
+    characters = {
+        chr(start + number) for column, start in model.composition.places() for number in range(1, column.size)
+    }
+    values = {model.encoding.alphabet.index(character) for character in characters}
+    assert [values.isdisjoint(codes) for codes in model.engine.codes] == [True, False]
+
+
+def test_double_escaped_entities_are_resolved_once():
+    row = f"&amp;#{RED};{UNIT}&#{RED};"
+    assert stored(row, True) == f"&#{RED};{UNIT}&#{RED};"
+    assert Composition(strip_html=True).of_stored.text(stored(row, True).split(UNIT)[0]) == f"&#{RED};"
