@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -48,6 +48,8 @@ LARGEST = sys.float_info.max
 # Signs in full width count as the usual ones in East Asian versions. Blanks before them do not always help.
 _FORMULA = re.compile(r"'*(?:[\t\r]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]\s*\S)")
 _NUMBER = re.compile(r"\s*[+-]?[\d.,\s]*\d(?:[eE][+-]?\d+)?\s*%?\s*", re.ASCII)
+GUARDED = "apostrophe before formulas"  # name of an empty column, which a table keeps when a spreadsheet saves it
+ANSWERED = ("predicted_class", "predicted_probability", "characters_cut", "problem")  # columns of ``predict``
 SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -209,6 +211,11 @@ def cells(values: Iterable[Any]) -> list[Any]:
 def original(text: str) -> str:
     """Return the value of a cell that ``cell`` made."""
     return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
+
+
+def has_guards(columns: Collection[str]) -> bool:
+    """Tell by the names of a table's columns whether ``cell`` made it: texts to label, or answers."""
+    return GUARDED in columns or all(name in columns for name in ANSWERED)
 
 
 def _is_formula(text: str) -> bool:

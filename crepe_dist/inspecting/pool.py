@@ -12,6 +12,7 @@ import numpy.typing as npt
 from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.words import WordFinder, Words, joined
 from crepe_dist.errors import UserError
+from crepe_dist.files import GUARDED
 from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
 from crepe_dist.predicting.inputs import Input, columns_of, open_inputs, warn_of_encoding
 from crepe_dist.preparing.sources import PIPE, Reading
@@ -106,7 +107,8 @@ class Pool:
         cells = dict(zip(self._names, row.cells))
         if not any(name in cells for name in self._texts):
             cells[self._texts[-1]] = row.text
-        return {**self._labels, **{name: cells.get(name, "") for name in self._columns}, **self._weights}
+        values = {name: cells.get(name, "") for name in self._columns}
+        return {**self._labels, **values, **self._weights, GUARDED: ""}
 
 
 def _vectors(words: Words, generator: np.random.Generator) -> Floats:

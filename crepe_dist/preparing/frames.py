@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from crepe_dist import files
 from crepe_dist.data.composition import join, with_values
 from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
 from crepe_dist.errors import UserError
@@ -35,7 +36,8 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
         UserError: columns differ in length, do not exist, cannot be guessed, or hold no text.
     """
     name = path.stem
-    columns = _columns([(str(key), column) for key, column in table.items()], name)
+    items = [(str(key), column) for key, column in table.items()]
+    columns = _columns(items, name, files.has_guards([key for key, _ in items]))
     if not any(map(len, columns.values())):
         raise UserError(f"{name} has no rows", remedy=f"give texts{' and their labels' * labelled}")
     names = list(columns)
@@ -93,7 +95,8 @@ def text_column(table: Any, wanted: Wanted) -> Sequence[Any]:
     items = [(str(key), column) for key, column in table.items()]
     chosen = choose("the table", [key for key, _ in items], wanted, label_given=True)
     names, beside = chosen.named(chosen.texts), chosen.named(chosen.beside)
-    columns = _columns([(key, column) for key, column in items if key in (*names, *beside)], "the table")
+    chosen_items = [(key, column) for key, column in items if key in (*names, *beside)]
+    columns = _columns(chosen_items, "the table", files.has_guards([key for key, _ in items]))
     texts, values = ([columns[name] for name in each] for each in (names, beside))
     joined = texts[0] if len(texts) == 1 else [_joined(of_row) for of_row in zip(*texts)]
     return [_with_values(*row) for row in zip(joined, *values)] if values else joined
@@ -117,7 +120,7 @@ def _joined(values: Sequence[Any]) -> Any:
     return not_texts[0] if not_texts else join(texts)
 
 
-def _columns(items: Sequence[tuple[str, Any]], name: str) -> dict[str, Sequence[Any]]:
+def _columns(items: Sequence[tuple[str, Any]], name: str, has_guards: bool) -> dict[str, Sequence[Any]]:
     for key, count in Counter(key for key, _ in items).items():
         if count > 1:
             raise UserError(f"{name} has several columns named {key!r}", remedy="rename them, or leave all but one out")
@@ -131,6 +134,8 @@ def _columns(items: Sequence[tuple[str, Any]], name: str) -> dict[str, Sequence[
             )
         as_list = getattr(column, "tolist", None) or getattr(column, "to_pylist", None)  # NumPy and pandas; Arrow
         columns[key] = as_list() if as_list else list(column)
+        if has_guards:
+            columns[key] = [files.original(each) if isinstance(each, str) else each for each in columns[key]]
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(

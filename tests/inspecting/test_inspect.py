@@ -7,20 +7,24 @@ import json
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import crepe_dist
 from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.composition import UNIT
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_csv
+from crepe_dist.files import ANSWERED, original, write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import label_errors
 from crepe_dist.inspecting.pool import Pool, facilities
+from crepe_dist.predicting.inputs import columns_of, open_inputs
+from crepe_dist.preparing.frames import text_column
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.selection import SplitOptions
-from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.sources import Reading, find_sources
 from crepe_dist.supervising.training_process import train
 from tests.conftest import TRIGRAMS, write_rows
 
@@ -164,3 +168,31 @@ def test_each_facility_adds_most():
     for place, row in enumerate(chosen):
         sums = [np.maximum(0, alike[[*chosen[:place], each]].max(axis=0)) @ weights for each in range(12)]
         assert sums[row] == pytest.approx(max(sums))
+
+
+def test_texts_to_label_come_back_as_they_were(tmp_path):
+    marks = ["@D", "=1+1", "'=quoted", "-4.5x"]
+    columns = {"text": [f"@{n} word {n}" for n in range(40)], "label": [*"ab"] * 20, "@mark": marks * 10}
+    new = {"text": [f"=new {mark} {n}" for n, mark in enumerate(marks)], "@mark": marks}
+    for name, table in (("old", columns), ("new", new)):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([table, *zip(*table.values())])
+    given = {"category": "@mark", "validation": 0.0}
+    crepe_dist.prepare(tmp_path / "old.csv", tmp_path / "old", **given)
+    pool = Pool(str(tmp_path / "new.csv"), Corpus(open_dataset(tmp_path / "old")), "utf-8")
+    chosen = pool.choose(np.full((4, 2), 0.5), 4, 0)
+    write_csv(tmp_path / "label_next.csv", [{**row, "label": "a"} for row in chosen])
+    frame = pd.read_csv(tmp_path / "label_next.csv", keep_default_na=False)
+    assert frame.text.str.startswith("'=").all()
+    frame.to_excel(tmp_path / "label_next.xlsx", index=False)
+    for name in ("label_next.csv", "label_next.xlsx"):
+        crepe_dist.prepare([tmp_path / "old.csv", tmp_path / name], tmp_path / f"{name}-data", **given)
+        data = open_dataset(tmp_path / f"{name}-data")
+        assert set(data.composition.beside[0].categories) == set(marks)
+        opened = open_inputs(str(tmp_path / name), reading=Reading(columns=columns_of(data.composition)))
+        assert sorted(row.text for group in opened for row in group) == sorted(map(UNIT.join, zip(*new.values())))
+    frame = frame.rename(columns=original)
+    assert sorted(text_column(frame, columns_of(data.composition))) == sorted(map(UNIT.join, zip(*new.values())))
+    write_csv(tmp_path / "answers.csv", [{"text": "=x", **dict.fromkeys(ANSWERED, "")}])
+    ((answered,),) = open_inputs(str(tmp_path / "answers.csv"))
+    assert answered.text == "=x"

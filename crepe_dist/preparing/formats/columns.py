@@ -12,6 +12,7 @@ from functools import partial
 
 from crepe_dist.data.composition import SEPARATOR, join, number_of, with_values
 from crepe_dist.errors import UserError
+from crepe_dist.files import GUARDED
 from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.labelling import cell_of
 
@@ -264,7 +265,8 @@ def choose(
     taken |= {label, *texts[1:]}
     texts = texts or [usual(TEXTS)]
     title = None if wanted.texts else usual(TITLES)
-    free = [i for i, name in enumerate(names) if not INDICES.fullmatch(_plain(name)) and not _are_dates(i, rows)]
+    named = [i for i, name in enumerate(names) if name != GUARDED and not INDICES.fullmatch(_plain(name))]
+    free = [i for i in named if not _are_dates(i, rows)]
 
     def only(what: str, left: list[int]) -> int:
         """Choose a column without a usual name if it is the only one left."""

@@ -60,6 +60,7 @@ class Table:
     Args:
         label: class of all rows, if the file name gives it.
         keep: keep the values of all columns in ``Row.cells``.
+        guarded: ``files.cell`` made the fields.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Table:
     label: str | None = None
     delimiter: str = ","
     keep: bool = False
+    guarded: bool = False
 
     def parse(self, batch: Batch) -> Parsed:
         result = Parsed([], [])
@@ -83,6 +85,7 @@ class Table:
             elif len(fields) != width:
                 reason = f"wrong columns: {len(fields)} instead of {width}"
             else:
+                fields = list(map(files.original, fields)) if self.guarded else fields
                 add(row(line, fields, self.label, tuple(fields) if self.keep else ()))
                 continue
             result.bad.append(BadRow(line, reason, excerpt(self.delimiter.join(fields))))
@@ -320,9 +323,12 @@ def open_table(
     else:
         first = file.first
     rows = [fields for _, fields in first]
+    guarded = bool(rows) and files.has_guards(rows[0])
+    if guarded:
+        rows = [list(map(files.original, fields)) for fields in rows]
     if "\0" in head and _usual_width(rows) == 1:
         raise UserError(f"{name} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
-    is_named = header == "yes" or (header == "auto" and is_header(rows, wanted))
+    is_named = header == "yes" or (header == "auto" and (guarded or is_header(rows, wanted)))
     is_unsure = bool(rows) and not is_named and header == "auto" and may_be_header(rows)
     is_replaced = bool(rows) and "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in getattr(file, "head", b"")
     if (is_named or is_unsure) and is_replaced:
@@ -349,7 +355,7 @@ def open_table(
         hint = columns.hint(rows, has_header=False)
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}") if rows else ""
     batches = CsvRecords(file, delimiter) if isinstance(file, Lines) and kind == "csv" else file
-    table = Table(kind, columns, label, delimiter, keep)
+    table = Table(kind, columns, label, delimiter, keep, guarded)
     kept = columns.names if keep else ()
     return OpenFile(name, file, batches, table.parse, kind, reads, texts, kept, delimiter, columns, hint)
 
