@@ -34,6 +34,7 @@ from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_o
 from crepe_dist.preparing.pool import Show, Workers
 from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
 from crepe_dist.preparing.reading import Job
+from crepe_dist.preparing.renaming import given_classes
 from crepe_dist.preparing.selection import PIECE, TEST, TRAIN, UNKNOWN, UNLABELLED, Fate, decide, used_labels
 from crepe_dist.preparing.spool import Collected, SomeRows
 
@@ -112,7 +113,7 @@ def build(
         correct(collected, job, corrections, fate, names)
         names, usable = _classes(job, collected, fixed)
         fate[(fate <= TEST) & ~usable[collected.rows["label"]]] = UNKNOWN
-    classes = list(job.classes or job.reading.class_names or sorted(names, key=_label_order))
+    classes = list(job.classes or given_classes(job.reading) or sorted(names, key=_label_order))
     quarantine = write_quarantine(folder, job, collected, fate)
     check(job, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}

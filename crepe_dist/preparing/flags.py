@@ -1,6 +1,6 @@
 """Flags of `prepare`, which are the arguments of `crepe_dist.prepare`, and the preparation that they describe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
@@ -20,6 +20,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.labelling import Labelling
 from crepe_dist.preparing.pool import Say, Show, ignored, unsaid
 from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, check_out, prepare
+from crepe_dist.preparing.renaming import read_renames
 from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
 from crepe_dist.settings.fields import (
@@ -31,6 +32,7 @@ from crepe_dist.settings.fields import (
     NAME,
     Kind,
     Many,
+    Text,
     Words,
     real,
     setting,
@@ -60,6 +62,24 @@ class FileOrShare(Kind):
 
     def __str__(self) -> str:
         return "a file, or a share of the rows such as 0.2"
+
+
+class Renames(Many):
+    """Old and new names of classes: pairs, names of files, or in Python a mapping."""
+
+    def check(self, value: Any) -> tuple[Any, ...]:
+        given = value.items() if isinstance(value, Mapping) else (value,) if isinstance(value, (str, Path)) else value
+        return tuple(map(self._pair, given))
+
+    def _pair(self, each: Any) -> Any:
+        if isinstance(each, (str, Path)):
+            old, is_pair, new = str(each).partition("=")
+            return (old, new) if is_pair else NAME.check(str(each))
+        old, new = each
+        return ANY.check(str(old)), ANY.check(str(new))
+
+    def __str__(self) -> str:
+        return "old=new, or a CSV file with the columns old and new"
 
 
 @dataclass
@@ -100,6 +120,12 @@ class PreparationFlags(ColumnFlags, Command):
         "separator of the levels of a label, such as '.' in 47.11.2, if the classes form a tree; with --label-columns, "
         "each column has the part of a level",
         ANY,
+    )
+    rename: tuple[Any, ...] = setting(
+        (),
+        "class to rename, such as Billling=Billing, which merges two spellings of one; with --levels also a node; or a "
+        "CSV file with the columns old and new; repeatable; applies to all splits, and to files that evaluate scores",
+        Renames(Text("", str.strip, "OLD=NEW|FILE")),
     )
     max_bad: float = setting(MAX_BAD, "largest share of unusable rows", real(0, 1))
     corrections: Optional[Path] = setting(
@@ -205,7 +231,10 @@ class PreparationFlags(ColumnFlags, Command):
         if wanted.beside and self.mode == "notebook":
             why = "it reads the beginning of a text, and values follow it"
             raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
-        reading = Reading(self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding)
+        renames = read_renames(self.rename)
+        reading = Reading(
+            self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding, renames=renames
+        )
         if self.correct is not None and self.corrections is None:
             remedy = "leave it out, or name a list with --corrections"
             raise UserError("--correct has no effect without --corrections", remedy=remedy)

@@ -26,6 +26,7 @@ from crepe_dist.preparing.corrections import Corrections
 from crepe_dist.preparing.pool import Say, Show, Workers, ignored, pool, unsaid
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Job, read
+from crepe_dist.preparing.renaming import rename
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import (
     SAMPLE_DEDUPE,
@@ -132,6 +133,8 @@ def prepare(
 def _build(
     partial: Path, out: Path, job: Job, collected: Collected, workers: Workers, options: PrepareOptions
 ) -> dict[str, Any]:
+    if job.reading.renames:
+        rename(collected, job)
     try:
         built = build(partial, job, collected, workers, options.show, options.corrections)
     except UserError as error:

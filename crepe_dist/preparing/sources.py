@@ -83,6 +83,7 @@ class Reading:
         strip_html: remove HTML tags from the texts.
         encoding: encoding of files without a byte order mark; ``None``: the encoding of the model's data, else UTF-8.
         class_names: names of the labels 1 … C; ``None``: those of a file ``classes.txt`` beside the data, if any.
+        renames: old and new names of classes, and of nodes above them.
     """
 
     format: str | None = None
@@ -92,6 +93,7 @@ class Reading:
     strip_html: bool = False
     encoding: str | None = UTF_8
     class_names: tuple[str, ...] | None = None
+    renames: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Reading:
@@ -100,7 +102,9 @@ class Reading:
         columns: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given}
         names, labelling = saved["class_names"], Labelling(**saved["labelling"])
         names = None if names is None else tuple(names)
-        return cls(**{**saved, "columns": Wanted(**columns), "labelling": labelling, "class_names": names})
+        renames = tuple((str(old), str(new)) for old, new in saved.get("renames", ()))
+        restored = {"columns": Wanted(**columns), "labelling": labelling, "class_names": names, "renames": renames}
+        return cls(**{**saved, **restored})
 
 
 def find_sources(

@@ -117,6 +117,7 @@ class Collected:
         files: format, row counts and checksum of each source, by index.
         texts: files of texts.
         corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
+        renamed: old and new names of classes, and the number of rows that had the old one.
     """
 
     folder: Path
@@ -126,6 +127,7 @@ class Collected:
     files: dict[int, dict[str, Any]] = field(default_factory=dict)
     texts: list[Path] = field(default_factory=list)
     corrected: dict[str, Any] | None = None
+    renamed: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def rows(self) -> Rows:

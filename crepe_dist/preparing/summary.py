@@ -87,6 +87,8 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         "command": command,
         "strip_html": job.reading.strip_html,
     }
+    if collected.renamed:
+        summary["renamed"] = collected.renamed
     if collected.corrected is not None:
         summary["corrections"] = collected.corrected
     if built.targets.kind != ONE:

@@ -142,6 +142,9 @@ def _beside(column: dict[str, Any]) -> str:
 
 def _class_facts(summary: Summary) -> list[str]:
     labels, splits, found = summary.get("labels", {}), summary["splits"], []
+    for each in summary.get("renamed", ()):
+        old, new = (cut(each[name], LABEL_CELLS) for name in ("old", "new"))
+        found.append(f"{old} renamed to {new}: {wording.counted(each['rows'], 'row')}")
     if labels.get("kind") == SOFT:
         found.append(f"soft labels of at most {labels['most']} classes")
     elif labels:
