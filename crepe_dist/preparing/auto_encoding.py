@@ -1,6 +1,6 @@
 """Fitting of the encoding to the texts of training, labelled or not: the document length and the alphabet.
 
-The result depends on these rows alone, not on the number of processes or parts. Lengths in characters are in the
+The result depends on these rows alone, not on the number of processes. Lengths in characters are in the
 records of the spool. A sample of the texts, or for a new alphabet all of them, are read from the spool a second time.
 """
 

@@ -135,7 +135,7 @@ def _check_encoding(
 ) -> None:
     """Check that both encodings map characters, and values of columns, to the same codes and positions.
 
-    Folding accents does not matter. N-gram networks read texts of any length.
+    Folding accents does not matter. All networks except ``paper`` read texts of any length.
     """
     here = dataset.encoding
     if beside != dataset.composition.beside:
