@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -109,11 +110,16 @@ def build(
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
     names, usable = _classes(job, collected, fixed)
     fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
+    emptied: set[str] = set()
     if corrections is not None:  # after the draw, which depends on labels: no correction moves a row to another split
+        before, _ = _classes(job, collected, fate)
         correct(collected, job, corrections, fate, names)
-        names, usable = _classes(job, collected, fixed)
+        # A class that lost all of its training rows cannot be learnt: it is no output, and its other rows are unknown.
+        emptied = before - _classes(job, collected, fate)[0]
+        names, usable = _classes(job, collected, fixed, emptied)
         fate[(fate <= TEST) & ~usable[collected.rows["label"]]] = UNKNOWN
-    classes = list(job.classes or given_classes(job.reading) or sorted(names, key=_label_order))
+    listed = [name for name in given_classes(job.reading) if name not in emptied]
+    classes = list(job.classes or listed or sorted(names, key=_label_order))
     quarantine = write_quarantine(folder, job, collected, fate)
     check(job, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}
@@ -192,11 +198,18 @@ def build(
     return Built(encoding, composition, classes, fate, targets, counts, quarantine, rows)
 
 
-def _classes(job: Job, collected: Collected, fixed: Fate) -> tuple[set[str], npt.NDArray[np.bool_]]:
-    """Return the classes, and for each label whether they include all of its classes, bool [labels]."""
-    used = used_labels(collected.rows, fixed)
+def _classes(
+    job: Job, collected: Collected, fate: Fate, emptied: Set[str] = frozenset()
+) -> tuple[set[str], npt.NDArray[np.bool_]]:
+    """Return the classes of training rows, and for each label whether they include all of its classes, bool [labels].
+
+    Args:
+        fate: fate of each row, or that of its file.
+        emptied: classes to leave out.
+    """
+    used = used_labels(collected.rows, fate)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
-    names = classes_of(trained, job.labelled) if job.classes is None else set(job.classes)
+    names = classes_of(trained, job.labelled) - emptied if job.classes is None else set(job.classes)
     return names, np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
 
 

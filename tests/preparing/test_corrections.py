@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import crepe_dist
@@ -141,3 +142,22 @@ def prepared(folder, **options):
 def split_lines(data):
     """Lines of the rows of each split, in their order."""
     return {name: [data.origin(name, row).line for row in range(len(part))] for name, part in data.splits.items()}
+
+
+@pytest.mark.parametrize("has_names", [False, True])
+def test_a_class_without_training_rows_after_corrections_is_no_output(tmp_path, has_names):
+    labels = [1 + NAMES.index(NAMES[number % 3]) for number in range(60)] if has_names else None
+    write(tmp_path / "rows.csv", labels=labels)
+    if has_names:
+        (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    crepe_dist.prepare(tmp_path / "rows.csv", tmp_path / "before", test=0.3)
+    data = open_dataset(tmp_path / "before")
+    privacy = data.classes.index("Privacy")
+    lines = {data.origin("train", row).line for row in np.flatnonzero(data.splits["train"].labels == privacy)}
+    write_csv(tmp_path / "list.csv", listed(data, lines, "Billing"))
+    about, _ = prepare(tmp_path, test=0.3, max_bad=0.2)
+    assert outcomes(about) == {"applied": len(lines)}
+    report = json.loads((tmp_path / "after" / "report.json").read_text())
+    assert sorted(report["classes"]) == ["=Refund", "Billing"]
+    assert min(report["splits"]["train"]["classes"]) > 0
+    assert report["quarantine"]["unknown"] == {"Privacy": 20 - len(lines)}
