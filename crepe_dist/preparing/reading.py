@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import hashes
 from crepe_dist.data.composition import UNIT, Column, number_of, stored, unusable_number
 from crepe_dist.data.dataset import UNLABELLED
+from crepe_dist.data.markup import TAG
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.auto_encoding import Fit
@@ -39,6 +41,10 @@ _NOT_WORDS = re.compile(r"[\W_]+")
 MAX_CLASSES = 1 << 16
 MAX_SETS = 1 << 24  # different sets of labels
 MAX_REASON = 300  # characters
+# Bytes of UTF-8 that were decoded as Latin-1 or Windows-1252: signs and letters of Western languages, and quotes.
+_SECOND = "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")
+MOJIBAKE = re.compile(f"[ÂÃ][{_SECOND}]|â[€\x80][{_SECOND}]")
+NOTICED = HTML, GARBLED = "html", "mojibake"
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class BatchRows(NamedTuple):
     Attributes:
         rows: records of the usable rows; their labels index ``labels``.
         good: number of usable rows of each label.
+        noticed: number of usable rows that look wrong, by ``NOTICED``.
         file: index of the source.
         texts: file that holds the texts.
     """
@@ -88,6 +95,7 @@ class BatchRows(NamedTuple):
     labels: list[str]
     good: list[int]
     bad: list[BadRow]
+    noticed: Counter[str]
     file: int
     texts: Path
 
@@ -113,9 +121,11 @@ def read(
                 number.setdefault(label, len(number))
                 collected.good[label] += good
                 about["rows"] += good
+            collected.noticed.update(batch.noticed)
             if len(number) > most:
+                what = "labels" if most == MAX_CLASSES else "sets of labels"
                 raise UserError(
-                    f"more than {MAX_CLASSES:,} different labels in {name}",
+                    f"more than {most:,} different {what} in {name}",
                     f"read as {about['reads'][:200]}; the last is {list(number)[-1][:40]!r}",
                     "if this is not the label, name its column: --label COLUMN, by name or number (--label 3 --text 2)",
                 )
@@ -181,6 +191,7 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
+    noticed = Counter[str]()
     name = partial(class_name, class_names=job.reading.class_names)
     for row in parsed.rows:
         row = row._replace(text=stored(row.text, job.reading.strip_html))
@@ -193,6 +204,7 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
             labels.setdefault(label, len(labels))
             rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
+            noticed.update(_noticed(row.text))
     bad.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
     records["file"] = file
@@ -203,8 +215,16 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
     path, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
-    _describe(records, rows, texts, start)
-    return BatchRows(records, list(labels), good, bad, file, path)
+    _describe(records, rows, texts, start, has_values=bool(job.reading.columns.beside))
+    return BatchRows(records, list(labels), good, bad, noticed, file, path)
+
+
+def _noticed(text: str) -> Iterator[str]:
+    """Yield what looks wrong in a text, of ``NOTICED``."""
+    if "<" in text and TAG.search(text):
+        yield HTML
+    if not text.isascii() and MOJIBAKE.search(text):
+        yield GARBLED
 
 
 def _checked(row: Row, part: str, job: Job, name: Name) -> tuple[str, bytes]:
@@ -251,15 +271,22 @@ def _weight(row: Row) -> float:
     return weight
 
 
-def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int) -> None:
+def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, *, has_values: bool) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
     ends = start + np.cumsum(lengths + records["id"])
     records["offset"] = ends - lengths - records["id"]
-    records["characters"] = [len(row.text) for row in rows]
-    keys = [_letters(row.text, text) for row, text in zip(rows, texts)]
-    records["exact"] = hashes(texts)
-    records["near"] = hashes([key or text for key, text in zip(keys, texts)])
+    _hash(records, [row.text for row in rows], texts, "exact", "near")
+    alone = [row.text.partition(UNIT)[0] for row in rows]
+    records["characters"] = list(map(len, alone))
+    if has_values:
+        _hash(records, alone, [text.encode() for text in alone], "exact_alone", "near_alone")
+
+
+def _hash(records: Rows, texts: Sequence[str], data: Sequence[bytes], exact: str, near: str) -> None:
+    keys = list(map(_letters, texts, data))
+    records[exact] = hashes(data)
+    records[near] = hashes([key or text for key, text in zip(keys, data)])
 
 
 def _letters(text: str, data: bytes) -> bytes:

@@ -35,6 +35,8 @@ ROW = np.dtype(
         ("id", "<u2"),  # bytes of the row's id, which follows the text
         ("exact", "<u8"),  # hash of the text
         ("near", "<u8"),  # hash of its letters and digits in lower case
+        ("exact_alone", "<u8"),  # the same hashes of the text alone, if there are columns beside it
+        ("near_alone", "<u8"),
         ("weight", "<f4"),
     ]
 )
@@ -117,6 +119,7 @@ class Collected:
         files: format, row counts and checksum of each source, by index.
         texts: files of texts.
         corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
+        noticed: number of usable rows that look wrong, by ``reading.NOTICED``.
         renamed: old and new names of classes, and the number of rows that had the old one.
     """
 
@@ -127,6 +130,7 @@ class Collected:
     files: dict[int, dict[str, Any]] = field(default_factory=dict)
     texts: list[Path] = field(default_factory=list)
     corrected: dict[str, Any] | None = None
+    noticed: Counter[str] = field(default_factory=Counter)
     renamed: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property

@@ -13,7 +13,7 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.labelling import ABSENT, names_of
-from crepe_dist.preparing.reading import Job
+from crepe_dist.preparing.reading import NOTICED, Job
 from crepe_dist.preparing.selection import (
     PIECE,
     REPEATED,
@@ -77,6 +77,7 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
         "characters": _characters(built, characters),
         "duplicates": _duplicates(collected, built, without),
+        "noticed": {name: collected.noticed[name] for name in NOTICED},
         "examples": _examples(collected, built),
         "quarantine": {
             "rows": built.quarantine.lines,
@@ -86,7 +87,13 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         },
         "command": command,
         "strip_html": job.reading.strip_html,
+        "file_encoding": job.reading.encoding,
     }
+    if built.composition.beside:
+        alone = _duplicates(collected, built, without, "_alone")
+        summary["duplicates"]["text_alone"] = {name: alone[name] for name in ("exact", "near", "across")}
+    if levels := job.reading.labelling.levels:
+        summary["levels"] = levels
     if collected.renamed:
         summary["renamed"] = collected.renamed
     if collected.corrected is not None:
@@ -158,25 +165,27 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
     }
 
 
-def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool_], alone: str = "") -> dict[str, Any]:
     """Count the labelled rows that repeat others, and those that have another label.
 
     Args:
         without: rows without a label, bool [n].
+        alone: end of the names of the hashes: empty, or ``_alone`` for texts without the columns beside them.
     """
+    keys_of = {kind: collected.rows[f"{kind}{alone}"] for kind in ("exact", "near")}
     # Count rows dropped as duplicates too, so that the report shows their number.
     fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
     fate[without] = UNKNOWN
-    exact = sum(len(again) for again, _ in repeats(collected.rows["exact"], fate))
+    exact = sum(len(again) for again, _ in repeats(keys_of["exact"], fate))
     near = conflicting = 0
-    for again, first in repeats(collected.rows["near"], fate):
+    for again, first in repeats(keys_of["near"], fate):
         near += len(again)
         conflicting += int((collected.rows["label"][again] != collected.rows["label"][first]).sum())
     pairs = [(TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)]
     pairs = [pair for pair in pairs if all((built.fate == code).any() for code in pair)]
     across = {pair: {"exact": 0, "near": 0} for pair in pairs}
     for kind in ("exact", "near"):
-        keys = np.ascontiguousarray(collected.rows[kind])
+        keys = np.ascontiguousarray(keys_of[kind])
         for part in parts_of(keys):
             of = {code: keys[part[built.fate[part] == code]] for code in (TRAIN, VALIDATION, TEST)}
             for one, other in pairs:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from crepe_dist.data.alphabet import read_of_long
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
-from crepe_dist.preparing.reading import NO_LABEL
+from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
+from crepe_dist.preparing.similar_names import similar_names
 from crepe_dist.settings.options import SHORTEST
 from crepe_dist.wording import counted, listed, number, percent
 
@@ -75,6 +77,16 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
             ", ".join(small[:SHOWN]) + " …" * (len(small) > SHOWN),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
+    totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
+    of_class = dict(zip(classes, totals))
+    if alike := similar_names(of_class, summary.get("levels", "")):
+        pairs = [f"{rare!r:.60} like {usual!r:.60}" for rare, usual in alike[:SHOWN]]
+        flags = " ".join(f"--rename {shlex.quote(f'{rare}={usual}')}" for rare, usual in alike[:SHOWN])
+        yield (
+            f"{counted(len(alike), 'name of a class looks', 'names of classes look')} like another one",
+            "; ".join(pairs) + " …" * (len(alike) > SHOWN),
+            f"if both are the same class, merge them: {flags}",
+        )
     if max(train) > 0.9 * sum(train):
         yield (
             f"{percent(max(train), sum(train))} of the training rows are of one class, "
@@ -109,6 +121,33 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
             if summary["fit"]["alphabet"]
             else "--alphabet auto makes an alphabet from the characters of these texts",
         )
+    noticed, read = summary["noticed"], summary["rows"]["read"]
+    if noticed[HTML] >= NOTABLE * read and not summary["strip_html"]:
+        yield (
+            f"{counted(noticed[HTML], 'row')} of {number(read)} contain HTML",
+            "the network reads tags as text",
+            "--strip-html removes HTML, here and in prediction",
+        )
+    if noticed[GARBLED] >= NOTABLE * read:
+        named = summary["file_encoding"]
+        yield (
+            f"{counted(noticed[GARBLED], 'row')} of {number(read)} contain garbled characters, such as Ã¼ for ü",
+            f"the text is UTF-8 that was decoded as {named if named != 'utf-8' else 'another encoding'}",
+            "leave --encoding out: the files are UTF-8"
+            if named != "utf-8"
+            else "export the file again as UTF-8; or undo the wrong conversion: iconv -f UTF-8 -t CP1252 FILE > MENDED",
+        )
+    alone = summary["duplicates"].get("text_alone", {}).get("across", {})
+    for pair, count in alone.items():
+        split, other = pair.split(" in ")
+        with_columns = summary["duplicates"]["across"][pair]["near"]
+        if count["near"] > max(0.01 * summary["splits"][split]["rows"], with_columns):
+            yield (
+                f"{count['near']:,} {split} rows have a text that also occurs in the {other} split",
+                f"{count['exact']:,} texts are exact copies; {with_columns:,} rows also have the same columns; "
+                "this leakage inflates the accuracy",
+                "keep all rows of a text in one split: name a file with --test; --dedupe compares the columns, too",
+            )
     for pair, count in summary["duplicates"]["across"].items():
         split, other = pair.split(" in ")
         if count["near"] > 0.01 * summary["splits"][split]["rows"]:

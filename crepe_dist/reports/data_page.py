@@ -111,12 +111,17 @@ def facts(summary: Summary) -> dict[str, list[str]]:
         f"near duplicates: {number(repeats['near'])}, {number(repeats['exact'])} of them exact copies; "
         f"{number(repeats['removed'])} removed"
     ]
+    if alone := repeats.get("text_alone"):
+        found["duplicates"][0] += " (text and columns are the same)"
+        statement = f"{number(alone['near'])}, {number(alone['exact'])} of them exact copies"
+        found["duplicates"].append(f"near duplicates by the text alone: {statement}")
     if repeats["conflicting"]:
         found["duplicates"].append(f"of another class: {number(repeats['conflicting'])}")
     for name, counts in repeats["across"].items():
         whole = summary["splits"].get(name.partition(" in ")[0], {}).get("rows", 0)
         found["duplicates"].append(
             f"{name}: {number(counts['near'])} ({percent(counts['near'], whole)}), {number(counts['exact'])} exact"
+            + (f"; by the text alone {number(alone['across'][name]['near'])}" if alone else "")
         )
 
     found["encoding"] = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.data.alphabet import read_of_long
+from crepe_dist.data.composition import PRIVATE
 from crepe_dist.model.backend import is_gpu_build
 from crepe_dist.model.parameters import shape_class
 from crepe_dist.native import library
@@ -207,7 +208,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
 
 def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:
     """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
-    alphabet = encoding.get("alphabet", "") + encoding.get("paired", "")
+    alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))  # not the values of columns
     return [
         f"Of a text longer than {number(encoding['feature_len'])} characters, it only reads {read_of_long(encoding)}"
         + (", of which rare ones count twice." if encoding.get("paired") else "."),

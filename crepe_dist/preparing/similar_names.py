@@ -1,0 +1,71 @@
+"""Names of classes that look alike: other case or punctuation, and misspellings of a more frequent name."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+
+MAX_TYPED = 10_000  # names among which misspellings are looked for
+MIN_LETTERS = 5  # of a misspelt word: words that differ in a letter are often other words if they are short
+MAX_RARE = 0.2  # rows of a misspelt name, by row of the right one
+BETWEEN = re.compile(r"(?<=\w)[\s_\-./]+(?=\w)")
+Words = tuple[str, ...]
+
+
+def similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[str, str]]:
+    """Return pairs of names that look alike, the rare one first; the most frequent pairs come first.
+
+    Args:
+        counts: rows of each class.
+        separator: separator of the levels of a name, whose nodes are compared with the others below the same node.
+    """
+    nodes: dict[str, dict[str, int]] = {}
+    for name, count in counts.items():
+        parts = name.split(separator) if separator else [name]
+        for end in range(len(parts)):
+            above = nodes.setdefault(separator.join(parts[:end]), {})
+            node = separator.join(parts[: end + 1])
+            above[node] = above.get(node, 0) + count
+    pairs = {
+        (rare.strip(), usual.strip()): of[usual]
+        for above, of in nodes.items()
+        for rare, usual in _alike(of, len(above))
+    }
+    return sorted(pairs, key=lambda pair: (-pairs[pair], pair))
+
+
+def _alike(counts: Mapping[str, int], start: int) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names, of which the first ``start`` characters are the same."""
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    first: dict[str, str] = {}
+    for name in order:
+        if any(map(str.isalpha, key := _folded(name[start:]))) and first.setdefault(key.replace(" ", ""), name) != name:
+            yield name, first[key.replace(" ", "")]
+    if len(first) > MAX_TYPED:
+        return
+    # Two words that differ in a letter are equal once it is left out of one or of both.
+    usual: dict[tuple[Words, str, Words], tuple[str, str]] = {}
+    for name in first.values():
+        words = tuple(_folded(name[start:]).split())
+        for place, word in enumerate(words):
+            if len(word) < MIN_LETTERS or not word.isalpha():
+                continue
+            for left in dict.fromkeys([word, *(word[:i] + word[i + 1 :] for i in range(1, len(word)))]):
+                other, common = usual.setdefault((words[:place], left, words[place + 1 :]), (name, word))
+                if other != name and _is_misspelt(word, common) and counts[name] <= MAX_RARE * counts[other]:
+                    yield name, other
+
+
+def _folded(name: str) -> str:
+    """Return a name in lower case and compatibility form, with blanks in place of what separates words."""
+    return BETWEEN.sub(" ", unicodedata.normalize("NFKC", name).casefold().strip())
+
+
+def _is_misspelt(word: str, common: str) -> bool:
+    """Tell whether words, one without a letter of the other or both without one, differ in one typing error."""
+    if len(word) != len(common):
+        return True
+    wrong = [place for place, (one, other) in enumerate(zip(word, common)) if one != other]
+    is_swapped = len(wrong) == 2 and wrong[1] - wrong[0] == 1 and word[wrong[0]] == common[wrong[1]]
+    return len(wrong) == 1 or is_swapped
