@@ -77,8 +77,8 @@ class Export(ModelFlags, ThresholdFlag, Command):
         real, synthetic = real_texts(path, self.data), synthetic_texts(predictor.encoding)
         files, difference = export(predictor, form, self.out, real + synthetic)
         _list(files)
-        if predictor.composition.strip_html and form in ("onnx", "web", "pytorch"):
-            print("note: the model was trained on texts without HTML, and this export does not strip it: do so before")
+        if predictor.composition.strip_html and form == "onnx":
+            print("note: crepe_runtime.py removes HTML as in training; other programs must remove it before model.onnx")
         texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
         print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
 

@@ -34,9 +34,7 @@ class Classifier(torch.nn.Module):
         self.classes, self.alphabet, self.sizes = (self.about[name] for name in ("classes", "characters", "network"))
         self.temperature = self.about.get("calibration", {}).get("temperature", 1)
         self.length, self.mode = self.about["encoding"]["feature_len"], self.about["encoding"]["mode"]
-        codes = {char: [n] for n, chars in enumerate(self.alphabet) for char in chars} | self.about["spellings"]
-        # Private characters stand for values of columns, which no text may spell.
-        self.codes = {char: code for char, code in codes.items() if not "\U000f0000" <= char < "\U0010ff00"}
+        self.codes = {char: [n] for n, chars in enumerate(self.alphabet) for char in chars} | self.about["spellings"]
         self.arrays = torch.nn.ParameterDict()
         for name, array in load((Path(folder) / "model.safetensors").read_bytes()).items():
             self.arrays[name.replace(".", "/")] = torch.nn.Parameter(array, requires_grad="significant" not in name)
