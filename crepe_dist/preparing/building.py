@@ -170,7 +170,7 @@ def build(
     manifest: dict[str, Any] = {
         "encoding": encoding.to_dict(),
         "composition": composition.to_dict(),
-        "reading": asdict(replace(job.reading, columns=wanted)),
+        "reading": replace(job.reading, columns=wanted).to_dict(),
         "classes": classes,
         "splits": splits,
         "split": asdict(job.split),

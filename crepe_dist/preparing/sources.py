@@ -8,7 +8,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,9 +95,13 @@ class Reading:
     class_names: tuple[str, ...] | None = None
     renames: tuple[tuple[str, str], ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as JSON-like data; ``renames`` only if classes were renamed."""
+        return {name: value for name, value in asdict(self).items() if value or name != "renames"}
+
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Reading:
-        """Restore the options from ``asdict``'s result."""
+        """Restore the options from ``to_dict``'s result."""
         given = saved["columns"].items()
         columns: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given}
         names, labelling = saved["class_names"], Labelling(**saved["labelling"])
