@@ -104,7 +104,7 @@ def readings(model, table, folder):
         Question.model_validate({"text": record["text"], "columns": {name: record[name] for name in names}})
         for record in records
     )
-    found["serve"] = [asked(model, question.all_texts(model.composition.beside))[0] for question in questions]
+    found["serve"] = [asked(model, question.all_texts(model.composition))[0] for question in questions]
     prepare_labelled(model, table, folder, Reading())
     data = open_dataset(folder / "data", trains=False)
     split = data.splits["test"]
