@@ -28,6 +28,7 @@ from crepe_dist.preparing.selection import (
 )
 from crepe_dist.preparing.spool import Collected, Texts
 from crepe_dist.preparing.warning_rules import warnings_of
+from crepe_dist.settings.flags import UTF_8
 from crepe_dist.version import __version__
 
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
@@ -87,7 +88,7 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         },
         "command": command,
         "strip_html": job.reading.strip_html,
-        "file_encoding": job.reading.encoding,
+        "file_encoding": job.reading.encoding or UTF_8,
     }
     if built.composition.beside:
         alone = _duplicates(collected, built, without, "_alone")

@@ -60,7 +60,7 @@ def models(tmp_path_factory):
     def data(strip, beside):
         folder = tmp_path_factory.mktemp("data") / "data"
         texts, numbers = [f"Zoë <i>a</i> {n}" for n in range(60)], [str(n) for n in range(60)]
-        columns = {"category": "colour", "number": "amount"} if beside else {}
+        columns: Any = {"category": "colour", "number": "amount"} if beside else {}
         table = rows(texts, ["red", "blue", ""] * 20, numbers, beside=beside)
         crepe_dist.prepare(table, folder, strip_html=strip, **columns)
         return open_dataset(folder)
@@ -85,7 +85,7 @@ def usable(answer, model):
 
 
 def of_file(model, path, **flags):
-    inputs = TextFlags(**flags).opened(str(path), model.composition)
+    inputs = TextFlags(**flags).opened(str(path), model.composition, "utf-8")
     return [None if row.problem else asked(model, [row.text])[0] for group in inputs for row in group]
 
 
@@ -97,7 +97,7 @@ def readings(model, table, folder):
     with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([frame.columns, *frame.to_numpy().tolist()])
     names = [column.name for column in model.composition.beside]
-    found = {suffix: of_file(model, folder / f"rows.{suffix}", header="yes") for suffix in ("csv", "jsonl", "parquet")}
+    found = {suffix: of_file(model, folder / f"rows.{suffix}") for suffix in ("csv", "jsonl", "parquet")}
     records = frame.to_dict("records")
     found["python"] = [asked_frame(model, pd.DataFrame([record])) for record in records]
     questions = (
