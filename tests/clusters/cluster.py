@@ -38,28 +38,29 @@ class Cluster:
     def __init__(self, programs: Path, data: Path, folder: Path) -> None:
         self._programs, self._data, self._folder = programs, data, folder
         self.run_dir = folder / "run"
-        self._holder = subprocess.Popen(
-            [programs / "python", "-c", HOLD],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "cluster.txt").open("w"),
-            text=True,
-        )
-        self.address = self._answer()
+        self._holder, self.address = self._start()
         self._trainings: list[subprocess.Popen[str]] = []
+
+    def _start(self) -> tuple[subprocess.Popen[str], str]:
+        """Start the cluster; again if it is the machine that is too busy."""
+        while True:
+            holder = subprocess.Popen(
+                [self._programs / "python", "-c", HOLD],
+                cwd=self._folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=(self._folder / "cluster.txt").open("w"),
+                text=True,
+            )
+            if address := _answer(holder):
+                return holder, address
+            said = (self._folder / "cluster.txt").read_text()
+            assert "timed out" in said.lower(), said  # Ray waits 30 s for a node, and no setting changes that
 
     def remove_node(self) -> None:
         assert self._holder.stdin is not None
         print("remove", file=self._holder.stdin, flush=True)
-        assert self._answer() == "done"
-
-    def _answer(self) -> str:
-        assert self._holder.stdout is not None
-        while line := self._holder.stdout.readline():
-            if line.startswith("> "):
-                return line[2:].strip()
-        raise AssertionError((self._folder / "cluster.txt").read_text())
+        assert _answer(self._holder) == "done"
 
     def train(
         self, *flags: str, variables: dict[str, str] | None = None, processes: int = RANKS
@@ -113,6 +114,12 @@ class Cluster:
 
     def wait_for_no_rank(self) -> None:
         harness.wait_for(lambda: not self.ranks())
+
+
+def _answer(holder: subprocess.Popen[str]) -> str:
+    """Return the next line for the test; nothing if the process has ended."""
+    assert holder.stdout is not None
+    return next((line[2:].strip() for line in holder.stdout if line.startswith("> ")), "")
 
 
 def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:

@@ -30,6 +30,17 @@ def test_a_killed_rank_restarts_with_all(cluster: Cluster, alone: Path) -> None:
     harness.assert_same(cluster.run_dir, alone)
 
 
+def test_ranks_that_are_all_suspended_restart(cluster: Cluster, alone: Path) -> None:
+    process = cluster.train("--safety.watchdog-s=10")
+    cluster.wait_for_saved_state()
+    for rank in cluster.ranks().values():
+        os.kill(rank, signal.SIGSTOP)
+    printed = finish(process, cluster)
+    assert "ended with code 76 (no progress)" in printed
+    assert "resuming from step" in printed
+    harness.assert_same(cluster.run_dir, alone)
+
+
 def test_a_request_to_stop_is_passed_on(cluster: Cluster, alone: Path) -> None:
     process = cluster.train()
     cluster.wait_for_saved_state()

@@ -107,4 +107,4 @@ def test_logits_are_those_of_training(python, runs, data, name, tmp_path):
 
 
 def test_every_command(python, tmp_path):
-    print(run([str(python), str(ROOT / "tools" / "try_wheel.py")], tmp_path))
+    print(run([str(python), str(ROOT / "tools" / "try_wheel.py"), "--seconds=1800"], tmp_path))
