@@ -15,7 +15,8 @@ from tests.helpers.needs import needs
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RATIOS = {"train_vs_notebook", "encode_vs_notebook", "loader_documents_per_second"}
 SCALING = set() if scaling.obstacle() else {"scaling_np2", "ngrams_scaling_np2", "crepe_scaling_np2"}
-SHORT_TEXTS = {f"{kind}_{work}_vs_fasttext" for kind in ("ngrams", "crepe") for work in ("train", "predict")}
+MEASURED = ("train_vs_fasttext", "predict_vs_fasttext", "predict_file_vs_memory")
+SHORT_TEXTS = {f"{kind}_{measured}" for kind in ("ngrams", "crepe") for measured in MEASURED}
 OTHER_TOOL = """#!/bin/sh
 case "$2" in
 */short_texts_worker.py) echo '{"train_rate": 1e-3, "predict_rate": 1e-3, "seconds": 1.0, "accuracy": 0.5}' ;;
