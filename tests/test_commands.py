@@ -128,8 +128,8 @@ class TestPredict:
     def test_output_is_whole_or_not_there(self, place, complaint):
         (place / "deep.csv").write_text("text\nzig\n")
         assert "cannot be written" in complaint("predict", "--file", "deep.csv", "--out", "no/where.csv", cwd=place)
-        os.mkfifo(place / "pipe.csv")
-        assert "it is not a file" in complaint("predict", "--file", "deep.csv", "--out", "pipe.csv", cwd=place)
+        (place / "folder.csv").mkdir()
+        assert "it is not a file" in complaint("predict", "--file", "deep.csv", "--out", "folder.csv", cwd=place)
         (place / "bad.json").write_text("[1]\n")
         assert "one JSON array" in complaint("predict", "--file", "bad.json", "--out", "new.jsonl", cwd=place)
         assert not [path.name for path in place.iterdir() if "new.jsonl" in path.name]
