@@ -161,6 +161,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def every_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the build that the environment names, for tests that name the builds that they run."""
     monkeypatch.delenv(library.SWITCH, raising=False)
+    monkeypatch.delenv(library.IN_SOFTWARE, raising=False)
 
 
 def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:

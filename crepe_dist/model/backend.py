@@ -150,6 +150,8 @@ def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backe
         return Backend("float32", native, trouble or lacks)
     elif native.bfloat16_is_slower:
         precision, why = "float32", "AVX512-BF16 is slower on this processor"
+    elif native.emulates:
+        precision, why = "bfloat16", f"{library.IN_SOFTWARE} is 1"
     else:
         precision, why = "bfloat16", "the processor has " + ("AMX" if "amx" in native.name else "AVX512-BF16")
     return Backend(precision, native, f"{why}; {trouble}" if trouble else why)

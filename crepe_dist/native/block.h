@@ -36,6 +36,12 @@ constexpr long ROWS = LANES == 16 ? 8 : 6, VECTORS = 2;
 template <class T> Lanes multiply_add(Lanes sum, Bits left, Bits right) {
 #if defined(__AVX512BF16__)
     if constexpr (PAIR<T> == 2) return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+#else
+    // As the instruction: the upper halves first. Their products are exact in float32, so fused additions change nothing.
+    if constexpr (PAIR<T> == 2) {
+        sum += (Lanes)(left & 0xFFFF0000) * (Lanes)(right & 0xFFFF0000);
+        return sum + (Lanes)(left << 16) * (Lanes)(right << 16);
+    }
 #endif
     return sum + (Lanes)left * (Lanes)right;
 }

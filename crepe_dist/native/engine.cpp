@@ -56,7 +56,7 @@ template <class Work> int guarded(Work work) {
 
 extern "C" {
 
-// Returns 1 if this build can compute in bfloat16 in this process.
+// Returns 1 if this process can run the processor's instructions for products in bfloat16, and this build has them.
 int crepe_has_bfloat16() {
 #if defined(__AMX_BF16__)
     constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // Linux requires a process to request AMX before use
@@ -72,13 +72,8 @@ void* crepe_open_paper(int bfloat, const int64_t* shape, int threads) {
     const Shape sizes{shape[0], shape[1], shape[2], shape[3], shape[4]};
     Engine* engine = nullptr;
     guarded([&] {
-#if defined(__AVX512BF16__)
-        if (bfloat) {
-            engine = new Paper<bfloat16>(sizes, threads);
-            return;
-        }
-#endif
-        if (!bfloat) engine = new Paper<float>(sizes, threads);
+        if (bfloat) engine = new Paper<bfloat16>(sizes, threads);
+        else engine = new Paper<float>(sizes, threads);
     });
     return engine;
 }
@@ -96,10 +91,8 @@ void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int t
     Engine* engine = nullptr;
     guarded([&] {
         std::unique_ptr<Engine> tower;
-        if (!bfloat) tower = std::make_unique<Tower<float>>(sizes, threads);
-#if defined(__AVX512BF16__)
         if (bfloat) tower = std::make_unique<Tower<bfloat16>>(sizes, threads);
-#endif
+        else tower = std::make_unique<Tower<float>>(sizes, threads);
         auto table = std::make_unique<NGrams>(ngram_shape(shape), threads);
         engine = new Joined(std::move(table), std::move(tower), 3, shape[2]);
     });
@@ -160,10 +153,8 @@ int crepe_forward_parts(void* engine, const uint8_t* codes, int64_t stride, int6
 // size: a multiple of 32.
 int crepe_products(int bfloat, int64_t size, int threads, int times) {
     return guarded([&] {
-#if defined(__AVX512BF16__)
-        if (bfloat) return products<bfloat16>(size, threads, times);
-#endif
-        if (!bfloat) products<float>(size, threads, times);
+        if (bfloat) products<bfloat16>(size, threads, times);
+        else products<float>(size, threads, times);
     });
 }
 

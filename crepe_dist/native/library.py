@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS; or NONE, to behave as if installed without a compiler
 NONE = "none"
+IN_SOFTWARE = "CREPE_DIST_SOFTWARE_BFLOAT16"  # for developers: if it is 1, builds without the instructions emulate them
 GENERIC = "generic"  # for any processor of the architecture
 PROCESSOR = Path("/proc/cpuinfo")
 FOLDER = Path(__file__).parent
@@ -105,7 +106,8 @@ class Library:
 
     Attributes:
         name: name of the build, one of ``BUILDS``.
-        bfloat16: True if it can compute in bfloat16 in this process.
+        emulates: True if it has no instructions for bfloat16, and ``IN_SOFTWARE`` asks for their results.
+        bfloat16: True if it may compute in bfloat16 in this process.
         functions: functions of the .cpp files beside this module.
 
     Raises:
@@ -120,7 +122,8 @@ class Library:
         for function, (result, arguments) in _FUNCTIONS.items():
             getattr(self.functions, function).restype = result
             getattr(self.functions, function).argtypes = arguments
-        self.bfloat16 = bool(self.functions.crepe_has_bfloat16())
+        self.emulates = "avx512_bf16" not in BUILDS[name] and os.environ.get(IN_SOFTWARE) == "1"
+        self.bfloat16 = self.emulates or bool(self.functions.crepe_has_bfloat16())
 
     @cached_property
     def bfloat16_is_slower(self) -> bool:

@@ -65,6 +65,19 @@ class TestSwitch:
         assert f"own kernels ({name})" in str(chosen)
         assert f"CREPE_DIST_KERNELS is {name}" in str(chosen)
 
+    @pytest.mark.parametrize("value", ["", "0", "1"])
+    def test_bfloat16_in_software_is_a_choice_of_developers(self, value, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, "generic")
+        monkeypatch.setenv(library.IN_SOFTWARE, value)
+        if value == "1":
+            because = "CREPE_DIST_SOFTWARE_BFLOAT16 is 1; CREPE_DIST_KERNELS is generic"
+            assert str(selected()) == f"bfloat16, own kernels (generic) ({because})"
+            assert selected(precision="float32").precision == "float32"
+        else:
+            assert selected().precision == "float32"
+            with pytest.raises(UserError, match="this processor cannot compute in bfloat16"):
+                selected(precision="bfloat16")
+
     @pytest.mark.parametrize(
         ("requested", "why"),
         [
@@ -170,7 +183,8 @@ def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower
         now[0] += seconds if bfloat16 else 1.0
 
     build: Any = Library.__new__(Library)
-    build.name, build.bfloat16, build.functions = name, True, SimpleNamespace(crepe_products=products)
+    build.name, build.emulates, build.bfloat16 = name, False, True
+    build.functions = SimpleNamespace(crepe_products=products)
     monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
     monkeypatch.setattr(library, "find", lambda: (build, ""))
     assert build.bfloat16_is_slower is slower

@@ -40,7 +40,7 @@ class Case:
         self.random = np.random.default_rng(number)
         os.environ["OMP_NUM_THREADS"] = str(self.pick(1, 4))
         self.build, self.shape = build, self.network()
-        in_bfloat16 = build.bfloat16 and self.shape.multiplies and self.chance(0.5)
+        in_bfloat16 = self.shape.multiplies and self.chance(0.5)
         self.backend = Backend("bfloat16" if in_bfloat16 else "float32", build, "for a test")
 
     def pick(self, least: int, most: int) -> int:

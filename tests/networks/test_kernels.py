@@ -18,7 +18,6 @@ from tests.helpers.engines import answers, assert_near, learnt, sized, some_batc
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.runnable()
-IN_BFLOAT16 = [name for name in BUILDS if "avx512_bf16" in library.BUILDS[name]]
 LARGE = PaperShape(69, 1014, 7, 64, 96)
 # Widths that are and that are not multiples of the kernels' blocks, the shortest text, the largest alphabet, more
 # classes than a block.
@@ -69,11 +68,11 @@ def test_loss_gradients_and_logits_equal_the_reference(shape: Shape, monkeypatch
             assert (abs(of_another_step - loss) > 1e-4) == shape.multiplies  # by dropout
 
 
-@pytest.mark.parametrize("name", IN_BFLOAT16)
+@pytest.mark.parametrize("name", BUILDS)
 @pytest.mark.parametrize("shape", [*PAPERS, *CREPES[::2]], ids=str)
 def test_bfloat16_is_near_float32(name, shape):
     """Gradients move more than values, where rounding gives another position the maximum of a pool."""
-    if not Library(name).bfloat16:
+    if "avx512_bf16" in library.BUILDS[name] and not Library(name).bfloat16:
         pytest.fail(f"{name} runs here but has no bfloat16")
     shape = replace(shape, dropout=0.0)
     network, batch = varied(shape), some_batch(shape, 7 if shape is LARGE else 37)
@@ -85,9 +84,18 @@ def test_bfloat16_is_near_float32(name, shape):
     check(shape, {"": answers(rounded, batch)}, {"": answers(exact, batch)}, 0.02)
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "float32") for name in BUILDS), *((name, "bfloat16") for name in IN_BFLOAT16)]
-)
+@pytest.mark.skipif("avx512_bf16" not in BUILDS, reason="the processor has no AVX512-BF16")
+@pytest.mark.parametrize("shape", [*PAPERS[:2], *CREPES], ids=str)
+def test_bfloat16_in_software_equals_the_instruction_bit_for_bit(shape):
+    network, batch = varied(shape), some_batch(shape, 37)
+    instruction, software = (network.opened(name, "bfloat16") for name in ("avx512_bf16", "avx512"))
+    wanted, got = learnt(instruction, batch), learnt(software, batch)
+    assert all(np.array_equal(got[each], array) for each, array in wanted.items())
+    assert np.array_equal(answers(software, batch), answers(instruction, batch))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", BUILDS)
 @pytest.mark.parametrize("shape", DROPPING, ids=str)
 def test_batches_leave_no_trace(name, precision, shape, monkeypatch):
     """Memory of larger, smaller and differently cut batches is used again."""
