@@ -16,6 +16,7 @@ import crepe_dist
 from crepe_dist.model.calibration import softmax
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import loss_of
+from crepe_dist.runs.scores import Scores
 from tests.conftest import NGRAMS, QUICK, command, records, run, train
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
@@ -115,3 +116,10 @@ def test_records_of_earlier_versions_are_read():
     assert loss_of({"validation_loss": 1.0, "validation_loss_error": 0.5}, "validation") == (1.0, 0.5)
     assert loss_of({"test_loss": 1.0}, "test") == (1.0, 0.0)
     assert loss_of({}, "test") == loss_of({"test_loss": float("nan")}, "test") == (float("inf"), 0.0)
+
+
+def test_scores_of_earlier_versions_are_read():
+    scores = Scores(np.eye(2, dtype=np.int64), 0.5, np.zeros((15, 3), np.int64), [], uncalibrated_loss=0.7)
+    assert Scores.of(scores.to_dict()).uncalibrated_loss == 0.7
+    old = Scores.of(scores.to_dict("uncalibrated_loss"))
+    assert (old.loss, old.uncalibrated_loss, "uncalibrated_loss" in old.metrics()) == (0.5, None, False)
