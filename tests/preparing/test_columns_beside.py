@@ -77,14 +77,17 @@ def rows(count, seed):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """``data`` from ``train.csv``, and ``run-1`` and ``run-2``, trained on it in as many processes."""
+    """``data`` from ``train.csv``, and ``run-1`` and ``run-2``, trained on it in as many processes.
+
+    In float32, in which the exports compute.
+    """
     folder = tmp_path_factory.mktemp("columns")
     rows(1500, 1).to_csv(folder / "train.csv", index=False)
     rows(200, 2).to_csv(folder / "new.csv", index=False)
     crepe_dist.prepare(folder / "train.csv", folder / "data", **BESIDE)
     for processes in (1, 2):
         flags = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", f"--run-dir=run-{processes}")
-        train("--data=data", *QUICK, *flags, cwd=folder, processes=processes)
+        train("--data=data", "--precision=float32", *QUICK, *flags, cwd=folder, processes=processes)
     return folder
 
 
