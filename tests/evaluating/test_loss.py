@@ -17,7 +17,7 @@ from crepe_dist.model.calibration import softmax
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.scores import Scores
-from tests.conftest import NGRAMS, QUICK, command, records, run, train
+from tests.conftest import NGRAMS, QUICK, command, readable, records, run, train
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
 LEARNING = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", "--refit=false")
@@ -49,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     files: dict[str, Any] = {name: folder / f"{name}.csv" for name in ("validation", "test")}
     labels: Any = "several" if several else "one"
     crepe_dist.prepare(folder / "train.csv", folder / "data", **files, labels=labels, feature_len=64)
-    train("--data=data", "--run-dir=run", *QUICK, *LEARNING, *WAYS[request.param], cwd=folder)
+    train("--data=data", "--run-dir=run", *readable(*QUICK, *LEARNING, *WAYS[request.param]), cwd=folder)
     return folder
 
 

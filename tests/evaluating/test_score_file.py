@@ -301,7 +301,7 @@ def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, prin
     write(tmp_path / "many.csv", rows)
     columns: dict[str, Any] = {"id": "Nr", "label": "Queue", "text": ["Subject", "Body"]}
     crepe_dist.prepare(tmp_path / "many.csv", tmp_path / "data", **columns, test=0.5, feature_len=48)
-    train(tmp_path, "--model=ngrams", "--refit=false")
+    train(tmp_path)
     printed = printed_by("evaluate", tmp_path / "run", "--json", "all.json", cwd=tmp_path)
     assert "confusion matrix" not in printed
     found = json.loads((tmp_path / "all.json").read_text())
