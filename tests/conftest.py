@@ -65,7 +65,7 @@ with _threads_restored():
     import_mxnet()
 
 FEATURE_LEN = 123
-SLOW_SECONDS = 1800  # for a slow test that sets no limit
+SLOW_SECONDS = 3600  # for a slow test that sets no limit
 DEAD = (1 << 22) + 1  # id that no process can have
 TRIGRAMS = ("qua", "zig", "vex")
 # The default network in a small size, and settings that train in a second; floats are kept far from chaos so that runs
