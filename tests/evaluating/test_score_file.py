@@ -27,7 +27,7 @@ from crepe_dist.evaluating.shares import compared
 from crepe_dist.exporting.exporter import export
 from crepe_dist.exporting.small_model import compress_to
 from crepe_dist.settings import config
-from tests.conftest import QUICK, command, run, write_frame, write_rows
+from tests.conftest import QUICK, command, readable, run, write_frame, write_rows
 
 WORDS = {"billing": "invoice refund charge", "login": "password token session", "parcel": "courier depot delivery"}
 HEADER = ("Nr", "Queue", "Subject", "Body")
@@ -64,7 +64,8 @@ def place(tmp_path_factory):
 
 
 def train(folder: Path, *more: str) -> None:
-    crepe_dist.train.train(config.parse([f"--data={folder / 'data'}", f"--run-dir={folder / 'run'}", *QUICK, *more]))
+    flags = readable(*QUICK, *more)
+    crepe_dist.train.train(config.parse([f"--data={folder / 'data'}", f"--run-dir={folder / 'run'}", *flags]))
 
 
 def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):
