@@ -140,7 +140,7 @@ def _build(
     except UserError as error:
         kept = None if job.classes else keep_quarantine(partial, out)
         if kept:
-            error.why = f"{error.why}; the unusable rows are in {kept}"
+            error.why = "; ".join(filter(None, (error.why, f"the unusable rows are in {kept}")))
         raise
     summary = summarise(printable(out.absolute().name), job, collected, built, options.command)
     write_json(partial / REPORT_NUMBERS, summary)

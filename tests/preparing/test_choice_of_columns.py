@@ -75,6 +75,24 @@ def test_numbers_are_no_text(tmp_path, values):
     assert opened.hint == "not read: column 2; to read them beside the text: --number 2"
 
 
+def test_decimal_commas_are_named(tmp_path):
+    frame = pd.DataFrame(
+        {"label": ["a", "b"] * 30, "text": ["some words", "others"] * 30, "price": ["1.048,79", "9,5"] * 30}
+    )
+    frame.to_csv(tmp_path / "a.csv", sep=";", index=False)
+    opened = open_source(find_sources([str(tmp_path / "a.csv")])[0], Reading())
+    assert opened.reads == "label: label, text: text, separated by ';'"
+    assert opened.hint == "not read: price; --number price needs decimal points, such as 1048.79"
+
+
+def test_only_a_table_without_a_header_asks_for_one(tmp_path):
+    for header, is_asked in (("label,text\n", False), ("", True)):
+        (tmp_path / "a.csv").write_text(header + "x,fine film\ny,bad film\n" * 9)
+        with pytest.raises(UserError, match="has no column 'txt'") as caught:
+            open_source(find_sources([str(tmp_path / "a.csv")])[0], Reading(columns=Wanted("1", ("txt",))))
+        assert ("--header" in caught.value.remedy) == is_asked
+
+
 def test_what_is_read_is_printed_first(tmp_path, printed_by):
     frame = products()
     write_frame(frame, tmp_path / "shop.csv")

@@ -160,6 +160,23 @@ class TestTables:
         assert len(read(tmp_path, "b.csv", content, header="yes", label=label, text=text).rows) == 20
         assert len(read(tmp_path, "c.csv", content, header="no", label="1", text="2").rows) > 19
 
+    @pytest.mark.parametrize("above", ["Support tickets 2026\n", "Support tickets 2026;;;\n\n;;;\n"])
+    def test_a_title_above_the_header_is_named(self, tmp_path, above):
+        content = above + "queue;text;price\n" + "".join(f"q{n % 2};words {n};{n}\n" for n in range(20))
+        line = above.count("\n") + 1
+        for options in ({}, {"header": "yes"}, {"label": "queue", "text": "text"}):
+            with pytest.raises(UserError, match=rf"row {line} seems to name the columns") as caught:
+                read(tmp_path, "a.csv", content, **options)
+            assert "'Support tickets 2026'" in caught.value.why
+            assert caught.value.remedy == f"delete what is above row {line}"
+        assert len(read(tmp_path, "b.csv", content, header="no", label="1", text="2").rows) == 21
+
+    def test_a_narrow_first_row_is_no_title_without_names_below(self, tmp_path):
+        content = "broken\n" + "".join(f"q{n % 2};words {n}\n" for n in range(20))
+        with pytest.raises(UserError, match="does its first line name the columns"):
+            read(tmp_path, "a.csv", content)
+        assert len(read(tmp_path, "b.csv", content, header="no").rows) == 20
+
     def test_numbers_of_rows_are_not_taken_for_the_label(self, tmp_path):
         assert read(tmp_path, "a.csv", "id,text,kind\n7,words,x\n").rows == [(2, "x", "words")]
         assert read(tmp_path, "b.csv", ",text,Unnamed: 0,stars\n7,words,7,5\n").rows == [(2, "5", "words")]

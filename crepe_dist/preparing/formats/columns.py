@@ -27,6 +27,9 @@ TEXTS = (
 # Row numbers, as pandas and others write them: neither label nor text.
 INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
+# A decimal comma with at most two digits after it; three digits after a comma may be thousands.
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
+MOST_ABOVE = 10  # rows above a header, at most
 MOST = 0.9  # share of the values that decides what a column is
 DISTINCT = 40  # rows that are needed to say that all differ
 FEW = 20  # values of a column of categories, at most
@@ -121,17 +124,22 @@ class Columns:
         """
         read = {*self.used, self.ignored}
         others = [i for i, name in enumerate(self.names) if i not in read and not INDICES.fullmatch(_plain(name))]
-        flags = []
+        flags, commas = [], ""
         for i in others:
             values, name = _values(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
             if values and sum(number_of(value) is not None for value in values) > MOST * len(values):
                 flags.append(f"--number {name}")
+            elif values and sum(map(bool, map(DECIMAL_COMMA.fullmatch, values))) > MOST * len(values):
+                commas = (
+                    commas
+                    or f"; --number {name} needs decimal points, such as {values[0].replace('.', '').replace(',', '.')}"
+                )
             elif _are_few(i, rows):
                 flags.append(f"--category {name}")
         if not others:
             return ""
         beside = f"; to read them beside the text: {' '.join(flags)}" if flags else ""
-        return f"not read: {', '.join(self.named(others))}{beside}"
+        return f"not read: {', '.join(self.named(others))}{beside}{commas}"
 
     def row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
         """Make a row of the values of all columns; ``given`` is the class of all rows, if the file name gives it."""
@@ -158,6 +166,23 @@ def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
         _plain(cell) in LABELS + TEXTS and all(cell != row[i] for row in others if i < len(row))
         for i, cell in enumerate(cells)
     )
+
+
+def rows_above_header(rows: Sequence[Sequence[str]], wanted: Wanted, *, is_sure: bool) -> int:
+    """Count the rows above the header, such as a title and a blank row; 0 if the first row may be the header.
+
+    Such a row has at most one cell that is not blank, and the rows below it have more.
+
+    Args:
+        is_sure: the user says that there is a header.
+    """
+    widths = [sum(map(bool, map(str.strip, row))) for row in rows]
+    above = next((i for i, width in enumerate(widths) if width > 1), 0)
+    is_title = 0 < above < MOST_ABOVE and sum(width > 1 for width in widths) > MOST * (len(rows) - above)
+    if not is_title or (not is_sure and is_header(rows[:1], wanted)):
+        return 0
+    below = rows[above:]
+    return above if is_sure or is_header(below, wanted) or may_be_header(below) else 0
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -244,7 +269,7 @@ def choose(
             + ("" if missing[0] in wanted.beside else ", or name the columns of the text with --text-column"),
         )
     label_given = label_given or bool(wanted.labels)
-    place = partial(_position, file, names)
+    place = partial(_position, file, names, has_header)
     labels = tuple(place("label-columns", name) for name in wanted.labels)
     weight = None if wanted.weight is None else place("weight", wanted.weight)
     has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names or _is_place(wanted.id, len(names)))
@@ -320,7 +345,7 @@ def _are_distinct(place: int, rows: Sequence[Sequence[str]]) -> bool:
     return len(values) >= DISTINCT and len(set(values)) > MOST * len(values)
 
 
-def _position(file: str, names: Sequence[str], what: str, column: str) -> int:
+def _position(file: str, names: Sequence[str], has_header: bool, what: str, column: str) -> int:
     if column in names:
         return list(names).index(column)
     if _is_place(column, len(names)):
@@ -330,7 +355,8 @@ def _position(file: str, names: Sequence[str], what: str, column: str) -> int:
         f"{file} has no column {column!r}",
         f"it has {', '.join(names)}"[:500],
         (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
-        + f"give a name or a number from 1 to {len(names)} with {_flag(what)}; --header yes reads names",
+        + f"give a name or a number from 1 to {len(names)} with {_flag(what)}"
+        + ("" if has_header else "; --header yes reads names"),
     )
 
 

@@ -35,6 +35,7 @@ from crepe_dist.preparing.formats.columns import (
     choose,
     is_header,
     may_be_header,
+    rows_above_header,
 )
 from crepe_dist.preparing.formats.lines import Lines, numbered
 
@@ -328,6 +329,13 @@ def open_table(
         rows = [list(map(files.original, fields)) for fields in rows]
     if "\0" in head and _usual_width(rows) == 1:
         raise UserError(f"{name} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
+    if header != "no" and (above := rows_above_header(rows, wanted, is_sure=header == "yes")):
+        raise UserError(
+            f"{name}: row {first[above][0]} seems to name the columns, not the first row",
+            f"the first row has one cell, {''.join(rows[0]).strip()[:80]!r}; row {first[above][0]} has "
+            f"{', '.join(rows[above])}"[:500],
+            f"delete what is above row {first[above][0]}",
+        )
     is_named = header == "yes" or (header == "auto" and (guarded or is_header(rows, wanted)))
     is_unsure = bool(rows) and not is_named and header == "auto" and may_be_header(rows)
     is_replaced = bool(rows) and "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in getattr(file, "head", b"")
@@ -353,7 +361,7 @@ def open_table(
         names = [f"column {number}" for number in range(1, _usual_width(rows) + 1)]
         columns = choose(name, names, wanted, label_given=label is not None, rows=rows, has_header=False)
         hint = columns.hint(rows, has_header=False)
-    reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter}") if rows else ""
+    reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter!r}") if rows else ""
     batches = CsvRecords(file, delimiter) if isinstance(file, Lines) and kind == "csv" else file
     table = Table(kind, columns, label, delimiter, keep, guarded)
     kept = columns.names if keep else ()
