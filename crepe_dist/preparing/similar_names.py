@@ -20,34 +20,32 @@ def similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[
         counts: rows of each class.
         separator: separator of the levels of a name, whose nodes are compared with the others below the same node.
     """
-    nodes: dict[str, dict[str, int]] = {}
+    nodes: dict[tuple[str, ...], dict[str, int]] = {}
     for name, count in counts.items():
         parts = name.split(separator) if separator else [name]
+        path = tuple(map(str.strip, parts))
         for end in range(len(parts)):
-            above = nodes.setdefault(separator.join(parts[:end]), {})
-            node = separator.join(parts[: end + 1])
+            above = nodes.setdefault(path[:end], {})
+            node = separator.join(parts[: end + 1]).strip()
             above[node] = above.get(node, 0) + count
-    pairs = {
-        (rare.strip(), usual.strip()): of[usual]
-        for above, of in nodes.items()
-        for rare, usual in _alike(of, len(above))
-    }
+    pairs = {pair: of[pair[1]] for of in nodes.values() for pair in _alike(of, separator)}
     return sorted(pairs, key=lambda pair: (-pairs[pair], pair))
 
 
-def _alike(counts: Mapping[str, int], start: int) -> Iterator[tuple[str, str]]:
-    """Yield pairs of names, of which the first ``start`` characters are the same."""
+def _alike(counts: Mapping[str, int], separator: str) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names whose last parts look alike; the nodes above are the same."""
     order = sorted(counts, key=lambda name: (-counts[name], name))
+    last = {name: _folded(name.rpartition(separator)[2] if separator else name) for name in order}
     first: dict[str, str] = {}
     for name in order:
-        if any(map(str.isalpha, key := _folded(name[start:]))) and first.setdefault(key.replace(" ", ""), name) != name:
+        if any(map(str.isalpha, key := last[name])) and first.setdefault(key.replace(" ", ""), name) != name:
             yield name, first[key.replace(" ", "")]
     if len(first) > MAX_TYPED:
         return
     # Two words that differ in a letter are equal once it is left out of one or of both.
     usual: dict[tuple[Words, str, Words], tuple[str, str]] = {}
     for name in first.values():
-        words = tuple(_folded(name[start:]).split())
+        words = tuple(last[name].split())
         for place, word in enumerate(words):
             if len(word) < MIN_LETTERS or not word.isalpha():
                 continue

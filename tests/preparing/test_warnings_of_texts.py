@@ -57,6 +57,11 @@ def test_nodes_are_compared_below_the_same_node():
     assert similar_names(names, ">") == [("sport", "Sport"), ("Art > Paintng", "Art > Painting")]
 
 
+def test_blanks_around_a_separator_make_no_name_like_itself():
+    names = {"b/x": 9, " b / x": 2, "a/Billing": 40, "a/Billling": 1}
+    assert similar_names(names, "/") == [("a/Billling", "a/Billing"), ("b / x", "b/x")]
+
+
 def test_many_names_take_little_time():
     generator = random.Random(1)
     names = {"".join(generator.choices("abcdefgh", k=12)): 1 for _ in range(MAX_CLASSES)}
