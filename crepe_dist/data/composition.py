@@ -159,6 +159,10 @@ class Composition:
         """Return the characters of all values, those of each column in the order of its numbers."""
         return "".join(column.characters(start) for column, start in self.places())
 
+    def values_of(self, text: str) -> str:
+        """Return the characters of the values at the end of a composed text."""
+        return text[len(text) - 2 * len(self.beside) + 1 :: 2]
+
     def problem(self, row: str) -> str:
         """Return why a row cannot be classified: it has no text, or a number is none; empty if it can.
 

@@ -68,7 +68,8 @@ class Ruler:
         texts, *columns = zip(*(row.split(UNIT) if beside else [row] for row in rows))
         composed = list(map(predictor.composition.of_stored.text, rows))
         codes, symbols = predictor.encoding.encode_and_measure(composed)
-        shares, known = predictor.probabilities(predictor.logits(codes)), predictor.count_known(codes) > 0
+        shares = predictor.probabilities(predictor.logits(codes))
+        known = predictor.without_values(predictor.count_known(codes), composed) > 0
         answers = (np.argmax(shares, axis=1)[:, None] == np.arange(shares.shape[1])) & known[:, None]
         answers = answers if thresholds is None else shares >= thresholds
         most, lengths = shares.max(axis=1).clip(max=1), np.array(list(map(len, texts)))

@@ -85,8 +85,10 @@ class Classifier:
             for text, row, known, unread in zip(batch, probabilities, read.tolist(), cut.tolist()):
                 ranking = tuple((self.classes[n], float(row[n])) for n in np.argsort(-row, kind="stable"))
                 labels = tuple(label for label, share in ranking if share >= limits[label]) if limits else None
+                end = len(text) - 2 * beside
+                known = max(0, known - sum(value != "\0" for value in text[end + 1 :: 2]))  # values make no text
                 problem = "" if known else "no character that the network knows"
-                if not text[: len(text) - 2 * beside].strip():  # the values of columns do not make a text
+                if not text[:end].strip():
                     known, problem = 0, "empty text"
                 yield Prediction(*ranking[0], ranking, known, labels, problem, unread)
 

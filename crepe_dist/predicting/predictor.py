@@ -229,7 +229,8 @@ class Predictor:
                 logits, read = self._in_windows(batch)
             else:
                 codes = self.encoding.encode(batch)
-                logits, read = self.logits(codes), self.count_known(codes).tolist()
+                logits, read = self.logits(codes), self.count_known(codes)
+            read = self.without_values(read, batch).tolist()
             probabilities = self.probabilities(logits)
             sure = levels.sure(probabilities, self.sure) if levels else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
@@ -238,7 +239,7 @@ class Predictor:
             for text, row, order, known, node, problem in answers:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 problem = problem or ("" if known else UNKNOWN)
-                known = 0 if problem else known  # the values of columns do not make a text
+                known = 0 if problem else known
                 best, rejected = ranking[0], ranking[0][1] < self.min_probability
                 if node is not None:
                     best, rejected = node[1:] if node[0] else best, node[0] == 0
@@ -248,7 +249,7 @@ class Predictor:
                 cut = 0 if windows else len(self.encoding.unread(text))
                 yield Prediction(*best, ranking, known, problem, rejected, labels, cut)
 
-    def _in_windows(self, texts: list[str]) -> tuple[Logits, list[int]]:
+    def _in_windows(self, texts: list[str]) -> tuple[Logits, npt.NDArray[np.int64]]:
         """Return the weighted mean of the logits of each text's windows, and the number of its known characters.
 
         Windows are weighted by their known characters, because one of blanks or unknown characters tells nothing.
@@ -258,11 +259,18 @@ class Predictor:
         logits = np.concatenate([self.logits(codes[start : start + size]) for start in range(0, len(codes), size)])
         starts, weights = np.cumsum(counts) - counts, np.maximum(self.count_known(codes), NOTHING)[:, None]
         means = np.add.reduceat(logits * weights, starts) / np.add.reduceat(weights, starts)
-        return means.astype(np.float32), [int(self.count_known(each)) for each in whole]
+        return means.astype(np.float32), np.array(list(map(self.count_known, whole)))
 
     def count_known(self, codes: Codes) -> npt.NDArray[np.int64]:
         """Count the known characters, without spaces, of codes, uint8 […, n]."""
         return np.asarray((self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=-1))
+
+    def without_values(self, known: npt.NDArray[np.int64], texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Subtract the values of columns at the ends of composed texts from the numbers of known characters."""
+        if not self.composition.beside:
+            return known
+        counts = np.array([self.encoding.count_unknown(self.composition.values_of(text)) for text in texts])
+        return np.asarray(np.maximum(known + counts[:, 0] - counts[:, 1], 0))
 
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
         """Return the accuracy on labelled texts, from 0 to 1; the micro F1 if the model gives several labels.

@@ -14,10 +14,11 @@ import pytest
 from pydantic import ValidationError
 
 import crepe_dist
-from crepe_dist.data.composition import UNIT, UNREAD, VALUES, Column, Composition, category, with_values
+from crepe_dist.data.composition import EMPTY, UNIT, UNREAD, VALUES, Column, Composition, category, with_values
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
+from crepe_dist.predicting.prediction import UNKNOWN
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving import open_inference
@@ -121,6 +122,11 @@ def test_all_kinds_of_input_are_read_alike(folder, printed_by):
         exported.predict([{"txt": "alpha", "colour": "red", "amount": 50}])
     assert exported.predict([{"text": None, "colour": "red", "amount": 50, "more": 1}])
     assert np.abs(np.array([each.probability for each in found]) - expected).max() < 1e-5
+    # Values of columns are no characters of a text: without one that is known, no class is an answer.
+    rows = [{"text": text, "colour": "blue", "amount": 50} for text in ("日本", "alpha 日本", " ", "alpha")]
+    own, others = model.predict(pd.DataFrame(rows)), exported.predict(rows)
+    assert [(each.read, each.problem) for each in own] == [(0, UNKNOWN), (5, ""), (0, EMPTY), (5, "")]
+    assert [(each.read, each.problem) for each in own] == [(each.read, each.problem) for each in others]
     columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
     (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
     assert round(next(model.predict_stream(iter([asked]))).probability, 6) == expected[0]
