@@ -11,6 +11,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,8 +318,8 @@ def with_lies(path: Path) -> None:
 def workbook(path: Path, sheet: Iterable[bytes], strings: Iterable[bytes] = (), styles: Iterable[bytes] = ()) -> None:
     """A workbook of Excel with these rows, shared strings and formats."""
     main, relations = (f"http://schemas.openxmlformats.org/{name}" for name in ("spreadsheetml/2006/main", "{}"))
-    kinds = {"workbook": "sheet.main", "worksheets/sheet1": "worksheet", "sharedStrings": "sharedStrings"}
-    kinds["styles"] = "styles"
+    kinds = {"workbook": "sheet.main", "worksheets/sheet1": "worksheet"}
+    kinds |= {name: name for name in ("sharedStrings", "styles")}
     types = "".join(
         f'<Override PartName="/xl/{part}.xml" '
         f'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.{kind}+xml"/>'
@@ -347,8 +348,7 @@ def workbook(path: Path, sheet: Iterable[bytes], strings: Iterable[bytes] = (), 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, pieces in parts.items():
             with archive.open(name, "w", force_zip64=True) as stream:
-                for piece in pieces:
-                    stream.write(piece)
+                stream.writelines(pieces)
 
 
 def sheet_row(number: int, end: str = "") -> bytes:
@@ -357,6 +357,8 @@ def sheet_row(number: int, end: str = "") -> bytes:
 
 
 SHEET = [sheet_row(number) for number in range(1, 300)]
+WIDE = [sheet_row(number, f'<c r="XFD{number}"><v>1</v></c>') for number in range(1, 12_000)]
+MILLION = 1_000_000
 
 
 def circle(path: Path) -> None:
@@ -393,25 +395,17 @@ source("x.csv", "labels for the terminal", lambda path: path.write_text(LABELS),
 source("x.parquet", "Parquet: a gigabyte by a dictionary", of_one_text, "expands to more than 1.1 GB")
 source("x.parquet", "Parquet: a page of 300 megabytes", of_one_page, "a column of 300,")
 source("x.parquet", "Parquet: a footer with lies", with_lies, "")
-WIDE = (sheet_row(number, f'<c r="XFD{number}"><v>1</v></c>') for number in range(1, 12_000))
-source(
-    "x.xlsx",
-    "Excel: a cell at the end of each row",
-    lambda path: workbook(path, WIDE),
-    "has more than 33,554,432 cells",
-)
-EMPTY_STRINGS = [b"<si/>" * 1_000_000] * 40
-source(
-    "x.xlsx", "Excel: 40 million strings", lambda path: workbook(path, SHEET, EMPTY_STRINGS), "more than 1,048,576 str"
-)
-FORMATS = [b"<xf/>" * 1_000_000] * 40
-source("x.xlsx", "Excel: 40 million formats", lambda path: workbook(path, SHEET, styles=FORMATS), "1,048,576 XML tags")
-LONG_ROW = [b"<row>", *[b"<c/>" * 1_000_000] * 40, b"</row>"]
-source("x.xlsx", "Excel: 40 million cells in a row", lambda path: workbook(path, LONG_ROW), "1,048,576 XML tags")
-BESIDE = [b"<x/>" * 1_000_000] * 40
-source("x.xlsx", "Excel: 40 million tags beside rows", lambda path: workbook(path, BESIDE), "1,048,576 XML tags")
-USUAL_SHEET = [*SHEET, sheet_row(300, '<c r="XFD300"/>')]
-source("x.xlsx", "Excel: an empty cell at the end of a row", lambda path: workbook(path, USUAL_SHEET), "", fine=True)
+TOO_MANY: list[tuple[str, dict[str, Any], str]] = [
+    ("a cell at the end of each row", {"sheet": WIDE}, "has more than 33,554,432 cells"),
+    ("40 million strings", {"sheet": SHEET, "strings": [b"<si/>" * MILLION] * 40}, "more than 1,048,576 str"),
+    ("40 million formats", {"sheet": SHEET, "styles": [b"<xf/>" * MILLION] * 40}, "1,048,576 XML tags"),
+    ("40 million cells in a row", {"sheet": [b"<row>", *[b"<c/>" * MILLION] * 40, b"</row>"]}, "1,048,576 XML tags"),
+    ("40 million tags beside rows", {"sheet": [b"<x/>" * MILLION] * 40}, "1,048,576 XML tags"),
+]
+for what, parts, message in TOO_MANY:
+    source("x.xlsx", f"Excel: {what}", partial(workbook, **parts), message)
+AT_THE_END = partial(workbook, sheet=[*SHEET, sheet_row(300, '<c r="XFD300"/>')])
+source("x.xlsx", "Excel: an empty cell at the end of a row", AT_THE_END, "", fine=True)
 source("x", "links in a circle", circle, "too deeply")
 source("x", "links and pipes among documents", with_odd_names, r"\\x1b", fine=True)
 source("x.csv", "100 megabytes of class names", beside_many_names, "longer than")

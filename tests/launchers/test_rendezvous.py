@@ -121,6 +121,12 @@ def message(**said: object) -> bytes:
     return handshake.LENGTH.pack(len(data)) + data
 
 
+def listening(size: int) -> tuple[int, Callers]:
+    """Listen as rank 0 does; return the port and the callers."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+    return listener.getsockname()[1], Callers(listener, Own(0, size, b""), range(1, size), rendezvous.REPORT)
+
+
 def report(at: int, rank: int, size: int, secret: bytes = b"", **said: object) -> Channel:
     """Report to rank 0 as a process does, and say what it does not."""
     caller = socket.create_connection(("127.0.0.1", at), timeout=10)
@@ -184,8 +190,8 @@ REPORTS: list[dict[str, object]] = [
 
 @pytest.mark.parametrize("said", REPORTS)
 def test_a_malformed_report_is_a_stranger_s(said):
-    listener = socket.create_server(("127.0.0.1", 0))
-    port, arrivals = listener.getsockname()[1], iter(Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT))
+    port, callers = listening(2)
+    arrivals = iter(callers)
     with ThreadPoolExecutor(1) as thread:
         known = thread.submit(report, port, 1, 2, **said)
         while not known.done():
@@ -198,9 +204,9 @@ def test_a_malformed_report_is_a_stranger_s(said):
 
 def test_strangers_are_let_go(monkeypatch):
     monkeypatch.setattr(handshake, "FIRST_SECONDS", 0.2)
-    listener = socket.create_server(("127.0.0.1", 0))
-    port, arrivals = listener.getsockname()[1], iter(Callers(listener, Own(0, 3, b""), range(1, 3), rendezvous.REPORT))
-    callers = [greet(port, said) for said in (b"", b"\5\0")]  # silent, halting
+    port, callers = listening(3)
+    arrivals = iter(callers)
+    strangers = [greet(port, said) for said in (b"", b"\5\0")]  # silent, halting
     with ThreadPoolExecutor(1) as thread:
         known = thread.submit(report, port, 2, 3)
         arrival = next(filter(None, arrivals))
@@ -208,16 +214,15 @@ def test_strangers_are_let_go(monkeypatch):
     due = time.monotonic() + 1
     while time.monotonic() < due:
         next(arrivals)
-    assert [each.recv(1) for each in callers] == [b"", b""]
-    for each in (*callers, known.result().peer, arrival.channel.peer):
+    assert [each.recv(1) for each in strangers] == [b"", b""]
+    for each in (*strangers, known.result().peer, arrival.channel.peer):
         each.close()
 
 
 def test_many_silent_strangers_neither_delay_a_process_nor_fill_the_memory(monkeypatch):
     monkeypatch.setattr(handshake, "STRANGERS", 5)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-    callers = Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT)
-    port, arrivals = listener.getsockname()[1], iter(callers)
+    port, callers = listening(2)
+    arrivals = iter(callers)
     strangers = [greet(port, b"\5\0") for _ in range(40)]
     began = time.monotonic()
     with ThreadPoolExecutor(1) as thread:
@@ -304,33 +309,33 @@ class TestSecrets:
             handshake.read_secret({"CREPE_DIST_SECRET": "short"})
 
 
+@pytest.fixture
+def called(monkeypatch):
+    """Callers of a rank 0 on which accept fails with an error."""
+
+    def fail(number: int) -> Any:
+        port, callers = listening(2)
+        stack.enter_context(closing(greet(port, b"")))
+
+        def accept(_: object) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        return iter(callers)
+
+    with ExitStack() as stack:
+        yield fail
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
-def test_no_descriptor_left_is_not_taken_for_nobody_called(monkeypatch, number):
-    listener = socket.create_server(("127.0.0.1", 0))
-    caller = greet(listener.getsockname()[1], b"")
-    arrivals = iter(Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT))
-
-    def accept(_: object) -> Any:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(socket.socket, "accept", accept)
+def test_no_descriptor_left_is_not_taken_for_nobody_called(called, number):
     with pytest.raises(UserError, match="cannot open a connection") as caught:
-        list(itertools.islice(arrivals, 3))
+        list(itertools.islice(called(number), 3))
     assert ("ulimit -n 65536" in str(caught.value)) == (number != errno.ENOBUFS)
-    caller.close()
 
 
-def test_a_caller_that_has_gone_is_nobody(monkeypatch):
-    listener = socket.create_server(("127.0.0.1", 0))
-    caller = greet(listener.getsockname()[1], b"")
-    arrivals = iter(Callers(listener, Own(0, 2, b""), range(1, 2), rendezvous.REPORT))
-
-    def accept(_: object) -> Any:
-        raise OSError(errno.ECONNABORTED, "Software caused connection abort")
-
-    monkeypatch.setattr(socket.socket, "accept", accept)
-    assert list(itertools.islice(arrivals, 3)) == [None] * 3
-    caller.close()
+def test_a_caller_that_has_gone_is_nobody(called):
+    assert list(itertools.islice(called(errno.ECONNABORTED), 3)) == [None] * 3
 
 
 class TestErrors:
