@@ -60,7 +60,11 @@ class UserError(Exception):
         self.code = code
 
     def __str__(self) -> str:
-        lines = [f"error: {self.what}"]
+        return self.described("error")
+
+    def described(self, kind: str) -> str:
+        """Return the lines that are printed, the first of which begins with ``kind``."""
+        lines = [f"{kind}: {self.what}"]
         if self.why:
             lines.append(f"  why: {self.why}")
         if self.remedy:

@@ -213,6 +213,12 @@ def original(text: str) -> str:
     return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
 
 
+def state(path: str | Path) -> list[Any]:
+    """Return what changes if a file is replaced or written to: its path, without links, its size and its time."""
+    about = os.stat(path)
+    return [os.path.realpath(path), about.st_size, about.st_mtime_ns]
+
+
 def has_guards(columns: Collection[str]) -> bool:
     """Tell by the names of a table's columns whether ``cell`` made it: texts to label, or answers."""
     return GUARDED in columns or all(name in columns for name in ANSWERED)

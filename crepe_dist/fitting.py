@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import detect
-from crepe_dist.errors import UserError, visible
+from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
 from crepe_dist.predicting.inputs import check_column
 from crepe_dist.predicting.predictor import Predictor, load
@@ -88,9 +88,7 @@ def fit(
             trained = load(checkpoint, device=config.device)
             for warning in [] if is_kept or not verbose else warnings(open_run(folder / "run"), trained.classes):
                 note = for_python(UserError(warning["what"], warning["why"], warning["do"]))
-                print(
-                    f"note: {visible(note.what)}\n  why: {visible(note.why)}\n  do:  {visible(note.remedy)}", flush=True
-                )
+                print(note.described("note"), flush=True)
             return trained
         except UserError as error:
             raise for_python(error) from error.__cause__

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TextIO, Union
+from typing import TYPE_CHECKING, Any, Optional, TextIO
 from urllib.parse import urlsplit
 
 from crepe_dist import extras
@@ -21,10 +20,10 @@ from crepe_dist.data.alphabet import Encoding, read_of_long
 from crepe_dist.data.composition import plain
 from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import is_stream, open_stream, scratch
+from crepe_dist.files import is_stream, open_stream, scratch, state
 from crepe_dist.native.library import threads
 from crepe_dist.predicting.answers import STYLES, TABLES, Answer, Answers, answer_types, answers
-from crepe_dist.predicting.inputs import Input, Inputs, TextFlags
+from crepe_dist.predicting.inputs import Input, Inputs, TextFlags, format_of
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
@@ -259,12 +258,12 @@ def _inputs(
         given = enumerate(map(plain, args.text), start=1)
         return ("text",), [[Input(line, text, "", (text,)) for line, text in given]], ","
     of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
-    opened = partial(args.opened, file or PIPE, predictor.composition, predictor.reading.encoding, **of_id)
-    inputs = opened(keep=args.format in TABLES)
-    if inputs.format == "parquet" and args.format == "parquet":
-        inputs = opened()  # their columns are copied at the end, in their own types
-    elif inputs.format == "parquet" and args.format == "csv":
-        _warn_of_columns(str(file), args.file, inputs.columns)
+    file = file or PIPE
+    # From Parquet to Parquet, columns are copied at the end, in their own types.
+    keep = args.format == "csv" or (args.format == "parquet" and format_of(file, args.input_format) != "parquet")
+    inputs = args.opened(file, predictor.composition, predictor.reading.encoding, keep=keep, **of_id)
+    if inputs.format == "parquet" and args.format == "csv":
+        _warn_of_columns(file, args.file, inputs.columns)
     if inputs.format == "fasttext":
         note = "words with __label__ are labels, and are left out of the texts; --input-format lines keeps them"
         print(f"{visible(args.file or 'standard input')}: {note}", file=sys.stderr)
@@ -307,13 +306,8 @@ def _job(args: Any, path: Path) -> Optional[dict[str, Any]]:
     job = {
         "version": __version__,
         "records": RECORDS,
-        "model": _state(path),
-        "file": _state(args.file),
+        "model": state(path),
+        "file": state(args.file),
         "options": options,
     }
     return dict(json.loads(json.dumps(job, default=str)))
-
-
-def _state(path: Union[str, Path]) -> list[Any]:
-    about = os.stat(path)
-    return [os.path.realpath(path), about.st_size, about.st_mtime_ns]

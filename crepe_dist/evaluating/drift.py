@@ -35,8 +35,7 @@ def drift(args: Any) -> None:
     Raises:
         UserError: a file or the test split cannot be opened, or has too few texts; or something changed, with --check.
     """
-    data = None if args.data is None else Path(args.data)
-    path = checkpoint.announce(checkpoint.find(args.checkpoint, data), args.checkpoint)
+    path = checkpoint.announce(checkpoint.find(args.checkpoint, args.data), args.checkpoint)
     predictor = load(path, **args.foreign(), device=args.device)
     if args.data is None and run_of(predictor.path) is None:
         why, remedy = "so its test split is not known", "name the data that it was trained on: --data DIR"

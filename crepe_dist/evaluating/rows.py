@@ -116,7 +116,7 @@ def rows_of(
         world.agree("model and data", lambda: _check(predictor, dataset))
         rows = Rows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
     else:
-        rows = _of_file(str(source), predictor, scratch, world, given or Reading(encoding=None))
+        rows = _of_file(str(source), predictor, scratch, world, given or Reading())
     return world.agree("rows", lambda: _unseen(rows, split, predictor), same=Rows.left_out)
 
 

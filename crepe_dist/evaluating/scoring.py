@@ -44,8 +44,7 @@ def score(args: Any, world: World) -> None:
     Raises:
         UserError: on every rank, if the checkpoint or the rows cannot be opened, or if they do not match.
     """
-    data = None if args.data is None else Path(args.data)
-    path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint, data), same=lambda path: path.name)
+    path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint, args.data), same=lambda path: path.name)
     if world.is_root:
         checkpoint.announce(path, args.checkpoint)
     opened = world.agree("model", lambda: open_checkpoint(path, **args.foreign()))

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import Batch
 from crepe_dist.preparing.formats.parquet import ParquetRows, own_rows
@@ -47,7 +48,7 @@ def converter(source: Path | None, columns: Sequence[str], answers: Mapping[str,
         schema = pa.schema([field.with_nullable(True) for field in schema], schema.metadata)
     for name, kind in answers.items():
         schema = schema.append(pa.field(name, TYPES[kind]))
-    return partial(_convert, schema, source, rows, None if source is None else _state(source))
+    return partial(_convert, schema, source, rows, None if source is None else files.state(source))
 
 
 def _convert(
@@ -63,13 +64,8 @@ def _convert(
             batches = _beside(rows, chain.from_iterable(blocks), schema)
         for table in _grouped(batches, schema):
             writer.write_table(table, row_group_size=table.num_rows)
-    if source is not None and _state(source) != state:
+    if source is not None and files.state(source) != state:
         raise UserError(f"{source} has changed while its rows were classified", remedy="run the command again")
-
-
-def _state(source: Path) -> tuple[int, int]:
-    about = source.stat()
-    return about.st_size, about.st_mtime_ns
 
 
 def _arrays(records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:

@@ -132,10 +132,15 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
     if path is not None and not (path.is_file() or path.is_fifo()):
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
-    kind = kind or (by_suffix(path) if path else None) or TEXTS
     # An empty label: look for no label column, but do not mistake one for the text.
-    opened = open_source(Source(path, name, format=kind, label=""), reading or Reading(), keep=keep, live=True)
+    source = Source(path, name, format=format_of(name, kind), label="")
+    opened = open_source(source, reading or Reading(), keep=keep, live=True)
     return Inputs(opened if path else opened._replace(name="the standard input"))
+
+
+def format_of(name: str, kind: str | None) -> str:
+    """Return the format of a file of texts, given one of ``KINDS`` or ``None``."""
+    return kind or (None if name == PIPE else by_suffix(Path(name))) or TEXTS
 
 
 @dataclass

@@ -37,7 +37,7 @@ def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns:
     with scratch() as folder:
         try:
             bad = prepare_labelled(
-                predictor, table, folder, Reading(columns=Wanted(label, labels=tuple(label_columns)), encoding=None)
+                predictor, table, folder, Reading(columns=Wanted(label, labels=tuple(label_columns)))
             )
         except UserError as error:
             error.remedy = "name the column: model.score(table, label=…)" if "--" in error.remedy else error.remedy
@@ -84,7 +84,7 @@ def _has_labels(path: Path) -> bool:
         return False
     lines = Lines(path)
     lines.close()
-    return is_fasttext(lines)
+    return is_fasttext(lines.head)
 
 
 def _reading(predictor: Predictor, given: Reading) -> Reading:

@@ -35,10 +35,11 @@ from crepe_dist.settings.fields import (
     Text,
     Words,
     real,
+    refuse,
     setting,
     whole,
 )
-from crepe_dist.settings.flags import UTF_8, ColumnFlags, Command
+from crepe_dist.settings.flags import ColumnFlags, Command
 from crepe_dist.settings.options import LONGEST_FITTED
 
 AUTO = "auto"  # fitted to the training texts
@@ -235,14 +236,14 @@ class PreparationFlags(ColumnFlags, Command):
         reading = Reading(
             self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding, renames=renames
         )
-        if self.correct is not None and self.corrections is None:
-            remedy = "leave it out, or name a list with --corrections"
-            raise UserError("--correct has no effect without --corrections", remedy=remedy)
         corrections = None
         if self.corrections is not None:
             corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
+        elif self.correct is not None:
+            remedy = "leave it out, or name a list with --corrections"
+            refuse(["--correct"], "", remedy, on=" without --corrections")
         options = PrepareOptions(
-            replace(reading, encoding=reading.encoding or UTF_8),
+            reading,
             self.max_bad,
             self.processes,
             self.overwrite,

@@ -30,9 +30,8 @@ from crepe_dist.preparing.formats.columns import Columns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import Lines, is_fasttext, open_fasttext, open_lines
 from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
-from crepe_dist.preparing.labelling import FASTTEXT
 from crepe_dist.preparing.sources import LINES, TEXTS, Reading, Source, list_documents
-from crepe_dist.settings.fields import FORMATS
+from crepe_dist.settings.fields import FORMATS, refuse
 from crepe_dist.settings.flags import UTF_8
 
 FILES = 256  # documents in a batch
@@ -78,10 +77,8 @@ def check_heeded(given: Reading, options: Collection[str], names: str, text: str
         "--label-columns": ("label", bool(columns.labels)),
         "--label-separator": ("label", bool(given.labelling.separator)),
     }
-    if unused := [flag for flag, (option, is_given) in flags.items() if is_given and option not in options]:
-        has, them = ("has", "it") if len(unused) == 1 else ("have", "them")
-        why = "the format has no such thing, or the names of files and folders give it"
-        raise UserError(f"{' and '.join(unused)} {has} no effect on {names}", why, f"leave {them} out")
+    unused = [flag for flag, (option, is_given) in flags.items() if is_given and option not in options]
+    refuse(unused, "the format has no such thing, or the names of files and folders give it", on=f" on {names}")
 
 
 def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> OpenFile:
@@ -122,7 +119,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         return OpenFile(name, lines, lines, table.parse, "tsv")
     kind = source.format or _kind_of(lines.head, name, is_unlabelled)
     if kind == TEXTS:
-        kind = "fasttext" if is_fasttext(lines) else LINES
+        kind = "fasttext" if is_fasttext(lines.head) else LINES
     if kind in (LINES, "fasttext"):
         _check_no_columns(source, reading)
     if kind == LINES:
@@ -166,7 +163,7 @@ def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
     line = head.lstrip().split(b"\n", 1)[0]
     if line.startswith(b'{"' if is_unlabelled else (b"{", b"[")):
         return "jsonl"
-    if line.startswith(FASTTEXT.encode()):
+    if is_fasttext(line):
         return "fasttext"
     if is_unlabelled:
         return LINES

@@ -191,7 +191,6 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
-    noticed = Counter[str]()
     name = partial(class_name, class_names=job.reading.class_names)
     for row in parsed.rows:
         row = row._replace(text=stored(row.text, job.reading.strip_html))
@@ -204,7 +203,6 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
             labels.setdefault(label, len(labels))
             rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
-            noticed.update(_noticed(row.text))
     bad.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
     records["file"] = file
@@ -216,6 +214,7 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     records["id"] = list(map(len, ids))
     path, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
     _describe(records, rows, texts, start, has_values=bool(job.reading.columns.beside))
+    noticed = Counter(what for row in rows for what in _noticed(row.text))
     return BatchRows(records, list(labels), good, bad, noticed, file, path)
 
 

@@ -91,13 +91,14 @@ class Reading:
     columns: Wanted = field(default_factory=Wanted)
     labelling: Labelling = field(default_factory=Labelling)
     strip_html: bool = False
-    encoding: str | None = UTF_8
+    encoding: str | None = None
     class_names: tuple[str, ...] | None = None
     renames: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-like data; ``renames`` only if classes were renamed."""
-        return {name: value for name, value in asdict(self).items() if value or name != "renames"}
+        options = {**asdict(self), "encoding": self.encoding or UTF_8}
+        return {name: value for name, value in options.items() if value or name != "renames"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Reading:

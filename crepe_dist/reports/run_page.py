@@ -56,7 +56,7 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
     try:
         record = open_run(folder.path)
         for warning in findings.warnings(record, data.classes):
-            say(f"note: {warning['what']}\n  why: {warning['why']}\n  do:  {warning['do']}")
+            say(UserError(warning["what"], warning["why"], warning["do"]).described("note"))
         yield from write_report(record, data)
     except Exception as error:
         say(

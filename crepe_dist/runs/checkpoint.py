@@ -246,7 +246,7 @@ def listed(folder: Path) -> list[Path]:
     return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
 
-def find(name: str | None, data: Path | None = None) -> Path:
+def find(name: str | None, data: str | Path | None = None) -> Path:
     """Find parameters: the given file, those of a model folder or its URL, or the reported ones of a run.
 
     The start of the name of a run in ``runs/`` stands for it, if no other starts like this.
@@ -333,13 +333,13 @@ def in_use() -> str | None:
     return name
 
 
-def _newest(runs: list[Path], data: Path | None) -> Path:
+def _newest(runs: list[Path], data: str | Path | None) -> Path:
     """Return the newest run; refuse to choose between different data, since a model of other data answers nonsense."""
     if not runs:
         remedy = f"train one ({invocation.typed('train')}), or name a checkpoint"
         raise UserError(f"there is no trained run in {RUNS}/", remedy=remedy)
     newest = newest_of_each(runs)
-    if data is not None and (data / MANIFEST).is_file() and (run := newest.get(open_dataset(data).fingerprint)):
+    if data is not None and Path(data, MANIFEST).is_file() and (run := newest.get(open_dataset(data).fingerprint)):
         return run
     if len(newest) > 1:
         named = ", ".join(map(str, [*newest.values()][:LISTED]))

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Literal, Optional, TypeVar, get_args
@@ -261,15 +261,23 @@ class Settings:
 
     def refuse(self, names: Iterable[str], why: str, remedy: str = "") -> None:
         """Raise ``UserError`` if the user gave one of these settings, which has no effect."""
-        if found := [self.flag(name) for name in names if name in self.given]:
-            one = len(found) == 1
-            what = f"{' and '.join(found)} {'has' if one else 'have'} no effect"
-            raise UserError(what, why, remedy or f"leave {'it' if one else 'them'} out")
+        refuse([self.flag(name) for name in names if name in self.given], why, remedy)
 
     @staticmethod
     def flag(name: str) -> str:
         """Return the flag of a setting, given its dotted name."""
         return f"--{name}".replace("_", "-")
+
+
+def refuse(flags: Sequence[str], why: str, remedy: str = "", *, on: str = "") -> None:
+    """Raise ``UserError`` if there are flags that have no effect.
+
+    Args:
+        on: end of the sentence, such as the files on which the flags have no effect.
+    """
+    if flags:
+        has, them = ("has", "it") if len(flags) == 1 else ("have", "them")
+        raise UserError(f"{' and '.join(flags)} {has} no effect{on}", why, remedy or f"leave {them} out")
 
 
 def settings_of(group: type[Settings]) -> list["Field[Any]"]:

@@ -6,7 +6,7 @@ import difflib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -127,13 +127,11 @@ class Columns:
         flags, commas = [], ""
         for i in others:
             values, name = _values(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
-            if values and sum(number_of(value) is not None for value in values) > MOST * len(values):
+            if _are_mostly(lambda value: number_of(value) is not None, values):
                 flags.append(f"--number {name}")
-            elif values and sum(map(bool, map(DECIMAL_COMMA.fullmatch, values))) > MOST * len(values):
-                commas = (
-                    commas
-                    or f"; --number {name} needs decimal points, such as {values[0].replace('.', '').replace(',', '.')}"
-                )
+            elif _are_mostly(DECIMAL_COMMA.fullmatch, values):
+                point = values[0].replace(".", "").replace(",", ".")
+                commas = commas or f"; --number {name} needs decimal points, such as {point}"
             elif _are_few(i, rows):
                 flags.append(f"--category {name}")
         if not others:
@@ -205,10 +203,9 @@ def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
     return cells[0] not in count and min(count.values()) > 1 and len(count) <= len(others) / 3
 
 
-def _are_numbers(place: int, rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether a column has numbers, dates or times, which are no text unless the user says so."""
-    values = _values(place, rows)
-    return bool(values) and sum(map(_is_figure, values)) > MOST * len(values)
+def _are_mostly(test: Callable[[str], object], values: Sequence[str]) -> bool:
+    """Tell whether nearly all values of a column pass a test."""
+    return bool(values) and sum(map(bool, map(test, values))) > MOST * len(values)
 
 
 def _are_few(place: int, rows: Sequence[Sequence[str]]) -> bool:
@@ -291,7 +288,7 @@ def choose(
     texts = texts or [usual(TEXTS)]
     title = None if wanted.texts else usual(TITLES)
     named = [i for i, name in enumerate(names) if name != GUARDED and not INDICES.fullmatch(_plain(name))]
-    free = [i for i in named if not _are_dates(i, rows)]
+    free = [i for i in named if not _are_mostly(DATE.match, _values(i, rows))]
 
     def only(what: str, left: list[int]) -> int:
         """Choose a column without a usual name if it is the only one left."""
@@ -319,7 +316,9 @@ def choose(
         label = only("label", left)
     taken |= {label, title}
     if texts == [None]:
-        words = [i for i in (free if has_header else range(len(names))) if not _are_numbers(i, rows)]
+        words = [
+            i for i in (free if has_header else range(len(names))) if not _are_mostly(_is_figure, _values(i, rows))
+        ]
         left = [i for i in words if i not in taken and not (title is not None and _are_few(i, rows))]
         if not left and title is not None:
             texts = []
@@ -331,12 +330,6 @@ def choose(
     label, ignored = (None, label) if label_given else (label, None)
     ignored = None if ignored in joined else ignored
     return _distinct(file, Columns(names, label, joined, weight, labels, id_, ignored, beside))
-
-
-def _are_dates(place: int, rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether a column has dates or times, which are no labels unless the user says so."""
-    values = _values(place, rows)
-    return bool(values) and sum(DATE.match(value) is not None for value in values) > MOST * len(values)
 
 
 def _are_distinct(place: int, rows: Sequence[Sequence[str]]) -> bool:

@@ -278,9 +278,9 @@ def _parse_lines(keep: bool, strict: bool, batch: Batch) -> Parsed:
     return parse_each(numbered(batch, "surrogateescape" if strict else "replace"), row)
 
 
-def is_fasttext(lines: Lines) -> bool:
-    """Tell whether the first line begins with one of fastText's labels."""
-    return lines.head.lstrip().startswith(FASTTEXT.encode())
+def is_fasttext(head: bytes) -> bool:
+    """Tell whether the first line of a file begins with one of fastText's labels."""
+    return head.lstrip().startswith(FASTTEXT.encode())
 
 
 def open_fasttext(lines: Lines, name: str, kind: str, *, keep: bool = False, strict: bool = True) -> OpenFile:
