@@ -281,7 +281,13 @@ class TestEvaluate:
         assert find(name[:-3]) == find(f"runs/{name[:-3]}") == find(f"runs/{name}")
         for given in (["predict", f"elsewhere/{name}"], ["compare", f"elsewhere/{name}", name]):
             assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
-        assert "data/three is a data set, not a model" in complaint("predict", "data/three", cwd=place)
+        assert "data/three is a data set, not a model" in (told := complaint("predict", "data/three", cwd=place))
+        assert f"did you mean runs/{name}?" in told
+        (place / "data" / "three").rename(place / "data" / "four")
+        told = complaint("predict", "data/four", cwd=place)
+        (place / "data" / "four").rename(place / "data" / "three")
+        assert "train a model: " in told
+        assert told.endswith("train data/four\n")
 
     def test_any_number_of_processes_gives_the_same_numbers(self, place, printed_by):
         flags = ("--data=data/three", "--batch-size=10", *(f"--typos={rate}" for rate in (0, 0.05, 0.3)))

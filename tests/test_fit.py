@@ -65,13 +65,24 @@ def test_a_model_scores_predicts_and_can_be_saved(model, tmp_path):
     ("given", "label", "message"),
     [
         (table(20).assign(topic="else"), None, "none of the 20 rows (.|\n)*'else' is not a class of the model"),
-        (table(20).assign(message=["x"] * 19 + [None]), None, "1 of 20 rows (.|\n)*empty text"),
         ({"message": ["a", "b"], "topic": ["bill"]}, None, "differ in length(.|\n)*give a label for every text"),
     ],
 )
-def test_rows_that_cannot_be_scored(model, given, label, message):
+def test_a_table_that_cannot_be_scored(model, given, label, message):
     with pytest.raises(UserError, match=message):
         model.score(given, label)
+
+
+def test_rows_that_cannot_be_scored_are_left_out_and_counted(model):
+    new = table(400)[300:]
+    new.iloc[0, new.columns.get_loc("message")] = None
+    new.iloc[1:3, new.columns.get_loc("topic")] = None
+    new.iloc[3, new.columns.get_loc("topic")] = "else"
+    with pytest.warns(UserWarning, match=r"4 of 100 rows are not scored: .*no label \(2\).*'else'") as caught:
+        assert model.score(new) == 1
+    assert caught[0].filename == __file__
+    assert "empty text (1)" in str(caught[0].message)
+    assert "unknown label (1)" in str(caught[0].message)
 
 
 def test_a_file_and_a_table_give_the_same_model(model, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
 from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, by_suffix, find_labelled
-from crepe_dist.wording import listed
+from crepe_dist.wording import excerpt, listed
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
+
+SHOWN = 5  # labels in a warning
 
 
 def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns: Sequence[str]) -> float:
@@ -44,9 +47,11 @@ def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns:
             raise
         split = open_dataset(folder / "data", trains=False).splits["test"]
         if unusable := sum(bad["reasons"].values()):
-            reasons = [*bad["reasons"], *(f"the model has no class {name!r:.40}" for name in bad["unknown"])]
-            what = f"{unusable:,} of {unusable + len(split):,} rows cannot be scored"
-            raise UserError(what, listed(reasons), "leave such rows out, or mend them")
+            reasons = [f"{name} ({count:,})" for name, count in bad["reasons"].items()]
+            unknown = f": {listed([repr(excerpt(name, 40)) for name in [*bad['unknown']][:SHOWN]])}"
+            unknown *= bool(bad["unknown"])
+            what = f"{unusable:,} of {unusable + len(split):,} rows are not scored"
+            warnings.warn(f"{what}: {listed(reasons)}{unknown}", stacklevel=3)
         for rows in np.array_split(np.arange(len(split)), len(split) // 256 + 1):
             logits = predictor.logits(split.codes(rows))
             if predictor.thresholds is None:

@@ -275,12 +275,15 @@ class Predictor:
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
         """Return the accuracy on labelled texts, from 0 to 1; the micro F1 if the model gives several labels.
 
+        Rows without a text or a label, and rows with a label that the model does not know, are left out, as by
+        ``crepe evaluate``. A warning counts them.
+
         Args:
             table: data frame, or mapping of names to lists. The columns of the text are those of the training.
             label, label_columns: column of the label, or columns of the classes; by default those of the training.
 
         Raises:
-            UserError: the columns cannot be chosen, a row has no text or label, or the model does not know a label.
+            UserError: the columns cannot be chosen, or no row can be scored.
         """
         from crepe_dist.predicting.labelled import accuracy  # imports what prepares data sets
 

@@ -16,6 +16,7 @@ from crepe_dist.wording import counted, listed, number, percent
 
 FEW_ROWS = 50
 SHOWN = 10  # classes
+MOST_FLAGS = 4  # flags in a remedy, so that the terminal cuts none
 MOST_VALUES = 0.5  # values of a category, by training row
 NOTABLE = 0.005  # fraction of the rows from which a defect is reported
 Warned = tuple[str, str, str]  # what is wrong, why, and what to do
@@ -81,7 +82,9 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
     of_class = dict(zip(classes, totals))
     if alike := similar_names(of_class, summary.get("levels", "")):
         pairs = [f"{rare!r:.60} like {usual!r:.60}" for rare, usual in alike[:SHOWN]]
-        flags = " ".join(f"--rename {shlex.quote(f'{rare}={usual}')}" for rare, usual in alike[:SHOWN])
+        flags = " ".join(f"--rename {shlex.quote(f'{rare}={usual}')}" for rare, usual in alike[:MOST_FLAGS])
+        if len(alike) > MOST_FLAGS:
+            flags = f"{flags} …; --rename FILE takes a CSV file with the columns old and new"
         yield (
             f"{counted(len(alike), 'name of a class looks', 'names of classes look')} like another one",
             "; ".join(pairs) + " …" * (len(alike) > SHOWN),

@@ -268,8 +268,10 @@ def find(name: str | None, data: str | Path | None = None) -> Path:
         reported = model if model.is_file() else _of_run(path)
         if reported is not None:
             return reported
-        what = "is a data set, not a model" if (path / MANIFEST).is_file() else "contains no checkpoint"
-        raise UserError(f"{path} {what}", remedy=NAME_ONE)
+        is_data = (path / MANIFEST).is_file()
+        what = "is a data set, not a model" if is_data else "contains no checkpoint"
+        train = f"train a model: {invocation.typed('train')} {shlex.quote(str(path))}"
+        raise UserError(f"{path} {what}", remedy=_alike(path) or (train if is_data else NAME_ONE))
     if not path.is_file():
         raise missing(path)
     if path.suffix.lower() in TEXTS:
@@ -312,7 +314,13 @@ def missing(path: Path) -> UserError:
     if len(alike) > 1:
         what = f"{path} is the start of the names of {len(alike)} runs"
         return UserError(what, remedy=f"name one of them, such as the newest, {alike[0]}")
-    return UserError(f"{path} does not exist", remedy=f"did you mean {alike[0]}?" if alike else NAME_ONE)
+    return UserError(f"{path} does not exist", remedy=_alike(path) or NAME_ONE)
+
+
+def _alike(path: Path) -> str:
+    """Suggest the newest run whose name starts like the path's; return an empty string if there is none."""
+    alike = trained(path.name) if path.name else []
+    return f"did you mean {alike[0]}?" if alike else ""
 
 
 def trained(start: str = "") -> list[Path]:
