@@ -23,6 +23,8 @@ UNIT = "\x1f"  # between the text of a row and the values of its columns
 VALUES = range(0xF0000, 0x10FF00)  # the private planes of Unicode, up to ``characters.SYMBOLS``
 PRIVATE = re.compile(f"[{chr(VALUES.start)}-{chr(VALUES.stop - 1)}]")
 POINT_ZERO = ".0"
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?", re.ASCII)
+MIDNIGHT = "00:00:00"
 UNREAD = "\0"  # is unknown to every alphabet
 EMPTY = "empty text"
 
@@ -71,7 +73,7 @@ class Column:
 
     @cached_property
     def _number(self) -> dict[str, int]:
-        return {category: number for number, category in enumerate(self.categories or (), start=1)}
+        return {category(name): number for number, name in enumerate(self.categories or (), start=1)}
 
     def number(self, value: str) -> int | None:
         """Return the number of a value's character, 0 for a missing one; ``None`` for one that is not read."""
@@ -92,10 +94,17 @@ class Column:
 
 
 def category(value: str) -> str:
-    """Return a value as formats spell it alike: whole numbers without the ``.0`` of pandas, and ``true`` as JSON."""
+    """Return a value as formats spell it alike.
+
+    Whole numbers are without the ``.0`` of pandas, ``true`` is as in JSON, and times are without the zeros of
+    Parquet and the midnight that Excel adds to a date.
+    """
     value = value.strip()
     if value in ("True", "False"):
         return value.lower()
+    if time := TIME.fullmatch(value):
+        day, of_day, fraction = time[1], time[2], (time[3] or "").rstrip(".0")
+        return day if of_day == MIDNIGHT and not fraction else f"{day} {of_day}{fraction}"
     whole = value.removesuffix(POINT_ZERO)
     if whole == value or not whole.removeprefix("-").isdecimal():
         return value

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -23,6 +24,7 @@ FORMAT = "4"  # version of the inputs and the metadata
 MAX_BATCH = 64  # texts
 MAX_ACTIVATIONS = 1 << 24  # numbers in the output of one layer for one batch
 FILTERS = 256  # width of a typical convolution
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?", re.ASCII)
 
 
 class Prediction(NamedTuple):
@@ -53,6 +55,8 @@ class Classifier:
         if about.get("format") != FORMAT:
             raise ValueError(f"the model has no crepe_dist metadata in format {FORMAT}")
         self.about: dict[str, Any] = {name: json.loads(value) for name, value in about.items()}
+        for column in self.about.get("beside", []):
+            column["categories"] = column["categories"] and list(map(category, column["categories"]))
         self.classes: list[str] = self.about["classes"]
         self.min_probability: float = self.about.get("min_probability", 0)  # below it, perhaps none of the classes fits
         width = max(FILTERS, self.about.get("longest", 0) * len(self.classes))
@@ -105,10 +109,7 @@ class Classifier:
             if values and column["name"] not in values:
                 raise ValueError(f"a row has no column {column['name']!r}, which may be None")
             value = values.get(column["name"])
-            value = "" if value is None or value != value else str(value).strip()
-            value = value.lower() if value in ("True", "False") else value
-            if value.endswith(".0") and value[:-2].removeprefix("-").isdecimal():
-                value = value[:-2] if float(value) else value[:-2].removeprefix("-")
+            value = "" if value is None or value != value else category(str(value))
             known = ["", *column["categories"]] if column["categories"] is not None else None
             if known is None:
                 value = "" if value.lower().lstrip("+-") == "nan" else value
@@ -120,6 +121,17 @@ class Classifier:
             ends.append(chr(start + number) if number >= 0 else "\0")
             start += len(known or column["edges"]) + 2 * (known is None)
         return "\0".join([f"{text} ", *ends]) if ends else str(text)
+
+
+def category(value: str) -> str:
+    """Return the value of a column as crepe_dist spells it: numbers without .0, and days without midnight."""
+    value = value.strip()
+    if time := TIME.fullmatch(value):
+        day, of_day, fraction = time[1], time[2], (time[3] or "").rstrip(".0")
+        return day if of_day == "00:00:00" and not fraction else f"{day} {of_day}{fraction}"
+    if value.endswith(".0") and value[:-2].removeprefix("-").isdecimal():
+        return value[:-2] if float(value) else value[:-2].removeprefix("-")
+    return value.lower() if value in ("True", "False") else value
 
 
 def checked(texts: Iterable[Any]) -> list[Any]:

@@ -235,6 +235,25 @@ def test_values_of_python_and_of_texts(folder):
     assert [category(each) for each in ("7.0", " 007 ", "True", "1.50", ".0")] == ["7", "007", "true", "1.50", ".0"]
 
 
+@pytest.mark.parametrize(
+    ("spellings", "expected"),
+    [
+        (["2024-01-01", "2024-01-01 00:00:00", "2024-01-01T00:00:00", "2024-01-01 00:00:00.000000000"], "2024-01-01"),
+        (["2024-01-01 10:30:00", "2024-01-01T10:30:00.000"], "2024-01-01 10:30:00"),
+        (["2024-01-01 00:00:00.250000"], "2024-01-01 00:00:00.25"),
+        (["00:00:00"], "00:00:00"),
+        (["-7.0", "-7"], "-7"),
+        (["-0.0", "0"], "0"),
+        (["True", "true"], "true"),
+    ],
+)
+def test_formats_spell_a_value_alike(spellings, expected):
+    from crepe_dist.exporting import crepe_runtime
+
+    assert set(map(category, spellings)) == set(map(crepe_runtime.category, spellings)) == {expected}
+    assert [Column("when", (spellings[-1],)).number(each) for each in spellings] == [1] * len(spellings)
+
+
 def test_a_network_starts_from_one_of_the_same_columns_only(folder):
     given = {**BESIDE, "alphabet": folder / "run-1", "feature_len": 123}
     crepe_dist.prepare(folder / "new.csv", folder / "other", **given)
