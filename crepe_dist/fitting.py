@@ -116,7 +116,7 @@ def _printing(verbose: int, temporary: Path | None = None) -> Iterator[None]:
 
 
 class _Lines(io.TextIOBase):
-    """Standard output for whole lines, of which only some are printed."""
+    """Standard output that prints only some of the lines."""
 
     def __init__(self, out: TextIO, verbose: int, temporary: str) -> None:
         self._out, self._verbose, self._temporary, self._rest = out, verbose, temporary, ""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
 
-RECORDS = 2  # version of the form in which answers grow
+RECORDS = 2  # version of the format of unfinished answers
 
 
 @dataclass

@@ -42,7 +42,7 @@ def with_values(text: str, values: Sequence[str]) -> str:
 def stored(row: str, strip_html: bool) -> str:
     """Return a row as a data set stores it: HTML is removed first, since an entity can spell any character.
 
-    All texts come through here: those of training, of predictions and of scores.
+    Training, predictions and scores all read texts by this function.
     """
     text, *values = row.split(UNIT)
     text = without_tags(text) if strip_html else text

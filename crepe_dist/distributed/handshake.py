@@ -1,4 +1,4 @@
-"""Mutual authentication of two processes by a shared secret, and the messages with which they meet.
+"""Mutual authentication of two processes by a shared secret, and their first messages.
 
 The caller sends a greeting: its rank, the world size and a nonce. The listener answers with a nonce of its own. From
 these, both ranks and the secret, each end derives a key for this connection. Every later message carries an HMAC-SHA256
@@ -92,7 +92,7 @@ def read_secret(environment: Mapping[str, str]) -> bytes:
     if 0 < len(secret) < LEAST_SECRET:
         raise UserError(
             f"{SECRET} has {len(secret)} characters",
-            "whoever records the start of a job can try all short secrets",
+            "someone who records the start of a job can try all short secrets",
             f"give all processes the same {LEAST_SECRET} characters or more, as `openssl rand -hex 32` prints them",
         )
     return secret.encode(errors="surrogateescape")
@@ -122,7 +122,7 @@ class Own:
 
 
 class Channel:
-    """Connection to another process, both of whose ends have a key.
+    """Connection to another process. Both ends have the same key.
 
     Args:
         peer: the connection, which becomes non-blocking.
@@ -146,8 +146,9 @@ class Channel:
         """Receive a message of at most ``most`` bytes that passes the checks.
 
         Raises:
-            Stranger: it is malformed, or the other end has ended; ``WrongSecret`` if its MAC is wrong, ``Refused`` if
-                that of this end's last message was.
+            Stranger: it is malformed, or the other end has ended.
+            WrongSecret: its MAC is wrong.
+            Refused: the other end says that the MAC of this end's last message is wrong.
             OSError: the connection is broken.
         """
         data = yield from _hear(self.peer, most + MAC_BYTES)
@@ -220,7 +221,7 @@ class Arrival:
 
 
 class Callers:
-    """Callers of a listening socket, which are heard at the same time.
+    """Callers of a listening socket. All of them are served at the same time.
 
     Iteration yields an ``Arrival`` for each that is one of ``ranks`` and has the secret, and ``None`` whenever it has
     looked for callers. Strangers are let go after ``FIRST_SECONDS``, or earlier if there are too many. The end of the
@@ -351,7 +352,7 @@ def _hear(peer: socket.socket, most: int) -> Steps[bytes]:
 
 
 def _checked(content: bytes, checks: Checks) -> Message:
-    """Parse a message: a JSON object with the keys of ``checks``, whose values pass them."""
+    """Parse a message: a JSON object with the keys of ``checks``. Each value passes the check of its key."""
     message: Any = None
     with suppress(ValueError, RecursionError):
         message = json.loads(content)

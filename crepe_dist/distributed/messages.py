@@ -1,4 +1,4 @@
-"""Heads of the messages between ranks, which show that a message arrives as it was sent, and where it is expected.
+"""Heads of the messages between ranks. They show that a message is intact, and that it is the expected one.
 
 A message of a collective has a head with the number of the collective in this world, checksums of its name and of the
 content, and lengths. The checksum is zlib's CRC-32. Checksums detect faults of memory and networks, not attacks.
@@ -42,7 +42,7 @@ class Head(NamedTuple):
 
 
 class Messages:
-    """Heads of the messages of one rank: made for those that it sends, checked for those that it receives.
+    """Heads of the messages of one rank. It makes heads for what it sends, and checks the heads of what it receives.
 
     Attributes:
         hosts: host of each rank, for errors; empty while they are unknown.

@@ -1,4 +1,4 @@
-"""Base class of the worlds whose collectives are bounded: their counts are 32-bit numbers."""
+"""Base class of worlds with bounded collectives: Horovod and MPI count bytes in 32-bit numbers."""
 
 from __future__ import annotations
 

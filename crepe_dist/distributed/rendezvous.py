@@ -1,9 +1,9 @@
 """Rendezvous of processes whose launcher sets only their rank and the world size.
 
 The processes meet at ``MASTER_ADDR`` and ``MASTER_PORT``, torchrun's names, where rank 0 listens. Each of the others
-reports to it, and keeps the connection. Once all have, rank 0 sends them the addresses of all and a token, with which
-they connect to each other. ``CREPE_DIST_SECRET`` authenticates both ends of each connection (``handshake.py``). Nothing
-listens once the group is formed.
+reports to it, and keeps the connection. Once all have, rank 0 sends them the addresses of all and a token. They
+use the token to connect to each other. ``CREPE_DIST_SECRET`` authenticates both ends of each connection
+(``handshake.py``). Nothing listens once the group is formed.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _lead(endpoint: Endpoint, own: Own) -> Peers:
 
 
 def _end(arrival: Arrival, error: tuple[str, str, str], code: ExitCode) -> None:
-    """Send a process the error with which it ends."""
+    """Send a process the error that ends it."""
     arrival.channel.tell({"error": error, "code": int(code)})
 
 

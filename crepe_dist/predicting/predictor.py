@@ -93,7 +93,7 @@ class Predictor:
         return f"<Predictor of {excerpt(classes)}{scored}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The engine holds memory of the kernels. Files of a model are read again as those of anyone are.
+        # The engine holds memory of the kernels. So a pickle has the files of the model, which are checked when read.
         state = {name: getattr(self, name) for name in ("min_probability", "thresholds", "sure", "path")}
         device = AUTO if is_gpu_build(self.engine.backend.build) else CPU_NAME
         return _unpickled, (self.files(), device, self.engine.threads, state)
@@ -130,7 +130,7 @@ class Predictor:
 
     @property
     def reading(self) -> Reading:
-        """Options with which its data were read; the defaults if the description lacks them.
+        """Options that the data of the model were read with; the defaults if the description lacks them.
 
         Raises:
             UserError: the description is damaged.

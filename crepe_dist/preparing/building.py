@@ -204,7 +204,7 @@ def _classes(
     """Return the classes of training rows, and for each label whether they include all of its classes, bool [labels].
 
     Args:
-        fate: fate of each row, or that of its file.
+        fate: fate of each row, or the fate of its file.
         emptied: classes to leave out.
     """
     used = used_labels(collected.rows, fate)

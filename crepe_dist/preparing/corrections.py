@@ -47,7 +47,7 @@ class Corrections:
     """List of corrections by file and line.
 
     Attributes:
-        held_out: the rows of the validation and the test split are corrected as well.
+        held_out: the rows of the validation and the test split are also corrected.
     """
 
     file: str
@@ -140,7 +140,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections, fate: Fate
 
 
 def _spelled(suggested: str, job: Job, known: Set[str], file: str) -> str:
-    """Return the label string of a suggestion, whose classes must be those of training rows."""
+    """Return the label string of a suggestion. Its classes must be classes of training rows."""
 
     def name(label: str) -> str:
         if label.strip() in known:

@@ -136,9 +136,9 @@ class PreparationFlags(ColumnFlags, Command):
     )
     correct: Optional[str] = setting(
         None,
-        "splits whose labels --corrections may change. train: the training split only, because a model that suggested "
-        "the labels of the test split would score too well on it. all: also the validation and the test split; for a "
-        "list whose every row a person has read. Default: train",
+        "splits in which --corrections may change labels. train: the training split only, because a model that "
+        "suggested the labels of the test split would score too well on it. all: also the validation and the test "
+        "split, once a person has read every row of the list. Default: train",
         Words(CORRECTED),
     )
     test: Any = setting(None, "test split; default: the sources' own test files, else 0.2", FileOrShare())

@@ -54,7 +54,7 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
     beside = chosen.named(chosen.beside)
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
-        stream.write(codecs.BOM_UTF8)  # --encoding is about files, such as those of the test split
+        stream.write(codecs.BOM_UTF8)  # --encoding applies to files, such as a test file
         for values in zip(*(columns[each] for each in (*plain, *beside, *texts))):
             row = {each: _label(value) for each, value in zip(plain, values)}
             row |= {each: value_text(value) for each, value in zip(beside, values[len(plain) :])}
@@ -79,7 +79,7 @@ def label_type(table: Any, label: str | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a number or a bool of NumPy to that of Python."""
+    """Convert a number or a bool of NumPy to one of Python."""
     return value.item() if isinstance(value, (np.number, np.bool_)) else value
 
 

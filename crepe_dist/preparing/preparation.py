@@ -62,7 +62,7 @@ class PrepareOptions:
         corrections: corrections of labels; ``None`` for none.
         classes: classes of the model that the rows of all sources, which are test files, are to score.
         beside: columns beside the text of that model.
-        given: reading options that the user gave, each of which must have an effect; ``None``: none.
+        given: reading options that the user gave. Each of them must have an effect. ``None``: none were given.
         show: function that is called with the progress.
         say: function that prints how the sources are read.
     """

@@ -58,7 +58,7 @@ class Job:
         max_bad: maximum fraction of unusable lines.
         classes: classes of the model that all rows are to score; ``None``: those of the training rows.
         beside: columns beside the text of that model.
-        given: reading options that the user gave, each of which must have an effect; ``None``: none.
+        given: reading options that the user gave. Each of them must have an effect. ``None``: none were given.
     """
 
     sources: tuple[tuple[str, str], ...]

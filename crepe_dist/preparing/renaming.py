@@ -60,7 +60,10 @@ def _of_file(path: Path) -> Iterable[tuple[str, str]]:
 
 
 def renamed(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, str]:
-    """Return a class's new name, and the old one that it has: its own, or that of a node above it; else empty."""
+    """Return the new name of a class, and the old name that was replaced: the name of the class or of a node above it.
+
+    The old name is empty if nothing was replaced.
+    """
     parts = name.split(separator) if separator else [name]
     for end in range(len(parts), 0, -1):
         node = separator.join(parts[:end]).rstrip()
@@ -81,7 +84,7 @@ def rename(collected: Collected, job: Job) -> None:
     All names are replaced at once, so two classes can be swapped.
 
     Raises:
-        UserError: no row has an old name, unless the classes are those of a model.
+        UserError: no row has an old name. Exception: rows that a model is to score need not have one.
     """
     pairs, counts, known = dict(job.reading.renames), Counter[str](), set[str]()
     rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows

@@ -18,7 +18,7 @@ def similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[
 
     Args:
         counts: rows of each class.
-        separator: separator of the levels of a name, whose nodes are compared with the others below the same node.
+        separator: separator of the levels of a name. A node is compared with the other nodes below the same node.
     """
     nodes: dict[tuple[str, ...], dict[str, int]] = {}
     for name, count in counts.items():

@@ -149,7 +149,7 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
                 f"{count['near']:,} {split} rows have a text that also occurs in the {other} split",
                 f"{count['exact']:,} texts are exact copies; {with_columns:,} rows also have the same columns; "
                 "this leakage inflates the accuracy",
-                "keep all rows of a text in one split: name a file with --test; --dedupe compares the columns, too",
+                "keep all rows of a text in one split: name a file with --test; --dedupe also compares the columns",
             )
     for pair, count in summary["duplicates"]["across"].items():
         split, other = pair.split(" in ")

@@ -23,8 +23,8 @@ class EpochChoice:
 
     A small split often cannot tell two epochs apart by their score: differences of less than its standard error are
     chance (as in the one-standard-error rule of Breiman et al., "Classification and Regression Trees", 1984). The loss
-    says more about them. Where neither tells, the later epoch is chosen: unless the
-    schedule is constant, its learning rate is lower. The test split decides nothing that is reported.
+    says more about them. If the losses differ as little, the later epoch is chosen, because its learning rate is lower.
+    Exception: a constant schedule. The test split decides nothing that is reported.
 
     Args:
         has_validation: true if a validation split chooses the epoch; without one the last epoch is reported.

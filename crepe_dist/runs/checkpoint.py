@@ -253,7 +253,7 @@ def find(name: str | None, data: str | Path | None = None) -> Path:
 
     Args:
         name: ``None`` for the model that ``in_use`` names, else the newest run in ``runs/``.
-        data: prepared folder, whose runs alone count then, if there are any.
+        data: prepared folder. If runs were trained on it, only these runs count.
 
     Raises:
         UserError: there is no such model; or no name was given, and the runs in ``runs/`` are of different data.

@@ -189,8 +189,8 @@ class Scores(ClassScores):
         right: bool [documents], true for correct predictions, in the order of the split; ``None`` if not stored.
         calibration: calibration of the probabilities in ``reliability`` and ``mistakes``.
         uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
-        uncalibrated_loss: mean cross-entropy at temperature 1; ``None`` in files of earlier versions, whose ``loss`` it
-            is.
+        uncalibrated_loss: mean cross-entropy at temperature 1; ``None`` in files of earlier versions, in which ``loss``
+            has this value.
         loss_error: standard error of ``loss``; ``None`` for a split that chose no temperature. Not stored.
         answers: int64 [PERCENTS, 2 + RANKS]; for each whole percent of the predicted probability, rounded down, the
             number of documents, of correct predictions, and of documents whose true class is among the first ``RANKS``.

@@ -208,7 +208,7 @@ def setting(
         kind: kind of its values; ``None``: the words of the field's ``Literal``, or true and false.
         also: other names of its flag.
         positional: number of its arguments as in argparse, empty for one, if it has no flag.
-        networks: networks that read it, with which its help begins; empty: all of them.
+        networks: networks that read it. Its help begins with their names. Empty: all networks read it.
     """
     help = f"({', '.join(networks)}) {help}" if networks else help
     metadata = {"help": help, "kind": kind, "also": also, "positional": positional, "networks": networks}

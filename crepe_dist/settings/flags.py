@@ -148,7 +148,7 @@ class Command(Settings):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         _, _, name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").rpartition("crepe_dist.")
-        if cls.__module__ == "__main__" and name:  # python -m crepe_dist.NAME, for which this class is the wrong one
+        if cls.__module__ == "__main__" and name:  # python -m crepe_dist.NAME, a second copy of the module
             sys.argv.insert(1, name)
             import_module("crepe_dist.__main__").start()
 
@@ -190,7 +190,8 @@ class TextEncoding(Kind):
 HEADER = "whether the first line names the columns"
 UTF_8 = "utf-8"
 ENCODING = (
-    "encoding of text files without a byte order mark, such as cp1252; default: that of the model's data, else utf-8"
+    "encoding of text files without a byte order mark, such as cp1252; default: the encoding of the model's data, else "
+    "utf-8"
 )
 
 

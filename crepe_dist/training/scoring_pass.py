@@ -39,7 +39,7 @@ class Scorer(Protocol):
 
         Returns:
             Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes]. While the weight of Crepe's tower is
-            fitted, the logits are those of both parts, float32 [n, 2, classes].
+            fitted, both parts have logits, float32 [n, 2, classes].
         """
 
 

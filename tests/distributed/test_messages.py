@@ -1,4 +1,4 @@
-"""Worlds whose collectives are bounded."""
+"""Worlds with bounded collectives."""
 
 from __future__ import annotations
 

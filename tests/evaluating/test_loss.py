@@ -1,4 +1,4 @@
-"""The loss of a split is that of the probabilities that ``predict`` gives for its texts."""
+"""The loss of a split is computed from the probabilities that ``predict`` gives for its texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 def table(rows: int, seed: int, *, several: bool) -> pd.DataFrame:
-    """Texts of which a quarter has a label, or labels, of another text."""
+    """Make texts. A quarter of them has a label, or labels, of another text."""
     generator = random.Random(seed)
     labels = [[name for name in WORDS if generator.random() < 0.4] for _ in range(rows)]
     labels = labels if several else [[generator.choice(list(WORDS))] for _ in range(rows)]

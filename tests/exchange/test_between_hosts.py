@@ -15,7 +15,7 @@ ROWS, COLUMNS = 4, 3  # of each owner
 
 
 class Table:
-    """A table of two owners, of whose rows this host's batch touches two of the other's."""
+    """A table of two owners. This host's batch touches two rows of the other owner."""
 
     name = "t"
 

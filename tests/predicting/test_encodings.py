@@ -1,4 +1,4 @@
-"""Encodings of text files: an explicit one, else that of the model's data, else UTF-8, in every command."""
+"""Encodings of text files: an explicit one, else the encoding of the model's data, else UTF-8, in every command."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def rows(texts, colours, numbers, *, beside):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Make a model of a case, of which only the codes matter."""
+    """Make a model of a case. Only its codes matter."""
 
     @cache
     def data(strip, beside):
@@ -80,7 +80,7 @@ def asked(model, texts):
 
 
 def usable(answer, model):
-    """The codes of a text. One whose characters are all unknown has them, too: training reads it."""
+    """The codes of a text. A text of unknown characters also has codes, because training reads it."""
     return model.engine.codes[-1] if answer.problem in ("", UNKNOWN) else None
 
 

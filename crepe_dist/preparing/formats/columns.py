@@ -245,7 +245,7 @@ def choose(
 
     Args:
         label_given: no label is needed. A column that looks like one is ignored, unless there is no other for the text.
-        rows: first rows, in which dates are no labels, and numbers no text.
+        rows: first rows. They show which columns have dates, which are no labels, or numbers, which are no texts.
 
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.

@@ -152,7 +152,7 @@ class ParquetRows:
             if not self._of_text:
                 total += max(size, 8 * chunk.num_values * is_nested)
                 continue
-            # The path of a nested value starts with its column, whose name may contain a full stop.
+            # The path of a nested value starts with the name of its column. The name may contain a full stop.
             if not any(path == name or path.startswith(f"{name}.") for name in self._columns):
                 continue
             if size > min(MAX_CHUNK, MAX_RECORD * group.num_rows):
@@ -214,9 +214,9 @@ def open_parquet(path: Path, name: str, wanted: Wanted, label: str | None, *, ke
 
 
 def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> list[list[str]]:
-    """Return the first rows as text, by which columns are chosen as those of other formats are.
+    """Return the first rows as text, so that columns are chosen as in other formats.
 
-    A column whose type is that of dates or numbers has one in each row. A column that cannot be read has empty values.
+    A column of dates or numbers has one in each row. A column that cannot be read has empty values.
     """
     names = [field.name for field in fields]
     types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in fields]

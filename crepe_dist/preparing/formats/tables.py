@@ -231,7 +231,7 @@ class Sheet:
 
 
 class _Archive(zipfile.ZipFile):
-    """Workbook whose parts have a limited number of XML tags: a parsed tag takes a hundred times its length.
+    """Workbook with a limited number of XML tags in each part: a parsed tag takes a hundred times its length.
 
     Args:
         name: name of the workbook in errors.
