@@ -53,7 +53,7 @@ COMMANDS = (
     ("export", ("-m", "crepe_dist", "export", "run", "--data=data", "--format=crepe", "--out=model"), ""),
     ("predict, exported", ("-m", "crepe_dist", "predict", "model", "--text=sunny warm"), "good"),
     ("inspect", ("-m", "crepe_dist", "inspect", "data", "--out=findings"), ""),
-    ("tune", ("-m", "crepe_dist", "tune", "data", "--trials=2", "--minutes=1", "--out=search"), "best"),
+    ("tune", ("-m", "crepe_dist", "tune", "data", "--trials=2", "--minutes=60", "--out=search"), "best"),
     ("CrepeClassifier", ("-c", CLASSIFIER), "accuracy 1.00"),
     ("supervise -np 2", ("-m", "crepe_dist", "supervise", "-np", "2", "--data=data", "--run-dir=two", *SMALL), ""),
 )

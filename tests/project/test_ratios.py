@@ -52,5 +52,5 @@ def test_the_first_hour_on_a_gpu_on_emulated_ones(tmp_path):
     assert "2 × GPU of a test (an emulator: " in printed
     found = json.loads((tmp_path / "gpu.json").read_text())["steps"]
     assert [step["outcome"] for step in found] == ["passed", "passed", "skipped", "passed", "passed"]
-    assert all(row["us a step"] > 0 for row in found[3]["rows"])
+    assert any(row["sectors"] > 0 for row in found[3]["rows"]), "the emulator counts instead of timing"
     assert [row["processes"] for row in found[4]["rows"] if row["documents/s"] > 0] == [1, 1, 2, 2, 1, 1]
