@@ -54,7 +54,7 @@ def fit(
             file or folder that ``crepe prepare`` reads.
         label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
         verbose: 0: print nothing; 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
-            model; 2: also print all other lines of ``crepe train``.
+            data and the model; 2: also print all other lines of ``crepe train``.
         options: arguments of ``prepare``, unless the data are prepared, such as ``labels="several"``; and settings of
             ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed`` is
             that of both. ``run_dir`` keeps the run and its report.
@@ -83,15 +83,22 @@ def fit(
             config = combined({**usual, **training, "data.source": str(prepared)})
             if verbose:
                 print("\n".join(_described(summary)), flush=True)
+                _note(summary["warnings"])
             with _printing(verbose, folder):
                 checkpoint = train(config).checkpoint
             trained = load(checkpoint, device=config.device)
-            for warning in [] if is_kept or not verbose else warnings(open_run(folder / "run"), trained.classes):
-                note = for_python(UserError(warning["what"], warning["why"], warning["do"]))
-                print(note.described("note"), flush=True)
+            if verbose and not is_kept:
+                _note(warnings(open_run(folder / "run"), trained.classes))
             return trained
         except UserError as error:
             raise for_python(error) from error.__cause__
+
+
+def _note(found: Sequence[Mapping[str, str]]) -> None:
+    """Print warnings about the data or the model."""
+    for warning in found:
+        note = for_python(UserError(warning["what"], warning["why"], warning["do"]))
+        print(note.described("note"), flush=True)
 
 
 def _described(summary: dict[str, Any]) -> Iterator[str]:

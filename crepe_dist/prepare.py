@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
+# Flags --rename OLD=NEW, as words of a shell.
+RENAMES = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
 COMMAND_ONLY = {"verify"}  # no arguments of the function
 
 
@@ -145,9 +147,12 @@ def for_python(error: UserError) -> UserError:
     Messages come from checks that the command shares, and name its flags, which a caller in Python cannot paste.
     """
     for name in ("what", "why", "remedy"):
-        text = re.sub(r"--overwrite\b(?!=)", "overwrite=True", getattr(error, name))
+        text = re.sub(r"--(overwrite|strip-html|keep-unlabelled|stratified)\b(?!=)", r"--\1=True", getattr(error, name))
+        text = RENAMES.sub(lambda each: f"rename={shlex.split(each[0])[1::2]}{' ' * each[0].endswith(' ')}", text)
         text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
-        text = re.sub(r"--labels (one|several|soft)\b", r'labels="\1"', text)
+        text = re.sub(
+            r"--(labels|header|dedupe|alphabet) (one|several|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
+        )
         text = re.sub(r"--(text|label)-column\b", r"--\1", text)
         text = re.sub(
             r"--([a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shlex
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import pytest
 import crepe_dist
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import UserError
+from crepe_dist.prepare import for_python
 from tests.conftest import launch_prefix, run
 
 WORDS = {"bill": "the invoice was charged", "ship": "the parcel is late"}
@@ -238,3 +240,18 @@ def test_it_prints_as_much_as_was_asked_for(capsys, tmp_path):
     starts = {line.split()[0] for line in printed[1]}
     assert starts == {"prepared", "dropped", "epoch", "test", "note:", "why:", "do:"}
     assert len(printed[2]) > len(printed[1])
+
+
+def test_warnings_about_the_data_are_printed_with_arguments(capsys):
+    data = table(300)
+    data.loc[data.index[:2], "topic"] = "Bill"
+    data.loc[data.index[:9], "message"] = [f"<b>words</b> {number}" for number in range(9)]
+    crepe_dist.fit(data, "topic", "message", verbose=1, **{**QUICK, "epochs": 1})
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("merge them: rename=['Bill=bill']") for line in lines)
+    assert any(line.strip().startswith("do:  strip_html=True removes HTML") for line in lines)
+    told = for_python(UserError("--header yes, --dedupe near", "--strip-html", "--rename 'a b=c d' --rename x=y …"))
+    assert (told.what, told.why) == ('header="yes", dedupe="near"', "strip_html=True")
+    assert told.remedy == "rename=['a b=c d', 'x=y'] …"
+    told = for_python(UserError("", "--rename FILE takes both", "--rename " + shlex.quote("it's=its") + ", or else"))
+    assert (told.why, told.remedy) == ("rename=FILE takes both", """rename=["it's=its"], or else""")
