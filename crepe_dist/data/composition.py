@@ -142,15 +142,29 @@ class Composition:
 
     def text(self, row: str) -> str:
         """Return a row as the network reads it; values that it does not have count as missing."""
-        text, *values = self._divided(row)
+        return self.read(row)[0]
+
+    def problem(self, row: str) -> str:
+        """Return why a row cannot be classified: it has no text, or a number is none; empty if it can.
+
+        A row without text is not trained on either, whatever its columns hold.
+        """
+        return self.read(row)[1]
+
+    def read(self, row: str) -> tuple[str, str]:
+        """Return ``text`` and ``problem`` of a row. Its HTML is removed only one time."""
+        text, *values = stored(row if self.beside else plain(row), self.strip_html).split(UNIT)
+        problem = "" if text.strip() else EMPTY
         if not self.beside:
-            return text
+            return text, problem
         values += [""] * (len(self.beside) - len(values))
         ends = [text, " "]
         for (column, start), value in zip(self.places(), values):
             number = column.number(value)
             ends += (UNREAD, UNREAD if number is None else chr(start + number))
-        return "".join(ends)
+            if number is None and column.categories is None:
+                problem = problem or unusable_number(column.name, value)
+        return "".join(ends), problem
 
     @cached_property
     def of_stored(self) -> Composition:
@@ -171,21 +185,6 @@ class Composition:
     def values_of(self, text: str) -> str:
         """Return the characters of the values at the end of a composed text."""
         return text[len(text) - 2 * len(self.beside) + 1 :: 2]
-
-    def problem(self, row: str) -> str:
-        """Return why a row cannot be classified: it has no text, or a number is none; empty if it can.
-
-        A row without text is not trained on either, whatever its columns hold.
-        """
-        text, *values = self._divided(row)
-        if not text.strip():
-            return EMPTY
-        numbers = ((each.name, value) for each, value in zip(self.beside, values) if each.categories is None)
-        return next(filter(None, (unusable_number(*each) for each in numbers)), "")
-
-    def _divided(self, row: str) -> list[str]:
-        """Return the text of a row as a data set stores it, and the values after it."""
-        return stored(row if self.beside else plain(row), self.strip_html).split(UNIT)
 
     def without(self, name: str, row: str) -> str:
         """Return a row without the value of a column, which then counts as one that is not read."""

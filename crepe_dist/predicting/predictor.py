@@ -224,7 +224,8 @@ class Predictor:
         """
         levels = self.levels if self.sure else None
         while rows := list(islice(texts, WINDOWED if windows else self._capped(BATCH_SIZE))):
-            batch = list(map(self.composition.text, rows))
+            pairs = list(map(self.composition.read, rows))
+            batch = [text for text, _ in pairs]
             if windows:
                 logits, read = self._in_windows(batch)
             else:
@@ -234,9 +235,8 @@ class Predictor:
             probabilities = self.probabilities(logits)
             sure = levels.sure(probabilities, self.sure) if levels else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
-            problems = map(self.composition.problem, rows)
-            answers = zip(batch, probabilities.tolist(), orders, read, sure, problems)
-            for text, row, order, known, node, problem in answers:
+            answers = zip(pairs, probabilities.tolist(), orders, read, sure)
+            for (text, problem), row, order, known, node in answers:
                 ranking = tuple([(self.classes[index], row[index]) for index in order])
                 problem = problem or ("" if known else UNKNOWN)
                 known = 0 if problem else known
