@@ -157,7 +157,8 @@ def test_no_text_has_the_codes_of_a_value(models, text):
         model.predict([text]),
         model.predict(pd.DataFrame({"text": ["a"], "colour": ["red"], "amount": [7]})),
     )
-    assert forged.problem == value.problem == ""
+    assert forged.problem == ("" if text.startswith("a") else UNKNOWN)  # values do not count as known characters
+    assert value.problem == ""
     characters = {
         chr(start + number) for column, start in model.composition.places() for number in range(1, column.size)
     }
