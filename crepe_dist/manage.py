@@ -84,7 +84,9 @@ class Use(Command):
         crepe use hf://owner/name
         """
 
-    model: str = setting(None, "run folder, .params file, exported folder or its URL", NAME, positional="")
+    model: str = setting(
+        None, "run folder or the start of its name, .params file, exported folder or its URL", NAME, positional=""
+    )
 
     def run(self) -> None:
         path = checkpoint.find(self.model)

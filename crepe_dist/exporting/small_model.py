@@ -65,7 +65,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
         assert sum(each.stat().st_size for each in files) <= limit
         again = open_checkpoint(file)
     notes = [f"{name} keeps {kept:,} of {count:,} rows" for name, (kept, count) in rows.items()]
-    notes += [f"{counted(numbers, 'number')} of a table in a byte", *_scored(predictor, again, dataset)]
+    notes += [f"each byte of a table holds {counted(numbers, 'number')}", *_scored(predictor, again, dataset)]
     return [out / each.name for each in files], notes
 
 

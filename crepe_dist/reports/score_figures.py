@@ -67,7 +67,7 @@ def coverage(scores: Scores) -> str:
     texts, right = above(scores.answers[:, :2].T)
     texts, right = texts[right > 0], right[right > 0]
     with drawing.style():
-        figure, axes = drawing.blank(3.0, left=0.65, right=0.25, bottom=0.45, top=0.3)
+        figure, axes = drawing.blank(3.0, left=0.85, right=0.25, bottom=0.45, top=0.3)
         bounds = lower_bound(texts, right), 1 - lower_bound(texts, texts - right)
         axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
         axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
