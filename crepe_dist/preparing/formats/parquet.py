@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -102,11 +101,6 @@ class ParquetRows:
     def sha256(self) -> str:
         return files.sha256(self._path)
 
-    @property
-    def groups(self) -> int:
-        """Number of row groups."""
-        return int(self._file.metadata.num_row_groups)
-
     def close(self) -> None:
         self._file.close()
 
@@ -115,7 +109,7 @@ class ParquetRows:
         for group in range(about.num_row_groups):
             line, end = end + 1, end + about.row_group(group).num_rows
             try:
-                for rows in self.pieces(group):
+                for rows in self._pieces(group):
                     self.position = size * (line + rows.num_rows - 1) // max(1, about.num_rows)
                     yield Batch(line, rows, rows.nbytes)
                     line += rows.num_rows
@@ -123,7 +117,7 @@ class ParquetRows:
                 reason = f"unreadable: {error}"[:300]
                 yield Batch(line, pa.record_batch([], names=[]), 0, (BadRow(line, reason, "", end + 1 - line),))
 
-    def pieces(self, group: int) -> Iterator[pa.RecordBatch]:
+    def _pieces(self, group: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group, a few rows at a time: many rows can repeat a long text."""
         rows = self._rows_at_a_time(self._file.metadata.row_group(group))
         for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
@@ -222,12 +216,8 @@ def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> li
     types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in fields]
     by_type = [DATE if pa.types.is_temporal(kind) else NUMBER if _is_number(kind) else "" for kind in types]
     readable = [name for name, kind in zip(names, types) if names.count(name) == 1 and _is_writable(kind)]
-    rows: list[tuple[str, ...]] = []
-    with suppress(pa.ArrowException, OSError, ValueError, MemoryError):  # those that reading reports
-        source = _text_rows(path, schema, readable)
-        pieces = chain.from_iterable(map(source.pieces, range(source.groups if readable else 0)))
-        values = (map(_values, piece.slice(0, LOOK_AT).columns) for piece in pieces)
-        rows = list(islice(chain.from_iterable(zip(*columns) for columns in values), LOOK_AT))
+    contents = (batch.content.slice(0, LOOK_AT) for batch in (_text_rows(path, schema, readable) if readable else ()))
+    rows = list(islice(chain.from_iterable(zip(*map(_values, content.columns)) for content in contents), LOOK_AT))
     cells = [dict(zip(readable, row)) for row in rows or [("",) * len(readable)]]
     return [[DATE if usual == DATE else row.get(name) or usual for name, usual in zip(names, by_type)] for row in cells]
 
