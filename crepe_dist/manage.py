@@ -51,7 +51,12 @@ class Runs(Command):
         widths = [max(map(len, column)) for column in zip(*rows)]
         for row in rows:
             print("  ".join(map(str.ljust, row, widths)).rstrip())
-        print(f"* is the model of predict, evaluate, serve and export; choose another: {invocation.typed('use')} RUN")
+        use = f"{invocation.typed('use')} RUN"
+        if used:
+            model = "*" if any(row[0] for row in rows) else visible(used)
+            print(f"{model} is the model of predict, evaluate, serve and export; choose another: {use}")
+        elif newest:
+            print(f"the runs are of different data: predict, evaluate, serve and export need a name, or first {use}")
 
 
 def _row(run: Path, used: str) -> tuple[str, ...]:

@@ -184,6 +184,7 @@ class TestUse:
             assert said.endswith("use runs/c\n")
         with pytest.raises(UserError, match="3 runs"):
             crepe_dist.load()
+        assert printed_by("runs").splitlines()[-1].startswith("the runs are of different data")
         assert "now use runs/a/checkpoints/" in printed_by("use", "runs/a")
         assert crepe_dist.load().path.parent.parent.name == "a"
         assert find("b").parent.parent.name == "b"
@@ -192,6 +193,7 @@ class TestUse:
         assert crepe_dist.load().path.parent.parent.name == "b"
         (model := crepe_dist.load()).save("model")
         printed_by("use", "model")
+        assert printed_by("runs").splitlines()[-1].startswith("model is the model of predict")
         assert crepe_dist.load().predict(["zig"]) == model.predict(["zig"])
 
     def test_the_newest_run_of_the_same_data_is_used_and_named(self, runs, printed_by, capsys):
