@@ -48,13 +48,15 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     def run(self) -> None:
         with join() as world:
             # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
-            from crepe_dist.evaluating.rows import is_labelled_file
+            from crepe_dist.evaluating.rows import is_file, is_labelled_file
             from crepe_dist.evaluating.scoring import score
 
             if self.checkpoint and not self.file and is_labelled_file(self.checkpoint):
                 self.checkpoint, self.file = None, self.checkpoint
             if self.file and self.data:
                 raise UserError("FILE and --data exclude each other", "each names the rows to score", "give only one")
+            if self.data and is_file(self.data):
+                self.data, self.file = None, self.data
             if not self.file:
                 names = [each.name for each in settings_of(ColumnFlags)]
                 self.refuse(names, "no file was named, and prepared data are read as they are", "name a labelled file")

@@ -80,8 +80,13 @@ class Rows:
 
 def is_labelled_file(source: str) -> bool:
     """Tell whether a name is that of data, which can be scored, rather than of a model."""
+    return is_file(source) or (Path(source) / MANIFEST).is_file()
+
+
+def is_file(source: str) -> bool:
+    """Tell whether a name is that of a file, a URL or a pipe with labelled texts, rather than of a folder."""
     path = Path(urlsplit(source).path if remote.is_url(source) else source)
-    return source == PIPE or by_suffix(path) is not None or (path / MANIFEST).is_file()
+    return source == PIPE or by_suffix(path) is not None
 
 
 def rows_of(

@@ -64,8 +64,9 @@ def test_evaluate_honours_a_flag(place, printed_by, complaint):
         scores[name] = json.loads(numbers.read_text())["loss"]
         assert "Ã" not in mistakes.read_text(encoding="utf-8")
     assert scores["windows.csv"] == scores["unicode.csv"]
-    said = complaint("evaluate", place / "run", place / "windows.csv", "--encoding", "utf-8", cwd=place)
-    assert "--encoding cp1252" in said
+    for flag in (["--data"], []):
+        said = complaint("evaluate", place / "run", *flag, place / "windows.csv", "--encoding", "utf-8", cwd=place)
+        assert "--encoding cp1252" in said
 
 
 def test_utf_8_that_is_read_otherwise_is_named(place, printed_by):
