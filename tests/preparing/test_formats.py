@@ -380,7 +380,7 @@ class TestEncodings:
     CONTENT = "label,text\n" + "".join(f"да,текст номер {n}\nнет,その他 {n}\n" for n in range(40))
 
     @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
     def test_unicode_is_recognised(self, tmp_path, pack, encoding):
         for text in ("x,a\n" * 5, self.CONTENT, self.CONTENT.replace(",", "\t")):
             want = read(tmp_path, "a.csv", text)

@@ -47,7 +47,13 @@ UNSUPPORTED = {
 }
 AS_UTF_8 = "give --encoding utf-8"
 NAME_IT = "name the encoding of the file, such as --encoding cp1252"
-MARKS = {codecs.BOM_UTF8: UTF_8, codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF8: UTF_8,
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 WRONG = "crepe_dist.wrong"  # wrong bytes of any encoding become one that is wrong in UTF-8
 codecs.register_error(WRONG, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
