@@ -82,8 +82,9 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
     of_class = dict(zip(classes, totals))
     if alike := similar_names(of_class, summary.get("levels", "")):
         pairs = [f"{rare!r:.60} like {usual!r:.60}" for rare, usual in alike[:SHOWN]]
-        flags = " ".join(f"--rename {shlex.quote(f'{rare}={usual}')}" for rare, usual in alike[:MOST_FLAGS])
-        if len(alike) > MOST_FLAGS:
+        by_flag = [f"{rare}={usual}" for rare, usual in alike if "=" not in rare][:MOST_FLAGS]  # which ends the name
+        flags = " ".join(f"--rename {shlex.quote(each)}" for each in by_flag)
+        if len(alike) > len(by_flag):
             flags = f"{flags} …; --rename FILE takes a CSV file with the columns old and new"
         yield (
             f"{counted(len(alike), 'name of a class looks', 'names of classes look')} like another one",
