@@ -160,5 +160,7 @@ def test_a_gpu_that_is_not_used_is_told_at_the_start_and_the_end(told, name, why
         assert why in run([*arguments, "--device=gpu"], tmp_path, code=1)
     first, second = printed.split(f"warning: {name} is not used, the CPU computes: ")[1:]
     assert "epoch 1 of 1" in first
+    second, _, commands = second.partition("next  ")
+    assert "evaluate" in commands
     assert second in first
     assert why in second

@@ -19,7 +19,7 @@ from tests.helpers.engines import initial
 from tests.helpers.hostile import CASES, GOOD_CSV
 
 MEGABYTES = 300  # more than the process has with everything imported
-SECONDS = 40  # of the slowest; these machines are shared
+SECONDS = 40  # of processor time, of the slowest; these machines are shared
 # What any use imports and compiles, before anything is watched.
 USUAL = (
     ("predict", ("run", "--text", "x")),
