@@ -54,6 +54,11 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
             f"{invocation.typed('evaluate')} RUN --data DIR",
             soft_wrap=True,
         )
+    if any(is_raw(record) for record in records):
+        console.print(
+            "* the loss before the temperature, as earlier versions recorded it: it cannot be compared with the others",
+            soft_wrap=True,
+        )
     console.print(
         "Differences are from the first run, in points. The 95 % intervals account for the choice of test texts, not "
         "for the random seed.",
@@ -72,9 +77,16 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
         f"{100 * around[0]:.1f}–{100 * around[1]:.1f}" if around else UNKNOWN,
         UNKNOWN if record is baseline else _difference(record, baseline),
         UNKNOWN if macro_f1 is None else f"{macro_f1:.3f}",
-        f"{metrics['test_loss']:.4f}",
+        f"{metrics['test_loss']:.4f}" + "*" * is_raw(record),
         duration(seconds) if seconds else UNKNOWN,
     ]
+
+
+def is_raw(record: RunRecord) -> bool:
+    """Return True if an earlier version recorded the loss of the run at temperature 1, and calibrated the model."""
+    scores = record.scores.get("test")
+    is_calibrated = scores is not None and scores.calibration.temperature != 1
+    return is_calibrated and "test_uncalibrated_loss" not in record.metrics
 
 
 def differences(record: RunRecord, baseline: RunRecord) -> str:

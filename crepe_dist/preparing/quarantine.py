@@ -89,7 +89,8 @@ def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -
 
 
 def _unknown_labels(job: Job, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
-    of = "in the training rows" if job.classes is None else "a class of the model"
+    corrected = " once they are corrected" * (collected.corrected is not None)
+    of = f"in the training rows{corrected}" if job.classes is None else "a class of the model"
     texts = Texts(collected.texts)
     for index in np.flatnonzero(fate == UNKNOWN).tolist():
         row = collected.rows[index : index + 1]
