@@ -78,7 +78,7 @@ def test_what_has_an_effect_on_one_of_several_sources_is_accepted(place, tmp_pat
 
 def test_python_says_so_in_its_words(place, tmp_path):
     new = str(place / "new.csv")
-    with pytest.raises(UserError, match="stratified= has no effect"):
+    with pytest.raises(UserError, match="stratified=True has no effect"):
         crepe_dist.prepare(new, tmp_path / "out", test=new, validation=new, stratified=True)
     with pytest.raises(UserError, match="--refit has no effect"):
         crepe_dist.fit(str(place / "data"), refit=True, model="paper")
