@@ -63,7 +63,7 @@ class UserError(Exception):
         return self.described("error")
 
     def described(self, kind: str) -> str:
-        """Return the lines that are printed, the first of which begins with ``kind``."""
+        """Return the lines that are printed. The first line begins with ``kind``."""
         lines = [f"{kind}: {self.what}"]
         if self.why:
             lines.append(f"  why: {self.why}")

@@ -84,7 +84,7 @@ def is_labelled_file(source: str) -> bool:
 
 
 def is_file(source: str) -> bool:
-    """Tell whether a name is that of a file, a URL or a pipe with labelled texts, rather than of a folder."""
+    """Return True if a source is a file, a URL or a pipe with labelled texts, and False if it is a folder."""
     path = Path(urlsplit(source).path if remote.is_url(source) else source)
     return source == PIPE or by_suffix(path) is not None
 

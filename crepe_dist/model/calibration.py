@@ -219,7 +219,7 @@ class CalibrationCounts:
     Attributes:
         sums: int64 [temperatures, 2 + 2 * PERCENTS]; for each of ``TEMPERATURES``, the loss and its square in
             1/``UNITS``, and the number of texts by the probability of their most probable class, in whole percents
-            rounded down: all of them, and those for which it is right.
+            rounded down: first the number of all texts, then of the correctly classified texts.
     """
 
     def __init__(self) -> None:

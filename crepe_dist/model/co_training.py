@@ -1,8 +1,8 @@
 """Soft labels of unlabelled texts by an ensemble of trained classifiers and a naive Bayes classifier of words.
 
 The trained classifiers saw the labelled texts only, and do not change. Naive Bayes learns from the labels of the
-ensemble: it counts words, so it can count those of the unlabelled texts as well, each in every class by its current
-probability: expectation maximisation (Nigam, McCallum, Thrun & Mitchell 2000, "Text classification from labeled and
+ensemble. It also counts the words of the unlabelled texts, in every class in proportion to its current probability:
+expectation maximisation (Nigam, McCallum, Thrun & Mitchell 2000, "Text classification from labeled and
 unlabeled documents using EM"). Each classifier is joined to those before it:
 weighed and calibrated by the validation split, as the parts of Crepe are, and only if it lowers the loss there.
 

@@ -1,8 +1,8 @@
 """Hashing of n-grams and words to the rows of a table.
 
 This is the specification. Four implementations agree on the vectors of ``tests/networks/ngram_hash.json``: this one,
-``native/hashing.h``, and those of two exports: ``networks/ngrams/onnx.py`` and ``networks/ngrams/torch.py``. The CUDA
-kernels are a fifth implementation: ``cuda/kernels/texts.cuh`` and ``cuda/kernels/ngrams.cu``.
+``native/hashing.h``, and two exports, ``networks/ngrams/onnx.py`` and ``networks/ngrams/torch.py``. The CUDA kernels
+are a fifth implementation: ``cuda/kernels/texts.cuh`` and ``cuda/kernels/ngrams.cu``.
 
 1. The text is read up to its last known character. A symbol with the code ``alphabet_size`` stands before its first and
    after its last character; a text without a known character has no symbols. Unknown characters are blank.
