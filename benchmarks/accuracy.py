@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from crepe_dist import command
+from crepe_dist import command_runner
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_record import RunRecord, open_run
 from crepe_dist.settings.fields import whole
@@ -78,4 +78,4 @@ def _summary(results: list[tuple[RunRecord, float]]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

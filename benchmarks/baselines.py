@@ -30,9 +30,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from crepe_dist import command, machine
-from crepe_dist.data.composition import PRIVATE
+from crepe_dist import command_runner, hardware
 from crepe_dist.data.dataset import Dataset, open_dataset
+from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.model.calibration import PERCENTS, Calibration
 from crepe_dist.predicting.predictor import load
@@ -170,7 +170,7 @@ def fasttext(rows: pd.DataFrame, settings: Settings = FASTTEXT) -> Models:
         file.writelines(lines[row] for row in np.random.default_rng(0).permutation(len(lines)))
         file.flush()
         for setting in settings:
-            fitted = train_supervised(file.name, lr=0.5, dim=10, thread=machine.cores(), verbose=0, **setting)
+            fitted = train_supervised(file.name, lr=0.5, dim=10, thread=hardware.cores(), verbose=0, **setting)
 
             def model(others: pd.DataFrame, fitted: Any = fitted) -> Answers:
                 names, scores = fitted.predict(_words(others))
@@ -202,4 +202,4 @@ def _print(dataset: Dataset, name: str, setting: dict[str, Any], found: list[flo
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

@@ -26,7 +26,7 @@ import baselines
 import pandas as pd
 from commands import call
 
-from crepe_dist import command
+from crepe_dist import command_runner
 from crepe_dist.settings.flags import Parser
 
 FACETS = frozenset(
@@ -112,4 +112,4 @@ def tag(tags: str) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

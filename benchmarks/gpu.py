@@ -41,12 +41,12 @@ import numpy as np
 import peers
 from commands import TRAIN, call
 
-from crepe_dist import command, machine, registry
+from crepe_dist import command_runner, hardware, network_registry
 from crepe_dist.cuda import compiler, driver, gpu, nccl
 from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.device import Device
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.process_group import World
 from crepe_dist.engines.engine import open_engine
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json, write_text
@@ -205,7 +205,7 @@ def kernel_times(bench: Bench, precision: Any) -> list[Row]:
     split, size = data.splits["train"], 64 if bench.emulated else bench.batch
     rows = np.resize(np.arange(len(split)), size)
     options = ModelOptions(precision=precision)
-    shape: Any = registry.shape("crepe").for_data(options, data.encoding, len(data.classes), len(split))
+    shape: Any = network_registry.shape("crepe").for_data(options, data.encoding, len(data.classes), len(split))
     backend = choose_backend(options, device, shape)
     engine: Any = open_engine(shape, initial(shape).parameters, backend, device=device)
     step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), size))
@@ -419,7 +419,7 @@ def main() -> None:
         on += " (an emulator: nothing here tells the speed of a GPU)" * given.emulator
         bench = Bench(folder, given.emulator, given.peers, **sizes)
         steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.only]
-        report: Row = {"on": on, "machine": machine.describe(), "steps": steps}
+        report: Row = {"on": on, "machine": hardware.describe(), "steps": steps}
 
         def save() -> None:  # now, in case what comes is killed
             write_json(given.json, report)
@@ -435,4 +435,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 from workers import Workers
 
-from crepe_dist.data.alphabet import ALPHABET
+from crepe_dist.data.char_encoder import ALPHABET
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.shape import CONVOLUTIONS
+from crepe_dist.networks.paper.config import CONVOLUTIONS
 
 WORKER = Path(__file__).with_name("peers_worker.py")
 REQUIREMENTS = Path(__file__).with_name("peers.txt")

@@ -33,20 +33,20 @@ from short_texts import Rows
 from short_texts import run as run_short_texts
 from timing import alternate, rate
 
-from crepe_dist import command, machine
-from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
+from crepe_dist import command_runner, hardware
+from crepe_dist.data.char_encoder import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.device import check_mxnet, pick
 from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
+from crepe_dist.formatting import percent
 from crepe_dist.native import library
-from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.settings.flags import Parser, check_output
-from crepe_dist.wording import percent
 
 ALL_ROWS = Rows()
 
@@ -175,7 +175,7 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
     if "skipped" not in scaled:
         ratios["scaling_np2"] = scaling.weak_ratio(scaled, 2)
     return {
-        "machine": {**machine.describe(), "device": str(device)},
+        "machine": {**hardware.describe(), "device": str(device)},
         "rates": rates,
         "ratios": ratios | short["ratios"],
         "waiting": waited,
@@ -206,7 +206,7 @@ def _network(
     """Measure training and forward passes; return rates, and the peers' report."""
     import workloads
 
-    from crepe_dist.distributed.world import World
+    from crepe_dist.distributed.process_group import World
 
     shape, batch = sizes.shape, workloads.batch_of(codes, sizes.classes)
     first = texts[: 2 * sizes.batch_size]
@@ -292,4 +292,4 @@ def show(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

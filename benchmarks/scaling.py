@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from timing import in_turns, paired
 from workers import Workers
 
-from crepe_dist import machine
+from crepe_dist import hardware
 from crepe_dist.cuda import driver
 
 if TYPE_CHECKING:
-    from crepe_dist.networks.paper.shape import PaperShape
+    from crepe_dist.networks.paper.config import PaperShape
 
 SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")
@@ -79,7 +79,7 @@ def obstacle(on: str = "cpu") -> str:
 
 def slots(on: str) -> int:
     """Count the cores or GPUs, each of which can run one process."""
-    return machine.cores() if on == "cpu" else driver.count()
+    return hardware.cores() if on == "cpu" else driver.count()
 
 
 def weak_ratio(result: Mapping[str, Any], size: int) -> float:

@@ -9,8 +9,8 @@ import socket
 import time
 from typing import Any
 
-from crepe_dist import command
-from crepe_dist.distributed.join import join
+from crepe_dist import command_runner
+from crepe_dist.distributed.init_process_group import join
 from crepe_dist.distributed.launch import detect
 
 
@@ -47,7 +47,7 @@ class Worker:
         from workloads import Training  # after join, which sets the number of MXNet's threads
 
         from crepe_dist.distributed.device import Device, check_mxnet, pick
-        from crepe_dist.networks.paper.shape import PaperShape
+        from crepe_dist.networks.paper.config import PaperShape
 
         self._shape = PaperShape(**shape)
         # Independent processes do not know of each other's GPUs.
@@ -68,4 +68,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

@@ -110,11 +110,11 @@ async def _load(port: int, clients: int, seconds: float, length: int) -> list[fl
 
 
 def _serve(given: Any) -> None:
-    from crepe_dist.data.alphabet import Encoding
+    from crepe_dist.data.char_encoder import Encoding
     from crepe_dist.model.backend import choose_for_inference
     from crepe_dist.model.inference import open_inference
-    from crepe_dist.networks.paper import initial
-    from crepe_dist.networks.paper.shape import PaperShape
+    from crepe_dist.networks.paper import init
+    from crepe_dist.networks.paper.config import PaperShape
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import batching, server
     from crepe_dist.serving.app import Metrics, create_app
@@ -122,7 +122,7 @@ def _serve(given: Any) -> None:
     encoding = Encoding(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]
     shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
-    arrays = {name: each.value for name, each in initial.parameters(shape, seed=0).items()}
+    arrays = {name: each.value for name, each in init.parameters(shape, seed=0).items()}
     predictor = Predictor(open_inference(shape, arrays, choose_for_inference(shape)), encoding, classes)
     metrics = Metrics(predictor.path.name, predictor.kernels)
     batching.BATCH_TEXTS = given.serve

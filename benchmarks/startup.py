@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from crepe_dist import command
+from crepe_dist import command_runner
 from crepe_dist.settings.fields import whole
 from crepe_dist.settings.flags import Parser
 
@@ -104,4 +104,4 @@ def _install(wheel: Path, python: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

@@ -15,17 +15,17 @@ import numpy.typing as npt
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from crepe_dist.data.alphabet import ALPHABET, Codes, Encoding
 from crepe_dist.data.batch import Batch, pack
+from crepe_dist.data.char_encoder import ALPHABET, Codes, Encoding
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader, epoch_order
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.process_group import World
 from crepe_dist.engines.engine import Engine, open_engine
-from crepe_dist.engines.gluon import context
+from crepe_dist.engines.gluon_engine import context
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.initial import parameters
-from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape
+from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperShape
+from crepe_dist.networks.paper.init import parameters
 from crepe_dist.preparing.building import MAX_CHUNK
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
 

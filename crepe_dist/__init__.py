@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from crepe_dist.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from crepe_dist.api import fit as fit
     from crepe_dist.clusters.ray import on_ray as on_ray
+    from crepe_dist.commands.prepare import prepare as prepare
     from crepe_dist.estimator.classifier import CrepeClassifier as CrepeClassifier
-    from crepe_dist.fitting import fit as fit
-    from crepe_dist.predicting.frames import FramePredictor as FramePredictor
+    from crepe_dist.predicting.dataframe import FramePredictor as FramePredictor
     from crepe_dist.predicting.predictor import load as load
-    from crepe_dist.prepare import prepare as prepare
     from crepe_dist.runs.run_folder import Result as Result
     from crepe_dist.settings.config import Config as Config
     from crepe_dist.settings.options import DataOptions as DataOptions
@@ -27,28 +27,30 @@ if TYPE_CHECKING:
     from crepe_dist.settings.options import OptimizerOptions as OptimizerOptions
     from crepe_dist.settings.options import TrainingOptions as TrainingOptions
 
+# `python -m crepe_dist.prepare` finds the module of the command in the folder commands.
+__path__ = [*__path__, f"{__path__[0]}/commands"]
+
 _HOMES = {
     "Config": "crepe_dist.settings.config",
     "CrepeClassifier": "crepe_dist.estimator.classifier",
     "DataOptions": "crepe_dist.settings.options",
-    "FramePredictor": "crepe_dist.predicting.frames",
+    "FramePredictor": "crepe_dist.predicting.dataframe",
     "ModelOptions": "crepe_dist.settings.options",
     "OptimizerOptions": "crepe_dist.settings.options",
     "Result": "crepe_dist.runs.run_folder",
     "TrainingOptions": "crepe_dist.settings.options",
-    "fit": "crepe_dist.fitting",
+    "fit": "crepe_dist.api",
     "load": "crepe_dist.predicting.predictor",
     "on_ray": "crepe_dist.clusters.ray",
+    "prepare": "crepe_dist.commands.prepare",
 }
 
 
 def __dir__() -> list[str]:
-    return [*_HOMES, "__version__", "prepare"]
+    return [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "prepare":  # a module that can be called
-        return importlib.import_module("crepe_dist.prepare")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,7 +2,7 @@
 
 import sys
 
-from crepe_dist import command
+from crepe_dist import command_runner
 
 STOPPABLE = ("train", "supervise")  # commands with an exit code of their own for being stopped
 
@@ -10,11 +10,11 @@ STOPPABLE = ("train", "supervise")  # commands with an exit code of their own fo
 def start() -> None:
     """Start the command that the command line names; the entry point of the package."""
     if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
-        command.end_on_signals()
+        command_runner.end_on_signals()
     # Not at the top: signals must be handled before these imports.
     from crepe_dist import cli
 
-    command.run(cli.run)
+    command_runner.run(cli.run)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def parser() -> Parser:
 
 def command(name: str) -> Any:
     """Return the class of a command."""
-    home = {"supervise": "train"}.get(name, "manage" if name in MANAGING else name)
+    home = "train" if name == "supervise" else f"commands.{'manage' if name in MANAGING else name}"
     return getattr(import_module(f"crepe_dist.{home}"), name.title())
 
 

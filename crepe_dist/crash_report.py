@@ -11,7 +11,7 @@ import time
 import traceback
 from pathlib import Path
 
-from crepe_dist import invocation, machine
+from crepe_dist import hardware, invocation
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
@@ -30,7 +30,7 @@ def unexpected(error: Exception) -> UserError:
             "command": sys.argv,
             "process": f"rank {launch.rank} of {launch.size}, pid {os.getpid()} on {socket.gethostname()}",
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "machine": machine.describe(),
+            "machine": hardware.describe(),
         }
         write_text(report, LOGIN.sub("…", f"{trace}\n{json.dumps(about, indent=2, default=str)}\n"))
     except Exception:  # it must not hide the failure

@@ -1,6 +1,6 @@
 """Commands `train`, which is `python -m crepe_dist.train`, too, and `supervise`.
 
-``training/session.py`` opens data and folder, and ``training/recipe.py`` trains.
+``training/job.py`` opens data and folder, and ``training/train_loop.py`` trains.
 """
 
 import gc
@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist import command, extras, invocation
+from crepe_dist import command_runner, extras, invocation
 
 if __name__ == "__main__":
-    command.end_on_signals()
+    command_runner.end_on_signals()
 
-from crepe_dist.distributed.control import Control
-from crepe_dist.distributed.join import join
+from crepe_dist.distributed.init_process_group import join
+from crepe_dist.distributed.signals import Control
 from crepe_dist.settings.config import Config, parse, parse_all, print_help
 from crepe_dist.settings.fields import MANY, real, setting, whole
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import SafetyOptions
 
 if TYPE_CHECKING:
-    from crepe_dist.distributed.world import World
+    from crepe_dist.distributed.process_group import World
     from crepe_dist.runs.run_folder import Result
-    from crepe_dist.training.run import Pages
+    from crepe_dist.training.context import Pages
 
 
 def main() -> None:
@@ -59,11 +59,11 @@ def train(config: Config) -> "Result":
 
 def _train(config: Config, world: "World", control: Control) -> "Result":
     # Imported after `join` has sent away a process that cannot train.
-    from crepe_dist.training import session
+    from crepe_dist.training import job
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     gc.enable()
-    return session.train(config, world, control, _pages(config, world))
+    return job.train(config, world, control, _pages(config, world))
 
 
 def _show_next(result: "Result") -> None:
@@ -78,7 +78,7 @@ def _show_next(result: "Result") -> None:
 
 def _pages(config: Config, world: "World") -> "Pages":
     """Return the functions that draw reports; none where rank 0 lacks their libraries, which it says."""
-    from crepe_dist.training.run import Pages
+    from crepe_dist.training.context import Pages
 
     left_out = world.broadcast(extras.left_out("reports", "report and no TensorBoard events"), "reports")
     if left_out:
@@ -118,7 +118,7 @@ class Supervise(Command):
         return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 
     def run(self) -> None:
-        from crepe_dist.supervising.driver import Cluster, Driver
+        from crepe_dist.elastic.driver import Cluster, Driver
 
         with Control() as control, control.deferring():
             cluster = Cluster()

@@ -13,11 +13,11 @@ import argparse
 from pathlib import Path
 
 import crepe_dist
-from crepe_dist import command
+from crepe_dist import command_runner
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 
 
 def prepared(source: str, folder: Path, trained: Predictor) -> Path:
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import command
+from crepe_dist import command_runner
 from crepe_dist.distributed.launch import import_mxnet
 
 import_mxnet()  # sets this process's share of the host's threads, which MXNet reads once, when it is imported
@@ -27,9 +27,9 @@ from mxnet import autograd, gluon
 from crepe_dist.data.batch import unpacked
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import DataLoader, epoch_order
-from crepe_dist.engines.gluon import values
+from crepe_dist.engines.gluon_engine import values
+from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.networks.paper.gluon import Paper
-from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs import checkpoint
 
 
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_runner.run(main)

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 from mxnet import autograd, gluon
 
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.distributed.device import check_mxnet, pick
-from crepe_dist.engines.gluon import context
+from crepe_dist.engines.gluon_engine import context
+from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.networks.paper.gluon import Paper
-from crepe_dist.networks.paper.shape import PaperShape
 from crepe_dist.runs.checkpoint import file_name
 
 # %% [markdown]

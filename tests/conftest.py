@@ -21,14 +21,14 @@ import pytest
 
 import crepe_dist.train
 from crepe_dist import cli
-from crepe_dist import command as commands
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist import command_runner as commands
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import SIGNALS
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import flag, parse, settings

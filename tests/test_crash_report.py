@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crepe_dist import command
+from crepe_dist import command_runner
 
 
 def fail():
@@ -15,7 +15,7 @@ def test_a_sentence_in_place_of_the_traceback(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["prepare", "--url", "https://me:word@host/"])
     with pytest.raises(SystemExit, match="70"):
-        command.run(fail)
+        command_runner.run(fail)
     said = capsys.readouterr().err
     assert said.startswith("error: unexpected failure: ZeroDivisionError: nobody foresaw this\n  why: ")
     assert f"the traceback is in {tmp_path}/crash-report.txt" in said

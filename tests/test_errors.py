@@ -17,13 +17,13 @@ import pytest
 
 import crepe_dist.train
 from crepe_dist.cli import COMMANDS, parser_of
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
 from crepe_dist.preparing.flags import FileOrShare
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config, flag

@@ -24,8 +24,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 import crepe_dist
 from crepe_dist.errors import visible
+from crepe_dist.formatting import percent
 from crepe_dist.reports.explanation import show
-from crepe_dist.wording import percent
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 TEXTS = (

@@ -57,8 +57,8 @@ no), whether the first line names the columns; `--seed`. `--label`, `--label-col
 
 # Titles of the page of the API, modules, and their names.
 API = (
-    ("Train", "crepe_dist.fitting", ("fit",)),
-    ("Prepare", "crepe_dist.prepare", ("prepare",)),
+    ("Train", "crepe_dist.api", ("fit",)),
+    ("Prepare", "crepe_dist.commands.prepare", ("prepare",)),
     ("Use", "crepe_dist.predicting.predictor", ("load", "Predictor")),
     ("Predictions", "crepe_dist.predicting.predictor", ("Prediction", "Explanation")),
     ("As an estimator", "crepe_dist.estimator.classifier", ("CrepeClassifier",)),

@@ -7,13 +7,13 @@ import re
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.launch import THREADS, threads
+from crepe_dist.distributed.signals import Control
+from crepe_dist.elastic.driver import Cluster, Driver, Lost, Place
+from crepe_dist.elastic.process import ALIKE, Process
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_folder import Result, RunFolder, read_result
 from crepe_dist.settings.config import Config
-from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place
-from crepe_dist.supervising.process import ALIKE, Process
 
 PLACE_SECONDS = 5.0
 # Variables that processes on other hosts get: those that do not describe this machine.

@@ -12,7 +12,7 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64
 from functools import cache
 from typing import Any
 
-from crepe_dist import machine
+from crepe_dist import hardware
 from crepe_dist.errors import ExitCode, UserError
 
 LIBRARY = "libcuda.so.1"
@@ -168,7 +168,7 @@ def name_of(gpu: int) -> str:
 
 def place_of(gpu: int) -> str:
     """Return the machine and the PCI address of a GPU, which all slices of one have (MIG)."""
-    return f"{machine.boot()} {_text('cuDeviceGetPCIBusId', gpu)}"
+    return f"{hardware.boot()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 
 def uuid_of(gpu: int) -> str:

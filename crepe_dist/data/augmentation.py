@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import BLANK, Codes, Encoding
+from crepe_dist.data.char_encoder import BLANK, Codes, Encoding
+from crepe_dist.data.counter_rng import Numbers, draw, is_drawn, mix
 from crepe_dist.data.dataset import Alteration, Split
-from crepe_dist.data.keyed_random import Numbers, draw, is_drawn, mix
-from crepe_dist.data.words import WordFinder
+from crepe_dist.data.word_hashing import WordFinder
 
 USUAL = Encoding()
 Places = npt.NDArray[np.int64]

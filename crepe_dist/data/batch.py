@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import BLANK, Codes
+from crepe_dist.data.char_encoder import BLANK, Codes
 from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_BYTES, WEIGHT_UNIT
 from crepe_dist.data.targets import PAIR_BYTES, SHARE_UNIT, Shares
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2

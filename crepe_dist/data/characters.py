@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import VALUES
+from crepe_dist.data.text_preprocessing import VALUES
 from crepe_dist.errors import UserError
 from crepe_dist.native.constants import BLANK
 from crepe_dist.settings.fields import Mode

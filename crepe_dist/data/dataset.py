@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import invocation
-from crepe_dist.data.alphabet import BLANK, Codes, Encoding
 from crepe_dist.data.arrays import (
     IDS,
     ORIGIN_COLUMNS,
@@ -37,12 +36,13 @@ from crepe_dist.data.arrays import (
     spelled,
     write_array,
 )
-from crepe_dist.data.composition import Composition
-from crepe_dist.data.levels import Levels
+from crepe_dist.data.char_encoder import BLANK, Codes, Encoding
+from crepe_dist.data.label_hierarchy import Levels
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, kind_and_most, open_targets
+from crepe_dist.data.text_preprocessing import Composition
 from crepe_dist.errors import UserError
 from crepe_dist.files import integer
-from crepe_dist.records import damaged, digest, read_record, write_sealed
+from crepe_dist.sealed_json import damaged, digest, read_record, write_sealed
 
 FORMAT = 4
 MANIFEST = "dataset.json"

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import machine
+from crepe_dist import hardware
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, write_json
@@ -37,7 +37,7 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
         for file, stat in stats.items()
     }
     unread = [file for file in digests if known.get(file) != current[file]]
-    with ThreadPoolExecutor(machine.cores()) as pool:
+    with ThreadPoolExecutor(hardware.cores()) as pool:
         for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file, beat), unread)):
             if digest != digests[file]:
                 raise UserError(

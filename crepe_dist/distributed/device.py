@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
 from crepe_dist.distributed.launch import import_mxnet
-from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
+from crepe_dist.distributed.process_group import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
+from crepe_dist.formatting import counted, listed
 from crepe_dist.settings.fields import DEVICES
-from crepe_dist.wording import counted, listed
 
 SHOWN_RANKS = 8
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from crepe_dist import machine
-from crepe_dist.distributed import cuda
+from crepe_dist import hardware
+from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
@@ -91,7 +91,7 @@ def threads(processes: int = 1) -> int:
     Raises:
         UserError: OMP_NUM_THREADS is not a number above zero.
     """
-    share = max(1, machine.cores() // processes)
+    share = max(1, hardware.cores() // processes)
     number = (os.environ.get(THREADS, "").strip() or str(share)).split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
         raise UserError(f"{THREADS} is {number!r}", remedy="give a number of threads above zero, or unset it")
@@ -142,7 +142,7 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
     limit_threads(detect().local_size)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if error := cuda.missing():
+    if error := mxnet_cuda.missing():
         raise error
     hidden = [name for name in UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed

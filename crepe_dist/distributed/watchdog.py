@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from crepe_dist.distributed.control import Control
 from crepe_dist.distributed.launch import detect
+from crepe_dist.distributed.signals import Control
 from crepe_dist.errors import ExitCode, UserError
 
 TICK_SECONDS = 1.0

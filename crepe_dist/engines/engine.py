@@ -15,13 +15,14 @@ from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import import_mxnet
-from crepe_dist.distributed.world import World
-from crepe_dist.exchange.exchange import Exchange, LossScale
-from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.distributed.process_group import World
 from crepe_dist.model.backend import Backend
-from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.parameters import check
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.loss import PLAIN, Objective
+from crepe_dist.model.network_config import Shape
+from crepe_dist.model.weights_io import check
+from crepe_dist.optim.grad_scaler import LossScale
+from crepe_dist.optim.parameter import Parameter
+from crepe_dist.parallel.distributed_optimizer import Exchange
 from crepe_dist.settings.options import OptimizerOptions
 
 Logits = npt.NDArray[np.float32]
@@ -138,14 +139,14 @@ def open_engine(
     """
     given = shape, parameters, backend, objective, device
     if backend.on_cuda:
-        from crepe_dist.engines.cuda import CudaEngine
+        from crepe_dist.engines.cuda_engine import CudaEngine
 
         return CudaEngine(*given)
     if backend.library is not None:
-        from crepe_dist.engines.native import NativeEngine
+        from crepe_dist.engines.cpu_engine import NativeEngine
 
         return NativeEngine(*given)
     import_mxnet()
-    from crepe_dist.engines.gluon import GluonEngine
+    from crepe_dist.engines.gluon_engine import GluonEngine
 
     return GluonEngine(*given)

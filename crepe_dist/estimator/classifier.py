@@ -13,13 +13,13 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from crepe_dist.data.composition import EMPTY
+from crepe_dist.data.text_preprocessing import EMPTY
 from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import JUDGING, probabilities, train
-from crepe_dist.predicting.inputs import InvalidInput, texts_of
+from crepe_dist.predicting.input_reader import InvalidInput, texts_of
 from crepe_dist.predicting.predictor import open_files
+from crepe_dist.preparing.dataframe_source import is_missing, is_table
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.frames import is_missing, is_table
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor

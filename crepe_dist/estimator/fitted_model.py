@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.composition import UNIT, unusable_number
 from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.data.text_preprocessing import UNIT, unusable_number
+from crepe_dist.elastic.training_subprocess import QUIET, failure, printed, training
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import read_bytes, read_json, scratch
 from crepe_dist.predicting.predictor import LARGEST, Predictor
+from crepe_dist.preparing.dataframe_source import write_table
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.frames import write_table
-from crepe_dist.supervising.training_process import QUIET, failure, printed, training
 
 Files = dict[str, bytes]
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.arrays import HASH
-from crepe_dist.data.composition import UNIT, stored
+from crepe_dist.data.text_preprocessing import UNIT, stored
 from crepe_dist.errors import UserError, visible
+from crepe_dist.evaluating.drift_statistics import HISTOGRAM, MEAN, Ruler, Table, compared, critical, distinct
 from crepe_dist.evaluating.rows import Rows, rows_of
-from crepe_dist.evaluating.shares import HISTOGRAM, MEAN, Ruler, Table, compared, critical, distinct
 from crepe_dist.files import scratch, write_json, write_text
+from crepe_dist.formatting import clean, counted, cut, excerpt, listed, percent
 from crepe_dist.invocation import typed
-from crepe_dist.predicting.inputs import warn_of_encoding
+from crepe_dist.predicting.input_reader import warn_of_encoding
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.sources import PIPE
@@ -23,7 +24,6 @@ from crepe_dist.reports.page import render
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import run_of
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, counted, cut, excerpt, listed, percent
 
 LEAST_TEXTS = 30
 SHOWN, CELLS = 6, 50  # figures of a group on the terminal, and columns of their names

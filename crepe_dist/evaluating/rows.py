@@ -14,8 +14,9 @@ import numpy as np
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.world import ALONE, World, once
+from crepe_dist.distributed.process_group import ALONE, World, once
 from crepe_dist.errors import UserError
+from crepe_dist.formatting import counted, excerpt, listed
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
@@ -27,7 +28,6 @@ from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.run_record import run_of
 from crepe_dist.training.display import Display
 from crepe_dist.training.training_data import open_data
-from crepe_dist.wording import counted, excerpt, listed
 
 SHOWN = 5  # labels, or reasons
 SHARED = "set TMPDIR to a folder that all hosts share"

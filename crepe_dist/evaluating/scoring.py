@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.augmentation import with_typos
+from crepe_dist.data.char_encoder import Codes
 from crepe_dist.data.dataset import KEEP_TEXTS, Dataset, Split
-from crepe_dist.data.levels import Level
-from crepe_dist.distributed.world import ALONE, World
+from crepe_dist.data.label_hierarchy import Level
+from crepe_dist.distributed.process_group import ALONE, World
 from crepe_dist.errors import UserError, visible
 from crepe_dist.evaluating.rows import Rows, rows_of
 from crepe_dist.files import scratch, write_csv, write_json, write_text
+from crepe_dist.formatting import counted, excerpt, measure, percent
 from crepe_dist.model.calibration import softmax
 from crepe_dist.predicting.predictor import Predictor, check_finite, open_checkpoint
 from crepe_dist.preparing.flags import names_in
@@ -30,7 +31,6 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import quotes, run_of
 from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Scores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
-from crepe_dist.wording import counted, excerpt, measure, percent
 
 MOST = 10  # mistakes, and confusions of many classes, on the terminal
 MOST_COLUMNS = 100  # of the confusion matrix on the terminal

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import extras, registry
+from crepe_dist import extras, network_registry
 from crepe_dist.data import markup
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.exporting import model_folders
+from crepe_dist.exporting import hub_and_mlflow
 from crepe_dist.files import scratch, sync, writing
-from crepe_dist.model import parameters
+from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.inference import open_inference
 from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor, open_checkpoint
@@ -147,20 +147,20 @@ def _written(ours: Predictor, form: str, folder: Path) -> Classify:
         return lambda texts: np.concatenate(
             [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]
         )
-    model = folder / parameters.MODEL_FILE
+    model = folder / weights_io.MODEL_FILE
     if form == "pytorch":
         source = torch_source(ours.engine.shape.kind) + _markup_source(ours)
         (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
-        parameters.write_safetensors(ours.engine.arrays, model)
+        weights_io.write_safetensors(ours.engine.arrays, model)
         ours.describe(model, {**ours.about, **ours.encoding.listed()})
     else:
         ours.save(folder)
     if form == "huggingface":
         extras.require("export", "a model card")
-        model_folders.write_card(ours, folder)
+        hub_and_mlflow.write_card(ours, folder)
     elif form == "mlflow":
         columns = checkpoint.composition(ours.about).columns or ("text",)
-        model_folders.write_mlmodel(ours, columns, folder)
+        hub_and_mlflow.write_mlmodel(ours, columns, folder)
     return partial(_probabilities, _in_float32(open_checkpoint(model)))
 
 
@@ -178,11 +178,11 @@ def torch_source(kind: str) -> str:
     Raises:
         UserError: the network has no PyTorch version.
     """
-    if not registry.has_part(kind, "torch"):
+    if not network_registry.has_part(kind, "torch"):
         raise UserError(f"the network {kind} has no PyTorch version", remedy="use another --format")
     base = Path(__file__).with_name(TORCH_MODULE).read_text(encoding="utf-8")
     base = base.replace("import torch\n", "import torch\nimport torch.nn.functional as F\n", 1)
-    return f"{base}\n\n{_torch_functions(f'{registry.NETWORKS[kind]}.torch')}\n\n\nClassifier.parts = {kind}\n"
+    return f"{base}\n\n{_torch_functions(f'{network_registry.NETWORKS[kind]}.torch')}\n\n\nClassifier.parts = {kind}\n"
 
 
 def _torch_functions(module: str) -> str:

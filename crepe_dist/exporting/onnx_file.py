@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, checker, helper
 
-from crepe_dist import registry
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist import network_registry
+from crepe_dist.data.char_encoder import BLANK, Encoding
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page
 from crepe_dist.exporting.crepe_runtime import FORMAT, Classifier
+from crepe_dist.formatting import size
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
-from crepe_dist.wording import size
 
 MODEL = "model.onnx"
 COUNTS = ("read", "characters_cut")
@@ -59,7 +59,7 @@ def _model(ours: Predictor) -> bytes:
         raise UserError(f"the parameters are too large for an ONNX file: {size(total)}", remedy="use --format crepe")
     graph = Graph()
     codes = encode(graph, ours.encoding)
-    logits = registry.part(shape.kind, "onnx").logits(graph, shape, arrays, codes)
+    logits = network_registry.part(shape.kind, "onnx").logits(graph, shape, arrays, codes)
     if temperature != 1:
         logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
     about: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}

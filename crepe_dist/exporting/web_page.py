@@ -24,14 +24,14 @@ from markupsafe import Markup
 from crepe_dist.data import markup
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder, read_bytes, sync
-from crepe_dist.model.parameters import shape_class
+from crepe_dist.formatting import size
+from crepe_dist.model.weights_io import shape_class
 from crepe_dist.predicting.prediction import NONE
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports import page
 from crepe_dist.reports.explanation import BARS
 from crepe_dist.reports.findings import basic_limits
 from crepe_dist.version import __version__
-from crepe_dist.wording import size
 
 PAGE = "index.html"
 # While loading, a browser holds four copies of the model, one of them as text; V8 limits texts to 2^29 characters.

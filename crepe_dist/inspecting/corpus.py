@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import write_array
+from crepe_dist.data.char_encoder import Codes
 from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_documents, write_manifest
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError

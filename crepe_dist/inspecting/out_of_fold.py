@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from crepe_dist.elastic.training_subprocess import QUIET, train
 from crepe_dist.files import scratch
+from crepe_dist.formatting import counted
+from crepe_dist.inspecting.candidate_pool import Pool
 from crepe_dist.inspecting.corpus import Corpus, chunks
-from crepe_dist.inspecting.pool import Pool
 from crepe_dist.model.calibration import CalibrationCounts, softmax
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.supervising.training_process import QUIET, train
-from crepe_dist.wording import counted
 
 Floats = npt.NDArray[np.float64]
 

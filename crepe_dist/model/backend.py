@@ -14,7 +14,7 @@ from crepe_dist.native.library import Library
 from crepe_dist.settings.options import Precision
 
 if TYPE_CHECKING:
-    from crepe_dist.model.shape import Shape
+    from crepe_dist.model.network_config import Shape
     from crepe_dist.settings.options import ModelOptions
 
 OLDEST_GPU = (7, 0)  # Volta: the first with tensor cores

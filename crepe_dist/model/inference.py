@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import registry
-from crepe_dist.data.alphabet import Codes
+from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Order
+from crepe_dist.data.char_encoder import Codes
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import share
 from crepe_dist.model.backend import Backend
-from crepe_dist.model.compressed import Compact, dense
-from crepe_dist.model.parameters import check
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.network_config import Shape
+from crepe_dist.model.quantization import Compact, dense
+from crepe_dist.model.weights_io import check
 from crepe_dist.native.library import Stored, pointers, threads
 
 Floats = npt.NDArray[np.float32]
@@ -92,7 +92,7 @@ class Kernels:
     def __init__(self, shape: Shape, backend: Backend, number: int) -> None:
         assert backend.library is not None
         self._functions = backend.library.functions
-        binding = registry.part(shape.kind, "kernels")
+        binding = network_registry.part(shape.kind, "kernels")
         self._handle = binding.open_network(self._functions, shape, backend.precision, number)
         _check(self._handle is None)
         weakref.finalize(self, self._functions.crepe_close, self._handle)
@@ -179,7 +179,7 @@ class NumpyInference(Inference):
     def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
         super().__init__(shape, arrays, backend)
         self._arrays = self.arrays
-        self._logits = registry.part(shape.kind, "numpy").logits
+        self._logits = network_registry.part(shape.kind, "numpy").logits
         self._rows = max(1, MAX_ACTIVATIONS // shape.activations)
 
     def logits(self, codes: Codes) -> Logits:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from crepe_dist.model.compressed import halved
+from crepe_dist.model.quantization import halved
 
 
 class Graph:

@@ -3,11 +3,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "joined.h"
+#include "two_branch.h"
 #include "ngrams.h"
-#include "older.h"
+#include "glibc_compat.h"
 #include "paper.h"
-#include "tower.h"
+#include "conv_branch.h"
 
 namespace {
 
@@ -162,7 +162,7 @@ int crepe_find_rows(void* engine, const uint8_t* batch, int64_t rows) {
     return guarded([&] { static_cast<Engine*>(engine)->find_rows(batch, rows); });
 }
 
-// Writes the gradients and their bounds, see Engine, and the sum of the losses, see `rounded` in model/objective.py.
+// Writes the gradients and their bounds, see Engine, and the sum of the losses, see `rounded` in model/loss.py.
 int crepe_train(
     void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first,
     int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds, double* loss
@@ -236,7 +236,7 @@ void crepe_update(
         }
 }
 
-// Tables; see table.h. shape: rows, columns, most rows of a step.
+// Tables; see sharded_embedding.h. shape: rows, columns, most rows of a step.
 int64_t crepe_table_bytes(const int64_t* shape, const Owners* owners) {
     return Table::bytes({shape[0], shape[1]}, shape[2], *owners);
 }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "constants.hpp"
-#include "stored.h"
+#include "compressed_array.h"
 
 // Dropout tells for each unit of the global batch if it is kept, for any number of threads and ranks. A hash of the
 // number of four neighbouring units, by SplitMix64 (Steele, Lea & Flood 2014), has 16 bits for each of them, so the
@@ -39,11 +39,11 @@ struct Dropout {
 };
 
 // Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567), times the weights of row and class. See
-// model/objective.py for rows with several labels, and with soft ones.
+// model/loss.py for rows with several labels, and with soft ones.
 //
 // After the codes of a row come its label in two bytes, or `pairs` pairs of a class and its share in two bytes each, and
 // its weight in three bytes, all low bytes first.
-struct ObjectiveConstants {  // as in model/objective.py
+struct ObjectiveConstants {  // as in model/loss.py
     double smoothing = 0;
     int32_t pairs = 0, several = 0;  // several: the classes of the pairs are independent
 };
@@ -148,7 +148,7 @@ class Engine {
     virtual void find_rows(const uint8_t* /*batch*/, long /*rows*/) {}
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
     // Writes the gradients of the trained parameters, in quanta of 2^exponent, and bounds of them, in `unit` quanta; see
-    // whole.h. A gradient is null if a table takes it.
+    // fixed_point.h. A gradient is null if a table takes it.
     virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) = 0;
     // The number of trained parameters.
     virtual long trained() const = 0;

@@ -7,9 +7,9 @@
 
 #include <algorithm>
 
-#include "block.h"
+#include "gemm_block.h"
 #include "constants.hpp"
-#include "whole.h"
+#include "fixed_point.h"
 
 constexpr int NONE = PAPER_POOL;  // marks a pool without gradient, because ReLU made all its inputs zero
 

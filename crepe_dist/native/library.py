@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist import machine
+from crepe_dist import hardware
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 
@@ -50,7 +50,7 @@ _UPDATE = (ctypes.c_int, _DOUBLES, ctypes.c_int, _LONGS, *[_ARRAYS] * 4, *[_DOUB
 
 
 class Stored(ctypes.Structure):
-    """A parameter as native/stored.h describes it."""
+    """A parameter as native/compressed_array.h describes it."""
 
     _fields_ = (
         ("words", _LONGS), ("before", _INTS), ("size", _LONG), ("values", _FLOATS), ("codes", _BYTES),
@@ -283,4 +283,4 @@ def _load(name: str) -> tuple[Library | None, str]:
 def threads() -> int:
     """Return this process's number of OpenMP threads from ``OMP_NUM_THREADS``; by default one per core."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(1, int(first)) if first.isdigit() else machine.cores()
+    return max(1, int(first)) if first.isdigit() else hardware.cores()

@@ -13,11 +13,11 @@
 #include "cache.h"
 #include "engine.h"
 #include "hashing.h"
-#include "lanes.h"
+#include "simd.h"
 #include "memory.h"
-#include "rows.h"
-#include "touched.h"
-#include "whole.h"
+#include "row_set.h"
+#include "touched_rows.h"
+#include "fixed_point.h"
 
 struct NGramShape {
     long alphabet, length, classes, longest, buckets, letters, words;

@@ -1,4 +1,4 @@
-// Encoding of code points by table look-up, called through ctypes; see data/alphabet.py.
+// Encoding of code points by table look-up, called through ctypes; see data/char_encoder.py.
 
 #include <algorithm>
 #include <cstdint>

@@ -18,9 +18,9 @@ from pyarrow import parquet
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
+from crepe_dist.formatting import counted
 from crepe_dist.preparing.formats import Batch
 from crepe_dist.preparing.formats.parquet import ParquetRows, own_rows
-from crepe_dist.wording import counted
 
 BLOCK = 1 << 20  # bytes of records that are parsed together
 GROUP_BYTES, GROUP_ROWS = 1 << 23, 1 << 16  # size of a row group

@@ -14,15 +14,15 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
-from crepe_dist.predicting.inputs import check_column
+from crepe_dist.formatting import excerpt, listed
+from crepe_dist.predicting.input_reader import check_column
 from crepe_dist.preparing import remote
+from crepe_dist.preparing.dataframe_source import is_table, write_table
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.lines import Lines, is_fasttext
-from crepe_dist.preparing.frames import is_table, write_table
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, by_suffix, find_labelled
-from crepe_dist.wording import excerpt, listed
+from crepe_dist.preparing.splitting import SplitOptions
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor

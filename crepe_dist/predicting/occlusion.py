@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import BLANK, Codes, Encoding
+from crepe_dist.data.char_encoder import BLANK, Codes, Encoding
 from crepe_dist.predicting.prediction import Prediction
 
 _WORD = re.compile(r"[^\s\0]+")

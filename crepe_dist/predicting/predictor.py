@@ -13,29 +13,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import Codes, Encoding
-from crepe_dist.data.composition import Composition, plain
+from crepe_dist.data.char_encoder import Codes, Encoding
+from crepe_dist.data.label_hierarchy import Levels
 from crepe_dist.data.label_types import typed
-from crepe_dist.data.levels import Levels
+from crepe_dist.data.text_preprocessing import Composition, plain
 from crepe_dist.distributed.device import CPU, pick
-from crepe_dist.distributed.world import ALONE, SAME_MACHINES, World
+from crepe_dist.distributed.process_group import ALONE, SAME_MACHINES, World
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_bytes, scratch, sha256, write_json
-from crepe_dist.model import parameters
+from crepe_dist.formatting import counted, excerpt, listed, measure, percent
+from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference, is_gpu_build
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
 from crepe_dist.model.inference import Inference, Logits, open_inference
-from crepe_dist.predicting.inputs import columns_of, texts_of
+from crepe_dist.predicting.input_reader import columns_of, texts_of
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
-from crepe_dist.preparing.frames import is_table
+from crepe_dist.preparing.dataframe_source import is_table
 from crepe_dist.preparing.sources import Reading
-from crepe_dist.records import damaged
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import Floats
+from crepe_dist.sealed_json import damaged
 from crepe_dist.settings.options import Precision
-from crepe_dist.wording import counted, excerpt, listed, measure, percent
 
 AUTO = "auto"
 PLAIN = Composition()
@@ -43,7 +43,7 @@ BATCH_SIZE = 256
 SHOWN = 5  # classes in ``repr``
 LARGEST = 1 << 34  # bytes of a checkpoint's file
 CPU_NAME = "cpu"  # as an option
-PARAMETER_FILES = (".params", parameters.SAFETENSORS)
+PARAMETER_FILES = (".params", weights_io.SAFETENSORS)
 WINDOWED = 16  # texts in a batch that are read in windows
 NOTHING = 1e-6  # known characters of a window that has none, so that a text of such windows has a mean, too
 MAX_CODES = 1 << 22  # characters in a batch; it limits the number of long documents in one batch
@@ -152,7 +152,7 @@ class Predictor:
         picked = pick(device, lambda gpu: choose_for_inference(shape, self.precision, gpu), ranks)
         if picked == CPU:
             return self
-        from crepe_dist.engines.inference import GpuInference
+        from crepe_dist.engines.gpu_inference import GpuInference
 
         chosen = choose_for_inference(shape, self.precision, picked)
         opened = ranks.agree("engine", lambda: GpuInference(shape, arrays, chosen, picked), alike=SAME_MACHINES)
@@ -291,12 +291,12 @@ class Predictor:
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder, which ``load`` and the commands open; files of the same names are replaced."""
-        path = Path(folder) / parameters.MODEL_FILE
+        path = Path(folder) / weights_io.MODEL_FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} cannot be made: {error.strerror}", remedy="choose another name") from error
-        parameters.write_safetensors(parameters.stored(self.engine.arrays, type(self.engine.shape)), path)
+        weights_io.write_safetensors(weights_io.stored(self.engine.arrays, type(self.engine.shape)), path)
         self.describe(path)
 
     def files(self) -> dict[str, bytes]:
@@ -446,7 +446,7 @@ def open_checkpoint(
     path: Path, mode: str | None = None, feature_len: int | None = None, classes: Sequence[str] | None = None
 ) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
-    about, arrays = checkpoint.describe(path), parameters.load(path)
+    about, arrays = checkpoint.describe(path), weights_io.load(path)
     network: dict[str, Any] | None = None
     calibration, composition = UNCALIBRATED, PLAIN
     if about is None:
@@ -467,7 +467,7 @@ def open_checkpoint(
             about["name"] = name
         encoding, classes, network = checkpoint.trained_as(path, about)
         calibration, composition = Calibration.of(about), checkpoint.composition(about)
-    shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
+    shape = weights_io.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
@@ -475,7 +475,7 @@ def open_checkpoint(
         )
     thresholds = np.array(calibration.thresholds) if calibration.thresholds else None
     precision: Precision = "float32" if network is not None and network.get("precision") == "float32" else "auto"
-    engine = open_inference(shape, parameters.checked(arrays, shape), choose_for_inference(shape, precision))
+    engine = open_inference(shape, weights_io.checked(arrays, shape), choose_for_inference(shape, precision))
     label_type = about.get("label_type", "")
     try:
         typed(classes, label_type)

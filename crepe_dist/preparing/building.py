@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import (
     IDS,
     ORIGIN_COLUMNS,
@@ -23,21 +22,22 @@ from crepe_dist.data.arrays import (
     write_array,
     write_pieces,
 )
-from crepe_dist.data.composition import UNIT, Composition
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import ALL_SPLITS, KEEP_TEXTS, LARGEST_WEIGHT, SHARD_BYTES, WEIGHTS, write_manifest
 from crepe_dist.data.targets import ONE, Targets, main_classes, targets_file
+from crepe_dist.data.text_preprocessing import UNIT, Composition
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.preparing.auto_encoding import fit
-from crepe_dist.preparing.columns_beside import count_columns
 from crepe_dist.preparing.corrections import Corrections, correct
-from crepe_dist.preparing.labelling import ABSENT, classes_of, names_of, pairs_of
-from crepe_dist.preparing.pool import Show, Workers
+from crepe_dist.preparing.feature_columns import count_columns
+from crepe_dist.preparing.fit_encoder import fit
+from crepe_dist.preparing.label_parsing import ABSENT, classes_of, names_of, pairs_of
 from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
 from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.renaming import given_classes
-from crepe_dist.preparing.selection import PIECE, TEST, TRAIN, UNKNOWN, UNLABELLED, Fate, decide, used_labels
+from crepe_dist.preparing.splitting import PIECE, TEST, TRAIN, UNKNOWN, UNLABELLED, Fate, decide, used_labels
 from crepe_dist.preparing.spool import Collected, SomeRows
+from crepe_dist.preparing.worker_pool import Show, Workers
 
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 FILE_NAME = "file name"  # id of a row that is a file of a folder

@@ -24,7 +24,7 @@ from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.reading import Job
-from crepe_dist.preparing.selection import TEST, VALIDATION, Fate
+from crepe_dist.preparing.splitting import TEST, VALIDATION, Fate
 from crepe_dist.preparing.spool import ROW, ROWS, Collected
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")

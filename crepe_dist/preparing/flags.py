@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from crepe_dist import invocation
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.characters import ordered
-from crepe_dist.data.composition import PRIVATE
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import KINDS, ONE, SEVERAL, SOFT
+from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, scratch
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.auto_encoding import MISSED, Fit
 from crepe_dist.preparing.corrections import read_corrections
+from crepe_dist.preparing.fit_encoder import MISSED, Fit
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.labelling import Labelling
-from crepe_dist.preparing.pool import Say, Show, ignored, unsaid
+from crepe_dist.preparing.label_parsing import Labelling
 from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, check_out, prepare
 from crepe_dist.preparing.renaming import read_renames
-from crepe_dist.preparing.selection import DEDUPE, VALIDATION_FROM, SplitOptions
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
+from crepe_dist.preparing.splitting import DEDUPE, VALIDATION_FROM, SplitOptions
+from crepe_dist.preparing.worker_pool import Say, Show, ignored, unsaid
 from crepe_dist.settings.fields import (
     ANY,
     COLUMN,

@@ -12,22 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import machine
+from crepe_dist import hardware
 from crepe_dist.data import dataset
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.composition import Column
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
+from crepe_dist.data.text_preprocessing import Column
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.invocation import typed
-from crepe_dist.preparing.auto_encoding import Fit
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.corrections import Corrections
-from crepe_dist.preparing.pool import Say, Show, Workers, ignored, pool, unsaid
+from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import Job, read
 from crepe_dist.preparing.renaming import rename
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import (
     SAMPLE_DEDUPE,
     SAMPLE_FEATURE_LEN,
@@ -36,8 +34,10 @@ from crepe_dist.preparing.sources import (
     find_class_names,
     find_sources,
 )
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.preparing.spool import Collected
 from crepe_dist.preparing.summary import summarise
+from crepe_dist.preparing.worker_pool import Say, Show, Workers, ignored, pool, unsaid
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
 REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.REPORT, dataset.REPORT_NUMBERS)
@@ -115,7 +115,7 @@ def prepare(
     of_model = options.classes, options.beside
     job = Job(names, reading, encoding, fit or Fit(), split, options.max_bad, *of_model, options.given)
     is_small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
-    processes = options.processes or (1 if is_small else machine.cores())
+    processes = options.processes or (1 if is_small else hardware.cores())
     fewer = "add --processes 1 (in Python: processes=1)"
     if options.classes is not None:  # the rows are scored
         fewer = f"taskset --cpu-list 0 {typed('evaluate')} …"

@@ -17,13 +17,13 @@ from crepe_dist.data import dataset
 from crepe_dist.data.dataset import ALL_SPLITS, QUARANTINE
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
+from crepe_dist.formatting import cut, percent
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, excerpt
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
-from crepe_dist.preparing.labelling import ABSENT, MANY, names_of
+from crepe_dist.preparing.label_parsing import ABSENT, MANY, names_of
 from crepe_dist.preparing.reading import MAX_CLASSES, NO_LABEL, UNKNOWN_LABEL, Job
-from crepe_dist.preparing.selection import TEST, UNKNOWN, UNLABELLED, Fate
+from crepe_dist.preparing.splitting import TEST, UNKNOWN, UNLABELLED, Fate
 from crepe_dist.preparing.spool import Collected, Texts
-from crepe_dist.wording import cut, percent
 
 SHOWN = 5
 LABEL_WIDTH = 40  # terminal columns of a label in a message

@@ -14,22 +14,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import hashes
-from crepe_dist.data.composition import UNIT, Column, number_of, stored, unusable_number
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.markup import TAG
 from crepe_dist.data.targets import ONE
+from crepe_dist.data.text_preprocessing import UNIT, Column, number_of, stored, unusable_number
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.auto_encoding import Fit
+from crepe_dist.formatting import cut
+from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, Batch, OpenFile, Parsed, Row, check_text, excerpt
-from crepe_dist.preparing.labelling import ABSENT, Name
-from crepe_dist.preparing.opening import check_heeded, heeded, open_source, reading_like
-from crepe_dist.preparing.pool import Say, Show, Workers, unsaid
-from crepe_dist.preparing.selection import SplitOptions
+from crepe_dist.preparing.label_parsing import ABSENT, Name
+from crepe_dist.preparing.open_source import check_heeded, heeded, open_source, reading_like
 from crepe_dist.preparing.sources import Reading, Source
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Collected, Rows, append_texts
-from crepe_dist.wording import cut
+from crepe_dist.preparing.worker_pool import Say, Show, Workers, unsaid
 
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut

@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.pool import Show, ignored
+from crepe_dist.preparing.worker_pool import Show, ignored
 
 if TYPE_CHECKING:
     import requests

@@ -14,11 +14,11 @@ from crepe_dist.data.targets import ONE, SHARE_UNIT, SOFT
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.labelling import ABSENT
-from crepe_dist.preparing.opening import open_source
+from crepe_dist.preparing.label_parsing import ABSENT
+from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.reading import MAX_LABEL, Job
-from crepe_dist.preparing.selection import PIECE
 from crepe_dist.preparing.sources import Reading, Source, by_suffix
+from crepe_dist.preparing.splitting import PIECE
 from crepe_dist.preparing.spool import ROW, ROWS, Collected
 
 OLD, NEW = "old", "new"  # columns of a file

@@ -17,7 +17,7 @@ from crepe_dist.data.dataset import MANIFEST, SAMPLE, UNLABELLED
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.preparing.label_parsing import Labelling
 from crepe_dist.settings.flags import UTF_8
 
 SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole

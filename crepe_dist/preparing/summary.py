@@ -12,9 +12,10 @@ from crepe_dist.data import dataset
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.building import Built
-from crepe_dist.preparing.labelling import ABSENT, names_of
+from crepe_dist.preparing.data_warnings import warnings_of
+from crepe_dist.preparing.label_parsing import ABSENT, names_of
 from crepe_dist.preparing.reading import NOTICED, Job
-from crepe_dist.preparing.selection import (
+from crepe_dist.preparing.splitting import (
     PIECE,
     REPEATED,
     SAMPLED_OUT,
@@ -27,7 +28,6 @@ from crepe_dist.preparing.selection import (
     repeats,
 )
 from crepe_dist.preparing.spool import Collected, Texts
-from crepe_dist.preparing.warning_rules import warnings_of
 from crepe_dist.settings.flags import UTF_8
 from crepe_dist.version import __version__
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from crepe_dist.formatting import cut, number, percent
 from crepe_dist.reports import drawing
-from crepe_dist.wording import cut, number, percent
 
 Bar = tuple[str, list[Any], str]  # name; lanes of parts, which are start, size and colour; what stands at the end
 COLOURS = {"train": "blue", "validation": "orange", "test": "green", "unlabelled": "grey"}

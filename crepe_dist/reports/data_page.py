@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crepe_dist import extras, wording
-from crepe_dist.data.alphabet import read_of_long
+from crepe_dist import extras, formatting
+from crepe_dist.data.char_encoder import read_of_long
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SEVERAL, SOFT
+from crepe_dist.formatting import cut, listed, number, percent
 from crepe_dist.reports import data_figures
 from crepe_dist.reports.page import render
-from crepe_dist.wording import cut, listed, number, percent
 
 MAX_COMMAND_CHARS = 20_000
 MAX_TERMINAL_CHARS = 300  # of one text
@@ -38,7 +38,7 @@ Summary = dict[str, Any]
 def page(summary: Summary) -> str:
     """Render the report as a self-contained HTML page."""
     # The command is long, but a truncated one could not be repeated.
-    clean = {**wording.clean(summary), "command": wording.excerpt(summary["command"], MAX_COMMAND_CHARS)}
+    clean = {**formatting.clean(summary), "command": formatting.excerpt(summary["command"], MAX_COMMAND_CHARS)}
     totals = data_figures.totals(clean)
     return render(
         "data.html",
@@ -52,7 +52,7 @@ def page(summary: Summary) -> str:
         rows=data_figures.largest(totals, MAX_SHOWN["table"]),
         most_bars=data_figures.MAX_BARS,
         colours_of=[(name, data_figures.COLOURS[name]) for name in clean["splits"]],
-        symbols=[(*wording.character(symbol), count) for symbol, count in summary["characters"]["top"]],
+        symbols=[(*formatting.character(symbol), count) for symbol, count in summary["characters"]["top"]],
         reasons=_reasons(clean),
         figures=[data_figures.rows(clean), data_figures.classes(clean), data_figures.lengths(clean)],
     )
@@ -68,8 +68,8 @@ def overview(summary: Summary) -> str:
     sizes = [f"{number(split['rows'])} {name}" for name, split in summary["splits"].items()]
     if "unlabelled" in summary:
         sizes.append(f"{number(summary['unlabelled']['rows'])} unlabelled")
-    documents = wording.counted(sum(split["rows"] for split in summary["splits"].values()), "document")
-    classes = wording.counted(len(summary["classes"]), "class", "classes")
+    documents = formatting.counted(sum(split["rows"] for split in summary["splits"].values()), "document")
+    classes = formatting.counted(len(summary["classes"]), "class", "classes")
     return f"{documents} in {classes}: {listed(sizes)}{'' if 'test' in summary['splits'] else '; no test split'}"
 
 
@@ -149,7 +149,7 @@ def _class_facts(summary: Summary) -> list[str]:
     labels, splits, found = summary.get("labels", {}), summary["splits"], []
     for each in summary.get("renamed", ()):
         old, new = (cut(each[name], LABEL_CELLS) for name in ("old", "new"))
-        found.append(f"{old} renamed to {new}: {wording.counted(each['rows'], 'row')}")
+        found.append(f"{old} renamed to {new}: {formatting.counted(each['rows'], 'row')}")
     if labels.get("kind") == SOFT:
         found.append(f"soft labels of at most {labels['most']} classes")
     elif labels:
@@ -181,9 +181,9 @@ def _reasons(summary: Summary) -> list[tuple[str, int]]:
 def show(summary: Summary, console: Console, folder: str) -> None:
     """Print a short version of the report; ``folder`` contains the full one as ``report.html``, if it was written."""
     symbols = [
-        f"{wording.character(symbol)[0]} ({number(count)})" for symbol, count in summary["characters"]["top"][:NAMED]
+        f"{formatting.character(symbol)[0]} ({number(count)})" for symbol, count in summary["characters"]["top"][:NAMED]
     ]
-    summary = wording.clean(summary, MAX_TERMINAL_CHARS)
+    summary = formatting.clean(summary, MAX_TERMINAL_CHARS)
     console.print(Text(summary["name"], "bold", overflow="fold"), Text(f"\n{overview(summary)}\n", overflow="fold"))
     for warning in summary["warnings"][:MAX_WARNINGS]:
         console.print(Text(f"! {warning['what']}", "bold yellow", overflow="fold"))
@@ -199,7 +199,7 @@ def show(summary: Summary, console: Console, folder: str) -> None:
     lines["characters"] += f"\nthe most frequent: {', '.join(symbols)}" if symbols else ""
     if bad := [f"{cut(reason, 200)} ({number(count)})" for reason, count in _reasons(summary)[:NAMED]]:
         lines["unusable"] = f"{', '.join(bad)}; all of them are in quarantine.jsonl"
-    lines["report"] = extras.left_out("reports", "page") or f"{wording.excerpt(folder).rstrip('/')}/report.html"
+    lines["report"] = extras.left_out("reports", "page") or f"{formatting.excerpt(folder).rstrip('/')}/report.html"
     console.print(Text(), _grid([(name, text) for name, text in lines.items() if text]))
 
 

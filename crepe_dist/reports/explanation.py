@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from crepe_dist import wording
+from crepe_dist import formatting
 from crepe_dist.errors import one_line
 from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import NONE
@@ -74,7 +74,7 @@ def marked(explanation: Explanation) -> str:
                 start = word.stop
         yield one_line(text[start:stop])
 
-    unread = f"[{wording.counted(len(cut), 'character')} not read]" if cut else ""
+    unread = f"[{formatting.counted(len(cut), 'character')} not read]" if cut else ""
     parts = ("".join(line(0, cut.start)), unread, "".join(line(cut.stop, len(text))))
     return " ".join(filter(None, parts))
 
@@ -103,7 +103,7 @@ def write(explanation: Explanation, stream: TextIO, *, legend: bool) -> None:
 
 
 def _listed(words: list[Word]) -> str:
-    return ", ".join(f"{wording.excerpt(word.text, 40)} {word.score:+.1f}" for word in words)
+    return ", ".join(f"{formatting.excerpt(word.text, 40)} {word.score:+.1f}" for word in words)
 
 
 def _level(share: float) -> int:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crepe_dist.data.alphabet import read_of_long
-from crepe_dist.data.composition import PRIVATE
+from crepe_dist.data.char_encoder import read_of_long
+from crepe_dist.data.text_preprocessing import PRIVATE
+from crepe_dist.formatting import counted, cut, duration, listed, number, percent
 from crepe_dist.model.backend import is_gpu_build
-from crepe_dist.model.parameters import shape_class
+from crepe_dist.model.weights_io import shape_class
 from crepe_dist.native import library
 from crepe_dist.reports.score_tables import (
     LABEL_CELLS,
@@ -24,7 +25,6 @@ from crepe_dist.reports.score_tables import (
 )
 from crepe_dist.runs.metrics import loss_of
 from crepe_dist.settings.config import flag
-from crepe_dist.wording import counted, cut, duration, listed, number, percent
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_record import RunRecord

@@ -10,7 +10,7 @@ import hashlib
 import re
 from typing import Any
 
-from crepe_dist import wording
+from crepe_dist import formatting
 from crepe_dist.reports import drawing
 
 
@@ -26,7 +26,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     filters = ("number", "percent", "size", "cut", "counted", "excerpt")
-    environment.filters.update({name: getattr(wording, name) for name in filters})
+    environment.filters.update({name: getattr(formatting, name) for name in filters})
     environment.globals["colours"] = drawing
     return environment.get_template(template).render(values)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crepe_dist.formatting import number
 from crepe_dist.reports import drawing
 from crepe_dist.runs.metrics import History
-from crepe_dist.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

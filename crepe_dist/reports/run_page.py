@@ -16,7 +16,8 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, sha256, write_text
-from crepe_dist.model.parameters import shape_class
+from crepe_dist.formatting import clean, counted, duration, excerpt, percent, size
+from crepe_dist.model.weights_io import shape_class
 from crepe_dist.reports import data_page, findings, run_figures, score_tables
 from crepe_dist.reports.page import render
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
@@ -25,7 +26,6 @@ from crepe_dist.runs.run_folder import size as disk_space
 from crepe_dist.runs.run_record import Quote, RunRecord, open_run, quotes
 from crepe_dist.runs.scores import AnyScores, Scores
 from crepe_dist.version import __version__
-from crepe_dist.wording import clean, counted, duration, excerpt, percent, size
 
 REPORT, CARD = "report.html", "model_card.md"
 MAX_COMMAND_CHARS = 4000

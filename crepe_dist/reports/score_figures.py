@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from crepe_dist.formatting import cut, percent
 from crepe_dist.model.calibration import above, lower_bound
 from crepe_dist.reports import drawing
 from crepe_dist.runs.scores import BINS, MILLION, Scores
-from crepe_dist.wording import cut, percent
 
 MAX_CLASSES = 30  # with more classes, the matrix only shows those that are confused most
 LABEL_CELLS = 20

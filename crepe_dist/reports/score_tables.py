@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist import wording
-from crepe_dist.data.alphabet import read_of_long
+from crepe_dist import formatting
+from crepe_dist.data.char_encoder import read_of_long
+from crepe_dist.formatting import counted, cut, number, percent
 from crepe_dist.model.calibration import lower_bound
 from crepe_dist.reports import score_figures
 from crepe_dist.runs.run_record import Quote
 from crepe_dist.runs.scores import MILLION, AnyScores, LabelScores, Scores
-from crepe_dist.wording import counted, cut, number, percent
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 FEW_ROWS = 50  # a class with fewer training rows is not helped by longer training
@@ -69,11 +69,11 @@ def view(
         ],
         "mistakes": [
             {
-                "place": wording.excerpt(quote.place) if quote else f"row {number(mistake.row)}",
+                "place": formatting.excerpt(quote.place) if quote else f"row {number(mistake.row)}",
                 "true": classes[mistake.true],
                 "probability": percent(mistake.probability),
                 "ranking": [(classes[index], percent(probability)) for index, probability in mistake.ranking],
-                "text": wording.excerpt(quote.text, MAX_QUOTE_CHARS) if quote else None,
+                "text": formatting.excerpt(quote.text, MAX_QUOTE_CHARS) if quote else None,
                 "read": read_of_long(encoding) if quote and len(quote.text) > encoding["feature_len"] else "",
             }
             for mistake, quote in zip(scores.mistakes, quotes)

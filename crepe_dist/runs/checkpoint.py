@@ -14,21 +14,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import invocation, wording
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist import formatting, invocation
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.composition import Composition
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import MANIFEST, Dataset, open_dataset
 from crepe_dist.data.label_types import LABEL_TYPES
 from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.text_preprocessing import Composition
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import cache_folder, read_json, scratch, sha256, sync, write_json
-from crepe_dist.model import parameters
+from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
-from crepe_dist.model.shape import Shape
-from crepe_dist.records import damaged, read_record, write_sealed
+from crepe_dist.model.network_config import Shape
+from crepe_dist.runs.resume_state import Progress
 from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, LabelScores, Scores
-from crepe_dist.runs.state import Progress
+from crepe_dist.sealed_json import damaged, read_record, write_sealed
 
 FORMAT = 4
 RESULT_FORMAT = 1  # of ``result.json``
@@ -39,7 +39,7 @@ IDENTITY = "run.json"
 RUNS = Path("runs")
 IN_USE = RUNS / "in_use.json"  # names the model of commands that are given none
 CACHED = "models"  # in the cache: copies of models at URLs
-DESCRIBED = Path(parameters.MODEL_FILE).with_suffix(".json").name  # description in a model folder
+DESCRIBED = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # description in a model folder
 LISTED = 5  # runs in a message
 TEXTS = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 NAME_ONE = "name a run, a .params file or a folder of export --format crepe"
@@ -80,7 +80,7 @@ def file_name(epoch: int, test_accuracy: float, *, several: bool = False, refit:
 
 def measure(name: str) -> str:
     """Name the score in the file name of a checkpoint."""
-    return wording.measure("_test_f1_" in name)
+    return formatting.measure("_test_f1_" in name)
 
 
 def save(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores], again: str) -> None:
@@ -161,7 +161,7 @@ def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, A
     path = folder / file_name(described["epoch"], described["test_accuracy"], several=several, refit=refit)
     sidecar = path.with_suffix(".json")
     try:
-        parameters.save(parameters.stored(arrays, parameters.shape_class(described["network"])), path)
+        weights_io.save(weights_io.stored(arrays, weights_io.shape_class(described["network"])), path)
         if scores and len(described["classes"]) <= MOST_CLASSES:
             saved = {name: score.to_dict() for name, score in scores.items()}
             write_sealed(path.with_suffix(SCORES), FORMAT, {"several": several, "splits": saved}, indent=None)
@@ -190,7 +190,7 @@ def trained_as(path: Path, described: Json) -> tuple[Encoding, list[str], Json]:
     """Extract encoding, classes and network (``Shape.settings`` and the precision) from a description."""
     try:
         encoding, network = Encoding.from_dict(described["encoding"]), described["network"]
-        parameters.shape_class(network).check_settings(network)
+        weights_io.shape_class(network).check_settings(network)
         Calibration.of(described)
         composition(described)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -264,7 +264,7 @@ def find(name: str | None, data: str | Path | None = None) -> Path:
         return _copy(name)
     path = named(name)
     if path.is_dir():
-        model = path / parameters.MODEL_FILE
+        model = path / weights_io.MODEL_FILE
         reported = model if model.is_file() else _of_run(path)
         if reported is not None:
             return reported
@@ -294,11 +294,11 @@ def _copy(url: str) -> Path:
         described = copy(f"{url.rstrip('/')}/{DESCRIBED}", copies)
         folder = cache / sha256(described)
         if not folder.is_dir():
-            for path in (described, copy(f"{url.rstrip('/')}/{parameters.MODEL_FILE}", copies)):
+            for path in (described, copy(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
                 sync(path)
             with suppress(OSError):  # another process has copied it meanwhile
                 described.parent.rename(folder)
-    return folder / parameters.MODEL_FILE
+    return folder / weights_io.MODEL_FILE
 
 
 def named(name: str) -> Path:

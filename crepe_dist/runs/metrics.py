@@ -14,7 +14,7 @@ from typing import Any
 
 from crepe_dist import extras
 from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
-from crepe_dist.runs.state import Progress
+from crepe_dist.runs.resume_state import Progress
 
 METRICS = "metrics.jsonl"
 LONGEST_LINE = 1 << 20

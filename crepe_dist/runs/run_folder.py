@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.control import SUPERVISED_AS
-from crepe_dist.distributed.world import World, once
+from crepe_dist.distributed.process_group import World, once
+from crepe_dist.distributed.signals import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, temporary_files, write_json, write_text
-from crepe_dist.records import digest, write_sealed
+from crepe_dist.formatting import percent
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, IDENTITY, RESULT, RUNS, result_of
+from crepe_dist.sealed_json import digest, write_sealed
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
-from crepe_dist.wording import percent
 
 LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
 SOON = 3.0  # seconds that an earlier group's processes usually take to end

@@ -13,15 +13,15 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import HASH
 from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.records import damaged
+from crepe_dist.formatting import measure
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.metrics import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.scores import LabelScores, Scores
+from crepe_dist.sealed_json import damaged
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.yaml_file import read
-from crepe_dist.wording import measure
 
 Settings = dict[str, Any]
 SEEN = ("train", "validation")  # splits that decide the parameters

@@ -14,7 +14,7 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.levels import cells_of
+from crepe_dist.data.label_hierarchy import cells_of
 from crepe_dist.model.calibration import (
     INTERVALS,
     PERCENTS,

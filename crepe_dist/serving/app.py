@@ -27,10 +27,10 @@ from prometheus_client import (
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.composition import UNIT
+from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.text_preprocessing import UNIT
 from crepe_dist.errors import UserError, visible
-from crepe_dist.predicting.answers import json_record
+from crepe_dist.predicting.output_formats import json_record
 from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.explanation import serve_page

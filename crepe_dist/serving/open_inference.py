@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from crepe_dist.data.composition import Composition, plain
+from crepe_dist.data.text_preprocessing import Composition, plain
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.serving import requests

@@ -11,11 +11,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.composition import SEPARATOR, Composition, join, plain, unusable_number, with_values
+from crepe_dist.data.text_preprocessing import SEPARATOR, Composition, join, plain, unusable_number, with_values
 from crepe_dist.errors import UserError, visible
-from crepe_dist.preparing.frames import value_text
+from crepe_dist.formatting import listed
+from crepe_dist.preparing.dataframe_source import value_text
 from crepe_dist.settings.options import ServiceOptions
-from crepe_dist.wording import listed
 
 TOP = 5
 PROTOCOL = "/v2"  # root of the paths of the Open Inference Protocol

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Optional
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
+from crepe_dist.formatting import listed
 from crepe_dist.settings.fields import (
     NAME,
     PATH,
@@ -34,7 +35,6 @@ from crepe_dist.settings.options import (
     SafetyOptions,
     TrainingOptions,
 )
-from crepe_dist.wording import listed
 
 TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
 SOURCE = "data.source"

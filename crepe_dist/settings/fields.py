@@ -10,7 +10,7 @@ from typing import Any, Callable, ClassVar, Literal, Optional, TypeVar, get_args
 from crepe_dist.errors import UserError
 
 Mode = Literal["paper", "full", "notebook"]
-MODES: tuple[Mode, ...] = get_args(Mode)  # of the encoding; see data/alphabet.py
+MODES: tuple[Mode, ...] = get_args(Mode)  # of the encoding; see data/char_encoder.py
 LONGEST_DOCUMENT = 1 << 20  # characters
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # of labelled files

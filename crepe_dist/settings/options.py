@@ -5,14 +5,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
-from crepe_dist import registry
+from crepe_dist import network_registry
 from crepe_dist.files import parse_json
 from crepe_dist.settings.fields import LONGEST_DOCUMENT, MANY, PATH, Kind, Settings, Text, Truth, real, setting, whole
 
 if TYPE_CHECKING:
     Network = str
 else:
-    Network = Literal[tuple(registry.NETWORKS)]
+    Network = Literal[tuple(network_registry.NETWORKS)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MOST_BLOCKS = 64
 SHORTEST = 123  # characters per document, for which the last pooling layer has one position
@@ -157,8 +157,8 @@ def default_epochs(
         is_taught: most documents have the soft labels of a teacher, which can be learnt for longer.
         has_several_labels: a document may have several labels, which take longer to learn.
     """
-    usual: int = registry.shape(network).usual_epochs
-    most: int = MOST_EPOCHS if has_several_labels else registry.shape(network).most_epochs
+    usual: int = network_registry.shape(network).usual_epochs
+    most: int = MOST_EPOCHS if has_several_labels else network_registry.shape(network).most_epochs
     characters, steps = documents * feature_len, math.ceil(documents / batch_size)
     if characters > MANY_CHARACTERS:
         epochs = max(LEAST_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
@@ -174,7 +174,7 @@ LEAST_VALIDATION = 200  # documents by which to stop early
 
 def default_patience(network: str, documents: int) -> int:
     """Return a network's default patience with so many documents of one label in the validation split."""
-    return PATIENCE if registry.shape(network).stops_early and documents >= LEAST_VALIDATION else 0
+    return PATIENCE if network_registry.shape(network).stops_early and documents >= LEAST_VALIDATION else 0
 
 
 class Weights(Kind):

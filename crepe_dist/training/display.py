@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from crepe_dist.command import silence
+from crepe_dist.command_runner import silence
 from crepe_dist.errors import visible
-from crepe_dist.wording import percent
+from crepe_dist.formatting import percent
 
 LINE_SECONDS = 10.0
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.levels import Level, Levels, deepest, most_probable
+from crepe_dist.data.label_hierarchy import Level, Levels, deepest, most_probable
 from crepe_dist.data.targets import SEVERAL, Targets
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.process_group import World
 from crepe_dist.model.calibration import (
     INTERVALS,
     PERCENTS,
@@ -23,7 +23,7 @@ from crepe_dist.model.calibration import (
     of_labels,
     softmax,
 )
-from crepe_dist.model.objective import rounded
+from crepe_dist.model.loss import rounded
 from crepe_dist.runs.scores import (
     BINS,
     DEFAULT_THRESHOLD,
@@ -40,7 +40,7 @@ from crepe_dist.runs.scores import (
     decided,
     worst,
 )
-from crepe_dist.training.scoring_pass import Counts, RightBits, Scorer, Totals, pass_over
+from crepe_dist.training.eval_loop import Counts, RightBits, Scorer, Totals, pass_over
 
 SAMPLED = 4096  # documents that decide from which probability on a node is an answer
 BATCH_SIZE = 512  # documents per step, over all ranks

@@ -13,18 +13,18 @@ from typing import Any
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.world import once
+from crepe_dist.distributed.process_group import once
 from crepe_dist.engines.engine import Engine
-from crepe_dist.model import parameters
+from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.network_config import Shape
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import Result, RunFolder, write_result
 from crepe_dist.settings.config import Config
-from crepe_dist.training import recipe
-from crepe_dist.training.engine_setup import build_engine
+from crepe_dist.training import train_loop
+from crepe_dist.training.context import Session
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
-from crepe_dist.training.run import Session
+from crepe_dist.training.model_setup import build_engine
 
 TABLE = "ngrams"  # network of the table alone, and prefix of its parameters in another one
 
@@ -52,10 +52,10 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
     held = splits["validation"]
     every = replace(data, splits={"train": splits["train"].joined(held, held.labels, held.targets)})
     again = _of_table(config, table, shape, chosen.epoch)
-    run = recipe.train_network(again, every, build_engine(again, every, world), folder.refit, session)
+    run = train_loop.train_network(again, every, build_engine(again, every, world), folder.refit, session)
 
     def read() -> tuple[dict[str, Any], Arrays]:
-        arrays = parameters.unpacked(parameters.load(chosen.checkpoint), shape)
+        arrays = weights_io.unpacked(weights_io.load(chosen.checkpoint), shape)
         return checkpoint.describe(chosen.checkpoint) or {}, arrays
 
     about, arrays = world.agree("chosen network", read)

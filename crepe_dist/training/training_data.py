@@ -11,11 +11,11 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
-from crepe_dist.distributed.world import World, once
+from crepe_dist.distributed.process_group import World, once
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import default_epochs, default_patience
-from crepe_dist.training import encoder
+from crepe_dist.training import sentence_encoder
 from crepe_dist.training.display import Display
 
 Page = Callable[[dict[str, Any]], str]
@@ -45,7 +45,7 @@ def open_training_data(config: Config, world: World, display: Display, page: Pag
         if data.labelled == SEVERAL or not uses_unlabelled(config, data):
             why = "it helps to label unlabelled texts, with one label each"
             raise UserError(f"--encoder {name} has no use", why, "train without --encoder", on_all_ranks=True)
-        world.on_root("encoder", once(lambda: encoder.opened(name, data)))  # rank 0 alone needs it
+        world.on_root("encoder", once(lambda: sentence_encoder.opened(name, data)))  # rank 0 alone needs it
     return data
 
 

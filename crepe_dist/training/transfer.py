@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist import wording
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist import formatting
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.composition import Column
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.text_preprocessing import Column
 from crepe_dist.errors import UserError
-from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.files import sha256
-from crepe_dist.model import parameters
-from crepe_dist.model.shape import Shape
+from crepe_dist.model import weights_io
+from crepe_dist.model.network_config import Shape
+from crepe_dist.optim.parameter import Parameter
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions
 
@@ -50,7 +50,7 @@ class Start:
                 network[name].value[:] = array
             else:
                 np.moveaxis(network[name].value, axis, 0)[self.classes] = np.moveaxis(array, axis, 0)
-        parameters.check({name: each.value for name, each in network.items()}, self.shape)
+        weights_io.check({name: each.value for name, each in network.items()}, self.shape)
 
 
 def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
@@ -64,22 +64,22 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
     """
     path = checkpoint.find(source)
     about = checkpoint.describe(path)
-    arrays = parameters.load(path)
+    arrays = weights_io.load(path)
     encoding = dataset.encoding
     classes: list[str] | None = None
     network: dict[str, Any] = {}
     if about is not None:
         trained_on, classes, network = checkpoint.trained_as(path, about)
         _check_encoding(path, trained_on, checkpoint.composition(about).beside, dataset, network)
-    shape = parameters.shape_of(arrays, encoding.codes, encoding.feature_len, network)
+    shape = weights_io.shape_of(arrays, encoding.codes, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.classes:
         raise UserError(
             f"{path} has {shape.classes} outputs, its description {len(classes)} classes",
             remedy=checkpoint.ANOTHER,
         )
     _check_settings(path, options, shape)
-    unpacked = parameters.unpacked(arrays, shape)
-    parameters.check(unpacked, shape)
+    unpacked = weights_io.unpacked(arrays, shape)
+    weights_io.check(unpacked, shape)
     kept, places, summary = _kept(path, unpacked, shape, classes, dataset.classes)
     shape = replace(shape, classes=len(dataset.classes)).trained_as(options)
     return Start(shape, kept, sha256(path) if about is None else about["sha256"], summary, places)
@@ -98,12 +98,12 @@ def _kept(
             are as many.
     """
     summary, place_of = (
-        f"all layers from {wording.excerpt(str(path))}",
+        f"all layers from {formatting.excerpt(str(path))}",
         {each: place for place, each in enumerate(here)},
     )
     if classes is None and shape.classes == len(here):
         classes, summary = here, f"{summary}, which does not name its classes; they are assumed to be those of the data"
-    there = wording.counted(shape.classes, "class", "classes")
+    there = formatting.counted(shape.classes, "class", "classes")
     shared = [place for place, each in enumerate(classes or []) if each in place_of]
     if not len(shared) == len(here) == shape.classes:
         arrays = {key: array for key, array in arrays.items() if key not in shape.counted}
@@ -125,7 +125,7 @@ def _kept(
         )
     kept = {key: array for key, array in arrays.items() if key not in shape.class_axes}
     summary = (
-        f"{shape.other_layers} from {wording.excerpt(str(path))}; the rest new, because its classes differ ({there})"
+        f"{shape.other_layers} from {formatting.excerpt(str(path))}; the rest new, because its classes differ ({there})"
     )
     return kept, [], summary
 
@@ -142,7 +142,7 @@ def _check_encoding(
         why = "other columns, values or intervals, or another order of values, have other meanings"
         remedy = f"train on {dataset.folder} without --init-from, or on the data that the network knows"
         raise UserError(f"{path} was trained on other columns beside the text than {dataset.folder} has", why, remedy)
-    any_length = parameters.shape_class(network).reads_any_length
+    any_length = weights_io.shape_class(network).reads_any_length
     if not here.reads_as(there) or not (any_length or here.feature_len == there.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",
@@ -172,6 +172,6 @@ def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
 
 
 def _listed(classes: list[str]) -> str:
-    names = [wording.excerpt(name, 40) for name in wording.first(classes, SHOWN_CLASSES)]
+    names = [formatting.excerpt(name, 40) for name in formatting.first(classes, SHOWN_CLASSES)]
     rest = len(classes) - len(names)
-    return wording.listed([*names, f"{rest} more"] if rest else names)
+    return formatting.listed([*names, f"{rest} more"] if rest else names)

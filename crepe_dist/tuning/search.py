@@ -14,13 +14,13 @@ import yaml
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.elastic.training_subprocess import end, failure, killed_by, nested, training
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_text
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, loss_of, read
 from crepe_dist.settings.config import Config
-from crepe_dist.supervising.training_process import end, failure, killed_by, nested, training
-from crepe_dist.training.engine_setup import chosen_shape
+from crepe_dist.training.model_setup import chosen_shape
 from crepe_dist.training.training_data import with_epochs
 
 if TYPE_CHECKING:

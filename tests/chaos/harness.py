@@ -18,7 +18,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.files import write_json
-from crepe_dist.runs import state
+from crepe_dist.runs import resume_state
 from tests.conftest import QUICK, launch_prefix, readable
 
 # Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.
@@ -150,7 +150,7 @@ def processes(text: str, file: str = "cmdline") -> list[int]:
 
 def saved_step(run_dir: Path) -> int:
     """Steps of the newest state that is whole; 0 if there is none."""
-    found = state.load_newest(run_dir / "state")
+    found = resume_state.load_newest(run_dir / "state")
     return found.snapshot.progress.step if found else 0
 
 

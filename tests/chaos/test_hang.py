@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from crepe_dist.distributed.control import Control
+from crepe_dist.distributed.signals import Control
 from crepe_dist.distributed.watchdog import Watchdog, start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness

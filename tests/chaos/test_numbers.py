@@ -51,7 +51,7 @@ def test_out_of_memory_names_the_batch(trial):
     """A limit on the process's memory stands for a device that is too small."""
     limited = (
         "import resource, sys; from tests.chaos import worker; from crepe_dist import command; "
-        "import crepe_dist.training.recipe; "
+        "import crepe_dist.training.train_loop; "
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096; "
         "resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20), resource.RLIM_INFINITY)); "
         "command.run(worker.main)"

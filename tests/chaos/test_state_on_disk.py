@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.runs import state
+from crepe_dist.runs import resume_state
 from crepe_dist.runs.metrics import SCALARS, Metrics
-from crepe_dist.runs.state import Progress, Snapshot
+from crepe_dist.runs.resume_state import Progress, Snapshot
 from crepe_dist.settings.options import CheckpointOptions
-from crepe_dist.training.saving import StateSaver
+from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
 from tests.helpers.needs import needs
 
-FILES = (*state.FILES, state.MANIFEST)
+FILES = (*resume_state.FILES, resume_state.MANIFEST)
 
 
 def snapshot(step: int, rows: int = 50) -> Snapshot:
@@ -35,7 +35,7 @@ def snapshot(step: int, rows: int = 50) -> Snapshot:
 
 def whole_step(folder: Path) -> int:
     """Return the step of the newest intact state, after comparing its values."""
-    found = state.load_newest(folder)
+    found = resume_state.load_newest(folder)
     assert found is not None
     step = found.snapshot.progress.step
     assert all((array == step).all() for array in found.snapshot.parameters.values())
@@ -46,7 +46,7 @@ def whole_step(folder: Path) -> int:
 class TestDamaged:
     @pytest.fixture
     def folder(self, tmp_path):
-        state.save(tmp_path, snapshot(2), state.save(tmp_path, snapshot(1)))
+        resume_state.save(tmp_path, snapshot(2), resume_state.save(tmp_path, snapshot(1)))
         assert whole_step(tmp_path) == 2
         return tmp_path
 
@@ -60,7 +60,7 @@ class TestDamaged:
             for damaged in (whole[:place], whole[:place] + flipped + whole[place + 1 :]):
                 path.write_bytes(damaged)
                 # A bit of the manifest may change nothing: a space, the case of a digit.
-                assert whole_step(folder) == 1 or name == state.MANIFEST
+                assert whole_step(folder) == 1 or name == resume_state.MANIFEST
         path.unlink()
         assert whole_step(folder) == 1
         for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
@@ -72,7 +72,7 @@ class TestDamaged:
         for path in folder.glob("*/manifest.json"):
             path.write_text("{}")
         with pytest.raises(UserError, match="no saved state in"):
-            state.load_newest(folder)
+            resume_state.load_newest(folder)
 
     def test_training_goes_on_from_the_one_before_and_says_so(self, trial):
         trial.kill(30)
@@ -158,7 +158,7 @@ class TestFullDisk:
 
 def test_no_more_than_so_many_steps_are_ever_unsaved(tmp_path, monkeypatch):
     taken: list[int] = []
-    save = state.save
+    save = resume_state.save
 
     def slow(folder: Path, snapshot: Snapshot, good: Path | None) -> Path:
         time.sleep(0.05)
@@ -166,7 +166,7 @@ def test_no_more_than_so_many_steps_are_ever_unsaved(tmp_path, monkeypatch):
         taken.append(snapshot.progress.step)
         return done
 
-    monkeypatch.setattr(state, "save", slow)
+    monkeypatch.setattr(resume_state, "save", slow)
     saver = StateSaver(tmp_path, CheckpointOptions(every=5), print)
     for step in range(1, 30):
         due = saver.due(step)
@@ -182,13 +182,13 @@ def test_training_does_not_wait_for_a_slow_disk_if_seconds_decide(tmp_path, monk
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     done = threading.Event()
-    save = state.save
+    save = resume_state.save
 
     def slow(*values: Any) -> Path:
         assert done.wait(60)
         return save(*values)
 
-    monkeypatch.setattr(state, "save", slow)
+    monkeypatch.setattr(resume_state, "save", slow)
     said: list[str] = []
     saver = StateSaver(tmp_path, CheckpointOptions(every_s=60), said.append, patience=0)
     saver.save(snapshot(1))

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import command, train
+from crepe_dist import command_runner, train
 from crepe_dist.distributed.launch import detect
 from crepe_dist.errors import ExitCode
 
@@ -54,9 +54,9 @@ def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports NumPy."""
     from crepe_dist import files
     from crepe_dist.reports import run_page
-    from crepe_dist.runs import checkpoint, state
-    from crepe_dist.training import saving, scoring_pass
-    from crepe_dist.training.run import Run
+    from crepe_dist.runs import checkpoint, resume_state
+    from crepe_dist.training import eval_loop, state_saver
+    from crepe_dist.training.context import Run
 
     done = [0]  # steps
     opened = Run.opened
@@ -95,22 +95,22 @@ def arm(fault: Fault) -> None:
             dense_values(run)[:] = float("nan")
 
     Run.opened = opened_with_faults  # type: ignore[assignment, method-assign]
-    count = scoring_pass._count
+    count = eval_loop._count
 
     def counting(*arguments: Any) -> Any:
         for totals in count(*arguments):
             fault.signal("evaluate", done[0])
             yield totals
 
-    scoring_pass._count = counting  # type: ignore[assignment]
-    sync = state.sync
+    eval_loop._count = counting  # type: ignore[assignment]
+    sync = resume_state.sync
 
     def slow_sync(path: Path) -> None:
         fault.signal("save", done[0])  # between the files of a state
         sync(path)
 
-    state.sync = slow_sync
-    assert saving.state is state
+    resume_state.sync = slow_sync
+    assert state_saver.resume_state is resume_state
     write = checkpoint.write
 
     def writing(*arguments: Any) -> Path:
@@ -137,4 +137,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.argv[0] = "crepe_dist.train"
-    command.run(main, "interrupted; run the same command again to resume from the last saved state")
+    command_runner.run(main, "interrupted; run the same command again to resume from the last saved state")

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from crepe_dist.clusters import ray as on_ray
-from crepe_dist.distributed.control import Control, Stopped
+from crepe_dist.distributed.signals import Control, Stopped
+from crepe_dist.elastic import driver
+from crepe_dist.elastic.driver import Cluster, Driver, Lost, Place
+from crepe_dist.elastic.process import Process
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
-from crepe_dist.supervising import driver
-from crepe_dist.supervising.driver import Cluster, Driver, Lost, Place
-from crepe_dist.supervising.process import Process
 from crepe_dist.version import __version__
 from tests.chaos import harness
 

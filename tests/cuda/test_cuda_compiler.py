@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from crepe_dist import registry
+from crepe_dist import network_registry
 from crepe_dist.cuda import compiler
-from crepe_dist.cuda.network import PRECISIONS
-from crepe_dist.engines.cuda import shared_constants
+from crepe_dist.cuda.branch import PRECISIONS
+from crepe_dist.engines.cuda_engine import shared_constants
 from crepe_dist.errors import UserError
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.ngrams.config import NGramShape
 from tests.helpers import cuda_emulator
 
 
@@ -70,7 +70,7 @@ def test_nvrtc_compiles_all_kernels_for_all_architectures():
     ]
     for architecture in (70, 75, 80, 86, 89, 90, 100, 120):
         for shape in shapes:
-            part = registry.part(shape.kind, "cuda")
+            part = network_registry.part(shape.kind, "cuda")
             for precision in ("float32", "float16" if architecture < 80 else "bfloat16"):
                 numbers = {**shared_constants(), **part.constants(shape), "PRECISION": PRECISIONS.index(precision)}
                 image = compiler.compile_program(part.PROGRAM, numbers, f"sm_{architecture}")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from crepe_dist.cuda import driver, nccl
-from crepe_dist.distributed.world import World
-from crepe_dist.exchange import cuda
+from crepe_dist.distributed.process_group import World
+from crepe_dist.parallel import cuda_optimizer
 from tests.chaos.harness import slow
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
@@ -141,4 +141,4 @@ def test_what_nccl_cannot_sum_is_summed_by_the_hosts(other, why, monkeypatch):
     world = World()
     world.size = 2
     monkeypatch.setattr(world, "gather", lambda value, name: [value, other])
-    assert cuda._without_nccl(world, 0) == why
+    assert cuda_optimizer._without_nccl(world, 0) == why

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist.train
-from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.augmentation import corrupt, with_typos
+from crepe_dist.data.char_encoder import BLANK, Encoding
+from crepe_dist.data.counter_rng import mix
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.keyed_random import mix
 from crepe_dist.settings.config import parse
 from tests.conftest import QUICK, losses, records
 

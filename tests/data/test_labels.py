@@ -14,9 +14,9 @@ from crepe_dist.data.batch import pack
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
 from crepe_dist.errors import UserError
-from crepe_dist.model.objective import MOST_RATIO_OF_SEVERAL, Objective
+from crepe_dist.model.loss import MOST_RATIO_OF_SEVERAL, Objective
 from crepe_dist.native.library import runnable
-from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.networks.paper.config import PaperShape
 from tests.conftest import write_frame
 from tests.helpers import reference
 from tests.helpers.engines import initial, learnt, sized

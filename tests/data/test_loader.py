@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.batch import unpacked
+from crepe_dist.data.char_encoder import BLANK
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import DataLoader, balanced, epoch_order, most_documents, share, shares
 

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.process_group import World
 from crepe_dist.files import read_json
 from crepe_dist.model.backend import Backend
 from crepe_dist.native import library
 from crepe_dist.settings.options import ModelOptions, Precision
-from crepe_dist.training.engine_setup import common_kernels, common_precision
+from crepe_dist.training.model_setup import common_kernels, common_precision
 from tests.conftest import QUICK, command, needs_kernels, run
-from tests.distributed.test_world import script
+from tests.distributed.test_process_group import script
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from crepe_dist.distributed import device
 from crepe_dist.distributed.device import CPU, Device
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.process_group import World
 from crepe_dist.errors import UserError
 
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from crepe_dist.distributed import piecewise
+from crepe_dist.distributed import chunked_messages
+from crepe_dist.distributed.chunked_messages import PiecewiseWorld
 from crepe_dist.distributed.messages import HEAD_BYTES, Bytes
-from crepe_dist.distributed.piecewise import PiecewiseWorld
 from crepe_dist.errors import UserError
 
 SIZE = 3
@@ -46,7 +46,7 @@ def threads(work: Any) -> list[Any]:
 
 @pytest.mark.parametrize("most", [SIZE * (HEAD_BYTES + 1), 200, 1000, 1 << 30])
 def test_what_is_larger_than_a_collective_travels_in_pieces(monkeypatch, most):
-    monkeypatch.setattr(piecewise, "MOST_BYTES", most)
+    monkeypatch.setattr(chunked_messages, "MOST_BYTES", most)
     monkeypatch.setattr(Bounded, "sizes", [])
     worlds = threads(lambda rank: Bounded(rank, SIZE))
     lengths = [[5, 0, 300], [700, 10, 0], [0, 0, 3]]  # of each rank to each

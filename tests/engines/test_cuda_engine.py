@@ -13,13 +13,13 @@ from crepe_dist.cuda.gpu import Memory
 from crepe_dist.data.batch import Batch, pack
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.distributed.device import Device
-from crepe_dist.distributed.world import World
+from crepe_dist.distributed.process_group import World
 from crepe_dist.engines.engine import open_engine
-from crepe_dist.exchange.cuda import CudaExchange
 from crepe_dist.model.backend import OLDEST_WITH_BFLOAT16, Backend
-from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.model.loss import PLAIN, Objective
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.parallel.cuda_optimizer import CudaExchange
 from crepe_dist.settings.options import OptimizerOptions
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels

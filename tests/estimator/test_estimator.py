@@ -27,12 +27,12 @@ from sklearn.utils.validation import validate_data
 
 import crepe_dist.train
 from crepe_dist import CrepeClassifier
+from crepe_dist.elastic.training_subprocess import nested
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
 from crepe_dist.model.calibration import Calibration
-from crepe_dist.predicting.inputs import InvalidInput
+from crepe_dist.predicting.input_reader import InvalidInput
 from crepe_dist.settings.config import parse
-from crepe_dist.supervising.training_process import nested
 
 SMALL = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16, "model.blocks": 1}
 TEXTS = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(100)]

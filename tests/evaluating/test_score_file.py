@@ -21,11 +21,11 @@ import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
+from crepe_dist.evaluating.drift_statistics import compared
 from crepe_dist.evaluating.rows import rows_of
 from crepe_dist.evaluating.scoring import scores_of
-from crepe_dist.evaluating.shares import compared
+from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
-from crepe_dist.exporting.small_model import compress_to
 from crepe_dist.settings import config
 from tests.conftest import QUICK, command, readable, run, write_frame, write_rows
 

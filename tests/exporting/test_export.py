@@ -16,18 +16,18 @@ import onnxruntime
 import pytest
 
 import crepe_dist
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist.data.char_encoder import BLANK, Encoding
 from crepe_dist.data.characters import frequent_alphabet
-from crepe_dist.data.composition import Composition
+from crepe_dist.data.text_preprocessing import Composition
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_file
 from crepe_dist.exporting.exporter import export, synthetic_texts
+from crepe_dist.model.network_config import Shape
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.model.shape import Shape
-from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.config import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
-from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.runs import checkpoint
 from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial

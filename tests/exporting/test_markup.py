@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data.composition import Composition
 from crepe_dist.data.markup import without_tags
+from crepe_dist.data.text_preprocessing import Composition
 from crepe_dist.exporting import web_page
 from crepe_dist.exporting.exporter import export
 from crepe_dist.files import read_json, write_json

@@ -9,22 +9,23 @@ from typing import Any, cast
 
 import numpy as np
 
-from crepe_dist import registry
-from crepe_dist.data.alphabet import BLANK, Encoding
+from crepe_dist import network_registry
 from crepe_dist.data.batch import Batch, pack
-from crepe_dist.distributed.world import World
-from crepe_dist.engines.cuda import CudaEngine
+from crepe_dist.data.char_encoder import BLANK, Encoding
+from crepe_dist.distributed.process_group import World
+from crepe_dist.engines.cpu_engine import NativeEngine
+from crepe_dist.engines.cuda_engine import CudaEngine
 from crepe_dist.engines.engine import Engine, open_engine
-from crepe_dist.engines.native import NativeEngine
-from crepe_dist.exchange.exchange import Exchange, Outcome
-from crepe_dist.exchange.quanta import Parameter, Quanta
 from crepe_dist.model.backend import Backend
-from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.loss import PLAIN, Objective
+from crepe_dist.model.network_config import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.optim.fixed_point import Quanta
+from crepe_dist.optim.parameter import Parameter
+from crepe_dist.parallel.distributed_optimizer import Exchange, Outcome
 from crepe_dist.settings.options import SHORTEST, ModelOptions, OptimizerOptions
 
 SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embeddings": 1 << 14}, "paper": {"size": "tiny"}}
@@ -32,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embeddings": 
 
 def small_shape(kind: str) -> Shape:
     """Return the shape of a network whose training step takes well under a second."""
-    shape: Shape = registry.shape(kind).for_data(
+    shape: Shape = network_registry.shape(kind).for_data(
         ModelOptions(network=kind, **SMALL[kind]), Encoding(feature_len=SHORTEST), 4, 1000
     )
     return shape
@@ -63,7 +64,7 @@ class Network:
 
 def initial(shape: Shape, seed: int = 0) -> Network:
     """A network with initial parameters."""
-    made = registry.part(shape.kind, "initial").parameters(shape, seed)
+    made = network_registry.part(shape.kind, "init").parameters(shape, seed)
     return Network(shape, made)
 
 
@@ -128,8 +129,8 @@ def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tup
         return loss, floating(quanta)
     if isinstance(engine, CudaEngine):
         return on_gpu(engine, batch)
-    from crepe_dist.engines.gluon import GluonEngine
-    from crepe_dist.mxnet_internals import structural_parameters
+    from crepe_dist.distributed.mxnet_internals import structural_parameters
+    from crepe_dist.engines.gluon_engine import GluonEngine
 
     assert isinstance(engine, GluonEngine)
     loss = engine.forward_backward(batch).asscalar()

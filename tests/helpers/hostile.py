@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.files import identity as identity_of
 from crepe_dist.files import sha256
-from crepe_dist.records import write_sealed
-from crepe_dist.runs.state import FILES, FORMAT, Progress
+from crepe_dist.runs.resume_state import FILES, FORMAT, Progress
+from crepe_dist.sealed_json import write_sealed
 
 DEEP = "[" * 100_000
 ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"
@@ -188,7 +188,7 @@ def state(
 
 def without_count(folder: Path) -> None:
     """A state that fits the network, but for its optimizer."""
-    from crepe_dist.networks.paper.shape import PaperShape
+    from crepe_dist.networks.paper.config import PaperShape
     from tests.helpers.engines import initial
 
     save_file(initial(PaperShape(69, 123, 3, 128, 512)).values, str(folder / "parameters.safetensors"))

@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import Batch, pack
+from crepe_dist.data.char_encoder import BLANK, Encoding
 from crepe_dist.data.targets import SEVERAL, SOFT
-from crepe_dist.distributed.world import World
-from crepe_dist.model import compressed, parameters
+from crepe_dist.distributed.process_group import World
+from crepe_dist.model import quantization, weights_io
 from crepe_dist.model.backend import Backend
 from crepe_dist.model.inference import KernelInference
-from crepe_dist.model.objective import Objective
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.loss import Objective
+from crepe_dist.model.network_config import Shape
 from crepe_dist.native import library
-from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.networks.ngrams.initial import _count
-from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.networks.ngrams.init import _count
+from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.settings.options import OptimizerOptions
 from tests.helpers.engines import TrainingStep, gradients, initial
 
@@ -115,8 +115,8 @@ class Case:
     def infer(self, arrays: dict[str, Any], batch: Batch) -> None:
         codes = np.ascontiguousarray(batch.packed[: batch.documents, : self.shape.feature_len])
         if all(np.isfinite(array).all() for array in arrays.values()):
-            packed = compressed.opened(parameters.stored(arrays, type(self.shape)))
-            for given in (arrays, parameters.checked(packed, self.shape)):
+            packed = quantization.opened(weights_io.stored(arrays, type(self.shape)))
+            for given in (arrays, weights_io.checked(packed, self.shape)):
                 KernelInference(self.shape, given, self.backend).logits(codes)
         if isinstance(self.shape, NGramShape):
             look_up(codes, self.shape)

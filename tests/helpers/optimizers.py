@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.exchange.quanta import Parameter
+from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.batch import Batch, unpacked
-from crepe_dist.data.keyed_random import GOLDEN, scramble
+from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.counter_rng import GOLDEN, scramble
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.model.objective import PLAIN, Objective
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.loss import PLAIN, Objective
+from crepe_dist.model.network_config import Shape
 from crepe_dist.native.constants import (
     FEATURE_STREAM,
     GROUPS,
@@ -25,11 +25,11 @@ from crepe_dist.native.constants import (
     ROOT_SCALE,
     SUM_SCALE,
 )
-from crepe_dist.networks.crepe import shape as crepe
-from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe import config as crepe
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
+from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
 
 Floats = npt.NDArray[np.float64]
 Back = Callable[[Floats], Floats]  # from the gradient of a layer's output to that of its input

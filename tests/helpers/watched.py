@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import cli, registry
-from crepe_dist import command as commands
+from crepe_dist import cli, network_registry
+from crepe_dist import command_runner as commands
 from crepe_dist.distributed.launch import import_mxnet
 
 FORBIDDEN = {
@@ -105,9 +105,9 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
 
 def main() -> None:
     import_mxnet()
-    importlib.import_module("crepe_dist.engines.native")  # a run imports it with its first network
-    for kind in registry.NETWORKS:
-        registry.shape(kind)  # a dataclass compiles its methods
+    importlib.import_module("crepe_dist.engines.cpu_engine")  # a run imports it with its first network
+    for kind in network_registry.NETWORKS:
+        network_registry.shape(kind)  # a dataclass compiles its methods
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     watch = Watch()
     for case in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):

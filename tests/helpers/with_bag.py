@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from crepe_dist.registry import NETWORKS
+from crepe_dist.network_registry import NETWORKS
 
 NETWORKS["bag"] = "tests.helpers.bag"
 
 if __name__ == "__main__":
-    from crepe_dist import command
+    from crepe_dist import command_runner
     from tests.chaos import worker
 
     sys.argv[0] = "crepe_dist.train"
-    command.run(worker.main)
+    command_runner.run(worker.main)

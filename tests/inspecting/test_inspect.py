@@ -12,21 +12,21 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.data.composition import UNIT
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.text_preprocessing import UNIT
+from crepe_dist.elastic.training_subprocess import train
 from crepe_dist.errors import UserError
 from crepe_dist.files import ANSWERED, original, write_csv
 from crepe_dist.inspecting import out_of_fold
+from crepe_dist.inspecting.candidate_pool import Pool, facilities
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import label_errors
-from crepe_dist.inspecting.pool import Pool, facilities
-from crepe_dist.predicting.inputs import columns_of, open_inputs
-from crepe_dist.preparing.frames import text_column
+from crepe_dist.predicting.input_reader import columns_of, open_inputs
+from crepe_dist.preparing.dataframe_source import text_column
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
-from crepe_dist.supervising.training_process import train
+from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import TRIGRAMS, write_rows
 
 NAMES = ("one", "two", "<three>")

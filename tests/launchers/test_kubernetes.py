@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from crepe_dist.commands.serve import Serve
 from crepe_dist.errors import ExitCode
-from crepe_dist.serve import Serve
 from crepe_dist.serving import open_inference
 from crepe_dist.settings.config import parse_all
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 MEET = """
 import json, os, sys
 from crepe_dist import command
-from crepe_dist.distributed.join import join
+from crepe_dist.distributed.init_process_group import join
 def main():
     with join() as world:
         place = [world.rank, world.size, world.local_rank, world.local_size]

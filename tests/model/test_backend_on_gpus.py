@@ -8,20 +8,21 @@ from typing import Any, cast
 
 import pytest
 
-from crepe_dist import registry, verify
+from crepe_dist import network_registry
+from crepe_dist.commands import verify
 from crepe_dist.cuda import compiler, driver
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.distributed.device import Device
 from crepe_dist.errors import UserError
 from crepe_dist.model import backend
 from crepe_dist.model.backend import Backend, choose_backend, choose_for_inference
-from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.config import CrepeShape
 from crepe_dist.reports import findings
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import small_shape
 
 CREPE, PAPER = small_shape("crepe"), small_shape("paper")
-NGRAMS = registry.shape("ngrams").for_data(
+NGRAMS = network_registry.shape("ngrams").for_data(
     ModelOptions(network="ngrams", buckets=4096), Encoding(feature_len=123), 4, 1000
 )
 WIDE = replace(cast(CrepeShape, CREPE), width=129)

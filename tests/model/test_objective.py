@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.model.objective import Objective, balanced
+from crepe_dist.model.loss import Objective, balanced
 
 COUNTS = np.array([50, 30, 20])
 

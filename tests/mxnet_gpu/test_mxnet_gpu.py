@@ -13,7 +13,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.cuda import driver
-from crepe_dist.distributed import cuda
+from crepe_dist.distributed import mxnet_cuda
 from tests.conftest import PAPER, QUICK, command, losses, readable, run, train
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
@@ -38,11 +38,11 @@ def site(tmp_path):
     """What `--group cu112` installs as far as ``cuda`` looks at it, and a GPU, for the processes of a test."""
     cuda_emulator.only_stand_ins("MXNet")
     folder = tmp_path / "packages"
-    for package in (cuda.FLAVOUR, *(package for package, _ in cuda.LIBRARIES.values())):
+    for package in (mxnet_cuda.FLAVOUR, *(package for package, _ in mxnet_cuda.LIBRARIES.values())):
         facts = folder / f"{package.replace('-', '_')}-1.9.1.dist-info"
         facts.mkdir(parents=True)
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.9.1\n")
-    for name, (_, part) in cuda.LIBRARIES.items():
+    for name, (_, part) in mxnet_cuda.LIBRARIES.items():
         path = folder / "nvidia" / part / "lib" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         # Compiled from standard input, so that nothing but the library is left.
@@ -57,13 +57,13 @@ def gpus(request) -> None:
     """The machine's own if MXNet's GPU flavour is installed and asked for; else the stand-ins."""
     if not cuda_emulator.is_real():
         request.getfixturevalue("site")
-    elif not cuda.is_installed():
+    elif not mxnet_cuda.is_installed():
         pytest.skip("needs MXNet's GPU flavour: uv sync --group cu112")
 
 
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(site, tmp_path):
     loads = [sys.executable, "-c", LOADED]
-    wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in cuda.LIBRARIES.items()]
+    wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in mxnet_cuda.LIBRARIES.items()]
     found = [Path(os.environ["LD_LIBRARY_PATH"], driver.LIBRARY), *wanted]
     assert run(loads, tmp_path).splitlines() == ["0", *sorted(map(str, found))]
     with cuda_emulator.for_processes():

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.data.alphabet import BLANK, Encoding
 from crepe_dist.data.batch import pack
-from crepe_dist.distributed.world import World
+from crepe_dist.data.char_encoder import BLANK, Encoding
+from crepe_dist.distributed.process_group import World
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
-from crepe_dist.model.part_weight import WEIGHTS, combined
+from crepe_dist.model import weights_io
+from crepe_dist.model.branch_weight import WEIGHTS, combined
 from crepe_dist.native import library
-from crepe_dist.networks.crepe import shape as crepe
-from crepe_dist.networks.crepe.initial import CONVOLUTIONS_RATE, TABLE_RATE
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.crepe import config as crepe
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.crepe.init import CONVOLUTIONS_RATE, TABLE_RATE
+from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 from tests.helpers import reference
 from tests.helpers.engines import TrainingStep, answers, assert_near, learnt, sized, some_batch, some_codes, varied
@@ -59,13 +59,13 @@ class TestShape:
     )
     def test_a_shape_is_known_from_the_parameters_and_the_description(self, shape, wrong):
         arrays, about = varied(shape).values, shape.settings()
-        assert parameters.shape_of(arrays, 69, 61, about) == shape
+        assert weights_io.shape_of(arrays, 69, 61, about) == shape
         assert shape.parameters == sum(array.size for array in arrays.values())
         with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
-            parameters.shape_of(arrays, 69, 61, {**about, **wrong})
+            weights_io.shape_of(arrays, 69, 61, {**about, **wrong})
         name, _ = arrays.popitem()
         with pytest.raises(UserError, match=f"{name} is missing"):
-            parameters.shape_of(arrays, 69, 61, about)
+            weights_io.shape_of(arrays, 69, 61, about)
 
     @pytest.mark.parametrize("wrong", [{"blocks": 0}, {"longest": "6"}, {"dropout": 1}])
     def test_a_description_of_no_such_network_is_refused(self, wrong):

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crepe_dist.model.shape import Shape
+from crepe_dist.model.network_config import Shape
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks.crepe.shape import CrepeShape
-from crepe_dist.networks.ngrams.shape import NGramShape
-from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.paper.config import PaperShape
 from tests.helpers import reference
 from tests.helpers.engines import answers, assert_near, learnt, sized, some_batch, varied
 

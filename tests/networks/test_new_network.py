@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import crepe_dist
-from crepe_dist import registry
+from crepe_dist import network_registry
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import exporter
 from crepe_dist.runs import checkpoint
@@ -45,7 +45,7 @@ def trained(data, tmp_path_factory, one_thread):
 
 @pytest.fixture
 def registered(monkeypatch):
-    monkeypatch.setitem(registry.NETWORKS, "bag", "tests.helpers.bag")
+    monkeypatch.setitem(network_registry.NETWORKS, "bag", "tests.helpers.bag")
 
 
 def test_it_resumes_to_the_same_bits(data, trained, tmp_path, registered):

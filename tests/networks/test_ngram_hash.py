@@ -15,8 +15,8 @@ import pytest
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
+from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of, word_keys
-from crepe_dist.networks.ngrams.shape import NGramShape
 from tests.exporting.test_export import session_of
 from tests.helpers import torch_stand_in
 

@@ -9,9 +9,9 @@ from crepe_dist.distributed.device import CPU
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.native import library
-from crepe_dist.networks.ngrams import initial as ngrams
+from crepe_dist.networks.ngrams import init as ngrams
+from crepe_dist.networks.ngrams.config import NGramShape, buckets_for
 from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.networks.ngrams.shape import NGramShape, buckets_for
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import some_codes
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from workloads import notebook_network
 
-from crepe_dist.data.alphabet import ALPHABET, BLANK, Encoding
 from crepe_dist.data.batch import pack
+from crepe_dist.data.char_encoder import ALPHABET, BLANK, Encoding
 from crepe_dist.errors import UserError
-from crepe_dist.model import parameters
+from crepe_dist.model import weights_io
+from crepe_dist.networks.paper.config import SIZES, PaperShape, lengths
 from crepe_dist.networks.paper.gluon import Paper
-from crepe_dist.networks.paper.shape import SIZES, PaperShape, lengths
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import initial
 
@@ -111,8 +111,8 @@ class TestNotebookFiles:
             notebook.save_parameters(str(path))
         else:
             notebook.collect_params().save(str(path))
-        arrays = parameters.load(path)
-        shape = parameters.shape_of(arrays, 69, 150)
+        arrays = weights_io.load(path)
+        shape = weights_io.shape_of(arrays, 69, 150)
         assert shape == PaperShape(69, 150, 7, 8, 16)
         engine = opened(shape)
         engine.set_values(arrays)
@@ -122,11 +122,11 @@ class TestNotebookFiles:
 
     def test_other_lengths_and_alphabets_are_refused(self, notebook, tmp_path):
         notebook.save_parameters(str(tmp_path / "n.params"))
-        arrays = parameters.load(tmp_path / "n.params")
+        arrays = weights_io.load(tmp_path / "n.params")
         with pytest.raises(UserError, match="do not fit documents of 1014"):
-            parameters.shape_of(arrays, 69, 1014)
+            weights_io.shape_of(arrays, 69, 1014)
         with pytest.raises(UserError, match="the encoding has 95"):
-            parameters.shape_of(arrays, 95, 150)
+            weights_io.shape_of(arrays, 95, 150)
 
 
 class TestSettingValues:

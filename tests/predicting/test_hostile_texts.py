@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.composition import UNIT, VALUES, Composition, stored
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.text_preprocessing import UNIT, VALUES, Composition, stored
 from crepe_dist.exporting import crepe_runtime, exporter
-from crepe_dist.predicting.frames import predict_frame
-from crepe_dist.predicting.inputs import TextFlags
+from crepe_dist.predicting.dataframe import predict_frame
+from crepe_dist.predicting.input_reader import TextFlags
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.prediction import UNKNOWN
 from crepe_dist.predicting.predictor import Predictor

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from crepe_dist.data.alphabet import Encoding
-from crepe_dist.predicting.answers import explained
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.predicting.occlusion import Explanation, occlude
+from crepe_dist.predicting.output_formats import explained
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import explanation as report
 

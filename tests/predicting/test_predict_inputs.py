@@ -14,8 +14,8 @@ import pytest
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.answers import answers, json_record
-from crepe_dist.predicting.inputs import Input, open_inputs
+from crepe_dist.predicting.input_reader import Input, open_inputs
+from crepe_dist.predicting.output_formats import answers, json_record
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.predicting import answers, arrow_file, resumable
-from crepe_dist.predicting.inputs import Input
+from crepe_dist.predicting import arrow_file, output_formats, resumable
+from crepe_dist.predicting.input_reader import Input
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing.formats import lines
 from tests.conftest import write_csv
@@ -299,12 +299,12 @@ def test_a_file_that_changes_under_way_is_not_mixed_with_its_answers(quick_run, 
 @pytest.mark.parametrize("block", [1, 64, 1 << 23])
 def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
     texts = ["\ufeffa", 'a "quoted"\n\n"word\0', "", "\r\n", '"', "x" * 200, "last\n"] * 3
-    formatter = answers.answers("parquet", 1, 2, columns=("text",))
+    formatter = output_formats.answers("parquet", 1, 2, columns=("text",))
     prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
     lines = formatter.lines([(Input(1, text, "", (text,)), prediction) for text in texts])
     (tmp_path / "a").write_bytes("".join(f"{line}\n" for line in lines).encode())
     monkeypatch.setattr(arrow_file, "BLOCK", block)
-    arrow_file.converter(None, ("text",), answers.answer_types(1, False))(tmp_path / "a", tmp_path / "b")
+    arrow_file.converter(None, ("text",), output_formats.answer_types(1, False))(tmp_path / "a", tmp_path / "b")
     assert pq.read_table(tmp_path / "b").column("text").to_pylist() == texts
 
 

@@ -11,7 +11,7 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.opening import open_source
+from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.sources import Reading, find_sources
 from tests.conftest import write_frame
 

@@ -21,18 +21,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.auto_encoding import Fit
+from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.formats import MAX_RECORD, lines, tables
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.opening import open_source
-from crepe_dist.preparing.pool import ignored, pool
+from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.reading import read as collect
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, Source, find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.preparing.spool import Texts
+from crepe_dist.preparing.worker_pool import ignored, pool
 from tests.conftest import write_frame
 from tests.helpers.hostile import workbook
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.networks.paper.shape import PaperShape
+from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.runs import checkpoint
 from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial

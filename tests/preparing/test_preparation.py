@@ -15,17 +15,17 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data import arrays
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.characters import MAX_CHARACTERS
-from crepe_dist.data.composition import Composition
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import epoch_order
+from crepe_dist.data.text_preprocessing import Composition
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.auto_encoding import Fit
+from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
 from tests.chaos.harness import wait_for
 from tests.chaos.test_supervised import descendants
@@ -95,8 +95,8 @@ class TestProcesses:
 
     def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
         """Whoever counts, in however many pieces; and only what is trained on counts."""
-        monkeypatch.setattr("crepe_dist.preparing.auto_encoding.PIECE", 100)
-        monkeypatch.setattr("crepe_dist.preparing.auto_encoding.PIECE_BYTES", 1000)
+        monkeypatch.setattr("crepe_dist.preparing.fit_encoder.PIECE", 100)
+        monkeypatch.setattr("crepe_dist.preparing.fit_encoder.PIECE_BYTES", 1000)
         (tmp_path / "in").mkdir()
         for name, rows, letters in (("train", 3000, "αβγΔέ"), ("test", 200, "жщы")):
             lines = (f"{n % 2},{letters * (1 + n % 5)} {chr(0x4E00 + n % 700) * 40}\n" for n in range(rows))

@@ -12,7 +12,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.inputs import texts_of
+from crepe_dist.predicting.input_reader import texts_of
 from crepe_dist.preparing.formats.columns import Wanted
 from tests.conftest import write_frame
 

@@ -10,8 +10,8 @@ import pytest
 from crepe_dist.data.dataset import QUARANTINE
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from tests.preparing.test_preparation import ENCODING, prepared
 
 FLAWS = {

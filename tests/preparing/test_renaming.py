@@ -14,8 +14,8 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_labelled
+from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import write_rows
 
 LABELS = ["ACCOUNT", "account", "Billling", "Billing", "a=b"]

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.alphabet import Encoding
 from crepe_dist.data.arrays import hashes
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.auto_encoding import Fit
+from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.labelling import Labelling
+from crepe_dist.preparing.label_parsing import Labelling
 from crepe_dist.preparing.preparation import PrepareOptions, prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import write_frame, write_rows
 
 ENCODING = Encoding(feature_len=40)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import crepe_dist
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.preparing.reading import MAX_CLASSES, MOJIBAKE
 from crepe_dist.preparing.similar_names import similar_names
 from crepe_dist.reports.findings import basic_limits

@@ -14,8 +14,8 @@ import pytest
 from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.distributed.device import CPU
 from crepe_dist.engines.engine import open_engine
-from crepe_dist.exchange.quanta import Parameter
 from crepe_dist.model.backend import choose_backend
+from crepe_dist.optim.parameter import Parameter
 from crepe_dist.predicting.predictor import load
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions

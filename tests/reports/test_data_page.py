@@ -9,8 +9,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from crepe_dist import wording
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist import formatting
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.reports.data_page import page, show
 
 HOSTILE = [
@@ -240,7 +240,7 @@ def test_a_page_runs_nothing_and_fetches_nothing(what):
 def test_a_page_shows_hostile_texts_as_they_are():
     text = Page(page(hostile())).text
     for shown in HOSTILE[:-2]:
-        assert " ".join(wording.excerpt(shown).split()) in text
+        assert " ".join(formatting.excerpt(shown).split()) in text
     assert "\\u3000 U+3000 IDEOGRAPHIC SPACE" in text
     assert "x" * 1001 not in text.replace("x" * 5000, "", 1)  # once in the command, which is never cut
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist import compare
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.commands import compare
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.formatting import percent
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.records import write_sealed
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page, findings, run_figures, run_page, score_tables
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
@@ -28,9 +28,9 @@ from crepe_dist.runs.metrics import MOST_POINTS, History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
+from crepe_dist.sealed_json import write_sealed
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
-from crepe_dist.wording import percent
 from tests.conftest import FEATURE_LEN, QUICK, write_rows
 from tests.helpers.browsing import chromium, needs_browser
 from tests.reports.test_data_page import HOSTILE, Page, checked, summary

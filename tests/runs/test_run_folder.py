@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from crepe_dist.distributed.control import SUPERVISED_AS
+from crepe_dist.distributed.signals import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import atomic_text
 from crepe_dist.runs import run_folder

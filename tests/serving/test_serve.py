@@ -22,22 +22,22 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.commands.drift import Drift
+from crepe_dist.commands.serve import Serve
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.distributed.launch import Launch
-from crepe_dist.drift import Drift
 from crepe_dist.errors import UserError
+from crepe_dist.formatting import percent
 from crepe_dist.model.backend import Backend
-from crepe_dist.predicting.answers import explained, json_record
 from crepe_dist.predicting.occlusion import Explanation, Word
+from crepe_dist.predicting.output_formats import explained, json_record
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.reports import explanation as explanations
-from crepe_dist.serve import Serve
 from crepe_dist.serving import batching
 from crepe_dist.serving.app import Metrics, create_app
 from crepe_dist.serving.batching import Batcher
 from crepe_dist.settings.options import ServiceOptions
-from crepe_dist.wording import percent
 from tests.conftest import FEATURE_LEN, QUICK, command, train
 from tests.exporting.test_export import ENCODINGS, make
 from tests.helpers.browsing import SECONDS, Browsing, chromium, needs_browser

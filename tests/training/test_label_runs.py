@@ -15,8 +15,8 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
+from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
-from crepe_dist.exporting.small_model import compress_to
 from crepe_dist.model.calibration import HIGHEST, INTERVALS, PER_UNIT, intervals, of_labels, threshold_of
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import LabelScores, average_precision, choose_thresholds, decided

@@ -12,11 +12,11 @@ import pytest
 
 import crepe_dist
 from crepe_dist.files import sha256
-from crepe_dist.model import params_file
+from crepe_dist.model import mxnet_params
 from crepe_dist.runs import checkpoint
 from tests import conftest
 from tests.conftest import QUICK, needs_kernels
-from tests.training.test_unlabelled import table
+from tests.training.test_pseudo_labels import table
 
 SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=2", "--epochs=2"]
 
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 
 def test_the_table_is_another_and_the_rest_stays(folder):
     (path, about), (before, first) = (reported(folder / name) for name in ("run", "off"))
-    arrays, others = params_file.read(path), params_file.read(before)
+    arrays, others = mxnet_params.read(path), mxnet_params.read(before)
     differing = {name for name in others if not np.array_equal(arrays[name], others[name])}
     assert differing
     assert all(name.startswith("ngrams.") for name in differing)

@@ -15,17 +15,17 @@ import yaml
 
 import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.control import SUPERVISED_AS
+from crepe_dist.distributed.signals import SUPERVISED_AS
 from crepe_dist.errors import UserError
-from crepe_dist.records import write_sealed
-from crepe_dist.runs import checkpoint, state
+from crepe_dist.runs import checkpoint, resume_state
+from crepe_dist.runs.resume_state import Progress
 from crepe_dist.runs.run_folder import RunFolder, choose
-from crepe_dist.runs.state import Progress
+from crepe_dist.sealed_json import write_sealed
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
-from crepe_dist.training import run
-from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
-from crepe_dist.training.run import learning_rates, rate_at
+from crepe_dist.training import context
+from crepe_dist.training.context import learning_rates, rate_at
+from crepe_dist.training.model_setup import chosen_shape, initial_parameters
 from tests import conftest
 from tests.chaos import harness
 from tests.conftest import NGRAMS, PAPER, QUICK, losses, readable, records
@@ -134,8 +134,8 @@ class TestRunFolder:
         for state_before in older:
             shutil.rmtree(state_before)
         assert {path.stat().st_mode for path in newest.iterdir()} == {(run_dir / "run.json").stat().st_mode}
-        manifest = newest / state.MANIFEST
-        write_sealed(manifest, state.FORMAT, {**json.loads(manifest.read_text()), "version": "0.0.1"})
+        manifest = newest / resume_state.MANIFEST
+        write_sealed(manifest, resume_state.FORMAT, {**json.loads(manifest.read_text()), "version": "0.0.1"})
         (best,) = (run_dir / "checkpoints").glob("crepe_epoch_1_*.params")
         kept = best.rename(run_dir / "kept")
         assert f"the checkpoint {best} is gone" in complaint("train", *flags, cwd=data.parent)
@@ -251,8 +251,8 @@ def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_p
 
 
 def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "Metrics", lambda *_, **__: None)
-    monkeypatch.setattr(run.EpochChoice, "of", lambda *_: None)
+    monkeypatch.setattr(context, "Metrics", lambda *_, **__: None)
+    monkeypatch.setattr(context.EpochChoice, "of", lambda *_: None)
     given: list[int] = []
     engine = SimpleNamespace(group_size=8, open_exchange=lambda world, options, documents: given.append(documents))
     display = SimpleNamespace(say=print)
@@ -260,5 +260,5 @@ def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monk
         world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, on_root=lambda *_: None)
         session: Any = SimpleNamespace(world=world, display=display)
         network: Any = (engine, None)
-        run.Run.opened(parse(["--data", "x", "--batch-size=50"]), None, network, RunFolder(tmp_path), session)  # type: ignore[arg-type]
+        context.Run.opened(parse(["--data", "x", "--batch-size=50"]), None, network, RunFolder(tmp_path), session)  # type: ignore[arg-type]
     assert given == [24, 24, 24]

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data.alphabet import Encoding
+from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.model import parameters
-from crepe_dist.model.compressed import Packed
+from crepe_dist.model import weights_io
+from crepe_dist.model.quantization import Packed
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.selection import SplitOptions
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
-from crepe_dist.training.engine_setup import chosen_shape, initial_parameters
-from crepe_dist.training.notes import leaked_rows
+from crepe_dist.training.model_setup import chosen_shape, initial_parameters
+from crepe_dist.training.startup_messages import leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, train, write_csv
 from tests.helpers.engines import Network
 
@@ -90,9 +90,9 @@ def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
     return build_network(options, dataset, start), start.summary
 
 
-def given_arrays(given: str) -> parameters.Arrays:
+def given_arrays(given: str) -> weights_io.Arrays:
     """The parameters of ``given``, which may have no description."""
-    arrays = parameters.load(checkpoint.find(given))
+    arrays = weights_io.load(checkpoint.find(given))
     return {name: array.checked().unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
 
 

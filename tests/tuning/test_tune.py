@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.elastic import training_subprocess
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import flag, parse, settings
-from crepe_dist.supervising import training_process
 from crepe_dist.tuning import search
 from crepe_dist.tuning.search import DONE, FAILED, KILLED, LATE, Search, attempt
 from tests.chaos import harness
@@ -168,18 +168,18 @@ def test_a_training_that_fails_says_why(data_with_validation, tmp_path):
 def test_a_killed_training_of_another_command_is_resumed_twice(monkeypatch, tmp_path, codes, ends):
     """verify and inspect train in a folder of their own, and would lose what was done."""
     left = list(codes)
-    (tmp_path / training_process.LOG).write_text("epoch 0")
+    (tmp_path / training_subprocess.LOG).write_text("epoch 0")
 
     @contextmanager
     def started(*_):
         yield SimpleNamespace(wait=lambda timeout: left.pop(0))
 
-    monkeypatch.setattr(training_process, "training", started)
+    monkeypatch.setattr(training_subprocess, "training", started)
     if ends is True:
-        assert training_process.train({}, tmp_path)
+        assert training_subprocess.train({}, tmp_path)
     else:
         with pytest.raises(UserError) as caught:
-            training_process.train({}, tmp_path)
+            training_subprocess.train({}, tmp_path)
         assert ends in caught.value.what
         assert caught.value.code == ExitCode.FAILURE
     assert left == []

@@ -1,6 +1,6 @@
 // Common to all kernels: numbers, reductions in a fixed order, dropout, and gradients in whole numbers.
 //
-// Constants in capitals that no file defines are options of the compilation: see engines/cuda.py and native/constants.py.
+// Constants in capitals that no file defines are options of the compilation: see engines/cuda_engine.py and native/constants.py.
 #pragma once
 
 using u8 = unsigned char;
@@ -69,7 +69,7 @@ struct Dropout {
     }
 };
 
-// ---- gradients in whole numbers, see exchange/quanta.py -----------------------------------------------------------
+// ---- gradients in whole numbers, see optim/fixed_point.py -----------------------------------------------------------
 
 // Adds a term, in quanta, to a gradient. Whole numbers add up to the same sum in any order.
 __device__ inline void add_term(i32* total, float quanta) {

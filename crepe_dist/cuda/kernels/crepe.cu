@@ -1,4 +1,4 @@
-// The Crepe network: the n-gram table, and the tower. native/tower.h is equivalent up to rounding, and describes it.
+// The Crepe network: the n-gram table, and the tower. native/conv_branch.h is equivalent up to rounding, and describes it.
 //
 // Activations are Number [documents][positions][WIDTH]: CHANNELS channels, and zeros up to a multiple of SIDE. A pool halves
 // the positions after each of the first POOLED_BLOCKS blocks. A document has a position for every `stride` symbols of its

@@ -25,7 +25,7 @@ struct Targets {
 };
 
 // Writes the loss of each document, and its gradient with respect to the logits times `scale`. The objective's
-// constants are those of model/objective.py. Of each
+// constants are those of model/loss.py. Of each
 // summand of the network, whose logits are [summands][documents][classes]. Blocks: (documents, summands).
 KERNEL(THREADS) losses(
     const float* logits, int classes, const u8* packed, int stride, int length, double smoothing, int pairs, int several,
@@ -70,9 +70,9 @@ KERNEL(THREADS) losses(
     if (threadIdx.x == 0) out[row] = of_document * float(log(total) - target);
 }
 
-// Writes this rank's row of the table [ranks][parameters + 4] that exchange/cuda.py describes, and zeros for the other
+// Writes this rank's row of the table [ranks][parameters + 4] that parallel/cuda_optimizer.py describes, and zeros for the other
 // ranks and for the squares [parameters][2] behind it: a bound of the sum of each parameter's terms, as `Quanta` of
-// native/whole.h computes it; the loss; and three numbers. largest: the size of the largest number of each document's term,
+// native/fixed_point.h computes it; the loss; and three numbers. largest: the size of the largest number of each document's term,
 // in quanta, as bits [parameters][documents], which become zero. losses: [summands][documents]. Blocks: parameters + 1.
 KERNEL(THREADS) write_row(
     u32* largest, int documents, double unit, const float* losses, int summands, double step, double of_all, double vote,

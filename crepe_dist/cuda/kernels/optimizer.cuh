@@ -5,7 +5,7 @@
 
 enum Rule { ADAM, SGD };
 
-// A parameter, as exchange/cuda.py describes it.
+// A parameter, as parallel/cuda_optimizer.py describes it.
 struct Trained {
     i64 count;
     float* values;
@@ -128,7 +128,7 @@ KERNEL(THREADS) add_squares(const Trained* parameters, const Piece* pieces, u64*
     }
 }
 
-// Rounds numbers to those that float16 holds, as `rounded_to_half` of native/table.h does.
+// Rounds numbers to those that float16 holds, as `rounded_to_half` of native/sharded_embedding.h does.
 KERNEL(THREADS) round_to_half(float* numbers, i64 count) {
     for (i64 i = thread_number(); i < count; i += all_threads()) {
         const u32 bits = __float_as_uint(numbers[i]), sign = bits & 0x80000000u, size = bits ^ sign;

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from crepe_dist.cuda.branch import NOT_DROPPING, Dropping, Part, Program, Sums, Texts, blocks
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.cuda.network import NOT_DROPPING, Dropping, Part, Program, Sums, Texts, blocks
 from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, TOWER_TAPS
-from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.config import CrepeShape
 from crepe_dist.networks.ngrams.cuda import Table
 
 PROGRAM = "crepe.cu"
@@ -28,7 +28,7 @@ def parts(shape: CrepeShape, program: Program, values: Mapping[str, Memory]) -> 
 
 
 class Tower:
-    """The tower on a GPU; see ``networks/crepe/shape.py``.
+    """The tower on a GPU; see ``networks/crepe/config.py``.
 
     Args:
         values: parameters by name.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from crepe_dist.networks.ngrams import kernels as ngrams
 
 if TYPE_CHECKING:
-    from crepe_dist.networks.crepe.shape import CrepeShape
+    from crepe_dist.networks.crepe.config import CrepeShape
 
 
 def sizes(shape: CrepeShape) -> npt.NDArray[np.int64]:

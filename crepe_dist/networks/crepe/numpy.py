@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import Arrays
+from crepe_dist.data.char_encoder import Codes
 from crepe_dist.model.inference import Floats, convolved, pooled, total
 from crepe_dist.native.constants import POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
-from crepe_dist.networks.crepe.shape import CrepeShape, look_up
+from crepe_dist.networks.crepe.config import CrepeShape, look_up
 from crepe_dist.networks.ngrams import numpy as ngrams
 
 

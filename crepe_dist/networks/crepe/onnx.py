@@ -8,7 +8,7 @@ from onnx import TensorProto
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native.constants import POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
-from crepe_dist.networks.crepe.shape import CrepeShape
+from crepe_dist.networks.crepe.config import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from crepe_dist.cuda.branch import THREADS, Dropping, Program, Sums, Texts
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.cuda.network import THREADS, Dropping, Program, Sums, Texts
 from crepe_dist.native.constants import GROUPS
-from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.ngrams.config import NGramShape
 
 PROGRAM = "ngrams.cu"
 FINDERS = 1024  # see kernels/ngrams.cu

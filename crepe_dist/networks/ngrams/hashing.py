@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.alphabet import BLANK, Codes
-from crepe_dist.data.keyed_random import scramble
+from crepe_dist.data.char_encoder import BLANK, Codes
+from crepe_dist.data.counter_rng import scramble
 from crepe_dist.native import library
 from crepe_dist.native.constants import GOLDEN, RADIX
 from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 
 if TYPE_CHECKING:
-    from crepe_dist.networks.ngrams.shape import NGramShape
+    from crepe_dist.networks.ngrams.config import NGramShape
 
 
 def edged(codes: Codes, alphabet_size: int) -> Codes:

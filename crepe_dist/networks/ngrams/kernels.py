@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from crepe_dist.networks.ngrams.shape import NGramShape
+    from crepe_dist.networks.ngrams.config import NGramShape
 
 
 def sizes(shape: NGramShape) -> npt.NDArray[np.int64]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import Arrays
+from crepe_dist.data.char_encoder import Codes
 from crepe_dist.model.inference import Floats
 from crepe_dist.native.constants import GROUPS, NGRAM_SCALE, ROOT_SCALE
+from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.networks.ngrams.shape import NGramShape
 
 
 def logits(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:

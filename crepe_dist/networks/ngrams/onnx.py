@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from crepe_dist.data.alphabet import BLANK
 from crepe_dist.data.arrays import Arrays
+from crepe_dist.data.char_encoder import BLANK
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native.constants import GOLDEN, NGRAM_SCALE, RADIX, ROOT_SCALE
-from crepe_dist.networks.ngrams.shape import NGramShape
+from crepe_dist.networks.ngrams.config import NGramShape
 
 ENDLESS = 1 << 31  # end of a slice that goes to the end
 EDGES = 66  # columns of texts beside their characters, at most: two edges, and padding to a multiple of a stride

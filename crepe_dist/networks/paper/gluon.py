@@ -7,7 +7,7 @@ from typing import Any
 from mxnet.gluon import nn
 
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.shape import CONVOLUTIONS, PaperShape, lengths
+from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperShape, lengths
 
 CHANNEL_BLOCK = 16  # oneDNN's fast kernels need input channels in multiples of it
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from crepe_dist.networks.paper.shape import PaperShape
+    from crepe_dist.networks.paper.config import PaperShape
 
 
 def sizes(shape: PaperShape) -> npt.NDArray[np.int64]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import Arrays
+from crepe_dist.data.char_encoder import Codes
 from crepe_dist.model.inference import Floats, convolved, pooled, total
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.shape import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
+from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
 
 
 def logits(shape: PaperShape, arrays: Arrays, codes: Codes) -> Floats:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from crepe_dist.data.composition import EMPTY, UNIT
+from crepe_dist.data.text_preprocessing import EMPTY, UNIT
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:

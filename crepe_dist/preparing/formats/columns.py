@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from crepe_dist.data.composition import SEPARATOR, join, number_of, with_values
+from crepe_dist.data.text_preprocessing import SEPARATOR, join, number_of, with_values
 from crepe_dist.errors import UserError
 from crepe_dist.files import GUARDED
 from crepe_dist.preparing.formats import Row
-from crepe_dist.preparing.labelling import cell_of
+from crepe_dist.preparing.label_parsing import cell_of
 
 LABELS = (
     "label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y",

@@ -23,7 +23,7 @@ from crepe_dist.preparing.formats import (
 )
 from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose
 from crepe_dist.preparing.formats.lines import Lines
-from crepe_dist.preparing.labelling import DECODER, MANY
+from crepe_dist.preparing.label_parsing import DECODER, MANY
 
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
 

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.data.composition import plain
+from crepe_dist.data.text_preprocessing import plain
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
     BLOCK,
@@ -33,7 +33,7 @@ from crepe_dist.preparing.formats import (
     excerpt,
     parse_each,
 )
-from crepe_dist.preparing.labelling import FASTTEXT, fasttext_cell
+from crepe_dist.preparing.label_parsing import FASTTEXT, fasttext_cell
 from crepe_dist.settings.flags import UTF_8
 
 GZIP = b"\x1f\x8b"

@@ -6,7 +6,7 @@ from typing import Any
 
 from mxnet.gluon import nn
 
-from tests.helpers.bag.shape import BagShape
+from tests.helpers.bag.config import BagShape
 
 
 class Bag(nn.HybridBlock):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from crepe_dist.data.alphabet import Codes
 from crepe_dist.data.arrays import Arrays
+from crepe_dist.data.char_encoder import Codes
 from crepe_dist.model.inference import Floats
-from tests.helpers.bag.shape import BagShape
+from tests.helpers.bag.config import BagShape
 
 
 def logits(shape: BagShape, arrays: Arrays, codes: Codes) -> Floats:

@@ -6,7 +6,7 @@ import numpy as np
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
-from tests.helpers.bag.shape import BagShape
+from tests.helpers.bag.config import BagShape
 
 
 def logits(graph: Graph, shape: BagShape, arrays: Arrays, codes: str) -> str:

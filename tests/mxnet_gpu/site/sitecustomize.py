@@ -25,13 +25,13 @@ class Changed(PathFinder):
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         spec = super().find_spec(name, path, target)
         if name == "mxnet" and spec is not None and spec.loader is not None:
-            from crepe_dist.distributed import cuda
+            from crepe_dist.distributed import mxnet_cuda
 
             load = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 load(module)
-                if cuda.is_installed():
+                if mxnet_cuda.is_installed():
                     change(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -1,0 +1,157 @@
+"""Training from Python in one call: ``crepe_dist.fit``."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from crepe_dist.commands.prepare import COMMAND_ONLY, Prepare, for_python, prepare
+from crepe_dist.data.dataset import MANIFEST, SAMPLE
+from crepe_dist.distributed.launch import detect
+from crepe_dist.elastic.training_subprocess import QUIET
+from crepe_dist.errors import UserError
+from crepe_dist.files import scratch
+from crepe_dist.formatting import counted, listed, number
+from crepe_dist.predicting.input_reader import check_column
+from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.reports.data_figures import LOSSES
+from crepe_dist.reports.data_page import overview
+from crepe_dist.reports.findings import warnings
+from crepe_dist.runs.run_record import open_run
+from crepe_dist.settings.config import combined, flag, settings
+from crepe_dist.settings.fields import near, settings_of
+from crepe_dist.train import train
+
+if TYPE_CHECKING:
+    from crepe_dist.commands.prepare import Table
+
+NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source"}
+OF_BOTH = "seed"
+SHORT = re.compile(r"(\[rank 0\] )?(epoch \d|test |note: |  (why|do): )")  # lines of ``verbose=1``
+
+
+def fit(
+    data: Table | str | Path | Sequence[str | Path],
+    label: str | None = None,
+    text: str | Sequence[str] | None = None,
+    *,
+    verbose: int = 2,
+    **options: Any,
+) -> Predictor:
+    """Train a classifier, and return it; also called ``crepe_dist.fit``.
+
+    A table or a file is prepared, and trained on, in a temporary folder, with the defaults of ``crepe prepare`` and
+    ``crepe train``: a fifth of the rows is the test split, unless ``test`` is given. A prepared folder is trained on as
+    by ``crepe train``, in a folder of ``runs/``: the same call resumes an unfinished run, and opens a finished one.
+
+    Args:
+        data: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, prepared folder, or
+            file or folder that ``crepe prepare`` reads.
+        label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
+        verbose: 0: print nothing; 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
+            data and the model; 2: also print all other lines of ``crepe train``.
+        options: arguments of ``prepare``, unless the data are prepared, such as ``labels="several"``; and settings of
+            ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed`` is
+            that of both. ``run_dir`` keeps the run and its report.
+
+    Raises:
+        UserError: an option does not exist or has an unusable value, or the data cannot be used.
+    """
+    check_column("label", label)
+    options = {**{name: value for name, value in (("label", label), ("text", text)) if value is not None}, **options}
+    path = Path(data) if isinstance(data, (str, Path)) else None
+    if path is not None and (str(path) == SAMPLE or (path / MANIFEST).is_file()):
+        config = combined({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
+        with _printing(verbose):
+            checkpoint = train(config).checkpoint
+        return load(checkpoint, device=config.device)
+    if detect().size > 1:
+        remedy = "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit"
+        raise UserError(f"{detect().size} processes cannot prepare the same data", remedy=remedy)
+    preparing, training = _divided(options, is_prepared=False)
+    with scratch() as folder:
+        prepared = folder / ((path and path.resolve().stem) or "frame")
+        summary = prepare(data, prepared, verbose=bool(verbose), **preparing)
+        is_kept = "run_dir" in training
+        usual = {} if is_kept else {"run_dir": str(folder / "run"), **QUIET}
+        try:
+            config = combined({**usual, **training, "data.source": str(prepared)})
+            if verbose:
+                print("\n".join(_described(summary)), flush=True)
+                _note(summary["warnings"])
+            with _printing(verbose, folder):
+                checkpoint = train(config).checkpoint
+            trained = load(checkpoint, device=config.device)
+            if verbose and not is_kept:
+                _note(warnings(open_run(folder / "run"), trained.classes))
+            return trained
+        except UserError as error:
+            raise for_python(error) from error.__cause__
+
+
+def _note(found: Sequence[Mapping[str, str]]) -> None:
+    """Print warnings about the data or the model."""
+    for warning in found:
+        note = for_python(UserError(warning["what"], warning["why"], warning["do"]))
+        print(note.described("note"), flush=True)
+
+
+def _described(summary: dict[str, Any]) -> Iterator[str]:
+    """Describe the rows that were prepared, and those that were dropped."""
+    yield f"prepared  {overview(summary)}"
+    counts = {
+        **summary["quarantine"]["reasons"],
+        **{name: summary["rows"][key] for key, name in LOSSES if key != "bad"},
+    }
+    if dropped := [f"{name} ({number(count)})" for name, count in counts.items() if count]:
+        yield f"dropped   {counted(summary['rows']['read'] - summary['rows']['kept'], 'row')}: {listed(dropped)}"
+
+
+@contextmanager
+def _printing(verbose: int, temporary: Path | None = None) -> Iterator[None]:
+    """Print as ``fit`` describes, and leave out lines that name a file of a temporary folder."""
+    if verbose > 1 and temporary is None:
+        yield
+        return
+    with redirect_stdout(_Lines(sys.stdout, verbose, str(temporary or ""))):
+        yield
+
+
+class _Lines(io.TextIOBase):
+    """Standard output that prints only some of the lines."""
+
+    def __init__(self, out: TextIO, verbose: int, temporary: str) -> None:
+        self._out, self._verbose, self._temporary, self._rest = out, verbose, temporary, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            is_ours = bool(self._temporary) and self._temporary in line
+            if not is_ours and (self._verbose > 1 or (self._verbose == 1 and SHORT.match(line))):
+                self._out.write(line + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+
+def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
+    known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(Prepare)}
+    dotted = {**{flag(name)[2:].replace("-", "_"): name for name in known}, **dict(zip(known, known))}
+    preparing, training = {}, {}
+    for name, value in options.items():
+        if name in NEVER or name not in {*dotted, *flags}:
+            remedy = near(name, {*dotted, *flags} - NEVER) or "docs/how-to/python.md lists the options"
+            raise UserError(f"fit has no option {name}{' for a prepared folder' * is_prepared}", remedy=remedy)
+        if name in flags:
+            preparing[name] = value
+        if name in dotted and (name not in flags or name == OF_BOTH):
+            plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+            training[dotted[name]] = str(plain) if isinstance(plain, Path) else plain
+    return preparing, training

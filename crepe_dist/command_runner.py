@@ -1,0 +1,97 @@
+"""Start and end of every command: signals before slow imports, exit codes, and crash reports."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Callable, NoReturn
+
+from crepe_dist.errors import SIGNALS, ExitCode, PeerGone, UserError, is_memory_error
+
+# Remedies for errors of files and folders.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+REMEDIES = {
+    **dict.fromkeys(DISK, "free some space, or change the permissions"),
+    **dict.fromkeys(NAMES, "choose another name"),
+    errno.EIO: "check the disk: dmesg names its errors",
+}
+
+
+def end_on_signals() -> None:
+    """End this process with a message and the code of a stopped command, until the command handles signals itself."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    os.write(2, f"stopped: {name}, before the command began\n".encode())
+    os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED)
+
+
+def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
+    """Run a command's ``main`` and exit with an ``ExitCode``; after Ctrl-C, print its message or ``interrupted``."""
+    # Not at the top: a process handles signals before these imports.
+    from crepe_dist import crash_report
+    from crepe_dist.distributed.signals import Stopped
+
+    code: int = ExitCode.ERROR
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode, or a lone surrogate
+    try:
+        warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+        main()
+        code = ExitCode.DONE
+    except UserError as error:
+        _say(str(error))
+        code = error.code
+    except Stopped as stopped:
+        # Some launchers signal the other processes when the first one ends; that must not change the exit code.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if not stopped.on_all_ranks:
+            _say(f"stopped: {stopped}")
+        code = stopped.code
+    except KeyboardInterrupt as error:
+        print(str(error) or interrupted, file=sys.stderr)
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has closed the pipe (`… | head`), which is not an error.
+        silence()
+        code = ExitCode.DONE
+    except PeerGone as error:
+        _say(
+            f"stopped because another process ended or did not answer ({error}); see its messages, if it has any. "
+            "The same command resumes"
+        )
+        code = ExitCode.PEER_GONE
+    except Exception as error:
+        if is_memory_error(error):
+            _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
+        elif isinstance(error, OSError) and error.errno in REMEDIES:
+            name = error.filename if isinstance(error.filename, str) else "a file"
+            _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), REMEDIES[error.errno])))
+        else:
+            code = ExitCode.FAILURE
+            _say(str(crash_report.unexpected(error)))
+    sys.exit(code)
+
+
+def _say(message: str) -> None:
+    from crepe_dist.distributed.launch import detect
+
+    launch = detect()
+    prefix = f"[rank {launch.rank}] " if launch.size > 1 else ""
+    print(f"{prefix}{message}", file=sys.stderr, flush=True)
+
+
+def silence() -> None:
+    """Redirect standard output to ``/dev/null``, so that flushing it at exit does not raise ``BrokenPipeError``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,109 @@
+"""Command that compares runs in one table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from crepe_dist import invocation
+from crepe_dist.errors import UserError
+from crepe_dist.formatting import duration, excerpt, percent
+from crepe_dist.reports.score_tables import interval, paired_half_width
+from crepe_dist.runs.run_record import RunRecord, open_run
+from crepe_dist.settings.fields import FILE, Many, setting
+from crepe_dist.settings.flags import Command
+
+UNKNOWN = "–"
+MAX_VALUE_CHARS = 40
+
+
+@dataclass
+class Compare(Command):
+    """Compare the scores and settings of runs, with 95 % intervals. The first run is the baseline."""
+
+    usage = """
+        crepe compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
+        crepe compare runs/reviews-*
+        """
+
+    folders: tuple[Path, ...] = setting((), "folders of runs", Many(FILE), positional="+")
+
+    def run(self) -> None:
+        if len(self.folders) < 2:
+            raise UserError("one run cannot be compared", remedy="name at least two runs")
+        show([open_run(path) for path in self.folders], Console(highlight=False))
+
+
+def show(records: Sequence[RunRecord], console: Console) -> None:
+    """Print the comparison; the first run is the baseline."""
+    measures = " or ".join(dict.fromkeys(record.measure for record in records))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("run", f"test {measures}", "95 %", "difference", "macro F1", "loss", "time"):
+        table.add_column(Text(heading), overflow="fold", no_wrap=heading != "run")
+    for record in records:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row(record, records[0])))
+    console.print(table)
+    for record in records[1:]:
+        console.print(f"{excerpt(record.name)}: {differences(record, records[0])}", soft_wrap=True, markup=False)
+    if not all(record.is_tested_like(records[0]) for record in records):
+        console.print(
+            "! the runs were tested on different texts or labels: score them on one data set, "
+            f"{invocation.typed('evaluate')} RUN --data DIR",
+            soft_wrap=True,
+        )
+    if any(is_raw(record) for record in records):
+        console.print(
+            "* the loss before the temperature, as earlier versions recorded it: it cannot be compared with the others",
+            soft_wrap=True,
+        )
+    console.print(
+        "Differences are from the first run, in points. The 95 % intervals account for the choice of test texts, not "
+        "for the random seed.",
+        soft_wrap=True,
+    )
+
+
+def row(record: RunRecord, baseline: RunRecord) -> list[str]:
+    """Return the cells of a run."""
+    scores, metrics = record.scores.get("test"), record.metrics
+    around = interval(round(scores.accuracy * scores.documents), scores.documents) if scores else None
+    macro_f1, seconds = metrics.get("test_macro_f1"), record.history.seconds
+    return [
+        excerpt(record.name) + ("" if record.result else " (not finished)"),
+        percent(metrics["test_accuracy"]),
+        f"{100 * around[0]:.1f}–{100 * around[1]:.1f}" if around else UNKNOWN,
+        UNKNOWN if record is baseline else _difference(record, baseline),
+        UNKNOWN if macro_f1 is None else f"{macro_f1:.3f}",
+        f"{metrics['test_loss']:.4f}" + "*" * is_raw(record),
+        duration(seconds) if seconds else UNKNOWN,
+    ]
+
+
+def is_raw(record: RunRecord) -> bool:
+    """Return True if an earlier version recorded the loss of the run at temperature 1, and calibrated the model."""
+    scores = record.scores.get("test")
+    is_calibrated = scores is not None and scores.calibration.temperature != 1
+    return is_calibrated and "test_uncalibrated_loss" not in record.metrics
+
+
+def differences(record: RunRecord, baseline: RunRecord) -> str:
+    """Return the settings of a run that differ from the baseline's."""
+    names = dict.fromkeys([*baseline.settings, *record.settings])
+    pairs = [(name, record.settings.get(name), baseline.settings.get(name)) for name in names]
+    others = [f"{name} {excerpt(str(mine), MAX_VALUE_CHARS)}" for name, mine, first in pairs if mine != first]
+    return ", ".join(others) or "the same settings"
+
+
+def _difference(record: RunRecord, baseline: RunRecord) -> str:
+    """Return the difference of the accuracies in points, with half its 95 % interval if both scored the same texts."""
+    if not record.is_tested_like(baseline) or record.measure != baseline.measure:
+        return UNKNOWN
+    points = f"{100 * (record.metrics['test_accuracy'] - baseline.metrics['test_accuracy']):+.2f}"
+    first, mine = ((run.scores["test"].right if "test" in run.scores else None) for run in (baseline, record))
+    if first is None or mine is None:
+        return points
+    only_first, only_mine = int((first & ~mine).sum()), int((mine & ~first).sum())
+    return f"{points} ± {100 * paired_half_width(only_first, only_mine, len(mine)):.2f}"

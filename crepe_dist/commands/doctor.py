@@ -1,0 +1,208 @@
+"""Command that checks whether this machine can train: a function for each line of its output."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from crepe_dist import extras, hardware, network_registry
+from crepe_dist.cuda import compiler, driver, nccl
+from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.distributed import mxnet_cuda
+from crepe_dist.distributed.device import CPU, Device
+from crepe_dist.elastic.training_subprocess import LOG, QUIET, train
+from crepe_dist.errors import ExitCode, UserError, one_line
+from crepe_dist.files import scratch, write_text
+from crepe_dist.formatting import counted, size
+from crepe_dist.model.backend import Backend, choose_backend
+from crepe_dist.native import library
+from crepe_dist.settings.fields import setting
+from crepe_dist.settings.flags import Command
+from crepe_dist.settings.options import SHORTEST, ModelOptions
+
+INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
+NOT_USED = "not used"  # of a GPU
+SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
+# Of the default network, measured on the sample with batches of 64: two states of 112 MB, and checkpoints of 19 MB.
+RUN_BYTES = 300_000_000
+ROWS = 64
+SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
+PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
+COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
+# In a process of its own: an incompatible library may crash or hang.
+BUILT = """
+from crepe_dist.distributed.launch import import_mxnet
+import_mxnet()
+import horovod.mxnet
+print(*[kind for kind in ("gloo", "mpi", "nccl", "cuda") if getattr(horovod.mxnet, f"{kind}_built")()])
+"""
+
+
+class Check(NamedTuple):
+    """Result of one check.
+
+    Attributes:
+        shows: what was found, or what is wrong.
+        level: ``ok``; ``note`` if training works, but not as well as it could; ``problem`` if training does not work.
+        remedy: instruction to the user, for a note or a problem.
+    """
+
+    name: str
+    shows: str
+    level: Literal["ok", "note", "problem"] = "ok"
+    remedy: str = ""
+
+
+@dataclass
+class Doctor(Command):
+    """Check versions, kernels, GPUs and the disk; then train on a few texts.
+
+    That is in one process and in several. It takes about 20 s and leaves nothing behind.
+    """
+
+    usage = """
+        crepe doctor
+
+      exit codes: 0 ready; 1 not ready (the last line says what to do)
+      """
+
+    quick: bool = setting(False, "only check, without training")
+
+    def run(self) -> None:
+        found = []
+        for check in checks():
+            found.append(check)
+            _show(check)
+        gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.shows for check in found)
+        trials = [(1, "auto"), (gpus, "gpu") if gpus > 1 else (2, "cpu")]
+        with scratch() as folder:
+            for processes, device in trials:
+                if not self.quick and all(check.level != "problem" for check in found):
+                    found.append(trial(processes, device, folder))
+                    _show(found[-1])
+        if problems := [check for check in found if check.level == "problem"]:
+            print(f"not ready: {problems[0].name}: {one_line(problems[0].shows)}. Do: {problems[0].remedy}")
+            sys.exit(ExitCode.ERROR)
+        where = "the CPU" + f" and {counted(gpus, 'GPU')}" * bool(gpus)
+        print(f"ready: for one process or several, on {where}{' (untried)' * self.quick}")
+
+
+def _show(check: Check) -> None:
+    print(f"{check.level:<8} {check.name:<13} {one_line(check.shows)}", flush=True)
+    if check.remedy:
+        print(f"{'':<22} do: {one_line(check.remedy)}", flush=True)
+
+
+def checks() -> Iterator[Check]:
+    """Run all checks, in the order of their output."""
+    yield Check("machine", ", ".join(f"{name} {value}" for name, value in hardware.describe().items() if value))
+    yield kernels()
+    yield from gpus()
+    yield horovod()
+    yield disk(Path())
+
+
+def chosen(device: Device) -> Backend:
+    """Return what computes the default network."""
+    options = ModelOptions(buckets=1 << 14, embeddings=1 << 14)
+    return choose_backend(
+        options, device, network_registry.shape("crepe").for_data(options, Encoding(feature_len=SHORTEST), 4, 1000)
+    )
+
+
+def kernels() -> Check:
+    """Check that there are compiled kernels for this processor."""
+    found, trouble = library.find()
+    remedy = "install a C++ compiler (g++), and reinstall"
+    if found is None:
+        return Check("CPU kernels", f"none: {trouble}", "problem", remedy)
+    return Check("CPU kernels", str(chosen(CPU)), *(("note", remedy) if trouble else ()))
+
+
+def gpus() -> Iterator[Check]:
+    """Check what computes on each GPU, and what GPUs need besides."""
+    version = driver.driver_version()
+    if version is None:
+        yield Check("GPU", f"none ({error.why})" if (error := driver.missing()) else "none")
+        return
+    error = driver.fault()
+    shows = f"for CUDA {driver.dotted(version)}" + (f"; {error.what}: {error.why}" if error else "")
+    yield Check("NVIDIA driver", shows, *(("note", error.remedy) if error else ()))
+    for gpu in range(driver.count()):
+        shows = f"{driver.name_of(gpu)}, compute capability {driver.dotted(driver.compute_capability(gpu))}"
+        try:
+            yield Check(f"GPU {gpu}", f"{shows}; {chosen(Device('gpu', gpu))}")
+        except UserError as error:
+            yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
+    own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
+    if driver.count() > 1 and not nccl.version():
+        what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower"
+        yield Check("CUDA kernels", what, "note", extras.install("gpus"))
+    else:
+        yield Check("CUDA kernels", own)
+
+
+def horovod() -> Check:
+    """Check Horovod and MXNet, which ``horovodrun`` needs."""
+    on_gpus = mxnet_cuda.is_installed()
+    if error := mxnet_cuda.missing():
+        return Check("MXNet", error.what, "problem", error.remedy)
+    if find_spec("horovod") is None:
+        return Check("Horovod", "not installed; several processes start by crepe supervise, mpiexec and others")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", BUILT], capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Check("Horovod", f"cannot be imported: no answer within {SECONDS:g} s", "problem", INSTALL)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]  # no frames
+        trouble = said[-1] if said else f"exit code {done.returncode}"
+        return Check("Horovod", f"cannot be imported: {trouble}", "problem", INSTALL)
+    built = done.stdout.split()
+    if "gloo" not in built:
+        return Check("Horovod", "built without Gloo", "problem", f"{INSTALL} --reinstall-package horovod")
+    if on_gpus and "nccl" not in built:
+        what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
+        return Check("Horovod", what, "note", mxnet_cuda.HOROVOD)
+    return Check("Horovod", f"built with {', '.join(built)}")
+
+
+def disk(folder: Path) -> Check:
+    """Check that the current folder is writable and has room for a run."""
+    remedy = "free some space, change the permissions, or work in another folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            os.posix_fallocate(stream.fileno(), 0, 1 << 20)
+    except OSError as error:
+        return Check("disk", f"this folder is not writable: {error.strerror or error}", "problem", remedy)
+    free = shutil.disk_usage(folder).free
+    if free < RUN_BYTES:
+        return Check("disk", f"{size(free)} free; a run takes about {size(RUN_BYTES)}", "problem", remedy)
+    return Check("disk", f"{size(free)} free")
+
+
+def trial(processes: int, device: str, folder: Path) -> Check:
+    """Train a step in so many processes on this machine; show train's line about them."""
+    name = counted(processes, "process", "processes")
+    try:
+        if not (folder / "data").is_dir():
+            rows = [f"{'sunny,a warm' if row % 2 else 'rainy,a wet'} day number {row}" for row in range(2 * ROWS)]
+            write_text(folder / "rows.csv", "\n".join(["label,text", *rows]) + "\n")
+            done = subprocess.run([sys.executable, *PREPARE], cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise UserError("a few texts cannot be prepared", done.stderr.strip()[-1000:], "reinstall crepe_dist")
+        settings = {**QUIET, **SETTINGS, "device": device, "run_dir": f"run{processes}"}
+        if not train(settings, folder, processes, SECONDS):
+            raise UserError("it hangs", f"not done within {SECONDS:g} s", "report this with the doctor's output")
+    except UserError as error:
+        return Check(name, f"cannot train: {error.what}; {error.why}", "problem", error.remedy or "report this")
+    found = COMPUTED.search((folder / LOG).read_text(encoding="utf-8", errors="replace"))
+    return Check(name, f"train: {found[0] if found else 'done'}")

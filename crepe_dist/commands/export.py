@@ -1,0 +1,88 @@
+"""Command that exports a network for other programs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from crepe_dist.distributed.launch import limit_threads
+from crepe_dist.errors import UserError, visible
+from crepe_dist.exporting import FORMATS
+from crepe_dist.formatting import counted, size
+from crepe_dist.settings.fields import FILE, Words, real, setting
+from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_folder
+
+
+@dataclass
+class Export(ModelFlags, ThresholdFlag, Command):
+    """Export the network for other programs.
+
+    onnx: model.onnx, and crepe_runtime.py, which classifies texts with it and only needs ONNX Runtime. web: a page that
+    classifies text in the browser. crepe: a folder for crepe_dist elsewhere, model.safetensors and model.json; with
+    --size a small one. huggingface, mlflow: the same as a repository of the Hub, or a model of MLflow. pytorch: the
+    same, whole, and crepe_torch.py, a PyTorch module that can also be trained. The export is compared with our own
+    engine on some texts, and only written if the probabilities agree.
+    """
+
+    usage = """
+        crepe export --out exported
+        crepe export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
+        crepe export runs/reviews-1f2e3d4c5b --format web --out page
+        crepe export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
+        crepe export runs/reviews-1f2e3d4c5b --size 2 --out small
+        crepe export runs/reviews-1f2e3d4c5b --format pytorch --out exported
+        crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
+        """
+
+    format: Optional[str] = setting(None, "default: onnx; with --size: crepe", Words(FORMATS))
+    size: Optional[float] = setting(
+        None,
+        "(crepe) largest size of the folder in MB: rows of the tables that matter least in the training split are left "
+        "out, and several numbers share a byte",
+        real(0, 1e6, open_below=True),
+    )
+    out: Path = setting(None, "folder; files of the same names are replaced", FILE)
+    data: Optional[Path] = setting(
+        None,
+        "prepared folder: test texts for the comparison, and the training split for --size; default: the run's",
+        FILE,
+    )
+
+    def run(self) -> None:
+        if self.out is None:
+            raise UserError("--out is missing: it names the folder to write", remedy="add --out DIR")
+        check_folder(self.out)
+        form = self.format or ("crepe" if self.size else "onnx")
+        if self.size and form != "crepe":
+            raise UserError(f"--size does not apply to --format {form}", remedy="use --format crepe")
+        limit_threads()
+        from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
+        from crepe_dist.predicting.predictor import load
+        from crepe_dist.runs import checkpoint
+
+        path = checkpoint.announce(checkpoint.find(self.checkpoint, self.data), self.checkpoint)
+        predictor = load(path, **self.foreign(), device="cpu", **self.thresholds())
+        if predictor.composition.beside and form in ("web", "pytorch"):
+            remedy = "use --format onnx, huggingface, mlflow or crepe"
+            raise UserError(f"--format {form} does not read columns beside the text, as this model does", remedy=remedy)
+        if predictor.sure:
+            remedy = "leave --min-precision out, and give it to predict or serve"
+            raise UserError("no export has the thresholds of a tree of codes", remedy=remedy)
+        if self.size:
+            from crepe_dist.exporting.compression import compress_to
+
+            files, notes = compress_to(predictor, int(self.size * 1e6), self.out, self.data)
+            _list(files)
+            print(*notes, sep="\n")
+            return
+        real, synthetic = real_texts(path, self.data), synthetic_texts(predictor.encoding)
+        files, difference = export(predictor, form, self.out, real + synthetic)
+        _list(files)
+        if predictor.composition.strip_html and form == "onnx":
+            print("note: crepe_runtime.py removes HTML as in training; other programs must remove it before model.onnx")
+        texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
+        print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
+
+
+def _list(files: list[Path]) -> None:
+    for file in files:
+        print(f"{visible(str(file))} ({size(file.stat().st_size)})")

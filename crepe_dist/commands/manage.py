@@ -1,0 +1,210 @@
+"""Commands that look after runs: `runs`, `use`, `report` and `clean`."""
+
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from crepe_dist import extras, invocation
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.errors import UserError, visible
+from crepe_dist.files import abandoned, cache_folder
+from crepe_dist.formatting import percent, size
+from crepe_dist.runs import checkpoint, run_folder
+from crepe_dist.runs.checkpoint import IDENTITY
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.sealed_json import write_sealed
+from crepe_dist.settings.fields import FILE, NAME, Many, setting
+from crepe_dist.settings.flags import Command
+from crepe_dist.settings.yaml_file import read
+
+SEARCHES = Path("tune")
+
+
+@dataclass
+class Runs(Command):
+    """List the runs in runs/, the newest first, with their data, test score, size on disk, and time of their end.
+
+    A star marks the model of commands that are given none.
+    """
+
+    usage = """
+        crepe runs
+        crepe use runs/reviews-1f2e3d4c5b
+        """
+
+    def run(self) -> None:
+        runs = [path.parent for path in checkpoint.RUNS.glob(f"*/{IDENTITY}") if RunFolder(path.parent).is_run]
+        if not runs:
+            print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.typed('train')}")
+            return
+        newest = [*checkpoint.newest_of_each(checkpoint.trained()).values()]
+        used = str(newest[0]) if len(newest) == 1 else ""
+        with suppress(UserError):  # the chosen one is gone
+            used = checkpoint.in_use() or used
+        rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
+        rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        for row in rows:
+            print("  ".join(map(str.ljust, row, widths)).rstrip())
+        use = f"{invocation.typed('use')} RUN"
+        if used:
+            model = "*" if any(row[0] for row in rows) else visible(used)
+            print(f"{model} is the model of predict, evaluate, serve and export; choose another: {use}")
+        elif newest:
+            print(f"the runs are of different data: predict, evaluate, serve and export need a name, or first {use}")
+
+
+def _row(run: Path, used: str) -> tuple[str, ...]:
+    folder = RunFolder(run)
+    result, settings = folder.result, read(run / checkpoint.CONFIG)
+    data = settings.get("data")
+    source = Path(str(data.get("source", ""))).name if isinstance(data, dict) else ""
+    scored, ended = "–", "no"
+    if result is not None:
+        scored, ended = percent(result["test_accuracy"]), time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
+    cells = ("*" if Path(used) == run else "", str(run), source, scored, size(run_folder.size(run)), ended, folder.name)
+    return tuple(map(visible, cells))
+
+
+def _changed(run: Path) -> float:
+    result = run / checkpoint.RESULT
+    return (result if result.is_file() else run / IDENTITY).stat().st_mtime
+
+
+@dataclass
+class Use(Command):
+    """Choose the model of predict, evaluate, serve and export in this folder, until another one is chosen.
+
+    Without a choice, it is the newest run in runs/. If the runs are of different data, these commands ask for a name.
+    """
+
+    usage = """
+        crepe use reviews                        the only run whose name starts like this
+        crepe use runs/reviews-1f2e3d4c5b
+        crepe use hf://owner/name
+        """
+
+    model: str = setting(
+        None, "run folder or the start of its name, .params file, exported folder or its URL", NAME, positional=""
+    )
+
+    def run(self) -> None:
+        path = checkpoint.find(self.model)
+        checkpoint.RUNS.mkdir(exist_ok=True)
+        chosen = self.model if "://" in self.model else str(checkpoint.named(self.model))
+        write_sealed(checkpoint.IN_USE, checkpoint.FORMAT, {"model": chosen})
+        print(f"predict, evaluate, serve and export now use {visible(str(path))}")
+
+
+@dataclass
+class Report(Command):
+    """Write report.html and model_card.md into a run's folder, as training does at its end."""
+
+    usage = """
+        crepe report runs/reviews-1f2e3d4c5b
+        crepe report runs/reviews-1f2e3d4c5b --data /elsewhere/reviews
+        """
+
+    folder: Path = setting(None, "folder of the run", FILE, positional="")
+    data: Optional[Path] = setting(None, "folder of the data set, if it has moved", FILE)
+
+    def run(self) -> None:
+        extras.require("reports", "a report")
+        # Not at the top: matplotlib takes a second.
+        from crepe_dist.reports.run_page import CARD, REPORT, write_report
+        from crepe_dist.runs.run_record import open_run
+
+        record = open_run(self.folder)
+        data: Union[Dataset, UserError]
+        try:
+            data = record.dataset(self.data)
+        except UserError as error:
+            if self.data is not None:
+                raise
+            data = error
+        for _ in write_report(record, data):
+            pass
+        for name in (REPORT, CARD):
+            print(visible(str(record.path / name)))
+        if isinstance(data, UserError):
+            print(f"without texts: {visible(data.what)}")
+
+
+@dataclass
+class Clean(Command):
+    """List what runs no longer need, and remove it with --yes.
+
+    Finished runs no longer need their saved states, the folder of their refit, and their checkpoints except the
+    reported and the last one. After a refit, they do not need the last one either. Leftovers of killed processes are
+    also listed. A run in training stays as it is. An unfinished run keeps its states and checkpoints, from which it
+    resumes. Without folders, also what the user's cache holds: models copied from URLs, and unfinished answers for
+    URLs.
+    """
+
+    usage = """
+        crepe clean                 list what can be removed
+        crepe clean --yes           remove it
+        crepe clean runs/reviews-1f2e3d4c5b --yes
+        """
+
+    folders: tuple[Path, ...] = setting(
+        (),
+        f"run folders, or folders that contain runs; default: {checkpoint.RUNS} and {SEARCHES}",
+        Many(FILE),
+        positional="*",
+    )
+    yes: bool = setting(False, "remove what is listed")
+
+    def run(self) -> None:
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise UserError(f"{folder} is not a folder", remedy="name a run, or a folder that contains runs")
+        freed = 0
+        for run in runs(self.folders or (checkpoint.RUNS, SEARCHES)):
+            try:
+                with run.lock():
+                    paths = run.superfluous()
+                    freed += sum(map(_listed, paths))
+                    if self.yes:
+                        run.remove(paths)
+            except (UserError, OSError) as error:
+                reason = error.what if isinstance(error, UserError) else f"{run.path}: {error.strerror}"
+                print(f"left as it is: {visible(reason)}")
+        for path in [*abandoned(), *([] if self.folders else cached())]:
+            freed += _listed(path)
+            if self.yes:
+                shutil.rmtree(path, ignore_errors=True)
+        if not freed:
+            print("nothing to remove")
+        elif self.yes:
+            print(f"{size(freed)} freed")
+        else:
+            again = " ".join([invocation.typed("clean"), *map(shlex.quote, map(str, self.folders)), "--yes"])
+            print(f"{size(freed)} can be freed; nothing was removed\n  do:  {visible(again)}")
+
+
+def runs(folders: tuple[Path, ...]) -> Iterator[RunFolder]:
+    """Yield the runs in these folders, and in the folders within, each once."""
+    paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(IDENTITY))}
+    yield from filter(lambda run: run.is_run, map(RunFolder, paths.values()))
+
+
+def cached() -> list[Path]:
+    """List what the user's cache holds and no process writes: copies of models, and unfinished answers."""
+    # Not at the top: they import all of preparing.
+    from crepe_dist.predicting import resumable
+
+    models, answers = cache_folder() / checkpoint.CACHED, cache_folder() / resumable.CACHED
+    copies = [path.parent for path in sorted(models.glob(f"*/{checkpoint.DESCRIBED}"))]
+    return [*copies, *abandoned(models), *abandoned(answers, "*")]
+
+
+def _listed(path: Path) -> int:
+    freed = run_folder.size(path)
+    print(f"{size(freed):>9}  {visible(str(path))}")
+    return freed

@@ -1,0 +1,313 @@
+"""Command that classifies texts."""
+
+import io
+import json
+import os
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, TextIO
+from urllib.parse import urlsplit
+
+from crepe_dist import extras
+from crepe_dist.data.char_encoder import Encoding, read_of_long
+from crepe_dist.data.text_preprocessing import plain
+from crepe_dist.distributed.launch import limit_threads
+from crepe_dist.errors import UserError, visible
+from crepe_dist.files import is_stream, open_stream, scratch, state
+from crepe_dist.formatting import counted, excerpt, listed
+from crepe_dist.native.library import threads
+from crepe_dist.predicting.input_reader import Input, Inputs, TextFlags, format_of
+from crepe_dist.predicting.output_formats import STYLES, TABLES, Answer, Answers, answer_types, answers
+from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
+from crepe_dist.preparing import remote
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
+from crepe_dist.preparing.sources import PIPE, by_suffix
+from crepe_dist.runs import checkpoint
+from crepe_dist.settings.fields import ANY, COLUMN, NAME, Many, Words, real, setting, shortened, whole
+from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag, check_output
+from crepe_dist.version import __version__
+
+if TYPE_CHECKING:
+    from crepe_dist.predicting.predictor import Predictor
+
+
+RECORDS = 2  # version of the format of unfinished answers
+
+
+@dataclass
+class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
+    """Classify texts: the lines of standard input, the rows of --file, or the text of --text.
+
+    There is one answer per row, in order. A row that cannot be classified gets an answer with the reason, and the exit
+    code is 1.
+    """
+
+    usage = """
+        echo "what a wonderful little film" | crepe predict
+        crepe predict runs/reviews-1f2e3d4c5b --file new.txt --format jsonl --top 3
+        crepe predict --file reviews.csv --text-column body --format csv --out classified.csv
+        crepe predict --file s3://bucket/reviews.parquet --out s3://bucket/classified.parquet
+        tail -f log.jsonl | crepe predict --input-format jsonl --text-column message
+        crepe predict --file new.txt --min-probability auto
+        crepe predict --text "what a wonderful little film" --explain
+        """
+
+    text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Many(ANY))
+    file: Optional[str] = setting(None, "file of texts, plain or .gz, or its URL; default: -, standard input", NAME)
+    id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
+    windows: bool = setting(
+        False,
+        "read the whole of a long text in windows, and predict from their mean logits, weighted by known characters",
+    )
+    score: Optional[str] = setting(None, "class whose probability answers have as score", NAME)
+    min_score: Optional[float] = setting(None, "leave out rows of a lower score", real(0, 1))
+    top: Optional[int] = setting(
+        None, "number of classes in an answer; default: 5, and 1 with --format csv or parquet", whole(1, 10**9)
+    )
+    format: Optional[str] = setting(
+        None,
+        "format; csv and parquet keep the input's columns; default: by the name of --out, else text",
+        Words(STYLES),
+    )
+    out: Optional[str] = setting(
+        None,
+        "file for the answers, or its URL; it appears when all are done, and the same command resumes a killed one "
+        "that reads a file; default: standard output",
+        NAME,
+    )
+    explain: bool = setting(False, "show which characters support the class")
+
+    def run(self) -> None:
+        self.format = self.format or _format_of(self.out)
+        _check(self)
+        limit_threads()
+        from crepe_dist.predicting.predictor import load
+
+        path = checkpoint.announce(checkpoint.find(self.checkpoint), self.checkpoint)
+        predictor = load(path, **self.foreign(), device=self.device, **self.thresholds())
+        _predict(predictor, self)
+
+
+def _is_stream(out: str) -> bool:
+    return not remote.is_url(out) and is_stream(Path(out))
+
+
+def _format_of(out: Optional[str]) -> str:
+    path = Path(urlsplit(out or "").path)
+    kind = by_suffix(path) or "text"
+    if kind not in STYLES or path.suffix.lower() == ".gz":
+        raise UserError(
+            f"--out is {shortened(str(out))}, a kind of file that predict does not write",
+            remedy="give a name that ends in .csv, .jsonl, .parquet or .txt, or the format with --format",
+        )
+    return kind
+
+
+def _check(args: Any) -> None:
+    if args.text and (args.file or args.input_format or args.text_column or args.id):
+        raise UserError(
+            "--text excludes the flags of files: --file, --input-format, --text-column and --id",
+            remedy="for a column of a file, use --text-column",
+        )
+    if args.text:
+        args.refuse(["header", "encoding"], "--text gives the texts themselves, and no file is read")
+    if args.format in TABLES and args.explain:
+        raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
+    if args.windows and args.explain:
+        raise UserError("--windows does not support --explain", remedy="leave one of them out")
+    if args.min_score is not None and args.score is None:
+        raise UserError("--min-score requires a class", remedy="name it with --score CLASS")
+    if args.format == "parquet":
+        extras.require("parquet", "--format parquet")
+        if args.out is None or _is_stream(args.out):
+            where = "standard output" if args.out is None else f"{args.out} is a pipe or a device, which"
+            why = f"{where} cannot be read backwards, and a Parquet file is read from its end"
+            raise UserError("--format parquet requires a file", why, "give --out FILE.parquet")
+    if remote.is_url(args.out):
+        remote.check_writable(args.out)
+    else:
+        check_output(None if args.out is None else Path(args.out), "--out")
+    if args.out is not None and args.file is not None and os.path.realpath(args.out) == os.path.realpath(args.file):
+        raise UserError("--out is the file of --file, which it would replace", remedy="choose another --out")
+
+
+def _predict(predictor: "Predictor", args: Any) -> None:
+    if not args.text and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
+        print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
+    if args.score is not None:
+        predictor.index(args.score)
+    with _output(args, predictor.path) as (stream, file):
+        columns, groups, delimiter = _inputs(args, predictor, file)
+        layout = {"columns": columns, "several": predictor.several, "score": args.score}
+        layout |= {"delimiter": delimiter} if args.format == "csv" else {}
+        formatter = answers(args.format, args.top, len(predictor.classes), **layout)
+        counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
+        if args.format == "parquet":
+            from crepe_dist.predicting.arrow_file import converter  # PyArrow takes 0.2 s to import
+
+            source = Path(str(file)) if isinstance(groups, Inputs) and groups.format == "parquet" else None
+            stream.convert = converter(source, columns, answer_types(formatter.top, predictor.several, args.score))
+        # A terminal acts on control characters, which CSV keeps.
+        clean = visible if not isinstance(stream, ResumableFile) and stream.isatty() else str
+        if counts.rows:
+            print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
+        else:
+            stream.write(clean(formatter.header))
+        work = _Work(predictor, formatter, clean, counts.line, args.windows, args.min_score)
+        found = work.explained(groups, stream) if args.explain else map(work, groups)
+        if isinstance(groups, Inputs) and not args.explain and file is not None and os.path.isfile(file):
+            from crepe_dist.model.inference import KernelInference  # our own kernels can be forked
+
+            found = groups.answered(work, threads() if isinstance(predictor.engine, KernelInference) else 1)
+        for text, more in found:
+            stream.write(text)
+            counts.add(more)
+            stream.flush()
+    _conclude(counts, args, predictor.encoding)
+
+
+@dataclass
+class _Work:
+    """Classification of groups of rows; of those up to line ``after``, nothing is left to do."""
+
+    predictor: "Predictor"
+    formatter: Answers
+    clean: Callable[[str], str]
+    after: int
+    windows: bool
+    min_score: Optional[float]
+
+    def __call__(self, rows: list[Input]) -> tuple[str, Counts]:
+        """Return the answers to a group, and their numbers."""
+        pairs = self._predicted(rows)
+        kept = self._kept(pairs)
+        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(kept)]), _counts(pairs, kept)
+
+    def explained(self, groups: Iterable[list[Input]], stream: TextIO) -> Iterator[tuple[str, Counts]]:
+        """Write each answer and its explanation, which is coloured if ``stream`` is a terminal; yield the numbers."""
+        from crepe_dist.reports import explanation as explanations  # Rich takes a tenth of a second
+
+        has_explained = False
+        for pair in chain.from_iterable(map(self._predicted, groups)):
+            for row, prediction in (kept := self._kept([pair])):
+                explanation = None if prediction.problem else self.predictor.explain(row.text, self.formatter.score)
+                stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
+                if explanation and type(self.formatter) is Answers:
+                    explanations.write(explanation, stream, legend=not has_explained)
+                    has_explained = True
+            yield "", _counts([pair], kept)
+
+    def _predicted(self, rows: list[Input]) -> list[Answer]:
+        rows = [row for row in rows if row.line > self.after]
+        predictions = self.predictor.predict_stream((row.text for row in rows if not row.problem), self.windows)
+        return [(row, Prediction("", 0.0, (), 0, row.problem) if row.problem else next(predictions)) for row in rows]
+
+    def _kept(self, pairs: list[Answer]) -> list[Answer]:
+        """Leave out the rows whose score is too low."""
+        score, least = self.formatter.score, self.min_score
+        if score is None or least is None:
+            return pairs
+        return [pair for pair in pairs if pair[1].problem or pair[1].share(score) >= least]
+
+
+def _counts(pairs: Sequence[Answer], kept: Sequence[Answer]) -> Counts:
+    problems = Counter(re.split("[:;]", prediction.problem)[0] for _, prediction in pairs if prediction.problem)
+    long = sum(prediction.characters_cut > 0 for _, prediction in pairs if not prediction.problem)
+    return Counts(len(pairs), len(pairs) - len(kept), long, problems, pairs[-1][0].line if pairs else 0)
+
+
+def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
+    """Print what was done; raise ``UserError`` if rows could not be classified."""
+    out = visible(remote.without_secrets(args.out or ""))
+    if out:
+        print(f"{counted(counts.rows - counts.dropped, 'row')} written to {out}", file=sys.stderr)
+    if args.min_score is not None:
+        dropped = f"{counts.dropped:,} of {counted(counts.rows, 'row')} left out"
+        print(f"{dropped}: their score is below {args.min_score:g}", file=sys.stderr)
+    if not counts.rows:
+        print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
+    if counts.long:
+        longer = f"{counts.long:,} of {counted(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than"
+        read = f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}"
+        print(f"{longer} {read}; --windows reads all of them", file=sys.stderr)
+    if counts.problems:
+        remedy = f"find them by their answers{f' in {out}' if out else ''} and fix them; all other rows are classified"
+        raise UserError(
+            f"{sum(counts.problems.values()):,} of {counted(counts.rows, 'row')} could not be classified",
+            listed([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
+            FROM_WINDOWS if NOT_UTF_8 in counts.problems else remedy,
+        )
+
+
+def _inputs(
+    args: Any, predictor: "Predictor", file: Optional[str]
+) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+    """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
+
+    The columns of the text and of the ids are those of the model's data, unless others are given.
+    """
+    if args.text:
+        given = enumerate(map(plain, args.text), start=1)
+        return ("text",), [[Input(line, text, "", (text,)) for line, text in given]], ","
+    of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
+    file = file or PIPE
+    # From Parquet to Parquet, columns are copied at the end, in their own types.
+    keep = args.format == "csv" or (args.format == "parquet" and format_of(file, args.input_format) != "parquet")
+    inputs = args.opened(file, predictor.composition, predictor.reading.encoding, keep=keep, **of_id)
+    if inputs.format == "parquet" and args.format == "csv":
+        _warn_of_columns(file, args.file, inputs.columns)
+    if inputs.format == "fasttext":
+        note = "words with __label__ are labels, and are left out of the texts; --input-format lines keeps them"
+        print(f"{visible(args.file or 'standard input')}: {note}", file=sys.stderr)
+    return inputs.columns, inputs, inputs.delimiter
+
+
+def _warn_of_columns(file: str, given: str, kept: Sequence[str]) -> None:
+    """Warn about columns of a Parquet file that CSV cannot hold."""
+    from pyarrow import parquet  # takes 0.2 s
+
+    if left := [name for name in parquet.read_schema(file).names if name not in kept]:
+        what = (
+            f"CSV does not have the columns {listed(left)} of {remote.without_secrets(given)}: their values are nested"
+        )
+        warnings.warn(f"{excerpt(what)}; --format parquet keeps them", stacklevel=2)
+
+
+@contextmanager
+def _output(args: Any, path: Path) -> Iterator[tuple[Any, Optional[str]]]:
+    """Provide the stream for the answers, and the path of the input, which is a copy of a URL."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # a kept column may contain lone surrogates
+    with ExitStack() as stack:
+        file = args.file
+        if remote.is_url(file):
+            file = str(remote.copy(file, stack.enter_context(scratch()) / "copy"))
+        if args.out is None:
+            yield sys.stdout, file
+        elif _is_stream(args.out):
+            yield stack.enter_context(open_stream(Path(args.out), "replace")), file
+        else:
+            yield stack.enter_context(resumable(args.out, _job(args, path))), file
+
+
+def _job(args: Any, path: Path) -> Optional[dict[str, Any]]:
+    """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe or a URL."""
+    if args.file is None or not os.path.isfile(args.file):
+        return None
+    options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "given", "out")}
+    job = {
+        "version": __version__,
+        "records": RECORDS,
+        "model": state(path),
+        "file": state(args.file),
+        "options": options,
+    }
+    return dict(json.loads(json.dumps(job, default=str)))

@@ -1,0 +1,58 @@
+"""Requirements of MXNet's GPU flavour: CUDA's libraries and the NVIDIA driver.
+
+The wheel does not contain CUDA. The packages nvidia-*-cu11 do, in folders that the dynamic loader does not search. The
+loader finds a library by name once a process has loaded it, so they are loaded before MXNet.
+This module imports neither MXNet nor Horovod.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from crepe_dist import hardware
+from crepe_dist.cuda import driver
+from crepe_dist.cuda.compiler import load_from_package
+from crepe_dist.errors import UserError
+
+FLAVOUR = "mxnet-cu112"
+HOROVOD = "build Horovod with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
+# Libraries that the flavour's libmxnet.so needs (readelf -d), each with its package and the package's folder.
+LIBRARIES = {
+    "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
+    "libcudart.so.11.0": ("nvidia-cuda-runtime-cu11", "cuda_runtime"),
+    "libcudnn.so.8": ("nvidia-cudnn-cu11", "cudnn"),
+    "libcufft.so.10": ("nvidia-cufft-cu11", "cufft"),
+    "libcurand.so.10": ("nvidia-curand-cu11", "curand"),
+    "libcusolver.so.11": ("nvidia-cusolver-cu11", "cusolver"),
+    "libnccl.so.2": ("nvidia-nccl-cu11", "nccl"),
+    "libnvToolsExt.so.1": ("nvidia-nvtx-cu11", "nvtx"),
+    "libnvrtc.so.11.2": ("nvidia-cuda-nvrtc-cu11", "cuda_nvrtc"),
+}
+
+
+@cache
+def is_installed() -> bool:
+    """Return whether MXNet's GPU flavour is installed."""
+    return FLAVOUR in hardware.versions()
+
+
+@cache
+def missing() -> UserError | None:
+    """Load the libraries that the GPU flavour needs; return the error that names those that are missing."""
+    if not is_installed():
+        return None
+    if error := driver.missing():
+        return UserError(f"MXNet's GPU flavour cannot be loaded: {error.what}", error.why, error.remedy)
+    reasons = {}
+    for library, (package, folder) in LIBRARIES.items():
+        try:
+            load_from_package(package, f"nvidia/{folder}/lib/{library}")
+        except OSError as error:
+            reasons[f"{library} (package {package})"] = str(error)
+    if not reasons:
+        return None
+    return UserError(
+        f"MXNet's GPU flavour cannot be loaded without {', '.join(reasons)}",
+        "; ".join(reasons.values()),
+        "install it again as docs/install.md says: `uv sync --extra gpu --group cu112`",
+    )

@@ -1,0 +1,98 @@
+"""Engine on our own kernels (``crepe_dist/native``)."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import partial
+
+import numpy as np
+
+from crepe_dist import hardware
+from crepe_dist.data.batch import Batch, extra_bytes
+from crepe_dist.distributed.process_group import World
+from crepe_dist.engines.engine import Engine, Logits
+from crepe_dist.model.inference import Kernels, stored
+from crepe_dist.native.library import threads
+from crepe_dist.optim.fixed_point import Quanta
+from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.optim.parameter import Parameter
+from crepe_dist.parallel.sharded_embedding import SparseParameter
+from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryExchange
+from crepe_dist.settings.options import OptimizerOptions
+
+MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
+
+
+class NativeEngine(Engine):
+    """Engine on our own kernels, which access the memory of the parameters.
+
+    Gradients are whole numbers, see ``Quanta``. Tables are trained row by row. One thread calls it at a time.
+
+    Attributes:
+        quanta: quanta of the gradients, once the exchange is open.
+    """
+
+    quanta: Quanta
+
+    def _open(self, parameters: dict[str, Parameter]) -> None:
+        shape, objective = self.shape, self.objective
+        self.group_size = shape.group_size
+        self.parameters = parameters
+        self._kernels = Kernels(shape, self.backend, threads())
+        weights = np.ascontiguousarray(objective.class_weights(shape.classes))
+        constants = ctypes.byref(objective.constants)
+        self._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
+        self._addresses = stored(parameter.value for parameter in self.parameters.values())
+        self.refresh()
+
+    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> SharedMemoryExchange:
+        sparse = [
+            SparseParameter(name, self.parameters[name], rows, partial(self._use_table, which))
+            for which, (name, rows) in enumerate(self.shape.most_rows(documents).items())
+        ]
+        self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
+        self._exchange = SharedMemoryExchange(world, Optimizer(options), self.quanta, sparse)
+        return self._exchange
+
+    def _use_table(self, which: int, table: int) -> None:
+        cached = min(MOST_CACHED, hardware.memory() // 32)
+        self._kernels.call("crepe_use_table", which, table, cached)
+
+    def refresh(self) -> None:
+        self._kernels.call("crepe_set", self._addresses, True)
+
+    def logits(self, batch: Batch) -> Logits:
+        return self._forward("crepe_forward", batch, 1)[:, 0]
+
+    def parts(self, batch: Batch) -> Logits:
+        summands = self.shape.summands
+        return self._forward("crepe_forward" if summands == 1 else "crepe_forward_parts", batch, summands)
+
+    def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
+        """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
+        rows, stride = self._shape_of(batch)
+        logits = np.empty((parts, rows, self.shape.classes), np.float32)
+        self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
+        return logits.swapaxes(0, 1)
+
+    def forward_backward(self, batch: Batch) -> float:
+        rows, _ = self._shape_of(batch)
+        packed, quanta, loss = batch.packed.ctypes.data, self.quanta, ctypes.c_double()
+        dropping = self.shape.dropout, batch.seed, batch.first
+        quanta.begin(batch.documents)
+        self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
+        self._exchange.ready()
+        self._kernels.call("crepe_find_rows", packed, rows)
+        self._exchange.fetch()
+        rounded = quanta.gradients, quanta.exponents, quanta.unit, quanta.bounds
+        self._kernels.call("crepe_train", packed, rows, *dropping, *rounded, ctypes.byref(loss))
+        return loss.value
+
+    def _shape_of(self, batch: Batch) -> tuple[int, int]:
+        """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
+        rows, stride = batch.packed.shape
+        length = self.shape.feature_len
+        expected = length + extra_bytes(self.objective.pairs)
+        if stride != expected:
+            raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {expected}")
+        return rows, stride

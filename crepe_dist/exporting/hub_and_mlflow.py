@@ -1,0 +1,78 @@
+"""Files that make a model folder a repository of the Hugging Face Hub, or a model of MLflow, which is not needed."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crepe_dist.files import write_text
+from crepe_dist.formatting import percent
+from crepe_dist.predicting.output_formats import answer_types
+from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.version import __version__
+
+TYPES = {"object": "string", "float64": "double", "int64": "long"}  # in MLflow
+
+
+def write_card(predictor: Predictor, folder: Path) -> None:
+    """Write ``README.md``, the card that the Hub shows."""
+    from markupsafe import Markup  # which comes with Jinja, as what follows needs it
+
+    from crepe_dist.reports.findings import basic_limits, changed_labels
+    from crepe_dist.reports.page import render
+    from crepe_dist.reports.run_page import MAX_CLASSES, escaped
+
+    limits = basic_limits(predictor.encoding.to_dict(), predictor.several) + changed_labels(predictor.about)
+    name, accuracy = predictor.trained_on or predictor.path.stem, predictor.about.get("test_accuracy")
+    text = render(
+        "hub_card.md",
+        metadata=Markup(yaml.safe_dump(_metadata(name, predictor), allow_unicode=True, sort_keys=False)),
+        name=escaped(name),
+        network=escaped(predictor.engine.shape.title),
+        version=__version__,
+        measure=predictor.measure,
+        result="" if accuracy is None else percent(accuracy),
+        several=predictor.several,
+        classes=[escaped(each) for each in predictor.classes[:MAX_CLASSES]],
+        count=len(predictor.classes),
+        limits=map(escaped, limits),
+    )
+    write_text(folder / "README.md", text)
+
+
+def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "library_name": "crepe_dist",
+        "pipeline_tag": "text-classification",
+        "tags": ["crepe_dist", "text-classification"],
+    }
+    if (accuracy := predictor.about.get("test_accuracy")) is not None:
+        metric = {"type": "f1" if predictor.several else "accuracy", "name": predictor.measure, "value": accuracy}
+        data = {"type": name, "name": name}
+        result = {"task": {"type": "text-classification"}, "dataset": data, "metrics": [metric]}
+        metadata["model-index"] = [{"name": name, "results": [result]}]
+    return metadata
+
+
+def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) -> None:
+    """Write ``MLmodel``, whose ``python_function`` is code of this package.
+
+    It names no packages: this one is in no registry, where another may take its name.
+
+    Args:
+        columns: columns of the training data with the texts.
+    """
+    loader = {"loader_module": "crepe_dist.predicting.dataframe", "python_version": platform.python_version()}
+    outputs = {name: TYPES[kind] for name, kind in answer_types(1, predictor.several).items()}
+    tensors = {"inputs": dict.fromkeys(columns, "string"), "outputs": outputs}
+    signature = {
+        which: json.dumps([{"name": name, "type": kind, "required": True} for name, kind in each.items()])
+        for which, each in tensors.items()
+    }
+    model = {"flavors": {"python_function": loader}, "signature": signature}
+    write_text(folder / "MLmodel", yaml.safe_dump(model, allow_unicode=True, sort_keys=False))

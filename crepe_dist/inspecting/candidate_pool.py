@@ -1,0 +1,142 @@
+"""Unlabelled texts, and the choice of those to label next: uncertain ones, each of which stands for many others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.word_hashing import WordFinder, Words, joined
+from crepe_dist.errors import UserError
+from crepe_dist.files import GUARDED
+from crepe_dist.formatting import counted
+from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
+from crepe_dist.predicting.input_reader import Input, columns_of, open_inputs, warn_of_encoding
+from crepe_dist.preparing.sources import PIPE, Reading
+
+MOST = 100_000  # texts that are read
+CANDIDATES = 5  # for each text that is chosen, those with the lowest margins
+MOST_REPRESENTED = 3000  # texts drawn at random that the chosen ones stand for
+DIMENSIONS = 256
+FEWEST = 2  # texts with a word; a word of one text is like no other
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class Pool:
+    """Texts of a file that can be labelled: no near duplicates of each other, or of texts of the data set.
+
+    Args:
+        name: file that ``predict`` reads, of which the first ``MOST`` rows count.
+        encoding: encoding of the file; ``None``: the encoding of the data set's sources.
+
+    Raises:
+        UserError: the file cannot be read, nothing in it can be labelled, or ``prepare`` could not read the result
+            together with the sources of the data set.
+    """
+
+    def __init__(self, name: str, corpus: Corpus, encoding: str | None) -> None:
+        self._data = data = corpus.dataset
+        reading, id_ = Reading.from_dict(data.manifest["reading"]), data.manifest["id"]
+        given, wanted = reading.columns, columns_of(data.composition, id=id_, needs_id=False)
+        if reading.header == "no" or any(map(str.isdecimal, given.names)):
+            raise UserError(
+                f"{data.folder} was prepared from columns without names",
+                "the texts to label are written with names, so prepare could not read both",
+                "prepare the data from a file with a header, and give --label and --text names",
+            )
+        if name == PIPE:
+            raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
+        inputs = open_inputs(name, reading=Reading(columns=wanted, encoding=encoding or reading.encoding), keep=True)
+        self._names = inputs.columns
+        self._texts = data.composition.columns or ("text",)
+        self._columns = (*self._texts, *given.beside, *filter(None, [id_]))
+        self._labels = dict.fromkeys(given.labels or (given.label or "label",), "")
+        self._weights = {given.weight: "1"} if given.weight else {}
+        self.read, self._rows, seen = 0, list[Input](), {"", *corpus.letters}
+        rows = islice(chain.from_iterable(inputs), MOST)
+        while some := list(islice(rows, CHUNK)):
+            self.read += len(some)
+            warn_of_encoding(name, some)
+            some = [row for row in some if not (row.problem or data.composition.problem(row.text))]
+            for row, letters in zip(some, corpus.letters_of(self._codes(some))):
+                if letters not in seen:
+                    seen.add(letters)
+                    self._rows.append(row)
+        if not self._rows:
+            raise UserError(
+                f"{name} has no text to label",
+                f"of its {counted(self.read, 'row')}, each repeats a text of {data.folder} or cannot be classified",
+                "name a file of other texts",
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def codes(self, numbers: Rows) -> Codes:
+        """Return the codes of texts, uint8 [n, L]."""
+        return self._codes([self._rows[row] for row in numbers.tolist()])
+
+    def choose(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
+        """Choose texts to label; return them as rows for ``prepare``, with an empty label.
+
+        Candidates are the texts whose two most probable classes are closest. The next one is that which adds most to
+        the similarity of uncertain texts to the closest one chosen: facility location (Wei, Iyer & Bilmes 2015,
+        "Submodularity in Data Subset Selection and Active Learning").
+
+        Args:
+            probabilities: those of all texts, float64 [texts, classes].
+        """
+        generator = np.random.default_rng(seed)
+        second, first = np.sort(probabilities, axis=1)[:, -2:].T
+        candidates = np.argsort(first - second, kind="stable")[: CANDIDATES * count]
+        drawn = generator.permutation(len(self))[:MOST_REPRESENTED]
+        find, both = WordFinder(self._data.encoding).find, np.concatenate([candidates, drawn])
+        vectors = _vectors(joined([find(self.codes(some)) for some in chunks(both)]), generator)
+        alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
+        chosen = candidates[facilities(alike, (1 - first + second)[drawn], min(count, len(self)))]
+        return [self._record(self._rows[row]) for row in chosen.tolist()]
+
+    def _codes(self, rows: Sequence[Input]) -> Codes:
+        return self._data.encoding.encode([self._data.composition.text(row.text) for row in rows])
+
+    def _record(self, row: Input) -> dict[str, str]:
+        cells = dict(zip(self._names, row.cells))
+        if not any(name in cells for name in self._texts):
+            cells[self._texts[-1]] = row.text
+        values = {name: cells.get(name, "") for name in self._columns}
+        return {**self._labels, **values, **self._weights, GUARDED: ""}
+
+
+def _vectors(words: Words, generator: np.random.Generator) -> Floats:
+    """Project the TF-IDF vectors of texts at random, to unit length, float32 [texts, ``DIMENSIONS``]."""
+    counts = np.bincount(words.words, minlength=words.size)
+    common = np.flatnonzero(counts >= FEWEST)
+    values = np.log(len(words) / counts[common])[:, None] * generator.standard_normal((len(common), DIMENSIONS))
+    vectors = words.only(common).sums(values).astype(np.float32)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
+
+
+def facilities(alike: Floats, weights: Floats, count: int) -> list[int]:
+    """Choose rows of similarities greedily, of which the weighted sum of each column's largest grows fastest.
+
+    The gain of a row only falls as others are chosen, so it is computed anew only where it may be the largest.
+
+    Args:
+        alike: float32 [rows, columns].
+        weights: float64 [columns].
+    """
+    best, gains = np.zeros(len(weights), np.float32), np.maximum(alike, 0) @ weights
+    chosen: list[int] = []
+    computed = np.zeros(len(alike), np.int64)  # numbers of rows that were chosen before a gain was computed
+    while len(chosen) < count:
+        row = int(gains.argmax())
+        if computed[row] == len(chosen):
+            chosen.append(row)
+            best, gains[row] = np.maximum(best, alike[row]), -1.0
+        else:
+            gains[row], computed[row] = np.maximum(alike[row] - best, 0) @ weights, len(chosen)
+    return chosen

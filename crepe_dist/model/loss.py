@@ -1,0 +1,164 @@
+"""The training objective: cross-entropy with optional label smoothing and class weights."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.errors import UserError
+from crepe_dist.model.network_config import Shape
+from crepe_dist.native.constants import LOSS_UNIT
+from crepe_dist.settings.fields import shortened
+from crepe_dist.settings.options import TrainingOptions
+
+# Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
+# heaviest (docs/decisions/parallel.md).
+MOST_RATIO, MOST_RATIO_OF_SEVERAL = 10**6, 10**4
+
+
+def rounded(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Round losses of documents to multiples of ``LOSS_UNIT``. They add up exactly in any order, up to 2**33 nats."""
+    return np.asarray(np.rint(np.asarray(losses, np.float64) / LOSS_UNIT) * LOSS_UNIT)
+
+
+class Constants(ctypes.Structure):
+    """Constants of the kernels: ``ObjectiveConstants`` in ``native/engine.h``."""
+
+    _fields_ = (("smoothing", ctypes.c_double), ("pairs", ctypes.c_int32), ("several", ctypes.c_int32))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weighted cross-entropy with smoothed labels.
+
+    One label, or soft ones: a document's loss is its class weight times the cross-entropy with the target
+    (1 - smoothing) × share of each class + smoothing / classes. The class weight of a soft label is the mean by share.
+
+    Several labels: the sum over the classes of the class weight times the binary cross-entropy with the target
+    (1 - smoothing) × label + smoothing / 2. A sum, because the gradient of a logit is then as large as with one label,
+    and the same learning rates fit.
+
+    Attributes:
+        smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, section
+            7), 0 to below 1.
+        weights: weight of each class; empty means 1 for all.
+        labelled: labels of a document, one of ``targets.KINDS``.
+        pairs: pairs of class and share in a document's row of a batch; 0 with one label.
+    """
+
+    smoothing: float = 0.0
+    weights: tuple[float, ...] = ()
+    labelled: str = ONE
+    pairs: int = 0
+
+    @property
+    def constants(self) -> Constants:
+        return Constants(self.smoothing, self.pairs, self.labelled == SEVERAL)
+
+    def class_weights(self, classes: int) -> npt.NDArray[np.float32]:
+        """Return the class weights, float32 [classes].
+
+        Raises:
+            ValueError: The number of weights differs from ``classes``.
+        """
+        if self.weights and len(self.weights) != classes:
+            raise ValueError(f"{len(self.weights)} weights for {classes} classes")
+        return np.array(self.weights or [1.0] * classes, dtype=np.float32)
+
+    def targets(
+        self, shares: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the targets of the classes, float32 [n, classes], and the weights of their losses, [n, 1 or classes].
+
+        Args:
+            shares: share of each class in each document, float32 [n, classes].
+            weights: weights of the documents, float32 [n, 1].
+        """
+        of_classes, smoothing = self.class_weights(shares.shape[1]), np.float32(self.smoothing)
+        if self.labelled == SEVERAL:
+            return (1 - smoothing) * shares + smoothing / 2, weights * of_classes
+        return (1 - smoothing) * shares + smoothing / shares.shape[1], weights * (shares @ of_classes)[:, None]
+
+    def in_gluon(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
+        """Return the sum of the losses of documents, with the operators of ``mxnet.nd``; see ``targets``."""
+        if self.labelled == SEVERAL:
+            losses = nd.relu(logits) - logits * targets + nd.Activation(-nd.abs(logits), act_type="softrelu")
+        else:
+            losses = -nd.log_softmax(logits) * targets
+        return nd.broadcast_mul(losses, weights).sum()
+
+    def chance_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
+        """Return the loss at chance: the lowest mean loss, in nats, without looking at the documents.
+
+        It is the entropy of the target distribution, and that of the target of each class if they are several. A
+        network whose loss stays there has only learnt the class frequencies.
+
+        Args:
+            mass: number of documents of each class, or the sum of its shares, [classes].
+            documents: number of documents, which may have several labels.
+        """
+        weights = self.class_weights(len(mass))
+        if self.labelled == SEVERAL:
+            positive = (1 - self.smoothing) * mass / documents + self.smoothing / 2
+            both = np.clip(np.stack([positive, 1 - positive]), 1e-300, 1)
+            return -float((weights * both * np.log(both)).sum())
+        weighted = mass / mass.sum() * weights
+        total = float(weighted.sum())
+        targets = (1 - self.smoothing) * weighted / total + self.smoothing / len(mass)
+        targets = targets[targets > 0]
+        return -total * float((targets * np.log(targets)).sum())
+
+
+PLAIN = Objective()
+
+
+def objective_for(options: TrainingOptions, dataset: Dataset, shape: Shape) -> Objective:
+    """Make the objective that the settings ask for on a data set.
+
+    Raises:
+        UserError: A class weight is of no class, or the weights are too far apart.
+    """
+    weights, smoothing = options.class_weights, options.label_smoothing
+    smoothing = shape.label_smoothing if smoothing is None else smoothing
+    targets = dataset.splits["train"].targets
+    labelled = targets.kind, targets.most
+    if weights == "none":
+        return Objective(smoothing, (), *labelled)
+    if weights == "balanced":
+        of_classes = balanced(dataset.class_counts())
+    else:
+        assert isinstance(weights, dict)
+        unknown = set(weights) - set(dataset.classes)
+        if unknown:
+            raise UserError(
+                f"training.class_weights names {', '.join(sorted(unknown))}, which is not a class of the data",
+                f"the classes are {', '.join(dataset.classes)}"[:300],
+                "spell the names as prepare shows them",
+            )
+        of_classes = tuple(weights.get(name, 1.0) for name in dataset.classes)
+    lightest, heaviest = min(of_classes), max(of_classes)
+    most = MOST_RATIO_OF_SEVERAL if targets.kind == SEVERAL else MOST_RATIO
+    if heaviest > most * lightest:
+        light, heavy = (shortened(dataset.classes[of_classes.index(weight)]) for weight in (lightest, heaviest))
+        raise UserError(
+            f"the class weights are too far apart: {lightest:g} of {light} and {heaviest:g} of {heavy}",
+            f"if one is more than {most:,} times another, the lighter class is hardly trained",
+            "give closer weights by hand in training.class_weights; 100 times another is already a lot",
+        )
+    return Objective(smoothing, of_classes, *labelled)
+
+
+def balanced(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
+    """Return weights that give all classes equal influence and average 1 per document.
+
+    The weight of a class is documents / (classes × documents of the class); that of a class without any is 1, since it
+    may have a share of soft labels.
+    """
+    weights = np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1)
+    return tuple(weights.tolist())

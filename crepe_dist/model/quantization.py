@@ -1,0 +1,229 @@
+"""Compressed parameters: rows left out of tables, and several numbers in a byte (Joulin et al. 2016, arXiv:1612.03651).
+
+A file with compressed parameters has an array ``compressed`` = [2], the version, and for each compressed parameter X:
+
+    X.shape   int64, its shape
+    X.kept    uint8, gaps between the rows that are kept (see ``gaps``); absent: all rows
+    X.rows    float16 or float32 [kept rows, columns], the kept rows; absent, and no book either: each of them is 1
+    X.book    float16 [256, d], the vectors that codes stand for
+    X.codes   uint8 [kept rows, ⌈columns / d⌉], the vectors of each row, in order
+
+Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
+the network's before ``Packed.checked``. Checkpoints have the tables of n-grams as ``nonzero`` stores them, without a
+loss; ``code`` is lossy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.native import library
+
+VERSION = 2
+MARK = "compressed"
+CENTROIDS = 256
+SAMPLE = 1 << 15  # vectors from which a book is learned
+ROUNDS = 10
+CHUNK = 1 << 11  # vectors per vectorised step
+MOST_NUMBERS = 1 << 30  # of one array, and of all of a file
+WORD = 64  # rows; see native/row_set.h
+PARTS = ("kept", "rows", "book", "codes")
+Mask = npt.NDArray[np.bool_]
+
+
+def gaps(kept: Mask) -> npt.NDArray[np.uint8]:
+    """List the rows of a mask as bytes: the distance of each from the row before; 255 is a distance without a row."""
+    distances = np.diff(np.flatnonzero(kept), prepend=-1)
+    far = np.flatnonzero(distances >= 255)
+    steps, distances[far] = np.divmod(distances[far], 255)
+    return np.insert(distances.astype(np.uint8), np.repeat(far, steps), 255)
+
+
+def rows_of(bytes_: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return the rows that ``gaps`` has listed, ascending."""
+    rows: npt.NDArray[np.int64] = (np.cumsum(bytes_, dtype=np.int64) - 1)[bytes_ < 255]
+    return rows
+
+
+def nonzero(name: str, array: npt.NDArray[np.float32]) -> Arrays:
+    """Leave out the rows of zeros, and halve the others where float16 holds all their numbers; both lose nothing."""
+    rows, kept = array.reshape(len(array), -1), np.empty(len(array), np.bool_)
+    half = halved(rows, kept)
+    stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64), f"{name}.kept": gaps(kept)}
+    if half is None or rows.shape[1] > 1 or (half != 1).any():
+        stored[f"{name}.rows"] = rows[kept] if half is None else half
+    return stored
+
+
+def halved(rows: npt.NDArray[np.float32], kept: Mask | None = None) -> npt.NDArray[np.float16] | None:
+    """Return rows in float16, or ``None`` if that loses something.
+
+    Args:
+        rows: float32 [n, columns].
+        kept: bool [n], set to tell which rows are not zeros, the only ones returned; ``None``: all rows are.
+    """
+    native, _ = library.find()
+    if native is None:
+        if kept is not None:
+            kept[:] = rows.any(axis=1)
+            rows = rows[kept]
+        with np.errstate(over="ignore"):
+            half = rows.astype(np.float16)
+        return half if (half == rows).all() else None
+    rows, half = np.ascontiguousarray(rows), np.empty(rows.shape, np.float16)
+    addresses = rows.ctypes.data, *rows.shape, None if kept is None else kept.ctypes.data, half.ctypes.data
+    count = native.functions.crepe_to_half(*addresses)
+    return None if count < 0 else half[:count]
+
+
+def code(
+    name: str,
+    array: npt.NDArray[np.float32],
+    numbers: int,
+    kept: Mask | None = None,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> Arrays:
+    """Compress an array, lossily.
+
+    Args:
+        numbers: numbers in a byte.
+        kept: rows to keep, bool [rows]; ``None``: all.
+        weights: of the rows, when the book is learned; ``None``: equal.
+    """
+    stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64)}
+    rows = array.reshape(len(array), -1)
+    if kept is not None:
+        stored[f"{name}.kept"], rows = gaps(kept), rows[kept]
+        weights = None if weights is None else weights[kept]
+    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % numbers)))
+    groups = rows.shape[1] // numbers
+    vectors = rows.reshape(-1, numbers)
+    stored[f"{name}.book"] = book = _learned(vectors, None if weights is None else np.repeat(weights, groups))
+    stored[f"{name}.codes"] = _nearest(vectors, book.astype(np.float32)).reshape(-1, groups)
+    return stored
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A compressed array as it is in a file, which may be damaged. Parts that the file lacks are ``None``."""
+
+    shape: tuple[int, ...]
+    kept: Any
+    rows: Any
+    book: Any
+    codes: Any
+
+    def checked(self) -> Compact:
+        """Return the array in a form to be read; raise ``ValueError`` if its parts do not fit each other."""
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        kept = np.ones(rows, np.uint8) if self.kept is None else _part(self.kept, self.kept.shape[:1], np.uint8)
+        listed = rows_of(kept)
+        if (np.diff(listed, prepend=-1, append=rows) < 1).any():
+            raise ValueError("its rows are not ascending")
+        values = codes = None
+        if self.rows is not None:
+            values = _part(self.rows, (len(listed), columns), np.float16, np.float32)
+        elif self.book is not None:
+            numbers = max(1, self.book.size // CENTROIDS)
+            values = _part(self.book, (CENTROIDS, numbers), np.float16).astype(np.float32)
+            codes = _part(self.codes, (len(listed), -(-columns // numbers)), np.uint8)
+        elif columns != 1:
+            raise ValueError("it has no codes")
+        mask = np.zeros(-(-rows // WORD) * WORD, np.bool_)
+        mask[listed] = True
+        before = np.searchsorted(listed, np.arange(0, len(mask) + 1, WORD)).astype(np.uint32)
+        return Compact(self.shape, np.packbits(mask, bitorder="little").view(np.uint64), before, values, codes)
+
+
+def _part(array: Any, shape: tuple[int, ...], *kinds: type) -> Any:
+    if array is None or array.shape != shape or array.dtype not in kinds:
+        raise ValueError(f"a part lacks the shape {list(shape)} or the type {kinds[0].__name__}")
+    return np.ascontiguousarray(array)
+
+
+@dataclass(frozen=True)
+class Compact:
+    """A compressed array of which our kernels read single rows.
+
+    Attributes:
+        shape: shape of the array that ``unpack`` restores.
+        words: uint64 [⌈rows / 64⌉], a bit for each row, which is set if it is kept.
+        before: uint32 [⌈rows / 64⌉ + 1], the number of kept rows before those of each word.
+        values: float16 or float32 [kept rows, columns]; with codes the book, in float32; ``None``: each kept row is 1.
+        codes: as in the file, or ``None``.
+    """
+
+    shape: tuple[int, ...]
+    words: npt.NDArray[np.uint64]
+    before: npt.NDArray[np.uint32]
+    values: Any
+    codes: Any
+
+    def unpack(self) -> npt.NDArray[np.float32]:
+        """Restore the array. Rows that are left out take no memory until they are read."""
+        whole = np.zeros((self.shape[0], math.prod(self.shape[1:])), np.float32)
+        values: Any = 1 if self.values is None else self.values
+        if self.codes is not None:
+            values = values[self.codes].reshape(len(self.codes), -1)[:, : whole.shape[1]]
+        whole[np.unpackbits(self.words.view(np.uint8), count=len(whole), bitorder="little").view(np.bool_)] = values
+        return whole.reshape(self.shape)
+
+
+def dense(array: Compact | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array, unpacked if it is compressed."""
+    return array.unpack() if isinstance(array, Compact) else array
+
+
+def opened(stored: Arrays) -> dict[str, Any]:
+    """Return the arrays of a compressed file, ``Packed`` if they are compressed; those of another file as they are.
+
+    Raises:
+        ValueError: The file has another version, or is damaged.
+    """
+    if MARK not in stored:
+        return stored
+    if (version := stored[MARK].tolist()) != [VERSION]:
+        raise ValueError(f"its compression has version {str(version)[:40]}; this version reads version {VERSION}")
+    arrays: dict[str, Any] = {name: array for name, array in stored.items() if name != MARK}
+    for name in [name.removesuffix(".shape") for name in arrays if name.endswith(".shape")]:
+        shape = arrays.pop(f"{name}.shape")
+        sizes = shape.tolist() if shape.dtype == np.int64 and shape.ndim == 1 else [0]
+        if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MOST_NUMBERS:
+            raise ValueError(f"its compressed array {name[:80]!r} is damaged: it has the shape {sizes[:4]}")
+        arrays[name] = Packed(tuple(sizes), *(arrays.pop(f"{name}.{part}", None) for part in PARTS))
+    return arrays
+
+
+def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float16]:
+    """Learn a book by k-means on a sample, drawn by the weights; the same input gives the same book."""
+    generator = np.random.default_rng(0)
+    if not len(vectors):
+        return np.zeros((CENTROIDS, vectors.shape[1]), np.float16)
+    if weights is not None and weights.sum() > 0:
+        vectors = vectors[generator.choice(len(vectors), SAMPLE, p=weights / weights.sum())]
+    elif len(vectors) > SAMPLE:
+        vectors = vectors[generator.choice(len(vectors), SAMPLE, replace=False)]
+    book = vectors[generator.choice(len(vectors), CENTROIDS)].copy()
+    for _ in range(ROUNDS):
+        nearest = _nearest(vectors, book)
+        count = np.bincount(nearest, minlength=CENTROIDS)
+        for column in range(vectors.shape[1]):
+            total = np.bincount(nearest, vectors[:, column], CENTROIDS)
+            book[:, column] = np.where(count, total / np.maximum(count, 1), book[:, column])
+        unused = np.flatnonzero(count == 0)
+        book[unused] = vectors[generator.choice(len(vectors), len(unused))]
+    learned: npt.NDArray[np.float16] = book.astype(np.float16)
+    return learned
+
+
+def _nearest(vectors: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    nearest, half = np.empty(len(vectors), np.uint8), np.square(book).sum(axis=1) / 2
+    for start in range(0, len(vectors), CHUNK):
+        nearest[start : start + CHUNK] = (vectors[start : start + CHUNK] @ book.T - half).argmax(axis=1)
+    return nearest

@@ -1,0 +1,186 @@
+"""Parameters of the networks: their files, and the configuration that they belong to.
+
+Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``14.bias`` for ``Paper``, as in the
+notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``;
+both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``. Checkpoints have tables without their rows of
+zeros, see ``stored``.
+
+A *model folder* holds ``model.safetensors``, which other programs read too, and its description, ``model.json``: a
+checkpoint without its run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
+
+from crepe_dist import network_registry
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.errors import UserError
+from crepe_dist.files import open_regular, replacing
+from crepe_dist.model import mxnet_params, quantization
+from crepe_dist.model.network_config import GIVE_ANOTHER, NOT_OURS, Shape
+
+MODEL_FILE = "model.safetensors"
+SAFETENSORS = ".safetensors"
+
+
+def save(arrays: Arrays, path: Path) -> None:
+    """Write a ``.params`` file in the format of Gluon's ``save_parameters``, atomically."""
+    with replacing(path) as temporary:
+        mxnet_params.write(temporary, arrays)
+
+
+def stored(arrays: Arrays, network: type[Shape]) -> Arrays:
+    """Return the arrays of a file for this package: those of a network with tables without their rows of zeros."""
+    tables = {*network.tables, *network.counted}
+    if not tables:
+        return arrays
+    result = {quantization.MARK: np.array([quantization.VERSION], np.int64)}
+    for name, array in arrays.items():
+        result |= quantization.nonzero(name, array) if name in tables else {name: array}
+    return result
+
+
+def load(path: Path) -> Arrays:
+    """Read parameters: safetensors, or a ``.params`` file written by this package or by the notebook.
+
+    Arrays of a compressed file are ``Packed``, which has a shape: check it with ``shape_of`` before ``checked``.
+
+    Raises:
+        UserError: The file does not exist, is not a parameter file, or does not belong to one of our networks.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")
+    read, what = mxnet_params.read, "file of MXNet parameters"
+    if path.suffix == SAFETENSORS:
+        read, what = read_safetensors, "safetensors file"
+    try:
+        arrays = quantization.opened(read(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a {what}", str(error), GIVE_ANOTHER) from error
+    renamed: Arrays = network_registry.part(network_registry.NOTEBOOK, "config").renamed(path, arrays)
+    return renamed
+
+
+def shape_class(network: Mapping[str, Any]) -> type[Shape]:
+    """Return the ``Shape`` class for the network entries of a checkpoint's description."""
+    kind = network.get("kind", network_registry.NOTEBOOK)
+    if not isinstance(kind, str) or kind not in network_registry.NETWORKS:
+        raise ValueError(f"there is no network {str(kind)[:40]!r} among {', '.join(network_registry.NETWORKS)}")
+    shape: type[Shape] = network_registry.shape(kind)
+    return shape
+
+
+def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None) -> Shape:
+    """Infer the network's configuration from its parameters.
+
+    Args:
+        arrays: parameters by structural name.
+        alphabet_size: number of characters of the encoding.
+        feature_len: characters per document.
+        network: network entries of the checkpoint's description (see ``Shape.settings``), already validated.
+
+    Raises:
+        UserError: The parameters do not belong to such a network, or to this alphabet or length.
+    """
+    network = network or {}
+    shape = shape_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
+    for name, expected in shape.parameter_shapes().items():
+        if name not in arrays or arrays[name].shape != expected:
+            problem = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
+            raise UserError(NOT_OURS, f"{name} {problem}", GIVE_ANOTHER)
+    return shape
+
+
+def unpacked(arrays: Arrays, shape: Shape) -> Arrays:
+    """Restore compressed arrays; raise ``UserError`` as ``checked`` does."""
+    return {name: quantization.dense(array) for name, array in checked(arrays, shape).items()}
+
+
+def checked(arrays: Arrays, shape: Shape) -> Arrays:
+    """Return compressed arrays as ``Compact``; they must have the names and shapes of a network, see ``shape_of``.
+
+    Raises:
+        UserError: They have not, are too large, or are damaged.
+    """
+    packed: dict[str, Any] = {name: each for name, each in arrays.items() if isinstance(each, quantization.Packed)}
+    if not packed:
+        return arrays
+    _check_names(arrays, shape)
+    if shape.parameters > quantization.MOST_NUMBERS:
+        limit = f"the network has {shape.parameters:,} parameters; the limit is {quantization.MOST_NUMBERS:,}"
+        raise UserError("the parameters cannot be unpacked", limit, GIVE_ANOTHER)
+    try:
+        return {**arrays, **{name: array.checked() for name, array in packed.items()}}
+    except ValueError as error:
+        raise UserError("the compressed parameters are damaged", str(error), GIVE_ANOTHER) from error
+
+
+def _check_names(arrays: Arrays, shape: Shape) -> None:
+    if odd := ", ".join(sorted(arrays.keys() ^ shape.parameter_shapes().keys())[:6]):
+        raise UserError(
+            "the parameters do not belong to this network", f"missing or unexpected names: {odd}", GIVE_ANOTHER
+        )
+
+
+def check(arrays: Arrays, shape: Shape) -> None:
+    """Check that the parameters are those of a network, and finite.
+
+    Raises:
+        UserError: A name or shape differs from the network's, or a value is not finite.
+    """
+    _check_names(arrays, shape)
+    expected = shape.parameter_shapes()
+    for name, array in arrays.items():
+        if tuple(array.shape) != expected[name]:
+            raise UserError(
+                "the parameters do not belong to this network",
+                f"{name} has shape {list(array.shape)}, the network expects {list(expected[name])}",
+                "give the encoding, length, classes and sizes that they were trained with",
+            )
+        if not _finite(array.values if isinstance(array, quantization.Compact) else array):
+            raise UserError("the parameters hold non-finite values", f"{name} has NaN or infinity", GIVE_ANOTHER)
+
+
+def _finite(array: Any) -> bool:
+    if array is None:  # of ones
+        return True
+    if array.dtype == np.float16:  # its bits are compared in a fiftieth of the time of isfinite
+        return bool(array.view(np.int16).max(initial=0) < 0x7C00 and array.view(np.uint16).max(initial=0) < 0xFC00)
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
+
+
+def read_safetensors(path: Path) -> Arrays:
+    """Read the arrays of a file by name.
+
+    The library checks all sizes against the file's before it allocates memory.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is not a complete safetensors file, is too large, or has a type that NumPy lacks.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+    if size > mxnet_params.MAX_FILE:
+        raise ValueError(f"it has {size:,} bytes; the limit is {mxnet_params.MAX_FILE:,}")
+    try:
+        return dict(load_file(str(path)))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:  # safetensors looks the type up in NumPy
+        raise ValueError(f"it holds numbers of a type that NumPy lacks: {error}") from error
+
+
+def write_safetensors(arrays: Arrays, path: Path) -> None:
+    """Write arrays atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(to_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

@@ -1,0 +1,34 @@
+"""The networks: a folder each, whose files are imported when they are needed.
+
+A folder has ``config.py``, ``init.py``, ``numpy.py`` and ``onnx.py``, and may have ``kernels.py``, ``cuda.py``,
+``gluon.py`` and ``torch.py``; see docs/how-to/network.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+NETWORKS = {
+    "crepe": "crepe_dist.networks.crepe",
+    "ngrams": "crepe_dist.networks.ngrams",
+    "paper": "crepe_dist.networks.paper",
+}
+NOTEBOOK = "paper"  # the network of parameters without a description, such as the notebook's
+
+
+def part(kind: str, name: str) -> ModuleType:
+    """Import a file of a network's folder, such as ``shape``."""
+    return importlib.import_module(f"{NETWORKS[kind]}.{name}")
+
+
+def shape(kind: str) -> Any:
+    """Return a network's subclass of ``Shape``."""
+    return part(kind, "config").SHAPE
+
+
+def has_part(kind: str, name: str) -> bool:
+    """Tell whether a network's folder has a file."""
+    return importlib.util.find_spec(f"{NETWORKS[kind]}.{name}") is not None

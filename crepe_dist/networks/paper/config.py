@@ -1,0 +1,198 @@
+"""The paper's network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626, tables 1 and 2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from crepe_dist.errors import UserError
+from crepe_dist.model.network_config import GIVE_ANOTHER, NOT_OURS, Shape
+from crepe_dist.native import constants
+from crepe_dist.native.constants import PAPER_POOL
+
+if TYPE_CHECKING:
+    from crepe_dist.data.char_encoder import Encoding
+    from crepe_dist.settings.options import ModelOptions
+
+# The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
+CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False, True)))
+CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
+DENSE_NAMES = ("10", "12", "14")
+# (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
+SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
+TINY_BELOW_ROWS = 100_000
+PAPER_DROPOUT = 0.5  # the paper's and the notebook's
+# Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
+# The numbers may start anywhere.
+NOTEBOOK_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
+
+
+@dataclass(frozen=True)
+class PaperShape(Shape):
+    """Configuration of the paper's network.
+
+    Attributes:
+        filters: output channels of each convolution (paper: 256 small, 1024 large).
+        units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
+        dropout: probability of dropping a unit after each hidden dense layer.
+
+    Raises:
+        UserError: The documents have fewer than 123 characters, which leave no position after the last pool.
+    """
+
+    kind: ClassVar[str] = "paper"
+    title: ClassVar[str] = "character-level convolutions"
+    described: ClassVar[str] = "convolutions, {filters} filters and {units} units"
+    class_axes: ClassVar[Mapping[str, int]] = {"14.weight": 0, "14.bias": 0}
+    other_layers: ClassVar[str] = "convolutions 1 to 6, dense 1 and 2"
+    reads_any_length: ClassVar[bool] = False
+    least_steps: ClassVar[int] = 1000
+    usual_epochs: ClassVar[int] = 5
+    most_epochs: ClassVar[int] = 20
+    stops_early: ClassVar[bool] = False
+    smaller: ClassVar[str] = "choose a smaller model.size"
+
+    filters: int
+    units: int
+    dropout: float = PAPER_DROPOUT
+
+    def __post_init__(self) -> None:
+        if lengths(self.feature_len)[-1] < 1:
+            raise UserError(
+                f"documents of {self.feature_len} characters are too short for this network",
+                "six convolutions and three pools need at least 123",
+                "prepare the data with --feature-len 123 or more",
+            )
+
+    @classmethod
+    def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> PaperShape:
+        dropout = PAPER_DROPOUT if options.dropout is None else options.dropout
+        automatic = "tiny" if rows < TINY_BELOW_ROWS else "small"
+        size = automatic if options.size == "auto" else options.size
+        return cls(encoding.codes, encoding.feature_len, classes, *SIZES[size], dropout)
+
+    @classmethod
+    def of_parameters(
+        cls,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        alphabet_size: int,
+        feature_len: int,
+        network: Mapping[str, Any],
+    ) -> PaperShape:
+        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``)."""
+        filters, channels, _ = array_shape(arrays, "0.weight", 3)
+        units, width = array_shape(arrays, "10.weight", 2)
+        classes, _ = array_shape(arrays, "14.weight", 2)
+        if channels != alphabet_size:
+            raise UserError(
+                f"the parameters expect an alphabet of {channels} characters; the encoding has {alphabet_size}",
+                remedy="give the --mode that they were trained with; to train, prepare the data with it",
+            )
+        if width != lengths(feature_len)[-1] * filters:
+            raise UserError(
+                f"the parameters do not fit documents of {feature_len} characters",
+                f"their first dense layer has {width} inputs; {feature_len} characters give "
+                f"{lengths(feature_len)[-1] * filters}",
+                f"give the --feature-len that they were trained with{_such_as(width, filters)}; "
+                "to train, prepare the data with it",
+            )
+        return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", PAPER_DROPOUT))
+
+    @property
+    def group_size(self) -> int:
+        return constants.PAPER_GROUP
+
+    @property
+    def activations(self) -> int:
+        return self.feature_len * self.filters
+
+    def requested(self, options: ModelOptions) -> dict[str, int | None]:
+        return dict(zip(("filters", "units"), SIZES.get(options.size, (None, None))))
+
+    def remedy_for(self, name: str) -> str:
+        return "omit model.size, which these parameters decide"
+
+    def trained_as(self, options: ModelOptions) -> PaperShape:
+        return replace(self, dropout=PAPER_DROPOUT if options.dropout is None else options.dropout)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        channels = self.alphabet_size
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
+            shapes |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
+            channels = self.filters
+        width = lengths(self.feature_len)[-1] * self.filters
+        for name, units in zip(DENSE_NAMES, (self.units, self.units, self.classes)):
+            shapes |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
+            width = units
+        return shapes
+
+    def __str__(self) -> str:
+        return f"the paper's network, {self.filters} filters, {self.units} units"
+
+
+def lengths(feature_len: int) -> list[int]:
+    """Return the number of positions of the input and after each convolution and pool.
+
+    For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
+    """
+    result = [feature_len]
+    for kernel, pooled in CONVOLUTIONS:
+        result.append(result[-1] - kernel + 1)
+        if pooled:
+            result.append(result[-1] // PAPER_POOL)
+    return result
+
+
+def shortest(positions: int) -> int:
+    """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool; the inverse of ``lengths``."""
+    for kernel, pooled in reversed(CONVOLUTIONS):
+        positions = (positions * PAPER_POOL if pooled else positions) + kernel - 1
+    return positions
+
+
+def _such_as(width: int, filters: int) -> str:
+    """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs, if any fits."""
+    positions, rest = divmod(width, filters)
+    return f", such as {shortest(positions)}" if not rest and positions else ""
+
+
+def renamed(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Map the notebook's names to structural ones by the order of the layers; return other arrays as they are."""
+    if not all(map(NOTEBOOK_NAME.fullmatch, arrays)):
+        return arrays
+    names: dict[str, str] = {}
+    for kind, targets in (("conv", CONVOLUTION_NAMES), ("dense", DENSE_NAMES)):
+        matches = [match for match in map(NOTEBOOK_NAME.fullmatch, arrays) if match and match[1] == kind]
+        numbers = sorted({int(match[2]) for match in matches})
+        if len(numbers) != len(targets):
+            raise UserError(
+                f"{path} is not the paper's network",
+                f"it has {len(numbers)} {kind} layers instead of {len(targets)}",
+                GIVE_ANOTHER,
+            )
+        target = dict(zip(numbers, targets))
+        names.update({match[0]: f"{target[int(match[2])]}.{match[3]}" for match in matches})
+    return {names[name]: array for name, array in arrays.items()}
+
+
+def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a parameter that must have ``dimensions`` axes and no empty one.
+
+    Raises:
+        UserError: The parameter is missing or has another shape.
+    """
+    shape = tuple(arrays[name].shape) if name in arrays else ()
+    if len(shape) != dimensions:
+        raise UserError(NOT_OURS, f"{name!r} is missing or does not have {dimensions} dimensions", GIVE_ANOTHER)
+    if not all(shape):
+        raise UserError(NOT_OURS, "a layer has no outputs", GIVE_ANOTHER)
+    return shape
+
+
+SHAPE = PaperShape

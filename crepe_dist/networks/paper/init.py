@@ -1,0 +1,24 @@
+"""Initial parameters of the paper's network."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from crepe_dist.model.init import Floats, uniform, zeros
+from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.optim.parameter import Parameter
+
+
+def parameters(shape: PaperShape, seed: int) -> dict[str, Parameter]:
+    """Draw the weights by the notebook's rule: uniform, of magnitude 2.24 (Glorot & Bengio 2010)."""
+    generator = np.random.default_rng(seed)
+
+    def values(size: tuple[int, ...]) -> Floats:
+        if len(size) == 1:
+            return zeros(*size)
+        outputs, inputs, *taps = size
+        return uniform(generator, size, math.sqrt(2.24 / ((inputs + outputs) * math.prod(taps) / 2)))
+
+    return {name: Parameter(values(size)) for name, size in shape.parameter_shapes().items()}

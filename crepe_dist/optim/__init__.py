@@ -1,0 +1,1 @@
+"""What computes an update: optimizers, parameters, and gradients in fixed-point numbers."""

@@ -1,0 +1,55 @@
+"""Loss scaling in float16."""
+
+from __future__ import annotations
+
+# The first loss scale keeps the largest gradient of the first steps seven times below float16's limit.
+FIRST_SCALE, LARGEST_SCALE = 2.0**13, 2.0**24
+GROW_AFTER = 2000  # steps without an overflow
+
+
+class LossScale:
+    """Scale of the loss in float16 (Micikevicius et al. 2018, arXiv:1710.03740).
+
+    It is halved after an overflow, and doubled after ``GROW_AFTER`` steps without one.
+
+    Attributes:
+        scale: factor of a MEAN loss; ``None`` in other precisions. Gradients of a sum over n documents are up to n
+            times as large, so its factor is ``scale`` / n, with n rounded up to a power of two, which keeps the
+            division exact. A scale thus suits any batch size and number of processes.
+        factor: factor of the gradients of the last step.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self.scale = FIRST_SCALE if precision == "float16" else None
+        self.factor = 1.0
+        self._good = 0
+
+    def begin(self, documents: int) -> float:
+        """Return the factor of a loss that is a sum over the documents of the global batch."""
+        if self.scale is not None:
+            self.factor = self.scale / (1 << (documents - 1).bit_length())
+        return self.factor
+
+    def good(self) -> None:
+        """Record a step whose summed gradients were finite."""
+        self._good += 1
+        if self.scale is not None and self._good == GROW_AFTER:
+            self._good = 0
+            self.scale = min(LARGEST_SCALE, self.scale * 2)
+
+    def lower(self) -> bool:
+        """Lower the scale after an overflow; return false if it cannot be lower, so the cause is another one."""
+        self._good = 0
+        if self.scale is None or self.scale == 1.0:
+            return False
+        self.scale /= 2
+        return True
+
+    def state(self) -> list[float]:
+        """Return the state for ``restore``."""
+        return [] if self.scale is None else [self.scale, float(self._good)]
+
+    def restore(self, state: list[float]) -> None:
+        """Continue from ``state``; ignore that of another precision."""
+        if state and self.scale is not None:
+            self.scale, self._good = state[0], int(state[1])

@@ -1,0 +1,193 @@
+"""Exchange of gradients in whole numbers in the memory of GPUs.
+
+Behind the gradients is a table with a row of numbers for each rank, which is summed with them: by NCCL from GPU to GPU
+or, without NCCL, in the memory of the hosts. Whole numbers add up to the same bits in any order. The host waits once in
+a step: it reads this table, and sums of the gradients' squares behind it.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from crepe_dist.cuda import driver, nccl
+from crepe_dist.cuda.branch import Program, Sum, Sums, blocks
+from crepe_dist.cuda.gpu import Memory
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.distributed.process_group import World
+from crepe_dist.optim.fixed_point import Quanta, mean_scale
+from crepe_dist.optim.grad_scaler import LossScale
+from crepe_dist.optim.optimizer_state import SavedArrays
+from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.optim.parameter import Parameter
+from crepe_dist.parallel.distributed_optimizer import Row
+from crepe_dist.parallel.fixed_point_optimizer import WholeNumberExchange, row_width
+from crepe_dist.parallel.sharded_embedding import catch_up
+from crepe_dist.parallel.shared_memory_optimizer import share_on_hosts
+
+LINE = 64  # numbers to which gradients are aligned
+MOST_BLOCKS = 1 << 10  # that share out a parameter
+
+
+class CudaExchange(WholeNumberExchange):
+    """Exchange that sums on GPUs and updates the parameters there.
+
+    Args:
+        run: kernels of the network.
+        values: parameters on the GPU, by name.
+        tables: names of the parameters that ``flush`` rounds.
+        loss_scale: factor of the gradients.
+
+    Attributes:
+        totals: the sum of each trained parameter's gradients, int32, on the GPU; a convolution's are [taps, in, out].
+    """
+
+    def __init__(
+        self,
+        world: World,
+        optimizer: Optimizer,
+        quanta: Quanta,
+        run: Program,
+        values: Mapping[str, Memory],
+        tables: Collection[str],
+        loss_scale: LossScale,
+    ) -> None:
+        super().__init__(quanta)
+        self._world = world
+        self._optimizer = optimizer
+        self._run = run
+        self._values = values
+        self._tables = tables
+        self._loss_scale = loss_scale
+        sizes = {name: parameter.value.size for name, parameter in quanta.parameters.items()}
+        *starts, end = accumulate((-(-size // LINE) * LINE for size in sizes.values()), initial=0)
+        rows, squares = 8 * world.size * row_width(quanta), 16 * len(sizes)
+        self._count = end + rows // 4
+        self._memory = run.gpu.allocate(4 * end + rows + squares)
+        self._is_zero = True
+        self._table = self._memory.view(4 * end, rows + squares)
+        self._squares = self._memory.view(4 * self._count, squares)
+        self._read = run.gpu.page_locked(rows + squares)
+        self._rows = self._read[:rows].view(np.float64).reshape(world.size, -1)
+        self.totals = {
+            name: self._memory.view(4 * start, 4 * size) for start, (name, size) in zip(starts, sizes.items())
+        }
+        self._moments = {
+            name: [run.gpu.allocate(4 * math.prod(shape)) for shape in optimizer.moment_shapes(parameter)]
+            for name, parameter in quanta.parameters.items()
+        }
+        trained = np.array([self._trained(name, parameter) for name, parameter in quanta.parameters.items()], np.int64)
+        of = [min(blocks(size), MOST_BLOCKS) for size in sizes.values()]
+        pieces = np.array([(n, piece, of[n]) for n in range(len(of)) for piece in range(of[n])], np.int32)
+        self._parameters, self._pieces = (run.gpu.copy(trained), run.gpu.copy(pieces)), len(pieces)
+        self._rates = run.gpu.allocate(8 * len(sizes))
+        self._communicator: nccl.Communicator | None = None
+        if world.size > 1:
+            why_not = _without_nccl(world, run.gpu.number)
+            self.by = f"{world.carrier} ({why_not})" if why_not else "NCCL"
+            if not why_not:
+                # NCCL hears of the end of a process of another host only.
+                _, memory = share_on_hosts(world, lambda processes: mmap.PAGESIZE)
+                name = world.broadcast(nccl.unique_id() if world.is_root else None, "NCCL's id")
+                world.beat()
+                limits = memory.check, world.patience
+                self._communicator = nccl.Communicator(run.gpu, world.rank, world.size, name, *limits)
+
+    def _trained(self, name: str, parameter: Parameter) -> list[int]:
+        """Return ``Trained`` of kernels/optimizer.cuh."""
+        arrays = self._values[name], self.totals[name], *self._moments[name]
+        columns = parameter.shape[1] if parameter.row_moments else 0
+        addresses = [*(memory.address for memory in arrays), 0, 0][:4]
+        channels = parameter.shape[1] if len(parameter.shape) == 3 else 0
+        return [parameter.value.size, *addresses, columns, min(32, 1 << (columns - 1).bit_length()), channels]
+
+    def begin(self, documents: int) -> Sums:
+        """Return sums that are zero, for the gradients of ``documents`` of this rank."""
+        if not self._is_zero:  # another attempt, or the last step was not finite
+            self._memory.clear()
+        self._is_zero = False
+        self._documents, each = documents, 4 * documents
+        self._largest = self._run.buffer("largest terms", each * len(self.totals))
+        return {
+            name: Sum(total, 1 / self._quanta.of(name), self._largest.view(each * number, each))
+            for number, (name, total) in enumerate(self.totals.items())
+        }
+
+    def _add(self, loss: Memory, numbers: Sequence[int]) -> list[Row]:
+        """Add up the gradients; ``loss``: float32 [summands, documents]."""
+        world, run, of_largest = self._world, self._run, (self._largest, self._documents, self._quanta.unit)
+        place, summands = (world.rank, world.size, self._table), loss.size // (4 * self._documents)
+        run("write_row", len(self.totals) + 1, *of_largest, loss, summands, *numbers, *place)
+        if self._communicator is not None:
+            self._communicator.sum(self._memory, self._count)
+        elif world.size > 1:
+            on_host = np.empty(self._count, np.int32)
+            self._memory.read(on_host)
+            self._memory.write(world.sum(on_host, "gradients"))
+        if self._optimizer.clip_norm is not None:
+            run("add_squares", self._pieces, *self._parameters, self._squares)
+        self._table.fetch(self._read)
+        (self._communicator or run.gpu).wait()
+        return list(self._rows.tolist())
+
+    def update(self, documents: float, learning_rate: float) -> None:
+        optimizer, quanta = self._optimizer, self._quanta
+        scale = mean_scale(self._loss_scale.factor * documents, optimizer.clip_norm, self._sum_of_squares)
+        self._loss_scale.good()
+        self._updates += 1
+        rates = [
+            (optimizer.rate(learning_rate * parameter.rate, self._updates), scale * quanta.of(name))
+            for name, parameter in quanta.parameters.items()
+        ]
+        self._rates.write(np.array(rates, np.float32))
+        constants = optimizer.weight_decay, *optimizer.decays, optimizer.epsilon
+        self._run("update", self._pieces, *self._parameters, self._rates, optimizer.number, *constants)
+        self._is_zero = True
+
+    def _sum_of_squares(self) -> float:
+        """Return the sum of the squares of all summed gradients, the same on every rank."""
+        read = self._read[self._rows.nbytes :].view(np.uint64).reshape(-1, 2)
+        return sum(
+            (int(low) + (int(high) << 32)) * self._quanta.of(name) ** 2
+            for (low, high), name in zip(read, self._quanta.parameters)
+        )
+
+    def flush(self) -> None:
+        for name in self._tables:
+            count = self._quanta.parameters[name].value.size
+            self._run("round_to_half", blocks(count), self._values[name], count)
+
+    def arrays(self) -> Arrays:
+        arrays = super().arrays()
+        for name, parameter in self._quanta.parameters.items() if self._updates and self._world.is_root else ():
+            for number, shape in enumerate(self._optimizer.moment_shapes(parameter)):
+                arrays[f"{name}.{number}"] = np.empty(shape, np.float32)
+                self._moments[name][number].read(arrays[f"{name}.{number}"])
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        saved = SavedArrays(arrays)
+        for name, parameter in self._quanta.parameters.items():
+            ages = saved.ages(name, parameter.shape[0] if parameter.row_moments else 0)
+            moments = saved.moments(name, self._optimizer.moment_shapes(parameter))
+            if moments is not None:
+                value, moments = catch_up(parameter.value, moments, ages, self._optimizer)
+                self._values[name].write(np.ascontiguousarray(value))
+                for memory, moment in zip(self._moments[name], moments):
+                    memory.write(np.ascontiguousarray(moment))
+        self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
+        self._updates = saved.updates
+
+
+def _without_nccl(world: World, gpu: int) -> str:
+    """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank; empty if it can."""
+    versions, places = zip(*world.gather([nccl.version(), driver.place_of(gpu)], "NCCL"))
+    if not all(versions):
+        return f"rank {versions.index(0)} has no NCCL 2.14 or later"
+    if len(set(versions)) > 1:
+        return f"the ranks have versions {min(versions)} and {max(versions)} of NCCL"
+    return "NCCL takes no slices of one GPU" if len(set(places)) < world.size else ""

@@ -1,0 +1,48 @@
+"""Base class of the distributed optimizers whose gradients are fixed-point numbers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.optim.fixed_point import Quanta
+from crepe_dist.parallel.distributed_optimizer import Exchange, Row
+
+
+def row_width(quanta: Quanta) -> int:
+    """Return the numbers of a rank's row: the bounds of its gradients, and its loss, step, documents and vote."""
+    return len(quanta.parameters) + 4
+
+
+class WholeNumberExchange(Exchange):
+    """Base class of the exchanges whose gradients are whole numbers, which their sums remain.
+
+    Args:
+        quanta: the trained parameters, and quanta of their gradients.
+    """
+
+    def __init__(self, quanta: Quanta) -> None:
+        self._quanta = quanta
+        self._updates = 0
+
+    def _all_reduce(self, loss: float, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
+        quanta, parameters = self._quanta, len(self._quanta.parameters)
+        rows = self._add(loss, numbers)
+        bounds = [row[:parameters] for row in rows]
+        not_finite = tuple(rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank)))
+        return [row[parameters:] for row in rows], not_finite, not quanta.fit(bounds)
+
+    @abstractmethod
+    def _add(self, loss: Any, numbers: Sequence[int]) -> list[Row]:
+        """Sum the gradients over the ranks, and return the rows of all ranks: bounds, loss and numbers."""
+
+    def arrays(self) -> Arrays:
+        arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
+        if (quanta := self._quanta.state()) is not None:
+            arrays["quanta"] = quanta
+        return arrays

@@ -1,0 +1,251 @@
+"""Row-sparse training of a parameter: each step reads, sums and updates only the rows that its documents touch.
+
+The result is that of the dense optimizer up to rounding: a row that a step does not touch is moved on when it is next
+read or updated, by as much as its momentum would have moved it since
+(``native/sharded_embedding.h``). Two things are different:
+weight decay acts on a row in the steps that touch it, and the change of Adam's epsilon is neglected meanwhile. GPUs
+update all rows (``cuda``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.native import library
+from crepe_dist.native.library import pointers
+from crepe_dist.optim.optimizer_state import SavedArrays
+from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.optim.parameter import Parameter
+from crepe_dist.parallel.host_shared_memory import back_with_huge_pages
+
+Numbers = npt.NDArray[np.int32]
+Ages = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
+Moments = list[npt.NDArray[np.float32]]
+
+
+class Owners(ctypes.Structure):
+    """The ranks that own the rows of a table, a block each; those of a host are neighbours.
+
+    Attributes:
+        all: their number.
+        first: number of this host's first one.
+        processes: number of those of this host.
+    """
+
+    _fields_ = (("all", ctypes.c_int), ("first", ctypes.c_int), ("processes", ctypes.c_int))
+
+
+@dataclass(frozen=True)
+class SparseParameter:
+    """A parameter to be trained row by row.
+
+    Attributes:
+        parameter: parameter [rows, columns] without a gradient.
+        most_rows: largest number of rows that this rank touches in a step.
+        attach: called with the address of the table, from which the engine reads and to which it adds its gradient.
+    """
+
+    name: str
+    parameter: Parameter
+    most_rows: int
+    attach: Callable[[int], None]
+
+    @property
+    def shape(self) -> Any:
+        return (ctypes.c_int64 * 3)(*self.parameter.shape, self.most_rows)
+
+    def bytes(self, owners: Owners) -> int:
+        """Return the memory that each process of a host needs, in whole pages."""
+        size = library.functions().crepe_table_bytes(self.shape, ctypes.byref(owners))
+        return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class Table:
+    """Values and optimizer state of a parameter's rows, divided among all ranks, each of which owns a block.
+
+    Args:
+        sparse: the parameter; its current values are copied.
+        memories: memory of each process of the host, uint8.
+        rank: local rank of this process among them.
+    """
+
+    def __init__(
+        self,
+        sparse: SparseParameter,
+        optimizer: Optimizer,
+        owners: Owners,
+        memories: Sequence[npt.NDArray[np.uint8]],
+        rank: int,
+    ) -> None:
+        self._owners = owners
+        self._memories = memories
+        self.name = sparse.name
+        self.parameter = sparse.parameter
+        self._optimizer = optimizer
+        self._updates = 0
+        self._run = library.functions()
+        self._table = self._run.crepe_table_open(
+            sparse.shape,
+            optimizer.number,
+            optimizer.constants,
+            (ctypes.c_void_p * len(memories))(*[memory.ctypes.data for memory in memories]),
+            ctypes.byref(owners),
+            rank,
+            library.threads(),
+        )
+        _check(self._table is None)
+        value = self.parameter.value
+        back_with_huge_pages(value.ctypes.data, value.nbytes)  # scoring reads it
+        weakref.finalize(self, self._run.crepe_table_close, self._table)
+        self._rows_each = self._run.crepe_table_rows_each(sparse.shape, ctypes.byref(owners))
+        self._bounds = np.zeros(owners.all + 1, np.int64)  # of the rows of each owner among those of `keep`
+        self._kept = np.zeros(0, np.int32), np.zeros((0, self.parameter.shape[1]), np.int32)
+        self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
+        sparse.attach(self._table)
+
+    def squares(self) -> int:
+        """Return the sum of the squares of the last sum, in quanta."""
+        sums = (ctypes.c_uint64 * 2)()
+        self._run.crepe_table_squares(self._table, sums)
+        low, high = sums
+        return low + (high << 32)
+
+    def block(self, owner: int, number: int = 1) -> slice:
+        """Return the rows of an owner, or of a number of neighbours."""
+        return slice(*[min(at * self._rows_each, self.parameter.shape[0]) for at in (owner, owner + number)])
+
+    @property
+    def of_host(self) -> slice:
+        """The rows of this host's owners."""
+        return self.block(self._owners.first, self._owners.processes)
+
+    def keep(self) -> None:
+        """List the rows of other hosts that the host's batch touches, of the owners that this process deals with."""
+        addresses = (ctypes.c_void_p * 2)()
+        self._run.crepe_table_keep(self._table, self._bounds.ctypes.data, addresses)
+        count, columns = int(self._bounds[-1]), self.parameter.shape[1]
+        rows, numbers = (
+            np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int32)), (size,))
+            for address, size in zip(addresses, (count, count * columns))
+        )
+        self._kept = rows, numbers.reshape(count, columns)
+
+    def kept_rows(self, owner: int) -> Numbers:
+        """Return the rows of an owner that ``keep`` has listed, int32 [n]."""
+        return self._kept[0][slice(*self._bounds[owner : owner + 2])]
+
+    def kept(self, owner: int) -> Numbers:
+        """Return the memory of the numbers of these rows, flat: values, to be written; or sums, see ``sum_kept``."""
+        return self._kept[1][slice(*self._bounds[owner : owner + 2])].reshape(-1)
+
+    def numbers(self, rows: Numbers) -> int:
+        """Return the count of the numbers of rows."""
+        return len(rows) * int(self.parameter.shape[1])
+
+    def read(self, rows: Numbers) -> Numbers:
+        """Return the values of ascending rows of this process, float32 as int32, flat."""
+        values = np.empty(self.numbers(rows), np.float32)
+        self._run.crepe_table_read(self._table, rows.ctypes.data, len(rows), values.ctypes.data)
+        return values.view(np.int32)
+
+    def sum_kept(self) -> None:
+        """Replace the values of the rows of ``keep`` by the sums of their gradients on this host, in quanta."""
+        _check(self._run.crepe_table_sum_kept(self._table))
+
+    def add(self, rows: Sequence[Numbers], sums: Sequence[Numbers]) -> None:
+        """Add sums of other hosts to this one's: lists of this process's rows, and their sums."""
+        counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
+        _check(self._run.crepe_table_add(self._table, pointers(rows), pointers(sums), counts, len(rows)))
+
+    def update(self, learning_rate: float, scale: float) -> None:
+        """Update this process's rows with ``scale`` times the last sum, in quanta.
+
+        All processes call it, and none reads before all have returned.
+        """
+        self._updates += 1
+        rate = self._optimizer.rate(learning_rate * self.parameter.rate, self._updates)
+        _check(self._run.crepe_table_update(self._table, rate, scale, self._optimizer.weight_decay))
+
+    def flush(self) -> None:
+        """Move all of this process's rows on to the last update, and round them to float16, as files have them.
+
+        All processes call it, and none reads before all have returned.
+        """
+        _check(self._run.crepe_table_flush(self._table))
+
+    def publish(self) -> None:
+        """Copy the values of this host's rows into the parameter."""
+        self._store(self.of_host, [self.parameter.value])
+
+    def arrays(self, rows: slice) -> Arrays:
+        """Copy rows of this host into new arrays of all rows, under the names of ``SavedArrays``.
+
+        Returns:
+            The values, which may not have been moved on, the moments, and the update that each row is from.
+        """
+        arrays: Arrays = {self.name: np.empty(self.parameter.shape, np.float32)}
+        for number, shape in enumerate(self._optimizer.moment_shapes(self.parameter)):
+            arrays[f"{self.name}.{number}"] = np.empty(shape, np.float32)
+        updated = np.empty(self.parameter.shape[0], np.int32)
+        self._store(rows, [*arrays.values()], updated)
+        return {**arrays, f"{self.name}.updated": updated}
+
+    def _store(self, rows: slice, arrays: Sequence[npt.NDArray[np.float32]], updated: Numbers | None = None) -> None:
+        addresses = pointers([*[*arrays, None, None][:3], updated])
+        self._run.crepe_table_store(self._table, rows.start, rows.stop, *addresses)
+
+    def drift(self) -> npt.NDArray[np.float64]:
+        """Return the drift since each update, float64 [updates since ``flush`` + 1]."""
+        history = np.empty(self._run.crepe_table_history(self._table, None))
+        self._run.crepe_table_history(self._table, history.ctypes.data)
+        return history
+
+    def restore(self, saved: SavedArrays) -> None:
+        """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
+        ages = saved.ages(self.name, self.parameter.shape[0])
+        self.load(saved.updates, saved.moments(self.name, self._optimizer.moment_shapes(self.parameter)), ages)
+
+    def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
+        """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
+        arrays = [np.ascontiguousarray(array) for array in (self.parameter.value, *(moments or []))]
+        addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
+        drift, updated = map(np.ascontiguousarray, ages)
+        _check(self._run.crepe_table_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift)))
+        self._updates = updates
+
+
+def catch_up(
+    values: npt.NDArray[np.float32], moments: Moments, ages: Ages, optimizer: Optimizer
+) -> tuple[npt.NDArray[np.float32], Moments]:
+    """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
+
+    Args:
+        ages: result of ``SavedArrays.ages``.
+
+    Returns:
+        The values and the moments for such an optimizer.
+    """
+    drift, updated = ages
+    if len(drift) == 1:
+        return values, moments
+    change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
+    decayed = [(moment * decay**age).astype(np.float32) for moment, decay in zip(moments, optimizer.decays)]
+    if len(moments) == 1:
+        return (values + change * moments[0]).astype(np.float32), decayed
+    first, second = moments
+    moved = values - change * first / (np.sqrt(second) + optimizer.epsilon)
+    return moved.astype(np.float32), decayed
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("there is not enough memory for the table of rows")

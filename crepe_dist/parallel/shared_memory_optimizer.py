@@ -1,0 +1,206 @@
+"""Exchange of gradients in whole numbers, which our own kernels compute on CPUs.
+
+Each process keeps its gradients in memory that all processes of its host map. Behind the gradients is a table with a
+row of numbers for each rank, which is summed with them. Rank k of a host sums the k-th part of all this over the
+processes of the host, and then, by an all-to-all, with the ranks that have the same part on the other hosts. If hosts
+have different numbers of processes, the surplus ranks have no part. Each row of an n-gram table has one owner among all
+ranks, which sums and updates it. If a process cannot share memory, each counts as a host of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from crepe_dist.data.arrays import Arrays
+from crepe_dist.distributed.process_group import World
+from crepe_dist.native import library
+from crepe_dist.optim.fixed_point import Quanta, mean_scale
+from crepe_dist.optim.optimizer_state import SavedArrays
+from crepe_dist.optim.optimizers import DenseUpdate, Optimizer
+from crepe_dist.parallel.distributed_optimizer import Row
+from crepe_dist.parallel.fixed_point_optimizer import WholeNumberExchange, row_width
+from crepe_dist.parallel.host_shared_memory import HostMemory, private_memory, share_memory
+from crepe_dist.parallel.inter_host import BetweenHosts
+from crepe_dist.parallel.sharded_embedding import Owners, SparseParameter, Table
+
+# Place of the gradients in a process's memory, behind the barrier. They begin where NumPy's large arrays do, 16 bytes
+# into a page: an update reads several arrays at the same index, and takes a third longer on an Intel Xeon if their
+# alignments differ.
+START = mmap.PAGESIZE + 16
+
+
+class SharedMemoryExchange(WholeNumberExchange):
+    """Exchange that sums in shared memory and, between hosts, by all-to-all; our own kernels update the parameters.
+
+    Args:
+        quanta: the trained parameters, and quanta of their gradients.
+        sparse: those of them that are trained row by row.
+    """
+
+    def __init__(
+        self, world: World, optimizer: Optimizer, quanta: Quanta, sparse: Sequence[SparseParameter] = ()
+    ) -> None:
+        super().__init__(quanta)
+        self._world = world
+        self._optimizer = optimizer
+        by_row = {each.name for each in sparse}
+        dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
+        width = row_width(quanta)
+        self._add_whole = library.functions().crepe_add_whole
+        gradients = sum(_aligned(parameter.value.size) for parameter in dense.values())
+        count = gradients + _aligned(2 * world.size * width)  # float64, as two words
+        self._squares_at = START + 4 * count
+        tables_at = -(-(self._squares_at + 16 * len(sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+        def memory_of(processes: int) -> int:
+            return tables_at + sum(each.bytes(Owners(world.size, 0, processes)) for each in sparse)
+
+        self._hosts, self._memory = share_on_hosts(world, memory_of)
+        memory, rank = self._memory, self._memory.rank
+        self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.pages]
+        self._arrays = (ctypes.c_void_p * memory.processes)(*[words.ctypes.data for words in self._words])
+        numbers = np.frombuffer(memory.pages[rank], np.float64, world.size * width, START + 4 * gradients)
+        self._rows = numbers.reshape(world.size, width)
+        offset = 0
+        for parameter in dense.values():  # the kernels write the gradients into this process's memory
+            size = parameter.value.size
+            parameter.gradient = self._words[rank][offset : offset + size].reshape(parameter.shape)
+            offset += _aligned(size)
+        self._dense = DenseUpdate(optimizer, dense, quanta)
+
+        self._tables: list[Table] = []
+        place, here = tables_at, next(at for at, host in enumerate(self._hosts) if world.rank in host)
+        owners = Owners(world.size, sum(map(len, self._hosts[:here])), memory.processes)
+        for each in sparse:
+            memories = [np.frombuffer(pages, np.uint8, each.bytes(owners), place) for pages in memory.pages]
+            self._tables.append(Table(each, optimizer, owners, memories, rank))
+            place += each.bytes(owners)
+        self._own = owners.first + rank
+
+        parts = min(map(len, self._hosts))
+        self._part = slice(*[count * min(part, parts) // parts for part in (rank, rank + 1)])
+        self._between: BetweenHosts | None = None
+        if len(self._hosts) > 1:
+            peers = [host[rank] for host in self._hosts] if rank < parts else []
+            self._between = BetweenHosts(world, self._hosts, peers, self._words[rank][self._part], self._tables)
+            self.by = f"shared memory and {world.carrier}" if max(map(len, self._hosts)) > 1 else world.carrier
+        elif world.size > 1:
+            self.by = "shared memory"
+        memory.wait_for_all()
+
+    def ready(self) -> None:
+        self._memory.wait()  # until all rows are written
+
+    def fetch(self) -> None:
+        if self._between and self._tables:
+            self._memory.wait_for_all()  # until all processes have listed their rows
+            self._between.fetch()
+            self._memory.wait_for_all()
+
+    def _add(self, loss: float, numbers: Sequence[int]) -> list[Row]:
+        row = [*self._quanta.bounds, loss, *numbers]
+        self._rows[:] = 0
+        self._rows[self._world.rank, : len(row)] = row
+        self._memory.wait_for_all()
+        rank, part, processes = self._memory.rank, self._part, self._memory.processes
+        into = rank if self._between else -1  # -1: into the arrays of all processes
+        self._add_whole(self._arrays, processes, into, part.start, part.stop)
+        if self._between:
+            self._between.add()
+            for other in range(processes):
+                if other != rank:
+                    self._words[other][part] = self._words[rank][part]
+        self._memory.wait_for_all()
+        # A process clears its rows in the next sum, and writes there only after all have reached its barrier.
+        rows: list[Row] = self._rows.tolist()
+        return rows
+
+    def update(self, documents: float, learning_rate: float) -> None:
+        scale = mean_scale(documents, self._optimizer.clip_norm, self._squares)
+        self._updates += 1
+        self._dense.update(self._optimizer.rate(learning_rate, self._updates), scale)
+        for table in self._tables:
+            table.update(learning_rate, scale * self._quanta.of(table.name))
+        self._memory.arrive()  # whoever reads rows waits first
+
+    def _squares(self) -> float:
+        """Return the sum of the squares of all summed gradients, the same on every rank."""
+        total = self._dense.squares()
+        # Each rank has the sums, over all ranks, of the rows that it owns.
+        own = [table.squares() for table in self._tables]
+        for table, squares in zip(self._tables, zip(*self._of_all(own))):
+            total += sum(squares) * self._quanta.of(table.name) ** 2
+        return float(total)
+
+    def _of_all(self, squares: list[int]) -> list[list[int]]:
+        """Return the sums of squares of all ranks, given this rank's."""
+        if self._between:
+            return self._world.gather(squares, "squares")
+        words = [np.frombuffer(pages, np.uint64, 2 * len(squares), self._squares_at) for pages in self._memory.pages]
+        for number, of_table in enumerate(squares):
+            words[self._memory.rank][2 * number : 2 * number + 2] = of_table % 2**64, of_table >> 64
+        self._memory.wait_for_all()
+        return [[low + (high << 64) for low, high in each.reshape(-1, 2).tolist()] for each in words]
+
+    def flush(self) -> None:
+        self._memory.wait_for_all()  # rank 0 may still copy the rows of other processes for a saved state
+        for table in self._tables:
+            table.flush()
+        self._memory.wait_for_all()
+        for table in self._tables:
+            table.publish()
+            if self._between:
+                self._between.gather(table, [table.parameter.value], range(self._world.size))
+
+    def arrays(self) -> Arrays:
+        self._memory.wait()
+        arrays, is_root = super().arrays(), self._world.is_root
+        if not self._updates or not (is_root or self._between):
+            return arrays
+        arrays.update(self._dense.arrays())
+        for table in self._tables:
+            rows = table.arrays(table.of_host if is_root else table.block(self._own))
+            if self._between:
+                self._between.gather(table, [*rows.values()], [0])
+            drift = table.drift()
+            if len(drift) > 1:
+                rows[f"{table.name}.drift"] = drift
+            else:
+                del rows[f"{table.name}.updated"]
+            arrays.update(rows)
+        return arrays
+
+    def restore(self, arrays: Arrays) -> None:
+        saved = SavedArrays(arrays)
+        self._dense.restore(saved)
+        for table in self._tables:
+            table.restore(saved)
+        self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
+        self._updates = saved.updates
+        self._memory.arrive()
+
+
+def share_on_hosts(world: World, size: Callable[[int], int]) -> tuple[list[list[int]], HostMemory]:
+    """Open the memory of this host's processes; every rank calls it.
+
+    Args:
+        size: function that returns the bytes of each process, given the number of processes of its host.
+
+    Returns:
+        The ranks of each host, and the memory. If one process cannot share, each is a host of its own.
+    """
+    if len(world.hosts) < world.size:
+        host = next(host for host in world.hosts if world.rank in host)
+        if memory := share_memory(world, host, size(len(host))):
+            return world.hosts, memory
+    return [[rank] for rank in range(world.size)], private_memory(size(1))
+
+
+def _aligned(count: int) -> int:
+    """Round the number of elements of a gradient up to whole pages."""
+    step = mmap.PAGESIZE // 4
+    return -(-count // step) * step

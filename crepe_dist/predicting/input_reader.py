@@ -1,0 +1,237 @@
+"""Texts to classify: of files and pipes, with unusable rows in their places, and in memory."""
+
+from __future__ import annotations
+
+import heapq
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from crepe_dist.data.text_preprocessing import Composition
+from crepe_dist.errors import UserError
+from crepe_dist.formatting import counted
+from crepe_dist.invocation import typed
+from crepe_dist.preparing.dataframe_source import is_missing, is_table, text_column
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, Batch, OpenFile, Row, check_text
+from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.open_source import HEEDED, check_heeded, open_source
+from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, Reading, Source, by_suffix
+from crepe_dist.preparing.worker_pool import inherited, pool
+from crepe_dist.settings.fields import COLUMN, HEADERS, Many, Settings, Words, setting
+from crepe_dist.settings.flags import ENCODING, HEADER, TextEncoding
+
+KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
+GROUP = 256  # rows in a group
+LOST = 1 << 14  # lost rows in a batch
+Answer = TypeVar("Answer")
+
+
+class Input(NamedTuple):
+    """Row of a file or pipe.
+
+    Args:
+        line: number of the row's first line, from 1; in a Parquet file, the number of the row.
+        problem: reason why the row cannot be classified; empty if it can.
+        id: value of the column of ids; empty if there is none.
+    """
+
+    line: int
+    text: str
+    problem: str = ""
+    cells: tuple[str, ...] = ()
+    id: str = ""
+
+    @property
+    def place(self) -> str:
+        """Line and id, for people."""
+        return f"line {self.line}" + (f" ({self.id})" if self.id else "")
+
+
+class Inputs:
+    """Iterator over the rows of one file or pipe, in bounded memory.
+
+    Attributes:
+        columns: names of the columns; empty if their values are not kept.
+        delimiter: delimiter of a CSV file; a comma for other formats.
+        format: one of ``KINDS``.
+    """
+
+    def __init__(self, opened: OpenFile) -> None:
+        self.columns = opened.kept
+        self.delimiter = opened.delimiter if opened.format == "csv" else ","
+        self.format = opened.format
+        self._opened = opened
+
+    def __iter__(self) -> Iterator[list[Input]]:
+        """Yield groups of rows: some hundred at a time from a file, those that have arrived from a pipe."""
+        return chain.from_iterable(map(self._groups, self._batches()))
+
+    def answered(self, answer: Callable[[list[Input]], Answer], processes: int) -> Iterator[Answer]:
+        """Yield the answers to the groups, in order; processes that are forked from this one share a large file."""
+        batches = self._batches()
+        first = list(islice(batches, 2))
+        batches = chain(first, batches)
+        if len(first) < 2 or processes < 2:
+            yield from map(answer, chain.from_iterable(map(self._groups, batches)))
+            return
+        fewer = f"OMP_NUM_THREADS=1 {typed('predict')} …"
+        with pool(processes, fewer, lambda batch: list(map(answer, self._groups(batch)))) as workers:
+            yield from chain.from_iterable(workers.in_order(inherited, batches))
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches; divide one of lost rows, of which a damaged file may declare any number."""
+        for batch in self._opened.checked():
+            lost = batch.bad[0] if batch.bad and self.format == "parquet" else BadRow(0, "", "", 0)
+            for start in range(0, lost.lines, LOST):
+                bad = lost._replace(line=lost.line + start, lines=min(LOST, lost.lines - start))
+                yield batch._replace(bad=(bad,))
+            if not lost.lines:
+                yield batch
+        self._opened.file.close()
+
+    def _groups(self, batch: Batch) -> Iterator[list[Input]]:
+        parsed = self._opened.parse(batch)
+        rows: Iterator[Input] = map(self._input, parsed.rows)
+        if bad := sorted((*parsed.bad, *batch.bad), key=attrgetter("line")):
+            rows = heapq.merge(rows, chain.from_iterable(map(self._unusable, bad)), key=attrgetter("line"))
+        while group := list(islice(rows, GROUP)):
+            yield group
+
+    def _input(self, row: Row) -> Input:
+        try:
+            check_text(row.text)
+        except ValueError as error:
+            return Input(row.line, "", str(error), row.cells, row.id)
+        return Input(row.line, row.text, "", row.cells, row.id)
+
+    def _unusable(self, bad: BadRow) -> Iterator[Input]:
+        """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
+        problem = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
+        count = bad.lines if self._opened.format == "parquet" else 1
+        return map(Input, range(bad.line, bad.line + count), repeat(""), repeat(problem))
+
+
+def open_inputs(name: str, kind: str | None = None, reading: Reading | None = None, *, keep: bool = False) -> Inputs:
+    """Open a file of texts.
+
+    Args:
+        name: path of the file, or ``-`` for standard input.
+        kind: one of ``KINDS``; ``None`` decides by the file name, and otherwise reads lines: fastText's lines if the
+            first one begins with ``__label__``.
+        reading: header and columns of a table; its ``format`` is ignored.
+        keep: whether to keep the values of all columns.
+
+    Raises:
+        UserError: the file cannot be read, or the text column is ambiguous.
+    """
+    path = None if name == PIPE else Path(name)
+    if path is not None and not (path.is_file() or path.is_fifo()):
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
+    # An empty label: look for no label column, but do not mistake one for the text.
+    source = Source(path, name, format=format_of(name, kind), label="")
+    opened = open_source(source, reading or Reading(), keep=keep, live=True)
+    return Inputs(opened if path else opened._replace(name="the standard input"))
+
+
+def format_of(name: str, kind: str | None) -> str:
+    """Return the format of a file of texts, given one of ``KINDS`` or ``None``."""
+    return kind or (None if name == PIPE else by_suffix(Path(name))) or TEXTS
+
+
+@dataclass
+class TextFlags(Settings):
+    """Format and columns of a file of texts."""
+
+    input_format: str | None = setting(
+        None,
+        "format; default: by the file name, else lines, or fasttext if the first line begins with __label__",
+        Words(KINDS),
+    )
+    header: str = setting("auto", HEADER, Words(HEADERS))
+    encoding: str | None = setting(None, ENCODING, TextEncoding())
+    text_column: tuple[str, ...] = setting(
+        (),
+        "column name, or number from 1; repeat it to join several in this order; default: the columns that the model "
+        "was trained on, else guessed",
+        Many(COLUMN),
+    )
+
+    def opened(
+        self, name: str, composition: Composition, encoding: str | None, *, keep: bool = False, **given: Any
+    ) -> Inputs:
+        """Open a file for a model; see ``open_inputs`` and ``columns_of``.
+
+        Args:
+            composition: composition of the model's texts.
+            encoding: encoding of the model's data; ``None``: UTF-8.
+        """
+        wanted = columns_of(composition, texts=tuple(self.text_column), **given)
+        reading = Reading(None, self.header, wanted, encoding=self.encoding or encoding)
+        inputs = open_inputs(name, self.input_format, reading, keep=keep)
+        own = Reading(None, self.header, Wanted(texts=tuple(self.text_column)), encoding=self.encoding)
+        check_heeded(own, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}", "--text-column")
+        return inputs
+
+
+def warn_of_encoding(name: str, rows: Iterable[Input]) -> None:
+    """Warn if rows are left out because their bytes are not of the encoding."""
+    if count := sum(row.problem.startswith(NOT_UTF_8) for row in rows):
+        warnings.warn(f"{counted(count, 'row')} of {name} left out: {NOT_UTF_8}; {FROM_WINDOWS}", stacklevel=2)
+
+
+class InvalidInput(UserError, ValueError):
+    """Texts, labels or parameters that cannot be used; scikit-learn expects a ``ValueError``."""
+
+
+def columns_of(composition: Composition, **given: Any) -> Wanted:
+    """Return the columns that a model was trained on, and those that are given besides."""
+    categories = tuple(each.name for each in composition.beside if each.categories is not None)
+    numbers = tuple(each.name for each in composition.beside if each.categories is None)
+    return Wanted(remembered=composition.columns, categories=categories, numbers=numbers, **given)
+
+
+def texts_of(texts: Any, wanted: Wanted) -> list[str]:
+    """Return the texts of an iterable, an array, a series, or a table.
+
+    The columns of a table, which is a data frame or a mapping of names to columns, are chosen as those of a file.
+
+    Args:
+        wanted: columns to choose.
+
+    Raises:
+        InvalidInput: ``texts`` is something else, its columns cannot be chosen, or a text is not a string.
+    """
+    if is_table(texts):
+        try:
+            texts = text_column(texts, wanted)
+        except UserError as error:
+            raise InvalidInput(error.what, error.why, "give one column of texts, such as table['text']") from None
+    shape: tuple[int, ...] | None = getattr(texts, "shape", None)
+    # A set has no order for the answers.
+    if isinstance(texts, (str, bytes, bytearray, set, frozenset)) or not hasattr(texts, "__iter__") or shape == ():
+        remedy = "give a list of strings, or a data frame; put a single text into a list: [text]"
+        raise InvalidInput(f"the texts are of type {type(texts).__name__}", remedy=remedy)
+    if shape is not None and len(shape) == 2 and shape[1] == 1 and hasattr(texts, "ravel"):
+        texts = texts.ravel()
+    elif shape is not None and len(shape) != 1:
+        remedy = "choose one column: array[:, 0]; in a pipeline with ColumnTransformer"
+        raise InvalidInput(f"the texts have {len(shape)} dimensions: {' × '.join(map(str, shape))}", remedy=remedy)
+    values = texts.tolist() if hasattr(texts, "tolist") else list(texts)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            what = f"text {row} is {'missing' if is_missing(value) else 'not a string'}: {value!r:.40}"
+            remedy = "decode bytes; leave missing texts out, or replace them by '' (column.fillna(''))"
+            raise InvalidInput(what, remedy=remedy)
+    return values
+
+
+def check_column(what: str, name: object) -> None:
+    """Raise ``UserError`` unless ``name`` can name a column."""
+    if not isinstance(name, (str, type(None))):
+        remedy = 'give its name, and texts and labels as one table: {"text": texts, "label": labels}'
+        raise UserError(f"the column of the {what} cannot be of type {type(name).__name__}", remedy=remedy)

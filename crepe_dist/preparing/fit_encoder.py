@@ -1,0 +1,134 @@
+"""Fitting of the encoding to the texts of training, labelled or not: the document length and the alphabet.
+
+The result depends on these rows alone, not on the number of processes. Lengths in characters are in the
+records of the spool. A sample of the texts, or for a new alphabet all of them, are read from the spool a second time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.characters import CODE_POINTS, MAX_CHARACTERS, divided, frequent_alphabet, ordered
+from crepe_dist.data.text_preprocessing import UNIT, Composition
+from crepe_dist.preparing.spool import SomeRows
+from crepe_dist.preparing.worker_pool import Show, Workers
+from crepe_dist.settings.options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
+
+PIECE = 1 << 15  # rows per task
+PIECE_BYTES = 1 << 20  # bytes of text that are counted at a time
+SAMPLE = 1 << 14  # maximum number of rows that are read to decide on a new alphabet, or a length in codes
+MISSED = 0.01  # a new alphabet is worthwhile if it covers more in this share of the characters, or of the rows
+LOST = 0.2  # share of its letters that counts as a row's loss
+
+Alphabet = Literal["given", "needed", "made"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Choice of the encoding's parameters to fit to the training texts.
+
+    Args:
+        length: fit ``feature_len``: the smallest ``SHORTEST`` + n × ``STEP`` that keeps 99 % of the texts whole, at
+            most ``LONGEST_FITTED``.
+        alphabet: ``given`` keeps the encoding's alphabet, ``made`` always makes a new one with ``frequent_alphabet``,
+            ``needed`` makes one if it covers at least ``MISSED`` more of the characters, or of the rows ``LOST`` more
+            of the letters: a rare script is few characters.
+    """
+
+    length: bool = False
+    alphabet: Alphabet = "given"
+
+
+def fitting_length(codes: npt.NDArray[Any]) -> int:
+    """Return the fitted ``feature_len`` for texts with these numbers of codes [n]."""
+    needed = int(np.percentile(codes, WHOLE, method="inverted_cdf"))
+    steps = -(-max(0, needed - SHORTEST) // STEP)
+    return min(SHORTEST + steps * STEP, LONGEST_FITTED)
+
+
+def fit(
+    encoding: Encoding,
+    wanted: Fit,
+    composition: Composition,
+    values: str,
+    training: SomeRows,
+    workers: Workers,
+    show: Show,
+) -> Encoding:
+    """Return the encoding with the fitted parameters.
+
+    Args:
+        values: characters of the values of columns beside the text, the most frequent first; if there are too many, the
+            others are not read.
+        training: training and unlabelled rows, at least one.
+    """
+    count_points = partial(count_points_of, bool(composition.beside))
+    sample = training[:: -(-len(training) // SAMPLE)]
+    if wanted.alphabet == "made" or (wanted.alphabet == "needed" and _missed(encoding, sample, count_points) >= MISSED):
+        counts: Counter[int] = Counter()
+        pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
+        for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):
+            counts.update(piece_counts)
+            show("counting characters", min(done * PIECE, len(training)), len(training))
+        encoding = _with_new_alphabet(encoding, counts)
+    if values:
+        own, rare = divided(values, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired))
+        alphabet, paired = ordered(encoding.alphabet + "".join(own)), ordered(encoding.paired + "".join(rare))
+        encoding = replace(encoding, alphabet=alphabet, paired=paired)
+    if wanted.length:
+        needed = training.column("characters")
+        codes = encoding.lengths(
+            [composition.of_stored.text(text.decode("utf-8")) for text in sample.texts().get(sample.records())]
+        )
+        if (codes != sample.column("characters")).any():  # some characters have several codes
+            needed = codes
+        encoding = replace(encoding, feature_len=fitting_length(needed))
+    return encoding
+
+
+def _with_new_alphabet(encoding: Encoding, counts: Mapping[int, int]) -> Encoding:
+    alphabet, paired = frequent_alphabet(counts, encoding.mode)
+    return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=False)
+
+
+def _missed(encoding: Encoding, sample: SomeRows, count_points: Callable[[SomeRows], dict[int, int]]) -> float:
+    """Return the share of characters, or of rows if it is larger, that a new alphabet would cover more.
+
+    A letter that the encoding's alphabet reads as another one, é as e, is not covered: accents may tell the language of
+    a text.
+    """
+    counts = count_points(sample)
+    points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
+    encodings = (_with_new_alphabet(encoding, counts), replace(encoding, fold_accents=False))
+    made, given = (each.known(points) for each in encodings)
+    gain = made.astype(np.int64) - given
+    changed = {chr(point): each for point, each in zip(points.tolist(), gain.tolist()) if each and chr(point).isalpha()}
+    rows = 0
+    for text in sample.texts().get(sample.records()) if changed else ():
+        letters = [] if changed.keys().isdisjoint(decoded := text.decode("utf-8")) else [*filter(str.isalpha, decoded)]
+        gained = sum(changed.get(letter, 0) for letter in letters)
+        rows += (gained >= LOST * len(letters) > 0) - (gained <= -LOST * len(letters) < 0)
+    return max(float((gain * times).sum() / max(1, times.sum())), rows / len(sample))
+
+
+def count_points_of(has_values: bool, piece: SomeRows) -> dict[int, int]:
+    """Count the code points in the texts of some rows, without the values beside them. Runs in a worker."""
+    texts, rows = piece.texts(), piece.records()
+    full = np.cumsum(rows["bytes"], dtype=np.int64) // PIECE_BYTES
+    total = np.zeros(CODE_POINTS, dtype=np.int64)
+    for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
+        found = texts.get(chunk)
+        found = [text.partition(UNIT.encode())[0] for text in found] if has_values else found
+        points = np.frombuffer(b"".join(found).decode("utf-8").encode("utf-32-le"), dtype="<u4")
+        counts = np.bincount(points)
+        total[: len(counts)] += counts
+    seen = np.flatnonzero(total)
+    return dict(zip(seen.tolist(), total[seen].tolist()))

@@ -1,0 +1,251 @@
+"""Opening of a source: its format and columns are detected from its first bytes, unless the user gave them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from crepe_dist import extras
+from crepe_dist.data.dataset import SAMPLE, UNLABELLED
+from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.data.text_preprocessing import EMPTY, plain
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.preparing.formats import (
+    BLOCK,
+    LOOK_AT,
+    MAX_RECORD,
+    NOT_UTF_8,
+    TOO_LONG,
+    Batch,
+    OpenFile,
+    Parsed,
+    Row,
+    parse_each,
+)
+from crepe_dist.preparing.formats.columns import Columns
+from crepe_dist.preparing.formats.json_lines import open_json_lines
+from crepe_dist.preparing.formats.lines import Lines, is_fasttext, open_fasttext, open_lines
+from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
+from crepe_dist.preparing.sources import LINES, TEXTS, Reading, Source, list_documents
+from crepe_dist.settings.fields import FORMATS, refuse
+from crepe_dist.settings.flags import UTF_8
+
+FILES = 256  # documents in a batch
+PARQUET = b"PAR1"  # first bytes of a Parquet file
+
+
+# The reading options that have an effect on each format.
+TABULAR = {"header", "encoding", "text", "label"}
+HEEDED = {
+    "csv": TABULAR,
+    "tsv": TABULAR,
+    "xlsx": TABULAR - {"encoding"},
+    "jsonl": TABULAR - {"header"},
+    "parquet": TABULAR - {"header", "encoding"},
+    "fasttext": {"encoding"},
+    "folder": {"encoding"},
+    LINES: {"encoding"},
+}
+
+
+def heeded(source: Source, opened: OpenFile) -> set[str]:
+    """Return the reading options that have an effect on a source, and its format."""
+    if source.format == SAMPLE:
+        return set()
+    return HEEDED[opened.format] - ({"label"} if source.label else set()) | {opened.format}
+
+
+def check_heeded(given: Reading, options: Collection[str], names: str, text: str = "--text") -> None:
+    """Raise ``UserError`` if an option that the user gave has an effect on none of the sources.
+
+    Args:
+        options: options that have an effect on some source, and the formats of the sources.
+        names: names of the sources.
+        text: flag of the columns of the text.
+    """
+    columns = given.columns
+    flags = {
+        "--input-format": (given.format, given.format is not None),
+        "--header": ("header", given.header != "auto"),
+        "--encoding": ("encoding", given.encoding is not None),
+        text: ("text", bool(columns.texts)),
+        "--label": ("label", columns.label is not None),
+        "--label-columns": ("label", bool(columns.labels)),
+        "--label-separator": ("label", bool(given.labelling.separator)),
+    }
+    unused = [flag for flag, (option, is_given) in flags.items() if is_given and option not in options]
+    refuse(unused, "the format has no such thing, or the names of files and folders give it", on=f" on {names}")
+
+
+def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> OpenFile:
+    """Open a source, and detect its format and columns from its first bytes unless ``reading`` gives them.
+
+    Args:
+        keep: keep the values of all columns in ``Row.cells``.
+        live: pass rows from a pipe on as soon as they arrive.
+    """
+    name, label, kind_of_labels = source.name, source.label, reading.labelling.kind
+    is_unlabelled = source.part == UNLABELLED
+    if is_unlabelled:  # no label is read, so any will do
+        label, kind_of_labels = "", SEVERAL
+    if source.part != "train":  # scores do not use weights
+        reading = replace(reading, columns=replace(reading.columns, weight=None))
+    wanted, nested, encoding = reading.columns, kind_of_labels != ONE, reading.encoding or UTF_8
+    if source.format == "folder":
+        _check_no_columns(source, reading)
+        assert source.path is not None
+        assert label is not None
+        folder, parse = Documents(source.path, encoding), partial(_parse_documents, source.path, label, encoding)
+        return OpenFile(name, folder, folder, parse, "folder", "text: whole files")
+    if source.format in ("parquet", "xlsx"):
+        if source.path is None:
+            raise UserError(f"{source.format} cannot be read from a pipe", remedy="name the file")
+        extras.require("parquet" if source.format == "parquet" else "excel", name)
+        if source.format == "parquet":
+            from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
+
+            return open_parquet(source.path, name, wanted, label, keep=keep, nested=nested)
+        sheet = Sheet(source.path, name)
+        return open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
+    lines = Lines(source.path, encoding, live=live)
+    if source.format == SAMPLE:
+        _check_no_columns(source, reading)
+        lines.skip_lines(1)
+        table = Table("tsv", Columns(("id", "score", "text"), None, (2,)), label, "\t")
+        return OpenFile(name, lines, lines, table.parse, "tsv")
+    kind = source.format or _kind_of(lines.head, name, is_unlabelled)
+    if kind == TEXTS:
+        kind = "fasttext" if is_fasttext(lines.head) else LINES
+    if kind in (LINES, "fasttext"):
+        _check_no_columns(source, reading)
+    if kind == LINES:
+        return open_lines(lines, name, keep=keep, strict=is_unlabelled)
+    if kind == "jsonl":
+        return open_json_lines(lines, name, wanted, label, keep=keep, nested=nested)
+    if kind == "fasttext":
+        if label is None:
+            return open_fasttext(lines, name, kind_of_labels)
+        opened = open_fasttext(lines, name, SEVERAL, keep=keep, strict=is_unlabelled)
+        return opened._replace(reads="text: other words, ignored: words with __label__")
+    if kind == "parquet":
+        lines.close()
+        return open_source(replace(source, format=kind), reading, keep=keep)
+    return open_table(kind, lines, name, wanted, reading.header, label, keep=keep)
+
+
+def _check_no_columns(source: Source, reading: Reading) -> None:
+    wanted = reading.columns
+    # Of a model's columns, the values are missing then.
+    beside = () if wanted.remembered else (("category", name) for name in wanted.beside)
+    for flag, column in (("weight", wanted.weight), ("id", wanted.id), *beside):
+        if column is not None and (flag != "id" or wanted.needs_id):
+            raise UserError(f"{source.name} has no columns, and so no {flag} {column!r}", remedy=f"leave --{flag} out")
+
+
+def reading_like(reading: Reading, opened: OpenFile) -> Reading:
+    """Return the options to read unlabelled texts with: their columns are those of the training file, if it has any.
+
+    Their own label is not read, and an id is optional.
+    """
+    wanted = replace(reading.columns, labels=(), weight=None, needs_id=False)
+    if opened.columns is not None:
+        wanted = replace(wanted, texts=(), remembered=opened.texts, like=opened.columns)
+    return replace(reading, columns=wanted)
+
+
+def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
+    if head.startswith(PARQUET):
+        return "parquet"
+    line = head.lstrip().split(b"\n", 1)[0]
+    if line.startswith(b'{"' if is_unlabelled else (b"{", b"[")):
+        return "jsonl"
+    if is_fasttext(line):
+        return "fasttext"
+    if is_unlabelled:
+        return LINES
+    if b"\t" in line:
+        return "tsv"
+    if b"," in line or not line:
+        return "csv"
+    raise UserError(
+        f"{name}: the format is unknown",
+        "its name does not give it, and its first line is not JSON and has no commas or tabs",
+        f"give --input-format {' or '.join(FORMATS)}",
+    )
+
+
+def _parse_documents(folder: Path, label: str, encoding: str, batch: Batch) -> Parsed:
+    def row(number: int, name: str) -> Row:
+        return Row(number, label, plain(_read_document(folder / name, encoding)), id=name)
+
+    return parse_each(enumerate(batch.content, start=batch.line), row)
+
+
+class Documents:
+    """Paths of the documents of a class folder, whose "lines" are their numbers. Files count as read once listed."""
+
+    def __init__(self, folder: Path, encoding: str) -> None:
+        self.position = 0
+        self.encoding = encoding
+        self._folder = folder
+        self._names = list_documents(folder)
+        # Workers read the documents, and each would repeat the warning.
+        first = () if encoding == UTF_8 else self._names[:LOOK_AT]
+        self.doubt = next(filter(None, (_doubt(folder / name, encoding) for name in first)), "")
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = size = 0
+        for end, name in enumerate(self._names, start=1):
+            size += (self._folder / name).stat().st_size
+            if end - start == FILES or size >= BLOCK or end == len(self._names):
+                self.position += size
+                yield Batch(start + 1, self._names[start:end], size)
+                start, size = end, 0
+
+    def sha256(self) -> str:
+        """Hash all names and contents."""
+        digest = hashlib.sha256()
+        for name in self._names:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+            try:
+                digest.update(bytes.fromhex(sha256(self._folder / name)))
+            except (OSError, ValueError):  # the file is in quarantine
+                digest.update(b"not readable")
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        pass
+
+
+def _doubt(path: Path, encoding: str) -> str:
+    """Return ``Lines.doubt`` about the start of a document; empty if it cannot be read."""
+    try:
+        lines = Lines(path, encoding)
+    except UserError:
+        return ""
+    lines.close()
+    return lines.doubt
+
+
+def _read_document(path: Path, encoding: str) -> str:
+    try:
+        lines = Lines(path, encoding)
+        data = lines.read(MAX_RECORD + 1)
+    except UserError as error:
+        raise ValueError(f"unreadable: it {error.what.removeprefix(str(path)).strip()}") from None
+    lines.close()
+    if len(data) > MAX_RECORD:
+        raise ValueError(TOO_LONG)
+    if lines.problem:
+        raise ValueError(lines.problem)
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError(NOT_UTF_8) from None
+    if not text:
+        raise ValueError(EMPTY)
+    return text

@@ -1,0 +1,122 @@
+"""A pool of worker processes that end with their parent, and the progress of what they do."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Callable, TypeVar
+
+from crepe_dist.errors import UserError
+from crepe_dist.formatting import ended
+
+AHEAD = 3  # tasks in flight per process
+_inherited: list[Any] = []
+
+
+Say = Callable[[str], None]  # prints a line
+Show = Callable[[str, int, int], None]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
+
+
+def ignored(doing: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def unsaid(line: str) -> None:
+    """Print nothing."""
+
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Worker processes, or this process in place of a single one.
+
+    Attributes:
+        ahead: most tasks in flight.
+    """
+
+    executor: Executor | None
+    ahead: int
+
+    def in_order(self, work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
+        """Yield the results of ``work`` in the order of the tasks."""
+        if self.executor is None:
+            yield from map(work, tasks)
+            return
+        waiting: deque[Future[Done]] = deque()
+        for task in tasks:
+            waiting.append(self.executor.submit(work, task))
+            if len(waiting) >= self.ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def pool(processes: int, fewer: str, work: Callable[[Any], Any] | None = None) -> Iterator[Workers]:
+    """Provide ``processes`` workers.
+
+    With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
+
+    Args:
+        fewer: how the user runs the command in one process, for the error about a worker that was killed.
+        work: what ``inherited`` calls, if it is large or cannot be pickled: the workers are forked from this process,
+            and share its memory. Its threads must not hold a lock that ``work`` needs.
+
+    Raises:
+        UserError: A worker ended before its work did.
+    """
+    _inherited[:] = [work]
+    executor: Executor | None = None
+    if processes > 1:
+        context = multiprocessing.get_context("forkserver" if work is None else "fork")
+        with suppress(OSError):
+            executor = ProcessPoolExecutor(processes, context, initializer=_start_worker)
+    try:
+        yield Workers(executor, AHEAD * processes)
+    except BrokenProcessPool as error:
+        how, why = _how_one_ended(executor)
+        raise UserError(f"a worker process {how}", why, f"run the command again, in one process: {fewer}") from error
+    finally:
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _how_one_ended(executor: Any) -> tuple[str, str]:
+    """Describe the end of the worker that broke a pool, and its likely cause; the pool terminates the other workers."""
+    workers = list((getattr(executor, "_processes", None) or {}).values())
+    executor.shutdown(wait=True)  # Then all workers have ended, and their exit codes are known.
+    codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
+    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
+    if not codes:
+        return "ended", ""
+    return ended(code), "perhaps the machine ran out of memory (see dmesg)" if code == -signal.SIGKILL else ""
+
+
+def inherited(task: Any) -> Any:
+    """Do the work that ``pool`` was given."""
+    return _inherited[0](task)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()
+    gc.set_threshold(1 << 17)  # rows make no cycles, but as many objects as otherwise start a search for some
+    threading.Thread(target=_exit_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _exit_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,143 @@
+"""Best and reported epoch of a run, and early stopping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.runs.metrics import loss_of
+from crepe_dist.runs.resume_state import Progress
+from crepe_dist.settings.config import Config
+
+# Of the standard error of a loss. That of the difference of two epochs' losses on the same texts was between a third
+# and a half of it.
+TOLERANCE = 1 / 3
+
+
+@dataclass(frozen=True)
+class EpochChoice:
+    """Choice by a validation score and, where that hardly differs, by the loss of calibrated probabilities.
+
+    A small split often cannot tell two epochs apart by their score: differences of less than its standard error are
+    chance (as in the one-standard-error rule of Breiman et al., "Classification and Regression Trees", 1984). The loss
+    says more about them. If the losses differ as little, the later epoch is chosen, because its learning rate is lower.
+    Exception: a constant schedule. The test split decides nothing that is reported.
+
+    Args:
+        has_validation: true if a validation split chooses the epoch; without one the last epoch is reported.
+        rows: number of documents of the validation split, or of the test split without one.
+        patience: epochs without improvement after which the run stops; 0: never.
+        epochs: number of epochs of the run, ``training.epochs``.
+        score: ``training.choose``.
+    """
+
+    has_validation: bool
+    rows: int
+    patience: int
+    epochs: int
+    score: str = "accuracy"
+
+    @classmethod
+    def of(cls, config: Config, data: Dataset) -> EpochChoice:
+        """Make the choice for a configuration and its data."""
+        has_validation = "validation" in data.splits
+        rows = len(data.splits.get("validation" if has_validation else "test", ()))
+        training = config.training
+        return cls(has_validation, rows, training.patience or 0, training.all_epochs, training.choose)
+
+    @property
+    def chosen_by(self) -> str:
+        return "validation split" if self.has_validation else "last epoch"
+
+    @property
+    def _split(self) -> str:
+        return "validation" if self.has_validation else "test"
+
+    def best(self, progress: Progress) -> dict[str, Any]:
+        """Return the record of the best epoch.
+
+        An epoch is better than the earlier ones if its score on the validation split (without one: on the test
+        split) is higher than the highest of a best epoch so far by more than one standard error; or if it is not lower
+        by more, and its loss is not higher than the lowest so far by more than chance explains.
+        """
+        best, *others = progress.epochs
+        highest, lowest = best, self._loss(best)
+        # In the order of the epochs, so that a later one never makes an earlier one best whose checkpoint is deleted.
+        for record in others:
+            gain, chance = self._score(record) - self._score(highest), self._chance(highest)
+            loss = self._loss(record)
+            if gain > chance or (gain >= -chance and (loss, -gain) < (lowest, 0)):
+                best, lowest = record, loss
+            elif gain >= -chance and loss < lowest + self._tolerance(record):
+                best = record
+            else:
+                continue
+            highest = max(highest, record, key=self._score)
+        return best
+
+    def improved(self, progress: Progress) -> dict[str, Any]:
+        """Return the record of the last epoch that was better than the one improved before by more than chance."""
+        improved, *others = progress.epochs
+        for record in others:
+            gain, chance = self._score(record) - self._score(improved), self._chance(improved)
+            is_lower = self._loss(record) < self._loss(improved) - self._tolerance(record)
+            if gain > chance or (gain >= -chance and is_lower):
+                improved = record
+        return improved
+
+    def verdict(self, progress: Progress) -> str:
+        """Compare the newest epoch with the earlier ones, in words; empty if an earlier one is better."""
+        newest = progress.epochs[-1]
+        if self.best(progress) is not newest:
+            return ""
+        is_better = self.improved(progress) is newest
+        more = "" if self.score == "accuracy" else f", macro F1 {self._score(newest):.3f}"
+        return ("the best so far" if is_better else "as good as the best so far, within chance") + more
+
+    def _chance(self, record: dict[str, Any]) -> float:
+        """Return the standard error of a score."""
+        of_share = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.rows))
+        return float(record.get(f"{self._split}_{self.score}_error", of_share))
+
+    def _score(self, record: dict[str, Any]) -> float:
+        return float(record.get(f"{self._split}_{self.score}", 0.0))
+
+    def _loss(self, record: dict[str, Any]) -> float:
+        return loss_of(record, self._split)[0]
+
+    def _tolerance(self, record: dict[str, Any]) -> float:
+        return TOLERANCE * loss_of(record, self._split)[1]
+
+    def reported(self, progress: Progress) -> dict[str, Any]:
+        """Return the record of the epoch that the result reports."""
+        return self.best(progress) if self.has_validation else progress.epochs[-1]
+
+    def kept(self, progress: Progress, saved: Iterable[int]) -> set[str]:
+        """Return the names of the checkpoints that an unfinished run keeps.
+
+        Args:
+            saved: numbers of scored epochs of the saved states. A run that resumes from a state needs the checkpoint
+                that it would have reported by then.
+        """
+        epochs = progress.epochs
+        counts = {len(epochs), *(count for count in saved if 0 < count < len(epochs))}
+        positions = (replace(progress, epochs=epochs[:count]) for count in counts)
+        return {record["checkpoint"] for record in [epochs[-1], *map(self.reported, positions)]}
+
+    def is_last(self, progress: Progress) -> bool:
+        """Return whether the run ends with the newest epoch."""
+        return progress.epoch >= self.epochs or self._is_out_of_patience(progress)
+
+    def stopped_early(self, progress: Progress) -> str | None:
+        """Describe an early stop, if there was one."""
+        if not self._is_out_of_patience(progress) or progress.epoch >= self.epochs:
+            return None
+        since = f"no improvement beyond chance since epoch {self.improved(progress)['epoch']}"
+        return f"stopped early, after epoch {progress.epoch} of {self.epochs}: {since} (--patience 0 trains all epochs)"
+
+    def _is_out_of_patience(self, progress: Progress) -> bool:
+        waited = len(progress.epochs) - 1 - progress.epochs.index(self.improved(progress))
+        return 0 < self.patience <= waited

@@ -1,0 +1,83 @@
+"""Fitting the weight of Crepe's tower to the validation split, before the splits are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.dataset import Dataset, Split
+from crepe_dist.data.targets import SEVERAL
+from crepe_dist.distributed.process_group import World
+from crepe_dist.engines.engine import Engine, Scored
+from crepe_dist.model.branch_weight import WeightCounts, combined
+from crepe_dist.model.network_config import Shape
+from crepe_dist.runs.scores import AnyScores
+from crepe_dist.training.eval_loop import Totals, pass_over
+from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
+
+MOST_REMEMBERED = 1 << 28  # bytes
+
+
+def weighed_and_scored(
+    engine: Engine, data: Dataset, world: World, is_stopping: Callable[[], bool]
+) -> tuple[Mapping[str, AnyScores], float]:
+    """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``; every rank calls it.
+
+    The weight is fitted to a validation split whose texts have one label; else, and for other networks, it is 1.
+
+    Raises:
+        Interrupted: on every rank, if ``is_stopping`` became true on one.
+    """
+    if engine.shape.summands == 1 or "validation" not in data.splits or data.labelled == SEVERAL:
+        return evaluate_splits(engine, data, world, is_stopping), 1.0
+    scorer, totals = _Weighing(engine, data.splits["validation"]), _Totals()
+    pass_over(scorer, scorer.split, BATCH_SIZE, world, totals, is_stopping)
+    scorer.weight = totals.fit.fitted()
+    return evaluate_splits(scorer, data, world, is_stopping), scorer.weight
+
+
+class _Weighing:
+    """Scorer that computes the logits of table and tower, float32 [n, 2, classes], until the weight is fitted.
+
+    Afterwards, it computes their weighted sum. It remembers the parts of the validation split, ``split``, unless they
+    are larger than ``MOST_REMEMBERED``.
+    """
+
+    def __init__(self, engine: Engine, split: Split) -> None:
+        self._engine = engine
+        self.split = split
+        self.weight: float | None = None
+        self._remembers = 2 * 4 * len(split) * engine.shape.classes <= MOST_REMEMBERED
+        self._remembered: list[Scored] = []
+
+    @property
+    def shape(self) -> Shape:
+        return self._engine.shape
+
+    def scored(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
+        is_known = self.weight is not None and split is self.split and self._remembers
+        apart = self._engine.scored(split, batch_size, rank, size, self._engine.parts)
+        for rows, labels, parts in self._remembered if is_known else apart:
+            if self.weight is not None:
+                yield rows, labels, combined(parts, self.weight)
+                continue
+            if self._remembers:
+                self._remembered.append((rows, labels, parts))
+            yield rows, labels, parts
+
+
+class _Totals(Totals):
+    """Running totals of the fit alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fit = WeightCounts()
+
+    @property
+    def counts(self) -> list[npt.NDArray[np.int64]]:
+        return [self.fit.sums]
+
+    def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
+        self.fit.add(logits, labels)

@@ -1,0 +1,152 @@
+"""Session of a command on this rank, run (the training of one network), and learning rates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from crepe_dist.data.augmentation import with_typos
+from crepe_dist.data.batch import Batch
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.loader import DataLoader, most_documents, training_order
+from crepe_dist.distributed.process_group import World, once
+from crepe_dist.distributed.signals import Control
+from crepe_dist.distributed.watchdog import Watchdog
+from crepe_dist.engines.engine import Engine
+from crepe_dist.hardware import describe
+from crepe_dist.parallel.distributed_optimizer import Exchange
+from crepe_dist.runs.metrics import Metrics
+from crepe_dist.runs.model_selection import EpochChoice
+from crepe_dist.runs.resume_state import Progress
+from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.options import OptimizerOptions
+from crepe_dist.training.display import Display
+from crepe_dist.training.model_setup import EngineAndStart
+
+HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Functions of the reports, which training may not import; ``None`` for those that are not wanted.
+
+    Attributes:
+        data: returns the report page of a data set, given its figures.
+        report: writes the report of a finished run and prints findings; yields every few seconds.
+        load: imports what the report needs.
+    """
+
+    data: Callable[[dict[str, Any]], str] | None = None
+    report: Callable[[RunFolder, Dataset, Callable[[str], None]], Iterator[None]] | None = None
+    load: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """Objects that the networks of one command share on this rank.
+
+    Attributes:
+        display: terminal output; does nothing on ranks other than 0.
+    """
+
+    world: World
+    control: Control
+    watchdog: Watchdog
+    display: Display
+    pages: Pages
+
+
+@dataclass(frozen=True)
+class Run:
+    """Training of a network on one rank.
+
+    Attributes:
+        engine: computes the network and its gradients.
+        exchange: sums the gradients of all ranks, and updates the parameters.
+        progress: current position of the run, the same on every rank, except for the ``seconds`` of the rank's clock.
+        choice: rule by which an epoch is reported, and training ends.
+        metrics: metrics files; does nothing on ranks other than 0.
+    """
+
+    config: Config
+    data: Dataset
+    engine: Engine
+    exchange: Exchange
+    progress: Progress
+    choice: EpochChoice
+    folder: RunFolder
+    metrics: Metrics
+    session: Session
+
+    @classmethod
+    def opened(cls, config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Run:
+        """Open metrics and the exchange of the gradients, and make a run at its start; every rank calls it."""
+        world = session.world
+        world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
+        metrics = Metrics(
+            folder.path, session.display.say, tensorboard=config.logging.tensorboard, is_root=world.is_root
+        )
+        engine, _ = network
+        most = most_documents(config.data.batch_size, world.size, engine.group_size)
+        exchange = engine.open_exchange(world, config.optimizer, most)
+        choice = EpochChoice.of(config, data)
+        return cls(config, data, engine, exchange, Progress(), choice, folder, metrics, session)
+
+    @property
+    def world(self) -> World:
+        return self.session.world
+
+    @property
+    def display(self) -> Display:
+        return self.session.display
+
+    def epoch_batches(self) -> Iterator[Batch]:
+        """Yield this rank's share of each remaining global batch of the epoch."""
+        seed, epoch = self.config.training.seed, self.progress.epoch - 1
+        train = self.data.splits["train"].of_epoch(seed, epoch)
+        train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
+        size, world, group = self.config.data.batch_size, self.world, self.engine.group_size
+        order = training_order(train, seed, epoch, size)
+        found = DataLoader(train, order, size, world.rank, world.size, self.progress.documents, group)
+        return map(lambda batch, step: batch.of_step(step, seed), found, itertools.count(self.progress.step + 1))
+
+    def computed(self) -> dict[str, str]:
+        """Describe what besides data, configuration and seed decides the bits of the parameters."""
+        return {**self.engine.backend.result(), "device": str(self.engine.device)}
+
+    def provenance(self) -> dict[str, Any]:
+        """Describe of what the run was made, for its report."""
+        return {
+            "processes": self.world.size,
+            "device": str(self.engine.device),
+            "computes": str(self.engine.backend),
+            "parameters": self.engine.shape.parameters,
+            "environment": describe(),
+            "data": str(self.data.folder),
+            "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},
+            "documents": {name: len(split) for name, split in self.data.splits.items()},
+        }
+
+
+def learning_rates(config: Config, rows: int) -> Callable[[Progress], float]:
+    """Return the function that computes the learning rate of the next step.
+
+    Args:
+        rows: documents per epoch.
+    """
+    epochs = config.training.all_epochs
+    return lambda at: rate_at(config.optimizer, at.epoch - 1 + at.documents / rows, epochs)
+
+
+def rate_at(options: OptimizerOptions, epoch: float, epochs: int) -> float:
+    """Compute the learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``."""
+    peak = options.learning_rate
+    if options.schedule == "halving":
+        return peak * 0.5 ** min(int(epoch / HALVE_EVERY), MOST_HALVINGS)
+    if options.schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+    return peak

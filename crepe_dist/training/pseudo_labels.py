@@ -1,0 +1,290 @@
+"""Training with unlabelled texts, in two ordinary runs of the recipe.
+
+A first network is trained on the labelled texts, in the folder ``first`` of the run. It is the teacher, which labels
+the other texts softly; for texts of one label, together with a regression on the vectors of a sentence encoder, if one
+is given, and a naive Bayes classifier of words where they help (``model/teacher_ensemble``). The labels are saved, so
+that a resumed run has the same ones. The student is trained on all texts in the run's folder, without some words in
+each epoch, and is reported only if it is the better one on the validation split.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.arrays import write_array
+from crepe_dist.data.augmentation import with_word_dropout
+from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
+from crepe_dist.data.targets import (
+    SEVERAL,
+    SHARE_UNIT,
+    SOFT,
+    Targets,
+    kind_and_most,
+    main_classes,
+    open_targets,
+    targets_file,
+)
+from crepe_dist.data.word_hashing import WordFinder, Words, joined
+from crepe_dist.engines.engine import Engine
+from crepe_dist.files import identity, replacing
+from crepe_dist.formatting import counted, excerpt, percent
+from crepe_dist.model import weights_io
+from crepe_dist.model.teacher_ensemble import Logits, common_words, regression, teachers
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.metrics import METRICS, loss_of
+from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
+from crepe_dist.sealed_json import damaged, read_record, write_sealed
+from crepe_dist.settings.config import Config
+from crepe_dist.training import sentence_encoder, train_loop
+from crepe_dist.training.context import Run, Session
+from crepe_dist.training.eval_loop import logits_of
+from crepe_dist.training.evaluation import BATCH_SIZE
+from crepe_dist.training.model_setup import EngineAndStart, build_engine
+from crepe_dist.training.training_data import with_epochs
+
+FORMAT = 2
+LESSON = "lesson.json"
+FIRST, STUDENT = "the first network", "student"
+MOST_SHARES = 8  # classes of a soft label
+CHUNK = 1 << 18  # codes in which words are found at once
+WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
+SHOWN_CLASSES, LABEL_CELLS = 8, 40
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Soft labels of all unlabelled texts, and the teacher's figures, for the result and the report."""
+
+    targets: Targets
+    figures: dict[str, Any]
+
+
+def first_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
+    """Return configuration and data of the first network, whose number of epochs suits the labelled texts."""
+    training = replace(config.training, epochs=None, patience=None)
+    logging = replace(config.logging, tensorboard=False)
+    data = replace(data, unlabelled=None)
+    return with_epochs(replace(config, training=training, logging=logging), data), data
+
+
+def train(
+    config: Config,
+    data: Dataset,
+    first: tuple[Config, Dataset],
+    network: EngineAndStart,
+    folder: RunFolder,
+    session: Session,
+) -> tuple[Result, Dataset, Engine]:
+    """Train a first network, let it label the other texts, train a student on all, and report the better one.
+
+    Args:
+        first: result of ``first_run``.
+        network: the first network.
+
+    Returns:
+        The result, and of the network that it reports the data, with soft labels, and the engine.
+    """
+    labelled = train_loop.train(*first, network, folder.first, session)
+    lesson = teach(config, data, network[0], labelled, folder, session)
+    taught = with_soft_labels(data, lesson.targets)
+    hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
+    taught = replace(taught, splits={**taught.splits, "train": hidden})
+    student = build_engine(config, taught, session.world)
+    if (result := session.world.agree("result", lambda: read_result(folder))) is None:
+        run = train_loop.train_network(config, taught, student, folder, session)
+        reported, provenance = judge(run, folder.first, lesson)
+        result = write_result(folder, reported, run.choice.chosen_by, provenance, session.world)
+    about = session.world.agree("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
+    is_better = about["reported"] == STUDENT
+    return (result, taught, student[0]) if is_better else (result, first[1], network[0])
+
+
+def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session) -> Lesson:
+    """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
+
+    Args:
+        engine: engine of the first network, whose parameters are replaced by those of ``first``.
+        first: result of the first network.
+    """
+    world, path = session.world, folder.lesson
+    if not world.broadcast((path / LESSON).is_file(), "lesson"):  # its manifest is written last
+        assert data.unlabelled is not None
+        saved = world.agree("first network", lambda: weights_io.load(first.checkpoint))
+        engine.set_values(weights_io.unpacked(saved, engine.shape))
+        validation = data.splits["validation"]
+        texts = without_labels(data.unlabelled, validation.targets)
+        asked = {"validation": validation, UNLABELLED: texts}
+        logits = {name: logits_of(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
+        world.on_root("lesson", _prepare(config, data, logits, path, session))
+    lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
+    session.display.say_lines(_described(lesson, data))
+    return lesson
+
+
+def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, session: Session) -> Iterator[None]:
+    """Write a lesson; yield every few seconds."""
+    assert data.unlabelled is not None
+    if data.labelled == SEVERAL:
+        targets = soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
+        figures: dict[str, Any] = {"teacher": {"members": {FIRST: 1.0}}}
+    else:
+        words: dict[str, Words] = {}
+        for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
+            if name != "test":
+                words[name] = yield from _words(data, documents)
+        train = data.splits["train"]
+        shares = train.targets.shares(np.arange(len(train))).astype(np.float64)
+        labels = np.asarray(data.splits["validation"].labels)
+        members: dict[str, Logits] = {FIRST: logits}
+        if (encoding := config.training.encoder) is not None:
+            vectors = yield from sentence_encoder.vectors(encoding, data, session.display.say)
+            members[f"the encoder {Path(encoding).name}"] = yield from regression(vectors, shares, labels)
+        for teacher in teachers(common_words(words), shares, labels, members):
+            targets, figures = soft_labels(teacher.probabilities), {"teacher": teacher.figures}
+            yield
+    mass = targets.mass()
+    figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = write_array(folder, targets_file(UNLABELLED), targets.stored)
+    about = {"labels": {"kind": targets.kind, "most": targets.most}, "figures": figures, "files": files}
+    write_sealed(folder / LESSON, FORMAT, about)
+    yield
+
+
+def _words(data: Dataset, documents: Documents) -> Generator[None, None, Words]:
+    """Find the words of documents; yield after each piece."""
+    finder, size = WordFinder(data.encoding), max(1, CHUNK // data.encoding.feature_len)
+    found = []
+    for start in range(0, len(documents), size):
+        found.append(finder.find(documents.codes(np.arange(start, min(start + size, len(documents))))))
+        yield
+    return joined(found)
+
+
+def _read(folder: Path, data: Dataset) -> Lesson:
+    """Read a lesson.
+
+    Raises:
+        UserError: the files are damaged, or those of other texts.
+    """
+    assert data.unlabelled is not None
+    path, name = folder / LESSON, targets_file(UNLABELLED)
+    remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
+    about = read_record(path, FORMAT, remedy)
+    try:
+        if identity(folder / name) != about["files"][name]:
+            raise ValueError(f"{name} does not match its checksum")
+        rows, classes = len(data.unlabelled), len(data.classes)
+        targets = open_targets(folder, UNLABELLED, rows, *kind_and_most(about), classes)
+    except (OSError, ValueError) as error:
+        raise damaged(path, error, remedy) from error
+    return Lesson(targets, about["figures"])
+
+
+def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
+    """Describe a lesson in a few lines."""
+    figures, teacher = lesson.figures, lesson.figures["teacher"]
+    who = " and ".join(teacher["members"])
+    if "loss" in teacher:
+        who += f": validation {percent(teacher['accuracy'])} (loss {teacher['loss']:.4f})"
+    yield f"teacher   {who}"
+    ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
+    shares = [f"{excerpt(name, LABEL_CELLS)} {percent(share)}" for name, share in ranked]
+    if len(shares) > SHOWN_CLASSES:  # a class that is missing is the last
+        shares[SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
+    yield f"          {counted(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
+
+
+def soft_labels(probabilities: npt.NDArray[np.float64], *, several: bool = False) -> Targets:
+    """Round probabilities, float64 [n, classes], to labels of the most probable classes.
+
+    Args:
+        several: the classes are independent of each other; else the shares of a text sum to 1.
+    """
+    classes = probabilities.shape[1]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_SHARES]
+    shares = np.take_along_axis(probabilities, order, axis=1)
+    if several:
+        units = np.rint(shares * SHARE_UNIT).astype(np.int64)
+    else:
+        units = np.floor(shares / shares.sum(axis=1, keepdims=True) * SHARE_UNIT).astype(np.int64)
+        units[:, 0] += SHARE_UNIT - units.sum(axis=1)
+    return Targets(SEVERAL if several else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
+
+
+def without_labels(documents: Documents, like: Targets) -> Split:
+    """Make a split of documents without labels, whose rows have the form of those with targets ``like``."""
+    stored = np.broadcast_to(np.zeros(1, like.stored.dtype), (len(documents), *like.stored.shape[1:]))
+    targets = replace(like, stored=stored)
+    return Split(**vars(documents), labels=np.zeros(len(documents), np.int32), weights=None, targets=targets)
+
+
+def with_soft_labels(data: Dataset, targets: Targets) -> Dataset:
+    """Add the unlabelled texts of a data set, with soft labels, to its training split."""
+    assert data.unlabelled is not None
+    kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"]
+    most = max(targets.most, given.targets.most)
+    splits = {name: replace(split, targets=_wide(split.targets, kind, most)) for name, split in data.splits.items()}
+    targets = _wide(targets, kind, most)
+    train = splits["train"].joined(data.unlabelled, main_classes(targets.stored), targets)
+    manifest = {**data.manifest, "labels": {"kind": kind, "most": most}}
+    return replace(data, splits={**splits, "train": train}, manifest=manifest, unlabelled=None)
+
+
+def _wide(targets: Targets, kind: str, most: int) -> Targets:
+    """Store targets as ``most`` pairs of class and share."""
+    pairs = targets.pairs(np.arange(len(targets.stored)))
+    return Targets(kind, np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0))), targets.classes)
+
+
+def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the reported epoch and the provenance of the better one of student and first network, and say which it is.
+
+    The first network's files replace the student's if it is the better one.
+    """
+    world, folder = student.world, student.folder.path
+
+    def compare() -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
+        reported, provenance, files = student.choice.reported(student.progress), student.provenance(), []
+        result = first.result
+        assert result is not None
+        path = first.path / result["checkpoint"]
+        before = (checkpoint.describe(path) or {})["metrics"]
+        is_better = loss_of(reported, "validation")[0] < loss_of(before, "validation")[0]
+        figures = {
+            **lesson.figures,
+            "first": _figures(before),
+            "student": _figures(reported),
+            "reported": STUDENT if is_better else "first network",
+        }
+        if not is_better:
+            reported, provenance = before, result["provenance"]
+            files = [*path.parent.glob(f"{path.stem}.*"), first.path / METRICS]
+        return reported, {**provenance, "unlabelled": figures}, files
+
+    reported, provenance, files = world.agree("judgement", compare)
+    world.on_root("judgement", _copied(files, first.path, folder))
+    figures = provenance["unlabelled"]
+    losses = (f"{figures[who]['loss']:.4f} ({percent(figures[who]['accuracy'])})" for who in ("student", "first"))
+    text = "student   validation loss {}, the first network {}; reported: {}"
+    student.display.say(text.format(*losses, figures["reported"]))
+    return reported, provenance
+
+
+def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]:
+    for file in files:
+        with replacing(target / file.relative_to(source)) as path:
+            shutil.copyfile(file, path)
+        yield
+
+
+def _figures(record: dict[str, Any]) -> dict[str, float]:
+    return {"loss": loss_of(record, "validation")[0], "accuracy": record["validation_accuracy"]}

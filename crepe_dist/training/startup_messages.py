@@ -1,0 +1,227 @@
+"""Opening lines of a run, and notes with a remedy for what would waste it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass, field
+
+from crepe_dist import hardware, invocation
+from crepe_dist.cuda import driver
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.device import Device
+from crepe_dist.distributed.process_group import once
+from crepe_dist.engines.engine import Engine
+from crepe_dist.errors import UserError
+from crepe_dist.formatting import counted, cut, excerpt, first, listed, number
+from crepe_dist.model.backend import choose_backend
+from crepe_dist.model.network_config import Shape, steps_per_epoch
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.run_record import open_run
+from crepe_dist.settings.config import Config
+from crepe_dist.training.context import Run
+from crepe_dist.training.transfer import Start
+
+SHOWN_CLASSES = 10
+LABEL_CELLS = 40  # width of a class name in a note
+WINDOW = 100  # steps over which the loss is averaged
+SHARE, LARGE_BATCH = 8, 1024  # documents of a process in a step; the largest batch advised
+STEPS = 500  # steps between two checks; healthy runs leave chance sooner
+MARGIN = 0.02  # fraction of the loss at chance that counts as noise
+SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
+
+
+def banner(run: Run, start: Start | None) -> str:
+    """Describe a run in a few lines.
+
+    Args:
+        start: parameters given by ``training.init_from``, if any.
+    """
+    config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
+    if is_refit(data):
+        documents = number(len(data.splits["train"]))
+        return f"refit     the n-gram table learns from all {documents} rows of the train and the validation split"
+    rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    processes = f"{counted(run.world.size, 'process', 'processes')}, {device}"
+    if run.exchange.by:
+        processes += f", gradients summed by {run.exchange.by}"
+    if device.device_type == "cpu":
+        processes += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
+    lines = [
+        f"data      {data.name}: {rows} documents of {data.encoding.feature_len} characters, "
+        f"{len(data.classes)} classes",
+        f"network   {shape}; {shape.parameters:,} parameters",
+        f"training  {'up to ' if config.training.patience else ''}"
+        f"{counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
+        f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {processes}",
+        f"choice    {_choice(config, data)}",
+        f"computes  in {run.engine.backend}",
+    ]
+    if start is not None:
+        lines.insert(2, f"start     {start.summary}")
+    return "\n".join(lines)
+
+
+def is_refit(data: Dataset) -> bool:
+    """Return whether the run learns from the rows of the validation split, after its choices."""
+    return "validation" in data.manifest["splits"] and "validation" not in data.splits
+
+
+def _choice(config: Config, data: Dataset) -> str:
+    """Describe which split chooses the epoch, and the end of the training."""
+    if "validation" not in data.splits:
+        return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
+    patience = config.training.patience
+    until = f", and ends training after {counted(patience, 'epoch')} without improvement" if patience else ""
+    return f"the validation split chooses the epoch{until}; the test split only measures it"
+
+
+def notes(run: Run) -> list[str]:
+    """Return the notes about a run, before its first step; every rank calls it."""
+    config, data, shape, world = run.config, run.data, run.engine.shape, run.world
+    rows = len(data.splits["train"])
+    if is_refit(data):
+        return []  # the run before has said them
+    is_on_cpu = run.engine.device.device_type == "cpu"
+    # Of two notes on too many processes, that on cores counts: a larger batch would not make them fewer.
+    crowded = (is_on_cpu and few_cores(world.local_size)) or small_shares(config, world.size)
+    lines = [few_steps(config, rows, shape), crowded, empty_classes(data)]
+    if config.training.init_from is not None:
+        lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
+    lines += unused_gpu(config, run.engine)
+    return [line for line in lines if line]
+
+
+def few_steps(config: Config, rows: int, shape: Shape) -> str:
+    """Note that the run has fewer steps than the network usually needs."""
+    training, batch = config.training, config.data.batch_size
+    if training.init_from is not None:
+        return ""  # it does not start at chance
+    epochs, needed = training.all_epochs, shape.epochs_needed(rows, batch)
+    if epochs >= needed:
+        return ""
+    return _note(
+        f"{counted(epochs * steps_per_epoch(rows, batch), 'step')} may be too few: {shape.title} need about "
+        f"{number(shape.least_steps)} to tell classes apart",
+        f"--epochs {needed}, unless this is only a trial",
+    )
+
+
+def small_shares(config: Config, processes: int) -> str:
+    """Note that processes are too many for the batch."""
+    batch, better = config.data.batch_size, min(SHARE * processes, LARGE_BATCH)
+    if processes == 1 or batch >= better:
+        return ""
+    return _note(
+        f"{processes} processes share a batch of {batch}, and wait for each other longer than they compute",
+        f"--batch-size {better}, which changes the result: docs/how-to/many-hosts.md says by how much",
+    )
+
+
+def empty_classes(data: Dataset) -> str:
+    """Note that some classes have no training row."""
+    counts = data.splits["train"].targets.mass()
+    names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
+    if not names:
+        return ""
+    shown = [cut(name, LABEL_CELLS) for name in first(names, SHOWN_CLASSES)]
+    more = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
+    return _note(
+        f"there is no train row, and so nothing to learn, of {counted(len(names), 'class', 'classes')}: "
+        f"{listed([*shown, *more])}",
+        "collect such rows, or prepare again: --stratified gives each split rows of every class that has enough",
+    )
+
+
+def unused_gpu(config: Config, engine: Engine) -> list[str]:
+    """Warn that the CPU computes although there is a GPU, at the start and the end of a run."""
+    if config.device == "auto" and engine.device.device_type == "cpu" and (driver.count() or driver.fault()):
+        try:
+            if error := driver.fault():
+                raise error
+            choose_backend(config.model, Device("gpu"), engine.shape)
+        except UserError as error:
+            name = driver.name_of(0) or "the GPU"
+            because = f"{error.what}\n  why: {error.why}\n  do:  {error.remedy}"
+            return [f"warning: {name} is not used, the CPU computes: {because}"]
+    return []
+
+
+def few_cores(processes: int) -> str:
+    """Note that more processes than cores were started on this host."""
+    cores = hardware.cores()
+    if processes <= cores:
+        return ""
+    return _note(
+        f"{processes} processes share {counted(cores, 'core')}",
+        f"start at most {cores} on this machine, which is faster",
+    )
+
+
+def leaked_rows(init_from: str, data: Dataset) -> str:
+    """Note that scored rows were training rows of the run ``init_from``, by hashes of their texts."""
+    path = checkpoint.find(init_from).absolute()
+    try:
+        record = open_run(path.parent.parent, path)
+    except UserError:  # parameters without a run: nothing is known about their data
+        return ""
+    if record.fingerprint == data.fingerprint:
+        return ""
+    scored = {split: rows for split, rows in data.splits.items() if split != "train"}
+    try:
+        counts = {split: int(record.seen(rows)["train"].sum()) for split, rows in scored.items()}
+    except UserError as error:
+        return _note(
+            f"whether {excerpt(init_from)} was trained on rows that are scored here is unknown: {error.what}",
+            SAME_SPLITS,
+        )
+    leaked = [
+        f"{number(count)} of {counted(len(scored[split]), f'{split} row')}" for split, count in counts.items() if count
+    ]
+    if not leaked:
+        return ""
+    return _note(f"{excerpt(init_from)} was trained on {listed(leaked)}, so their scores are too high", SAME_SPLITS)
+
+
+def _note(what: str, remedy: str) -> str:
+    return f"note: {what}\n  do:  {remedy}"
+
+
+@dataclass
+class NotLearning:
+    """Check of the losses that warns once when they stay at chance.
+
+    Args:
+        chance: mean loss at chance, in nats (``Objective.chance_loss``).
+        config: settings that shape the advice.
+    """
+
+    chance: float
+    config: Config
+    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _warned: bool = False
+
+    def look(self, step: int, loss: float) -> str | None:
+        """Record the loss of a step; return the warning if it is due.
+
+        Args:
+            step: number of the step, counted from 1.
+            loss: mean loss of the step's documents, in nats.
+        """
+        self._losses.append(loss)
+        return self.end(step) if step % STEPS == 0 and len(self._losses) == WINDOW else None
+
+    def end(self, step: int) -> str | None:
+        """Return the warning if the loss is at chance, and there was none before."""
+        mean = sum(self._losses) / max(len(self._losses), 1)
+        if self._warned or mean <= (1 - MARGIN) * self.chance:
+            return None
+        self._warned = True
+        rate = self.config.optimizer.learning_rate
+        return (
+            f"not learning: after {step} steps the loss is {mean:.3f}, no better than chance (predicting the class "
+            f"frequencies gives {self.chance:.3f})\n"
+            f"  do:  lower the learning rate: --learning-rate {rate / 10:g}\n"
+            f"  do:  check that texts and labels match: {invocation.typed('evaluate')} RUN --split train\n"
+            f"  do:  train longer, if these were few steps: --epochs {2 * self.config.training.all_epochs}"
+        )

@@ -1,0 +1,226 @@
+"""Saved state of a run: its restoration in a resumed run, and a thread that writes it while training continues."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from crepe_dist.distributed.process_group import once
+from crepe_dist.runs import checkpoint, resume_state
+from crepe_dist.runs.resume_state import Found, Snapshot
+from crepe_dist.settings.options import CheckpointOptions
+from crepe_dist.training.context import Run
+from crepe_dist.version import __version__
+
+
+def snapshot(run: Run) -> Snapshot | None:
+    """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position.
+
+    Returns:
+        The copy on rank 0, ``None`` on the others; every rank calls it.
+    """
+    arrays = run.exchange.arrays()
+    if not run.world.is_root:
+        return None
+    engine, backend = run.engine, run.engine.backend
+    scale = engine.loss_scale.state()
+    copied = replace(run.progress.copy(), precision=backend.precision, kernels=backend.build, loss_scale=scale)
+    parameters = {name: arrays.pop(name) if name in arrays else array.copy() for name, array in engine.values().items()}
+    return Snapshot(copied, parameters, arrays)
+
+
+def restore(saved: Snapshot, run: Run) -> None:
+    """Restore a snapshot, the same one on every rank."""
+    run.engine.set_values(saved.parameters)
+    run.exchange.restore(saved.optimizer)
+    run.engine.refresh()
+    run.progress.restore(saved.progress)
+    run.engine.loss_scale.restore(saved.progress.loss_scale)
+
+
+def resume(run: Run) -> Found | None:
+    """Restore the newest saved state, if there is one, on every rank.
+
+    Returns:
+        The restored state, or ``None`` for a new run.
+
+    Raises:
+        UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
+    """
+    world, folder, display, progress, choice = run.world, run.folder, run.display, run.progress, run.choice
+    newest: Found | None = world.agree(
+        "saved state",
+        lambda: resume_state.load_newest(folder.state),
+        same=lambda state: state and state.path.name,
+    )
+    run.metrics.resume(newest.snapshot.progress if newest else progress)
+    if newest is None:
+        return None
+    restore(newest.snapshot, run)
+    if progress.epochs and (best := choice.reported(progress).get("checkpoint")):
+        world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
+    for damage in newest.damaged:
+        display.say(f"skipped a damaged state: {damage}")
+    display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
+    if newest.version not in ("", __version__):
+        display.say(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
+    backend = run.engine.backend
+    if progress.precision not in ("", backend.precision):
+        display.say(f"the precision changes from {progress.precision} to {backend.precision}")
+    if progress.kernels not in ("", backend.build):
+        display.say(f"the kernels change from {progress.kernels} to {backend.build}, which may compute other bits")
+    return newest
+
+
+class StateSaver:
+    """Saver of the state on rank 0: saves about every ``options.every_s`` seconds, by its own clock.
+
+    A write starts ahead of the limit by as long as the last one took. Training does not wait for a write that takes
+    longer than the limit; the next one starts when it ends. A limit of ``options.every`` steps is strict: training
+    waits rather than have more steps unsaved.
+
+    Args:
+        options: limits of unsaved training.
+        say: called with a message about a state that could not be written.
+        beat: called while the saver waits.
+        patience: seconds that training waits for a late state before it continues with a warning.
+        good: folder of the state that the run has resumed from.
+        step: step of that state.
+        is_root: false on the other ranks, where no save is ever due.
+
+    Attributes:
+        durable_step: step of the newest state on disk; ``None`` on ranks other than 0.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: CheckpointOptions,
+        say: Callable[[str], None],
+        beat: Callable[[], None] = lambda: None,
+        patience: float = math.inf,
+        good: Path | None = None,
+        step: int = 0,
+        *,
+        is_root: bool = True,
+    ) -> None:
+        self._folder = folder
+        self._is_root = is_root
+        self._every = options.every
+        self._every_s = options.every_s
+        self._say = say
+        self._beat = beat
+        self._patience = patience
+        self._good = good
+        self.durable_step = step if is_root else None
+        self._saved = (step, time.monotonic())  # step and time of the newest state on disk, or of a failed save
+        self._writing: tuple[Future[Path], Snapshot, float] | None = None
+        self._slow = False
+        self._lead = (0, 0.0)  # steps and seconds of the last write
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
+
+    @property
+    def epochs(self) -> frozenset[int]:
+        """Numbers of scored epochs of the states from which the run may resume."""
+        writing = [len(self._writing[1].progress.epochs)] if self._writing else []  # read before the disk
+        return frozenset([*writing, *resume_state.scored_epochs(self._folder)])
+
+    def due(self, step: int) -> bool:
+        """Return whether to save the state after ``step``; wait if an earlier save is late."""
+        if not self._is_root:
+            return False
+        now = time.monotonic()
+        self._settle(step)
+        if self._writing is not None:
+            if self._every is None or step - self._saved[0] < self._every:
+                if now - self._writing[2] >= self._every_s:
+                    self._warn(self._every_s)
+                return False
+            if not self.wait(step, self._patience):
+                return False
+        (saved_step, saved_at), (steps, seconds) = self._saved, self._lead
+        if self._every is not None and step - saved_step >= self._every - min(steps, self._every // 2):
+            return True
+        return now - saved_at >= self._every_s - min(seconds, self._every_s / 2)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Start to write a snapshot, which must not be modified afterwards; only rank 0 calls it."""
+        if not self.wait(snapshot.progress.step, self._patience):
+            return
+        future = self._pool.submit(resume_state.save, self._folder, snapshot, self._good)
+        self._writing = (future, snapshot, time.monotonic())
+
+    def wait(self, step: int = 0, patience: float = math.inf) -> bool:
+        """Wait at most ``patience`` seconds for the current write; return whether it has ended."""
+        due = time.monotonic() + patience
+        while self._writing is not None and not self._writing[0].done():
+            left = due - time.monotonic()
+            if left <= 0:
+                self._warn(patience)
+                return False
+            futures.wait([self._writing[0]], min(left, 1.0))
+            self._beat()
+        self._settle(step)
+        return True
+
+    def postpone(self, step: int) -> None:
+        """Skip the state after ``step``, and do not retry at once."""
+        self._saved = (step, time.monotonic())
+
+    def close(self) -> None:
+        """Wait for the current write, and end the thread."""
+        self.wait()
+        self._pool.shutdown()
+
+    def _warn(self, seconds: float) -> None:
+        """Report once that a write is late."""
+        if not self._slow:
+            self._slow = True
+            self._say(f"writing a state takes over {seconds:g} s: a kill may lose more work than it should")
+
+    def _settle(self, step: int) -> None:
+        """Record the outcome of a finished write."""
+        if self._writing is None or not self._writing[0].done():
+            return
+        future, snapshot, began = self._writing
+        self._writing = None
+        now = time.monotonic()
+        error = future.exception()
+        if error is None:
+            self._good = future.result()
+            self.durable_step = snapshot.progress.step
+            self._saved = (self.durable_step, began)
+            self._lead = (max(0, step - self.durable_step), now - began)
+            return
+        if not isinstance(error, OSError):
+            raise error
+        self.postpone(step)
+        newest = f"the newest state is {self._good}" if self._good else "there is no saved state yet"
+        self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
+
+
+def open_saver(run: Run, restored: Found | None) -> StateSaver:
+    """Make the saver of this rank; save a new run at once, so that there is a state if the next one gets damaged.
+
+    Args:
+        restored: state that the run resumes from.
+    """
+    good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, run.progress.step)
+    saver = StateSaver(
+        run.folder.state,
+        run.config.checkpoint,
+        run.display.say,
+        run.world.beat,
+        run.config.safety.watchdog_s / 4,
+        good,
+        step,
+        is_root=run.world.is_root,
+    )
+    if restored is None and (first := snapshot(run)):
+        saver.save(first)
+    return saver

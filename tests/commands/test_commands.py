@@ -1,0 +1,328 @@
+"""prepare, evaluate and predict as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.model import weights_io
+from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.runs.checkpoint import find
+from tests.conftest import FEATURE_LEN, QUICK, command, run, train, write_csv
+from tests.helpers.engines import initial
+
+
+@pytest.fixture(scope="module")
+def place(data, tmp_path_factory):
+    """A folder with a trained run in ``runs/`` and the prepared data as ``data/three``."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "data").mkdir()
+    (folder / "data" / "three").symlink_to(data)
+    (folder / "few.csv").write_text("text\nhello\n")
+    more = ("--epochs=8", "--optimizer=adam", "--learning-rate=0.003")
+    train("--data", "data/three", *QUICK, *more, cwd=folder)
+    return folder
+
+
+def test_prepare(tmp_path, complaint, printed_by):
+    write_csv(tmp_path / "mine.csv", 100, 0)
+    printed = printed_by("prepare", "mine.csv", "--out", "out", "--feature-len", 123, "--mode", "full", cwd=tmp_path)
+    assert "100 documents in 3 classes" in printed
+    assert "out/report.html" in printed
+    assert open_dataset(tmp_path / "out").encoding.mode == "full"
+    assert "is unchanged since it was prepared" in printed_by("prepare", "--verify", "out")
+    (tmp_path / "train.csv").write_text("1,a\n")
+    (tmp_path / "test.csv").write_text("1,a\n")
+    for flags, message in (
+        ([], "there is nothing to prepare"),
+        (["mine.csv", "--out", "out"], "out exists"),
+        (["out", "--out", "new"], "out is a prepared data set"),
+        ([".", "--out", "new", "--test", "0.5"], "--test 0.5 cannot be used"),
+        (["mine.csv", "--out", "n" * 300], "File name too long"),
+        (["n\x1b[31m.csv", "--out", "new"], "n\\x1b[31m.csv does not exist"),
+    ):
+        assert message in complaint("prepare", *flags, cwd=tmp_path)
+
+
+def test_prepare_reads_a_pipe(tmp_path):
+    lines = "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(100))
+    run(command("prepare", "-", "--out", "out", "--validation", "0.1", "--stratified"), tmp_path, stdin=lines)
+    dataset = open_dataset(tmp_path / "out")
+    assert {name: len(part) for name, part in dataset.splits.items()} == {"train": 70, "validation": 10, "test": 20}
+
+
+class TestPredict:
+    def test_lines_in_lines_out(self, place):
+        lines = b"aaa zig\n\nbbb qua\ncaf\xe9\n"
+        done = subprocess.run(command("predict"), cwd=place, input=lines, stdout=-1, stderr=-1, check=False)
+        printed = done.stdout.decode().splitlines()
+        assert printed[1] == "not classified: line 2: empty text"
+        assert len(printed) == 4
+        assert all("%" in line and "first" in line for line in (printed[0], *printed[2:]))
+        assert b"error: 1 of 4 rows could not be classified" in done.stderr
+
+    def test_lines_of_another_encoding_name_its_flag(self, place, printed_by, complaint):
+        (place / "old.csv").write_bytes("id,Review\n1,é\n2,zig\n".encode("cp1252"))
+        flags = ("predict", "--file", "old.csv", "--text-column", "Review")
+        assert "--encoding cp1252" in complaint(*flags, cwd=place)
+        printed_by(*flags, "--encoding", "cp1252")
+
+    @pytest.mark.parametrize(("name", "kind"), [("a.json", "jsonl"), ("a.xlsx", None), ("a.csv.gz", None)])
+    def test_the_name_of_the_answers_gives_a_format_or_an_error(self, place, name, kind, printed_by, complaint):
+        if kind:
+            printed_by("predict", "--text", "aaa zig", "--out", name, cwd=place)
+            assert json.loads((place / name).read_text())["line"] == 1
+        else:
+            assert f"--out is {name}" in complaint("predict", "--text", "aaa zig", "--out", name, cwd=place)
+            assert not (place / name).exists()
+
+    def test_csv_keeps_the_columns_and_the_delimiter_of_a_csv_file(self, place, printed_by, monkeypatch):
+        monkeypatch.chdir(place)
+        (place / "in.csv").write_text('id;Title;Review\n7;"a, zig";"aa; zig\nbb zig"\n8;;\n9;;vex and vex\n')
+        with pytest.raises(UserError, match="1 of 3 rows could not be classified") as caught:
+            printed_by("predict", "--file", "in.csv", "--text-column", "Review", "--out", "out.csv")
+        assert caught.value.why == "empty text (1)"
+        with (place / "out.csv").open(newline="") as stream:
+            answers = list(csv.DictReader(stream, delimiter=";"))
+        assert [(each["id"], each["Title"]) for each in answers] == [("7", "a, zig"), ("8", ""), ("9", "")]
+        assert answers[0]["Review"] == "aa; zig\nbb zig"
+        assert all(answer["predicted_class"] in ("first", "second", "third") for answer in answers[::2])
+        assert [answer["problem"] for answer in answers] == ["", "line 4: empty text", ""]
+        assert 0.34 < float(answers[0]["predicted_probability"]) <= 1
+        (place / "tabs.tsv").write_text("id\ttext\n7\ta zig\n")
+        assert printed_by("predict", "--file", "tabs.tsv", "--format", "csv").startswith("id,text,predicted_class,")
+
+    def test_says_what_it_did_not_read(self, place, printed_by, capfd):
+        (place / "long.csv").write_text(f"text\na zig\nSubject: zig{' vex' * 99}\n")
+        flags = ("--file", "long.csv", "--format", "csv", "--out", "long_classified.csv")
+        printed_by("predict", *flags, cwd=place)
+        assert (
+            "1 of 2 texts is longer than 123 characters, of which the network reads the first 61 and the last 61 "
+            "characters; --windows reads all of them\n"
+        ) in capfd.readouterr().err
+        with (place / "long_classified.csv").open(newline="") as stream:
+            assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]
+
+    def test_a_terminal_gets_no_control_characters(self, place):
+        end, terminal = pty.openpty()
+        text = "a zig\x1b[2J\x07 \u202e"
+        done = subprocess.run(
+            command("predict", "--text", text, "--format", "csv"), cwd=place, stdout=terminal, stderr=-1, check=True
+        )
+        os.close(terminal)
+        assert done.stderr.startswith(b"using ")
+        printed = os.read(end, 1000).decode()
+        os.close(end)
+        assert printed.splitlines()[1].startswith("a zig\\x1b[2J\\x07 \\u202e,")
+
+    def test_output_is_whole_or_not_there(self, place, complaint):
+        (place / "deep.csv").write_text("text\nzig\n")
+        assert "cannot be written" in complaint("predict", "--file", "deep.csv", "--out", "no/where.csv", cwd=place)
+        (place / "folder.csv").mkdir()
+        assert "it is not a file" in complaint("predict", "--file", "deep.csv", "--out", "folder.csv", cwd=place)
+        (place / "bad.json").write_text("[1]\n")
+        assert "one JSON array" in complaint("predict", "--file", "bad.json", "--out", "new.jsonl", cwd=place)
+        assert not [path.name for path in place.iterdir() if "new.jsonl" in path.name]
+
+    def test_a_reader_that_leaves_is_no_error(self, place):
+        line = f"yes text | head -2000 | {shlex.join(command('predict'))} | head -1; echo ${{PIPESTATUS[2]}}"
+        done = subprocess.run(["bash", "-c", line], cwd=place, stdout=-1, stderr=-1, text=True, check=True)
+        assert done.stdout.splitlines()[1:] == ["0"]
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["few.csv"], "predict --file few.csv"),
+            (["--file", "few.csv", "--text", "body"], "use --text-column"),
+            (["--file", "few.csv", "--out", "./few.csv"], "--out is the file of --file"),
+            (["--text", "x", "--text-column", "y"], "--text excludes the flags of files"),
+            (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
+            (["--text", "x", "--windows", "--explain"], "does not support --explain"),
+            (["--text", "x", "--min-score", "0.5"], "requires a class"),
+            (["--text", "x", "--score", "fourth"], "the classes are first, second, third"),
+        ],
+    )
+    def test_mistakes_get_a_sentence(self, place, complaint, flags, message):
+        assert message in complaint("predict", *flags, cwd=place)
+
+
+def of_data(run_dir, fingerprint: str) -> None:
+    """Let a run be one of other data."""
+    identity = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps({**identity, "data": fingerprint}))
+
+
+@pytest.fixture
+def runs(place, tmp_path, monkeypatch):
+    """A folder of three runs of different data, ``c`` the newest, in the current folder."""
+    (trained,) = (place / "runs").glob("*/")
+    for number, name in enumerate("abc"):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "result.json", (1, 2_000_000_000 + number))
+        of_data(tmp_path / "runs" / name, name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+class TestUse:
+    def test_several_runs_need_a_choice(self, runs, complaint, printed_by):
+        for name in ("predict", "serve", "evaluate", "export"):
+            said = complaint(name, *["--out=out"] * (name == "export"), cwd=runs.parent)
+            assert said.startswith("error: runs/ has 3 runs, and no model was named\n")
+            assert "runs/c, runs/b, runs/a" in said
+            assert said.endswith("use runs/c\n")
+        with pytest.raises(UserError, match="3 runs"):
+            crepe_dist.load()
+        assert printed_by("runs").splitlines()[-1].startswith("the runs are of different data")
+        assert "now use runs/a/checkpoints/" in printed_by("use", "runs/a")
+        assert crepe_dist.load().path.parent.parent.name == "a"
+        assert find("b").parent.parent.name == "b"
+        assert "%" in printed_by("predict", "b", "--text", "zig")
+        printed_by("use", "b")
+        assert crepe_dist.load().path.parent.parent.name == "b"
+        (model := crepe_dist.load()).save("model")
+        printed_by("use", "model")
+        assert printed_by("runs").splitlines()[-1].startswith("model is the model of predict")
+        assert crepe_dist.load().predict(["zig"]) == model.predict(["zig"])
+
+    def test_the_newest_run_of_the_same_data_is_used_and_named(self, runs, printed_by, capsys):
+        for name in "abc":
+            of_data(runs / name, "the same")
+        assert [line.split()[1] for line in printed_by("runs").splitlines() if line[0] == "*"] == ["runs/c", "is"]
+        for command_line in (["predict", "--text", "zig"], ["export", "--out", "out"]):
+            capsys.readouterr()
+            printed_by(*command_line)
+            said = capsys.readouterr().err
+            assert said.startswith("using runs/c/checkpoints/")
+            assert "(the newest run of its data; " in said
+        assert crepe_dist.load().path.parent.parent.name == "c"
+        printed_by("use", "runs/a")
+        printed_by("predict", "--text", "zig")
+        assert "newest" not in capsys.readouterr().err
+
+    def test_the_data_choose_among_runs_of_different_data(self, runs, place, printed_by, complaint, capsys):
+        of_data(runs / "b", open_dataset(place / "data" / "three").fingerprint)
+        printed_by("evaluate", "--data", place / "data" / "three")
+        assert capsys.readouterr().err.startswith("using runs/b/")
+        (runs / "a" / "run.json").write_text("{")
+        assert "they are of different data" in complaint("evaluate", cwd=runs.parent)
+
+    def test_what_is_in_use_is_listed(self, runs, printed_by):
+        (runs / "a" / "result.json").unlink()
+        stars = lambda: [line.split()[:3] for line in printed_by("runs").splitlines()]  # noqa: E731
+        listed = stars()
+        assert listed[0] == ["run", "data", "test"]
+        assert [line[0] for line in listed[1:3]] == ["runs/c", "runs/b"]
+        assert ["runs/a", "three", "–"] in listed
+        printed_by("use", "runs/b")
+        assert [line[1] for line in stars() if line[0] == "*"] == ["runs/b", "is"]
+        (runs / "in_use.json").unlink()
+        shutil.rmtree(runs / "b")
+        assert [line[1] for line in stars() if line[0] == "*"] == ["runs/c", "is"]
+
+    @pytest.mark.parametrize("content", ['{"model": "runs/gone"}', '{"model": 3}', "[]", "{"])
+    def test_a_choice_that_cannot_be_used(self, runs, content, printed_by):
+        (runs / "in_use.json").write_text(content)
+        with pytest.raises(UserError, match=r"in_use\.json") as caught:
+            find(None)
+        assert "use RUN" in caught.value.remedy
+        assert "runs/a" in printed_by("runs")  # as the remedy says
+
+    def test_only_a_model_can_be_chosen(self, runs, complaint):
+        assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)
+        assert not (runs / "in_use.json").exists()
+
+    def test_without_any_run(self, tmp_path, printed_by):
+        assert "there is no run in runs/" in printed_by("runs", cwd=tmp_path)
+
+
+class TestEvaluate:
+    @pytest.mark.parametrize("flag", ["--json", "--html", "--mistakes"])
+    def test_no_output_replaces_the_labelled_file(self, place, tmp_path, complaint, flag):
+        labelled = tmp_path / "labelled.csv"
+        labelled.write_text("label,text\nfirst,zig\n")
+        (tmp_path / "link").symlink_to(labelled)
+        assert f"{flag}: " in complaint("evaluate", labelled, flag, tmp_path / "link", cwd=place)
+        assert labelled.read_text() == "label,text\nfirst,zig\n"
+
+    def test_numbers_agree_with_training_and_with_each_other(self, place, printed_by):
+        more = ("--json", "scores.json", "--html", "scores.html", "--mistakes", "mistakes.csv")
+        printed = printed_by("evaluate", *more, cwd=place)  # on the data of the run
+        scores = json.loads((place / "scores.json").read_text())
+        (run_dir,) = (place / "runs").iterdir()
+        result = json.loads((run_dir / "result.json").read_text())
+        assert scores["accuracy"] == result["test_accuracy"]
+        assert scores["loss"] == pytest.approx(result["test_loss"], abs=1e-6)
+        assert scores["documents"] == 97 == sum(map(sum, scores["confusion"]))
+        first = scores["per_class"]["first"]
+        confusion = scores["confusion"]
+        assert first["recall"] == pytest.approx(confusion[0][0] / sum(confusion[0]))
+        assert first["precision"] == pytest.approx(confusion[0][0] / sum(row[0] for row in confusion))
+        assert f"accuracy {100 * scores['accuracy']:.1f} %" in printed
+        page = (place / "scores.html").read_text()
+        assert f"<dd>{100 * scores['accuracy']:.1f} %</dd>" in page
+        assert page.count("<blockquote") == len(scores["mistakes"])
+        assert f"macro F1 {scores['macro_f1']:.3f}" in printed
+        mistakes = 97 - sum(confusion[i][i] for i in range(3))
+        assert len((place / "mistakes.csv").read_text().splitlines()) == 1 + mistakes
+
+    def test_a_run_that_is_named_without_its_folder_or_in_part(self, place, complaint, monkeypatch):
+        monkeypatch.chdir(place)
+        (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
+        assert find(name[:-3]) == find(f"runs/{name[:-3]}") == find(f"runs/{name}")
+        for given in (["predict", f"elsewhere/{name}"], ["compare", f"elsewhere/{name}", name]):
+            assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
+        assert "data/three is a data set, not a model" in (told := complaint("predict", "data/three", cwd=place))
+        assert f"did you mean runs/{name}?" in told
+        (place / "data" / "three").rename(place / "data" / "four")
+        told = complaint("predict", "data/four", cwd=place)
+        (place / "data" / "four").rename(place / "data" / "three")
+        assert "train a model: " in told
+        assert told.endswith("train data/four\n")
+
+    def test_any_number_of_processes_gives_the_same_numbers(self, place, printed_by):
+        flags = ("--data=data/three", "--batch-size=10", *(f"--typos={rate}" for rate in (0, 0.05, 0.3)))
+        for printed in (
+            printed_by("evaluate", *flags, "--json=one.json", cwd=place),
+            run(command("evaluate", *flags, "--json=three.json", processes=3), place),
+        ):
+            assert printed.count("with a typing error in ") == 3
+        one, three = (json.loads((place / name).read_text()) for name in ("one.json", "three.json"))
+        none, few, many = one["typos"]
+        assert [each["rate"] for each in one["typos"]] == [0, 0.05, 0.3]
+        assert (none["accuracy"], none["loss"]) == (one["accuracy"], one["loss"])
+        assert few["loss"] != none["loss"]
+        assert many["accuracy"] <= none["accuracy"]
+        assert many["loss"] > none["loss"]
+        for mine, theirs in zip([one, *one["typos"]], [three, *three["typos"]]):
+            assert mine.pop("loss") == pytest.approx(theirs.pop("loss"), abs=1e-6)
+        assert one == three
+
+    def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, printed_by, complaint):
+        foreign = tmp_path / "foreign.params"
+        weights_io.save(initial(PaperShape(69, FEATURE_LEN, 3, 16, 32)).values, foreign)
+        told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
+        assert "accuracy" in printed_by("evaluate", foreign, "--data", place / "data" / "three", *told)
+        for flags, message in (
+            ((), "does not say how it was trained"),
+            (("--mode", "paper", "--classes", "a,b"), "do not fit documents of 1014"),
+            (("--mode", "full", "--feature-len", 123, "--classes", "a,b,c"), "the encoding has 95"),
+            (("--mode", "paper", "--feature-len", 123, "--classes", "a,b"), "3 outputs, but 2 classes"),
+        ):
+            assert message in complaint("predict", foreign, "--text", "x", *flags, cwd=tmp_path)
+
+
+def test_a_wrong_number_of_threads_is_told(tmp_path, monkeypatch, complaint):
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    assert "OMP_NUM_THREADS is '0'" in complaint("train", cwd=tmp_path)

@@ -1,0 +1,96 @@
+"""The doctor: a real run on this machine, what it reports if something is missing or fails, and no leftovers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crepe_dist import cli
+from crepe_dist.commands import doctor
+from crepe_dist.commands.doctor import Check
+from tests.conftest import command
+
+
+def test_this_machine_is_ready(tmp_path):
+    folder, temporary = tmp_path / "work", tmp_path / "temporary"
+    folder.mkdir()
+    temporary.mkdir()
+    told = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(command("doctor"), cwd=folder, env=told, stdout=-1, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert not [line for line in lines if line.startswith("problem")]
+    assert any(line.startswith("ok       1 process     train: 1 process, ") for line in lines)
+    assert lines[-1].startswith("ready: for one process or several, on the CPU")
+    assert "2 processes, cpu(0), gradients summed by shared memory" in done.stdout
+    assert list(folder.iterdir()) == list(temporary.iterdir()) == []
+
+
+def test_a_problem_is_named_in_the_last_line(monkeypatch, capsys):
+    note, problem = Check("second", "less\x1b[31m", "note", "do this"), Check("third", "no", "problem", "that")
+    monkeypatch.setattr(doctor, "checks", lambda: iter([Check("first", "fine"), note, problem]))
+    monkeypatch.setattr(doctor, "trial", lambda *_: pytest.fail("it tries"))
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main("doctor")
+    *_, shown, remedy, last = capsys.readouterr().out.splitlines()
+    assert shown.split() == ["problem", "third", "no"]
+    assert remedy.strip() == "do: that"
+    assert last == "not ready: third: no. Do: that"
+
+
+@pytest.mark.parametrize(("gpus", "wanted"), [(0, [(1, "auto"), (2, "cpu")]), (3, [(1, "auto"), (3, "gpu")])])
+def test_what_is_tried(monkeypatch, printed_by, gpus, wanted):
+    tried: list[tuple[int, str]] = []
+
+    def well(*given: Any) -> Check:
+        tried.append(given[:2])
+        return Check("trial", "well")
+
+    monkeypatch.setattr(doctor, "checks", lambda: iter([Check(f"GPU {gpu}", "own kernels") for gpu in range(gpus)]))
+    monkeypatch.setattr(doctor, "trial", well)
+    printed_by("doctor")
+    assert tried == wanted
+
+
+def test_training_that_hangs(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "SECONDS", 0.2)
+    (tmp_path / "data").mkdir()  # as if it were prepared
+    assert "hangs" in doctor.trial(1, "cpu", tmp_path).shows
+
+
+@pytest.mark.parametrize(
+    ("program", "gpus", "level", "what"),
+    [
+        ("import os; os.abort()", False, "problem", "cannot be imported: exit code -6"),
+        ("raise OSError('libgomp.so.1')", False, "problem", "cannot be imported: OSError: libgomp.so.1"),
+        ("import time; time.sleep(60)", False, "problem", "no answer within 1 s"),
+        ("print('gloo')", False, "ok", "built with gloo"),
+        ("print('mpi')", False, "problem", "without Gloo"),
+        ("print('gloo cuda')", True, "note", "without NCCL"),
+        ("print('gloo cuda nccl')", True, "ok", "built with"),
+    ],
+)
+def test_what_horovod_was_built_with(monkeypatch, program, gpus, level, what):
+    monkeypatch.setattr(doctor, "BUILT", program)
+    monkeypatch.setattr(doctor, "SECONDS", 1.0 if "sleep" in program else 60.0)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: True)
+    monkeypatch.setattr(doctor.mxnet_cuda, "is_installed", lambda: gpus)
+    found = doctor.horovod()
+    assert found.level == level
+    assert what in found.shows
+    assert bool(found.remedy) == (level != "ok")
+
+
+def test_what_is_missing_or_full(tmp_path, monkeypatch):
+    assert doctor.disk(tmp_path).level == "ok"
+    assert doctor.disk(Path("/proc")).level == "problem"
+    monkeypatch.setattr(doctor, "RUN_BYTES", 1 << 60)
+    assert "a run takes about" in doctor.disk(tmp_path).shows
+    monkeypatch.setattr(doctor.library, "find", lambda: (None, "no AVX2"))
+    assert doctor.kernels().level == "problem"

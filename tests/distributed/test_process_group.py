@@ -1,0 +1,160 @@
+"""Collectives, agreement and errors in several processes under the real launcher."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+
+from crepe_dist.distributed.launch import Launch, check_rank, detect, limit_threads
+from crepe_dist.errors import UserError
+from tests.conftest import QUICK, command, launch_prefix, run
+from tests.elastic.test_supervisor import SUPERVISE
+from tests.helpers.needs import needs
+
+needs_mpi = needs("mpiexec", others=[] if importlib.util.find_spec("mpi4py") else ["mpi4py"])
+SHUT_DOWN = "Horovod has been shut down"
+
+
+def script(processes: int, body: str) -> list[str]:
+    return [*launch_prefix(processes), sys.executable, "-c", body]
+
+
+def supervised(processes: int, body: str) -> list[str]:
+    return [sys.executable, "-c", SUPERVISE, "-np", str(processes), "--max-restarts", "0", "-c", body]
+
+
+def shell(processes: int, line: str) -> list[str]:
+    return [*launch_prefix(processes), "sh", "-c", line]
+
+
+def python_train(*arguments: object) -> str:
+    return shlex.join([sys.executable, "-m", "crepe_dist.train", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("launcher", ["horovodrun", "supervise", pytest.param("mpiexec", marks=needs_mpi)])
+def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path, launcher):
+    body = """
+import numpy as np, time
+from crepe_dist.distributed import piecewise, world as module
+from crepe_dist.distributed.init_process_group import join
+module.HEARTBEAT_SECONDS = 0.2
+piecewise.MOST_BYTES = 1 << 20  # of a collective of Horovod or MPI, so that the large messages below travel in pieces
+with join() as world:
+    assert world.size == 3
+    for dtype in ("float32", "float64", "int32", "int64"):
+        total = world.sum(np.array([1, world.rank], dtype=dtype), "t")
+        assert total.dtype == dtype and total.tolist() == [3, 3], total
+    big = 2**40 + world.rank
+    assert world.sum(np.array([big], dtype=np.int64), "big").tolist() == [3 * 2**40 + 3]
+    assert world.gather({"rank": world.rank, "é": "x" * world.rank}, "g")[2] == {"rank": 2, "é": "xx"}
+    assert world.broadcast(f"from {world.rank}", "b") == "from 0"
+    def work():
+        for n in range(6):
+            time.sleep(0.2)
+            yield n
+    assert world.on_root("w", work()) == (5 if world.is_root else None)
+    assert world.agree("things", lambda: world.rank, same=lambda _: "equal") == world.rank
+    arrays = {"b": np.full((2, 3), world.rank), "a": np.arange(5.0) * (world.rank + 1), "empty": np.zeros(0)}
+    world.broadcast_arrays(arrays)
+    assert not arrays["b"].any() and arrays["a"].tolist() == [0, 1, 2, 3, 4]
+    big = np.repeat(np.arange(3, dtype=np.int32), 1 << 20).reshape(-1, 1)  # more than a connection holds
+    received, counts = world.all_to_all(big, [1 << 20] * 3, "big")
+    assert received.shape == big.shape and (received == world.rank).all() and counts.tolist() == [1 << 20] * 3
+    sent = np.full(world.rank, world.rank, np.int16)  # all to the last one, and some nothing
+    received, counts = world.all_to_all(sent, [0, 0, world.rank], "few")
+    assert (received.tolist(), counts.tolist()) == (([1, 2, 2], [0, 1, 2]) if world.rank == 2 else ([], [0, 0, 0]))
+    print("all well on", world.rank)
+"""
+    prefix = {
+        "horovodrun": launch_prefix(3),
+        "supervise": supervised(3, body)[:-2],
+        "mpiexec": ["mpiexec", "-n", "3", sys.executable],
+    }[launcher]
+    printed = run([*prefix, *[sys.executable] * (launcher == "horovodrun"), "-c", body], tmp_path)
+    assert printed.count("all well on") == 3
+    assert SHUT_DOWN not in printed
+
+
+class TestErrors:
+    """Each is told once, says what to do, and ends every process."""
+
+    def check(self, arguments, cwd, message, seconds=60):
+        began = time.monotonic()
+        printed = run(arguments, cwd, code=None)
+        assert time.monotonic() - began < seconds
+        assert printed.count(message) == 1, printed
+        assert "do:  " in printed
+        assert "Error in sys.excepthook" not in printed
+        return printed
+
+    def test_ranks_that_disagree_on_the_settings(self, data, tmp_path):
+        line = python_train("--data", data, *QUICK) + " --seed=$HOROVOD_RANK"
+        printed = self.check(shell(2, line), tmp_path, "the processes disagree on the settings")
+        assert "training: seed = 0" in printed
+
+    def test_a_data_folder_that_one_rank_does_not_see(self, data, tmp_path):
+        for rank in (0, 1):
+            (tmp_path / str(rank)).mkdir()
+        (tmp_path / "0" / "data").symlink_to(data)
+        line = "cd $HOROVOD_RANK && " + python_train("--data", "data", "--run-dir", tmp_path / "run", *QUICK)
+        printed = self.check(shell(2, line), tmp_path, "data is not a prepared data set [only on rank 1")
+        assert not (tmp_path / "run").exists(), printed
+
+    def test_launched_as_many_that_cannot_meet(self, data, tmp_path):
+        """Launch as mpirun or srun does: never N silent independent runs."""
+        processes = []
+        for rank in range(2):
+            env = dict(os.environ, OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_SIZE="2")
+            arguments = command("train", "--data", data, *QUICK)
+            processes.append(subprocess.Popen(arguments, cwd=tmp_path, env=env, stdout=-1, stderr=subprocess.STDOUT))
+        printed = b"".join(process.communicate(timeout=200)[0] for process in processes).decode()
+        assert all(process.returncode for process in processes)
+        assert printed.count("Open MPI started 2 processes, ") == 1  # MASTER_ADDR is not set, or mpi4py sees one
+        assert not (tmp_path / "runs").exists()
+
+
+class TestLaunch:
+    @pytest.mark.parametrize(
+        ("environment", "expected"),
+        [
+            ({}, Launch()),
+            (
+                {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
+                Launch("horovodrun", 3, 8, 2),
+            ),
+            ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Launch("Open MPI", 1, 2, 1)),
+            ({"RANK": "3", "WORLD_SIZE": "4", "PMI_RANK": "0", "PMI_SIZE": "2"}, Launch("torchrun", 3, 4)),
+            ({"JOB_COMPLETION_INDEX": "1"}, Launch()),  # says nothing of the number
+            (
+                {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
+                Launch("srun", 5, 6, 1),
+            ),
+            ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Launch()),  # the batch script itself
+        ],
+    )
+    def test_the_environment_is_read(self, environment, expected):
+        assert detect(environment) == expected
+
+    @pytest.mark.parametrize(("rank", "size"), [("", "2"), ("x", "2"), ("0", "two"), ("1", "")])
+    def test_one_of_several_that_does_not_know_both_numbers_is_refused(self, rank, size):
+        given = {"RANK": rank, "WORLD_SIZE": size}
+        with pytest.raises(UserError, match=f"WORLD_SIZE is '{size or 'not set'}', and RANK is '{rank or 'not set'}'"):
+            check_rank(detect(given), given)
+        for alone in ({"WORLD_SIZE": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, {"RANK": "0"}):
+            check_rank(detect(alone), alone)
+
+    def test_threads_are_the_host_s_cores_over_its_processes(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+        for local_size, threads in ((1, 12), (4, 3), (5, 2), (99, 1)):
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            limit_threads(local_size)
+            assert os.environ["OMP_NUM_THREADS"] == str(threads)
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        limit_threads(3)
+        assert os.environ["OMP_NUM_THREADS"] == "7"

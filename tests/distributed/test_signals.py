@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+import crepe_dist.train
+from crepe_dist.distributed.signals import Control, Stopped, Vote
+from crepe_dist.errors import ExitCode
+from crepe_dist.settings.config import Config
+from crepe_dist.settings.options import DataOptions
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, ExitCode.STOPPED), (signal.SIGINT, ExitCode.INTERRUPTED)]
+)
+def test_deferred_it_is_a_wish_and_nothing_is_raised(number, code):
+    before = signal.getsignal(number)
+    with Control() as control:
+        with control.deferring():
+            os.kill(os.getpid(), number)
+            assert control.vote is Vote.STOP
+        assert control.stopped().code == code
+    assert signal.getsignal(number) is before
+
+
+def test_elsewhere_it_is_raised_at_once_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="SIGTERM") as raised, Control():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert raised.value.code == ExitCode.STOPPED
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_ctrl_c_means_now():
+    with Control() as control, control.deferring():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_from_python_in_a_thread(data, tmp_path):
+    """Signals are the main thread's business; training does not need them."""
+    config = Config(run_dir=str(tmp_path / "run"), data=DataOptions(str(data), 50))
+    config.model.width, config.model.blocks, config.model.embeddings, config.training.epochs = 16, 1, 1024, 1
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(crepe_dist.train.train(config)))
+    thread.start()
+    thread.join()
+    assert results[0].checkpoint.is_relative_to(tmp_path / "run")
+    assert results[0].checkpoint.is_file()

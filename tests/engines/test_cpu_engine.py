@@ -1,0 +1,194 @@
+"""The builds of our kernels: which one is taken, and what a damaged one does."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crepe_dist.distributed.device import CPU
+from crepe_dist.errors import UserError
+from crepe_dist.model.backend import Backend, choose_backend
+from crepe_dist.native import library
+from crepe_dist.native.library import Library
+from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.settings.options import ModelOptions
+from tests.conftest import run
+
+pytestmark = pytest.mark.usefixtures("every_build")
+BUILDS = library.runnable()
+NETWORK = PaperShape(69, 123, 7, 8, 16)
+
+
+def selected(**options: Any) -> Backend:
+    """Select precision and kernels for a network on the CPU."""
+    return choose_backend(ModelOptions(**options), CPU, NETWORK)
+
+
+def test_this_processor_runs_a_build():
+    """The tests below run for no build at all where the package was installed without a compiler."""
+    assert BUILDS
+    found, trouble = library.find()
+    assert found is not None
+    assert not trouble
+
+
+def test_builds_are_chosen_by_the_processor_and_by_what_loads(monkeypatch):
+    monkeypatch.setattr(library, "processor_flags", lambda: {"sse2"})
+    assert library.runnable() == ["generic"]
+    found, trouble = library._best.__wrapped__()
+    assert found is not None
+    assert (found.name, found.bfloat16, trouble) == ("generic", False, "this processor has no AVX2")
+    monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
+    assert library.runnable() == ["avx2", "generic"]
+    found, trouble = library._best.__wrapped__()
+    assert found is not None
+    assert (found.name, found.bfloat16, trouble) == ("avx2", False, "")
+
+
+class TestSwitch:
+    @pytest.fixture(autouse=True)
+    def forgotten(self):
+        library._named.cache_clear()
+
+    @pytest.mark.parametrize("name", BUILDS)
+    def test_the_build_that_it_names_is_taken(self, name, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, name)
+        found, trouble = library.find()
+        assert found is not None
+        assert (found.name, trouble) == (name, f"CREPE_DIST_KERNELS is {name}")
+        chosen = selected()
+        assert chosen.precision == ("bfloat16" if found.bfloat16 and not found.bfloat16_is_slower else "float32")
+        assert f"own kernels ({name})" in str(chosen)
+        assert f"CREPE_DIST_KERNELS is {name}" in str(chosen)
+
+    @pytest.mark.parametrize("value", ["", "0", "1"])
+    def test_bfloat16_in_software_is_a_choice_of_developers(self, value, monkeypatch):
+        monkeypatch.setenv(library.SWITCH, "generic")
+        monkeypatch.setenv(library.IN_SOFTWARE, value)
+        if value == "1":
+            because = "CREPE_DIST_SOFTWARE_BFLOAT16 is 1; CREPE_DIST_KERNELS is generic"
+            assert str(selected()) == f"bfloat16, own kernels (generic) ({because})"
+            assert selected(precision="float32").precision == "float32"
+        else:
+            assert selected().precision == "float32"
+            with pytest.raises(UserError, match="this processor cannot compute in bfloat16"):
+                selected(precision="bfloat16")
+
+    @pytest.mark.parametrize(
+        ("requested", "why"),
+        [
+            ("avx512_bf16", "this processor lacks avx512_bf16, avx512bw, avx512dq, avx512f, avx512vl"),
+            ("sse2", "there is no such build of the kernels"),
+        ],
+    )
+    def test_a_build_that_cannot_be_is_refused(self, requested, why, monkeypatch):
+        monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
+        monkeypatch.setenv(library.SWITCH, requested)
+        with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {requested}") as raised:
+            selected()
+        assert raised.value.why == why
+        assert raised.value.remedy == "set CREPE_DIST_KERNELS to avx2, generic, none, or unset it"
+
+    @pytest.mark.parametrize("name", BUILDS)
+    def test_a_setting_names_a_build(self, name, monkeypatch):
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        chosen = selected(kernels=name, precision="float32")
+        assert str(chosen) == f"float32, own kernels ({name}) (as requested)"
+        library.keep_to(chosen.library)
+        try:
+            found, trouble = library.find()
+            assert found is not None
+            assert (found.name, trouble) == (name, "")
+        finally:
+            library.keep_to(None)
+
+    def test_a_setting_that_names_a_build_of_other_processors_is_refused(self, monkeypatch):
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
+        with pytest.raises(UserError, match=r"--kernels is avx512") as raised:
+            selected(kernels="avx512")
+        assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
+        assert raised.value.remedy == "use --kernels avx2, generic, auto"
+        monkeypatch.setenv(library.SWITCH, "generic")
+        with pytest.raises(UserError, match=r"--kernels is avx2, but CREPE_DIST_KERNELS is generic"):
+            selected(kernels="avx2")
+
+
+def replace(path, content):
+    """Replace a library by a new file: the old one is loaded and must not change."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: (folder / "builds.json").unlink(), "installed without a compiler, or"),
+        (lambda folder: (folder / "builds.json").write_text("{"), "builds.json is damaged"),
+        (lambda folder: replace(folder / "crepe_avx2.so", b"\x7fELF"), "crepe_avx2.so is damaged"),
+        (lambda folder: (folder / "crepe_avx2.so").unlink(), "No such file"),
+        (lambda folder: (folder / "engine.cpp").write_text("// changed"), "from another version"),
+    ],
+)
+def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch):
+    folder = tmp_path / "native"
+    shutil.copytree(library.FOLDER, folder)
+    monkeypatch.setattr(library, "FOLDER", folder)
+    monkeypatch.setattr(library, "RECORD", folder / "builds.json")
+    monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
+    assert library._best.__wrapped__()[1] == ""
+    harm(folder)
+    found, trouble = library._best.__wrapped__()
+    assert found is None or found.name == library.GENERIC
+    assert said in trouble
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("2,1", 2), ("0", 1), (" 4 ", 4)])
+def test_threads_are_those_of_openmp(setting, expected, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert library.threads() == expected
+
+
+def test_a_forked_process_has_threads_of_its_own(tmp_path):
+    code = (
+        "import os; from crepe_dist.native import library\n"
+        "compute = lambda: library.functions().crepe_products(0, 64, 3, 1)\n"
+        "compute()\n"
+        "child = os.fork()\n"
+        "compute()\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+        "print('computed')"
+    )
+    assert run([sys.executable, "-c", code], tmp_path) == "computed\n" * 2
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_libgomp_is_not_needed(name):
+    """A pragma that needs a function that threads.cpp lacks would take it from there."""
+    assert b"libgomp" not in (library.FOLDER / f"crepe_{name}.so").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "slower"),
+    [("avx512_bf16", 1.1, False), ("avx512_bf16", 1.7, True), ("amx", 1.7, False)],
+)
+def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower, monkeypatch):
+    now = [0.0]
+
+    def products(bfloat16, size, threads, times):
+        now[0] += seconds if bfloat16 else 1.0
+
+    build: Any = Library.__new__(Library)
+    build.name, build.emulates, build.bfloat16 = name, False, True
+    build.functions = SimpleNamespace(crepe_products=products)
+    monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(library, "find", lambda: (build, ""))
+    assert build.bfloat16_is_slower is slower
+    chosen = selected()
+    assert chosen.precision == ("float32" if slower else "bfloat16")
+    assert ("slower on this processor" in chosen.why) is slower
+    assert selected(precision="bfloat16").precision == "bfloat16"

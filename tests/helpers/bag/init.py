@@ -1,0 +1,12 @@
+"""Initial parameters of the bag of characters."""
+
+from __future__ import annotations
+
+from crepe_dist.model.init import zeros
+from crepe_dist.optim.parameter import Parameter
+from tests.helpers.bag.config import BagShape
+
+
+def parameters(shape: BagShape, seed: int) -> dict[str, Parameter]:
+    """Make the parameters."""
+    return {name: Parameter(zeros(*size)) for name, size in shape.parameter_shapes().items()}

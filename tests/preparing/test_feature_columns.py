@@ -1,0 +1,261 @@
+"""Columns beside the text: counted, trained on in one process and two, and read alike from all kinds of input."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+import crepe_dist
+from crepe_dist.data.dataset import open_dataset
+from crepe_dist.data.text_preprocessing import EMPTY, UNIT, UNREAD, VALUES, Column, Composition, category, with_values
+from crepe_dist.errors import UserError
+from crepe_dist.files import sha256
+from crepe_dist.predicting.prediction import UNKNOWN
+from crepe_dist.reports.explanation import serve_page
+from crepe_dist.runs import checkpoint
+from crepe_dist.serving import open_inference
+from crepe_dist.serving.open_inference import _rows
+from crepe_dist.serving.requests import Problem, Question
+from crepe_dist.settings.options import ServiceOptions
+from tests.conftest import QUICK, train
+
+BESIDE: Any = {"category": "colour", "number": "amount"}
+COLUMNS = Composition(("text",), True, (Column("colour", ("red", "blue")), Column("amount", edges=(0.0, 10.0))))
+WORDS = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "lambda", "theta", "zeta"]
+
+
+def characters(*numbers):
+    return "".join(f"{UNREAD}{number if number == UNREAD else chr(VALUES.start + number)}" for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("row", "numbers"),
+    [
+        (with_values("a <b>text</b>", ["blue", "-1"]), (2, 4)),
+        (with_values("a text", ["", ""]), (0, 3)),
+        (with_values("a text", [" red ", "0"]), (1, 5)),
+        (with_values("a text", ["green", "1e9"]), (UNREAD, 6)),
+        ("a text", (0, 3)),
+    ],
+)
+def test_a_value_is_one_character_that_stands_alone(row, numbers):
+    assert COLUMNS.text(row) == f"a text {characters(*numbers)}"
+    assert Composition.from_dict(json.loads(json.dumps(COLUMNS.to_dict()))) == COLUMNS
+
+
+def test_no_text_can_pretend_a_value():
+    row = with_values(f"a{UNIT}b {chr(VALUES.start + 1)}", ["red", f"1{UNIT}"])
+    assert COLUMNS.text(row) == f"a b {UNREAD} {characters(1, 5)}"
+
+
+def test_values_for_people():
+    assert COLUMNS.shown(with_values("a text", ["red", "3"])) == "a text | colour: red | amount: 3"
+    described = [COLUMNS.value_of(chr(VALUES.start + number)) for number in (0, 2, 4, 5, 6)]
+    assert described == [
+        "| colour: missing", "| colour: blue", "| amount: below 0", "| amount: from 0 below 10", "| amount: from 10",
+    ]  # fmt: skip
+
+
+def rows(count, seed):
+    """Texts that say nothing about the class, which a category and a number decide."""
+    generator = random.Random(seed)
+    table: dict[str, list] = {"text": [], "colour": [], "amount": [], "label": []}
+    for _ in range(count):
+        colour, amount = generator.choice(["red", "blue", ""]), generator.gauss(0, 100)
+        values = " ".join(generator.choices(WORDS, k=5)), colour, round(amount, 2)
+        for name, value in zip(table, (*values, ("A" if colour == "red" else "B") + "-+"[amount > 0])):
+            table[name].append(value)
+    return pd.DataFrame(table)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """``data`` from ``train.csv``, and ``run-1`` and ``run-2``, trained on it in as many processes.
+
+    In float32, in which the exports compute.
+    """
+    folder = tmp_path_factory.mktemp("columns")
+    rows(1500, 1).to_csv(folder / "train.csv", index=False)
+    rows(200, 2).to_csv(folder / "new.csv", index=False)
+    crepe_dist.prepare(folder / "train.csv", folder / "data", **BESIDE)
+    for processes in (1, 2):
+        flags = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", f"--run-dir=run-{processes}")
+        train("--data=data", "--precision=float32", *QUICK, *flags, cwd=folder, processes=processes)
+    return folder
+
+
+def test_the_columns_decide_in_one_process_as_in_two(folder, printed_by):
+    paths = [checkpoint.find(str(folder / f"run-{processes}")) for processes in (1, 2)]
+    assert sha256(paths[0]) == sha256(paths[1])
+    assert crepe_dist.load(paths[0]).score(pd.read_csv(folder / "new.csv")) > 0.9
+    printed = printed_by("evaluate", "run-1", cwd=folder)
+    reduced = [float(line.split("accuracy ")[1].split(" %")[0]) for line in printed.splitlines() if "without" in line]
+    assert len(reduced) == 2
+    assert max(reduced) < 80
+
+
+def test_all_kinds_of_input_are_read_alike(folder, printed_by):
+    model: Any = crepe_dist.load(folder / "run-1")
+    frame = pd.read_csv(folder / "new.csv")
+    frame.to_json(folder / "new.jsonl", orient="records", lines=True)
+    frame.to_parquet(folder / "new.parquet")
+    expected = [round(each.probability, 6) for each in model.predict(frame)]
+    for name in ("new.csv", "new.jsonl", "new.parquet"):
+        printed_by("predict", "run-1", f"--file={name}", "--out=out.csv", cwd=folder)
+        assert pd.read_csv(folder / "out.csv").predicted_probability.tolist() == expected, name
+    printed_by("export", "run-1", "--format=onnx", "--out=onnx")
+    from crepe_dist.exporting.crepe_runtime import Classifier
+
+    exported = Classifier(str(folder / "onnx" / "model.onnx"))
+    found = exported.predict(frame.to_dict("records"))
+    with pytest.raises(
+        ValueError, match="a row has no key 'text', which may be None; it has 'txt', 'colour', 'amount'"
+    ):
+        exported.predict([{"txt": "alpha", "colour": "red", "amount": 50}])
+    assert exported.predict([{"text": None, "colour": "red", "amount": 50, "more": 1}])
+    assert np.abs(np.array([each.probability for each in found]) - expected).max() < 1e-5
+    # Values of columns are no characters of a text: without one that is known, no class is an answer.
+    rows = [{"text": text, "colour": "blue", "amount": 50} for text in ("日本", "alpha 日本", " ", "alpha")]
+    own, others = model.predict(pd.DataFrame(rows)), exported.predict(rows)
+    assert [(each.read, each.problem) for each in own] == [(0, UNKNOWN), (5, ""), (0, EMPTY), (5, "")]
+    assert [(each.read, each.problem) for each in own] == [(each.read, each.problem) for each in others]
+    columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
+    (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
+    assert round(next(model.predict_stream(iter([asked]))).probability, 6) == expected[0]
+    page, _ = serve_page(model, ServiceOptions())
+    assert re.findall("data-column='(.*?)'", page) == ['"colour"', '"amount"']
+    assert '<option value="blue">' in page
+    for wrong, message in (({"amount": "many"}, "unusable number"), ({"size": 1}, "colour and amount")):
+        with pytest.raises(Problem, match=message):
+            _asked({"text": "a", "columns": wrong}, model)
+
+
+def test_a_request_may_name_columns_as_in_training(folder):
+    model: Any = crepe_dist.load(folder / "run-1")
+    want = _asked({"text": "alpha", "columns": {"colour": "red", "amount": 50}}, model)
+    alike: list[dict[str, Any]] = [
+        {"text": "alpha", "colour": "red", "amount": 50},
+        {"columns": {"text": "alpha", "colour": "red", "amount": 50}},
+        {"amount": 50, "columns": {"colour": "red"}, "text": "alpha"},
+    ]
+    for question in alike:
+        assert _asked(question, model) == want
+    model.composition = replace(model.composition, columns=("body", "title", "note"))
+    want = [with_values("B | T | N", ["red", ""])]
+    assert _asked({"title": "T", "note": "N", "body": "B", "colour": "red"}, model) == want  # in the order of training
+    assert _asked({"body": "B", "colour": None}, model) == [with_values("B", ["", ""])]
+    assert _asked({"title": "T", "text": "B"}, model) == [with_values("T | B", ["", ""])]
+    tensors = [_tensor("note", "N", ""), _tensor("body", "B", "b"), _tensor("colour", "red", "blue")]
+    assert _rows(tensors, b"", model.composition) == [
+        with_values("B | N", ["red", ""]), with_values("b", ["blue", ""])
+    ]  # fmt: skip
+    assert _rows([_tensor("text", "B")], b"", model.composition) == ["B"]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"headline": "T"}, "the model reads no column 'headline'\n.* body, title, note, colour and amount"),
+        ({"colour": "red"}, "the request has no text\n.*body"),
+        ({"text": "B", "note": "N"}, "names its text in two ways"),
+        ({"title": "T", "columns": {"title": "T"}}, "a column is given twice"),
+        ({"texts": ["B"], "colour": "red"}, "need a single text"),
+        ({"body": ["B"]}, "body"),
+        ({"title": "T", "texts": ["B"]}, "need a single text"),
+        ({}, "give either text or texts"),
+    ]
+    for question, message in wrong:
+        with pytest.raises((Problem, ValidationError), match=message):
+            _asked(question, model)
+    for tensors in ([_tensor("body", "B"), _tensor("body", "B")], [_tensor("body", "B"), _tensor("note", "N", "n")]):
+        with pytest.raises(Problem, match="the inputs do not fit together"):
+            _rows(tensors, b"", model.composition)
+
+
+def _tensor(name, *values):
+    return open_inference.Input(name=name, shape=[len(values)], datatype="BYTES", data=[*values])
+
+
+def _asked(question, model):
+    return Question.model_validate(question).all_texts(model.composition)
+
+
+def test_an_explanation_names_values(folder):
+    model = crepe_dist.load(folder / "run-1")
+    explanation = model.explain(with_values("alpha", ["red", "50"]))
+    assert [word.text.split(":")[0] for word in explanation.words] == ["alpha", "| colour", "| amount"]
+    assert len(explanation.scores) == len(explanation.text)
+
+
+def test_bad_columns(folder, tmp_path):
+    frame = rows(100, 3)
+    for change, message in [
+        ({"amount": "many"}, "unusable number"),
+        ({"colour": ""}, "column 'colour' is empty in all training rows"),
+    ]:
+        frame.assign(**change).to_csv(tmp_path / "bad.csv", index=False)
+        with pytest.raises(UserError, match=message):
+            crepe_dist.prepare(tmp_path / "bad.csv", tmp_path / "bad", **BESIDE)
+    with pytest.raises(UserError, match="has no column 'amount'"):
+        crepe_dist.load(folder / "run-1").predict(frame.drop(columns="amount"))
+    many = frame.assign(colour=[f"colour {row}" for row in range(100)])
+    many = pd.concat([many.assign(colour=many.colour + f" {copy}") for copy in range(150)])
+    many["shade"], many["size"] = many.colour + " dark", many.amount > 0
+    crepe_dist.prepare(many, tmp_path / "many", category=["colour", "shade", "size"])
+    data = open_dataset(tmp_path / "many")
+    encoding, values = data.encoding, data.composition.beside
+    assert [column.size for column in values] == [9471, 9471, 3]
+    of_size = set(data.composition.characters()[-2:])
+    assert of_size < set(encoding.alphabet + encoding.paired)  # the most frequent ones
+    assert 5000 < len(encoding.alphabet) + len(encoding.paired) < 10_000
+
+
+def test_drift_leaves_out_unusable_numbers_and_counts_missing_values(folder, printed_by):
+    frame = rows(200, 4).drop_duplicates("text")
+    frame.assign(amount=["3,5"] * 50 + list(frame.amount[50:])).to_csv(folder / "later.csv", index=False)
+    printed = printed_by("drift", "run-1", "later.csv", cwd=folder)
+    assert f"{len(frame) - 50} texts of later.csv, compared with 300" in printed
+    frame.text.to_csv(folder / "lines.txt", index=False, header=False)
+    missing = next(
+        line for line in printed_by("drift", "run-1", "lines.txt").splitlines() if "amount: (missing)" in line
+    )
+    assert missing.split()[-6:-3] == ["100.0", "%", "+100.0"]
+
+
+def test_values_of_python_and_of_texts(folder):
+    model: Any = crepe_dist.load(folder / "run-1")
+    frame = pd.DataFrame({"text": ["alpha"] * 3, "colour": ["red"] * 3, "amount": ["many", float("inf"), 5]})
+    problems = [each.problem for each in model.predict(frame)]
+    assert problems == ["unusable number: amount is 'many'", "unusable number: amount is 'inf'", ""]
+    assert model.predict([f"alpha{UNIT}red{UNIT}50"]) == model.predict(["alpha red 50"])
+    assert [category(each) for each in ("7.0", " 007 ", "True", "1.50", ".0")] == ["7", "007", "true", "1.50", ".0"]
+
+
+@pytest.mark.parametrize(
+    ("spellings", "expected"),
+    [
+        (["2024-01-01", "2024-01-01 00:00:00", "2024-01-01T00:00:00", "2024-01-01 00:00:00.000000000"], "2024-01-01"),
+        (["2024-01-01 10:30:00", "2024-01-01T10:30:00.000"], "2024-01-01 10:30:00"),
+        (["2024-01-01 00:00:00.250000"], "2024-01-01 00:00:00.25"),
+        (["00:00:00"], "00:00:00"),
+        (["-7.0", "-7"], "-7"),
+        (["-0.0", "0"], "0"),
+        (["True", "true"], "true"),
+    ],
+)
+def test_formats_spell_a_value_alike(spellings, expected):
+    from crepe_dist.exporting import crepe_runtime
+
+    assert set(map(category, spellings)) == set(map(crepe_runtime.category, spellings)) == {expected}
+    assert [Column("when", (spellings[-1],)).number(each) for each in spellings] == [1] * len(spellings)
+
+
+def test_a_network_starts_from_one_of_the_same_columns_only(folder):
+    given = {**BESIDE, "alphabet": folder / "run-1", "feature_len": 123}
+    crepe_dist.prepare(folder / "new.csv", folder / "other", **given)
+    with pytest.raises(UserError, match="other columns beside the text"):
+        train("--data=other", *QUICK, "--init-from=run-1", "--run-dir=again", cwd=folder)

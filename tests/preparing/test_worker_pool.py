@@ -1,0 +1,41 @@
+"""Worker processes: the error about one that ended says what is known."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import pytest
+
+from crepe_dist.errors import UserError
+from crepe_dist.preparing.worker_pool import inherited, pool
+
+
+def end(code: int) -> int:
+    """End this process by a code as ``Process.exitcode`` has it; return a code of 0."""
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    if code > 0:
+        os._exit(code)
+    return code
+
+
+@pytest.mark.parametrize("is_forked", [True, False])
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (-signal.SIGKILL, "was killed by signal 9 (Killed)"),
+        (-signal.SIGXCPU, "was killed by signal 24 (CPU time limit exceeded)"),
+        (-signal.SIGTERM, "was killed by signal 15 (Terminated)"),
+        (3, "ended with code 3"),
+    ],
+)
+def test_the_error_says_how_a_worker_ended_and_guesses_memory_only_after_sigkill(code, how, is_forked):
+    with (
+        pytest.raises(UserError, match=f"a worker process {re.escape(how)}") as caught,
+        pool(2, "crepe predict …", end if is_forked else None) as workers,
+    ):
+        list(workers.in_order(inherited if is_forked else end, [0, 0, code, 0, 0]))
+    assert ("memory" in caught.value.why) == (code == -signal.SIGKILL)
+    assert caught.value.remedy.endswith("crepe predict …")

@@ -1,0 +1,84 @@
+"""What a run does where nothing is said: epochs by the amount of text, and smoothed labels for Crepe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from crepe_dist import network_registry
+from crepe_dist.data.dataset import Dataset
+from crepe_dist.data.targets import ONE, SEVERAL, SOFT, Targets
+from crepe_dist.model.loss import objective_for
+from crepe_dist.networks.ngrams.init import rate, speed_up
+from crepe_dist.optim.parameter import Parameter
+from crepe_dist.settings.config import parse
+from crepe_dist.training.model_setup import steps_of
+from crepe_dist.training.training_data import with_epochs
+
+
+def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Dataset:
+    """As much of a data set as is asked for."""
+    parts = {"train": range(rows), **({"validation": range(validation)} if validation else {})}
+    about = {"splits": parts, "labelled": labelled, "encoding": SimpleNamespace(feature_len=length), "unlabelled": None}
+    return cast(Dataset, SimpleNamespace(**about))
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "epochs", "paper"),
+    [
+        (1, 1, 20, 20), (1000, 256, 8, 20), (3200, 256, 8, 15), (17_000, 256, 3, 5), (22_500, 4092, 3, 5),
+        (200_000, 1000, 2, 3), (101, 10**6, 3, 5),
+    ],
+)  # fmt: skip
+def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, epochs, paper):
+    settled = with_epochs(parse([]), data(rows, length))
+    assert settled.training.all_epochs == epochs
+    assert replace(settled, training=parse([]).training) == parse([])
+    assert with_epochs(parse(["--model=paper"]), data(rows, length)).training.all_epochs == paper
+    assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "validation", "labelled", "patience"),
+    [
+        ([], 200, ONE, 2),
+        ([], 199, ONE, 0),  # too few to tell an improvement from chance
+        ([], 0, ONE, 0),
+        ([], 200, SOFT, 2),
+        ([], 200, SEVERAL, 0),
+        (["--model=ngrams"], 200, ONE, 2),
+        (["--model=paper"], 200, ONE, 0),  # it may stay at chance for some epochs
+        (["--epochs=9"], 200, ONE, 0),  # as many as were asked for
+        (["--patience=0"], 200, ONE, 0),
+        (["--patience=5", "--epochs=9"], 20, ONE, 5),
+    ],
+)
+def test_training_stops_early_where_the_validation_split_can_tell(flags, validation, labelled, patience):
+    derived = with_epochs(parse(flags), data(3600, 256, validation, labelled))
+    assert derived.training.patience == patience
+    assert with_epochs(derived, data(3600, 256, validation, labelled)) == derived
+
+
+@pytest.mark.parametrize(("rows", "epochs", "multiple"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
+def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, multiple):
+    assert rate(steps_of(parse([f"--epochs={epochs}", "--batch-size=64"]), rows)) == multiple
+
+
+@pytest.mark.parametrize(("steps", "multiple"), [(1, 2), (187, 2), (333, 1.5), (750, 1), (10**6, 1)])
+def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
+    parameters = {name: Parameter(np.zeros(1, np.float32), usual) for name, usual in (("weight", 7.0), ("bias", 1.0))}
+    speed_up(parameters, steps)
+    assert [each.rate for each in parameters.values()] == pytest.approx([7 * multiple, multiple], rel=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
+def test_labels_are_smoothed_for_crepe(kind, smoothing):
+    shape: Any = network_registry.part(kind, "shape").SHAPE
+    one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=Targets(ONE, np.zeros(1), 2))}))
+    assert objective_for(parse([]).training, one_label, shape).smoothing == smoothing
+    assert objective_for(parse(["--label-smoothing=0.2"]).training, one_label, shape).smoothing == 0.2
+    assert objective_for(parse(["--label-smoothing=0"]).training, one_label, shape).smoothing == 0.0

@@ -1,0 +1,68 @@
+"""Notes before the first step, of train."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from crepe_dist import hardware
+from crepe_dist.data.targets import ONE, Targets
+from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.settings.config import parse
+from crepe_dist.training.startup_messages import STEPS, NotLearning, empty_classes, few_cores, few_steps, small_shares
+
+CREPE = CrepeShape(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
+PAPER = PaperShape(69, 192, 4, 128, 512)
+NGRAMS = NGramShape(69, 192, 4, 6, 1 << 20, 36, 1 << 18)
+
+
+def test_what_is_advised_is_enough():
+    for rows in (1, 7, 50, 1_050, 16_000):
+        for shape in (CREPE, PAPER, NGRAMS):
+            epochs = shape.epochs_needed(rows, 64)
+            assert not few_steps(parse([f"--epochs={epochs}"]), rows, shape)
+            assert epochs == 1 or f"--epochs {epochs}" in few_steps(parse([f"--epochs={epochs - 1}"]), rows, shape)
+    assert not few_steps(parse(["--epochs=1", "--init-from=runs/other"]), 500, PAPER)
+
+
+def test_classes_without_rows():
+    def noted(*labels: int) -> str:
+        targets = Targets(ONE, np.array(labels, np.int32), 3)
+        data: Any = SimpleNamespace(classes=["a", "b", "c"], splits={"train": SimpleNamespace(targets=targets)})
+        return empty_classes(data)
+
+    assert noted(0, 0, 2).split("\n")[0].endswith("of 1 class: b")
+    assert noted(0, 1, 2) == ""
+
+
+def test_cores(monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    assert few_cores(2) == ""
+    assert few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
+
+
+def test_a_batch_for_many_processes():
+    assert small_shares(parse([]), 8) == small_shares(parse(["--batch-size=1"]), 1) == ""
+    assert "--batch-size 128," in small_shares(parse([]), 16)
+    assert small_shares(parse(["--batch-size=1024"]), 1000) == ""
+
+
+class TestNotLearning:
+    def said(self, losses):
+        watch = NotLearning(1.0, parse(["--epochs=5"]))
+        found = {step: watch.look(step, loss) for step, loss in enumerate(losses, 1)}
+        return [step for step, line in found.items() if line], watch
+
+    def test_a_run_that_learns_hears_nothing(self):
+        said, watch = self.said(np.linspace(1.0, 0.5, 2 * STEPS))
+        assert said == []
+        assert watch.end(2 * STEPS) is None
+
+    def test_a_plateau_is_said_once(self):
+        said, watch = self.said([1.0] * (2 * STEPS))
+        assert said == [STEPS]
+        assert watch.end(2 * STEPS) is None
