@@ -142,8 +142,8 @@ class Clean(Command):
     Finished runs no longer need their saved states, the folder of their refit, and their checkpoints except the
     reported and the last one. After a refit, they do not need the last one either. Leftovers of killed processes are
     also listed. A run in training stays as it is. An unfinished run keeps its states and checkpoints, from which it
-    resumes. Without folders, also what the user's cache holds: models copied from URLs, and unfinished answers for
-    URLs.
+    resumes. Without folders, also what the user's cache holds: models copied from URLs, and predictions that were not
+    uploaded to their URL.
     """
 
     usage = """
@@ -197,9 +197,9 @@ def runs(folders: tuple[Path, ...]) -> Iterator[RunFolder]:
 def cached() -> list[Path]:
     """List what the user's cache holds and no process writes: copies of models, and unfinished answers."""
     # Not at the top: they import all of preparing.
-    from crepe_dist.predicting import resumable
+    from crepe_dist.predicting import output_file
 
-    models, answers = cache_folder() / checkpoint.CACHED, cache_folder() / resumable.CACHED
+    models, answers = cache_folder() / checkpoint.CACHED, cache_folder() / output_file.CACHED
     copies = [path.parent for path in sorted(models.glob(f"*/{checkpoint.DESCRIBED}"))]
     return [*copies, *abandoned(models), *abandoned(answers, "*")]
 

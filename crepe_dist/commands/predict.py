@@ -1,7 +1,6 @@
 """Command that classifies texts."""
 
 import io
-import json
 import os
 import re
 import sys
@@ -9,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TextIO
@@ -20,26 +19,22 @@ from crepe_dist.data.char_encoder import Encoding, read_of_long
 from crepe_dist.data.text_preprocessing import plain
 from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
-from crepe_dist.files import is_stream, open_stream, scratch, state
+from crepe_dist.files import is_stream, open_stream, scratch
 from crepe_dist.formatting import counted, excerpt, listed
 from crepe_dist.native.library import threads
 from crepe_dist.predicting.input_reader import Input, Inputs, TextFlags, format_of
-from crepe_dist.predicting.output_formats import STYLES, TABLES, Answer, Answers, answer_types, answers
+from crepe_dist.predicting.output_file import temporary_output
+from crepe_dist.predicting.output_formats import STYLES, TABLES, Answer, Answers, ParquetAnswers, answers
 from crepe_dist.predicting.prediction import Prediction
-from crepe_dist.predicting.resumable import Counts, ResumableFile, resumable
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.sources import PIPE, by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.fields import ANY, COLUMN, NAME, Many, Words, real, setting, shortened, whole
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag, check_output
-from crepe_dist.version import __version__
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
-
-
-RECORDS = 2  # version of the format of unfinished answers
 
 
 @dataclass
@@ -79,8 +74,7 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     )
     out: Optional[str] = setting(
         None,
-        "file for the answers, or its URL; it appears when all are done, and the same command resumes a killed one "
-        "that reads a file; default: standard output",
+        "file for the predictions, or its URL; the file appears when it is complete; default: standard output",
         NAME,
     )
     explain: bool = setting(False, "show which characters support the class")
@@ -144,51 +138,89 @@ def _predict(predictor: "Predictor", args: Any) -> None:
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
     if args.score is not None:
         predictor.index(args.score)
-    with _output(args, predictor.path) as (stream, file):
+    counts = Counts()
+    with ExitStack() as stack:
+        file = args.file
+        if remote.is_url(file):
+            file = str(remote.copy(file, stack.enter_context(scratch()) / "copy"))
         columns, groups, delimiter = _inputs(args, predictor, file)
         layout = {"columns": columns, "several": predictor.several, "score": args.score}
         layout |= {"delimiter": delimiter} if args.format == "csv" else {}
         formatter = answers(args.format, args.top, len(predictor.classes), **layout)
-        counts = stream.counts if isinstance(stream, ResumableFile) else Counts()
-        if args.format == "parquet":
-            from crepe_dist.predicting.arrow_file import converter  # PyArrow takes 0.2 s to import
-
-            source = Path(str(file)) if isinstance(groups, Inputs) and groups.format == "parquet" else None
-            stream.convert = converter(source, columns, answer_types(formatter.top, predictor.several, args.score))
-        # A terminal acts on control characters, which CSV keeps.
-        clean = visible if not isinstance(stream, ResumableFile) and stream.isatty() else str
-        if counts.rows:
-            print(f"resuming after {counted(counts.rows, 'row')}", file=sys.stderr)
-        else:
-            stream.write(clean(formatter.header))
-        work = _Work(predictor, formatter, clean, counts.line, args.windows, args.min_score)
-        found = work.explained(groups, stream) if args.explain else map(work, groups)
-        if isinstance(groups, Inputs) and not args.explain and file is not None and os.path.isfile(file):
+        work = _Work(predictor, formatter, args.windows, args.min_score)
+        processes = 1
+        if isinstance(groups, Inputs) and file is not None and os.path.isfile(file):
             from crepe_dist.model.inference import KernelInference  # our own kernels can be forked
 
-            found = groups.answered(work, threads() if isinstance(predictor.engine, KernelInference) else 1)
-        for text, more in found:
-            stream.write(text)
-            counts.add(more)
-            stream.flush()
+            processes = threads() if isinstance(predictor.engine, KernelInference) else 1
+        predictions = groups.answered(work, processes) if isinstance(groups, Inputs) else map(work, groups)
+        if isinstance(formatter, ParquetAnswers):
+            from crepe_dist.predicting.arrow_file import write_parquet  # PyArrow takes 0.2 s to import
+
+            source = Path(str(file)) if isinstance(groups, Inputs) and groups.format == "parquet" else None
+            target = stack.enter_context(temporary_output(args.out))
+            write_parquet(target, source, columns, formatter.types, counts.count(predictions))
+        else:
+            stream = stack.enter_context(_text_output(args.out))
+            # A terminal acts on control characters, which CSV keeps.
+            work.clean = visible if stream.isatty() else str
+            stream.write(work.clean(formatter.header))
+            for text in counts.count(work.explained(groups, stream) if args.explain else predictions):
+                stream.write(text)
+                stream.flush()
     _conclude(counts, args, predictor.encoding)
 
 
 @dataclass
+class Counts:
+    """Numbers of rows.
+
+    Args:
+        rows: all rows.
+        dropped: rows that are left out because their score is too low.
+        long: rows whose text is cut.
+        problems: rows that are not classified, by the reason.
+    """
+
+    rows: int = 0
+    dropped: int = 0
+    long: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+
+    def count(self, results: Iterable[tuple[Any, "Counts"]]) -> Iterator[Any]:
+        """Yield the outputs of ``results``, and add the numbers of rows that come with the outputs."""
+        for output, counts in results:
+            self.rows += counts.rows
+            self.dropped += counts.dropped
+            self.long += counts.long
+            self.problems += counts.problems
+            yield output
+
+
+@dataclass
 class _Work:
-    """Classification of groups of rows; of those up to line ``after``, nothing is left to do."""
+    """Classifier of groups of rows.
+
+    Attributes:
+        clean: replaces control characters of a line if the output is a terminal.
+    """
 
     predictor: "Predictor"
     formatter: Answers
-    clean: Callable[[str], str]
-    after: int
     windows: bool
     min_score: Optional[float]
+    clean: Callable[[str], str] = str
 
-    def __call__(self, rows: list[Input]) -> tuple[str, Counts]:
-        """Return the answers to a group, and their numbers."""
+    def __call__(self, rows: list[Input]) -> tuple[Any, Counts]:
+        """Classify a group of rows.
+
+        Returns:
+            Text of all lines, or a list of records for Parquet; and the numbers of rows.
+        """
         pairs = self._predicted(rows)
         kept = self._kept(pairs)
+        if isinstance(self.formatter, ParquetAnswers):
+            return self.formatter.records(kept), _counts(pairs, kept)
         return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(kept)]), _counts(pairs, kept)
 
     def explained(self, groups: Iterable[list[Input]], stream: TextIO) -> Iterator[tuple[str, Counts]]:
@@ -206,7 +238,6 @@ class _Work:
             yield "", _counts([pair], kept)
 
     def _predicted(self, rows: list[Input]) -> list[Answer]:
-        rows = [row for row in rows if row.line > self.after]
         predictions = self.predictor.predict_stream((row.text for row in rows if not row.problem), self.windows)
         return [(row, Prediction("", 0.0, (), 0, row.problem) if row.problem else next(predictions)) for row in rows]
 
@@ -221,7 +252,7 @@ class _Work:
 def _counts(pairs: Sequence[Answer], kept: Sequence[Answer]) -> Counts:
     problems = Counter(re.split("[:;]", prediction.problem)[0] for _, prediction in pairs if prediction.problem)
     long = sum(prediction.characters_cut > 0 for _, prediction in pairs if not prediction.problem)
-    return Counts(len(pairs), len(pairs) - len(kept), long, problems, pairs[-1][0].line if pairs else 0)
+    return Counts(len(pairs), len(pairs) - len(kept), long, problems)
 
 
 def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
@@ -259,7 +290,7 @@ def _inputs(
         return ("text",), [[Input(line, text, "", (text,)) for line, text in given]], ","
     of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
     file = file or PIPE
-    # From Parquet to Parquet, columns are copied at the end, in their own types.
+    # From Parquet to Parquet, write_parquet copies the columns in their own types.
     keep = args.format == "csv" or (args.format == "parquet" and format_of(file, args.input_format) != "parquet")
     inputs = args.opened(file, predictor.composition, predictor.reading.encoding, keep=keep, **of_id)
     if inputs.format == "parquet" and args.format == "csv":
@@ -282,32 +313,15 @@ def _warn_of_columns(file: str, given: str, kept: Sequence[str]) -> None:
 
 
 @contextmanager
-def _output(args: Any, path: Path) -> Iterator[tuple[Any, Optional[str]]]:
-    """Provide the stream for the answers, and the path of the input, which is a copy of a URL."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # a kept column may contain lone surrogates
-    with ExitStack() as stack:
-        file = args.file
-        if remote.is_url(file):
-            file = str(remote.copy(file, stack.enter_context(scratch()) / "copy"))
-        if args.out is None:
-            yield sys.stdout, file
-        elif _is_stream(args.out):
-            yield stack.enter_context(open_stream(Path(args.out), "replace")), file
-        else:
-            yield stack.enter_context(resumable(args.out, _job(args, path))), file
-
-
-def _job(args: Any, path: Path) -> Optional[dict[str, Any]]:
-    """Describe what decides the answers; ``None`` if they cannot be resumed: from a pipe or a URL."""
-    if args.file is None or not os.path.isfile(args.file):
-        return None
-    options = {name: value for name, value in vars(args).items() if name not in ("checkpoint", "file", "given", "out")}
-    job = {
-        "version": __version__,
-        "records": RECORDS,
-        "model": state(path),
-        "file": state(args.file),
-        "options": options,
-    }
-    return dict(json.loads(json.dumps(job, default=str)))
+def _text_output(out: Optional[str]) -> Iterator[TextIO]:
+    """Open the stream for predictions as text; a kept column may contain lone surrogates."""
+    if out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+        yield sys.stdout
+    elif _is_stream(out):
+        with open_stream(Path(out), "replace") as stream:
+            yield stream
+    else:
+        with temporary_output(out) as path, path.open("w", encoding="utf-8", errors="replace", newline="") as stream:
+            yield stream

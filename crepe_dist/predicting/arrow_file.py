@@ -1,14 +1,13 @@
-"""Parquet file of answers, which is made from their records in constant memory.
+"""Parquet file of predictions, which PyArrow writes in bounded memory.
 
-The columns of a Parquet file are copied beside the answers as they are. Other formats have columns of text.
+The columns of a Parquet input are copied in their own types: the input is read a second time beside the predictions.
+Other inputs have columns of text.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,61 +21,69 @@ from crepe_dist.formatting import counted
 from crepe_dist.preparing.formats import Batch
 from crepe_dist.preparing.formats.parquet import ParquetRows, own_rows
 
-BLOCK = 1 << 20  # bytes of records that are parsed together
 GROUP_BYTES, GROUP_ROWS = 1 << 23, 1 << 16  # size of a row group
 TYPES = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
 Record = list[Any]
 
 
-def converter(source: Path | None, columns: Sequence[str], answers: Mapping[str, str]) -> Callable[[Path, Path], None]:
-    """Return the function that writes a Parquet file from a file of records (``answers.ParquetRecords``).
+def write_parquet(
+    target: Path, source: Path | None, columns: Sequence[str], added: Mapping[str, str], groups: Iterable[list[Record]]
+) -> None:
+    """Write a Parquet file of predictions.
+
+    After an error, the file has the rows of the complete row groups, and can be read.
 
     Args:
-        source: Parquet file of the input, which must not change until then; ``None`` for other formats.
-        columns: names of the columns of text in the records.
-        answers: names and types of the columns after them.
+        source: Parquet file of the input, whose columns are copied; ``None`` for inputs in other formats.
+        columns: names of the columns of text in the records; empty if there is a ``source``.
+        added: names and types of the columns that the predictions add.
+        groups: groups of records. A record has the line number of a row, the values of ``columns``, and the values of
+            ``added``.
 
     Raises:
-        UserError: Two columns have the same name.
+        UserError: Two columns have the same name, or ``source`` changed while its rows were classified.
     """
     schema, rows = (pa.schema([(name, pa.string()) for name in columns]), None) if source is None else own_rows(source)
-    names = [*schema.names, *answers]
+    names = [*schema.names, *added]
     if twice := [name for name in names if names.count(name) > 1]:
         remedy = "rename that column, or use --format csv"
         raise UserError(f"the answers would have two columns {twice[0]!r:.80}", remedy=remedy)
     if rows is not None and not all(field.nullable for field in schema) and any(batch.bad for batch in rows):
         schema = pa.schema([field.with_nullable(True) for field in schema], schema.metadata)
-    for name, kind in answers.items():
+    for name, kind in added.items():
         schema = schema.append(pa.field(name, TYPES[kind]))
-    return partial(_convert, schema, source, rows, None if source is None else files.state(source))
-
-
-def _convert(
-    schema: pa.Schema, source: Path | None, rows: ParquetRows | None, state: object, records: Path, target: Path
-) -> None:
-    with parquet.ParquetWriter(target, schema) as writer, records.open("rb") as stream:
-        # JSON has no line end inside a text, so that blocks of whole lines are read in linear time.
-        blocks = (json.loads(b"[%b]" % b",".join(lines)) for lines in iter(partial(stream.readlines, BLOCK), []))
-        batches: Iterable[pa.RecordBatch]
-        if rows is None:
-            batches = (pa.RecordBatch.from_arrays(_arrays(block, schema), schema=schema) for block in blocks)
-        else:
-            batches = _beside(rows, chain.from_iterable(blocks), schema)
+    state = None if source is None else files.state(source)
+    with parquet.ParquetWriter(target, schema) as writer:
+        batches = _text_batches(groups, schema) if rows is None else _beside(rows, groups, schema)
         for table in _grouped(batches, schema):
             writer.write_table(table, row_group_size=table.num_rows)
     if source is not None and files.state(source) != state:
         raise UserError(f"{source} has changed while its rows were classified", remedy="run the command again")
 
 
+def _text_batches(groups: Iterable[list[Record]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for records in filter(None, groups):
+        yield pa.RecordBatch.from_arrays(_arrays(records, schema), schema=schema)
+
+
 def _arrays(records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
     """Convert the values of records, without their lines, to the last columns of a schema."""
     columns = list(zip(*records))[1:]
     kinds = schema.types[len(schema) - len(columns) :]
-    return [pa.array(values, kind) for values, kind in zip(columns, kinds)]
+    return [_array(values, kind) for values, kind in zip(columns, kinds)]
 
 
-def _beside(rows: ParquetRows, records: Iterator[Record], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file that have a record, with their answers."""
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Convert values to an array; lone surrogates, which UTF-8 cannot encode, become question marks."""
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:
+        return pa.array([value.encode("utf-8", "replace").decode() for value in values], kind)
+
+
+def _beside(rows: ParquetRows, groups: Iterable[list[Record]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file that have a record, with their predictions."""
+    records = chain.from_iterable(groups)
     record, lost = next(records, None), 0
     for batch in rows:
         end = batch.line + (batch.bad[0].lines if batch.bad else batch.content.num_rows)
@@ -94,7 +101,10 @@ def _beside(rows: ParquetRows, records: Iterator[Record], schema: pa.Schema) -> 
 
 
 def _own_columns(batch: Batch, records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
-    """Return the columns of the rows of records; nulls if they cannot be read, which their problem then says."""
+    """Return the input's columns of the rows of records.
+
+    If the rows cannot be read again, the columns are null, and the records get a problem.
+    """
     if not batch.bad:
         content: pa.RecordBatch = batch.content
         places = [record[0] - batch.line for record in records]

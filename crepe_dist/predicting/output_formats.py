@@ -1,4 +1,4 @@
-"""Formats for predictions: plain text, JSON Lines, CSV, and the records from which a Parquet file is made."""
+"""Formats for predictions: plain text, JSON Lines, CSV, and records for Parquet."""
 
 from __future__ import annotations
 
@@ -133,21 +133,29 @@ class CsvAnswers(Answers):
         return [record[:-2] for record in self._records]
 
 
-class ParquetRecords(Answers):
-    """Formatter of the records that ``arrow_file`` reads: JSON lists of the line, the row's cells and the answer."""
+class ParquetAnswers(Answers):
+    """Formatter for Parquet: records of values for ``arrow_file.write_parquet``."""
 
-    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
-        cells = row.cells or ("",) * len(self.columns)
-        if prediction.problem:
-            kinds = answer_types(self.top, self.several, self.score).values()
-            added = ["" if kind == "object" else None for kind in kinds]
-            added[-1] = f"line {row.line}: {prediction.problem}"
-        else:
-            added = answer_cells(prediction, self.top, float, self.score)
-        return _encoded([row.line, *cells, *added])
+    @property
+    def types(self) -> dict[str, str]:
+        """Names and types of the columns that follow the row's own columns."""
+        return answer_types(self.top, self.several, self.score)
+
+    def records(self, answers: Iterable[Answer]) -> list[list[Any]]:
+        """Return a list for each row: the line number, the row's own cells, and the values of ``types``."""
+        return [[row.line, *self._own(row), *self._added(row, prediction)] for row, prediction in answers]
+
+    def _own(self, row: Input) -> Sequence[str]:
+        return row.cells or ("",) * len(self.columns)
+
+    def _added(self, row: Input, prediction: Prediction) -> list[Any]:
+        if not prediction.problem:
+            return answer_cells(prediction, self.top, float, self.score)
+        *others, _ = ["" if kind == "object" else None for kind in self.types.values()]
+        return [*others, f"line {row.line}: {prediction.problem}"]
 
 
-FORMATTERS = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetRecords}
+FORMATTERS = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetAnswers}
 STYLES, TABLES = tuple(FORMATTERS), ("csv", "parquet")  # the latter with the columns of the input
 
 

@@ -1,13 +1,11 @@
-"""Files of answers: Parquet and URLs, and an unfinished file that the same command resumes."""
+"""Output files of predict: Parquet, URLs, links and pipes, and what an interruption leaves."""
 
 from __future__ import annotations
 
 import datetime
 import decimal
-import fcntl
 import json
 import os
-from types import SimpleNamespace
 
 import fsspec
 import pandas as pd
@@ -15,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crepe_dist.commands import predict
 from crepe_dist.errors import UserError
-from crepe_dist.predicting import arrow_file, output_formats, resumable
-from crepe_dist.predicting.input_reader import Input
-from crepe_dist.predicting.prediction import Prediction
+from crepe_dist.predicting import arrow_file
+from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import lines
 from tests.conftest import write_csv
 
@@ -45,22 +43,17 @@ def classify(printed_by, *flags: object) -> None:
         printed_by("predict", *flags)
 
 
-class Killed(BaseException):
-    pass
+def interrupt_after(groups: int, monkeypatch) -> None:
+    """Press Ctrl-C, in effect, after some groups of rows."""
+    count = predict.Counts.count
 
+    def interrupted(self, results):
+        for number, output in enumerate(count(self, results)):
+            if number == groups:
+                raise KeyboardInterrupt
+            yield output
 
-def kill_after(groups: int, monkeypatch) -> None:
-    """Save after each group of rows, and raise after some."""
-    flush, left = resumable.ResumableFile.flush, iter(range(groups - 1))
-
-    def fragile(self):
-        flush(self)
-        if next(left, None) is None:
-            self.write("half of a li")
-            self._stream.flush()
-            raise Killed
-
-    monkeypatch.setattr(resumable.ResumableFile, "flush", fragile)
+    monkeypatch.setattr(predict.Counts, "count", interrupted)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +65,15 @@ def kill_after(groups: int, monkeypatch) -> None:
         ("a.parquet", "out.parquet", ("--score", "first", "--min-score", "0.34")),
     ],
 )
-def test_a_killed_command_resumes_to_the_same_bytes(
-    source, target, filtered, folder, quick_run, tmp_path, printed_by, monkeypatch, capfd
+def test_the_number_of_processes_and_urls_do_not_change_the_file(
+    source, target, filtered, folder, quick_run, tmp_path, printed_by, monkeypatch
 ):
     memory = fsspec.filesystem("memory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
     monkeypatch.chdir(tmp_path)
-    flags = (quick_run, "--file", folder / source, "--out", target, *filtered)
+    # A version that could resume left a folder of this name. Its contents do not matter.
+    (tmp_path / f".{target.rpartition('/')[2]}.partial").mkdir()
+    (tmp_path / f".{target.rpartition('/')[2]}.partial" / "answers").write_text("old")
 
     def taken() -> bytes:
         if "://" in target:
@@ -91,70 +85,58 @@ def test_a_killed_command_resumes_to_the_same_bytes(
         return content
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    classify(printed_by, *flags)
+    classify(printed_by, quick_run, "--file", folder / source, "--out", target, *filtered)
     want = taken()
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # processes share a file of several batches
     monkeypatch.setattr(lines, "PIECE", 1 << 12)
     memory.pipe(f"/in/{source}", (folder / source).read_bytes())
     classify(printed_by, quick_run, "--file", f"memory://in/{source}", "--out", target, *filtered)
     assert taken() == want
-    with monkeypatch.context() as patch:
-        kill_after(2, patch)
-        with pytest.raises(Killed):
-            printed_by("predict", *flags)
-    assert not (tmp_path / target).exists()
-    capfd.readouterr()
-    classify(printed_by, *flags)
-    assert "resuming after " in capfd.readouterr().err
-    assert taken() == want
-    with monkeypatch.context() as patch:
-        kill_after(1, patch)
-        with pytest.raises(Killed):
-            printed_by("predict", *flags)
-    classify(printed_by, *flags, "--top", 2)  # another job starts anew
-    assert "resuming" not in capfd.readouterr().err
-    taken()
-    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".partial"} <= {"cache"}
     assert not list(tmp_path.glob("cache/crepe_dist/predictions/*"))
 
 
-def test_damaged_states_start_anew_and_one_without_answers_does_not(tmp_path):
-    file = resumable.ResumableFile(tmp_path, {})
-    file.counts.add(counts := resumable.Counts(5, 5, line=6))
-    file.save()
-    assert resumable.ResumableFile(tmp_path, {}).counts == counts
-    for content in ("", "[]", '{"job": {}, "rows": -1}'):
-        (tmp_path / resumable.STATE).write_text(content)
-        assert resumable.ResumableFile(tmp_path, {}).counts == resumable.Counts()
-
-
-def test_two_processes_do_not_write_one_file(tmp_path):
-    (tmp_path / ".out.csv.partial").mkdir()
-    with (tmp_path / ".out.csv.partial" / resumable.LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match=r"another process is writing .*out.csv"):
-            resumable.resumable(str(tmp_path / "out.csv"), None).__enter__()
-
-
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
-def test_a_link_is_followed_to_the_file_that_it_names(name, folder, quick_run, tmp_path, printed_by, monkeypatch):
+@pytest.mark.parametrize("source", ["a.csv", "a.parquet"])
+def test_an_interruption_keeps_the_target_and_the_temporary_file(
+    name, source, folder, quick_run, tmp_path, printed_by, monkeypatch, capfd
+):
+    """The temporary file is beside the target of a link, and the next command replaces that target."""
     (tmp_path / "far").mkdir()
     (tmp_path / "link").mkdir()
     target, link = tmp_path / "far" / name, tmp_path / "link" / name
     target.write_text("old")
     link.symlink_to(target)
-    flags = (quick_run, "--file", folder / "a.csv", "--out", link)
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    flags = (quick_run, "--file", folder / source, "--out", link)
+    monkeypatch.setattr(arrow_file, "GROUP_ROWS", 1)
     with monkeypatch.context() as patch:
-        kill_after(1, patch)
-        with pytest.raises(Killed):
+        interrupt_after(2, patch)
+        with pytest.raises(KeyboardInterrupt):
             printed_by("predict", *flags)
+    (temporary,) = set((tmp_path / "far").iterdir()) - {target}
+    assert f"{link} was not written; the incomplete predictions are in {temporary}" in capfd.readouterr().err
+    written = pd.read_csv(temporary) if name == "out.csv" else pq.read_table(temporary)
+    assert 0 < len(written) < ROWS
     assert target.read_text() == "old"
-    assert os.listdir(tmp_path / "link") == [name]  # the unfinished answers are beside the target
+    assert os.listdir(tmp_path / "link") == [name]
+    temporary.unlink()
     classify(printed_by, *flags)
     assert link.is_symlink()
     assert target.stat().st_size > ROWS
     assert os.listdir(tmp_path / "far") == [name]
+
+
+def test_a_failed_upload_keeps_the_predictions(folder, quick_run, tmp_path, printed_by, monkeypatch, capfd):
+    def fail(*_args: object) -> None:
+        raise UserError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "upload", fail)
+    with pytest.raises(UserError, match="no network"):
+        printed_by("predict", quick_run, "--file", folder / "a.csv", "--out", "memory://out/out.csv")
+    (kept,) = tmp_path.glob("cache/crepe_dist/predictions/*/out.csv")
+    assert len(pd.read_csv(kept)) == ROWS
+    assert f"out.csv was not written; all predictions are in {kept}" in capfd.readouterr().err
 
 
 def test_answers_are_written_to_a_pipe_as_to_standard_output(folder, quick_run, tmp_path, printed_by):
@@ -284,45 +266,27 @@ def test_rows_whose_own_columns_are_damaged_keep_their_answers(is_required, quic
 
 def test_a_file_that_changes_under_way_is_not_mixed_with_its_answers(quick_run, tmp_path, printed_by, monkeypatch):
     pq.write_table(pa.table({"text": ["quaqua"]}), tmp_path / "in.parquet")
-    flush = resumable.ResumableFile.flush
+    count = predict.Counts.count
 
-    def changed(self):
-        flush(self)
+    def changed(self, results):
+        yield from count(self, results)
         os.utime(tmp_path / "in.parquet")
 
-    monkeypatch.setattr(resumable.ResumableFile, "flush", changed)
+    monkeypatch.setattr(predict.Counts, "count", changed)
     with pytest.raises(UserError, match="has changed while its rows were classified"):
         printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 
 
-@pytest.mark.parametrize("block", [1, 64, 1 << 23])
-def test_blocks_of_any_size_make_the_same_table(block, tmp_path, monkeypatch):
-    texts = ["\ufeffa", 'a "quoted"\n\n"word\0', "", "\r\n", '"', "x" * 200, "last\n"] * 3
-    formatter = output_formats.answers("parquet", 1, 2, columns=("text",))
-    prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
-    lines = formatter.lines([(Input(1, text, "", (text,)), prediction) for text in texts])
-    (tmp_path / "a").write_bytes("".join(f"{line}\n" for line in lines).encode())
-    monkeypatch.setattr(arrow_file, "BLOCK", block)
-    arrow_file.converter(None, ("text",), output_formats.answer_types(1, False))(tmp_path / "a", tmp_path / "b")
-    assert pq.read_table(tmp_path / "b").column("text").to_pylist() == texts
-
-
-def test_each_byte_of_the_records_is_parsed_once(quick_run, tmp_path, printed_by, monkeypatch):
-    """Also where texts of megabytes consist of line ends and quotes."""
-    texts = ['zig "\n\n"\n' * 50_000, "\n" * 500_000 + "x", '"\n,' * 300_000] * 4
-    pd.DataFrame({"text": texts}).to_csv(tmp_path / "in.csv", index=False)
-    parsed, loads = [], json.loads
-
-    def counted(data: bytes) -> object:
-        parsed.append(len(data))
-        return loads(data)
-
-    monkeypatch.setattr(arrow_file, "json", SimpleNamespace(loads=counted))
-    flags = ("--file", tmp_path / "in.csv", "--text-column", "text", "--out", tmp_path / "out.parquet")
+def test_parquet_keeps_texts_of_any_characters(quick_run, tmp_path, printed_by):
+    texts = ["\ufeffa", 'a "quoted"\n\n"word\0', "\r\n.", '".', "x" * 200, "last\n", 'zig "\n\n"\n' * 50_000] * 3
+    records = [json.dumps({"text": text, "more": "x\ud800"}) for text in texts]
+    (tmp_path / "in.jsonl").write_text("\n".join(records))
+    flags = ("--file", tmp_path / "in.jsonl", "--text-column", "text", "--out", tmp_path / "out.parquet")
     printed_by("predict", quick_run, *flags)
-    assert pq.read_table(tmp_path / "out.parquet").column("text").to_pylist() == texts
-    assert 11_000_000 < sum(parsed) < 1.01 * len(json.dumps(texts))
+    got = pq.read_table(tmp_path / "out.parquet")
+    assert got.column("text").to_pylist() == texts
+    assert set(got.column("more").to_pylist()) == {"x?"}  # UTF-8 has no lone surrogates
 
 
 def test_a_table_with_a_column_of_the_answers(quick_run, tmp_path, printed_by, monkeypatch):

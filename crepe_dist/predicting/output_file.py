@@ -1,0 +1,77 @@
+"""Output file of ``predict``, which appears under its name once it is complete."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from crepe_dist.errors import visible
+from crepe_dist.files import LOCK, cache_folder, sync, writing
+from crepe_dist.preparing import remote
+
+CACHED = "predictions"  # folder in the user's cache for files that are uploaded to a URL
+
+
+@contextmanager
+def temporary_output(out: str) -> Iterator[Path]:
+    """Provide the path of a temporary file, and rename or upload the file to ``out`` after the block.
+
+    The temporary file is in the folder of the target. If ``out`` is a symbolic link, the target of the link is
+    replaced. If ``out`` is a URL, the temporary file is in the user's cache. After an error or an interruption, ``out``
+    is unchanged, the temporary file keeps its name, and a message says where the file is.
+
+    Args:
+        out: path or URL.
+    """
+    is_url, is_complete = remote.is_url(out), False
+    target = Path(PurePosixPath(urlsplit(out).path).name or "predictions" if is_url else os.path.realpath(out))
+    with ExitStack() as stack:
+        if is_url:
+            folder = stack.enter_context(_cache_entry())
+            temporary = folder / target.name
+        else:
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with writing(temporary):
+                yield temporary
+                sync(temporary)
+            is_complete = True
+            if is_url:
+                remote.upload(temporary, out)
+                temporary.unlink()
+            else:
+                temporary.replace(target)
+        except BaseException:
+            _keep(temporary, out, is_complete=is_complete)
+            raise
+
+
+@contextmanager
+def _cache_entry() -> Iterator[Path]:
+    """Make a folder of this process in the cache, and lock it: ``crepe clean`` removes folders without a lock."""
+    folder = cache_folder() / CACHED / str(os.getpid())
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield folder
+        finally:
+            if os.listdir(folder) == [LOCK]:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep(temporary: Path, out: str, *, is_complete: bool) -> None:
+    """Say where the temporary file is; remove an empty file instead."""
+    if not temporary.exists():
+        return
+    if not temporary.stat().st_size:
+        temporary.unlink()
+        return
+    extent = "all predictions are" if is_complete else "the incomplete predictions are"
+    print(visible(f"{remote.without_secrets(out)} was not written; {extent} in {temporary}"), file=sys.stderr)
