@@ -49,16 +49,8 @@ def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, ev
 
 def test_out_of_memory_names_the_batch(trial):
     """A limit on the process's memory stands for a device that is too small."""
-    limited = (
-        "import resource, sys; from tests.chaos import worker; from crepe_dist import command; "
-        "import crepe_dist.training.train_loop; "
-        "used = int(open('/proc/self/statm').read().split()[0]) * 4096; "
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20), resource.RLIM_INFINITY)); "
-        "command.run(worker.main)"
-    )
     more = ("--model=paper", "--size=small", "--batch-size=16384")
-    arguments = harness.command(trial.run_dir, trial.data, 1, *more)
-    arguments[1:3] = ["-c", limited]
+    arguments = harness.command(trial.run_dir, trial.data, 1, *more, module="tests.chaos.limited_worker")
     code, printed = harness.run(arguments, trial.folder)
     assert code == ExitCode.ERROR, printed
     assert "out of memory with --batch-size 16384" in printed

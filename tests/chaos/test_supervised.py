@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,23 +18,12 @@ from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import records
 from tests.helpers.needs import needs
-
-# The supervisor, which restarts workers at once, even if they end soon again and again.
-SUPERVISE = """
-import sys
-from crepe_dist import command
-from crepe_dist.supervising import driver
-from crepe_dist.train import Supervise
-driver.SOON_SECONDS = 0.0
-supervisor = Supervise.parsed(sys.argv[1:])
-supervisor.worker = ["-m", "tests.chaos.worker", *supervisor.worker[2:]]
-command.run(supervisor.run)
-"""
+from tests.helpers.programs import program
 
 
 def supervise(run_dir: Path, data: Path, count: int, *more: str, flags: tuple[str, ...] = ()) -> list[str]:
     flags_of_train = harness.command(run_dir, data, 1, *more)[3:]
-    return [sys.executable, "-c", SUPERVISE, "-np", str(count), *flags, *flags_of_train]
+    return program("chaos/supervise.py", "-np", count, *flags, *flags_of_train)
 
 
 def descendants(pid: int) -> list[int]:

@@ -15,7 +15,7 @@ from crepe_dist.native import library
 from crepe_dist.settings.options import ModelOptions, Precision
 from crepe_dist.training.model_setup import common_kernels, common_precision
 from tests.conftest import QUICK, command, needs_kernels, run
-from tests.distributed.test_process_group import script
+from tests.helpers.programs import program
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,6 @@ def test_the_precision_that_suits_all(requested: Precision, precisions: list[str
     assert found.precision == chosen
 
 
-RANKS = """
-import os
-from crepe_dist.native import library
-if os.environ["HOROVOD_RANK"] == "1":
-    library.processor_flags = lambda: library.BUILDS["avx2"]
-import sys
-sys.argv = ["train", *%r]
-from crepe_dist import command, train
-command.run(train.main)
-"""
-
-
 @needs_kernels
 @pytest.mark.skipif(library.runnable()[0] == "avx2", reason="this processor has no build above avx2")
 @pytest.mark.skipif("avx2" not in library.runnable(), reason="this processor has no AVX2")
@@ -63,7 +51,7 @@ def test_an_older_processor_among_them(data: Path, tmp_path: Path, monkeypatch: 
     """The run equals one of a single process with that build, and its checkpoints name it."""
     monkeypatch.delenv(library.SWITCH, raising=False)
     flags = ["--data", str(data), *QUICK, "--run-dir"]
-    run(script(2, RANKS % ([*flags, "two"],)), tmp_path)
+    run(program("distributed/older_processor_worker.py", *flags, "two", processes=2), tmp_path)
     run(command("train", *flags, "one", "--kernels=avx2"), tmp_path)
     two, one = (sorted((tmp_path / name / "checkpoints").glob("*.params")) for name in ("two", "one"))
     assert [each.read_bytes() for each in two] == [each.read_bytes() for each in one]

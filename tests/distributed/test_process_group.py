@@ -14,19 +14,11 @@ import pytest
 from crepe_dist.distributed.launch import Launch, check_rank, detect, limit_threads
 from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, launch_prefix, run
-from tests.elastic.test_supervisor import SUPERVISE
 from tests.helpers.needs import needs
+from tests.helpers.programs import program, supervised
 
 needs_mpi = needs("mpiexec", others=[] if importlib.util.find_spec("mpi4py") else ["mpi4py"])
 SHUT_DOWN = "Horovod has been shut down"
-
-
-def script(processes: int, body: str) -> list[str]:
-    return [*launch_prefix(processes), sys.executable, "-c", body]
-
-
-def supervised(processes: int, body: str) -> list[str]:
-    return [sys.executable, "-c", SUPERVISE, "-np", str(processes), "--max-restarts", "0", "-c", body]
 
 
 def shell(processes: int, line: str) -> list[str]:
@@ -39,44 +31,13 @@ def python_train(*arguments: object) -> str:
 
 @pytest.mark.parametrize("launcher", ["horovodrun", "supervise", pytest.param("mpiexec", marks=needs_mpi)])
 def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path, launcher):
-    body = """
-import numpy as np, time
-from crepe_dist.distributed import piecewise, world as module
-from crepe_dist.distributed.init_process_group import join
-module.HEARTBEAT_SECONDS = 0.2
-piecewise.MOST_BYTES = 1 << 20  # of a collective of Horovod or MPI, so that the large messages below travel in pieces
-with join() as world:
-    assert world.size == 3
-    for dtype in ("float32", "float64", "int32", "int64"):
-        total = world.sum(np.array([1, world.rank], dtype=dtype), "t")
-        assert total.dtype == dtype and total.tolist() == [3, 3], total
-    big = 2**40 + world.rank
-    assert world.sum(np.array([big], dtype=np.int64), "big").tolist() == [3 * 2**40 + 3]
-    assert world.gather({"rank": world.rank, "é": "x" * world.rank}, "g")[2] == {"rank": 2, "é": "xx"}
-    assert world.broadcast(f"from {world.rank}", "b") == "from 0"
-    def work():
-        for n in range(6):
-            time.sleep(0.2)
-            yield n
-    assert world.on_root("w", work()) == (5 if world.is_root else None)
-    assert world.agree("things", lambda: world.rank, same=lambda _: "equal") == world.rank
-    arrays = {"b": np.full((2, 3), world.rank), "a": np.arange(5.0) * (world.rank + 1), "empty": np.zeros(0)}
-    world.broadcast_arrays(arrays)
-    assert not arrays["b"].any() and arrays["a"].tolist() == [0, 1, 2, 3, 4]
-    big = np.repeat(np.arange(3, dtype=np.int32), 1 << 20).reshape(-1, 1)  # more than a connection holds
-    received, counts = world.all_to_all(big, [1 << 20] * 3, "big")
-    assert received.shape == big.shape and (received == world.rank).all() and counts.tolist() == [1 << 20] * 3
-    sent = np.full(world.rank, world.rank, np.int16)  # all to the last one, and some nothing
-    received, counts = world.all_to_all(sent, [0, 0, world.rank], "few")
-    assert (received.tolist(), counts.tolist()) == (([1, 2, 2], [0, 1, 2]) if world.rank == 2 else ([], [0, 0, 0]))
-    print("all well on", world.rank)
-"""
-    prefix = {
-        "horovodrun": launch_prefix(3),
-        "supervise": supervised(3, body)[:-2],
-        "mpiexec": ["mpiexec", "-n", "3", sys.executable],
+    worker = "distributed/collectives_worker.py"
+    arguments = {
+        "horovodrun": program(worker, processes=3),
+        "supervise": supervised(worker, processes=3),
+        "mpiexec": ["mpiexec", "-n", "3", *program(worker)],
     }[launcher]
-    printed = run([*prefix, *[sys.executable] * (launcher == "horovodrun"), "-c", body], tmp_path)
+    printed = run(arguments, tmp_path)
     assert printed.count("all well on") == 3
     assert SHUT_DOWN not in printed
 

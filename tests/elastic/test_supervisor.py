@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 import uuid
@@ -16,8 +15,9 @@ import pytest
 
 from crepe_dist.distributed.job_end import explained
 from tests.chaos import harness
+from tests.helpers.programs import program
 
-# What each script begins with; its first argument is a folder for what it has to tell the test.
+# The start of each script. The script's argument is the folder in which it leaves notes for the test.
 PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
@@ -31,16 +31,6 @@ def stay():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     note(f"up-{rank}", os.getpid())
     time.sleep(1000)
-"""
-# A supervisor in a process of its own. The others end sooner than in earnest.
-SUPERVISE = """
-import sys
-from crepe_dist import command
-from crepe_dist.supervising import driver
-from crepe_dist.train import Supervise
-driver.OTHERS_SECONDS = driver.WATCHDOG_SECONDS = 0.5
-values, worker = Supervise.parser().parse_known_args(sys.argv[1:])
-command.run(Supervise(**vars(values), worker=worker, limit=2).run)
 """
 
 
@@ -70,7 +60,7 @@ def start(tmp_path, environment):
         worker = ["-S", "-c", PRELUDE + textwrap.dedent(body), str(tmp_path)]
         options = ["-np", str(processes), "--grace", "5", *flags]
         return subprocess.Popen(
-            [sys.executable, "-c", SUPERVISE, *options, *worker],
+            program("elastic/supervise.py", *options, *worker),
             env=environment,
             cwd=tmp_path,
             stdout=subprocess.PIPE,

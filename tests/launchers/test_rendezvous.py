@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,22 +23,10 @@ from crepe_dist.distributed.launch import Launch
 from crepe_dist.distributed.rendezvous import Endpoint
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
+from tests.helpers.programs import program
 from tests.multihost.network import Host, Network, needs_namespaces
 
 ROOT = Path(__file__).parents[2]
-# Says its place once all have met.
-MEET = """
-import json, os, sys
-from crepe_dist import command
-from crepe_dist.distributed.init_process_group import join
-def main():
-    with join() as world:
-        place = [world.rank, world.size, world.local_rank, world.local_size]
-        hosts = [peer.getpeername()[0] for _, peer in sorted(world._peers.items())]
-        print(json.dumps([place, hosts, os.environ["OMP_NUM_THREADS"]]), flush=True)
-        sys.stdin.read()
-command.run(main)
-"""
 
 
 def free_port() -> int:
@@ -60,11 +47,11 @@ class Ranks:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def start(self, rank: int, prefix: tuple[str, ...] = (), body: str = MEET, **more: object) -> None:
+    def start(self, rank: int, prefix: tuple[str, ...] = (), **more: object) -> None:
         given = {"CREPE_DIST_MEETING_SECONDS": 60, **self._common, "RANK": rank, **more}
         env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", *given)}
         env.update({name: str(value) for name, value in given.items() if value is not None}, PYTHONPATH=str(ROOT))
-        words = [*prefix, sys.executable, "-c", body]
+        words = [*prefix, *program("launchers/meet.py")]
         self.started.append(
             subprocess.Popen(words, cwd=self._folder, env=env, stdin=-1, stdout=-1, stderr=subprocess.STDOUT, text=True)
         )

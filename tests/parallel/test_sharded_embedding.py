@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,9 +29,9 @@ from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.state_saver import restore, snapshot
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
-from tests.distributed.test_process_group import script, supervised
 from tests.helpers.engines import TrainingStep, best, floating, initial, whole_gradients
 from tests.helpers.optimizers import Reference
+from tests.helpers.programs import program, supervised
 
 DOCUMENTS = 19  # three groups of documents that Crepe keeps together, the last one smaller
 TABLE = NGramShape(69, 40, 3, 3, 1 << 12, 36, 1 << 10)
@@ -256,17 +257,6 @@ def large_loss(training):
     return training.step.sum(training.batch(12), 13).loss
 
 
-RANKS = """
-from crepe_dist.distributed.init_process_group import join
-with join() as world:
-    from crepe_dist.exchange import host_memory
-    {layout}
-    from tests.parallel import test_sharded_embedding as test_table
-    test_table.train_together(world, test_table.{shape})
-"""
-NO_MEMORY = "host_memory._create = lambda size: None"
-
-
 @needs_kernels
 @pytest.mark.parametrize(
     ("shape", "hosts", "by"),
@@ -278,9 +268,8 @@ NO_MEMORY = "host_memory._create = lambda size: None"
     ],
 )
 def test_processes_and_hosts_do_not_matter(tmp_path, shape, hosts, by):
-    layout = f"world.hosts = {hosts}" if hosts else NO_MEMORY
-    start = script if "Horovod" in by else supervised
-    printed = run(start(sum(map(len, hosts)) or 3, RANKS.format(layout=layout, shape=shape)), tmp_path)
+    start, processes = program if "Horovod" in by else supervised, sum(map(len, hosts)) or 3
+    printed = run(start("parallel/sharded_worker.py", shape, json.dumps(hosts), processes=processes), tmp_path)
     one = Training(globals()[shape]).steps(0, 12)
     for line in (f"summed by {by}", f"parameters {one.digest()}", f"loss {large_loss(one)}"):
         assert f"{line}\n" in printed

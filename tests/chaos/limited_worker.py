@@ -1,0 +1,15 @@
+"""``tests.chaos.worker`` that may allocate 1.5 GB more than its imports need."""
+
+from __future__ import annotations
+
+import resource
+
+import crepe_dist.training.train_loop  # noqa: F401  the limit does not count what the import allocates
+from crepe_dist import command_runner
+from tests.chaos import worker
+
+if __name__ == "__main__":
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        used = int(stream.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20), resource.RLIM_INFINITY))
+    command_runner.run(worker.main)

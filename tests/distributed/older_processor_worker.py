@@ -1,0 +1,13 @@
+"""``crepe_dist.train``, where rank 1 has an older processor than the others."""
+
+from __future__ import annotations
+
+import os
+
+from crepe_dist import command_runner, train
+from crepe_dist.native import library
+
+if __name__ == "__main__":
+    if os.environ["HOROVOD_RANK"] == "1":
+        library.processor_flags = lambda: library.BUILDS["avx2"]
+    command_runner.run(train.main)

@@ -1,0 +1,14 @@
+"""``crepe supervise`` for any program, with short time limits: ``python supervise.py FLAGS PROGRAM ARGUMENTS``."""
+
+from __future__ import annotations
+
+import sys
+
+from crepe_dist import command_runner
+from crepe_dist.elastic import driver
+from crepe_dist.train import Supervise
+
+if __name__ == "__main__":
+    driver.OTHERS_SECONDS = driver.WATCHDOG_SECONDS = 0.5
+    values, worker = Supervise.parser().parse_known_args(sys.argv[1:])
+    command_runner.run(Supervise(**vars(values), worker=worker, limit=2).run)

@@ -1,0 +1,24 @@
+"""Program of ``test_rendezvous.py``: joins the process group and prints its place; it ends with its standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from crepe_dist import command_runner
+from crepe_dist.distributed.init_process_group import join
+from crepe_dist.distributed.tcp_group import TcpWorld
+
+
+def main() -> None:
+    with join() as world:
+        assert isinstance(world, TcpWorld)
+        place = [world.rank, world.size, world.local_rank, world.local_size]
+        hosts = [peer.getpeername()[0] for _, peer in sorted(world._peers.items())]
+        print(json.dumps([place, hosts, os.environ["OMP_NUM_THREADS"]]), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    command_runner.run(main)
