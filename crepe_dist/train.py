@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crepe_dist import command_runner, extras, invocation
+from crepe_dist import command_runner, invocation
 
 if __name__ == "__main__":
     command_runner.end_on_signals()
@@ -25,7 +25,6 @@ from crepe_dist.settings.options import SafetyOptions
 if TYPE_CHECKING:
     from crepe_dist.distributed.process_group import World
     from crepe_dist.runs.run_folder import Result
-    from crepe_dist.training.context import Pages
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def _train(config: Config, world: "World", control: Control) -> "Result":
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     gc.enable()
-    return job.train(config, world, control, _pages(config, world))
+    return job.train(config, world, control)
 
 
 def _show_next(result: "Result") -> None:
@@ -74,20 +73,6 @@ def _show_next(result: "Result") -> None:
     ends = {"evaluate": "", "predict": ' --text "a text to classify"', "serve": ""}
     lines = [f"{invocation.typed(name)} {run}{end}" for name, end in ends.items()]
     Display(is_root=True).say_lines(f"{'next' * (not row):<8}{line}" for row, line in enumerate(lines))
-
-
-def _pages(config: Config, world: "World") -> "Pages":
-    """Return the functions that draw reports; none where rank 0 lacks their libraries, which it says."""
-    from crepe_dist.training.context import Pages
-
-    left_out = world.broadcast(extras.left_out("reports", "report and no TensorBoard events"), "reports")
-    if left_out:
-        if world.is_root and (config.logging.report or config.logging.tensorboard):
-            print(f"note: {left_out}", flush=True)
-        return Pages()
-    from crepe_dist.reports import data_page, run_page
-
-    return Pages(data_page.page, run_page.write_for, run_page.load)
 
 
 @dataclass

@@ -268,7 +268,7 @@ def test_a_full_disk_leaves_no_parameters_without_a_description(place, tmp_path,
     with monkeypatch.context() as full:
         full.setattr(checkpoint, "write_json", failing)
         with pytest.raises(UserError, match="cannot be written"):
-            checkpoint.save(tmp_path, arrays, about, {}, "the same command")
+            checkpoint.save(tmp_path, arrays, about, {})
     assert list((tmp_path / checkpoint.FOLDER).iterdir()) == []
     written = checkpoint.write(tmp_path, arrays, about)
     monkeypatch.setattr(checkpoint, "write_json", failing)

@@ -1,7 +1,7 @@
 """The processes that train together: their collectives, and decisions that all take together.
 
-All collectives are made of one: each rank sends bytes to every other one. Horovod (``horovod_world.py``), MPI
-(``mpi_world.py``) or TCP (``tcp_world.py``) carries them; ``join`` chooses.
+All collectives are made of one: each rank sends bytes to every other one. Horovod (``horovod_group.py``), MPI
+(``mpi_group.py``) or TCP (``tcp_group.py``) carries them; ``join`` chooses.
 """
 
 from __future__ import annotations
@@ -162,17 +162,38 @@ class World:
                 )
         return result[0]
 
-    def on_root(self, name: str, work: Iterator[T]) -> T | None:
-        """Run ``work`` to its end on rank 0 while the others wait.
+    def on_root(self, name: str, function: Callable[[], T]) -> T | None:
+        """Call a function on rank 0 while the other ranks wait.
+
+        Args:
+            function: Function that takes a few seconds at most. Use ``run_steps_on_rank0`` for longer work.
+
+        Returns:
+            The result on rank 0, ``None`` on the other ranks.
+
+        Raises:
+            UserError: on every rank, if ``function`` raised it.
+        """
+
+        def single_step() -> Iterator[T]:
+            yield function()
+
+        return self.run_steps_on_rank0(name, single_step())
+
+    def run_steps_on_rank0(self, name: str, work: Iterator[T]) -> T | None:
+        """Run a generator to its end on rank 0 while the other ranks wait.
 
         All ranks take part in a small collective every ``HEARTBEAT_SECONDS``. Otherwise Horovod or the network could
         time out.
 
         Args:
-            work: generator that yields at least every few seconds.
+            work: Generator that yields at least every few seconds. Other ranks never start it.
 
         Returns:
-            The last item on rank 0, ``None`` elsewhere.
+            The last item on rank 0, ``None`` on the other ranks.
+
+        Raises:
+            UserError: on every rank, if ``work`` raised it.
         """
         last: T | None = None
         beat, due = f"on_root.{name}", time.monotonic() + HEARTBEAT_SECONDS
@@ -227,11 +248,6 @@ class World:
 
 
 ALONE = World()
-
-
-def once(work: Callable[[], T]) -> Iterator[T]:
-    """Make a generator for ``World.on_root`` of a function that takes a few seconds at most."""
-    yield work()
 
 
 def _short(mine: Any, other: Any) -> str:

@@ -42,11 +42,14 @@ class Engine(ABC):
         group_size: number of documents that one rank must compute together; the global batch is cut at multiples of it.
         loss_scale: scale of the loss in float16.
         parameters: parameters by name, in the order of the kernels; MXNet keeps its own.
+        pretrained_summary: Description of the pretrained weights that training starts from, for the banner of the run.
+            It is empty if all weights are initialised randomly.
     """
 
     parameters: dict[str, Parameter]
 
     group_size = 1
+    pretrained_summary = ""
 
     def __init__(
         self,

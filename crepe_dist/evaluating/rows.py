@@ -14,7 +14,7 @@ import numpy as np
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.process_group import ALONE, World, once
+from crepe_dist.distributed.process_group import ALONE, World
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import counted, excerpt, listed
 from crepe_dist.predicting.labelled import prepare_labelled
@@ -23,7 +23,6 @@ from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.reading import UNKNOWN_LABEL
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
-from crepe_dist.reports import data_page
 from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.run_record import run_of
 from crepe_dist.training.display import Display
@@ -117,7 +116,7 @@ def rows_of(
     elif source == SAMPLE or (Path(source) / MANIFEST).is_file():
         folder = Path(source)
     if folder is not None:
-        dataset = open_data(str(folder), world, Display(is_root=False), data_page.optional_page())
+        dataset = open_data(str(folder), world, Display(is_root=False))
         world.agree("model and data", lambda: _check(predictor, dataset))
         rows = Rows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
     else:
@@ -148,7 +147,7 @@ def _check(predictor: Predictor, dataset: Dataset) -> None:
 
 def _of_file(source: str, predictor: Predictor, scratch: Path, world: World, given: Reading) -> Rows:
     name = "standard input" if source == PIPE else remote.without_secrets(source)
-    done = world.on_root("labelled file", once(lambda: prepare_labelled(predictor, source, scratch, given)))
+    done = world.on_root("labelled file", lambda: prepare_labelled(predictor, source, scratch, given))
     folder, counts = world.broadcast([str(scratch / "data"), done], "labelled file")
     dataset = world.agree("labelled file", lambda: open_dataset(folder, trains=False), alike=SHARED)
     unusable = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})

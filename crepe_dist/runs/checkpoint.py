@@ -83,13 +83,18 @@ def measure(name: str) -> str:
     return formatting.measure("_test_f1_" in name)
 
 
-def save(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores], again: str) -> None:
-    """Write the checkpoint of an epoch; ``again`` names the command that resumes the run after a failure."""
+def save(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores]) -> None:
+    """Write the checkpoint of an epoch.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
     try:
         write(run_dir, arrays, described, scores)
     except OSError as error:
-        what, do = f"the checkpoint of epoch {described['epoch']} cannot be written", "free some disk space"
-        raise UserError(what, str(error), f"{do}; {again} resumes from the newest saved state") from error
+        what = f"the checkpoint of epoch {described['epoch']} cannot be written"
+        remedy = "free some disk space; the same command resumes from the newest saved state (omit --fresh)"
+        raise UserError(what, str(error), remedy) from error
 
 
 def description(

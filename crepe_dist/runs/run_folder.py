@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.process_group import World, once
+from crepe_dist.distributed.process_group import World
 from crepe_dist.distributed.signals import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, temporary_files, write_json, write_text
@@ -256,7 +256,7 @@ def write_result(
         write_sealed(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)
         sync(folder.path)  # the state of a finished run is removed next
 
-    ranks.on_root("result", once(write))
+    ranks.on_root("result", write)
     result = read_result(folder)
     assert result is not None
     if ranks.is_root:  # only now: a run without a result is resumed from its state
@@ -270,7 +270,7 @@ def choose_folder(config: Config, data: Dataset, ranks: World) -> RunFolder:
     Raises:
         UserError: on every rank, as ``choose``, or if a host does not share the folder.
     """
-    folder = ranks.on_root("run folder", once(lambda: choose(config, data.name, data.fingerprint)))
+    folder = ranks.on_root("run folder", lambda: choose(config, data.name, data.fingerprint))
     chosen = Path(ranks.broadcast(folder and str(folder.path), "run folder"))
 
     def seen() -> RunFolder:
@@ -291,7 +291,7 @@ def lock_on_root(
         UserError: on every rank, if another process trains in the folder.
     """
     patience = LOCK_SECONDS if is_supervised else 0.0
-    return ranks.on_root("lock", folder.lock_in_steps(patience, say)) or nullcontext()
+    return ranks.run_steps_on_rank0("lock", folder.lock_in_steps(patience, say)) or nullcontext()
 
 
 def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:

@@ -39,13 +39,11 @@ class Guards(StepLog):
 
     Attributes:
         saver: as given.
-        again: name of the command that resumes the run.
     """
 
     def __init__(self, run: Run, saver: StateSaver) -> None:
         super().__init__(run)
         self.saver = saver
-        self.again = "the same command" + " without --fresh" * run.config.fresh
         self._run = run
         self._watchdog = run.session.watchdog
         self._control = run.session.control
@@ -129,7 +127,8 @@ class Guards(StepLog):
                 f"the steps after step {self.saver.durable_step} could not be saved",
                 remedy="free some disk space, and run the command again",
             )
-        self._run.display.say(f"{stopped}: saved after step {step}; {self.again} resumes from there")
+        command = "the same command without --fresh" if self._run.config.fresh else "the same command"
+        self._run.display.say(f"{stopped}: saved after step {step}; {command} resumes from there")
         self.saver.close()
         self.sync()
         raise stopped

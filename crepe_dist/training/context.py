@@ -12,7 +12,7 @@ from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import DataLoader, most_documents, training_order
-from crepe_dist.distributed.process_group import World, once
+from crepe_dist.distributed.process_group import World
 from crepe_dist.distributed.signals import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.engines.engine import Engine
@@ -25,24 +25,8 @@ from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import Display
-from crepe_dist.training.model_setup import EngineAndStart
 
 HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Functions of the reports, which training may not import; ``None`` for those that are not wanted.
-
-    Attributes:
-        data: returns the report page of a data set, given its figures.
-        report: writes the report of a finished run and prints findings; yields every few seconds.
-        load: imports what the report needs.
-    """
-
-    data: Callable[[dict[str, Any]], str] | None = None
-    report: Callable[[RunFolder, Dataset, Callable[[str], None]], Iterator[None]] | None = None
-    load: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +41,6 @@ class Session:
     control: Control
     watchdog: Watchdog
     display: Display
-    pages: Pages
 
 
 @dataclass(frozen=True)
@@ -83,14 +66,13 @@ class Run:
     session: Session
 
     @classmethod
-    def opened(cls, config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Run:
+    def opened(cls, config: Config, data: Dataset, engine: Engine, folder: RunFolder, session: Session) -> Run:
         """Open metrics and the exchange of the gradients, and make a run at its start; every rank calls it."""
         world = session.world
-        world.on_root("folder", once(lambda: folder.path.mkdir(exist_ok=True)))
+        world.on_root("folder", lambda: folder.path.mkdir(exist_ok=True))
         metrics = Metrics(
             folder.path, session.display.say, tensorboard=config.logging.tensorboard, is_root=world.is_root
         )
-        engine, _ = network
         most = most_documents(config.data.batch_size, world.size, engine.group_size)
         exchange = engine.open_exchange(world, config.optimizer, most)
         choice = EpochChoice.of(config, data)

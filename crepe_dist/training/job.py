@@ -7,9 +7,11 @@ every row (``refit``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from threading import Thread
 
+from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.process_group import World
 from crepe_dist.distributed.signals import Control
@@ -25,7 +27,7 @@ from crepe_dist.runs.run_folder import (
 from crepe_dist.settings.config import Config
 from crepe_dist.training import pseudo_labels, refit, train_loop
 from crepe_dist.training.callbacks import explained
-from crepe_dist.training.context import Pages, Session
+from crepe_dist.training.context import Session
 from crepe_dist.training.display import Display
 from crepe_dist.training.model_setup import build_engine
 from crepe_dist.training.startup_messages import unused_gpu
@@ -37,7 +39,7 @@ from crepe_dist.training.training_data import (
 )
 
 
-def train(config: Config, world: World, control: Control, pages: Pages) -> Result:
+def train(config: Config, world: World, control: Control) -> Result:
     """Train a run, resume it if it is unfinished, or return its result if it is finished; every rank calls it.
 
     Raises:
@@ -48,13 +50,15 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, in_memory:
         world.beat, world.before_long_wait = watchdog.beat, watchdog.before_long_wait
         world.patience = config.safety.watchdog_s / 2
-        session = Session(world, control, watchdog, Display(world.is_root), pages)
+        session = Session(world, control, watchdog, Display(world.is_root))
         display = session.display
-        data = open_training_data(config, world, display, pages.data)
+        _note_missing_libraries(config, display)
+        data = open_training_data(config, world, display)
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
         first = pseudo_labels.first_run(config, data) if is_taught else (config, data)
-        network = build_engine(*first, world)  # before there is a folder: this finds what is missing
-        has_refit = refit.table_of(config, data, network[0].shape) is not None
+        # Before the run folder is created, because building the engine finds missing libraries and lack of memory.
+        engine = build_engine(*first, world)
+        has_refit = refit.table_of(config, data, engine.shape) is not None
         folder = choose_folder(config, data, world)
         finished = world.agree("result", lambda: read_result(folder))
         if finished is not None and (folder.is_refitted or not has_refit):
@@ -69,11 +73,11 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
             verify_data(data, world, folder.verified())
             if is_taught:
-                result, learnt, engine = pseudo_labels.train(config, data, first, network, folder, session)
+                result, learnt, engine = pseudo_labels.train(config, data, first, engine, folder, session)
             else:
-                result, learnt, engine = train_loop.train(config, data, network, folder, session), data, network[0]
-            if world.is_root and config.logging.report and pages.load is not None:
-                Thread(target=pages.load).start()  # half of the report's time, beside the refit
+                result, learnt = train_loop.train(config, data, engine, folder, session), data
+            if world.is_root and _has_report(config):
+                Thread(target=_import_report_libraries).start()  # The imports take half of the report's time.
             result = refit.train(config, learnt, engine, result, session)
             display.say(str(result))
             report(config, data, folder, session)
@@ -82,7 +86,31 @@ def train(config: Config, world: World, control: Control, pages: Pages) -> Resul
 
 
 def report(config: Config, data: Dataset, folder: RunFolder, session: Session) -> None:
-    """Write the report of a finished run on rank 0, unless it is there and newer."""
-    write = session.pages.report
-    if config.logging.report and write is not None:
-        session.world.on_root("report", write(folder, data, session.display.say))
+    """Write the report of a finished run on rank 0, if the report is missing or older than the result."""
+    session.world.run_steps_on_rank0("report", _write_report(config, data, folder, session.display))
+
+
+def _write_report(config: Config, data: Dataset, folder: RunFolder, display: Display) -> Iterator[None]:
+    """Write the report if it is wanted and possible; yield every few seconds."""
+    if _has_report(config):
+        from crepe_dist.reports import run_page
+
+        yield from run_page.write_for(folder, data, display.say)
+
+
+def _has_report(config: Config) -> bool:
+    """Return whether the run gets a report: the settings ask for it, and its libraries are installed."""
+    return config.logging.report and not extras.missing("reports")
+
+
+def _import_report_libraries() -> None:
+    from crepe_dist.reports import run_page
+
+    run_page.load()
+
+
+def _note_missing_libraries(config: Config, display: Display) -> None:
+    """Print that rank 0 lacks the libraries of wanted reports."""
+    missing = extras.left_out("reports", "report and no TensorBoard events")
+    if missing and (config.logging.report or config.logging.tensorboard):
+        display.say(f"note: {missing}")

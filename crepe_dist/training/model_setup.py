@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Optional
 
 from crepe_dist import hardware, network_registry
 from crepe_dist.data.dataset import Dataset
@@ -26,15 +25,11 @@ MATRICES = 3  # confusion matrices while the test split is scored: of each split
 COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
 
-# The engine of a network, and the parameters that it starts from, if they are given.
-EngineAndStart = tuple[Engine, Optional[Start]]
-
-
-def build_engine(config: Config, data: Dataset, world: World) -> EngineAndStart:
-    """Build the network, with its initial parameters or those of ``training.init_from``, on this rank's device.
+def build_engine(config: Config, data: Dataset, world: World) -> Engine:
+    """Build the network, with initial parameters or the parameters of ``training.init_from``, on this rank's device.
 
     Returns:
-        The engine that computes the network, and the given parameters, if any.
+        The engine that computes the network.
 
     Raises:
         UserError: on every rank, if one of them lacks something or the ranks disagree.
@@ -61,7 +56,9 @@ def build_engine(config: Config, data: Dataset, world: World) -> EngineAndStart:
         except MemoryError as error:
             raise UserError(f"this network ({shape}) is too large for {device}", str(error), shape.smaller) from error
 
-    return world.agree("engine", opened, alike=SAME_MACHINES), start
+    engine = world.agree("engine", opened, alike=SAME_MACHINES)
+    engine.pretrained_summary = start.summary if start else ""
+    return engine
 
 
 def common_kernels(world: World) -> str | None:

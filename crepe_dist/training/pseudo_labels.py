@@ -46,7 +46,7 @@ from crepe_dist.training import sentence_encoder, train_loop
 from crepe_dist.training.context import Run, Session
 from crepe_dist.training.eval_loop import logits_of
 from crepe_dist.training.evaluation import BATCH_SIZE
-from crepe_dist.training.model_setup import EngineAndStart, build_engine
+from crepe_dist.training.model_setup import build_engine
 from crepe_dist.training.training_data import with_epochs
 
 FORMAT = 2
@@ -78,7 +78,7 @@ def train(
     config: Config,
     data: Dataset,
     first: tuple[Config, Dataset],
-    network: EngineAndStart,
+    engine: Engine,
     folder: RunFolder,
     session: Session,
 ) -> tuple[Result, Dataset, Engine]:
@@ -86,13 +86,13 @@ def train(
 
     Args:
         first: result of ``first_run``.
-        network: the first network.
+        engine: engine of the first network.
 
     Returns:
         The result, and of the network that it reports the data, with soft labels, and the engine.
     """
-    labelled = train_loop.train(*first, network, folder.first, session)
-    lesson = teach(config, data, network[0], labelled, folder, session)
+    labelled = train_loop.train(*first, engine, folder.first, session)
+    lesson = teach(config, data, engine, labelled, folder, session)
     taught = with_soft_labels(data, lesson.targets)
     hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
@@ -103,7 +103,7 @@ def train(
         result = write_result(folder, reported, run.choice.chosen_by, provenance, session.world)
     about = session.world.agree("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
     is_better = about["reported"] == STUDENT
-    return (result, taught, student[0]) if is_better else (result, first[1], network[0])
+    return (result, taught, student) if is_better else (result, first[1], engine)
 
 
 def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session) -> Lesson:
@@ -122,7 +122,7 @@ def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: 
         texts = without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
         logits = {name: logits_of(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
-        world.on_root("lesson", _prepare(config, data, logits, path, session))
+        world.run_steps_on_rank0("lesson", _prepare(config, data, logits, path, session))
     lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
     session.display.say_lines(_described(lesson, data))
     return lesson
@@ -271,7 +271,7 @@ def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any
         return reported, {**provenance, "unlabelled": figures}, files
 
     reported, provenance, files = world.agree("judgement", compare)
-    world.on_root("judgement", _copied(files, first.path, folder))
+    world.run_steps_on_rank0("judgement", _copied(files, first.path, folder))
     figures = provenance["unlabelled"]
     losses = (f"{figures[who]['loss']:.4f} ({percent(figures[who]['accuracy'])})" for who in ("student", "first"))
     text = "student   validation loss {}, the first network {}; reported: {}"

@@ -13,7 +13,6 @@ from typing import Any
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.process_group import once
 from crepe_dist.engines.engine import Engine
 from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
@@ -51,8 +50,8 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
         return chosen
     held = splits["validation"]
     every = replace(data, splits={"train": splits["train"].joined(held, held.labels, held.targets)})
-    again = _of_table(config, table, shape, chosen.epoch)
-    run = train_loop.train_network(again, every, build_engine(again, every, world), folder.refit, session)
+    table_config = _of_table(config, table, shape, chosen.epoch)
+    run = train_loop.train_network(table_config, every, build_engine(table_config, every, world), folder.refit, session)
 
     def read() -> tuple[dict[str, Any], Arrays]:
         arrays = weights_io.unpacked(weights_io.load(chosen.checkpoint), shape)
@@ -71,9 +70,9 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
 
     def write() -> None:
         scores = {**checkpoint.scores(chosen.checkpoint), "test": test}
-        checkpoint.save(folder.path, arrays, about, scores, "the same command" + " without --fresh" * config.fresh)
+        checkpoint.save(folder.path, arrays, about, scores)
 
-    world.on_root("checkpoint", once(write))
+    world.on_root("checkpoint", write)
     provenance = {**(folder.result or {})["provenance"], "refit": figures}
     return write_result(folder, record, chosen.chosen_by, provenance, world)
 

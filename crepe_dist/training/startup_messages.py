@@ -10,7 +10,6 @@ from crepe_dist import hardware, invocation
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
-from crepe_dist.distributed.process_group import once
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import counted, cut, excerpt, first, listed, number
@@ -20,7 +19,6 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.context import Run
-from crepe_dist.training.transfer import Start
 
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
@@ -31,12 +29,8 @@ MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
-def banner(run: Run, start: Start | None) -> str:
-    """Describe a run in a few lines.
-
-    Args:
-        start: parameters given by ``training.init_from``, if any.
-    """
+def banner(run: Run) -> str:
+    """Describe a run in a few lines."""
     config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
     if is_refit(data):
         documents = number(len(data.splits["train"]))
@@ -57,8 +51,8 @@ def banner(run: Run, start: Start | None) -> str:
         f"choice    {_choice(config, data)}",
         f"computes  in {run.engine.backend}",
     ]
-    if start is not None:
-        lines.insert(2, f"start     {start.summary}")
+    if run.engine.pretrained_summary:
+        lines.insert(2, f"start     {run.engine.pretrained_summary}")
     return "\n".join(lines)
 
 
@@ -87,7 +81,7 @@ def notes(run: Run) -> list[str]:
     crowded = (is_on_cpu and few_cores(world.local_size)) or small_shares(config, world.size)
     lines = [few_steps(config, rows, shape), crowded, empty_classes(data)]
     if config.training.init_from is not None:
-        lines.append(world.on_root("leaks", once(lambda: leaked_rows(str(config.training.init_from), data))) or "")
+        lines.append(world.on_root("leaks", lambda: leaked_rows(str(config.training.init_from), data)) or "")
     lines += unused_gpu(config, run.engine)
     return [line for line in lines if line]
 

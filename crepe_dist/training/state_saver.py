@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from crepe_dist.distributed.process_group import once
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.resume_state import Found, Snapshot
 from crepe_dist.settings.options import CheckpointOptions
@@ -63,7 +62,7 @@ def resume(run: Run) -> Found | None:
         return None
     restore(newest.snapshot, run)
     if progress.epochs and (best := choice.reported(progress).get("checkpoint")):
-        world.on_root("best checkpoint", once(lambda: checkpoint.check_present(folder.path, best)))
+        world.on_root("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
     for damage in newest.damaged:
         display.say(f"skipped a damaged state: {damage}")
     display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")

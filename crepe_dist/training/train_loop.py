@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.process_group import once
+from crepe_dist.engines.engine import Engine
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
 from crepe_dist.runs.scores import AnyScores
@@ -25,24 +25,23 @@ from crepe_dist.training.branch_weight import weighed_and_scored
 from crepe_dist.training.callbacks import Guards
 from crepe_dist.training.context import Run, Session, learning_rates
 from crepe_dist.training.eval_loop import Interrupted
-from crepe_dist.training.model_setup import EngineAndStart
 from crepe_dist.training.startup_messages import banner, notes
 from crepe_dist.training.state_saver import open_saver, resume
 
 
-def train(config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Result:
+def train(config: Config, data: Dataset, engine: Engine, folder: RunFolder, session: Session) -> Result:
     """Train a network in a folder, or resume its training; return its result, at once if it is finished."""
     if (finished := session.world.agree("result", lambda: read_result(folder))) is not None:
         return finished
-    run = train_network(config, data, network, folder, session)
+    run = train_network(config, data, engine, folder, session)
     reported, chosen_by = run.choice.reported(run.progress), run.choice.chosen_by
     return write_result(folder, reported, chosen_by, run.provenance(), session.world)
 
 
-def train_network(config: Config, data: Dataset, network: EngineAndStart, folder: RunFolder, session: Session) -> Run:
+def train_network(config: Config, data: Dataset, engine: Engine, folder: RunFolder, session: Session) -> Run:
     """Train the remaining epochs of a network, each followed by scores and a checkpoint."""
-    run = Run.opened(config, data, network, folder, session)
-    run.display.say(banner(run, network[1]))
+    run = Run.opened(config, data, engine, folder, session)
+    run.display.say(banner(run))
     run.display.say(f"run       {folder}")
     saver = open_saver(run, resume(run))
     if run.progress.step == 0:
@@ -103,11 +102,11 @@ def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores], weight
     def write() -> None:
         precision, computed = run.config.model.precision, run.computed()
         about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
-        checkpoint.save(run.folder.path, engine.shape.weighted(engine.values(), weight), about, scores, guards.again)
+        checkpoint.save(run.folder.path, engine.shape.weighted(engine.values(), weight), about, scores)
         run.folder.remove(run.folder.other_checkpoints(choice.kept(progress, guards.saver.epochs)))
 
     if scores:
-        run.world.on_root("checkpoint", once(write))  # if it fails, no rank may continue as if the checkpoint existed
+        run.world.on_root("checkpoint", write)  # if it fails, no rank may continue as if the checkpoint existed
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)
     if not progress.finished:

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
-from crepe_dist.distributed.process_group import World, once
+from crepe_dist.distributed.process_group import World
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import default_epochs, default_patience
 from crepe_dist.training import sentence_encoder
 from crepe_dist.training.display import Display
 
-Page = Callable[[dict[str, Any]], str]
 
-
-def open_training_data(config: Config, world: World, display: Display, page: Page | None) -> Dataset:
+def open_training_data(config: Config, world: World, display: Display) -> Dataset:
     """Open the data of a run.
-
-    Args:
-        page: as for ``open_data``.
 
     Raises:
         UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
             validation split, ``training.encoder`` cannot be used, or a given setting has no effect on these data.
     """
-    data = open_data(config.data.source, world, display, page)
+    data = open_data(config.data.source, world, display)
     world.agree("settings and data", lambda: _check(config, data))
     patience = config.training.patience
     if (patience or uses_unlabelled(config, data)) and "validation" not in data.splits:
@@ -45,7 +38,7 @@ def open_training_data(config: Config, world: World, display: Display, page: Pag
         if data.labelled == SEVERAL or not uses_unlabelled(config, data):
             why = "it helps to label unlabelled texts, with one label each"
             raise UserError(f"--encoder {name} has no use", why, "train without --encoder", on_all_ranks=True)
-        world.on_root("encoder", once(lambda: sentence_encoder.opened(name, data)))  # rank 0 alone needs it
+        world.on_root("encoder", lambda: sentence_encoder.opened(name, data))  # rank 0 alone needs it
     return data
 
 
@@ -64,21 +57,20 @@ def uses_unlabelled(config: Config, data: Dataset) -> bool:
     return bool(config.training.unlabelled and data.unlabelled)
 
 
-def open_data(source: str, world: World, display: Display, page: Page | None) -> Dataset:
+def open_data(source: str, world: World, display: Display) -> Dataset:
     """Open a prepared folder on every rank; rank 0 prepares the sample if it is missing.
-
-    Args:
-        page: returns the sample's report page, given its figures.
 
     Raises:
         UserError: on every rank, if one of them cannot open the folder or sees different data.
     """
     folder = folder_of(source)
     if source == SAMPLE and world.broadcast(not folder.exists(), "sample missing"):
-        from crepe_dist.preparing.preparation import prepare_sample  # which imports all of preparing
+        # Only this case needs these modules, and their imports take long.
+        from crepe_dist.preparing.preparation import prepare_sample
+        from crepe_dist.reports import data_page
 
         display.say(f"preparing the sample in {folder}")
-        world.on_root("sample", once(lambda: prepare_sample(folder, page)))
+        world.on_root("sample", lambda: prepare_sample(folder, data_page.optional_page()))
     dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
     if "test" not in dataset.splits:
         percent = max(20, -(-100 // sum(map(len, dataset.splits.values()))))  # one row at least

@@ -29,7 +29,7 @@ def main() -> None:
         assert world.sum(number, "big").tolist() == [3 * 2**40 + 3]
         assert world.gather({"rank": world.rank, "é": "x" * world.rank}, "g")[2] == {"rank": 2, "é": "xx"}
         assert world.broadcast(f"from {world.rank}", "b") == "from 0"
-        assert world.on_root("w", work()) == (5 if world.is_root else None)
+        assert world.run_steps_on_rank0("w", work()) == (5 if world.is_root else None)
         assert world.agree("things", lambda: world.rank, same=lambda _: "equal") == world.rank
         arrays = {"b": np.full((2, 3), world.rank), "a": np.arange(5.0) * (world.rank + 1), "empty": np.zeros(0)}
         world.broadcast_arrays(arrays)

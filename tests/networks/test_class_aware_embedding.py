@@ -62,7 +62,7 @@ def shape_for(dataset: Dataset) -> CrepeShape:
 
 def table(config: Config, dataset: Dataset) -> np.ndarray:
     with World() as world:
-        engine, _ = build_engine(config, dataset, world)
+        engine = build_engine(config, dataset, world)
     return engine.values()["tower.table"]
 
 

@@ -254,11 +254,10 @@ def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monk
     monkeypatch.setattr(context, "Metrics", lambda *_, **__: None)
     monkeypatch.setattr(context.EpochChoice, "of", lambda *_: None)
     given: list[int] = []
-    engine = SimpleNamespace(group_size=8, open_exchange=lambda world, options, documents: given.append(documents))
+    engine: Any = SimpleNamespace(group_size=8, open_exchange=lambda world, options, documents: given.append(documents))
     display = SimpleNamespace(say=print)
     for rank in range(3):  # all processes of a host lay out the same memory
         world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, on_root=lambda *_: None)
         session: Any = SimpleNamespace(world=world, display=display)
-        network: Any = (engine, None)
-        context.Run.opened(parse(["--data", "x", "--batch-size=50"]), None, network, RunFolder(tmp_path), session)  # type: ignore[arg-type]
+        context.Run.opened(parse(["--data", "x", "--batch-size=50"]), None, engine, RunFolder(tmp_path), session)  # type: ignore[arg-type]
     assert given == [24, 24, 24]
