@@ -19,8 +19,7 @@ from crepe_dist.files import scratch
 from crepe_dist.formatting import counted, listed, number
 from crepe_dist.predicting.input_reader import check_column
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.reports.data_figures import LOSSES
-from crepe_dist.reports.data_page import overview
+from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import combined, flag, settings
@@ -106,7 +105,7 @@ def _described(summary: dict[str, Any]) -> Iterator[str]:
     yield f"prepared  {overview(summary)}"
     counts = {
         **summary["quarantine"]["reasons"],
-        **{name: summary["rows"][key] for key, name in LOSSES if key != "bad"},
+        **{name: summary["rows"][key] for key, name in REMOVED_ROWS if key != "bad"},
     }
     if dropped := [f"{name} ({number(count)})" for name, count in counts.items() if count]:
         yield f"dropped   {counted(summary['rows']['read'] - summary['rows']['kept'], 'row')}: {listed(dropped)}"

@@ -116,7 +116,8 @@ class Report(Command):
     def run(self) -> None:
         extras.require("reports", "a report")
         # Not at the top: matplotlib takes a second.
-        from crepe_dist.reports.run_page import CARD, REPORT, write_report
+        from crepe_dist.reports.model_card import CARD
+        from crepe_dist.reports.run_page import REPORT, write_report
         from crepe_dist.runs.run_record import open_run
 
         record = open_run(self.folder)

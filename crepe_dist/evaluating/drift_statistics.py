@@ -19,7 +19,7 @@ from crepe_dist.formatting import counted, percent
 from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import look_up
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.reports.score_tables import interval
+from crepe_dist.reports.score_page import interval
 
 FALSE_ALARMS = 0.03  # nominal probability of one in any figure; of 100 texts, whose shares are skewed, it is 0.04
 TAIL = 10  # short texts of the test split, and long ones, are one of so many

@@ -26,9 +26,9 @@ from crepe_dist.preparing.flags import names_in
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.reports import findings
-from crepe_dist.reports.score_tables import sure, table, unanswered
+from crepe_dist.reports.score_page import never_predicted_warning, page, quotes, selective_table, table
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import quotes, run_of
+from crepe_dist.runs.run_record import run_of
 from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Scores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 
@@ -119,13 +119,11 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, other
         numbers["without"] = {name: each.summary() for name, each in reduced.items()}
         write_json(args.json, numbers, follow=True)
     if args.html is not None:
-        from crepe_dist.reports.run_page import score_page  # here: it needs the extra `reports`
-
         about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),
                  "encoding": dataset.encoding.to_dict()}  # fmt: skip
         worst_rows = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
-        page = score_page(scores, dataset.classes, quotes(dataset, split, worst_rows), about)
-        write_text(args.html, page, follow=True)
+        html = page(scores, dataset.classes, quotes(dataset, split, worst_rows), about)
+        write_text(args.html, html, follow=True)
 
 
 def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
@@ -159,7 +157,9 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     with suppress(UserError):  # the scores do not need the run's record
         record = run_of(path)
     train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
-    missed = findings.never_predicted(record, scores, classes) if record else unanswered(scores, classes, train)
+    missed = (
+        findings.never_predicted(record, scores, classes) if record else never_predicted_warning(scores, classes, train)
+    )
     return (
         f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   {loss}   "
         f"calibration error {percent(scores.calibration_error)}{before}{above}\n\n{_class_table(scores, classes)}\n\n"
@@ -185,7 +185,7 @@ def _confusion(scores: Scores, classes: list[str], level: Level | None) -> str:
 
 def _sure(scores: AnyScores) -> str:
     """Tabulate the answers that are as sure as asked."""
-    head, *rows = sure(scores) or [[]]
+    head, *rows = selective_table(scores) or [[]]
     return f"\n\nsure answers\n{pd.DataFrame(rows, columns=head).to_string(index=False)}" if rows else ""
 
 

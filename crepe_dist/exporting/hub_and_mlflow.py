@@ -24,8 +24,8 @@ def write_card(predictor: Predictor, folder: Path) -> None:
     from markupsafe import Markup  # which comes with Jinja, as what follows needs it
 
     from crepe_dist.reports.findings import basic_limits, changed_labels
+    from crepe_dist.reports.model_card import MAX_CARD_CLASSES, escaped
     from crepe_dist.reports.page import render
-    from crepe_dist.reports.run_page import MAX_CLASSES, escaped
 
     limits = basic_limits(predictor.encoding.to_dict(), predictor.several) + changed_labels(predictor.about)
     name, accuracy = predictor.trained_on or predictor.path.stem, predictor.about.get("test_accuracy")
@@ -38,7 +38,7 @@ def write_card(predictor: Predictor, folder: Path) -> None:
         measure=predictor.measure,
         result="" if accuracy is None else percent(accuracy),
         several=predictor.several,
-        classes=[escaped(each) for each in predictor.classes[:MAX_CLASSES]],
+        classes=[escaped(each) for each in predictor.classes[:MAX_CARD_CLASSES]],
         count=len(predictor.classes),
         limits=map(escaped, limits),
     )

@@ -1,6 +1,6 @@
 """Report of a prepared data set: ``page`` for the browser, ``show`` for the terminal.
 
-The summary is that of ``python -m crepe_dist prepare``. Its texts are untrusted.
+Both get the summary that ``python -m crepe_dist prepare`` has computed. The texts in the summary are untrusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crepe_dist.data.char_encoder import read_of_long
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.formatting import cut, listed, number, percent
-from crepe_dist.reports import data_figures
+from crepe_dist.reports import drawing
 from crepe_dist.reports.page import render
 
 MAX_COMMAND_CHARS = 20_000
@@ -32,6 +32,14 @@ MODES = {
     "full": "upper and lower case are distinct, line breaks are read as spaces; in reverse",
     "notebook": "upper case and line breaks are unknown; in reading order",
 }
+# A horizontal bar: its name; its lanes, each a list of parts (start, size, colour); and the text at its end.
+Bar = tuple[str, list[Any], str]
+COLOURS = {"train": "blue", "validation": "orange", "test": "green", "unlabelled": "grey"}
+# Reasons why rows are removed, in the order of removal: the key in the summary, and its name on the page.
+REMOVED_ROWS = (("bad", "unusable"), ("duplicates", "duplicates removed"), ("sampled_out", "left out by sampling"))
+MAX_BARS = 30
+BAR_LABEL_CELLS = 26
+PERCENTILES = ("50", "90", "95", "99")  # of the text length
 Summary = dict[str, Any]
 
 
@@ -39,7 +47,7 @@ def page(summary: Summary) -> str:
     """Render the report as a self-contained HTML page."""
     # The command is long, but a truncated one could not be repeated.
     clean = {**formatting.clean(summary), "command": formatting.excerpt(summary["command"], MAX_COMMAND_CHARS)}
-    totals = data_figures.totals(clean)
+    totals = _class_totals(clean)
     return render(
         "data.html",
         summary=clean,
@@ -49,12 +57,12 @@ def page(summary: Summary) -> str:
         splits=list(clean["splits"]),
         totals=totals,
         whole=_whole(clean, totals),
-        rows=data_figures.largest(totals, MAX_SHOWN["table"]),
-        most_bars=data_figures.MAX_BARS,
-        colours_of=[(name, data_figures.COLOURS[name]) for name in clean["splits"]],
+        rows=_largest_classes(totals, MAX_SHOWN["table"]),
+        most_bars=MAX_BARS,
+        colours_of=[(name, COLOURS[name]) for name in clean["splits"]],
         symbols=[(*formatting.character(symbol), count) for symbol, count in summary["characters"]["top"]],
         reasons=_reasons(clean),
-        figures=[data_figures.rows(clean), data_figures.classes(clean), data_figures.lengths(clean)],
+        figures=[_row_bars(clean), _class_bars(clean), _length_histogram(clean)],
     )
 
 
@@ -76,7 +84,7 @@ def overview(summary: Summary) -> str:
 def facts(summary: Summary) -> dict[str, list[str]]:
     """Return short statements about the data, by their subject; the same ones are on the page and in the terminal."""
     rows, fit, encoding = summary["rows"], summary["fit"], summary["encoding"]
-    lost = [f"{number(rows[key])} {name}" for key, name in data_figures.LOSSES if rows[key]]
+    lost = [f"{number(rows[key])} {name}" for key, name in REMOVED_ROWS if rows[key]]
     found = {"rows": [", ".join([f"{number(rows['read'])} read", *lost, f"{number(rows['kept'])} kept"])]}
     if corrections := summary.get("corrections"):
         splits = corrections.get("splits", {}).items()
@@ -94,7 +102,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
     lengths, length = summary["lengths"], f"feature_len ({number(encoding['feature_len'])} characters)"
     marks = lengths["percentiles"]
-    at = [f"{share} % up to {number(marks[share])}" for share in data_figures.MARKED if marks]
+    at = [f"{share} % up to {number(marks[share])}" for share in PERCENTILES if marks]
     found["lengths"] = [f"{', '.join(at)}, the longest {number(marks['100'])} characters"] if at else []
     long = f"{percent(lengths['cut'])} ({number(round(lengths['cut'] * rows['kept']))})" if lengths["cut"] else "none"
     found["lengths"].append(f"longer than {length}: {long}")
@@ -178,6 +186,72 @@ def _reasons(summary: Summary) -> list[tuple[str, int]]:
     return sorted(summary["quarantine"]["reasons"].items(), key=lambda item: (-item[1], item[0]))
 
 
+def _class_totals(summary: Summary) -> list[int]:
+    """Count the rows of each class over all splits."""
+    return [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
+
+
+def _largest_classes(counts: list[int], most: int) -> list[int]:
+    """Return the indices of the classes to show: all in order, or only the ``most`` largest, largest first."""
+    if len(counts) <= most:
+        return list(range(len(counts)))
+    return sorted(range(len(counts)), key=lambda index: (-counts[index], index))[:most]
+
+
+def _row_bars(summary: Summary) -> list[Bar]:
+    """Return bars of the rows that were read, removed, kept and assigned to each split."""
+    counts, end = summary["rows"], summary["rows"]["read"]
+    bars = [("read", 0, end, "sky")]
+    for key, name in REMOVED_ROWS:
+        if counts[key]:
+            bars.append((name, end - counts[key], counts[key], "red"))
+            end -= counts[key]
+    bars.append(("kept", 0, counts["kept"], "sky"))
+    start = 0
+    more = {"unlabelled": summary["unlabelled"]} if "unlabelled" in summary else {}
+    for name, split in {**summary["splits"], **more}.items():
+        bars.append((f"→ {name}", start, split["rows"], COLOURS[name]))
+        start += split["rows"]
+    ends = [number(counts["read"]), *(f"{number(bar[2])}  ({percent(bar[2], counts['read'])})" for bar in bars[1:])]
+    return [(name, [[part]], end) for (name, *part), end in zip(bars, ends)]
+
+
+def _class_bars(summary: Summary) -> list[Bar]:
+    """Return bars of the rows of each class, divided by split."""
+    sums, bars = _class_totals(summary), []
+    for index in _largest_classes(sums, MAX_BARS):
+        parts, start = [], 0
+        for name, split in summary["splits"].items():
+            parts.append((start, split["classes"][index], COLOURS[name]))
+            start += split["classes"][index]
+        end = f"{number(start)}  ({percent(start, sum(sums))})"
+        bars.append((cut(summary["classes"][index], BAR_LABEL_CELLS), [parts], end))
+    return bars
+
+
+def _length_histogram(summary: Summary) -> str:
+    """Draw the histogram of the text lengths; return an empty string if there is nothing to draw."""
+    edges, counts = summary["lengths"]["edges"], summary["lengths"]["counts"]
+    if not sum(counts):
+        return ""
+    last, length = edges[-1], summary["encoding"]["feature_len"]
+    right = last if length > 2 * last else max(last, 1.02 * length)
+    with drawing.style():
+        figure, axes = drawing.blank(2.4, left=0.7, right=0.2, bottom=0.5, top=0.35)
+        axes.bar(edges[:-1], counts, width=edges[1], align="edge", color=drawing.SKY, edgecolor=drawing.BLUE,
+                 linewidth=0.5)  # fmt: skip
+        axes.set(xlim=(0, right), xlabel="characters", ylabel="texts")
+        axes.xaxis.set_major_locator(drawing.locator(6))
+        axes.yaxis.set_major_locator(drawing.locator(4))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: number(value))
+        axes.grid(axis="y")
+        if length <= right:
+            axes.axvline(length, color=drawing.RED, linewidth=1.6, label=f"feature_len: {number(length)}")
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, borderaxespad=0.5, handlelength=1)
+        return drawing.svg(figure, "Lengths of the texts")
+
+
 def show(summary: Summary, console: Console, folder: str) -> None:
     """Print a short version of the report; ``folder`` contains the full one as ``report.html``, if it was written."""
     symbols = [
@@ -204,12 +278,12 @@ def show(summary: Summary, console: Console, folder: str) -> None:
 
 
 def _class_table(summary: Summary) -> Table:
-    splits, totals = summary["splits"], data_figures.totals(summary)
+    splits, totals = summary["splits"], _class_totals(summary)
     whole = _whole(summary, totals)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
     for heading in ("class", *splits, "share"):
         table.add_column(Text(heading), justify="left" if heading == "class" else "right", no_wrap=heading != "class")
-    for index in data_figures.largest(totals, MAX_TERMINAL_CLASSES):
+    for index in _largest_classes(totals, MAX_TERMINAL_CLASSES):
         counts = [number(split["classes"][index]) for split in splits.values()]
         cells = [cut(summary["classes"][index], LABEL_CELLS), *counts, percent(totals[index], whole)]
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))

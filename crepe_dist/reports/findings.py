@@ -14,14 +14,14 @@ from crepe_dist.formatting import counted, cut, duration, listed, number, percen
 from crepe_dist.model.backend import is_gpu_build
 from crepe_dist.model.weights_io import shape_class
 from crepe_dist.native import library
-from crepe_dist.reports.score_tables import (
+from crepe_dist.reports.score_page import (
     LABEL_CELLS,
     LARGE_CALIBRATION_ERROR,
-    calibration,
-    interval,
+    accuracy_interval,
+    describe_calibration,
     is_overconfident,
     majority,
-    unanswered,
+    never_predicted_warning,
 )
 from crepe_dist.runs.metrics import loss_of
 from crepe_dist.settings.config import flag
@@ -47,7 +47,7 @@ def result(record: RunRecord, classes: list[str]) -> str:
     scores = record.scores.get("test")
     if scores is None:
         return f"The test accuracy is {percent(record.metrics['test_accuracy'])}."
-    low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
+    low, high = accuracy_interval(scores)
     always, share = majority(scores, training_rows(record))
     return (
         f"The test accuracy is {percent(scores.accuracy)} on {counted(scores.documents, 'text')} (95 % interval: "
@@ -104,9 +104,9 @@ def training_rows(record: RunRecord) -> list[int] | None:
 
 
 def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> Warning_ | None:
-    """Warn about classes that were never predicted, with advice that fits the run; see ``unanswered``."""
+    """Warn about classes that were never predicted, with advice that fits the run; see ``never_predicted_warning``."""
     is_done = _stopped(record) or _has_risen(*_losses(record))
-    return unanswered(scores, classes, training_rows(record), trains_longer=not is_done)
+    return never_predicted_warning(scores, classes, training_rows(record), trains_longer=not is_done)
 
 
 def split_sizes(record: RunRecord) -> dict[str, int]:
@@ -168,7 +168,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     longer = f"--epochs {2 * _last_epoch(record)}"
     if (scores := record.scores.get("test")) is not None:
         _, baseline = majority(scores, training_rows(record))
-        low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
+        low, high = accuracy_interval(scores)
         if low <= baseline:
             warn(
                 "the model is no better than the majority-class baseline",
@@ -189,7 +189,11 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
             fewer = is_overconfident(scores)
             helps = not (falls or missed) and (fewer or not is_done)
             more = f"; {'fewer' if fewer else 'more'} epochs may help" if helps else ""
-            warn("the probabilities are not reliable", calibration(scores), f"use the ranking, not the numbers{more}")
+            warn(
+                "the probabilities are not reliable",
+                describe_calibration(scores),
+                f"use the ranking, not the numbers{more}",
+            )
     if rose:
         best = losses.index(min(losses)) + 1
         warn(
@@ -241,5 +245,5 @@ def limits(record: RunRecord, classes: list[str]) -> list[str]:
         f1 = scores.f1.tolist()
         order = sorted(np.flatnonzero(scores.tested).tolist(), key=f1.__getitem__)
         weak = [f"{cut(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})" for index in order[:3] if f1[index] < STRONG]
-        sentences += [*([f"It is weakest on {', '.join(weak)}."] if weak else []), calibration(scores)]
+        sentences += [*([f"It is weakest on {', '.join(weak)}."] if weak else []), describe_calibration(scores)]
     return sentences

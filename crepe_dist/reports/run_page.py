@@ -1,38 +1,43 @@
-"""``report.html`` and ``model_card.md`` of a run, and the page of the scores of a checkpoint."""
+"""``report.html`` of a run: its page, its training curves, and the writing of both its files.
+
+``model_card.py`` has the other file. The section "Scores" is in ``score_page.py``. The sentences and the warnings are
+in ``findings.py``, because the model card and the terminal also show them.
+"""
 
 from __future__ import annotations
 
 import importlib
-import re
+import math
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+import numpy as np
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, sha256, write_text
-from crepe_dist.formatting import clean, counted, duration, excerpt, percent, size
-from crepe_dist.model.weights_io import shape_class
-from crepe_dist.reports import data_page, findings, run_figures, score_tables
+from crepe_dist.files import read_json, write_text
+from crepe_dist.formatting import clean, counted, duration, excerpt, number, percent, size
+from crepe_dist.reports import data_page, drawing, findings
+from crepe_dist.reports.model_card import CARD, MAX_COMMAND_CHARS, render_model_card
 from crepe_dist.reports.page import render
+from crepe_dist.reports.score_page import Quote, Tile, quotes, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
+from crepe_dist.runs.metrics import History
 from crepe_dist.runs.run_folder import RunFolder
 from crepe_dist.runs.run_folder import size as disk_space
-from crepe_dist.runs.run_record import Quote, RunRecord, open_run, quotes
-from crepe_dist.runs.scores import AnyScores, Scores
+from crepe_dist.runs.run_record import RunRecord, open_run
+from crepe_dist.runs.scores import AnyScores
 from crepe_dist.version import __version__
 
-REPORT, CARD = "report.html", "model_card.md"
-MAX_COMMAND_CHARS = 4000
-MAX_CLASSES = 300  # in the model card
-# The first group has a meaning in every Markdown dialect and is escaped by a backslash; the second only has one in some
-# dialects, which may not support the backslash.
-SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+REPORT = "report.html"
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
 FILES = (
     ("checkpoints/", "parameters of the reported epoch, and of the last one if there was no refit, with scores"),
@@ -44,6 +49,11 @@ FILES = (
     ("config.yaml", "settings"),
     ("result.json", "the reported epoch, its scores and its provenance"),
 )
+SPLITS = {"validation": (drawing.ORANGE, "s"), "test": (drawing.GREEN, "o")}
+FEWEST_SMOOTHED = 20  # points; fewer are shown as they are
+SPAN = 15  # the moving average spans one fifteenth of the points to either side
+LEAST_SPAN = 0.04  # of an accuracy axis, so that differences that are chance look small
+NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
 _importing = threading.Lock()
 
 
@@ -99,7 +109,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     write_text(record.path / REPORT, page(record, quoted, missing, warnings))
     yield
     flaws = [f"{warning['what']} ({warning['why']})" for warning in warnings]
-    write_text(record.path / CARD, card(record, [*unseen, *flaws]))
+    write_text(record.path / CARD, render_model_card(record, [*unseen, *flaws]))
 
 
 def page(
@@ -128,11 +138,11 @@ def page(
         network=excerpt(findings.network(record)),
         warnings=clean([*findings.warnings(record, classes), *about_data]),
         history=record.history,
-        scores=score_tables.view(scores, classes, quotes.get("test"), encoding) if scores else None,
+        scores=template_values(scores, classes, quotes.get("test"), encoding) if scores else None,
         measure=record.measure,
         chooses="validation_accuracy" in record.metrics,
         no_texts=excerpt(no_texts),
-        figures=run_figures.curves(record.history, record.epoch, record.measure),
+        figures=_curves(record.history, record.epoch, record.measure),
         changed=_settings(record.changed()),
         settings=_settings(record.settings),
         made=clean(record.provenance),
@@ -151,25 +161,12 @@ def page(
     )  # fmt: skip
 
 
-def score_page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
-    """Render the page of ``python -m crepe_dist evaluate --html``."""
-    classes, about = clean(classes), clean(about)
-    headline = score_tables.tiles(scores, classes, about["split"])
-    if isinstance(scores, Scores):
-        notes = ["mean cross-entropy, in nats"]
-        if scores.calibration.temperature != 1:
-            notes.append(f"before the temperature: {scores.uncalibrated_loss:.4f}")
-        headline.append(("loss", f"{scores.loss:.4f}", notes))
-    values = score_tables.view(scores, classes, quotes, about["encoding"])
-    return render("evaluation.html", version=__version__, about=about, headline=headline, no_texts="", scores=values)
-
-
-def _headline(record: RunRecord, classes: list[str], scores: AnyScores | None) -> list[score_tables.Tile]:
+def _headline(record: RunRecord, classes: list[str], scores: AnyScores | None) -> list[Tile]:
     """Return the tiles at the top of the report."""
     history, made = record.history, record.provenance
-    tiles: list[score_tables.Tile] = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
+    tiles: list[Tile] = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
     if scores:
-        tiles = score_tables.tiles(scores, classes, "test", findings.training_rows(record))
+        tiles = summary_tiles(scores, classes, "test", findings.training_rows(record))
     notes = [counted(len(history.epochs), "epoch")]
     if made:
         notes.append(excerpt(f"{counted(made['processes'], 'process', 'processes')} on {made['device']}"))
@@ -180,56 +177,97 @@ def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     return [(excerpt(str(name)), excerpt("none" if value is None else str(value))) for name, value in settings.items()]
 
 
-def escaped(text: str) -> Markup:
-    """Escape text for Markdown, so that it is shown literally anywhere outside a code block."""
-    return Markup(
-        SPECIAL.sub(lambda sign: f"\\{sign[1]}" if sign[1] else f"&#{ord(sign[2])};", excerpt(text, MAX_COMMAND_CHARS))
-    )
+def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
+    """Draw the curves of a run, by name; none if it has no steps or no epochs."""
+    if not history.points or not history.epochs:
+        return {}
+    return {
+        "loss": _loss_curves(history, reported),
+        "accuracy": accuracy_curves(history, reported, measure),
+    }
 
 
-def card(record: RunRecord, flaws: list[str]) -> str:
-    """Render the model card (Mitchell et al. 2019, arXiv:1810.03993) of a run's reported checkpoint as Markdown.
-
-    Args:
-        flaws: warnings about its data.
-    """
-    classes = clean(record.classes)
-    limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
-    scores = record.scores.get("test") or record.label_scores.get("test")
-    provenance = record.provenance
-    return render(
-        "model_card.md",
-        name=escaped(record.name),
-        version=__version__,
-        result=escaped(findings.result(record, classes)),
-        choice=findings.choice(record),
-        network=escaped(findings.network(record)),
-        kind=shape_class(record.description["network"]).kind,
-        data={"name": escaped(record.description["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
-        splits=[(escaped(name), count) for name, count in findings.split_sizes(record).items()],
-        classes=[escaped(name) for name in record.classes[:MAX_CLASSES]],
-        count=len(classes),
-        rows=_class_rows(scores, classes) if scores else [],
-        macro_f1=scores.macro_f1 if scores else 0.0,
-        several="labels" in record.description,
-        limits=[escaped(sentence) for sentence in limits],
-        encoding=record.description["encoding"],
-        checkpoint=_code(shlex.quote(record.checkpoint.name)),
-        literal=_code(repr(record.checkpoint.name)),
-        environment=[
-            (escaped(str(name)), escaped(str(value))) for name, value in provenance.get("environment", {}).items()
-        ],
-        command=_code(findings.command(record)),
-        digest=sha256(record.checkpoint),
-        reproducible=findings.reproducible(record),
-    )
+def _loss_curves(history: History, reported: int | None = None) -> str:
+    """Plot the train loss by step, smoothed over the raw values, and the other losses by epoch."""
+    with drawing.style():
+        figure, axes = _axes("loss", history)
+        steps = [point.step for point in history.points]
+        means = [point.mean for point in history.points]
+        if history.width > 1:
+            lows, highs = [point.low for point in history.points], [point.high for point in history.points]
+            axes.fill_between(steps, lows, highs, color=drawing.SKY, alpha=0.25, linewidth=0)
+        if len(means) >= FEWEST_SMOOTHED:
+            axes.plot(steps, means, color=drawing.SKY, linewidth=0.9, alpha=0.5)
+        axes.plot(steps, _smoothed(means), color=drawing.BLUE, linewidth=1.6, label="train")
+        _epochs(axes, history, "loss", reported)
+        _marks(axes, history)
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+        # The first steps are often far above the rest: clip them.
+        ordered = sorted(means)
+        most = 2 * ordered[int(0.9 * (len(ordered) - 1))]
+        if means[0] > most:
+            axes.set_ylim(top=most)
+            axes.set_ylabel(f"loss (at first up to {ordered[-1]:.2f})")
+        _legend(axes)
+        return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
 
 
-def _class_rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
-    rows = score_tables.table(scores, classes)[:MAX_CLASSES]
-    return [{**row, "name": escaped(row["name"]), "taken": escaped(row.get("taken", ""))} for row in rows]
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Return the moving average of values around each; few values as they are."""
+    if len(values) < FEWEST_SMOOTHED:
+        return list(values)
+    window = np.hanning(2 * (len(values) // SPAN) + 3)
+    counts = np.convolve(np.ones(len(values)), window, "same")
+    return [float(mean) for mean in np.convolve(values, window, "same") / counts]
 
 
-def _code(text: str) -> Markup:
-    """Make one line for a code block; it cannot end the block and needs no escaping."""
-    return Markup(excerpt(text, MAX_COMMAND_CHARS))
+def accuracy_curves(history: History, reported: int | None = None, measure: str = "accuracy") -> str:
+    """Plot the validation and test accuracy by epoch."""
+    with drawing.style():
+        figure, axes = _axes(measure, history)
+        _epochs(axes, history, "accuracy", reported)
+        _marks(axes, history)
+        low, high = axes.dataLim.intervaly
+        start = 0.0 if low < NEARLY_ZERO else min(math.floor(50 * low) / 50, 1 - LEAST_SPAN)
+        axes.set_ylim(start, min(1.005, max(high + 0.05 * (high - start), start + LEAST_SPAN)))
+        axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        if start:
+            axes.set_ylabel(f"{measure} (axis from {100 * start:.3g} %)")
+        _legend(axes)
+        return drawing.svg(figure, f"Validation and test {measure} by epoch")
+
+
+def _axes(label: str, history: History) -> tuple[Figure, Axes]:
+    """Make axes over steps, with room for a legend above."""
+    top = 0.5 if history.resumes else 0.3
+    figure, axes = drawing.blank(2.2 + top, left=0.75, right=0.1, top=top, bottom=0.45)
+    axes.set_ylabel(label)
+    axes.set_xlabel("steps", loc="right")
+    axes.grid(axis="y")
+    axes.set_xlim(0, 1.02 * history.points[-1].step)
+    axes.xaxis.set_major_locator(drawing.locator(6))
+    axes.xaxis.set_major_formatter(lambda value, _: number(value))
+    return figure, axes
+
+
+def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> None:
+    for split, (colour, marker) in SPLITS.items():
+        points = [(each["step"], each[f"{split}_{score}"]) for each in history.epochs if f"{split}_{score}" in each]
+        if points:
+            label = f"{split} (chooses)" if split == "validation" else split
+            axes.plot(*zip(*points), color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=label)
+    steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
+    if steps:
+        axes.axvline(steps[-1], color=drawing.GREY, linestyle="--", linewidth=1, label="reported")
+
+
+def _marks(axes: Axes, history: History) -> None:
+    """Mark the steps at which the run resumed."""
+    for index, step in enumerate(history.resumes):
+        axes.axvline(step, color=drawing.GREY, linestyle=":", linewidth=1, label="resumed" if not index else None)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderpad=0, borderaxespad=0.4, handlelength=1.4,
+                columnspacing=1.2)  # fmt: skip

@@ -10,8 +10,8 @@ import pytest
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.evaluating import scoring
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.reports import score_tables
-from crepe_dist.runs.run_record import quotes
+from crepe_dist.reports import score_page
+from crepe_dist.reports.score_page import quotes
 from crepe_dist.runs.scores import Mistake, Scores
 
 
@@ -62,6 +62,8 @@ def test_the_worst_are_shown(place):
     line = dataset.origin("test", rows[0]).line
     assert lines[0] == f"  test.csv:{line}: {true} 0.1 %, predicted as {other} 90.0 %"
     assert lines[1].strip().startswith(str(dataset.splits["test"].text(rows[0]))[:60].strip())
-    page = score_tables.view(scores, dataset.classes, quotes(dataset, "test", rows), dataset.encoding.to_dict())
+    page = score_page.template_values(
+        scores, dataset.classes, quotes(dataset, "test", rows), dataset.encoding.to_dict()
+    )
     assert page["mistakes"][0]["place"] == f"test.csv:{line}"
     assert scoring.worst_mistakes(Scores(np.eye(3, dtype=int), 1.0, scores.reliability, []), dataset, "test") == ""

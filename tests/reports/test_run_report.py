@@ -21,7 +21,7 @@ from crepe_dist.formatting import percent
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.splitting import SplitOptions
-from crepe_dist.reports import data_page, findings, run_figures, run_page, score_tables
+from crepe_dist.reports import data_page, findings, run_page, score_page
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import MOST_POINTS, History
@@ -202,7 +202,7 @@ class TestCurves:
         [((0.921, 0.922), 92), ((0.1, 0.99), 0), ((0.999, 1.0), 96), ((0.0, 0.0), 0), ((0.5, 0.9), 50)],
     )
     def test_the_accuracy_axis_says_where_it_starts(self, accuracies, start):
-        markup = run_figures.accuracy(course([1.0] * 10, accuracies))
+        markup = run_page.accuracy_curves(course([1.0] * 10, accuracies))
         ticks = [float(tick) for tick in re.findall(r">([\d.]+) %</text>", markup)]
         assert start <= ticks[0] < ticks[-1] <= 100
         assert ticks[-1] - ticks[0] >= 2
@@ -321,7 +321,7 @@ class TestNumbers:
     def test_wilson_s_interval(self):
         # Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3.
         for right, documents, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
-            assert score_tables.interval(right, documents) == pytest.approx((low, high), abs=1e-4)
+            assert score_page.interval(right, documents) == pytest.approx((low, high), abs=1e-4)
 
     def test_calibration_error_by_hand(self):
         reliability = np.zeros((BINS, 3), np.int64)

@@ -1,20 +1,27 @@
-"""Tables, figures and sentences about a network's scores on one split."""
+"""Scores of a model on one split: the page of ``evaluate --html`` and the section "Scores" of a run's report.
+
+``page`` renders the whole page; ``template_values`` makes the values of the template ``scores.html``, which both pages
+include. The warnings, the intervals and the table of the classes are also used by the terminal output and by
+comparisons. Names of classes and texts are untrusted.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from crepe_dist import formatting
 from crepe_dist.data.char_encoder import read_of_long
+from crepe_dist.data.dataset import Dataset
 from crepe_dist.formatting import counted, cut, number, percent
-from crepe_dist.model.calibration import lower_bound
-from crepe_dist.reports import score_figures
-from crepe_dist.runs.run_record import Quote
-from crepe_dist.runs.scores import MILLION, AnyScores, LabelScores, Scores
+from crepe_dist.model.calibration import above, lower_bound
+from crepe_dist.reports import drawing
+from crepe_dist.reports.page import render
+from crepe_dist.runs.scores import BINS, MILLION, AnyScores, LabelScores, Scores
+from crepe_dist.version import __version__
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 FEW_ROWS = 50  # a class with fewer training rows is not helped by longer training
@@ -26,13 +33,50 @@ TILE_CELLS = 24  # width of a class name in a tile
 LABEL_CELLS = 60  # width of a class name in a table or a sentence
 MAX_QUOTE_CHARS = 600
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
+MAX_MATRIX_CLASSES = 30  # With more classes, the confusion matrix shows the most confused ones, and merges the others.
+MATRIX_LABEL_CELLS = 20  # width of a class name in the confusion matrix
+OTHER_CLASSES = "the others"
 
 Tile = tuple[str, str, list[str]]  # name, value and notes
+
+
+class Quote(NamedTuple):
+    """Text of a document for people, original or decoded from its codes, and the place that it was read from."""
+
+    text: str
+    place: str
+
+
+def quotes(data: Dataset, name: str, rows: Iterable[int]) -> list[Quote | None]:
+    """Return the texts of rows of a split; ``None`` for rows that the data do not have."""
+    split = data.splits.get(name)
+    return [
+        Quote(data.text(name, row), str(data.origin(name, row))) if split and row < len(split) else None for row in rows
+    ]
+
+
+def page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
+    """Render the page of ``python -m crepe_dist evaluate --html``."""
+    classes, about = formatting.clean(classes), formatting.clean(about)
+    tiles = summary_tiles(scores, classes, about["split"])
+    if isinstance(scores, Scores):
+        notes = ["mean cross-entropy, in nats"]
+        if scores.calibration.temperature != 1:
+            notes.append(f"before the temperature: {scores.uncalibrated_loss:.4f}")
+        tiles.append(("loss", f"{scores.loss:.4f}", notes))
+    values = template_values(scores, classes, quotes, about["encoding"])
+    return render("evaluation.html", version=__version__, about=about, headline=tiles, no_texts="", scores=values)
 
 
 def interval(right: Any, documents: Any) -> tuple[Any, Any]:
     """Compute Wilson's 95 % interval of ``right / documents`` (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
     return lower_bound(documents, right, Z), 1 - lower_bound(documents, documents - right, Z)
+
+
+def accuracy_interval(scores: Scores) -> tuple[float, float]:
+    """Compute the 95 % interval of the accuracy."""
+    low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
+    return float(low), float(high)
 
 
 def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
@@ -46,7 +90,7 @@ def paired_half_width(only_first: int, only_second: int, documents: int) -> floa
     return Z * math.sqrt(max(variance, 0.0) / documents)
 
 
-def view(
+def template_values(
     scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None] | None, encoding: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Compute the values for the template ``scores.html``."""
@@ -55,7 +99,8 @@ def view(
     common = {"rows": rows, "weakest": weakest[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else []}
     if isinstance(scores, LabelScores):
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
-        return {**common, "several": True, "calibration": percent(scores.calibration_error), "sure": sure(scores)}
+        calibration = percent(scores.calibration_error)
+        return {**common, "several": True, "calibration": calibration, "sure": selective_table(scores)}
     totals = scores.class_documents
     quotes = quotes or [None] * len(scores.mistakes)
     return {
@@ -78,16 +123,16 @@ def view(
             }
             for mistake, quote in zip(scores.mistakes, quotes)
         ],
-        "calibration": calibration(scores),
-        "sure": sure(scores),
-        "reduced": len(classes) > score_figures.MAX_CLASSES,
-        "confusion": score_figures.confusion(scores, classes),
-        "reliability": score_figures.reliability(scores),
-        "coverage": score_figures.coverage(scores) if scores.answers.any() else "",
+        "calibration": describe_calibration(scores),
+        "sure": selective_table(scores),
+        "reduced": len(classes) > MAX_MATRIX_CLASSES,
+        "confusion": _confusion_matrix(scores, classes),
+        "reliability": _reliability_diagram(scores),
+        "coverage": _coverage_curve(scores) if scores.answers.any() else "",
     }
 
 
-def tiles(scores: AnyScores, classes: list[str], split: str, training: list[int] | None = None) -> list[Tile]:
+def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: list[int] | None = None) -> list[Tile]:
     """Return the scores for the top of a page.
 
     Args:
@@ -104,7 +149,7 @@ def tiles(scores: AnyScores, classes: list[str], split: str, training: list[int]
             ("mean average precision", f"{scores.mean_average_precision:.3f}", []),
             ("calibration error", percent(scores.calibration_error), ["mean gap of probability and share of labels"]),
         ]
-    low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
+    low, high = accuracy_interval(scores)
     baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"
     weakest = int(np.where(scores.tested, scores.f1, np.inf).argmin())
     lowest = f"lowest: {scores.f1[weakest]:.3f}, {cut(classes[weakest], TILE_CELLS)}"
@@ -131,7 +176,7 @@ def majority(scores: Scores, training: list[int] | None) -> tuple[int, float]:
     return most, float(true[most] / true.sum())
 
 
-def calibration(scores: Scores) -> str:
+def describe_calibration(scores: Scores) -> str:
     """Describe how well the predicted probabilities are calibrated."""
     error, temperature = scores.calibration_error, scores.calibration.temperature
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
@@ -142,7 +187,7 @@ def calibration(scores: Scores) -> str:
     return f"The expected calibration error of its probabilities is {percent(error)}{before}: {verdict}."
 
 
-def sure(scores: AnyScores) -> list[list[str]]:
+def selective_table(scores: AnyScores) -> list[list[str]]:
     """Tabulate the answers that are as sure as asked, below a row of headings; empty without any."""
     rows, head = [], ["labels found" if scores.several else "texts"]
     for each in scores.sure_answers:
@@ -160,7 +205,7 @@ def is_overconfident(scores: Scores) -> bool:
     return float(probability.sum()) / MILLION > float(right.sum())
 
 
-def unanswered(
+def never_predicted_warning(
     scores: Scores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
 ) -> dict[str, str] | None:
     """Warn about tested classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
@@ -209,3 +254,72 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
             row["threshold"] = percent(scores.thresholds[index])
         rows.append(row)
     return rows
+
+
+def _confusion_matrix(scores: Scores, classes: list[str]) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Return the confusion matrix: each true class, and the number and share of its texts for each predicted class."""
+    names = [cut(name, MATRIX_LABEL_CELLS) for name in classes]
+    matrix = scores.confusion
+    if len(names) > MAX_MATRIX_CLASSES:  # keep those that are confused most, and merge the others
+        pairs = [pair[:2] for pair in scores.confused(MAX_MATRIX_CLASSES * MAX_MATRIX_CLASSES)]
+        kept = sorted(list(dict.fromkeys(sum(pairs, ())))[: MAX_MATRIX_CLASSES - 1])
+        index = np.full(len(names), len(kept))
+        index[kept] = range(len(kept))
+        matrix = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
+        true, predicted, documents = scores.cells
+        np.add.at(matrix, (index[true], index[predicted]), documents)
+        names = [*(names[index] for index in kept), OTHER_CLASSES]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    return [(name, list(zip(*row))) for name, *row in zip(names, matrix.tolist(), shares.tolist())]
+
+
+def _reliability_diagram(scores: Scores) -> str:
+    """Draw the reliability diagram as SVG: accuracy against the predicted probability (Guo et al. 2017)."""
+    from matplotlib.colors import to_rgba
+
+    documents, right, probability = scores.reliability.T
+    used = documents > 0
+    with drawing.style():
+        height = 3.4
+        figure, axes = drawing.blank(height, left=0.65, right=0.25, bottom=0.95, top=0.3)
+        edges = np.arange(BINS) / BINS
+        shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
+        means = np.divide(probability / MILLION, documents, out=np.zeros(BINS), where=used)
+        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=to_rgba(drawing.FOR, 0.45),
+                 edgecolor=drawing.BLUE, linewidth=0.8)  # fmt: skip
+        axes.plot([0, 1], [0, 1], color=drawing.GREY, linestyle="--", linewidth=1)
+        axes.plot(means[used], shares[used], "o", color=drawing.RED, markersize=3, clip_on=False, zorder=3)
+        percents = [f"{share} %" for share in range(0, 101, 20)]
+        axes.set_yticks(np.linspace(0, 1, 6), percents)
+        axes.grid(axis="y")
+        axes.tick_params(axis="x", labelbottom=False)
+        axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        lower = figure.add_axes((axes.get_position().x0, 0.42 / height, axes.get_position().width, 0.45 / height))
+        lower.bar(edges, documents / max(documents.sum(), 1), width=1 / BINS, align="edge", color=drawing.GREY)
+        lower.set(xlim=(0, 1), xlabel="predicted probability", ylim=(0, None), yticks=[])
+        lower.set_xticks(np.linspace(0, 1, 6), percents)
+        lower.set_ylabel("texts", rotation=0, ha="right", va="center")
+        axes.text(0, 1.06, "above the dashed line: underconfident; below: overconfident", transform=axes.transAxes)
+        description = f"Reliability diagram; the calibration error is {percent(scores.calibration_error)}"
+        return drawing.svg(figure, description)
+
+
+def _coverage_curve(scores: Scores) -> str:
+    """Draw precision against the share of the texts that are answered, by the threshold, as SVG."""
+    texts, right = above(scores.answers[:, :2].T)
+    texts, right = texts[right > 0], right[right > 0]
+    with drawing.style():
+        figure, axes = drawing.blank(3.0, left=0.85, right=0.25, bottom=0.45, top=0.3)
+        bounds = lower_bound(texts, right), 1 - lower_bound(texts, texts - right)
+        axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
+        axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
+        for each in scores.sure_answers:
+            axes.plot(sum(each["covered"]), each["precision"], "s", color=drawing.ORANGE, markersize=4, clip_on=False)
+        least = axes.dataLim.ymin
+        axes.set(xlim=(0, 1), ylim=(least - 0.1 * (1.01 - least), 1.0), xlabel="texts answered", ylabel="precision")
+        axes.yaxis.set_major_locator(drawing.locator(5, integer=False))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        axes.grid(axis="y")
+        axes.text(0, 1.06, "line: a class, and its 90 % interval; squares: as asked", transform=axes.transAxes)
+        return drawing.svg(figure, "Precision of the answers by the share of the texts that are answered")

@@ -1,0 +1,81 @@
+"""``model_card.md`` of a run, and Markdown in which names of classes and of data cannot do harm."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from markupsafe import Markup
+
+from crepe_dist.files import sha256
+from crepe_dist.formatting import clean, excerpt
+from crepe_dist.model.weights_io import shape_class
+from crepe_dist.reports import findings
+from crepe_dist.reports.page import render
+from crepe_dist.reports.score_page import table
+from crepe_dist.runs.run_record import RunRecord
+from crepe_dist.runs.scores import AnyScores
+from crepe_dist.version import __version__
+
+CARD = "model_card.md"
+MAX_COMMAND_CHARS = 4000
+MAX_CARD_CLASSES = 300
+# Every Markdown dialect gives the first group a meaning; a backslash escapes it. Only some dialects give the second
+# group a meaning, and they may not support the backslash; an HTML entity escapes it.
+SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
+
+
+def escaped(text: str) -> Markup:
+    """Escape text for Markdown, so that it is shown literally anywhere outside a code block."""
+    return Markup(
+        SPECIAL.sub(lambda sign: f"\\{sign[1]}" if sign[1] else f"&#{ord(sign[2])};", excerpt(text, MAX_COMMAND_CHARS))
+    )
+
+
+def render_model_card(record: RunRecord, flaws: list[str]) -> str:
+    """Render the model card (Mitchell et al. 2019, arXiv:1810.03993) of a run's reported checkpoint as Markdown.
+
+    Args:
+        flaws: warnings about its data.
+    """
+    classes = clean(record.classes)
+    limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
+    scores = record.scores.get("test") or record.label_scores.get("test")
+    provenance = record.provenance
+    return render(
+        "model_card.md",
+        name=escaped(record.name),
+        version=__version__,
+        result=escaped(findings.result(record, classes)),
+        choice=findings.choice(record),
+        network=escaped(findings.network(record)),
+        kind=shape_class(record.description["network"]).kind,
+        data={"name": escaped(record.description["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
+        splits=[(escaped(name), count) for name, count in findings.split_sizes(record).items()],
+        classes=[escaped(name) for name in record.classes[:MAX_CARD_CLASSES]],
+        count=len(classes),
+        rows=_class_rows(scores, classes) if scores else [],
+        macro_f1=scores.macro_f1 if scores else 0.0,
+        several="labels" in record.description,
+        limits=[escaped(sentence) for sentence in limits],
+        encoding=record.description["encoding"],
+        checkpoint=_code(shlex.quote(record.checkpoint.name)),
+        literal=_code(repr(record.checkpoint.name)),
+        environment=[
+            (escaped(str(name)), escaped(str(value))) for name, value in provenance.get("environment", {}).items()
+        ],
+        command=_code(findings.command(record)),
+        digest=sha256(record.checkpoint),
+        reproducible=findings.reproducible(record),
+    )
+
+
+def _class_rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
+    rows = table(scores, classes)[:MAX_CARD_CLASSES]
+    return [{**row, "name": escaped(row["name"]), "taken": escaped(row.get("taken", ""))} for row in rows]
+
+
+def _code(text: str) -> Markup:
+    """Make one line for a code block; it cannot end the block and needs no escaping."""
+    return Markup(excerpt(text, MAX_COMMAND_CHARS))
