@@ -43,8 +43,9 @@ from crepe_dist.files import scratch
 from crepe_dist.formatting import percent
 from crepe_dist.native import library
 from crepe_dist.networks.paper.config import PaperShape
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.settings.flags import Parser, check_output
 
@@ -262,7 +263,7 @@ def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
     source.write_text("".join(f"{n % sizes.classes}\t{text}\n" for n, text in enumerate(texts)), encoding="utf-8")
     out = folder / "prepared"
     encoding = Encoding(feature_len=sizes.feature_len)
-    prepare(find_sources([str(source)]), out, encoding, SplitOptions(test=0.0), PrepareOptions(processes=1))
+    prepare(find_sources([str(source)]), out, PreparationSpec(encoding, SplitOptions(test=0.0)), processes=1)
     return open_dataset(out)
 
 

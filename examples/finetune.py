@@ -17,13 +17,14 @@ from crepe_dist import command_runner
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 
 
 def prepared(source: str, folder: Path, trained: Predictor) -> Path:
     """Return ``folder`` with ``source`` encoded as the trained network reads texts; prepare it if it is missing."""
     if not folder.exists():
-        prepare(find_sources([source]), folder, trained.encoding, SplitOptions(test=0.2))
+        prepare(find_sources([source]), folder, PreparationSpec(trained.encoding, SplitOptions(test=0.2)))
     return folder
 
 

@@ -28,6 +28,7 @@ from crepe_dist.errors import SIGNALS
 from crepe_dist.native import library
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
 from crepe_dist.runs.run_folder import RunFolder
@@ -205,7 +206,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(folder / "test.csv", 97, seed=2)
     (folder / "classes.txt").write_text("first\nsecond\nthird\n")
     out = folder / "prepared"
-    prepare(find_sources([str(folder)]), out, Encoding(feature_len=FEATURE_LEN), SplitOptions())
+    prepare(find_sources([str(folder)]), out, PreparationSpec(Encoding(feature_len=FEATURE_LEN)))
     return out
 
 
@@ -222,7 +223,11 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     write_csv(folder / "three.csv", 400, seed=3)
     out = folder / "prepared"
-    prepare(find_sources([str(folder / "three.csv")]), out, Encoding(feature_len=FEATURE_LEN), SplitOptions(0.2, 0.2))
+    prepare(
+        find_sources([str(folder / "three.csv")]),
+        out,
+        PreparationSpec(Encoding(feature_len=FEATURE_LEN), SplitOptions(0.2, 0.2)),
+    )
     return out
 
 

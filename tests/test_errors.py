@@ -23,7 +23,7 @@ from crepe_dist.files import read_json
 from crepe_dist.preparing.flags import FileOrShare
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.preparing.splitting import SplitOptions
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config, flag
@@ -195,8 +195,8 @@ def place(data, quick_run, tmp_path_factory):
     (folder / "data3").symlink_to(data)
     shutil.copytree(quick_run, folder / "run")
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
-    prepare(sources, folder / "data2", Encoding(feature_len=FEATURE_LEN), SplitOptions())
-    prepare(sources, folder / "data4", Encoding("full", FEATURE_LEN), SplitOptions())
+    prepare(sources, folder / "data2", PreparationSpec(Encoding(feature_len=FEATURE_LEN)))
+    prepare(sources, folder / "data4", PreparationSpec(Encoding("full", FEATURE_LEN)))
     (folder / "empty").touch()
     (folder / "text.txt").write_text("some\ntext\n")
     (folder / "folder").mkdir()

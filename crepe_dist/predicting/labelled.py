@@ -20,8 +20,9 @@ from crepe_dist.preparing import remote
 from crepe_dist.preparing.dataframe_source import is_table, write_table
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.lines import Lines, is_fasttext
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import Reading, by_suffix, find_labelled
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 
 if TYPE_CHECKING:
@@ -77,9 +78,16 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
     if given.format is None and (by_suffix(Path(path)) or _has_labels(Path(path))):
         reading = replace(reading, format=None)
     classes, beside = tuple(predictor.classes), predictor.composition.beside
-    options = PrepareOptions(reading, max_bad=1.0, classes=classes, beside=beside, given=given)
-    sources, split = find_labelled(path, reading), SplitOptions(test=0.0)
-    done = prepare(sources, folder / "data", predictor.encoding, split, options)
+    spec = PreparationSpec(
+        predictor.encoding,
+        SplitOptions(test=0.0),
+        reading,
+        max_bad=1.0,
+        classes=classes,
+        feature_columns=beside,
+        explicit_options=given,
+    )
+    done = prepare(find_labelled(path, reading), folder / "data", spec)
     return dict(done["quarantine"])
 
 

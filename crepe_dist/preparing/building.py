@@ -28,13 +28,13 @@ from crepe_dist.data.targets import ONE, Targets, main_classes, targets_file
 from crepe_dist.data.text_preprocessing import UNIT, Composition
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.preparing.corrections import Corrections, correct
+from crepe_dist.preparing.corrections import correct
 from crepe_dist.preparing.feature_columns import count_columns
-from crepe_dist.preparing.fit_encoder import fit
+from crepe_dist.preparing.fit_encoder import fit_encoder
 from crepe_dist.preparing.label_parsing import ABSENT, classes_of, names_of, pairs_of
 from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
-from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.renaming import given_classes
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import PIECE, TEST, TRAIN, UNKNOWN, UNLABELLED, Fate, decide, used_labels
 from crepe_dist.preparing.spool import Collected, SomeRows
 from crepe_dist.preparing.worker_pool import Show, Workers
@@ -91,54 +91,57 @@ class Built:
 
 def build(
     folder: Path,
-    job: Job,
+    spec: PreparationSpec,
     collected: Collected,
     workers: Workers,
     show: Show,
-    corrections: Corrections | None = None,
 ) -> Built:
     """Write a data set into an existing folder, except for its report.
 
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
-    fixed_of = np.array([ALL_SPLITS.index(split) for _, split in job.sources], dtype=np.uint8)
-    with_files = {split for _, split in job.sources}
+    fixed_of = np.array([ALL_SPLITS.index(source.part) for source in collected.sources], dtype=np.uint8)
+    with_files = {source.part for source in collected.sources}
     shares: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in with_files}
     fixed = fixed_of[collected.rows["file"]]
     if ABSENT in collected.labels:
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
-    names, usable = _classes(job, collected, fixed)
-    fate = decide(collected.rows, fixed, replace(job.split, **shares), usable)
+    names, usable = _classes(spec, collected, fixed)
+    fate = decide(collected.rows, fixed, replace(spec.split, **shares), usable)
     emptied: set[str] = set()
-    if corrections is not None:  # after the draw, which depends on labels: no correction moves a row to another split
-        before, _ = _classes(job, collected, fate)
-        correct(collected, job, corrections, fate, names)
+    if (
+        spec.corrections is not None
+    ):  # after the draw, which depends on labels: no correction moves a row to another split
+        before, _ = _classes(spec, collected, fate)
+        correct(collected, spec, spec.corrections, fate, names)
         # A class that lost all of its training rows cannot be learnt: it is no output, and its other rows are unknown.
-        emptied = before - _classes(job, collected, fate)[0]
-        names, usable = _classes(job, collected, fixed, emptied)
+        emptied = before - _classes(spec, collected, fate)[0]
+        names, usable = _classes(spec, collected, fixed, emptied)
         fate[(fate <= TEST) & ~usable[collected.rows["label"]]] = UNKNOWN
-    listed = [name for name in given_classes(job.reading) if name not in emptied]
-    classes = list(job.classes or listed or sorted(names, key=_label_order))
-    quarantine = write_quarantine(folder, job, collected, fate)
-    check(job, collected, fate, classes, quarantine)
+    listed = [name for name in given_classes(spec.read_options) if name not in emptied]
+    classes = list(spec.classes or listed or sorted(names, key=_label_order))
+    quarantine = write_quarantine(folder, spec, collected, fate)
+    check(spec, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}
-    labels, targets = _labels(job.labelled, collected, number)
-    if job.classes is None and not (fate == TRAIN).any():
+    labels, targets = _labels(spec.label_kind, collected, number)
+    if spec.classes is None and not (fate == TRAIN).any():
         raise UserError(
             f"none of {collected.read:,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
-    beside, values = job.beside, ""
-    if job.classes is None and job.reading.columns.beside:
-        beside, values = count_columns(job.reading.columns, collected.some(np.flatnonzero(fate == TRAIN)), workers)
-    composition = Composition(tuple(columns), job.reading.strip_html, beside)
-    encoding, fitted = job.encoding, collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
+    beside, values = spec.feature_columns, ""
+    if spec.classes is None and spec.read_options.columns.beside:
+        beside, values = count_columns(
+            spec.read_options.columns, collected.some(np.flatnonzero(fate == TRAIN)), workers
+        )
+    composition = Composition(tuple(columns), spec.read_options.strip_html, beside)
+    encoding, fitted = spec.encoding, collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
     if len(fitted):
-        encoding = fit(job.encoding, job.fit, composition, values, fitted, workers, show)
+        encoding = fit_encoder(spec, composition, values, fitted, workers, show)
     del fitted  # memory of many millions of rows
-    id_name = (job.reading.columns.id or FILE_NAME) if collected.rows["id"].any() else None
+    id_name = (spec.read_options.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     splits: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
     for code, split in enumerate(ALL_SPLITS):
@@ -150,7 +153,7 @@ def build(
             files |= write_array(folder, f"{split}.labels.npy", labels[chosen])
         if code != UNLABELLED and targets.kind != ONE:
             files |= write_array(folder, targets_file(split), targets.stored[chosen])
-        if split == "train" and job.reading.columns.weight is not None:
+        if split == "train" and spec.read_options.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
         kinds = (TEXTS,) * (split in KEEP_TEXTS) + (IDS,) * (id_name is not None)
@@ -165,26 +168,26 @@ def build(
             show("encoding", counts.rows, len(collected.rows))
         splits[split] = {"rows": len(chosen), "shards": sizes, "files": files}
     label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
-    given = job.reading.columns
+    given = spec.read_options.columns
     wanted = replace(given, label=given.label or label, needs_label=given.label is not None)
     manifest: dict[str, Any] = {
         "encoding": encoding.to_dict(),
         "composition": composition.to_dict(),
-        "reading": replace(job.reading, columns=wanted).to_dict(),
+        "reading": replace(spec.read_options, columns=wanted).to_dict(),
         "classes": classes,
         "splits": splits,
-        "split": asdict(job.split),
+        "split": asdict(spec.split),
         "sources": [
-            {"file": name, "split": split, "sha256": collected.files[file]["sha256"]}
-            for file, (name, split) in enumerate(job.sources)
+            {"file": source.name, "split": source.part, "sha256": collected.files[file]["sha256"]}
+            for file, source in enumerate(collected.sources)
         ],
         "bad_rows": quarantine.lines,
         "id": id_name,
     }
     if label_type := manifest["reading"]["labelling"].pop("type"):
         manifest["label_type"] = label_type
-    if separator := job.reading.labelling.levels:
-        if job.classes is None and not any(separator in name for name in classes):
+    if separator := spec.read_options.labelling.levels:
+        if spec.classes is None and not any(separator in name for name in classes):
             what = f"no class has {separator!r:.40} in its name, such as {classes[0]!r:.60}"
             raise UserError(what, remedy="give the separator of the levels, or leave --levels out")
         manifest["levels"] = separator
@@ -199,7 +202,7 @@ def build(
 
 
 def _classes(
-    job: Job, collected: Collected, fate: Fate, emptied: Set[str] = frozenset()
+    spec: PreparationSpec, collected: Collected, fate: Fate, emptied: Set[str] = frozenset()
 ) -> tuple[set[str], npt.NDArray[np.bool_]]:
     """Return the classes of training rows, and for each label whether they include all of its classes, bool [labels].
 
@@ -209,8 +212,8 @@ def _classes(
     """
     used = used_labels(collected.rows, fate)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
-    names = classes_of(trained, job.labelled) - emptied if job.classes is None else set(job.classes)
-    return names, np.array([names.issuperset(names_of(label, job.labelled)) for label in collected.labels], np.bool_)
+    names = classes_of(trained, spec.label_kind) - emptied if spec.classes is None else set(spec.classes)
+    return names, np.array([names.issuperset(names_of(label, spec.label_kind)) for label in collected.labels], np.bool_)
 
 
 def write_shard(

@@ -23,7 +23,7 @@ from crepe_dist.files import printable, sha256
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.formats.lines import Lines
 from crepe_dist.preparing.formats.tables import open_table
-from crepe_dist.preparing.reading import Job
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import TEST, VALIDATION, Fate
 from crepe_dist.preparing.spool import ROW, ROWS, Collected
 
@@ -84,7 +84,9 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
     return Corrections(printable(path.name), sha256(path), corrections, held_out)
 
 
-def correct(collected: Collected, job: Job, corrections: Corrections, fate: Fate, classes: Set[str]) -> None:
+def correct(
+    collected: Collected, spec: PreparationSpec, corrections: Corrections, fate: Fate, classes: Set[str]
+) -> None:
     """Change labels of the rows that were read, in their file, and count the outcomes of the corrections.
 
     ``applied``: the label was changed. ``held_out``: the row is in the validation or the test split, which keep their
@@ -102,8 +104,9 @@ def correct(collected: Collected, job: Job, corrections: Corrections, fate: Fate
     number = {label: index for index, label in enumerate(collected.labels)}
     labels, counts, changed, stale = list(collected.labels), Counter[str](), Counter[int](), ""
     rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
-    first = {name: index for index, (name, _) in reversed(list(enumerate(job.sources)))}
-    ends = np.searchsorted(rows["file"], np.arange(len(job.sources) + 1))
+    names = [source.name for source in collected.sources]
+    first = {name: index for index, name in reversed(list(enumerate(names)))}
+    ends = np.searchsorted(rows["file"], np.arange(len(names) + 1))
     for (file, line), correction in corrections.of.items():
         if correction.suggested in ("", correction.label):
             counts[KEPT] += 1
@@ -111,10 +114,10 @@ def correct(collected: Collected, job: Job, corrections: Corrections, fate: Fate
         start, end = ends[first[file] : first[file] + 2].tolist() if file in first else (0, 0)
         row = start + int(np.searchsorted(rows["line"][start:end], line))
         same = row < end and rows["line"][row] == line and spelled(int(rows["exact"][row])) == correction.hash
-        label = _spelled(correction.suggested, job, classes, corrections.file)
+        label = _spelled(correction.suggested, spec, classes, corrections.file)
         if same and labels[rows["label"][row]] == label:
             counts[ALREADY] += 1
-        elif not same or (job.labelled == ONE and labels[rows["label"][row]] != correction.label):
+        elif not same or (spec.label_kind == ONE and labels[rows["label"][row]] != correction.label):
             counts[STALE] += 1
             stale = stale or f"{file}:{line}"
         elif fate[row] in (VALIDATION, TEST) and not corrections.held_out:
@@ -129,8 +132,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections, fate: Fate
     if counts[STALE] and not counts[APPLIED] + counts[ALREADY] + counts[HELD_OUT]:
         raise UserError(
             f"none of the {counts[STALE]:,} corrections in {corrections.file} is for these sources",
-            f"the first is for {stale}, whose text or label differs there; the sources are "
-            f"{', '.join(name for name, _ in job.sources)}"[:300],
+            f"the first is for {stale}, whose text or label differs there; the sources are {', '.join(names)}"[:300],
             "give the sources and flags of the data set that was inspected, or inspect again",
         )
     outcomes = {name: counts[name] for name in OUTCOMES}
@@ -139,7 +141,7 @@ def correct(collected: Collected, job: Job, corrections: Corrections, fate: Fate
     collected.labels, collected.corrected = labels, about
 
 
-def _spelled(suggested: str, job: Job, known: Set[str], file: str) -> str:
+def _spelled(suggested: str, spec: PreparationSpec, known: Set[str], file: str) -> str:
     """Return the label string of a suggestion. Its classes must be classes of training rows."""
 
     def name(label: str) -> str:
@@ -150,4 +152,4 @@ def _spelled(suggested: str, job: Job, known: Set[str], file: str) -> str:
         what = f"{file} gives a row the label {label!r:.60}, which no row of the sources has that is trained on"
         raise UserError(what, remedy=remedy)
 
-    return name(suggested) if job.labelled == ONE else job.reading.labelling.label(suggested, name)
+    return name(suggested) if spec.label_kind == ONE else spec.read_options.labelling.label(suggested, name)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.characters import CODE_POINTS, MAX_CHARACTERS, divided, frequent_alphabet, ordered
 from crepe_dist.data.text_preprocessing import UNIT, Composition
+from crepe_dist.preparing.spec import ALWAYS, IF_NEEDED, PreparationSpec
 from crepe_dist.preparing.spool import SomeRows
 from crepe_dist.preparing.worker_pool import Show, Workers
 from crepe_dist.settings.options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
@@ -28,24 +29,6 @@ SAMPLE = 1 << 14  # maximum number of rows that are read to decide on a new alph
 MISSED = 0.01  # a new alphabet is worthwhile if it covers more in this share of the characters, or of the rows
 LOST = 0.2  # share of its letters that counts as a row's loss
 
-Alphabet = Literal["given", "needed", "made"]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Choice of the encoding's parameters to fit to the training texts.
-
-    Args:
-        length: fit ``feature_len``: the smallest ``SHORTEST`` + n × ``STEP`` that keeps 99 % of the texts whole, at
-            most ``LONGEST_FITTED``.
-        alphabet: ``given`` keeps the encoding's alphabet, ``made`` always makes a new one with ``frequent_alphabet``,
-            ``needed`` makes one if it covers at least ``MISSED`` more of the characters, or of the rows ``LOST`` more
-            of the letters: a rare script is few characters.
-    """
-
-    length: bool = False
-    alphabet: Alphabet = "given"
-
 
 def fitting_length(codes: npt.NDArray[Any]) -> int:
     """Return the fitted ``feature_len`` for texts with these numbers of codes [n]."""
@@ -54,16 +37,18 @@ def fitting_length(codes: npt.NDArray[Any]) -> int:
     return min(SHORTEST + steps * STEP, LONGEST_FITTED)
 
 
-def fit(
-    encoding: Encoding,
-    wanted: Fit,
+def fit_encoder(
+    spec: PreparationSpec,
     composition: Composition,
     values: str,
     training: SomeRows,
     workers: Workers,
     show: Show,
 ) -> Encoding:
-    """Return the encoding with the fitted parameters.
+    """Return ``spec.encoding`` with the parameters that are fitted to the training texts.
+
+    A new alphabet is needed if it covers at least ``MISSED`` more of the characters. It is also needed if it covers
+    ``LOST`` more of the letters in at least ``MISSED`` of the rows, because a rare script has few characters.
 
     Args:
         values: characters of the values of columns beside the text, the most frequent first; if there are too many, the
@@ -72,7 +57,9 @@ def fit(
     """
     count_points = partial(count_points_of, bool(composition.beside))
     sample = training[:: -(-len(training) // SAMPLE)]
-    if wanted.alphabet == "made" or (wanted.alphabet == "needed" and _missed(encoding, sample, count_points) >= MISSED):
+    encoding = spec.encoding
+    is_needed = spec.fit_alphabet == IF_NEEDED and _missed(encoding, sample, count_points) >= MISSED
+    if spec.fit_alphabet == ALWAYS or is_needed:
         counts: Counter[int] = Counter()
         pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
         for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):
@@ -83,7 +70,7 @@ def fit(
         own, rare = divided(values, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired))
         alphabet, paired = ordered(encoding.alphabet + "".join(own)), ordered(encoding.paired + "".join(rare))
         encoding = replace(encoding, alphabet=alphabet, paired=paired)
-    if wanted.length:
+    if spec.fit_length:
         needed = training.column("characters")
         codes = encoding.lengths(
             [composition.of_stored.text(text.decode("utf-8")) for text in sample.texts().get(sample.records())]

@@ -15,12 +15,13 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, scratch
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.corrections import read_corrections
-from crepe_dist.preparing.fit_encoder import MISSED, Fit
+from crepe_dist.preparing.fit_encoder import MISSED
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_parsing import Labelling
-from crepe_dist.preparing.preparation import MAX_BAD, PrepareOptions, check_out, prepare
+from crepe_dist.preparing.preparation import check_out, prepare
 from crepe_dist.preparing.renaming import read_renames
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
+from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, MAX_BAD, PreparationSpec
 from crepe_dist.preparing.splitting import DEDUPE, VALIDATION_FROM, SplitOptions
 from crepe_dist.preparing.worker_pool import Say, Show, ignored, unsaid
 from crepe_dist.settings.fields import (
@@ -225,43 +226,35 @@ class PreparationFlags(ColumnFlags, Command):
                     unlabelled=tuple(paths.get(name, name) for name in self.unlabelled),
                 )
                 return local.as_given(self.given).prepare(page, remote.without_secrets(command), show, folder, say)
-        labelling, columns = self._labelling()
-        wanted = Wanted(
-            self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
+        spec = self.to_spec()
+        sources = self._find_sources(spec.read_options)
+        if copies:  # a name that had to be a path does not say where the copy was
+            sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
+        return prepare(
+            sources,
+            self.out,
+            spec,
+            processes=self.processes,
+            overwrite=self.overwrite,
+            command=command,
+            page=page,
+            show=show,
+            say=say,
         )
-        if wanted.beside and self.mode == "notebook":
-            why = "it reads the beginning of a text, and values follow it"
-            raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
-        renames = read_renames(self.rename)
-        reading = Reading(
-            self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding, renames=renames
-        )
+
+    def to_spec(self) -> PreparationSpec:
+        """Resolve the flags, whose defaults depend on one another.
+
+        Raises:
+            UserError: flags contradict each other, or a file that a flag names cannot be read.
+        """
+        options = self._read_options()
         corrections = None
         if self.corrections is not None:
             corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
         elif self.correct is not None:
             remedy = "leave it out, or name a list with --corrections"
             refuse(["--correct"], "", remedy, on=" without --corrections")
-        options = PrepareOptions(
-            reading,
-            self.max_bad,
-            self.processes,
-            self.overwrite,
-            command,
-            page,
-            corrections,
-            given=reading,
-            show=show,
-            say=say,
-        )
-        shares = {"test": self.test, "validation": self.validation}
-        files = {name: part for name, part in shares.items() if isinstance(part, str)}
-        sources = find_sources(self.source, reading=reading, unlabelled=self.unlabelled, **files)
-        if copies:  # a name that had to be a path does not say where the copy was
-            sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
-        _check_shares(sources, shares)
-        if shares.keys() <= {source.part for source in sources}:
-            self.refuse(["stratified"], "no split is drawn: all are files")
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
         encoding = Encoding(
@@ -281,8 +274,40 @@ class PreparationFlags(ColumnFlags, Command):
         )
         # Mode notebook exists for the published parameters, which need its standard alphabet.
         is_fitted = self.alphabet is None and self.mode != "notebook"
-        fit = Fit(length == AUTO, "made" if self.alphabet == AUTO else "needed" if is_fitted else "given")
-        return prepare(sources, self.out, encoding, split, options, fit)
+        return PreparationSpec(
+            encoding,
+            split,
+            options,
+            fit_length=length == AUTO,
+            fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if is_fitted else FIXED,
+            max_bad=self.max_bad,
+            corrections=corrections,
+            explicit_options=options,
+        )
+
+    def _read_options(self) -> Reading:
+        """Return the options of reading the source files."""
+        labelling, columns = self._labelling()
+        wanted = Wanted(
+            self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
+        )
+        if wanted.beside and self.mode == "notebook":
+            why = "it reads the beginning of a text, and values follow it"
+            raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
+        renames = read_renames(self.rename)
+        return Reading(
+            self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding, renames=renames
+        )
+
+    def _find_sources(self, options: Reading) -> list[Source]:
+        """Find the source files, and refuse flags of splits that these files contradict."""
+        shares = {"test": self.test, "validation": self.validation}
+        files = {name: part for name, part in shares.items() if isinstance(part, str)}
+        sources = find_sources(self.source, reading=options, unlabelled=self.unlabelled, **files)
+        _check_shares(sources, shares)
+        if shares.keys() <= {source.part for source in sources}:
+            self.refuse(["stratified"], "no split is drawn: all are files")
+        return sources
 
     def _labelling(self) -> tuple[Labelling, tuple[str, ...]]:
         """Return the labels of rows, and the columns of the classes."""

@@ -21,7 +21,8 @@ from crepe_dist.formatting import cut, percent
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, excerpt
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
 from crepe_dist.preparing.label_parsing import ABSENT, MANY, names_of
-from crepe_dist.preparing.reading import MAX_CLASSES, NO_LABEL, UNKNOWN_LABEL, Job
+from crepe_dist.preparing.reading import MAX_CLASSES, NO_LABEL, UNKNOWN_LABEL
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import TEST, UNKNOWN, UNLABELLED, Fate
 from crepe_dist.preparing.spool import Collected, Texts
 
@@ -65,14 +66,14 @@ class Quarantine(NamedTuple):
         return sum(self.reasons.values())
 
 
-def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -> Quarantine:
+def write_quarantine(folder: Path, spec: PreparationSpec, collected: Collected, fate: Fate) -> Quarantine:
     """Write all unusable rows in the order of the sources."""
     reasons: Counter[str] = Counter()
     of_unlabelled = 0
     damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
-    unknown = _unknown_labels(job, collected, fate)
+    unknown = _unknown_labels(spec, collected, fate)
     everything = heapq.merge(collected.bad_rows(), unknown, key=lambda record: (record["source"], record["line"]))
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
         for record in everything:
@@ -81,23 +82,23 @@ def write_quarantine(folder: Path, job: Job, collected: Collected, fate: Fate) -
                 damaged[source] = record["reason"]
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             reasons[record["reason"].split(":")[0]] += record["lines"]
-            of_unlabelled += record["lines"] * (job.sources[source][1] == dataset.UNLABELLED)
+            of_unlabelled += record["lines"] * (collected.sources[source].part == dataset.UNLABELLED)
             kept = left_out if record["reason"] == NO_LABEL else first
             kept += [record] if len(kept) < SHOWN else []
     sync(folder / QUARANTINE)
     return Quarantine(reasons, of_unlabelled, [*first, *left_out][:SHOWN], damaged)
 
 
-def _unknown_labels(job: Job, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
+def _unknown_labels(spec: PreparationSpec, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
     corrected = " once they are corrected" * (collected.corrected is not None)
-    of = f"in the training rows{corrected}" if job.classes is None else "a class of the model"
+    of = f"in the training rows{corrected}" if spec.classes is None else "a class of the model"
     texts = Texts(collected.texts)
     for index in np.flatnonzero(fate == UNKNOWN).tolist():
         row = collected.rows[index : index + 1]
         file, label = int(row["file"][0]), collected.labels[int(row["label"][0])]
-        label = ", ".join(names_of(label, job.labelled))
+        label = ", ".join(names_of(label, spec.label_kind))
         yield {
-            "file": job.sources[file][0],
+            "file": collected.sources[file].name,
             "source": file,
             "line": int(row["line"][0]),
             "reason": f"{UNKNOWN_LABEL}: {label!r:.40} is not {of}",
@@ -120,7 +121,7 @@ def quarantine_beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.quarantine")
 
 
-def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
+def check(spec: PreparationSpec, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
     """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
     reasons, damaged = quarantine.reasons, quarantine.damaged
     labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
@@ -132,7 +133,8 @@ def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quaran
         most,
         "correct them, or set --input-format, --header, --label or --text to read them differently",
     )
-    used = ", ".join(name for name, part in job.sources if part == ("train" if job.classes is None else "test"))[:200]
+    read_part = "train" if spec.classes is None else "test"
+    used = ", ".join(source.name for source in collected.sources if source.part == read_part)[:200]
     if not labelled:
         why = f"the first: {'; '.join(shown)}" if shown else "it has no rows, or only a header"
         raise UserError(f"no usable row was found in {used}", why, remedy)
@@ -141,25 +143,25 @@ def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quaran
         (quarantine.lines - quarantine.unlabelled - reasons[NO_LABEL], total, "rows"),
         (quarantine.unlabelled, unlabelled, "unlabelled rows"),
     ):
-        if bad > job.max_bad * of:
+        if bad > spec.max_bad * of:
             raise UserError(
-                f"{bad:,} of {of:,} {rows} are unusable, more than {percent(job.max_bad)}",
+                f"{bad:,} of {of:,} {rows} are unusable, more than {percent(spec.max_bad)}",
                 f"the first: {'; '.join(each for each in shown if not each.endswith(f': {NO_LABEL}'))}",
                 # 1.234 would still be read as a number, among others such as 1.234.567.
                 remedy
                 if most == "unusable number"
                 else f"{remedy}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
             )
-    if damaged and job.max_bad < 1:
+    if damaged and spec.max_bad < 1:
         file, reason = next(iter(damaged.items()))
         more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise UserError(
-            f"{job.sources[file][0]}{more} cannot be read to its end: {reason}",
+            f"{collected.sources[file].name}{more} cannot be read to its end: {reason}",
             f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
             "get the file again; or use the rows that were read: --max-bad 1",
         )
     first = ", ".join(repr(cut(name, LABEL_WIDTH)) for name in classes[:5])
-    if job.classes is not None:
+    if spec.classes is not None:
         if not (fate == TEST).any():
             raise UserError(
                 f"none of the {total:,} rows of {used} can be scored",
@@ -168,7 +170,7 @@ def check(job: Job, collected: Collected, fate: Fate, classes: list[str], quaran
             )
         return
     for code, part in enumerate(ALL_SPLITS):
-        files = [name for name, each in job.sources if each == part]
+        files = [source.name for source in collected.sources if source.part == part]
         if part != "train" and files and not (fate == code).any():
             where = "unlabelled files, or all are among the labelled rows" if code == UNLABELLED else f"{part} files"
             remedy = f"name other files with --{part}, or leave them out"

@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,19 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crepe_dist.data.arrays import hashes
-from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.markup import TAG
 from crepe_dist.data.targets import ONE
-from crepe_dist.data.text_preprocessing import UNIT, Column, number_of, stored, unusable_number
+from crepe_dist.data.text_preprocessing import UNIT, number_of, stored, unusable_number
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import cut
-from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, Batch, OpenFile, Parsed, Row, check_text, excerpt
 from crepe_dist.preparing.label_parsing import ABSENT, Name
 from crepe_dist.preparing.open_source import check_heeded, heeded, open_source, reading_like
 from crepe_dist.preparing.sources import Reading, Source
-from crepe_dist.preparing.splitting import SplitOptions
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Collected, Rows, append_texts
 from crepe_dist.preparing.worker_pool import Say, Show, Workers, unsaid
 
@@ -45,36 +42,6 @@ MAX_REASON = 300  # characters
 _SECOND = "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")
 MOJIBAKE = re.compile(f"[ÂÃ][{_SECOND}]|â[€\x80][{_SECOND}]")
 NOTICED = HTML, GARBLED = "html", "mojibake"
-
-
-@dataclass(frozen=True)
-class Job:
-    """Description of a preparation.
-
-    Args:
-        sources: name and split of each source.
-        reading: reading options, with the names of the labels 1 … C if a file gives them.
-        encoding: encoding before fitting.
-        max_bad: maximum fraction of unusable lines.
-        classes: classes of the model that all rows are to score; ``None``: those of the training rows.
-        beside: columns beside the text of that model.
-        given: reading options that the user gave. Each of them must have an effect. ``None``: none were given.
-    """
-
-    sources: tuple[tuple[str, str], ...]
-    reading: Reading
-    encoding: Encoding
-    fit: Fit
-    split: SplitOptions
-    max_bad: float
-    classes: tuple[str, ...] | None = None
-    beside: tuple[Column, ...] = ()
-    given: Reading | None = None
-
-    @property
-    def labelled(self) -> str:
-        """Labels of a row, one of ``targets.KINDS``."""
-        return self.reading.labelling.kind
 
 
 Task = tuple[int, str, Callable[[Batch], Parsed], Batch]  # index and split of a source, and a batch with its parser
@@ -101,15 +68,17 @@ class BatchRows(NamedTuple):
 
 
 def read(
-    sources: Sequence[Source], folder: Path, job: Job, workers: Workers, show: Show, say: Say = unsaid
+    sources: Sequence[Source], folder: Path, spec: PreparationSpec, workers: Workers, show: Show, say: Say = unsaid
 ) -> Collected:
     """Read sources into a spool folder, in order, while workers check the next batches."""
-    collected = Collected(folder)
+    collected = Collected(folder, sources)
     number: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
-    most = MAX_CLASSES if job.reading.labelling.kind == ONE else MAX_SETS
+    most = MAX_CLASSES if spec.label_kind == ONE else MAX_SETS
     with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
-        for batch in workers.in_order(partial(read_batch, folder, job), _batches(sources, job, collected.files, say)):
+        # A worker gets these options with each batch, but not the corrections, which may be many.
+        work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
+        for batch in workers.in_order(work, _batches(sources, spec, collected.files, say)):
             about, name = collected.files[batch.file], sources[batch.file].name
             for row in batch.bad:
                 record = {"file": name, "source": batch.file, **row._asdict()}
@@ -140,14 +109,16 @@ def read(
     return collected
 
 
-def _batches(sources: Sequence[Source], job: Job, files: dict[int, dict[str, Any]], say: Say) -> Iterator[Task]:
+def _batches(
+    sources: Sequence[Source], spec: PreparationSpec, files: dict[int, dict[str, Any]], say: Say
+) -> Iterator[Task]:
     """Open the sources one by one, describe them in ``files``, and yield their batches.
 
     Unlabelled texts are read like the first training file, so that both have the same columns. Each way of reading is
     described once.
     """
     first = next((source for source in sources if source.part == "train"), sources[0])
-    reading = of_unlabelled = job.reading
+    reading = of_unlabelled = spec.read_options
     options: set[str] = set()
     described: set[str] = set()
     for file, source in enumerate(sources):
@@ -161,8 +132,8 @@ def _batches(sources: Sequence[Source], job: Job, files: dict[int, dict[str, Any
             say(f"reads {source.name}{others}: {reads}")
             if opened.hint and source.part != UNLABELLED:
                 say(opened.hint)
-        if job.given and file == len(sources) - 1:
-            check_heeded(job.given, options, cut(", ".join(each.name for each in sources), MAX_REASON))
+        if spec.explicit_options and file == len(sources) - 1:
+            check_heeded(spec.explicit_options, options, cut(", ".join(each.name for each in sources), MAX_REASON))
         about = files[file] = {
             "format": opened.format, "reads": opened.reads, "label": opened.label, "texts": list(opened.texts),
             "encoding": opened.file.encoding, "rows": 0, "bad": 0, "bytes": 0, "sha256": "",
@@ -182,7 +153,7 @@ def _described(source: Source, opened: OpenFile) -> str:
     return f"{kind}{label}{opened.reads or 'text'}; {opened.format}{encoding}"
 
 
-def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
+def read_batch(folder: Path, options: Reading, keep_unlabelled: bool, task: Task) -> BatchRows:
     """Parse and check one batch, and append its texts to this process's file. Runs in a worker."""
     file, part, parse, batch = task
     parsed = parse(batch)
@@ -191,11 +162,12 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
-    name = partial(class_name, class_names=job.reading.class_names)
+    name = partial(class_name, class_names=options.class_names)
     for row in parsed.rows:
-        row = row._replace(text=stored(row.text, job.reading.strip_html))
+        row = row._replace(text=stored(row.text, options.strip_html))
         try:
-            label, text = _checked(row, part, job, name)
+            can_lack_label = keep_unlabelled and part == "train"
+            label, text = _checked(row, options, name, is_unlabelled=part == UNLABELLED, can_lack_label=can_lack_label)
             weights.append(_weight(row))
         except ValueError as error:
             bad.append(BadRow(row.line, str(error), excerpt(row.text)))
@@ -213,7 +185,7 @@ def read_batch(folder: Path, job: Job, task: Task) -> BatchRows:
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
     path, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
-    _describe(records, rows, texts, start, has_values=bool(job.reading.columns.beside))
+    _describe(records, rows, texts, start, has_values=bool(options.columns.beside))
     noticed = Counter(what for row in rows for what in _noticed(row.text))
     return BatchRows(records, list(labels), good, bad, noticed, file, path)
 
@@ -226,16 +198,16 @@ def _noticed(text: str) -> Iterator[str]:
         yield GARBLED
 
 
-def _checked(row: Row, part: str, job: Job, name: Name) -> tuple[str, bytes]:
+def _checked(row: Row, options: Reading, name: Name, *, is_unlabelled: bool, can_lack_label: bool) -> tuple[str, bytes]:
     """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
-    columns, labelling = job.reading.columns, job.reading.labelling
+    columns, labelling = options.columns, options.labelling
     if cell and columns.labels and labelling.kind == ONE:
         cell = labelling.path(cell)
     for column, value in zip(columns.numbers, row.text.split(UNIT)[1 + len(columns.categories) :]):
         if problem := unusable_number(column, value):
             raise ValueError(problem)
-    if part == UNLABELLED or (part == "train" and job.split.keep_unlabelled and not cell):
+    if is_unlabelled or (can_lack_label and not cell):
         return ABSENT, text
     if labelling.kind == ONE or not cell:
         return name(cell), text

@@ -16,8 +16,9 @@ from crepe_dist.files import printable
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.open_source import open_source
-from crepe_dist.preparing.reading import MAX_LABEL, Job
+from crepe_dist.preparing.reading import MAX_LABEL
 from crepe_dist.preparing.sources import Reading, Source, by_suffix
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import PIECE
 from crepe_dist.preparing.spool import ROW, ROWS, Collected
 
@@ -78,7 +79,7 @@ def given_classes(reading: Reading) -> list[str]:
     return list(dict.fromkeys(renamed(name, pairs, separator)[0] for name in reading.class_names or ()))
 
 
-def rename(collected: Collected, job: Job) -> None:
+def rename(collected: Collected, spec: PreparationSpec) -> None:
     """Rename the classes of the rows that were read, in their file, and count the rows of each old name.
 
     All names are replaced at once, so two classes can be swapped.
@@ -86,7 +87,7 @@ def rename(collected: Collected, job: Job) -> None:
     Raises:
         UserError: no row has an old name. Exception: rows that a model is to score need not have one.
     """
-    pairs, counts, known = dict(job.reading.renames), Counter[str](), set[str]()
+    pairs, counts, known = dict(spec.read_options.renames), Counter[str](), set[str]()
     rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
     of_label = np.bincount(rows["label"], minlength=len(collected.labels)).tolist()
     labels: dict[str, int] = {}
@@ -95,14 +96,14 @@ def rename(collected: Collected, job: Job) -> None:
     for number, (label, count) in enumerate(zip(collected.labels, of_label)):
         new = label
         if label != ABSENT:
-            shares = {label: SHARE_UNIT} if job.labelled == ONE else json.loads(label)
-            found = {name: renamed(name, pairs, job.reading.labelling.levels) for name in shares}
+            shares = {label: SHARE_UNIT} if spec.label_kind == ONE else json.loads(label)
+            found = {name: renamed(name, pairs, spec.read_options.labelling.levels) for name in shares}
             known |= found.keys()
             counts.update(dict.fromkeys((old for _, old in found.values() if old), count))
-            new = _joined(shares, {name: pair[0] for name, pair in found.items()}, job.labelled)
+            new = _joined(shares, {name: pair[0] for name, pair in found.items()}, spec.label_kind)
         moved[number] = labels.setdefault(new, len(labels))
         good[new] += collected.good[label]
-    if job.classes is None and (missing := [old for old in pairs if not counts[old]]):
+    if spec.classes is None and (missing := [old for old in pairs if not counts[old]]):
         alike = difflib.get_close_matches(missing[0], known, 1)
         remedy = f"did you mean {alike[0]!r:.60}?" if alike else "leave it out, or give the name of a class"
         raise UserError(f"--rename: no row has the label {missing[0]!r:.60}", remedy=remedy)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.files import open_regular
+from crepe_dist.preparing.sources import Source
 
 ROWS = "rows.bin"
 BAD_ROWS = "bad.jsonl"
@@ -113,6 +114,7 @@ class Collected:
     """Everything that was read, in a spool folder.
 
     Attributes:
+        sources: the sources in the order of their indices.
         labels: label names that the rows' labels index, in the order of appearance.
         good: usable rows of each label.
         bad: number of unusable rows.
@@ -124,6 +126,7 @@ class Collected:
     """
 
     folder: Path
+    sources: Sequence[Source]
     labels: list[str] = field(default_factory=list)
     good: Counter[str] = field(default_factory=Counter)
     bad: int = 0

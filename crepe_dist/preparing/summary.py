@@ -14,7 +14,8 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.building import Built
 from crepe_dist.preparing.data_warnings import warnings_of
 from crepe_dist.preparing.label_parsing import ABSENT, names_of
-from crepe_dist.preparing.reading import NOTICED, Job
+from crepe_dist.preparing.reading import NOTICED
+from crepe_dist.preparing.spec import FIXED, PreparationSpec
 from crepe_dist.preparing.splitting import (
     PIECE,
     REPEATED,
@@ -38,7 +39,7 @@ EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 
 
-def summarise(name: str, job: Job, collected: Collected, built: Built, command: str) -> dict[str, Any]:
+def summarise(name: str, spec: PreparationSpec, collected: Collected, built: Built, command: str) -> dict[str, Any]:
     """Collect the numbers of the report as JSON-like data."""
     characters = int(collected.rows["characters"][built.fate <= UNLABELLED].sum(dtype=np.int64))
     counts = {
@@ -54,8 +55,8 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         "version": __version__,
         "encoding": built.encoding.to_dict(),
         "fit": {
-            "length": job.fit.length,
-            "alphabet": job.fit.alphabet != "given" and known - values != set(job.encoding.alphabet),
+            "length": spec.fit_length,
+            "alphabet": spec.fit_alphabet != FIXED and known - values != set(spec.encoding.alphabet),
             "characters": len(known - values),
             "rare": len(set(built.encoding.paired) - values),
         },
@@ -66,7 +67,8 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
         "classes": built.classes,
         "splits": {split: {"rows": built.rows[split], "classes": count.tolist()} for split, count in counts.items()},
         "sources": [
-            {"file": name, "split": split, **collected.files[file]} for file, (name, split) in enumerate(job.sources)
+            {"file": source.name, "split": source.part, **collected.files[file]}
+            for file, source in enumerate(collected.sources)
         ],
         "rows": {
             "read": collected.read,
@@ -84,16 +86,16 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
             "rows": built.quarantine.lines,
             "reasons": dict(built.quarantine.reasons.most_common()),
             "first": built.quarantine.first,
-            "unknown": _unknown(job, collected, built),
+            "unknown": _unknown(spec, collected, built),
         },
         "command": command,
-        "strip_html": job.reading.strip_html,
-        "file_encoding": job.reading.encoding or UTF_8,
+        "strip_html": spec.read_options.strip_html,
+        "file_encoding": spec.read_options.encoding or UTF_8,
     }
     if built.composition.beside:
         alone = _duplicates(collected, built, without, "_alone")
         summary["duplicates"]["text_alone"] = {name: alone[name] for name in ("exact", "near", "across")}
-    if levels := job.reading.labelling.levels:
+    if levels := spec.read_options.labelling.levels:
         summary["levels"] = levels
     if collected.renamed:
         summary["renamed"] = collected.renamed
@@ -104,19 +106,19 @@ def summarise(name: str, job: Job, collected: Collected, built: Built, command: 
     if without.any():
         repeated = int((without & (built.fate == REPEATED)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
-    if job.classes is None:  # the warnings are about training
+    if spec.classes is None:  # the warnings are about training
         summary["warnings"] = warnings_of(summary)
     return summary
 
 
-def _unknown(job: Job, collected: Collected, built: Built) -> dict[str, int]:
+def _unknown(spec: PreparationSpec, collected: Collected, built: Built) -> dict[str, int]:
     """Count rows by the first of their labels that is not a class, the most frequent first."""
     counts: Counter[str] = Counter()
     known = set(built.classes)
     rows = np.bincount(collected.rows["label"][built.fate == UNKNOWN], minlength=len(collected.labels))
     for label, count in zip(collected.labels, rows.tolist()):
         if count:
-            names = names_of(label, job.labelled)
+            names = names_of(label, spec.label_kind)
             counts[next(name for name in names if name not in known)] += count
     return dict(counts.most_common())
 

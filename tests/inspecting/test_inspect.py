@@ -26,6 +26,7 @@ from crepe_dist.predicting.input_reader import columns_of, open_inputs
 from crepe_dist.preparing.dataframe_source import text_column
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import TRIGRAMS, write_rows
 
@@ -50,8 +51,8 @@ def place(tmp_path_factory):
     write_rows(folder / "texts.csv", [("label", "text"), *rows(), *same])
     new = ("abcdef quaqua quaqua", "", "fedcba quaqua zigzig", "Fedcba, QUAQUA zigzig", "twice twice; quaqua")
     (folder / "new.txt").write_text("\n".join((*new, "ghijgh zigzig quaqua")))
-    split = SplitOptions(0.2, 0.1)
-    prepare(find_sources([str(folder / "texts.csv")]), folder / "data", Encoding(feature_len=100), split)
+    spec = PreparationSpec(Encoding(feature_len=100), SplitOptions(0.2, 0.1))
+    prepare(find_sources([str(folder / "texts.csv")]), folder / "data", spec)
     return folder
 
 
@@ -146,7 +147,11 @@ class TestCorpus:
         texts = ["一丁七", "一丁七。", "!一丁 七", "一丁三", "Ж一", "ж一", "。", "Ж一 丁"]
         (tmp_path / "rows.csv").write_text("".join(f"{n % 2},{text}\n" for n, text in enumerate(texts)), "utf-8")
         encoding = Encoding("full", 40, None, " !", "".join(sorted("一丁七三Жж。")))
-        prepare(find_sources([str(tmp_path / "rows.csv")]), tmp_path / "data", encoding, SplitOptions(test=0.5))
+        prepare(
+            find_sources([str(tmp_path / "rows.csv")]),
+            tmp_path / "data",
+            PreparationSpec(encoding, SplitOptions(test=0.5)),
+        )
         corpus = Corpus(open_dataset(tmp_path / "data"))
         assert sorted(np.unique(corpus.groups, return_counts=True)[1]) == [1, 1, 1, 2, 3]
         read = [corpus.dataset.text(*corpus.row_of(row)) for row in range(len(corpus))]

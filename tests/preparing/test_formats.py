@@ -21,16 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.formats import MAX_RECORD, lines, tables
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.open_source import open_source
-from crepe_dist.preparing.reading import Job
 from crepe_dist.preparing.reading import read as collect
 from crepe_dist.preparing.sources import Reading, Source, find_sources
-from crepe_dist.preparing.splitting import SplitOptions
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.spool import Texts
 from crepe_dist.preparing.worker_pool import ignored, pool
 from tests.conftest import write_frame
@@ -43,10 +40,9 @@ class Read:
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        reading = replace(reading or Reading(), class_names=class_names)
-        job = Job((), reading, Encoding(), Fit(), SplitOptions(), 1.0)
+        spec = PreparationSpec(read_options=replace(reading or Reading(), class_names=class_names))
         with pool(1, "") as workers:
-            found = collect(sources, folder, job, replace(workers, ahead=ahead), ignored)
+            found = collect(sources, folder, spec, replace(workers, ahead=ahead), ignored)
         texts = Texts(found.texts).get(found.rows)
         self.files = found.files
         self.rows = [

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ from crepe_dist.data.loader import epoch_order
 from crepe_dist.data.text_preprocessing import Composition
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.fit_encoder import Fit
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
 from tests.chaos.harness import wait_for
@@ -34,10 +35,11 @@ from tests.conftest import command, write_csv
 ENCODING = Encoding(feature_len=40)
 
 
-def prepared(tmp_path, lines, name="rows.csv", how=None, **split):
+def prepared(tmp_path, lines, name="rows.csv", page=None, spec=None, **split):
     path = tmp_path / name
     path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
-    return prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions(**split), how)
+    spec = replace(spec or PreparationSpec(ENCODING), split=SplitOptions(**split))
+    return prepare(find_sources([str(path)]), tmp_path / "out", spec, page=page)
 
 
 def contents(folder):
@@ -85,9 +87,9 @@ class TestProcesses:
     @pytest.mark.parametrize("more", [{"dedupe": "near", "stratified": True}, {"max_per_class": 700}])
     def test_two_processes_give_the_bytes_of_one(self, tmp_path, more):
         sources = self.write_sources(tmp_path / "in")
-        split = SplitOptions(0.2, 0.1, seed=3, **more)
-        whole = prepare(sources, tmp_path / "whole", ENCODING, split, PrepareOptions(processes=1))
-        two = prepare(sources, tmp_path / "two", ENCODING, split, PrepareOptions(processes=2))
+        spec = PreparationSpec(ENCODING, SplitOptions(0.2, 0.1, seed=3, **more))
+        whole = prepare(sources, tmp_path / "whole", spec, processes=1)
+        two = prepare(sources, tmp_path / "two", spec, processes=2)
         assert contents(tmp_path / "two") == contents(tmp_path / "whole")
         assert {**two, "name": "whole"} == whole
         assert whole["rows"]["bad"] > 3
@@ -102,9 +104,9 @@ class TestProcesses:
             lines = (f"{n % 2},{letters * (1 + n % 5)} {chr(0x4E00 + n % 700) * 40}\n" for n in range(rows))
             (tmp_path / "in" / f"{name}.csv").write_text("".join(lines))
         sources = find_sources([str(tmp_path / "in")])
-        fit, split, encoding = Fit(length=True, alphabet="made"), SplitOptions(dedupe="exact"), Encoding()
-        prepare(sources, tmp_path / "whole", encoding, split, PrepareOptions(processes=1), fit)
-        prepare(sources, tmp_path / "two", encoding, split, PrepareOptions(processes=2), fit)
+        spec = PreparationSpec(split=SplitOptions(dedupe="exact"), fit_length=True, fit_alphabet="always")
+        prepare(sources, tmp_path / "whole", spec, processes=1)
+        prepare(sources, tmp_path / "two", spec, processes=2)
         assert contents(tmp_path / "two") == contents(tmp_path / "whole")
         found = open_dataset(tmp_path / "whole").encoding
         assert found.feature_len == 123
@@ -127,9 +129,8 @@ class TestReport:
         rows = [f"{'ab'[n % 2]},{text} {n}" for n in range(200)]
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         sources = find_sources([str(tmp_path / "rows.csv")])
-        encoding = Encoding.from_dict(
-            prepare(sources, tmp_path / "out", Encoding(), SplitOptions(0.2), None, Fit(alphabet="needed"))["encoding"]
-        )
+        spec = PreparationSpec(split=SplitOptions(0.2), fit_alphabet="if_needed")
+        encoding = Encoding.from_dict(prepare(sources, tmp_path / "out", spec)["encoding"])
         assert encoding.is_custom == bool(made)
         assert set(made) <= set(encoding.alphabet)
         assert encoding.fold_accents != bool(made)
@@ -138,7 +139,7 @@ class TestReport:
         lines = [f"{'ab'[n % 2]},ünïcode № text {n}" for n in range(200)]
         lines += ["a,Twice: said.", "b,twice said", "a,Twice: said."]
         lines += [f"b,{'x' * n}" for n in range(41, 60)]
-        summary = prepared(tmp_path, lines, test=0.1, how=PrepareOptions(page=data_page.page))
+        summary = prepared(tmp_path, lines, test=0.1, page=data_page.page)
         assert summary["duplicates"] == {
             "exact": 1, "near": 2, "conflicting": 1, "removed": 0, "across": summary["duplicates"]["across"],
         }  # fmt: skip
@@ -154,11 +155,11 @@ class TestReport:
     def test_overlap_between_the_parts(self, tmp_path):
         (tmp_path / "train.csv").write_text("".join(f"{n % 2},text {n}\n" for n in range(100)))
         (tmp_path / "test.csv").write_text("0,text 4\n1,TEXT 5\n0,new\n")
-        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, SplitOptions())
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", PreparationSpec(ENCODING))
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 1, "near": 2}}
         assert any("2 test rows also occur in the train split" in warning["what"] for warning in summary["warnings"])
-        how = PrepareOptions(overwrite=True)
-        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, SplitOptions(dedupe="near"), how)
+        spec = PreparationSpec(ENCODING, SplitOptions(dedupe="near"))
+        summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", spec, overwrite=True)
         assert summary["duplicates"]["across"] == {"test in train": {"exact": 0, "near": 0}}
         assert summary["splits"]["test"]["rows"] == 3
         assert summary["splits"]["train"]["rows"] == 98
@@ -177,7 +178,7 @@ class TestReport:
 
     def test_html_is_stripped_on_request(self, tmp_path):
         lines = [f"{'ab'[n % 2]},<P>text<b>s</b> &amp; {n} <x@y.z></P>" for n in range(200)]
-        summary = prepared(tmp_path, lines, how=PrepareOptions(Reading(strip_html=True)))
+        summary = prepared(tmp_path, lines, spec=PreparationSpec(ENCODING, read_options=Reading(strip_html=True)))
         assert "HTML tags are removed, as in predict" in data_page.facts(summary)["encoding"]
         data = open_dataset(tmp_path / "out")
         assert data.composition == Composition((), True)
@@ -192,7 +193,7 @@ class TestReplacing:
         with pytest.raises(UserError, match="exists"):
             prepared(tmp_path, lines)
         sources = find_sources([str(tmp_path / "rows.csv")])
-        prepare(sources, tmp_path / "out", Encoding(feature_len=20), SplitOptions(), PrepareOptions(overwrite=True))
+        prepare(sources, tmp_path / "out", PreparationSpec(Encoding(feature_len=20)), overwrite=True)
         assert open_dataset(tmp_path / "out").encoding.feature_len == 20
 
     def test_only_a_prepared_folder_is_ever_replaced(self, tmp_path):
@@ -204,7 +205,7 @@ class TestReplacing:
         (tmp_path / "file").touch()
         for name in ("mine", "out", "file", "rows.csv"):
             with pytest.raises(UserError, match="is not replaced"):
-                prepare(sources, tmp_path / name, ENCODING, SplitOptions(), PrepareOptions(overwrite=True))
+                prepare(sources, tmp_path / name, PreparationSpec(ENCODING), overwrite=True)
         assert (tmp_path / "mine" / "thesis.txt").exists()
         assert (tmp_path / "out" / "notes.txt").exists()
         assert (tmp_path / "rows.csv").stat().st_size
@@ -231,7 +232,7 @@ def test_a_part_without_a_usable_row_is_an_error(tmp_path, part, content):
     own = str(tmp_path / "part.csv")
     sources = find_sources([str(path)], own, None) if part == "test" else find_sources([str(path)], None, own)
     with pytest.raises(UserError, match=f"no usable row was found in the {part} files"):
-        prepare(sources, tmp_path / "out", ENCODING, SplitOptions())
+        prepare(sources, tmp_path / "out", PreparationSpec(ENCODING))
 
 
 CONTENT = gzip.compress("".join(f"{'xy'[n % 2]},fine {n}\n" for n in range(3000)).encode())
@@ -250,10 +251,10 @@ def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reas
     (tmp_path / "a.csv.gz").write_bytes(content)
     sources = find_sources([str(tmp_path / "a.csv.gz")])
     with pytest.raises(UserError, match=f"a.csv.gz cannot be read to its end: the gzip data are {reason}") as raised:
-        prepare(sources, tmp_path / "out", ENCODING, SplitOptions())
+        prepare(sources, tmp_path / "out", PreparationSpec(ENCODING))
     assert re.match(r"[1-3],\d\d\d of its rows were read", raised.value.why)
     assert "--max-bad 1" in raised.value.remedy
-    summary = prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(max_bad=1))
+    summary = prepare(sources, tmp_path / "out", PreparationSpec(ENCODING, max_bad=1))
     assert any(reason.startswith("the gzip data are") for reason in summary["quarantine"]["reasons"])
 
 
@@ -300,7 +301,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrays.ShardWriter, "append", full)
         with pytest.raises(UserError, match="could not be written") as caught:
-            prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, SplitOptions())
+            prepare(find_sources([str(path)]), tmp_path / "out", PreparationSpec(ENCODING))
     assert caught.value.why == "No space left on device"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -9,9 +9,9 @@ import pytest
 
 from crepe_dist.data.dataset import QUARANTINE
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
-from crepe_dist.preparing.splitting import SplitOptions
+from crepe_dist.preparing.spec import PreparationSpec
 from tests.preparing.test_preparation import ENCODING, prepared
 
 FLAWS = {
@@ -32,9 +32,7 @@ def test_every_flaw_planted_is_reported_to_the_row(tmp_path):
     train = "\n".join(lines).encode("utf-8", "surrogateescape")
     (tmp_path / "train.csv.gz").write_bytes(gzip.compress(train) + gzip.compress(b"\nb,the last one\na,cut off")[:-9])
     (tmp_path / "test.csv").write_text("a,one\nq,unknown\nb,two\n")
-    summary = prepare(
-        find_sources([str(tmp_path)]), tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(max_bad=1)
-    )
+    summary = prepare(find_sources([str(tmp_path)]), tmp_path / "out", PreparationSpec(ENCODING, max_bad=1))
     bad = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
     expected = [("test.csv", 2, "unknown label: 'q' is not in the training rows")]
     expected += [("train.csv.gz", line, reason) for line, (_, reason) in FLAWS.items()]
@@ -63,5 +61,5 @@ def test_too_many_bad_rows_are_an_error_that_shows_and_keeps_them(tmp_path):
         prepared(tmp_path, [*[",without a label"] * 9, *["x,fine", "y,fine", "x"] * 10])
     assert "no label" not in caught.value.why
     assert "rows.csv:12: wrong columns" in caught.value.why
-    prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, how=PrepareOptions(max_bad=0.4))
+    prepared(tmp_path, ["x,fine", "y,fine", "x"] * 10, spec=PreparationSpec(ENCODING, max_bad=0.4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.csv"]

@@ -13,8 +13,9 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import Reading, find_labelled
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import write_rows
 
@@ -49,9 +50,10 @@ def test_classes_are_merged_in_all_splits(tmp_path, printed_by):
     # A file that is scored later may have the old names.
     reading = Reading.from_dict(json.loads((tmp_path / "data" / "dataset.json").read_text())["reading"])
     reading = Reading(columns=Wanted(label="label", texts=("text",)), renames=reading.renames)
-    options = PrepareOptions(reading, classes=tuple(report["classes"]))
     sources = find_labelled(str(tmp_path / "new.csv"), reading)
-    prepare(sources, tmp_path / "scored", open_dataset(tmp_path / "data").encoding, SplitOptions(0.0), options)
+    encoding = open_dataset(tmp_path / "data").encoding
+    spec = PreparationSpec(encoding, SplitOptions(0.0), reading, classes=tuple(report["classes"]))
+    prepare(sources, tmp_path / "scored", spec)
     assert len(open_dataset(tmp_path / "scored", trains=False).splits["test"]) == 5
 
 

@@ -14,11 +14,11 @@ from crepe_dist.data.arrays import hashes
 from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.fit_encoder import Fit
 from crepe_dist.preparing.formats.columns import Wanted
 from crepe_dist.preparing.label_parsing import Labelling
-from crepe_dist.preparing.preparation import PrepareOptions, prepare
+from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.spec import FIXED, IF_NEEDED, PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import write_frame, write_rows
 
@@ -31,10 +31,11 @@ def labelled(tmp_path):
     return write_rows(tmp_path / "rows.csv", [("label", "text"), *(("ab"[n % 2], f"text {n}") for n in range(40))])
 
 
-def made(labelled, *unlabelled, out="out", how=None, encoding=ENCODING, fit=None, **split):
+def made(labelled, *unlabelled, out="out", encoding=ENCODING, fit=False, **split):
     sources = find_sources([str(labelled)], unlabelled=[str(path) for path in unlabelled])
     out = labelled.parent / out
-    return prepare(sources, out, encoding, SplitOptions(**split), how, fit), open_dataset(out)
+    spec = PreparationSpec(encoding, SplitOptions(**split), fit_length=fit, fit_alphabet=IF_NEEDED if fit else FIXED)
+    return prepare(sources, out, spec), open_dataset(out)
 
 
 def opened(folder):
@@ -112,9 +113,9 @@ class TestRowsWithoutLabel:
         path = tmp_path / "rows.jsonl"
         rows = [{"label": {"a": 1, "b": n % 2} if n % 4 else None, "text": f"text {n}"} for n in range(40)]
         path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"label": [], "text": "of no class"}]))
-        options = PrepareOptions(Reading(labelling=Labelling(kind)), max_bad=0.1)
         split = SplitOptions(keep_unlabelled=True, validation=0.1)
-        summary = prepare(find_sources([str(path)]), tmp_path / "out", ENCODING, split, options)
+        spec = PreparationSpec(ENCODING, split, Reading(labelling=Labelling(kind)), max_bad=0.1)
+        summary = prepare(find_sources([str(path)]), tmp_path / "out", spec)
         data = open_dataset(tmp_path / "out")
         assert len(opened(tmp_path / "out")) == 10
         assert summary["labels"]["none"] == (kind == "several")
@@ -126,7 +127,7 @@ def test_they_decide_the_alphabet_and_the_length(labelled, tmp_path):
     for texts in (TEXTS, [200 * "ж" + str(n) for n in range(100)]):
         _, data = made(
             labelled, written(tmp_path / "u.txt", texts), out=texts[0][:4], encoding=Encoding(feature_len=1014),
-            fit=Fit(length=True, alphabet="needed"),
+            fit=True,
         )  # fmt: skip
         encodings.append(data.encoding)
     plain, other = encodings
@@ -143,7 +144,7 @@ class TestColumns:
         more = write_rows(tmp_path / "more.csv", [("body", "note", "head"), ("new body", "?", "new head")])
         reading = Reading(columns=Wanted(texts=("head", "body")))
         sources = find_sources([str(rows)], reading=reading, unlabelled=[str(more)])
-        prepare(sources, tmp_path / "out", ENCODING, SplitOptions(), PrepareOptions(reading))
+        prepare(sources, tmp_path / "out", PreparationSpec(ENCODING, read_options=reading))
         (codes,) = opened(tmp_path / "out").codes(np.arange(1))
         assert ENCODING.decode(codes) == "new head | new body"
 

@@ -20,6 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page, findings, run_page, score_page
 from crepe_dist.reports.explanation import serve_page
@@ -49,8 +50,8 @@ def place(tmp_path_factory):
         text = f"{row} " + "".join(generator.choices("abcdefgh ", k=60)) + HOSTILE[row % len(HOSTILE)][:300]
         rows.append((NAMES[row % 3], text.encode("utf-8", "replace").decode()))
     write_rows(folder / "rows.csv", rows)
-    encoding = Encoding(feature_len=FEATURE_LEN)
-    prepare(find_sources([str(folder / "rows.csv")]), folder / "data", encoding, SplitOptions(0.3, 0.1))
+    spec = PreparationSpec(Encoding(feature_len=FEATURE_LEN), SplitOptions(0.3, 0.1))
+    prepare(find_sources([str(folder / "rows.csv")]), folder / "data", spec)
     for seed, name in enumerate(("one", "two")):
         more = [f"--seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
         crepe_dist.train.train(parse(["--data", str(folder / "data"), "--run-dir", str(folder / name), *QUICK, *more]))

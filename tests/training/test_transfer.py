@@ -18,6 +18,7 @@ from crepe_dist.model import weights_io
 from crepe_dist.model.quantization import Packed
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
+from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.config import Config
@@ -207,7 +208,7 @@ class TestTraining:
         table = write_csv(folder / "other.csv", 100, seed=5)
         names = {"1": "third", "2": "new", "3": "first"}
         table.write_text(re.sub('^"(.)"', lambda label: names[label[1]], table.read_text(), flags=re.MULTILINE))
-        prepare(find_sources([str(table)]), folder / "other", Encoding(feature_len=FEATURE_LEN), SplitOptions())
+        prepare(find_sources([str(table)]), folder / "other", PreparationSpec(Encoding(feature_len=FEATURE_LEN)))
         return folder
 
     @pytest.fixture(scope="class")
@@ -228,7 +229,9 @@ class TestTraining:
     def test_scored_rows_that_the_first_run_was_trained_on_are_counted(self, quick_run, data, tmp_path):
         def note(source, length=FEATURE_LEN):
             out = tmp_path / f"{source.name}-{length}"
-            prepare(find_sources([str(source)]), out, Encoding(feature_len=length), SplitOptions(0.2, 0.2))
+            prepare(
+                find_sources([str(source)]), out, PreparationSpec(Encoding(feature_len=length), SplitOptions(0.2, 0.2))
+            )
             return leaked_rows(str(quick_run), open_dataset(out))
 
         said = note(data.parent / "train.csv")
