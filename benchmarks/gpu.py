@@ -32,13 +32,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
 from commands import TRAIN, call
 
 from crepe_dist import command_runner, hardware, network_registry
@@ -62,7 +60,6 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}\n  do:  uv sync --inexact --group dev --extra gpus")
 
-WORKER = Path(__file__).with_name("torch_worker.py")
 CREPE = (sys.executable, "-m", "crepe_dist")
 FLOAT32, AUTO = "float32", "auto"
 LONG, SHORT = "long", "short"  # texts of 1,014 characters, and the sample's of 192 at most
@@ -84,7 +81,6 @@ class Bench:
 
     folder: Path  # of data sets and runs
     emulated: bool
-    peers: str  # interpreter with PyTorch; empty: install one
     rows: int = 8192  # documents of an epoch, about
     batch: int = 128  # documents of a process and step
     steps: int = 20  # whose kernels are timed
@@ -108,16 +104,10 @@ class Bench:
         for row, label in enumerate(labels):
             of_class[label].append(data.text("train", row))
         joined = [" ".join(generator.choices(of_class[label], k=20)) for label in labels]
-        for name, texts in ((LONG, joined), (SHORT, chain(*of_class.values()))):
-            write_text(self.texts(name), "".join(f"{text}\n" for text in texts))
         lines = (json.dumps({"label": data.classes[label], "text": text}) for label, text in zip(labels, joined))
         write_text(self.folder / "long.jsonl", "\n".join(lines))
         source = str(self.folder / "long.jsonl")
         call([*CREPE, "prepare", source, "--feature-len", "1014", "--out", str(self.folder / LONG)])
-
-    def texts(self, data: str) -> Path:
-        """File of the texts of a data set, one a line."""
-        return self.folder / f"{data}.txt"
 
 
 SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), ("embeddings", 1024), ("width", 16))}
@@ -258,18 +248,15 @@ def event_times(work: Callable[[], None]) -> dict[str, Row]:
 
 
 def throughput(bench: Bench) -> Rows:
-    """Measure short runs of the default network, beside the exported module in PyTorch, eager and compiled."""
+    """Measure short runs of the default network."""
     bench.prepare()
-    cases: list[tuple[Any, ...]] = [(ours, AUTO, size) for size in (1, 2, 4, 8) if size <= driver.count()]
-    cases += [(ours, FLOAT32, 1)]
-    if not bench.emulated:
-        cases += [(torch, AUTO, False), (torch, FLOAT32, False), (torch, AUTO, True)]  # compiled, which takes a minute
-    for measure, precision, how in cases:
+    cases = [(AUTO, size) for size in (1, 2, 4, 8) if size <= driver.count()]
+    for precision, processes in [*cases, (FLOAT32, 1)]:
         for data in (LONG, SHORT):
-            yield {"texts": data, "precision": precision, **measure(bench, data, precision, how)}
+            yield {"texts": data, "precision": precision, **measure_run(bench, data, precision, processes)}
 
 
-def ours(bench: Bench, data: str, precision: str, processes: int) -> Row:
+def measure_run(bench: Bench, data: str, precision: str, processes: int) -> Row:
     """Measure the steps of a run of at least an epoch, and of more if it has too few of them."""
     run, began = bench.folder / "runs" / f"{data}-{precision}-{processes}", time.monotonic()
     batch = (f"--batch-size={bench.batch * processes}", f"--epochs={max(1, processes // 2)}")
@@ -280,25 +267,6 @@ def ours(bench: Bench, data: str, precision: str, processes: int) -> Row:
     times = {"documents/s": 1000 * processes * bench.batch / step, "step ms": step, "first ms": steps[0]}
     by = read_json(run / "result.json")["provenance"]["computes"]
     return {"by": f"crepe_dist, {by}", "processes": processes, **times, "run s": time.monotonic() - began}
-
-
-def torch(bench: Bench, data: str, precision: str, compiled: bool) -> Row:
-    """Measure PyTorch's steps, with the exported module of a run on the CPU; an error is no failure of ours."""
-    row: Row = {"by": f"PyTorch, {'compiled' if compiled else 'eager'}", "processes": 1}
-    made, folder = bench.folder / f"{data}-made", bench.folder / f"{data}-module"
-    try:
-        python = bench.peers or peers.interpreter(partial(print, file=sys.stderr))
-        if not folder.exists():
-            bench.train(made, data, 1, "cpu", "--epochs=1")
-            call([*CREPE, "export", str(made), "--format", "pytorch", "--out", str(folder)])
-        request: Row = {"folder": str(folder), "texts": str(bench.texts(data)), "device": "gpu"}
-        request |= {"precision": precision, "compiled": compiled, "batch": bench.batch, "seconds": 3.0}
-        # -I: import no module of the worker's folder in place of one of PyTorch's.
-        out = call([python, "-I", str(WORKER), json.dumps(request)], environment=peers.environment(), seconds=600)
-    except (OSError, RuntimeError, UserError) as error:
-        return {**row, "error": " ".join(f"{error}".split())}
-    times = json.loads(out.splitlines()[-1])
-    return {**row, "documents/s": times["rate"], "step ms": times["step_ms"], "first ms": times["first_ms"]}
 
 
 # Each step: tests (files, and names after a colon) or a function; and what a failure means, and what to do.
@@ -394,14 +362,11 @@ def main() -> None:
     flags.add_argument("--emulator", action="store_true", help="on two stand-ins for GPUs, at small sizes")
     steps_help = f"steps; default: all, which are {', '.join(map(shlex.quote, STEPS))}"
     flags.add_argument("--only", nargs="+", metavar="STEP", choices=STEPS, default=list(STEPS), help=steps_help)
-    flags.add_argument("--peers", default="", metavar="PYTHON", help="interpreter with PyTorch; default: install one")
     given = flags.parse_args()
     check_output(given.json, "--json")
     summarised = given.json.with_suffix(".md")
     if summarised == given.json:
         flags.error(f"--json: {given.json} is the name of the summary: choose one that ends in .json")
-    if given.peers and not shutil.which(given.peers):
-        flags.error(f"--peers: there is no program {given.peers}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
     with ExitStack() as stack:
         folder, sizes = Path(stack.enter_context(tempfile.TemporaryDirectory())), {}
@@ -417,7 +382,7 @@ def main() -> None:
             raise driver.missing() or driver.fault() or UserError("there is no GPU", remedy=remedy)
         on = ", ".join(f"{count} × {name}" for name, count in names.items())
         on += " (an emulator: nothing here tells the speed of a GPU)" * given.emulator
-        bench = Bench(folder, given.emulator, given.peers, **sizes)
+        bench = Bench(folder, given.emulator, **sizes)
         steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.only]
         report: Row = {"on": on, "machine": hardware.describe(), "steps": steps}
 

@@ -33,7 +33,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "drift": "tell whether new texts are still such as the model was tested on",
             "predict": "classify lines, files, or a text on the command line",
             "serve": "serve the model over HTTP, with a page",
-            "export": "export the network: ONNX, a web page, PyTorch, the Hub, MLflow, or a small model",
+            "export": "export the network: ONNX, a web page, the Hub, MLflow, or a small model",
         },
         "machine": {
             "doctor": "check whether this machine can train",

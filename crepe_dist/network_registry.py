@@ -1,7 +1,7 @@
 """The networks: a folder each, whose files are imported when they are needed.
 
-A folder has ``config.py``, ``init.py``, ``numpy.py`` and ``onnx.py``, and may have ``kernels.py``, ``cuda.py``,
-``gluon.py`` and ``torch.py``; see docs/how-to/network.md.
+A folder has ``config.py``, ``init.py``, ``numpy.py`` and ``onnx.py``, and may have ``kernels.py``, ``cuda.py`` and
+``gluon.py``; see docs/how-to/network.md.
 """
 
 from __future__ import annotations

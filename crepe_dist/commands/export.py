@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from crepe_dist.distributed.launch import limit_threads
 from crepe_dist.errors import UserError, visible
@@ -12,15 +12,29 @@ from crepe_dist.settings.fields import FILE, Words, real, setting
 from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_folder
 
 
+@dataclass(frozen=True)
+class FormatName(Words):
+    """One of the formats, with a message about a format that was removed."""
+
+    def check(self, value: Any) -> str:
+        if value in ("pytorch", "torch"):
+            raise UserError(
+                "the PyTorch export was removed",
+                "ONNX is the format for other frameworks",
+                "use --format onnx; then convert model.onnx to a PyTorch module with onnx2torch, or run it with ONNX "
+                "Runtime inside your PyTorch code",
+            )
+        return super().check(value)
+
+
 @dataclass
 class Export(ModelFlags, ThresholdFlag, Command):
     """Export the network for other programs.
 
     onnx: model.onnx, and crepe_runtime.py, which classifies texts with it and only needs ONNX Runtime. web: a page that
     classifies text in the browser. crepe: a folder for crepe_dist elsewhere, model.safetensors and model.json; with
-    --size a small one. huggingface, mlflow: the same as a repository of the Hub, or a model of MLflow. pytorch: the
-    same, whole, and crepe_torch.py, a PyTorch module that can also be trained. The export is compared with our own
-    engine on some texts, and only written if the probabilities agree.
+    --size a small one. huggingface, mlflow: the same as a repository of the Hub, or a model of MLflow. The export is
+    compared with our own engine on some texts, and only written if the probabilities agree.
     """
 
     usage = """
@@ -29,11 +43,10 @@ class Export(ModelFlags, ThresholdFlag, Command):
         crepe export runs/reviews-1f2e3d4c5b --format web --out page
         crepe export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
         crepe export runs/reviews-1f2e3d4c5b --size 2 --out small
-        crepe export runs/reviews-1f2e3d4c5b --format pytorch --out exported
         crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
         """
 
-    format: Optional[str] = setting(None, "default: onnx; with --size: crepe", Words(FORMATS))
+    format: Optional[str] = setting(None, "default: onnx; with --size: crepe", FormatName(FORMATS))
     size: Optional[float] = setting(
         None,
         "(crepe) largest size of the folder in MB: rows of the tables that matter least in the training split are left "
@@ -61,7 +74,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
 
         path = checkpoint.announce(checkpoint.find(self.checkpoint, self.data), self.checkpoint)
         predictor = load(path, **self.foreign(), device="cpu", **self.thresholds())
-        if predictor.composition.beside and form in ("web", "pytorch"):
+        if predictor.composition.beside and form == "web":
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             raise UserError(f"--format {form} does not read columns beside the text, as this model does", remedy=remedy)
         if predictor.sure:

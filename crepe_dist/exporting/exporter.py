@@ -5,8 +5,6 @@ Every export is read back, and its probabilities are compared with our engine's,
 
 from __future__ import annotations
 
-import importlib.util
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist import extras, network_registry
+from crepe_dist import extras
 from crepe_dist.data import markup
 from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.dataset import open_dataset
@@ -33,8 +31,7 @@ from crepe_dist.runs.run_record import open_run
 TOLERANCE = 1e-4  # largest difference of a probability
 TEXTS = 100  # real ones, and as many synthetic ones
 STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
-RUNTIME, TORCH_MODULE = "crepe_runtime.py", "crepe_torch.py"
-TORCH_IMPORT = re.compile(r"^from (crepe_dist\.networks\.\S+) import .*$", re.MULTILINE)
+RUNTIME = "crepe_runtime.py"
 
 Probabilities = npt.NDArray[np.float32]  # [n, classes]
 Classify = Callable[[Sequence[str]], Probabilities]
@@ -148,13 +145,7 @@ def _written(ours: Predictor, form: str, folder: Path) -> Classify:
             [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]
         )
     model = folder / weights_io.MODEL_FILE
-    if form == "pytorch":
-        source = torch_source(ours.engine.shape.kind) + _markup_source(ours)
-        (folder / TORCH_MODULE).write_text(source, encoding="utf-8")
-        weights_io.write_safetensors(ours.engine.arrays, model)
-        ours.describe(model, {**ours.about, **ours.encoding.listed()})
-    else:
-        ours.save(folder)
+    ours.save(folder)
     if form == "huggingface":
         extras.require("export", "a model card")
         hub_and_mlflow.write_card(ours, folder)
@@ -170,26 +161,3 @@ def _markup_source(ours: Predictor) -> str:
         return ""
     source = Path(markup.__file__).read_text(encoding="utf-8").partition("import annotations\n")[2]
     return f"\n{source}\n\nClassifier.without_tags = staticmethod(without_tags)\n"
-
-
-def torch_source(kind: str) -> str:
-    """Return the source of the PyTorch module for a kind of network: the classifier, and what it computes.
-
-    Raises:
-        UserError: the network has no PyTorch version.
-    """
-    if not network_registry.has_part(kind, "torch"):
-        raise UserError(f"the network {kind} has no PyTorch version", remedy="use another --format")
-    base = Path(__file__).with_name(TORCH_MODULE).read_text(encoding="utf-8")
-    base = base.replace("import torch\n", "import torch\nimport torch.nn.functional as F\n", 1)
-    return f"{base}\n\n{_torch_functions(f'{network_registry.NETWORKS[kind]}.torch')}\n\n\nClassifier.parts = {kind}\n"
-
-
-def _torch_functions(module: str) -> str:
-    """Return the functions of a network's ``torch.py``, after those that it imports from another network's."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    _, _, text = Path(spec.origin).read_text(encoding="utf-8").partition('"""\n')
-    lines = [line for line in text.splitlines() if not line.startswith(("import ", "from ", "BLANK ="))]
-    return "\n\n\n".join([*map(_torch_functions, TORCH_IMPORT.findall(text)), "\n".join(lines).strip()])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import pytest
 
 import crepe_dist
@@ -203,6 +204,14 @@ def test_parameters_from_elsewhere(tmp_path, printed_by):
     assert crepe_dist.load(tmp_path / "out").classes == ["a", "b", "c"]
 
 
+def test_the_runtime_refuses_what_is_no_list_of_texts():
+    wrong: tuple[Any, ...] = ("one text", {"text": ["a"]}, pd.DataFrame({"text": ["a"]}), 5)
+    for given in wrong:
+        with pytest.raises(TypeError, match=type(given).__name__):
+            crepe_runtime.checked(given)
+    assert crepe_runtime.checked(pd.Series(["a b", " "])) == ["a b", " "]
+
+
 @pytest.mark.parametrize(("existing", "scale"), [(False, float("nan")), (True, 9.0)])
 def test_what_answers_otherwise_is_not_there(existing, scale, tmp_path, monkeypatch):
     predictor, out = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"])), tmp_path / "new" / "out"
@@ -223,6 +232,8 @@ def test_mistakes_are_told(tmp_path, monkeypatch, complaint):
         (["--out", "file"], "file is not a folder"),
         (["--out", "new", "--data", "nowhere"], "nowhere"),
         (["--out", "new", "--size", "1", "--format", "onnx"], "--size does not apply to --format onnx"),
+        (["--out", "new", "--format", "pytorch"], "the PyTorch export was removed"),
+        (["--out", "new", "--format", "torch"], "onnx2torch"),
     ):
         assert message in complaint("export", path, *flags, cwd=tmp_path)
     monkeypatch.setattr(onnx_file, "MAX_PARAMETER_BYTES", 1000)

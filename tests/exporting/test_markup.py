@@ -1,4 +1,4 @@
-"""Exports remove HTML as the model does: in ONNX's runtime, in PyTorch's module, and in a page's script."""
+"""Exports remove HTML as the model does: in ONNX's runtime, and in a page's script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 
-import numpy as np
 import pytest
 
 import crepe_dist
@@ -17,7 +16,6 @@ from crepe_dist.exporting.exporter import export
 from crepe_dist.files import read_json, write_json
 from tests.exporting.test_export import ENCODINGS, make
 from tests.exporting.test_export import texts as usual
-from tests.helpers import torch_stand_in
 from tests.helpers.browsing import chromium, needs_browser
 
 HTML = [
@@ -39,21 +37,15 @@ def predictor(tmp_path):
     return crepe_dist.load(path, device="cpu")
 
 
-def test_the_modules_answer_as_predict_does(predictor, tmp_path, monkeypatch):
+def test_the_runtime_answers_as_predict_does(predictor, tmp_path):
     assert predictor.composition.strip_html
     expected = predictor.predict(HTML)
-    for form in ("onnx", "pytorch"):
-        export(predictor, form, tmp_path / form, usual(20))
+    export(predictor, "onnx", tmp_path / "onnx", usual(20))
     exported = runpy.run_path(str(tmp_path / "onnx" / "crepe_runtime.py"))["Classifier"]
     found = exported(str(tmp_path / "onnx" / "model.onnx")).predict(HTML)
     for one, other in zip(found, expected, strict=True):
         assert (one.read, one.problem) == (other.read, other.problem)
         assert dict(one.ranking) == pytest.approx(dict(other.ranking), abs=1e-5)
-    torch_stand_in.install(monkeypatch)
-    module = runpy.run_path(str(tmp_path / "pytorch" / "crepe_torch.py"))["Classifier"](tmp_path / "pytorch")
-    codes = predictor.encoding.encode(list(map(predictor.composition.text, HTML)))
-    assert np.array_equal(module.encode(HTML), codes)
-    assert [each.problem for each in module.predict(HTML)] == [each.problem for each in expected]
 
 
 @needs_browser

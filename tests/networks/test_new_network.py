@@ -10,7 +10,6 @@ import pytest
 
 import crepe_dist
 from crepe_dist import network_registry
-from crepe_dist.errors import UserError
 from crepe_dist.exporting import exporter
 from crepe_dist.runs import checkpoint
 from tests.chaos import harness
@@ -72,9 +71,3 @@ def test_it_is_exported(form, trained, tmp_path, registered):
     files, difference = exporter.export(predictor, form, tmp_path / "out", texts(40))
     assert files
     assert difference < 1e-5
-
-
-def test_what_it_lacks_is_said(trained, tmp_path, registered):
-    predictor = crepe_dist.load(trained, device="cpu")
-    with pytest.raises(UserError, match="the network bag has no PyTorch version"):
-        exporter.export(predictor, "pytorch", tmp_path / "out", texts(20))

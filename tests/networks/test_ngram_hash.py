@@ -3,9 +3,7 @@ describes it."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from crepe_dist.networks.ngrams import onnx as ngrams_onnx
 from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of, word_keys
 from tests.exporting.test_export import session_of
-from tests.helpers import torch_stand_in
 
 VECTORS = json.loads(Path(__file__).with_name("ngram_hash.json").read_text())
 
@@ -52,19 +49,9 @@ def by_onnx(vector):
     return np.where(found == rows, -1, found), words[words < rows + vector["words"]] - rows
 
 
-def by_torch(vector):
-    module = importlib.import_module("crepe_dist.networks.ngrams.torch")
-    text = torch_stand_in.wrap(np.array([vector["text"]], np.uint8))
-    words = module.words(text, vector["letters"], vector["words"])[0]
-    return module.hashed(text, vector["longest"], vector["rows"])[0], words[words >= 0]
-
-
-@pytest.mark.parametrize("version", [by_numpy, by_onnx, by_torch])
+@pytest.mark.parametrize("version", [by_numpy, by_onnx])
 @pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
-def test_rows_of_each_position(version, vector, monkeypatch):
-    if version is by_torch:
-        torch_stand_in.install(monkeypatch)
-        monkeypatch.delitem(sys.modules, "crepe_dist.networks.ngrams.torch", raising=False)
+def test_rows_of_each_position(version, vector):
     if vector["text"]:
         rows, words = version(vector)
         np.testing.assert_array_equal(rows, expected(vector))

@@ -134,7 +134,7 @@ def test_a_small_model_gives_labels(folder, tmp_path):
     np.testing.assert_allclose([float(each) / 100 for each in scores.groups()], micro_f1, atol=0.1)
 
 
-@pytest.mark.parametrize("form", ["onnx", "crepe", "pytorch"])
+@pytest.mark.parametrize("form", ["onnx", "crepe"])
 def test_exports_give_the_same_labels(folder, form):
     predictor = crepe_dist.load(folder / "run-1")
     export(predictor, form, folder / form, ["a ruby"])  # compares the probabilities
