@@ -40,8 +40,8 @@ def test_a_typo_is_answered_with_the_near_name(tmp_path):
     assert "give one of prepare, inspect," in run([CREPE, "zzz"], tmp_path, code=1)
 
 
-def test_horovodrun_starts_it(tmp_path):
-    printed = run([*launch_prefix(2), CREPE, "train", "--data", "nowhere"], tmp_path, code=1)
+def test_horovodrun_starts_it_and_passes_the_data_folder_on(tmp_path):
+    printed = run([*launch_prefix(2), CREPE, "train", "nowhere"], tmp_path, code=1)
     assert re.search(r"\[[01]\]<stderr>:error: nowhere is not a prepared data set", printed)
 
 

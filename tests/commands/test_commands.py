@@ -20,6 +20,7 @@ from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.runs.checkpoint import find
 from tests.conftest import FEATURE_LEN, QUICK, command, run, train, write_csv
 from tests.helpers.engines import initial
+from tests.helpers.programs import supervised_command
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +296,7 @@ class TestEvaluate:
         flags = ("--data=data/three", "--batch-size=10", *(f"--typos={rate}" for rate in (0, 0.05, 0.3)))
         for printed in (
             printed_by("evaluate", *flags, "--json=one.json", cwd=place),
-            run(command("evaluate", *flags, "--json=three.json", processes=3), place),
+            run(supervised_command("evaluate", *flags, "--json=three.json", processes=3), place),
         ):
             assert printed.count("with a typing error in ") == 3
         one, three = (json.loads((place / name).read_text()) for name in ("one.json", "three.json"))

@@ -12,7 +12,7 @@ import crepe_dist
 from crepe_dist import cli
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import parse
-from tests.conftest import QUICK, launch_prefix, run, train, write_csv
+from tests.conftest import QUICK, run, train, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,6 @@ def test_the_data_are_named_as_by_inspect_and_tune(place, tmp_path):
     assert "finished" in train(*QUICK, "--run-dir=flags", "data/", "--data=data", cwd=tmp_path), printed
     for start in (
         [sys.executable, "-m", "crepe_dist.train", "data"],
-        [*launch_prefix(2), sys.executable, "-m", "crepe_dist", "train", "data"],
         [sys.executable, "-m", "crepe_dist", "supervise", "-np", "2", "data"],
     ):
         said = run([*start, "--run-dir=flags", *QUICK], tmp_path)

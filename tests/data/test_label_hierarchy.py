@@ -18,7 +18,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing.label_parsing import Labelling
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, command, readable, run, train
+from tests.conftest import NGRAMS, QUICK, readable, run, train
+from tests.helpers.programs import supervised_command
 
 CODES = Levels(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
 
@@ -80,7 +81,7 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complain
     assert "thresholds of a tree" in complaint("export", "1", "--out=out", "--min-precision=0.9", cwd=folder)
     shown = printed_by("evaluate", "1", "--json=1.json", "--html=1.html", cwd=folder)
     assert "level 1: 3 nodes, accuracy 100.0 %" in shown
-    run(command("evaluate", "1", "--json=2.json", "--html=2.html", processes=2), folder)
+    run(supervised_command("evaluate", "1", "--json=2.json", "--html=2.html", processes=2), folder)
     assert (folder / "1.html").read_text() == (folder / "2.html").read_text()
     scores = json.loads((folder / "1.json").read_text())
     assert scores == json.loads((folder / "2.json").read_text())

@@ -17,7 +17,8 @@ from crepe_dist.model.calibration import softmax
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.scores import Scores
-from tests.conftest import NGRAMS, QUICK, command, readable, records, run, train
+from tests.conftest import NGRAMS, QUICK, readable, records, run, train
+from tests.helpers.programs import supervised_command
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
 LEARNING = ("--optimizer=adam", "--learning-rate=0.01", "--epochs=4", "--refit=false")
@@ -103,7 +104,7 @@ def test_the_loss_is_that_of_the_probabilities_that_one_gets(folder, split, prin
 
 def test_any_number_of_processes_gives_the_same_losses(folder, printed_by):
     printed_by("evaluate", "run", "--json=one.json", cwd=folder)
-    run(command("evaluate", "run", "--json=two.json", processes=2), folder)
+    run(supervised_command("evaluate", "run", "--json=two.json", processes=2), folder)
     one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two"))
     for name in ("loss", *["uncalibrated_loss"] * ("uncalibrated_loss" in one)):
         assert one[name] == pytest.approx(two[name], abs=1e-6)

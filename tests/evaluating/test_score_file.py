@@ -28,6 +28,7 @@ from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
 from crepe_dist.settings import config
 from tests.conftest import QUICK, command, readable, run, write_frame, write_rows
+from tests.helpers.programs import supervised_command
 
 WORDS = {"billing": "invoice refund charge", "login": "password token session", "parcel": "courier depot delivery"}
 HEADER = ("Nr", "Queue", "Subject", "Body")
@@ -220,7 +221,7 @@ def test_rows_that_are_not_scored_are_counted(place, tmp_path, printed_by):
     assert all(name == "mixed.csv" and 2 <= line <= 31 for name, line in places)
     # In two processes, the numbers are the same.
     flags = ("--json", tmp_path / "two.json", "--typos=0.1")
-    printed = run(command("evaluate", "run", tmp_path / "mixed.csv", *flags, processes=2), place)
+    printed = run(supervised_command("evaluate", "run", tmp_path / "mixed.csv", *flags, processes=2), place)
     assert printed.count("Returns (7)") == 1
     two = json.loads((tmp_path / "two.json").read_text())
     assert two.pop("loss") == pytest.approx(scores.pop("loss"), abs=1e-6)
