@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from crepe_dist.networks.crepe.cuda import SIDE
 from crepe_dist.training.callbacks import is_out_of_memory
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
+from tests.helpers.programs import program
 
 pytestmark = needs("g++")
 STORED = {
@@ -26,26 +26,6 @@ STORED = {
     "float16": lambda array: array.astype(np.float16),
     "bfloat16": lambda array: (array.view(np.uint32) >> 16).astype(np.uint16),  # exact for small whole numbers
 }
-# Opens a GPU; an error is printed as a command prints it.
-OPEN = """
-import os, sys
-import numpy as np
-from crepe_dist.cuda import gpu
-from crepe_dist.errors import UserError
-try:
-    device = gpu.Gpu(0)
-    memory = device.allocate(400)
-except UserError as error:
-    sys.exit(print(error))
-"""
-
-MODULE = f"""
-from pathlib import Path
-from crepe_dist.cuda import compiler
-compiler.KERNELS = Path({str(cuda_emulator.FOLDER)!r})
-image = compiler.compiled("probe.cu", {{"FACTOR": 2}}, device.capability)
-module = gpu.Module(device, image, compiler.parameters())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +34,8 @@ def device():
         yield gpu.Gpu(0)
 
 
-def program(device, folder, name, **constants):
-    """The kernels of another folder than ours."""
+def loaded(device, folder, name, **constants):
+    """Compile and load the kernels of another folder than ours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "KERNELS", folder)
         return gpu.Module(device, compiler.compiled(name, constants, device.capability), compiler.parameters())
@@ -63,12 +43,12 @@ def program(device, folder, name, **constants):
 
 @pytest.fixture(scope="module")
 def probe(device):
-    return program(device, cuda_emulator.FOLDER, "probe.cu", FACTOR=2)
+    return loaded(device, cuda_emulator.FOLDER, "probe.cu", FACTOR=2)
 
 
-def said(lines: str, **told: object) -> str:
-    """Return what a process prints that opens a GPU and then does these lines."""
-    arguments, environment = [sys.executable, "-c", OPEN + lines], cuda_emulator.environment(**told)
+def said(action: str, **told: object) -> str:
+    """Return what ``gpu_worker.py`` prints, which opens a GPU for one of its actions."""
+    arguments, environment = program("cuda/gpu_worker.py", action), cuda_emulator.environment(**told)
     return subprocess.run(arguments, env=environment, stdout=-1, text=True, timeout=200, check=True).stdout
 
 
@@ -116,7 +96,7 @@ def test_a_square_is_exact(precision, device, tmp_path):
         shutil.copy(path, tmp_path)
     depth = 2 * SIDE
     constants = {**shared_constants(), "SIDE": SIDE, "DEPTH": depth, "PRECISION": PRECISIONS.index(precision)}
-    module = program(device, tmp_path, "square.cu", **constants)
+    module = loaded(device, tmp_path, "square.cu", **constants)
     left, right = np.random.default_rng(0).integers(-8, 9, (2, SIDE, depth)).astype(np.float32)
     out = device.allocate(4 * SIDE * SIDE)
     straight = left, right.T if precision == "float32" else right  # see ``Square::place``
@@ -129,15 +109,8 @@ def test_a_square_is_exact(precision, device, tmp_path):
 
 
 def test_two_processes_fill_a_cold_cache_at_once(tmp_path):
-    lines = """
-import hashlib
-module.launch("add_index", 4, 32, memory, 100, 1.0)
-array = np.empty(100, np.float32)
-memory.read(array)
-print(hashlib.sha256(image).hexdigest(), array.sum())
-"""
     told = {**cuda_emulator.environment(), "XDG_CACHE_HOME": str(tmp_path), "CUDA_CACHE_PATH": str(tmp_path / "driver")}
-    arguments = [sys.executable, "-c", OPEN + MODULE + lines]
+    arguments = program("cuda/gpu_worker.py", "compile_and_launch")
     both = [subprocess.Popen(arguments, env=told, stdout=-1, text=True) for _ in range(2)]
     first, second = (process.communicate(timeout=200)[0] for process in both)
     assert first == second
@@ -234,7 +207,7 @@ def test_a_full_gpu_says_what_was_wanted(device):
     ],
 )
 def test_a_gpu_that_cannot_be_opened_is_told(told, what, why):
-    first, second, third = said("", **told).splitlines()
+    first, second, third = said("open_only", **told).splitlines()
     assert what in first
     assert why in second
     assert third.startswith("  do:  ")
@@ -242,52 +215,16 @@ def test_a_gpu_that_cannot_be_opened_is_told(told, what, why):
 
 @pytest.mark.parametrize(("code", "told"), [(719, ["719"] * 3), (500, ["500", "launched", "launched"])])
 def test_an_error_is_told_by_each_call_while_it_lasts(code, told):
-    lines = """
-for _ in range(3):
-    try:
-        module.launch("add_index", 1, 32, memory, 32, 1.0)
-        print("launched")
-    except UserError as error:
-        print(error.what.split("(")[-1].strip(")"))
-"""
-    assert said(MODULE + lines, EMULATOR_FAILS=f"cuModuleGetFunction={code}@1").splitlines() == told
+    assert said("launch_three_times", EMULATOR_FAILS=f"cuModuleGetFunction={code}@1").splitlines() == told
 
 
 def test_memory_that_another_thread_frees_after_an_error_raises_none():
-    lines = """
-import threading
-sys.unraisablehook = lambda given: print(given.exc_value)
-thread = threading.Thread(target=[device.allocate(8)].clear)
-thread.start(), thread.join()
-print("nothing raised")
-"""
-    assert said(lines, EMULATOR_FAILS="cuCtxSetCurrent=700@2") == "nothing raised\n"
+    assert said("free_in_a_thread", EMULATOR_FAILS="cuCtxSetCurrent=700@2") == "nothing raised\n"
 
 
 def test_page_locked_memory_is_freed_with_its_gpu():
-    lines = """
-function, called = gpu.driver.function, []
-gpu.driver.function = lambda name: called.append(name) or function(name)
-other = gpu.Gpu(0)
-other.allocate(8).write(np.zeros(2, np.int32))
-del other
-print(called.count("cuMemHostAlloc"), called.count("cuMemFreeHost"), called[-1])
-"""
-    assert said(lines) == "1 1 cuDevicePrimaryCtxRelease_v2\n"
+    assert said("count_page_locked") == "1 1 cuDevicePrimaryCtxRelease_v2\n"
 
 
 def test_a_forked_process_cannot_use_its_parents_gpu():
-    lines = """
-if child := os.fork():
-    os.waitpid(child, 0)
-    memory.read(np.zeros(100, np.int32))
-    print("parent")
-else:
-    try:
-        memory.read(np.zeros(100, np.int32))
-    except UserError as error:
-        print(error.why)
-    del memory
-    sys.exit()
-"""
-    assert said(lines).splitlines() == ["the process was forked from one that uses the GPU", "parent"]
+    assert said("fork").splitlines() == ["the process was forked from one that uses the GPU", "parent"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,68 +14,16 @@ from crepe_dist.parallel import cuda_optimizer
 from tests.chaos.harness import slow
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
+from tests.helpers.programs import program
 
 pytestmark = needs("g++")
-# A rank; rank 0 hands the communicator's name on in a file. Prints the sums' SHA-256, or the error that it met.
-RANK = """
-import hashlib, os, signal, sys, time
-from pathlib import Path
-import numpy as np
-from crepe_dist.cuda import gpu, nccl
-from crepe_dist.errors import PeerGone, UserError
-rank, size, folder, faults = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-device = gpu.Gpu(rank)
-gpu.HANG_SECONDS = nccl.HANG_SECONDS = 0.2
-gone = folder / "gone"
-
-def check():
-    if "check" in faults and gone.exists() and time.time() > gone.stat().st_mtime + 1:
-        raise PeerGone("a peer of this host is gone")
-
-try:
-    if rank == 0:
-        (folder / "written").write_text(nccl.unique_id())
-        (folder / "written").rename(folder / "name")
-    while not (folder / "name").exists():
-        time.sleep(0.01)
-    if rank == 1 and "never starts" in faults:
-        sys.exit()
-    seconds = 3 if "never starts" in faults else 1000  # a busy machine may take long
-    communicator = nccl.Communicator(device, rank, size, (folder / "name").read_text(), check, seconds)
-    memory, array, whole = device.allocate(4 * 1000), np.empty(1000, np.int32), hashlib.sha256()
-    random = np.random.default_rng(rank)
-    for step in range(20):
-        terms = random.integers(-(1 << 31), 1 << 31, 1000).astype(np.int32)
-        memory.write(terms)
-        if step == 10 and rank == 1 and "during" in faults:
-            gone.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if rank == 1 and step == 10 and "stalls" in faults:
-            while not gone.exists():
-                time.sleep(0.01)
-            os._exit(0)
-        communicator.sum(memory, 1000)
-        if step == 10 and "stalls" in faults:
-            del memory, device, communicator._gpu
-            print("went on", flush=True)
-            gone.touch()
-            os._exit(0)
-        communicator.wait()
-        memory.read(array)
-        whole.update(array.tobytes())
-    print(whole.hexdigest())
-except PeerGone as error:
-    print("gone:", error)
-except UserError as error:
-    print(error)
-"""
 GONE = "gone: a peer of this host is gone"
 
 
 def ranks(folder, size: int, faults: str = "", **told: object) -> list[str]:
     """Return what each of several processes prints."""
     environment = cuda_emulator.environment(DRIVER_GPUS=size, **told)
-    commands = [[sys.executable, "-c", RANK, str(rank), str(size), str(folder), faults] for rank in range(size)]
+    commands = [program("cuda/nccl_worker.py", rank, size, folder, faults) for rank in range(size)]
     processes = [subprocess.Popen(each, env=environment, stdout=-1, stderr=-1, text=True) for each in commands]
     shown = [process.communicate() for process in processes]
     assert not [errors for _, errors in shown if "Traceback" in errors]
