@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Draw docs/images from the real output of the commands.
+"""Draw explain.svg and web.png in docs/images from the real output of the commands.
 
-uv run --group dev tools/pictures.py RUN          RUN: a run on the sample; needs chromium, chromedriver and npm
+uv run --group dev tools/pictures.py RUN
+
+RUN is a run on the sample. The script needs chromium, chromedriver and npm. tools/diagrams.py draws the diagrams.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ TEXTS = (
     "lol @sarah im so tierd :( goin to bed now",
     "this camera is easy to use and the picture qualty is great",
 )
-SHOWN_CLASSES = 3  # more do not fit on a line
-# Rich's frame fetches a font from the network; the reader's monospaced one will do.
+SHOWN_CLASSES = 3  # A line has no space for more classes.
+# Rich's SVG frame loads a font from the network. Without it, the browser uses its own monospaced font.
 FRAME = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
@@ -61,7 +63,7 @@ def draw_page(run: str) -> None:
     options = webdriver.ChromeOptions()
     for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "hide-scrollbars"):
         options.add_argument(f"--{flag}")
-    # Without these paths Selenium would search the network.
+    # Without these paths, Selenium would search for a browser in the network.
     options.binary_location, driver = shutil.which("chromium") or "", shutil.which("chromedriver")
     with tempfile.TemporaryDirectory() as folder, webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
         export = ["crepe_dist", "export", run, "--format", "web", "--out", folder]

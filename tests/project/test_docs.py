@@ -121,3 +121,18 @@ def test_the_citation_is_of_the_newest_release():
     assert released
     assert (citation["version"], str(citation["date-released"])) == released.groups()
     assert citation["version"] == crepe_dist.__version__
+
+
+def test_the_pages_name_files_that_exist():
+    """Paths on the architecture page and in the decision records are relative to the package or to the repository."""
+    pages = [
+        ROOT / "docs" / "architecture.md",
+        ROOT / "docs" / "concepts.md",
+        *(ROOT / "docs" / "decisions").glob("*.md"),
+    ]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    paths = set(re.findall(r"`(\w+/[\w/]+\.(?:py|h|cpp|cuh|md))`", text))
+    assert len(paths) > 40
+    assert [
+        path for path in sorted(paths) if not any((root / path).is_file() for root in (ROOT / "crepe_dist", ROOT))
+    ] == []
