@@ -85,7 +85,7 @@ def main() -> None:
 def commands(columns: Columns, train: Path, test: Path | None) -> Iterator[tuple[str, list[str]]]:
     """Yield the arguments of ``prepare`` without and with the columns beside the text."""
     given = [str(train), "--validation", "0.1", "--label", columns.label, *(["--test", str(test)] if test else [])]
-    given += [each for name in columns.texts for each in ("--text", name)]
+    given += [each for name in columns.texts for each in ("--text-column", name)]
     given += ["--levels", columns.separator] if columns.separator else []
     yield "texts", given
     beside = [each for name in columns.categories for each in ("--category", name)]

@@ -110,7 +110,7 @@ class Bench:
         call([*CREPE, "prepare", source, "--feature-len", "1014", "--out", str(self.folder / LONG)])
 
 
-SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), ("embeddings", 1024), ("width", 16))}
+SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), ("embedding_rows", 1024), ("width", 16))}
 
 
 # ---- what is tried ---------------------------------------------------------------------------------------------------

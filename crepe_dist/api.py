@@ -22,6 +22,7 @@ from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.run_record import open_run
+from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
 from crepe_dist.settings.config import combined, flag, settings
 from crepe_dist.settings.fields import near, settings_of
 from crepe_dist.train import train
@@ -54,9 +55,9 @@ def fit(
         label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
         verbose: 0: print nothing; 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
             data and the model; 2: also print all other lines of ``crepe train``.
-        options: arguments of ``prepare``, unless the data are prepared, such as ``labels="several"``; and settings of
-            ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed`` is
-            that of both. ``run_dir`` keeps the run and its report.
+        options: arguments of ``prepare``, unless the data are prepared, such as ``labels="multilabel"``; and settings
+            of ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed``
+            applies to both. ``run_dir`` keeps the run and its report.
 
     Raises:
         UserError: an option does not exist or has an unusable value, or the data cannot be used.
@@ -139,12 +140,19 @@ class _Lines(io.TextIOBase):
         self._out.flush()
 
 
+def _argument(name: str) -> str:
+    """Return the argument of ``fit`` for a setting, given its dotted name."""
+    return flag(name)[2:].replace("-", "_")
+
+
 def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
     known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(Prepare)}
-    dotted = {**{flag(name)[2:].replace("-", "_"): name for name in known}, **dict(zip(known, known))}
+    dotted = {**{_argument(name): name for name in known}, **dict(zip(known, known))}
+    aliases = {_argument(old): Alias(_argument(alias.name), alias.refused_because) for old, alias in SETTINGS.items()}
     preparing, training = {}, {}
-    for name, value in options.items():
+    for given, value in options.items():
+        name = current_name(given, {**SETTINGS, **aliases}, dotted)
         if name in NEVER or name not in {*dotted, *flags}:
             remedy = near(name, {*dotted, *flags} - NEVER) or "docs/how-to/python.md lists the options"
             raise UserError(f"fit has no option {name}{' for a prepared folder' * is_prepared}", remedy=remedy)

@@ -23,7 +23,8 @@ if [ -n "$hosts" ]; then flags+=(--host "$hosts"); fi
 # Otherwise Open MPI binds each of two processes to one core, whatever its number of threads.
 flags+=(--bind-to none)
 # mpirun copies none of these to other hosts by itself.
-for name in MASTER_ADDR MASTER_PORT CREPE_DIST_SECRET PYTHONUNBUFFERED OMP_NUM_THREADS CREPE_DIST_MEETING_SECONDS; do
+for name in MASTER_ADDR MASTER_PORT CREPE_DIST_SECRET PYTHONUNBUFFERED OMP_NUM_THREADS \
+    CREPE_DIST_RENDEZVOUS_SECONDS CREPE_DIST_MEETING_SECONDS; do
     if [ -n "${!name:-}" ]; then flags+=(-x "$name"); fi
 done
 

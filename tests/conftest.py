@@ -73,7 +73,7 @@ TRIGRAMS = ("qua", "zig", "vex")
 # can be compared. The flags below select another network beside QUICK.
 QUICK = [
     "--buckets=4096",
-    "--embeddings=1024",
+    "--embedding-rows=1024",
     "--width=16",
     "--blocks=1",
     "--dropout=0",

@@ -108,7 +108,7 @@ def test_a_prepared_folder_is_trained_on_as_by_train(tmp_path, capsys):
     assert "is finished" in capsys.readouterr().out
     assert crepe_dist.fit("data", run_dir=tmp_path / "here", **QUICK).path.parent.parent == tmp_path / "here"
     with pytest.raises(UserError, match="no option labels for a prepared folder"):
-        crepe_dist.fit("data", labels="several")
+        crepe_dist.fit("data", labels="multilabel")
 
 
 @pytest.mark.parametrize("kind", ["lists", "columns"])
@@ -120,7 +120,7 @@ def test_several_labels(kind, tmp_path):
         options = {"label_columns": ("bill", "ship")}
         for name in WORDS:
             frame[name] = [name in labels for labels in frame["topic"]]
-    made = crepe_dist.fit(frame, text="message", labels="several", **{**QUICK, "epochs": 10}, **options)
+    made = crepe_dist.fit(frame, text="message", labels="multilabel", **{**QUICK, "epochs": 10}, **options)
     assert made.score(frame) > 0.95
     made.save("model")
     assert crepe_dist.load("model").score(frame) == made.score(frame)
@@ -203,7 +203,7 @@ def test_probabilities_are_in_the_order_of_the_classes(model):
         ([np.bool_(True), np.bool_(False)], {}),
         (pd.array([1, 0], "Int64"), {}),
         ([0.5, 2.0], {}),
-        ([[1, 2], [2]], {"labels": "several"}),
+        ([[1, 2], [2]], {"labels": "multilabel"}),
     ],
 )
 def test_labels_keep_their_type(labels, options, tmp_path):

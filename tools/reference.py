@@ -33,7 +33,7 @@ NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^(?:examples|parameters of another program.*):\n(?:.+\n)+\n?"
     r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--min-precision|--mode|--feature-len|--classes|--device"
-    r"|--encoding|--header|--seed|--text-column|--label COLUMN|--label-columns|--text COLUMN)(?=[\s,]|$).*\n"
+    r"|--encoding|--header|--seed|--text-column|--label COLUMN|--label-columns)(?=[\s,]|$).*\n"
     r"(?:    +.*\n)*",
     re.MULTILINE,
 )
@@ -52,8 +52,8 @@ prepare`.
 
 Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252, by default the
 encoding of the model's data, else UTF-8; `--header` (auto, yes,
-no), whether the first line names the columns; `--seed`. `--label`, `--label-columns` and `--text` (of `predict` and
-`drift` `--text-column`) name columns as in `prepare`; by default they are those of the model's data."""
+no), whether the first line names the columns; `--seed`. `--label`, `--label-columns` and `--text-column` name
+columns as in `prepare`; by default they are those of the model's data."""
 
 # Titles of the page of the API, modules, and their names.
 API = (

@@ -26,7 +26,7 @@ from pathlib import Path
 
 TEXTS = 400
 WORDS = {"good": "sunny bright warm lovely gentle", "bad": "rainy gloomy cold nasty rough"}
-SMALL = ("--buckets=4096", "--embeddings=1024", "--width=16", "--epochs=3")
+SMALL = ("--buckets=4096", "--embedding-rows=1024", "--width=16", "--epochs=3")
 CLASSIFIER = """
 from crepe_dist import CrepeClassifier
 import csv

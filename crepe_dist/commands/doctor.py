@@ -111,7 +111,7 @@ def checks() -> Iterator[Check]:
 
 def chosen(device: Device) -> Backend:
     """Return what computes the default network."""
-    options = ModelOptions(buckets=1 << 14, embeddings=1 << 14)
+    options = ModelOptions(buckets=1 << 14, embedding_rows=1 << 14)
     return choose_backend(
         options, device, network_registry.shape("crepe").for_data(options, Encoding(feature_len=SHORTEST), 4, 1000)
     )

@@ -24,7 +24,7 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         None, "texts: a file (lines, CSV, TSV, JSON Lines, Parquet), its URL, or -", NAME, positional=""
     )
     data: Optional[str] = setting(None, "prepared folder; default: the data of the run", NAME)
-    least: float = setting(0.1, "smallest change that matters, of 2 arcsin √share", real(0, 3))
+    min_effect: float = setting(0.1, "smallest change that matters, as a difference of 2 arcsin √share", real(0, 3))
     check: bool = setting(False, "exit with status 1 if something changed")
     json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", FILE)
     html: Optional[Path] = setting(None, "also write a page with figures to this file", FILE)

@@ -33,8 +33,8 @@ class Export(ModelFlags, ThresholdFlag, Command):
 
     onnx: model.onnx, and crepe_runtime.py, which classifies texts with it and only needs ONNX Runtime. web: a page that
     classifies text in the browser. crepe: a folder for crepe_dist elsewhere, model.safetensors and model.json; with
-    --size a small one. huggingface, mlflow: the same as a repository of the Hub, or a model of MLflow. The export is
-    compared with our own engine on some texts, and only written if the probabilities agree.
+    --max-size-mb a small one. huggingface, mlflow: the same as a repository of the Hub, or a model of MLflow. The
+    export is compared with our own engine on some texts, and only written if the probabilities agree.
     """
 
     usage = """
@@ -42,12 +42,12 @@ class Export(ModelFlags, ThresholdFlag, Command):
         crepe export runs/reviews-1f2e3d4c5b --data data/reviews --out exported
         crepe export runs/reviews-1f2e3d4c5b --format web --out page
         crepe export runs/reviews-1f2e3d4c5b --format crepe --out reviews-model
-        crepe export runs/reviews-1f2e3d4c5b --size 2 --out small
+        crepe export runs/reviews-1f2e3d4c5b --max-size-mb 2 --out small
         crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
         """
 
-    format: Optional[str] = setting(None, "default: onnx; with --size: crepe", FormatName(FORMATS))
-    size: Optional[float] = setting(
+    format: Optional[str] = setting(None, "default: onnx; with --max-size-mb: crepe", FormatName(FORMATS))
+    max_size_mb: Optional[float] = setting(
         None,
         "(crepe) largest size of the folder in MB: rows of the tables that matter least in the training split are left "
         "out, and several numbers share a byte",
@@ -56,7 +56,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
     out: Path = setting(None, "folder; files of the same names are replaced", FILE)
     data: Optional[Path] = setting(
         None,
-        "prepared folder: test texts for the comparison, and the training split for --size; default: the run's",
+        "prepared folder: test texts for the comparison, and the training split for --max-size-mb; default: the run's",
         FILE,
     )
 
@@ -64,9 +64,9 @@ class Export(ModelFlags, ThresholdFlag, Command):
         if self.out is None:
             raise UserError("--out is missing: it names the folder to write", remedy="add --out DIR")
         check_folder(self.out)
-        form = self.format or ("crepe" if self.size else "onnx")
-        if self.size and form != "crepe":
-            raise UserError(f"--size does not apply to --format {form}", remedy="use --format crepe")
+        form = self.format or ("crepe" if self.max_size_mb else "onnx")
+        if self.max_size_mb and form != "crepe":
+            raise UserError(f"--max-size-mb does not apply to --format {form}", remedy="use --format crepe")
         limit_threads()
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
         from crepe_dist.predicting.predictor import load
@@ -80,10 +80,10 @@ class Export(ModelFlags, ThresholdFlag, Command):
         if predictor.sure:
             remedy = "leave --min-precision out, and give it to predict or serve"
             raise UserError("no export has the thresholds of a tree of codes", remedy=remedy)
-        if self.size:
+        if self.max_size_mb:
             from crepe_dist.exporting.compression import compress_to
 
-            files, notes = compress_to(predictor, int(self.size * 1e6), self.out, self.data)
+            files, notes = compress_to(predictor, int(self.max_size_mb * 1e6), self.out, self.data)
             _list(files)
             print(*notes, sep="\n")
             return

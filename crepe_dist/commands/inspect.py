@@ -32,7 +32,7 @@ class Inspect(Command):
     usage = """
         crepe inspect data/reviews
         crepe inspect data/reviews --model crepe --folds 3
-        crepe inspect data/reviews --unlabelled new.csv --next 200
+        crepe inspect data/reviews --unlabelled new.csv --num-suggestions 200
         """
 
     data: Path = setting(None, "prepared folder", FILE, positional="")
@@ -46,12 +46,14 @@ class Inspect(Command):
         f"texts of which to choose those to label next, read as by predict; the first {MOST:,}",
         NAME,
     )
-    next: int = setting(100, "texts to choose of --unlabelled", whole(1, 1000))
+    num_suggestions: int = setting(100, "number of texts of --unlabelled to suggest for labelling", whole(1, 1000))
     seed: int = setting(0, "random seed", whole(0, 2**31))
 
     def run(self) -> None:
         if self.unlabelled is None:
-            self.refuse(["next", "encoding"], "there are no texts to choose from", "name them with --unlabelled FILE")
+            self.refuse(
+                ["num_suggestions", "encoding"], "there are no texts to choose from", "name them with --unlabelled FILE"
+            )
         dataset = open_dataset(self.data)
         out = self.out or Path("inspect") / dataset.name
         check_folder(out)
@@ -65,11 +67,14 @@ class Inspect(Command):
         corpus = Corpus(dataset)
         pool = None if self.unlabelled is None else Pool(self.unlabelled, corpus, self.encoding)
         if pool:
-            chosen, others = f"{min(self.next, len(pool)):,} of {counted(len(pool), 'text')}", pool.read - len(pool)
+            chosen, others = (
+                f"{min(self.num_suggestions, len(pool)):,} of {counted(len(pool), 'text')}",
+                pool.read - len(pool),
+            )
             _say(f"choosing {chosen}; {counted(others, 'other row')} repeat a text, or cannot be classified")
         scored, of_pool = out_of_fold(corpus, self.model, self.folds, self.seed, pool, _say)
         findings = inspect(corpus, scored)
-        findings[NEXT] = pool.choose(of_pool, self.next, self.seed) if pool else []
+        findings[NEXT] = pool.choose(of_pool, self.num_suggestions, self.seed) if pool else []
         files, errors = write(findings, out), len(findings[ERRORS])
         right = percent(float((scored.argmax(axis=1) == corpus.labels).mean()))
         _say(f"{right} of the labels are the most probable class of a network that has not seen the text")

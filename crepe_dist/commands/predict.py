@@ -62,8 +62,8 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         False,
         "read the whole of a long text in windows, and predict from their mean logits, weighted by known characters",
     )
-    score: Optional[str] = setting(None, "class whose probability answers have as score", NAME)
-    min_score: Optional[float] = setting(None, "leave out rows of a lower score", real(0, 1))
+    score_class: Optional[str] = setting(None, "class whose probability each answer has as its score", NAME)
+    min_score: Optional[float] = setting(None, "leave out rows whose score is lower; needs --score-class", real(0, 1))
     top: Optional[int] = setting(
         None, "number of classes in an answer; default: 5, and 1 with --format csv or parquet", whole(1, 10**9)
     )
@@ -117,8 +117,8 @@ def _check(args: Any) -> None:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.windows and args.explain:
         raise UserError("--windows does not support --explain", remedy="leave one of them out")
-    if args.min_score is not None and args.score is None:
-        raise UserError("--min-score requires a class", remedy="name it with --score CLASS")
+    if args.min_score is not None and args.score_class is None:
+        raise UserError("--min-score requires a class", remedy="name it with --score-class CLASS")
     if args.format == "parquet":
         extras.require("parquet", "--format parquet")
         if args.out is None or _is_stream(args.out):
@@ -136,15 +136,15 @@ def _check(args: Any) -> None:
 def _predict(predictor: "Predictor", args: Any) -> None:
     if not args.text and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
         print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    if args.score is not None:
-        predictor.index(args.score)
+    if args.score_class is not None:
+        predictor.index(args.score_class)
     counts = Counts()
     with ExitStack() as stack:
         file = args.file
         if remote.is_url(file):
             file = str(remote.copy(file, stack.enter_context(scratch()) / "copy"))
         columns, groups, delimiter = _inputs(args, predictor, file)
-        layout = {"columns": columns, "several": predictor.several, "score": args.score}
+        layout = {"columns": columns, "several": predictor.several, "score": args.score_class}
         layout |= {"delimiter": delimiter} if args.format == "csv" else {}
         formatter = answers(args.format, args.top, len(predictor.classes), **layout)
         work = _Work(predictor, formatter, args.windows, args.min_score)

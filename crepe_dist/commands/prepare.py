@@ -71,7 +71,7 @@ def prepare(
         unlabelled: table or files of texts without labels for training; ``None``: none.
         verbose: print to standard error which columns are read.
         options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
-            ``labels="several"``, labels may be lists.
+            ``labels="multilabel"``, labels may be lists.
 
     Returns:
         The numbers of the report, as in ``report.json``.
@@ -150,7 +150,7 @@ def for_python(error: UserError) -> UserError:
         text = RENAMES.sub(lambda each: f"rename={shlex.split(each[0])[1::2]}{' ' * each[0].endswith(' ')}", text)
         text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
         text = re.sub(
-            r"--(labels|header|dedupe|alphabet) (one|several|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
+            r"--(labels|header|dedupe|alphabet) (single|multilabel|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
         )
         text = re.sub(r"--(text|label)-column\b", r"--\1", text)
         text = re.sub(
@@ -173,7 +173,7 @@ class Prepare(PreparationFlags):
         crepe prepare sample --out data/sample
         crepe prepare reviews.csv.gz --out data/reviews --validation 0.1
         crepe prepare labelled.csv --unlabelled texts.txt --validation 0.1 --out data/tickets
-        crepe prepare train.jsonl --test test.jsonl --text body --label topic --out data/topics
+        crepe prepare train.jsonl --test test.jsonl --text-column body --label topic --out data/topics
         crepe prepare ag_news_csv/ --out data/ag_news       (train.csv, test.csv, classes.txt)
         crepe prepare aclImdb/ --out data/imdb              (train/pos/*.txt, train/neg/*.txt, test/...)
         zcat logs-*.gz | crepe prepare - --input-format jsonl --out data/logs

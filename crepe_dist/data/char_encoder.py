@@ -301,7 +301,7 @@ class Encoding:
 
     def flags(self, file: Path) -> str:
         """Return the flags of ``prepare`` that select this encoding; ``file`` has a custom alphabet."""
-        alphabet = str(file) if self.is_custom else "usual"
+        alphabet = str(file) if self.is_custom else "standard"
         return f"--mode {self.mode} --feature-len {self.feature_len} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:

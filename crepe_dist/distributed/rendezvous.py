@@ -40,8 +40,9 @@ from crepe_dist.distributed.handshake import (
 )
 from crepe_dist.distributed.launch import Launch
 from crepe_dist.errors import ExitCode, UserError
+from crepe_dist.settings.aliases import read_variable
 
-ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_MEETING_SECONDS"
+ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_RENDEZVOUS_SECONDS"
 USUAL_PORT, USUAL_SECONDS = "29500", "300"
 LOOPBACK = ("127.0.0.1", "localhost")
 NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
@@ -109,7 +110,7 @@ def time_limit(environment: Mapping[str, str]) -> float:
     Raises:
         UserError: it is malformed.
     """
-    return _number(SECONDS, environment.get(SECONDS, "").strip() or USUAL_SECONDS, 1e6)
+    return _number(SECONDS, read_variable(SECONDS, environment) or USUAL_SECONDS, 1e6)
 
 
 def _number(name: str, given: str, limit: float) -> float:

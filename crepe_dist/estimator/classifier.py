@@ -20,6 +20,7 @@ from crepe_dist.predicting.input_reader import InvalidInput, texts_of
 from crepe_dist.predicting.predictor import open_files
 from crepe_dist.preparing.dataframe_source import is_missing, is_table
 from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.settings.aliases import ARGUMENTS, current_name
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
@@ -41,8 +42,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         learning_rate: initial learning rate.
         batch_size: texts per step, over all processes.
         category, number: names of columns of a data frame that are read beside its text; see ``crepe prepare``.
-        length: characters of a text that are read, of a longer one its beginning and its end; ``None``: enough for 99 %
-            of the training texts.
+        max_length: number of characters that are read. Of a longer text, the beginning and the end are read. ``None``:
+            enough for 99 % of the training texts.
         validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
             epoch is the best, unless there are unlabelled texts or ``min_precision``, for which a tenth is taken.
         patience: stop after this many epochs without an improvement on the validation split; 0: never; ``None``: as
@@ -69,7 +70,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int | None = None,
         category: str | Sequence[str] = (),
         number: str | Sequence[str] = (),
-        length: int | None = None,
+        max_length: int | None = None,
         validation_fraction: float = 0.0,
         patience: int | None = None,
         min_precision: float | None = None,
@@ -79,6 +80,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         settings: Mapping[str, Any] | None = None,
         random_state: Any = 0,
         verbose: int = 0,
+        **renamed: Any,
     ) -> None:
         self.network = network
         self.epochs = epochs
@@ -86,7 +88,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.category = category
         self.number = number
-        self.length = length
+        self.max_length = max_length
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.min_precision = min_precision
@@ -96,6 +98,15 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.settings = settings
         self.random_state = random_state
         self.verbose = verbose
+        if renamed:  # old names of arguments
+            self.set_params(**renamed)
+
+    def set_params(self, **params: Any) -> CrepeClassifier:
+        """Set arguments of the estimator; the old names of renamed arguments are accepted."""
+        known = self.get_params(deep=False)
+        names = {name: current_name(name, ARGUMENTS, known) for name in params}
+        super().set_params(**{names[name]: value for name, value in params.items()})
+        return self
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, unlabelled: Any = None) -> CrepeClassifier:
         """Train on texts and their labels.
@@ -134,7 +145,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 table,
                 more,
                 self._settings(classes, int(seed)),
-                length=self.length,
+                length=self.max_length,
                 validation=self.validation_fraction or (JUDGING if more or self.min_precision is not None else 0),
                 processes=self.processes,
                 verbose=self.verbose,
@@ -217,6 +228,11 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         # The predictor holds memory of the kernels, and is made again when it is needed.
         state: dict[str, Any] = {**super().__getstate__()}
         return {**state, "_opened": []} if "_opened" in state else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Estimators that were pickled by an earlier version have the old names of renamed arguments.
+        known = self._get_param_names()
+        super().__setstate__({current_name(name, ARGUMENTS, known): value for name, value in state.items()})
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

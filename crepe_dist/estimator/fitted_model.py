@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.data.text_preprocessing import UNIT, unusable_number
 from crepe_dist.elastic.training_subprocess import QUIET, failure, printed, training
 from crepe_dist.errors import UserError, visible
@@ -64,7 +63,7 @@ def train(
             test=str(files["test"]),
             unlabelled=(str(files["unlabelled"]),) if unlabelled else (),
             label="label",
-            labels=SEVERAL if several else ONE,
+            labels="multilabel" if several else "single",
             text=("text",),
             weight=wanted.weight,
             category=beside.categories,

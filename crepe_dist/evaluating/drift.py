@@ -42,7 +42,7 @@ def drift(args: Any) -> None:
         raise UserError(f"{predictor.path} is not in the folder of its run", why, remedy)
     rows, old, new, others = _texts(args, predictor)
     ruler = Ruler(predictor, old)
-    table = compared(ruler.sums(old), ruler.sums(new), args.least)
+    table = compared(ruler.sums(old), ruler.sums(new), args.min_effect)
     figures = table[table["group"] != HISTOGRAM]
     changed = figures[figures["changed"]]
     found = {
@@ -50,7 +50,7 @@ def drift(args: Any) -> None:
         "texts": len(new),
         "test": rows.name,
         "test_texts": len(old),
-        "least": args.least,
+        "least": args.min_effect,
         "changed": not changed.empty,
         "verdict": _verdict(figures, changed),
         "do": _remedy(args, predictor, rows),
@@ -58,7 +58,7 @@ def drift(args: Any) -> None:
         "figures": table.to_dict("records"),
     }
     noise = critical(len(figures)) * (1 / len(old) + 1 / len(new)) ** 0.5
-    low, high = (percent(np.sin(np.pi / 6 + sign * max(noise, args.least) / 2) ** 2) for sign in (-1, 1))
+    low, high = (percent(np.sin(np.pi / 6 + sign * max(noise, args.min_effect) / 2) ** 2) for sign in (-1, 1))
     found["notes"].append(f"a class of 25 % must fall below {low}, or rise above {high}, to be told from chance")
     if not predictor.several and MEAN in set(figures["name"]):
         then, (shift,) = predictor.about["test_accuracy"], (figures["now"] - figures["then"])[figures["name"] == MEAN]

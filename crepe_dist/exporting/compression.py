@@ -131,7 +131,8 @@ def _compressed(
     if share < LEAST:
         smallest = others + sum(table.size(LEAST, numbers) for table in tables.values())
         raise UserError(
-            f"the network cannot be compressed to {size(limit)}", remedy=f"give --size {smallest / 1e6 + 0.001:.3f}"
+            f"the network cannot be compressed to {size(limit)}",
+            remedy=f"give --max-size-mb {smallest / 1e6 + 0.001:.3f}",
         )
     stored: Arrays = {quantization.MARK: np.array([quantization.VERSION], np.int64)}
     rows = {}

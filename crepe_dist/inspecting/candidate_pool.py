@@ -46,7 +46,7 @@ class Pool:
             raise UserError(
                 f"{data.folder} was prepared from columns without names",
                 "the texts to label are written with names, so prepare could not read both",
-                "prepare the data from a file with a header, and give --label and --text names",
+                "prepare the data from a file with a header, and give --label and --text-column names",
             )
         if name == PIPE:
             raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")

@@ -93,7 +93,7 @@ def choose_backend(options: ModelOptions, device: Device, shape: Shape, common: 
             "it only adds numbers, so a lower precision would save nothing",
             "use --precision auto, or --model crepe",
         )
-    kernels = common if common and options.kernels in ("auto", "own") else options.kernels
+    kernels = common if common and options.kernels in ("auto", "native") else options.kernels
     return _select(kernels, options.precision, device, shape, "mxnet")
 
 
@@ -159,8 +159,8 @@ def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backe
 
 def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backend | tuple[str, str]:
     """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
-    if kernels not in ("auto", "own"):
-        return f"--kernels is {kernels}", "use --kernels auto or own, or --device cpu"
+    if kernels not in ("auto", "native"):
+        return f"--kernels is {kernels}", "use --kernels auto or native, or --device cpu"
     if os.environ.get(library.SWITCH) == library.NONE:
         return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
     if trouble := shape.cuda_trouble:

@@ -174,7 +174,7 @@ class TextFlags(Settings):
         reading = Reading(None, self.header, wanted, encoding=self.encoding or encoding)
         inputs = open_inputs(name, self.input_format, reading, keep=keep)
         own = Reading(None, self.header, Wanted(texts=tuple(self.text_column)), encoding=self.encoding)
-        check_heeded(own, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}", "--text-column")
+        check_heeded(own, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}")
         return inputs
 
 

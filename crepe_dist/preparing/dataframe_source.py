@@ -50,7 +50,7 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
         value = next((value for value in columns[each] if not is_missing(value)), "")
         if not isinstance(value, str):
             what = f"{name}: column {each!r} is not text, but {value!r:.40} of type {type(value).__name__}"
-            raise UserError(what, remedy="name a column of strings with --text")
+            raise UserError(what, remedy="name a column of strings with --text-column")
     beside = chosen.named(chosen.beside)
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:

@@ -9,7 +9,7 @@ from crepe_dist import invocation
 from crepe_dist.data.char_encoder import Encoding
 from crepe_dist.data.characters import ordered
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
-from crepe_dist.data.targets import KINDS, ONE, SEVERAL, SOFT
+from crepe_dist.data.targets import ONE, SEVERAL, SOFT
 from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, scratch
@@ -44,7 +44,8 @@ from crepe_dist.settings.flags import ColumnFlags, Command
 from crepe_dist.settings.options import LONGEST_FITTED
 
 AUTO = "auto"  # fitted to the training texts
-USUAL = "usual"  # the standard alphabet of the mode
+STANDARD = "standard"  # the standard alphabet of the mode
+LABELS_CHOICES = {"single": ONE, "multilabel": SEVERAL, "soft": SOFT}  # values of --labels, and the values in files
 CORRECTED = TRAINING, ALL = "train", "all"  # values of --correct
 
 
@@ -110,9 +111,10 @@ class PreparationFlags(ColumnFlags, Command):
     )
     labels: Optional[str] = setting(
         None,
-        "labels of a row; several: any number, in a JSON list or separated; soft: shares of classes, in a JSON object "
-        "or in columns; default: one, or several with --label-separator or --label-columns (but for --levels)",
-        Words(KINDS),
+        "labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated. soft: a "
+        "proportion for each class, in a JSON object or in columns. Default: single; with --label-separator, or with "
+        "--label-columns without --levels: multilabel",
+        Words(tuple(LABELS_CHOICES)),
     )
     label_separator: Optional[str] = setting(
         None, "separator of several labels in a cell, such as ';', or space for white space", ANY
@@ -183,9 +185,10 @@ class PreparationFlags(ColumnFlags, Command):
     )
     alphabet: Optional[str] = setting(
         None,
-        "known characters; usual: the standard alphabet of the mode; auto: the characters of the training texts; a "
-        "prepared folder, a run, or a checkpoint's .json: that of it; default: usual, or auto if that covers more in "
-        f"{100 * MISSED:g} % of the texts or characters; é read as e is not covered",
+        "known characters. standard: the standard alphabet of the mode. auto: the characters of the training texts. A "
+        "prepared folder, a run, or a checkpoint's .json: the alphabet of that model. Default: auto if it covers more "
+        f"in {100 * MISSED:g} % of the texts or characters, else standard. A character that loses its accent is not "
+        "covered",
         NAME,
     )
     processes: Optional[int] = setting(None, "number of worker processes; default: one per core", whole(1, 4096))
@@ -261,7 +264,7 @@ class PreparationFlags(ColumnFlags, Command):
             self.mode,  # type: ignore[arg-type]
             LONGEST_FITTED if length == AUTO else length,
             None,
-            *(("", "") if self.alphabet in (None, AUTO, USUAL) else _alphabet_of(Path(self.alphabet or ""))),
+            *(("", "") if self.alphabet in (None, AUTO, STANDARD) else _alphabet_of(Path(self.alphabet or ""))),
         )
         split = SplitOptions(
             test=self.test if isinstance(self.test, float) else 0.2,
@@ -313,22 +316,24 @@ class PreparationFlags(ColumnFlags, Command):
         """Return the labels of rows, and the columns of the classes."""
         columns = names_in(self.label_columns)
         separator = self.label_separator or ""
-        kind = self.labels or (SEVERAL if separator or (columns and not self.levels) else ONE)
+        spelling = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
+        kind = LABELS_CHOICES[spelling]
         problem = ""
         if kind == ONE and (separator or (columns and not self.levels)):
-            problem = "--labels one cannot be combined with --label-separator, or with --label-columns but for --levels"
+            problem = (
+                "--labels single cannot be combined with --label-separator, or with --label-columns without --levels"
+            )
         elif kind == SOFT and separator:
             problem = "--labels soft cannot be combined with --label-separator"
         elif self.levels and kind != ONE:
-            problem = f"--levels cannot be combined with --labels {kind}"
+            problem = f"--levels cannot be combined with --labels {spelling}"
         elif columns and (separator or self.label):
             problem = "--label-columns cannot be combined with --label or --label-separator"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
             problem = "--label-columns needs at least two different columns"
         elif kind != ONE and (self.stratified or self.max_per_class is not None):
-            problem = (
-                f"--labels {kind} cannot be combined with --stratified or --max-per-class: they need one class per row"
-            )
+            problem = f"--labels {spelling} cannot be combined with --stratified or --max-per-class: "
+            problem += "they need one class per row"
         if problem:
             raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
         return Labelling(kind, separator, self.levels or "", self.label_type), columns

@@ -59,20 +59,19 @@ def heeded(source: Source, opened: OpenFile) -> set[str]:
     return HEEDED[opened.format] - ({"label"} if source.label else set()) | {opened.format}
 
 
-def check_heeded(given: Reading, options: Collection[str], names: str, text: str = "--text") -> None:
+def check_heeded(given: Reading, options: Collection[str], names: str) -> None:
     """Raise ``UserError`` if an option that the user gave has an effect on none of the sources.
 
     Args:
         options: options that have an effect on some source, and the formats of the sources.
         names: names of the sources.
-        text: flag of the columns of the text.
     """
     columns = given.columns
     flags = {
         "--input-format": (given.format, given.format is not None),
         "--header": ("header", given.header != "auto"),
         "--encoding": ("encoding", given.encoding is not None),
-        text: ("text", bool(columns.texts)),
+        "--text-column": ("text", bool(columns.texts)),
         "--label": ("label", columns.label is not None),
         "--label-columns": ("label", bool(columns.labels)),
         "--label-separator": ("label", bool(given.labelling.separator)),

@@ -32,8 +32,9 @@ LABEL_WIDTH = 40  # terminal columns of a label in a message
 MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
-    MANY: "give --labels several, or keep one label per row",
-    "not a single value": "give --labels soft for shares of classes, --labels several for a list, or name a key in it",
+    MANY: "give --labels multilabel, or keep one label per row",
+    "not a single value": "give --labels soft for shares of classes, --labels multilabel for a list, or name a key in "
+    "it",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
     "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",
     "unusable number": "leave missing ones empty, and write 1234.5 for 1.234,5; or read the column with --category",
@@ -131,7 +132,7 @@ def check(spec: PreparationSpec, collected: Collected, fate: Fate, classes: list
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     remedy = REMEDIES.get(
         most,
-        "correct them, or set --input-format, --header, --label or --text to read them differently",
+        "correct them, or set --input-format, --header, --label or --text-column to read them differently",
     )
     read_part = "train" if spec.classes is None else "test"
     used = ", ".join(source.name for source in collected.sources if source.part == read_part)[:200]
@@ -181,6 +182,6 @@ def check(spec: PreparationSpec, collected: Collected, fate: Fate, classes: list
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
             f"read as {cut(reads, 200)}; the first labels: {first}",
-            "name the column of the label: --label and --text take names or numbers (--label 3 --text 2); use "
-            "--header yes if the first line has names",
+            "name the column of the label: --label and --text-column take names or numbers (--label 3 --text-column "
+            "2); use --header yes if the first line has names",
         )

@@ -96,7 +96,8 @@ def read(
                 raise UserError(
                     f"more than {most:,} different {what} in {name}",
                     f"read as {about['reads'][:200]}; the last is {list(number)[-1][:40]!r}",
-                    "if this is not the label, name its column: --label COLUMN, by name or number (--label 3 --text 2)",
+                    "if this is not the label, name its column: --label COLUMN, by name or number "
+                    "(--label 3 --text-column 2)",
                 )
             if batch.texts not in collected.texts:
                 collected.texts.append(batch.texts)

@@ -129,7 +129,7 @@ def command(record: RunRecord) -> str:
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
     computed = {name: value for name, value in record.description["computed"].items() if name.startswith("model.")}
     if is_gpu_build(str(computed.get("model.kernels"))):
-        computed |= {"model.kernels": "own", "device": "gpu"}
+        computed |= {"model.kernels": "native", "device": "gpu"}
     flags = "".join(f" {flag(name)} {shlex.quote(str(value))}" for name, value in computed.items())
     config = shlex.quote(f"{record.path}/config.yaml")
     return f"{launcher}python -m crepe_dist.train --config {config}{flags} --fresh"

@@ -31,7 +31,7 @@ class EpochChoice:
         rows: number of documents of the validation split, or of the test split without one.
         patience: epochs without improvement after which the run stops; 0: never.
         epochs: number of epochs of the run, ``training.epochs``.
-        score: ``training.choose``.
+        score: ``training.metric_for_best_model``.
     """
 
     has_validation: bool
@@ -46,7 +46,7 @@ class EpochChoice:
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
         training = config.training
-        return cls(has_validation, rows, training.patience or 0, training.all_epochs, training.choose)
+        return cls(has_validation, rows, training.patience or 0, training.all_epochs, training.metric_for_best_model)
 
     @property
     def chosen_by(self) -> str:

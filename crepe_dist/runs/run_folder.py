@@ -23,6 +23,7 @@ from crepe_dist.formatting import percent
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, IDENTITY, RESULT, RUNS, result_of
 from crepe_dist.sealed_json import digest, write_sealed
+from crepe_dist.settings.aliases import current_settings
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
@@ -362,7 +363,7 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
             raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
         _claim(path, identity, supervision)
         return
-    before, now = flat(_read(path / IDENTITY)), flat(identity)
+    before, now = (flat(current_settings(each)) for each in (_read(path / IDENTITY), identity))
     if before != now:
         names = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
         raise UserError(

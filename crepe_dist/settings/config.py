@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Optional
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import listed
+from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name, stored_settings
 from crepe_dist.settings.fields import (
     NAME,
     PATH,
@@ -27,12 +28,12 @@ from crepe_dist.settings.fields import (
 )
 from crepe_dist.settings.flags import Parser, add_settings, command_parser
 from crepe_dist.settings.options import (
-    CheckpointOptions,
     DataOptions,
     LoggingOptions,
     ModelOptions,
     OptimizerOptions,
     SafetyOptions,
+    StateOptions,
     TrainingOptions,
 )
 
@@ -74,12 +75,12 @@ class Config(Settings):
     model: ModelOptions = field(default_factory=ModelOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
+    state: StateOptions = field(default_factory=StateOptions)
     safety: SafetyOptions = field(default_factory=SafetyOptions)
     logging: LoggingOptions = field(default_factory=LoggingOptions)
 
-    @staticmethod
-    def flag(name: str) -> str:
+    @classmethod
+    def flag(cls, name: str) -> str:
         return flag(name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,13 +102,15 @@ class Config(Settings):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the result; a run is resumed only if they are equal."""
-        return {
-            "batch_size": self.data.batch_size,
-            "typos": self.data.typos,
-            "model": asdict(self.model),
-            "optimizer": asdict(self.optimizer),
-            "training": asdict(self.training),
-        }
+        return stored_settings(
+            {
+                "batch_size": self.data.batch_size,
+                "typos": self.data.typos,
+                "model": asdict(self.model),
+                "optimizer": asdict(self.optimizer),
+                "training": asdict(self.training),
+            }
+        )
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -159,6 +162,7 @@ def parser() -> Parser:
     add_settings(result, Config, flag)
     for name, group in GROUPS.items():
         add_settings(result.add_argument_group(name, group.__doc__), group, flag)
+    result.aliases = {**FLAGS, **{flag(old): alias._replace(name=flag(alias.name)) for old, alias in SETTINGS.items()}}
     return result
 
 
@@ -240,11 +244,13 @@ def combined(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
     for path in files:
         for name, value in _known(read(Path(path)), path).items():
             values[name if name in GROUPS else ""].update(value if name in GROUPS else {name: value})
-    for full in given.keys() & settings().keys():
+    known = settings()
+    names = {current_name(name, SETTINGS, known): value for name, value in given.items()}
+    for full in names.keys() & known.keys():
         group, _, name = full.rpartition(".")
-        values[group][name] = given[full]
+        values[group][name] = names[full]
     groups = {name: options(**values[name]) for name, options in GROUPS.items()}
-    return Config(**values[""], **groups).as_given(given.keys() & settings().keys())
+    return Config(**values[""], **groups).as_given(names.keys() & known.keys())
 
 
 def _known(values: dict[str, Any], path: str) -> dict[str, Any]:

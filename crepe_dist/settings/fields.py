@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, ClassVar, Literal, Optional, TypeVar, get_args
 
 from crepe_dist.errors import UserError
+from crepe_dist.settings.aliases import current_value
 
 Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # of the encoding; see data/char_encoder.py
@@ -198,6 +199,7 @@ def setting(
     help: str,
     kind: Optional[Kind] = None,
     *also: str,
+    flag: str = "",
     positional: Optional[str] = None,
     networks: tuple[str, ...] = (),
 ) -> Any:
@@ -207,11 +209,13 @@ def setting(
         default: default value; ``None``: null is accepted, too.
         kind: kind of its values; ``None``: the words of the field's ``Literal``, or true and false.
         also: other names of its flag.
+        flag: name of its flag; empty: the setting's name with hyphens.
         positional: number of its arguments as in argparse, empty for one, if it has no flag.
         networks: networks that read it. Its help begins with their names. Empty: all networks read it.
     """
     help = f"({', '.join(networks)}) {help}" if networks else help
-    metadata = {"help": help, "kind": kind, "also": also, "positional": positional, "networks": networks}
+    metadata = {"help": help, "kind": kind, "also": also, "flag": flag}
+    metadata |= {"positional": positional, "networks": networks}
     return field(default=default, metadata=metadata)
 
 
@@ -250,7 +254,7 @@ class Settings:
                 continue
             kind = kind_of(each)
             try:
-                setattr(self, each.name, kind.check(value))
+                setattr(self, each.name, kind.check(current_value(dotted(type(self), each), value)))
             except (ValueError, TypeError, OverflowError):
                 raise wrong(dotted(type(self), each), value, kind) from None
 
@@ -263,10 +267,11 @@ class Settings:
         """Raise ``UserError`` if the user gave one of these settings, which has no effect."""
         refuse([self.flag(name) for name in names if name in self.given], why, remedy)
 
-    @staticmethod
-    def flag(name: str) -> str:
+    @classmethod
+    def flag(cls, name: str) -> str:
         """Return the flag of a setting, given its dotted name."""
-        return f"--{name}".replace("_", "-")
+        own = next((each.metadata["flag"] for each in settings_of(cls) if each.name == name), "")
+        return own or f"--{name}".replace("_", "-")
 
 
 def refuse(flags: Sequence[str], why: str, remedy: str = "", *, on: str = "") -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Callable, ClassVar, NoReturn, Optional
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_names, unwritable
+from crepe_dist.settings.aliases import FLAGS, Alias, current_name, current_value
 from crepe_dist.settings.fields import (
     COLUMN,
     DEVICES,
@@ -44,11 +46,16 @@ COMMAND = re.compile(r"(horovodrun -np \d+ )?(?<!\S)crepe (?=[a-z])")  # in exam
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises ``UserError`` and allows no abbreviated flags."""
+    """Argument parser that raises ``UserError`` and allows no abbreviated flags.
+
+    Attributes:
+        aliases: old names of flags, which the help does not show.
+    """
 
     def __init__(self, **settings: Any) -> None:
         # No abbreviations: a new flag must not change the meaning of an old command.
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
+        self.aliases: Mapping[str, Alias] = FLAGS
         self.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -58,12 +65,18 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = [self._current(word) for word in (sys.argv[1:] if args is None else args)]
         try:
-            return super().parse_known_args(args, namespace)
+            return super().parse_known_args(words, namespace)
         except argparse.ArgumentError as error:
             raise UserError(
                 f"{error.argument_name or 'the command line'}: {error.message}", remedy=self.hint()
             ) from None
+
+    def _current(self, word: str) -> str:
+        """Return a word of the command line with today's name of the flag, if it is one."""
+        flag, sign, value = str(word).partition("=")
+        return current_name(flag, self.aliases, self._option_string_actions) + sign + value
 
     def unknown(self, argument: str) -> UserError:
         """Describe an argument that no flag takes."""
@@ -85,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         if not isinstance(action.type, Kind):
             return super()._get_value(action, arg_string)
         try:
-            return action.type(arg_string)
+            return action.type(current_value(action.dest, arg_string))
         except (ValueError, TypeError, OverflowError):
             name = argparse._get_action_name(action)  # noqa: SLF001
             raise wrong(name or action.dest, arg_string, action.type) from None
@@ -130,7 +143,7 @@ def add_settings(
             options.pop("action", None)
         else:
             names, options["dest"] = (
-                [flag(name) if flag else f"--{name}".replace("_", "-"), *each.metadata["also"]],
+                [flag(name) if flag else group.flag(name), *each.metadata["also"]],
                 name,
             )
         options["default"] = argparse.SUPPRESS
@@ -241,7 +254,7 @@ class ColumnFlags(Settings):
         "column of the text; repeat it to join several in this order; default: those of the model's data, else one "
         "with a usual name, else all but the label",
         Many(COLUMN),
-        "--text-column",
+        flag="--text-column",
     )
 
 

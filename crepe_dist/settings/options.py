@@ -40,7 +40,7 @@ class DataOptions(Settings, group="data"):
     )
 
 
-Kernels = Literal["auto", "own", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
+Kernels = Literal["auto", "native", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
 Size = Literal["auto", "tiny", "small", "large"]
 MOST_BUCKETS = 1 << 24
 WIDEST = 1 << 16
@@ -63,7 +63,7 @@ class ModelOptions(Settings, group="model"):
         whole(4, MOST_BUCKETS),
         networks=("crepe", "ngrams"),
     )
-    embeddings: Optional[int] = setting(
+    embedding_rows: Optional[int] = setting(
         None,
         "rows of the table of the n-grams that the convolutions see; null: 131,072, or 524,288 for texts of more than "
         "1,024 characters.",
@@ -99,9 +99,9 @@ class ModelOptions(Settings, group="model"):
     )
     kernels: Kernels = setting(
         "auto",
-        "own: on CPUs the best build, compiled with the package, for the processors of all processes, and on GPUs "
+        "native: on CPUs the best build, compiled with the package, for the processors of all processes, and on GPUs "
         "(crepe, ngrams) our CUDA kernels, which are compiled at the first use; one build for CPUs, to get the bits "
-        "of a run on another processor; mxnet: (paper) MXNet's operators; or auto: own if they can compute, else "
+        "of a run on another processor; mxnet: (paper) MXNet's operators; or auto: native if they can compute, else "
         "mxnet.",
     )
 
@@ -218,12 +218,13 @@ class TrainingOptions(Settings, group="training"):
     )
     patience: Optional[int] = setting(
         None,
-        "stop early, after this many epochs in a row that improve neither the score of `choose` nor the loss of "
-        "calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 with the default "
-        "of `epochs` and 200 validation documents of one label each, else 0; 0 for paper and with unlabelled texts.",
+        "stop early, after this many epochs in a row that improve neither the score of `metric_for_best_model` nor the "
+        "loss of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 with the "
+        "default of `epochs` and 200 validation documents of one label each, else 0; 0 for paper and with unlabelled "
+        "texts.",
         whole(0, MANY),
     )
-    choose: Literal["accuracy", "macro_f1"] = setting(
+    metric_for_best_model: Literal["accuracy", "macro_f1"] = setting(
         "accuracy",
         "score of the validation split that chooses the epoch: accuracy (of several labels: micro F1), or macro_f1, in "
         "which rare classes count as much as frequent ones. Within its standard error the loss of calibrated "
@@ -247,7 +248,7 @@ class TrainingOptions(Settings, group="training"):
         "learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first network,"
         " trained on the labelled texts, labels the others softly. Requires a validation split.",
     )
-    encoder: Optional[str] = setting(
+    sentence_encoder: Optional[str] = setting(
         None,
         "sentence encoder that helps to label the unlabelled texts: wordllama, model2vec:MODEL, sentence-transformers:"
         "MODEL, MODEL.onnx with tokenizer.json beside it, or VECTORS.npy. null: none.",
@@ -272,18 +273,19 @@ class TrainingOptions(Settings, group="training"):
 
 
 @dataclass
-class CheckpointOptions(Settings, group="checkpoint"):
-    """Checkpoints and the saved state."""
+class StateOptions(Settings, group="state"):
+    """The resume state, from which an interrupted run continues."""
 
-    every: Optional[int] = setting(
+    save_steps: Optional[int] = setting(
         None,
-        "steps between two saves of the resumable state, if they are to come sooner than `every_s` seconds. It is a "
-        "strict limit: training waits for a slow disk. null: the seconds alone decide.",
+        "save the resume state after this many steps, even if `save_seconds` have not passed. It is a strict limit: "
+        "training waits for a slow disk. null: `save_seconds` alone decides.",
         whole(1, MANY),
     )
-    every_s: float = setting(
+    save_seconds: float = setting(
         60,
-        "seconds between two saves: the most work that a killed process loses, unless the disk is slow.",
+        "save the resume state every so many seconds. A killed process loses at most this much work, unless the disk "
+        "is slow.",
         real(0, MANY, open_below=True),
     )
 

@@ -12,6 +12,7 @@ import yaml
 
 from crepe_dist.errors import UserError
 from crepe_dist.files import MAX_DIGITS, read_bytes
+from crepe_dist.settings.aliases import current_settings
 
 MAX_BYTES = 1 << 18
 MAX_EVENTS = 10_000
@@ -64,7 +65,7 @@ def load(text: str) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a settings file into a mapping."""
+    """Read a settings file into a mapping, with today's names of settings that were renamed."""
     try:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         if settings is None:
@@ -74,4 +75,4 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = (error.strerror if isinstance(error, OSError) else "") or " ".join(str(error).split())
         raise UserError(f"the settings in {path} cannot be used", why, "start from a file in configs/") from error
-    return settings
+    return current_settings(settings)

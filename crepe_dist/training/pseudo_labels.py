@@ -143,7 +143,7 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, sessio
         shares = train.targets.shares(np.arange(len(train))).astype(np.float64)
         labels = np.asarray(data.splits["validation"].labels)
         members: dict[str, Logits] = {FIRST: logits}
-        if (encoding := config.training.encoder) is not None:
+        if (encoding := config.training.sentence_encoder) is not None:
             vectors = yield from sentence_encoder.vectors(encoding, data, session.display.say)
             members[f"the encoder {Path(encoding).name}"] = yield from regression(vectors, shares, labels)
         for teacher in teachers(common_words(words), shares, labels, members):

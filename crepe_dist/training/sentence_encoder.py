@@ -43,7 +43,7 @@ def opened(name: str, data: Dataset) -> Any:
     """
     library, _, model = name.partition(":")
     if name.endswith(".onnx") or name == "wordllama":
-        extras.require("encoders", f"--encoder {name}")
+        extras.require("encoders", f"--sentence-encoder {name}")
     try:
         if name.endswith(".npy"):
             found = np.load(name, mmap_mode="r", allow_pickle=False)
@@ -68,7 +68,7 @@ def opened(name: str, data: Dataset) -> Any:
     except Exception as error:  # every library has its own
         remedy = "give wordllama, model2vec:MODEL, sentence-transformers:MODEL, MODEL.onnx or VECTORS.npy"
         remedy = f"pip install {library}" if isinstance(error, ModuleNotFoundError) else remedy
-        raise UserError(f"--encoder {name} cannot be used", str(error)[:300], remedy) from error
+        raise UserError(f"--sentence-encoder {name} cannot be used", str(error)[:300], remedy) from error
 
 
 def vectors(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[None, None, dict[str, Any]]:

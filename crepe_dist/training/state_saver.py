@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.resume_state import Found, Snapshot
-from crepe_dist.settings.options import CheckpointOptions
+from crepe_dist.settings.options import StateOptions
 from crepe_dist.training.context import Run
 from crepe_dist.version import __version__
 
@@ -77,10 +77,10 @@ def resume(run: Run) -> Found | None:
 
 
 class StateSaver:
-    """Saver of the state on rank 0: saves about every ``options.every_s`` seconds, by its own clock.
+    """Saver of the state on rank 0: saves about every ``options.save_seconds`` seconds, by its own clock.
 
     A write starts ahead of the limit by as long as the last one took. Training does not wait for a write that takes
-    longer than the limit; the next one starts when it ends. A limit of ``options.every`` steps is strict: training
+    longer than the limit; the next one starts when it ends. A limit of ``options.save_steps`` steps is strict: training
     waits rather than have more steps unsaved.
 
     Args:
@@ -99,7 +99,7 @@ class StateSaver:
     def __init__(
         self,
         folder: Path,
-        options: CheckpointOptions,
+        options: StateOptions,
         say: Callable[[str], None],
         beat: Callable[[], None] = lambda: None,
         patience: float = math.inf,
@@ -110,8 +110,8 @@ class StateSaver:
     ) -> None:
         self._folder = folder
         self._is_root = is_root
-        self._every = options.every
-        self._every_s = options.every_s
+        self._save_steps = options.save_steps
+        self._save_seconds = options.save_seconds
         self._say = say
         self._beat = beat
         self._patience = patience
@@ -136,16 +136,16 @@ class StateSaver:
         now = time.monotonic()
         self._settle(step)
         if self._writing is not None:
-            if self._every is None or step - self._saved[0] < self._every:
-                if now - self._writing[2] >= self._every_s:
-                    self._warn(self._every_s)
+            if self._save_steps is None or step - self._saved[0] < self._save_steps:
+                if now - self._writing[2] >= self._save_seconds:
+                    self._warn(self._save_seconds)
                 return False
             if not self.wait(step, self._patience):
                 return False
         (saved_step, saved_at), (steps, seconds) = self._saved, self._lead
-        if self._every is not None and step - saved_step >= self._every - min(steps, self._every // 2):
+        if self._save_steps is not None and step - saved_step >= self._save_steps - min(steps, self._save_steps // 2):
             return True
-        return now - saved_at >= self._every_s - min(seconds, self._every_s / 2)
+        return now - saved_at >= self._save_seconds - min(seconds, self._save_seconds / 2)
 
     def save(self, snapshot: Snapshot) -> None:
         """Start to write a snapshot, which must not be modified afterwards; only rank 0 calls it."""
@@ -212,7 +212,7 @@ def open_saver(run: Run, restored: Found | None) -> StateSaver:
     good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, run.progress.step)
     saver = StateSaver(
         run.folder.state,
-        run.config.checkpoint,
+        run.config.state,
         run.display.say,
         run.world.beat,
         run.config.safety.watchdog_s / 4,

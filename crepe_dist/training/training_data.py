@@ -22,7 +22,8 @@ def open_training_data(config: Config, world: World, display: Display) -> Datase
 
     Raises:
         UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
-            validation split, ``training.encoder`` cannot be used, or a given setting has no effect on these data.
+            validation split, ``training.sentence_encoder`` cannot be used, or a given setting has no effect on these
+            data.
     """
     data = open_data(config.data.source, world, display)
     world.agree("settings and data", lambda: _check(config, data))
@@ -34,10 +35,12 @@ def open_training_data(config: Config, world: World, display: Display) -> Datase
             "prepare the data with --validation 0.1, or train without --patience and with --unlabelled false",
             on_all_ranks=True,
         )
-    if (name := config.training.encoder) is not None:
+    if (name := config.training.sentence_encoder) is not None:
         if data.labelled == SEVERAL or not uses_unlabelled(config, data):
             why = "it helps to label unlabelled texts, with one label each"
-            raise UserError(f"--encoder {name} has no use", why, "train without --encoder", on_all_ranks=True)
+            raise UserError(
+                f"--sentence-encoder {name} has no use", why, "train without --sentence-encoder", on_all_ranks=True
+            )
         world.on_root("encoder", lambda: sentence_encoder.opened(name, data))  # rank 0 alone needs it
     return data
 
@@ -46,7 +49,9 @@ def _check(config: Config, data: Dataset) -> None:
     """Check that the data have what the given settings are about."""
     if "validation" not in data.splits:
         why, remedy = "the data have no validation split", "prepare the data with --validation 0.1"
-        config.refuse(["training.choose", *["training.refit"] * bool(config.training.refit)], why, remedy)
+        config.refuse(
+            ["training.metric_for_best_model", *["training.refit"] * bool(config.training.refit)], why, remedy
+        )
     if config.training.unlabelled and not data.unlabelled:
         why = "the data have no unlabelled texts"
         config.refuse(["training.unlabelled"], why, "prepare the data with --unlabelled FILE")

@@ -29,7 +29,7 @@ SETTINGS = [
     "--learning-rate=0.001",
     "--batch-size=25",
     "--epochs=3",
-    "--checkpoint.every=4",
+    "--state.save-steps=4",
 ]
 STEPS = 39  # of 301 rows, batch 25, three epochs
 

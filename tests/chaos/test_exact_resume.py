@@ -9,14 +9,14 @@ import pytest
 from tests.chaos import harness
 from tests.conftest import DEAD, PAPER
 
-EVERY = 4  # checkpoint.every of the runs here
+EVERY = 4  # state.save_steps of the runs here
 TYPOS = ("--typos=0.1",)
 
 
 def go_through(trial, kills, processes, *more):
     for step in kills:
         saved = trial.kill(step, processes, *more, rank=step % processes)
-        assert step - EVERY <= saved <= step, "more was lost than checkpoint.every"
+        assert step - EVERY <= saved <= step, "more was lost than state.save_steps"
     trial.resume(processes, *more)
 
 
@@ -47,7 +47,7 @@ def test_killed_while_it_scores_or_saves(trial, phase, step):
 
 
 def test_the_clock_of_rank_0_decides_for_all_ranks(trial):
-    by_seconds = ("--checkpoint.every=null", "--checkpoint.every-s=0.05")
+    by_seconds = ("--state.save-steps=null", "--state.save-seconds=0.05")
     code, printed = trial.run(2, *by_seconds, fault=trial.fault("SIGKILL", 1, phase="save", pace=0.1))
     assert code != 0, printed
     assert len(harness.steps(trial.run_dir)) < 13, "no save within the epoch"

@@ -28,7 +28,7 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
 
 def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
     fault = trial.fault("diverged", 13, 1)  # the last of the epoch
-    rarely = "--checkpoint.every=100"  # a save of the step itself would find what was spoilt
+    rarely = "--state.save-steps=100"  # a save of the step itself would find what was spoilt
     code, printed = trial.run(2, rarely, fault=fault)
     assert code == ExitCode.ERROR, printed
     assert printed.count("error: training diverged") == 1, printed
@@ -40,7 +40,7 @@ def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
 @pytest.mark.parametrize(("processes", "odd", "every"), [(2, 1, 100), slow(3, 0, 4)])
 def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, every):
     """At the end of the epoch, or by the next save."""
-    code, printed = trial.run(processes, f"--checkpoint.every={every}", fault=trial.fault("diverge", 17, odd))
+    code, printed = trial.run(processes, f"--state.save-steps={every}", fault=trial.fault("diverge", 17, odd))
     assert code == ExitCode.ERROR, printed
     named = odd if odd or processes > 2 else 1  # of two, rank 0 is believed
     assert printed.count(f"the parameters of rank {named} differ from those of the other ranks") == 1

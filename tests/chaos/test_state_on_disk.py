@@ -20,7 +20,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.runs import resume_state
 from crepe_dist.runs.metrics import SCALARS, Metrics
 from crepe_dist.runs.resume_state import Progress, Snapshot
-from crepe_dist.settings.options import CheckpointOptions
+from crepe_dist.settings.options import StateOptions
 from crepe_dist.training.state_saver import StateSaver
 from tests.chaos import harness
 from tests.helpers.needs import needs
@@ -106,7 +106,7 @@ class TestFullDisk:
     def test_a_save_that_has_no_room(self, small_disk):
         folder = small_disk / "state"
         said: list[str] = []
-        saver = StateSaver(folder, CheckpointOptions(every=1), said.append)
+        saver = StateSaver(folder, StateOptions(save_steps=1), said.append)
         saver.save(snapshot(1))
         saver.wait()
         filling = fill(small_disk)
@@ -167,7 +167,7 @@ def test_no_more_than_so_many_steps_are_ever_unsaved(tmp_path, monkeypatch):
         return done
 
     monkeypatch.setattr(resume_state, "save", slow)
-    saver = StateSaver(tmp_path, CheckpointOptions(every=5), print)
+    saver = StateSaver(tmp_path, StateOptions(save_steps=5), print)
     for step in range(1, 30):
         due = saver.due(step)
         assert step - 1 - (taken[-1] if taken else 0) <= 5
@@ -190,7 +190,7 @@ def test_training_does_not_wait_for_a_slow_disk_if_seconds_decide(tmp_path, monk
 
     monkeypatch.setattr(resume_state, "save", slow)
     said: list[str] = []
-    saver = StateSaver(tmp_path, CheckpointOptions(every_s=60), said.append, patience=0)
+    saver = StateSaver(tmp_path, StateOptions(save_seconds=60), said.append, patience=0)
     saver.save(snapshot(1))
     now[0] += 59
     assert not saver.due(2)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.chaos import harness
 from tests.conftest import QUICK
 
-SETTINGS = [*QUICK, "--batch-size=25", "--epochs=30", "--checkpoint.every=4"]
+SETTINGS = [*QUICK, "--batch-size=25", "--epochs=30", "--state.save-steps=4"]
 RANKS = 2
 # Starts a cluster of two nodes and prints its address; each line removes a node.
 HOLD = """

@@ -166,7 +166,7 @@ def test_a_smaller_cluster_trains_with_fewer_processes(train):
 
 
 def test_the_first_start_waits_for_all(train, monkeypatch):
-    monkeypatch.setenv("CREPE_DIST_MEETING_SECONDS", "1")
+    monkeypatch.setenv("CREPE_DIST_RENDEZVOUS_SECONDS", "1")
     with pytest.raises(UserError, match="the Pretended cluster has no room for 2 processes"):
         train(Pretended([], rooms=[1]))
 

@@ -151,7 +151,7 @@ class TestPredict:
             (["--text", "x", "--format", "csv", "--explain"], "does not support --explain"),
             (["--text", "x", "--windows", "--explain"], "does not support --explain"),
             (["--text", "x", "--min-score", "0.5"], "requires a class"),
-            (["--text", "x", "--score", "fourth"], "the classes are first, second, third"),
+            (["--text", "x", "--score-class", "fourth"], "the classes are first, second, third"),
         ],
     )
     def test_mistakes_get_a_sentence(self, place, complaint, flags, message):

@@ -30,7 +30,7 @@ PREDICTS = """
 import json, sys
 import crepe_dist
 texts = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(40)]
-settings = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16}
+settings = {"model.buckets": 4096, "model.embedding_rows": 1024, "model.width": 16}
 estimator = crepe_dist.CrepeClassifier(epochs=4, learning_rate=0.01, settings=settings, device="gpu")
 estimator.fit(texts, ["bad", "good"] * 20)
 answers = [crepe_dist.load(sys.argv[1], device=name).predict(["quaqua", "zig zig"] * 3) for name in ("gpu", "cpu")]

@@ -41,7 +41,7 @@ def expected(sets):
     "form", ["csv", "space.xlsx", "json.csv", "columns.csv", "bare.csv", "jsonl", "parquet", "columns.parquet"]
 )
 def test_every_table_may_have_several_labels(tmp_path, form):
-    flags: Any = {"labels": "several"}
+    flags: Any = {"labels": "multilabel"}
     frame: Any = pd.DataFrame({"label": SETS, "text": TEXTS})
     sets = SETS
     if "columns" in form or form == "bare.csv":
@@ -70,12 +70,12 @@ def test_every_table_may_have_several_labels(tmp_path, form):
 def test_lines_of_fasttext(tmp_path):
     lines = [" ".join([*(f"__label__{name}" for name in each), text]) for each, text in zip(SETS, TEXTS)]
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
-    crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "out", labels="several", **ALL)
+    crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "out", labels="multilabel", **ALL)
     _, shares = shares_of(tmp_path / "out")
     np.testing.assert_array_equal(shares, expected([each for each in SETS if each]))
     with pytest.raises(UserError, match="rows are unusable") as caught:
         crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "one", **ALL)
-    assert 'labels="several"' in caught.value.remedy
+    assert 'labels="multilabel"' in caught.value.remedy
     (tmp_path / "single.txt").write_text("".join(f"__label__{i % 2} text {i}\n" for i in range(9)))
     crepe_dist.prepare(tmp_path / "single.txt", tmp_path / "single", **ALL)
     assert open_dataset(tmp_path / "single").labelled == ONE
@@ -101,8 +101,8 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "y"]}, "no usable row"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x"]}, "two different columns"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "z"]}, "no column 'z'"),
-        ({"label": SETS}, {"labels": "several", "stratified": True}, "one class per row"),
-        ({"label": SETS}, {"labels": "one", "label_separator": ";"}, "cannot be combined"),
+        ({"label": SETS}, {"labels": "multilabel", "stratified": True}, "one class per row"),
+        ({"label": SETS}, {"labels": "single", "label_separator": ";"}, "cannot be combined"),
         ({"x": [1e308] * 40, "y": [1e308] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "large"),
         ({"x": [0] * 40, "y": [-1] * 40}, {"labels": "soft", "label_columns": ["x", "y"]}, "unusable"),
     ],

@@ -51,7 +51,7 @@ def test_a_checkpoint_reads_what_its_data_did(place, network):
 
 
 def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint, printed_by):
-    crepe_dist.prepare(place / "letters.csv", place / "latin", alphabet="usual")
+    crepe_dist.prepare(place / "letters.csv", place / "latin", alphabet="standard")
     assert "different: encoding" in complaint("evaluate", "ngrams", "--data", "latin", cwd=place)
     flags = open_dataset(place / "letters").encoding.flags(place / "letters")
     printed_by("prepare", "letters.csv", "--out", "again", "--seed", 3, *shlex.split(flags))

@@ -45,7 +45,7 @@ def test_a_second_ctrl_c_means_now():
 def test_from_python_in_a_thread(data, tmp_path):
     """Signals are the main thread's business; training does not need them."""
     config = Config(run_dir=str(tmp_path / "run"), data=DataOptions(str(data), 50))
-    config.model.width, config.model.blocks, config.model.embeddings, config.training.epochs = 16, 1, 1024, 1
+    config.model.width, config.model.blocks, config.model.embedding_rows, config.training.epochs = 16, 1, 1024, 1
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(crepe_dist.train.train(config)))
     thread.start()

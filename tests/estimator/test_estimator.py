@@ -34,7 +34,7 @@ from crepe_dist.model.calibration import Calibration
 from crepe_dist.predicting.input_reader import InvalidInput
 from crepe_dist.settings.config import parse
 
-SMALL = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16, "model.blocks": 1}
+SMALL = {"model.buckets": 4096, "model.embedding_rows": 1024, "model.width": 16, "model.blocks": 1}
 TEXTS = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(100)]
 LABELS = np.array(["good" if row % 2 else "bad" for row in range(100)])
 
@@ -127,7 +127,7 @@ def test_answers_equal_labels_of_any_type(values):
 @pytest.mark.usefixtures("fast")
 def test_options_of_training():
     truth = LABELS == "good"
-    estimator = small(length=40, validation_fraction=0.2, patience=1, class_weight={True: 3.0}, random_state=None)
+    estimator = small(max_length=40, validation_fraction=0.2, patience=1, class_weight={True: 3.0}, random_state=None)
     estimator.fit([*TEXTS, " "], [*truth, True])
     assert estimator.classes_.dtype == bool
     assert estimator.predict(TEXTS).dtype == bool

@@ -26,7 +26,7 @@ def trained(request, data, tmp_path_factory):
     """A run folder of each kind of network."""
     folder = tmp_path_factory.mktemp("trained") / request.param
     flags = ["--data", data, "--run-dir", folder, "--precision=float32", *QUICK, *KINDS[request.param]]
-    crepe_dist.train.train(config.parse(readable(*flags, "--embeddings=16384", "--buckets=16384")))
+    crepe_dist.train.train(config.parse(readable(*flags, "--embedding-rows=16384", "--buckets=16384")))
     return folder
 
 
@@ -100,7 +100,7 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, pri
     before = crepe_dist.load(trained, device="cpu")
     arrays = before.engine.arrays
     limit = sum(array.nbytes for array in arrays.values()) // (2 if trained.name == "paper" else 6)
-    printed = printed_by("export", trained, "--size", limit / 1e6, "--out", tmp_path / "small")
+    printed = printed_by("export", trained, "--max-size-mb", limit / 1e6, "--out", tmp_path / "small")
     assert total(tmp_path / "small") <= limit
     assert f"{tmp_path / 'small' / 'model.safetensors'} (" in printed
     after = crepe_dist.load(tmp_path / "small", device="cpu")
@@ -117,11 +117,11 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, pri
 
 
 def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, printed_by, complaint):
-    said = complaint("export", trained, "--size", "0.001", "--out", "small", cwd=tmp_path)
+    said = complaint("export", trained, "--max-size-mb", "0.001", "--out", "small", cwd=tmp_path)
     assert "cannot be compressed to 1.0 kB" in said
     assert not (tmp_path / "small").exists()
-    size = said.split("--size ")[1].split()[0]
-    printed_by("export", trained, "--size", size, "--out", tmp_path / "small")
+    size = said.split("--max-size-mb ")[1].split()[0]
+    printed_by("export", trained, "--max-size-mb", size, "--out", tmp_path / "small")
     assert total(tmp_path / "small") <= float(size) * 1e6
 
 

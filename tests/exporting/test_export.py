@@ -231,7 +231,7 @@ def test_mistakes_are_told(tmp_path, monkeypatch, complaint):
     for flags, message in (
         (["--out", "file"], "file is not a folder"),
         (["--out", "new", "--data", "nowhere"], "nowhere"),
-        (["--out", "new", "--size", "1", "--format", "onnx"], "--size does not apply to --format onnx"),
+        (["--out", "new", "--max-size-mb", "1", "--format", "onnx"], "--max-size-mb does not apply to --format onnx"),
         (["--out", "new", "--format", "pytorch"], "the PyTorch export was removed"),
         (["--out", "new", "--format", "torch"], "onnx2torch"),
     ):

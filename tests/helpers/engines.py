@@ -28,7 +28,7 @@ from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.distributed_optimizer import Exchange, Outcome
 from crepe_dist.settings.options import SHORTEST, ModelOptions, OptimizerOptions
 
-SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embeddings": 1 << 14}, "paper": {"size": "tiny"}}
+SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embedding_rows": 1 << 14}, "paper": {"size": "tiny"}}
 
 
 def small_shape(kind: str) -> Shape:

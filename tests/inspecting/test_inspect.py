@@ -67,7 +67,7 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
 
     monkeypatch.setattr(out_of_fold, "train", quick)
     monkeypatch.chdir(place)
-    given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--next", "2")
+    given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--num-suggestions", "2")
     printed = printed_by(*given)
     assert "fold 2 of 2: " in printed
     assert "choosing 2 of 3 texts; 3 other rows repeat a text, or cannot be classified" in printed
@@ -128,7 +128,7 @@ def labels_by_line(data):
 def test_what_cannot_be_inspected(complaint, tmp_path):
     lines = [{"text": f"text {row} abc", "label": ["a", "b"] if row % 2 else ["a"]} for row in range(40)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    crepe_dist.prepare(tmp_path / "many.jsonl", tmp_path / "many", labels="several")
+    crepe_dist.prepare(tmp_path / "many.jsonl", tmp_path / "many", labels="multilabel")
     assert "several labels per text" in complaint("inspect", "many", cwd=tmp_path)
 
 

@@ -48,7 +48,7 @@ class Ranks:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def start(self, rank: int, prefix: tuple[str, ...] = (), **more: object) -> None:
-        given = {"CREPE_DIST_MEETING_SECONDS": 60, **self._common, "RANK": rank, **more}
+        given = {"CREPE_DIST_RENDEZVOUS_SECONDS": 60, **self._common, "RANK": rank, **more}
         env = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", *given)}
         env.update({name: str(value) for name, value in given.items() if value is not None}, PYTHONPATH=str(ROOT))
         words = [*prefix, *program("launchers/meet.py")]
@@ -333,7 +333,7 @@ class TestErrors:
             ("MASTER_PORT", "65536", "a number from 1 to 65535"),
             ("MASTER_PORT", "0.5", "a number from 1 to 65535"),
             ("MASTER_PORT", "8080.5", "a number from 1 to 65535"),
-            ("CREPE_DIST_MEETING_SECONDS", "soon", "CREPE_DIST_MEETING_SECONDS is 'soon'"),
+            ("CREPE_DIST_RENDEZVOUS_SECONDS", "soon", "CREPE_DIST_RENDEZVOUS_SECONDS is 'soon'"),
             ("RANK", "2", "this process is rank 2 of 2"),
         ],
     )
@@ -354,7 +354,7 @@ class TestErrors:
         assert "MASTER_PORT to a port that is free" in said
 
     def test_one_that_never_comes_is_named_to_all(self, ranks):
-        group = ranks(WORLD_SIZE=4, CREPE_DIST_MEETING_SECONDS=3)
+        group = ranks(WORLD_SIZE=4, CREPE_DIST_RENDEZVOUS_SECONDS=3)
         for rank in (0, 2):
             group.start(rank)
         said = group.end(ExitCode.PEER_GONE)

@@ -71,7 +71,7 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
     build = f"cuda_{architecture.replace('_', '')}"
     assert chosen.result() == {"model.precision": half, "model.kernels": build}
     assert choose_for_inference(CREPE, "auto", GPU) == chosen
-    assert choose_backend(ModelOptions(kernels="own"), GPU, CREPE) == chosen
+    assert choose_backend(ModelOptions(kernels="native"), GPU, CREPE) == chosen
     assert str(choose_backend(ModelOptions(), GPU, NGRAMS)) == f"float32, own kernels (CUDA, {architecture})"
     asked = ModelOptions(precision="float32")
     assert str(choose_backend(asked, GPU, CREPE)) == f"float32, own kernels (CUDA, {architecture}) (as requested)"
@@ -102,7 +102,7 @@ def test_mxnet_computes_the_papers_network_only(machine):
         chosen = choose_backend(ModelOptions(network="paper", kernels=kernels), GPU, PAPER)
         assert (chosen.build, chosen.on_cuda, chosen.precision) == ("mxnet", False, "float32")
     for options, shape, message in (
-        (ModelOptions(network="paper", kernels="own"), PAPER, "our own kernels cannot compute this network on gpu"),
+        (ModelOptions(network="paper", kernels="native"), PAPER, "our own kernels cannot compute this network on gpu"),
         (ModelOptions(network="paper", precision="float16"), PAPER, "only float32 can be computed"),
         (ModelOptions(kernels="mxnet"), CREPE, "MXNet's operators do not compute --model crepe"),
     ):
@@ -129,7 +129,8 @@ def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
     )
     assert findings.reproducible(record)
     assert findings.command(record) == (
-        "python -m crepe_dist.train --config runs/a/config.yaml --precision bfloat16 --kernels own --device gpu --fresh"
+        "python -m crepe_dist.train --config runs/a/config.yaml --precision bfloat16 --kernels native --device gpu "
+        "--fresh"
     )
     assert list(verify.notes(record.description["computed"])) == []
     machine((9, 0))

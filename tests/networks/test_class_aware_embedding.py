@@ -17,7 +17,7 @@ from crepe_dist.settings.config import Config, parse
 from crepe_dist.training.model_setup import build_engine
 
 SMALL = [
-    "--embeddings=512",
+    "--embedding-rows=512",
     "--width=8",
     "--buckets=64",
     "--blocks=1",
@@ -88,7 +88,7 @@ def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data):
     shape = replace(shape_for(dataset), rows=rows)
     used = ngrams.count_ngrams(shape.embedding, dataset, World()).any(axis=1)
     assert 0 < used.sum() < rows
-    assert (table(parse([*SMALL, "--device=cpu", f"--embeddings={rows}"]), dataset).any(axis=1) == used).all()
+    assert (table(parse([*SMALL, "--device=cpu", f"--embedding-rows={rows}"]), dataset).any(axis=1) == used).all()
 
 
 def test_only_a_new_network_learns_faster_in_few_steps(data):

@@ -80,7 +80,7 @@ class TestShape:
 def test_long_texts_are_read_in_steps(length, stride, reach, rows):
     shape = CrepeShape.for_data(ModelOptions(), Encoding(feature_len=length), 4, 1000)
     assert (shape.stride, shape.reach, shape.rows) == (stride, reach, rows)
-    assert CrepeShape.for_data(ModelOptions(embeddings=10), Encoding(feature_len=length), 4, 1000).rows == 10
+    assert CrepeShape.for_data(ModelOptions(embedding_rows=10), Encoding(feature_len=length), 4, 1000).rows == 10
 
 
 def test_a_position_sees_the_ngrams_that_start_there():

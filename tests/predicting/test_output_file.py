@@ -60,9 +60,9 @@ def interrupt_after(groups: int, monkeypatch) -> None:
     ("source", "target", "filtered"),
     [
         ("a.csv", "out.jsonl", ()),
-        ("a.parquet", "out.csv", ("--score", "first", "--min-score", "0.4", "--windows")),
-        ("a.jsonl", "memory://out/out.parquet", ("--score", "first", "--min-score", "1")),
-        ("a.parquet", "out.parquet", ("--score", "first", "--min-score", "0.34")),
+        ("a.parquet", "out.csv", ("--score-class", "first", "--min-score", "0.4", "--windows")),
+        ("a.jsonl", "memory://out/out.parquet", ("--score-class", "first", "--min-score", "1")),
+        ("a.parquet", "out.parquet", ("--score-class", "first", "--min-score", "0.34")),
     ],
 )
 def test_the_number_of_processes_and_urls_do_not_change_the_file(
@@ -201,7 +201,7 @@ def of_all_kinds(rows: int) -> pa.Table:
 ADDED = ["predicted_class", "predicted_probability", "characters_cut", "problem"]
 
 
-@pytest.mark.parametrize("flags", [(), ("--score", "first", "--min-score", "0.36")])
+@pytest.mark.parametrize("flags", [(), ("--score-class", "first", "--min-score", "0.36")])
 def test_parquet_keeps_all_columns_and_their_types(flags, quick_run, tmp_path, printed_by, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     table = of_all_kinds(1000)

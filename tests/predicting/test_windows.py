@@ -45,7 +45,7 @@ def test_a_filter_keeps_rows_with_their_columns(model, tmp_path, printed_by, mon
     shares = [each.share(CLASSES[0]) for each in crepe_dist.load(model).predict(TEXTS, windows=True)]
     kept = [row for row, share in enumerate(shares) if share >= least or row in (1, 6)]
     assert len(kept) == 8 if least == 0 else len(kept) < 8
-    flags = ["--file", "in.csv", "--windows", "--score", CLASSES[0], "--min-score", str(least), "--out"]
+    flags = ["--file", "in.csv", "--windows", "--score-class", CLASSES[0], "--min-score", str(least), "--out"]
     for name in ("out.csv", "out.parquet", "out.jsonl", "out.txt"):
         with pytest.raises(UserError, match="2 of 8 rows could not be classified"):
             printed_by("predict", model, *flags, name)

@@ -65,7 +65,7 @@ def test_names_are_replaced_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "options", "expected"),
     [
-        ([["x", "X"], ["y"], ["X"]], {"labels": "several"}, [{"x": 1.0}, {"y": 1.0}, {"x": 1.0}]),
+        ([["x", "X"], ["y"], ["X"]], {"labels": "multilabel"}, [{"x": 1.0}, {"y": 1.0}, {"x": 1.0}]),
         ([{"x": 0.25, "X": 0.25, "y": 0.5}, {"y": 1}], {"labels": "soft"}, [{"x": 0.5, "y": 0.5}, {"y": 1.0}]),
     ],
 )

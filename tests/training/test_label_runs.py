@@ -43,7 +43,12 @@ def folder(tmp_path_factory):
     """A prepared set ``data``, and ``run-1`` and ``run-2``, trained on it in as many processes."""
     folder = tmp_path_factory.mktemp("labels")
     crepe_dist.prepare(
-        table(400, 1), folder / "data", labels="several", test=table(100, 2), validation=table(100, 3), feature_len=64
+        table(400, 1),
+        folder / "data",
+        labels="multilabel",
+        test=table(100, 2),
+        validation=table(100, 3),
+        feature_len=64,
     )
     for processes in (1, 2):
         flags = ("--data", "data", *ADAM, f"--run-dir=run-{processes}")

@@ -38,7 +38,7 @@ def finished(steps):
 
 
 NAMES = ("ant", "bee", "cow")
-SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=4"]
+SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--state.save-steps=4"]
 
 
 def table(rows: int, seed: int, *, labels: bool = True, several: bool = False) -> dict[str, list]:
@@ -59,7 +59,7 @@ def prepared(folder: Path, *, several: bool = False) -> Path:
         test=table(60, 2, several=several),
         validation=table(210, 3, several=several),
         unlabelled=table(300, 4, labels=False),
-        labels="several" if several else "one",
+        labels="multilabel" if several else "one",
         feature_len=48,
     )
     return folder
@@ -240,7 +240,7 @@ class TestRun:
         vectors = [np.bincount([NAMES.index(name) for name in re.findall("ant|bee|cow", text)] + [3]) for text in texts]
         np.save(folder / "vectors.npy", np.array(vectors, np.float32))
         for processes in (1, 2):
-            train(folder, f"encoder-{processes}", "--encoder=vectors.npy", processes=processes)
+            train(folder, f"encoder-{processes}", "--sentence-encoder=vectors.npy", processes=processes)
         assert "the encoder vectors.npy" in unlabelled(folder / "encoder-1")["teacher"]["members"]
         assert digests(folder / "encoder-1") == digests(folder / "encoder-2") != digests(folder / "run")
 
@@ -317,4 +317,4 @@ class TestEncoder:
         np.save(folder / "few.npy", np.zeros((9, 2)))
         rows = "float64 [9, 2], not a row of numbers for each of {'train': 60, 'validation': 210, 'unlabelled': 300}"
         for name, said in {"few.npy": rows, "NAME": "no such encoder", "model2vec:X": "pip install model2vec"}.items():
-            assert said in complaint("train", "--data", "data", "--encoder", name, cwd=folder)
+            assert said in complaint("train", "--data", "data", "--sentence-encoder", name, cwd=folder)

@@ -18,7 +18,7 @@ from tests import conftest
 from tests.conftest import QUICK, needs_kernels
 from tests.training.test_pseudo_labels import table
 
-SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--checkpoint.every=2", "--epochs=2"]
+SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--state.save-steps=2", "--epochs=2"]
 
 
 def prepared(folder: Path, *, several: bool = False, validation: Any = 0.3, **more: Any) -> Path:

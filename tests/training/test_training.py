@@ -127,7 +127,7 @@ class TestRunFolder:
         self, data, finished, tmp_path, complaint
     ):
         run_dir = tmp_path / "unfinished"
-        flags = ("--data", data, "--run-dir", run_dir, *QUICK, "--checkpoint.every=4")
+        flags = ("--data", data, "--run-dir", run_dir, *QUICK, "--state.save-steps=4")
         fault = {"kind": "SIGKILL", "rank": 0, "phase": "train", "step": 13, "once": str(tmp_path / "once")}
         harness.run([sys.executable, "-m", "tests.chaos.worker", *map(str, flags)], tmp_path, fault)
         *older, newest = sorted((run_dir / "state").glob("step_*_0001"))

@@ -29,7 +29,7 @@ from crepe_dist.training.startup_messages import leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, train, write_csv
 from tests.helpers.engines import Network
 
-CREPE = ModelOptions(network="crepe", buckets=64, embeddings=1024, width=32, blocks=2)
+CREPE = ModelOptions(network="crepe", buckets=64, embedding_rows=1024, width=32, blocks=2)
 PAPER = ModelOptions(network="paper", size="tiny")
 NGRAMS = ModelOptions(network="ngrams", buckets=64)
 NETWORKS = {"crepe": CREPE, "paper": PAPER, "ngrams": NGRAMS}
@@ -163,7 +163,7 @@ class TestEncodings:
         with pytest.raises(UserError, match="encoded differently") as error:
             transfer.read(runs["paper"], ModelOptions(), replace(dataset, encoding=encoding))
         assert flag in error.value.remedy
-        assert error.value.remedy.endswith("--alphabet usual")
+        assert error.value.remedy.endswith("--alphabet standard")
 
     def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, runs, dataset):
         longer = replace(dataset, encoding=Encoding(feature_len=200))
@@ -179,7 +179,7 @@ class TestSettings:
             ("paper", ModelOptions(size="small"), "256 filters"),
             ("paper", ModelOptions(network="ngrams"), "--model ngrams"),
             ("ngrams", ModelOptions(size="tiny"), "--model paper"),
-            ("crepe", ModelOptions(embeddings=2048), "2048 rows"),
+            ("crepe", ModelOptions(embedding_rows=2048), "2048 rows"),
         ],
     )
     def test_that_ask_for_another_network_are_refused(self, runs, dataset, kind, options, message):
@@ -213,7 +213,7 @@ class TestTraining:
 
     @pytest.fixture(scope="class")
     def flags(self, place, quick_run) -> list[str]:
-        sizes = ("--buckets", "--embeddings", "--width", "--blocks")
+        sizes = ("--buckets", "--embedding-rows", "--width", "--blocks")
         rest = [flag for flag in QUICK if not flag.startswith(sizes)]
         return ["--data", str(place / "other"), "--init-from", str(quick_run), "--precision=float32", *rest]
 

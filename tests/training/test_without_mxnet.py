@@ -18,7 +18,7 @@ PREDICTS = """
 import json, sys
 import crepe_dist
 texts = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(60)]
-settings = {"model.buckets": 4096, "model.embeddings": 1024, "model.width": 16}
+settings = {"model.buckets": 4096, "model.embedding_rows": 1024, "model.width": 16}
 estimator = crepe_dist.CrepeClassifier(epochs=3, learning_rate=0.01, settings=settings)
 estimator.fit(texts, ["bad", "good"] * 30)
 labels = [answer.label for answer in crepe_dist.load(sys.argv[1]).predict(["quaqua", "zig zig", "vex"])]

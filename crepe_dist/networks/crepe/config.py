@@ -94,7 +94,7 @@ class CrepeShape(Shape):
     other_layers: ClassVar[str] = "embeddings and convolutions"
     label_smoothing: ClassVar[float] = 0.1
     smaller: ClassVar[str] = "lower --width, or choose --model ngrams"
-    options: ClassVar[Mapping[str, str]] = {"rows": "embeddings"}
+    options: ClassVar[Mapping[str, str]] = {"rows": "embedding_rows"}
     limits: ClassVar[Mapping[str, int]] = {
         "longest": LARGEST_LONGEST, "reach": LARGEST_LONGEST, "blocks": MOST_BLOCKS, "stride": LARGEST_STRIDE
     }  # fmt: skip
@@ -120,7 +120,7 @@ class CrepeShape(Shape):
         stride = min(stride_for(table.feature_len), LARGEST_STRIDE)
         reach, embeddings = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
         return cls(
-            **vars(table), reach=reach, rows=options.embeddings or embeddings, width=options.width,
+            **vars(table), reach=reach, rows=options.embedding_rows or embeddings, width=options.width,
             blocks=options.blocks, stride=stride, dropout=dropout,
         )  # fmt: skip
 

@@ -191,7 +191,8 @@ def open_parquet(path: Path, name: str, wanted: Wanted, label: str | None, *, ke
         kind = types[position]
         if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
             raise UserError(
-                f"{name}: column {names[position]!r} is not text, but {kind}", remedy="name a text column with --text"
+                f"{name}: column {names[position]!r} is not text, but {kind}",
+                remedy="name a text column with --text-column",
             )
     kept = [i for i, kind in enumerate(types) if keep and _is_writable(kind)]
     read = sorted({*columns.used, *kept})

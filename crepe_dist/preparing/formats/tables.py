@@ -355,7 +355,7 @@ def open_table(
             f"{name}: does its first line name the columns?",
             f"it looks different from the others: {delimiter.join(rows[0])[:200]}",
             "give --header yes or --header no, and if necessary "
-            + ("the column: --text" if label is not None else "the columns: --label, --text"),
+            + ("the column: --text-column" if label is not None else "the columns: --label, --text-column"),
         )
     else:
         names = [f"column {number}" for number in range(1, _usual_width(rows) + 1)]
