@@ -161,13 +161,18 @@ def imported(source: str) -> set[str]:
     return names | {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
-def session_of(graph: Graph, outputs: Sequence[str]) -> onnxruntime.InferenceSession:
-    """Open a graph whose outputs are int32."""
+def serialize(graph: Graph, outputs: Sequence[str]) -> bytes:
+    """Make an ONNX file of a graph whose outputs are int32."""
     infos = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT32, None) for each in outputs]
     made = onnx.helper.make_graph(graph.nodes, "graph", graph.inputs, infos, graph.values)
     opset = [onnx.helper.make_opsetid("", onnx_file.OPSET_VERSION)]
     model = onnx.helper.make_model(made, opset_imports=opset, ir_version=onnx_file.IR_VERSION)
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return model.SerializeToString()
+
+
+def session_of(graph: Graph, outputs: Sequence[str]) -> onnxruntime.InferenceSession:
+    """Open a graph whose outputs are int32."""
+    return onnxruntime.InferenceSession(serialize(graph, outputs), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

@@ -1,27 +1,61 @@
-"""All versions of the n-gram hash compute the same, on the vectors of ngram_hash.json; networks/ngrams/hashing.py
-describes it."""
+"""All implementations of the n-gram hash compute the rows of one table of cases, ngram_hash.json.
+
+docs/how-to/network.md specifies the hash.
+"""
 
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from crepe_dist.cuda import gpu
+from crepe_dist.cuda.branch import Program
+from crepe_dist.engines.cuda_engine import shared_constants
+from crepe_dist.exporting import web_page
+from crepe_dist.files import cache_folder
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native import library
+from crepe_dist.native.constants import GROUPS
+from crepe_dist.networks.ngrams import cuda as ngrams_cuda
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
 from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of, word_keys
-from tests.exporting.test_export import session_of
+from tests.exporting.test_export import serialize, session_of
+from tests.helpers import cuda_emulator
+from tests.helpers.browsing import chromium, needs_browser
+from tests.helpers.needs import needs
 
+NO_ROW = 0xFFFFFFFF  # see cuda/kernels/common.cuh
+IN_PAGE = """
+const [binary, models, texts, done] = arguments;
+const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+(async () => {
+  Object.assign(ort.env.wasm, {numThreads: 1, wasmBinary: bytes(binary).buffer});
+  const found = [];
+  for (const [number, model] of models.entries()) {
+    const session = await ort.InferenceSession.create(bytes(model), {executionProviders: ["wasm"]});
+    const codes = new ort.Tensor("int32", Int32Array.from(texts[number]), [1, texts[number].length]);
+    const answer = await session.run({codes});
+    found.push(session.outputNames.map((name) => [...answer[name].data]));
+  }
+  done(found);
+})();
+"""
 VECTORS = json.loads(Path(__file__).with_name("ngram_hash.json").read_text())
 
 
 def expected(vector):
     return np.array(vector["hashed"], np.int64).reshape(len(vector["text"]), vector["longest"])
+
+
+def distinct(vector):
+    ngrams = {row for row in expected(vector).ravel().tolist() if row >= 0}
+    return sorted(ngrams | {vector["rows"] + row for row in vector["of_words"]})
 
 
 def table(vector):
@@ -40,22 +74,56 @@ def by_numpy(vector):
     return rows, rows_of(words, vector["words"])
 
 
-def by_onnx(vector):
+def onnx_graph(vector):
+    """Make the graph from the symbols of a text to the rows of n-grams and of words."""
     graph, rows = Graph(), vector["rows"]
     codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
     outputs = [ngrams_onnx.rows_of(graph, codes, vector["longest"], rows, rows)]
     outputs.append(ngrams_onnx.word_rows(graph, codes, table(vector)))
-    (found,), (words,) = session_of(graph, outputs).run(None, {"codes": np.array([vector["text"]], np.int32)})
+    return graph, outputs
+
+
+def onnx_rows(vector, found, words):
+    """Replace the padding rows of the graph's outputs: -1 for an n-gram, nothing for a word."""
+    rows = vector["rows"]
     return np.where(found == rows, -1, found), words[words < rows + vector["words"]] - rows
+
+
+def by_onnx(vector):
+    session = session_of(*onnx_graph(vector))
+    (found,), (words,) = session.run(None, {"codes": np.array([vector["text"]], np.int32)})
+    return onnx_rows(vector, found, words)
+
+
+def check(vector, rows, words):
+    np.testing.assert_array_equal(rows, expected(vector))
+    assert sorted(words.tolist()) == sorted(vector["of_words"])
 
 
 @pytest.mark.parametrize("version", [by_numpy, by_onnx])
 @pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
 def test_rows_of_each_position(version, vector):
     if vector["text"]:
-        rows, words = version(vector)
-        np.testing.assert_array_equal(rows, expected(vector))
-        assert sorted(words.tolist()) == sorted(vector["of_words"])
+        check(vector, *version(vector))
+
+
+@pytest.mark.web
+@needs_browser
+@needs(*([] if (cache_folder() / web_page.ARCHIVE).exists() else ["npm"]))
+def test_rows_of_each_position_in_the_runtime_of_the_web_page():
+    """The page runs the ONNX graph, by WebAssembly."""
+    script, binary = web_page.web_runtime()
+    vectors = [vector for vector in VECTORS if vector["text"]]
+    models = [b64encode(serialize(*onnx_graph(vector))).decode() for vector in vectors]
+    texts = [vector["text"] for vector in vectors]
+    with chromium() as browser:
+        browser.set_script_timeout(120)
+        browser.get("data:text/html,<p>")
+        browser.execute_script("const script = document.createElement('script'); script.text = arguments[0];"
+                               "document.head.append(script);", script)  # fmt: skip
+        found = browser.execute_async_script(IN_PAGE, b64encode(binary).decode(), models, texts)
+    for vector, (rows, words) in zip(vectors, found, strict=True):
+        check(vector, *onnx_rows(vector, np.array(rows).reshape(expected(vector).shape), np.array(words)))
 
 
 @pytest.mark.parametrize("build", [*library.runnable(), library.NONE])
@@ -63,5 +131,31 @@ def test_rows_of_each_position(version, vector):
 def test_distinct_rows_of_a_text(build, vector, monkeypatch):
     monkeypatch.setenv(library.SWITCH, build)
     (buckets,), (number,) = look_up(np.array([vector["codes"]], np.uint8), table(vector))
-    ngrams = {row for row in expected(vector).ravel().tolist() if row >= 0}
-    assert buckets[:number].tolist() == sorted(ngrams | {vector["rows"] + row for row in vector["of_words"]})
+    assert buckets[:number].tolist() == distinct(vector)
+
+
+@pytest.fixture(scope="module")
+def program():
+    with cuda_emulator.used():
+        yield Program(gpu.Gpu(0), ngrams_cuda.PROGRAM, shared_constants(), "float32")
+
+
+@needs("g++")
+@pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
+def test_distinct_rows_of_a_text_on_a_gpu(vector, program):
+    shape, codes, memory = table(vector), np.array([vector["codes"]], np.uint8), program.gpu
+    (length,), symbols = codes.shape[1:], codes.shape[1] + 2
+    places = (shape.longest + 1) * symbols
+    size = 1 << (2 * places - 1).bit_length()
+    texts, lengths = memory.allocate(symbols), memory.allocate(4)
+    ngrams, counts, sets = (memory.allocate(4 * count) for count in (places, GROUPS, 2 * size))
+    significant = memory.copy(np.zeros(shape.buckets, np.float32))
+    program("read_texts", 1, memory.copy(codes), length, length, shape.alphabet_size, texts, lengths)
+    program(
+        "find_ngrams", 1, texts, lengths, symbols, shape.longest, shape.buckets, shape.letters, shape.words,
+        significant, sets, size, ngrams, counts, block=ngrams_cuda.FINDERS,
+    )  # fmt: skip
+    found = np.empty(places, np.uint32)
+    ngrams.read(found)
+    # The two highest bits have the group of a row.
+    assert sorted((found[found != NO_ROW] % (1 << 30)).tolist()) == distinct(vector)

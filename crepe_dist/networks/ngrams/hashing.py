@@ -1,21 +1,23 @@
 """Hashing of n-grams and words to the rows of a table.
 
-This is the specification. Four implementations agree on the vectors of ``tests/networks/ngram_hash.json``: this one,
-``native/hashing.h``, and two exports, ``networks/ngrams/onnx.py`` and ``networks/ngrams/torch.py``. The CUDA kernels
-are a fifth implementation: ``cuda/kernels/texts.cuh`` and ``cuda/kernels/ngrams.cu``.
+The section "The hash of n-grams" of ``docs/how-to/network.md`` specifies the hash. Five programs compute it:
 
-1. The text is read up to its last known character. A symbol with the code ``alphabet_size`` stands before its first and
-   after its last character; a text without a known character has no symbols. Unknown characters are blank.
-2. An n-gram is n = 1 … ``longest`` neighbouring codes, none of them blank. Its key is a number with a digit code + 1 to
-   the base ``RADIX`` for each of them, modulo 2^64: the first code has the highest digit.
-3. The key is mixed by the output function of SplitMix64 (Steele, Lea & Flood 2014), modulo 2^64. The upper 32 bits h
-   give the row: h × rows / 2^32, rounded down.
-4. A word is a run of codes below ``letters`` between other symbols. Its key is that of an n-gram of any length. The key
-   of a word and the one after it is key of the first × ``GOLDEN`` + key of the second, modulo 2^64. Their rows among
-   ``words`` ones are found as in 3, and stand after those of n-grams.
+- Python: this module
+- C++ kernels: ``native/hashing.h``
+- CUDA kernels: ``cuda/kernels/texts.cuh``
+- ONNX Runtime: the graph of ``networks/ngrams/onnx.py``
+- the exported web page: the same graph, run by ONNX Runtime Web
 
-The table reads the distinct rows of a text; Crepe's tower reads the row of each n-gram at the position of
-its first character.
+``tests/networks/ngram_hash.json`` is the table of cases for all of them. In short:
+
+1. A symbol with the id ``alphabet_size`` is put before the first and after the last known character. Unknown characters
+   are blank.
+2. The key of an n-gram is a number to the base ``RADIX`` with a digit of id + 1 for each symbol, modulo 2^64. The first
+   symbol has the highest digit. An n-gram has no blank.
+3. The finaliser of SplitMix64 (Steele, Lea & Flood 2014) mixes the key. The upper 32 bits h give the row:
+   h × rows / 2^32, rounded down.
+4. A word is a run of ids below ``letters``, and has the key of an n-gram. The key of two consecutive words is key of
+   the first × ``GOLDEN`` + key of the second. The rows of words stand after the rows of n-grams.
 """
 
 from __future__ import annotations
