@@ -57,7 +57,7 @@ def test_the_clock_of_rank_0_decides_for_all_ranks(trial):
 def test_other_numbers_of_processes_are_the_same_run(trial, monkeypatch):
     """Three processes are killed, and one ends it, with threads of another number."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    trial.kill(17, 3, *TYPOS, rank=1)
+    trial.kill(17, 3, *TYPOS, rank=1, supervised=True)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     trial.resume(1, *TYPOS)
 

@@ -14,7 +14,7 @@ from tests.conftest import records
 
 @pytest.mark.parametrize(("kind", "processes", "rank"), [("inf", 2, 1), slow("nan", 3, 2)])
 def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
-    code, printed = trial.run(processes, fault=trial.fault(kind, 17, rank))
+    code, printed = trial.run(processes, fault=trial.fault(kind, 17, rank), supervised=processes == 2)
     assert code == ExitCode.ERROR, printed
     # Steps count from 1: after 17 it is the 18th, the fifth of the second epoch, of 25 documents each.
     first, end = share(100, 125, rank, processes, 4)
@@ -22,14 +22,14 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     rows = ", ".join(map(str, order[first:end].tolist()))
     what = f"non-finite loss or gradient at step 18 on rank {rank} (rows {rows} of the train split)"
     assert printed.count(what) == 1, printed
-    assert "<stderr>:Traceback" not in printed
+    assert ("Traceback" if processes == 2 else "<stderr>:Traceback") not in printed
     assert harness.saved_step(trial.run_dir) >= 13
 
 
 def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
     fault = trial.fault("diverged", 13, 1)  # the last of the epoch
     rarely = "--state.save-steps=100"  # a save of the step itself would find what was spoilt
-    code, printed = trial.run(2, rarely, fault=fault)
+    code, printed = trial.run(2, rarely, fault=fault, supervised=True)
     assert code == ExitCode.ERROR, printed
     assert printed.count("error: training diverged") == 1, printed
     assert "Warning" not in printed
@@ -40,8 +40,9 @@ def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
 @pytest.mark.parametrize(("processes", "odd", "every"), [(2, 1, 100), slow(3, 0, 4)])
 def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, every):
     """At the end of the epoch, or by the next save."""
-    code, printed = trial.run(processes, f"--state.save-steps={every}", fault=trial.fault("diverge", 17, odd))
-    assert code == ExitCode.ERROR, printed
+    flags, fault = f"--state.save-steps={every}", trial.fault("diverge", 17, odd)
+    code, printed = trial.run(processes, flags, fault=fault, supervised=processes == 2)
+    assert code == (ExitCode.FAILURE if processes == 2 else 1), printed  # horovodrun has exit codes of its own
     named = odd if odd or processes > 2 else 1  # of two, rank 0 is believed
     assert printed.count(f"the parameters of rank {named} differ from those of the other ranks") == 1
     assert harness.saved_step(trial.run_dir) <= 17

@@ -13,7 +13,6 @@ from crepe_dist.errors import ExitCode
 from crepe_dist.files import write_json
 from crepe_dist.runs import metrics
 from tests.chaos import harness
-from tests.chaos.test_supervised import supervise
 
 # The fault of the worker that begins each kind.
 STRIKES = {"SIGKILL": "SIGKILL", "SIGSTOP": "SIGSTOP", "SIGTERM": "SIGTERM", "cut file": "SIGKILL", "NaN": "nan"}
@@ -27,7 +26,7 @@ EPOCHS = 4  # a fault
 def test_it_ends_in_the_bits_of_an_unbroken_run(trial, processes, faults):
     generator, plan = random.Random(processes), trial.folder / "plan.json"
     settings = (f"--epochs={EPOCHS * (faults + 1)}", "--safety.watchdog-s=4")
-    arguments = supervise(trial.run_dir, trial.data, processes, *settings, flags=("--max-restarts", "1000"))
+    arguments = harness.supervise(trial.run_dir, trial.data, processes, *settings, flags=("--max-restarts", "1000"))
     environment = {**harness.environment(), "CREPE_DIST_FAULT": str(plan)}
     log = (trial.folder / "log.txt").open("ab")
     started: list[subprocess.Popen[bytes]] = []

@@ -18,12 +18,6 @@ from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import records
 from tests.helpers.needs import needs
-from tests.helpers.programs import program
-
-
-def supervise(run_dir: Path, data: Path, count: int, *more: str, flags: tuple[str, ...] = ()) -> list[str]:
-    flags_of_train = harness.command(run_dir, data, 1, *more)[3:]
-    return program("chaos/supervise.py", "-np", count, *flags, *flags_of_train)
 
 
 def descendants(pid: int) -> list[int]:
@@ -42,7 +36,7 @@ def supervised(trial: harness.Trial) -> Iterator[Any]:
     started: list[subprocess.Popen[str]] = []
 
     def start(count: int, *more: str, plan: dict[str, Any] | None = None, flags: tuple[str, ...] = ()) -> Any:
-        arguments = supervise(trial.run_dir, trial.data, count, *more, flags=flags)
+        arguments = harness.supervise(trial.run_dir, trial.data, count, *more, flags=flags)
         started.append(harness.start(arguments, trial.folder, plan))
         return started[-1]
 
