@@ -28,7 +28,7 @@ def weighed_and_scored(
     The weight is fitted to a validation split whose texts have one label; else, and for other networks, it is 1.
 
     Raises:
-        Interrupted: on every rank, if ``is_stopping`` became true on one.
+        EvaluationStopped: on every rank, if ``is_stopping`` became true on one.
     """
     if engine.shape.summands == 1 or "validation" not in data.splits or data.labelled == SEVERAL:
         return evaluate_splits(engine, data, world, is_stopping), 1.0

@@ -1,249 +1,127 @@
-"""Guards of a run: logs, saved states, checks and stops around the recipe; out-of-memory errors that name the batch."""
+"""Callbacks of the training loop: the interface, and the list that calls them in order."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch, Order
-from crepe_dist.data.loader import share, training_order
-from crepe_dist.distributed.process_group import World
 from crepe_dist.distributed.signals import Vote
 from crepe_dist.distributed.watchdog import SHOWN_ROWS
-from crepe_dist.errors import ExitCode, UserError, is_memory_error
 from crepe_dist.parallel.distributed_optimizer import Outcome
-from crepe_dist.runs.scores import AnyScores
-from crepe_dist.settings.config import flag
-from crepe_dist.training.context import Run
-from crepe_dist.training.state_saver import StateSaver, snapshot
-from crepe_dist.training.step_logger import StepLog
-
-# Parts of the text of an MXNetError, a RuntimeError: from CUDA's allocator, MXNet's on the host, oneDNN's, and C++'s.
-MEMORY_TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
+from crepe_dist.training.context import TrainContext
+from crepe_dist.training.display import Throughput
 
 
-class Guards(StepLog):
-    """Hooks of the recipe for logs, warnings, saved states, checks and stops; every rank calls each at the same point.
+class Callback:
+    """Base class of the callbacks, whose methods do nothing. The names follow ``transformers.TrainerCallback``.
 
-    The replicas are compared before each save and after each epoch.
-
-    Args:
-        saver: saver of this rank; only that of rank 0 writes.
-
-    Attributes:
-        saver: as given.
+    Every rank has the same callbacks, and the training loop calls each method on every rank at the same point. A method
+    may therefore contain collectives.
     """
 
-    def __init__(self, run: Run, saver: StateSaver) -> None:
-        super().__init__(run)
-        self.saver = saver
-        self._run = run
-        self._watchdog = run.session.watchdog
-        self._control = run.session.control
-        self._batch: Order = np.zeros(0, np.int64)  # of the current step, for the watchdog
-        self._watchdog.locate(self._where)
+    def on_epoch_begin(self) -> None:
+        """Handle the start of an epoch, or of the rest of an epoch after a resume."""
 
-    def _where(self) -> dict[str, Any]:
-        at, rows = self._run.progress, self._batch[:SHOWN_ROWS].tolist()
+    def on_step_begin(self, batch: Batch) -> Vote:
+        """Handle the start of a step, before the forward pass.
+
+        Returns:
+            The action that this rank requests after the step. The ranks follow the strongest request of any rank.
+        """
+        return Vote.GO_ON
+
+    def on_step_end(self, result: Outcome, learning_rate: float) -> None:
+        """Handle the end of a step, which the progress of the run already counts.
+
+        Args:
+            result: Sums of the step over all ranks. ``result.vote`` is the action that the ranks have agreed on.
+        """
+
+    def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
+        """Handle the records of the steps since the last call. ``StepLogger`` calls it about every ten steps."""
+
+    def on_save(self) -> None:
+        """Prepare for the capture of the state. ``SaveCallback`` calls it."""
+
+    def on_train_epoch_end(self) -> None:
+        """Handle the end of the steps of an epoch, before the evaluation."""
+
+    def on_epoch_end(self, record: dict[str, Any]) -> None:
+        """Handle the end of an epoch, after its checkpoint was written.
+
+        Args:
+            record: Metrics of the epoch (``checkpoint.epoch_record``).
+        """
+
+    def on_stop(self) -> None:
+        """Handle a request to stop during the evaluation. ``SaveCallback`` saves the state and raises ``Stopped``."""
+
+    def on_train_end(self) -> None:
+        """Handle the end of the last epoch."""
+
+
+class CallbackList(Callback):
+    """Callbacks that are called in the order of the list."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callback] = []
+
+    def on_epoch_begin(self) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_begin()
+
+    def on_step_begin(self, batch: Batch) -> Vote:
+        return max(callback.on_step_begin(batch) for callback in self.callbacks)
+
+    def on_step_end(self, result: Outcome, learning_rate: float) -> None:
+        for callback in self.callbacks:
+            callback.on_step_end(result, learning_rate)
+
+    def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
+        for callback in self.callbacks:
+            callback.on_log(records, throughput)
+
+    def on_save(self) -> None:
+        for callback in self.callbacks:
+            callback.on_save()
+
+    def on_train_epoch_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_train_epoch_end()
+
+    def on_epoch_end(self, record: dict[str, Any]) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_end(record)
+
+    def on_stop(self) -> None:
+        for callback in self.callbacks:
+            callback.on_stop()
+
+    def on_train_end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_train_end()
+
+
+class WatchdogCallback(Callback):
+    """Heartbeats of the steps and saves, and the position that the watchdog reports if training hangs."""
+
+    def __init__(self, context: TrainContext) -> None:
+        self._progress = context.progress
+        self._watchdog = context.job.watchdog
+        self._rows: Order = np.zeros(0, np.int64)  # Rows of the current batch.
+        self._watchdog.locate(self._position)
+
+    def _position(self) -> dict[str, Any]:
+        at, rows = self._progress, self._rows[:SHOWN_ROWS].tolist()
         return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": rows}
 
-    def before_step(self, batch: Batch) -> Vote:
-        """Report the start of a step to the watchdog; return what this rank wants to do after it."""
+    def on_step_begin(self, batch: Batch) -> Vote:
         self._watchdog.beat("train")
-        self._batch = batch.rows
-        return max(self._control.vote, Vote.SAVE if self.saver.due(batch.step) else Vote.GO_ON)
+        self._rows = batch.rows
+        return Vote.GO_ON
 
-    def accept(self, outcome: Outcome) -> bool:
-        """Return whether to update the parameters: loss and gradients are finite on every rank.
-
-        Raises:
-            UserError: on every rank, if a non-finite step ends the run.
-        """
-        if not outcome.finite:
-            _reject(self._run, outcome)
-        return outcome.finite
-
-    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
-        """Log a step, which the run's progress already counts; then save or stop as the ranks have agreed.
-
-        Raises:
-            Stopped: the run was asked to stop, and its state is saved.
-        """
-        super().after_step(outcome, learning_rate)
-        if outcome.vote is Vote.STOP:
-            self.stop()
-        elif outcome.vote is Vote.SAVE:
-            self._save()
-
-    def is_stopping(self) -> bool:
-        """Return whether this rank was asked to stop."""
-        return self._control.vote is Vote.STOP
-
-    def check(self, scores: Mapping[str, AnyScores]) -> None:
-        """Check that the loss on each split is finite, before anything of the epoch is written.
-
-        Raises:
-            UserError: on every rank, if the last updates of the epoch have made it NaN or infinite.
-        """
-        losses = {name: (score.loss, score.uncalibrated_loss or 0.0) for name, score in scores.items()}
-        if bad := [name for name, pair in losses.items() if not all(map(math.isfinite, pair))]:
-            raise _diverged(f"the loss on the {bad[0]} split is not finite after epoch {self._run.progress.epoch}")
-
-    def after_epoch(self, record: dict[str, Any]) -> None:
-        """Log an epoch, after its checkpoint was written; then save if it is due."""
-        run, progress = self._run, self._run.progress
-        super().after_epoch(record)
-        is_due = not progress.finished and self.saver.due(progress.step)
-        if run.world.broadcast(is_due, "save after epoch"):
-            self._save()
-        else:
-            check_replicas(run.engine.values(), run.world)
-
-    def finish(self) -> None:
-        """Write what is left at the end of the run."""
-        super().finish()
-        self.saver.close()
-
-    def stop(self) -> NoReturn:
-        """Save the state, wait until it is on disk, and end the run; every rank calls it.
-
-        Raises:
-            Stopped: always, unless the state could not be saved.
-            UserError: the last steps could not be saved.
-        """
-        self._save()
-        step = self._run.progress.step
-        stopped = self._control.stopped(on_all_ranks=True)
-        self.saver.wait()
-        if self.saver.durable_step not in (None, step):
-            raise UserError(
-                f"the steps after step {self.saver.durable_step} could not be saved",
-                remedy="free some disk space, and run the command again",
-            )
-        command = "the same command without --fresh" if self._run.config.fresh else "the same command"
-        self._run.display.say(f"{stopped}: saved after step {step}; {command} resumes from there")
-        self.saver.close()
-        self.sync()
-        raise stopped
-
-    def _save(self) -> None:
-        """Start to write the state on rank 0; every rank calls it."""
-        run = self._run
+    def on_save(self) -> None:
         self._watchdog.beat("save")
-        self.flush()
-        check_replicas(run.engine.values(), run.world)
-        copied = snapshot(run)
-        try:
-            # The state relies on the metrics, so they go first.
-            run.metrics.sync()
-            if copied:
-                self.saver.save(copied)
-        except OSError as error:
-            self.saver.postpone(run.progress.step)
-            run.display.say(f"the state of step {run.progress.step} could not be saved: {error}")
-        self.restart_clock()
-
-
-def _reject(run: Run, outcome: Outcome) -> None:
-    """Lower the loss scale after an overflow of the gradients; end the run after any other non-finite outcome."""
-    if not outcome.bad_losses and run.engine.loss_scale.lower():
-        return
-    before, train = run.progress, run.data.splits["train"]
-    ranks = sorted({*outcome.bad_losses, *outcome.bad_gradients})
-    order = training_order(train, run.config.training.seed, before.epoch - 1, run.config.data.batch_size)
-    stop = before.documents + outcome.documents
-    culprits = _named(ranks, order, before.documents, stop, run.world.size, run.engine.group_size)
-    raise _diverged(
-        f"non-finite loss or gradient at step {outcome.step} on {culprits}",
-        "; the step was discarded",
-        "; the newest saved state is older than this step",
-    )
-
-
-def _diverged(what: str, consequence: str = "", otherwise: str = "") -> UserError:
-    return UserError(
-        f"training diverged: {what}",
-        f"the learning rate is probably too large{consequence}",
-        f"lower --learning-rate, or set --clip-norm 1{otherwise}",
-        on_all_ranks=True,
-    )
-
-
-def _named(ranks: Iterable[int], order: Order, start: int, stop: int, size: int, group_size: int) -> str:
-    """Name ranks for a message, each with its rows of the batch ``order[start:stop]``."""
-    shown = []
-    for rank in ranks:
-        first, end = share(start, stop, rank, size, group_size)
-        rows = order[first:end].tolist()
-        listed = ", ".join(map(str, rows[:SHOWN_ROWS]))
-        more = f", … {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
-        shown.append(f"rank {rank} (rows {listed}{more} of the train split)")
-    return "; ".join(shown)
-
-
-def digest(arrays: Arrays) -> int:
-    """Return a checksum of all parameters, below 2^48, for comparing replicas bit by bit."""
-    sums = []
-    for array in arrays.values():
-        words = array.reshape(-1).view(np.uint32)
-        sums += [np.add.reduce(words, dtype=np.uint64), np.uint64(np.bitwise_xor.reduce(words))]
-    return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
-
-
-def check_replicas(arrays: Arrays, ranks: World) -> None:
-    """Compare a checksum of the parameters over the ranks; every rank calls it.
-
-    Raises:
-        UserError: on every rank, if parameters differ; it names the ranks outside the majority (of two, rank 1).
-    """
-    if ranks.size == 1:
-        return
-    table = np.zeros(ranks.size, dtype=np.int64)
-    table[ranks.rank] = digest(arrays)
-    digests = ranks.sum(table, "digest").tolist()
-    usual, _ = Counter(digests).most_common(1)[0]
-    odd = [rank for rank, digest in enumerate(digests) if digest != usual]
-    if odd:
-        raise UserError(
-            f"the parameters of rank {', '.join(map(str, odd))} differ from those of the other ranks",
-            "a hardware fault (memory, network or device), or a bug in crepe_dist",
-            "run the same command again to resume from the newest saved state, where they were equal; if it happens "
-            "again, leave that host out",
-            on_all_ranks=True,
-            code=ExitCode.FAILURE,
-        )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, RuntimeError):
-        return any(text in str(error) for text in MEMORY_TEXTS)
-    return is_memory_error(error)
-
-
-@contextmanager
-def explained(option: str, batch_size: int, processes: int) -> Iterator[None]:
-    """Turn an out-of-memory error within the block into a ``UserError``.
-
-    Args:
-        option: name of the setting with the global batch size.
-    """
-    share = -(-batch_size // processes)
-    try:
-        yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"out of memory with {flag(option)} {batch_size}, which is {share} documents for this process",
-            str(error).strip().splitlines()[-1][:200] if str(error) else "",
-            f"try {flag(option)} {batch_size // 2}, a smaller network, or more processes on more hosts"
-            if share > 1
-            else "lower --width, choose --model ngrams, or shorten the documents (prepare --feature-len)",
-        ) from error

@@ -1,4 +1,4 @@
-"""Session of a command on this rank, run (the training of one network), and learning rates."""
+"""Objects that the training code shares on this rank, for a whole job and for one network; and learning rates."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
 
 
 @dataclass(frozen=True)
-class Session:
-    """Objects that the networks of one command share on this rank.
+class JobContext:
+    """Objects of this rank that are shared by all networks of a training job.
 
     Attributes:
-        display: terminal output; does nothing on ranks other than 0.
+        control: Requests to stop, by signals.
+        display: Output on the terminal. It shows nothing on ranks other than 0.
     """
 
     world: World
@@ -44,47 +45,47 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Training of a network on one rank.
+class TrainContext:
+    """Everything that the training of one network needs on this rank.
 
     Attributes:
-        engine: computes the network and its gradients.
-        exchange: sums the gradients of all ranks, and updates the parameters.
-        progress: current position of the run, the same on every rank, except for the ``seconds`` of the rank's clock.
-        choice: rule by which an epoch is reported, and training ends.
-        metrics: metrics files; does nothing on ranks other than 0.
+        engine: Engine that computes the network and its gradients.
+        optimizer: Distributed optimizer, which sums the gradients over the ranks and updates the parameters.
+        progress: Current position of the run. It is the same on every rank, except for ``seconds``, which each rank
+            measures.
+        choice: Rule that selects the reported epoch and ends the training.
+        metrics: Writer of the metrics files. It writes nothing on ranks other than 0.
+        job: Objects that are shared with the other networks of the job.
     """
 
     config: Config
     data: Dataset
     engine: Engine
-    exchange: Exchange
+    optimizer: Exchange
     progress: Progress
     choice: EpochChoice
     folder: RunFolder
     metrics: Metrics
-    session: Session
+    job: JobContext
 
     @classmethod
-    def opened(cls, config: Config, data: Dataset, engine: Engine, folder: RunFolder, session: Session) -> Run:
-        """Open metrics and the exchange of the gradients, and make a run at its start; every rank calls it."""
-        world = session.world
+    def create(cls, config: Config, data: Dataset, engine: Engine, folder: RunFolder, job: JobContext) -> TrainContext:
+        """Create the optimizer and the metrics files of a run that has not started. Every rank calls it."""
+        world = job.world
         world.on_root("folder", lambda: folder.path.mkdir(exist_ok=True))
-        metrics = Metrics(
-            folder.path, session.display.say, tensorboard=config.logging.tensorboard, is_root=world.is_root
-        )
+        metrics = Metrics(folder.path, job.display.say, tensorboard=config.logging.tensorboard, is_root=world.is_root)
         most = most_documents(config.data.batch_size, world.size, engine.group_size)
-        exchange = engine.open_exchange(world, config.optimizer, most)
+        optimizer = engine.open_exchange(world, config.optimizer, most)
         choice = EpochChoice.of(config, data)
-        return cls(config, data, engine, exchange, Progress(), choice, folder, metrics, session)
+        return cls(config, data, engine, optimizer, Progress(), choice, folder, metrics, job)
 
     @property
     def world(self) -> World:
-        return self.session.world
+        return self.job.world
 
     @property
     def display(self) -> Display:
-        return self.session.display
+        return self.job.display
 
     def epoch_batches(self) -> Iterator[Batch]:
         """Yield this rank's share of each remaining global batch of the epoch."""
@@ -96,12 +97,12 @@ class Run:
         found = DataLoader(train, order, size, world.rank, world.size, self.progress.documents, group)
         return map(lambda batch, step: batch.of_step(step, seed), found, itertools.count(self.progress.step + 1))
 
-    def computed(self) -> dict[str, str]:
-        """Describe what besides data, configuration and seed decides the bits of the parameters."""
+    def numerics(self) -> dict[str, str]:
+        """Return the kernels, precision and device, which decide the bits of the trained parameters."""
         return {**self.engine.backend.result(), "device": str(self.engine.device)}
 
     def provenance(self) -> dict[str, Any]:
-        """Describe of what the run was made, for its report."""
+        """Return the provenance of the run for its report: data, number of processes, device and software versions."""
         return {
             "processes": self.world.size,
             "device": str(self.engine.device),

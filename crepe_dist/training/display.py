@@ -19,18 +19,18 @@ LINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Speed of the steps since the last record, over all ranks.
+class Throughput:
+    """Throughput of the steps since the last log, over all ranks.
 
     Attributes:
-        documents: documents per second.
-        milliseconds: milliseconds per step.
-        waited: fraction of the time in which this rank waited for data.
+        documents: Number of documents per second.
+        milliseconds: Number of milliseconds per step.
+        data_wait_fraction: Fraction of the time that this rank waited for data.
     """
 
     documents: float
     milliseconds: float
-    waited: float
+    data_wait_fraction: float
 
     def __str__(self) -> str:
         return f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step"
@@ -80,15 +80,15 @@ class Display:
             self._task = self._bar.add_task(self._title, total=documents, completed=done, rate="")
             self._bar.start()
 
-    def update(self, documents: int, moving_loss: float, speed: Speed) -> None:
-        """Show the number of documents trained on, the moving average of the loss, and the speed."""
+    def update(self, documents: int, moving_loss: float, throughput: Throughput) -> None:
+        """Show the number of documents trained on, the moving average of the loss, and the throughput."""
         narrow = self._bar is not None and self._console.width < 120
-        shown = f"loss {moving_loss:.4f}  " + (f"{speed.documents:,.0f}/s" if narrow else str(speed))
+        shown = f"loss {moving_loss:.4f}  " + (f"{throughput.documents:,.0f}/s" if narrow else str(throughput))
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=documents, rate=shown)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
-            left = (self._total - documents) / max(speed.documents, 1e-9)
+            left = (self._total - documents) / max(throughput.documents, 1e-9)
             self.say(
                 f"{self._title}: {documents:,}/{self._total:,} documents  {shown}  {left:,.0f} s left of the epoch"
             )

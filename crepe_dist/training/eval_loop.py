@@ -21,7 +21,7 @@ from crepe_dist.runs.scores import Mistake
 Counts = npt.NDArray[np.int64]
 
 
-class Interrupted(Exception):
+class EvaluationStopped(Exception):
     """Raised on every rank if a request to stop arrives during evaluation."""
 
 
@@ -101,7 +101,7 @@ def pass_over(
         is_stopping: called after each batch; once it returns true, this rank stops scoring.
 
     Raises:
-        Interrupted: on every rank, if ``is_stopping`` was true on one.
+        EvaluationStopped: on every rank, if ``is_stopping`` was true on one.
     """
     counting = _count(engine.scored(split, batch_size, world.rank, world.size), totals, world.beat)
     deque(takewhile(lambda _: not is_stopping(), counting), maxlen=0)
@@ -109,7 +109,7 @@ def pass_over(
     reports = world.gather([is_stopping(), [asdict(mistake) for mistake in totals.mistakes]], "evaluation.stop")
     world.beat()
     if any(stopping for stopping, _ in reports):
-        raise Interrupted
+        raise EvaluationStopped
     for number, array in enumerate(totals.counts):
         array[:] = world.sum(array, f"evaluation.counts.{number}")
     totals.losses[:] = world.sum(totals.losses, "evaluation.loss")

@@ -55,7 +55,7 @@ def evaluate_splits(
     or chooses the thresholds of several labels. Exception: its own loss is the loss at the fitted temperature.
 
     Raises:
-        Interrupted: on every rank, if ``is_stopping`` became true on one.
+        EvaluationStopped: on every rank, if ``is_stopping`` became true on one.
     """
     scores: dict[str, AnyScores] = {}
     decision = UNCALIBRATED

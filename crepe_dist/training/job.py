@@ -1,7 +1,7 @@
-"""Everything around the recipe.
+"""The training job around the training loop.
 
 The data are opened, the run's folder is chosen and locked, networks are trained, and the report is written. On data
-with unlabelled texts two networks are trained, by the same recipe (``unlabelled``); and the n-gram table is refitted on
+with unlabelled texts two networks are trained, by the same loop (``unlabelled``); and the n-gram table is refitted on
 every row (``refit``).
 """
 
@@ -26,10 +26,10 @@ from crepe_dist.runs.run_folder import (
 )
 from crepe_dist.settings.config import Config
 from crepe_dist.training import pseudo_labels, refit, train_loop
-from crepe_dist.training.callbacks import explained
-from crepe_dist.training.context import Session
+from crepe_dist.training.context import JobContext
 from crepe_dist.training.display import Display
 from crepe_dist.training.model_setup import build_engine
+from crepe_dist.training.out_of_memory import oom_as_user_error
 from crepe_dist.training.startup_messages import unused_gpu
 from crepe_dist.training.training_data import (
     open_training_data,
@@ -46,12 +46,12 @@ def train(config: Config, world: World, control: Control) -> Result:
         UserError: an error that the user can fix.
         Stopped: the run was asked to stop, and its state is saved.
     """
-    in_memory = explained("data.batch_size", config.data.batch_size, world.size)
-    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, in_memory:
+    oom_errors = oom_as_user_error("data.batch_size", config.data.batch_size, world.size)
+    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, oom_errors:
         world.beat, world.before_long_wait = watchdog.beat, watchdog.before_long_wait
         world.patience = config.safety.watchdog_s / 2
-        session = Session(world, control, watchdog, Display(world.is_root))
-        display = session.display
+        job = JobContext(world, control, watchdog, Display(world.is_root))
+        display = job.display
         _note_missing_libraries(config, display)
         data = open_training_data(config, world, display)
         config, is_taught = with_epochs(config, data), uses_unlabelled(config, data)
@@ -66,28 +66,28 @@ def train(config: Config, world: World, control: Control) -> Result:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
                     folder.tidy()  # if an earlier process was killed before it did
             display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
-            report(config, data, folder, session)  # if it is missing or older
+            report(config, data, folder, job)  # if it is missing or older
             return finished
 
         with lock_on_root(folder, world, control.is_supervised, display.say):
             watchdog.write_to(folder.stacks(world.rank), world.gather(watchdog.identity(), "processes"))
             verify_data(data, world, folder.verified())
             if is_taught:
-                result, learnt, engine = pseudo_labels.train(config, data, first, engine, folder, session)
+                result, learnt, engine = pseudo_labels.train(config, data, first, engine, folder, job)
             else:
-                result, learnt = train_loop.train(config, data, engine, folder, session), data
+                result, learnt = train_loop.train_or_load_result(config, data, engine, folder, job), data
             if world.is_root and _has_report(config):
                 Thread(target=_import_report_libraries).start()  # The imports take half of the report's time.
-            result = refit.train(config, learnt, engine, result, session)
+            result = refit.train(config, learnt, engine, result, job)
             display.say(str(result))
-            report(config, data, folder, session)
+            report(config, data, folder, job)
             display.say_lines(unused_gpu(config, engine))
             return result
 
 
-def report(config: Config, data: Dataset, folder: RunFolder, session: Session) -> None:
+def report(config: Config, data: Dataset, folder: RunFolder, job: JobContext) -> None:
     """Write the report of a finished run on rank 0, if the report is missing or older than the result."""
-    session.world.run_steps_on_rank0("report", _write_report(config, data, folder, session.display))
+    job.world.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
 
 
 def _write_report(config: Config, data: Dataset, folder: RunFolder, display: Display) -> Iterator[None]:

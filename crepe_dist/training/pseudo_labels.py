@@ -43,7 +43,7 @@ from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_res
 from crepe_dist.sealed_json import damaged, read_record, write_sealed
 from crepe_dist.settings.config import Config
 from crepe_dist.training import sentence_encoder, train_loop
-from crepe_dist.training.context import Run, Session
+from crepe_dist.training.context import JobContext, TrainContext
 from crepe_dist.training.eval_loop import logits_of
 from crepe_dist.training.evaluation import BATCH_SIZE
 from crepe_dist.training.model_setup import build_engine
@@ -80,7 +80,7 @@ def train(
     first: tuple[Config, Dataset],
     engine: Engine,
     folder: RunFolder,
-    session: Session,
+    job: JobContext,
 ) -> tuple[Result, Dataset, Engine]:
     """Train a first network, let it label the other texts, train a student on all, and report the better one.
 
@@ -91,29 +91,29 @@ def train(
     Returns:
         The result, and of the network that it reports the data, with soft labels, and the engine.
     """
-    labelled = train_loop.train(*first, engine, folder.first, session)
-    lesson = teach(config, data, engine, labelled, folder, session)
+    labelled = train_loop.train_or_load_result(*first, engine, folder.first, job)
+    lesson = teach(config, data, engine, labelled, folder, job)
     taught = with_soft_labels(data, lesson.targets)
     hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
-    student = build_engine(config, taught, session.world)
-    if (result := session.world.agree("result", lambda: read_result(folder))) is None:
-        run = train_loop.train_network(config, taught, student, folder, session)
-        reported, provenance = judge(run, folder.first, lesson)
-        result = write_result(folder, reported, run.choice.chosen_by, provenance, session.world)
-    about = session.world.agree("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
+    student = build_engine(config, taught, job.world)
+    if (result := job.world.agree("result", lambda: read_result(folder))) is None:
+        context = train_loop.run_epochs(config, taught, student, folder, job)
+        reported, provenance = judge(context, folder.first, lesson)
+        result = write_result(folder, reported, context.choice.chosen_by, provenance, job.world)
+    about = job.world.agree("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
     is_better = about["reported"] == STUDENT
     return (result, taught, student) if is_better else (result, first[1], engine)
 
 
-def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: RunFolder, session: Session) -> Lesson:
+def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: RunFolder, job: JobContext) -> Lesson:
     """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
 
     Args:
         engine: engine of the first network, whose parameters are replaced by those of ``first``.
         first: result of the first network.
     """
-    world, path = session.world, folder.lesson
+    world, path = job.world, folder.lesson
     if not world.broadcast((path / LESSON).is_file(), "lesson"):  # its manifest is written last
         assert data.unlabelled is not None
         saved = world.agree("first network", lambda: weights_io.load(first.checkpoint))
@@ -122,13 +122,13 @@ def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: 
         texts = without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
         logits = {name: logits_of(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
-        world.run_steps_on_rank0("lesson", _prepare(config, data, logits, path, session))
+        world.run_steps_on_rank0("lesson", _prepare(config, data, logits, path, job))
     lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
-    session.display.say_lines(_described(lesson, data))
+    job.display.say_lines(_described(lesson, data))
     return lesson
 
 
-def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, session: Session) -> Iterator[None]:
+def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: JobContext) -> Iterator[None]:
     """Write a lesson; yield every few seconds."""
     assert data.unlabelled is not None
     if data.labelled == SEVERAL:
@@ -144,7 +144,7 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, sessio
         labels = np.asarray(data.splits["validation"].labels)
         members: dict[str, Logits] = {FIRST: logits}
         if (encoding := config.training.sentence_encoder) is not None:
-            vectors = yield from sentence_encoder.vectors(encoding, data, session.display.say)
+            vectors = yield from sentence_encoder.vectors(encoding, data, job.display.say)
             members[f"the encoder {Path(encoding).name}"] = yield from regression(vectors, shares, labels)
         for teacher in teachers(common_words(words), shares, labels, members):
             targets, figures = soft_labels(teacher.probabilities), {"teacher": teacher.figures}
@@ -245,7 +245,7 @@ def _wide(targets: Targets, kind: str, most: int) -> Targets:
     return Targets(kind, np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0))), targets.classes)
 
 
-def judge(student: Run, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any], dict[str, Any]]:
+def judge(student: TrainContext, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the reported epoch and the provenance of the better one of student and first network, and say which it is.
 
     The first network's files replace the student's if it is the better one.

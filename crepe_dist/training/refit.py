@@ -21,7 +21,7 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import Result, RunFolder, write_result
 from crepe_dist.settings.config import Config
 from crepe_dist.training import train_loop
-from crepe_dist.training.context import Session
+from crepe_dist.training.context import JobContext
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 from crepe_dist.training.model_setup import build_engine
 
@@ -37,7 +37,7 @@ def table_of(config: Config, data: Dataset, shape: Shape) -> Shape | None:
     return table if table.kind == TABLE and is_wanted and is_possible else None
 
 
-def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session: Session) -> Result:
+def train(config: Config, data: Dataset, engine: Engine, chosen: Result, job: JobContext) -> Result:
     """Refit the table of a finished run if ``table_of`` finds one, and report the network with it; every rank calls it.
 
     Args:
@@ -45,13 +45,13 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
         engine: engine of this network, whose parameters are replaced.
         chosen: result of the run before the refit.
     """
-    world, shape, folder, splits = session.world, engine.shape, RunFolder(chosen.run_dir), data.splits
+    world, shape, folder, splits = job.world, engine.shape, RunFolder(chosen.run_dir), data.splits
     if (table := table_of(config, data, shape)) is None:
         return chosen
     held = splits["validation"]
     every = replace(data, splits={"train": splits["train"].joined(held, held.labels, held.targets)})
     table_config = _of_table(config, table, shape, chosen.epoch)
-    run = train_loop.train_network(table_config, every, build_engine(table_config, every, world), folder.refit, session)
+    context = train_loop.run_epochs(table_config, every, build_engine(table_config, every, world), folder.refit, job)
 
     def read() -> tuple[dict[str, Any], Arrays]:
         arrays = weights_io.unpacked(weights_io.load(chosen.checkpoint), shape)
@@ -59,7 +59,7 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, session
 
     about, arrays = world.agree("chosen network", read)
     prefix = "" if shape == table else f"{TABLE}."
-    arrays |= {f"{prefix}{name}": array for name, array in run.engine.values().items()}
+    arrays |= {f"{prefix}{name}": array for name, array in context.engine.values().items()}
     engine.set_values(arrays)
     test = evaluate(engine, splits["test"], BATCH_SIZE, world, Calibration.of(about), data.levels)
     figures = {"rows": len(every.splits["train"]), "test_accuracy": chosen.test_accuracy}

@@ -1,12 +1,10 @@
-"""Opening lines of a run, and notes with a remedy for what would waste it."""
+"""Lines that describe a run before its first step, and notes on settings that would waste it."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from dataclasses import dataclass, field
 
-from crepe_dist import hardware, invocation
+from crepe_dist import hardware
 from crepe_dist.cuda import driver
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
@@ -18,27 +16,24 @@ from crepe_dist.model.network_config import Shape, steps_per_epoch
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_record import open_run
 from crepe_dist.settings.config import Config
-from crepe_dist.training.context import Run
+from crepe_dist.training.context import TrainContext
 
 SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
-WINDOW = 100  # steps over which the loss is averaged
 SHARE, LARGE_BATCH = 8, 1024  # documents of a process in a step; the largest batch advised
-STEPS = 500  # steps between two checks; healthy runs leave chance sooner
-MARGIN = 0.02  # fraction of the loss at chance that counts as noise
 SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
-def banner(run: Run) -> str:
+def banner(context: TrainContext) -> str:
     """Describe a run in a few lines."""
-    config, data, shape, device = run.config, run.data, run.engine.shape, run.engine.device
+    config, data, shape, device = context.config, context.data, context.engine.shape, context.engine.device
     if is_refit(data):
         documents = number(len(data.splits["train"]))
         return f"refit     the n-gram table learns from all {documents} rows of the train and the validation split"
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    processes = f"{counted(run.world.size, 'process', 'processes')}, {device}"
-    if run.exchange.by:
-        processes += f", gradients summed by {run.exchange.by}"
+    processes = f"{counted(context.world.size, 'process', 'processes')}, {device}"
+    if context.optimizer.by:
+        processes += f", gradients summed by {context.optimizer.by}"
     if device.device_type == "cpu":
         processes += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     lines = [
@@ -49,10 +44,10 @@ def banner(run: Run) -> str:
         f"{counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {processes}",
         f"choice    {_choice(config, data)}",
-        f"computes  in {run.engine.backend}",
+        f"computes  in {context.engine.backend}",
     ]
-    if run.engine.pretrained_summary:
-        lines.insert(2, f"start     {run.engine.pretrained_summary}")
+    if context.engine.pretrained_summary:
+        lines.insert(2, f"start     {context.engine.pretrained_summary}")
     return "\n".join(lines)
 
 
@@ -70,19 +65,19 @@ def _choice(config: Config, data: Dataset) -> str:
     return f"the validation split chooses the epoch{until}; the test split only measures it"
 
 
-def notes(run: Run) -> list[str]:
+def notes(context: TrainContext) -> list[str]:
     """Return the notes about a run, before its first step; every rank calls it."""
-    config, data, shape, world = run.config, run.data, run.engine.shape, run.world
+    config, data, shape, world = context.config, context.data, context.engine.shape, context.world
     rows = len(data.splits["train"])
     if is_refit(data):
         return []  # the run before has said them
-    is_on_cpu = run.engine.device.device_type == "cpu"
+    is_on_cpu = context.engine.device.device_type == "cpu"
     # Of two notes on too many processes, that on cores counts: a larger batch would not make them fewer.
     crowded = (is_on_cpu and few_cores(world.local_size)) or small_shares(config, world.size)
     lines = [few_steps(config, rows, shape), crowded, empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(world.on_root("leaks", lambda: leaked_rows(str(config.training.init_from), data)) or "")
-    lines += unused_gpu(config, run.engine)
+    lines += unused_gpu(config, context.engine)
     return [line for line in lines if line]
 
 
@@ -179,43 +174,3 @@ def leaked_rows(init_from: str, data: Dataset) -> str:
 
 def _note(what: str, remedy: str) -> str:
     return f"note: {what}\n  do:  {remedy}"
-
-
-@dataclass
-class NotLearning:
-    """Check of the losses that warns once when they stay at chance.
-
-    Args:
-        chance: mean loss at chance, in nats (``Objective.chance_loss``).
-        config: settings that shape the advice.
-    """
-
-    chance: float
-    config: Config
-    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    _warned: bool = False
-
-    def look(self, step: int, loss: float) -> str | None:
-        """Record the loss of a step; return the warning if it is due.
-
-        Args:
-            step: number of the step, counted from 1.
-            loss: mean loss of the step's documents, in nats.
-        """
-        self._losses.append(loss)
-        return self.end(step) if step % STEPS == 0 and len(self._losses) == WINDOW else None
-
-    def end(self, step: int) -> str | None:
-        """Return the warning if the loss is at chance, and there was none before."""
-        mean = sum(self._losses) / max(len(self._losses), 1)
-        if self._warned or mean <= (1 - MARGIN) * self.chance:
-            return None
-        self._warned = True
-        rate = self.config.optimizer.learning_rate
-        return (
-            f"not learning: after {step} steps the loss is {mean:.3f}, no better than chance (predicting the class "
-            f"frequencies gives {self.chance:.3f})\n"
-            f"  do:  lower the learning rate: --learning-rate {rate / 10:g}\n"
-            f"  do:  check that texts and labels match: {invocation.typed('evaluate')} RUN --split train\n"
-            f"  do:  train longer, if these were few steps: --epochs {2 * self.config.training.all_epochs}"
-        )

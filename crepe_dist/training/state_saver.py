@@ -13,36 +13,36 @@ from pathlib import Path
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.resume_state import Found, Snapshot
 from crepe_dist.settings.options import StateOptions
-from crepe_dist.training.context import Run
+from crepe_dist.training.context import TrainContext
 from crepe_dist.version import __version__
 
 
-def snapshot(run: Run) -> Snapshot | None:
+def snapshot(context: TrainContext) -> Snapshot | None:
     """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position.
 
     Returns:
         The copy on rank 0, ``None`` on the others; every rank calls it.
     """
-    arrays = run.exchange.arrays()
-    if not run.world.is_root:
+    arrays = context.optimizer.arrays()
+    if not context.world.is_root:
         return None
-    engine, backend = run.engine, run.engine.backend
+    engine, backend = context.engine, context.engine.backend
     scale = engine.loss_scale.state()
-    copied = replace(run.progress.copy(), precision=backend.precision, kernels=backend.build, loss_scale=scale)
+    copied = replace(context.progress.copy(), precision=backend.precision, kernels=backend.build, loss_scale=scale)
     parameters = {name: arrays.pop(name) if name in arrays else array.copy() for name, array in engine.values().items()}
     return Snapshot(copied, parameters, arrays)
 
 
-def restore(saved: Snapshot, run: Run) -> None:
+def restore(saved: Snapshot, context: TrainContext) -> None:
     """Restore a snapshot, the same one on every rank."""
-    run.engine.set_values(saved.parameters)
-    run.exchange.restore(saved.optimizer)
-    run.engine.refresh()
-    run.progress.restore(saved.progress)
-    run.engine.loss_scale.restore(saved.progress.loss_scale)
+    context.engine.set_values(saved.parameters)
+    context.optimizer.restore(saved.optimizer)
+    context.engine.refresh()
+    context.progress.restore(saved.progress)
+    context.engine.loss_scale.restore(saved.progress.loss_scale)
 
 
-def resume(run: Run) -> Found | None:
+def resume(context: TrainContext) -> Found | None:
     """Restore the newest saved state, if there is one, on every rank.
 
     Returns:
@@ -51,16 +51,22 @@ def resume(run: Run) -> Found | None:
     Raises:
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
-    world, folder, display, progress, choice = run.world, run.folder, run.display, run.progress, run.choice
+    world, folder, display, progress, choice = (
+        context.world,
+        context.folder,
+        context.display,
+        context.progress,
+        context.choice,
+    )
     newest: Found | None = world.agree(
         "saved state",
         lambda: resume_state.load_newest(folder.state),
         same=lambda state: state and state.path.name,
     )
-    run.metrics.resume(newest.snapshot.progress if newest else progress)
+    context.metrics.resume(newest.snapshot.progress if newest else progress)
     if newest is None:
         return None
-    restore(newest.snapshot, run)
+    restore(newest.snapshot, context)
     if progress.epochs and (best := choice.reported(progress).get("checkpoint")):
         world.on_root("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
     for damage in newest.damaged:
@@ -68,7 +74,7 @@ def resume(run: Run) -> Found | None:
     display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
     if newest.version not in ("", __version__):
         display.say(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
-    backend = run.engine.backend
+    backend = context.engine.backend
     if progress.precision not in ("", backend.precision):
         display.say(f"the precision changes from {progress.precision} to {backend.precision}")
     if progress.kernels not in ("", backend.build):
@@ -203,23 +209,23 @@ class StateSaver:
         self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
 
 
-def open_saver(run: Run, restored: Found | None) -> StateSaver:
+def open_saver(context: TrainContext, restored: Found | None) -> StateSaver:
     """Make the saver of this rank; save a new run at once, so that there is a state if the next one gets damaged.
 
     Args:
         restored: state that the run resumes from.
     """
-    good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, run.progress.step)
+    good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, context.progress.step)
     saver = StateSaver(
-        run.folder.state,
-        run.config.state,
-        run.display.say,
-        run.world.beat,
-        run.config.safety.watchdog_s / 4,
+        context.folder.state,
+        context.config.state,
+        context.display.say,
+        context.world.beat,
+        context.config.safety.watchdog_s / 4,
         good,
         step,
-        is_root=run.world.is_root,
+        is_root=context.world.is_root,
     )
-    if restored is None and (first := snapshot(run)):
+    if restored is None and (first := snapshot(context)):
         saver.save(first)
     return saver

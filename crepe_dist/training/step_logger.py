@@ -1,138 +1,148 @@
-"""Record of the steps: losses and speed, for the metrics file, the display and the warning about a loss at chance."""
+"""Log of the steps: losses, learning rates and throughput, for the metrics files and the progress display."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from crepe_dist.data.batch import Batch
+from crepe_dist.distributed.signals import Vote
 from crepe_dist.formatting import counted, duration
 from crepe_dist.model.network_config import steps_per_epoch
 from crepe_dist.parallel.distributed_optimizer import Outcome
-from crepe_dist.training.context import Run
-from crepe_dist.training.display import Speed, epoch_line
-from crepe_dist.training.startup_messages import NotLearning
+from crepe_dist.training.callbacks import Callback
+from crepe_dist.training.context import TrainContext
+from crepe_dist.training.display import Throughput, epoch_line
 
-EVERY = 10  # steps
+LOG_INTERVAL = 10  # Number of steps between two calls of ``on_log``.
+ESTIMATED_AT = 6  # Number of the ``on_log`` call whose throughput predicts the end. Earlier steps fill the caches.
 
 
-class StepLog:
-    """Record that is written and shown every ``EVERY`` steps, with their mean speed."""
+class StepLogger(Callback):
+    """Callback that measures the throughput, writes the metrics, and calls ``on_log`` every ``LOG_INTERVAL`` steps.
 
-    def __init__(self, run: Run) -> None:
-        self._epochs = run.config.training.all_epochs
-        self._choice = run.choice
-        self._patient = bool(run.config.training.patience)
-        self._rows = len(run.data.splits["train"])
-        self._steps = steps_per_epoch(self._rows, run.config.data.batch_size)
-        self._progress = run.progress
-        self._metrics = run.metrics
-        self._display = run.display
-        chance = run.engine.objective.chance_loss(run.data.splits["train"].targets.mass(), self._rows)
-        self._not_learning = NotLearning(chance, run.config)
-        self._unrecorded: list[tuple[Outcome, float]] = []  # steps, with their learning rates
-        self._waited = 0.0
-        self._since = time.monotonic()
-        self._training = False  # between epochs, scoring takes the time
-        self._compiled = False  # the first step compiles; it is recorded alone, so that it distorts no rate
-        self._records_to_estimate = 6  # the first ones fill caches
+    The clock runs only during the steps. It stands still while a state is captured and during the evaluation.
 
-    def begin_epoch(self) -> None:
-        """Handle the start of an epoch, or of the rest of it after a resume."""
-        self._display.begin_epoch(self._progress.epoch, self._epochs, self._rows, self._progress.documents)
-        self.restart_clock()
-        self._training = True
+    Args:
+        listeners: Callback whose ``on_log`` receives the records.
+    """
 
-    def wait(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches, and measure the wait for them."""
-        while True:
-            requested = time.monotonic()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            self._waited += time.monotonic() - requested
-            yield batch
-            del batch  # freeing it must not count as waiting
+    def __init__(self, context: TrainContext, listeners: Callback) -> None:
+        self._progress = context.progress
+        self._metrics = context.metrics
+        self._display = context.display
+        self._listeners = listeners
+        self._unlogged: list[tuple[Outcome, float]] = []  # Results of steps, with their learning rates.
+        self._wait_seconds = 0.0  # Time that this rank waited for data since the last call of ``on_log``.
+        self._last_log: float | None = None  # Time of the last call of ``on_log``, or ``None`` while the clock stands.
+        self._step_end = 0.0
+        self._has_logged = False
 
-    def after_step(self, outcome: Outcome, learning_rate: float) -> None:
-        """Record a step, which the run's progress already counts."""
-        if outcome.finite:
-            self._unrecorded.append((outcome, learning_rate))
-        if outcome.step % EVERY == 0 or not self._compiled:
-            self.flush()
-            self._compiled = True
+    def on_epoch_begin(self) -> None:
+        self._restart_clock()
 
-    def end_epoch(self) -> None:
-        """Handle the end of an epoch's steps, before the network is scored."""
-        self.flush()
-        self._training = False
-        self._display.end_epoch()
+    def on_step_begin(self, batch: Batch) -> Vote:
+        if self._last_log is None:  # A state was saved after the previous step.
+            self._restart_clock()
+        self._wait_seconds += time.monotonic() - self._step_end
+        return Vote.GO_ON
 
-    def after_epoch(self, record: dict[str, Any]) -> None:
-        """Record an epoch and its scores."""
+    def on_step_end(self, result: Outcome, learning_rate: float) -> None:
+        if result.finite:
+            self._unlogged.append((result, learning_rate))
+        # The first step includes compilation time. It is logged separately, so that it does not distort the throughput.
+        if result.step % LOG_INTERVAL == 0 or not self._has_logged:
+            self._log()
+            self._has_logged = True
+        self._step_end = time.monotonic()
+
+    def on_save(self) -> None:
+        self._log()
+        self._last_log = None
+
+    def on_train_epoch_end(self) -> None:
+        self._log()
+        self._last_log = None
+
+    def on_epoch_end(self, record: dict[str, Any]) -> None:
         self._metrics.epoch(record)
-        self._display.say(epoch_line(record, self._epochs, self._choice.verdict(self._progress)))
 
-    def finish(self) -> None:
-        """Warn at the end of a run that was too short for an earlier warning, and write the last lines."""
-        if warning := self._not_learning.end(self._progress.step):
-            self._display.say(warning)
-        self.sync()
-
-    def sync(self) -> None:
-        """Write the last lines."""
+    def on_train_end(self) -> None:
         try:
             self._metrics.sync()
         except OSError as error:
             self._display.say(f"the last lines of the metrics could not be written: {error}")
 
-    def flush(self) -> None:
-        """Record and show the steps since the last record."""
-        seconds = time.monotonic() - self._since
-        if self._training:
-            self._progress.seconds += seconds
-        if self._unrecorded:
-            documents = sum(step.documents for step, _ in self._unrecorded)
-            speed = Speed(
-                documents=documents / seconds,
-                milliseconds=1000 * seconds / len(self._unrecorded),
-                waited=min(1.0, self._waited / seconds),
+    def _log(self) -> None:
+        """Log the steps since the last call."""
+        if self._last_log is None:
+            return
+        seconds = time.monotonic() - self._last_log
+        self._progress.seconds += seconds
+        if self._unlogged:
+            throughput = Throughput(
+                documents=sum(step.documents for step, _ in self._unlogged) / seconds,
+                milliseconds=1000 * seconds / len(self._unlogged),
+                data_wait_fraction=min(1.0, self._wait_seconds / seconds),
             )
-            self._metrics.steps([self._record(*step, speed) for step in self._unrecorded])
-            for step, _ in self._unrecorded:
-                if news := self._not_learning.look(step.step, step.loss / step.documents):
-                    self._display.say(news)
-            self._records_to_estimate -= 1
-            if self._records_to_estimate == 0:
-                self._estimate(speed)
-            self._display.update(self._progress.documents, self._progress.moving_loss or 0.0, speed)
-            self._unrecorded = []
-        self.restart_clock()
+            records = [self._record(*step, throughput) for step in self._unlogged]
+            self._metrics.steps(records)
+            self._listeners.on_log(records, throughput)
+            self._unlogged = []
+        self._restart_clock()
 
-    def _estimate(self, speed: Speed) -> None:
-        """Print how long the rest of the run takes at this speed."""
-        left = self._epochs * self._steps - self._progress.step
-        seconds = duration(left * speed.milliseconds / 1000)
+    def _restart_clock(self) -> None:
+        self._wait_seconds = 0.0
+        self._last_log = self._step_end = time.monotonic()
+
+    def _record(self, result: Outcome, learning_rate: float, throughput: Throughput) -> dict[str, Any]:
+        return {
+            "step": result.step,
+            "epoch": self._progress.epoch,
+            "loss": result.loss / result.documents,
+            "learning_rate": learning_rate,
+            "documents_per_second": throughput.documents,
+            "milliseconds": throughput.milliseconds,
+            "wait_fraction": throughput.data_wait_fraction,
+        }
+
+
+class ProgressCallback(Callback):
+    """Callback that shows the progress, the estimated time and the scores of each epoch on the display."""
+
+    def __init__(self, context: TrainContext) -> None:
+        self._context = context
+        self._display = context.display
+        self._epochs = context.config.training.all_epochs
+        self._rows = len(context.data.splits["train"])
+        self._steps = steps_per_epoch(self._rows, context.config.data.batch_size)
+        self._num_logs = 0
+
+    def on_epoch_begin(self) -> None:
+        progress = self._context.progress
+        self._display.begin_epoch(progress.epoch, self._epochs, self._rows, progress.documents)
+
+    def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
+        progress = self._context.progress
+        self._num_logs += 1
+        if self._num_logs == ESTIMATED_AT:
+            self._show_estimate(throughput)
+        self._display.update(progress.documents, progress.moving_loss or 0.0, throughput)
+
+    def on_train_epoch_end(self) -> None:
+        self._display.end_epoch()
+
+    def on_epoch_end(self, record: dict[str, Any]) -> None:
+        self._display.say(epoch_line(record, self._epochs, self._context.choice.verdict(self._context.progress)))
+
+    def _show_estimate(self, throughput: Throughput) -> None:
+        """Print how long the rest of the run takes at this throughput."""
+        left = self._epochs * self._steps - self._context.progress.step
+        seconds = duration(left * throughput.milliseconds / 1000)
+        at_most = "at most " if self._context.config.training.patience else ""
         self._display.say(
-            f"time      {'at most ' * self._patient}about {seconds} besides scoring: "
-            f"{counted(left, 'step')} left, {speed.milliseconds:,.1f} ms each "
+            f"time      {at_most}about {seconds} besides scoring: "
+            f"{counted(left, 'step')} left, {throughput.milliseconds:,.1f} ms each "
             f"({counted(self._epochs, 'epoch')} of {counted(self._steps, 'step')})"
         )
-
-    def restart_clock(self) -> None:
-        """Exclude the time since the last record from the speed."""
-        self._waited = 0.0
-        self._since = time.monotonic()
-
-    def _record(self, outcome: Outcome, learning_rate: float, speed: Speed) -> dict[str, Any]:
-        return {
-            "step": outcome.step,
-            "epoch": self._progress.epoch,
-            "loss": outcome.loss / outcome.documents,
-            "learning_rate": learning_rate,
-            "documents_per_second": speed.documents,
-            "milliseconds": speed.milliseconds,
-            "wait_fraction": speed.waited,
-        }

@@ -1,116 +1,175 @@
-"""The training recipe of one network, from its initial parameters to the last checkpoint; every rank follows it.
+"""The training loop of one network, from its initial parameters to the last checkpoint. Every rank runs it.
 
-In each step, a rank computes the gradients of its share of the global batch. The exchange (``exchange/``) sums the
-gradients of all ranks, and the parameters are updated with their mean. After each epoch, every rank scores its share of
-the validation and test splits, and rank 0 writes the epoch's checkpoint, named by epoch and test accuracy (of several
-labels: micro F1). Without a launcher, the same recipe trains in one process, on a GPU or on the CPU.
+In each step, a rank computes the gradients of its shard of the global batch. The distributed optimizer sums the
+gradients over the ranks, and updates the parameters with the mean. After each epoch, every rank evaluates its shard of
+the validation and test splits, and rank 0 writes the checkpoint of the epoch. The name of a checkpoint contains the
+epoch and the test accuracy, or micro F1 if documents have several labels. Without a launcher, the same loop trains in
+one process, on a GPU or on the CPU.
 
-With ``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` it trains the notebook's network, and
-Horovod's ``DistributedTrainer`` wraps Gluon's trainer (``parallel/horovod_optimizer.py``).
+``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` trains the network of the notebook.
+Horovod's ``DistributedTrainer`` then wraps Gluon's trainer (``parallel/horovod_optimizer.py``).
 
-What surrounds a step (logs, saved states, stops, the watchdog) is in ``Guards``, whose hooks the recipe calls.
+Logs, saves, stops and the watchdog are callbacks, in the order of ``create_callbacks``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from crepe_dist.data.dataset import Dataset
+from crepe_dist.distributed.signals import Vote
 from crepe_dist.engines.engine import Engine
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training.branch_weight import weighed_and_scored
-from crepe_dist.training.callbacks import Guards
-from crepe_dist.training.context import Run, Session, learning_rates
-from crepe_dist.training.eval_loop import Interrupted
+from crepe_dist.training.callbacks import Callback, CallbackList, WatchdogCallback
+from crepe_dist.training.chance_loss_monitor import ChanceLossMonitor
+from crepe_dist.training.context import JobContext, TrainContext, learning_rates
+from crepe_dist.training.divergence import check_finite_scores, handle_nonfinite_step
+from crepe_dist.training.eval_loop import EvaluationStopped
+from crepe_dist.training.save_callback import SaveCallback
 from crepe_dist.training.startup_messages import banner, notes
-from crepe_dist.training.state_saver import open_saver, resume
+from crepe_dist.training.state_saver import StateSaver, open_saver, resume
+from crepe_dist.training.step_logger import ProgressCallback, StepLogger
 
 
-def train(config: Config, data: Dataset, engine: Engine, folder: RunFolder, session: Session) -> Result:
-    """Train a network in a folder, or resume its training; return its result, at once if it is finished."""
-    if (finished := session.world.agree("result", lambda: read_result(folder))) is not None:
+def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: RunFolder, job: JobContext) -> Result:
+    """Train a network in a folder, or resume its training. Return the result at once if the run is finished."""
+    if (finished := job.world.agree("result", lambda: read_result(folder))) is not None:
         return finished
-    run = train_network(config, data, engine, folder, session)
-    reported, chosen_by = run.choice.reported(run.progress), run.choice.chosen_by
-    return write_result(folder, reported, chosen_by, run.provenance(), session.world)
+    context = run_epochs(config, data, engine, folder, job)
+    reported, chosen_by = context.choice.reported(context.progress), context.choice.chosen_by
+    return write_result(folder, reported, chosen_by, context.provenance(), job.world)
 
 
-def train_network(config: Config, data: Dataset, engine: Engine, folder: RunFolder, session: Session) -> Run:
-    """Train the remaining epochs of a network, each followed by scores and a checkpoint."""
-    run = Run.opened(config, data, engine, folder, session)
-    run.display.say(banner(run))
-    run.display.say(f"run       {folder}")
-    saver = open_saver(run, resume(run))
-    if run.progress.step == 0:
-        run.display.say_lines(notes(run))
+def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunFolder, job: JobContext) -> TrainContext:
+    """Train the remaining epochs of a network. Evaluate it and write a checkpoint after each epoch."""
+    context = TrainContext.create(config, data, engine, folder, job)
+    context.display.say(banner(context))
+    context.display.say(f"run       {folder}")
+    saver = open_saver(context, resume(context))
+    if context.progress.step == 0:
+        context.display.say_lines(notes(context))
 
-    guards = Guards(run, saver)
-    with session.control.deferring():  # from here on, a signal only records a request; ranks agree at each step
-        while not run.progress.finished:
-            train_epoch(run, guards)
-            save_epoch(run, guards, *score_epoch(run, guards))
-        guards.finish()
-    return run
+    callbacks = create_callbacks(context, saver)
+    with job.control.deferring():  # From here on, a signal only requests a stop. The ranks agree on it after each step.
+        while not context.progress.finished:
+            train_epoch(context, callbacks)
+            scores, branch_weight = evaluate_epoch(context, callbacks)
+            record = save_checkpoint(context, saver, scores, branch_weight)
+            end_epoch(context, callbacks, record)
+        callbacks.on_train_end()
+    return context
 
 
-def train_epoch(run: Run, guards: Guards) -> None:
+def create_callbacks(context: TrainContext, saver: StateSaver) -> CallbackList:
+    """Make the callbacks of a run, the same ones on every rank.
+
+    The order matters:
+
+    1. ``WatchdogCallback`` sends a heartbeat before any other callback may wait. ``SaveCallback`` can wait for the disk
+       of rank 0 in ``on_step_begin``, and for other ranks in its collectives.
+    2. ``StepLogger`` logs a step before ``SaveCallback`` saves the state after this step: the metrics files must
+       contain every step of a saved state. Rank 0 alone writes these files.
+    3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` sends
+       the last steps of an epoch to both before ``ProgressCallback`` removes the progress bar.
+    4. ``SaveCallback`` comes last, because it is the only callback that contains collectives or raises ``Stopped``. On
+       every rank, all other callbacks have then handled the step.
+    """
+    callbacks = CallbackList()
+    callbacks.callbacks = [
+        WatchdogCallback(context),
+        StepLogger(context, callbacks),
+        ChanceLossMonitor.create(context),
+        ProgressCallback(context),
+        SaveCallback(context, saver, callbacks),
+    ]
+    return callbacks
+
+
+def train_epoch(context: TrainContext, callbacks: Callback) -> None:
     """Train on the remaining batches of the epoch."""
-    engine, exchange, progress = run.engine, run.exchange, run.progress
-    guards.begin_epoch()
-    rate_at = learning_rates(run.config, len(run.data.splits["train"]))
-    for batch in guards.wait(run.epoch_batches()):  # this rank's share of each global batch
-        rate = rate_at(progress)
-        vote = guards.before_step(batch)  # to save or to stop
-        loss = engine.forward_backward(batch)  # our kernels on a CPU or a GPU, or Gluon
-        outcome = exchange.all_reduce(loss, batch, vote)  # shared memory and hosts, NCCL, or Horovod's trainer
-        while outcome.overflowed:  # or, at first, too coarse: whole numbers, computed again in other quanta
-            outcome = exchange.all_reduce(engine.forward_backward(batch), batch, vote)
-        if guards.accept(outcome):  # finite on every rank; else the run ends, or float16's loss scale sinks
-            exchange.update(batch.documents, rate)
-        progress.count(batch.documents, outcome.loss)
-        guards.after_step(outcome, rate)
-    guards.end_epoch()
+    engine, optimizer, progress = context.engine, context.optimizer, context.progress
+    lr_at = learning_rates(context.config, len(context.data.splits["train"]))
+    callbacks.on_epoch_begin()
+    for batch in context.epoch_batches():  # This rank's shard of each global batch.
+        lr = lr_at(progress)
+        requested_action = callbacks.on_step_begin(batch)
+        loss = engine.forward_backward(batch)
+        result = optimizer.all_reduce(loss, batch, requested_action)
+        while result.overflowed:
+            # The integer sums may overflow, or the first fixed-point scales were too coarse. The optimizer has chosen
+            # new scales, in which the gradients of the same batch are computed again.
+            result = optimizer.all_reduce(engine.forward_backward(batch), batch, requested_action)
+        if result.finite:
+            optimizer.update(batch.documents, lr)
+        else:
+            handle_nonfinite_step(context, result)
+        progress.count(batch.documents, result.loss)
+        callbacks.on_step_end(result, lr)
+    callbacks.on_train_epoch_end()
 
 
-def score_epoch(run: Run, guards: Guards) -> tuple[Mapping[str, AnyScores], float]:
-    """Score the network on the validation and test splits; every rank scores its share. Return its weight, too.
+def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[str, AnyScores], float]:
+    """Evaluate the network on the validation and test splits. Every rank evaluates its shard.
+
+    Returns:
+        The scores of each split, and the fitted weight of the convolutional branch.
 
     Raises:
-        Stopped: a request to stop arrived during scoring, and the state is saved.
-        UserError: the loss on a split is not finite.
+        Stopped: A request to stop arrived during the evaluation, and the state is saved.
+        UserError: The loss on a split is not finite.
     """
-    run.session.watchdog.beat("evaluate")
-    run.exchange.flush()
+    context.job.watchdog.beat("evaluate")
+    context.optimizer.flush()
     try:
-        scores, weight = weighed_and_scored(run.engine, run.data, run.world, guards.is_stopping)
-    except Interrupted:
-        guards.stop()
-    guards.check(scores)  # finite on every split
-    return scores, weight
+        scores, branch_weight = weighed_and_scored(
+            context.engine, context.data, context.world, lambda: context.job.control.vote is Vote.STOP
+        )
+    except EvaluationStopped:
+        callbacks.on_stop()
+        raise  # Not reached: ``SaveCallback.on_stop`` raises ``Stopped``.
+    check_finite_scores(scores, context.progress.epoch)
+    return scores, branch_weight
 
 
-def save_epoch(run: Run, guards: Guards, scores: Mapping[str, AnyScores], weight: float) -> None:
-    """Write the epoch's checkpoint on rank 0 if it has scores, and move on to the next epoch or to the end."""
-    progress, engine, choice = run.progress, run.engine, run.choice
-    more = {"tower_weight": weight} if engine.shape.summands > 1 else {}
+def save_checkpoint(
+    context: TrainContext, saver: StateSaver, scores: Mapping[str, AnyScores], branch_weight: float
+) -> dict[str, Any]:
+    """Record the epoch. If it has scores, write its checkpoint on rank 0, and remove checkpoints that are not needed.
+
+    Returns:
+        The record of the epoch.
+    """
+    progress, engine = context.progress, context.engine
+    more = {"tower_weight": branch_weight} if engine.shape.summands > 1 else {}
     record = checkpoint.epoch_record(progress, scores, more)
     progress.epochs.append(record)
 
     def write() -> None:
-        precision, computed = run.config.model.precision, run.computed()
-        about = checkpoint.description(record, run.data, engine.shape, precision, computed, scores)
-        checkpoint.save(run.folder.path, engine.shape.weighted(engine.values(), weight), about, scores)
-        run.folder.remove(run.folder.other_checkpoints(choice.kept(progress, guards.saver.epochs)))
+        precision, numerics = context.config.model.precision, context.numerics()
+        metadata = checkpoint.description(record, context.data, engine.shape, precision, numerics, scores)
+        arrays = engine.shape.weighted(engine.values(), branch_weight)
+        checkpoint.save(context.folder.path, arrays, metadata, scores)
+        needed = context.choice.kept(progress, saver.epochs)
+        context.folder.remove(context.folder.other_checkpoints(needed))
 
     if scores:
-        run.world.on_root("checkpoint", write)  # if it fails, no rank may continue as if the checkpoint existed
+        # All ranks wait: if the write fails, no rank may continue as if the checkpoint existed.
+        context.world.on_root("checkpoint", write)
+    return record
+
+
+def end_epoch(context: TrainContext, callbacks: Callback, record: dict[str, Any]) -> None:
+    """Move on to the next epoch, or finish the run after the last epoch or without further improvement."""
+    progress, choice = context.progress, context.choice
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)
     if not progress.finished:
         progress.begin_epoch(progress.epoch + 1)
-    guards.after_epoch(record)
+    callbacks.on_epoch_end(record)
     if stopped_early:
-        run.display.say(stopped_early)
+        context.display.say(stopped_early)

@@ -56,25 +56,25 @@ def arm(fault: Fault) -> None:
     from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, resume_state
     from crepe_dist.training import eval_loop, state_saver
-    from crepe_dist.training.context import Run
+    from crepe_dist.training.context import TrainContext
 
     done = [0]  # steps
-    opened = Run.opened
+    create = TrainContext.create
 
-    def opened_with_faults(*given: Any) -> Run:
-        run = opened(*given)
-        forward_backward, update = run.engine.forward_backward, run.exchange.update
-        run.engine.forward_backward = lambda batch: faulty(run, batch, forward_backward)  # type: ignore[method-assign]
-        run.exchange.update = lambda *given: faulty_update(run, update, *given)  # type: ignore[method-assign]
-        return run
+    def create_with_faults(*given: Any) -> TrainContext:
+        context = create(*given)
+        forward_backward, update = context.engine.forward_backward, context.optimizer.update
+        context.engine.forward_backward = lambda batch: faulty(context, batch, forward_backward)  # type: ignore[method-assign]
+        context.optimizer.update = lambda *given: faulty_update(context, update, *given)  # type: ignore[method-assign]
+        return context
 
-    def faulty(run: Any, batch: Any, forward_backward: Any) -> Any:
+    def faulty(context: Any, batch: Any, forward_backward: Any) -> Any:
         done[0] = batch.step - 1
         time.sleep(fault.plan().get("pace", 0))
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
             loss = forward_backward(batch)
-            run.engine.quanta.bounds[0] = float(kind)  # as the kernels tell it
+            context.engine.quanta.bounds[0] = float(kind)  # as the kernels tell it
             return loss
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
@@ -82,19 +82,19 @@ def arm(fault: Fault) -> None:
             time.sleep(3600)  # this rank never comes to the all-reduce of the gradients
         return forward_backward(batch)
 
-    def dense_values(run: Any) -> Any:
+    def dense_values(context: Any) -> Any:
         """Values of the first parameter that is not trained row by row."""
-        return next(each.value for each in run.engine.parameters.values() if each.gradient is not None)
+        return next(each.value for each in context.engine.parameters.values() if each.gradient is not None)
 
-    def faulty_update(run: Run, update: Any, documents: int, learning_rate: float) -> None:
+    def faulty_update(context: TrainContext, update: Any, documents: int, learning_rate: float) -> None:
         update(documents, learning_rate)
         done[0] += 1
         if fault.strikes("train", done[0], "diverge"):
-            dense_values(run)[0] += 1e-6
+            dense_values(context)[0] += 1e-6
         if fault.strikes("train", done[0], "diverged"):
-            dense_values(run)[:] = float("nan")
+            dense_values(context)[:] = float("nan")
 
-    Run.opened = opened_with_faults  # type: ignore[assignment, method-assign]
+    TrainContext.create = create_with_faults  # type: ignore[assignment, method-assign]
     count = eval_loop._count
 
     def counting(*arguments: Any) -> Any:

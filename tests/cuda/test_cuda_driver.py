@@ -15,7 +15,7 @@ from crepe_dist.cuda.branch import PRECISIONS
 from crepe_dist.engines.cuda_engine import shared_constants
 from crepe_dist.model.backend import OLDEST_WITH_BFLOAT16
 from crepe_dist.networks.crepe.cuda import SIDE
-from crepe_dist.training.callbacks import is_out_of_memory
+from crepe_dist.training.out_of_memory import is_out_of_memory
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 from tests.helpers.programs import program

@@ -13,7 +13,9 @@ from crepe_dist.networks.crepe.config import CrepeShape
 from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.paper.config import PaperShape
 from crepe_dist.settings.config import parse
-from crepe_dist.training.startup_messages import STEPS, NotLearning, empty_classes, few_cores, few_steps, small_shares
+from crepe_dist.training.chance_loss_monitor import CHECK_INTERVAL, ChanceLossMonitor
+from crepe_dist.training.display import Throughput
+from crepe_dist.training.startup_messages import empty_classes, few_cores, few_steps, small_shares
 
 CREPE = CrepeShape(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
 PAPER = PaperShape(69, 192, 4, 128, 512)
@@ -51,18 +53,28 @@ def test_a_batch_for_many_processes():
     assert small_shares(parse(["--batch-size=1024"]), 1000) == ""
 
 
-class TestNotLearning:
-    def said(self, losses):
-        watch = NotLearning(1.0, parse(["--epochs=5"]))
-        found = {step: watch.look(step, loss) for step, loss in enumerate(losses, 1)}
-        return [step for step, line in found.items() if line], watch
+class TestChanceLossMonitor:
+    def warnings(self, losses):
+        """Return the steps with a warning, and the monitor."""
+        steps: list[int] = []
+        warned: list[str] = []
+        monitor = ChanceLossMonitor(1.0, parse(["--epochs=5"]), warned.append)
+        for step, loss in enumerate(losses, 1):
+            before = len(warned)
+            monitor.on_log([{"step": step, "loss": loss}], Throughput(1.0, 1.0, 0.0))
+            steps += [step] * (len(warned) - before)
+        monitor.on_train_end()
+        return steps, warned
 
-    def test_a_run_that_learns_hears_nothing(self):
-        said, watch = self.said(np.linspace(1.0, 0.5, 2 * STEPS))
-        assert said == []
-        assert watch.end(2 * STEPS) is None
+    def test_a_run_that_learns_gets_no_warning(self):
+        assert self.warnings(np.linspace(1.0, 0.5, 2 * CHECK_INTERVAL)) == ([], [])
 
-    def test_a_plateau_is_said_once(self):
-        said, watch = self.said([1.0] * (2 * STEPS))
-        assert said == [STEPS]
-        assert watch.end(2 * STEPS) is None
+    def test_a_plateau_gets_one_warning(self):
+        steps, warned = self.warnings([1.0] * (2 * CHECK_INTERVAL))
+        assert steps == [CHECK_INTERVAL]
+        assert len(warned) == 1
+
+    def test_a_run_that_is_too_short_for_a_check_gets_the_warning_at_its_end(self):
+        steps, (warning,) = self.warnings([1.0] * 7)
+        assert steps == []
+        assert "after 7 steps" in warning

@@ -258,6 +258,6 @@ def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monk
     display = SimpleNamespace(say=print)
     for rank in range(3):  # all processes of a host lay out the same memory
         world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, on_root=lambda *_: None)
-        session: Any = SimpleNamespace(world=world, display=display)
-        context.Run.opened(parse(["--data", "x", "--batch-size=50"]), None, engine, RunFolder(tmp_path), session)  # type: ignore[arg-type]
+        job: Any = SimpleNamespace(world=world, display=display)
+        context.TrainContext.create(parse(["--data", "x", "--batch-size=50"]), None, engine, RunFolder(tmp_path), job)  # type: ignore[arg-type]
     assert given == [24, 24, 24]

@@ -1,0 +1,68 @@
+"""Warning about a training loss that stays at chance."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from crepe_dist import invocation
+from crepe_dist.settings.config import Config
+from crepe_dist.training.callbacks import Callback
+from crepe_dist.training.context import TrainContext
+from crepe_dist.training.display import Throughput
+
+WINDOW = 100  # Number of steps over which the loss is averaged.
+CHECK_INTERVAL = 500  # Number of steps between two checks. Healthy runs leave chance sooner.
+MARGIN = 0.02  # Fraction of the loss at chance that counts as noise.
+
+
+class ChanceLossMonitor(Callback):
+    """Callback that warns once if the losses stay at chance.
+
+    Args:
+        chance: Mean loss in nats of a model that predicts the class frequencies (``Objective.chance_loss``).
+        config: Settings that shape the advice.
+        warn: Function that prints the warning.
+    """
+
+    def __init__(self, chance: float, config: Config, warn: Callable[[str], None]) -> None:
+        self._chance = chance
+        self._config = config
+        self._warn = warn
+        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._last_step = 0
+        self._has_warned = False
+
+    @classmethod
+    def create(cls, context: TrainContext) -> ChanceLossMonitor:
+        """Make the monitor of a run."""
+        train = context.data.splits["train"]
+        chance = context.engine.objective.chance_loss(train.targets.mass(), len(train))
+        return cls(chance, context.config, context.display.say)
+
+    def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
+        for record in records:
+            self._losses.append(record["loss"])
+            self._last_step = record["step"]
+            if self._last_step % CHECK_INTERVAL == 0 and len(self._losses) == WINDOW:
+                self._check()
+
+    def on_train_end(self) -> None:
+        """Check a run that was too short for an earlier check."""
+        self._check()
+
+    def _check(self) -> None:
+        """Warn if the mean loss is at chance, and there was no warning before."""
+        mean = sum(self._losses) / max(len(self._losses), 1)
+        if self._has_warned or mean <= (1 - MARGIN) * self._chance:
+            return
+        self._has_warned = True
+        rate = self._config.optimizer.learning_rate
+        self._warn(
+            f"not learning: after {self._last_step} steps the loss is {mean:.3f}, no better than chance (predicting "
+            f"the class frequencies gives {self._chance:.3f})\n"
+            f"  do:  lower the learning rate: --learning-rate {rate / 10:g}\n"
+            f"  do:  check that texts and labels match: {invocation.typed('evaluate')} RUN --split train\n"
+            f"  do:  train longer, if these were few steps: --epochs {2 * self._config.training.all_epochs}"
+        )

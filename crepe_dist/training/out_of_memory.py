@@ -1,0 +1,42 @@
+"""Out-of-memory errors, translated into errors that name the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from crepe_dist.errors import UserError, is_memory_error
+from crepe_dist.settings.config import flag
+
+# Parts of the messages of MXNetErrors and RuntimeErrors. They come from CUDA's allocator, MXNet's allocator on the
+# host, oneDNN and C++.
+MEMORY_TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, MXNet, CUDA or our kernels means a lack of memory."""
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in MEMORY_TEXTS)
+    return is_memory_error(error)
+
+
+@contextmanager
+def oom_as_user_error(option: str, batch_size: int, processes: int) -> Iterator[None]:
+    """Raise a ``UserError`` in place of an out-of-memory error within the block.
+
+    Args:
+        option: Name of the setting that holds the global batch size.
+    """
+    share = -(-batch_size // processes)
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory with {flag(option)} {batch_size}, which is {share} documents for this process",
+            str(error).strip().splitlines()[-1][:200] if str(error) else "",
+            f"try {flag(option)} {batch_size // 2}, a smaller network, or more processes on more hosts"
+            if share > 1
+            else "lower --width, choose --model ngrams, or shorten the documents (prepare --feature-len)",
+        ) from error
