@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.process_group import World
@@ -14,8 +11,9 @@ from crepe_dist.engines.engine import Engine, Scored
 from crepe_dist.model.branch_weight import WeightCounts, combined
 from crepe_dist.model.network_config import Shape
 from crepe_dist.runs.scores import AnyScores
-from crepe_dist.training.eval_loop import Totals, pass_over
+from crepe_dist.training.eval_loop import run_eval_loop
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
+from crepe_dist.training.metric_accumulators import Labels, Logits, MetricAccumulator, Rows
 
 MOST_REMEMBERED = 1 << 28  # bytes
 
@@ -32,9 +30,8 @@ def weighed_and_scored(
     """
     if engine.shape.summands == 1 or "validation" not in data.splits or data.labelled == SEVERAL:
         return evaluate_splits(engine, data, world, is_stopping), 1.0
-    scorer, totals = _Weighing(engine, data.splits["validation"]), _Totals()
-    pass_over(scorer, scorer.split, BATCH_SIZE, world, totals, is_stopping)
-    scorer.weight = totals.fit.fitted()
+    scorer = _Weighing(engine, data.splits["validation"])
+    scorer.weight = run_eval_loop(scorer, scorer.split, BATCH_SIZE, world, _WeightAccumulator(), is_stopping)
     return evaluate_splits(scorer, data, world, is_stopping), scorer.weight
 
 
@@ -68,16 +65,16 @@ class _Weighing:
             yield rows, labels, parts
 
 
-class _Totals(Totals):
-    """Running totals of the fit alone."""
+class _WeightAccumulator(MetricAccumulator[float]):
+    """Accumulator of the losses for each candidate weight. The result is the best weight."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fit = WeightCounts()
+        self._fit = WeightCounts()
+        self._summed(self._fit.sums)
 
-    @property
-    def counts(self) -> list[npt.NDArray[np.int64]]:
-        return [self.fit.sums]
+    def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
+        self._fit.add(logits, labels)
 
-    def add(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> None:
-        self.fit.add(logits, labels)
+    def result(self) -> float:
+        return self._fit.fitted()

@@ -44,7 +44,7 @@ from crepe_dist.sealed_json import damaged, read_record, write_sealed
 from crepe_dist.settings.config import Config
 from crepe_dist.training import sentence_encoder, train_loop
 from crepe_dist.training.context import JobContext, TrainContext
-from crepe_dist.training.eval_loop import logits_of
+from crepe_dist.training.eval_loop import predict_logits
 from crepe_dist.training.evaluation import BATCH_SIZE
 from crepe_dist.training.model_setup import build_engine
 from crepe_dist.training.training_data import with_epochs
@@ -121,7 +121,7 @@ def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: 
         validation = data.splits["validation"]
         texts = without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
-        logits = {name: logits_of(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
+        logits = {name: predict_logits(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
         world.run_steps_on_rank0("lesson", _prepare(config, data, logits, path, job))
     lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
     job.display.say_lines(_described(lesson, data))

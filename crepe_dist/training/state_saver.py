@@ -51,13 +51,8 @@ def resume(context: TrainContext) -> Found | None:
     Raises:
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
-    world, folder, display, progress, choice = (
-        context.world,
-        context.folder,
-        context.display,
-        context.progress,
-        context.choice,
-    )
+    world, folder, display = context.world, context.folder, context.display
+    progress, choice = context.progress, context.choice
     newest: Found | None = world.agree(
         "saved state",
         lambda: resume_state.load_newest(folder.state),

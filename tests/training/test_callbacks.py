@@ -42,7 +42,12 @@ def test_callbacks_are_called_in_order_and_the_strongest_request_counts():
 def saving(monkeypatch):
     """A SaveCallback, and the list of what happens."""
     calls: list[str] = []
-    monkeypatch.setattr(save_callback, "snapshot", lambda context: calls.append("capture") or "state")
+
+    def capture(context: Any) -> str:
+        calls.append("capture")
+        return "state"
+
+    monkeypatch.setattr(save_callback, "snapshot", capture)
     metrics = SimpleNamespace(sync=lambda: calls.append("metrics"))
     saver = MagicMock(durable_step=7, **{"due.return_value": False})
     saver.save.side_effect = lambda state: calls.append(f"write {state}")
