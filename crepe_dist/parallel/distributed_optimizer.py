@@ -1,4 +1,21 @@
-"""Interface of the exchange: sum the gradients of all ranks, then update the parameters; and its saved state."""
+"""Interface of the distributed optimizers: all-reduce of a step, update of the parameters, and the saved state.
+
+The training loop makes two calls per step, because it decides between them whether to update at all:
+
+1. ``all_reduce`` sums the gradients of dense parameters over all ranks, and tells every rank whether all gradients are
+   finite and fit into their integers.
+2. ``update`` changes the parameters.
+
+Row-sparse parameters (n-gram tables, most of the parameters) are summed differently by our CPU kernels, because a step
+touches few of their rows. Each row has one owner among all ranks:
+
+- On one host, the gradients of rows stay in the shared memory of the processes that computed them. ``update`` sums the
+  gradients of a row and updates the row in one pass over memory (``native/sharded_embedding.h``). Only the bounds of
+  these gradients take part in the checks of ``all_reduce``.
+- On several hosts, ``all_reduce`` sends the gradients of rows to their owners, and each owner sums them.
+
+GPUs and Horovod treat all parameters as dense.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +31,17 @@ from crepe_dist.errors import ExitCode, UserError
 
 
 class Outcome(NamedTuple):
-    """Sums of one step over the ranks; the same on every rank.
+    """Sums of one step over the ranks. They are the same on every rank.
 
     Attributes:
-        step: number of the step, counted from 1.
-        documents: number of documents in the global batch.
-        loss: sum of the losses of the global batch, in nats.
-        vote: strongest vote of any rank.
-        bad_losses: ranks whose loss is not finite.
-        bad_gradients: ranks whose gradients are not finite; all ranks if only the sum overflowed.
-        overflowed: a sum of whole numbers did not fit, or the first step's quanta were too coarse; quanta that suit it
-            are ready for another attempt.
+        step: Number of the step, counted from 1.
+        documents: Number of documents in the global batch.
+        loss: Sum of the losses of the global batch, in nats.
+        vote: Strongest vote of any rank.
+        bad_losses: Ranks whose loss is not finite.
+        bad_gradients: Ranks whose gradients are not finite. It names all ranks if only the sum overflowed.
+        overflowed: True if an integer sum may overflow int32, or if the scales of the first step were too coarse. New
+            scales have already been chosen, so the caller computes the gradients of the same batch again.
     """
 
     step: int
@@ -41,24 +58,27 @@ class Outcome(NamedTuple):
 
 
 class Exchange(ABC):
-    """Exchange of gradients between the ranks. Every rank calls each method at the same point of the program.
+    """Base class of the distributed optimizers. Every rank calls each method at the same point of the program.
 
-    Each rank's gradient is that of the SUM of its documents' losses. The sum over the ranks, divided by the number of
-    documents in the global batch, is the gradient that one process would compute.
+    The gradient of a rank is the gradient of the SUM of its documents' losses. The sum over the ranks, divided by the
+    number of documents in the global batch, is the gradient that one process would compute.
 
     Attributes:
-        by: name of the mechanism that sums the gradients, for messages; empty for a single process.
+        by: Name of the mechanism that sums the gradients, for messages. It is empty for a single process.
     """
 
     by = ""
 
     def all_reduce(self, loss: Any, batch: Batch, vote: Vote = Vote.GO_ON) -> Outcome:
-        """Replace the gradients by their sums over the ranks, bit-identical on all; sum losses and votes, too.
+        """Sum the dense gradients, the losses and the votes over the ranks, bit-identically on every rank.
+
+        The gradients of dense parameters are replaced by their sums. On one host, the gradients of row-sparse
+        parameters are not summed here but by ``update``; see the module.
 
         Args:
-            loss: loss of this rank: a number, or arrays on its device, whose computation may be pending.
-            batch: this rank's share of the global batch.
-            vote: action that this rank votes for after the step.
+            loss: Loss of this rank: a number, or arrays on its device, whose computation may be pending.
+            batch: This rank's shard of the global batch.
+            vote: Action that this rank votes for after the step.
 
         Raises:
             UserError: on every rank, if the ranks are at different steps.
@@ -80,44 +100,48 @@ class Exchange(ABC):
 
     @abstractmethod
     def _all_reduce(self, loss: Any, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
-        """Sum the gradients, and gather the losses and the numbers.
+        """Sum the dense gradients over the ranks, and gather the losses and the numbers of all ranks.
 
         Returns:
-            The loss and the numbers of each rank; ``bad_gradients`` and ``overflowed`` of ``Outcome``.
+            The loss and the numbers of each rank, and ``bad_gradients`` and ``overflowed`` of ``Outcome``.
         """
 
     @abstractmethod
     def update(self, documents: float, learning_rate: float) -> None:
-        """Update the parameters with the last sums.
+        """Update the parameters with the mean gradient of the last ``all_reduce``.
+
+        On one host, this call also sums the gradients of row-sparse parameters: the owner of a row adds the gradients
+        of all processes, and updates the row in the same pass. Other processes read the row only after ``ready``.
 
         Args:
-            documents: number of documents in the global batch.
+            documents: Number of documents in the global batch.
         """
 
     def ready(self) -> None:  # noqa: B027
-        """Wait until the parameters can be read, some of which other processes may still be updating."""
+        """Wait until the other processes of this host have updated the rows that they own."""
 
     def fetch(self) -> None:  # noqa: B027
-        """Get the rows of tables that the batch touches, which the engine has listed."""
+        """Get the rows that the batch touches from their owners on other hosts. The engine has listed these rows."""
 
     def flush(self) -> None:  # noqa: B027
-        """Bring all parameters up to date for scoring and checkpoints; round those that are trained row by row."""
+        """Apply all pending updates of rows, and round the rows to float16, for evaluation and checkpoints."""
 
     @abstractmethod
     def arrays(self) -> Arrays:
-        """Copy the state that ``restore`` needs besides the parameters' values; see ``SavedArrays``.
+        """Copy the state of the optimizer; ``SavedArrays`` reads it.
 
         Returns:
-            The state on rank 0, anything on the others. Parameters that are trained row by row are among it.
+            The state on rank 0. The return value on other ranks is unspecified. The state includes the values of
+            row-sparse parameters, and no values of dense parameters.
         """
 
     @abstractmethod
     def restore(self, arrays: Arrays) -> None:
-        """Restore the state from ``arrays``, of any kind of exchange, for the network's current parameters.
+        """Restore the result of ``arrays`` for the current parameters. Every subclass reads the states of the others.
 
         Raises:
-            UserError: the arrays do not fit.
+            UserError: The arrays do not fit.
         """
 
 
-Row = Sequence[float]  # numbers that a rank sends along with its gradients
+Row = Sequence[float]  # Statistics that a rank sends with its gradients: bounds, loss, step, batch size, vote.

@@ -15,15 +15,18 @@ from crepe_dist.parallel.distributed_optimizer import Exchange, Row
 
 
 def row_width(quanta: Quanta) -> int:
-    """Return the numbers of a rank's row: the bounds of its gradients, and its loss, step, documents and vote."""
+    """Return how many floats each rank sends with its gradients.
+
+    They are one bound per trained parameter, the loss, the step, the global batch size and the vote.
+    """
     return len(quanta.parameters) + 4
 
 
 class WholeNumberExchange(Exchange):
-    """Base class of the exchanges whose gradients are whole numbers, which their sums remain.
+    """Base class of the optimizers whose gradients are fixed-point numbers. Integer sums do not depend on their order.
 
     Args:
-        quanta: the trained parameters, and quanta of their gradients.
+        quanta: The trained parameters, and the fixed-point scales of their gradients.
     """
 
     def __init__(self, quanta: Quanta) -> None:
@@ -39,7 +42,7 @@ class WholeNumberExchange(Exchange):
 
     @abstractmethod
     def _add(self, loss: Any, numbers: Sequence[int]) -> list[Row]:
-        """Sum the gradients over the ranks, and return the rows of all ranks: bounds, loss and numbers."""
+        """Sum the dense gradients over the ranks. Return the bounds, the loss and the numbers of each rank."""
 
     def arrays(self) -> Arrays:
         arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}

@@ -1,4 +1,4 @@
-"""Horovod around Gluon's ``Trainer``: the exchange of gradients that MXNet computes, in floating point.
+"""Horovod around Gluon's ``Trainer``: all-reduce of the floating-point gradients that MXNet computes.
 
 It trains the paper's network: ``horovodrun -np 2 crepe train --model paper --kernels mxnet``. Horovod's
 ``DistributedTrainer`` sums the gradients of all processes; a single process has Gluon's own trainer.
@@ -37,7 +37,7 @@ class GluonExchange(Exchange):
 
     Args:
         parameters: Gluon parameters by Gluon's names.
-        names: structural names of the parameters by Gluon's names.
+        names: Structural names of the parameters by Gluon's names.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class GluonExchange(Exchange):
         return [parameter.grad() for parameter in self._parameters]
 
     def _all_reduce(self, loss: mx.nd.NDArray, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
-        # Norms of this rank's gradients, which the sums will replace. They are read only after a failure.
+        # The all-reduce overwrites the gradients, so the norms of this rank's gradients are computed first. They are
+        # read only after a failure, to name the rank with the non-finite gradient.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
         with self._collective():
             self._trainer.allreduce_grads()

@@ -167,9 +167,13 @@ class Table:
         _check(self._run.crepe_table_add(self._table, pointers(rows), pointers(sums), counts, len(rows)))
 
     def update(self, learning_rate: float, scale: float) -> None:
-        """Update this process's rows with ``scale`` times the last sum, in quanta.
+        """Update the rows of this process with the sum of their gradients.
 
-        All processes call it, and none reads before all have returned.
+        If ``add`` was not called in this step, this call sums the gradients over the processes of the host, in the same
+        pass over memory. All processes call it, and no process reads rows before all calls have returned.
+
+        Args:
+            scale: Factor of the sum, which is in units of the fixed-point scale.
         """
         self._updates += 1
         rate = self._optimizer.rate(learning_rate * self.parameter.rate, self._updates)

@@ -1,10 +1,12 @@
-"""Exchange of gradients in whole numbers, which our own kernels compute on CPUs.
+"""Distributed optimizer on CPUs: all-reduce of fixed-point gradients in shared memory and between hosts.
 
-Each process keeps its gradients in memory that all processes of its host map. Behind the gradients is a table with a
-row of numbers for each rank, which is summed with them. Rank k of a host sums the k-th part of all this over the
-processes of the host, and then, by an all-to-all, with the ranks that have the same part on the other hosts. If hosts
-have different numbers of processes, the surplus ranks have no part. Each row of an n-gram table has one owner among all
-ranks, which sums and updates it. If a process cannot share memory, each counts as a host of its own.
+Each process keeps its dense gradients in memory that all processes of its host map. Behind the gradients is a table
+with one row of statistics per rank, which is summed like a gradient. Rank k of a host sums slice k of this memory over
+the processes of the host. It then sums the slice with the ranks that have the same slice on the other hosts, by an
+all-to-all. If hosts have different numbers of processes, the surplus ranks have no slice.
+
+Each row of an n-gram table has one owner among all ranks, which sums the gradients of the row and updates it. On one
+host, the owner does both in ``update``. If one process cannot share memory, each process counts as a host.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ START = mmap.PAGESIZE + 16
 
 
 class SharedMemoryExchange(WholeNumberExchange):
-    """Exchange that sums in shared memory and, between hosts, by all-to-all; our own kernels update the parameters.
+    """Optimizer that sums in shared memory and, between hosts, by all-to-all. Our own kernels update the parameters.
 
     Args:
-        quanta: the trained parameters, and quanta of their gradients.
-        sparse: those of them that are trained row by row.
+        quanta: The trained parameters, and the fixed-point scales of their gradients.
+        sparse: The row-sparse ones among the trained parameters.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         numbers = np.frombuffer(memory.pages[rank], np.float64, world.size * width, START + 4 * gradients)
         self._rows = numbers.reshape(world.size, width)
         offset = 0
-        for parameter in dense.values():  # the kernels write the gradients into this process's memory
+        for parameter in dense.values():  # The kernels write the gradients into the memory of this process.
             size = parameter.value.size
             parameter.gradient = self._words[rank][offset : offset + size].reshape(parameter.shape)
             offset += _aligned(size)
@@ -93,11 +95,11 @@ class SharedMemoryExchange(WholeNumberExchange):
         memory.wait_for_all()
 
     def ready(self) -> None:
-        self._memory.wait()  # until all rows are written
+        self._memory.wait()  # Until all processes of the host have updated their rows.
 
     def fetch(self) -> None:
         if self._between and self._tables:
-            self._memory.wait_for_all()  # until all processes have listed their rows
+            self._memory.wait_for_all()  # Until all processes have listed their rows.
             self._between.fetch()
             self._memory.wait_for_all()
 
@@ -107,7 +109,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._rows[self._world.rank, : len(row)] = row
         self._memory.wait_for_all()
         rank, part, processes = self._memory.rank, self._part, self._memory.processes
-        into = rank if self._between else -1  # -1: into the arrays of all processes
+        into = rank if self._between else -1  # -1: write the sums into the arrays of all processes.
         self._add_whole(self._arrays, processes, into, part.start, part.stop)
         if self._between:
             self._between.add()
@@ -115,7 +117,8 @@ class SharedMemoryExchange(WholeNumberExchange):
                 if other != rank:
                     self._words[other][part] = self._words[rank][part]
         self._memory.wait_for_all()
-        # A process clears its rows in the next sum, and writes there only after all have reached its barrier.
+        # The rows can be read after the barrier, because a process clears its rows only in the next call. Other
+        # processes write into its memory only after the barrier of that call.
         rows: list[Row] = self._rows.tolist()
         return rows
 
@@ -125,12 +128,12 @@ class SharedMemoryExchange(WholeNumberExchange):
         self._dense.update(self._optimizer.rate(learning_rate, self._updates), scale)
         for table in self._tables:
             table.update(learning_rate, scale * self._quanta.of(table.name))
-        self._memory.arrive()  # whoever reads rows waits first
+        self._memory.arrive()  # A process that reads rows waits for all arrivals first (``ready``).
 
     def _squares(self) -> float:
-        """Return the sum of the squares of all summed gradients, the same on every rank."""
+        """Return the squared norm of all summed gradients, the same on every rank. Clipping needs it."""
         total = self._dense.squares()
-        # Each rank has the sums, over all ranks, of the rows that it owns.
+        # Each rank sums the gradients of the rows that it owns. The ranks then exchange these sums of squares.
         own = [table.squares() for table in self._tables]
         for table, squares in zip(self._tables, zip(*self._of_all(own))):
             total += sum(squares) * self._quanta.of(table.name) ** 2
@@ -147,7 +150,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         return [[low + (high << 64) for low, high in each.reshape(-1, 2).tolist()] for each in words]
 
     def flush(self) -> None:
-        self._memory.wait_for_all()  # rank 0 may still copy the rows of other processes for a saved state
+        self._memory.wait_for_all()  # Rank 0 may still copy the rows of other processes for a saved state.
         for table in self._tables:
             table.flush()
         self._memory.wait_for_all()

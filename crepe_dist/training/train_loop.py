@@ -99,6 +99,8 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
         lr = lr_at(progress)
         requested_action = callbacks.on_step_begin(batch)
         loss = engine.forward_backward(batch)
+        # The sums of the dense gradients, and the decisions that every rank must take alike. On one host, ``update``
+        # sums the gradients of the n-gram tables.
         result = optimizer.all_reduce(loss, batch, requested_action)
         while result.overflowed:
             # The integer sums may overflow, or the first fixed-point scales were too coarse. The optimizer has chosen
