@@ -21,7 +21,7 @@ from crepe_dist.predicting.input_reader import check_column
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
-from crepe_dist.runs.run_record import open_run
+from crepe_dist.runs.run_dir import open_run
 from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
 from crepe_dist.settings.config import combined, flag, settings
 from crepe_dist.settings.fields import near, settings_of

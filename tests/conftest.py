@@ -31,7 +31,7 @@ from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_dir import RunFolder
 from crepe_dist.settings.config import flag, parse, settings
 from tests.helpers.turns import turn
 

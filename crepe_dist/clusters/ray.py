@@ -12,7 +12,7 @@ from crepe_dist.distributed.signals import Control
 from crepe_dist.elastic.driver import Cluster, Driver, Lost, Place
 from crepe_dist.elastic.process import ALIKE, Process
 from crepe_dist.errors import UserError
-from crepe_dist.runs.run_folder import Result, RunFolder, read_result
+from crepe_dist.runs.run_dir import Result, RunFolder, read_result
 from crepe_dist.settings.config import Config
 
 PLACE_SECONDS = 5.0

@@ -12,7 +12,7 @@ from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import duration, excerpt, percent
 from crepe_dist.reports.score_page import interval, paired_half_width
-from crepe_dist.runs.run_record import RunRecord, open_run
+from crepe_dist.runs.run_dir import RunRecord, open_run
 from crepe_dist.settings.fields import FILE, Many, setting
 from crepe_dist.settings.flags import Command
 

@@ -14,9 +14,9 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError, visible
 from crepe_dist.files import abandoned, cache_folder
 from crepe_dist.formatting import percent, size
-from crepe_dist.runs import checkpoint, run_folder
+from crepe_dist.runs import checkpoint, run_dir
 from crepe_dist.runs.checkpoint import IDENTITY
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_dir import RunFolder
 from crepe_dist.sealed_json import write_sealed
 from crepe_dist.settings.fields import FILE, NAME, Many, setting
 from crepe_dist.settings.flags import Command
@@ -67,7 +67,8 @@ def _row(run: Path, used: str) -> tuple[str, ...]:
     scored, ended = "–", "no"
     if result is not None:
         scored, ended = percent(result["test_accuracy"]), time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
-    cells = ("*" if Path(used) == run else "", str(run), source, scored, size(run_folder.size(run)), ended, folder.name)
+    mark, on_disk = "*" if Path(used) == run else "", size(run_dir.disk_usage(run))
+    cells = (mark, str(run), source, scored, on_disk, ended, folder.name)
     return tuple(map(visible, cells))
 
 
@@ -118,7 +119,7 @@ class Report(Command):
         # Not at the top: matplotlib takes a second.
         from crepe_dist.reports.model_card import CARD
         from crepe_dist.reports.run_page import REPORT, write_report
-        from crepe_dist.runs.run_record import open_run
+        from crepe_dist.runs.run_dir import open_run
 
         record = open_run(self.folder)
         data: Union[Dataset, UserError]
@@ -206,6 +207,6 @@ def cached() -> list[Path]:
 
 
 def _listed(path: Path) -> int:
-    freed = run_folder.size(path)
+    freed = run_dir.disk_usage(path)
     print(f"{size(freed):>9}  {visible(str(path))}")
     return freed

@@ -22,7 +22,7 @@ from crepe_dist.preparing import remote
 from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports.page import render
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import run_of
+from crepe_dist.runs.run_dir import run_of
 from crepe_dist.version import __version__
 
 LEAST_TEXTS = 30

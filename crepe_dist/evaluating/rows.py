@@ -24,7 +24,7 @@ from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.reading import UNKNOWN_LABEL
 from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
 from crepe_dist.runs.checkpoint import CONFIG
-from crepe_dist.runs.run_record import run_of
+from crepe_dist.runs.run_dir import run_of
 from crepe_dist.training.display import Display
 from crepe_dist.training.training_data import open_data
 

@@ -28,7 +28,7 @@ from crepe_dist.preparing.sources import Reading
 from crepe_dist.reports import findings
 from crepe_dist.reports.score_page import never_predicted_warning, page, quotes, selective_table, table
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import run_of
+from crepe_dist.runs.run_dir import run_of
 from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Scores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 

@@ -26,7 +26,7 @@ from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.inference import open_inference
 from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor, open_checkpoint
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_record import open_run
+from crepe_dist.runs.run_dir import open_run
 
 TOLERANCE = 1e-4  # largest difference of a probability
 TEXTS = 100  # real ones, and as many synthetic ones

@@ -32,7 +32,7 @@ from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.preparing.dataframe_source import is_table
 from crepe_dist.preparing.sources import Reading
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_dir import RunFolder
 from crepe_dist.runs.scores import Floats
 from crepe_dist.sealed_json import damaged
 from crepe_dist.settings.options import Precision

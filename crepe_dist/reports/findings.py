@@ -27,7 +27,7 @@ from crepe_dist.runs.metrics import loss_of
 from crepe_dist.settings.config import flag
 
 if TYPE_CHECKING:
-    from crepe_dist.runs.run_record import RunRecord
+    from crepe_dist.runs.run_dir import RunRecord
     from crepe_dist.runs.scores import AnyScores, Scores
 
 WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due

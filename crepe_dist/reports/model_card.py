@@ -14,7 +14,7 @@ from crepe_dist.model.weights_io import shape_class
 from crepe_dist.reports import findings
 from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import table
-from crepe_dist.runs.run_record import RunRecord
+from crepe_dist.runs.run_dir import RunRecord
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.version import __version__
 
@@ -41,7 +41,7 @@ def render_model_card(record: RunRecord, flaws: list[str]) -> str:
     """
     classes = clean(record.classes)
     limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
-    scores = record.scores.get("test") or record.label_scores.get("test")
+    scores = record.test_scores
     provenance = record.provenance
     return render(
         "model_card.md",

@@ -27,9 +27,7 @@ from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import Quote, Tile, quotes, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.metrics import History
-from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.runs.run_folder import size as disk_space
-from crepe_dist.runs.run_record import RunRecord, open_run
+from crepe_dist.runs.run_dir import RunFolder, RunRecord, disk_usage, open_run
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.version import __version__
 
@@ -125,7 +123,7 @@ def page(
         no_texts: reason why ``quotes`` is empty; empty if it is not.
     """
     classes, encoding = clean(record.classes), clean(record.description["encoding"])
-    scores = record.scores.get("test") or record.label_scores.get("test")
+    scores = record.test_scores
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
         "run.html",
@@ -156,7 +154,7 @@ def page(
         reproducible=findings.reproducible(record),
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
-        files=[(name, size(disk_space(path)), what) for name, what in FILES if (path := record.path / name).exists()],
+        files=[(name, size(disk_usage(path)), what) for name, what in FILES if (path := record.path / name).exists()],
         limits=findings.limits(record, classes),
     )  # fmt: skip
 

@@ -19,12 +19,12 @@ from crepe_dist.engines.engine import Engine
 from crepe_dist.hardware import describe
 from crepe_dist.parallel.distributed_optimizer import Exchange
 from crepe_dist.runs.metrics import Metrics
-from crepe_dist.runs.model_selection import EpochChoice
 from crepe_dist.runs.resume_state import Progress
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_dir import RunFolder
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import Display
+from crepe_dist.training.model_selection import EpochChoice
 
 HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
 

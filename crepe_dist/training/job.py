@@ -17,7 +17,7 @@ from crepe_dist.distributed.process_group import World
 from crepe_dist.distributed.signals import Control
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.errors import UserError
-from crepe_dist.runs.run_folder import (
+from crepe_dist.runs.run_dir import (
     Result,
     RunFolder,
     choose_folder,
@@ -65,7 +65,7 @@ def train(config: Config, world: World, control: Control) -> Result:
             if world.is_root:
                 with suppress(UserError, OSError), folder.lock():  # in use, or not writable
                     folder.tidy()  # if an earlier process was killed before it did
-            display.say(f"{folder} is finished; --fresh starts another run\n{finished}")
+            display.say(f"{folder.describe()} is finished; --fresh starts another run\n{finished}")
             report(config, data, folder, job)  # if it is missing or older
             return finished
 

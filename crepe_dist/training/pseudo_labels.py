@@ -39,7 +39,7 @@ from crepe_dist.model import weights_io
 from crepe_dist.model.teacher_ensemble import Logits, common_words, regression, teachers
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, loss_of
-from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
+from crepe_dist.runs.run_dir import Result, RunFolder, read_result, write_result
 from crepe_dist.sealed_json import damaged, read_record, write_sealed
 from crepe_dist.settings.config import Config
 from crepe_dist.training import sentence_encoder, train_loop

@@ -21,7 +21,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.signals import Vote
 from crepe_dist.engines.engine import Engine
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_folder import Result, RunFolder, read_result, write_result
+from crepe_dist.runs.run_dir import Result, RunFolder, read_result, write_result
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training.branch_weight import weighed_and_scored
@@ -49,7 +49,7 @@ def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunFolder,
     """Train the remaining epochs of a network. Evaluate it and write a checkpoint after each epoch."""
     context = TrainContext.create(config, data, engine, folder, job)
     context.display.say(banner(context))
-    context.display.say(f"run       {folder}")
+    context.display.say(f"run       {folder.describe()}")
     saver = open_saver(context, resume(context))
     if context.progress.step == 0:
         context.display.say_lines(notes(context))

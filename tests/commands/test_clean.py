@@ -15,7 +15,7 @@ import pytest
 from crepe_dist import files
 from crepe_dist.files import write_json, write_text
 from crepe_dist.runs import checkpoint, resume_state
-from crepe_dist.runs.run_folder import RunFolder
+from crepe_dist.runs.run_dir import RunFolder
 from crepe_dist.sealed_json import write_sealed
 from tests.chaos.test_state_on_disk import snapshot
 from tests.conftest import DEAD

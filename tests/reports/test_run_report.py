@@ -26,8 +26,7 @@ from crepe_dist.reports import data_page, findings, run_page, score_page
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import MOST_POINTS, History
-from crepe_dist.runs.run_folder import RunFolder
-from crepe_dist.runs.run_record import open_run
+from crepe_dist.runs.run_dir import RunFolder, open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.sealed_json import write_sealed
 from crepe_dist.settings.config import parse

@@ -19,7 +19,7 @@ from crepe_dist.distributed.signals import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.resume_state import Progress
-from crepe_dist.runs.run_folder import RunFolder, choose
+from crepe_dist.runs.run_dir import RunFolder, choose
 from crepe_dist.sealed_json import write_sealed
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions

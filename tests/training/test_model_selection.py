@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from crepe_dist.runs.model_selection import EpochChoice
 from crepe_dist.runs.resume_state import Progress
+from crepe_dist.training.model_selection import EpochChoice
 
 
 def progress(split: str, *epochs: tuple[float, float]) -> Progress:

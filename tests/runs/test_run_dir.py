@@ -12,7 +12,7 @@ import pytest
 from crepe_dist.distributed.signals import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import atomic_text
-from crepe_dist.runs import run_folder
+from crepe_dist.runs import run_dir
 from crepe_dist.settings.config import Config, parse
 from tests.conftest import DEAD
 
@@ -50,7 +50,7 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
     monkeypatch.setenv(SUPERVISED_AS, supervisor)
 
     def choose(name, fresh=False):
-        return run_folder.choose(Config(run_dir=str(tmp_path / name), fresh=fresh), "data", "fingerprint")
+        return run_dir.choose(Config(run_dir=str(tmp_path / name), fresh=fresh), "data", "fingerprint")
 
     number = 0
     while True:
@@ -74,10 +74,10 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
 
 def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
     def choose(name=None, **more):
-        return run_folder.choose(Config(run_dir=str(tmp_path / "run"), name=name, **more), "data", "fingerprint")
+        return run_dir.choose(Config(run_dir=str(tmp_path / "run"), name=name, **more), "data", "fingerprint")
 
     assert choose().name == ""
-    assert str(choose("baseline")) == f"baseline ({tmp_path / 'run'})"
+    assert choose("baseline").describe() == f"baseline ({tmp_path / 'run'})"
     written = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
     assert choose().name == choose("baseline").name == "baseline"
     assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == written
@@ -95,11 +95,11 @@ def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
 def test_the_saved_configuration_selects_its_run(tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "given.yaml").write_text(f"model: {model}")
-    made = run_folder.choose(parse(["--config", "given.yaml"]), "data", "fingerprint")
+    made = run_dir.choose(parse(["--config", "given.yaml"]), "data", "fingerprint")
     saved = ["--config", str(made.path / "config.yaml")]
-    assert run_folder.choose(parse(saved), "data", "fingerprint") == made
-    assert run_folder.choose(parse([*saved, "--fresh"]), "data", "fingerprint").path.name == f"{made.path.name}-2"
-    assert run_folder.choose(parse([*saved, "--epochs=9"]), "data", "fingerprint").path.name[:15] != made.path.name
+    assert run_dir.choose(parse(saved), "data", "fingerprint") == made
+    assert run_dir.choose(parse([*saved, "--fresh"]), "data", "fingerprint").path.name == f"{made.path.name}-2"
+    assert run_dir.choose(parse([*saved, "--epochs=9"]), "data", "fingerprint").path.name[:15] != made.path.name
 
 
 def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
@@ -108,12 +108,12 @@ def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
         place.mkdir()
         (place / name).touch()
         with pytest.raises(UserError, match="neither empty nor a run's folder"):
-            run_folder.choose(Config(run_dir=str(place)), "data", "fingerprint")
+            run_dir.choose(Config(run_dir=str(place)), "data", "fingerprint")
         assert (place / name).exists()
 
 
 def test_the_lock_removes_what_killed_processes_left(tmp_path):
-    folder = run_folder.choose(Config(run_dir=str(tmp_path / "run")), "data", "fingerprint")
+    folder = run_dir.choose(Config(run_dir=str(tmp_path / "run")), "data", "fingerprint")
     (folder.path / "checkpoints").mkdir()
     checkpoints = folder.path / "checkpoints"
     left = [folder.path / f".result.json.{DEAD}", checkpoints / f".crepe_epoch_0_test_acc_5.0.json.{DEAD}"]

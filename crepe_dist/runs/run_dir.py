@@ -1,4 +1,9 @@
-"""The folder that a run writes to, its result, and its disk space; the same command finds the same folder again."""
+"""The directory of a run: its files, its lock, its result, and the record that reports and comparisons read from it.
+
+The module has four subjects, in this order: ``RunFolder`` (paths, lock, removable files), ``Result`` (``result.json``),
+the choice of the directory (the same command finds the same directory again), and ``RunRecord`` (settings, scores and
+history of a run).
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from crepe_dist.data.dataset import Dataset
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.arrays import HASH
+from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
 from crepe_dist.distributed.process_group import World
 from crepe_dist.distributed.signals import SUPERVISED_AS
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, temporary_files, write_json, write_text
-from crepe_dist.formatting import percent
+from crepe_dist.formatting import measure, percent
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, IDENTITY, RESULT, RUNS, result_of
-from crepe_dist.sealed_json import digest, write_sealed
+from crepe_dist.runs.metrics import History
+from crepe_dist.runs.scores import AnyScores, LabelScores, Scores
+from crepe_dist.sealed_json import damaged, digest, write_sealed
 from crepe_dist.settings.aliases import current_settings
 from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.fields import is_title
@@ -32,6 +43,8 @@ LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dea
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the driver that started the run
 REMOVED = ".removed"  # prefix of a state while it is deleted
+SEEN = ("train", "validation")  # splits whose documents decide the parameters
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,8 @@ class RunFolder:
             return name if isinstance(name, str) and is_title(name) else ""
         return ""
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Read the name from ``config.yaml``, and return name and path for a message."""
         return f"{name} ({self.path})" if (name := self.name) else str(self.path)
 
     @property
@@ -188,7 +202,7 @@ class RunFolder:
             time.sleep(0.2)
 
 
-def size(path: Path) -> int:
+def disk_usage(path: Path) -> int:
     """Return the size of a file, or of the files in a folder, in bytes."""
     total = 0
     for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
@@ -383,3 +397,140 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} cannot be read", str(error), "choose another --run-dir, or start another run with --fresh"
         ) from error
     return values
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run with at least one scored epoch.
+
+    Attributes:
+        given_name: name given by ``--name``; empty if there is none.
+        settings: values of the settings by dotted name.
+        result: content of ``result.json``; ``None`` if the run is not finished.
+        checkpoint: the reported .params file.
+        description: the description beside the checkpoint.
+        scores: scores of the reported epoch by split; empty for several labels or many classes.
+        label_scores: the same for several labels; empty for one class per document.
+    """
+
+    path: Path
+    given_name: str
+    settings: Settings
+    result: dict[str, Any] | None
+    checkpoint: Path
+    description: dict[str, Any]
+    scores: dict[str, Scores]
+    label_scores: dict[str, LabelScores]
+    history: History
+
+    @property
+    def name(self) -> str:
+        return self.given_name or self.path.absolute().name
+
+    @property
+    def measure(self) -> str:
+        """Name of the score that is called accuracy in the records."""
+        return measure("labels" in self.description)
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.description["classes"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.description["epoch"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the reported epoch, by name."""
+        return dict(self.description["metrics"])
+
+    @property
+    def test_scores(self) -> AnyScores | None:
+        """Scores of the reported epoch on the test split; ``None`` if they are not stored."""
+        return self.scores.get("test") or self.label_scores.get("test")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Data, processes, device and environment of the run; empty if it is not finished."""
+        return dict(self.result["provenance"]) if self.result else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the data (``Dataset.fingerprint``)."""
+        return str(self.description["data"]["fingerprint"])
+
+    def is_tested_like(self, other: RunRecord) -> bool:
+        """Return whether both runs are known to have been scored on the same test documents."""
+        return bool(self.description["data"]["test"] == other.description["data"]["test"])
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder that held the data during training."""
+        source = str(self.settings.get("data.source", SAMPLE))
+        return Path(self.provenance["data"]) if self.provenance else folder_of(source)
+
+    def changed(self) -> Settings:
+        """Return the settings that differ from this version's defaults, and those that follow from the data."""
+        usual = flat(Config().to_dict())
+        return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
+
+    def dataset(self, folder: Path | None) -> Dataset:
+        """Open the data that the run was trained on.
+
+        Args:
+            folder: current folder of the data; ``None``: the folder used in training.
+        """
+        data = open_dataset(folder or self.data_folder)
+        if data.fingerprint != self.fingerprint:
+            raise UserError(
+                f"{data.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
+            )
+        return data
+
+    def seen(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
+        """Tell which documents have texts of its train split, and of the split that chose its epoch, bool [documents].
+
+        Raises:
+            UserError: the data of the run are gone, or others.
+        """
+        splits, hashes = self.dataset(None).splits, documents.origins[:, HASH]
+        return {name: np.isin(hashes, splits[name].origins[:, HASH]) for name in SEEN if name in splits}
+
+
+def run_of(path: Path) -> RunRecord | None:
+    """Read the run of a checkpoint; ``None`` for a checkpoint that is in no run's folder."""
+    run_dir = path.absolute().parent.parent
+    return open_run(run_dir, path) if (run_dir / CONFIG).is_file() else None
+
+
+def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
+    """Read the run in a folder.
+
+    Args:
+        run_dir: the folder, or the start of its name in ``runs/``.
+        path: checkpoint to describe; default: the one that the run reports.
+    """
+    run_dir = checkpoint.named(str(run_dir))
+    if not run_dir.exists():
+        raise checkpoint.missing(run_dir)
+    if not (run_dir / checkpoint.FOLDER).is_dir():
+        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
+    path = path or checkpoint.find(str(run_dir))
+    description = checkpoint.describe(path)
+    if description is None:
+        raise UserError(f"{path} has no description beside it", remedy="name another run")
+    if missing := {"epoch", "metrics", "computed", "data"} - description.keys():
+        raise damaged(path.with_suffix(".json"), KeyError(min(missing)), "name another run")
+    folder, config, scores = RunFolder(run_dir), run_dir / CONFIG, checkpoint.scores(path)
+    return RunRecord(
+        path=run_dir,
+        given_name=folder.name,
+        settings=flat(read(config)) if config.is_file() else {},
+        result=folder.result,
+        checkpoint=path,
+        description=description,
+        scores={name: score for name, score in scores.items() if isinstance(score, Scores)},
+        label_scores={name: score for name, score in scores.items() if isinstance(score, LabelScores)},
+        history=History.of(run_dir),
+    )
