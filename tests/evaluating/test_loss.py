@@ -15,8 +15,6 @@ from sklearn.metrics import log_loss
 import crepe_dist
 from crepe_dist.model.calibration import softmax
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.metrics import loss_of
-from crepe_dist.runs.scores import Scores
 from tests.conftest import NGRAMS, QUICK, readable, records, run, train
 from tests.helpers.programs import supervised_command
 
@@ -108,19 +106,3 @@ def test_any_number_of_processes_gives_the_same_losses(folder, printed_by):
     one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two"))
     for name in ("loss", *["uncalibrated_loss"] * ("uncalibrated_loss" in one)):
         assert one[name] == pytest.approx(two[name], abs=1e-6)
-
-
-def test_records_of_earlier_versions_are_read():
-    """Their ``loss`` is at temperature 1."""
-    old = {"validation_loss": 2.0, "validation_fitted_loss": 1.0, "validation_fitted_loss_error": 0.5}
-    assert loss_of(old, "validation") == (1.0, 0.5)
-    assert loss_of({"validation_loss": 1.0, "validation_loss_error": 0.5}, "validation") == (1.0, 0.5)
-    assert loss_of({"test_loss": 1.0}, "test") == (1.0, 0.0)
-    assert loss_of({}, "test") == loss_of({"test_loss": float("nan")}, "test") == (float("inf"), 0.0)
-
-
-def test_scores_of_earlier_versions_are_read():
-    scores = Scores(np.eye(2, dtype=np.int64), 0.5, np.zeros((15, 3), np.int64), [], uncalibrated_loss=0.7)
-    assert Scores.of(scores.to_dict()).uncalibrated_loss == 0.7
-    old = Scores.of(scores.to_dict("uncalibrated_loss"))
-    assert (old.loss, old.uncalibrated_loss, "uncalibrated_loss" in old.metrics()) == (0.5, None, False)

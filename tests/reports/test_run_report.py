@@ -25,7 +25,7 @@ from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page, findings, run_page, score_page
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.metrics import MOST_POINTS, History
+from crepe_dist.runs.metrics import History
 from crepe_dist.runs.run_dir import RunFolder, open_run
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
 from crepe_dist.sealed_json import write_sealed
@@ -322,22 +322,3 @@ class TestNumbers:
         # Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I, method 3.
         for right, documents, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
             assert score_page.interval(right, documents) == pytest.approx((low, high), abs=1e-4)
-
-    def test_calibration_error_by_hand(self):
-        reliability = np.zeros((BINS, 3), np.int64)
-        reliability[-1] = 80, 60, 76 * MILLION  # says 95 %, is right in 75 %
-        reliability[7] = 20, 10, 10 * MILLION  # says 50 %, is right in 50 %
-        scores = Scores(np.array([[60, 20], [10, 10]]), 1.0, reliability, [])
-        assert scores.calibration_error == pytest.approx(0.8 * 0.2)
-        assert scores.accuracy == 0.7
-        assert scores.f1.tolist() == pytest.approx([120 / 150, 20 / 50])
-
-    def test_a_long_run_is_thinned(self):
-        history = History()
-        for step in range(1, 20_001):
-            history.add({"event": "step", "step": step, "loss": float(step % 2)})
-        assert MOST_POINTS < len(history.points) <= 2 * MOST_POINTS
-        assert history.points[-1].step == 20_000
-        assert sum(point.count for point in history.points) == 20_000
-        assert all(point.low == 0 and point.high == 1 for point in history.points)
-        assert history.points[0].mean == pytest.approx(0.5)

@@ -129,3 +129,33 @@ def test_the_lock_removes_what_killed_processes_left(tmp_path):
     assert written.exists()
     assert not any(path.exists() for path in left)
     assert (folder.path / "later").read_text() == "1"
+
+
+class TestWhichFolder:
+    def chosen(self, base, *flags):
+        return run_dir.choose(parse([f"--run-dir={base}", *flags]), "data", "fingerprint").path.name
+
+    def test_a_supervisor_s_processes_come_back_to_the_run_that_its_first_ones_began(self, tmp_path, monkeypatch):
+        base = tmp_path / "run"
+        assert [self.chosen(base), self.chosen(base, "--fresh")] == ["run", "run-2"]
+        monkeypatch.setenv(SUPERVISED_AS, "one")
+        assert [self.chosen(base, "--fresh") for _ in range(2)] == ["run-3", "run-3"]
+        monkeypatch.setenv(SUPERVISED_AS, "two")
+        assert self.chosen(base, "--fresh") == "run-4"
+        monkeypatch.delenv(SUPERVISED_AS)
+        assert self.chosen(base) == "run-4"
+
+    def test_runs_are_named_by_data_and_settings(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        given = ([], ["--logging.tensorboard=false"], ["--seed=1"])
+        names = {run_dir.choose(parse(more), "data", "f").path.name for more in given}
+        assert len(names) == 2  # what it logs decides nothing
+        assert all(name.startswith("data-") for name in names)
+
+    def test_neighbours_of_other_settings_are_passed_over(self, tmp_path):
+        base = tmp_path / "run"
+        assert [self.chosen(base), self.chosen(tmp_path / "run-2", "--epochs=9")] == ["run", "run-2"]
+        assert self.chosen(base) == "run"
+        assert self.chosen(base, "--epochs=9") == "run-2"
+        with pytest.raises(UserError, match=r"run was started with other settings"):
+            self.chosen(base, "--epochs=3")

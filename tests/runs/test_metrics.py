@@ -1,0 +1,27 @@
+"""Records of a run's metrics, and the history that is read from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from crepe_dist.runs.metrics import MOST_POINTS, History, loss_of
+
+
+def test_records_of_earlier_versions_are_read():
+    """Their ``loss`` is at temperature 1."""
+    old = {"validation_loss": 2.0, "validation_fitted_loss": 1.0, "validation_fitted_loss_error": 0.5}
+    assert loss_of(old, "validation") == (1.0, 0.5)
+    assert loss_of({"validation_loss": 1.0, "validation_loss_error": 0.5}, "validation") == (1.0, 0.5)
+    assert loss_of({"test_loss": 1.0}, "test") == (1.0, 0.0)
+    assert loss_of({}, "test") == loss_of({"test_loss": float("nan")}, "test") == (float("inf"), 0.0)
+
+
+def test_a_long_run_is_thinned():
+    history = History()
+    for step in range(1, 20_001):
+        history.add({"event": "step", "step": step, "loss": float(step % 2)})
+    assert MOST_POINTS < len(history.points) <= 2 * MOST_POINTS
+    assert history.points[-1].step == 20_000
+    assert sum(point.count for point in history.points) == 20_000
+    assert all(point.low == 0 and point.high == 1 for point in history.points)
+    assert history.points[0].mean == pytest.approx(0.5)
