@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
-import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -190,22 +188,6 @@ def test_a_network_that_overflows(place, said, tmp_path):
     huge = checkpoint.write(tmp_path, arrays, read_json(path.with_suffix(".json")))
     for arguments in (("predict", huge, "--text", "x"), ("evaluate", huge, "--data", "data3")):
         assert "the network returned NaN or infinity" in said(*arguments, cwd=place)
-
-
-def test_a_full_disk_leaves_no_parameters_without_a_description(place, tmp_path, monkeypatch):
-    path = checkpoint.find(str(place / "run"))
-    arrays, about = crepe_dist.load(path).engine.arrays, read_json(path.with_suffix(".json"))
-    failing = Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
-    with monkeypatch.context() as full:
-        full.setattr(checkpoint, "write_json", failing)
-        with pytest.raises(UserError, match="cannot be written"):
-            checkpoint.save(tmp_path, arrays, about, {})
-    assert list((tmp_path / checkpoint.FOLDER).iterdir()) == []
-    written = checkpoint.write(tmp_path, arrays, about)
-    monkeypatch.setattr(checkpoint, "write_json", failing)
-    with pytest.raises(OSError, match="no space left"):
-        checkpoint.write(tmp_path, arrays, about)  # of a resumed run, which computes them again
-    assert checkpoint.describe(written) is not None
 
 
 def test_every_error_says_what_to_do():

@@ -18,6 +18,7 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.formatting import cut, listed, number, percent
 from crepe_dist.reports import drawing
+from crepe_dist.reports.drawing import SPLIT_COLOURS
 from crepe_dist.reports.page import render
 
 MAX_COMMAND_CHARS = 20_000
@@ -34,7 +35,6 @@ MODES = {
 }
 # A horizontal bar: its name; its lanes, each a list of parts (start, size, colour); and the text at its end.
 Bar = tuple[str, list[Any], str]
-COLOURS = {"train": "blue", "validation": "orange", "test": "green", "unlabelled": "grey"}
 # Reasons why rows are removed, in the order of removal: the key in the summary, and its name on the page.
 REMOVED_ROWS = (("bad", "unusable"), ("duplicates", "duplicates removed"), ("sampled_out", "left out by sampling"))
 MAX_BARS = 30
@@ -59,7 +59,7 @@ def page(summary: Summary) -> str:
         whole=_whole(clean, totals),
         rows=_largest_classes(totals, MAX_SHOWN["table"]),
         most_bars=MAX_BARS,
-        colours_of=[(name, COLOURS[name]) for name in clean["splits"]],
+        colours_of=[(name, SPLIT_COLOURS[name]) for name in clean["splits"]],
         symbols=[(*formatting.character(symbol), count) for symbol, count in summary["characters"]["top"]],
         reasons=_reasons(clean),
         figures=[_row_bars(clean), _class_bars(clean), _length_histogram(clean)],
@@ -210,7 +210,7 @@ def _row_bars(summary: Summary) -> list[Bar]:
     start = 0
     more = {"unlabelled": summary["unlabelled"]} if "unlabelled" in summary else {}
     for name, split in {**summary["splits"], **more}.items():
-        bars.append((f"→ {name}", start, split["rows"], COLOURS[name]))
+        bars.append((f"→ {name}", start, split["rows"], SPLIT_COLOURS[name]))
         start += split["rows"]
     ends = [number(counts["read"]), *(f"{number(bar[2])}  ({percent(bar[2], counts['read'])})" for bar in bars[1:])]
     return [(name, [[part]], end) for (name, *part), end in zip(bars, ends)]
@@ -222,7 +222,7 @@ def _class_bars(summary: Summary) -> list[Bar]:
     for index in _largest_classes(sums, MAX_BARS):
         parts, start = [], 0
         for name, split in summary["splits"].items():
-            parts.append((start, split["classes"][index], COLOURS[name]))
+            parts.append((start, split["classes"][index], SPLIT_COLOURS[name]))
             start += split["classes"][index]
         end = f"{number(start)}  ({percent(start, sum(sums))})"
         bars.append((cut(summary["classes"][index], BAR_LABEL_CELLS), [parts], end))
@@ -243,8 +243,7 @@ def _length_histogram(summary: Summary) -> str:
         axes.set(xlim=(0, right), xlabel="characters", ylabel="texts")
         axes.xaxis.set_major_locator(drawing.locator(6))
         axes.yaxis.set_major_locator(drawing.locator(4))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: number(value))
+        drawing.label_with_counts(axes.xaxis, axes.yaxis)
         axes.grid(axis="y")
         if length <= right:
             axes.axvline(length, color=drawing.RED, linewidth=1.6, label=f"feature_len: {number(length)}")

@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from crepe_dist.formatting import number
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -31,6 +34,7 @@ PALETTE = {
     "grey": ("#767c86", "#8d949e"),
 }
 BLUE, ORANGE, GREEN, RED, SKY, GREY = (light for light, _ in PALETTE.values())
+SPLIT_COLOURS = {"train": "blue", "validation": "orange", "test": "green", "unlabelled": "grey"}
 # Backgrounds of text, translucent so that they suit light and dark pages.
 FOR, AGAINST = "#0072b2", "#d55e00"
 WIDTH = 5.0  # inches
@@ -91,6 +95,18 @@ def locator(bins: int, *, integer: bool = True) -> MaxNLocator:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(bins, integer=integer, steps=[1, 2, 5, 10])
+
+
+def label_with_percents(*axes: Axis) -> None:
+    """Label the ticks of axes, whose values are fractions, in percent."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+
+
+def label_with_counts(*axes: Axis) -> None:
+    """Label the ticks of axes, whose values are counts, with separators of thousands."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: number(value))
 
 
 def svg(figure: Figure, description: str) -> str:

@@ -10,7 +10,7 @@ import importlib
 import math
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
-from crepe_dist.formatting import clean, counted, duration, excerpt, number, percent, size
+from crepe_dist.formatting import clean, counted, duration, excerpt, percent, size
 from crepe_dist.reports import data_page, drawing, findings
 from crepe_dist.reports.model_card import CARD, MAX_COMMAND_CHARS, render_model_card
 from crepe_dist.reports.page import render
@@ -47,17 +47,19 @@ FILES = (
     ("config.yaml", "settings"),
     ("result.json", "the reported epoch, its scores and its provenance"),
 )
-SPLITS = {"validation": (drawing.ORANGE, "s"), "test": (drawing.GREEN, "o")}
-FEWEST_SMOOTHED = 20  # points; fewer are shown as they are
+MARKERS = {"validation": "s", "test": "o"}  # of the points of a split's curve
+FEWEST_SMOOTHED = 20  # number of points from which a curve is smoothed
 SPAN = 15  # the moving average spans one fifteenth of the points to either side
-LEAST_SPAN = 0.04  # of an accuracy axis, so that differences that are chance look small
+LEAST_SPAN = 0.04  # smallest range of an accuracy axis, so that differences by chance look small
 NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
 _importing = threading.Lock()
 
 
 def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
-    """Write the report of a finished run, and print its warnings; do nothing if it is newer than the
-    result and the settings."""
+    """Write the report of a finished run, and print its warnings.
+
+    A report that is newer than the result and the settings is left as it is.
+    """
     if _is_current(folder):
         return
     load()
@@ -76,8 +78,9 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
 
 
 def load() -> None:
-    """Import the libraries that draw a report; if one cannot be imported, the report says so."""
-    with _importing, suppress(Exception):  # in one thread at a time: matplotlib's modules import each other
+    """Import the libraries that draw a report; ``write_for`` reports a library that cannot be imported."""
+    # Only one thread may import them at a time, because matplotlib's modules import each other.
+    with _importing, suppress(Exception):
         for name in ("matplotlib.backends.backend_svg", "matplotlib.figure", "jinja2"):
             importlib.import_module(name)
 
@@ -91,12 +94,12 @@ def _is_current(folder: RunFolder) -> bool:
 
 def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
     """Write the report and the model card into the run's folder, yielding before each."""
-    quoted: dict[str, list[Quote | None]] = {}
+    texts: list[Quote | None] = []
     warnings: list[dict[str, str]] = []
     unseen: list[str] = []
     if isinstance(data, Dataset):
-        for name, scores in record.scores.items():
-            quoted[name] = quotes(data, name, [mistake.row for mistake in scores.mistakes])
+        if (scores := record.scores.get("test")) is not None:
+            texts = quotes(data, "test", [mistake.row for mistake in scores.mistakes])
         with suppress(*MALFORMED):
             summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
             warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
@@ -104,7 +107,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
             unseen = [*facts["characters"], *facts["lengths"]]
     yield
     missing = "" if isinstance(data, Dataset) else str(data.what)
-    write_text(record.path / REPORT, page(record, quoted, missing, warnings))
+    write_text(record.path / REPORT, page(record, texts, missing, warnings))
     yield
     flaws = [f"{warning['what']} ({warning['why']})" for warning in warnings]
     write_text(record.path / CARD, render_model_card(record, [*unseen, *flaws]))
@@ -112,15 +115,16 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
 
 def page(
     record: RunRecord,
-    quotes: Mapping[str, Sequence[Quote | None]],
+    quotes: Sequence[Quote | None],
     no_texts: str,
     data_warnings: Sequence[dict[str, str]] = (),
 ) -> str:
     """Render the report of a run as a self-contained HTML page.
 
     Args:
-        quotes: texts of the worst mistakes, by split.
-        no_texts: reason why ``quotes`` is empty; empty if it is not.
+        quotes: texts of the worst mistakes on the test split; empty if the texts cannot be read.
+        no_texts: reason why the texts cannot be read; empty if they can.
+        data_warnings: warnings about the data set, from its preparation.
     """
     classes, encoding = clean(record.classes), clean(record.description["encoding"])
     scores = record.test_scores
@@ -136,7 +140,7 @@ def page(
         network=excerpt(findings.network(record)),
         warnings=clean([*findings.warnings(record, classes), *about_data]),
         history=record.history,
-        scores=template_values(scores, classes, quotes.get("test"), encoding) if scores else None,
+        scores=template_values(scores, classes, quotes, encoding) if scores else None,
         measure=record.measure,
         chooses="validation_accuracy" in record.metrics,
         no_texts=excerpt(no_texts),
@@ -176,7 +180,7 @@ def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
-    """Draw the curves of a run, by name; none if it has no steps or no epochs."""
+    """Draw the training curves; return SVG by name, or nothing for a run without a step or an epoch."""
     if not history.points or not history.epochs:
         return {}
     return {
@@ -185,7 +189,7 @@ def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
     }
 
 
-def _loss_curves(history: History, reported: int | None = None) -> str:
+def _loss_curves(history: History, reported: int) -> str:
     """Plot the train loss by step, smoothed over the raw values, and the other losses by epoch."""
     with drawing.style():
         figure, axes = _axes("loss", history)
@@ -211,7 +215,7 @@ def _loss_curves(history: History, reported: int | None = None) -> str:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return the moving average of values around each; few values as they are."""
+    """Return the moving average of the values; return fewer than ``FEWEST_SMOOTHED`` values unchanged."""
     if len(values) < FEWEST_SMOOTHED:
         return list(values)
     window = np.hanning(2 * (len(values) // SPAN) + 3)
@@ -229,7 +233,7 @@ def accuracy_curves(history: History, reported: int | None = None, measure: str 
         start = 0.0 if low < NEARLY_ZERO else min(math.floor(50 * low) / 50, 1 - LEAST_SPAN)
         axes.set_ylim(start, min(1.005, max(high + 0.05 * (high - start), start + LEAST_SPAN)))
         axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        drawing.label_with_percents(axes.yaxis)
         if start:
             axes.set_ylabel(f"{measure} (axis from {100 * start:.3g} %)")
         _legend(axes)
@@ -245,15 +249,16 @@ def _axes(label: str, history: History) -> tuple[Figure, Axes]:
     axes.grid(axis="y")
     axes.set_xlim(0, 1.02 * history.points[-1].step)
     axes.xaxis.set_major_locator(drawing.locator(6))
-    axes.xaxis.set_major_formatter(lambda value, _: number(value))
+    drawing.label_with_counts(axes.xaxis)
     return figure, axes
 
 
 def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> None:
-    for split, (colour, marker) in SPLITS.items():
+    for split, marker in MARKERS.items():
         points = [(each["step"], each[f"{split}_{score}"]) for each in history.epochs if f"{split}_{score}" in each]
         if points:
             label = f"{split} (chooses)" if split == "validation" else split
+            colour, _ = drawing.PALETTE[drawing.SPLIT_COLOURS[split]]
             axes.plot(*zip(*points), color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=label)
     steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
     if steps:

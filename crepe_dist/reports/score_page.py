@@ -318,8 +318,7 @@ def _coverage_curve(scores: Scores) -> str:
         least = axes.dataLim.ymin
         axes.set(xlim=(0, 1), ylim=(least - 0.1 * (1.01 - least), 1.0), xlabel="texts answered", ylabel="precision")
         axes.yaxis.set_major_locator(drawing.locator(5, integer=False))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        drawing.label_with_percents(axes.xaxis, axes.yaxis)
         axes.grid(axis="y")
         axes.text(0, 1.06, "line: a class, and its 90 % interval; squares: as asked", transform=axes.transAxes)
         return drawing.svg(figure, "Precision of the answers by the share of the texts that are answered")

@@ -127,7 +127,7 @@ class TestReport:
         scores = replace(made_up(count, generator), right=None)
         record = open_run(place / "one")
         about = {**record.description, "classes": [f"class {number}" for number in range(count)]}
-        markup = run_page.page(replace(record, description=about, scores={"test": scores}, result=None), {}, "gone")
+        markup = run_page.page(replace(record, description=about, scores={"test": scores}, result=None), [], "gone")
         text = checked(markup).text
         assert "class 1" in text
         assert (">the others<" in markup) == (count > 30)

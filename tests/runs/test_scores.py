@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.runs.scores import BINS, MILLION, Scores
+from crepe_dist.model.calibration import HIGHEST, INTERVALS, PER_UNIT, intervals, threshold_of
+from crepe_dist.runs.scores import BINS, MILLION, Scores, average_precision, choose_thresholds, decided
 
 
 def test_scores_of_earlier_versions_are_read():
@@ -23,3 +24,28 @@ def test_calibration_error_by_hand():
     assert scores.calibration_error == pytest.approx(0.8 * 0.2)
     assert scores.accuracy == 0.7
     assert scores.f1.tolist() == pytest.approx([120 / 150, 20 / 50])
+
+
+def test_thresholds_are_chosen_by_f1():
+    generator = np.random.default_rng(1)
+    logits = generator.normal(0, 3, (500, 2)).astype(np.float32)
+    logits[0, 0], logits[1, 1] = 100, -100
+    wanted = logits + generator.normal(0, 1, logits.shape) > np.array([1.0, 20])  # nothing has the second label
+    histogram = np.zeros((2, INTERVALS, 2), np.int64)
+    np.add.at(histogram, (np.broadcast_to([0, 1], logits.shape), intervals(logits), wanted.astype(int)), 1)
+    thresholds, edges = choose_thresholds(histogram), threshold_of(np.arange(1, INTERVALS))
+
+    def f1(threshold: float, which: list[int]) -> float:
+        predicted = logits[:, which] >= np.log(threshold / (1 - threshold))
+        return 2 * (predicted & wanted[:, which]).sum() / max(1, predicted.sum() + wanted[:, which].sum())
+
+    assert f1(thresholds[0], [0]) > 0.99 * max(f1(edge, [0]) for edge in edges)
+    assert f1(thresholds[1], [0, 1]) == max(f1(edge, [0, 1]) for edge in edges)  # that of both together
+    counts = decided(histogram, thresholds)
+    predicted = logits >= np.log(thresholds / (1 - thresholds))
+    assert counts[:, 0].tolist() == (predicted & wanted).sum(axis=0).tolist()
+    assert counts.sum(axis=1).tolist() == (predicted | wanted).sum(axis=0).tolist()
+    hits = wanted[np.argsort(-logits[:, 0], kind="stable"), 0]
+    exact = (np.cumsum(hits) / np.arange(1, 501))[hits].mean()
+    assert average_precision(histogram)[0] == pytest.approx(exact, abs=0.01)
+    assert threshold_of(np.array([HIGHEST * PER_UNIT])) == 0.5

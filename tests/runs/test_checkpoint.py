@@ -1,0 +1,29 @@
+"""Checkpoints, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+from unittest.mock import Mock
+
+import pytest
+
+import crepe_dist
+from crepe_dist.errors import UserError
+from crepe_dist.files import read_json
+from crepe_dist.runs import checkpoint
+
+
+def test_a_full_disk_leaves_no_parameters_without_a_description(quick_run, tmp_path, monkeypatch):
+    path = checkpoint.find(str(quick_run))
+    arrays, about = crepe_dist.load(path).engine.arrays, read_json(path.with_suffix(".json"))
+    failing = Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, "write_json", failing)
+        with pytest.raises(UserError, match="cannot be written"):
+            checkpoint.save(tmp_path, arrays, about, {})
+    assert list((tmp_path / checkpoint.FOLDER).iterdir()) == []
+    written = checkpoint.write(tmp_path, arrays, about)
+    monkeypatch.setattr(checkpoint, "write_json", failing)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoint.write(tmp_path, arrays, about)  # of a resumed run, which computes them again
+    assert checkpoint.describe(written) is not None
