@@ -147,7 +147,7 @@ class TestWhichFolder:
 
     def test_runs_are_named_by_data_and_settings(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        given = ([], ["--logging.tensorboard=false"], ["--seed=1"])
+        given: tuple[list[str], ...] = ([], ["--logging.tensorboard=false"], ["--seed=1"])
         names = {run_dir.choose(parse(more), "data", "f").path.name for more in given}
         assert len(names) == 2  # what it logs decides nothing
         assert all(name.startswith("data-") for name in names)
