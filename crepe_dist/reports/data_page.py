@@ -82,7 +82,7 @@ def overview(summary: Summary) -> str:
 
 
 def facts(summary: Summary) -> dict[str, list[str]]:
-    """Return short statements about the data, by their subject; the same ones are on the page and in the terminal."""
+    """Return short statements about the data by subject. The page and the terminal show the same statements."""
     rows, fit, encoding = summary["rows"], summary["fit"], summary["encoding"]
     lost = [f"{number(rows[key])} {name}" for key, name in REMOVED_ROWS if rows[key]]
     found = {"rows": [", ".join([f"{number(rows['read'])} read", *lost, f"{number(rows['kept'])} kept"])]}
@@ -146,7 +146,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
 
 def _beside(column: dict[str, Any]) -> str:
-    """Describe a column beside the text; one of the values that are read is the missing one."""
+    """Describe a feature column. The number of values that are read includes the missing value."""
     found = f"column {cut(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
     if column["read"] <= column["values"]:
         found += f", of which the {number(column['read'] - 1)} most frequent are read"
@@ -177,7 +177,7 @@ def _class_facts(summary: Summary) -> list[str]:
 
 
 def _whole(summary: Summary, totals: list[int]) -> int:
-    """Return the number of which the classes' shares are: the rows, which may have several labels each."""
+    """Return the denominator of the classes' percentages: the number of rows, also if rows have several labels."""
     return sum(split["rows"] for split in summary["splits"].values()) if "labels" in summary else sum(totals)
 
 
@@ -192,7 +192,7 @@ def _class_totals(summary: Summary) -> list[int]:
 
 
 def _largest_classes(counts: list[int], most: int) -> list[int]:
-    """Return the indices of the classes to show: all in order, or only the ``most`` largest, largest first."""
+    """Return the indices of all classes in order, or of the ``most`` largest classes, the largest first."""
     if len(counts) <= most:
         return list(range(len(counts)))
     return sorted(range(len(counts)), key=lambda index: (-counts[index], index))[:most]

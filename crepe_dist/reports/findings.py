@@ -1,4 +1,4 @@
-"""Findings about a run for its report and model card, and warnings that help to decide what to do next."""
+"""Sentences about a run, and warnings with advice. The report, the model card, the terminal and exports show them."""
 
 from __future__ import annotations
 
@@ -118,13 +118,13 @@ def split_sizes(record: RunRecord) -> dict[str, int]:
 
 
 def reproducible(record: RunRecord) -> bool:
-    """Return whether a training with the same settings gives the same bits, on any number of processes."""
+    """Return whether training is bit-identical with the same settings, on any number of processes."""
     build = str(record.description["computed"].get("model.kernels"))
     return build in library.BUILDS or is_gpu_build(build)
 
 
 def command(record: RunRecord) -> str:
-    """Return the command that repeats the training: in one process, where their number does not matter."""
+    """Return the command that repeats the training, in one process if the number of processes does not matter."""
     processes = 1 if reproducible(record) else record.provenance.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
     computed = {name: value for name, value in record.description["computed"].items() if name.startswith("model.")}

@@ -24,10 +24,10 @@ from crepe_dist.runs.scores import BINS, MILLION, AnyScores, LabelScores, Scores
 from crepe_dist.version import __version__
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
-FEW_ROWS = 50  # a class with fewer training rows is not helped by longer training
+FEW_ROWS = 50  # Longer training does not help a class with fewer training rows.
 MAX_PAIRS = 10
 MAX_NAMES = 30
-MAX_OPEN_ROWS = 30  # a longer table is folded, and the weakest classes are shown above it
+MAX_OPEN_ROWS = 30  # A longer table is folded, and the weakest classes are shown above it.
 MAX_WEAKEST = 15
 TILE_CELLS = 24  # width of a class name in a tile
 LABEL_CELLS = 60  # width of a class name in a table or a sentence
@@ -133,7 +133,7 @@ def template_values(
 
 
 def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: list[int] | None = None) -> list[Tile]:
-    """Return the scores for the top of a page.
+    """Return the tiles with the most important scores, for the top of a page.
 
     Args:
         training: number of training rows in each class, if known.
@@ -169,7 +169,7 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
 
 
 def majority(scores: Scores, training: list[int] | None) -> tuple[int, float]:
-    """Return the most frequent class (of the training rows, if known), and the accuracy of always answering it."""
+    """Return the majority class (of the training rows, if known), and the accuracy of always predicting it."""
     true = scores.class_documents
     counts = training if training and len(training) == len(true) else true.tolist()
     most = counts.index(max(counts))
@@ -188,7 +188,7 @@ def describe_calibration(scores: Scores) -> str:
 
 
 def selective_table(scores: AnyScores) -> list[list[str]]:
-    """Tabulate the answers that are as sure as asked, below a row of headings; empty without any."""
+    """Tabulate the selective predictions, below a row of headings; return an empty list if there are none."""
     rows, head = [], ["labels found" if scores.several else "texts"]
     for each in scores.sure_answers:
         *above, of_class = each["covered"]
@@ -200,7 +200,7 @@ def selective_table(scores: AnyScores) -> list[list[str]]:
 
 
 def is_overconfident(scores: Scores) -> bool:
-    """Return whether the predicted probabilities are higher than the accuracy, overall."""
+    """Return whether the mean predicted probability is higher than the accuracy."""
     _, right, probability = scores.reliability.T
     return float(probability.sum()) / MILLION > float(right.sum())
 
@@ -227,13 +227,15 @@ def never_predicted_warning(
 def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     """Tabulate precision, recall and F1, one row per class.
 
-    There is also the most frequent confusion of a class (``taken``), or the threshold of one of several labels and its
-    average precision (``average``).
+    A row of single-label scores also has the most frequent confusion of the class (``taken``). A row of multilabel
+    scores has the threshold of the label (``threshold``) and its average precision (``average``).
     """
     documents, tested, predicted, f1 = scores.class_documents, scores.tested, scores.predicted, scores.f1
     precision, recall = scores.precision, scores.recall
     confused = reversed(scores.confused()) if isinstance(scores, Scores) else ()
-    taken = {true: (predicted, texts) for true, predicted, texts in confused}  # the most frequent one of a class stays
+    taken = {
+        true: (predicted, texts) for true, predicted, texts in confused
+    }  # The most frequent confusion of a class comes last, and stays.
     rows = []
     for index, name in enumerate(classes):
         count, is_tested = int(documents[index]), bool(tested[index])
@@ -305,7 +307,7 @@ def _reliability_diagram(scores: Scores) -> str:
 
 
 def _coverage_curve(scores: Scores) -> str:
-    """Draw precision against the share of the texts that are answered, by the threshold, as SVG."""
+    """Draw the precision against the fraction of the texts that are answered, for each threshold, as SVG."""
     texts, right = above(scores.answers[:, :2].T)
     texts, right = texts[right > 0], right[right > 0]
     with drawing.style():

@@ -39,7 +39,8 @@ from crepe_dist.settings.config import Config, flat
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
 
-LOCK_SECONDS = 100.0  # for an earlier group's processes to end; NFS keeps a dead client's locks for 90 s
+# Time limit for an earlier group's processes to end. NFS keeps a dead client's locks for 90 s.
+LOCK_SECONDS = 100.0
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the driver that started the run
 REMOVED = ".removed"  # prefix of a state while it is deleted
@@ -49,11 +50,11 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run.
+    """The directory of a run.
 
-    It contains ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
-    ``stacks/``, ``verified/``, and, once the run is finished, ``result.json``. With
-    unlabelled texts, there are also ``first/`` and ``lesson/``; during a refit, ``refit/``.
+    Every run has ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
+    ``stacks/`` and ``verified/``. A finished run also has ``result.json``. A run with unlabelled texts has ``first/``
+    and ``lesson/``. The directory ``refit/`` exists during a refit.
     """
 
     path: Path
@@ -64,21 +65,21 @@ class RunFolder:
 
     @property
     def first(self) -> RunFolder:
-        """Folder of the network that is trained before unlabelled texts are used."""
+        """Directory of the supervised model, which is trained before the unlabelled texts are used."""
         return RunFolder(self.path / "first")
 
     @property
     def refit(self) -> RunFolder:
-        """Folder of the table that is trained on every row after the choices of the validation split."""
+        """Directory of the refit, which trains the n-gram table on all rows after the validation split has chosen."""
         return RunFolder(self.path / "refit")
 
     @property
     def lesson(self) -> Path:
-        """Folder of soft labels."""
+        """Directory of the pseudo labels of the unlabelled texts."""
         return self.path / "lesson"
 
     def stacks(self, rank: int) -> Path:
-        """Return the file to which the watchdog of a rank writes stacks."""
+        """Return the path of the file to which the watchdog of a rank writes stack traces."""
         return self.path / "stacks" / f"rank_{rank}.txt"
 
     def verified(self) -> Path:
@@ -87,7 +88,7 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """True for the folder of a run; other programs may write a ``run.json``, too."""
+        """Whether ``run.json`` is that of a run. Other programs also write files with this name."""
         return {"model", "optimizer", "training", "data"} <= (_identity(self.path) or {}).keys()
 
     @property
@@ -109,7 +110,7 @@ class RunFolder:
 
     @property
     def is_refitted(self) -> bool:
-        """True for a finished run whose table was refitted."""
+        """Whether the run is finished and its n-gram table was refitted."""
         return "refit" in (self.result or {}).get("provenance", {})
 
     def folders(self) -> tuple[Path, ...]:
@@ -118,12 +119,12 @@ class RunFolder:
         return *runs, *(path / FOLDER for path in runs), self.lesson, self.verified().parent
 
     def superfluous(self) -> list[Path]:
-        """List what the run can do without; call while the folder is locked.
+        """List the files and folders that can be removed; call while the directory is locked.
 
-        These are the leftovers of killed processes and, if the run is finished, its saved state, the folder of its
-        refit, and its checkpoints except the reported and the latest one. The latest checkpoint is listed as well if
-        the n-gram table was refitted or the first network is reported. An unfinished run needs its states, and the
-        checkpoints that these refer to.
+        Leftovers of killed processes can be removed from every run. A finished run no longer needs its resume state,
+        the folder of its refit, and its checkpoints except the reported and the latest checkpoint. It does not need the
+        latest checkpoint either if the n-gram table was refitted or the supervised model is reported. An unfinished run
+        needs its resume states and the checkpoints that the states name.
         """
         paths = [path for within in self.folders() for path in temporary_files(within)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
@@ -132,7 +133,7 @@ class RunFolder:
             return paths
         paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
         taught = result["provenance"].get("unlabelled", {})
-        # The first network's checkpoint took the place of the student's, whose later ones were refused.
+        # The supervised model's checkpoint replaced the student's checkpoint, so no later checkpoint is of use.
         is_final = self.is_refitted or taught.get("reported") == "first network"
         latest = [] if is_final else checkpoint.listed(self.path / FOLDER)[:1]
         return paths + self.other_checkpoints({Path(result["checkpoint"]).name, *(path.name for path in latest)})
@@ -145,9 +146,9 @@ class RunFolder:
         return sorted(others, key=lambda path: (path.suffix != ".params", path.name))
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Remove files and folders of the run; skip what cannot be removed.
+        """Remove files and folders of the run; skip each that cannot be removed.
 
-        A state gets another name first, so that no command finds half of it.
+        The resume state is renamed before it is deleted, so that no command finds half of a state.
         """
         for path in paths:
             with suppress(OSError):
@@ -159,7 +160,7 @@ class RunFolder:
                 shutil.rmtree(path)
 
     def tidy(self) -> None:
-        """Remove what the finished run no longer needs; call while the folder is locked."""
+        """Remove the files that the finished run no longer needs; call while the directory is locked."""
         self.remove(self.superfluous())
 
     def lock(self) -> IO[str]:
@@ -203,7 +204,7 @@ class RunFolder:
 
 
 def disk_usage(path: Path) -> int:
-    """Return the size of a file, or of the files in a folder, in bytes."""
+    """Return the size in bytes of a file, or the sum of the sizes of all files in a folder."""
     total = 0
     for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
         with suppress(OSError):
@@ -256,7 +257,7 @@ def write_result(
     Args:
         reported: record of the reported epoch.
         chosen_by: as in ``Result``.
-        provenance: what the run was made of and on, for its report.
+        provenance: data, processes, device and environment of the run, for its report.
 
     Raises:
         UserError: on every rank, if the reported checkpoint is gone.
@@ -274,7 +275,8 @@ def write_result(
     ranks.on_root("result", write)
     result = read_result(folder)
     assert result is not None
-    if ranks.is_root:  # only now: a run without a result is resumed from its state
+    if ranks.is_root:
+        # Only now may the state be removed: a run without a result is resumed from its state.
         folder.tidy()
     return result
 
@@ -312,8 +314,9 @@ def lock_on_root(
 def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     """Choose the run's folder, and create it if it does not exist; only rank 0 calls this.
 
-    It is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, a further run with the same settings gets the
-    suffix -2, -3, …; later commands use the newest one. Processes restarted by a driver return to its run.
+    The folder is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, another run with the same settings gets
+    the suffix -2, -3, …; later commands use the newest run. Processes that the elastic driver restarts return to the
+    run that its first processes chose.
     """
     identity = {**config.identity(), "data": data_fingerprint}
     base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
@@ -321,7 +324,7 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)
     if len(taken) > 1 and _is_unclaimed(taken[-1]):
-        taken.pop()  # a process was killed while it made this folder
+        taken.pop()  # A process was killed while it created this folder.
     same = [path for path in taken if _identity(path) == identity]
     supervision = os.environ.get(SUPERVISED_AS, "")
     is_restart = bool(same and supervision) and _supervision(same[-1]) == supervision
@@ -340,7 +343,7 @@ def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
     chosen = RunFolder(path)
     settings, file = replace(config, name=config.name or chosen.name or None).to_yaml(), path / CONFIG
     if not file.is_file() or file.read_bytes() != settings.encode():
-        write_text(file, settings)  # the report of a finished run is made again, as it is older now
+        write_text(file, settings)  # The report of a finished run is now older than this file, so it is written again.
     return chosen
 
 
@@ -360,12 +363,12 @@ def _supervision(path: Path) -> str:
 
 
 def _is_unclaimed(path: Path) -> bool:
-    """Return whether a folder holds nothing but what a process leaves that was killed before ``_claim`` had ended."""
+    """Return whether a folder holds only leftovers of a process that was killed before ``_claim`` had ended."""
     return path.is_dir() and all(file.name == SUPERVISION or is_temporary(file) for file in path.iterdir())
 
 
 def _claim(path: Path, identity: dict[str, Any], supervision: str) -> None:
-    """Make a folder that of a run; the file written last makes it so."""
+    """Make a folder the directory of a run. ``run.json`` marks it as such, and is therefore written last."""
     if supervision:
         write_text(path / SUPERVISION, f"{supervision}\n")
     write_json(path / IDENTITY, identity)
@@ -471,7 +474,7 @@ class RunRecord:
         return Path(self.provenance["data"]) if self.provenance else folder_of(source)
 
     def changed(self) -> Settings:
-        """Return the settings that differ from this version's defaults, and those that follow from the data."""
+        """Return the settings that differ from this version's defaults, such as those computed from the data."""
         usual = flat(Config().to_dict())
         return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
 
@@ -489,10 +492,10 @@ class RunRecord:
         return data
 
     def seen(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
-        """Tell which documents have texts of its train split, and of the split that chose its epoch, bool [documents].
+        """Return which documents repeat a text of the train split and of the validation split, each bool [documents].
 
         Raises:
-            UserError: the data of the run are gone, or others.
+            UserError: the data of the run are gone, or are other data.
         """
         splits, hashes = self.dataset(None).splits, documents.origins[:, HASH]
         return {name: np.isin(hashes, splits[name].origins[:, HASH]) for name in SEEN if name in splits}

@@ -1,4 +1,4 @@
-"""Best and reported epoch of a run, and early stopping."""
+"""Model selection: the best and the reported epoch of a run, early stopping, and the checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.resume_state import Progress
 from crepe_dist.settings.config import Config
 
-# Of the standard error of a loss. That of the difference of two epochs' losses on the same texts was between a third
-# and a half of it.
+# Two losses count as equal if they differ by less than this fraction of a loss's standard error. The standard error of
+# the difference of two epochs' losses on the same texts was measured: a third to a half of the error of one loss.
 TOLERANCE = 1 / 3
 
 
 @dataclass(frozen=True)
 class EpochChoice:
-    """Choice by a validation score and, where that hardly differs, by the loss of calibrated probabilities.
+    """Model selection by the validation score and, if two scores hardly differ, by the loss.
 
-    A small split often cannot tell two epochs apart by their score: differences of less than its standard error are
-    chance (as in the one-standard-error rule of Breiman et al., "Classification and Regression Trees", 1984). The loss
-    says more about them. If the losses differ as little, the later epoch is chosen, because its learning rate is lower.
-    Exception: a constant schedule. The test split decides nothing that is reported.
+    Differences of scores below the standard error are chance, as in the one-standard-error rule (Breiman et al.,
+    "Classification and Regression Trees", 1984). A small split therefore often cannot tell two epochs apart by their
+    scores. The loss of calibrated probabilities then decides. If the losses also hardly differ, the later epoch is
+    chosen, because its learning rate is lower, except with a constant schedule. The test split never chooses the
+    reported epoch.
 
     Args:
         has_validation: true if a validation split chooses the epoch; without one the last epoch is reported.
@@ -65,7 +66,8 @@ class EpochChoice:
         """
         best, *others = progress.epochs
         highest, lowest = best, self._loss(best)
-        # In the order of the epochs, so that a later one never makes an earlier one best whose checkpoint is deleted.
+        # The epochs are compared in their order. Otherwise, a later epoch could make an earlier epoch the best one
+        # after the checkpoint of the earlier epoch was deleted.
         for record in others:
             gain, chance = self._score(record) - self._score(highest), self._chance(highest)
             loss = self._loss(record)
@@ -79,7 +81,7 @@ class EpochChoice:
         return best
 
     def improved(self, progress: Progress) -> dict[str, Any]:
-        """Return the record of the last epoch that was better than the one improved before by more than chance."""
+        """Return the record of the last epoch that improved on the previous improvement by more than chance."""
         improved, *others = progress.epochs
         for record in others:
             gain, chance = self._score(record) - self._score(improved), self._chance(improved)
