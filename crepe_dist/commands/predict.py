@@ -288,11 +288,10 @@ def _inputs(
     if args.text:
         given = enumerate(map(plain, args.text), start=1)
         return ("text",), [[Input(line, text, "", (text,)) for line, text in given]], ","
-    of_id = {"id": args.id or predictor.id, "needs_id": args.id is not None}
     file = file or PIPE
     # From Parquet to Parquet, write_parquet copies the columns in their own types.
     keep = args.format == "csv" or (args.format == "parquet" and format_of(file, args.input_format) != "parquet")
-    inputs = args.opened(file, predictor.composition, predictor.reading.encoding, keep=keep, **of_id)
+    inputs = args.opened(file, predictor, args.id, keep=keep)
     if inputs.format == "parquet" and args.format == "csv":
         _warn_of_columns(file, args.file, inputs.columns)
     if inputs.format == "fasttext":

@@ -83,7 +83,7 @@ def _texts(args: Any, predictor: Predictor) -> tuple[Rows, list[str], list[str],
     with scratch() as folder:
         rows = rows_of(args.data, predictor, folder)
         path = str(remote.copy(args.file, folder / "copy")) if remote.is_url(args.file) else args.file
-        inputs = list(chain.from_iterable(args.opened(path, predictor.composition, predictor.reading.encoding)))
+        inputs = list(chain.from_iterable(args.opened(path, predictor)))
     warn_of_encoding(args.file, inputs)
     data, split = rows.dataset, rows.dataset.splits["test"]
     composition = predictor.composition

@@ -15,7 +15,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import GUARDED
 from crepe_dist.formatting import counted
 from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
-from crepe_dist.predicting.input_reader import Input, columns_of, open_inputs, warn_of_encoding
+from crepe_dist.predicting.input_reader import Input, open_inputs, unlabelled_options, warn_of_encoding
 from crepe_dist.preparing.sources import PIPE, Reading
 
 MOST = 100_000  # texts that are read
@@ -41,7 +41,7 @@ class Pool:
     def __init__(self, name: str, corpus: Corpus, encoding: str | None) -> None:
         self._data = data = corpus.dataset
         reading, id_ = Reading.from_dict(data.manifest["reading"]), data.manifest["id"]
-        given, wanted = reading.columns, columns_of(data.composition, id=id_, needs_id=False)
+        given = reading.columns
         if reading.header == "no" or any(map(str.isdecimal, given.names)):
             raise UserError(
                 f"{data.folder} was prepared from columns without names",
@@ -50,7 +50,8 @@ class Pool:
             )
         if name == PIPE:
             raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
-        inputs = open_inputs(name, reading=Reading(columns=wanted, encoding=encoding or reading.encoding), keep=True)
+        options = unlabelled_options(reading, data.composition, id_, Reading(encoding=encoding))
+        inputs = open_inputs(name, reading=options, keep=True)
         self._names = inputs.columns
         self._texts = data.composition.columns or ("text",)
         self._columns = (*self._texts, *given.beside, *filter(None, [id_]))

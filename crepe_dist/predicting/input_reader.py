@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from crepe_dist.data.text_preprocessing import Composition
 from crepe_dist.errors import UserError
@@ -18,11 +18,15 @@ from crepe_dist.invocation import typed
 from crepe_dist.preparing.dataframe_source import is_missing, is_table, text_column
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, Batch, OpenFile, Row, check_text
 from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.label_parsing import Labelling
 from crepe_dist.preparing.open_source import HEEDED, check_heeded, open_source
 from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, Reading, Source, by_suffix
 from crepe_dist.preparing.worker_pool import inherited, pool
 from crepe_dist.settings.fields import COLUMN, HEADERS, Many, Settings, Words, setting
-from crepe_dist.settings.flags import ENCODING, HEADER, TextEncoding
+from crepe_dist.settings.flags import ENCODING, HEADER, UTF_8, TextEncoding
+
+if TYPE_CHECKING:
+    from crepe_dist.predicting.predictor import Predictor
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
 GROUP = 256  # rows in a group
@@ -161,20 +165,16 @@ class TextFlags(Settings):
         Many(COLUMN),
     )
 
-    def opened(
-        self, name: str, composition: Composition, encoding: str | None, *, keep: bool = False, **given: Any
-    ) -> Inputs:
-        """Open a file for a model; see ``open_inputs`` and ``columns_of``.
+    def opened(self, name: str, model: Predictor, id: str | None = None, *, keep: bool = False) -> Inputs:
+        """Open a file of texts for a model; see ``open_inputs``.
 
         Args:
-            composition: composition of the model's texts.
-            encoding: encoding of the model's data; ``None``: UTF-8.
+            id: column of the ids that the user gave; ``None``: the column of the ids in the model's data.
         """
-        wanted = columns_of(composition, texts=tuple(self.text_column), **given)
-        reading = Reading(None, self.header, wanted, encoding=self.encoding or encoding)
-        inputs = open_inputs(name, self.input_format, reading, keep=keep)
-        own = Reading(None, self.header, Wanted(texts=tuple(self.text_column)), encoding=self.encoding)
-        check_heeded(own, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}")
+        given = Reading(None, self.header, Wanted(texts=tuple(self.text_column), id=id), encoding=self.encoding)
+        options = unlabelled_options(model.reading, model.composition, model.id, given)
+        inputs = open_inputs(name, self.input_format, options, keep=keep)
+        check_heeded(given, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}")
         return inputs
 
 
@@ -186,6 +186,51 @@ def warn_of_encoding(name: str, rows: Iterable[Input]) -> None:
 
 class InvalidInput(UserError, ValueError):
     """Texts, labels or parameters that cannot be used; scikit-learn expects a ``ValueError``."""
+
+
+def labelled_options(trained: Reading, composition: Composition, id: str | None, given: Reading) -> Reading:
+    """Return the options to read labelled rows as the data of a model were read.
+
+    Args:
+        trained: options that the data of the model were read with.
+        composition: composition of the model's texts.
+        id: column of the ids in the data of the model; new rows may lack it.
+        given: options that the user gave. They take precedence.
+    """
+    own, source = given.columns, given.columns if given.columns.label or given.columns.labels else trained.columns
+    columns = columns_of(
+        composition,
+        label=source.label,
+        labels=source.labels,
+        needs_label=source.needs_label,
+        texts=own.texts or (() if composition.columns else trained.columns.texts),
+        id=own.id or id,
+        needs_id=own.id is not None,
+    )
+    return replace(
+        trained,
+        format=given.format or trained.format,
+        header=trained.header if given.header == "auto" else given.header,
+        columns=columns,
+        strip_html=composition.strip_html,
+        encoding=given.encoding,
+        default_encoding=trained.encoding or UTF_8,
+    )
+
+
+def unlabelled_options(trained: Reading, composition: Composition, id: str | None, given: Reading) -> Reading:
+    """Return the options to read texts as ``labelled_options`` reads labelled rows.
+
+    Files of texts may lack the label, so the positions of columns in the data of the model say nothing about them. They
+    may also lack a header that these data have.
+    """
+    options = labelled_options(trained, composition, id, given)
+    return replace(
+        options,
+        header="auto" if given.header == "auto" and options.header == "yes" else options.header,
+        columns=replace(options.columns, labels=(), texts=given.columns.texts),
+        labelling=Labelling(),
+    )
 
 
 def columns_of(composition: Composition, **given: Any) -> Wanted:

@@ -15,7 +15,7 @@ from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
 from crepe_dist.files import scratch
 from crepe_dist.formatting import excerpt, listed
-from crepe_dist.predicting.input_reader import check_column
+from crepe_dist.predicting.input_reader import check_column, labelled_options
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.dataframe_source import is_table, write_table
 from crepe_dist.preparing.formats.columns import Wanted
@@ -69,7 +69,7 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
     Args:
         given: format, header, columns and encoding that take precedence over those of the model's data.
     """
-    reading, path = _reading(predictor, given), source
+    reading, path = _read_options(predictor, given), source
     if is_table(source):
         path = str(folder / "table.jsonl")
         reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
@@ -100,23 +100,10 @@ def _has_labels(path: Path) -> bool:
     return is_fasttext(lines.head)
 
 
-def _reading(predictor: Predictor, given: Reading) -> Reading:
-    """Return the options to read labelled rows as the model's data were read, as far as that is known."""
-    reading = predictor.reading
-    kind = SEVERAL if predictor.several else ONE if reading.labelling.kind == SEVERAL else reading.labelling.kind
-    mine, columns = given.columns, replace(reading.columns, weight=None, id=predictor.id, needs_id=False)
-    if predictor.composition.columns:
-        columns = replace(columns, texts=(), remembered=predictor.composition.columns)
-    if mine.label or mine.labels:
-        columns = replace(columns, label=mine.label, labels=mine.labels, needs_label=True)
-    if mine.texts:
-        columns = replace(columns, texts=mine.texts)
-    return replace(
-        reading,
-        format=given.format or reading.format,
-        header=reading.header if given.header == "auto" else given.header,
-        columns=columns,
-        labelling=replace(reading.labelling, kind=kind),
-        strip_html=predictor.composition.strip_html,
-        encoding=given.encoding or reading.encoding,
-    )
+def _read_options(predictor: Predictor, given: Reading) -> Reading:
+    """Return the options to read labelled rows as the data of the model were read."""
+    options = labelled_options(predictor.reading, predictor.composition, predictor.id, given)
+    kind = options.labelling.kind
+    if predictor.several != (kind == SEVERAL):
+        kind = SEVERAL if predictor.several else ONE
+    return replace(options, labelling=replace(options.labelling, kind=kind))

@@ -28,7 +28,7 @@ from crepe_dist.preparing.formats import (
 )
 from crepe_dist.preparing.formats.columns import Columns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
-from crepe_dist.preparing.formats.lines import Lines, is_fasttext, open_fasttext, open_lines
+from crepe_dist.preparing.formats.lines import STARTS_OF_JSON, Lines, is_fasttext, open_fasttext, open_lines
 from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
 from crepe_dist.preparing.sources import LINES, TEXTS, Reading, Source, list_documents
 from crepe_dist.settings.fields import FORMATS, refuse
@@ -93,7 +93,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         label, kind_of_labels = "", SEVERAL
     if source.part != "train":  # scores do not use weights
         reading = replace(reading, columns=replace(reading.columns, weight=None))
-    wanted, nested, encoding = reading.columns, kind_of_labels != ONE, reading.encoding or UTF_8
+    wanted, nested, encoding = reading.columns, kind_of_labels != ONE, reading.encoding or reading.default_encoding
     if source.format == "folder":
         _check_no_columns(source, reading)
         assert source.path is not None
@@ -110,7 +110,12 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
             return open_parquet(source.path, name, wanted, label, keep=keep, nested=nested)
         sheet = Sheet(source.path, name)
         return open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
-    lines = Lines(source.path, encoding, live=live)
+    json_encoding = reading.encoding or UTF_8
+    if source.format == "jsonl":
+        encoding = json_encoding
+    elif source.format is not None:  # A text that begins with a brace is not JSON then.
+        json_encoding = encoding
+    lines = Lines(source.path, encoding, json_encoding=json_encoding, live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
         lines.skip_lines(1)
@@ -160,7 +165,7 @@ def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
     if head.startswith(PARQUET):
         return "parquet"
     line = head.lstrip().split(b"\n", 1)[0]
-    if line.startswith(b'{"' if is_unlabelled else (b"{", b"[")):
+    if line.startswith(b'{"' if is_unlabelled else STARTS_OF_JSON):
         return "jsonl"
     if is_fasttext(line):
         return "fasttext"

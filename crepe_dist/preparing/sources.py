@@ -81,7 +81,9 @@ class Reading:
         format: format of all sources; ``None`` to detect it.
         header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
         strip_html: remove HTML tags from the texts.
-        encoding: encoding of files without a byte order mark; ``None``: the encoding of the model's data, else UTF-8.
+        encoding: encoding of files without a byte order mark, if the user gave it.
+        default_encoding: encoding of the same files if ``encoding`` is ``None``: the encoding of a model's data. JSON
+            Lines ignore it, because JSON is UTF-8 by its standard.
         class_names: names of the labels 1 … C; ``None``: those of a file ``classes.txt`` beside the data, if any.
         renames: old and new names of classes, and of nodes above them.
     """
@@ -94,10 +96,12 @@ class Reading:
     encoding: str | None = None
     class_names: tuple[str, ...] | None = None
     renames: tuple[tuple[str, str], ...] = ()
+    default_encoding: str = UTF_8
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-like data; ``renames`` only if classes were renamed."""
-        options = {**asdict(self), "encoding": self.encoding or UTF_8}
+        options = {**asdict(self), "encoding": self.encoding or self.default_encoding}
+        del options["default_encoding"]
         return {name: value for name, value in options.items() if value or name != "renames"}
 
     @classmethod

@@ -204,7 +204,7 @@ HEADER = "whether the first line names the columns"
 UTF_8 = "utf-8"
 ENCODING = (
     "encoding of text files without a byte order mark, such as cp1252; default: the encoding of the model's data, else "
-    "utf-8"
+    "utf-8; JSON Lines: utf-8"
 )
 
 

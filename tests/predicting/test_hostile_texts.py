@@ -85,7 +85,7 @@ def usable(answer, model):
 
 
 def of_file(model, path, **flags):
-    inputs = TextFlags(**flags).opened(str(path), model.composition, "utf-8")
+    inputs = TextFlags(**flags).opened(str(path), model)
     return [None if row.problem else asked(model, [row.text])[0] for group in inputs for row in group]
 
 

@@ -45,6 +45,7 @@ UNSUPPORTED = {
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
     b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --input-format xlsx"),
 }
+STARTS_OF_JSON = (b"{", b"[")
 AS_UTF_8 = "give --encoding utf-8"
 NAME_IT = "name the encoding of the file, such as --encoding cp1252"
 MARKS = {
@@ -110,18 +111,22 @@ class Lines:
 
     Args:
         encoding: encoding of a file that does not begin with a byte order mark.
+        json_encoding: encoding of the file if it also begins like JSON; ``None`` for ``encoding``.
         live: yield small batches, and from a pipe the lines that have arrived, instead of waiting for more.
 
     Raises:
         UserError: The file cannot be opened, or has an unsupported compression or encoding.
     """
 
-    def __init__(self, path: Path | None, encoding: str = UTF_8, *, live: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, encoding: str = UTF_8, *, json_encoding: str | None = None, live: bool = False
+    ) -> None:
         self._raw = _Raw(path)
         self._live = live and _is_live(self._raw.file)
         self._most = PIECE if live else BLOCK  # bytes in a batch of several lines
         self.problem = ""  # reason why the data end early
         self.encoding = encoding
+        self._json_encoding = json_encoding or encoding
         self.doubt = ""
         self._pieces = self._in_utf8()
         self._ended = False
@@ -210,7 +215,8 @@ class Lines:
         while any(mark.startswith(first) for mark in MARKS) and (more := next(pieces, b"")):
             first += more
         mark = next(filter(first.startswith, MARKS), b"")
-        encoding = self.encoding = MARKS.get(mark, self.encoding)
+        is_json = first.lstrip().startswith(STARTS_OF_JSON)
+        encoding = self.encoding = MARKS.get(mark, self._json_encoding if is_json else self.encoding)
         pieces = chain([first[len(mark) :]] if len(first) > len(mark) else [], pieces)
         if encoding == UTF_8:
             yield from pieces
