@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +20,20 @@ from tests.conftest import QUICK, command, run
 from tests.helpers import cuda_emulator
 from tests.helpers.engines import initial, small_shape
 from tests.helpers.needs import needs
+from tests.helpers.programs import program
 from tests.training.test_without_mxnet import FOLDER
 
 pytestmark = needs("g++")
 # Dropout and Adam, and quanta that the first step has to find; a short run, because a step takes about a second.
 SHORT = ("--device=gpu", "--epochs=1", "--logging.report=true")
-PREDICTS = """
-import json, sys
-import crepe_dist
-texts = [f"{'a fine day' if row % 2 else 'awful weather'}, number {row}" for row in range(40)]
-settings = {"model.buckets": 4096, "model.embedding_rows": 1024, "model.width": 16}
-estimator = crepe_dist.CrepeClassifier(epochs=4, learning_rate=0.01, settings=settings, device="gpu")
-estimator.fit(texts, ["bad", "good"] * 20)
-answers = [crepe_dist.load(sys.argv[1], device=name).predict(["quaqua", "zig zig"] * 3) for name in ("gpu", "cpu")]
-rankings = [[dict(answer.ranking) for answer in each] for each in answers]
-print(json.dumps([rankings, list(estimator.predict(texts[:4])), [name for name in ("mxnet",) if name in sys.modules]]))
-"""
 
 
-def train(run_dir: Path, data: Path, processes: int, *more: str, fault=None, **told: object) -> str:
+def train(
+    run_dir: Path, data: Path, processes: int, *more: str, fault=None, supervised: bool = False, **told: object
+) -> str:
     """Train with a GPU for each process, one alone without MXNet and Horovod; return what is printed."""
-    arguments = harness.command(run_dir, data, processes, *SHORT, *more)
+    start = harness.supervise if supervised else harness.command
+    arguments = start(run_dir, data, processes, *SHORT, *more)
     with cuda_emulator.for_processes(*[FOLDER] * (processes == 1), DRIVER_GPUS=processes, **told):
         code, printed = harness.run(arguments, run_dir.parent, fault)
     assert (code != 0) == (fault is not None), printed
@@ -87,7 +79,7 @@ def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_p
 
 
 def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
-    printed = train(tmp_path / "run", data, 2, DRIVER_SLICES=1)
+    printed = train(tmp_path / "run", data, 2, supervised=True, DRIVER_SLICES=1)
     assert "(NCCL takes no slices of one GPU)" in printed, printed
     harness.assert_same(tmp_path / "run", alone)
 
@@ -130,7 +122,8 @@ def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
 
 def test_answers_are_those_of_the_cpu(data, alone, tmp_path):
     with cuda_emulator.for_processes(FOLDER):
-        rankings, labels, imported = json.loads(run([sys.executable, "-c", PREDICTS, str(alone)], tmp_path))
+        printed = run(program("helpers/fit_and_predict.py", alone, "gpu", "cpu"), tmp_path)
+        rankings, labels, imported = json.loads(printed)
         evaluate = command("evaluate", alone, "--data", data, "--device")
         tables = [run([*evaluate, device], tmp_path).splitlines()[:4] for device in ("gpu", "cpu")]
     assert len(rankings[0]) == 6
