@@ -1,4 +1,7 @@
-"""Report of an unexpected failure: a file with the traceback in the current folder."""
+"""Report of an unexpected failure: a file with the traceback in the current folder.
+
+This module is apart from ``command_runner``, which must handle signals before it imports anything slow.
+"""
 
 from __future__ import annotations
 
