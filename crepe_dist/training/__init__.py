@@ -1,1 +1,1 @@
-"""Training: the recipe, its steps, and how a run is set up, resumed and scored."""
+"""Training: the job, the training loop and its callbacks, evaluation, resuming, pseudo labels and refit."""

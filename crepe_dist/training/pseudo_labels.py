@@ -1,4 +1,4 @@
-"""Training with unlabelled texts, in two ordinary runs of the recipe.
+"""Training with unlabelled texts, in two ordinary runs of the training loop.
 
 A first network is trained on the labelled texts, in the folder ``first`` of the run. It is the teacher, which labels
 the other texts softly; for texts of one label, together with a regression on the vectors of a sentence encoder, if one

@@ -1,9 +1,10 @@
 """Refit of the n-gram table on every row, after the validation split has made its choices.
 
-A validation split that is a share of the training files can be learnt from as well. A second run of the recipe, in the
-folder ``refit`` of the run, trains the table alone on both splits, for as many epochs as the first one has chosen. Its
-table replaces the first one. Tower, weight of the tower, and temperature or thresholds stay as they are. There is
-nothing to choose, so its epochs have neither scores nor checkpoints.
+A validation split that is a fraction of the training files can also be learnt from. After the validation split has
+selected the epoch, a second run of the training loop trains the n-gram table alone, on the rows of both splits. It
+uses the folder ``refit`` of the run, and trains for as many epochs as the first run has selected. Its table then
+replaces the table of the first run. The convolutional branch, its weight, and the temperature or thresholds stay as
+they are. There is nothing to select, so the epochs of the refit have no scores and no checkpoints.
 """
 
 from __future__ import annotations

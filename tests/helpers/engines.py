@@ -158,7 +158,7 @@ def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most:
 
 
 def summed(engine: Engine, exchange: Exchange, batch: Batch) -> Outcome:
-    """The sums of a step, as the recipe computes them."""
+    """The sums of a step, as the training loop computes them."""
     outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
     while outcome.overflowed:
         outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
@@ -166,7 +166,7 @@ def summed(engine: Engine, exchange: Exchange, batch: Batch) -> Outcome:
 
 
 class TrainingStep:
-    """Steps of an engine and its exchange, as those of the recipe."""
+    """Steps of an engine and its exchange, as those of the training loop."""
 
     def __init__(self, engine: Engine, exchange: Exchange, seed: int = 0) -> None:
         self.engine, self.exchange, self.seed = engine, exchange, seed
