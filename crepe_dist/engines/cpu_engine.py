@@ -41,7 +41,7 @@ class NativeEngine(Engine):
         self._kernels = Kernels(shape, self.backend, threads())
         weights = np.ascontiguousarray(objective.class_weights(shape.classes))
         constants = ctypes.byref(objective.constants)
-        self._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
+        self._kernels.call("crepe_set_loss", constants, weights.ctypes.data, len(weights))
         self._addresses = stored(parameter.value for parameter in self.parameters.values())
         self.refresh()
 
@@ -56,17 +56,17 @@ class NativeEngine(Engine):
 
     def _use_table(self, which: int, table: int) -> None:
         cached = min(MOST_CACHED, hardware.memory() // 32)
-        self._kernels.call("crepe_use_table", which, table, cached)
+        self._kernels.call("crepe_attach_embedding", which, table, cached)
 
     def refresh(self) -> None:
-        self._kernels.call("crepe_set", self._addresses, True)
+        self._kernels.call("crepe_set_parameters", self._addresses, True)
 
     def logits(self, batch: Batch) -> Logits:
         return self._forward("crepe_forward", batch, 1)[:, 0]
 
     def parts(self, batch: Batch) -> Logits:
         summands = self.shape.summands
-        return self._forward("crepe_forward" if summands == 1 else "crepe_forward_parts", batch, summands)
+        return self._forward("crepe_forward" if summands == 1 else "crepe_branch_logits", batch, summands)
 
     def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
         """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
@@ -80,12 +80,12 @@ class NativeEngine(Engine):
         packed, quanta, loss = batch.packed.ctypes.data, self.quanta, ctypes.c_double()
         dropping = self.shape.dropout, batch.seed, batch.first
         quanta.begin(batch.documents)
-        self._kernels.call("crepe_set", self._addresses, False)  # only what is trained has changed
+        self._kernels.call("crepe_set_parameters", self._addresses, False)  # only what is trained has changed
         self._exchange.ready()
         self._kernels.call("crepe_find_rows", packed, rows)
         self._exchange.fetch()
         rounded = quanta.gradients, quanta.exponents, quanta.unit, quanta.bounds
-        self._kernels.call("crepe_train", packed, rows, *dropping, *rounded, ctypes.byref(loss))
+        self._kernels.call("crepe_forward_backward", packed, rows, *dropping, *rounded, ctypes.byref(loss))
         return loss.value
 
     def _shape_of(self, batch: Batch) -> tuple[int, int]:

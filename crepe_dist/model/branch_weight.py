@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.model.calibration import TEMPERATURES, UNITS, losses_at, whole
-from crepe_dist.native.constants import SUM_SCALE
+from crepe_dist.native.constants import BRANCH_SUM_SCALE
 
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # powers of two, by which floating-point numbers are multiplied exactly
 SPREAD = 1.0  # standard deviation of the belief in weight 1, in powers of two
@@ -19,7 +19,7 @@ SOME_TEMPERATURES = TEMPERATURES[::4]
 
 def combined(parts: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
     """Add the logits of two classifiers, float32 [n, 2, classes], as the kernels do."""
-    return np.float32(SUM_SCALE) * (parts[:, 0] + np.float32(weight) * parts[:, 1])
+    return np.float32(BRANCH_SUM_SCALE) * (parts[:, 0] + np.float32(weight) * parts[:, 1])
 
 
 class WeightCounts:

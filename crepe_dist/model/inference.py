@@ -103,7 +103,11 @@ class Kernels:
 
 
 def stored(arrays: Iterable[Any]) -> Any:
-    """Return a C array of parameters, float32 arrays or ``Compact``, for ``crepe_set``; it does not keep them alive."""
+    """Return a C array of parameters for ``crepe_set_parameters``. The C array does not keep the arrays alive.
+
+    Args:
+        arrays: Parameters, each a float32 array or a ``Compact``.
+    """
     made = [_stored(array) if isinstance(array, Compact) else Stored(values=array.ctypes.data) for array in arrays]
     return (Stored * len(made))(*made)
 
@@ -150,7 +154,7 @@ class KernelInference(Inference):
         try:
             if kernels is None:
                 kernels = Kernels(self.shape, self.backend, number)
-                kernels.call("crepe_set", stored(self.parameters.values()), True)
+                kernels.call("crepe_set_parameters", stored(self.parameters.values()), True)
             yield kernels, number
             self._idle[number].append(kernels)
         finally:

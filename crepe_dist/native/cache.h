@@ -1,4 +1,5 @@
-// Remembers the buckets of documents from one epoch to the next, since finding them takes a third of a step.
+// Cache of the n-gram buckets of documents. Finding the buckets takes a third of a training step. The cache avoids the
+// search in all epochs after the first.
 #pragma once
 
 #include <algorithm>
@@ -11,27 +12,31 @@
 
 #include "constants.hpp"
 
-using Groups = std::array<std::vector<uint32_t>, GROUPS>;  // ascending lists of a document's buckets
+// Buckets of a document, an ascending list for each group. See NUM_BUCKET_GROUPS in constants.py.
+using BucketGroups = std::array<std::vector<uint32_t>, NUM_BUCKET_GROUPS>;
 
-// A document is recognised by its codes. Lists are kept as differences of 16 bits, until the memory is used up. Several
-// threads may call `get` and `put` at once.
+// Lock-free hash table from the character ids of a document to its buckets. Several threads may call `get` and `put`
+// concurrently.
+//
+// The lists are stored as 16-bit differences. New documents are ignored after the memory limit has been reached.
 class BucketCache {
   public:
     explicit BucketCache(size_t bytes) : left_(long(bytes)), slots_(bytes ? SLOTS : 0) {}
     ~BucketCache() { clear(0); }
     BucketCache(const BucketCache&) = delete;
 
-    // Fills the lists of a document; returns false if it is not known.
-    bool get(const uint8_t* codes, long length, Groups& out) const {
+    // Fills the lists of a document. Returns false if the cache does not contain the document.
+    bool get(const uint8_t* codes, long length, BucketGroups& out) const {
         if (slots_.empty()) return false;
         const uint64_t key = hash(codes, length);
         for (long i = 0; i < PROBES; ++i) {
+            // The acquire load pairs with the exchange in `put`: this thread sees the complete document.
             const Document* document = slots_[(key + i) % SLOTS].load(std::memory_order_acquire);
             if (!document) return false;
             if (document->key != key || document->codes.size() != size_t(length)) continue;
             if (!std::equal(codes, codes + length, document->codes.begin())) continue;
             const uint16_t* next = document->differences.data();
-            for (int group = 0; group < GROUPS; ++group) {
+            for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) {
                 out[group].resize(document->counts[group]);
                 uint32_t bucket = 0;
                 for (uint32_t& value : out[group]) {
@@ -44,12 +49,13 @@ class BucketCache {
         return false;
     }
 
-    void put(const uint8_t* codes, long length, const Groups& groups) {
+    // Adds a document, unless the memory limit or the probed slots are exhausted.
+    void put(const uint8_t* codes, long length, const BucketGroups& groups) {
         if (left_.load(std::memory_order_relaxed) <= 0) return;
         auto made = std::make_unique<Document>();
         made->key = hash(codes, length);
         made->codes.assign(codes, codes + length);
-        for (int group = 0; group < GROUPS; ++group) {
+        for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) {
             made->counts[group] = uint32_t(groups[group].size());
             uint32_t last = 0;
             for (const uint32_t bucket : groups[group]) {
@@ -71,7 +77,7 @@ class BucketCache {
         }
     }
 
-    // Forgets everything; no other thread uses the cache meanwhile.
+    // Removes all documents, and sets the memory limit. No other thread may use the cache during the call.
     void clear(size_t bytes) {
         for (auto& slot : slots_) delete slot.exchange(nullptr);
         left_ = long(bytes);
@@ -79,17 +85,17 @@ class BucketCache {
 
   private:
     static constexpr size_t SLOTS = 1 << 20;
-    static constexpr long PROBES = 16;
-    static constexpr uint16_t FAR = 65535;  // stands for a difference that is larger, of which it is a part
+    static constexpr long PROBES = 16;      // Maximum number of slots that a document is searched in.
+    static constexpr uint16_t FAR = 65535;  // Adds 65535 to the difference that follows. Larger differences have several.
 
     struct Document {
         uint64_t key;
-        std::array<uint32_t, GROUPS> counts;
+        std::array<uint32_t, NUM_BUCKET_GROUPS> counts;
         std::vector<uint8_t> codes;
         std::vector<uint16_t> differences;
     };
 
-    std::atomic<long> left_;  // bytes
+    std::atomic<long> left_;  // Remaining memory, in bytes. Concurrent calls of `put` may make it negative.
     std::vector<std::atomic<Document*>> slots_;
 
     static uint64_t hash(const uint8_t* codes, long length) {

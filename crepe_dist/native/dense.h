@@ -1,4 +1,5 @@
-// Dense layers over a whole batch. All threads of a parallel region call each function and share its work.
+// Dense layers of the paper's network, for a whole batch. All threads of a parallel region call each function together,
+// because the functions contain `omp for` loops.
 //
 // Weights are float32 [outputs][inputs], as in Gluon. Activations are [padded(documents)][padded(width)], padded with
 // zeros.
@@ -6,24 +7,25 @@
 
 #include "layers.h"
 
-// Rows of a term in the scratch arrays, with zeros at the end, and those that a product needs.
-template <class T> constexpr long TERM = SIDE * PAIR<T>;
+// TERM_DEPTH: number of rows of a gradient term in the scratch arrays. Rows behind the documents of the term are zero.
+// TERM_STEP: number of these rows that a product needs.
+template <class T> constexpr long TERM_DEPTH = SIDE * PAIR<T>;
 #if defined(__AMX_BF16__)
-template <class T> constexpr long TERM_STEP = PAIR<T> > 1 ? TERM<T> : PAPER_GROUP;
+template <class T> constexpr long TERM_STEP = PAIR<T> > 1 ? TERM_DEPTH<T> : PAPER_REDUCTION_GROUP;
 #else
-template <class T> constexpr long TERM_STEP = PAPER_GROUP;
+template <class T> constexpr long TERM_STEP = PAPER_REDUCTION_GROUP;
 #endif
-template <class T> long term_depth(long rows) { return (rows + PAPER_GROUP - 1) / PAPER_GROUP * TERM<T>; }
+template <class T> long term_depth(long rows) { return (rows + PAPER_REDUCTION_GROUP - 1) / PAPER_REDUCTION_GROUP * TERM_DEPTH<T>; }
 
-// Converts neighbouring inputs of an output to words of pairs.
-inline void narrow(const float* from, long count, uint32_t* to, float) {
-    for (long i = 0; i < 16; i += LANES) store((float*)to + i, load_some(from + i, count - i));
+// Converts neighbouring weights of an output to 16 words of one float32 or two bfloat16 numbers, padded with zeros.
+inline void convert_to_words(const float* from, long count, uint32_t* to, float) {
+    for (long i = 0; i < 16; i += LANES) store((float*)to + i, load_partial(from + i, count - i));
 }
-inline void narrow(const float* from, long count, uint32_t* to, bfloat16) {
-    for (long i = 0; i < 32; i += LANES) store((bfloat16*)to + i, load_some(from + i, count - i));
+inline void convert_to_words(const float* from, long count, uint32_t* to, bfloat16) {
+    for (long i = 0; i < 32; i += LANES) store((bfloat16*)to + i, load_partial(from + i, count - i));
 }
 
-// Packs weights into panels [padded(outputs) / 32][padded(inputs) / PAIR][32][PAIR].
+// Packs the weights of a layer into panels [padded(outputs) / 32][padded(inputs) / PAIR][32][PAIR].
 template <class T> void dense_panels(const float* weights, long outputs, long inputs, T* out) {
     const long depth = padded(inputs);
 #pragma omp for schedule(static)
@@ -32,15 +34,15 @@ template <class T> void dense_panels(const float* weights, long outputs, long in
         alignas(64) uint32_t words[SIDE][SIDE] = {};
         for (long i = 0; i < depth; i += SIDE * PAIR<T>) {
             for (long n = 0; n < std::min(SIDE, outputs - output); ++n)
-                narrow(weights + (output + n) * inputs + i, inputs - i, words[n], T{});
+                convert_to_words(weights + (output + n) * inputs + i, inputs - i, words[n], T{});
             transpose_words(words[0], SIDE, panel + i / PAIR<T> * BLOCK, BLOCK);
         }
     }
 }
 
-// sums [rows][padded(outputs)] = in [rows][padded(inputs)] × panels; rows is a multiple of 32.
+// Computes sums [rows][padded(outputs)] = in [rows][padded(inputs)] × panels. rows: a multiple of 32.
 template <class T> void dense(const T* in, long rows, long inputs, long outputs, const T* panels, float* sums) {
-    constexpr long CHUNK = 256 * PAIR<T>;  // inputs at a time: these columns of all rows fit in the L2 cache
+    constexpr long CHUNK = 256 * PAIR<T>;  // Number of inputs whose columns of all rows fit in the L2 cache.
     const long depth = padded(inputs), width = padded(outputs);
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK)
@@ -50,8 +52,8 @@ template <class T> void dense(const T* in, long rows, long inputs, long outputs,
                       panels + output * depth + first * BLOCK, sums + row * width + output, width, first > 0);
 }
 
-// Gradient of the input: calls finish(row, input, sums [32][32]) for each block. packed: scratch of each thread,
-// T [padded(outputs)][32].
+// Computes the gradient of the input of a layer, and calls finish(row, input, sums [32][32]) for each block of it.
+// packed: scratch of the calling thread, T [padded(outputs)][32].
 template <class T, class Finish>
 void dense_input_gradient(
     const T* gradient, long rows, const T* panels, long outputs, long inputs, T* packed, Finish finish
@@ -61,7 +63,7 @@ void dense_input_gradient(
 #pragma omp for schedule(static)
     for (long input = 0; input < padded(inputs); input += BLOCK) {
         for (long output = 0; output < depth; output += BLOCK)
-            turn(panels + output * padded(inputs) + input * BLOCK, packed + output * BLOCK);
+            transpose_panel(panels + output * padded(inputs) + input * BLOCK, packed + output * BLOCK);
         for (long row = 0; row < rows; row += BLOCK) {
             block(gradient + row * depth, depth, BLOCK, 1, depth, packed, sums, BLOCK, false);
             finish(row, input, sums);
@@ -69,41 +71,43 @@ void dense_input_gradient(
     }
 }
 
-// Gradients of the weights and the bias, as sums of terms of PAPER_GROUP documents each. quanta: of the weights and of
-// the bias; each document bounds a term for itself. turned and packed: shared scratch, T [padded(outputs)][depth] and
-// T [padded(inputs)][depth], where depth = term_depth<T>(rows).
+// Computes the fixed-point gradients of the weights and of the bias of a layer. A term of the weights is the sum of
+// PAPER_REDUCTION_GROUP documents; for the bound, each document counts as a term of its own, which is never too small.
+//
+// grad_scales: scales of the weights and of the bias. transposed and packed: scratch of all threads, T
+// [padded(outputs)][depth] and T [padded(inputs)][depth], where depth = term_depth<T>(rows).
 template <class T>
 void dense_weight_gradient(
     const T* in, const T* gradient, long rows, long outputs, long inputs, int32_t* weights, int32_t* bias,
-    Quanta* quanta, T* turned, T* packed
+    FixedPointScale* grad_scales, T* transposed, T* packed
 ) {
-    constexpr long RUN = 64 * BLOCK;  // inputs at a time: an output's weights are written to few pages of memory
+    constexpr long RUN = 64 * BLOCK;  // Number of inputs at a time, so that a thread writes to few pages of memory.
     const long width = padded(outputs), inner = padded(inputs), depth = term_depth<T>(rows);
     const auto each_term = [&](auto work) {
-        for (long row = 0, at = 0; row < rows; row += PAPER_GROUP, at += TERM<T>)
-            work(row, std::min(PAPER_GROUP, rows - row), at);
+        for (long row = 0, at = 0; row < rows; row += PAPER_REDUCTION_GROUP, at += TERM_DEPTH<T>)
+            work(row, std::min(PAPER_REDUCTION_GROUP, rows - row), at);
     };
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK) {
         each_term([&](long row, long count, long at) {
-            transpose(gradient + row * width + output, count, width, TERM<T>, turned + output * depth + at, depth);
+            transpose(gradient + row * width + output, count, width, TERM_DEPTH<T>, transposed + output * depth + at, depth);
         });
         for (long n = output; n < std::min(outputs, output + BLOCK); ++n) {
             bias[n] = 0;
             for (long row = 0; row < rows; ++row)
-                add_whole(bias[n], int32_t(std::lrint(quanta[1].per_unit() * to_float(gradient[row * width + n]))));
+                wrapping_add(bias[n], int32_t(std::lrint(grad_scales[1].inverse_scale() * to_float(gradient[row * width + n]))));
         }
     }
 #pragma omp single
     for (long row = 0; row < rows; ++row) {
-        const float largest = largest_of(gradient + row * width, width);
-        quanta[0].end_term(quanta[0].per_unit() * largest * largest_of(in + row * inner, inner));
-        quanta[1].end_term(quanta[1].per_unit() * largest);
+        const float largest = max_abs(gradient + row * width, width);
+        grad_scales[0].end_term(grad_scales[0].inverse_scale() * largest * max_abs(in + row * inner, inner));
+        grad_scales[1].end_term(grad_scales[1].inverse_scale() * largest);
     }
 #pragma omp for schedule(static)
     for (long input = 0; input < inner; input += BLOCK)
         each_term([&](long row, long count, long at) {
-            panel(in + row * inner + input, count, inner, TERM<T>, packed + input * depth + at * BLOCK);
+            pack_panel(in + row * inner + input, count, inner, TERM_DEPTH<T>, packed + input * depth + at * BLOCK);
         });
     alignas(64) float sums[BLOCK * BLOCK];
     alignas(64) int32_t totals[BLOCK * BLOCK];
@@ -113,10 +117,10 @@ void dense_weight_gradient(
             for (long input = first; input < std::min(inner, first + RUN); input += BLOCK) {
                 std::fill_n(totals, BLOCK * BLOCK, 0);
                 each_term([&](long, long, long at) {
-                    block(turned + output * depth + at, depth, BLOCK, 1, TERM_STEP<T>, packed + input * depth + at * BLOCK, sums,
+                    block(transposed + output * depth + at, depth, BLOCK, 1, TERM_STEP<T>, packed + input * depth + at * BLOCK, sums,
                           BLOCK, false);
                     for (long i = 0; i < BLOCK * BLOCK; i += LANES)
-                        add_whole(totals + i, nearest(load(sums + i) * quanta[0].per_unit()));
+                        wrapping_add(totals + i, round_to_int(load(sums + i) * grad_scales[0].inverse_scale()));
                 });
                 const long wide = std::min(BLOCK, inputs - input);
                 for (long m = 0; m < std::min(BLOCK, outputs - output); ++m)

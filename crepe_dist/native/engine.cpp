@@ -1,4 +1,7 @@
-// C interface for Python, called through ctypes; see library.py and model/kernels.py.
+// C functions of networks, optimizers and sharded embeddings. Python calls them through ctypes: library.py declares their
+// signatures, and crepe_dist/model/inference.py and crepe_dist/engines/cpu_engine.py call them.
+//
+// Functions that allocate memory return 0, or 1 if memory ran out. Functions that create an object return null then.
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,29 +14,30 @@
 
 namespace {
 
-// shape: alphabet, length, classes, longest, buckets, letters, words.
-NGramShape ngram_shape(const int64_t* shape) {
+// Returns the sizes of an n-gram branch. shape: the members of NGramConfig, in their order.
+NGramConfig ngram_config(const int64_t* shape) {
     return {shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6]};
 }
 
-// Multiplies two size × size matrices `times` times in each thread, with the blocks that the network uses. Their numbers
-// are between -1 and 1: products of zeros take less power, and with AMX the clock is then a sixth higher.
-template <class T> void products(long size, int threads, int times) {
+// Multiplies two size × size matrices `times` times in each thread, with the blocks that the networks use. The elements are
+// between -1 and 1, not 0: products of zeros take less power, and the clock frequency with AMX is a sixth higher then, which
+// would falsify the timing.
+template <class T> void time_matmul(long size, int threads, int times) {
     std::vector<Buffer<T>> left(threads), right(threads);
     std::vector<Buffer<float>> result(threads);
     for (int i = 0; i < threads; ++i) {
-        left[i].need(size * size);
-        right[i].need(size * size);
-        result[i].need(size * size);
+        left[i].reserve(size * size);
+        right[i].reserve(size * size);
+        result[i].reserve(size * size);
     }
 #pragma omp parallel num_threads(threads)
     {
-        Tiles tiles;
+        TileRegisters tiles;
         const int thread = omp_get_thread_num();
         for (long n = 0; n < size * size; ++n) {
             const float number = float(uint32_t(n) * 2654435761u) / 0x1p31f - 1;
-            put(left[thread].get()[n], number);
-            put(right[thread].get()[n], number);
+            store_scalar(left[thread].get()[n], number);
+            store_scalar(right[thread].get()[n], number);
         }
         for (int i = 0; i < times; ++i)
             for (long column = 0; column < size; column += BLOCK)
@@ -42,8 +46,9 @@ template <class T> void products(long size, int threads, int times) {
     }
 }
 
-// Runs `work` and returns 1 if memory ran out, so that Python raises an error instead of the process ending.
-template <class Work> int guarded(Work work) {
+// Runs `work`, and returns 1 if memory ran out. Python then raises MemoryError. An exception that left a C function would end
+// the process.
+template <class Work> int run_guarded(Work work) {
     try {
         work();
         return 0;
@@ -56,10 +61,11 @@ template <class Work> int guarded(Work work) {
 
 extern "C" {
 
-// Returns 1 if this process can run the processor's instructions for products in bfloat16, and this build has them.
+// Returns 1 if this build has bfloat16 instructions and this process may use them.
 int crepe_has_bfloat16() {
 #if defined(__AMX_BF16__)
-    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // Linux requires a process to request AMX before use
+    // Linux requires a process to request the AMX tile data before their first use (arch_prctl, ARCH_REQ_XCOMP_PERM).
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 #elif defined(__AVX512BF16__)
     return 1;
@@ -68,51 +74,54 @@ int crepe_has_bfloat16() {
 #endif
 }
 
+// Creates the paper's network. shape: the members of PaperConfig, in their order. bfloat: 1 to compute in bfloat16.
 void* crepe_open_paper(int bfloat, const int64_t* shape, int threads) {
-    const Shape sizes{shape[0], shape[1], shape[2], shape[3], shape[4]};
+    const PaperConfig config{shape[0], shape[1], shape[2], shape[3], shape[4]};
     Engine* engine = nullptr;
-    guarded([&] {
-        if (bfloat) engine = new Paper<bfloat16>(sizes, threads);
-        else engine = new Paper<float>(sizes, threads);
+    run_guarded([&] {
+        if (bfloat) engine = new PaperNetwork<bfloat16>(config, threads);
+        else engine = new PaperNetwork<float>(config, threads);
     });
     return engine;
 }
 
+// Creates the n-gram network. shape: see ngram_config.
 void* crepe_open_ngrams(const int64_t* shape, int threads) {
     Engine* engine = nullptr;
-    guarded([&] { engine = new NGrams(ngram_shape(shape), threads); });
+    run_guarded([&] { engine = new NGramBranch(ngram_config(shape), threads); });
     return engine;
 }
 
-// shape: that of the n-grams, then reach, rows, width, blocks, stride, group_size.
-void* crepe_open(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
-    const EmbeddingShape embedding{shape[0], shape[1], shape[7], shape[8], shape[9], shape[11]};
-    const TowerShape sizes{embedding, shape[2], shape[10], shape[12], feature_dropout};
+// Creates the crepe network. shape: the 7 sizes of the n-gram branch, then the sizes of the convolutional branch: maxn of the
+// embedding, rows and width of the embedding, number of blocks, stride, reduction group.
+void* crepe_open_crepe(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
+    const PositionEmbeddingConfig embedding{shape[0], shape[1], shape[7], shape[8], shape[9], shape[11]};
+    const ConvBranchConfig config{embedding, shape[2], shape[10], shape[12], feature_dropout};
     Engine* engine = nullptr;
-    guarded([&] {
-        std::unique_ptr<Engine> tower;
-        if (bfloat) tower = std::make_unique<Tower<bfloat16>>(sizes, threads);
-        else tower = std::make_unique<Tower<float>>(sizes, threads);
-        auto table = std::make_unique<NGrams>(ngram_shape(shape), threads);
-        engine = new Joined(std::move(table), std::move(tower), 3, shape[2]);
+    run_guarded([&] {
+        std::unique_ptr<Engine> conv_branch;
+        if (bfloat) conv_branch = std::make_unique<ConvBranch<bfloat16>>(config, threads);
+        else conv_branch = std::make_unique<ConvBranch<float>>(config, threads);
+        auto ngram_branch = std::make_unique<NGramBranch>(ngram_config(shape), threads);
+        engine = new TwoBranchNetwork(std::move(ngram_branch), std::move(conv_branch), 3, shape[2]);
     });
     return engine;
 }
 
-// Writes the distinct buckets of each row's n-grams to buckets [rows][most], in ascending order, and their number to
-// counts [rows]; pads with all buckets in turn.
-int crepe_ngrams(
+// Writes the distinct buckets of each document to buckets [rows][most], in ascending order, and their numbers to counts
+// [rows]. Unused elements are filled with all buckets in turn, which spreads the padding over the table.
+int crepe_find_ngrams(
     const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t most, int32_t* buckets,
     int64_t* counts, int threads
 ) {
-    return guarded([&] {
-        std::vector<Finder> finders;
+    return run_guarded([&] {
+        std::vector<NGramFinder> finders;
         for (int i = 0; i < threads; ++i) finders.emplace_back(shape[4]);
         std::vector<std::vector<uint32_t>> lists(threads);
-#pragma omp parallel for num_threads(team(threads, rows)) schedule(dynamic)
+#pragma omp parallel for num_threads(team_size(threads, rows)) schedule(dynamic)
         for (int64_t row = 0; row < rows; ++row) {
             std::vector<uint32_t>& list = lists[omp_get_thread_num()];
-            finders[omp_get_thread_num()].find(codes + row * stride, ngram_shape(shape), list);
+            finders[omp_get_thread_num()].find(codes + row * stride, ngram_config(shape), list);
             counts[row] = int64_t(list.size());
             std::copy_n(list.begin(), std::min(most, counts[row]), buckets + row * most);
             for (int64_t i = counts[row]; i < most; ++i) buckets[row * most + i] = int32_t((row * most + i) % shape[4]);
@@ -120,82 +129,84 @@ int crepe_ngrams(
     });
 }
 
-// Adds to counts, int32 [buckets][classes]; see count_ngrams.
+// Counts the documents of each class that contain each bucket; see count_ngrams.
 int crepe_count_ngrams(
     const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, const int32_t* labels, int32_t* counts,
     int threads
 ) {
-    return guarded([&] {
-        count_ngrams(codes, stride, rows, ngram_shape(shape), labels, counts,
+    return run_guarded([&] {
+        count_ngrams(codes, stride, rows, ngram_config(shape), labels, counts,
                      threads);
     });
 }
 
 void crepe_close(void* engine) { delete static_cast<Engine*>(engine); }
 
-// weights: one per class.
-int crepe_objective(void* engine, const ObjectiveConstants* constants, const float* weights, int64_t classes) {
-    return guarded([&] { static_cast<Engine*>(engine)->objective({*constants, {weights, weights + classes}}); });
+// Sets the loss. weights: weight of each class [num_classes].
+int crepe_set_loss(void* engine, const LossConstants* constants, const float* weights, int64_t num_classes) {
+    return run_guarded([&] { static_cast<Engine*>(engine)->set_loss({*constants, {weights, weights + num_classes}}); });
 }
 
-int crepe_set(void* engine, const Stored* parameters, int anew) {
-    return guarded([&] { static_cast<Engine*>(engine)->set(parameters, anew); });
+int crepe_set_parameters(void* engine, const CompressedArray* parameters, int buffers_changed) {
+    return run_guarded([&] { static_cast<Engine*>(engine)->set_parameters(parameters, buffers_changed); });
 }
 
 int crepe_forward(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
-    return guarded([&] { static_cast<Engine*>(engine)->forward(codes, stride, rows, logits); });
+    return run_guarded([&] { static_cast<Engine*>(engine)->forward(codes, stride, rows, logits); });
 }
 
-int crepe_forward_parts(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
-    return guarded([&] { static_cast<Engine*>(engine)->parts(codes, stride, rows, logits); });
+int crepe_branch_logits(void* engine, const uint8_t* codes, int64_t stride, int64_t rows, float* logits) {
+    return run_guarded([&] { static_cast<Engine*>(engine)->branch_logits(codes, stride, rows, logits); });
 }
 
-// size: a multiple of 32.
-int crepe_products(int bfloat, int64_t size, int threads, int times) {
-    return guarded([&] {
-        if (bfloat) products<bfloat16>(size, threads, times);
-        else products<float>(size, threads, times);
+// Multiplies matrices, for timing. size: a multiple of 32.
+int crepe_time_matmul(int bfloat, int64_t size, int threads, int times) {
+    return run_guarded([&] {
+        if (bfloat) time_matmul<bfloat16>(size, threads, times);
+        else time_matmul<float>(size, threads, times);
     });
 }
 
 int crepe_find_rows(void* engine, const uint8_t* batch, int64_t rows) {
-    return guarded([&] { static_cast<Engine*>(engine)->find_rows(batch, rows); });
+    return run_guarded([&] { static_cast<Engine*>(engine)->find_rows(batch, rows); });
 }
 
-// Writes the gradients and their bounds, see Engine, and the sum of the losses, see `rounded` in model/loss.py.
-int crepe_train(
+// Computes the gradients of a batch and their bounds, see Engine, and the sum of the losses. The loss of each document is
+// rounded to a multiple of LOSS_UNIT, so that the sum is exact and does not depend on the order.
+int crepe_forward_backward(
     void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first,
-    int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds, double* loss
+    int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds, double* loss
 ) {
-    return guarded([&] {
+    return run_guarded([&] {
         std::vector<float> losses(rows);
         Engine* const network = static_cast<Engine*>(engine);
         network->train_forward(batch, rows, Dropout{dropout, seed}, first, losses.data());
         *loss = 0;
         for (const float of_row : losses) *loss += std::nearbyint(double(of_row) / LOSS_UNIT) * LOSS_UNIT;
-        network->train_backward(gradients, exponents, unit, bounds);
+        network->train_backward(gradients, exponents, bound_unit, bounds);
     });
 }
 
-// Writes the two sums of SumOfSquares for an array.
-void crepe_squares(const int32_t* values, int64_t count, uint64_t* out) {
+// Writes the sum of the squares of an array to out [2]; see SumOfSquares.
+void crepe_squared_norm(const int32_t* values, int64_t count, uint64_t* out) {
     const SumOfSquares sum = sum_of_squares(values, count);
     out[0] = sum.low;
     out[1] = sum.high;
 }
 
-// Rounds rows [count][columns] to float16. kept [count]: set to tell which rows are not zeros, the only ones converted; null:
-// all are. Returns the number of rows converted, or -1 if a number has changed.
-int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* kept, uint16_t* out) {
-    Words changed{};
+// Converts rows [count][columns] to float16. is_nonzero [count]: if it is not null, the function marks the rows that have a
+// number other than 0, and converts only these rows. Returns the number of converted rows, or -1 if the conversion has
+// changed a number.
+int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* is_nonzero, uint16_t* out) {
+    IntVec changed{};
     int64_t converted = 0;
-    with_width(columns, [&](auto width) {
+    dispatch_width(columns, [&](auto width) {
         for (long row = 0; row < count; ++row, rows += width) {
-            if (kept && !(kept[row] = std::any_of(rows, rows + width, [](float number) { return number != 0; }))) continue;
+            if (is_nonzero && !(is_nonzero[row] = std::any_of(rows, rows + width, [](float number) { return number != 0; }))) continue;
             for (long n = 0; n < width; n += LANES) {
                 const long some = std::min(LANES, width - n);
-                const Lanes numbers = load_some(rows + n, some);
-                const Halves halves = to_half(numbers);
+                const FloatVec numbers = load_partial(rows + n, some);
+                const U16Vec halves = to_half(numbers);
                 changed |= numbers != from_half(halves);
                 std::memcpy(out + n, &halves, some * sizeof *out);
             }
@@ -208,17 +219,19 @@ int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* k
     return converted;
 }
 
-// Updates several parameters with their gradients in whole numbers times `scales`; see Optimizer. rule and constants as
-// for crepe_table_open. Those of moments and seconds may be null.
-void crepe_update(
-    int rule, const double* constants, int parameters, const int64_t* sizes, float* const* values, float* const* moments,
+// Updates dense parameters; see Optimizer. The gradient of parameter i is its fixed-point gradient times scales[i]. kind and
+// constants: see crepe_embedding_open. Pointers in moments and seconds may be null.
+//
+// The threads divide each parameter at cache lines, so that no line is written by two threads.
+void crepe_update_parameters(
+    int kind, const double* constants, int parameters, const int64_t* sizes, float* const* values, float* const* moments,
     float* const* seconds, const int32_t* const* gradients, const double* rates, const double* scales,
     double weight_decay, int threads
 ) {
-    constexpr int64_t LINE = 16;     // numbers of a cache line
-    constexpr int64_t PIECE = 1024;  // numbers whose gradients fit into the L1 cache
-    constexpr int64_t FEW = 1 << 16;  // for which waking other threads takes longer
-    const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2]};
+    constexpr int64_t LINE = 16;      // Number of floats of a cache line.
+    constexpr int64_t PIECE = 1024;   // Number of floats whose gradients fit in the L1 cache.
+    constexpr int64_t FEW = 1 << 16;  // Number of floats below which waking other threads takes longer than the update.
+    const Optimizer optimizer{OptimizerKind(kind), constants[0], constants[1], constants[2]};
     const bool alone = std::accumulate(sizes, sizes + parameters, int64_t{0}) < FEW;
 #pragma omp parallel for num_threads(threads) if (!alone)
     for (int part = 0; part < threads; ++part)
@@ -236,89 +249,90 @@ void crepe_update(
         }
 }
 
-// Tables; see sharded_embedding.h. shape: rows, columns, most rows of a step.
-int64_t crepe_table_bytes(const int64_t* shape, const Owners* owners) {
-    return Table::bytes({shape[0], shape[1]}, shape[2], *owners);
+// Returns the bytes of shared memory that each process provides for a sharded embedding; see sharded_embedding.h.
+// shape: rows, columns, maximum number of rows that a process touches in a step.
+int64_t crepe_embedding_bytes(const int64_t* shape, const RowSharding* sharding) {
+    return ShardedEmbedding::bytes({shape[0], shape[1]}, shape[2], *sharding);
 }
 
-// Returns the number of rows of each owner; the last ones have fewer.
-int64_t crepe_table_rows_each(const int64_t* shape, const Owners* owners) { return owners->rows_each(shape[0]); }
+// Returns the number of rows of a shard. The last shards may have fewer rows.
+int64_t crepe_embedding_rows_per_shard(const int64_t* shape, const RowSharding* sharding) { return sharding->rows_per_shard(shape[0]); }
 
-// rule: 0 adam, 1 sgd; constants: those of Optimizer.
-void* crepe_table_open(
-    const int64_t* shape, int rule, const double* constants, char* const* memories, const Owners* owners, int process,
+// Creates a sharded embedding. kind: 0 for Adam, 1 for SGD. constants: beta1, beta2 and epsilon; see Optimizer.
+void* crepe_embedding_open(
+    const int64_t* shape, int kind, const double* constants, char* const* memories, const RowSharding* sharding, int process,
     int threads
 ) {
-    Table* table = nullptr;
-    guarded([&] {
-        const Optimizer optimizer{Rule(rule), constants[0], constants[1], constants[2]};
-        table = new Table({shape[0], shape[1]}, optimizer, memories, *owners, process, shape[2], threads);
+    ShardedEmbedding* embedding = nullptr;
+    run_guarded([&] {
+        const Optimizer optimizer{OptimizerKind(kind), constants[0], constants[1], constants[2]};
+        embedding = new ShardedEmbedding({shape[0], shape[1]}, optimizer, memories, *sharding, process, shape[2], threads);
     });
-    return table;
+    return embedding;
 }
 
-void crepe_table_close(void* table) { delete static_cast<Table*>(table); }
+void crepe_embedding_close(void* embedding) { delete static_cast<ShardedEmbedding*>(embedding); }
 
-// See Engine::use.
-int crepe_use_table(void* engine, int which, void* table, int64_t cache_bytes) {
-    return guarded([&] { static_cast<Engine*>(engine)->use(which, static_cast<Table*>(table), size_t(cache_bytes)); });
+// Attaches a sharded embedding to a network; see Engine::attach.
+int crepe_attach_embedding(void* engine, int which, void* embedding, int64_t cache_bytes) {
+    return run_guarded([&] { static_cast<Engine*>(engine)->attach(which, static_cast<ShardedEmbedding*>(embedding), size_t(cache_bytes)); });
 }
 
-void crepe_table_read(void* table, const uint32_t* rows, int64_t count, float* out) {
-    static_cast<Table*>(table)->read(rows, count, out);
+void crepe_embedding_read_rows(void* embedding, const uint32_t* rows, int64_t count, float* out) {
+    static_cast<ShardedEmbedding*>(embedding)->read_rows(rows, count, out);
 }
 
-// Writes the addresses of the rows and of their numbers, too.
-void crepe_table_keep(void* table, int64_t* bounds, void** addresses) {
-    const SomeRows& kept = static_cast<Table*>(table)->keep(bounds);
-    addresses[0] = kept.rows;
-    addresses[1] = kept.numbers;
+// Collects the remote rows of this process. Writes the addresses of the rows and of their values to addresses [2].
+void crepe_embedding_collect_remote_rows(void* embedding, int64_t* bounds, void** addresses) {
+    const SparseRows& remote = static_cast<ShardedEmbedding*>(embedding)->collect_remote_rows(bounds);
+    addresses[0] = remote.row_ids;
+    addresses[1] = remote.values;
 }
 
-int crepe_table_sum_kept(void* table) {
-    return guarded([&] { static_cast<Table*>(table)->sum_kept(); });
+int crepe_embedding_reduce_remote_grads(void* embedding) {
+    return run_guarded([&] { static_cast<ShardedEmbedding*>(embedding)->reduce_remote_grads(); });
 }
 
-int crepe_table_add(
-    void* table, const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists
+int crepe_embedding_accumulate(
+    void* embedding, const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists
 ) {
-    return guarded([&] { static_cast<Table*>(table)->add(rows, sums, counts, lists); });
+    return run_guarded([&] { static_cast<ShardedEmbedding*>(embedding)->accumulate(rows, sums, counts, lists); });
 }
 
-// Writes the two sums of SumOfSquares for the last sum.
-void crepe_table_squares(void* table, uint64_t* out) {
-    const SumOfSquares sum = static_cast<Table*>(table)->squares();
+// Writes the squared norm of the summed gradient to out [2]; see SumOfSquares.
+void crepe_embedding_squared_norm(void* embedding, uint64_t* out) {
+    const SumOfSquares sum = static_cast<ShardedEmbedding*>(embedding)->squared_norm();
     out[0] = sum.low;
     out[1] = sum.high;
 }
 
-int crepe_table_update(void* table, double rate, double scale, double weight_decay) {
-    return guarded([&] { static_cast<Table*>(table)->update(rate, scale, weight_decay); });
+int crepe_embedding_update(void* embedding, double rate, double scale, double weight_decay) {
+    return run_guarded([&] { static_cast<ShardedEmbedding*>(embedding)->update(rate, scale, weight_decay); });
 }
 
-int crepe_table_flush(void* table) {
-    return guarded([&] { static_cast<Table*>(table)->flush(); });
+int crepe_embedding_apply_lazy_updates(void* embedding) {
+    return run_guarded([&] { static_cast<ShardedEmbedding*>(embedding)->apply_lazy_updates(); });
 }
 
-int crepe_table_load(
-    void* table, const float* values, const float* moments, const float* seconds, const int32_t* from,
+int crepe_embedding_load(
+    void* embedding, const float* values, const float* moments, const float* seconds, const int32_t* from,
     const double* history, int64_t count
 ) {
-    return guarded([&] {
-        static_cast<Table*>(table)->load(values, moments, seconds, from);
-        static_cast<Table*>(table)->restart({history, history + count});
+    return run_guarded([&] {
+        static_cast<ShardedEmbedding*>(embedding)->load(values, moments, seconds, from);
+        static_cast<ShardedEmbedding*>(embedding)->set_drift_history({history, history + count});
     });
 }
 
-void crepe_table_store(
-    void* table, int64_t first, int64_t last, float* values, float* moments, float* seconds, int32_t* from
+void crepe_embedding_store(
+    void* embedding, int64_t first, int64_t last, float* values, float* moments, float* seconds, int32_t* from
 ) {
-    static_cast<Table*>(table)->store(first, last, values, moments, seconds, from);
+    static_cast<ShardedEmbedding*>(embedding)->store(first, last, values, moments, seconds, from);
 }
 
-// Writes the drift since each update to out, if it is not null; returns the number of its elements.
-int64_t crepe_table_history(void* table, double* out) {
-    const std::vector<double>& history = static_cast<Table*>(table)->history();
+// Writes the drift since each update to `out` if it is not null. Returns the number of elements.
+int64_t crepe_embedding_drift_history(void* embedding, double* out) {
+    const std::vector<double>& history = static_cast<ShardedEmbedding*>(embedding)->drift_history();
     if (out) std::copy(history.begin(), history.end(), out);
     return int64_t(history.size());
 }

@@ -1,4 +1,4 @@
-// Common to all networks: the interface, the objective and dropout.
+// Parts that all networks share: the interface `Engine`, the loss, and dropout.
 #pragma once
 
 #include <algorithm>
@@ -10,146 +10,160 @@
 #include "constants.hpp"
 #include "compressed_array.h"
 
-// Dropout tells for each unit of the global batch if it is kept, for any number of threads and ranks. A hash of the
-// number of four neighbouring units, by SplitMix64 (Steele, Lea & Flood 2014), has 16 bits for each of them, so the
-// probability is raised to a multiple of 2^-16; `kept` in engines/gluon/dropout.py is equivalent.
+// Dropout by a hash of the unit's number in the global batch. The decision does not depend on the number of threads and
+// ranks.
+//
+// SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) hashes the number of a group of four neighbouring units to 64 bits. Each
+// unit has 16 of these bits. The drop probability is therefore rounded up to a multiple of 2^-16.
+// crepe_dist/engines/gluon/dropout.py and crepe_dist/cuda/kernels/common.cuh implement the same function.
 struct Dropout {
-    static constexpr uint64_t UNITS = 4;  // of a hash
+    static constexpr uint64_t UNITS_PER_HASH = 4;
 
     double probability;
     uint64_t seed;
 
-    // The hash of the units from UNITS * number on; the lowest bits are those of the first.
-    uint64_t hash(uint64_t number) const {
-        uint64_t z = seed + (number + 1) * GOLDEN;
+    // Returns the 64 bits of a group of units. The lowest 16 bits belong to the first unit, UNITS_PER_HASH * group.
+    uint64_t hash(uint64_t group) const {
+        uint64_t z = seed + (group + 1) * GOLDEN;
         z = (z ^ (z >> 30)) * MULTIPLIER1;
         z = (z ^ (z >> 27)) * MULTIPLIER2;
         return z ^ (z >> 31);
     }
 
-    // The smallest bits of units that are kept.
+    // Returns the smallest 16-bit number of a unit that is retained.
     int32_t threshold() const { return int32_t(std::ceil(probability * 0x1p16)); }
 
-    bool keeps(uint64_t unit) const {
-        return int32_t(hash(unit / UNITS) >> (16 * (unit % UNITS)) & 0xFFFF) >= threshold();
+    bool retains(uint64_t unit) const {
+        return int32_t(hash(unit / UNITS_PER_HASH) >> (16 * (unit % UNITS_PER_HASH)) & 0xFFFF) >= threshold();
     }
 
-    // The factor of kept units.
+    // Returns the factor of units that are retained (inverted dropout).
     float scale() const { return float(1 / (1 - probability)); }
 };
 
-// Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv:1512.00567), times the weights of row and class. See
-// model/loss.py for rows with several labels, and with soft ones.
-//
-// After the codes of a row come its label in two bytes, or `pairs` pairs of a class and its share in two bytes each, and
-// its weight in three bytes, all low bytes first.
-struct ObjectiveConstants {  // as in model/loss.py
+// Settings of the loss. crepe_dist/model/loss.py has the ctypes mirror of this struct, and describes the losses.
+struct LossConstants {
     double smoothing = 0;
-    int32_t pairs = 0, several = 0;  // several: the classes of the pairs are independent
+    int32_t max_labels = 0;     // Number of (class, probability) pairs of a row. 0: a row has one label.
+    int32_t is_multilabel = 0;  // 1 if the classes are independent, 0 if their probabilities form a distribution.
 };
 
-struct Objective : ObjectiveConstants {
-    std::vector<float> weights;  // one per class
+// Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), times the weight of the row and the weight
+// of the class.
+//
+// A row of a batch has these bytes: the character ids; then the label in 2 bytes, or max_labels pairs of a class and its
+// probability with 2 bytes each; then the weight of the row in 3 bytes. All numbers are little-endian.
+//
+// Sums over classes are in double, in ascending order of the classes.
+struct Loss : LossConstants {
+    std::vector<float> weights;  // Weight of each class, [num_classes].
 
-    long target_bytes() const { return pairs ? 4L * pairs : 2; }
+    long target_bytes() const { return max_labels ? 4L * max_labels : 2; }
+    // Returns the number of bytes of a row with `length` character ids.
     long stride(long length) const { return length + target_bytes() + 3; }
 
-    // Returns the loss of row `row` of a batch and writes its gradient with respect to the logits.
+    // Returns the loss of row `row` of a batch, in nats, and writes its gradient with respect to the logits [num_classes].
     float operator()(const float* logits, const uint8_t* batch, long row, long length, float* gradient) const {
         const uint8_t* const bytes = batch + row * stride(length) + length;
         const uint8_t* const last = bytes + target_bytes();
         const float weight = (last[0] + 256 * last[1] + 65536 * last[2]) / 65536.0f;
-        if (several) return independent(logits, shares(bytes), weight, gradient);
-        if (pairs) return shared(logits, shares(bytes), weight, gradient);
-        return single(logits, bytes[0] + 256L * bytes[1], weight, gradient);
+        if (is_multilabel) return multilabel_loss(logits, label_probs(bytes), weight, gradient);
+        if (max_labels) return soft_label_loss(logits, label_probs(bytes), weight, gradient);
+        return single_label_loss(logits, bytes[0] + 256L * bytes[1], weight, gradient);
     }
 
   private:
-    float single(const float* logits, long label, float weight, float* gradient) const {
-        const long classes = long(weights.size());
+    float single_label_loss(const float* logits, long label, float weight, float* gradient) const {
+        const long num_classes = long(weights.size());
         weight *= weights[label];
-        const float highest = *std::max_element(logits, logits + classes);
+        const float max_logit = *std::max_element(logits, logits + num_classes);
         double total = 0;
-        for (long n = 0; n < classes; ++n) total += std::exp(double(logits[n] - highest));
-        double target = logits[label] - highest;
+        for (long n = 0; n < num_classes; ++n) total += std::exp(double(logits[n] - max_logit));
+        double target = logits[label] - max_logit;
         if (smoothing > 0) {
-            const double mean = std::accumulate(logits, logits + classes, 0.0) / classes - highest;
+            const double mean = std::accumulate(logits, logits + num_classes, 0.0) / num_classes - max_logit;
             target += smoothing * (mean - target);
         }
-        for (long n = 0; n < classes; ++n) {
-            const double probability = std::exp(double(logits[n] - highest)) / total;
-            const double wanted = (1 - smoothing) * (n == label) + smoothing / classes;
-            gradient[n] = weight * float(probability - wanted);
+        for (long n = 0; n < num_classes; ++n) {
+            const double probability = std::exp(double(logits[n] - max_logit)) / total;
+            const double target_prob = (1 - smoothing) * (n == label) + smoothing / num_classes;
+            gradient[n] = weight * float(probability - target_prob);
         }
         return weight * float(std::log(total) - target);
     }
 
-    // The share of each class; a pair of another class does not count.
-    std::vector<double> shares(const uint8_t* bytes) const {
+    // Returns the probability of each class [num_classes]. Pairs with a class beyond the classes are padding.
+    std::vector<double> label_probs(const uint8_t* bytes) const {
         std::vector<double> result(weights.size());
-        for (long pair = 0; pair < pairs; ++pair, bytes += 4) {
+        for (long i = 0; i < max_labels; ++i, bytes += 4) {
             const size_t label = bytes[0] + 256u * bytes[1];
             if (label < result.size()) result[label] += (bytes[2] + 256 * bytes[3]) / 65535.0;
         }
         return result;
     }
 
-    // Cross-entropy with a distribution over the classes.
-    float shared(const float* logits, const std::vector<double>& share, float weight, float* gradient) const {
-        const long classes = long(weights.size());
-        const float highest = *std::max_element(logits, logits + classes);
-        double total = 0, target = 0, factor = 0;
-        for (long n = 0; n < classes; ++n) {
-            total += std::exp(double(logits[n] - highest));
-            factor += share[n] * weights[n];
+    // Returns the cross-entropy with a distribution over the classes.
+    float soft_label_loss(const float* logits, const std::vector<double>& label_prob, float weight, float* gradient) const {
+        const long num_classes = long(weights.size());
+        const float max_logit = *std::max_element(logits, logits + num_classes);
+        double total = 0, target = 0, class_weight = 0;
+        for (long n = 0; n < num_classes; ++n) {
+            total += std::exp(double(logits[n] - max_logit));
+            class_weight += label_prob[n] * weights[n];
         }
-        weight *= float(factor);
-        for (long n = 0; n < classes; ++n) {
-            const double wanted = (1 - smoothing) * share[n] + smoothing / classes;
-            target += wanted * (logits[n] - highest);
-            gradient[n] = weight * float(std::exp(double(logits[n] - highest)) / total - wanted);
+        weight *= float(class_weight);
+        for (long n = 0; n < num_classes; ++n) {
+            const double target_prob = (1 - smoothing) * label_prob[n] + smoothing / num_classes;
+            target += target_prob * (logits[n] - max_logit);
+            gradient[n] = weight * float(std::exp(double(logits[n] - max_logit)) / total - target_prob);
         }
         return weight * float(std::log(total) - target);
     }
 
-    // Sum of the binary cross-entropies of all classes.
-    float independent(const float* logits, const std::vector<double>& share, float weight, float* gradient) const {
+    // Returns the sum of the binary cross-entropies of all classes. The formulas use exp(-|logit|), which cannot overflow.
+    float multilabel_loss(const float* logits, const std::vector<double>& label_prob, float weight, float* gradient) const {
         double loss = 0;
         for (size_t n = 0; n < weights.size(); ++n) {
-            const double logit = logits[n], wanted = (1 - smoothing) * share[n] + smoothing / 2;
-            const double small = std::exp(-std::abs(logit));
-            loss += weights[n] * (std::max(logit, 0.0) + std::log1p(small) - wanted * logit);
-            gradient[n] = weight * weights[n] * float((logit >= 0 ? 1 : small) / (1 + small) - wanted);
+            const double logit = logits[n], target_prob = (1 - smoothing) * label_prob[n] + smoothing / 2;
+            const double exp_neg_abs = std::exp(-std::abs(logit));
+            loss += weights[n] * (std::max(logit, 0.0) + std::log1p(exp_neg_abs) - target_prob * logit);
+            gradient[n] = weight * weights[n] * float((logit >= 0 ? 1 : exp_neg_abs) / (1 + exp_neg_abs) - target_prob);
         }
         return weight * float(loss);
     }
 };
 
-// The number of threads for so many documents. Each is the work of one thread: to wake another for a single text takes
-// longer than the text, and much longer where other programs use the cores.
-inline int team(int threads, long documents) { return int(std::clamp<long>(documents, 1, threads)); }
+// Returns the number of threads for so many documents, at most one thread per document. For a single text, waking another
+// thread takes longer than the text itself, and much longer if other programs use the cores.
+inline int team_size(int threads, long documents) { return int(std::clamp<long>(documents, 1, threads)); }
 
-class Table;
+class ShardedEmbedding;
 
-// The memory of the parameters given to `set` must stay valid until the end of the next pass. `anew` is false if only
-// parameters that are trained may have changed since the last call.
+// A network on the CPU. `rows` is the number of documents of a batch, and `stride` is the distance of their character ids,
+// in bytes. `first` is the number of the batch's first document in the global batch; dropout depends on it.
+//
+// A training step calls find_rows, train_forward and train_backward with the same batch.
 class Engine {
   public:
     virtual ~Engine() = default;
-    virtual void set(const Stored* parameters, bool anew) = 0;
-    virtual void objective(Objective objective) = 0;
-    // Trains a parameter in a table instead of that of `set`; `which` counts those that the network can train so.
-    // cache_bytes: memory in which to remember the rows that documents touch.
-    virtual void use(int /*which*/, Table* /*table*/, size_t /*cache_bytes*/) {}
+    // Loads the parameters. Their memory must stay valid until the end of the next pass. buffers_changed: false if only
+    // trained parameters may have changed since the last call.
+    virtual void set_parameters(const CompressedArray* parameters, bool buffers_changed) = 0;
+    virtual void set_loss(Loss loss) = 0;
+    // Trains a row-sparse parameter in a sharded embedding, instead of in the memory of set_parameters. which: number of the
+    // parameter among the row-sparse parameters of the network. cache_bytes: limit of the cache of documents' buckets.
+    virtual void attach(int /*which*/, ShardedEmbedding* /*embedding*/, size_t /*cache_bytes*/) {}
+    // Computes the logits [rows][num_classes].
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
-    // Computes the logits of both parts, [2][rows][classes], of a network that has two.
-    virtual void parts(const uint8_t* /*codes*/, long /*stride*/, long /*rows*/, float* /*logits*/) {}
-    // Finds the rows of tables that a batch touches, before `train_forward` of the same batch reads them.
+    // Computes the logits of both branches, [2][rows][num_classes]. Only networks with two branches implement it.
+    virtual void branch_logits(const uint8_t* /*codes*/, long /*stride*/, long /*rows*/, float* /*logits*/) {}
+    // Collects the rows of row-sparse parameters that a batch touches. `train_forward` reads them afterwards.
     virtual void find_rows(const uint8_t* /*batch*/, long /*rows*/) {}
+    // Computes the losses [rows], and prepares `train_backward`.
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
-    // Writes the gradients of the trained parameters, in quanta of 2^exponent, and bounds of them, in `unit` quanta; see
-    // fixed_point.h. A gradient is null if a table takes it.
-    virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) = 0;
-    // The number of trained parameters.
-    virtual long trained() const = 0;
+    // Writes the gradients of the trained parameters, in units of 2^exponent, and the bounds of their sums, in bound units;
+    // see fixed_point.h. The pointer to a gradient is null if a sharded embedding receives the gradient.
+    virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds) = 0;
+    // Returns the number of trained parameters.
+    virtual long num_trained() const = 0;
 };

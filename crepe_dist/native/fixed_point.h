@@ -1,5 +1,11 @@
-// Gradients in whole multiples of a power of two, the quantum of their parameter. Whole numbers add up exactly in any
-// order, so a sum does not depend on how threads and processes divide its terms.
+// Fixed-point gradients.
+//
+// A gradient is an int32 number of units of 2^exponent. The exponent belongs to the parameter, and Python chooses it
+// (optim/fixed_point.py). Integer addition is associative, so the sum of a gradient is bit-identical for every division
+// of its terms among threads and processes.
+//
+// A sum must fit in int32. Each term therefore also contributes to a bound of the sum. If the bound of a parameter is too
+// large, Python repeats the step with a larger scale.
 #pragma once
 
 #include <algorithm>
@@ -9,112 +15,122 @@
 
 #include "simd.h"
 
-// Rounds to whole numbers, to nearest; numbers without an int32 become garbage, which `Quanta::bound` tells.
-inline Words nearest(Lanes value) {
+// Rounds to the nearest integers. Numbers outside the range of int32 give arbitrary integers. The caller detects them by
+// `FixedPointScale::sum_bound`.
+inline IntVec round_to_int(FloatVec value) {
 #if defined(__AVX512F__)
-    return (Words)_mm512_cvtps_epi32((__m512)value);
+    return (IntVec)_mm512_cvtps_epi32((__m512)value);
 #elif defined(__AVX2__)
-    return (Words)_mm256_cvtps_epi32((__m256)value);
+    return (IntVec)_mm256_cvtps_epi32((__m256)value);
 #elif defined(__SSE2__)
-    return (Words)_mm_cvtps_epi32((__m128)value);
+    return (IntVec)_mm_cvtps_epi32((__m128)value);
 #else
-    return __builtin_convertvector(value + (value < 0 ? Lanes{} - 0.5f : Lanes{} + 0.5f), Words);
+    return __builtin_convertvector(value + (value < 0 ? FloatVec{} - 0.5f : FloatVec{} + 0.5f), IntVec);
 #endif
 }
 
-// Adds a whole number to a total. Totals that overflow wrap around, here and below; signed addition may not.
-inline void add_whole(int32_t& total, int32_t term) { total = int32_t(uint32_t(total) + uint32_t(term)); }
+// Adds an integer to a total. A total that overflows wraps around. The addition is unsigned, because overflow of signed
+// integers is undefined behaviour in C++.
+inline void wrapping_add(int32_t& total, int32_t term) { total = int32_t(uint32_t(total) + uint32_t(term)); }
 
-// Adds whole numbers to totals, the first `count` of them if it is less than LANES.
-inline void add_whole(int32_t* totals, Words terms, long count = LANES) {
+// Adds the first min(count, LANES) integers of a vector to totals.
+inline void wrapping_add(int32_t* totals, IntVec terms, long count = LANES) {
     if (count >= LANES) {
-        const Bits sum = copy_in<Bits>(totals) + (Bits)terms;
+        const UIntVec sum = load_unaligned<UIntVec>(totals) + (UIntVec)terms;
         std::memcpy(totals, &sum, sizeof sum);
     } else {
-        for (long i = 0; i < count; ++i) add_whole(totals[i], terms[i]);
+        for (long i = 0; i < count; ++i) wrapping_add(totals[i], terms[i]);
     }
 }
 
-// The largest of several sizes in bits, which ascend as numbers do; those of NaN are above all.
-inline float largest_of(Words sizes) {
-    int32_t bits = 0;
-    for (long i = 0; i < LANES; ++i) bits = std::max(bits, sizes[i]);
+// Returns the largest of non-negative floats that are given as bits. The bits of non-negative floats are ordered like the
+// floats, and the bits of a NaN are larger than the bits of every number. The result is therefore NaN if one float is NaN.
+inline float max_of_float_bits(IntVec bits) {
+    int32_t largest_bits = 0;
+    for (long i = 0; i < LANES; ++i) largest_bits = std::max(largest_bits, bits[i]);
     float largest;
-    std::memcpy(&largest, &bits, sizeof largest);
+    std::memcpy(&largest, &largest_bits, sizeof largest);
     return largest;
 }
 
-// The larger sizes, in bits.
-inline Words larger(Words sizes, Lanes values) {
-    const Words others = (Words)values & 0x7FFFFFFF;
-    return others > sizes ? others : sizes;
+// Returns the lane-wise maximum of `max_bits` and the bits of the absolute values.
+inline IntVec max_abs_bits(IntVec max_bits, FloatVec values) {
+    const IntVec bits = (IntVec)values & 0x7FFFFFFF;
+    return bits > max_bits ? bits : max_bits;
 }
 
-// The largest size of `count` numbers, a multiple of LANES; NaN if there is one.
-template <class T> float largest_of(const T* values, long count) {
-    Words sizes{};
-    for (long i = 0; i < count; i += LANES) sizes = larger(sizes, load(values + i));
-    return largest_of(sizes);
+// Returns the largest absolute value of `count` numbers, or NaN if one of them is NaN. count: a multiple of LANES.
+template <class T> float max_abs(const T* values, long count) {
+    IntVec max_bits{};
+    for (long i = 0; i < count; i += LANES) max_bits = max_abs_bits(max_bits, load(values + i));
+    return max_of_float_bits(max_bits);
 }
 
-// Converts the terms of one parameter's gradient, and bounds their sum. Each thread has its own.
-class Quanta {
+// Fixed-point scale of one parameter's gradient: it converts the terms of the gradient, and bounds their sum. Each thread
+// has an object of its own.
+//
+// A term is the contribution of a fixed group of documents. It is added in float32 in a fixed order, then rounded.
+class FixedPointScale {
   public:
-    // A quantum is 2^exponent. unit: of the bound, in quanta.
-    void begin(int32_t exponent, double unit) {
+    // Starts a step. The unit of the fixed-point numbers is 2^exponent. bound_unit: unit of `sum_bound`, in units of the
+    // fixed-point numbers.
+    void start(int32_t exponent, double bound_unit) {
         *this = {};
-        per_unit_ = std::ldexp(1.0f, -exponent);
-        unit_ = unit;
+        inverse_scale_ = std::ldexp(1.0f, -exponent);
+        bound_unit_ = bound_unit;
     }
 
-    float per_unit() const { return per_unit_; }
+    // Returns 2^-exponent, the factor that converts a gradient to fixed point.
+    float inverse_scale() const { return inverse_scale_; }
 
-    // Converts part of a term.
-    Words operator()(Lanes values) {
-        const Lanes quanta = values * per_unit_;
-        largest_ = larger(largest_, quanta);
-        return nearest(quanta);
+    // Converts a part of a term, and records its largest absolute value.
+    IntVec quantize(FloatVec values) {
+        const FloatVec scaled = values * inverse_scale_;
+        max_bits_ = max_abs_bits(max_bits_, scaled);
+        return round_to_int(scaled);
     }
 
-    // Adds part of a term to totals.
+    // Converts a part of a term, and adds it to totals.
     void add(int32_t* totals, const float* values, long count) {
-        for (long i = 0; i < count; i += LANES) add_whole(totals + i, (*this)(load_some(values + i, count - i)), count - i);
+        for (long i = 0; i < count; i += LANES) wrapping_add(totals + i, quantize(load_partial(values + i, count - i)), count - i);
     }
 
-    // Ends a term: no number of it was larger than those converted since the last call.
+    // Ends a term. The numbers that were converted since the last call bound the term.
     void end_term() {
-        end_term(largest_of(largest_));
-        largest_ = Words{};
+        end_term(max_of_float_bits(max_bits_));
+        max_bits_ = IntVec{};
     }
 
-    // Ends a term that is at most `largest` quanta, before rounding.
+    // Ends a term whose numbers are at most `largest` units before rounding. Rounding adds less than 1 to a number.
     void end_term(float largest) {
-        if (largest == 0) return;  // also the rows that pad a batch
-        bound_ += std::isfinite(largest) ? std::ceil((double(largest) + 1) / unit_) : NAN;
+        if (largest == 0) return;  // Rows that only pad a batch add nothing to the bound.
+        sum_bound_ += std::isfinite(largest) ? std::ceil((double(largest) + 1) / bound_unit_) : NAN;
     }
 
-    // Takes over the terms of another thread.
-    void join(const Quanta& other) { bound_ += other.bound_; }
+    // Adds the terms of another thread.
+    void merge(const FixedPointScale& other) { sum_bound_ += other.sum_bound_; }
 
-    // A bound of the sum of all terms, in its unit. Its sum over threads and processes is exact up to 2^24.
-    float bound() const { return float(bound_); }
+    // Returns a bound of the sum of all terms, in bound units. The bound is an integer, so its float32 sum over threads and
+    // processes is exact up to 2^24.
+    float sum_bound() const { return float(sum_bound_); }
 
   private:
-    float per_unit_ = 1;
-    Words largest_{};
-    double unit_ = 1, bound_ = 0;
+    float inverse_scale_ = 1;
+    IntVec max_bits_{};
+    double bound_unit_ = 1, sum_bound_ = 0;
 };
 
-// Writes the bounds of the terms of all threads. scratches: the memory of each thread, with `quanta` of each parameter.
+// Writes the bounds of the sums over all threads to bounds [parameters]. scratches: objects of the threads, each with the
+// array `grad_scales` [parameters].
 template <class Scratches> void write_bounds(const Scratches& scratches, long parameters, float* bounds) {
     for (long i = 0; i < parameters; ++i) {
-        Quanta all;
-        for (const auto& scratch : scratches) all.join(scratch.quanta[i]);
-        bounds[i] = all.bound();
+        FixedPointScale total;
+        for (const auto& scratch : scratches) total.merge(scratch.grad_scales[i]);
+        bounds[i] = total.sum_bound();
     }
 }
 
-// The sum of the squares of whole numbers: low + high * 2^32. Both add up exactly over processes.
+// Sum of the squares of integers, as low + high * 2^32. The sums of `low` and of `high` over processes are exact.
 struct SumOfSquares {
     uint64_t low = 0, high = 0;
 };

@@ -1,14 +1,20 @@
-// The matrix product that all layers are built on: blocks of 32 columns of float32 sums.
+// Matrix product (GEMM) of a block of 32 columns. All layers are built on it.
 //
-// Elements are float, or bfloat16 with PAIR = 2: one instruction multiplies and adds two neighbours along k. A block
-// computes
+// Elements are float32, or bfloat16 with float32 sums. For bfloat16, PAIR is 2: one instruction multiplies two neighbouring
+// elements along k and adds both products. A block computes
 //
 //     c[m][n] (+)= sum over tap, k of a[m + tap][k] * b[tap][k][n],    0 <= m < rows, 0 <= n < 32
 //
-// a: rows of lda elements, k contiguous. With taps > 1 this is a convolution along the rows, without copying them.
-// b: a panel [taps * k / PAIR][32][PAIR], contiguous.
-// In vector registers, other strides of k, in elements of a and b, make blocks of transposed and of wider matrices.
-// k is a multiple of STEP. With AMX, rows up to the next multiple of 32 are read and written.
+// a: rows of lda elements, contiguous along k. With taps > 1, the block computes a convolution along the rows. The rows are
+// not copied for it (no im2col).
+// b: a panel [taps * k / PAIR][32][PAIR], contiguous. Packing weights into such panels is the usual technique of GEMM
+// libraries (Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
+// c: rows of ldc float32 numbers.
+//
+// k is a multiple of STEP. In vector registers, `strides` can give other distances along k, in elements of a and b. Blocks
+// of transposed and of wider matrices use them. With AMX, the rows up to the next multiple of 32 are read and written.
+//
+// The order of the additions along k is part of the result: it must not change.
 #pragma once
 
 #include <algorithm>
@@ -28,42 +34,45 @@ template <class T> constexpr long STEP = PAIR<T>;
 
 // ---- in vector registers -----------------------------------------------------------------------------------------
 
-// A strip is ROWS rows of VECTORS vectors, whose sums fit in the registers and are enough to hide the latency of their
-// additions.
-constexpr long ROWS = LANES == 16 ? 8 : 6, VECTORS = 2;
+// A strip has STRIP_ROWS rows of VECTORS vectors. Its sums fit in the registers: 16 of 32 registers with AVX-512, 12 of 16
+// with AVX2. They are enough independent sums to hide the latency of the additions (Intel 64 and IA-32 Architectures
+// Optimization Reference Manual, on FMA latency).
+constexpr long STRIP_ROWS = LANES == 16 ? 8 : 6, VECTORS = 2;
 
-// Adds the products of words, which are a float or a pair of bfloat16.
-template <class T> Lanes multiply_add(Lanes sum, Bits left, Bits right) {
+// Adds the products of 32-bit words. A word is one float32 number or a pair of bfloat16 numbers.
+template <class T> FloatVec dot_pair_add(FloatVec sum, UIntVec left, UIntVec right) {
 #if defined(__AVX512BF16__)
-    if constexpr (PAIR<T> == 2) return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+    if constexpr (PAIR<T> == 2) return (FloatVec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
 #else
-    // As the instruction: the upper halves first. Their products are exact in float32, so fused additions change nothing.
+    // The emulation adds in the order of VDPBF16PS: the upper halves first. The product of two bfloat16 numbers is exact in
+    // float32, so fused and separate operations give the same bits.
     if constexpr (PAIR<T> == 2) {
-        sum += (Lanes)(left & 0xFFFF0000) * (Lanes)(right & 0xFFFF0000);
-        return sum + (Lanes)(left << 16) * (Lanes)(right << 16);
+        sum += (FloatVec)(left & 0xFFFF0000) * (FloatVec)(right & 0xFFFF0000);
+        return sum + (FloatVec)(left << 16) * (FloatVec)(right << 16);
     }
 #endif
-    return sum + (Lanes)left * (Lanes)right;
+    return sum + (FloatVec)left * (FloatVec)right;
 }
 
+// Distances of neighbouring elements (or pairs) along k, in elements.
 struct Strides {
-    long a, b;  // of k
+    long a, b;
 };
 template <class T> constexpr Strides CONTIGUOUS = {PAIR<T>, BLOCK * PAIR<T>};
 
 template <long R, class T>
 void strip(const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate, Strides strides) {
-    Lanes sums[R][VECTORS];
+    FloatVec sums[R][VECTORS];
     for (long m = 0; m < R; ++m)
-        for (long v = 0; v < VECTORS; ++v) sums[m][v] = accumulate ? load(c + m * ldc + v * LANES) : Lanes{};
+        for (long v = 0; v < VECTORS; ++v) sums[m][v] = accumulate ? load(c + m * ldc + v * LANES) : FloatVec{};
     for (long tap = 0; tap < taps; ++tap, a += lda) {
         const T* left_at = a;
         for (long i = 0; i < k; i += PAIR<T>, left_at += strides.a, b += strides.b) {
-            Bits right[VECTORS];
-            for (long v = 0; v < VECTORS; ++v) right[v] = copy_in<Bits>(b + v * LANES * PAIR<T>);
+            UIntVec right[VECTORS];
+            for (long v = 0; v < VECTORS; ++v) right[v] = load_unaligned<UIntVec>(b + v * LANES * PAIR<T>);
             for (long m = 0; m < R; ++m) {
-                const Bits left = copy_in<uint32_t>(left_at + m * lda) - Bits{};
-                for (long v = 0; v < VECTORS; ++v) sums[m][v] = multiply_add<T>(sums[m][v], left, right[v]);
+                const UIntVec left = load_unaligned<uint32_t>(left_at + m * lda) - UIntVec{};
+                for (long v = 0; v < VECTORS; ++v) sums[m][v] = dot_pair_add<T>(sums[m][v], left, right[v]);
             }
         }
     }
@@ -82,15 +91,16 @@ void strip(
     }
 }
 
+// Computes a block; see the top of this file.
 template <class T>
 void block(
     const T* a, long lda, long rows, long taps, long k, const T* b, float* c, long ldc, bool accumulate,
     Strides strides = CONTIGUOUS<T>
 ) {
-    // All strips use the columns of a panel while they are in the L1 cache.
+    // All strips of a column of b are computed while the column is in the L1 cache.
     for (long n = 0; n < BLOCK; n += VECTORS * LANES)
-        for (long top = 0; top < rows; top += ROWS)
-            strip<ROWS>(std::min(ROWS, rows - top), a + top * lda, lda, taps, k, b + n * PAIR<T>, c + top * ldc + n,
+        for (long top = 0; top < rows; top += STRIP_ROWS)
+            strip<STRIP_ROWS>(std::min(STRIP_ROWS, rows - top), a + top * lda, lda, taps, k, b + n * PAIR<T>, c + top * ldc + n,
                         ldc, accumulate, strides);
 }
 
@@ -98,7 +108,10 @@ void block(
 
 #if defined(__AMX_BF16__)
 
-inline void tiles(
+// Computes 32 rows of a block in AMX tile registers (Intel 64 and IA-32 Architectures Software Developer's Manual, "Intel
+// AMX instruction set"). Tiles 0 to 3 hold the sums of the four 16 × 16 quarters, tiles 4 and 5 the rows of a, and tiles 6
+// and 7 the columns of b. The loads alternate with the products, so that the products hide the latency of the loads.
+inline void tile_block(
     const bfloat16* a, long lda, long taps, long k, const bfloat16* b, float* c, long ldc, bool accumulate
 ) {
     const long stride = ldc * 4;
@@ -137,13 +150,14 @@ inline void tiles(
 inline void block(
     const bfloat16* a, long lda, long rows, long taps, long k, const bfloat16* b, float* c, long ldc, bool accumulate
 ) {
-    for (long top = 0; top < rows; top += BLOCK) tiles(a + top * lda, lda, taps, k, b, c + top * ldc, ldc, accumulate);
+    for (long top = 0; top < rows; top += BLOCK) tile_block(a + top * lda, lda, taps, k, b, c + top * ldc, ldc, accumulate);
 }
 
-// Configures the thread's tile registers while it computes blocks.
-class Tiles {
+// Configuration of the AMX tile registers of a thread. A thread that computes blocks holds such an object. Its destructor
+// releases the registers, so that the kernel need not save 8 KB at each context switch.
+class TileRegisters {
   public:
-    Tiles() {
+    TileRegisters() {
         struct {
             uint8_t palette = 1, start_row = 0, reserved[14] = {};
             uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -151,14 +165,14 @@ class Tiles {
         } shape;
         _tile_loadconfig(&shape);
     }
-    ~Tiles() { _tile_release(); }
+    ~TileRegisters() { _tile_release(); }
 };
 
 #else
 
-struct Tiles {
-    Tiles() {}
-    ~Tiles() {}
+struct TileRegisters {
+    TileRegisters() {}
+    ~TileRegisters() {}
 };
 
 #endif

@@ -1,4 +1,6 @@
-// Functions that compilers call and the C++ library of GCC 8 lacks; see glibc_compat.h. Hidden: others have the library's.
+// Functions that later compilers call and the C++ library of GCC 8 does not have. With them, the kernels load with the C++
+// library of 2018; see glibc_compat.h for the C library. The functions are hidden: other libraries of the process must
+// use the functions of the C++ library.
 
 #include <exception>
 #include <new>
@@ -8,10 +10,10 @@ extern "C" {
 [[noreturn, gnu::visibility("hidden")]] void throw_bad_array_new_length() asm("_ZSt28__throw_bad_array_new_lengthv");
 [[noreturn, gnu::visibility("hidden")]] void call_terminate(void*) asm("__cxa_call_terminate");
 
-// Called from GCC 11 on, for vectors that are too long.
+// GCC 11 and later call this function if the size of a new array is too large.
 void throw_bad_array_new_length() { throw std::bad_array_new_length(); }
 
-// Called from GCC 14 on, for an exception where none may pass.
+// GCC 14 and later call this function if an exception leaves a function that may not throw.
 void call_terminate(void*) { std::terminate(); }
 
 }  // extern "C"

@@ -1,5 +1,8 @@
-// Lets the kernels load with the C and C++ libraries of 2018, glibc 2.28 and those of GCC 8, though compiled with later
-// ones. Version 2.29 of these functions differs from the one before only in how it reports errors.
+// Symbol versions for old C libraries.
+//
+// The kernels must load with glibc 2.28 (manylinux_2_28, PEP 600), even if a later glibc compiled them. glibc 2.29 has a
+// second version of exp, log and pow, which differs only in the reporting of errors. These assembler directives select the
+// first version (manual of GNU as, ".symver").
 #pragma once
 
 #include <features.h>

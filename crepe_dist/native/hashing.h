@@ -1,4 +1,5 @@
-// Hashing of n-grams and words to the rows of a table.
+// Hashing of n-grams and words to rows of a table. crepe_dist/networks/ngrams/hashing.py describes the hash and lists the
+// other implementations. All of them must give the same rows.
 #pragma once
 
 #include <algorithm>
@@ -7,36 +8,41 @@
 
 #include "constants.hpp"
 
-// Copies the codes of a text up to its last known character, between two symbols, whose code follows those of the
-// alphabet. networks/ngrams/hashing.py describes the hash. A text without a known character is empty.
-inline void read_text(const uint8_t* codes, long length, long alphabet, std::vector<uint8_t>& out) {
+// Copies the character ids of a text to `out`, up to the last known character. The copy begins and ends with a boundary
+// symbol, whose id is alphabet_size. Unknown characters become BLANK. The copy of a text without a known character is
+// empty.
+inline void add_boundary_symbols(const uint8_t* codes, long length, long alphabet_size, std::vector<uint8_t>& out) {
     out.clear();
-    while (length && codes[length - 1] >= alphabet) --length;
+    while (length && codes[length - 1] >= alphabet_size) --length;
     if (!length) return;
-    out.push_back(uint8_t(alphabet));
-    for (long i = 0; i < length; ++i) out.push_back(codes[i] < alphabet ? codes[i] : BLANK);
-    out.push_back(uint8_t(alphabet));
+    out.push_back(uint8_t(alphabet_size));
+    for (long i = 0; i < length; ++i) out.push_back(codes[i] < alphabet_size ? codes[i] : BLANK);
+    out.push_back(uint8_t(alphabet_size));
 }
 
-// The key of an n-gram that is one known character longer. N-grams of up to seven characters have distinct keys.
-inline uint64_t extended(uint64_t key, uint8_t code) {
+// Returns the key of an n-gram that is longer by one known character. N-grams of up to seven characters have distinct
+// keys, because RADIX^7 < 2^64.
+inline uint64_t extend_key(uint64_t key, uint8_t code) {
     return key * RADIX + code + 1;
 }
 
-// Mixes a key as SplitMix64 does (Steele, Lea & Flood 2014) and scales the upper 32 bits to the rows.
-inline uint32_t row_of(uint64_t key, long rows) {
+// Hashes a key to a row. The key is mixed by the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014). The
+// upper 32 bits are scaled to the number of rows by a multiplication, which is faster than a division (Lemire, "Fast
+// random integer generation in an interval", 2019).
+inline uint32_t hash_to_row(uint64_t key, long rows) {
     key = (key ^ (key >> 30)) * MULTIPLIER1;
     key = (key ^ (key >> 27)) * MULTIPLIER2;
     key ^= key >> 31;
     return uint32_t((key >> 32) * uint64_t(rows) >> 32);
 }
 
-// Calls visit(key) for each word of a text and for each pair of neighbouring words.
-template <class Visit> inline void visit_words(const std::vector<uint8_t>& text, long letters, Visit visit) {
+// Calls visit(key) for each word of a text, and for each pair of neighbouring words. The ids below num_word_char_ids are
+// the characters of words.
+template <class Visit> inline void visit_words(const std::vector<uint8_t>& text, long num_word_char_ids, Visit visit) {
     uint64_t key = 0, before = 0;
-    for (const uint8_t code : text) {  // the last one is no letter
-        if (code < letters) {
-            key = extended(key, code);
+    for (const uint8_t code : text) {  // The final boundary symbol is no word character, and ends the last word.
+        if (code < num_word_char_ids) {
+            key = extend_key(key, code);
         } else if (key) {
             visit(key);
             if (before) visit(before * GOLDEN + key);
@@ -46,15 +52,16 @@ template <class Visit> inline void visit_words(const std::vector<uint8_t>& text,
     }
 }
 
-// Makes n-grams one character longer. The row of an n-gram with an unknown character stays as it is.
-inline void extend_all(
+// Extends n-grams by one character each, and writes their rows to `out`. If an n-gram has an unknown character, its element
+// of `out` does not change.
+inline void extend_ngrams(
     uint64_t* __restrict keys, const uint8_t* __restrict codes, long count, long rows, uint32_t* __restrict out
 ) {
     constexpr uint64_t UNKNOWN = UINT64_MAX;
-    for (long i = 0; i < count; ++i) {  // without branches, so that the compiler uses vectors
+    for (long i = 0; i < count; ++i) {  // The loop has no branches, so that the compiler vectorises it.
         const bool known = (codes[i] != BLANK) & (keys[i] != UNKNOWN);
-        keys[i] = known ? extended(keys[i], codes[i]) : UNKNOWN;
-        const uint32_t row = row_of(keys[i], rows);
+        keys[i] = known ? extend_key(keys[i], codes[i]) : UNKNOWN;
+        const uint32_t row = hash_to_row(keys[i], rows);
         out[i] = known ? row : out[i];
     }
 }

@@ -1,4 +1,8 @@
-"""Loading of the compiled kernels: selection of the build for this processor, and the signatures of its functions."""
+"""Loader of the compiled CPU kernels.
+
+It selects the build for this processor, checks that the build belongs to the installed sources, and declares the
+signatures of its C functions for ctypes.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,16 @@ from crepe_dist.files import sha256
 if TYPE_CHECKING:
     import numpy as np
 
-SWITCH = "CREPE_DIST_KERNELS"  # for developers: one of BUILDS; or NONE, to behave as if installed without a compiler
+# Environment variable for developers. Its value is one of BUILDS, or NONE to behave as if installed without a compiler.
+SWITCH = "CREPE_DIST_KERNELS"
 NONE = "none"
-IN_SOFTWARE = "CREPE_DIST_SOFTWARE_BFLOAT16"  # for developers: if it is 1, builds without the instructions emulate them
-GENERIC = "generic"  # for any processor of the architecture
+# Environment variable for developers. The value 1 lets builds without bfloat16 instructions emulate these instructions.
+IN_SOFTWARE = "CREPE_DIST_SOFTWARE_BFLOAT16"
+GENERIC = "generic"  # Name of the build that runs on any processor of the architecture.
 PROCESSOR = Path("/proc/cpuinfo")
 FOLDER = Path(__file__).parent
-RECORD = FOLDER / "builds.json"  # SHA-256 of the builds and their sources, written at compilation
-# Builds, best first, and the flags of /proc/cpuinfo that each needs. tools/hatch_build.py compiles them.
+RECORD = FOLDER / "builds.json"  # SHA-256 checksums of the builds and of their sources. The compilation writes it.
+# Builds, best first, and the flags in /proc/cpuinfo that each build requires. tools/hatch_build.py compiles the builds.
 AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
 BUILDS = {
     "amx": AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"},
@@ -34,9 +40,11 @@ BUILDS = {
     "avx2": {"avx2", "fma", "f16c"},
     GENERIC: set(),
 }
-# Matrix product that tells which precision is faster: of the tower's width, 0.05 milliseconds at a time.
-PRODUCT_SIZE, PRODUCT_TIMES, PRODUCT_ROUNDS = 64, 10, 31
-CLEARLY = 1.15  # times as fast, from which float32 is worth its larger memory
+# Matrix products that are timed to find the faster precision: rows and columns (the width of the convolutional branch),
+# products per measurement (0.05 milliseconds), and pairs of measurements.
+MATMUL_SIZE, MATMULS_PER_TIMING, TIMED_PAIRS = 64, 10, 31
+# float32 replaces bfloat16 only if it is at least this many times as fast, because float32 takes twice the memory.
+MIN_FLOAT32_SPEEDUP = 1.15
 _BYTES = ctypes.c_void_p
 _FLOATS = ctypes.c_void_p
 _DOUBLES = ctypes.c_void_p
@@ -44,13 +52,15 @@ _ARRAYS = ctypes.POINTER(ctypes.c_void_p)
 _LONG = ctypes.c_int64
 _LONGS = ctypes.c_void_p
 _INTS = ctypes.c_void_p
-_DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)  # its probability and seed; the first document
-_ROUNDED = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)  # gradients, exponents, unit and bounds; see Quanta
+# Dropout of a step: probability, seed, and number of the first document in the global batch.
+_DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)
+# Fixed-point gradients: gradients, exponents of their scales, unit of the bounds, and bounds. See optim/fixed_point.py.
+_FIXED_POINT = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)
 _UPDATE = (ctypes.c_int, _DOUBLES, ctypes.c_int, _LONGS, *[_ARRAYS] * 4, *[_DOUBLES] * 2, ctypes.c_double, ctypes.c_int)
 
 
 class Stored(ctypes.Structure):
-    """A parameter as native/compressed_array.h describes it."""
+    """Parameter of a network, as the struct ``CompressedArray`` in native/compressed_array.h."""
 
     _fields_ = (
         ("words", _LONGS), ("before", _INTS), ("size", _LONG), ("values", _FLOATS), ("codes", _BYTES),
@@ -58,60 +68,63 @@ class Stored(ctypes.Structure):
     )  # fmt: skip
 
 
-# function: (result type, argument types)
+# Result type and argument types of each C function.
 _FUNCTIONS = {
     "crepe_has_bfloat16": (ctypes.c_int, ()),
-    "crepe_open": (ctypes.c_void_p, (ctypes.c_int, _LONGS, ctypes.c_double, ctypes.c_int)),
+    "crepe_open_crepe": (ctypes.c_void_p, (ctypes.c_int, _LONGS, ctypes.c_double, ctypes.c_int)),
     "crepe_open_paper": (ctypes.c_void_p, (ctypes.c_int, _LONGS, ctypes.c_int)),
     "crepe_open_ngrams": (ctypes.c_void_p, (_LONGS, ctypes.c_int)),
     "crepe_count_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONGS, _LONGS, ctypes.c_int)),
-    "crepe_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS, ctypes.c_int)),
+    "crepe_find_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS, ctypes.c_int)),
     "crepe_close": (None, (ctypes.c_void_p,)),
-    "crepe_objective": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p, _FLOATS, _LONG)),
-    "crepe_set": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(Stored), ctypes.c_int)),
-    "crepe_use_table": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, _LONG)),
+    "crepe_set_loss": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p, _FLOATS, _LONG)),
+    "crepe_set_parameters": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(Stored), ctypes.c_int)),
+    "crepe_attach_embedding": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, _LONG)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
-    "crepe_forward_parts": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
+    "crepe_branch_logits": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_find_rows": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG)),
-    "crepe_train": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, *_DROPOUT, *_ROUNDED, _DOUBLES)),
+    "crepe_forward_backward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, *_DROPOUT, *_FIXED_POINT, _DOUBLES)),
     "crepe_to_half": (_LONG, (_FLOATS, _LONG, _LONG, _BYTES, _BYTES)),
-    "crepe_squares": (None, (ctypes.c_void_p, _LONG, _LONGS)),
-    "crepe_products": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
-    "crepe_update": (None, _UPDATE),
-    "crepe_table_bytes": (_LONG, (_LONGS, _INTS)),
-    "crepe_table_rows_each": (_LONG, (_LONGS, _INTS)),
-    "crepe_table_open": (ctypes.c_void_p, (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int)),
-    "crepe_table_close": (None, (ctypes.c_void_p,)),
-    "crepe_table_read": (None, (ctypes.c_void_p, _INTS, _LONG, _FLOATS)),
-    "crepe_table_keep": (None, (ctypes.c_void_p, _LONGS, _ARRAYS)),
-    "crepe_table_sum_kept": (ctypes.c_int, (ctypes.c_void_p,)),
-    "crepe_table_add": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _ARRAYS, _LONGS, ctypes.c_int)),
-    "crepe_table_squares": (None, (ctypes.c_void_p, _LONGS)),
-    "crepe_table_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
-    "crepe_table_flush": (ctypes.c_int, (ctypes.c_void_p,)),
-    "crepe_table_load": (ctypes.c_int, (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, _INTS, _DOUBLES, _LONG)),
-    "crepe_table_store": (None, (ctypes.c_void_p, _LONG, _LONG, _FLOATS, _FLOATS, _FLOATS, _INTS)),
-    "crepe_table_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
-    "crepe_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
-    "crepe_passed": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
-    "crepe_shorten": (_LONG, (_INTS, _LONG, _INTS)),
-    "crepe_widen": (ctypes.c_int, (_INTS, _LONG, _LONG, _INTS)),
-    "crepe_add_whole": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),
+    "crepe_squared_norm": (None, (ctypes.c_void_p, _LONG, _LONGS)),
+    "crepe_time_matmul": (ctypes.c_int, (ctypes.c_int, _LONG, ctypes.c_int, ctypes.c_int)),
+    "crepe_update_parameters": (None, _UPDATE),
+    "crepe_embedding_bytes": (_LONG, (_LONGS, _INTS)),
+    "crepe_embedding_rows_per_shard": (_LONG, (_LONGS, _INTS)),
+    "crepe_embedding_open": (
+        ctypes.c_void_p,
+        (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int),
+    ),
+    "crepe_embedding_close": (None, (ctypes.c_void_p,)),
+    "crepe_embedding_read_rows": (None, (ctypes.c_void_p, _INTS, _LONG, _FLOATS)),
+    "crepe_embedding_collect_remote_rows": (None, (ctypes.c_void_p, _LONGS, _ARRAYS)),
+    "crepe_embedding_reduce_remote_grads": (ctypes.c_int, (ctypes.c_void_p,)),
+    "crepe_embedding_accumulate": (ctypes.c_int, (ctypes.c_void_p, _ARRAYS, _ARRAYS, _LONGS, ctypes.c_int)),
+    "crepe_embedding_squared_norm": (None, (ctypes.c_void_p, _LONGS)),
+    "crepe_embedding_update": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_double)),
+    "crepe_embedding_apply_lazy_updates": (ctypes.c_int, (ctypes.c_void_p,)),
+    "crepe_embedding_load": (ctypes.c_int, (ctypes.c_void_p, _FLOATS, _FLOATS, _FLOATS, _INTS, _DOUBLES, _LONG)),
+    "crepe_embedding_store": (None, (ctypes.c_void_p, _LONG, _LONG, _FLOATS, _FLOATS, _FLOATS, _INTS)),
+    "crepe_embedding_drift_history": (_LONG, (ctypes.c_void_p, _DOUBLES)),
+    "crepe_barrier_arrive": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
+    "crepe_barrier_wait": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_double)),
+    "crepe_pack_int16": (_LONG, (_INTS, _LONG, _INTS)),
+    "crepe_unpack_int16": (ctypes.c_int, (_INTS, _LONG, _LONG, _INTS)),
+    "crepe_sum_int32": (None, (_ARRAYS, ctypes.c_int, ctypes.c_int, _LONG, _LONG)),
     "crepe_encode": (None, (ctypes.c_char_p, ctypes.c_int, _LONGS, _LONG, _LONG, ctypes.c_int, _BYTES, _BYTES)),
 }
 
 
 class Library:
-    """A loaded build of the kernels.
+    """Loaded build of the kernels.
 
     Attributes:
-        name: name of the build, one of ``BUILDS``.
-        emulates: True if it has no instructions for bfloat16, and ``IN_SOFTWARE`` asks for their results.
-        bfloat16: True if it may compute in bfloat16 in this process.
-        functions: functions of the .cpp files beside this module.
+        name: Name of the build, one of ``BUILDS``.
+        emulates: True if the build has no bfloat16 instructions and ``IN_SOFTWARE`` requests their emulation.
+        bfloat16: True if the build can compute in bfloat16 in this process.
+        functions: C functions of the .cpp files in the folder of this module.
 
     Raises:
-        OSError: The build is missing, damaged, compiled from other sources, or cannot be loaded.
+        OSError: The build is missing or damaged, was compiled from other sources, or cannot be loaded.
     """
 
     def __init__(self, name: str) -> None:
@@ -127,25 +140,26 @@ class Library:
 
     @cached_property
     def bfloat16_is_slower(self) -> bool:
-        """True if products take clearly longer in bfloat16 than in float32, which takes 3 milliseconds to measure.
+        """True if matrix products take clearly longer in bfloat16 than in float32.
 
-        AMX is always faster, and AVX512-BF16 twice as fast on AMD's processors, but half as fast on some of Intel's.
-        Load on the machine does not change the answer: it slows both products of a pair, and spoils few of the pairs.
+        The measurement takes 3 milliseconds. AMX is always faster than float32. AVX512-BF16 is twice as fast as float32
+        on AMD processors, and half as fast on some Intel processors. Other load on the machine does not change the
+        result, because it slows both products of a pair and disturbs few of the pairs.
         """
         if self.name != "avx512_bf16":
             return False
         slower = 0
-        for _ in range(PRODUCT_ROUNDS):
+        for _ in range(TIMED_PAIRS):
             times = [time.thread_time()]
             for bfloat16 in (False, True):
-                self.functions.crepe_products(bfloat16, PRODUCT_SIZE, 1, PRODUCT_TIMES)
+                self.functions.crepe_time_matmul(bfloat16, MATMUL_SIZE, 1, MATMULS_PER_TIMING)
                 times.append(time.thread_time())
-            slower += times[2] - times[1] > CLEARLY * (times[1] - times[0])
-        return slower > PRODUCT_ROUNDS / 2
+            slower += times[2] - times[1] > MIN_FLOAT32_SPEEDUP * (times[1] - times[0])
+        return slower > TIMED_PAIRS / 2
 
 
 def _check(name: str, path: Path) -> None:
-    """Raise ``OSError`` for a build with a wrong checksum, which could crash the process or compute wrong results."""
+    """Raise ``OSError`` if the checksum of a build is wrong: it could crash the process or compute wrong results."""
     try:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
         builds, sources = record["builds"], record["sources"]
@@ -168,7 +182,7 @@ def runnable() -> list[str]:
 
 
 def processor_flags() -> set[str]:
-    """Return the processor's flags from ``/proc/cpuinfo``, such as ``avx2``."""
+    """Return the flags of the processor in ``/proc/cpuinfo``, such as ``avx2``."""
     try:
         lines = PROCESSOR.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -177,10 +191,10 @@ def processor_flags() -> set[str]:
 
 
 def find() -> tuple[Library | None, str]:
-    """Select and load the build that ``SWITCH`` or ``keep_to`` names, else the best usable one.
+    """Select and load a build: the build that ``SWITCH`` or ``keep_to`` names, otherwise the best usable build.
 
     Returns:
-        The build, or ``None`` without a usable one; and the reason why no better build is used, or "".
+        The build, or ``None`` if no build is usable, and the reason why no better build is used, or "".
 
     Raises:
         UserError: The environment variable ``SWITCH`` names a build that this process cannot use.
@@ -188,11 +202,11 @@ def find() -> tuple[Library | None, str]:
     requested = os.environ.get(SWITCH, "")
     if requested:
         return _named(requested, SWITCH)
-    return (_kept[-1], "") if _kept else _best()
+    return (_selected[-1], "") if _selected else _best()
 
 
 def usable() -> list[str]:
-    """Return the names of the builds that ``find`` might select in this process, best first."""
+    """Return the names of the builds that ``find`` can select in this process, best first."""
     requested = os.environ.get(SWITCH, "")
     names = [requested] if requested else runnable()
     return [name for name in names if name != NONE and _load(name)[0] is not None]
@@ -209,29 +223,29 @@ def named(name: str, setting: str) -> Library:
 
 
 def keep_to(build: Library | None) -> None:
-    """Let ``find`` select a build from now on, so that everything in this process computes the same bits.
+    """Let ``find`` select this build from now on, so that all computations in this process are bit-identical.
 
     Args:
-        build: the build; ``None``, or the best one: as at first.
+        build: The build. ``None`` and the best build restore the default selection.
     """
     best, _ = _best()
-    _kept[:] = [] if build is None or (best and build.name == best.name) else [build]
+    _selected[:] = [] if build is None or (best and build.name == best.name) else [build]
 
 
 def functions() -> ctypes.CDLL:
-    """Return the functions of the build that ``find`` selects; call only where there is one."""
+    """Return the C functions of the build that ``find`` selects. The caller has checked that a build is usable."""
     found, trouble = find()
     assert found is not None, trouble
     return found.functions
 
 
 def pointers(arrays: Iterable[np.ndarray[Any, Any] | None]) -> Any:
-    """Return a C array with the addresses of several arrays, or null for ``None``."""
+    """Return a C array of the addresses of arrays, with a null pointer for each ``None``."""
     addresses = [None if array is None else array.ctypes.data for array in arrays]
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
-_kept: list[Library] = []  # the build of ``keep_to``
+_selected: list[Library] = []  # The build that ``keep_to`` selected, if any.
 
 
 @cache
@@ -250,7 +264,7 @@ def _named(name: str, setting: str) -> tuple[Library | None, str]:
 
 
 def _others(setting: str) -> str:
-    """Name the builds that work here; one may be missing, or compiled from other sources."""
+    """Return the remedy that lists the builds that can be loaded on this machine."""
     names = [name for name in runnable() if _load(name)[0] is not None]
     if setting != SWITCH:
         return f"use {setting} {', '.join([*names, 'auto'])}"
@@ -270,7 +284,7 @@ def _best() -> tuple[Library | None, str]:
 
 
 def _load(name: str) -> tuple[Library | None, str]:
-    """Load a build; return it, or ``None`` and the reason."""
+    """Load a build. Return it, or ``None`` and the reason why it cannot be used."""
     try:
         found = Library(name)
     except OSError as error:
@@ -281,6 +295,6 @@ def _load(name: str) -> tuple[Library | None, str]:
 
 
 def threads() -> int:
-    """Return this process's number of OpenMP threads from ``OMP_NUM_THREADS``; by default one per core."""
+    """Return the number of threads of this process: ``OMP_NUM_THREADS``, or by default one thread per core."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, int(first)) if first.isdigit() else hardware.cores()

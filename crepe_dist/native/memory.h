@@ -1,3 +1,4 @@
+// Memory of the kernels: buffers that grow, and prefetching of cache lines.
 #pragma once
 
 #include <sys/mman.h>
@@ -7,9 +8,10 @@
 #include <memory>
 #include <new>
 
-// Fetches a cache line that will be written. Without the instruction, a core that read it would have to ask the others
-// for it at the first write.
-inline void take_line(const void* address) {
+// Prefetches a cache line that will be written. PREFETCHW requests the line in the exclusive state. After a plain prefetch,
+// the first write would have to invalidate the copies of other cores. GCC generates PREFETCHW only if -mprfchw is given,
+// hence the asm statement.
+inline void prefetch_line_for_write(const void* address) {
 #if defined(__x86_64__)
     asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
 #else
@@ -17,11 +19,14 @@ inline void take_line(const void* address) {
 #endif
 }
 
-// Page-aligned array that only grows; new memory is zero. Rows of large arrays are read in random order, so that huge
-// pages back them.
+// Page-aligned array that only grows. New memory is zero; growing discards the old contents.
+//
+// Arrays of at least 4 MB are backed by huge pages (madvise(2), MADV_HUGEPAGE). Their rows are read in random order, and
+// huge pages reduce the misses of the address translation cache (TLB).
 template <class T> class Buffer {
   public:
-    T* need(size_t count) {
+    // Returns memory for at least `count` elements.
+    T* reserve(size_t count) {
         if (count > size_) {
             memory_.reset();
             const size_t page = count * sizeof(T) < 2 * HUGE_PAGE ? 4096 : HUGE_PAGE;

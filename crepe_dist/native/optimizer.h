@@ -1,13 +1,15 @@
-// Optimizers with MXNet's rules (checked with MXNet 1.9.1: src/operator/optimizer_op-inl.h), in one pass over memory.
+// Adam and SGD with momentum, each in one pass over the memory. The formulas are the formulas of MXNet 1.9.1
+// (src/operator/optimizer_op-inl.h).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <numeric>
 
-enum class Rule { adam, sgd };
+enum class OptimizerKind { adam, sgd };
 
-// Returns a × b + c. Written as such, a sum of two products might be rounded differently by different builds.
+// Returns a × b + c, rounded once in builds with FMA. If the expression were written with operators, GCC could fuse either of
+// two products that are added, and builds would round differently.
 inline float multiply_add(float a, float b, float c) {
 #if defined(__FMA__)
     return __builtin_fmaf(a, b, c);
@@ -16,69 +18,72 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// An update of a table's row.
-struct RowRule {
-    float kept, added, along, scale, weight_decay;
+// Update of a row of an embedding table.
+struct RowUpdate {
+    float moment_factor, grad_factor, value_factor, scale, weight_decay;
 
-    // Updates a number of the row, and its moment, with its gradient in quanta.
-    void update(float& value, float& moment, int32_t whole) const {
-        const float gradient = multiply_add(scale, float(whole), weight_decay * value);
-        moment = multiply_add(kept, moment, added * gradient);
-        value = multiply_add(along, moment, value);
+    // Updates one number of the row and its first moment. fixed_point: gradient in fixed point.
+    void update(float& value, float& moment, int32_t fixed_point) const {
+        const float gradient = multiply_add(scale, float(fixed_point), weight_decay * value);
+        moment = multiply_add(moment_factor, moment, grad_factor * gradient);
+        value = multiply_add(value_factor, moment, value);
     }
 };
 
 struct Optimizer {
-    Rule rule;
-    double decay, decay2, epsilon;  // Adam's beta1, beta2 and epsilon; SGD's momentum, 0 and 0
+    OptimizerKind kind;
+    double beta1, beta2, epsilon;  // Constants of Adam. For SGD, beta1 is the momentum, and the others are 0.
 
-    // Updates values with the gradients times `scale`, plus `weight_decay` × value.
+    // Updates the values of a dense parameter. The gradient is scale × gradients + weight_decay × values.
     //
-    // moments: first moments, or momentum; null without momentum. seconds: Adam's second moments.
-    // rate: learning rate; for Adam with the correction of its bias.
+    // moments: first moments of Adam, or momentum of SGD; null for SGD without momentum. seconds: second moments of Adam.
+    // learning_rate: for Adam, it includes the bias correction.
     void update(
         long count, float* __restrict values, float* __restrict moments, float* __restrict seconds,
-        const float* __restrict gradients, float rate, float scale, float weight_decay
+        const float* __restrict gradients, float learning_rate, float scale, float weight_decay
     ) const {
-        const float first = float(decay), second = float(decay2), least = float(epsilon);
-        if (rule == Rule::adam) {
+        const float first = float(beta1), second = float(beta2), least = float(epsilon);
+        if (kind == OptimizerKind::adam) {
             for (long i = 0; i < count; ++i) {
                 const float gradient = scale * gradients[i] + weight_decay * values[i];
                 moments[i] = first * moments[i] + (1 - first) * gradient;
                 seconds[i] = second * seconds[i] + (1 - second) * gradient * gradient;
-                values[i] -= rate * moments[i] / (std::sqrt(seconds[i]) + least);
+                values[i] -= learning_rate * moments[i] / (std::sqrt(seconds[i]) + least);
             }
         } else if (!moments) {
-            for (long i = 0; i < count; ++i) values[i] -= rate * (scale * gradients[i] + weight_decay * values[i]);
+            for (long i = 0; i < count; ++i) values[i] -= learning_rate * (scale * gradients[i] + weight_decay * values[i]);
         } else {
             for (long i = 0; i < count; ++i) {
-                moments[i] = first * moments[i] - rate * (scale * gradients[i] + weight_decay * values[i]);
+                moments[i] = first * moments[i] - learning_rate * (scale * gradients[i] + weight_decay * values[i]);
                 values[i] += moments[i];
             }
         }
     }
 
-    // Returns the update of a row whose numbers share their second moment, which averages `square`, the mean square of
-    // the row's gradient. past: what is left of the first moment after the updates that the row was not in.
-    RowRule of_row(float& moment, float square, float past, float rate, float scale, float weight_decay) const {
-        const float first = float(decay), second = float(decay2);
-        if (rule == Rule::sgd) return {first * past, -rate, 1, scale, weight_decay};
+    // Returns the update of a row of an embedding table, and updates the second moment of the row. All numbers of a row have
+    // one second moment, the running average of `square`, the mean square of the row's gradient (row-wise Adam).
+    // decayed: power of beta1 for the updates since the row's last gradient, by which its first moments have decayed.
+    RowUpdate row_update(float& moment, float square, float decayed, float learning_rate, float scale, float weight_decay) const {
+        const float first = float(beta1), second = float(beta2);
+        if (kind == OptimizerKind::sgd) return {first * decayed, -learning_rate, 1, scale, weight_decay};
         moment = multiply_add(second, moment, (1 - second) * square);
-        return {first * past, 1 - first, along(rate, moment), scale, weight_decay};
+        return {first * decayed, 1 - first, adam_step_factor(learning_rate, moment), scale, weight_decay};
     }
 
-    // An update without a gradient adds to a row's values a multiple of their first moments. Over several updates the
-    // multiples are a geometric series, from `drift(rate)` × `drift_ratio()`, times `along_drift`.
-    double drift(double rate) const { return rule == Rule::sgd ? 1.0 : rate; }
-    double drift_ratio() const { return rule == Rule::sgd ? decay : decay / std::sqrt(decay2); }
-    float along_drift(float drift, float moment) const { return rule == Rule::sgd ? drift : along(drift, moment); }
+    // An update without a gradient adds a multiple of the first moments to the values of a row. Over several updates, these
+    // multiples are a geometric series. The first multiple is drift(learning_rate) × drift_ratio(), and each following one is
+    // smaller by the factor drift_ratio(). momentum_drift converts the sum of the series to the factor of the first moments.
+    double drift(double learning_rate) const { return kind == OptimizerKind::sgd ? 1.0 : learning_rate; }
+    double drift_ratio() const { return kind == OptimizerKind::sgd ? beta1 : beta1 / std::sqrt(beta2); }
+    float momentum_drift(float drift, float moment) const { return kind == OptimizerKind::sgd ? drift : adam_step_factor(drift, moment); }
 
   private:
-    float along(float rate, float moment) const { return -rate / (std::sqrt(moment) + float(epsilon)); }
+    float adam_step_factor(float learning_rate, float moment) const { return -learning_rate / (std::sqrt(moment) + float(epsilon)); }
 };
 
-// The mean of the squares of `scale` × the whole numbers of a row.
-template <class Width> float mean_square(const int32_t* whole, Width width, float scale) {
+// Returns the mean of the squares of scale × the fixed-point numbers of a row. The number of partial sums is the same in all
+// builds, so that the order of the additions is the same.
+template <class Width> float mean_square(const int32_t* fixed_point, Width width, float scale) {
     constexpr long SUMS = 16;
     const long even = width / SUMS * SUMS;
     float sums[SUMS] = {};
@@ -87,7 +92,7 @@ template <class Width> float mean_square(const int32_t* whole, Width width, floa
         sum = multiply_add(value, value, sum);
     };
     for (long n = 0; n < even; n += SUMS)
-        for (long k = 0; k < SUMS; ++k) add(sums[k], whole[n + k]);
-    for (long n = even; n < width; ++n) add(sums[0], whole[n]);
+        for (long k = 0; k < SUMS; ++k) add(sums[k], fixed_point[n + k]);
+    for (long n = even; n < width; ++n) add(sums[0], fixed_point[n]);
     return std::accumulate(sums, sums + SUMS, 0.0f) / float(width);
 }

@@ -1,7 +1,8 @@
-// The paper's network on a CPU: logits, and the gradients of the loss.
+// The paper's network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626) on a CPU: six convolutions over one-hot encoded
+// characters, three max pools, and three dense layers.
 //
-// Each thread takes a few documents at a time (a chunk) through all convolutions while they are in its cache. The dense
-// layers have many weights, so they process the whole batch at once.
+// Each thread takes a chunk of a few documents through all convolutions, while their activations are in the cache of its
+// core. The dense layers have many weights, so they process the whole batch at once.
 #pragma once
 
 #include <omp.h>
@@ -15,55 +16,55 @@
 #include "engine.h"
 #include "memory.h"
 
-constexpr int CONVOLUTIONS = std::size(PAPER_TAPS);
-constexpr long GUARD = 2 * BLOCK;                        // rows before the first and after the last that may be read
+constexpr int CONVOLUTIONS = std::size(PAPER_KERNEL_SIZES);
+constexpr long GUARD = 2 * BLOCK;  // Rows before the first row and after the last row that products may read.
 
-struct Shape {
-    long alphabet, length, classes, filters, units;
+struct PaperConfig {
+    long alphabet_size, length, num_classes, filters, units;
 };
 
-template <class T> class Paper final : public Engine {
+template <class T> class PaperNetwork final : public Engine {
   public:
-    Paper(Shape shape, int threads) : shape_(shape), threads_(threads), scratch_(threads) {
+    PaperNetwork(PaperConfig shape, int threads) : config_(shape), threads_(threads), scratch_(threads) {
         width_ = padded(shape.filters);
         units_ = padded(shape.units);
-        symbols_ = shape.alphabet + 1;
-        positions_[0] = (shape.length - PAPER_TAPS[0] + 1) / PAPER_POOL;
-        positions_[1] = (positions_[0] - PAPER_TAPS[1] + 1) / PAPER_POOL;
-        positions_[2] = (positions_[1] - 4 * (PAPER_TAPS[2] - 1)) / PAPER_POOL;
+        symbols_ = shape.alphabet_size + 1;
+        positions_[0] = (shape.length - PAPER_KERNEL_SIZES[0] + 1) / PAPER_POOL;
+        positions_[1] = (positions_[0] - PAPER_KERNEL_SIZES[1] + 1) / PAPER_POOL;
+        positions_[2] = (positions_[1] - 4 * (PAPER_KERNEL_SIZES[2] - 1)) / PAPER_POOL;
         features_ = positions_[2] * shape.filters;
         widths_[0] = features_;
         widths_[1] = widths_[2] = shape.units;
-        widths_[3] = shape.classes;
+        widths_[3] = shape.num_classes;
     }
 
-    void set(const Stored* parameters, bool) override {
-        table_.need(width_ * PAPER_TAPS[0] * symbols_);
+    void set_parameters(const CompressedArray* parameters, bool) override {
+        table_.reserve(width_ * PAPER_KERNEL_SIZES[0] * symbols_);
         for (int i = 0; i < CONVOLUTIONS; ++i) {
-            bias_[i].need(width_);
-            std::memcpy(bias_[i].get(), parameters[2 * i + 1].values, shape_.filters * sizeof(float));
+            bias_[i].reserve(width_);
+            std::memcpy(bias_[i].get(), parameters[2 * i + 1].values, config_.filters * sizeof(float));
             if (i > 0) {
-                forward_[i].need(PAPER_TAPS[i] * width_ * width_);
-                backward_[i].need(PAPER_TAPS[i] * width_ * width_);
+                forward_[i].reserve(PAPER_KERNEL_SIZES[i] * width_ * width_);
+                backward_[i].reserve(PAPER_KERNEL_SIZES[i] * width_ * width_);
             }
         }
         for (int i = 0; i < 3; ++i) {
-            dense_[i].need(padded(widths_[i]) * padded(widths_[i + 1]));
+            dense_[i].reserve(padded(widths_[i]) * padded(widths_[i + 1]));
             const float* bias = parameters[2 * (CONVOLUTIONS + i) + 1].floats();
-            std::copy_n(bias, widths_[i + 1], dense_bias_[i].need(widths_[i + 1]));
+            std::copy_n(bias, widths_[i + 1], dense_bias_[i].reserve(widths_[i + 1]));
         }
 #pragma omp parallel num_threads(threads_)
         {
             load_table(parameters[0].floats());
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                pack_convolution(parameters[2 * i].floats(), shape_.filters, PAPER_TAPS[i], forward_[i].get(),
+                pack_convolution(parameters[2 * i].floats(), config_.filters, PAPER_KERNEL_SIZES[i], forward_[i].get(),
                                  backward_[i].get());
             for (int i = 0; i < 3; ++i)
                 dense_panels(parameters[2 * (CONVOLUTIONS + i)].floats(), widths_[i + 1], widths_[i], dense_[i].get());
         }
     }
 
-    void objective(Objective objective) override { objective_ = std::move(objective); }
+    void set_loss(Loss loss) override { loss_ = std::move(loss); }
 
     void forward(const uint8_t* codes, long stride, long rows, float* logits) override {
         prepare(rows, false);
@@ -75,21 +76,21 @@ template <class T> class Paper final : public Engine {
     void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) override {
         prepare(rows, true);
         dropout_ = dropout;
-        activate(batch, objective_.stride(shape_.length), first);
-        logits_.need(rows * shape_.classes);
+        activate(batch, loss_.stride(config_.length), first);
+        logits_.reserve(rows * config_.num_classes);
         add_bias(logits_.get());
-        loss(logits_.get(), batch, losses);
+        compute_loss(logits_.get(), batch, losses);
     }
 
-    long trained() const override { return 2 * (CONVOLUTIONS + 3); }
+    long num_trained() const override { return 2 * (CONVOLUTIONS + 3); }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, double unit, float* bounds) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds) override {
         const long all = padded(rows_);
         for (Scratch& scratch : scratch_)
-            for (long i = 0; i < trained(); ++i) scratch.quanta[i].begin(exponents[i], unit);
+            for (long i = 0; i < num_trained(); ++i) scratch.grad_scales[i].start(exponents[i], bound_unit);
 #pragma omp parallel num_threads(threads_)
         {
-            Tiles tiles;
+            TileRegisters tiles;
             Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(static)
             for (int i = 0; i < threads_; ++i) clear(scratch_[i]);
@@ -97,7 +98,7 @@ template <class T> class Paper final : public Engine {
                 const int index = 2 * (CONVOLUTIONS + i);
                 const T* gradient = gradients_[i + 1].get();
                 dense_weight_gradient(activations_[i].get(), gradient, rows_, widths_[i + 1], widths_[i],
-                                      gradients[index], gradients[index + 1], scratch_[0].quanta + index, turned_.get(),
+                                      gradients[index], gradients[index + 1], scratch_[0].grad_scales + index, transposed_.get(),
                                       packed_.get());
                 dense_input_gradient(
                     gradient, all, dense_[i].get(), widths_[i + 1], widths_[i], scratch.packed.get(),
@@ -106,93 +107,95 @@ template <class T> class Paper final : public Engine {
 #pragma omp for schedule(static)
             for (long first = 0; first < rows_; first += chunk_)
                 backward(first, std::min(chunk_, rows_ - first), scratch);
-            sum_up(gradients);
+            reduce_gradients(gradients);
         }
-        write_bounds(scratch_, trained(), bounds);
+        write_bounds(scratch_, num_trained(), bounds);
     }
 
   private:
-    // Memory of one thread.
+    // Scratch memory of one thread.
     struct Scratch {
-        Buffer<T> rows[2], turned, packed, pooled;
-        Buffer<float> first_layer;  // a term of its weights and bias
+        Buffer<T> rows[2], transposed, packed, pooled;
+        Buffer<float> first_layer;  // A gradient term of the first layer's weights and bias.
         Buffer<int32_t> total[CONVOLUTIONS], bias[CONVOLUTIONS];
-        Quanta quanta[2 * (CONVOLUTIONS + 3)];  // of each trained parameter
+        FixedPointScale grad_scales[2 * (CONVOLUTIONS + 3)];  // of each trained parameter
     };
 
-    const Shape shape_;
+    const PaperConfig config_;
     const int threads_;
     std::vector<Scratch> scratch_;
-    Objective objective_;
+    Loss loss_;
     long width_, units_, symbols_, features_;
-    long positions_[3];  // after each pool
-    long widths_[4];     // features, units, units, classes
+    long positions_[3];  // Positions of a document after each pool.
+    long widths_[4];     // Widths of the dense layers: features, units, units, classes.
 
     Buffer<float> table_, bias_[CONVOLUTIONS], dense_bias_[3];
     Buffer<T> forward_[CONVOLUTIONS], backward_[CONVOLUTIONS], dense_[3];
 
-    long rows_ = 0, chunk_ = 1, few_ = 1;  // documents in the batch, in a chunk, and at a time in convolution 1
+    long rows_ = 0, chunk_ = 1, few_ = 1;  // Documents of the batch, of a chunk, and at a time in convolution 1.
     Buffer<uint8_t> codes_, from_[3];
-    Buffer<T> inputs_[CONVOLUTIONS];  // inputs of convolutions 1 to 5
-    Buffer<T> activations_[3];        // inputs of the dense layers
-    Buffer<T> gradients_[4];          // gradients of activations_ and of the logits
-    Buffer<T> turned_, packed_;       // scratch of the dense layers
+    Buffer<T> inputs_[CONVOLUTIONS];  // Inputs of convolutions 1 to 5.
+    Buffer<T> activations_[3];        // Inputs of the dense layers.
+    Buffer<T> gradients_[4];          // Gradients of activations_ and of the logits.
+    Buffer<T> transposed_, packed_;       // scratch of the dense layers
     Buffer<float> sums_, logits_;
     Dropout dropout_{0, 0};
 
     long stride(int i) const { return positions_[i > 1]; }  // rows per document in the input of convolution i
-    long weights(int i) const { return PAPER_TAPS[i] * width_ * (i > 0 ? width_ : symbols_); }  // of convolution i, padded
+    long weights(int i) const { return PAPER_KERNEL_SIZES[i] * width_ * (i > 0 ? width_ : symbols_); }  // of convolution i, padded
 
-    // Returns the number of pools of the first layer that see a symbol before the blank ones at the end.
+    // Returns the number of pools of the first layer that see a character before the blanks at the end.
     long written(const uint8_t* symbols) const {
-        long end = shape_.length;
-        while (end > 0 && symbols[end - 1] == shape_.alphabet) --end;
+        long end = config_.length;
+        while (end > 0 && symbols[end - 1] == config_.alphabet_size) --end;
         return std::min(positions_[0], (end + PAPER_POOL - 1) / PAPER_POOL);
     }
 
-    // The largest power of two of documents with that many rows each that are computed at a time.
+    // Returns the number of documents that are computed at a time: the largest power of two for which they have at most 448
+    // rows.
     static long most_per_group(long rows_each) {
-        long most = PAPER_GROUP;
+        long most = PAPER_REDUCTION_GROUP;
         while (most > 1 && most * rows_each > 448) most /= 2;
         return most;
     }
 
+    // Allocates the memory of a batch, and divides the batch into chunks.
     void prepare(long rows, bool training) {
-        // About 400 rows at a time: enough for efficient products, few enough for the L1 cache. In training, the same
-        // documents for any number of threads.
+        // About 400 rows are enough for efficient products, and few enough for the L1 cache. In training, the chunks do not
+        // depend on the number of threads, because each chunk rounds its gradients to fixed point.
         rows_ = rows;
         chunk_ = most_per_group(positions_[1]);
         if (!training) chunk_ = std::max(1L, std::min(chunk_, (rows + threads_ - 1) / threads_));
         few_ = std::min(chunk_, most_per_group(positions_[0]));
-        codes_.need(rows * shape_.length);
-        for (int i = 0; i < 3; ++i) from_[i].need(rows * positions_[i] * width_);
-        for (int i = 1; i < CONVOLUTIONS; ++i) inputs_[i].need((rows * stride(i) + GUARD) * width_);
+        codes_.reserve(rows * config_.length);
+        for (int i = 0; i < 3; ++i) from_[i].reserve(rows * positions_[i] * width_);
+        for (int i = 1; i < CONVOLUTIONS; ++i) inputs_[i].reserve((rows * stride(i) + GUARD) * width_);
         for (int i = 0; i < 4; ++i) {
             const long count = padded(rows) * padded(widths_[i]);
-            if (i < 3) activations_[i].need(count);
-            if (training) gradients_[i].need(count);
+            if (i < 3) activations_[i].reserve(count);
+            if (training) gradients_[i].reserve(count);
         }
         if (training) {
-            turned_.need(term_depth<T>(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
-            packed_.need(term_depth<T>(rows) * std::max(padded(features_), padded(shape_.units)));
+            transposed_.reserve(term_depth<T>(rows) * std::max(padded(config_.units), padded(config_.num_classes)));
+            packed_.reserve(term_depth<T>(rows) * std::max(padded(features_), padded(config_.units)));
         }
-        sums_.need(padded(rows) * std::max(padded(shape_.units), padded(shape_.classes)));
+        sums_.reserve(padded(rows) * std::max(padded(config_.units), padded(config_.num_classes)));
         const long longest = std::max(few_ * positions_[0], chunk_ * positions_[1]);
         for (Scratch& scratch : scratch_) {
-            scratch.pooled.need(chunk_ * positions_[2] * width_);
-            scratch.rows[0].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
+            scratch.pooled.reserve(chunk_ * positions_[2] * width_);
+            scratch.rows[0].reserve((chunk_ * positions_[0] + 2 * GUARD) * width_);
             if (!training) continue;
             for (int i = 0; i < CONVOLUTIONS; ++i) {
-                scratch.total[i].need(weights(i));
-                scratch.bias[i].need(width_);
+                scratch.total[i].reserve(weights(i));
+                scratch.bias[i].reserve(width_);
             }
-            scratch.first_layer.need(weights(0) + width_);
-            scratch.rows[1].need((chunk_ * positions_[0] + 2 * GUARD) * width_);
-            scratch.turned.need(SIDE + width_ * turned_depth<T>(longest));
-            scratch.packed.need(BLOCK * std::max(turned_depth<T>(longest) + SHIFTS,
-                                     std::max(units_, padded(shape_.classes))));
+            scratch.first_layer.reserve(weights(0) + width_);
+            scratch.rows[1].reserve((chunk_ * positions_[0] + 2 * GUARD) * width_);
+            scratch.transposed.reserve(SIDE + width_ * transposed_depth<T>(longest));
+            scratch.packed.reserve(BLOCK * std::max(transposed_depth<T>(longest) + SHIFTS,
+                                     std::max(units_, padded(config_.num_classes))));
         }
-        // Clear rows of an earlier, larger batch: the sums over rows include the padding.
+        // Padding rows may hold an earlier, larger batch. They are cleared, because sums over rows include the padding.
         for (int i = 0; i < 3; ++i) {
             const long width = padded(widths_[i]);
             std::memset(static_cast<void*>(activations_[i].get() + rows * width), 0,
@@ -209,18 +212,18 @@ template <class T> class Paper final : public Engine {
 
     void load_table(const float* weights) {
 #pragma omp for schedule(static)
-        for (long channel = 0; channel < shape_.filters; ++channel)
-            for (long tap = 0; tap < PAPER_TAPS[0]; ++tap)
-                for (long symbol = 0; symbol < shape_.alphabet; ++symbol)
-                    table_.get()[((channel / BLOCK * PAPER_TAPS[0] + tap) * symbols_ + symbol) * BLOCK + channel % BLOCK] =
-                        weights[(channel * shape_.alphabet + symbol) * PAPER_TAPS[0] + tap];
+        for (long channel = 0; channel < config_.filters; ++channel)
+            for (long tap = 0; tap < PAPER_KERNEL_SIZES[0]; ++tap)
+                for (long symbol = 0; symbol < config_.alphabet_size; ++symbol)
+                    table_.get()[((channel / BLOCK * PAPER_KERNEL_SIZES[0] + tap) * symbols_ + symbol) * BLOCK + channel % BLOCK] =
+                        weights[(channel * config_.alphabet_size + symbol) * PAPER_KERNEL_SIZES[0] + tap];
     }
 
-    // Computes all layers except the bias of the last one; leaves its products in sums_.
+    // Computes all layers except the bias of the last layer. The products of the last layer are in sums_ afterwards.
     void activate(const uint8_t* codes, long stride, uint64_t first_row) {
 #pragma omp parallel num_threads(threads_)
         {
-            Tiles tiles;
+            TileRegisters tiles;
             Scratch& scratch = scratch_[omp_get_thread_num()];
 #pragma omp for schedule(static)
             for (long first = 0; first < rows_; first += chunk_)
@@ -234,17 +237,17 @@ template <class T> class Paper final : public Engine {
 
     void convolutions(const uint8_t* codes, long stride, long first, long count, Scratch& scratch) {
         for (long row = first; row < first + count; ++row) {
-            uint8_t* symbols = codes_.get() + row * shape_.length;
-            for (long i = 0; i < shape_.length; ++i)
-                symbols[i] = uint8_t(std::min(long(codes[row * stride + i]), shape_.alphabet));
-            first_layer(symbols, written(symbols), positions_[0], width_, PAPER_TAPS[0], symbols_, table_.get(),
+            uint8_t* symbols = codes_.get() + row * config_.length;
+            for (long i = 0; i < config_.length; ++i)
+                symbols[i] = uint8_t(std::min(long(codes[row * stride + i]), config_.alphabet_size));
+            first_layer(symbols, written(symbols), positions_[0], width_, PAPER_KERNEL_SIZES[0], symbols_, table_.get(),
                         bias_[0].get(), inputs_[1].get() + row * positions_[0] * width_,
                         from_[0].get() + row * positions_[0] * width_);
         }
         T* rows = scratch.rows[0].get() + GUARD * width_;
         for (long part = first; part < first + count; part += few_) {
             const long count_here = std::min(few_, first + count - part);
-            convolution(inputs_[1].get() + part * positions_[0] * width_, count_here * positions_[0], width_, PAPER_TAPS[1],
+            convolution(inputs_[1].get() + part * positions_[0] * width_, count_here * positions_[0], width_, PAPER_KERNEL_SIZES[1],
                         forward_[1].get(), bias_[1].get(), rows);
             for (long row = 0; row < count_here; ++row)
                 pool(rows + row * positions_[0] * width_, positions_[1], width_,
@@ -254,7 +257,7 @@ template <class T> class Paper final : public Engine {
         for (int i = 2; i < CONVOLUTIONS; ++i) {
             const long start = first * positions_[1] * width_;
             T* out = i + 1 < CONVOLUTIONS ? inputs_[i + 1].get() + start : rows;
-            convolution(inputs_[i].get() + start, count * positions_[1], width_, PAPER_TAPS[i], forward_[i].get(),
+            convolution(inputs_[i].get() + start, count * positions_[1], width_, PAPER_KERNEL_SIZES[i], forward_[i].get(),
                         bias_[i].get(), out);
         }
         for (long row = 0; row < count; ++row) {
@@ -262,53 +265,53 @@ template <class T> class Paper final : public Engine {
             pool(rows + row * positions_[1] * width_, positions_[2], width_, pooled,
                  from_[2].get() + (first + row) * positions_[2] * width_);
             T* features = activations_[0].get() + (first + row) * padded(features_);
-            for (long c = 0; c < shape_.filters; ++c)
+            for (long c = 0; c < config_.filters; ++c)
                 for (long p = 0; p < positions_[2]; ++p) features[c * positions_[2] + p] = pooled[p * width_ + c];
         }
     }
 
-    // Applies bias, ReLU and dropout of hidden dense layer i: sums_ → activations_[i + 1].
+    // Applies bias, ReLU and dropout of hidden dense layer i to sums_, and writes activations_[i + 1]. All threads call it.
     void hidden(int i, uint64_t first_row) {
         const float* bias = dense_bias_[i].get();
         const float scale = dropout_.scale();
 #pragma omp for schedule(static)
         for (long row = 0; row < rows_; ++row)
-            for (long n = 0; n < shape_.units; ++n) {
+            for (long n = 0; n < config_.units; ++n) {
                 float value = std::max(sums_.get()[row * units_ + n] + bias[n], 0.0f);
                 if (dropout_.probability > 0) {
-                    const uint64_t index = ((first_row + row) * 2 + i) * shape_.units + n;
-                    value = dropout_.keeps(index) ? value * scale : 0.0f;
+                    const uint64_t index = ((first_row + row) * 2 + i) * config_.units + n;
+                    value = dropout_.retains(index) ? value * scale : 0.0f;
                 }
-                put(activations_[i + 1].get()[row * units_ + n], value);
+                store_scalar(activations_[i + 1].get()[row * units_ + n], value);
             }
     }
 
-    // Masks the gradient: units that are zero, by dropout or ReLU, pass no gradient on.
+    // Masks a block of the gradient of dense layer i's input. Units that dropout or ReLU has set to zero pass no gradient.
     void hidden_gradient(int i, long row, long column, const float* sums) {
         const long width = padded(widths_[i]);
         const float scale = i > 0 ? dropout_.scale() : 1.0f;
         for (long m = 0; m < BLOCK; ++m)
             for (long v = 0; v < BLOCK; v += LANES) {
                 const long here = (row + m) * width + column + v;
-                const Words mask = load(activations_[i].get() + here) > 0;
-                store(gradients_[i].get() + here, where(mask, load(sums + m * BLOCK + v) * scale));
+                const IntVec mask = load(activations_[i].get() + here) > 0;
+                store(gradients_[i].get() + here, select_or_zero(mask, load(sums + m * BLOCK + v) * scale));
             }
     }
 
     void add_bias(float* logits) const {
         const float* bias = dense_bias_[2].get();
         for (long row = 0; row < rows_; ++row)
-            for (long n = 0; n < shape_.classes; ++n)
-                logits[row * shape_.classes + n] = sums_.get()[row * padded(shape_.classes) + n] + bias[n];
+            for (long n = 0; n < config_.num_classes; ++n)
+                logits[row * config_.num_classes + n] = sums_.get()[row * padded(config_.num_classes) + n] + bias[n];
     }
 
-    void loss(const float* logits, const uint8_t* batch, float* losses) {
-        const long width = padded(shape_.classes);
+    void compute_loss(const float* logits, const uint8_t* batch, float* losses) {
+        const long width = padded(config_.num_classes);
         std::memset(static_cast<void*>(gradients_[3].get()), 0, padded(rows_) * width * sizeof(T));
-        std::vector<float> gradient(shape_.classes);
+        std::vector<float> gradient(config_.num_classes);
         for (long row = 0; row < rows_; ++row) {
-            losses[row] = objective_(logits + row * shape_.classes, batch, row, shape_.length, gradient.data());
-            for (long n = 0; n < shape_.classes; ++n) put(gradients_[3].get()[row * width + n], gradient[n]);
+            losses[row] = loss_(logits + row * config_.num_classes, batch, row, config_.length, gradient.data());
+            for (long n = 0; n < config_.num_classes; ++n) store_scalar(gradients_[3].get()[row * width + n], gradient[n]);
         }
     }
 
@@ -317,7 +320,7 @@ template <class T> class Paper final : public Engine {
         for (long row = 0; row < count; ++row) {
             const T* features = gradients_[0].get() + (first + row) * padded(features_);
             T* pooled = scratch.pooled.get();
-            for (long c = 0; c < shape_.filters; ++c)
+            for (long c = 0; c < config_.filters; ++c)
                 for (long p = 0; p < positions_[2]; ++p) pooled[p * width_ + c] = features[c * positions_[2] + p];
             unpool(pooled, from_[2].get() + (first + row) * positions_[2] * width_, positions_[2], positions_[1],
                    width_, gradient + row * positions_[1] * width_);
@@ -325,9 +328,9 @@ template <class T> class Paper final : public Engine {
         for (int i = CONVOLUTIONS - 1; i >= 2; --i) {
             const T* in = inputs_[i].get() + first * positions_[1] * width_;
             const long rows = count * positions_[1];
-            convolution_weight_gradient(in, gradient, rows, width_, PAPER_TAPS[i], scratch.total[i].get(), scratch.bias[i].get(),
-                                        scratch.quanta + 2 * i, scratch.turned.get(), scratch.packed.get());
-            convolution_input_gradient(gradient, rows, width_, PAPER_TAPS[i], backward_[i].get(), i > 2 ? in : nullptr, next);
+            convolution_weight_gradient(in, gradient, rows, width_, PAPER_KERNEL_SIZES[i], scratch.total[i].get(), scratch.bias[i].get(),
+                                        scratch.grad_scales + 2 * i, scratch.transposed.get(), scratch.packed.get());
+            convolution_input_gradient(gradient, rows, width_, PAPER_KERNEL_SIZES[i], backward_[i].get(), i > 2 ? in : nullptr, next);
             std::swap(gradient, next);
         }
         for (long row = 0; row < count; ++row)
@@ -339,44 +342,44 @@ template <class T> class Paper final : public Engine {
             const long rows = std::min(few_, count - part) * positions_[0];
             const long start = part * positions_[0] * width_;
             convolution_weight_gradient(inputs_[1].get() + first * positions_[0] * width_ + start, gradient + start,
-                                        rows, width_, PAPER_TAPS[1], scratch.total[1].get(), scratch.bias[1].get(),
-                                        scratch.quanta + 2, scratch.turned.get(), scratch.packed.get());
+                                        rows, width_, PAPER_KERNEL_SIZES[1], scratch.total[1].get(), scratch.bias[1].get(),
+                                        scratch.grad_scales + 2, scratch.transposed.get(), scratch.packed.get());
         }
-        convolution_input_gradient<T>(gradient, count * positions_[0], width_, PAPER_TAPS[1], backward_[1].get(), nullptr,
+        convolution_input_gradient<T>(gradient, count * positions_[0], width_, PAPER_KERNEL_SIZES[1], backward_[1].get(), nullptr,
                                       next);
         float *const table = scratch.first_layer.get(), *const bias = table + weights(0);
         std::fill(table, bias + width_, 0.0f);
         for (long row = 0; row < count; ++row) {
-            const uint8_t* symbols = codes_.get() + (first + row) * shape_.length;
+            const uint8_t* symbols = codes_.get() + (first + row) * config_.length;
             const long start = (first + row) * positions_[0] * width_;
-            first_layer_gradient(symbols, written(symbols), positions_[0], width_, PAPER_TAPS[0], symbols_,
+            first_layer_gradient(symbols, written(symbols), positions_[0], width_, PAPER_KERNEL_SIZES[0], symbols_,
                                  next + row * positions_[0] * width_, from_[0].get() + start, table, bias);
         }
-        scratch.quanta[0].add(scratch.total[0].get(), table, weights(0));
-        scratch.quanta[1].add(scratch.bias[0].get(), bias, width_);
-        for (int i : {0, 1}) scratch.quanta[i].end_term();
+        scratch.grad_scales[0].add(scratch.total[0].get(), table, weights(0));
+        scratch.grad_scales[1].add(scratch.bias[0].get(), bias, width_);
+        for (int i : {0, 1}) scratch.grad_scales[i].end_term();
     }
 
-    // Sums the gradients of all threads into Gluon's layout.
-    void sum_up(int32_t* const* gradients) {
-        const long filters = shape_.filters;
+    // Adds the gradients of all threads, and writes the sums in Gluon's layout. All threads call it.
+    void reduce_gradients(int32_t* const* gradients) {
+        const long filters = config_.filters;
 #pragma omp for schedule(static)
         for (long out = 0; out < filters; ++out) {
             const long block_of = out / BLOCK, column = out % BLOCK;
             for (int i = 0; i < CONVOLUTIONS; ++i) {
                 int32_t total = 0;
-                for (const Scratch& scratch : scratch_) add_whole(total, scratch.bias[i].get()[out]);
+                for (const Scratch& scratch : scratch_) wrapping_add(total, scratch.bias[i].get()[out]);
                 gradients[2 * i + 1][out] = total;
             }
-            for (long tap = 0; tap < PAPER_TAPS[0]; ++tap)
-                for (long in = 0; in < shape_.alphabet; ++in) {
+            for (long tap = 0; tap < PAPER_KERNEL_SIZES[0]; ++tap)
+                for (long in = 0; in < config_.alphabet_size; ++in) {
                     int32_t total = 0;
                     for (const Scratch& scratch : scratch_)
-                        add_whole(total, scratch.total[0].get()[((block_of * PAPER_TAPS[0] + tap) * symbols_ + in) * BLOCK + column]);
-                    gradients[0][(out * shape_.alphabet + in) * PAPER_TAPS[0] + tap] = total;
+                        wrapping_add(total, scratch.total[0].get()[((block_of * PAPER_KERNEL_SIZES[0] + tap) * symbols_ + in) * BLOCK + column]);
+                    gradients[0][(out * config_.alphabet_size + in) * PAPER_KERNEL_SIZES[0] + tap] = total;
                 }
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                sum_channel(scratch_, [i](const Scratch& scratch) { return scratch.total[i].get(); }, out, filters, PAPER_TAPS[i], gradients[2 * i]);
+                reduce_channel(scratch_, [i](const Scratch& scratch) { return scratch.total[i].get(); }, out, filters, PAPER_KERNEL_SIZES[i], gradients[2 * i]);
         }
     }
 };

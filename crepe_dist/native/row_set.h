@@ -1,4 +1,6 @@
-// Sets of row numbers as bitmaps: 128 KB for a million rows, which fits into a core's cache.
+// Sets of row numbers as bitmaps, and the ranks of rows in these sets.
+//
+// The bitmap of a million rows has 128 KB, which fits into the L2 cache of a core.
 #pragma once
 
 #include <cstddef>
@@ -9,10 +11,12 @@
 constexpr long WORD = 64;  // rows per word of a bitmap
 constexpr uint32_t NO_ROW = UINT32_MAX;
 
-inline long words_of(long rows) { return (rows + WORD - 1) / WORD; }
+// Returns the number of words of the bitmap of so many rows.
+inline long bitmap_words(long rows) { return (rows + WORD - 1) / WORD; }
 
-// Calls work(width), with a constant for widths that are common, so that the compiler unrolls loops over a row.
-template <class Work> void with_width(long width, Work work) {
+// Calls work(width). For frequent widths, the argument is a compile-time constant, so that the compiler unrolls the loops
+// over a row.
+template <class Work> void dispatch_width(long width, Work work) {
     switch (width) {
         case 2: return work(std::integral_constant<long, 2>());
         case 3: return work(std::integral_constant<long, 3>());
@@ -26,13 +30,16 @@ template <class Work> void with_width(long width, Work work) {
     }
 }
 
-// Copies a row, and converts whole numbers, without the call of a library function for a few numbers.
+// Copies a row and converts its numbers to float32. The loop avoids the call of memcpy for a few numbers.
 template <class Number, class Width> inline void copy_row(const Number* from, Width width, float* to) {
     for (long n = 0; n < width; ++n) to[n] = float(from[n]);
 }
 
-// Writes the numbers of a word's set bits to out, in ascending order, and returns the end; `first` is the number of bit 0.
-// Writes four at once, because loops that end after one or two rounds are mispredicted: out needs room for SPARE more.
+// Writes the row numbers of the set bits of a word to `out`, in ascending order, and returns the end of the output.
+// first: row number of bit 0.
+//
+// Each round writes four row numbers, because processors mispredict the end of loops with one or two rounds. `out`
+// therefore needs space for SPARE more row numbers.
 constexpr long SPARE = 4;
 inline uint32_t* write_bits(uint64_t word, uint32_t first, uint32_t* out) {
     const int count = __builtin_popcountll(word);
@@ -45,11 +52,11 @@ inline uint32_t* write_bits(uint64_t word, uint32_t first, uint32_t* out) {
     }
 }
 
-// A set that is filled in any order, and emptied in ascending order.
+// Set of rows that are added in any order and removed in ascending order.
 class RowSet {
   public:
     explicit RowSet(long rows)
-        : words_(words_of(rows)), filled_(words_of(long(words_.size()))), numbers_(words_.size() + SPARE) {}
+        : words_(bitmap_words(rows)), filled_(bitmap_words(long(words_.size()))), numbers_(words_.size() + SPARE) {}
 
     void add(const uint32_t* rows, long count) {
         uint64_t *const words = words_.data(), *const filled = filled_.data();
@@ -59,7 +66,8 @@ class RowSet {
         }
     }
 
-    // Calls visit(number, word) for each word of the bitmap that is not 0, and clears it.
+    // Calls visit(number, word) for each word of the bitmap that is not 0, and clears the word. The second bitmap,
+    // `filled_`, limits the search to these words.
     template <class Visit> void drain(Visit visit) {
         uint64_t *const words = words_.data(), *const filled = filled_.data();
         uint32_t *const begin = numbers_.data(), *end = begin;
@@ -75,18 +83,20 @@ class RowSet {
     }
 
   private:
-    std::vector<uint64_t> words_, filled_;  // filled_: a bit for each word that is not 0
-    std::vector<uint32_t> numbers_;
+    std::vector<uint64_t> words_, filled_;  // filled_ has one bit for each word of words_. The bit is set if the word is not 0.
+    std::vector<uint32_t> numbers_;         // Scratch: numbers of the words that are not 0.
 };
 
-// Rows of a table that have values in a compact array, in ascending order.
+// Index of a set of rows whose values are in a compact array, in ascending order of the rows. It maps a row to its place
+// in the compact array by counting the set bits before the row (the rank operation of succinct data structures).
 //
-// before [words + 1]: number of the set's rows in the words before this one.
+// words [size]: bitmap. before [size + 1]: number of set bits in the words before this word.
 struct RowIndex {
     uint64_t* words;
     uint32_t* before;
     long size;  // number of words
 
+    // Fills `before` from the bitmap.
     void count() {
         uint32_t sum = 0;
         for (long i = 0; i < size; ++i) {
@@ -96,18 +106,20 @@ struct RowIndex {
         before[size] = sum;
     }
 
+    // Returns the number of rows of the set.
     long rows() const { return before[size]; }
 
     bool has(uint32_t row) const { return words[row / WORD] >> (row % WORD) & 1; }
 
-    // The place of a row of the set in the compact array.
+    // Returns the place of a row in the compact array. The row must be in the set.
     uint32_t place(uint32_t row) const {
         const uint64_t below = (uint64_t{1} << (row % WORD)) - 1;
         return before[row / WORD] + uint32_t(__builtin_popcountll(words[row / WORD] & below));
     }
 
-    // Replaces rows by their places, without those that are not in the set; returns the end.
-    uint32_t* places(const uint32_t* row, const uint32_t* end, uint32_t* out) const {
+    // Replaces rows by their places, leaves out rows that are not in the set, and returns the end of the output. The loop
+    // has no branch on the set, because the processor would mispredict the branch.
+    uint32_t* to_places(const uint32_t* row, const uint32_t* end, uint32_t* out) const {
         for (; row < end; ++row) {
             const bool is_in = has(*row);
             *out = place(*row);

@@ -1,4 +1,7 @@
-// A table of parameters of which each step touches a few rows: its gradient, its sum over processes, and its optimizer.
+// Embedding table whose rows are sharded over the ranks. Each training step touches few of its rows.
+//
+// The file contains the gradient of the touched rows, the sum of the gradients over processes, and the optimizer.
+// crepe_dist/parallel/sharded_embedding.py is the Python side.
 #pragma once
 
 #include <omp.h>
@@ -15,11 +18,11 @@
 #include "row_set.h"
 #include "fixed_point.h"
 
-struct TableShape {
+struct EmbeddingShape {
     long rows, columns;
 
-    // Numbers of a record: values and first moments, the row's second moment, and the update that it was written in.
-    // Small records do not cross the border of a cache line.
+    // Returns the number of floats of a record: the values, the first moments, the second moment of the row, and the number of
+    // the row's last update. Small records have a power of two of floats, so that no record crosses a cache line.
     long stride() const {
         const long numbers = 2 * columns + 2;
         if (numbers > 16) return (numbers + 15) / 16 * 16;
@@ -29,62 +32,68 @@ struct TableShape {
     }
 };
 
-// The ranks that own rows of a table, a block each. Those of a host are neighbours.
-struct Owners {
-    int all, first, processes;  // of the cluster; this host's first; number of this host's
+// Division of the rows among ranks. Each rank owns a shard, which is a contiguous block of rows. The shards of a host are
+// neighbours. crepe_dist/parallel/sharded_embedding.py has the ctypes mirror of this struct.
+struct RowSharding {
+    int num_shards;         // Number of ranks of the cluster.
+    int first_local_shard;  // First shard of this host.
+    int num_local_shards;   // Number of shards of this host, which is its number of processes.
 
-    // The rows of a block; the last ones are smaller.
-    long rows_each(long rows) const { return (words_of(rows) + all - 1) / all * WORD; }
+    // Returns the number of rows of a shard. The last shards may have fewer rows.
+    long rows_per_shard(long rows) const { return (bitmap_words(rows) + num_shards - 1) / num_shards * WORD; }
 
-    // The process of this host that deals with an owner on another host.
-    int keeper(long owner) const { return int(owner % processes); }
+    // Returns the process of this host that exchanges rows with a shard on another host.
+    int local_process_for(long shard) const { return int(shard % num_local_shards); }
 
-    // The most rows of owners on other hosts that a process keeps in a step.
-    long most_kept(long rows, long most_rows) const {
-        return std::min(processes * most_rows, (all - 1) / processes * rows_each(rows));
+    // Returns the maximum number of remote rows that a process collects in a step.
+    long max_remote_rows(long rows, long max_rows) const {
+        return std::min(num_local_shards * max_rows, (num_shards - 1) / num_local_shards * rows_per_shard(rows));
     }
 };
 
-// Rows as an index and as a list, with numbers of each [rows][columns]: gradients in quanta (see fixed_point.h), or values.
-struct SomeRows {
+// A set of rows as an index and as a list, with the values of the rows [rows][columns]: fixed-point gradients (see
+// fixed_point.h), or float32 parameters. The arrays are in one block of memory, which processes of a host can share.
+struct SparseRows {
     RowIndex index;
-    uint32_t* rows;
-    int32_t* numbers;
+    uint32_t* row_ids;
+    int32_t* values;
 
-    SomeRows(char* memory, TableShape shape, long most_rows) {
-        index.size = words_of(shape.rows);
+    SparseRows(char* memory, EmbeddingShape shape, long max_rows) {
+        index.size = bitmap_words(shape.rows);
         index.words = reinterpret_cast<uint64_t*>(memory);
         index.before = reinterpret_cast<uint32_t*>(index.words + index.size);
-        rows = index.before + whole_lines(index.size + 1);
-        numbers = reinterpret_cast<int32_t*>(rows + whole_lines(most_rows + SPARE));
+        row_ids = index.before + whole_lines(index.size + 1);
+        values = reinterpret_cast<int32_t*>(row_ids + whole_lines(max_rows + SPARE));
     }
 
-    static long bytes(TableShape shape, long most_rows) {
-        const long words = words_of(shape.rows);
-        const long numbers = whole_lines(words + 1) + whole_lines(most_rows + SPARE) + most_rows * shape.columns;
+    static long bytes(EmbeddingShape shape, long max_rows) {
+        const long words = bitmap_words(shape.rows);
+        const long numbers = whole_lines(words + 1) + whole_lines(max_rows + SPARE) + max_rows * shape.columns;
         return (words * long(sizeof(uint64_t)) + numbers * 4 + 63) / 64 * 64;
     }
 
-    // Lists the rows whose bits are set, and NO_ROW behind them.
+    // Fills the list from the bitmap, appends NO_ROW, and completes the index.
     void list() {
-        uint32_t* next = rows;
+        uint32_t* next = row_ids;
         for (long word = 0; word < index.size; ++word) {
-            index.before[word] = uint32_t(next - rows);
+            index.before[word] = uint32_t(next - row_ids);
             next = write_bits(index.words[word], uint32_t(word * WORD), next);
         }
-        index.before[index.size] = uint32_t(next - rows);
+        index.before[index.size] = uint32_t(next - row_ids);
         *next = NO_ROW;
     }
 
     static long whole_lines(long numbers) { return (numbers + 15) / 16 * 16; }
 };
 
-// Rounds to the nearest number that float16 holds, as NumPy does. Numbers beyond its range keep 11 bits.
-inline float rounded_to_half(float number) {
+// Rounds to the nearest float16 number, ties to even, as NumPy does. Numbers beyond the range of float16 are rounded to 11
+// significant bits instead of becoming infinite.
+inline float round_to_float16(float number) {
     uint32_t bits;
     std::memcpy(&bits, &number, sizeof bits);
     const uint32_t sign = bits & 0x80000000u, size = bits ^ sign;
-    // Below 2^-14, float16 has multiples of 2^-24; so does float32 around 0.75.
+    // Below 2^-14, the float16 numbers are the multiples of 2^-24. The float32 numbers around 0.75 have the same spacing, so
+    // the addition of 0.75 rounds to a multiple of 2^-24.
     float magnitude;
     std::memcpy(&magnitude, &size, sizeof magnitude);
     const float multiple = (magnitude + 0.75f) - 0.75f;
@@ -97,104 +106,108 @@ inline float rounded_to_half(float number) {
     return number;
 }
 
-// Each row, with its optimizer state, has one owner among all ranks, which adds up the gradients of all ranks, and updates
-// the row. Any process reads the rows of its host in shared memory. For rows of other hosts, one process of a host lists
-// those that its batch touches, gets their values from their owners, and later sends them the host's sums.
-// On a single host, each process updates as many of the touched rows as the others, whoever owns them.
+// Sharded embedding table with its optimizer state.
 //
-// The optimizers would also change rows without a gradient, by their momentum. A record is written only when its row has
-// a gradient, and holds the number of that update. Whoever reads it later adds what the updates since then would have
-// changed: a multiple of the row's first moments. `drift_` holds the multiple for each update that a record may be from;
-// Adam's is divided by the root of the row's second moment. Neglected are weight decay, and the change of Adam's epsilon
-// relative to that root.
-class Table {
+// Each row has one owner among all ranks. The owner adds the gradients of all ranks, and updates the row. All processes of a
+// host read the rows of this host in shared memory. For the rows of other hosts, one process of the host collects the rows
+// that the host's batch touches, requests their values from their owners, and later sends the sums of the host's gradients
+// to the owners. On a single host, the touched rows are divided evenly among the processes, independent of their owners.
+//
+// Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in each
+// step would be too slow. A record is written only when its row has a gradient, and contains the number of that update. A
+// later reader adds the change by the updates since then, which is a multiple of the first moments of the row. drift_[k] is
+// this multiple for records that were written in update k. For Adam, it is divided by the root of the row's second moment.
+// This is exact except for two approximations: weight decay acts only on rows with a gradient, and epsilon is not rescaled
+// relative to the decaying root.
+class ShardedEmbedding {
   public:
-    // memories: of each process of this host, its gradient, the rows of other hosts that it keeps, and its own records.
-    Table(TableShape shape, Optimizer optimizer, char* const* memories, Owners owners, int process, long most_rows,
+    // memories: for each process of this host, the memory of its gradient, its remote rows, and its records, in this order.
+    ShardedEmbedding(EmbeddingShape shape, Optimizer optimizer, char* const* memories, RowSharding sharding, int process, long max_rows,
           int threads)
-        : shape_(shape), optimizer_(optimizer), owners_(owners), process_(process), threads_(threads),
-          stride_(shape.stride()), rows_each_(owners.rows_each(shape.rows)), drift_(1, 0.0), powers_(1, 1.0f),
-          powers2_(1, 1.0f) {
-        const long most_kept = owners.most_kept(shape.rows, most_rows);
-        for (int i = 0; i < owners.processes; ++i) {
-            char* const kept = memories[i] + SomeRows::bytes(shape, most_rows);
-            gradients_.emplace_back(memories[i], shape, most_rows);
-            kept_.emplace_back(kept, shape, most_kept);
-            records_.push_back(reinterpret_cast<float*>(kept + SomeRows::bytes(shape, most_kept)));
+        : shape_(shape), optimizer_(optimizer), sharding_(sharding), process_(process), threads_(threads),
+          stride_(shape.stride()), rows_per_shard_(sharding.rows_per_shard(shape.rows)), drift_(1, 0.0), beta1_powers_(1, 1.0f),
+          beta2_powers_(1, 1.0f) {
+        const long max_remote_rows = sharding.max_remote_rows(shape.rows, max_rows);
+        for (int i = 0; i < sharding.num_local_shards; ++i) {
+            char* const remote = memories[i] + SparseRows::bytes(shape, max_rows);
+            local_grads_.emplace_back(memories[i], shape, max_rows);
+            remote_rows_.emplace_back(remote, shape, max_remote_rows);
+            records_.push_back(reinterpret_cast<float*>(remote + SparseRows::bytes(shape, max_remote_rows)));
         }
     }
 
-    static long bytes(TableShape shape, long most_rows, Owners owners) {
-        return SomeRows::bytes(shape, most_rows) + SomeRows::bytes(shape, owners.most_kept(shape.rows, most_rows)) +
-               owners.rows_each(shape.rows) * shape.stride() * long(sizeof(float));
+    static long bytes(EmbeddingShape shape, long max_rows, RowSharding sharding) {
+        return SparseRows::bytes(shape, max_rows) + SparseRows::bytes(shape, sharding.max_remote_rows(shape.rows, max_rows)) +
+               sharding.rows_per_shard(shape.rows) * shape.stride() * long(sizeof(float));
     }
 
-    SomeRows& gradient() { return gradients_[process_]; }
+    // Returns the gradient of this process.
+    SparseRows& gradient() { return local_grads_[process_]; }
 
-    // Copies the current values of rows, in ascending order, to out [count][columns].
-    void read(const uint32_t* rows, long count, float* out) const {
+    // Copies the current values of rows to out [count][columns]. rows: ascending.
+    void read_rows(const uint32_t* rows, long count, float* out) const {
 #pragma omp parallel for num_threads(threads_)
         for (int part = 0; part < threads_; ++part) {
             const long first = count * part / threads_, last = count * (part + 1) / threads_;
-            read_part(rows + first, last - first, out + first * shape_.columns);
+            read_range(rows + first, last - first, out + first * shape_.columns);
         }
     }
 
-    // Lists the rows of other hosts that this process keeps: those with a bit in an index of its host. Their values are to
-    // be copied to the numbers. bounds [owners + 1]: the places where the rows of each owner begin.
-    SomeRows& keep(int64_t* bounds) {
-        SomeRows& kept = kept_[process_];
-        std::fill_n(kept.index.words, kept.index.size, 0);
-        for_each_other_owner([&](int owner) {
-            for (long word = first_word(owner); word < first_word(owner + 1); ++word)
-                kept.index.words[word] = on_host(word);
+    // Collects the remote rows that this process exchanges: rows of its remote shards that a process of this host touches.
+    // The caller copies their values to `values` of the result. bounds [num_shards + 1]: place of the first row of each shard.
+    SparseRows& collect_remote_rows(int64_t* bounds) {
+        SparseRows& remote = remote_rows_[process_];
+        std::fill_n(remote.index.words, remote.index.size, 0);
+        for_each_remote_shard([&](int shard) {
+            for (long word = first_word(shard); word < first_word(shard + 1); ++word)
+                remote.index.words[word] = touched_on_host(word);
         });
-        kept.list();
-        for (int owner = 0; owner <= owners_.all; ++owner) bounds[owner] = kept.index.before[first_word(owner)];
-        return kept;
+        remote.list();
+        for (int shard = 0; shard <= sharding_.num_shards; ++shard) bounds[shard] = remote.index.before[first_word(shard)];
+        return remote;
     }
 
-    // Replaces the numbers of the rows of `keep` by the sums of their gradients on this host.
-    void sum_kept() {
-        SomeRows& kept = kept_[process_];
-        with_width(shape_.columns, [&](auto columns) {
-            for_each_other_owner([&](int owner) {
-                int32_t* next = kept.numbers + kept.index.before[first_word(owner)] * columns;
+    // Replaces the values of the collected remote rows by the sums of their gradients on this host.
+    void reduce_remote_grads() {
+        SparseRows& remote = remote_rows_[process_];
+        dispatch_width(shape_.columns, [&](auto columns) {
+            for_each_remote_shard([&](int shard) {
+                int32_t* next = remote.values + remote.index.before[first_word(shard)] * columns;
                 const auto copy = [&](uint32_t, const int32_t* sums) { next = std::copy_n(sums, long(columns), next); };
-                for_each_sum(gradients_, first_row(owner), first_row(owner + 1), columns, copy);
+                for_each_sum(local_grads_, first_row(shard), first_row(shard + 1), columns, copy);
             });
         });
     }
 
-    // Adds up the gradients of this process's rows: those of this host, and the sums of others, as lists of rows, and
-    // their numbers [rows][columns].
-    void add(const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists) {
-        const long columns = shape_.columns, own = owners_.first + process_;
+    // Adds the gradients of the rows of this process's shard: the gradients of this host, and the sums of the other hosts.
+    // rows, sums, counts: for each other host, its list of rows, their gradients [count][columns], and their number.
+    void accumulate(const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists) {
+        const long columns = shape_.columns, own = sharding_.first_local_shard + process_;
         const long begin = first_word(own), end = first_word(own + 1);
         long most = std::accumulate(counts, counts + lists, 0L);
-        for (const SomeRows& gradient : gradients_) most += gradient.index.before[end] - gradient.index.before[begin];
-        SomeRows all(total_.need(SomeRows::bytes(shape_, most)), shape_, most);
+        for (const SparseRows& gradient : local_grads_) most += gradient.index.before[end] - gradient.index.before[begin];
+        SparseRows all(total_.reserve(SparseRows::bytes(shape_, most)), shape_, most);
         const auto add_row = [&](uint32_t row, const int32_t* numbers) {
-            int32_t* const to = all.numbers + all.index.place(row) * columns;
-            for (long n = 0; n < columns; ++n) add_whole(to[n], numbers[n]);
+            int32_t* const to = all.values + all.index.place(row) * columns;
+            for (long n = 0; n < columns; ++n) wrapping_add(to[n], numbers[n]);
         };
         std::fill_n(all.index.words, all.index.size, 0);
-        for (long word = begin; word < end; ++word) all.index.words[word] = on_host(word);
+        for (long word = begin; word < end; ++word) all.index.words[word] = touched_on_host(word);
         for (int i = 0; i < lists; ++i)
             for (long k = 0; k < counts[i]; ++k) all.index.words[rows[i][k] / WORD] |= uint64_t{1} << (rows[i][k] % WORD);
         all.list();
-        std::fill_n(all.numbers, all.index.rows() * columns, 0);
-        for_each_sum(gradients_, first_row(own), first_row(own + 1), columns, add_row);
+        std::fill_n(all.values, all.index.rows() * columns, 0);
+        for_each_sum(local_grads_, first_row(own), first_row(own + 1), columns, add_row);
         for (int i = 0; i < lists; ++i)
             for (long k = 0; k < counts[i]; ++k) add_row(rows[i][k], sums[i] + k * columns);
-        total_of_hosts_ = {all};
+        inter_host_sum_ = {all};
     }
 
-    // The sum of the squares of the last sum, in quanta.
-    SumOfSquares squares() const {
+    // Returns the squared norm of the summed gradient, in fixed point. It covers the rows that this process updates.
+    SumOfSquares squared_norm() const {
         SumOfSquares all;
-        const auto [begin, end] = share(0, 1);
-        for_each_sum(summands(), begin, end, shape_.columns, [&](uint32_t, const int32_t* sums) {
+        const auto [begin, end] = row_range(0, 1);
+        for_each_sum(grad_lists(), begin, end, shape_.columns, [&](uint32_t, const int32_t* sums) {
             const SumOfSquares of_row = sum_of_squares(sums, shape_.columns);
             all.low += of_row.low;
             all.high += of_row.high;
@@ -202,210 +215,212 @@ class Table {
         return all;
     }
 
-    // Updates a share of the host's rows that have a gradient, which is `scale` × its last sum, in quanta, + `weight_decay`
-    // × value. All processes call it, and none reads before all have returned.
+    // Updates the rows of this process that have a gradient. The gradient is scale × fixed-point sum + weight_decay × value.
+    // All processes call it. No process may read rows before the call has returned in all processes.
     //
-    // rate: learning rate; for Adam with the correction of its bias.
-    void update(double rate, double scale, double weight_decay) {
+    // learning_rate: for Adam, it includes the bias correction.
+    void update(double learning_rate, double scale, double weight_decay) {
 #pragma omp parallel for num_threads(threads_)
         for (int thread = 0; thread < threads_; ++thread) {
-            const auto [begin, end] = share(thread, threads_);
-            update(begin, end, rate, float(scale), float(weight_decay));
+            const auto [begin, end] = row_range(thread, threads_);
+            update(begin, end, learning_rate, float(scale), float(weight_decay));
         }
-        advance(rate);
+        advance(learning_rate);
     }
 
-    // Writes all records of this process's rows as if each had been part of the last update, with values that float16
-    // holds, as files have them. All processes call it, and none reads before all have returned.
-    void flush() {
+    // Applies the lazy updates to all records of this process's shard, and rounds the values to float16, as in model files.
+    // All processes call it. No process may read rows before the call has returned in all processes.
+    void apply_lazy_updates() {
         if (drift_.size() == 1) return;
         const long columns = shape_.columns;
         for_each_own_row([&](uint32_t row) {
-            float* const entry = record(row);
-            const float since = drift_since(entry), past = powers_[age(entry)];
+            float* const record = record_of(row);
+            const float since = drift_since(record), past = beta1_powers_[age(record)];
             for (long n = 0; n < columns; ++n) {
-                entry[n] = rounded_to_half(multiply_add(since, entry[columns + n], entry[n]));
-                entry[columns + n] *= past;
+                record[n] = round_to_float16(multiply_add(since, record[columns + n], record[n]));
+                record[columns + n] *= past;
             }
-            second(entry) *= powers2_[age(entry)];
-            set_written(entry, 0);
+            second_moment(record) *= beta2_powers_[age(record)];
+            set_last_update(record, 0);
         });
-        restart({0.0});
+        set_drift_history({0.0});
     }
 
-    // Copies this process's rows from arrays. moments [rows][columns], seconds [rows] and from [rows] may be null.
+    // Loads the rows of this process's shard from arrays of all rows: values [rows][columns], first moments
+    // [rows][columns], second moments [rows], and numbers of the last update `from` [rows]. All but `values` may be null.
     void load(const float* values, const float* moments, const float* seconds, const int32_t* from) {
         const long columns = shape_.columns;
         for_each_own_row([&](uint32_t row) {
-            float* const entry = record(row);
-            std::copy_n(values + row * columns, columns, entry);
+            float* const record = record_of(row);
+            std::copy_n(values + row * columns, columns, record);
             if (moments) {
-                std::copy_n(moments + row * columns, columns, entry + columns);
+                std::copy_n(moments + row * columns, columns, record + columns);
             } else {
-                std::fill_n(entry + columns, columns, 0.0f);
+                std::fill_n(record + columns, columns, 0.0f);
             }
-            second(entry) = seconds ? seconds[row] : 0.0f;
-            set_written(entry, from ? from[row] : 0);
+            second_moment(record) = seconds ? seconds[row] : 0.0f;
+            set_last_update(record, from ? from[row] : 0);
         });
     }
 
-    // Copies the records of rows [first, last), of this host, to arrays of all rows, each of which may be null; see `load`.
+    // Stores the rows [first, last) of this host to arrays of all rows; see `load`. Each array may be null.
     void store(long first, long last, float* values, float* moments, float* seconds, int32_t* from) const {
         const long columns = shape_.columns;
 #pragma omp parallel for num_threads(threads_)
         for (long row = first; row < last; ++row) {
-            float* const entry = record(uint32_t(row));
-            if (values) std::copy_n(entry, columns, values + row * columns);
-            if (moments) std::copy_n(entry + columns, columns, moments + row * columns);
-            if (seconds) seconds[row] = second(entry);
-            if (from) from[row] = written(entry);
+            float* const record = record_of(uint32_t(row));
+            if (values) std::copy_n(record, columns, values + row * columns);
+            if (moments) std::copy_n(record + columns, columns, moments + row * columns);
+            if (seconds) seconds[row] = second_moment(record);
+            if (from) from[row] = last_update(record);
         }
     }
 
-    // The drift since each update: for a record from update k, element k.
-    const std::vector<double>& history() const { return drift_; }
+    // Returns the drift since each update. Element k belongs to the records that were written in update k.
+    const std::vector<double>& drift_history() const { return drift_; }
 
-    void restart(std::vector<double> history) {
+    void set_drift_history(std::vector<double> history) {
         drift_ = std::move(history);
-        powers_.resize(1);
-        powers2_.resize(1);
+        beta1_powers_.resize(1);
+        beta2_powers_.resize(1);
         for (size_t k = 1; k < drift_.size(); ++k) add_powers();
     }
 
   private:
-    static constexpr long LINE = 16;   // numbers of a cache line
-    static constexpr long AHEAD = 64;  // lines of records to fetch in advance
+    static constexpr long LINE = 16;   // Number of floats of a cache line.
+    static constexpr long AHEAD = 64;  // Number of cache lines of records that are prefetched.
 
-    const TableShape shape_;
+    const EmbeddingShape shape_;
     const Optimizer optimizer_;
-    const Owners owners_;
+    const RowSharding sharding_;
     const int process_, threads_;
-    const long stride_, rows_each_;
-    std::vector<SomeRows> gradients_, kept_;  // of each process of this host
+    const long stride_, rows_per_shard_;
+    std::vector<SparseRows> local_grads_, remote_rows_;  // of each process of this host
     std::vector<float*> records_;
-    std::vector<SomeRows> total_of_hosts_;    // the result of `add`, if there are several hosts
+    std::vector<SparseRows> inter_host_sum_;    // the result of `add`, if there are several hosts
     Buffer<char> total_;
     std::vector<double> drift_;            // see `history`; its size is the number of updates since `flush`, plus 1
-    std::vector<float> powers_, powers2_;  // powers of the decays
+    std::vector<float> beta1_powers_, beta2_powers_;  // powers of the decays
 
-    // The record of a row of this host.
-    float* record(uint32_t row) const {
-        const uint32_t rows_each = uint32_t(rows_each_), owner = row / rows_each;
-        return records_[owner - owners_.first] + long(row - owner * rows_each) * stride_;
+    // Returns the record of a row of this host.
+    float* record_of(uint32_t row) const {
+        const uint32_t rows_per_shard = uint32_t(rows_per_shard_), shard = row / rows_per_shard;
+        return records_[shard - sharding_.first_local_shard] + long(row - shard * rows_per_shard) * stride_;
     }
 
-    // Calls visit(owner) for the owners on other hosts with which this process deals.
-    template <class Visit> void for_each_other_owner(Visit visit) const {
-        for (int owner = process_; owner < owners_.all; owner += owners_.processes)
-            if (owner < owners_.first || owner >= owners_.first + owners_.processes) visit(owner);
+    // Calls visit(shard) for the remote shards that this process exchanges rows with.
+    template <class Visit> void for_each_remote_shard(Visit visit) const {
+        for (int shard = process_; shard < sharding_.num_shards; shard += sharding_.num_local_shards)
+            if (shard < sharding_.first_local_shard || shard >= sharding_.first_local_shard + sharding_.num_local_shards) visit(shard);
     }
 
-    // The word of a bitmap where the rows of an owner begin.
-    long first_word(long owner) const { return std::min(words_of(shape_.rows), owner * rows_each_ / WORD); }
+    // Returns the bitmap word in which the rows of a shard begin.
+    long first_word(long shard) const { return std::min(bitmap_words(shape_.rows), shard * rows_per_shard_ / WORD); }
 
-    // The row where those of an owner begin.
-    uint32_t first_row(long owner) const { return uint32_t(std::min(shape_.rows, owner * rows_each_)); }
+    // Returns the first row of a shard.
+    uint32_t first_row(long shard) const { return uint32_t(std::min(shape_.rows, shard * rows_per_shard_)); }
 
-    // The gradients whose sum updates this process's share of the rows.
-    const std::vector<SomeRows>& summands() const { return total_of_hosts_.empty() ? gradients_ : total_of_hosts_; }
+    // Returns the gradients whose sum updates this process's rows.
+    const std::vector<SparseRows>& grad_lists() const { return inter_host_sum_.empty() ? local_grads_ : inter_host_sum_; }
 
-    // The rows [begin, end) that a thread updates: a part of this process's block, if other hosts have sent their sums of
-    // these; else a part of all rows. The parts have as many rows of the first of the summands.
-    std::pair<uint32_t, uint32_t> share(int thread, int threads) const {
-        const bool alone = total_of_hosts_.empty();
-        const SomeRows& some = summands()[0];
+    // Returns the rows [begin, end) that a thread updates. With several hosts, this is a part of the process's shard. With
+    // one host, it is a part of all rows. All parts have the same number of rows of the first gradient, so that the threads
+    // have about the same work.
+    std::pair<uint32_t, uint32_t> row_range(int thread, int threads) const {
+        const bool alone = inter_host_sum_.empty();
+        const SparseRows& some = grad_lists()[0];
         const long count = some.index.rows(), part = alone ? process_ * threads + thread : thread;
-        const long parts = alone ? long(gradients_.size()) * threads : threads;
+        const long parts = alone ? long(local_grads_.size()) * threads : threads;
         const auto row_at = [&](long number) {
-            return number == 0 ? 0 : number == parts ? uint32_t(shape_.rows) : some.rows[count * number / parts];
+            return number == 0 ? 0 : number == parts ? uint32_t(shape_.rows) : some.row_ids[count * number / parts];
         };
         return {row_at(part), row_at(part + 1)};
     }
 
-    // The place in an ascending list where the rows of an owner begin.
-    const uint32_t* lower(const uint32_t* begin, const uint32_t* end, long owner) const {
-        return std::lower_bound(begin, end, first_row(owner));
+    // Returns the place in an ascending list where the rows of a shard begin.
+    const uint32_t* find_shard(const uint32_t* begin, const uint32_t* end, long shard) const {
+        return std::lower_bound(begin, end, first_row(shard));
     }
 
-    // The word of the bitmap of all rows that this host's processes touch.
-    uint64_t on_host(long word) const {
+    // Returns a word of the bitmap of the rows that any process of this host touches.
+    uint64_t touched_on_host(long word) const {
         uint64_t all = 0;
-        for (const SomeRows& gradient : gradients_) all |= gradient.index.words[word];
+        for (const SparseRows& gradient : local_grads_) all |= gradient.index.words[word];
         return all;
     }
 
-    void read_part(const uint32_t* rows, long count, float* out) const {
+    void read_range(const uint32_t* rows, long count, float* out) const {
         const long columns = shape_.columns;
-        const uint32_t *const end = rows + count, *const here = lower(rows, end, owners_.first);
-        const uint32_t* const after = lower(here, end, owners_.first + owners_.processes);
-        copy_kept(rows, here - rows, out);
-        read_here(here, after - here, out + (here - rows) * columns);
-        copy_kept(after, end - after, out + (after - rows) * columns);
+        const uint32_t *const end = rows + count, *const here = find_shard(rows, end, sharding_.first_local_shard);
+        const uint32_t* const after = find_shard(here, end, sharding_.first_local_shard + sharding_.num_local_shards);
+        copy_remote(rows, here - rows, out);
+        read_local(here, after - here, out + (here - rows) * columns);
+        copy_remote(after, end - after, out + (after - rows) * columns);
     }
 
-    void read_here(const uint32_t* rows, long count, float* out) const {
-        with_width(shape_.columns, [&](auto columns) {
+    void read_local(const uint32_t* rows, long count, float* out) const {
+        dispatch_width(shape_.columns, [&](auto columns) {
             for (long i = 0; i < count; ++i) {
-                if (i + ahead() < count) prefetch(record(rows[i + ahead()]));
-                const float* const entry = record(rows[i]);
-                const float since = drift_since(entry);
-                for (long n = 0; n < columns; ++n) out[i * columns + n] = multiply_add(since, entry[columns + n], entry[n]);
+                if (i + lookahead() < count) prefetch(record_of(rows[i + lookahead()]));
+                const float* const record = record_of(rows[i]);
+                const float since = drift_since(record);
+                for (long n = 0; n < columns; ++n) out[i * columns + n] = multiply_add(since, record[columns + n], record[n]);
             }
         });
     }
 
-    // Copies the values of rows of other hosts, which the processes of this host keep.
-    void copy_kept(const uint32_t* rows, long count, float* out) const {
+    // Copies the values of remote rows, which the processes of this host have collected.
+    void copy_remote(const uint32_t* rows, long count, float* out) const {
         const long columns = shape_.columns;
         for (long i = 0; i < count; ++i) {
-            const SomeRows& kept = kept_[owners_.keeper(rows[i] / rows_each_)];
-            std::memcpy(out + i * columns, kept.numbers + kept.index.place(rows[i]) * columns, columns * sizeof *out);
+            const SparseRows& remote = remote_rows_[sharding_.local_process_for(rows[i] / rows_per_shard_)];
+            std::memcpy(out + i * columns, remote.values + remote.index.place(rows[i]) * columns, columns * sizeof *out);
         }
     }
 
-    float& second(float* record) const { return record[2 * shape_.columns]; }
+    float& second_moment(float* record) const { return record[2 * shape_.columns]; }
 
-    int32_t written(const float* record) const {
+    int32_t last_update(const float* record) const {
         int32_t number;
         std::memcpy(&number, record + 2 * shape_.columns + 1, sizeof number);
         return number;
     }
 
-    void set_written(float* record, int32_t number) const {
+    void set_last_update(float* record, int32_t number) const {
         std::memcpy(record + 2 * shape_.columns + 1, &number, sizeof number);
     }
 
-    // The number of updates since a record was written.
-    long age(const float* record) const { return long(drift_.size()) - 1 - written(record); }
+    // Returns the number of updates since a record was written.
+    long age(const float* record) const { return long(drift_.size()) - 1 - last_update(record); }
 
-    // The multiple of a record's first moments that the updates since it was written have added to its values.
+    // Returns the multiple of a record's first moments by which the updates since it was written change its values.
     float drift_since(const float* record) const {
-        return optimizer_.along_drift(float(drift_[written(record)]), record[2 * shape_.columns]);
+        return optimizer_.momentum_drift(float(drift_[last_update(record)]), record[2 * shape_.columns]);
     }
 
-    // The number of records by which one is fetched before it is used.
-    long ahead() const { return std::max(1L, AHEAD * LINE / stride_); }
+    // Returns how many records before its use a record is prefetched.
+    long lookahead() const { return std::max(1L, AHEAD * LINE / stride_); }
 
-    // Fetches a record into the L2 cache, which can wait for more lines at once than the L1 cache.
+    // Prefetches a record into the L2 cache. The L2 cache has more buffers for outstanding lines than the L1 cache.
     void prefetch(const float* record) const {
         for (long line = 0; line < stride_; line += LINE) __builtin_prefetch(record + line, 0, 2);
     }
 
-    // Fetches a record that will be written, so that no other core keeps a copy of it.
+    // Prefetches a record that will be written; see prefetch_line_for_write.
     void prefetch_to_write(const float* record) const {
-        for (long line = 0; line < stride_; line += LINE) take_line(record + line);
+        for (long line = 0; line < stride_; line += LINE) prefetch_line_for_write(record + line);
     }
 
     void add_powers() {
-        const double k = double(powers_.size());
-        powers_.push_back(float(std::pow(optimizer_.decay, k)));
-        powers2_.push_back(float(std::pow(optimizer_.decay2, k)));
+        const double k = double(beta1_powers_.size());
+        beta1_powers_.push_back(float(std::pow(optimizer_.beta1, k)));
+        beta2_powers_.push_back(float(std::pow(optimizer_.beta2, k)));
     }
 
-    // Counts an update: older records have drifted further.
-    void advance(double rate) {
+    // Records an update: the drift of all older records increases. The geometric series ends when its terms are negligible.
+    void advance(double learning_rate) {
         constexpr double NEGLIGIBLE = 1e-12;
-        double change = optimizer_.drift(rate);
+        double change = optimizer_.drift(learning_rate);
         const double ratio = optimizer_.drift_ratio();
         const double least = change * NEGLIGIBLE;
         for (size_t k = drift_.size(); k-- > 0;) {
@@ -418,34 +433,34 @@ class Table {
     }
 
     template <class Work> void for_each_own_row(Work work) {
-        const long begin = std::min(shape_.rows, rows_each_ * (owners_.first + process_));
-        const long end = std::min(shape_.rows, begin + rows_each_);
+        const long begin = std::min(shape_.rows, rows_per_shard_ * (sharding_.first_local_shard + process_));
+        const long end = std::min(shape_.rows, begin + rows_per_shard_);
 #pragma omp parallel for num_threads(threads_)
         for (long row = begin; row < end; ++row) work(uint32_t(row));
     }
 
     static void ignore(uint32_t) {}
 
-    // Calls visit(row, sums) for each row from `begin` to `end` that has numbers in some of the lists, in ascending order,
-    // with their sums, and soon(row) some rows before. Numbers of other processes are in the caches of other cores, from
-    // which they are fetched in advance.
+    // Merges the lists, and calls visit(row, sums) for each row in [begin, end) of at least one list, in ascending order.
+    // sums: sum of the row's values over the lists. soon(row) is called some rows before visit(row), for a prefetch. The
+    // values of other processes are in the caches of other cores, so they are also prefetched.
     template <class Width, class Visit, class Soon = void(uint32_t)>
-    void for_each_sum(const std::vector<SomeRows>& lists, uint32_t begin, uint32_t end, Width width, Visit visit,
+    void for_each_sum(const std::vector<SparseRows>& lists, uint32_t begin, uint32_t end, Width width, Visit visit,
                       const Soon& soon = ignore) const {
         struct Head {
             const uint32_t *row, *end;
-            const int32_t* numbers;
+            const int32_t* values;
         };
         std::vector<Head> heads;
-        for (const SomeRows& list : lists) {
-            const uint32_t *const all = list.rows, *const last = all + list.index.rows();
+        for (const SparseRows& list : lists) {
+            const uint32_t *const all = list.row_ids, *const last = all + list.index.rows();
             const uint32_t* const first = std::lower_bound(all, last, begin);
-            heads.push_back({first, std::lower_bound(first, last, end), list.numbers + (first - all) * width});
+            heads.push_back({first, std::lower_bound(first, last, end), list.values + (first - all) * width});
         }
-        const long columns = width, ahead = this->ahead();
+        const long columns = width, lookahead = this->lookahead();
         if (lists.size() == 1) {
             for (auto [row, last, numbers] = heads[0]; row < last; ++row, numbers += columns) {
-                if (row + ahead < last) soon(row[ahead]);
+                if (row + lookahead < last) soon(row[lookahead]);
                 visit(*row, numbers);
             }
             return;
@@ -460,35 +475,35 @@ class Table {
             std::fill_n(sums, long(width), 0);
             for (Head& head : heads) {
                 const bool has = *head.row == row;
-                const int32_t* const terms = has ? head.numbers : none.data();  // no branch, which would be mispredicted
-                for (long n = 0; n < width; ++n) add_whole(sums[n], terms[n]);
-                for (long n = 0; n < width; n += LINE) __builtin_prefetch(head.numbers + AHEAD * LINE + n);
-                if (head.row + ahead < head.end) soon(head.row[ahead]);
+                const int32_t* const terms = has ? head.values : none.data();  // no branch, which would be mispredicted
+                for (long n = 0; n < width; ++n) wrapping_add(sums[n], terms[n]);
+                for (long n = 0; n < width; n += LINE) __builtin_prefetch(head.values + AHEAD * LINE + n);
+                if (head.row + lookahead < head.end) soon(head.row[lookahead]);
                 head.row += has;
-                head.numbers += has * columns;
+                head.values += has * columns;
             }
             visit(row, sums);
         }
     }
 
     // Updates the rows from `begin` to `end`.
-    void update(uint32_t begin, uint32_t end, double rate, float scale, float weight_decay) {
+    void update(uint32_t begin, uint32_t end, double learning_rate, float scale, float weight_decay) {
         const int32_t next = int32_t(drift_.size());
-        with_width(shape_.columns, [&](auto columns) {
+        dispatch_width(shape_.columns, [&](auto columns) {
             const auto update_row = [&](uint32_t row, const int32_t* __restrict sums) {
-                float* __restrict const entry = record(row);
-                const float since = drift_since(entry), past = powers_[age(entry)];
-                float& second = this->second(entry);
-                second *= powers2_[age(entry)];
-                const RowRule rule =
-                    optimizer_.of_row(second, mean_square(sums, columns, scale), past, float(rate), scale, weight_decay);
+                float* __restrict const record = record_of(row);
+                const float since = drift_since(record), past = beta1_powers_[age(record)];
+                float& second = this->second_moment(record);
+                second *= beta2_powers_[age(record)];
+                const RowUpdate row_update =
+                    optimizer_.row_update(second, mean_square(sums, columns, scale), past, float(learning_rate), scale, weight_decay);
                 for (long n = 0; n < columns; ++n) {
-                    entry[n] = multiply_add(since, entry[columns + n], entry[n]);
-                    rule.update(entry[n], entry[columns + n], sums[n]);
+                    record[n] = multiply_add(since, record[columns + n], record[n]);
+                    row_update.update(record[n], record[columns + n], sums[n]);
                 }
-                set_written(entry, next);
+                set_last_update(record, next);
             };
-            for_each_sum(summands(), begin, end, columns, update_row, [&](uint32_t row) { prefetch_to_write(record(row)); });
+            for_each_sum(grad_lists(), begin, end, columns, update_row, [&](uint32_t row) { prefetch_to_write(record_of(row)); });
         });
     }
 };

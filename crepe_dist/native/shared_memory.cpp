@@ -1,5 +1,7 @@
-// Sums of whole numbers in memory shared by the processes of one host, and messages of them to other hosts, called through
-// ctypes; see parallel/shared_memory_optimizer.py and parallel/inter_host.py.
+// C functions for processes of one host that share memory: a barrier, sums of int32 numbers, and the compression of these
+// sums for messages to other hosts.
+//
+// Python calls them through ctypes: crepe_dist/parallel/host_shared_memory.py, shared_memory_optimizer.py, inter_host.py.
 
 #include <sched.h>
 #include <time.h>
@@ -11,25 +13,28 @@
 
 namespace {
 
-// Barrier in shared memory that is initially zero.
+// Barrier in shared memory. The memory is zero before the first use. `round` counts how often all processes have arrived.
+// The operations are sequentially consistent: writes to the shared memory before the barrier are visible after it.
 struct Barrier {
     std::atomic<int32_t> arrived;
     std::atomic<int32_t> round;
 };
 static_assert(std::atomic<int32_t>::is_always_lock_free, "an atomic with a lock does not work across processes");
 
-// In a message a whole number has 16 bits. LARGE stands for one that does not fit, which follows behind all, in 32 bits.
-constexpr int16_t LARGE = INT16_MIN;
-constexpr uint32_t MOST = 2 * INT16_MAX;  // the largest sum of INT16_MAX and a number that fits
-constexpr int64_t BLOCK = 32;  // numbers of which mostly all fit
+// A message contains each number in 16 bits. ESCAPE stands for a number that does not fit. These numbers follow behind the
+// 16-bit numbers, in 32 bits. Most numbers fit.
+constexpr int16_t ESCAPE = INT16_MIN;
+constexpr uint32_t MAX_OFFSET_VALUE = 2 * INT16_MAX;  // Maximum of number + INT16_MAX for a number that fits.
+constexpr int64_t CHECKED_AT_ONCE = 32;  // One comparison tests so many numbers. In most groups, all numbers fit.
 
-// The number of 32-bit words of `count` numbers of 16 bits.
-int64_t words_of(int64_t count) { return (count + 1) / 2; }
+// Returns the number of 32-bit words that hold `count` numbers of 16 bits.
+int64_t packed_words(int64_t count) { return (count + 1) / 2; }
 
 }  // namespace
 
-// Enters the barrier; returns the round to wait for with crepe_passed.
-extern "C" int crepe_arrive(void* memory, int processes) {
+// Arrives at the barrier, and returns the round to pass to crepe_barrier_wait. The last process resets the counter before it
+// increments the round, so that a process cannot arrive at the next barrier too early.
+extern "C" int crepe_barrier_arrive(void* memory, int processes) {
     Barrier* const barrier = static_cast<Barrier*>(memory);
     const int32_t round = barrier->round.load();
     if (barrier->arrived.fetch_add(1) + 1 == processes) {
@@ -39,17 +44,17 @@ extern "C" int crepe_arrive(void* memory, int processes) {
     return round;
 }
 
-// Waits until all processes have entered the barrier; returns 0 after `seconds`.
-extern "C" int crepe_passed(void* memory, int round, double seconds) {
+// Waits until all processes have arrived at the barrier. Returns 1, or 0 after `seconds` seconds.
+extern "C" int crepe_barrier_wait(void* memory, int round, double seconds) {
     using Clock = std::chrono::steady_clock;
-    constexpr double SPIN = 0.002;  // seconds of spinning, for low latency, before sleeping
+    constexpr double SPIN = 0.002;  // Seconds of spinning before the first sleep. Spinning has a lower latency.
     const Barrier* const barrier = static_cast<Barrier*>(memory);
     const auto start = Clock::now();
     while (barrier->round.load() == round) {
         const double waited = std::chrono::duration<double>(Clock::now() - start).count();
         if (waited > seconds) return 0;
         if (waited < SPIN) {
-            sched_yield();  // processes may share a core
+            sched_yield();  // Another process may need this core to arrive.
         } else {
             const timespec pause{0, 50'000};
             nanosleep(&pause, nullptr);
@@ -58,11 +63,11 @@ extern "C" int crepe_passed(void* memory, int round, double seconds) {
     return 1;
 }
 
-// Sums whole numbers from start to end over all arrays, and writes the sums into one of them, or into all if `into` is
-// negative. Sums that overflow wrap around.
-extern "C" void crepe_add_whole(uint32_t* const* arrays, int processes, int into, int64_t start, int64_t end) {
+// Adds the elements [start, end) of all arrays, and writes the sums into the array number `into`, or into all arrays if
+// `into` is negative. Sums that overflow wrap around.
+extern "C" void crepe_sum_int32(uint32_t* const* arrays, int processes, int into, int64_t start, int64_t end) {
     if (processes == 1) return;
-    constexpr int64_t CHUNK = 4096;  // elements whose sums fit in the L1 cache
+    constexpr int64_t CHUNK = 4096;  // Number of elements whose sums fit in the L1 cache.
     uint32_t sums[CHUNK];
     for (; start < end; start += CHUNK) {
         const int64_t count = std::min(CHUNK, end - start);
@@ -74,43 +79,45 @@ extern "C" void crepe_add_whole(uint32_t* const* arrays, int processes, int into
     }
 }
 
-// Writes whole numbers in 16 bits, and returns the number of 32-bit words. Up to count / 2 + 1 + count words are written.
-extern "C" int64_t crepe_shorten(const int32_t* __restrict numbers, int64_t count, int16_t* __restrict out) {
-    int32_t *const words = reinterpret_cast<int32_t*>(out), *large = words + words_of(count);
-    if (count) large[-1] = 0;  // also the half that nothing is written to
-    for (int64_t start = 0; start < count; start += BLOCK) {
-        const int64_t end = std::min(count, start + BLOCK);
+// Packs int32 numbers into a message of 16-bit numbers, and returns the number of 32-bit words of the message. It writes at
+// most count / 2 + 1 + count words: also behind the returned end, because the store has no branch.
+extern "C" int64_t crepe_pack_int16(const int32_t* __restrict values, int64_t count, int16_t* __restrict out) {
+    int32_t *const words = reinterpret_cast<int32_t*>(out), *escaped = words + packed_words(count);
+    if (count) escaped[-1] = 0;  // An odd count leaves the last half word unwritten.
+    for (int64_t start = 0; start < count; start += CHECKED_AT_ONCE) {
+        const int64_t end = std::min(count, start + CHECKED_AT_ONCE);
         uint32_t largest = 0;
         for (int64_t i = start; i < end; ++i) {
-            out[i] = int16_t(numbers[i]);
-            largest = std::max(largest, uint32_t(numbers[i]) + INT16_MAX);
+            out[i] = int16_t(values[i]);
+            largest = std::max(largest, uint32_t(values[i]) + INT16_MAX);
         }
-        for (int64_t i = largest > MOST ? start : end; i < end; ++i) {
-            const bool is_large = uint32_t(numbers[i]) + INT16_MAX > MOST;
-            out[i] = is_large ? LARGE : out[i];
-            *large = numbers[i];
-            large += is_large;
+        for (int64_t i = largest > MAX_OFFSET_VALUE ? start : end; i < end; ++i) {
+            const bool is_escaped = uint32_t(values[i]) + INT16_MAX > MAX_OFFSET_VALUE;
+            out[i] = is_escaped ? ESCAPE : out[i];
+            *escaped = values[i];
+            escaped += is_escaped;
         }
     }
-    return large - words;
+    return escaped - words;
 }
 
-// Reads the result of crepe_shorten, of so many words; returns 1 if there are not `count` numbers in it.
-extern "C" int crepe_widen(const int16_t* __restrict message, int64_t words, int64_t count, int32_t* __restrict numbers) {
-    const int32_t *const begin = reinterpret_cast<const int32_t*>(message), *large = begin + words_of(count);
-    if (words < words_of(count)) return 1;
-    for (int64_t start = 0; start < count; start += BLOCK) {
-        const int64_t end = std::min(count, start + BLOCK);
+// Unpacks a message of crepe_pack_int16 with `words` words. Returns 1 if the message does not contain `count` numbers, which
+// means that it is damaged. Otherwise it returns 0.
+extern "C" int crepe_unpack_int16(const int16_t* __restrict message, int64_t words, int64_t count, int32_t* __restrict values) {
+    const int32_t *const begin = reinterpret_cast<const int32_t*>(message), *escaped = begin + packed_words(count);
+    if (words < packed_words(count)) return 1;
+    for (int64_t start = 0; start < count; start += CHECKED_AT_ONCE) {
+        const int64_t end = std::min(count, start + CHECKED_AT_ONCE);
         int16_t smallest = 0;
         for (int64_t i = start; i < end; ++i) {
-            numbers[i] = message[i];
+            values[i] = message[i];
             smallest = std::min(smallest, message[i]);
         }
-        for (int64_t i = smallest == LARGE ? start : end; i < end; ++i) {
-            if (message[i] != LARGE) continue;
-            if (large == begin + words) return 1;
-            numbers[i] = *large++;
+        for (int64_t i = smallest == ESCAPE ? start : end; i < end; ++i) {
+            if (message[i] != ESCAPE) continue;
+            if (escaped == begin + words) return 1;
+            values[i] = *escaped++;
         }
     }
-    return large != begin + words;
+    return escaped != begin + words;
 }

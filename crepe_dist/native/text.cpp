@@ -1,4 +1,4 @@
-// Encoding of code points by table look-up, called through ctypes; see data/char_encoder.py.
+// C function that encodes texts as character ids, by table look-up. crepe_dist/data/char_encoder.py calls it through ctypes.
 
 #include <algorithm>
 #include <cstdint>
@@ -12,6 +12,7 @@
 
 namespace {
 
+// Writes the character ids of `count` code points to `out`, in reverse order if `reversed` is true.
 template <class Point>
 void look_up(const Point* points, int64_t count, bool reversed, const uint8_t* table, uint8_t* out) {
     if (reversed)
@@ -21,7 +22,8 @@ void look_up(const Point* points, int64_t count, bool reversed, const uint8_t* t
 }
 
 #if defined(__AVX512VBMI__)
-// ASCII only: the table's first 128 entries fit in two registers.
+// The same function for ASCII texts, 64 characters at a time. The first 128 elements of the table fit in two registers, and
+// VPERMI2B (AVX512-VBMI) selects 64 of these elements in one instruction.
 void look_up(const uint8_t* points, int64_t count, bool reversed, const uint8_t* table, uint8_t* out) {
     const __m512i low = _mm512_loadu_si512(table), high = _mm512_loadu_si512(table + 64);
     alignas(64) uint8_t steps[64];
@@ -54,10 +56,11 @@ void encode(
 
 }  // namespace
 
-// Encodes the first `length` code points of each text, or the last ones in reversed order.
+// Encodes the first `length` code points of each text. If `reversed` is 1, it encodes the last `length` code points in
+// reverse order.
 //
-// points: concatenated texts, `size` bytes per code point: 1 (ASCII) or 4. ends: end of each text, int64 [texts].
-// table: code of each code point, uint8. out: uint8 [texts][length], padded with BLANK.
+// points: concatenated texts. size: bytes of a code point, 1 (ASCII) or 4. ends: end of each text, in code points
+// [texts]. table: character id of each code point. out: character ids [texts][length], padded with BLANK.
 extern "C" void crepe_encode(
     const void* points, int size, const int64_t* ends, int64_t texts, int64_t length, int reversed,
     const uint8_t* table, uint8_t* out

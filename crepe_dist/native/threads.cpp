@@ -1,7 +1,8 @@
-// The functions that GCC calls for OpenMP's pragmas, as the manual of libgomp describes them under "The libgomp ABI".
-// They replace libgomp: many systems without a compiler lack it, and a copy of it in the wheel would need a C library as
-// new as that of the machine that builds the wheel. Only what the pragmas of these files need is here: loops that count
-// up, no `nowait`, and one thread for a region inside another.
+// Thread pool behind OpenMP's pragmas: the functions that GCC calls for them (manual of libgomp, "The libgomp ABI").
+//
+// They replace libgomp. Many systems without a compiler do not have libgomp, and a copy of libgomp in the wheel would need a
+// C library as new as the C library of the build machine. This file supports only the pragmas that the kernels use: loops
+// that count up, no `nowait`, and one thread for a nested region.
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -22,12 +23,12 @@
 
 namespace {
 
-constexpr size_t LINE = 64;  // bytes of a cache line
+constexpr size_t LINE = 64;  // Bytes of a cache line. Variables of different threads are in different lines.
 
-// How often a thread looks before it sleeps: for some tenths of a millisecond, because the next region mostly comes soon.
-// Longer, as with libgomp, and a step beside two other busy processes takes 69 instead of 15 ms. Not at all where the
-// threads outnumber the cores, or where the environment asks for it.
-int looks(int threads) {
+// Returns how often a thread polls before it sleeps. The polling takes some tenths of a millisecond, because the next region
+// usually begins soon. If it took as long as in libgomp, a step beside two other busy processes would take 69 ms instead of
+// 15 ms. A thread does not poll if there are more threads than cores, or if OMP_WAIT_POLICY is passive.
+int max_polls(int threads) {
     static const int cores = [] {
         cpu_set_t allowed;
         const char* const policy = std::getenv("OMP_WAIT_POLICY");
@@ -37,6 +38,7 @@ int looks(int threads) {
     return threads <= cores ? 20'000 : 0;
 }
 
+// Tells the core that this is a polling loop, which saves power and lets the other hyper-thread run (Intel's PAUSE).
 void pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -45,19 +47,22 @@ void pause() {
 #endif
 }
 
-// A count that one thread raises while others wait for it.
+// Counter that one thread increments while other threads wait for a new value. A waiting thread polls first, and then sleeps
+// in a futex (futex(2)).
 class alignas(LINE) Signal {
   public:
     int32_t count() const { return count_.load(); }
 
+    // Increments the counter, and wakes sleeping threads. `count_` is incremented before `sleeping_` is read, and `wait` does
+    // the opposite. Both orders are sequentially consistent, so no wake-up is lost.
     void raise() {
         count_.fetch_add(1);
         if (sleeping_.load()) syscall(SYS_futex, &count_, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
     }
 
-    // Waits until the count is no longer `last`.
-    void wait(int32_t last, int looks) {
-        for (int i = 0; i < looks; ++i, pause())
+    // Waits until the counter is not `last`. max_polls: polls before the thread sleeps.
+    void wait(int32_t last, int max_polls) {
+        for (int i = 0; i < max_polls; ++i, pause())
             if (count_.load(std::memory_order_acquire) != last) return;
         sleeping_.fetch_add(1);
         while (count_.load() == last) syscall(SYS_futex, &count_, FUTEX_WAIT_PRIVATE, last, nullptr, nullptr, 0);
@@ -71,15 +76,15 @@ class alignas(LINE) Signal {
 
 class Team;
 
-// What a thread is in the region that it runs.
+// State of a thread in a parallel region.
 struct Member {
     Team* team;
     int number;
-    uint64_t start, step, iterations, chunk;  // of its loop with schedule(dynamic)
+    uint64_t start, step, iterations, chunk;  // Its current loop with schedule(dynamic).
 };
 thread_local Member* member = nullptr;
 
-// A thread and those that work for it.
+// A thread that opens parallel regions, and its worker threads.
 class Team {
   public:
     Team() = default;
@@ -93,10 +98,11 @@ class Team {
 
     int size() const { return size_; }
 
-    // Lets `size` threads, among them the calling one, do the work, or as many as the system lets this process have.
+    // Runs work(data) in `size` threads. The calling thread is one of them. If the system refuses new threads, fewer threads
+    // run.
     void run(void (*work)(void*), void* data, int size) {
         try {
-            while (int(workers_.size()) + 1 < size) hire();
+            while (int(workers_.size()) + 1 < size) start_worker();
         } catch (const std::system_error&) {
             size = int(workers_.size()) + 1;
         }
@@ -104,20 +110,20 @@ class Team {
         data_ = data;
         size_ = size;
         for (int i = 0; i + 1 < size; ++i) workers_[i]->start.raise();
-        be(0);
-        meet();
+        run_member(0);
+        barrier();
     }
 
-    // Waits for the other members.
-    void meet() {
+    // Waits until all members of the team have called it.
+    void barrier() {
         const int32_t round = passed_.count();
-        if (!arrive()) passed_.wait(round, looks(size_));
+        if (!arrive()) passed_.wait(round, max_polls(size_));
     }
 
-    // Returns true for one of the members that call it between two meetings.
+    // Returns true for exactly one of the members that call it between two barriers.
     bool is_first() { return !entered_.exchange(true); }
 
-    // Returns the first of the next iterations.
+    // Assigns the next iterations of a dynamic loop to the caller, and returns the first of them.
     uint64_t take(uint64_t iterations) { return taken_.fetch_add(iterations); }
 
   private:
@@ -126,30 +132,34 @@ class Team {
         std::thread thread;
     };
 
-    void hire() {
+    void start_worker() {
         auto worker = std::make_unique<Worker>();
         workers_.reserve(workers_.size() + 1);
-        worker->thread = std::thread(&Team::serve, this, worker.get(), int(workers_.size()) + 1);
+        worker->thread = std::thread(&Team::run_worker, this, worker.get(), int(workers_.size()) + 1);
         workers_.push_back(std::move(worker));
     }
 
-    void serve(Worker* worker, int number) {
+    // Loop of a worker thread: it waits for a region, runs it, and arrives at the barrier at the end of the region. It does
+    // not wait there, because it waits for the next region anyway.
+    void run_worker(Worker* worker, int number) {
         for (int32_t regions = 0;; ++regions) {
-            worker->start.wait(regions, looks(number + 1));
+            worker->start.wait(regions, max_polls(number + 1));
             if (!work_) return;
-            be(number);
+            run_member(number);
             arrive();
         }
     }
 
-    void be(int number) {
+    // Runs the region in the calling thread, as member `number` of the team.
+    void run_member(int number) {
         Member self{this, number, 0, 0, 0, 0};
-        Member* const before = std::exchange(member, &self);
+        Member* const outer = std::exchange(member, &self);
         work_(data_);
-        member = before;
+        member = outer;
     }
 
-    // Returns true for the last member. All that follows may then be changed by the next region.
+    // Arrives at the barrier, and returns true for the last member. The last member resets the team's counters before it
+    // releases the others. After the release, the next region may change all members of this object.
     bool arrive() {
         const int size = size_;
         if (arrived_.fetch_add(1) + 1 < size) return false;
@@ -170,10 +180,10 @@ class Team {
     alignas(LINE) std::atomic<uint64_t> taken_{0};
 };
 
-// Each thread that calls the kernels has a team of its own.
+// The team of the calling thread. Each thread that calls the kernels has a team of its own.
 thread_local std::unique_ptr<Team> own;
 
-// A child process has none of its parent's threads.
+// A child process does not have the threads of its parent. Its team is released without joining them.
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { own.release(); });
 
 template <class T> bool next(T* first, T* last) {
@@ -197,7 +207,7 @@ using Unsigned = unsigned long long;
 
 }  // namespace
 
-// Hidden: another library of the process may bring libgomp.
+// The functions are hidden, because another library of the process may load libgomp.
 #pragma GCC visibility push(hidden)
 extern "C" {
 
@@ -210,7 +220,7 @@ void GOMP_parallel(void (*work)(void*), void* data, unsigned threads, unsigned) 
     own->run(work, data, std::max(1, int(threads)));
 }
 
-void GOMP_barrier() { member->team->meet(); }
+void GOMP_barrier() { member->team->barrier(); }
 
 bool GOMP_single_start() { return member->team->is_first(); }
 
@@ -231,7 +241,7 @@ bool GOMP_loop_ull_nonmonotonic_dynamic_next(Unsigned* first, Unsigned* last) { 
 
 void GOMP_loop_end() { GOMP_barrier(); }
 
-void GOMP_loop_end_nowait() {}  // the end of the region follows
+void GOMP_loop_end_nowait() {}  // The end of the region follows, which has a barrier.
 
 int omp_get_thread_num() { return member ? member->number : 0; }
 

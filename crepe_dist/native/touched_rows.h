@@ -1,4 +1,4 @@
-// The rows of a table that a batch touches, in training: their values, and the sums of their gradients.
+// The rows of an embedding table that a training batch touches: their values, and the sums of their gradients.
 #pragma once
 
 #include <omp.h>
@@ -12,33 +12,36 @@
 #include "row_set.h"
 #include "sharded_embedding.h"
 
-// The rows and their gradients belong to a table, if there is one, or to this object.
+// The list of rows and their gradients are in a sharded embedding, if one is attached. Otherwise they belong to this object,
+// and the caller copies the gradients to a gradient of all rows by `scatter`.
 class TouchedRows {
   public:
-    TouchedRows(TableShape shape, int threads) : shape_(shape), threads_(threads) {}
+    TouchedRows(EmbeddingShape shape, int threads) : shape_(shape), threads_(threads) {}
 
-    void use(Table* table) { table_ = table; }
-    bool has_table() const { return table_; }
+    void attach(ShardedEmbedding* embedding) { embedding_ = embedding; }
+    bool is_attached() const { return embedding_; }
 
-    // The set of the rows. Whoever has filled its words calls `list`.
+    // Returns the set of touched rows. The caller fills its bitmap and then calls `list`.
     RowIndex& index() { return gradient().index; }
     long count() { return index().rows(); }
 
+    // Lists the rows of the bitmap, and completes the index.
     void list() {
-        if (!table_) {
+        if (!embedding_) {
             index().count();
-            own_->rows = own_rows_.need(count() + SPARE);
+            own_->row_ids = own_rows_.reserve(count() + SPARE);
         }
         gradient().list();
     }
 
-    // Returns the values of the rows [count][columns]; weights: those of all rows, read without a table.
+    // Returns the values of the touched rows [count][columns]. weights: values of all rows, which are used only if no sharded
+    // embedding is attached.
     const float* read(const float* weights) {
         const long columns = shape_.columns, count = this->count();
-        const uint32_t* const rows = gradient().rows;
-        float* const out = read_.need(count * columns);
-        if (table_) {
-            table_->read(rows, count, out);
+        const uint32_t* const rows = gradient().row_ids;
+        float* const out = read_.reserve(count * columns);
+        if (embedding_) {
+            embedding_->read_rows(rows, count, out);
             return out;
         }
 #pragma omp parallel for num_threads(threads_)
@@ -46,31 +49,31 @@ class TouchedRows {
         return out;
     }
 
-    // The sums of the gradients [count][columns], in quanta, to be written.
-    int32_t* sums() { return table_ ? gradient().numbers : sums_.need(count() * shape_.columns); }
+    // Returns the memory for the sums of the gradients [count][columns], in fixed point. The caller writes them.
+    int32_t* sums() { return embedding_ ? gradient().values : sums_.reserve(count() * shape_.columns); }
 
-    // Copies the sums to a gradient of all rows.
+    // Copies the sums to a gradient of all rows [rows][columns].
     void scatter(int32_t* gradient) {
         const long columns = shape_.columns;
         std::memset(gradient, 0, shape_.rows * columns * sizeof(int32_t));
         for (long i = 0; i < count(); ++i)
-            std::copy_n(sums_.get() + i * columns, columns, gradient + own_->rows[i] * columns);
+            std::copy_n(sums_.get() + i * columns, columns, gradient + own_->row_ids[i] * columns);
     }
 
   private:
-    const TableShape shape_;
+    const EmbeddingShape shape_;
     const int threads_;
-    Table* table_ = nullptr;
+    ShardedEmbedding* embedding_ = nullptr;
     std::vector<char> own_memory_;
-    std::optional<SomeRows> own_;
+    std::optional<SparseRows> own_;
     Buffer<uint32_t> own_rows_;
     Buffer<float> read_;
     Buffer<int32_t> sums_;
 
-    SomeRows& gradient() {
-        if (table_) return table_->gradient();
-        if (!own_) {  // inference needs none
-            own_memory_.resize(SomeRows::bytes(shape_, 0));
+    SparseRows& gradient() {
+        if (embedding_) return embedding_->gradient();
+        if (!own_) {  // The memory is allocated at the first training step, because inference does not need it.
+            own_memory_.resize(SparseRows::bytes(shape_, 0));
             own_.emplace(own_memory_.data(), shape_, 0);
         }
         return *own_;

@@ -100,7 +100,7 @@ class DenseUpdate:
         numbers = ctypes.c_double * len(parameters)
         rates = numbers(*[rate * parameter.rate for parameter in parameters])
         scales = numbers(*[scale * self._quanta.of(name) for name in self._parameters])
-        self._functions.crepe_update(
+        self._functions.crepe_update_parameters(
             optimizer.number, optimizer.constants, len(parameters), *self._addresses, rates, scales,
             optimizer.weight_decay, self._threads,
         )  # fmt: skip
@@ -110,7 +110,7 @@ class DenseUpdate:
         total, sums = 0.0, (ctypes.c_uint64 * 2)()
         for name, parameter in self._parameters.items():
             assert parameter.gradient is not None
-            self._functions.crepe_squares(parameter.gradient.ctypes.data, parameter.gradient.size, sums)
+            self._functions.crepe_squared_norm(parameter.gradient.ctypes.data, parameter.gradient.size, sums)
             low, high = sums
             total += (low + (high << 32)) * self._quanta.of(name) ** 2
         return total

@@ -64,7 +64,7 @@ class HostMemory:
         """Tell the other processes of the host that this one has come to this point; see ``wait``."""
         self.wait()
         if self.processes > 1:
-            self._round = self._functions.crepe_arrive(self._barrier, self.processes)
+            self._round = self._functions.crepe_barrier_arrive(self._barrier, self.processes)
 
     def wait(self) -> None:
         """Wait until all processes of the host have come to the point of this one's last ``arrive``.
@@ -75,11 +75,11 @@ class HostMemory:
         if self._round is None:
             return
         # Wait in short pieces, so that signals are handled and the end of a process is noticed.
-        while not self._functions.crepe_passed(self._barrier, self._round, LOOK_SECONDS):
+        while not self._functions.crepe_barrier_wait(self._barrier, self._round, LOOK_SECONDS):
             try:
                 self.check()
             except PeerGone:
-                if not self._functions.crepe_passed(self._barrier, self._round, 0.0):
+                if not self._functions.crepe_barrier_wait(self._barrier, self._round, 0.0):
                     raise
                 break  # it ended after it had arrived
         self._round = None

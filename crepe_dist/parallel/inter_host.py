@@ -179,7 +179,7 @@ def _described(lengths: Sequence[int | None]) -> str:
 def shortened(numbers: Numbers) -> Numbers:
     """Return a message of numbers: 16 bits each, and 32 more for each that does not fit into them."""
     message = np.empty(-(-len(numbers) // 2) + len(numbers), np.int32)
-    return message[: library.functions().crepe_shorten(numbers.ctypes.data, len(numbers), message.ctypes.data)]
+    return message[: library.functions().crepe_pack_int16(numbers.ctypes.data, len(numbers), message.ctypes.data)]
 
 
 def widened(message: Numbers, count: int) -> Numbers:
@@ -189,6 +189,6 @@ def widened(message: Numbers, count: int) -> Numbers:
         RuntimeError: the message has not that count of numbers.
     """
     numbers = np.empty(count, np.int32)
-    if library.functions().crepe_widen(message.ctypes.data, len(message), count, numbers.ctypes.data):
+    if library.functions().crepe_unpack_int16(message.ctypes.data, len(message), count, numbers.ctypes.data):
         raise RuntimeError(f"a message of {len(message)} words does not hold {count} numbers")
     return numbers

@@ -65,7 +65,7 @@ class SparseParameter:
 
     def bytes(self, owners: Owners) -> int:
         """Return the memory that each process of a host needs, in whole pages."""
-        size = library.functions().crepe_table_bytes(self.shape, ctypes.byref(owners))
+        size = library.functions().crepe_embedding_bytes(self.shape, ctypes.byref(owners))
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
@@ -93,7 +93,7 @@ class Table:
         self._optimizer = optimizer
         self._updates = 0
         self._run = library.functions()
-        self._table = self._run.crepe_table_open(
+        self._table = self._run.crepe_embedding_open(
             sparse.shape,
             optimizer.number,
             optimizer.constants,
@@ -105,8 +105,8 @@ class Table:
         _check(self._table is None)
         value = self.parameter.value
         back_with_huge_pages(value.ctypes.data, value.nbytes)  # scoring reads it
-        weakref.finalize(self, self._run.crepe_table_close, self._table)
-        self._rows_each = self._run.crepe_table_rows_each(sparse.shape, ctypes.byref(owners))
+        weakref.finalize(self, self._run.crepe_embedding_close, self._table)
+        self._rows_each = self._run.crepe_embedding_rows_per_shard(sparse.shape, ctypes.byref(owners))
         self._bounds = np.zeros(owners.all + 1, np.int64)  # of the rows of each owner among those of `keep`
         self._kept = np.zeros(0, np.int32), np.zeros((0, self.parameter.shape[1]), np.int32)
         self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
@@ -115,7 +115,7 @@ class Table:
     def squares(self) -> int:
         """Return the sum of the squares of the last sum, in quanta."""
         sums = (ctypes.c_uint64 * 2)()
-        self._run.crepe_table_squares(self._table, sums)
+        self._run.crepe_embedding_squared_norm(self._table, sums)
         low, high = sums
         return low + (high << 32)
 
@@ -131,7 +131,7 @@ class Table:
     def keep(self) -> None:
         """List the rows of other hosts that the host's batch touches, of the owners that this process deals with."""
         addresses = (ctypes.c_void_p * 2)()
-        self._run.crepe_table_keep(self._table, self._bounds.ctypes.data, addresses)
+        self._run.crepe_embedding_collect_remote_rows(self._table, self._bounds.ctypes.data, addresses)
         count, columns = int(self._bounds[-1]), self.parameter.shape[1]
         rows, numbers = (
             np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int32)), (size,))
@@ -154,17 +154,17 @@ class Table:
     def read(self, rows: Numbers) -> Numbers:
         """Return the values of ascending rows of this process, float32 as int32, flat."""
         values = np.empty(self.numbers(rows), np.float32)
-        self._run.crepe_table_read(self._table, rows.ctypes.data, len(rows), values.ctypes.data)
+        self._run.crepe_embedding_read_rows(self._table, rows.ctypes.data, len(rows), values.ctypes.data)
         return values.view(np.int32)
 
     def sum_kept(self) -> None:
         """Replace the values of the rows of ``keep`` by the sums of their gradients on this host, in quanta."""
-        _check(self._run.crepe_table_sum_kept(self._table))
+        _check(self._run.crepe_embedding_reduce_remote_grads(self._table))
 
     def add(self, rows: Sequence[Numbers], sums: Sequence[Numbers]) -> None:
         """Add sums of other hosts to this one's: lists of this process's rows, and their sums."""
         counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
-        _check(self._run.crepe_table_add(self._table, pointers(rows), pointers(sums), counts, len(rows)))
+        _check(self._run.crepe_embedding_accumulate(self._table, pointers(rows), pointers(sums), counts, len(rows)))
 
     def update(self, learning_rate: float, scale: float) -> None:
         """Update the rows of this process with the sum of their gradients.
@@ -177,14 +177,14 @@ class Table:
         """
         self._updates += 1
         rate = self._optimizer.rate(learning_rate * self.parameter.rate, self._updates)
-        _check(self._run.crepe_table_update(self._table, rate, scale, self._optimizer.weight_decay))
+        _check(self._run.crepe_embedding_update(self._table, rate, scale, self._optimizer.weight_decay))
 
     def flush(self) -> None:
         """Move all of this process's rows on to the last update, and round them to float16, as files have them.
 
         All processes call it, and none reads before all have returned.
         """
-        _check(self._run.crepe_table_flush(self._table))
+        _check(self._run.crepe_embedding_apply_lazy_updates(self._table))
 
     def publish(self) -> None:
         """Copy the values of this host's rows into the parameter."""
@@ -205,12 +205,12 @@ class Table:
 
     def _store(self, rows: slice, arrays: Sequence[npt.NDArray[np.float32]], updated: Numbers | None = None) -> None:
         addresses = pointers([*[*arrays, None, None][:3], updated])
-        self._run.crepe_table_store(self._table, rows.start, rows.stop, *addresses)
+        self._run.crepe_embedding_store(self._table, rows.start, rows.stop, *addresses)
 
     def drift(self) -> npt.NDArray[np.float64]:
         """Return the drift since each update, float64 [updates since ``flush`` + 1]."""
-        history = np.empty(self._run.crepe_table_history(self._table, None))
-        self._run.crepe_table_history(self._table, history.ctypes.data)
+        history = np.empty(self._run.crepe_embedding_drift_history(self._table, None))
+        self._run.crepe_embedding_drift_history(self._table, history.ctypes.data)
         return history
 
     def restore(self, saved: SavedArrays) -> None:
@@ -223,7 +223,9 @@ class Table:
         arrays = [np.ascontiguousarray(array) for array in (self.parameter.value, *(moments or []))]
         addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
         drift, updated = map(np.ascontiguousarray, ages)
-        _check(self._run.crepe_table_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift)))
+        _check(
+            self._run.crepe_embedding_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift))
+        )
         self._updates = updates
 
 

@@ -52,7 +52,7 @@ class SharedMemoryExchange(WholeNumberExchange):
         by_row = {each.name for each in sparse}
         dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
         width = row_width(quanta)
-        self._add_whole = library.functions().crepe_add_whole
+        self._add_whole = library.functions().crepe_sum_int32
         gradients = sum(_aligned(parameter.value.size) for parameter in dense.values())
         count = gradients + _aligned(2 * world.size * width)  # float64, as two words
         self._squares_at = START + 4 * count

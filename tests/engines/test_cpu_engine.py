@@ -135,7 +135,7 @@ def test_threads_are_those_of_openmp(setting, expected, monkeypatch):
 def test_a_forked_process_has_threads_of_its_own(tmp_path):
     code = (
         "import os; from crepe_dist.native import library\n"
-        "compute = lambda: library.functions().crepe_products(0, 64, 3, 1)\n"
+        "compute = lambda: library.functions().crepe_time_matmul(0, 64, 3, 1)\n"
         "compute()\n"
         "child = os.fork()\n"
         "compute()\n"
@@ -163,7 +163,7 @@ def test_float32_is_the_default_where_it_is_clearly_faster(name, seconds, slower
 
     build: Any = Library.__new__(Library)
     build.name, build.emulates, build.bfloat16 = name, False, True
-    build.functions = SimpleNamespace(crepe_products=products)
+    build.functions = SimpleNamespace(crepe_time_matmul=products)
     monkeypatch.setattr(library.time, "thread_time", lambda: now[0])
     monkeypatch.setattr(library, "find", lambda: (build, ""))
     assert build.bfloat16_is_slower is slower

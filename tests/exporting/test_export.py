@@ -223,7 +223,7 @@ def test_what_answers_otherwise_is_not_there(existing, scale, tmp_path, monkeypa
     if existing:
         out.mkdir(parents=True)
         (out / "model.onnx").write_text("of before")
-    monkeypatch.setattr(ngrams_onnx, "ROOT_SCALE", scale)
+    monkeypatch.setattr(ngrams_onnx, "NGRAM_ROOT_SCALE", scale)
     with pytest.raises(UserError, match="computes other probabilities than ours"):
         export(predictor, "onnx", out, texts())
     found = {path.name: path.read_text() for path in out.iterdir()} if out.exists() else None

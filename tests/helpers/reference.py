@@ -17,13 +17,13 @@ from crepe_dist.data.targets import SEVERAL
 from crepe_dist.model.loss import PLAIN, Objective
 from crepe_dist.model.network_config import Shape
 from crepe_dist.native.constants import (
-    FEATURE_STREAM,
-    GROUPS,
+    BRANCH_SUM_SCALE,
+    FEATURE_DROPOUT_STREAM,
+    NGRAM_ROOT_SCALE,
     NGRAM_SCALE,
+    NUM_BUCKET_GROUPS,
     PAPER_POOL,
     POOLED_BLOCKS,
-    ROOT_SCALE,
-    SUM_SCALE,
 )
 from crepe_dist.networks.crepe import config as crepe
 from crepe_dist.networks.crepe.config import CrepeShape
@@ -39,7 +39,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 def logits(shape: Shape, values: Arrays, codes: Codes) -> Floats:
     """Compute the logits of documents without dropout, [n, classes]."""
     parts = [part for part, _ in _Network(shape, values, codes).parts()]
-    return SUM_SCALE * (parts[0] + parts[1]) if len(parts) == 2 else parts[0]
+    return BRANCH_SUM_SCALE * (parts[0] + parts[1]) if len(parts) == 2 else parts[0]
 
 
 def learnt(
@@ -130,9 +130,9 @@ class _Network:
         for row, buckets, number in zip(logits, *look_up(self.codes, shape)):
             rows = buckets[:number]
             groups, factors = significant[rows] + 2 * (rows >= shape.buckets - shape.words), np.zeros(number)
-            for group in (groups == number for number in range(GROUPS)):
+            for group in (groups == number for number in range(NUM_BUCKET_GROUPS)):
                 size = max(group.sum(), 1)
-                factors += group * min(ROOT_SCALE * size**0.5, NGRAM_SCALE) / size
+                factors += group * min(NGRAM_ROOT_SCALE * size**0.5, NGRAM_SCALE) / size
             row += factors @ weight[rows]
             found.append((rows, factors))
 
@@ -171,7 +171,7 @@ class _Network:
                 inside, _ = pooled(inside, 2)
         positions = np.maximum(inside.sum(axis=1), 1)
         features = then(maximum_and_mean(x, positions))
-        features = then(self.dropped(features, shape.FEATURE_DROPOUT, FEATURE_STREAM))
+        features = then(self.dropped(features, shape.FEATURE_DROPOUT, FEATURE_DROPOUT_STREAM))
         logits = then(self.dense(features, "tower.out"))
         return logits, lambda gradient: reduce(lambda each, back: back(each), reversed(backs), gradient)
 

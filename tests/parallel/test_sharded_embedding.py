@@ -248,7 +248,7 @@ def weigh(engine, weight):
     """Weigh all classes."""
     weights = np.full(engine.shape.classes, weight, np.float32)
     constants = ctypes.byref(PLAIN.constants)
-    engine._kernels.call("crepe_objective", constants, weights.ctypes.data, len(weights))
+    engine._kernels.call("crepe_set_loss", constants, weights.ctypes.data, len(weights))
 
 
 def large_loss(training):

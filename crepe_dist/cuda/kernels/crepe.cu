@@ -9,7 +9,7 @@
 
 constexpr int WIDTH = (CHANNELS + SIDE - 1) / SIDE * SIDE;
 constexpr int TILE = TILE_BYTES / sizeof(Number);  // positions that a block of threads computes at a time, in 48 KB
-constexpr int GAP = TOWER_TAPS / 2;
+constexpr int GAP = CONV_KERNEL_SIZE / 2;
 constexpr int NUMBERS = WIDTH + 16;  // from one row to the next in shared memory, so that they begin in different banks
 constexpr int SUMS = WIDTH + 8;      // likewise, float32
 constexpr int SQUARES = WIDTH / SIDE;
@@ -140,14 +140,14 @@ KERNEL(THREADS) add_embedding_terms(
 // Blocks: (pieces, convolutions).
 KERNEL(THREADS) pack_convolutions(const float* const* all, Number* forward, Number* backward) {
     const float* const weights = all[blockIdx.y];
-    forward += i64(blockIdx.y) * TOWER_TAPS * WIDTH * WIDTH;
-    backward += i64(blockIdx.y) * TOWER_TAPS * WIDTH * WIDTH;
-    for (i64 i = thread_number(); i < TOWER_TAPS * WIDTH * WIDTH; i += all_threads()) {
-        const int tap = int(i % TOWER_TAPS), in = int(i / TOWER_TAPS % WIDTH), out = int(i / TOWER_TAPS / WIDTH);
+    forward += i64(blockIdx.y) * CONV_KERNEL_SIZE * WIDTH * WIDTH;
+    backward += i64(blockIdx.y) * CONV_KERNEL_SIZE * WIDTH * WIDTH;
+    for (i64 i = thread_number(); i < CONV_KERNEL_SIZE * WIDTH * WIDTH; i += all_threads()) {
+        const int tap = int(i % CONV_KERNEL_SIZE), in = int(i / CONV_KERNEL_SIZE % WIDTH), out = int(i / CONV_KERNEL_SIZE / WIDTH);
         const bool is_weight = in < CHANNELS && out < CHANNELS;
-        const float weight = is_weight ? weights[(out * CHANNELS + in) * TOWER_TAPS + tap] : 0.0f;
+        const float weight = is_weight ? weights[(out * CHANNELS + in) * CONV_KERNEL_SIZE + tap] : 0.0f;
         put(forward[tap * WIDTH * WIDTH + Square::place(out, in, WIDTH)], weight);
-        put(backward[(TOWER_TAPS - 1 - tap) * WIDTH * WIDTH + Square::place(in, out, WIDTH)], weight);
+        put(backward[(CONV_KERNEL_SIZE - 1 - tap) * WIDTH * WIDTH + Square::place(in, out, WIDTH)], weight);
     }
 }
 
@@ -178,13 +178,13 @@ KERNEL(WARPS * 32) convolve(
     const int document = blockIdx.x, first = blockIdx.y * TILE, warp = threadIdx.x / 32;
     const int positions = positions_at(lengths[document], stride, level);
     if (first >= positions) return;
-    copy_in(in + i64(document) * places * WIDTH, first - GAP, TILE + TOWER_TAPS - 1, positions, rows);
+    copy_in(in + i64(document) * places * WIDTH, first - GAP, TILE + CONV_KERNEL_SIZE - 1, positions, rows);
     __syncthreads();
     Square squares[SQUARES];
 #pragma unroll
     for (Square& square : squares) square.clear();
 #pragma unroll 1  // more would take more registers than there are
-    for (int tap = 0; tap < TOWER_TAPS; ++tap)
+    for (int tap = 0; tap < CONV_KERNEL_SIZE; ++tap)
 #pragma unroll 2
         for (int k = 0; k < WIDTH; k += SIDE) {
             const Square::Left<false> left(rows + (warp * SIDE + tap) * NUMBERS + k, NUMBERS);

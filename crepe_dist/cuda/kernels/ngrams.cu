@@ -15,7 +15,7 @@ __device__ inline u32 first_slot(u32 row, u32 size) { return (row * 2654435769u)
 
 // Finds the distinct rows of each document's n-grams and words: writes a row to ngrams [documents][longest + 1][length +
 // 2] where the text has its first n-gram or word, with its group, and NO_ROW elsewhere; and the numbers of each group's to
-// counts [documents][GROUPS]. The last `words` rows are those of words. sets: scratch [documents][2][size], of rows and of the place of each row's first n-gram.
+// counts [documents][NUM_BUCKET_GROUPS]. The last `words` rows are those of words. sets: scratch [documents][2][size], of rows and of the place of each row's first n-gram.
 // A block for each document.
 KERNEL(FINDERS) find_ngrams(
     const u8* texts, const i32* lengths, int symbols, int longest, int rows, int letters, int words, const float* significant,
@@ -25,8 +25,8 @@ KERNEL(FINDERS) find_ngrams(
     const u8* const text = texts + i64(document) * symbols;
     u32 *const keys = sets + i64(document) * 2 * size, *const firsts = keys + size;
     u32* const found = ngrams + i64(document) * places;
-    __shared__ i32 numbers[GROUPS];
-    if (threadIdx.x < GROUPS) numbers[threadIdx.x] = 0;
+    __shared__ i32 numbers[NUM_BUCKET_GROUPS];
+    if (threadIdx.x < NUM_BUCKET_GROUPS) numbers[threadIdx.x] = 0;
     for (int i = threadIdx.x; i < 2 * size; i += FINDERS) keys[i] = EMPTY;
     for (int i = threadIdx.x; i < places; i += FINDERS) found[i] = NO_ROW;
     __syncthreads();
@@ -53,13 +53,13 @@ KERNEL(FINDERS) find_ngrams(
         found[i] = firsts[slot] == u32(i) ? row | group << GROUP_BIT : NO_ROW;
     }
     __syncthreads();
-    if (threadIdx.x < GROUPS) counts[GROUPS * document + threadIdx.x] = numbers[threadIdx.x];
+    if (threadIdx.x < NUM_BUCKET_GROUPS) counts[NUM_BUCKET_GROUPS * document + threadIdx.x] = numbers[threadIdx.x];
 }
 
 // The factor of the rows of one group of a document.
 __device__ inline float factor_of(int count) {
     const float number = float(count > 1 ? count : 1);
-    return fminf(NGRAM_SCALE, ROOT_SCALE * sqrtf(number)) / number;
+    return fminf(NGRAM_SCALE, NGRAM_ROOT_SCALE * sqrtf(number)) / number;
 }
 
 // Writes the logits [documents][classes]. Blocks: (documents, pieces of the classes); `wide` classes, a power of two up
@@ -68,9 +68,9 @@ KERNEL(THREADS) table_logits(
     const u32* ngrams, int places, const i32* counts, const float* weight, const float* bias, int classes, int wide,
     float* logits
 ) {
-    __shared__ float memory[GROUPS][THREADS];
+    __shared__ float memory[NUM_BUCKET_GROUPS][THREADS];
     const int document = blockIdx.x, column = threadIdx.x % wide, n = blockIdx.y * wide + column;
-    float sums[GROUPS] = {};
+    float sums[NUM_BUCKET_GROUPS] = {};
     const int step = THREADS / wide;
     for (int i = threadIdx.x / wide; i < places; i += AHEAD * step) {
         const Ahead<AHEAD> rows(ngrams + i64(document) * places, i, step, places);
@@ -80,18 +80,18 @@ KERNEL(THREADS) table_logits(
             values[k] = rows.at[k] != NO_ROW && n < classes ? weight[i64(rows.at[k] & ROW) * classes + n] : 0;
 #pragma unroll
         for (int k = 0; k < AHEAD; ++k)
-            for (u32 group = 0; group < GROUPS; ++group) sums[group] += group == rows.at[k] >> GROUP_BIT ? values[k] : 0;
+            for (u32 group = 0; group < NUM_BUCKET_GROUPS; ++group) sums[group] += group == rows.at[k] >> GROUP_BIT ? values[k] : 0;
     }
-    for (int group = 0; group < GROUPS; ++group) memory[group][threadIdx.x] = sums[group];
+    for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) memory[group][threadIdx.x] = sums[group];
     __syncthreads();
     for (int half = THREADS / 2; half >= wide; half /= 2) {
         if (int(threadIdx.x) < half)
-            for (int group = 0; group < GROUPS; ++group) memory[group][threadIdx.x] += memory[group][threadIdx.x + half];
+            for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) memory[group][threadIdx.x] += memory[group][threadIdx.x + half];
         __syncthreads();
     }
     if (int(threadIdx.x) >= wide || n >= classes) return;
     float logit = bias[n];
-    for (int group = 0; group < GROUPS; ++group) logit += factor_of(counts[GROUPS * document + group]) * memory[group][column];
+    for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) logit += factor_of(counts[NUM_BUCKET_GROUPS * document + group]) * memory[group][column];
     logits[i64(document) * classes + n] = logit;
 }
 
@@ -104,8 +104,8 @@ KERNEL(THREADS) table_gradients(
     __shared__ u32 memory[THREADS];
     const int document = blockIdx.x;
     const float* const gradients = logit_gradients + i64(document) * classes;
-    float factors[GROUPS];
-    for (int group = 0; group < GROUPS; ++group) factors[group] = factor_of(counts[GROUPS * document + group]);
+    float factors[NUM_BUCKET_GROUPS];
+    for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) factors[group] = factor_of(counts[NUM_BUCKET_GROUPS * document + group]);
     if (blockIdx.y == 0) {
         u32 size = 0, size_bias = 0;
         for (int n = threadIdx.x; n < classes; n += THREADS) {

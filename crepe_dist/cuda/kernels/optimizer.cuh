@@ -17,8 +17,8 @@ struct Trained {
     // The gradient of a number.
     __device__ i32& gradient(i64 i) const {
         if (!channels) return gradients[i];
-        const int number = int(i), size = int(channels), of_tap = number / TOWER_TAPS;
-        return gradients[(number % TOWER_TAPS * size + of_tap % size) * size + of_tap / size];
+        const int number = int(i), size = int(channels), of_tap = number / CONV_KERNEL_SIZE;
+        return gradients[(number % CONV_KERNEL_SIZE * size + of_tap % size) * size + of_tap / size];
     }
 };
 

@@ -38,7 +38,7 @@ from crepe_dist.data.char_encoder import BLANK, Codes
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import counted
 from crepe_dist.model.network_config import Shape, Uses
-from crepe_dist.native.constants import POOLED_BLOCKS, TOWER_TAPS
+from crepe_dist.native.constants import CONV_KERNEL_SIZE, POOLED_BLOCKS
 from crepe_dist.networks.ngrams.config import LARGEST_LONGEST, NGramShape
 from crepe_dist.networks.ngrams.hashing import edged, keys, rows_of
 from crepe_dist.settings.options import MOST_BLOCKS
@@ -152,7 +152,7 @@ class CrepeShape(Shape):
         shapes = {f"ngrams.{name}": shape for name, shape in self.table.parameter_shapes().items()}
         shapes["tower.table"] = (self.rows, self.width)
         for number in range(2 * self.blocks):
-            shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, TOWER_TAPS)
+            shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, CONV_KERNEL_SIZE)
             shapes[f"tower.convolutions.{number}.bias"] = (self.width,)
         return {**shapes, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from crepe_dist.cuda.branch import NOT_DROPPING, Dropping, Part, Program, Sums, Texts, blocks
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.native.constants import FEATURE_STREAM, POOLED_BLOCKS, TOWER_TAPS
+from crepe_dist.native.constants import CONV_KERNEL_SIZE, FEATURE_DROPOUT_STREAM, POOLED_BLOCKS
 from crepe_dist.networks.crepe.config import CrepeShape
 from crepe_dist.networks.ngrams.cuda import Table
 
@@ -42,8 +42,11 @@ class Tower:
         row = program.number_bytes * (width + 16)  # NUMBERS in kernels/crepe.cu, in bytes
         tile = TILE_BYTES // program.number_bytes
         self._tile = tile
-        self._convolution = {"block": 2 * tile, "shared": max((tile + TOWER_TAPS - 1) * row, 4 * tile * (width + 8))}
-        size = TOWER_TAPS * width**2 * program.number_bytes
+        self._convolution = {
+            "block": 2 * tile,
+            "shared": max((tile + CONV_KERNEL_SIZE - 1) * row, 4 * tile * (width + 8)),
+        }
+        size = CONV_KERNEL_SIZE * width**2 * program.number_bytes
         numbers = range(2 * shape.blocks)
         weights = [values[f"tower.convolutions.{number}.weight"].address for number in numbers]
         self._weights = program.gpu.copy(np.array(weights, np.uint64))
@@ -66,7 +69,7 @@ class Tower:
             shape.positions, shape.stride, shape.stride * shape.reach, self._values["tower.table"],
             *of_embedding.arguments(), first, memory.activations[0],
         )  # fmt: skip
-        grid = blocks(TOWER_TAPS * self._width**2), 2 * shape.blocks
+        grid = blocks(CONV_KERNEL_SIZE * self._width**2), 2 * shape.blocks
         run("pack_convolutions", grid, self._weights, *self._packed)
         for block in range(shape.blocks):
             inside, hidden, out = memory.activations[block], memory.hidden[block], memory.activations[block + 1]
@@ -140,7 +143,7 @@ class Tower:
     ) -> None:
         weight, bias = (sums[f"tower.convolutions.{number}.{name}"] for name in ("weight", "bias"))
         self._run(
-            "convolution_gradients", (texts.documents, TOWER_TAPS), inside, gradients, *self._at(texts, block),
+            "convolution_gradients", (texts.documents, CONV_KERNEL_SIZE), inside, gradients, *self._at(texts, block),
             weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest, bias.largest,
             **self._convolution_gradients,
         )  # fmt: skip
@@ -149,7 +152,7 @@ class Tower:
         """Return the dropout of the embedding and that of the features."""
         if dropping is None:
             return NOT_DROPPING, NOT_DROPPING
-        return dropping, Dropping(self._shape.FEATURE_DROPOUT, dropping.seed ^ FEATURE_STREAM)
+        return dropping, Dropping(self._shape.FEATURE_DROPOUT, dropping.seed ^ FEATURE_DROPOUT_STREAM)
 
     def _at(self, texts: Texts, block: int) -> tuple[Memory, int, int, int]:
         """Return what tells the kernels where the positions of a block are."""

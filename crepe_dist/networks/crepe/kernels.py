@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sizes(shape: CrepeShape) -> npt.NDArray[np.int64]:
-    """Return the sizes of both parts, in the order of ``crepe_open`` in native/engine.cpp."""
+    """Return the sizes of both parts, in the order of ``crepe_open_crepe`` in native/engine.cpp."""
     tower = [shape.reach, shape.rows, shape.width, shape.blocks, shape.stride, shape.group_size]
     return np.array([*ngrams.sizes(shape.table), *tower], np.int64)
 
@@ -22,4 +22,4 @@ def sizes(shape: CrepeShape) -> npt.NDArray[np.int64]:
 def open_network(functions: Any, shape: CrepeShape, precision: str, threads: int) -> Any:
     """Open the network; return ``None`` if memory runs out."""
     bfloat16 = precision == "bfloat16"
-    return functions.crepe_open(bfloat16, sizes(shape).ctypes.data, shape.FEATURE_DROPOUT, threads)
+    return functions.crepe_open_crepe(bfloat16, sizes(shape).ctypes.data, shape.FEATURE_DROPOUT, threads)

@@ -7,7 +7,7 @@ import numpy as np
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import Codes
 from crepe_dist.model.inference import Floats, convolved, pooled, total
-from crepe_dist.native.constants import POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
+from crepe_dist.native.constants import BRANCH_SUM_SCALE, CONV_KERNEL_SIZE, POOLED_BLOCKS
 from crepe_dist.networks.crepe.config import CrepeShape, look_up
 from crepe_dist.networks.ngrams import numpy as ngrams
 
@@ -15,7 +15,7 @@ from crepe_dist.networks.ngrams import numpy as ngrams
 def logits(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
     table = ngrams.logits(shape.table, _part(arrays, "ngrams."), codes)
-    return np.asarray(np.float32(SUM_SCALE) * (table + _tower(shape, _part(arrays, "tower."), codes)))
+    return np.asarray(np.float32(BRANCH_SUM_SCALE) * (table + _tower(shape, _part(arrays, "tower."), codes)))
 
 
 def _part(arrays: Arrays, prefix: str) -> Arrays:
@@ -29,7 +29,7 @@ def _tower(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
     inside = is_inside[:, :, None].astype(np.float32)
 
     def block_convolved(x: Floats, number: int) -> Floats:
-        padded = np.pad(x, ((0, 0), (TOWER_TAPS // 2, TOWER_TAPS // 2), (0, 0)))
+        padded = np.pad(x, ((0, 0), (CONV_KERNEL_SIZE // 2, CONV_KERNEL_SIZE // 2), (0, 0)))
         name = f"convolutions.{number}"
         return np.asarray(convolved(padded, arrays[f"{name}.weight"]) + arrays[f"{name}.bias"])
 

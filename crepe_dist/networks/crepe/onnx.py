@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.native.constants import POOLED_BLOCKS, SUM_SCALE, TOWER_TAPS
+from crepe_dist.native.constants import BRANCH_SUM_SCALE, CONV_KERNEL_SIZE, POOLED_BLOCKS
 from crepe_dist.networks.crepe.config import CrepeShape
 from crepe_dist.networks.ngrams import onnx as ngrams
 
@@ -17,7 +17,7 @@ def logits(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
     codes = ngrams.edged(graph, codes, shape.alphabet_size, shape.stride)
     table = ngrams.table_logits(graph, shape.table, arrays, codes, "ngrams.")
     both = graph.node("Add", table, _tower(graph, shape, arrays, codes))
-    return graph.node("Mul", both, graph.value(np.array(SUM_SCALE, np.float32)))
+    return graph.node("Mul", both, graph.value(np.array(BRANCH_SUM_SCALE, np.float32)))
 
 
 def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
@@ -42,7 +42,7 @@ def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
     def convolved(x: str, number: int) -> str:
         weight, bias = (f"tower.convolutions.{number}.{name}" for name in ("weight", "bias"))
         values = graph.value(arrays[weight][:, :, None], weight), graph.value(arrays[bias], bias)
-        return graph.node("Conv", x, *values, kernel_shape=[1, TOWER_TAPS], pads=[0, TOWER_TAPS // 2] * 2)
+        return graph.node("Conv", x, *values, kernel_shape=[1, CONV_KERNEL_SIZE], pads=[0, CONV_KERNEL_SIZE // 2] * 2)
 
     for block in range(shape.blocks):
         hidden = graph.node("Mul", graph.node("Relu", convolved(x, 2 * block)), inside)

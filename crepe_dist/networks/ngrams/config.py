@@ -34,7 +34,7 @@ import numpy as np
 
 from crepe_dist.data.char_encoder import Codes
 from crepe_dist.model.network_config import Shape, Uses
-from crepe_dist.native.constants import GROUPS, NGRAM_SCALE, ROOT_SCALE
+from crepe_dist.native.constants import NGRAM_ROOT_SCALE, NGRAM_SCALE, NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams.hashing import look_up
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ class NGramShape(Shape):
         buckets, counts = look_up(codes, self)
         used = np.arange(buckets.shape[1]) < counts[:, None]
         groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.words))[buckets]
-        own = [(groups == number) & used for number in range(GROUPS)]
+        own = [(groups == number) & used for number in range(NUM_BUCKET_GROUPS)]
         sizes = sum(each * each.sum(axis=1, keepdims=True) for each in own)[used]
-        return {"weight": (buckets[used], np.square(np.minimum(ROOT_SCALE * sizes**0.5, NGRAM_SCALE) / sizes))}
+        return {"weight": (buckets[used], np.square(np.minimum(NGRAM_ROOT_SCALE * sizes**0.5, NGRAM_SCALE) / sizes))}
 
     def __str__(self) -> str:
         return f"words and character n-grams up to {self.longest}, {self.buckets:,} buckets"

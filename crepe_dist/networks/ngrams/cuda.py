@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from crepe_dist.cuda.branch import THREADS, Dropping, Program, Sums, Texts
 from crepe_dist.cuda.gpu import Memory
-from crepe_dist.native.constants import GROUPS
+from crepe_dist.native.constants import NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams.config import NGramShape
 
 PROGRAM = "ngrams.cu"
@@ -72,4 +72,4 @@ class Table:
     def _found(self, texts: Texts) -> tuple[Memory, Memory]:
         """Return the memory of the distinct n-grams of each document, and of their numbers."""
         ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._places(texts))
-        return ngrams, self._run.buffer("ngram counts", 4 * GROUPS * texts.documents)
+        return ngrams, self._run.buffer("ngram counts", 4 * NUM_BUCKET_GROUPS * texts.documents)

@@ -110,7 +110,7 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
             buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
         return buckets, counts
     codes, sizes, buckets = np.ascontiguousarray(codes), sizes_of(shape), np.empty(size, np.int32)
-    failed = native.functions.crepe_ngrams(
+    failed = native.functions.crepe_find_ngrams(
         codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
         buckets.ctypes.data, counts.ctypes.data, library.threads(),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import Codes
 from crepe_dist.model.inference import Floats
-from crepe_dist.native.constants import GROUPS, NGRAM_SCALE, ROOT_SCALE
+from crepe_dist.native.constants import NGRAM_ROOT_SCALE, NGRAM_SCALE, NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams.config import NGramShape
 from crepe_dist.networks.ngrams.hashing import look_up
 
@@ -19,8 +19,8 @@ def logits(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
         buckets = buckets[:number]
         groups = arrays["significant"][buckets] + 2 * (buckets >= shape.buckets - shape.words)
         factors = np.zeros(number, np.float32)
-        for group in (groups == number for number in range(GROUPS)):
+        for group in (groups == number for number in range(NUM_BUCKET_GROUPS)):
             size = max(float(group.sum()), 1)
-            factors += group * np.float32(min(ROOT_SCALE * size**0.5, NGRAM_SCALE) / size)
+            factors += group * np.float32(min(NGRAM_ROOT_SCALE * size**0.5, NGRAM_SCALE) / size)
         row += factors @ arrays["weight"][buckets]
     return result

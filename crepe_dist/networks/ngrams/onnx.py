@@ -8,7 +8,7 @@ from onnx import TensorProto
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import BLANK
 from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.native.constants import GOLDEN, NGRAM_SCALE, RADIX, ROOT_SCALE
+from crepe_dist.native.constants import GOLDEN, NGRAM_ROOT_SCALE, NGRAM_SCALE, RADIX
 from crepe_dist.networks.ngrams.config import NGramShape
 
 ENDLESS = 1 << 31  # end of a slice that goes to the end
@@ -160,7 +160,7 @@ def table_logits(graph: Graph, shape: NGramShape, arrays: Arrays, edged_codes: s
 
     def scaled(group: str) -> str:
         number = graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one)
-        root = graph.node("Mul", graph.node("Sqrt", number), graph.value(np.array(ROOT_SCALE, np.float32)))
+        root = graph.node("Mul", graph.node("Sqrt", number), graph.value(np.array(NGRAM_ROOT_SCALE, np.float32)))
         scale = graph.node("Min", root, graph.value(np.array(NGRAM_SCALE, np.float32)))
         return graph.node("Mul", group, graph.node("Div", scale, number))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crepe_dist.settings.options import ModelOptions
 
 # The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
-CONVOLUTIONS = tuple(zip(constants.PAPER_TAPS, (True, True, False, False, False, True)))
+CONVOLUTIONS = tuple(zip(constants.PAPER_KERNEL_SIZES, (True, True, False, False, False, True)))
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
 # (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
@@ -105,7 +105,7 @@ class PaperShape(Shape):
 
     @property
     def group_size(self) -> int:
-        return constants.PAPER_GROUP
+        return constants.PAPER_REDUCTION_GROUP
 
     @property
     def activations(self) -> int:
