@@ -1,4 +1,4 @@
-"""Interface between the engine and the parts of a network."""
+"""Interface between the CUDA engine and the branches of a network."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from crepe_dist.cuda.compiler import compiled, parameters
+from crepe_dist.cuda.compiler import compile_cached, parameters
 from crepe_dist.cuda.gpu import Gpu, Memory, Module
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Documents of a batch on a GPU, as ``read_texts`` writes them.
+    """Documents of a batch on a GPU. The kernel ``add_boundary_symbols`` writes them.
 
     Attributes:
-        documents: their number.
-        first: position of the first one in the global batch.
-        symbols: most symbols of a document: its characters and two edges.
-        texts: uint8 [documents, symbols].
-        lengths: symbols of each document, int32 [documents].
+        documents: Number of documents.
+        first: Number of the first document in the global batch.
+        symbols: Maximum number of symbols of a document: its characters and two boundary symbols.
+        texts: Character ids, uint8 [documents, symbols].
+        lengths: Number of symbols of each document, int32 [documents].
     """
 
     documents: int
@@ -35,20 +35,20 @@ class Dropping:
     """Dropout of a step.
 
     Attributes:
-        probability: probability of dropping a unit, raised to a multiple of 2**-16.
-        seed: seed of the step, uint64.
+        probability: Probability of dropping a unit. The kernels round it up to a multiple of 2**-16.
+        seed: Seed of the step, uint64.
     """
 
     probability: float
     seed: int
 
     def arguments(self) -> tuple[int, int, float]:
-        """Return seed, threshold and scale as kernels take them; see ``Dropout`` in kernels/common.cuh."""
+        """Return the kernel arguments seed, threshold and scale; see ``Dropout`` in kernels/common.cuh."""
         return self.seed, math.ceil(self.probability * 2**16), self.scale
 
     @property
     def scale(self) -> float:
-        """Factor of units that are kept."""
+        """Factor of the units that are not dropped."""
         return 1 / (1 - self.probability)
 
 
@@ -57,12 +57,12 @@ NOT_DROPPING = Dropping(0.0, 0)
 
 @dataclass(frozen=True)
 class Sum:
-    """Sum of a parameter's gradients in whole numbers.
+    """Sum of a parameter's fixed-point gradients.
 
     Attributes:
-        total: the sum, int32, to which kernels add; see ``CudaExchange.totals``.
-        per_unit: quanta per 1.
-        largest: largest number of each document's term, as bits, uint32 [documents], zero at first.
+        total: The sum, int32. Kernels add to it. See ``CudaExchange.totals``.
+        per_unit: Factor that converts a gradient to fixed point, 2**-exponent.
+        largest: Bits of the largest absolute value of each document's term, uint32 [documents]. They are 0 at first.
     """
 
     total: Memory
@@ -70,46 +70,46 @@ class Sum:
     largest: Memory
 
 
-Sums = Mapping[str, Sum]  # by name of the parameter
+Sums = Mapping[str, Sum]  # The key is the name of the parameter.
 
 
 class Part(Protocol):
-    """A part of a network, with logits and a loss of its own."""
+    """Branch of a network, with its own logits and loss."""
 
     def forward(self, texts: Texts, logits: Memory, dropping: Dropping | None = None) -> None:
-        """Compute the logits, float32 [documents, classes]; for training if ``dropping`` is given."""
+        """Compute the logits, float32 [documents, classes]. With ``dropping``, prepare the backward pass."""
 
     def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
-        """Add the gradients of the documents of the last forward pass to their sums."""
+        """Add the gradients of the documents of the last forward pass to the sums of the gradients."""
 
 
-PRECISIONS = ("float32", "float16", "bfloat16")  # in the order of kernels/product.cuh
-THREADS = 256  # of a block, see kernels/common.cuh
-MOST_BLOCKS = 1 << 16  # of a kernel whose threads take several elements
+PRECISIONS = ("float32", "float16", "bfloat16")  # The index is PRECISION in kernels/product.cuh.
+THREADS = 256  # Threads of a block; see kernels/common.cuh.
+MAX_BLOCKS = 1 << 16  # Maximum number of blocks of a kernel whose threads process several elements each.
 
 
 def blocks(elements: int) -> int:
-    """Return the number of blocks of a kernel whose threads share out so many elements."""
-    return min(-(-elements // THREADS), MOST_BLOCKS)
+    """Return the number of blocks of a kernel that processes so many elements."""
+    return min(-(-elements // THREADS), MAX_BLOCKS)
 
 
 class Program:
-    """Kernels compiled for one configuration of a network.
+    """Kernels that are compiled for one configuration of a network.
 
     Args:
-        name: file in ``kernels/``.
-        constants: the constants that the file needs.
-        precision: float32, float16 or bfloat16 for the operands of products.
+        name: Name of the file in ``kernels/``.
+        constants: Constants that the file requires.
+        precision: Type of the operands of matrix products: float32, float16 or bfloat16.
 
     Attributes:
-        number_bytes: bytes of such an operand.
+        number_bytes: Bytes of an operand.
     """
 
     def __init__(self, gpu: Gpu, name: str, constants: Mapping[str, int | str], precision: str) -> None:
         self.gpu = gpu
         self.number_bytes = 4 if precision == "float32" else 2
         constants = {**constants, "PRECISION": PRECISIONS.index(precision)}
-        self._module = Module(gpu, compiled(name, constants, gpu.capability), parameters())
+        self._module = Module(gpu, compile_cached(name, constants, gpu.capability), parameters())
         self._buffers: dict[str, Memory] = {}
 
     def __call__(
@@ -119,8 +119,8 @@ class Program:
         self._module.launch(name, grid, block, *arguments, shared=shared)
 
     def buffer(self, name: str, size: int) -> Memory:
-        """Return memory of at least ``size`` bytes, the same for each call with a name unless it must grow."""
+        """Return the memory with this name. If it is smaller than ``size`` bytes, it grows and loses its contents."""
         if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers.pop(name, None)  # freed before it is replaced
+            self._buffers.pop(name, None)  # The old memory is freed before the new memory is allocated.
             self._buffers[name] = self.gpu.allocate(size)
         return self._buffers[name]

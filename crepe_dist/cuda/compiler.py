@@ -1,6 +1,6 @@
-"""Compilation of our kernels by NVRTC, once for each architecture, and a cache of the results.
+"""Compiler of the CUDA kernels: NVRTC, and a cache of the compiled programs on disk.
 
-Checked with nvrtc.h of CUDA 12.8. NVRTC needs neither a GPU nor a driver.
+The signatures are those of nvrtc.h in CUDA 12.8. NVRTC runs without a GPU and without a driver.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from crepe_dist import extras
 from crepe_dist.cuda import driver
-from crepe_dist.cuda.driver import WITHOUT, dotted
+from crepe_dist.cuda.driver import FALLBACK_HINT, dotted
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import cache_folder, read_bytes, replacing
 
@@ -27,17 +27,19 @@ KERNELS = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17",)
 _KERNEL = re.compile(r"(?:^KERNEL\(.*\)|__global__ [^;{]*?) (\w+)\(([^()]*)\) \{", re.MULTILINE)
 _LETTERS = {"int": "i", "i64": "q", "u64": "Q", "float": "f", "double": "d"}
-MOST_BYTES = 1 << 28  # of a compiled program
+MAX_BYTES = 1 << 28  # Maximum size of a compiled program.
 
 
-def compiled(program: str, defines: Mapping[str, int | str], capability: tuple[int, int]) -> bytes:
-    """Return a program for GPUs of a compute capability, from the cache or compiled now.
+def compile_cached(program: str, defines: Mapping[str, int | str], capability: tuple[int, int]) -> bytes:
+    """Return a compiled program. Read it from the cache, or compile it and add it to the cache.
 
     Args:
-        program: name of its file in ``KERNELS``, whose other files it can include.
+        program: Name of the program's file in ``KERNELS``. The file can include the other files of this folder.
+        defines: Macros of the compilation.
+        capability: Compute capability of the GPU, major and minor.
 
     Raises:
-        UserError: NVRTC is missing, or failed.
+        UserError: NVRTC is missing, or the compilation failed.
     """
     architecture = architecture_for(capability)
     facts = (program, sorted(_sources().items()), sorted(defines.items()), architecture, FLAGS, version())
@@ -45,7 +47,7 @@ def compiled(program: str, defines: Mapping[str, int | str], capability: tuple[i
     if image := _cached(path):
         return image
     image = compile_program(program, defines, architecture)
-    with suppress(OSError):  # without a cache, each process compiles
+    with suppress(OSError):  # If the cache cannot be written, each process compiles.
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(hashlib.sha256(image).digest() + image)
@@ -56,7 +58,7 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
     """Compile a program without the cache.
 
     Args:
-        architecture: ``sm_XY`` for machine code, ``compute_XY`` for PTX, which the driver translates.
+        architecture: ``sm_XY`` for machine code, or ``compute_XY`` for PTX, which the driver compiles to machine code.
     """
     sources = _sources()
     headers = {name: text for name, text in sources.items() if name != program}
@@ -81,7 +83,7 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
 
 
 def parameters() -> dict[str, str]:
-    """Return the types of the parameters of each kernel in ``KERNELS``, as letters of ``struct``; P for a pointer."""
+    """Return the parameter types of each kernel in ``KERNELS``, as format characters of ``struct``. P is a pointer."""
     return {
         name: "".join("P" if "*" in each else _LETTERS[each.split()[-2]] for each in declared.split(","))
         for text in _sources().values()
@@ -92,15 +94,17 @@ def parameters() -> dict[str, str]:
 def architecture_for(capability: tuple[int, int]) -> str:
     """Return the architecture to compile for.
 
-    For a GPU that NVRTC does not know it is PTX, which a driver of NVRTC's version or a later one translates.
+    If NVRTC does not support the GPU, the architecture is PTX of an older GPU. A driver of NVRTC's version or later
+    compiles the PTX to machine code.
     """
     wanted = 10 * capability[0] + capability[1]
-    known = set(_known_architectures()) - {101}  # CUDA 13 calls it 110: no PTX for 103
+    # CUDA 13 renamed architecture 101 to 110. Its PTX is therefore no base for architecture 103.
+    known = set(_known_architectures()) - {101}
     return f"sm_{wanted}" if wanted in known else f"compute_{max(each for each in known if each < wanted)}"
 
 
 def compilers(capability: tuple[int, int]) -> str:
-    """Name the versions that decide the machine code for GPUs of a compute capability."""
+    """Return the versions that determine the machine code for GPUs of a compute capability."""
     translated = architecture_for(capability).startswith("compute_")
     return f"NVRTC {dotted(version())}" + f", driver for CUDA {dotted(driver.driver_version() or (0, 0))}" * translated
 
@@ -114,7 +118,7 @@ def version() -> tuple[int, int]:
 
 
 def missing() -> UserError | None:
-    """Return the error for an NVRTC that cannot be loaded; ``None`` if it can."""
+    """Return the error if NVRTC cannot be loaded, otherwise ``None``."""
     try:
         _library()
     except UserError as error:
@@ -136,9 +140,9 @@ def _sources() -> dict[str, bytes]:
 
 
 def _cached(path: Path) -> bytes | None:
-    """Return a program from the cache; ``None`` if it is missing or damaged."""
+    """Return a program from the cache, or ``None`` if it is missing or damaged."""
     with suppress(OSError, ValueError):
-        data = read_bytes(path, MOST_BYTES)
+        data = read_bytes(path, MAX_BYTES)
         digest = hashlib.sha256().digest_size
         if hashlib.sha256(data[digest:]).digest() == data[:digest]:
             return data[digest:]
@@ -163,7 +167,7 @@ def _call(name: str, *arguments: object) -> None:
         raise UserError(
             f"NVRTC failed: {name}: {_error_name(code)}",
             "a broken installation of it, or a bug in crepe_dist",
-            f"install {PACKAGE} again, {WITHOUT}",
+            f"install {PACKAGE} again, {FALLBACK_HINT}",
             code=ExitCode.FAILURE,
         )
 
@@ -182,17 +186,18 @@ def _library() -> ctypes.CDLL:
             str(error),
             f"{extras.install('gpu')}; or compute without the GPU: --device cpu",
         ) from error
-    found.nvrtcGetErrorString.restype = c_char_p  # all others return a number
+    found.nvrtcGetErrorString.restype = c_char_p  # All other functions return an integer.
     return found
 
 
 def load_from_package(package: str, path: str) -> ctypes.CDLL:
-    """Load a library from a package, or else from the system.
+    """Load a library from a Python package. If the package is not installed, load the library from the system.
 
     Args:
-        path: path of the library below the folder of packages.
+        package: Name of the package.
+        path: Path of the library, relative to the folder of installed packages.
     """
-    from importlib import metadata  # here: predictions start faster without it
+    from importlib import metadata  # The import is local, because it would delay the start of predictions.
 
     with suppress(metadata.PackageNotFoundError, OSError):
         return ctypes.CDLL(str(metadata.distribution(package).locate_file(path)))

@@ -1,7 +1,8 @@
-"""The NVIDIA driver: its functions with their signatures, and questions that need no context.
+"""The NVIDIA driver: signatures of its functions, and queries that need no CUDA context.
 
-Checked with cuda.h of CUDA 12.8. A function with a version in its name is the one that the header's macro names, which
-programs compiled in C call; the name without it is kept for programs older than CUDA 3.2 or 4.0.
+The signatures are those of cuda.h in CUDA 12.8. Some functions have a version in their name, such as
+``cuMemAlloc_v2``. C programs call this version through a macro of the header. The name without a version belongs to
+programs older than CUDA 3.2 or 4.0.
 """
 
 from __future__ import annotations
@@ -16,36 +17,42 @@ from crepe_dist import hardware
 from crepe_dist.errors import ExitCode, UserError
 
 LIBRARY = "libcuda.so.1"
-# Lowest CUDA version of a driver for our kernels. 12.0 runs the code of all of CUDA 12 (NVIDIA's "CUDA Compatibility").
-OLDEST, OLDEST_NAME = (12, 0), "525.60.13"
-WITHOUT = "or compute without it: --device cpu"
+# Minimum CUDA version of the driver, and the name of the first driver of this version. A driver for CUDA 12.0 runs code
+# of all versions of CUDA 12 (NVIDIA, "CUDA Compatibility").
+MIN_VERSION, MIN_VERSION_NAME = (12, 0), "525.60.13"
+FALLBACK_HINT = "or compute without it: --device cpu"
 NO_DEVICE = 100
 _IMAGE = (
     "this driver cannot load the compiled kernels",
-    f"install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), {WITHOUT}",
+    "install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), "
+    f"{FALLBACK_HINT}",
 )
-# Causes and remedies of errors by their number. Others, such as 700 to 719 of kernels, are a bug or a fault of the GPU.
+# Causes and remedies of CUDA error codes. Other codes, such as 700 to 719 of kernels, mean a bug or a hardware fault.
 HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
     46: (
         "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
-        f"end the other process (nvidia-smi shows it), or allow several: nvidia-smi -c DEFAULT, {WITHOUT}",
+        f"end the other process (nvidia-smi shows it), or allow several: nvidia-smi -c DEFAULT, {FALLBACK_HINT}",
     ),
-    NO_DEVICE: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {WITHOUT}"),
-    **dict.fromkeys((200, 209, 218, 221, 222), _IMAGE),  # of machine code, PTX, and the driver's compiler of PTX
+    NO_DEVICE: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {FALLBACK_HINT}"),
+    **dict.fromkeys((200, 209, 218, 221, 222), _IMAGE),  # Errors of machine code, PTX, and the driver's PTX compiler.
     802: ("the GPUs are not ready yet", "start NVIDIA's fabric manager: systemctl start nvidia-fabricmanager"),
-    803: ("the driver was updated, and its library does not fit its kernel module", f"restart the machine, {WITHOUT}"),
+    803: (
+        "the driver was updated, and its library does not fit its kernel module",
+        f"restart the machine, {FALLBACK_HINT}",
+    ),
 }
 _FAULT = (
     "a fault of the GPU, its connection or its driver, or a bug",
     "read what nvidia-smi says, and Xid in the kernel's log (dmesg), and run the same command again; if it happens "
     "again, report it",
 )
-_LASTING = HELP.keys() - {46, 802}  # errors that stay until somebody acts; after others the same command may succeed
+# Errors that remain until somebody acts. After other errors, the same command may succeed if it is repeated.
+PERMANENT_ERRORS = HELP.keys() - {46, 802}
 _INT = POINTER(c_int)
 _HANDLE = POINTER(c_void_p)
 _ADDRESS = c_uint64  # CUdeviceptr
-# Argument types; all return a CUresult. The drivers of CUDA 12 have all of them.
+# Argument types of the driver's functions. Each function returns a CUresult. All drivers for CUDA 12 have them.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
     "cuDriverGetVersion": (_INT,),
@@ -85,8 +92,8 @@ def function(name: str) -> Any:
     """Return a function of the driver.
 
     Raises:
-        OSError: there is no driver.
-        AttributeError: the driver is older than the function.
+        OSError: No driver is installed.
+        AttributeError: The driver does not have the function, because it is too old.
     """
     found = getattr(ctypes.CDLL(LIBRARY), name)
     found.argtypes, found.restype = FUNCTIONS[name], c_int
@@ -94,53 +101,56 @@ def function(name: str) -> Any:
 
 
 def missing() -> UserError | None:
-    """Return the error for a driver whose library cannot be loaded; ``None`` if it can."""
+    """Return the error if the library of the driver cannot be loaded, otherwise ``None``."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError as error:
         return UserError(
             "no NVIDIA driver was found",
             str(error),
-            f"install the NVIDIA driver {OLDEST_NAME} or later (a container uses the host's: NVIDIA Container "
-            f"Toolkit, docker run --gpus all), {WITHOUT}",
+            f"install the NVIDIA driver {MIN_VERSION_NAME} or later (a container uses the host's: NVIDIA Container "
+            f"Toolkit, docker run --gpus all), {FALLBACK_HINT}",
         )
     return None
 
 
 def fault() -> UserError | None:
-    """Return the error for a driver that does not start; ``None`` if it does, finds no GPU, or cannot be loaded."""
+    """Return the error if the driver cannot be initialised.
+
+    The result is ``None`` if the driver starts, finds no GPU, or cannot be loaded.
+    """
     code = NO_DEVICE if missing() else function("cuInit")(0)
     return None if code in (0, NO_DEVICE) else failure("the NVIDIA driver does not start", "cuInit", code)
 
 
 def failure(what: str, name: str, code: int) -> UserError:
-    """Return the error for a function of the driver that failed."""
+    """Return the error for a failed call of a driver function."""
     text = c_char_p()
     function("cuGetErrorName")(code, text)
-    lasting = ExitCode.ERROR if code in _LASTING else ExitCode.FAILURE
+    lasting = ExitCode.ERROR if code in PERMANENT_ERRORS else ExitCode.FAILURE
     known = f"{text.value.decode() if text.value else 'unknown error'} ({code})"
     return UserError(f"{what}: {name}: {known}", *HELP.get(code, _FAULT), code=lasting)
 
 
 def outdated() -> UserError | None:
-    """Return the error for a driver that is too old for our kernels; ``None`` if it is not, or there is none."""
+    """Return the error if a driver is installed and too old for the kernels, otherwise ``None``."""
     found = driver_version()
-    if found is None or found >= OLDEST:
+    if found is None or found >= MIN_VERSION:
         return None
     return UserError(
         f"the NVIDIA driver is too old: it is for CUDA {dotted(found)}",
         "our kernels are compiled for CUDA 12",
-        f"install the NVIDIA driver {OLDEST_NAME} or later, {WITHOUT}",
+        f"install the NVIDIA driver {MIN_VERSION_NAME} or later, {FALLBACK_HINT}",
     )
 
 
 def dotted(version: tuple[int, int]) -> str:
-    """Format a compute capability, or a version of CUDA."""
+    """Format a compute capability or a CUDA version."""
     return f"{version[0]}.{version[1]}"
 
 
 def driver_version() -> tuple[int, int] | None:
-    """Return the driver's CUDA version; ``None`` without a driver."""
+    """Return the CUDA version of the driver, or ``None`` without a driver."""
     number = c_int()
     if not _call("cuDriverGetVersion", number):
         return None
@@ -148,13 +158,13 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def count() -> int:
-    """Count the GPUs that the driver shows to this process, usable or not; 0 without a driver."""
+    """Return the number of GPUs that the driver shows to this process, or 0 without a driver. They may be unusable."""
     number = c_int()
     return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", number) else 0
 
 
 def compute_capability(gpu: int) -> tuple[int, int]:
-    """Return (major, minor) of a GPU in the driver's numbering; (0, 0) without a driver."""
+    """Return the compute capability of a GPU as (major, minor), or (0, 0) without a driver."""
     major, minor = c_int(), c_int()
     for number, attribute in zip((major, minor), COMPUTE_CAPABILITY):
         _ask_gpu(gpu, "cuDeviceGetAttribute", number, attribute)
@@ -162,17 +172,17 @@ def compute_capability(gpu: int) -> tuple[int, int]:
 
 
 def name_of(gpu: int) -> str:
-    """Return the name of a GPU in the driver's numbering; empty without a driver."""
+    """Return the name of a GPU, or an empty string without a driver. ``gpu`` is a number of the driver."""
     return _text("cuDeviceGetName", gpu)
 
 
 def place_of(gpu: int) -> str:
-    """Return the machine and the PCI address of a GPU, which all slices of one have (MIG)."""
+    """Return the machine and the PCI address of a GPU. All MIG devices of a GPU have the same address."""
     return f"{hardware.boot()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 
 def uuid_of(gpu: int) -> str:
-    """Return the UUID of a GPU or MIG device in the driver's numbering; empty if the driver is older than CUDA 11.4."""
+    """Return the UUID of a GPU or MIG device, or an empty string if the driver is older than CUDA 11.4."""
     value = ctypes.create_string_buffer(16)
     return str(uuid.UUID(bytes=value.raw)) if _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) else ""
 
@@ -183,13 +193,13 @@ def _text(name: str, gpu: int) -> str:
 
 
 def _ask_gpu(gpu: int, name: str, *arguments: object) -> bool:
-    """Call a function of the driver that takes a device as its last argument; return whether it succeeded."""
+    """Call a driver function whose last argument is a device. Return True if the call succeeded."""
     device = c_int()
     return _call("cuInit", 0) and _call("cuDeviceGet", device, gpu) and _call(name, *arguments, device)
 
 
 def _call(name: str, *arguments: object) -> bool:
-    """Call a function of the driver; return whether it exists and succeeded."""
+    """Call a driver function. Return True if the function exists and the call succeeded."""
     try:
         return bool(function(name)(*arguments) == 0)
     except (OSError, AttributeError):

@@ -1,7 +1,7 @@
-"""A GPU: its memory, and kernels that compute there.
+"""A GPU, its memory, and the kernels that run on it.
 
-All work goes to one stream, in the order of the calls. A kernel that fails is noticed by a later call, mostly by
-``Gpu.wait`` or ``Memory.read``, and then by each one: CUDA's context is lost.
+All work is enqueued in one CUDA stream, in the order of the calls. A later call reports the failure of a kernel,
+usually ``Gpu.wait`` or ``Memory.read``. After such a failure, all calls fail, because the CUDA context is lost.
 """
 
 from __future__ import annotations
@@ -21,40 +21,43 @@ import numpy.typing as npt
 
 from crepe_dist.cuda import driver
 
-STAGED_BYTES = 1 << 23  # of page-locked memory, through which arrays are copied to the GPU
-SEARCH_SECONDS = 2.0  # for peers that are gone, after an error that the end of one may have caused
-HANG_SECONDS = 5.0  # time after which what still computes is taken to hang
+STAGED_BYTES = 1 << 23  # Size of the pinned staging buffer through which arrays are copied to the GPU.
+LOST_PEER_SECONDS = 2.0  # Time to wait for the detection of a lost peer after an error that the loss may have caused.
+HANG_SECONDS = 5.0  # Time after which a running kernel is considered to hang.
 # Constants of cuda.h.
 OUT_OF_MEMORY, NOT_READY = 2, 600
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
-_thread = threading.local()  # context: the one that is current in a thread
+_thread = threading.local()  # Its attribute ``context`` is the current CUDA context of the thread.
 
 
 def _use(context: c_void_p) -> int:
-    """Make a context that of the calling thread; return the driver's result."""
+    """Make a context the current context of the calling thread. Return the driver's result code."""
     code = 0 if getattr(_thread, "context", None) is context else driver.function("cuCtxSetCurrent")(context)
     _thread.context = None if code else context
     return int(code)
 
 
 class Gpu:
-    """A GPU in the driver's numbering, with a stream of its own in the process's context.
+    """GPU with its own stream in the primary context of the process.
+
+    Args:
+        number: Number of the GPU in the driver's numbering.
 
     Attributes:
-        capability: compute capability, major and minor.
-        stream: the driver's handle of the stream.
-        check: function that raises ``PeerGone`` if it knows that a peer is gone; set by who sums over several GPUs.
+        capability: Compute capability, major and minor.
+        stream: Driver handle of the stream.
+        check: Function that raises ``PeerGone`` if a peer process is lost. The NCCL communicator sets it.
 
     Raises:
-        UserError: there is no such GPU, or its driver is too old.
+        UserError: The GPU does not exist, or its driver is too old.
     """
 
     def __init__(self, number: int) -> None:
         if error := driver.missing() or driver.fault() or driver.outdated():
             raise error
         self.number = number
-        self.name = ""  # until it is known
+        self.name = ""  # Error messages use it. It is empty until the driver has returned it.
         self.check: Callable[[], None] | None = None
         self._call("cuInit", 0)
         device = c_int()
@@ -65,25 +68,26 @@ class Gpu:
         self._call("cuDevicePrimaryCtxRetain", self._context, device)
         self.stream = c_void_p()
         self.call("cuStreamCreate", self.stream, NON_BLOCKING)
-        self._lost = threading.Event()  # set after an error, or a hang, that a finalizer met
+        self._lost = threading.Event()  # Set after an error or a hang that a finalizer has detected.
         self._locked: list[c_void_p] = []
         held = self._context, self.stream, device, self._locked, self._lost
         weakref.finalize(self, _release, *held, os.getpid()).atexit = False
-        self._stage = self.page_locked(STAGED_BYTES)  # a ring
-        self._given = self._copied = 0  # bytes that were ever handed to it, and that have certainly left it
+        self._stage = self.page_locked(STAGED_BYTES)  # Ring buffer.
+        # Total bytes that were written to the ring buffer, and total bytes whose copy to the GPU is certainly complete.
+        self._given = self._copied = 0
         self._lock = threading.Lock()
 
     def memory(self) -> tuple[int, int]:
-        """Return the bytes of memory that are free, and all."""
+        """Return the free bytes and the total bytes of the memory."""
         free, total = c_size_t(), c_size_t()
         self.call("cuMemGetInfo_v2", free, total)
         return free.value, total.value
 
     def allocate(self, size: int) -> Memory:
-        """Allocate bytes, all zero.
+        """Allocate memory. All bytes are 0.
 
         Raises:
-            MemoryError: the GPU has not enough memory.
+            MemoryError: The GPU has not enough memory.
         """
         address = c_uint64()
         try:
@@ -97,26 +101,26 @@ class Gpu:
         return memory
 
     def copy(self, array: npt.NDArray[Any]) -> Memory:
-        """Allocate memory for an array, and copy it there."""
+        """Allocate memory for an array, and copy the array to it."""
         memory = self.allocate(array.nbytes)
         memory.write(array)
         return memory
 
     def page_locked(self, size: int) -> npt.NDArray[np.uint8]:
-        """Allocate page-locked memory of the host, which is freed with the GPU; copies from and to it never wait."""
+        """Allocate pinned host memory. Copies from and to it are asynchronous. It is freed with this object."""
         address = c_void_p()
         self.call("cuMemHostAlloc", address, size, 0)
         self._locked.append(address)
         return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (size,))
 
     def wait(self) -> None:
-        """Wait until all work is done."""
+        """Wait until all enqueued work is complete."""
         given = self._given
         self.call("cuStreamSynchronize", self.stream)
         self._copied = max(self._copied, given)
 
     def is_done(self) -> bool:
-        """Return whether all work is done."""
+        """Return True if all enqueued work is complete."""
         given = self._given
         self.make_current()
         code = driver.function("cuStreamQuery")(self.stream)
@@ -126,7 +130,7 @@ class Gpu:
         return bool(code == 0)
 
     def is_idle(self) -> bool:
-        """Return whether all work ended without an error; wait for it, but not for a kernel that hangs."""
+        """Wait for the enqueued work, at most ``HANG_SECONDS``. Return True if it completed without an error."""
         query, until = driver.function("cuStreamQuery"), time.monotonic() + HANG_SECONDS
         code = _use(self._context) or query(self.stream)
         while code == NOT_READY and not self._lost.is_set() and time.monotonic() < until:
@@ -136,46 +140,49 @@ class Gpu:
             self._lost.set()
         return code == 0
 
-    def search(self) -> None:
-        """Look for a peer that is gone, once and for a while: that may show first as an error of this GPU, or of NCCL.
+    def wait_for_lost_peer(self) -> None:
+        """Wait for the detection of a lost peer process, at most ``LOST_PEER_SECONDS``, and only at the first call.
+
+        The loss of a peer may appear as an error of this GPU or of NCCL before ``check`` detects it.
 
         Raises:
-            PeerGone: a peer is gone.
+            PeerGone: A peer is lost.
         """
-        check, self.check, until = self.check, None, time.monotonic() + SEARCH_SECONDS
+        check, self.check, until = self.check, None, time.monotonic() + LOST_PEER_SECONDS
         while check is not None and time.monotonic() < until:
             check()
             time.sleep(0.05)
 
     def make_current(self) -> None:
-        """Let the calling thread use the GPU."""
+        """Make the context of the GPU the current context of the calling thread."""
         if code := _use(self._context):
             raise self._failure("cuCtxSetCurrent", code)
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call a function of the driver in the GPU's context.
+        """Call a driver function in the context of the GPU.
 
         Raises:
-            MemoryError: the GPU has not enough memory.
-            UserError: the function failed.
-            PeerGone: it failed, and a peer is gone.
+            MemoryError: The GPU has not enough memory.
+            UserError: The function failed.
+            PeerGone: The function failed, and a peer is lost.
         """
         self.make_current()
         self._call(name, *arguments)
 
     def write(self, source: npt.NDArray[Any], address: int) -> None:
-        """Copy an array to the GPU through page-locked memory, without waiting for the GPU unless that is full."""
+        """Copy an array to the GPU through the ring buffer. Wait for the GPU only if the ring buffer is full."""
         with self._lock:
             start, done = self._stage.ctypes.data, 0
             while done < source.nbytes:
                 place, free = self._given % STAGED_BYTES, STAGED_BYTES - (self._given - self._copied)
                 size = min(source.nbytes - done, STAGED_BYTES - place, free)
-                if size <= 0:  # below: another thread wrote down later what it found earlier
+                if size <= 0:  # It is negative if another thread stored an older value of ``_copied`` later.
                     self.wait()
                     continue
                 ctypes.memmove(start + place, source.ctypes.data + done, size)
                 self.call("cuMemcpyHtoDAsync_v2", address + done, start + place, size, self.stream)
-                self._given += size  # only now: another thread may have waited meanwhile
+                # The addition follows the copy. Otherwise a concurrent ``wait`` could count these bytes as copied.
+                self._given += size
                 done += size
 
     def _call(self, name: str, *arguments: object) -> None:
@@ -188,16 +195,16 @@ class Gpu:
         if code == OUT_OF_MEMORY:
             return MemoryError(f"{gpu} is out of memory")
         if code not in driver.HELP:
-            self.search()
+            self.wait_for_lost_peer()
         return driver.failure(f"{gpu} cannot be used", function, code)
 
 
 class Memory:
-    """Bytes on a GPU, freed with the last reference to them or to a view of them.
+    """Memory on a GPU. It is freed with the last reference to it or to a view of it.
 
     Attributes:
-        address: the driver's address.
-        size: their number.
+        address: Address on the GPU.
+        size: Number of bytes.
     """
 
     def __init__(self, gpu: Gpu, address: int, size: int, whole: Memory | None = None) -> None:
@@ -207,23 +214,23 @@ class Memory:
         self._whole = whole
 
     def view(self, offset: int, size: int) -> Memory:
-        """Return a part of it."""
+        """Return a view of the bytes [offset, offset + size)."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ValueError(f"bytes {offset} to {offset + size} are not within {self.size}")
         return Memory(self._gpu, self.address + offset, size, self)
 
     def write(self, array: npt.NDArray[Any]) -> None:
-        """Copy an array to the start of the memory; it may be changed at once."""
+        """Copy an array to the start of the memory. The caller may change the array after the call."""
         source = np.ascontiguousarray(array)
         self._gpu.write(source, self.view(0, source.nbytes).address)
 
     def read(self, array: npt.NDArray[Any]) -> None:
-        """Fill an array from the start of the memory, after all work before."""
+        """Copy the start of the memory to an array, after all enqueued work."""
         self.fetch(array)
         self._gpu.wait()
 
     def fetch(self, array: npt.NDArray[Any]) -> None:
-        """Let an array be filled after all work before. One in page-locked memory is full once the GPU is done."""
+        """Enqueue a copy of the start of the memory to an array. If the array is pinned, the call does not wait."""
         if not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError("an array to read into must be contiguous and writeable")
         address = self.view(0, array.nbytes).address
@@ -237,10 +244,12 @@ class Memory:
 
 
 class Module:
-    """A compiled program on a GPU. One thread at a time launches its kernels.
+    """Compiled program on a GPU. Only one thread at a time may launch its kernels.
 
     Args:
-        parameters: those of each kernel; see ``compiler.parameters``.
+        gpu: The GPU.
+        image: The compiled program.
+        parameters: Parameter types of each kernel; see ``compiler.parameters``.
     """
 
     def __init__(self, gpu: Gpu, image: bytes, parameters: Mapping[str, str]) -> None:
@@ -252,17 +261,19 @@ class Module:
         weakref.finalize(self, _give_back, gpu, "cuModuleUnload", self._handle, os.getpid()).atexit = False
 
     def launch(self, name: str, grid: int | tuple[int, int], block: int, *arguments: Any, shared: int = 0) -> None:
-        """Hand a kernel to the GPU.
+        """Enqueue a kernel.
 
         Args:
-            grid: number of blocks along x, or along x and y; nothing is launched if one is 0.
-            block: threads of each block.
-            arguments: ``Memory`` or ``None`` for a pointer; a number for another parameter.
-            shared: bytes of dynamic shared memory of each block: with the kernel's own at most 48 KiB.
+            name: Name of the kernel.
+            grid: Number of blocks along x, or along x and y. If a number is 0, no kernel is launched.
+            block: Number of threads of a block.
+            arguments: ``Memory`` or ``None`` for a pointer, and a number for another parameter.
+            shared: Bytes of dynamic shared memory of a block. Static and dynamic shared memory together are at most
+                48 KiB.
 
         Raises:
-            TypeError: number or types of the arguments are not those of the kernel's parameters, or an integer is too
-                large for its parameter.
+            TypeError: The number or the types of the arguments do not match the parameters of the kernel, or an
+                integer is too large for its parameter.
         """
         x, y = grid if isinstance(grid, tuple) else (grid, 1)
         if not x * y:
@@ -280,10 +291,10 @@ class Module:
 
 
 class _Kernel:
-    """A kernel, and memory for its arguments.
+    """Kernel with the memory for its arguments.
 
     Attributes:
-        pointers: addresses of the arguments.
+        pointers: C array of the addresses of the arguments.
     """
 
     def __init__(self, parameters: str) -> None:
@@ -297,11 +308,11 @@ class _Kernel:
     def set(self, arguments: tuple[Any, ...]) -> None:
         pairs = zip(arguments, self._are_pointers)
         values = [(each.address if each else 0) if is_pointer else each for each, is_pointer in pairs]
-        self._layout.pack_into(self._values, 0, *values, *arguments[len(values) :])  # too many are an error
+        self._layout.pack_into(self._values, 0, *values, *arguments[len(values) :])  # Too many arguments are an error.
 
 
-# What finalizers do. A forked process has no part in its parent's GPU. After an error or a hang the driver frees all
-# with the process: to free memory waits for all kernels.
+# Finalizers. A forked process must not free the resources of its parent. After an error or a hang, nothing is freed
+# here: freeing memory waits for all kernels, and the driver frees everything at the end of the process.
 
 
 def _give_back(gpu: Gpu, function: str, what: object, process: int) -> None:

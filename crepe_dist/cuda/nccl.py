@@ -1,6 +1,6 @@
-"""Sums over several GPUs by NCCL.
+"""All-reduce over GPUs by NCCL.
 
-Checked with nccl.h 2.26. The functions are in every NCCL since 2.14.
+The signatures are those of nccl.h 2.26. Every NCCL since 2.14 has these functions.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ LIBRARY = "libnccl.so.2"
 PACKAGE, PATH = "nvidia-nccl-cu12", f"nvidia/nccl/lib/{LIBRARY}"
 INT32, SUM = 2, 0  # ncclInt32, ncclSum
 REMOTE_ERROR, IN_PROGRESS = 6, 7
-WITHOUT = f"to sum without NCCL: pip uninstall {PACKAGE}"
-OLDEST = 21400  # NCCL_VERSION_CODE of 2.14, the first with communicators that do not block
-LOOK_SECONDS = 0.2  # interval of the questions whether all peers are there
-SPIN_SECONDS = 1e-3  # time for which a wait does not let go of the processor
+FALLBACK_HINT = f"to sum without NCCL: pip uninstall {PACKAGE}"
+MIN_VERSION = 21400  # NCCL_VERSION_CODE of 2.14, the first version with non-blocking communicators.
+POLL_SECONDS = 0.2  # Interval of the checks for lost peers.
+SPIN_SECONDS = 1e-3  # Time that a wait polls without sleeping.
 
 
 class UniqueId(ctypes.Structure):
-    """NCCL's ncclUniqueId, which it takes by value."""
+    """The struct ncclUniqueId. NCCL takes it by value."""
 
     _fields_ = (("bytes", ctypes.c_char * 128),)
 
 
-class Config(ctypes.Structure):
-    """The part of NCCL's ncclConfig_t that 2.14 has; the size tells NCCL that the rest is missing."""
+class NcclConfig(ctypes.Structure):
+    """The members of ncclConfig_t in NCCL 2.14. Later versions recognise by ``size`` that their members are missing."""
 
     _fields_ = (("size", c_size_t), ("magic", c_uint), ("version", c_uint), ("blocking", c_int))
 
 
 def version() -> int:
-    """Return the number of NCCL's version, such as 21400 of 2.14; 0 if it cannot be loaded, or is too old."""
+    """Return NCCL's version code, such as 21400 for 2.14, or 0 if NCCL cannot be loaded or is too old."""
     number = c_int()
     with suppress(OSError, AttributeError):
         _library().ncclGetVersion(byref(number))
-    return number.value if number.value >= OLDEST else 0
+    return number.value if number.value >= MIN_VERSION else 0
 
 
 def unique_id() -> str:
-    """Return the name of a new communicator, in hexadecimal; rank 0 makes it, and all ranks need it."""
+    """Return the id of a new communicator, in hexadecimal. Rank 0 creates the id and sends it to all ranks."""
     made = UniqueId()
     if code := _library().ncclGetUniqueId(byref(made)):
         raise _failure("ncclGetUniqueId", code)
@@ -59,17 +59,21 @@ def unique_id() -> str:
 
 
 class Communicator:
-    """NCCL's communicator of one GPU of each rank; every rank makes it at the same point.
+    """NCCL communicator with one GPU per rank. Every rank must create it at the same point.
 
-    NCCL hears of a peer of another host that is gone, but not of one of the same host: its kernel would wait for ever.
+    NCCL detects the loss of a peer on another host. It does not detect the loss of a peer on the same host, and its
+    kernel would wait forever. ``check`` detects such a loss.
 
     Args:
-        name: result of rank 0's ``unique_id``.
-        check: function that raises ``PeerGone`` if it knows that a peer is gone; called now and then while waiting.
-        seconds: time limit of the start.
+        gpu: GPU of this rank.
+        rank: Rank of this process.
+        size: Number of ranks.
+        name: Result of ``unique_id`` on rank 0.
+        check: Function that raises ``PeerGone`` if a peer is lost. It is called every ``POLL_SECONDS`` while waiting.
+        seconds: Time limit of the initialisation.
 
     Raises:
-        UserError: NCCL does not start.
+        UserError: NCCL cannot be initialised.
     """
 
     def __init__(self, gpu: Gpu, rank: int, size: int, name: str, check: Callable[[], None], seconds: float) -> None:
@@ -78,26 +82,26 @@ class Communicator:
         self._doing = "its start"
         self._handle = c_void_p()
         self._abort = weakref.finalize(self, _abort, gpu, self._handle, os.getpid())
-        self._abort.atexit = False  # the end of the process ends NCCL's kernel, too
-        config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, OLDEST, 0)
+        self._abort.atexit = False  # The end of the process also ends NCCL's kernel.
+        config = NcclConfig(ctypes.sizeof(NcclConfig), 0xCAFEBEEF, MIN_VERSION, 0)
         gpu.make_current()
         unique = UniqueId.from_buffer_copy(bytes.fromhex(name))
         self._call("ncclCommInitRankConfig", byref(self._handle), size, unique, rank, byref(config))
-        self._poll(self._is_taken, seconds)
+        self._poll(self._is_enqueued, seconds)
         self._doing = "a sum over the GPUs"
 
     def sum(self, memory: Memory, count: int) -> None:
-        """Replace int32 numbers on the GPU by their sums over all ranks, in the order of the GPU's work."""
+        """Enqueue the all-reduce of int32 numbers on the GPU. It replaces them by their sums over all ranks."""
         self._gpu.make_current()
         address = c_void_p(memory.view(0, 4 * count).address)
         self._call("ncclAllReduce", address, address, c_size_t(count), INT32, SUM, self._handle, self._gpu.stream)
-        self._poll(self._is_taken)
+        self._poll(self._is_enqueued)
 
     def wait(self) -> None:
-        """Wait until all work of the GPU is done.
+        """Wait until all enqueued work of the GPU is complete.
 
         Raises:
-            PeerGone: another rank is gone.
+            PeerGone: Another rank is lost.
         """
         self._poll(self._gpu.is_done)
 
@@ -106,29 +110,29 @@ class Communicator:
         try:
             while not is_done():
                 now = time.monotonic()
-                if now - look >= LOOK_SECONDS:
+                if now - look >= POLL_SECONDS:
                     look = now
                     self._check()
-                    self._is_taken()
+                    self._is_enqueued()
                 if now - start > seconds:
                     raise UserError(
                         f"NCCL did not start within {seconds:g} s",
                         "the network between the GPUs or hosts is blocked, or a process is suspended",
                         "set NCCL_DEBUG=INFO to see for what it waits, and NCCL_SOCKET_IFNAME to the network between "
-                        f"the hosts, or raise --safety.watchdog-s; {WITHOUT}",
+                        f"the hosts, or raise --safety.watchdog-s; {FALLBACK_HINT}",
                         code=ExitCode.FAILURE,
                     )
                 if now - start > SPIN_SECONDS:
                     time.sleep(SPIN_SECONDS / 10)
         except BaseException:
-            self._abort()  # NCCL's kernel ends, and so do all that wait for it
+            self._abort()  # It ends NCCL's kernel, and the kernels that wait for it.
             raise
 
-    def _is_taken(self) -> bool:
-        """Return whether NCCL has taken a call to the GPU's work: calls of this communicator return before that.
+    def _is_enqueued(self) -> bool:
+        """Return True if NCCL has enqueued the last call. Calls of a non-blocking communicator return earlier.
 
         Raises:
-            PeerGone: another rank is gone, or the connection to it.
+            PeerGone: Another rank or the connection to it is lost.
             UserError: NCCL failed.
         """
         state = c_int()
@@ -142,7 +146,7 @@ class Communicator:
     def _expect(self, what: str, code: int) -> None:
         if code not in (0, IN_PROGRESS):
             if code != REMOTE_ERROR:
-                self._gpu.search()
+                self._gpu.wait_for_lost_peer()
             raise _failure(what, code)
 
 
@@ -150,15 +154,18 @@ def _failure(what: str, code: int) -> Exception:
     why = f"{(_library().ncclGetErrorString(code) or b'').decode('utf-8', 'replace')} ({code})"
     if code == REMOTE_ERROR:
         return PeerGone(f"NCCL: {what} failed: {why}")
-    remedy = f"set NCCL_DEBUG=WARN to see more; a container may need --shm-size 1g; {WITHOUT}"
+    remedy = f"set NCCL_DEBUG=WARN to see more; a container may need --shm-size 1g; {FALLBACK_HINT}"
     return UserError(f"NCCL failed: {what}", why, remedy, code=ExitCode.FAILURE)
 
 
 def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
-    """Leave the communicator without waiting for other ranks, nor long for NCCL, which may hang (its issue 829)."""
+    """Abort the communicator without waiting for other ranks. Wait for NCCL at most ``HANG_SECONDS``.
+
+    ncclCommAbort may hang (https://github.com/NVIDIA/nccl/issues/829), hence the thread.
+    """
 
     def work() -> None:
-        with suppress(UserError, PeerGone):  # after an error of the GPU
+        with suppress(UserError, PeerGone):  # The GPU may have failed before.
             gpu.make_current()
         _library().ncclCommAbort(handle)
 
@@ -171,5 +178,5 @@ def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
 @cache
 def _library() -> ctypes.CDLL:
     found = load_from_package(PACKAGE, PATH)
-    found.ncclGetErrorString.restype = c_char_p  # all others return a number
+    found.ncclGetErrorString.restype = c_char_p  # All other functions return an integer.
     return found

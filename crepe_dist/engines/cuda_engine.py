@@ -88,7 +88,7 @@ class CudaEngine(Engine):
         gradients, of_parts = self._of_parts("logit gradients", documents)
         losses = run.buffer("losses", 4 * len(self._parts) * documents).view(0, 4 * len(self._parts) * documents)
         run(
-            "losses", (documents, len(self._parts)), logits, self.shape.classes, packed, batch.packed.shape[1],
+            "compute_losses", (documents, len(self._parts)), logits, self.shape.classes, packed, batch.packed.shape[1],
             self.shape.feature_len, *objective, self._class_weights, scale, gradients, losses,
         )  # fmt: skip
         sums = exchange.begin(documents)
@@ -116,7 +116,7 @@ class CudaEngine(Engine):
         packed.write(np.ascontiguousarray(batch.packed))
         texts = run.buffer("texts", documents * (length + 2))
         lengths = run.buffer("lengths", 4 * documents)
-        run("read_texts", documents, packed, stride, length, self.shape.alphabet_size, texts, lengths)
+        run("add_boundary_symbols", documents, packed, stride, length, self.shape.alphabet_size, texts, lengths)
         return Texts(documents, batch.first, length + 2, texts, lengths), packed
 
 

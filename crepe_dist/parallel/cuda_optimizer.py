@@ -30,7 +30,7 @@ from crepe_dist.parallel.sharded_embedding import catch_up
 from crepe_dist.parallel.shared_memory_optimizer import share_on_hosts
 
 LINE = 64  # numbers to which gradients are aligned
-MOST_BLOCKS = 1 << 10  # that share out a parameter
+MAX_BLOCKS = 1 << 10  # that share out a parameter
 
 
 class CudaExchange(WholeNumberExchange):
@@ -81,7 +81,7 @@ class CudaExchange(WholeNumberExchange):
             for name, parameter in quanta.parameters.items()
         }
         trained = np.array([self._trained(name, parameter) for name, parameter in quanta.parameters.items()], np.int64)
-        of = [min(blocks(size), MOST_BLOCKS) for size in sizes.values()]
+        of = [min(blocks(size), MAX_BLOCKS) for size in sizes.values()]
         pieces = np.array([(n, piece, of[n]) for n in range(len(of)) for piece in range(of[n])], np.int32)
         self._parameters, self._pieces = (run.gpu.copy(trained), run.gpu.copy(pieces)), len(pieces)
         self._rates = run.gpu.allocate(8 * len(sizes))
@@ -98,7 +98,7 @@ class CudaExchange(WholeNumberExchange):
                 self._communicator = nccl.Communicator(run.gpu, world.rank, world.size, name, *limits)
 
     def _trained(self, name: str, parameter: Parameter) -> list[int]:
-        """Return ``Trained`` of kernels/optimizer.cuh."""
+        """Return ``TrainedParameter`` of kernels/optimizer.cuh."""
         arrays = self._values[name], self.totals[name], *self._moments[name]
         columns = parameter.shape[1] if parameter.row_moments else 0
         addresses = [*(memory.address for memory in arrays), 0, 0][:4]
@@ -121,7 +121,7 @@ class CudaExchange(WholeNumberExchange):
         """Add up the gradients; ``loss``: float32 [summands, documents]."""
         world, run, of_largest = self._world, self._run, (self._largest, self._documents, self._quanta.unit)
         place, summands = (world.rank, world.size, self._table), loss.size // (4 * self._documents)
-        run("write_row", len(self.totals) + 1, *of_largest, loss, summands, *numbers, *place)
+        run("write_step_stats", len(self.totals) + 1, *of_largest, loss, summands, *numbers, *place)
         if self._communicator is not None:
             self._communicator.sum(self._memory, self._count)
         elif world.size > 1:
@@ -129,7 +129,7 @@ class CudaExchange(WholeNumberExchange):
             self._memory.read(on_host)
             self._memory.write(world.sum(on_host, "gradients"))
         if self._optimizer.clip_norm is not None:
-            run("add_squares", self._pieces, *self._parameters, self._squares)
+            run("add_squared_norms", self._pieces, *self._parameters, self._squares)
         self._table.fetch(self._read)
         (self._communicator or run.gpu).wait()
         return list(self._rows.tolist())
@@ -145,7 +145,7 @@ class CudaExchange(WholeNumberExchange):
         ]
         self._rates.write(np.array(rates, np.float32))
         constants = optimizer.weight_decay, *optimizer.decays, optimizer.epsilon
-        self._run("update", self._pieces, *self._parameters, self._rates, optimizer.number, *constants)
+        self._run("update_parameters", self._pieces, *self._parameters, self._rates, optimizer.number, *constants)
         self._is_zero = True
 
     def _sum_of_squares(self) -> float:
@@ -159,7 +159,7 @@ class CudaExchange(WholeNumberExchange):
     def flush(self) -> None:
         for name in self._tables:
             count = self._quanta.parameters[name].value.size
-            self._run("round_to_half", blocks(count), self._values[name], count)
+            self._run("round_to_float16", blocks(count), self._values[name], count)
 
     def arrays(self) -> Arrays:
         arrays = super().arrays()

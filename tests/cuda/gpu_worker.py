@@ -21,7 +21,7 @@ from tests.helpers import cuda_emulator
 
 def load_probe(device: gpu.Gpu) -> tuple[bytes, gpu.Module]:
     compiler.KERNELS = cuda_emulator.FOLDER
-    image = compiler.compiled("probe.cu", {"FACTOR": 2}, device.capability)
+    image = compiler.compile_cached("probe.cu", {"FACTOR": 2}, device.capability)
     return image, gpu.Module(device, image, compiler.parameters())
 
 

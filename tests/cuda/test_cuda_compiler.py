@@ -17,7 +17,7 @@ from tests.helpers import cuda_emulator
 
 
 def compiled(factor=1, capability=(8, 6)):
-    return compiler.compiled("probe.cu", {"FACTOR": factor}, capability)
+    return compiler.compile_cached("probe.cu", {"FACTOR": factor}, capability)
 
 
 def test_a_program_is_compiled_once_for_each_architecture_and_constant(monkeypatch, tmp_path):
@@ -46,7 +46,7 @@ def test_a_program_that_does_not_compile_is_told(tmp_path, monkeypatch):
     (tmp_path / "wrong.cu").write_text('#include "part.cuh"\n__device__ int wrong = missing;\n')
     (tmp_path / "part.cuh").write_text("__device__ int right;\n")
     with pytest.raises(UserError) as caught:
-        compiler.compiled("wrong.cu", {}, (8, 6))
+        compiler.compile_cached("wrong.cu", {}, (8, 6))
     assert caught.value.what == "the kernels in wrong.cu cannot be compiled for sm_86 (NVRTC_ERROR_COMPILATION)"
     assert 'wrong.cu(2): error: identifier "missing" is undefined' in caught.value.why
     assert "pip install nvidia-cuda-nvrtc-cu12" in caught.value.remedy

@@ -38,7 +38,7 @@ def loaded(device, folder, name, **constants):
     """Compile and load the kernels of another folder than ours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "KERNELS", folder)
-        return gpu.Module(device, compiler.compiled(name, constants, device.capability), compiler.parameters())
+        return gpu.Module(device, compiler.compile_cached(name, constants, device.capability), compiler.parameters())
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def test_a_mistake_ends_the_launch(mistake, said, monkeypatch, capfd):
     monkeypatch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
     with cuda_emulator.used(DRIVER_GPUS=11, EMULATOR_RACES=1):
         device = gpu.Gpu(mistake)  # one for each: the context is lost
-        image = compiler.compiled("probe.cu", {"FACTOR": 1}, device.capability)
+        image = compiler.compile_cached("probe.cu", {"FACTOR": 1}, device.capability)
         memory, program = device.allocate(400), gpu.Module(device, image, compiler.parameters())
         program.launch("go_wrong", 1, 64, memory, 100, mistake)
         with pytest.raises(UserError, match=r"CUDA_ERROR_(ILLEGAL_ADDRESS|LAUNCH_FAILED)"):

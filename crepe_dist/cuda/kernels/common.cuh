@@ -1,6 +1,7 @@
-// Common to all kernels: numbers, reductions in a fixed order, dropout, and gradients in whole numbers.
+// Parts that all CUDA kernels share: integer types, reductions in a fixed order, dropout, and fixed-point gradients.
 //
-// Constants in capitals that no file defines are options of the compilation: see engines/cuda_engine.py and native/constants.py.
+// Constants in capitals that no file defines are macros of the compilation. engines/cuda_engine.py passes them. Their values
+// are in native/constants.py and in `constants` of networks/*/cuda.py.
 #pragma once
 
 using u8 = unsigned char;
@@ -10,7 +11,7 @@ using i32 = int;
 using u64 = unsigned long long;
 using i64 = long long;
 
-// The dynamic shared memory of a block.
+// Returns the dynamic shared memory of a block.
 __device__ inline u8* dynamic_shared() {
     extern __shared__ __align__(32) u8 memory[];
     return memory;
@@ -18,23 +19,23 @@ __device__ inline u8* dynamic_shared() {
 #define KERNEL(threads) extern "C" __global__ __launch_bounds__(threads, (threads) > 512 ? 1 : 512 / (threads)) void
 
 constexpr u32 NO_ROW = 0xFFFFFFFFu;
-constexpr int THREADS = 256;  // of a block, unless a kernel says otherwise
+constexpr int THREADS = 256;  // Threads of a block, unless a kernel says otherwise.
 
-// The number of a thread in the grid, and the number of all threads.
-__device__ inline i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline i64 all_threads() { return i64(gridDim.x) * blockDim.x; }
+// Return the number of the calling thread in the grid, and the number of threads of the grid.
+__device__ inline i64 global_thread() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline i64 num_grid_threads() { return i64(gridDim.x) * blockDim.x; }
 
-struct Plus {
+struct Add {
     template <class T> __device__ T operator()(T a, T b) const { return a + b; }
 };
-struct Larger {
+struct Max {
     template <class T> __device__ T operator()(T a, T b) const { return a > b ? a : b; }
 };
 
-// Combines what all threads of a block have, always in the same order; every thread gets the result. memory: shared,
-// one element for each thread. The number of threads is a power of two.
-template <class T, class Combine> __device__ T over_block(T value, T* memory, Combine combine) {
-    __syncthreads();  // whoever used the memory before
+// Combines the values of all threads of a block, and returns the result to all of them. The order of the tree reduction is
+// fixed, so sums are reproducible. memory: shared memory, one element per thread. The number of threads is a power of two.
+template <class T, class Combine> __device__ T block_reduce(T value, T* memory, Combine combine) {
+    __syncthreads();  // An earlier reduction may still read the memory.
     memory[threadIdx.x] = value;
     __syncthreads();
     for (int half = blockDim.x / 2; half > 0; half /= 2) {
@@ -44,20 +45,21 @@ template <class T, class Combine> __device__ T over_block(T value, T* memory, Co
     return memory[0];
 }
 
-// Combines what `lanes` neighbouring threads of a warp have, a power of two; each of them gets the result.
-template <class T, class Combine> __device__ T over_lanes(T value, int lanes, Combine combine) {
+// Combines the values of `lanes` neighbouring threads of a warp, and returns the result to each of them. lanes: a power of
+// two up to 32.
+template <class T, class Combine> __device__ T warp_reduce(T value, int lanes, Combine combine) {
     for (int other = lanes / 2; other > 0; other /= 2) value = combine(value, __shfl_xor_sync(0xFFFFFFFFu, value, other));
     return value;
 }
 
-// Dropout of single units: see native/engine.h, to which it is equivalent.
+// Dropout of single units. `Dropout` in native/engine.h describes it and gives the same result.
 struct Dropout {
     u64 seed;
-    i32 threshold;  // smallest bits of units that are kept
-    float scale;    // factor of units that are kept
+    i32 threshold;  // Smallest 16-bit number of a unit that is retained.
+    float scale;    // Factor of units that are retained.
 
-    __device__ u64 hash(u64 number) const {
-        u64 z = seed + (number + 1) * u64(GOLDEN);
+    __device__ u64 hash(u64 group) const {
+        u64 z = seed + (group + 1) * u64(GOLDEN);
         z = (z ^ (z >> 30)) * u64(MULTIPLIER1);
         z = (z ^ (z >> 27)) * u64(MULTIPLIER2);
         return z ^ (z >> 31);
@@ -69,15 +71,17 @@ struct Dropout {
     }
 };
 
-// ---- gradients in whole numbers, see optim/fixed_point.py -----------------------------------------------------------
+// ---- fixed-point gradients, see optim/fixed_point.py ----------------------------------------------------------------
 
-// Adds a term, in quanta, to a gradient. Whole numbers add up to the same sum in any order.
-__device__ inline void add_term(i32* total, float quanta) {
-    const i32 whole = __float2int_rn(quanta);
-    if (whole) atomicAdd(reinterpret_cast<u32*>(total), u32(whole));
+// Rounds a term to an integer and adds it to a gradient. Integer sums are the same in any order, so the order of the atomic
+// operations does not matter. The addition of 0 is skipped, because atomic operations are slow.
+__device__ inline void add_term(i32* total, float term) {
+    const i32 rounded = __float2int_rn(term);
+    if (rounded) atomicAdd(reinterpret_cast<u32*>(total), u32(rounded));
 }
 
-constexpr u32 INFINITE = 0x7F800000u;  // bits of infinity
+constexpr u32 INFINITY_BITS = 0x7F800000u;
 
-// The size of a number as bits, which ascend as sizes do; those of NaN are above all.
+// Returns the bits of the absolute value of a number. They are ordered like the absolute values. The bits of a NaN are
+// larger than the bits of infinity.
 __device__ inline u32 size_bits(float value) { return __float_as_uint(value) & 0x7FFFFFFFu; }

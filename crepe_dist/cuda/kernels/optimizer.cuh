@@ -1,20 +1,20 @@
-// Optimizers, with the rules of native/optimizer.h, on gradients in whole numbers.
+// Optimizers on fixed-point gradients. The formulas are the formulas of native/optimizer.h.
 #pragma once
 
 #include "common.cuh"
 
-enum Rule { ADAM, SGD };
+enum OptimizerKind { ADAM, SGD };
 
-// A parameter, as parallel/cuda_optimizer.py describes it.
-struct Trained {
+// A trained parameter. parallel/cuda_optimizer.py writes this struct.
+struct TrainedParameter {
     i64 count;
     float* values;
     i32* gradients;
-    float *moments, *seconds;  // first moments, or momentum: null without momentum; Adam's second moments
-    i64 columns, lanes;        // of a table whose rows have one second moment each; else columns is 0
-    i64 channels;              // of a convolution, whose gradients are [taps][in][out]; else 0
+    float *moments, *seconds;  // First moments of Adam, or momentum of SGD (null without momentum); second moments of Adam.
+    i64 columns, lanes;        // For embedding tables, whose rows have one second moment each. Otherwise columns is 0.
+    i64 channels;              // For convolutions, whose gradients are [taps][in][out]. Otherwise 0.
 
-    // The gradient of a number.
+    // Returns the gradient of element i.
     __device__ i32& gradient(i64 i) const {
         if (!channels) return gradients[i];
         const int number = int(i), size = int(channels), of_tap = number / CONV_KERNEL_SIZE;
@@ -22,115 +22,117 @@ struct Trained {
     }
 };
 
-// What a block computes of a parameter: a piece of so many.
-struct Piece {
-    int parameter, number, of;
+// Part of a parameter that a block of threads updates: slice `index` of `count` slices.
+struct ParameterSlice {
+    int parameter, index, count;
 
-    __device__ i64 first() const { return i64(number) * THREADS + threadIdx.x; }
-    __device__ i64 step() const { return i64(of) * THREADS; }
+    __device__ i64 first() const { return i64(index) * THREADS + threadIdx.x; }
+    __device__ i64 step() const { return i64(count) * THREADS; }
 };
 
-// An update with the gradients times `scale`, which leaves zeros in their place. rate: for Adam with the correction of
-// its bias.
+// Update of a slice. The gradient is scale × fixed-point gradient + weight_decay × value. The update resets the fixed-point
+// gradients to 0. learning_rate: for Adam, it includes the bias correction.
 struct Update {
-    Piece piece;
-    int rule;
-    float rate, scale, weight_decay, decay, decay2, epsilon;
+    ParameterSlice slice;
+    int kind;
+    float learning_rate, scale, weight_decay, beta1, beta2, epsilon;
 
-    __device__ void numbers(const Trained& of) const {
-        for (i64 i = piece.first(); i < of.count; i += piece.step()) {
-            i32& whole = of.gradient(i);
-            const float gradient = scale * float(whole) + weight_decay * of.values[i];
-            whole = 0;
-            if (rule == ADAM) {
-                of.moments[i] = decay * of.moments[i] + (1 - decay) * gradient;
-                of.seconds[i] = decay2 * of.seconds[i] + (1 - decay2) * gradient * gradient;
-                of.values[i] -= rate * of.moments[i] / (sqrtf(of.seconds[i]) + epsilon);
-            } else if (!of.moments) {
-                of.values[i] -= rate * gradient;
+    __device__ void update_dense(const TrainedParameter& parameter) const {
+        for (i64 i = slice.first(); i < parameter.count; i += slice.step()) {
+            i32& fixed_point = parameter.gradient(i);
+            const float gradient = scale * float(fixed_point) + weight_decay * parameter.values[i];
+            fixed_point = 0;
+            if (kind == ADAM) {
+                parameter.moments[i] = beta1 * parameter.moments[i] + (1 - beta1) * gradient;
+                parameter.seconds[i] = beta2 * parameter.seconds[i] + (1 - beta2) * gradient * gradient;
+                parameter.values[i] -= learning_rate * parameter.moments[i] / (sqrtf(parameter.seconds[i]) + epsilon);
+            } else if (!parameter.moments) {
+                parameter.values[i] -= learning_rate * gradient;
             } else {
-                of.moments[i] = decay * of.moments[i] - rate * gradient;
-                of.values[i] += of.moments[i];
+                parameter.moments[i] = beta1 * parameter.moments[i] - learning_rate * gradient;
+                parameter.values[i] += parameter.moments[i];
             }
         }
     }
 
-    // Of a table: `lanes` neighbouring threads, a power of two up to 32, have a row. It moves on by its momentum also
-    // without a gradient, but weight decay then leaves it alone.
-    __device__ void rows(const Trained& of) const {
-        const int columns = int(of.columns), lanes = int(of.lanes), lane = threadIdx.x % lanes;
-        const i64 rows = of.count / columns, rows_at_once = piece.step() / lanes;
-        for (i64 first = 0; first < rows; first += rows_at_once) {  // all threads of a warp, which share their sums
-            const i64 row = first + piece.first() / lanes, start = row * columns;
-            float squares = 0;
+    // Updates the rows of an embedding table. `lanes` neighbouring threads, a power of two up to 32, update a row. The
+    // momentum also moves rows without a gradient, but weight decay does not.
+    __device__ void update_rows(const TrainedParameter& parameter) const {
+        const int columns = int(parameter.columns), lanes = int(parameter.lanes), lane = threadIdx.x % lanes;
+        const i64 rows = parameter.count / columns, rows_at_once = slice.step() / lanes;
+        // The loop condition is the same in all threads of a warp, because they reduce sums together.
+        for (i64 first = 0; first < rows; first += rows_at_once) {
+            const i64 row = first + slice.first() / lanes, start = row * columns;
+            float tiles = 0;
             u32 touched = 0;
             for (int n = lane; row < rows && n < columns; n += lanes) {
-                const i32 whole = of.gradients[start + n];
-                touched |= u32(whole);
-                squares += (scale * float(whole)) * (scale * float(whole));
+                const i32 fixed_point = parameter.gradients[start + n];
+                touched |= u32(fixed_point);
+                tiles += (scale * float(fixed_point)) * (scale * float(fixed_point));
             }
-            squares = over_lanes(squares, lanes, Plus());
-            touched = over_lanes(touched, lanes, Larger());
-            float along = 1.0f, added = -rate, second = 0.0f;
-            if (rule == ADAM && row < rows) {
-                second = decay2 * of.seconds[row] + (1 - decay2) * (squares / float(columns));
-                added = 1 - decay;
-                along = -rate / (sqrtf(second) + epsilon);
+            tiles = warp_reduce(tiles, lanes, Add());
+            touched = warp_reduce(touched, lanes, Max());
+            float value_factor = 1.0f, grad_factor = -learning_rate, second = 0.0f;
+            if (kind == ADAM && row < rows) {
+                second = beta2 * parameter.seconds[row] + (1 - beta2) * (tiles / float(columns));
+                grad_factor = 1 - beta1;
+                value_factor = -learning_rate / (sqrtf(second) + epsilon);
             }
-            __syncwarp();  // all lanes have read the second moment
-            if (second > 0 && lane == 0) of.seconds[row] = second;
-            const bool may_move = row < rows && (touched || rule == SGD || second > 0);  // else it never had a gradient
+            __syncwarp();  // All threads of the row have read the second moment.
+            if (second > 0 && lane == 0) parameter.seconds[row] = second;
+            // With Adam, a row whose second moment is 0 has never had a gradient.
+            const bool may_move = row < rows && (touched || kind == SGD || second > 0);
             for (int n = lane; may_move && n < columns; n += lanes) {
                 const i64 i = start + n;
-                const float before = of.moments ? of.moments[i] : 0.0f;
-                if (!touched && before == 0.0f) continue;
-                const float value = of.values[i];
-                const float gradient = touched ? scale * float(of.gradients[i]) + weight_decay * value : 0.0f;
-                const float moment = decay * before + added * gradient;
-                if (of.moments) of.moments[i] = moment;
-                of.values[i] = value + along * moment;
-                if (touched) of.gradients[i] = 0;
+                const float previous = parameter.moments ? parameter.moments[i] : 0.0f;
+                if (!touched && previous == 0.0f) continue;
+                const float value = parameter.values[i];
+                const float gradient = touched ? scale * float(parameter.gradients[i]) + weight_decay * value : 0.0f;
+                const float moment = beta1 * previous + grad_factor * gradient;
+                if (parameter.moments) parameter.moments[i] = moment;
+                parameter.values[i] = value + value_factor * moment;
+                if (touched) parameter.gradients[i] = 0;
             }
         }
     }
 };
 
-// Updates all parameters. rates: rate and scale of each. Blocks: pieces.
-KERNEL(THREADS) update(
-    const Trained* parameters, const Piece* pieces, const float* rates, int rule, float weight_decay, float decay,
-    float decay2, float epsilon
+// Updates all parameters. rates: learning rate and gradient scale of each parameter. Blocks: slices.
+KERNEL(THREADS) update_parameters(
+    const TrainedParameter* parameters, const ParameterSlice* slices, const float* rates, int kind, float weight_decay, float beta1,
+    float beta2, float epsilon
 ) {
-    const Piece piece = pieces[blockIdx.x];
-    const Trained parameter = parameters[piece.parameter];
-    const float* const own = rates + 2 * piece.parameter;
-    const Update update{piece, rule, own[0], own[1], weight_decay, decay, decay2, epsilon};
-    if (parameter.columns) update.rows(parameter);
-    else update.numbers(parameter);
+    const ParameterSlice slice = slices[blockIdx.x];
+    const TrainedParameter parameter = parameters[slice.parameter];
+    const float* const own = rates + 2 * slice.parameter;
+    const Update update{slice, kind, own[0], own[1], weight_decay, beta1, beta2, epsilon};
+    if (parameter.columns) update.update_rows(parameter);
+    else update.update_dense(parameter);
 }
 
-// Adds the squares of each parameter's gradients to sums [parameters][2]: the low and the high 32 bits of each square
-// apart. Blocks: pieces.
-KERNEL(THREADS) add_squares(const Trained* parameters, const Piece* pieces, u64* sums) {
+// Adds the squares of each parameter's gradients to sums [parameters][2]. The low and the high 32 bits of each square are
+// added separately, so that the sums are exact. Blocks: slices.
+KERNEL(THREADS) add_squared_norms(const TrainedParameter* parameters, const ParameterSlice* slices, u64* sums) {
     __shared__ u64 memory[THREADS];
-    const Piece piece = pieces[blockIdx.x];
-    const Trained parameter = parameters[piece.parameter];
+    const ParameterSlice slice = slices[blockIdx.x];
+    const TrainedParameter parameter = parameters[slice.parameter];
     u64 low = 0, high = 0;
-    for (i64 i = piece.first(); i < parameter.count; i += piece.step()) {
+    for (i64 i = slice.first(); i < parameter.count; i += slice.step()) {
         const u64 square = u64(i64(parameter.gradients[i]) * parameter.gradients[i]);
         low += square & 0xFFFFFFFFu;
         high += square >> 32;
     }
-    low = over_block(low, memory, Plus());
-    high = over_block(high, memory, Plus());
+    low = block_reduce(low, memory, Add());
+    high = block_reduce(high, memory, Add());
     if (threadIdx.x == 0) {
-        atomicAdd(sums + 2 * piece.parameter, low);
-        atomicAdd(sums + 2 * piece.parameter + 1, high);
+        atomicAdd(sums + 2 * slice.parameter, low);
+        atomicAdd(sums + 2 * slice.parameter + 1, high);
     }
 }
 
-// Rounds numbers to those that float16 holds, as `rounded_to_half` of native/sharded_embedding.h does.
-KERNEL(THREADS) round_to_half(float* numbers, i64 count) {
-    for (i64 i = thread_number(); i < count; i += all_threads()) {
+// Rounds numbers to float16 numbers, as `round_to_float16` in native/sharded_embedding.h.
+KERNEL(THREADS) round_to_float16(float* numbers, i64 count) {
+    for (i64 i = global_thread(); i < count; i += num_grid_threads()) {
         const u32 bits = __float_as_uint(numbers[i]), sign = bits & 0x80000000u, size = bits ^ sign;
         const u32 small = __float_as_uint((__uint_as_float(size) + 0.75f) - 0.75f);
         const u32 large = (size + 0xFFFu + (size >> 13 & 1)) & ~0x1FFFu;

@@ -1,46 +1,49 @@
-// Matrix products of a warp, with float32 sums: on tensor cores for 16-bit operands, else on the other cores.
+// Matrix products of a warp with float32 sums. 16-bit operands use tensor cores (PTX ISA, "Warp Level Matrix Multiply-
+// Accumulate Instructions": wmma). float32 operands use the other cores.
 #pragma once
 
 #include "common.cuh"
 
-// Number types of activations, and of the weights that are multiplied with them. PRECISION is 0 for float32, 1 for
-// float16 and 2 for bfloat16.
-struct Half {
+// Types of activations, and of the weights that are multiplied by them. PRECISION is 0 for float32, 1 for float16 and 2 for
+// bfloat16.
+struct Float16 {
     u16 bits;
 };
-struct Brain {
+struct BFloat16 {
     u16 bits;
 };
 
 __device__ inline float to_float(float value) { return value; }
 __device__ inline void put(float& to, float value) { to = value; }
 
-__device__ inline float to_float(Brain value) { return __uint_as_float(u32(value.bits) << 16); }
+__device__ inline float to_float(BFloat16 value) { return __uint_as_float(u32(value.bits) << 16); }
 
-// Roundings to nearest, ties to even. NaN remains NaN; that of GPUs has all bits set, and must not overflow.
-__device__ inline float to_float(Half value) {
+// The conversions round to nearest, ties to even. They are instructions instead of integer arithmetic, because the NaN of
+// GPUs has all bits set, which would overflow in integer rounding.
+__device__ inline float to_float(Float16 value) {
     float result;
     asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
     return result;
 }
-__device__ inline void put(Half& to, float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
-__device__ inline void put(Brain& to, float value) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
+__device__ inline void put(Float16& to, float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
+__device__ inline void put(BFloat16& to, float value) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(value)); }
 
 #if PRECISION == 0
-using Number = float;
+using Element = float;
 #elif PRECISION == 1
-using Number = Half;
+using Element = Float16;
 #else
-using Number = Brain;
+using Element = BFloat16;
 #endif
 
-// A square of SIDE = 16 numbers a side, of a sum of products, divided among the threads of a warp.
+// Tile of SIDE × SIDE = 16 × 16 sums of products. The threads of a warp hold eight sums each.
 //
 // All threads of the warp call each function together. Rows begin at multiples of 32 bytes.
-struct Square {
+struct MatrixTile {
     float sums[8];
 
-    // Place of a weight in a square matrix: tensor cores read weights along the sums, others along the rows.
+    // Returns the index of a weight in its packed square matrix. Tensor cores read weights along k, the other cores along
+    // the rows.
     static __device__ int place(int row, int k, int width) { return PRECISION > 0 ? row * width + k : k * width + row; }
 
     __device__ void clear() {
@@ -83,23 +86,24 @@ struct Square {
     static constexpr int PARTS = 4;
 #endif
 
-    // The left operand, in shared memory: 16 rows of a matrix, or 16 columns of it if TURNED.
-    template <bool TURNED> struct Left {
+    // The left operand, in shared memory: 16 rows of a matrix, or 16 columns if TRANSPOSED.
+    template <bool TRANSPOSED> struct LeftOperand {
         u32 parts[PARTS];
-        __device__ Left(const Number* from, int stride) {
+        __device__ LeftOperand(const Element* from, int stride) {
             const size_t at = __cvta_generic_to_shared(from);
-            if constexpr (TURNED) LOAD_OPERAND("col", "a", ".shared", parts, at, stride);
+            if constexpr (TRANSPOSED) LOAD_OPERAND("col", "a", ".shared", parts, at, stride);
             else LOAD_OPERAND("row", "a", ".shared", parts, at, stride);
         }
     };
 
-    // Adds the product of the left operand and 16 rows of another matrix: of their transpose, and in global memory, or of
-    // the rows as they are, and in shared memory, if TURNED. So both are read along the sums, as tensor cores like it.
-    template <bool TURNED> __device__ void add(const Left<TURNED>& left, const Number* from, int stride) {
+    // Adds the product of the left operand and a right operand of 16 rows. If TRANSPOSED, the right operand is the rows in
+    // shared memory. Otherwise it is the transpose of the rows in global memory. Tensor cores then read both operands along
+    // k, which is their fastest layout.
+    template <bool TRANSPOSED> __device__ void add(const LeftOperand<TRANSPOSED>& left, const Element* from, int stride) {
         struct {
             u32 parts[PARTS];
         } right;
-        if constexpr (TURNED) {
+        if constexpr (TRANSPOSED) {
             LOAD_OPERAND("row", "b", ".shared", right.parts, __cvta_generic_to_shared(from), stride);
             MULTIPLY("col.row");
         } else {
@@ -115,23 +119,23 @@ struct Square {
                      : "memory");
     }
 #else
-    template <bool TURNED> struct Left {
-        const Number* from;
+    template <bool TRANSPOSED> struct LeftOperand {
+        const Element* from;
         int stride;
-        __device__ Left(const Number* from, int stride) : from(from), stride(stride) {}
+        __device__ LeftOperand(const Element* from, int stride) : from(from), stride(stride) {}
         __device__ float operator()(int row, int k) const {
-            return to_float(TURNED ? from[k * stride + row] : from[row * stride + k]);
+            return to_float(TRANSPOSED ? from[k * stride + row] : from[row * stride + k]);
         }
     };
 
-    // Each thread has half a row of the square.
+    // Each thread computes half a row of the tile.
     struct alignas(16) Eight {
         float at[8];
     };
     static __device__ int row() { return threadIdx.x % 32 / 2; }
     static __device__ int column() { return threadIdx.x % 2 * 8; }
 
-    template <bool TURNED> __device__ void add(const Left<TURNED>& left, const Number* from, int stride) {
+    template <bool TRANSPOSED> __device__ void add(const LeftOperand<TRANSPOSED>& left, const Element* from, int stride) {
 #pragma unroll 4
         for (int k = 0; k < SIDE; ++k) {
             const float factor = left(row(), k);

@@ -39,7 +39,7 @@ class Tower:
         self._run = program
         self._values = values
         self._width = width = -(-shape.width // SIDE) * SIDE
-        row = program.number_bytes * (width + 16)  # NUMBERS in kernels/crepe.cu, in bytes
+        row = program.number_bytes * (width + 16)  # ROW_STRIDE in kernels/crepe.cu, in bytes
         tile = TILE_BYTES // program.number_bytes
         self._tile = tile
         self._convolution = {
@@ -82,11 +82,11 @@ class Tower:
                     *self._at(texts, block)[1:], out, memory.maxima[block],
                 )  # fmt: skip
         run(
-            "summarise", documents, memory.activations[-1], *self._at(texts, shape.blocks), *of_features.arguments(),
-            first, memory.features, memory.best,
+            "pool_features", documents, memory.activations[-1], *self._at(texts, shape.blocks),
+            *of_features.arguments(), first, memory.features, memory.best,
         )  # fmt: skip
         run(
-            "classify", blocks(32 * documents * shape.classes), memory.features, self._values["tower.out.weight"],
+            "branch_logits", blocks(32 * documents * shape.classes), memory.features, self._values["tower.out.weight"],
             self._values["tower.out.bias"], documents, shape.classes, logits,
         )  # fmt: skip
 
@@ -102,8 +102,9 @@ class Tower:
         )  # fmt: skip
         gradients, other, inner = memory.scratch
         run(
-            "spread", documents, logit_gradients, shape.classes, self._values["tower.out.weight"], memory.features,
-            memory.best, memory.activations[-1], *self._at(texts, shape.blocks), of_features.scale, gradients,
+            "pooled_gradients", documents, logit_gradients, shape.classes, self._values["tower.out.weight"],
+            memory.features, memory.best, memory.activations[-1], *self._at(texts, shape.blocks), of_features.scale,
+            gradients,
         )  # fmt: skip
         for block in reversed(range(shape.blocks)):
             inside, hidden = memory.activations[block], memory.hidden[block]
