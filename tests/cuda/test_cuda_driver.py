@@ -99,8 +99,8 @@ def test_a_square_is_exact(precision, device, tmp_path):
     module = loaded(device, tmp_path, "square.cu", **constants)
     left, right = np.random.default_rng(0).integers(-8, 9, (2, SIDE, depth)).astype(np.float32)
     out = device.allocate(4 * SIDE * SIDE)
-    straight = left, right.T if precision == "float32" else right  # see ``Square::place``
-    for kernel, given in (("straight", straight), ("turned", (left.T, right.T))):
+    straight = left, right.T if precision == "float32" else right  # see ``MatrixTile::place``
+    for kernel, given in (("straight", straight), ("transposed", (left.T, right.T))):
         memory = [device.allocate(each.nbytes) for each in given]
         for each, operand in zip(memory, given):
             each.write(STORED[precision](np.ascontiguousarray(operand)))
