@@ -20,7 +20,7 @@ from crepe_dist.exporting import web_page
 from crepe_dist.files import cache_folder
 from crepe_dist.model.onnx_graph import Graph
 from crepe_dist.native import library
-from crepe_dist.native.constants import GROUPS
+from crepe_dist.native.constants import NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams import cuda as ngrams_cuda
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
 from crepe_dist.networks.ngrams.config import NGramShape
@@ -148,7 +148,7 @@ def test_distinct_rows_of_a_text_on_a_gpu(vector, program):
     places = (shape.longest + 1) * symbols
     size = 1 << (2 * places - 1).bit_length()
     texts, lengths = memory.allocate(symbols), memory.allocate(4)
-    ngrams, counts, sets = (memory.allocate(4 * count) for count in (places, GROUPS, 2 * size))
+    ngrams, counts, sets = (memory.allocate(4 * count) for count in (places, NUM_BUCKET_GROUPS, 2 * size))
     significant = memory.copy(np.zeros(shape.buckets, np.float32))
     program("read_texts", 1, memory.copy(codes), length, length, shape.alphabet_size, texts, lengths)
     program(
