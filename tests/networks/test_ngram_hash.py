@@ -150,7 +150,7 @@ def test_distinct_rows_of_a_text_on_a_gpu(vector, program):
     texts, lengths = memory.allocate(symbols), memory.allocate(4)
     ngrams, counts, sets = (memory.allocate(4 * count) for count in (places, NUM_BUCKET_GROUPS, 2 * size))
     significant = memory.copy(np.zeros(shape.buckets, np.float32))
-    program("read_texts", 1, memory.copy(codes), length, length, shape.alphabet_size, texts, lengths)
+    program("add_boundary_symbols", 1, memory.copy(codes), length, length, shape.alphabet_size, texts, lengths)
     program(
         "find_ngrams", 1, texts, lengths, symbols, shape.longest, shape.buckets, shape.letters, shape.words,
         significant, sets, size, ngrams, counts, block=ngrams_cuda.FINDERS,
