@@ -1,7 +1,7 @@
 // Parts that all CUDA kernels share: integer types, reductions in a fixed order, dropout, and fixed-point gradients.
 //
-// Constants in capitals that no file defines are macros of the compilation. engines/cuda_engine.py passes them. Their values
-// are in native/constants.py and in `constants` of networks/*/cuda.py.
+// Constants in capitals that no file defines are macros of the compilation. engines/cuda_engine.py passes them. Their
+// values are in native/constants.py and in `constants` of networks/*/cuda.py.
 #pragma once
 
 using u8 = unsigned char;
@@ -32,8 +32,9 @@ struct Max {
     template <class T> __device__ T operator()(T a, T b) const { return a > b ? a : b; }
 };
 
-// Combines the values of all threads of a block, and returns the result to all of them. The order of the tree reduction is
-// fixed, so sums are reproducible. memory: shared memory, one element per thread. The number of threads is a power of two.
+// Combines the values of all threads of a block, and returns the result to all of them. The order of the tree reduction
+// is fixed, so sums are reproducible. memory: shared memory, one element per thread. The number of threads is a power
+// of two.
 template <class T, class Combine> __device__ T block_reduce(T value, T* memory, Combine combine) {
     __syncthreads();  // An earlier reduction may still read the memory.
     memory[threadIdx.x] = value;
@@ -45,10 +46,11 @@ template <class T, class Combine> __device__ T block_reduce(T value, T* memory, 
     return memory[0];
 }
 
-// Combines the values of `lanes` neighbouring threads of a warp, and returns the result to each of them. lanes: a power of
-// two up to 32.
+// Combines the values of `lanes` neighbouring threads of a warp, and returns the result to each of them. lanes: a power
+// of two up to 32.
 template <class T, class Combine> __device__ T warp_reduce(T value, int lanes, Combine combine) {
-    for (int other = lanes / 2; other > 0; other /= 2) value = combine(value, __shfl_xor_sync(0xFFFFFFFFu, value, other));
+    for (int other = lanes / 2; other > 0; other /= 2)
+        value = combine(value, __shfl_xor_sync(0xFFFFFFFFu, value, other));
     return value;
 }
 
@@ -73,8 +75,8 @@ struct Dropout {
 
 // ---- fixed-point gradients, see optim/fixed_point.py ----------------------------------------------------------------
 
-// Rounds a term to an integer and adds it to a gradient. Integer sums are the same in any order, so the order of the atomic
-// operations does not matter. The addition of 0 is skipped, because atomic operations are slow.
+// Rounds a term to an integer and adds it to a gradient. Integer sums are the same in any order, so the order of the
+// atomic operations does not matter. The addition of 0 is skipped, because atomic operations are slow.
 __device__ inline void add_term(i32* total, float term) {
     const i32 rounded = __float2int_rn(term);
     if (rounded) atomicAdd(reinterpret_cast<u32*>(total), u32(rounded));

@@ -1,9 +1,9 @@
-// The crepe network on a GPU: the n-gram branch (ngrams.cu) and the convolutional branch. native/conv_branch.h describes the
-// convolutional branch; both are equivalent except for rounding.
+// The crepe network on a GPU: the n-gram branch (ngrams.cu) and the convolutional branch. native/conv_branch.h
+// describes the convolutional branch; both are equivalent except for rounding.
 //
-// Activations are Element [documents][positions][WIDTH]: CHANNELS channels, and zeros up to a multiple of SIDE. A max pool
-// halves the positions after each of the first POOLED_BLOCKS blocks. A level is the number of pools before. A document has a
-// position for every `stride` symbols of its text. Elements behind its last position are never read.
+// Activations are Element [documents][positions][WIDTH]: CHANNELS channels, and zeros up to a multiple of SIDE. A max
+// pool halves the positions after each of the first POOLED_BLOCKS blocks. A level is the number of pools before. A
+// document has a position for every `stride` symbols of its text. Elements behind its last position are never read.
 
 #include "ngrams.cu"
 #include "product.cuh"
@@ -11,7 +11,8 @@
 constexpr int WIDTH = (CHANNELS + SIDE - 1) / SIDE * SIDE;
 constexpr int TILE = TILE_BYTES / sizeof(Element);  // Positions that a block of threads computes at a time, in 48 KB.
 constexpr int GAP = CONV_KERNEL_SIZE / 2;
-// Distances of rows in shared memory, in elements and in floats. Rows begin in different banks, which avoids bank conflicts.
+// Distances of rows in shared memory, in elements and in floats. Rows begin in different banks, which avoids bank
+// conflicts.
 constexpr int ROW_STRIDE = WIDTH + 16;
 constexpr int SUM_STRIDE = WIDTH + 8;
 constexpr int TILES_PER_ROW = WIDTH / SIDE;
@@ -33,8 +34,8 @@ __device__ inline float channel_value(const float* numbers, int channel) {
 
 // ---- embedding -----------------------------------------------------------------------------------------------------
 
-// Writes the rows of the n-grams that start at each symbol to out [documents][places][maxn], and NO_ROW for n-grams that do
-// not exist. places: number of symbols of a document, rounded up to whole positions.
+// Writes the rows of the n-grams that start at each symbol to out [documents][places][maxn], and NO_ROW for n-grams
+// that do not exist. places: number of symbols of a document, rounded up to whole positions.
 KERNEL(THREADS) hash_positions(
     const u8* texts, const i32* lengths, int documents, int symbols, int places, int maxn, int rows, u32* out
 ) {
@@ -47,16 +48,16 @@ KERNEL(THREADS) hash_positions(
     }
 }
 
-// Writes the embedding of each position: relu(dropout(sum of the rows of the n-grams of the position)). ngrams: number of
-// n-grams of a position. first: number of the batch's first document in the global batch. A thread computes GROUP_CHANNELS
-// channels of a position.
+// Writes the embedding of each position: relu(dropout(sum of the rows of the n-grams of the position)). ngrams: number
+// of n-grams of a position. first: number of the batch's first document in the global batch. A thread computes
+// GROUP_CHANNELS channels of a position.
 constexpr int GROUP_CHANNELS = 4;
 struct alignas(16) ChannelGroup {
     float at[GROUP_CHANNELS];
 };
 KERNEL(THREADS) embed(
-    const u32* rows, const i32* lengths, int documents, int positions, int stride, int ngrams, const float* table, u64 seed,
-    int threshold, float scale, u64 first, Element* out
+    const u32* rows, const i32* lengths, int documents, int positions, int stride, int ngrams, const float* table, u64
+    seed, int threshold, float scale, u64 first, Element* out
 ) {
     const Dropout dropout{seed, threshold, scale};
     constexpr int PIECES = WIDTH / GROUP_CHANNELS;
@@ -88,12 +89,13 @@ KERNEL(THREADS) embed(
     }
 }
 
-// Writes the fixed-point gradient of each position to terms [documents][positions][WIDTH]. This gradient is added to the row of
-// each n-gram of the position. Writes the bits of a bound of a document's contribution to a row to largest [documents].
+// Writes the fixed-point gradient of each position to terms [documents][positions][WIDTH]. This gradient is added to
+// the row of each n-gram of the position. Writes the bits of a bound of a document's contribution to a row to largest
+// [documents].
 // inverse_scale: includes the scale of the dropout. Blocks: documents.
-KERNEL(THREADS) embedding_terms(
-    const Element* __restrict__ gradients, const i32* lengths, int positions, int stride, float inverse_scale,
-    i32* __restrict__ terms, u32* largest
+KERNEL(THREADS) quantize_embedding_gradients(
+    const Element* __restrict__ gradients, const i32* lengths, int positions, int stride, float inverse_scale, i32*
+    __restrict__ terms, u32* largest
 ) {
     __shared__ u32 memory[THREADS];
     __shared__ float sizes[THREADS];
@@ -119,8 +121,9 @@ KERNEL(THREADS) embedding_terms(
 }
 
 // Adds the terms of each position to the gradients of the rows of its n-grams.
-KERNEL(THREADS) add_embedding_terms(
-    const i32* terms, const u32* rows, const i32* lengths, int documents, int positions, int stride, int ngrams, i32* table
+KERNEL(THREADS) add_embedding_gradients(
+    const i32* terms, const u32* rows, const i32* lengths, int documents, int positions, int stride, int ngrams, i32*
+    table
 ) {
     for (i64 i = global_thread(); i < i64(documents) * positions * CHANNELS; i += num_grid_threads()) {
         const i64 place = i / CHANNELS;
@@ -147,7 +150,8 @@ KERNEL(THREADS) pack_convolutions(const float* const* all, Element* forward, Ele
     forward += i64(blockIdx.y) * CONV_KERNEL_SIZE * WIDTH * WIDTH;
     backward += i64(blockIdx.y) * CONV_KERNEL_SIZE * WIDTH * WIDTH;
     for (i64 i = global_thread(); i < CONV_KERNEL_SIZE * WIDTH * WIDTH; i += num_grid_threads()) {
-        const int tap = int(i % CONV_KERNEL_SIZE), in = int(i / CONV_KERNEL_SIZE % WIDTH), out = int(i / CONV_KERNEL_SIZE / WIDTH);
+        const int tap = int(i % CONV_KERNEL_SIZE), in = int(i / CONV_KERNEL_SIZE % WIDTH),
+                  out = int(i / CONV_KERNEL_SIZE / WIDTH);
         const bool is_weight = in < CHANNELS && out < CHANNELS;
         const float weight = is_weight ? weights[(out * CHANNELS + in) * CONV_KERNEL_SIZE + tap] : 0.0f;
         put(forward[tap * WIDTH * WIDTH + MatrixTile::place(out, in, WIDTH)], weight);
@@ -155,8 +159,8 @@ KERNEL(THREADS) pack_convolutions(const float* const* all, Element* forward, Ele
     }
 }
 
-// Copies the positions [first, first + count) of a document to shared memory. Positions outside the document become zeros.
-// The copies have 16 bytes, the largest access of a thread.
+// Copies the positions [first, first + count) of a document to shared memory. Positions outside the document become
+// zeros. The copies have 16 bytes, the largest access of a thread.
 __device__ inline void copy_in(const Element* document, int first, int count, int positions, Element* to) {
     constexpr int WORDS = WIDTH * int(sizeof(Element)) / 16;
     struct alignas(16) Word {
@@ -165,16 +169,17 @@ __device__ inline void copy_in(const Element* document, int first, int count, in
     for (int i = threadIdx.x; i < count * WORDS; i += blockDim.x) {
         const int row = i / WORDS, word = i % WORDS, position = first + row;
         Word value{};
-        if (position >= 0 && position < positions) value = reinterpret_cast<const Word*>(document + position * WIDTH)[word];
+        if (position >= 0 && position < positions)
+            value = reinterpret_cast<const Word*>(document + position * WIDTH)[word];
         reinterpret_cast<Word*>(to + row * ROW_STRIDE)[word] = value;
     }
 }
 
 // Computes a convolution of a block: out = relu(convolution + bias + residual).
 //
-// If `bias` is null, it computes the gradient of the input of a convolution, without ReLU. residual is added if it is not
-// null. If `hidden`, the input of the convolution, is not null, the result is 0 where hidden is 0. places: positions of a
-// document in the arrays. Blocks: (documents, tiles of positions), of WARPS warps.
+// If `bias` is null, it computes the gradient of the input of a convolution, without ReLU. residual is added if it is
+// not null. If `hidden`, the input of the convolution, is not null, the result is 0 where hidden is 0. places:
+// positions of a document in the arrays. Blocks: (documents, tiles of positions), of WARPS warps.
 KERNEL(WARPS * 32) convolve(
     const Element* in, const Element* weights, const float* bias, const Element* residual, const Element* hidden,
     const i32* lengths, int stride, int level, int places, Element* out
@@ -196,7 +201,8 @@ KERNEL(WARPS * 32) convolve(
         for (int k = 0; k < WIDTH; k += SIDE) {
             const MatrixTile::LeftOperand<false> left(rows + (warp * SIDE + tap) * ROW_STRIDE + k, ROW_STRIDE);
 #pragma unroll
-            for (int n = 0; n < TILES_PER_ROW; ++n) tiles[n].add(left, weights + tap * WIDTH * WIDTH + MatrixTile::place(n * SIDE, k, WIDTH), WIDTH);
+            for (int n = 0; n < TILES_PER_ROW; ++n)
+                tiles[n].add(left, weights + tap * WIDTH * WIDTH + MatrixTile::place(n * SIDE, k, WIDTH), WIDTH);
         }
     __syncthreads();
 #pragma unroll
@@ -213,12 +219,12 @@ KERNEL(WARPS * 32) convolve(
     }
 }
 
-// Adds each document's terms to the fixed-point gradients of a convolution's weights [taps][in][out] and bias. In this layout,
-// neighbouring threads add to neighbouring numbers. Writes the bits of the largest absolute value of each term to largest
-// and largest_bias [documents]. Blocks: (documents, taps), with a warp for SIDE inputs.
-KERNEL(2 * WIDTH) convolution_gradients(
-    const Element* in, const Element* gradients, const i32* lengths, int stride, int level, int places, float inverse_scale,
-    float bias_inverse_scale, i32* weights, i32* bias, u32* largest, u32* largest_bias
+// Adds each document's terms to the fixed-point gradients of a convolution's weights [taps][in][out] and bias. In this
+// layout, neighbouring threads add to neighbouring numbers. Writes the bits of the largest absolute value of each term
+// to largest and largest_bias [documents]. Blocks: (documents, taps), with a warp for SIDE inputs.
+KERNEL(2 * WIDTH) add_convolution_gradients(
+    const Element* in, const Element* gradients, const i32* lengths, int stride, int level, int places, float
+    inverse_scale, float bias_inverse_scale, i32* weights, i32* bias, u32* largest, u32* largest_bias
 ) {
     u8* const shared = dynamic_shared();
     Element *const rows = reinterpret_cast<Element*>(shared), *const gradient_rows = rows + TILE * ROW_STRIDE;
@@ -239,7 +245,8 @@ KERNEL(2 * WIDTH) convolution_gradients(
         for (int k = 0; k < TILE; k += SIDE) {
             const MatrixTile::LeftOperand<true> left(rows + k * ROW_STRIDE + from, ROW_STRIDE);
 #pragma unroll
-            for (int n = 0; n < TILES_PER_ROW; ++n) tiles[n].add(left, gradient_rows + k * ROW_STRIDE + n * SIDE, ROW_STRIDE);
+            for (int n = 0; n < TILES_PER_ROW; ++n)
+                tiles[n].add(left, gradient_rows + k * ROW_STRIDE + n * SIDE, ROW_STRIDE);
         }
         if (tap == 0 && threadIdx.x < CHANNELS)
             for (int p = 0; p < TILE; ++p) bias_sum += to_float(gradient_rows[p * ROW_STRIDE + threadIdx.x]);
@@ -269,8 +276,8 @@ KERNEL(2 * WIDTH) convolution_gradients(
 
 // ---- pools ---------------------------------------------------------------------------------------------------------
 
-// Computes a max pool of size 2: in [documents][places][WIDTH] to out [documents][ceil(places / 2)][WIDTH]. from: position of
-// the maximum, 0 or 1. level: level of the input.
+// Computes a max pool of size 2: in [documents][places][WIDTH] to out [documents][ceil(places / 2)][WIDTH]. from:
+// position of the maximum, 0 or 1. level: level of the input.
 KERNEL(THREADS) pool(
     const Element* in, const i32* lengths, int documents, int stride, int level, int places, Element* out, u8* from
 ) {
@@ -288,7 +295,8 @@ KERNEL(THREADS) pool(
 
 // Computes the gradient of the input of a max pool. gradients: gradient of its output.
 KERNEL(THREADS) unpool(
-    const Element* gradients, const u8* from, const i32* lengths, int documents, int stride, int level, int places, Element* out
+    const Element* gradients, const u8* from, const i32* lengths, int documents, int stride, int level, int places,
+    Element* out
 ) {
     const int pooled = (places + 1) / 2;
     for (i64 i = global_thread(); i < i64(documents) * places * WIDTH; i += num_grid_threads()) {
@@ -306,8 +314,8 @@ constexpr int FEATURES = 2 * CHANNELS;  // Features of a document: the maximum a
 // Writes the features with dropout to features [documents][2][CHANNELS]. Writes the position of each maximum to best
 // [documents][CHANNELS], or -1 if the maximum is 0 or dropped. Blocks: documents.
 KERNEL(THREADS) pool_features(
-    const Element* in, const i32* lengths, int stride, int level, int places, u64 seed, int threshold, float scale, u64 first,
-    float* features, i32* best
+    const Element* in, const i32* lengths, int stride, int level, int places, u64 seed, int threshold, float scale,
+    u64 first, float* features, i32* best
 ) {
     __shared__ float most[THREADS], sum[THREADS];
     __shared__ i32 at[THREADS];
@@ -352,7 +360,7 @@ KERNEL(THREADS) pool_features(
 }
 
 // Writes the logits [documents][classes]. A warp computes a logit.
-KERNEL(THREADS) branch_logits(
+KERNEL(THREADS) compute_branch_logits(
     const float* features, const float* weights, const float* bias, int documents, int classes, float* logits
 ) {
     const int lane = threadIdx.x % 32;
@@ -365,11 +373,12 @@ KERNEL(THREADS) branch_logits(
     }
 }
 
-// Adds each document's terms to the fixed-point gradients of the last layer's weights [classes][FEATURES] and bias. Writes the
-// bits of the largest absolute value of each term to largest and largest_bias [documents]. Blocks: documents.
-KERNEL(THREADS) last_layer_gradients(
-    const float* features, const float* logit_gradients, int classes, float inverse_scale, float bias_inverse_scale, i32* weights,
-    i32* bias, u32* largest, u32* largest_bias
+// Adds each document's terms to the fixed-point gradients of the last layer's weights [classes][FEATURES] and bias.
+// Writes the bits of the largest absolute value of each term to largest and largest_bias [documents]. Blocks:
+// documents.
+KERNEL(THREADS) add_last_layer_gradients(
+    const float* features, const float* logit_gradients, int classes, float inverse_scale, float bias_inverse_scale,
+    i32* weights, i32* bias, u32* largest, u32* largest_bias
 ) {
     __shared__ u32 memory[THREADS];
     const int document = blockIdx.x;
@@ -392,10 +401,11 @@ KERNEL(THREADS) last_layer_gradients(
     }
 }
 
-// Writes the gradient of the last block's output, before its ReLU. scale: scale of the features' dropout. Blocks: documents.
-KERNEL(THREADS) pooled_gradients(
-    const float* logit_gradients, int classes, const float* weights, const float* features, const i32* best,
-    const Element* in, const i32* lengths, int stride, int level, int places, float scale, Element* out
+// Writes the gradient of the last block's output, before its ReLU. scale: scale of the features' dropout. Blocks:
+// documents.
+KERNEL(THREADS) unpool_features(
+    const float* logit_gradients, int classes, const float* weights, const float* features, const i32* best, const
+    Element* in, const i32* lengths, int stride, int level, int places, float scale, Element* out
 ) {
     __shared__ float feature_gradients[FEATURES];
     const int document = blockIdx.x, positions = positions_at(lengths[document], stride, level);

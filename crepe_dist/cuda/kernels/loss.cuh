@@ -24,12 +24,12 @@ struct Targets {
     }
 };
 
-// Writes the loss of each document and branch to out [branches][documents], and the gradients with respect to the logits,
-// times `scale`, to gradients [branches][documents][classes]. logits have the shape of the gradients. smoothing, max_labels
-// and is_multilabel: the constants of model/loss.py. Blocks: (documents, branches).
+// Writes the loss of each document and branch to out [branches][documents], and the gradients with respect to the
+// logits, times `scale`, to gradients [branches][documents][classes]. logits have the shape of the gradients.
+// smoothing, max_labels and is_multilabel: the constants of model/loss.py. Blocks: (documents, branches).
 KERNEL(THREADS) compute_losses(
-    const float* logits, int classes, const u8* packed, int stride, int length, double smoothing, int max_labels, int is_multilabel,
-    const float* class_weights, float scale, float* gradients, float* out
+    const float* logits, int classes, const u8* packed, int stride, int length, double smoothing, int max_labels, int
+    is_multilabel, const float* class_weights, float scale, float* gradients, float* out
 ) {
     __shared__ double memory[THREADS];
     const int document = blockIdx.x;
@@ -44,7 +44,8 @@ KERNEL(THREADS) compute_losses(
             const double value = logit[n], target_prob = (1 - smoothing) * targets.label_prob(n) + smoothing / 2;
             const double exp_neg_abs = exp(value < 0 ? value : -value);
             loss += class_weights[n] * ((value > 0 ? value : 0.0) + log1p(exp_neg_abs) - target_prob * value);
-            gradient[n] = scale * (weight * class_weights[n] * float((value >= 0 ? 1 : exp_neg_abs) / (1 + exp_neg_abs) - target_prob));
+            gradient[n] = scale * (weight * class_weights[n] *
+                                   float((value >= 0 ? 1 : exp_neg_abs) / (1 + exp_neg_abs) - target_prob));
         }
         loss = block_reduce(loss, memory, Add());
         if (threadIdx.x == 0) out[row] = weight * float(loss);
@@ -71,15 +72,15 @@ KERNEL(THREADS) compute_losses(
 }
 
 // Writes the statistics of a step to this rank's row of table [ranks][parameters + 4], which parallel/cuda_optimizer.py
-// describes: a bound of each parameter's gradient sum, the loss, the step, the global batch size, and the requested action.
-// Writes zeros to the rows of the other ranks, and to the squared norms [parameters][2] behind the table.
+// describes: a bound of each parameter's gradient sum, the loss, the step, the global batch size, and the requested
+// action. Writes zeros to the rows of the other ranks, and to the squared norms [parameters][2] behind the table.
 //
-// `FixedPointScale` in native/fixed_point.h computes the same bounds. largest: for each parameter and document, the bits of
-// the largest absolute value of the document's term [parameters][documents]; they are reset to 0. losses:
+// `FixedPointScale` in native/fixed_point.h computes the same bounds. largest: for each parameter and document, the
+// bits of the largest absolute value of the document's term [parameters][documents]; they are reset to 0. losses:
 // [branches][documents]. Blocks: parameters + 1.
 KERNEL(THREADS) write_step_stats(
-    u32* largest, int documents, double bound_unit, const float* losses, int num_branches, double step, double global_batch_size, double action,
-    int rank, int ranks, double* table
+    u32* largest, int documents, double bound_unit, const float* losses, int num_branches, double step, double
+    global_batch_size, double action, int rank, int ranks, double* table
 ) {
     __shared__ double memory[THREADS];
     const int parameters = gridDim.x - 1, width = parameters + 4, column = blockIdx.x;
@@ -87,7 +88,9 @@ KERNEL(THREADS) write_step_stats(
     for (int i = threadIdx.x; i < documents; i += THREADS) {
         if (column < parameters) {
             u32& bits = largest[i64(column) * documents + i];
-            if (bits) sum += bits < INFINITY_BITS ? ceil((double(__uint_as_float(bits)) + 1) / bound_unit) : __uint_as_float(bits) - __uint_as_float(bits);
+            if (bits)
+                sum += bits < INFINITY_BITS ? ceil((double(__uint_as_float(bits)) + 1) / bound_unit)
+                                            : __uint_as_float(bits) - __uint_as_float(bits);
             bits = 0;
         } else {
             float loss = 0;

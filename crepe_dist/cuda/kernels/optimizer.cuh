@@ -10,9 +10,10 @@ struct TrainedParameter {
     i64 count;
     float* values;
     i32* gradients;
-    float *moments, *seconds;  // First moments of Adam, or momentum of SGD (null without momentum); second moments of Adam.
-    i64 columns, lanes;        // For embedding tables, whose rows have one second moment each. Otherwise columns is 0.
-    i64 channels;              // For convolutions, whose gradients are [taps][in][out]. Otherwise 0.
+    float* moments;      // First moments of Adam, or momentum of SGD. Null for SGD without momentum.
+    float* seconds;      // Second moments of Adam.
+    i64 columns, lanes;  // For embedding tables, whose rows have one second moment each. Otherwise columns is 0.
+    i64 channels;        // For convolutions, whose gradients are [taps][in][out]. Otherwise 0.
 
     // Returns the gradient of element i.
     __device__ i32& gradient(i64 i) const {
@@ -30,8 +31,8 @@ struct ParameterSlice {
     __device__ i64 step() const { return i64(count) * THREADS; }
 };
 
-// Update of a slice. The gradient is scale × fixed-point gradient + weight_decay × value. The update resets the fixed-point
-// gradients to 0. learning_rate: for Adam, it includes the bias correction.
+// Update of a slice. The gradient is scale × fixed-point gradient + weight_decay × value. The update resets the
+// fixed-point gradients to 0. learning_rate: for Adam, it includes the bias correction.
 struct Update {
     ParameterSlice slice;
     int kind;
@@ -99,8 +100,8 @@ struct Update {
 
 // Updates all parameters. rates: learning rate and gradient scale of each parameter. Blocks: slices.
 KERNEL(THREADS) update_parameters(
-    const TrainedParameter* parameters, const ParameterSlice* slices, const float* rates, int kind, float weight_decay, float beta1,
-    float beta2, float epsilon
+    const TrainedParameter* parameters, const ParameterSlice* slices, const float* rates, int kind, float
+    weight_decay, float beta1, float beta2, float epsilon
 ) {
     const ParameterSlice slice = slices[blockIdx.x];
     const TrainedParameter parameter = parameters[slice.parameter];
@@ -110,8 +111,8 @@ KERNEL(THREADS) update_parameters(
     else update.update_dense(parameter);
 }
 
-// Adds the squares of each parameter's gradients to sums [parameters][2]. The low and the high 32 bits of each square are
-// added separately, so that the sums are exact. Blocks: slices.
+// Adds the squares of each parameter's gradients to sums [parameters][2]. The low and the high 32 bits of each square
+// are added separately, so that the sums are exact. Blocks: slices.
 KERNEL(THREADS) add_squared_norms(const TrainedParameter* parameters, const ParameterSlice* slices, u64* sums) {
     __shared__ u64 memory[THREADS];
     const ParameterSlice slice = slices[blockIdx.x];

@@ -4,8 +4,8 @@
 
 #include "common.cuh"
 
-// Types of activations, and of the weights that are multiplied by them. PRECISION is 0 for float32, 1 for float16 and 2 for
-// bfloat16.
+// Types of activations, and of the weights that are multiplied by them. PRECISION is 0 for float32, 1 for float16 and 2
+// for bfloat16.
 struct Float16 {
     u16 bits;
 };
@@ -18,8 +18,8 @@ __device__ inline void put(float& to, float value) { to = value; }
 
 __device__ inline float to_float(BFloat16 value) { return __uint_as_float(u32(value.bits) << 16); }
 
-// The conversions round to nearest, ties to even. They are instructions instead of integer arithmetic, because the NaN of
-// GPUs has all bits set, which would overflow in integer rounding.
+// The conversions round to nearest, ties to even. They are instructions instead of integer arithmetic, because the NaN
+// of GPUs has all bits set, which would overflow in integer rounding.
 __device__ inline float to_float(Float16 value) {
     float result;
     asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
@@ -42,8 +42,8 @@ using Element = BFloat16;
 struct MatrixTile {
     float sums[8];
 
-    // Returns the index of a weight in its packed square matrix. Tensor cores read weights along k, the other cores along
-    // the rows.
+    // Returns the index of a weight in its packed square matrix. Tensor cores read weights along k, the other cores
+    // along the rows.
     static __device__ int place(int row, int k, int width) { return PRECISION > 0 ? row * width + k : k * width + row; }
 
     __device__ void clear() {
@@ -96,10 +96,11 @@ struct MatrixTile {
         }
     };
 
-    // Adds the product of the left operand and a right operand of 16 rows. If TRANSPOSED, the right operand is the rows in
-    // shared memory. Otherwise it is the transpose of the rows in global memory. Tensor cores then read both operands along
-    // k, which is their fastest layout.
-    template <bool TRANSPOSED> __device__ void add(const LeftOperand<TRANSPOSED>& left, const Element* from, int stride) {
+    // Adds the product of the left operand and a right operand of 16 rows. If TRANSPOSED, the right operand is the rows
+    // in shared memory. Otherwise it is the transpose of the rows in global memory. Tensor cores then read both
+    // operands along k, which is their fastest layout.
+    template <bool TRANSPOSED>
+    __device__ void add(const LeftOperand<TRANSPOSED>& left, const Element* from, int stride) {
         struct {
             u32 parts[PARTS];
         } right;
@@ -135,7 +136,8 @@ struct MatrixTile {
     static __device__ int row() { return threadIdx.x % 32 / 2; }
     static __device__ int column() { return threadIdx.x % 2 * 8; }
 
-    template <bool TRANSPOSED> __device__ void add(const LeftOperand<TRANSPOSED>& left, const Element* from, int stride) {
+    template <bool TRANSPOSED>
+    __device__ void add(const LeftOperand<TRANSPOSED>& left, const Element* from, int stride) {
 #pragma unroll 4
         for (int k = 0; k < SIDE; ++k) {
             const float factor = left(row(), k);

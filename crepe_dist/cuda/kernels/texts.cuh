@@ -29,8 +29,8 @@ __device__ inline u32 hash_to_row(u64 key, int rows) {
     return u32((key >> 32) * u64(rows) >> 32);
 }
 
-// COUNT row numbers before `end`, beginning with `first`, `step` apart, and NO_ROW beyond the end. The thread requests all of
-// them before it waits for the first one, which hides the latency of the memory.
+// COUNT row numbers before `end`, beginning with `first`, `step` apart, and NO_ROW beyond the end. The thread requests
+// all of them before it waits for the first one, which hides the latency of the memory.
 template <int COUNT> struct PrefetchedRows {
     u32 at[COUNT];
 
@@ -40,7 +40,8 @@ template <int COUNT> struct PrefetchedRows {
     }
 };
 
-// Calls visit(n - 1, row) for the row of each n-gram of n = 1 to maxn known characters that starts at a place of a text.
+// Calls visit(n - 1, row) for the row of each n-gram of n = 1 to maxn known characters that starts at a place of a
+// text.
 template <class Visit>
 __device__ void visit_ngrams(const u8* text, int start, int length, int maxn, int rows, Visit visit) {
     u64 key = 0;
@@ -50,8 +51,8 @@ __device__ void visit_ngrams(const u8* text, int start, int length, int maxn, in
     }
 }
 
-// If a word starts at a place of a text, calls visit(place, row) for the row of the word, and for the row of the pair of this
-// word and the next word. The place of a word is its start. The place of a pair is the end of its second word.
+// If a word starts at a place of a text, calls visit(place, row) for the row of the word, and for the row of the pair
+// of this word and the next word. The place of a word is its start. The place of a pair is the end of its second word.
 template <class Visit>
 __device__ void visit_words(const u8* text, int start, int length, int num_word_char_ids, int rows, Visit visit) {
     if (text[start] >= num_word_char_ids || (start && text[start - 1] < num_word_char_ids)) return;

@@ -86,8 +86,8 @@ class Tower:
             *of_features.arguments(), first, memory.features, memory.best,
         )  # fmt: skip
         run(
-            "branch_logits", blocks(32 * documents * shape.classes), memory.features, self._values["tower.out.weight"],
-            self._values["tower.out.bias"], documents, shape.classes, logits,
+            "compute_branch_logits", blocks(32 * documents * shape.classes), memory.features,
+            self._values["tower.out.weight"], self._values["tower.out.bias"], documents, shape.classes, logits,
         )  # fmt: skip
 
     def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
@@ -97,12 +97,12 @@ class Tower:
         of_embedding, of_features = self._dropouts(dropping)
         out, bias, table = sums["tower.out.weight"], sums["tower.out.bias"], sums["tower.table"]
         run(
-            "last_layer_gradients", documents, memory.features, logit_gradients, shape.classes, out.per_unit,
+            "add_last_layer_gradients", documents, memory.features, logit_gradients, shape.classes, out.per_unit,
             bias.per_unit, out.total, bias.total, out.largest, bias.largest,
         )  # fmt: skip
         gradients, other, inner = memory.scratch
         run(
-            "pooled_gradients", documents, logit_gradients, shape.classes, self._values["tower.out.weight"],
+            "unpool_features", documents, logit_gradients, shape.classes, self._values["tower.out.weight"],
             memory.features, memory.best, memory.activations[-1], *self._at(texts, shape.blocks), of_features.scale,
             gradients,
         )  # fmt: skip
@@ -121,11 +121,11 @@ class Tower:
             gradients, other = other, gradients
         positions, terms = shape.positions, run.buffer("terms", 4 * documents * shape.positions * self._width)
         run(
-            "embedding_terms", documents, gradients, texts.lengths, positions, shape.stride,
+            "quantize_embedding_gradients", documents, gradients, texts.lengths, positions, shape.stride,
             of_embedding.scale * table.per_unit, terms, table.largest,
         )  # fmt: skip
         run(
-            "add_embedding_terms", blocks(documents * positions * shape.width), terms, memory.rows, texts.lengths,
+            "add_embedding_gradients", blocks(documents * positions * shape.width), terms, memory.rows, texts.lengths,
             documents, positions, shape.stride, shape.stride * shape.reach, table.total,
         )  # fmt: skip
 
@@ -144,9 +144,9 @@ class Tower:
     ) -> None:
         weight, bias = (sums[f"tower.convolutions.{number}.{name}"] for name in ("weight", "bias"))
         self._run(
-            "convolution_gradients", (texts.documents, CONV_KERNEL_SIZE), inside, gradients, *self._at(texts, block),
-            weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest, bias.largest,
-            **self._convolution_gradients,
+            "add_convolution_gradients", (texts.documents, CONV_KERNEL_SIZE), inside, gradients,
+            *self._at(texts, block), weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest,
+            bias.largest, **self._convolution_gradients,
         )  # fmt: skip
 
     def _dropouts(self, dropping: Dropping | None) -> tuple[Dropping, Dropping]:

@@ -52,7 +52,7 @@ class Table:
             shape.letters, shape.words, significant, sets, size, ngrams, counts, block=FINDERS,
         )  # fmt: skip
         grid = documents, -(-shape.classes // self._wide)
-        self._run("ngram_logits", grid, ngrams, places, counts, weight, bias, shape.classes, self._wide, logits)
+        self._run("compute_ngram_logits", grid, ngrams, places, counts, weight, bias, shape.classes, self._wide, logits)
 
     def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
         """Add the gradients of the last batch to their sums."""
@@ -60,7 +60,7 @@ class Table:
         ngrams, counts = self._found(texts)
         grid = texts.documents, max(1, BLOCKS // texts.documents)
         self._run(
-            "ngram_gradients", grid, ngrams, self._places(texts), counts, logit_gradients,
+            "add_ngram_gradients", grid, ngrams, self._places(texts), counts, logit_gradients,
             self._shape.classes, self._wide, weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest,
             bias.largest,
         )  # fmt: skip
