@@ -86,7 +86,7 @@ class BucketCache {
   private:
     static constexpr size_t SLOTS = 1 << 20;
     static constexpr long PROBES = 16;      // Maximum number of slots that a document is searched in.
-    static constexpr uint16_t FAR = 65535;  // Adds 65535 to the difference that follows. Larger differences have several.
+    static constexpr uint16_t FAR = 65535;  // Adds 65535 to the difference that follows it.
 
     struct Document {
         uint64_t key;

@@ -1,8 +1,8 @@
 // Parameters in the format of model files: without rows of zeros, as float32, float16, or codes of a codebook. See
 // crepe_dist/model/quantization.py.
 //
-// Inference reads tables in this format. They take less memory than float32 tables and need no conversion when a model is
-// loaded. A row that is not stored is a row of zeros, which does not change a sum that starts at 0.
+// Inference reads tables in this format. They take less memory than float32 tables and need no conversion when a model
+// is loaded. A row that is not stored is a row of zeros, which does not change a sum that starts at 0.
 #pragma once
 
 #include <type_traits>
@@ -33,8 +33,8 @@ template <class Number> inline void prefetch_row(const Number* row, long columns
 
 // Readers of a table by the places of its stored rows.
 //
-// load(row, column) returns the LANES numbers of a row that begin at `column`, with 0 behind the last column. The column is
-// a multiple of LANES. load_all(row, column) is for columns that are followed by at least LANES numbers.
+// load(row, column) returns the LANES numbers of a row that begin at `column`, with 0 behind the last column. The
+// column is a multiple of LANES. load_all(row, column) is for columns that are followed by at least LANES numbers.
 //
 // `Width` and `VectorSize` are either long or std::integral_constant, so that the compiler can unroll the loops.
 //
@@ -43,7 +43,9 @@ template <class Number, class Width> struct DenseReader {
     const Number* values;
     Width columns;
 
-    FloatVec load(uint32_t row, long column) const { return load_partial(values + row * columns + column, columns - column); }
+    FloatVec load(uint32_t row, long column) const {
+        return load_partial(values + row * columns + column, columns - column);
+    }
     FloatVec load_all(uint32_t row, long column) const { return load_partial(values + row * columns + column, LANES); }
     void prefetch(uint32_t row) const { prefetch_row(values + row * columns, columns); }
 };
@@ -55,7 +57,7 @@ template <class Width, class VectorSize> struct CodebookReader {
     const uint8_t* codes;
     Width columns;
     VectorSize vector_size;
-    long codes_per_row = (columns + vector_size - 1) / vector_size;  // codes of a row
+    long codes_per_row = (columns + vector_size - 1) / vector_size;
 
     FloatVec load(uint32_t row, long column) const {
         if (codes_per_row == 1) return load_partial(vectors + codes[row] * vector_size + column, columns - column);
@@ -65,9 +67,12 @@ template <class Width, class VectorSize> struct CodebookReader {
 
     FloatVec load_all(uint32_t row, long column) const {
         const uint8_t* const from = codes + row * codes_per_row;
-        if constexpr (std::is_same_v<VectorSize, long>) return any_vector(from, column, std::make_index_sequence<LANES>());
-        else if constexpr (VectorSize() % LANES == 0) return ::load(vectors + from[column / vector_size] * vector_size + column % vector_size);
-        else if constexpr (VectorSize() % 2 == 0) return pairs(from + column / vector_size, std::make_index_sequence<LANES / 2>());
+        if constexpr (std::is_same_v<VectorSize, long>)
+            return any_vector(from, column, std::make_index_sequence<LANES>());
+        else if constexpr (VectorSize() % LANES == 0)
+            return ::load(vectors + from[column / vector_size] * vector_size + column % vector_size);
+        else if constexpr (VectorSize() % 2 == 0)
+            return pairs(from + column / vector_size, std::make_index_sequence<LANES / 2>());
         else return singles(from + column, std::make_index_sequence<LANES>());
     }
 
@@ -87,13 +92,15 @@ template <class Width, class VectorSize> struct CodebookReader {
     }
 
     template <size_t... I> FloatVec any_vector(const uint8_t* from, long column, std::index_sequence<I...>) const {
-        const auto element = [&](long n) { return n < columns ? vectors[from[n / vector_size] * vector_size + n % vector_size] : 0.0f; };
+        const auto element = [&](long n) {
+            return n < columns ? vectors[from[n / vector_size] * vector_size + n % vector_size] : 0.0f;
+        };
         return FloatVec{element(column + long(I))...};
     }
 };
 
-// Calls work(reader) with a reader of the type that the table requires. columns: number of columns of the table, as a long
-// or as an integral constant.
+// Calls work(reader) with a reader of the type that the table requires. columns: number of columns of the table, as a
+// long or as an integral constant.
 template <class Width, class Work> void visit_rows(const CompressedArray& table, Width columns, Work work) {
     const auto coded = [&](auto vector_size) {
         work(CodebookReader<Width, decltype(vector_size)>{table.floats(), table.codes, columns, vector_size});

@@ -15,7 +15,10 @@ template <class T> constexpr long TERM_STEP = PAIR<T> > 1 ? TERM_DEPTH<T> : PAPE
 #else
 template <class T> constexpr long TERM_STEP = PAPER_REDUCTION_GROUP;
 #endif
-template <class T> long term_depth(long rows) { return (rows + PAPER_REDUCTION_GROUP - 1) / PAPER_REDUCTION_GROUP * TERM_DEPTH<T>; }
+template <class T>
+long term_depth(long rows) {
+    return (rows + PAPER_REDUCTION_GROUP - 1) / PAPER_REDUCTION_GROUP * TERM_DEPTH<T>;
+}
 
 // Converts neighbouring weights of an output to 16 words of one float32 or two bfloat16 numbers, padded with zeros.
 inline void convert_to_words(const float* from, long count, uint32_t* to, float) {
@@ -90,12 +93,14 @@ void dense_weight_gradient(
 #pragma omp for schedule(static)
     for (long output = 0; output < width; output += BLOCK) {
         each_term([&](long row, long count, long at) {
-            transpose(gradient + row * width + output, count, width, TERM_DEPTH<T>, transposed + output * depth + at, depth);
+            transpose(gradient + row * width + output, count, width, TERM_DEPTH<T>, transposed + output * depth + at,
+                      depth);
         });
         for (long n = output; n < std::min(outputs, output + BLOCK); ++n) {
             bias[n] = 0;
             for (long row = 0; row < rows; ++row)
-                wrapping_add(bias[n], int32_t(std::lrint(grad_scales[1].inverse_scale() * to_float(gradient[row * width + n]))));
+                wrapping_add(bias[n],
+                             int32_t(std::lrint(grad_scales[1].inverse_scale() * to_float(gradient[row * width + n]))));
         }
     }
 #pragma omp single
@@ -117,8 +122,8 @@ void dense_weight_gradient(
             for (long input = first; input < std::min(inner, first + RUN); input += BLOCK) {
                 std::fill_n(totals, BLOCK * BLOCK, 0);
                 each_term([&](long, long, long at) {
-                    block(transposed + output * depth + at, depth, BLOCK, 1, TERM_STEP<T>, packed + input * depth + at * BLOCK, sums,
-                          BLOCK, false);
+                    block(transposed + output * depth + at, depth, BLOCK, 1, TERM_STEP<T>,
+                          packed + input * depth + at * BLOCK, sums, BLOCK, false);
                     for (long i = 0; i < BLOCK * BLOCK; i += LANES)
                         wrapping_add(totals + i, round_to_int(load(sums + i) * grad_scales[0].inverse_scale()));
                 });

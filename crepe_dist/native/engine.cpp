@@ -1,5 +1,5 @@
-// C functions of networks, optimizers and sharded embeddings. Python calls them through ctypes: library.py declares their
-// signatures, and crepe_dist/model/inference.py and crepe_dist/engines/cpu_engine.py call them.
+// C functions of networks, optimizers and sharded embeddings. Python calls them through ctypes: library.py declares
+// their signatures, and crepe_dist/model/inference.py and crepe_dist/engines/cpu_engine.py call them.
 //
 // Functions that allocate memory return 0, or 1 if memory ran out. Functions that create an object return null then.
 
@@ -19,9 +19,9 @@ NGramConfig ngram_config(const int64_t* shape) {
     return {shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6]};
 }
 
-// Multiplies two size × size matrices `times` times in each thread, with the blocks that the networks use. The elements are
-// between -1 and 1, not 0: products of zeros take less power, and the clock frequency with AMX is a sixth higher then, which
-// would falsify the timing.
+// Multiplies two size × size matrices `times` times in each thread, with the blocks that the networks use. The elements
+// are between -1 and 1, not 0: products of zeros take less power, and the clock frequency with AMX is a sixth higher
+// then, which would falsify the timing.
 template <class T> void time_matmul(long size, int threads, int times) {
     std::vector<Buffer<T>> left(threads), right(threads);
     std::vector<Buffer<float>> result(threads);
@@ -46,8 +46,8 @@ template <class T> void time_matmul(long size, int threads, int times) {
     }
 }
 
-// Runs `work`, and returns 1 if memory ran out. Python then raises MemoryError. An exception that left a C function would end
-// the process.
+// Runs `work`, and returns 1 if memory ran out. Python then raises MemoryError. An exception that left a C function
+// would end the process.
 template <class Work> int run_guarded(Work work) {
     try {
         work();
@@ -92,8 +92,8 @@ void* crepe_open_ngrams(const int64_t* shape, int threads) {
     return engine;
 }
 
-// Creates the crepe network. shape: the 7 sizes of the n-gram branch, then the sizes of the convolutional branch: maxn of the
-// embedding, rows and width of the embedding, number of blocks, stride, reduction group.
+// Creates the crepe network. shape: the 7 sizes of the n-gram branch, then the sizes of the convolutional branch: maxn
+// of the embedding, rows and width of the embedding, number of blocks, stride, reduction group.
 void* crepe_open_crepe(int bfloat, const int64_t* shape, double feature_dropout, int threads) {
     const PositionEmbeddingConfig embedding{shape[0], shape[1], shape[7], shape[8], shape[9], shape[11]};
     const ConvBranchConfig config{embedding, shape[2], shape[10], shape[12], feature_dropout};
@@ -171,8 +171,8 @@ int crepe_find_rows(void* engine, const uint8_t* batch, int64_t rows) {
     return run_guarded([&] { static_cast<Engine*>(engine)->find_rows(batch, rows); });
 }
 
-// Computes the gradients of a batch and their bounds, see Engine, and the sum of the losses. The loss of each document is
-// rounded to a multiple of LOSS_UNIT, so that the sum is exact and does not depend on the order.
+// Computes the gradients of a batch and their bounds, see Engine, and the sum of the losses. The loss of each document
+// is rounded to a multiple of LOSS_UNIT, so that the sum is exact and does not depend on the order.
 int crepe_forward_backward(
     void* engine, const uint8_t* batch, int64_t rows, double dropout, uint64_t seed, uint64_t first,
     int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds, double* loss
@@ -194,15 +194,17 @@ void crepe_squared_norm(const int32_t* values, int64_t count, uint64_t* out) {
     out[1] = sum.high;
 }
 
-// Converts rows [count][columns] to float16. is_nonzero [count]: if it is not null, the function marks the rows that have a
-// number other than 0, and converts only these rows. Returns the number of converted rows, or -1 if the conversion has
-// changed a number.
+// Converts rows [count][columns] to float16. is_nonzero [count]: if it is not null, the function marks the rows that
+// have a number other than 0, and converts only these rows. Returns the number of converted rows, or -1 if the
+// conversion has changed a number.
 int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* is_nonzero, uint16_t* out) {
     IntVec changed{};
     int64_t converted = 0;
     dispatch_width(columns, [&](auto width) {
         for (long row = 0; row < count; ++row, rows += width) {
-            if (is_nonzero && !(is_nonzero[row] = std::any_of(rows, rows + width, [](float number) { return number != 0; }))) continue;
+            if (is_nonzero &&
+                !(is_nonzero[row] = std::any_of(rows, rows + width, [](float number) { return number != 0; })))
+                continue;
             for (long n = 0; n < width; n += LANES) {
                 const long some = std::min(LANES, width - n);
                 const FloatVec numbers = load_partial(rows + n, some);
@@ -219,15 +221,14 @@ int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* i
     return converted;
 }
 
-// Updates dense parameters; see Optimizer. The gradient of parameter i is its fixed-point gradient times scales[i]. kind and
-// constants: see crepe_embedding_open. Pointers in moments and seconds may be null.
+// Updates dense parameters; see Optimizer. The gradient of parameter i is its fixed-point gradient times scales[i].
+// kind and constants: see crepe_embedding_open. Pointers in moments and seconds may be null.
 //
 // The threads divide each parameter at cache lines, so that no line is written by two threads.
-void crepe_update_parameters(
-    int kind, const double* constants, int parameters, const int64_t* sizes, float* const* values, float* const* moments,
-    float* const* seconds, const int32_t* const* gradients, const double* rates, const double* scales,
-    double weight_decay, int threads
-) {
+void crepe_update_parameters(int kind, const double* constants, int parameters, const int64_t* sizes,
+                             float* const* values, float* const* moments, float* const* seconds,
+                             const int32_t* const* gradients, const double* rates, const double* scales,
+                             double weight_decay, int threads) {
     constexpr int64_t LINE = 16;      // Number of floats of a cache line.
     constexpr int64_t PIECE = 1024;   // Number of floats whose gradients fit in the L1 cache.
     constexpr int64_t FEW = 1 << 16;  // Number of floats below which waking other threads takes longer than the update.
@@ -256,17 +257,18 @@ int64_t crepe_embedding_bytes(const int64_t* shape, const RowSharding* sharding)
 }
 
 // Returns the number of rows of a shard. The last shards may have fewer rows.
-int64_t crepe_embedding_rows_per_shard(const int64_t* shape, const RowSharding* sharding) { return sharding->rows_per_shard(shape[0]); }
+int64_t crepe_embedding_rows_per_shard(const int64_t* shape, const RowSharding* sharding) {
+    return sharding->rows_per_shard(shape[0]);
+}
 
 // Creates a sharded embedding. kind: 0 for Adam, 1 for SGD. constants: beta1, beta2 and epsilon; see Optimizer.
-void* crepe_embedding_open(
-    const int64_t* shape, int kind, const double* constants, char* const* memories, const RowSharding* sharding, int process,
-    int threads
-) {
+void* crepe_embedding_open(const int64_t* shape, int kind, const double* constants, char* const* memories,
+                           const RowSharding* sharding, int process, int threads) {
     ShardedEmbedding* embedding = nullptr;
     run_guarded([&] {
         const Optimizer optimizer{OptimizerKind(kind), constants[0], constants[1], constants[2]};
-        embedding = new ShardedEmbedding({shape[0], shape[1]}, optimizer, memories, *sharding, process, shape[2], threads);
+        embedding =
+            new ShardedEmbedding({shape[0], shape[1]}, optimizer, memories, *sharding, process, shape[2], threads);
     });
     return embedding;
 }
@@ -275,7 +277,9 @@ void crepe_embedding_close(void* embedding) { delete static_cast<ShardedEmbeddin
 
 // Attaches a sharded embedding to a network; see Engine::attach.
 int crepe_attach_embedding(void* engine, int which, void* embedding, int64_t cache_bytes) {
-    return run_guarded([&] { static_cast<Engine*>(engine)->attach(which, static_cast<ShardedEmbedding*>(embedding), size_t(cache_bytes)); });
+    return run_guarded([&] {
+        static_cast<Engine*>(engine)->attach(which, static_cast<ShardedEmbedding*>(embedding), size_t(cache_bytes));
+    });
 }
 
 void crepe_embedding_read_rows(void* embedding, const uint32_t* rows, int64_t count, float* out) {

@@ -13,8 +13,8 @@
 // Dropout by a hash of the unit's number in the global batch. The decision does not depend on the number of threads and
 // ranks.
 //
-// SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) hashes the number of a group of four neighbouring units to 64 bits. Each
-// unit has 16 of these bits. The drop probability is therefore rounded up to a multiple of 2^-16.
+// SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) hashes the number of a group of four neighbouring units to 64 bits.
+// Each unit has 16 of these bits. The drop probability is therefore rounded up to a multiple of 2^-16.
 // crepe_dist/engines/gluon/dropout.py and crepe_dist/cuda/kernels/common.cuh implement the same function.
 struct Dropout {
     static constexpr uint64_t UNITS_PER_HASH = 4;
@@ -48,11 +48,11 @@ struct LossConstants {
     int32_t is_multilabel = 0;  // 1 if the classes are independent, 0 if their probabilities form a distribution.
 };
 
-// Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), times the weight of the row and the weight
-// of the class.
+// Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567), times the weight of the row and the
+// weight of the class.
 //
-// A row of a batch has these bytes: the character ids; then the label in 2 bytes, or max_labels pairs of a class and its
-// probability with 2 bytes each; then the weight of the row in 3 bytes. All numbers are little-endian.
+// A row of a batch has these bytes: the character ids; then the label in 2 bytes, or max_labels pairs of a class and
+// its probability with 2 bytes each; then the weight of the row in 3 bytes. All numbers are little-endian.
 //
 // Sums over classes are in double, in ascending order of the classes.
 struct Loss : LossConstants {
@@ -62,7 +62,8 @@ struct Loss : LossConstants {
     // Returns the number of bytes of a row with `length` character ids.
     long stride(long length) const { return length + target_bytes() + 3; }
 
-    // Returns the loss of row `row` of a batch, in nats, and writes its gradient with respect to the logits [num_classes].
+    // Returns the loss of row `row` of a batch, in nats, and writes its gradient with respect to the logits
+    // [num_classes].
     float operator()(const float* logits, const uint8_t* batch, long row, long length, float* gradient) const {
         const uint8_t* const bytes = batch + row * stride(length) + length;
         const uint8_t* const last = bytes + target_bytes();
@@ -103,7 +104,8 @@ struct Loss : LossConstants {
     }
 
     // Returns the cross-entropy with a distribution over the classes.
-    float soft_label_loss(const float* logits, const std::vector<double>& label_prob, float weight, float* gradient) const {
+    float soft_label_loss(const float* logits, const std::vector<double>& label_prob, float weight,
+                          float* gradient) const {
         const long num_classes = long(weights.size());
         const float max_logit = *std::max_element(logits, logits + num_classes);
         double total = 0, target = 0, class_weight = 0;
@@ -120,8 +122,10 @@ struct Loss : LossConstants {
         return weight * float(std::log(total) - target);
     }
 
-    // Returns the sum of the binary cross-entropies of all classes. The formulas use exp(-|logit|), which cannot overflow.
-    float multilabel_loss(const float* logits, const std::vector<double>& label_prob, float weight, float* gradient) const {
+    // Returns the sum of the binary cross-entropies of all classes. The formulas use exp(-|logit|), which cannot
+    // overflow.
+    float multilabel_loss(const float* logits, const std::vector<double>& label_prob, float weight,
+                          float* gradient) const {
         double loss = 0;
         for (size_t n = 0; n < weights.size(); ++n) {
             const double logit = logits[n], target_prob = (1 - smoothing) * label_prob[n] + smoothing / 2;
@@ -133,14 +137,14 @@ struct Loss : LossConstants {
     }
 };
 
-// Returns the number of threads for so many documents, at most one thread per document. For a single text, waking another
-// thread takes longer than the text itself, and much longer if other programs use the cores.
+// Returns the number of threads for so many documents, at most one thread per document. For a single text, waking
+// another thread takes longer than the text itself, and much longer if other programs use the cores.
 inline int team_size(int threads, long documents) { return int(std::clamp<long>(documents, 1, threads)); }
 
 class ShardedEmbedding;
 
-// A network on the CPU. `rows` is the number of documents of a batch, and `stride` is the distance of their character ids,
-// in bytes. `first` is the number of the batch's first document in the global batch; dropout depends on it.
+// A network on the CPU. `rows` is the number of documents of a batch, and `stride` is the distance of their character
+// ids, in bytes. `first` is the number of the batch's first document in the global batch; dropout depends on it.
 //
 // A training step calls find_rows, train_forward and train_backward with the same batch.
 class Engine {
@@ -150,8 +154,9 @@ class Engine {
     // trained parameters may have changed since the last call.
     virtual void set_parameters(const CompressedArray* parameters, bool buffers_changed) = 0;
     virtual void set_loss(Loss loss) = 0;
-    // Trains a row-sparse parameter in a sharded embedding, instead of in the memory of set_parameters. which: number of the
-    // parameter among the row-sparse parameters of the network. cache_bytes: limit of the cache of documents' buckets.
+    // Trains a row-sparse parameter in a sharded embedding, instead of in the memory of set_parameters. which: number
+    // of the parameter among the row-sparse parameters of the network. cache_bytes: limit of the cache of documents'
+    // buckets.
     virtual void attach(int /*which*/, ShardedEmbedding* /*embedding*/, size_t /*cache_bytes*/) {}
     // Computes the logits [rows][num_classes].
     virtual void forward(const uint8_t* codes, long stride, long rows, float* logits) = 0;
@@ -161,9 +166,10 @@ class Engine {
     virtual void find_rows(const uint8_t* /*batch*/, long /*rows*/) {}
     // Computes the losses [rows], and prepares `train_backward`.
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
-    // Writes the gradients of the trained parameters, in units of 2^exponent, and the bounds of their sums, in bound units;
-    // see fixed_point.h. The pointer to a gradient is null if a sharded embedding receives the gradient.
-    virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds) = 0;
+    // Writes the gradients of the trained parameters, in units of 2^exponent, and the bounds of their sums, in bound
+    // units; see fixed_point.h. The pointer to a gradient is null if a sharded embedding receives the gradient.
+    virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit,
+                                float* bounds) = 0;
     // Returns the number of trained parameters.
     virtual long num_trained() const = 0;
 };

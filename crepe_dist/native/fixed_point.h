@@ -4,8 +4,8 @@
 // (optim/fixed_point.py). Integer addition is associative, so the sum of a gradient is bit-identical for every division
 // of its terms among threads and processes.
 //
-// A sum must fit in int32. Each term therefore also contributes to a bound of the sum. If the bound of a parameter is too
-// large, Python repeats the step with a larger scale.
+// A sum must fit in int32. Each term therefore also contributes to a bound of the sum. If the bound of a parameter is
+// too large, Python repeats the step with a larger scale.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +15,8 @@
 
 #include "simd.h"
 
-// Rounds to the nearest integers. Numbers outside the range of int32 give arbitrary integers. The caller detects them by
-// `FixedPointScale::sum_bound`.
+// Rounds to the nearest integers. Numbers outside the range of int32 give arbitrary integers. The caller detects them
+// by `FixedPointScale::sum_bound`.
 inline IntVec round_to_int(FloatVec value) {
 #if defined(__AVX512F__)
     return (IntVec)_mm512_cvtps_epi32((__m512)value);
@@ -43,8 +43,9 @@ inline void wrapping_add(int32_t* totals, IntVec terms, long count = LANES) {
     }
 }
 
-// Returns the largest of non-negative floats that are given as bits. The bits of non-negative floats are ordered like the
-// floats, and the bits of a NaN are larger than the bits of every number. The result is therefore NaN if one float is NaN.
+// Returns the largest of non-negative floats that are given as bits. The bits of non-negative floats are ordered like
+// the floats, and the bits of a NaN are larger than the bits of every number. The result is therefore NaN if one float
+// is NaN.
 inline float max_of_float_bits(IntVec bits) {
     int32_t largest_bits = 0;
     for (long i = 0; i < LANES; ++i) largest_bits = std::max(largest_bits, bits[i]);
@@ -66,14 +67,14 @@ template <class T> float max_abs(const T* values, long count) {
     return max_of_float_bits(max_bits);
 }
 
-// Fixed-point scale of one parameter's gradient: it converts the terms of the gradient, and bounds their sum. Each thread
-// has an object of its own.
+// Fixed-point scale of one parameter's gradient: it converts the terms of the gradient, and bounds their sum. Each
+// thread has an object of its own.
 //
 // A term is the contribution of a fixed group of documents. It is added in float32 in a fixed order, then rounded.
 class FixedPointScale {
   public:
-    // Starts a step. The unit of the fixed-point numbers is 2^exponent. bound_unit: unit of `sum_bound`, in units of the
-    // fixed-point numbers.
+    // Starts a step. The unit of the fixed-point numbers is 2^exponent. bound_unit: unit of `sum_bound`, in units of
+    // the fixed-point numbers.
     void start(int32_t exponent, double bound_unit) {
         *this = {};
         inverse_scale_ = std::ldexp(1.0f, -exponent);
@@ -92,7 +93,8 @@ class FixedPointScale {
 
     // Converts a part of a term, and adds it to totals.
     void add(int32_t* totals, const float* values, long count) {
-        for (long i = 0; i < count; i += LANES) wrapping_add(totals + i, quantize(load_partial(values + i, count - i)), count - i);
+        for (long i = 0; i < count; i += LANES)
+            wrapping_add(totals + i, quantize(load_partial(values + i, count - i)), count - i);
     }
 
     // Ends a term. The numbers that were converted since the last call bound the term.
@@ -110,8 +112,8 @@ class FixedPointScale {
     // Adds the terms of another thread.
     void merge(const FixedPointScale& other) { sum_bound_ += other.sum_bound_; }
 
-    // Returns a bound of the sum of all terms, in bound units. The bound is an integer, so its float32 sum over threads and
-    // processes is exact up to 2^24.
+    // Returns a bound of the sum of all terms, in bound units. The bound is an integer, so its float32 sum over threads
+    // and processes is exact up to 2^24.
     float sum_bound() const { return float(sum_bound_); }
 
   private:
@@ -120,8 +122,8 @@ class FixedPointScale {
     double bound_unit_ = 1, sum_bound_ = 0;
 };
 
-// Writes the bounds of the sums over all threads to bounds [parameters]. scratches: objects of the threads, each with the
-// array `grad_scales` [parameters].
+// Writes the bounds of the sums over all threads to bounds [parameters]. scratches: objects of the threads, each with
+// the array `grad_scales` [parameters].
 template <class Scratches> void write_bounds(const Scratches& scratches, long parameters, float* bounds) {
     for (long i = 0; i < parameters; ++i) {
         FixedPointScale total;

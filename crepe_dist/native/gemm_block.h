@@ -1,18 +1,19 @@
 // Matrix product (GEMM) of a block of 32 columns. All layers are built on it.
 //
-// Elements are float32, or bfloat16 with float32 sums. For bfloat16, PAIR is 2: one instruction multiplies two neighbouring
-// elements along k and adds both products. A block computes
+// Elements are float32, or bfloat16 with float32 sums. For bfloat16, PAIR is 2: one instruction multiplies two
+// neighbouring elements along k and adds both products. A block computes
 //
 //     c[m][n] (+)= sum over tap, k of a[m + tap][k] * b[tap][k][n],    0 <= m < rows, 0 <= n < 32
 //
-// a: rows of lda elements, contiguous along k. With taps > 1, the block computes a convolution along the rows. The rows are
-// not copied for it (no im2col).
+// a: rows of lda elements, contiguous along k. With taps > 1, the block computes a convolution along the rows. The rows
+// are not copied for it (no im2col).
 // b: a panel [taps * k / PAIR][32][PAIR], contiguous. Packing weights into such panels is the usual technique of GEMM
 // libraries (Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
 // c: rows of ldc float32 numbers.
 //
-// k is a multiple of STEP. In vector registers, `strides` can give other distances along k, in elements of a and b. Blocks
-// of transposed and of wider matrices use them. With AMX, the rows up to the next multiple of 32 are read and written.
+// k is a multiple of STEP. In vector registers, `strides` can give other distances along k, in elements of a and b.
+// Blocks of transposed and of wider matrices use them. With AMX, the rows up to the next multiple of 32 are read and
+// written.
 //
 // The order of the additions along k is part of the result: it must not change.
 #pragma once
@@ -34,8 +35,8 @@ template <class T> constexpr long STEP = PAIR<T>;
 
 // ---- in vector registers -----------------------------------------------------------------------------------------
 
-// A strip has STRIP_ROWS rows of VECTORS vectors. Its sums fit in the registers: 16 of 32 registers with AVX-512, 12 of 16
-// with AVX2. They are enough independent sums to hide the latency of the additions (Intel 64 and IA-32 Architectures
+// A strip has STRIP_ROWS rows of VECTORS vectors. Its sums fit in the registers: 16 of 32 registers with AVX-512, 12 of
+// 16 with AVX2. They are enough independent sums to hide the latency of the additions (Intel 64 and IA-32 Architectures
 // Optimization Reference Manual, on FMA latency).
 constexpr long STRIP_ROWS = LANES == 16 ? 8 : 6, VECTORS = 2;
 
@@ -44,8 +45,8 @@ template <class T> FloatVec dot_pair_add(FloatVec sum, UIntVec left, UIntVec rig
 #if defined(__AVX512BF16__)
     if constexpr (PAIR<T> == 2) return (FloatVec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
 #else
-    // The emulation adds in the order of VDPBF16PS: the upper halves first. The product of two bfloat16 numbers is exact in
-    // float32, so fused and separate operations give the same bits.
+    // The emulation adds in the order of VDPBF16PS: the upper halves first. The product of two bfloat16 numbers is
+    // exact in float32, so fused and separate operations give the same bits.
     if constexpr (PAIR<T> == 2) {
         sum += (FloatVec)(left & 0xFFFF0000) * (FloatVec)(right & 0xFFFF0000);
         return sum + (FloatVec)(left << 16) * (FloatVec)(right << 16);
@@ -100,17 +101,18 @@ void block(
     // All strips of a column of b are computed while the column is in the L1 cache.
     for (long n = 0; n < BLOCK; n += VECTORS * LANES)
         for (long top = 0; top < rows; top += STRIP_ROWS)
-            strip<STRIP_ROWS>(std::min(STRIP_ROWS, rows - top), a + top * lda, lda, taps, k, b + n * PAIR<T>, c + top * ldc + n,
-                        ldc, accumulate, strides);
+            strip<STRIP_ROWS>(std::min(STRIP_ROWS, rows - top), a + top * lda, lda, taps, k, b + n * PAIR<T>,
+                              c + top * ldc + n, ldc, accumulate, strides);
 }
 
 // ---- in AMX's tiles ----------------------------------------------------------------------------------------------
 
 #if defined(__AMX_BF16__)
 
-// Computes 32 rows of a block in AMX tile registers (Intel 64 and IA-32 Architectures Software Developer's Manual, "Intel
-// AMX instruction set"). Tiles 0 to 3 hold the sums of the four 16 × 16 quarters, tiles 4 and 5 the rows of a, and tiles 6
-// and 7 the columns of b. The loads alternate with the products, so that the products hide the latency of the loads.
+// Computes 32 rows of a block in AMX tile registers (Intel 64 and IA-32 Architectures Software Developer's Manual,
+// "Intel AMX instruction set"). Tiles 0 to 3 hold the sums of the four 16 × 16 quarters, tiles 4 and 5 the rows of a,
+// and tiles 6 and 7 the columns of b. The loads alternate with the products, so that the products hide the latency of
+// the loads.
 inline void tile_block(
     const bfloat16* a, long lda, long taps, long k, const bfloat16* b, float* c, long ldc, bool accumulate
 ) {
@@ -150,11 +152,12 @@ inline void tile_block(
 inline void block(
     const bfloat16* a, long lda, long rows, long taps, long k, const bfloat16* b, float* c, long ldc, bool accumulate
 ) {
-    for (long top = 0; top < rows; top += BLOCK) tile_block(a + top * lda, lda, taps, k, b, c + top * ldc, ldc, accumulate);
+    for (long top = 0; top < rows; top += BLOCK)
+        tile_block(a + top * lda, lda, taps, k, b, c + top * ldc, ldc, accumulate);
 }
 
-// Configuration of the AMX tile registers of a thread. A thread that computes blocks holds such an object. Its destructor
-// releases the registers, so that the kernel need not save 8 KB at each context switch.
+// Configuration of the AMX tile registers of a thread. A thread that computes blocks holds such an object. Its
+// destructor releases the registers, so that the kernel need not save 8 KB at each context switch.
 class TileRegisters {
   public:
     TileRegisters() {

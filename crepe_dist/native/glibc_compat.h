@@ -1,8 +1,8 @@
 // Symbol versions for old C libraries.
 //
-// The kernels must load with glibc 2.28 (manylinux_2_28, PEP 600), even if a later glibc compiled them. glibc 2.29 has a
-// second version of exp, log and pow, which differs only in the reporting of errors. These assembler directives select the
-// first version (manual of GNU as, ".symver").
+// The kernels must load with glibc 2.28 (manylinux_2_28, PEP 600), even if a later glibc compiled them. glibc 2.29 has
+// a second version of exp, log and pow, which differs only in the reporting of errors. These assembler directives
+// select the first version (manual of GNU as, ".symver").
 #pragma once
 
 #include <features.h>

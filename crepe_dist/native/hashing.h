@@ -1,5 +1,5 @@
-// Hashing of n-grams and words to rows of a table. crepe_dist/networks/ngrams/hashing.py describes the hash and lists the
-// other implementations. All of them must give the same rows.
+// Hashing of n-grams and words to rows of a table. crepe_dist/networks/ngrams/hashing.py describes the hash and lists
+// the other implementations. All of them must give the same rows.
 #pragma once
 
 #include <algorithm>
@@ -36,8 +36,8 @@ inline uint32_t hash_to_row(uint64_t key, long rows) {
     return uint32_t((key >> 32) * uint64_t(rows) >> 32);
 }
 
-// Calls visit(key) for each word of a text, and for each pair of neighbouring words. The ids below num_word_char_ids are
-// the characters of words.
+// Calls visit(key) for each word of a text, and for each pair of neighbouring words. The ids below num_word_char_ids
+// are the characters of words.
 template <class Visit> inline void visit_words(const std::vector<uint8_t>& text, long num_word_char_ids, Visit visit) {
     uint64_t key = 0, before = 0;
     for (const uint8_t code : text) {  // The final boundary symbol is no word character, and ends the last word.
@@ -52,8 +52,8 @@ template <class Visit> inline void visit_words(const std::vector<uint8_t>& text,
     }
 }
 
-// Extends n-grams by one character each, and writes their rows to `out`. If an n-gram has an unknown character, its element
-// of `out` does not change.
+// Extends n-grams by one character each, and writes their rows to `out`. If an n-gram has an unknown character, its
+// element of `out` does not change.
 inline void extend_ngrams(
     uint64_t* __restrict keys, const uint8_t* __restrict codes, long count, long rows, uint32_t* __restrict out
 ) {

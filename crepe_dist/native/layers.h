@@ -1,8 +1,9 @@
-// Convolutions and max pools of a chunk of documents. One thread calls each function, except where a comment says otherwise.
+// Convolutions and max pools of a chunk of documents. One thread calls each function, except where a comment says
+// otherwise.
 //
-// Activations are rows of `width` channels, one row per position. The documents of a chunk follow each other. A convolution
-// runs over the whole chunk as if it were one long text. Without padding between the documents, the last taps - 1 rows of
-// each document mix two documents. These rows are never read, and their gradients are zero.
+// Activations are rows of `width` channels, one row per position. The documents of a chunk follow each other. A
+// convolution runs over the whole chunk as if it were one long text. Without padding between the documents, the last
+// taps - 1 rows of each document mix two documents. These rows are never read, and their gradients are zero.
 //
 // `taps` is the kernel size. Gradients of parameters are in fixed point, see fixed_point.h.
 #pragma once
@@ -23,12 +24,12 @@ inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 
 // ---- the first layer ---------------------------------------------------------------------------------------------
 
-// Computes the first layer of the paper's network: convolution of one-hot encoded characters, ReLU, and max pool of size 3.
-// The product with a one-hot matrix is a sum of rows of a table [width / 32][taps][symbols][32]. The last symbol is the
-// blank, whose rows are zero.
+// Computes the first layer of the paper's network: convolution of one-hot encoded characters, ReLU, and max pool of
+// size 3. The product with a one-hot matrix is a sum of rows of a table [width / 32][taps][symbols][32]. The last
+// symbol is the blank, whose rows are zero.
 //
-// written: number of pools that see a character before the blanks at the end. All later pools have the same value, which
-// is copied. from: position of the maximum in each pool, or NO_MAXIMUM.
+// written: number of pools that see a character before the blanks at the end. All later pools have the same value,
+// which is copied. from: position of the maximum in each pool, or NO_MAXIMUM.
 template <class T>
 void first_layer(
     const uint8_t* codes, long written, long pooled, long width, long taps, long symbols, const float* table,
@@ -67,8 +68,8 @@ void first_layer(
         }
 }
 
-// Adds to the float32 gradients of the table and of the bias. The gradient of the table has the layout of the table. The
-// rows of the blank are meaningless.
+// Adds to the float32 gradients of the table and of the bias. The gradient of the table has the layout of the table.
+// The rows of the blank are meaningless.
 template <class T>
 void first_layer_gradient(
     const uint8_t* codes, long written, long pooled, long width, long taps, long symbols, const T* gradient,
@@ -105,9 +106,9 @@ void first_layer_gradient(
 
 // ---- the other convolutions --------------------------------------------------------------------------------------
 
-// Computes a convolution of `rows` rows, and calls finish(at, channel, sums) for each vector of the output. at: index of the
-// vector in [rows][width]. weights: panels [width / 32][taps][width / PAIR][32][PAIR]. The function reads up to 32 + taps
-// rows after the last row.
+// Computes a convolution of `rows` rows, and calls finish(at, channel, sums) for each vector of the output. at: index
+// of the vector in [rows][width]. weights: panels [width / 32][taps][width / PAIR][32][PAIR]. The function reads up to
+// 32 + taps rows after the last row.
 template <class T, class Finish>
 void convolve(const T* in, long rows, long width, long taps, const T* weights, Finish finish) {
     alignas(64) float sums[PANEL_ROWS * BLOCK];
@@ -128,9 +129,10 @@ void convolution(const T* in, long rows, long width, long taps, const T* weights
              [&](long at, long channel, FloatVec sums) { store(out + at, relu(sums + load(bias + channel))); });
 }
 
-// Computes the gradient of the input of a convolution. gradient: gradient of the output, preceded by taps - 1 rows of zeros.
-// weights: with reversed taps and transposed channels. activations: the input, whose zeros mask the gradient because of the
-// preceding ReLU, or null.
+// Computes the gradient of the input of a convolution. gradient: gradient of the output, preceded by taps - 1 rows of
+// zeros.
+// weights: with reversed taps and transposed channels. activations: the input, whose zeros mask the gradient because of
+// the preceding ReLU, or null.
 template <class T>
 void convolution_input_gradient(
     const T* gradient, long rows, long width, long taps, const T* weights, const T* activations, T* out
@@ -140,8 +142,8 @@ void convolution_input_gradient(
     });
 }
 
-// Returns row `row` of [rows][width] as words. For bfloat16, a word also contains the next row. Rows after the last row are
-// zero.
+// Returns row `row` of [rows][width] as words. For bfloat16, a word also contains the next row. Rows after the last row
+// are zero.
 inline UIntVec pair_of_rows(const float* in, long row, long rows, long width, long channel) {
     return row < rows ? (UIntVec)load(in + row * width + channel) : UIntVec{};
 }
@@ -192,7 +194,8 @@ template <class T> void transpose_panel(const T* in, T* out) {
 }
 
 // Adds a term to the gradient of a bias: the sum of the rows of the gradient [rows][width].
-template <class T> void add_bias_gradient(const T* in, long rows, long width, int32_t* totals, FixedPointScale& grad_scale) {
+template <class T>
+void add_bias_gradient(const T* in, long rows, long width, int32_t* totals, FixedPointScale& grad_scale) {
     for (long channel = 0; channel < width; channel += LANES) {
         FloatVec sum = {};
         for (long row = 0; row < rows; ++row) sum += load(in + row * width + channel);
@@ -201,8 +204,8 @@ template <class T> void add_bias_gradient(const T* in, long rows, long width, in
     grad_scale.end_term();
 }
 
-// Adds a term to the gradients of the weights of a convolution, total [taps][width / 32][width][32] (tap, block of inputs,
-// output, input), and of the bias [width]. grad_scales: scales of the weights and of the bias.
+// Adds a term to the gradients of the weights of a convolution, total [taps][width / 32][width][32] (tap, block of
+// inputs, output, input), and of the bias [width]. grad_scales: scales of the weights and of the bias.
 //
 // The gradient of a tap is the product of the transposed output gradient and the input, shifted by the tap. A panel can
 // only be shifted by whole pairs of rows. For odd taps, the gradient is therefore also shifted by one row, towards the
@@ -213,15 +216,14 @@ template <class T> void add_bias_gradient(const T* in, long rows, long width, in
 constexpr long SHIFTS = 8;  // A multiple of PAIR that is not smaller than the largest tap.
 template <class T> long transposed_depth(long rows) { return padded(rows + PAIR<T> - 1); }
 template <class T>
-void convolution_weight_gradient(
-    const T* in, const T* gradient, long rows, long width, long taps, int32_t* total, int32_t* bias, FixedPointScale* grad_scales,
-    T* transposed, T* packed
-) {
+void convolution_weight_gradient(const T* in, const T* gradient, long rows, long width, long taps, int32_t* total,
+                                 int32_t* bias, FixedPointScale* grad_scales, T* transposed, T* packed) {
     const long depth = transposed_depth<T>(rows), tall = depth + SHIFTS;
     const long steps = (rows + PAIR<T> - 1 + STEP<T> - 1) / STEP<T> * STEP<T>;
     transposed += SIDE;
     add_bias_gradient(gradient, rows, width, bias, grad_scales[1]);
-    for (long to = 0; to < width; to += BLOCK) transpose(gradient + to, rows, width, depth, transposed + to * depth, depth);
+    for (long to = 0; to < width; to += BLOCK)
+        transpose(gradient + to, rows, width, depth, transposed + to * depth, depth);
     alignas(64) float sums[PANEL_ROWS * BLOCK];
     for (long from = 0; from < width; from += BLOCK) {
         pack_panel(in + from, rows + taps - 1, width, tall, packed);
@@ -248,8 +250,10 @@ template <class T> void pack_convolution(const float* weights, long channels, lo
                 for (long m = 0; m < std::min(BLOCK, channels - out); ++m)
                     for (long n = 0; n < std::min(BLOCK, channels - in); ++n)
                         store_scalar(square[m * BLOCK + n], weights[((out + m) * channels + in + n) * taps + tap]);
-                transpose_words(square, BLOCK, BLOCK / PAIR<T>, forward + (out * taps + tap * BLOCK) * width + in * BLOCK);
-                pack_panel(square, BLOCK, BLOCK, BLOCK, backward + (in * taps + (taps - 1 - tap) * BLOCK) * width + out * BLOCK);
+                transpose_words(square, BLOCK, BLOCK / PAIR<T>,
+                                forward + (out * taps + tap * BLOCK) * width + in * BLOCK);
+                pack_panel(square, BLOCK, BLOCK, BLOCK,
+                           backward + (in * taps + (taps - 1 - tap) * BLOCK) * width + out * BLOCK);
             }
 }
 
@@ -263,7 +267,8 @@ void reduce_channel(const Scratches& scratches, Total total, long out, long chan
             const long at = (tap * width + from) * width + out * BLOCK;
             alignas(64) int32_t sums[BLOCK] = {};
             for (const auto& scratch : scratches)
-                for (long v = 0; v < BLOCK; v += LANES) wrapping_add(sums + v, load_unaligned<IntVec>(total(scratch) + at + v));
+                for (long v = 0; v < BLOCK; v += LANES)
+                    wrapping_add(sums + v, load_unaligned<IntVec>(total(scratch) + at + v));
             int32_t* to = weights + (out * channels + from) * taps + tap;
             for (long n = 0; n < std::min(BLOCK, channels - from); ++n) to[n * taps] = sums[n];
         }
@@ -271,8 +276,8 @@ void reduce_channel(const Scratches& scratches, Total total, long out, long chan
 
 // ---- pooling -----------------------------------------------------------------------------------------------------
 
-// Computes the max pool of one document: in [3 * pooled][width], after ReLU, to out [pooled][width]. from: position of the
-// maximum in each pool, or NO_MAXIMUM.
+// Computes the max pool of one document: in [3 * pooled][width], after ReLU, to out [pooled][width]. from: position of
+// the maximum in each pool, or NO_MAXIMUM.
 template <class T> void pool(const T* in, long pooled, long width, T* out, uint8_t* from) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {
@@ -290,13 +295,16 @@ template <class T> void pool(const T* in, long pooled, long width, T* out, uint8
         }
 }
 
-// Computes the gradient of the input of a max pool, `rows` rows of one document. It is zero for rows after the last pool.
+// Computes the gradient of the input of a max pool, `rows` rows of one document. It is zero for rows after the last
+// pool.
 template <class T> void unpool(const T* gradient, const uint8_t* from, long pooled, long rows, long width, T* out) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {
             const FloatVec value = load(gradient + p * width + c);
             const IntVec at = load(from + p * width + c);
-            for (int s = 0; s < PAPER_POOL; ++s) store(out + (p * PAPER_POOL + s) * width + c, select_or_zero(at == s, value));
+            for (int s = 0; s < PAPER_POOL; ++s)
+                store(out + (p * PAPER_POOL + s) * width + c, select_or_zero(at == s, value));
         }
-    std::memset(static_cast<void*>(out + pooled * PAPER_POOL * width), 0, (rows - pooled * PAPER_POOL) * width * sizeof(T));
+    std::memset(static_cast<void*>(out + pooled * PAPER_POOL * width), 0,
+                (rows - pooled * PAPER_POOL) * width * sizeof(T));
 }

@@ -8,9 +8,9 @@
 #include <memory>
 #include <new>
 
-// Prefetches a cache line that will be written. PREFETCHW requests the line in the exclusive state. After a plain prefetch,
-// the first write would have to invalidate the copies of other cores. GCC generates PREFETCHW only if -mprfchw is given,
-// hence the asm statement.
+// Prefetches a cache line that will be written. PREFETCHW requests the line in the exclusive state. After a plain
+// prefetch, the first write would have to invalidate the copies of other cores. GCC generates PREFETCHW only if
+// -mprfchw is given, hence the asm statement.
 inline void prefetch_line_for_write(const void* address) {
 #if defined(__x86_64__)
     asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
@@ -21,8 +21,8 @@ inline void prefetch_line_for_write(const void* address) {
 
 // Page-aligned array that only grows. New memory is zero; growing discards the old contents.
 //
-// Arrays of at least 4 MB are backed by huge pages (madvise(2), MADV_HUGEPAGE). Their rows are read in random order, and
-// huge pages reduce the misses of the address translation cache (TLB).
+// Arrays of at least 4 MB are backed by huge pages (madvise(2), MADV_HUGEPAGE). Their rows are read in random order,
+// and huge pages reduce the misses of the address translation cache (TLB).
 template <class T> class Buffer {
   public:
     // Returns memory for at least `count` elements.

@@ -1,7 +1,8 @@
 // The n-gram branch on a CPU. It is the network `ngrams`, and the first branch of the network `crepe`.
 //
-// The n-grams and the words of a document are hashed to buckets, which are rows of a table. The logits are the sum, over the
-// four groups of buckets, of a scaled mean of the rows of the group. crepe_dist/networks/ngrams/hashing.py describes the hash.
+// The n-grams and the words of a document are hashed to buckets, which are rows of a table. The logits are the sum,
+// over the four groups of buckets, of a scaled mean of the rows of the group. crepe_dist/networks/ngrams/hashing.py
+// describes the hash.
 #pragma once
 
 #include <omp.h>
@@ -32,7 +33,8 @@ struct NGramConfig {
     long max_buckets() const { return std::min(buckets, (length + 2) * (maxn + 1)) + SPARE; }
 };
 
-// Finder of the distinct buckets of documents. crepe_dist/networks/ngrams/hashing.py has an equivalent function in Python.
+// Finder of the distinct buckets of documents. crepe_dist/networks/ngrams/hashing.py has an equivalent function in
+// Python.
 class NGramFinder {
   public:
     explicit NGramFinder(long buckets) : found_(buckets) {}
@@ -46,8 +48,8 @@ class NGramFinder {
         uint64_t* const keys = keys_.reserve(length);
         uint32_t* const rows = rows_.reserve(length);
         std::fill_n(keys, length, 0);
-        // The row of an n-gram with an unknown character is replaced by a row that the text has in any case: the row of the
-        // first symbol, or of the shorter n-gram at the same position.
+        // The row of an n-gram with an unknown character is replaced by a row that the text has in any case: the row of
+        // the first symbol, or of the shorter n-gram at the same position.
         std::fill_n(rows, length, hash_to_row(extend_key(0, text_[0]), config.ngrams()));
         for (long n = 0; n < std::min(length, config.maxn); ++n) {
             extend_ngrams(keys, text_.data() + n, length - n, config.ngrams(), rows);
@@ -55,8 +57,9 @@ class NGramFinder {
         }
         uint32_t* end = rows;
         if (config.word_buckets)
-            visit_words(text_, config.num_word_char_ids,
-                        [&](uint64_t key) { *end++ = uint32_t(config.ngrams() + hash_to_row(key, config.word_buckets)); });
+            visit_words(text_, config.num_word_char_ids, [&](uint64_t key) {
+                *end++ = uint32_t(config.ngrams() + hash_to_row(key, config.word_buckets));
+            });
         found_.add(rows, end - rows);
         found_.drain(visit);
     }
@@ -69,17 +72,19 @@ class NGramFinder {
         out.assign(begin, end);
     }
 
-    // Fills the four lists of the buckets of a document: ordinary n-grams, significant n-grams, ordinary words, significant
-    // words. significant: bitmap of the significant buckets.
+    // Fills the four lists of the buckets of a document: ordinary n-grams, significant n-grams, ordinary words,
+    // significant words. significant: bitmap of the significant buckets.
     void find(const uint8_t* codes, const NGramConfig& config, const uint64_t* selected, BucketGroups& out) {
-        uint32_t *const begin = scratch_.reserve(2 * config.max_buckets()), *const begin1 = begin + config.max_buckets();
+        uint32_t* const begin = scratch_.reserve(2 * config.max_buckets());
+        uint32_t* const begin1 = begin + config.max_buckets();
         uint32_t *end = begin, *end1 = begin1;
         find_bits(codes, config, [&](uint32_t number, uint64_t bits) {
             const uint64_t in = bits & selected[number];
             if (bits & (bits - 1)) {
                 end = write_bits(bits ^ in, number * WORD, end);
                 end1 = write_bits(in, number * WORD, end1);
-            } else {  // Most words have one bit. A branch on the bit's list would be mispredicted, so both lists get it.
+            } else {
+                // Most words have one bit. A branch on the bit's list would be mispredicted, so both lists get the bucket.
                 const int bit = __builtin_ctzll(bits);
                 const long is_in = long(in >> bit);
                 *end = *end1 = number * WORD + uint32_t(bit);
@@ -97,7 +102,7 @@ class NGramFinder {
   private:
     RowSet found_;
     std::vector<uint8_t> text_;
-    Buffer<uint64_t> keys_;  // of the n-gram that starts at each character
+    Buffer<uint64_t> keys_;  // Key of the n-gram that starts at each character.
     Buffer<uint32_t> rows_, scratch_;
 };
 
@@ -108,12 +113,11 @@ inline std::pair<const uint32_t*, const uint32_t*> sublist(const std::vector<uin
     return {begin, std::lower_bound(begin, end, uint32_t(last))};
 }
 
-// Counts the documents of each class that contain each bucket, and adds the numbers to counts [buckets][num_classes]. Each
-// thread counts a range of the buckets, so that no two threads write to the same number.
-inline void count_ngrams(
-    const uint8_t* codes, long stride, long rows, NGramConfig config, const int32_t* labels, int32_t* counts, int threads
-) {
-    constexpr long MAX_DOCUMENTS_AT_ONCE = 256;  // documents
+// Counts the documents of each class that contain each bucket, and adds the numbers to counts [buckets][num_classes].
+// Each thread counts a range of the buckets, so that no two threads write to the same number.
+inline void count_ngrams(const uint8_t* codes, long stride, long rows, NGramConfig config, const int32_t* labels,
+                         int32_t* counts, int threads) {
+    constexpr long MAX_DOCUMENTS_AT_ONCE = 256;
     std::vector<NGramFinder> finders;
     for (int i = 0; i < threads; ++i) finders.emplace_back(config.buckets);
     std::vector<std::vector<uint32_t>> lists(MAX_DOCUMENTS_AT_ONCE);
@@ -203,7 +207,8 @@ class NGramBranch final : public Engine {
         }
     }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit,
+                        float* bounds) override {
         const long num_classes = config_.num_classes, rows = long(found_.size()), touched = touched_.count();
         const float* const logit_gradients = gradients_.get();
         int32_t* __restrict const values = touched_.sums();
@@ -214,7 +219,8 @@ class NGramBranch final : public Engine {
         std::vector<float> term(num_classes);
         std::memset(gradients[1], 0, num_classes * sizeof(int32_t));
         for (long row = 0; row < rows; ++row) {
-            std::memset(terms + NUM_BUCKET_GROUPS * row * num_classes, 0, NUM_BUCKET_GROUPS * num_classes * sizeof(int32_t));
+            std::memset(terms + NUM_BUCKET_GROUPS * row * num_classes, 0,
+                        NUM_BUCKET_GROUPS * num_classes * sizeof(int32_t));
             for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) {
                 const float factor = factors_[NUM_BUCKET_GROUPS * row + group];
                 for (long n = 0; n < num_classes; ++n) term[n] = factor * logit_gradients[row * num_classes + n];
@@ -288,9 +294,10 @@ class NGramBranch final : public Engine {
         }
     }
 
-    // Computes the logits of a document from the rows of its buckets. The rows are added in ascending order of the groups and
-    // of the buckets.
-    void compute_logits(const BucketGroups& groups, const float* factors, const CompressedArray& weights, float* logits) const {
+    // Computes the logits of a document from the rows of its buckets. The rows are added in ascending order of the
+    // groups and of the buckets.
+    void compute_logits(const BucketGroups& groups, const float* factors, const CompressedArray& weights,
+                        float* logits) const {
         dispatch_width(config_.num_classes, [&](auto num_classes) {
             visit_rows(weights, num_classes, [&](const auto& table) {
                 for (long first = 0; first < num_classes; first += LANES) {

@@ -8,8 +8,8 @@
 
 enum class OptimizerKind { adam, sgd };
 
-// Returns a × b + c, rounded once in builds with FMA. If the expression were written with operators, GCC could fuse either of
-// two products that are added, and builds would round differently.
+// Returns a × b + c, rounded once in builds with FMA. If the expression were written with operators, GCC could fuse
+// either of two products that are added, and builds would round differently.
 inline float multiply_add(float a, float b, float c) {
 #if defined(__FMA__)
     return __builtin_fmaf(a, b, c);
@@ -36,7 +36,8 @@ struct Optimizer {
 
     // Updates the values of a dense parameter. The gradient is scale × gradients + weight_decay × values.
     //
-    // moments: first moments of Adam, or momentum of SGD; null for SGD without momentum. seconds: second moments of Adam.
+    // moments: first moments of Adam, or momentum of SGD; null for SGD without momentum. seconds: second moments of
+    // Adam.
     // learning_rate: for Adam, it includes the bias correction.
     void update(
         long count, float* __restrict values, float* __restrict moments, float* __restrict seconds,
@@ -51,7 +52,8 @@ struct Optimizer {
                 values[i] -= learning_rate * moments[i] / (std::sqrt(seconds[i]) + least);
             }
         } else if (!moments) {
-            for (long i = 0; i < count; ++i) values[i] -= learning_rate * (scale * gradients[i] + weight_decay * values[i]);
+            for (long i = 0; i < count; ++i)
+                values[i] -= learning_rate * (scale * gradients[i] + weight_decay * values[i]);
         } else {
             for (long i = 0; i < count; ++i) {
                 moments[i] = first * moments[i] - learning_rate * (scale * gradients[i] + weight_decay * values[i]);
@@ -60,29 +62,35 @@ struct Optimizer {
         }
     }
 
-    // Returns the update of a row of an embedding table, and updates the second moment of the row. All numbers of a row have
-    // one second moment, the running average of `square`, the mean square of the row's gradient (row-wise Adam).
+    // Returns the update of a row of an embedding table, and updates the second moment of the row. All numbers of a row
+    // have one second moment, the running average of `square`, the mean square of the row's gradient (row-wise Adam).
     // decayed: power of beta1 for the updates since the row's last gradient, by which its first moments have decayed.
-    RowUpdate row_update(float& moment, float square, float decayed, float learning_rate, float scale, float weight_decay) const {
+    RowUpdate row_update(float& moment, float square, float decayed, float learning_rate, float scale,
+                         float weight_decay) const {
         const float first = float(beta1), second = float(beta2);
         if (kind == OptimizerKind::sgd) return {first * decayed, -learning_rate, 1, scale, weight_decay};
         moment = multiply_add(second, moment, (1 - second) * square);
         return {first * decayed, 1 - first, adam_step_factor(learning_rate, moment), scale, weight_decay};
     }
 
-    // An update without a gradient adds a multiple of the first moments to the values of a row. Over several updates, these
-    // multiples are a geometric series. The first multiple is drift(learning_rate) × drift_ratio(), and each following one is
-    // smaller by the factor drift_ratio(). momentum_drift converts the sum of the series to the factor of the first moments.
+    // An update without a gradient adds a multiple of the first moments to the values of a row. Over several updates,
+    // these multiples are a geometric series. The first multiple is drift(learning_rate) × drift_ratio(), and each
+    // following one is smaller by the factor drift_ratio(). momentum_drift converts the sum of the series to the factor
+    // of the first moments.
     double drift(double learning_rate) const { return kind == OptimizerKind::sgd ? 1.0 : learning_rate; }
     double drift_ratio() const { return kind == OptimizerKind::sgd ? beta1 : beta1 / std::sqrt(beta2); }
-    float momentum_drift(float drift, float moment) const { return kind == OptimizerKind::sgd ? drift : adam_step_factor(drift, moment); }
+    float momentum_drift(float drift, float moment) const {
+        return kind == OptimizerKind::sgd ? drift : adam_step_factor(drift, moment);
+    }
 
   private:
-    float adam_step_factor(float learning_rate, float moment) const { return -learning_rate / (std::sqrt(moment) + float(epsilon)); }
+    float adam_step_factor(float learning_rate, float moment) const {
+        return -learning_rate / (std::sqrt(moment) + float(epsilon));
+    }
 };
 
-// Returns the mean of the squares of scale × the fixed-point numbers of a row. The number of partial sums is the same in all
-// builds, so that the order of the additions is the same.
+// Returns the mean of the squares of scale × the fixed-point numbers of a row. The number of partial sums is the same
+// in all builds, so that the order of the additions is the same.
 template <class Width> float mean_square(const int32_t* fixed_point, Width width, float scale) {
     constexpr long SUMS = 16;
     const long even = width / SUMS * SUMS;

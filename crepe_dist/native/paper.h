@@ -1,8 +1,8 @@
 // The paper's network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626) on a CPU: six convolutions over one-hot encoded
 // characters, three max pools, and three dense layers.
 //
-// Each thread takes a chunk of a few documents through all convolutions, while their activations are in the cache of its
-// core. The dense layers have many weights, so they process the whole batch at once.
+// Each thread takes a chunk of a few documents through all convolutions, while their activations are in the cache of
+// its core. The dense layers have many weights, so they process the whole batch at once.
 #pragma once
 
 #include <omp.h>
@@ -84,7 +84,8 @@ template <class T> class PaperNetwork final : public Engine {
 
     long num_trained() const override { return 2 * (CONVOLUTIONS + 3); }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit,
+                        float* bounds) override {
         const long all = padded(rows_);
         for (Scratch& scratch : scratch_)
             for (long i = 0; i < num_trained(); ++i) scratch.grad_scales[i].start(exponents[i], bound_unit);
@@ -98,8 +99,8 @@ template <class T> class PaperNetwork final : public Engine {
                 const int index = 2 * (CONVOLUTIONS + i);
                 const T* gradient = gradients_[i + 1].get();
                 dense_weight_gradient(activations_[i].get(), gradient, rows_, widths_[i + 1], widths_[i],
-                                      gradients[index], gradients[index + 1], scratch_[0].grad_scales + index, transposed_.get(),
-                                      packed_.get());
+                                      gradients[index], gradients[index + 1], scratch_[0].grad_scales + index,
+                                      transposed_.get(), packed_.get());
                 dense_input_gradient(
                     gradient, all, dense_[i].get(), widths_[i + 1], widths_[i], scratch.packed.get(),
                     [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
@@ -118,7 +119,7 @@ template <class T> class PaperNetwork final : public Engine {
         Buffer<T> rows[2], transposed, packed, pooled;
         Buffer<float> first_layer;  // A gradient term of the first layer's weights and bias.
         Buffer<int32_t> total[CONVOLUTIONS], bias[CONVOLUTIONS];
-        FixedPointScale grad_scales[2 * (CONVOLUTIONS + 3)];  // of each trained parameter
+        FixedPointScale grad_scales[2 * (CONVOLUTIONS + 3)];  // Scale of each trained parameter.
     };
 
     const PaperConfig config_;
@@ -142,7 +143,8 @@ template <class T> class PaperNetwork final : public Engine {
     Dropout dropout_{0, 0};
 
     long stride(int i) const { return positions_[i > 1]; }  // rows per document in the input of convolution i
-    long weights(int i) const { return PAPER_KERNEL_SIZES[i] * width_ * (i > 0 ? width_ : symbols_); }  // of convolution i, padded
+    // Returns the number of weights of convolution i, with padded widths.
+    long weights(int i) const { return PAPER_KERNEL_SIZES[i] * width_ * (i > 0 ? width_ : symbols_); }
 
     // Returns the number of pools of the first layer that see a character before the blanks at the end.
     long written(const uint8_t* symbols) const {
@@ -151,8 +153,8 @@ template <class T> class PaperNetwork final : public Engine {
         return std::min(positions_[0], (end + PAPER_POOL - 1) / PAPER_POOL);
     }
 
-    // Returns the number of documents that are computed at a time: the largest power of two for which they have at most 448
-    // rows.
+    // Returns the number of documents that are computed at a time: the largest power of two for which they have at most
+    // 448 rows.
     static long most_per_group(long rows_each) {
         long most = PAPER_REDUCTION_GROUP;
         while (most > 1 && most * rows_each > 448) most /= 2;
@@ -161,8 +163,8 @@ template <class T> class PaperNetwork final : public Engine {
 
     // Allocates the memory of a batch, and divides the batch into chunks.
     void prepare(long rows, bool training) {
-        // About 400 rows are enough for efficient products, and few enough for the L1 cache. In training, the chunks do not
-        // depend on the number of threads, because each chunk rounds its gradients to fixed point.
+        // About 400 rows are enough for efficient products, and few enough for the L1 cache. In training, the chunks do
+        // not depend on the number of threads, because each chunk rounds its gradients to fixed point.
         rows_ = rows;
         chunk_ = most_per_group(positions_[1]);
         if (!training) chunk_ = std::max(1L, std::min(chunk_, (rows + threads_ - 1) / threads_));
@@ -215,7 +217,8 @@ template <class T> class PaperNetwork final : public Engine {
         for (long channel = 0; channel < config_.filters; ++channel)
             for (long tap = 0; tap < PAPER_KERNEL_SIZES[0]; ++tap)
                 for (long symbol = 0; symbol < config_.alphabet_size; ++symbol)
-                    table_.get()[((channel / BLOCK * PAPER_KERNEL_SIZES[0] + tap) * symbols_ + symbol) * BLOCK + channel % BLOCK] =
+                    table_.get()[((channel / BLOCK * PAPER_KERNEL_SIZES[0] + tap) * symbols_ + symbol) * BLOCK +
+                                 channel % BLOCK] =
                         weights[(channel * config_.alphabet_size + symbol) * PAPER_KERNEL_SIZES[0] + tap];
     }
 
@@ -247,8 +250,8 @@ template <class T> class PaperNetwork final : public Engine {
         T* rows = scratch.rows[0].get() + GUARD * width_;
         for (long part = first; part < first + count; part += few_) {
             const long count_here = std::min(few_, first + count - part);
-            convolution(inputs_[1].get() + part * positions_[0] * width_, count_here * positions_[0], width_, PAPER_KERNEL_SIZES[1],
-                        forward_[1].get(), bias_[1].get(), rows);
+            convolution(inputs_[1].get() + part * positions_[0] * width_, count_here * positions_[0], width_,
+                        PAPER_KERNEL_SIZES[1], forward_[1].get(), bias_[1].get(), rows);
             for (long row = 0; row < count_here; ++row)
                 pool(rows + row * positions_[0] * width_, positions_[1], width_,
                      inputs_[2].get() + (part + row) * positions_[1] * width_,
@@ -257,8 +260,8 @@ template <class T> class PaperNetwork final : public Engine {
         for (int i = 2; i < CONVOLUTIONS; ++i) {
             const long start = first * positions_[1] * width_;
             T* out = i + 1 < CONVOLUTIONS ? inputs_[i + 1].get() + start : rows;
-            convolution(inputs_[i].get() + start, count * positions_[1], width_, PAPER_KERNEL_SIZES[i], forward_[i].get(),
-                        bias_[i].get(), out);
+            convolution(inputs_[i].get() + start, count * positions_[1], width_, PAPER_KERNEL_SIZES[i],
+                        forward_[i].get(), bias_[i].get(), out);
         }
         for (long row = 0; row < count; ++row) {
             T* pooled = scratch.pooled.get();
@@ -270,7 +273,8 @@ template <class T> class PaperNetwork final : public Engine {
         }
     }
 
-    // Applies bias, ReLU and dropout of hidden dense layer i to sums_, and writes activations_[i + 1]. All threads call it.
+    // Applies bias, ReLU and dropout of hidden dense layer i to sums_, and writes activations_[i + 1]. All threads call
+    // it.
     void hidden(int i, uint64_t first_row) {
         const float* bias = dense_bias_[i].get();
         const float scale = dropout_.scale();
@@ -286,7 +290,8 @@ template <class T> class PaperNetwork final : public Engine {
             }
     }
 
-    // Masks a block of the gradient of dense layer i's input. Units that dropout or ReLU has set to zero pass no gradient.
+    // Masks a block of the gradient of dense layer i's input. Units that dropout or ReLU has set to zero pass no
+    // gradient.
     void hidden_gradient(int i, long row, long column, const float* sums) {
         const long width = padded(widths_[i]);
         const float scale = i > 0 ? dropout_.scale() : 1.0f;
@@ -311,7 +316,8 @@ template <class T> class PaperNetwork final : public Engine {
         std::vector<float> gradient(config_.num_classes);
         for (long row = 0; row < rows_; ++row) {
             losses[row] = loss_(logits + row * config_.num_classes, batch, row, config_.length, gradient.data());
-            for (long n = 0; n < config_.num_classes; ++n) store_scalar(gradients_[3].get()[row * width + n], gradient[n]);
+            for (long n = 0; n < config_.num_classes; ++n)
+                store_scalar(gradients_[3].get()[row * width + n], gradient[n]);
         }
     }
 
@@ -328,9 +334,11 @@ template <class T> class PaperNetwork final : public Engine {
         for (int i = CONVOLUTIONS - 1; i >= 2; --i) {
             const T* in = inputs_[i].get() + first * positions_[1] * width_;
             const long rows = count * positions_[1];
-            convolution_weight_gradient(in, gradient, rows, width_, PAPER_KERNEL_SIZES[i], scratch.total[i].get(), scratch.bias[i].get(),
-                                        scratch.grad_scales + 2 * i, scratch.transposed.get(), scratch.packed.get());
-            convolution_input_gradient(gradient, rows, width_, PAPER_KERNEL_SIZES[i], backward_[i].get(), i > 2 ? in : nullptr, next);
+            convolution_weight_gradient(in, gradient, rows, width_, PAPER_KERNEL_SIZES[i], scratch.total[i].get(),
+                                        scratch.bias[i].get(), scratch.grad_scales + 2 * i, scratch.transposed.get(),
+                                        scratch.packed.get());
+            convolution_input_gradient(gradient, rows, width_, PAPER_KERNEL_SIZES[i], backward_[i].get(),
+                                       i > 2 ? in : nullptr, next);
             std::swap(gradient, next);
         }
         for (long row = 0; row < count; ++row)
@@ -342,11 +350,12 @@ template <class T> class PaperNetwork final : public Engine {
             const long rows = std::min(few_, count - part) * positions_[0];
             const long start = part * positions_[0] * width_;
             convolution_weight_gradient(inputs_[1].get() + first * positions_[0] * width_ + start, gradient + start,
-                                        rows, width_, PAPER_KERNEL_SIZES[1], scratch.total[1].get(), scratch.bias[1].get(),
-                                        scratch.grad_scales + 2, scratch.transposed.get(), scratch.packed.get());
+                                        rows, width_, PAPER_KERNEL_SIZES[1], scratch.total[1].get(),
+                                        scratch.bias[1].get(), scratch.grad_scales + 2, scratch.transposed.get(),
+                                        scratch.packed.get());
         }
-        convolution_input_gradient<T>(gradient, count * positions_[0], width_, PAPER_KERNEL_SIZES[1], backward_[1].get(), nullptr,
-                                      next);
+        convolution_input_gradient<T>(gradient, count * positions_[0], width_, PAPER_KERNEL_SIZES[1],
+                                      backward_[1].get(), nullptr, next);
         float *const table = scratch.first_layer.get(), *const bias = table + weights(0);
         std::fill(table, bias + width_, 0.0f);
         for (long row = 0; row < count; ++row) {
@@ -373,13 +382,15 @@ template <class T> class PaperNetwork final : public Engine {
             }
             for (long tap = 0; tap < PAPER_KERNEL_SIZES[0]; ++tap)
                 for (long in = 0; in < config_.alphabet_size; ++in) {
+                    const long at = ((block_of * PAPER_KERNEL_SIZES[0] + tap) * symbols_ + in) * BLOCK + column;
                     int32_t total = 0;
-                    for (const Scratch& scratch : scratch_)
-                        wrapping_add(total, scratch.total[0].get()[((block_of * PAPER_KERNEL_SIZES[0] + tap) * symbols_ + in) * BLOCK + column]);
+                    for (const Scratch& scratch : scratch_) wrapping_add(total, scratch.total[0].get()[at]);
                     gradients[0][(out * config_.alphabet_size + in) * PAPER_KERNEL_SIZES[0] + tap] = total;
                 }
             for (int i = 1; i < CONVOLUTIONS; ++i)
-                reduce_channel(scratch_, [i](const Scratch& scratch) { return scratch.total[i].get(); }, out, filters, PAPER_KERNEL_SIZES[i], gradients[2 * i]);
+                reduce_channel(
+                    scratch_, [i](const Scratch& scratch) { return scratch.total[i].get(); }, out, filters,
+                    PAPER_KERNEL_SIZES[i], gradients[2 * i]);
         }
     }
 };

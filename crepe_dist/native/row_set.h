@@ -8,14 +8,14 @@
 #include <type_traits>
 #include <vector>
 
-constexpr long WORD = 64;  // rows per word of a bitmap
+constexpr long WORD = 64;  // Rows per word of a bitmap.
 constexpr uint32_t NO_ROW = UINT32_MAX;
 
 // Returns the number of words of the bitmap of so many rows.
 inline long bitmap_words(long rows) { return (rows + WORD - 1) / WORD; }
 
-// Calls work(width). For frequent widths, the argument is a compile-time constant, so that the compiler unrolls the loops
-// over a row.
+// Calls work(width). For frequent widths, the argument is a compile-time constant, so that the compiler unrolls the
+// loops over a row.
 template <class Work> void dispatch_width(long width, Work work) {
     switch (width) {
         case 2: return work(std::integral_constant<long, 2>());
@@ -83,18 +83,19 @@ class RowSet {
     }
 
   private:
-    std::vector<uint64_t> words_, filled_;  // filled_ has one bit for each word of words_. The bit is set if the word is not 0.
-    std::vector<uint32_t> numbers_;         // Scratch: numbers of the words that are not 0.
+    std::vector<uint64_t> words_;    // The bitmap.
+    std::vector<uint64_t> filled_;   // One bit for each word of the bitmap. The bit is set if the word is not 0.
+    std::vector<uint32_t> numbers_;  // Scratch: numbers of the words that are not 0.
 };
 
-// Index of a set of rows whose values are in a compact array, in ascending order of the rows. It maps a row to its place
-// in the compact array by counting the set bits before the row (the rank operation of succinct data structures).
+// Index of a set of rows whose values are in a compact array, in ascending order of the rows. It maps a row to its
+// place in the compact array by counting the set bits before the row (the rank operation of succinct data structures).
 //
 // words [size]: bitmap. before [size + 1]: number of set bits in the words before this word.
 struct RowIndex {
     uint64_t* words;
     uint32_t* before;
-    long size;  // number of words
+    long size;  // Number of words.
 
     // Fills `before` from the bitmap.
     void count() {
@@ -117,8 +118,8 @@ struct RowIndex {
         return before[row / WORD] + uint32_t(__builtin_popcountll(words[row / WORD] & below));
     }
 
-    // Replaces rows by their places, leaves out rows that are not in the set, and returns the end of the output. The loop
-    // has no branch on the set, because the processor would mispredict the branch.
+    // Replaces rows by their places, leaves out rows that are not in the set, and returns the end of the output. The
+    // loop has no branch on the set, because the processor would mispredict the branch.
     uint32_t* to_places(const uint32_t* row, const uint32_t* end, uint32_t* out) const {
         for (; row < end; ++row) {
             const bool is_in = has(*row);

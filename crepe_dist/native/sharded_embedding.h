@@ -21,8 +21,9 @@
 struct EmbeddingShape {
     long rows, columns;
 
-    // Returns the number of floats of a record: the values, the first moments, the second moment of the row, and the number of
-    // the row's last update. Small records have a power of two of floats, so that no record crosses a cache line.
+    // Returns the number of floats of a record: the values, the first moments, the second moment of the row, and the
+    // number of the row's last update. Small records have a power of two of floats, so that no record crosses a cache
+    // line.
     long stride() const {
         const long numbers = 2 * columns + 2;
         if (numbers > 16) return (numbers + 15) / 16 * 16;
@@ -32,8 +33,8 @@ struct EmbeddingShape {
     }
 };
 
-// Division of the rows among ranks. Each rank owns a shard, which is a contiguous block of rows. The shards of a host are
-// neighbours. crepe_dist/parallel/sharded_embedding.py has the ctypes mirror of this struct.
+// Division of the rows among ranks. Each rank owns a shard, which is a contiguous block of rows. The shards of a host
+// are neighbours. crepe_dist/parallel/sharded_embedding.py has the ctypes mirror of this struct.
 struct RowSharding {
     int num_shards;         // Number of ranks of the cluster.
     int first_local_shard;  // First shard of this host.
@@ -86,14 +87,14 @@ struct SparseRows {
     static long whole_lines(long numbers) { return (numbers + 15) / 16 * 16; }
 };
 
-// Rounds to the nearest float16 number, ties to even, as NumPy does. Numbers beyond the range of float16 are rounded to 11
-// significant bits instead of becoming infinite.
+// Rounds to the nearest float16 number, ties to even, as NumPy does. Numbers beyond the range of float16 are rounded to
+// 11 significant bits instead of becoming infinite.
 inline float round_to_float16(float number) {
     uint32_t bits;
     std::memcpy(&bits, &number, sizeof bits);
     const uint32_t sign = bits & 0x80000000u, size = bits ^ sign;
-    // Below 2^-14, the float16 numbers are the multiples of 2^-24. The float32 numbers around 0.75 have the same spacing, so
-    // the addition of 0.75 rounds to a multiple of 2^-24.
+    // Below 2^-14, the float16 numbers are the multiples of 2^-24. The float32 numbers around 0.75 have the same
+    // spacing, so the addition of 0.75 rounds to a multiple of 2^-24.
     float magnitude;
     std::memcpy(&magnitude, &size, sizeof magnitude);
     const float multiple = (magnitude + 0.75f) - 0.75f;
@@ -108,24 +109,33 @@ inline float round_to_float16(float number) {
 
 // Sharded embedding table with its optimizer state.
 //
-// Each row has one owner among all ranks. The owner adds the gradients of all ranks, and updates the row. All processes of a
-// host read the rows of this host in shared memory. For the rows of other hosts, one process of the host collects the rows
-// that the host's batch touches, requests their values from their owners, and later sends the sums of the host's gradients
-// to the owners. On a single host, the touched rows are divided evenly among the processes, independent of their owners.
+// Each row has one owner among all ranks. The owner adds the gradients of all ranks, and updates the row. All processes
+// of a host read the rows of this host in shared memory. For the rows of other hosts, one process of the host collects
+// the rows that the host's batch touches, requests their values from their owners, and later sends the sums of the
+// host's gradients to the owners. On a single host, the touched rows are divided evenly among the processes,
+// independent of their owners.
 //
-// Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in each
-// step would be too slow. A record is written only when its row has a gradient, and contains the number of that update. A
-// later reader adds the change by the updates since then, which is a multiple of the first moments of the row. drift_[k] is
-// this multiple for records that were written in update k. For Adam, it is divided by the root of the row's second moment.
-// This is exact except for two approximations: weight decay acts only on rows with a gradient, and epsilon is not rescaled
-// relative to the decaying root.
+// Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in
+// each step would be too slow. A record is written only when its row has a gradient, and contains the number of that
+// update. A later reader adds the change by the updates since then, which is a multiple of the first moments of the
+// row. drift_[k] is this multiple for records that were written in update k. For Adam, it is divided by the root of the
+// row's second moment. This is exact except for two approximations: weight decay acts only on rows with a gradient, and
+// epsilon is not rescaled relative to the decaying root.
 class ShardedEmbedding {
   public:
-    // memories: for each process of this host, the memory of its gradient, its remote rows, and its records, in this order.
-    ShardedEmbedding(EmbeddingShape shape, Optimizer optimizer, char* const* memories, RowSharding sharding, int process, long max_rows,
-          int threads)
-        : shape_(shape), optimizer_(optimizer), sharding_(sharding), process_(process), threads_(threads),
-          stride_(shape.stride()), rows_per_shard_(sharding.rows_per_shard(shape.rows)), drift_(1, 0.0), beta1_powers_(1, 1.0f),
+    // memories: for each process of this host, the memory of its gradient, its remote rows, and its records, in this
+    // order.
+    ShardedEmbedding(EmbeddingShape shape, Optimizer optimizer, char* const* memories, RowSharding sharding,
+                     int process, long max_rows, int threads)
+        : shape_(shape),
+          optimizer_(optimizer),
+          sharding_(sharding),
+          process_(process),
+          threads_(threads),
+          stride_(shape.stride()),
+          rows_per_shard_(sharding.rows_per_shard(shape.rows)),
+          drift_(1, 0.0),
+          beta1_powers_(1, 1.0f),
           beta2_powers_(1, 1.0f) {
         const long max_remote_rows = sharding.max_remote_rows(shape.rows, max_rows);
         for (int i = 0; i < sharding.num_local_shards; ++i) {
@@ -137,7 +147,8 @@ class ShardedEmbedding {
     }
 
     static long bytes(EmbeddingShape shape, long max_rows, RowSharding sharding) {
-        return SparseRows::bytes(shape, max_rows) + SparseRows::bytes(shape, sharding.max_remote_rows(shape.rows, max_rows)) +
+        return SparseRows::bytes(shape, max_rows) +
+               SparseRows::bytes(shape, sharding.max_remote_rows(shape.rows, max_rows)) +
                sharding.rows_per_shard(shape.rows) * shape.stride() * long(sizeof(float));
     }
 
@@ -153,8 +164,9 @@ class ShardedEmbedding {
         }
     }
 
-    // Collects the remote rows that this process exchanges: rows of its remote shards that a process of this host touches.
-    // The caller copies their values to `values` of the result. bounds [num_shards + 1]: place of the first row of each shard.
+    // Collects the remote rows that this process exchanges: rows of its remote shards that a process of this host
+    // touches. The caller copies their values to `values` of the result. bounds [num_shards + 1]: place of the first
+    // row of each shard.
     SparseRows& collect_remote_rows(int64_t* bounds) {
         SparseRows& remote = remote_rows_[process_];
         std::fill_n(remote.index.words, remote.index.size, 0);
@@ -163,7 +175,8 @@ class ShardedEmbedding {
                 remote.index.words[word] = touched_on_host(word);
         });
         remote.list();
-        for (int shard = 0; shard <= sharding_.num_shards; ++shard) bounds[shard] = remote.index.before[first_word(shard)];
+        for (int shard = 0; shard <= sharding_.num_shards; ++shard)
+            bounds[shard] = remote.index.before[first_word(shard)];
         return remote;
     }
 
@@ -179,13 +192,15 @@ class ShardedEmbedding {
         });
     }
 
-    // Adds the gradients of the rows of this process's shard: the gradients of this host, and the sums of the other hosts.
-    // rows, sums, counts: for each other host, its list of rows, their gradients [count][columns], and their number.
+    // Adds the gradients of the rows of this process's shard: the gradients of this host, and the sums of the other
+    // hosts. rows, sums, counts: for each other host, its list of rows, their gradients [count][columns], and their
+    // number.
     void accumulate(const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists) {
         const long columns = shape_.columns, own = sharding_.first_local_shard + process_;
         const long begin = first_word(own), end = first_word(own + 1);
         long most = std::accumulate(counts, counts + lists, 0L);
-        for (const SparseRows& gradient : local_grads_) most += gradient.index.before[end] - gradient.index.before[begin];
+        for (const SparseRows& gradient : local_grads_)
+            most += gradient.index.before[end] - gradient.index.before[begin];
         SparseRows all(total_.reserve(SparseRows::bytes(shape_, most)), shape_, most);
         const auto add_row = [&](uint32_t row, const int32_t* numbers) {
             int32_t* const to = all.values + all.index.place(row) * columns;
@@ -194,7 +209,8 @@ class ShardedEmbedding {
         std::fill_n(all.index.words, all.index.size, 0);
         for (long word = begin; word < end; ++word) all.index.words[word] = touched_on_host(word);
         for (int i = 0; i < lists; ++i)
-            for (long k = 0; k < counts[i]; ++k) all.index.words[rows[i][k] / WORD] |= uint64_t{1} << (rows[i][k] % WORD);
+            for (long k = 0; k < counts[i]; ++k)
+                all.index.words[rows[i][k] / WORD] |= uint64_t{1} << (rows[i][k] % WORD);
         all.list();
         std::fill_n(all.values, all.index.rows() * columns, 0);
         for_each_sum(local_grads_, first_row(own), first_row(own + 1), columns, add_row);
@@ -215,8 +231,8 @@ class ShardedEmbedding {
         return all;
     }
 
-    // Updates the rows of this process that have a gradient. The gradient is scale × fixed-point sum + weight_decay × value.
-    // All processes call it. No process may read rows before the call has returned in all processes.
+    // Updates the rows of this process that have a gradient. The gradient is scale × fixed-point sum + weight_decay ×
+    // value. All processes call it. No process may read rows before the call has returned in all processes.
     //
     // learning_rate: for Adam, it includes the bias correction.
     void update(double learning_rate, double scale, double weight_decay) {
@@ -228,8 +244,8 @@ class ShardedEmbedding {
         advance(learning_rate);
     }
 
-    // Applies the lazy updates to all records of this process's shard, and rounds the values to float16, as in model files.
-    // All processes call it. No process may read rows before the call has returned in all processes.
+    // Applies the lazy updates to all records of this process's shard, and rounds the values to float16, as in model
+    // files. All processes call it. No process may read rows before the call has returned in all processes.
     void apply_lazy_updates() {
         if (drift_.size() == 1) return;
         const long columns = shape_.columns;
@@ -247,7 +263,8 @@ class ShardedEmbedding {
     }
 
     // Loads the rows of this process's shard from arrays of all rows: values [rows][columns], first moments
-    // [rows][columns], second moments [rows], and numbers of the last update `from` [rows]. All but `values` may be null.
+    // [rows][columns], second moments [rows], and numbers of the last update `from` [rows]. All but `values` may be
+    // null.
     void load(const float* values, const float* moments, const float* seconds, const int32_t* from) {
         const long columns = shape_.columns;
         for_each_own_row([&](uint32_t row) {
@@ -295,12 +312,13 @@ class ShardedEmbedding {
     const RowSharding sharding_;
     const int process_, threads_;
     const long stride_, rows_per_shard_;
-    std::vector<SparseRows> local_grads_, remote_rows_;  // of each process of this host
+    std::vector<SparseRows> local_grads_, remote_rows_;  // One element per process of this host.
     std::vector<float*> records_;
-    std::vector<SparseRows> inter_host_sum_;    // the result of `add`, if there are several hosts
+    std::vector<SparseRows> inter_host_sum_;  // Result of `accumulate`. Empty with one host.
     Buffer<char> total_;
-    std::vector<double> drift_;            // see `history`; its size is the number of updates since `flush`, plus 1
-    std::vector<float> beta1_powers_, beta2_powers_;  // powers of the decays
+    // Drift since each update, see drift_history. Its size is 1 + the number of updates since apply_lazy_updates.
+    std::vector<double> drift_;
+    std::vector<float> beta1_powers_, beta2_powers_;  // Powers of beta1 and beta2.
 
     // Returns the record of a row of this host.
     float* record_of(uint32_t row) const {
@@ -311,7 +329,9 @@ class ShardedEmbedding {
     // Calls visit(shard) for the remote shards that this process exchanges rows with.
     template <class Visit> void for_each_remote_shard(Visit visit) const {
         for (int shard = process_; shard < sharding_.num_shards; shard += sharding_.num_local_shards)
-            if (shard < sharding_.first_local_shard || shard >= sharding_.first_local_shard + sharding_.num_local_shards) visit(shard);
+            if (shard < sharding_.first_local_shard ||
+                shard >= sharding_.first_local_shard + sharding_.num_local_shards)
+                visit(shard);
     }
 
     // Returns the bitmap word in which the rows of a shard begin.
@@ -321,11 +341,13 @@ class ShardedEmbedding {
     uint32_t first_row(long shard) const { return uint32_t(std::min(shape_.rows, shard * rows_per_shard_)); }
 
     // Returns the gradients whose sum updates this process's rows.
-    const std::vector<SparseRows>& grad_lists() const { return inter_host_sum_.empty() ? local_grads_ : inter_host_sum_; }
+    const std::vector<SparseRows>& grad_lists() const {
+        return inter_host_sum_.empty() ? local_grads_ : inter_host_sum_;
+    }
 
-    // Returns the rows [begin, end) that a thread updates. With several hosts, this is a part of the process's shard. With
-    // one host, it is a part of all rows. All parts have the same number of rows of the first gradient, so that the threads
-    // have about the same work.
+    // Returns the rows [begin, end) that a thread updates. With several hosts, this is a part of the process's shard.
+    // With one host, it is a part of all rows. All parts have the same number of rows of the first gradient, so that
+    // the threads have about the same work.
     std::pair<uint32_t, uint32_t> row_range(int thread, int threads) const {
         const bool alone = inter_host_sum_.empty();
         const SparseRows& some = grad_lists()[0];
@@ -364,7 +386,8 @@ class ShardedEmbedding {
                 if (i + lookahead() < count) prefetch(record_of(rows[i + lookahead()]));
                 const float* const record = record_of(rows[i]);
                 const float since = drift_since(record);
-                for (long n = 0; n < columns; ++n) out[i * columns + n] = multiply_add(since, record[columns + n], record[n]);
+                for (long n = 0; n < columns; ++n)
+                    out[i * columns + n] = multiply_add(since, record[columns + n], record[n]);
             }
         });
     }
@@ -374,7 +397,8 @@ class ShardedEmbedding {
         const long columns = shape_.columns;
         for (long i = 0; i < count; ++i) {
             const SparseRows& remote = remote_rows_[sharding_.local_process_for(rows[i] / rows_per_shard_)];
-            std::memcpy(out + i * columns, remote.values + remote.index.place(rows[i]) * columns, columns * sizeof *out);
+            std::memcpy(out + i * columns, remote.values + remote.index.place(rows[i]) * columns,
+                        columns * sizeof *out);
         }
     }
 
@@ -417,7 +441,8 @@ class ShardedEmbedding {
         beta2_powers_.push_back(float(std::pow(optimizer_.beta2, k)));
     }
 
-    // Records an update: the drift of all older records increases. The geometric series ends when its terms are negligible.
+    // Records an update: the drift of all older records increases. The geometric series ends when its terms are
+    // negligible.
     void advance(double learning_rate) {
         constexpr double NEGLIGIBLE = 1e-12;
         double change = optimizer_.drift(learning_rate);
@@ -441,9 +466,10 @@ class ShardedEmbedding {
 
     static void ignore(uint32_t) {}
 
-    // Merges the lists, and calls visit(row, sums) for each row in [begin, end) of at least one list, in ascending order.
-    // sums: sum of the row's values over the lists. soon(row) is called some rows before visit(row), for a prefetch. The
-    // values of other processes are in the caches of other cores, so they are also prefetched.
+    // Merges the lists, and calls visit(row, sums) for each row in [begin, end) of at least one list, in ascending
+    // order.
+    // sums: sum of the row's values over the lists. soon(row) is called some rows before visit(row), for a prefetch.
+    // The values of other processes are in the caches of other cores, so they are also prefetched.
     template <class Width, class Visit, class Soon = void(uint32_t)>
     void for_each_sum(const std::vector<SparseRows>& lists, uint32_t begin, uint32_t end, Width width, Visit visit,
                       const Soon& soon = ignore) const {
@@ -475,7 +501,8 @@ class ShardedEmbedding {
             std::fill_n(sums, long(width), 0);
             for (Head& head : heads) {
                 const bool has = *head.row == row;
-                const int32_t* const terms = has ? head.values : none.data();  // no branch, which would be mispredicted
+                // A branch on `has` would be mispredicted. A list without this row adds zeros instead.
+                const int32_t* const terms = has ? head.values : none.data();
                 for (long n = 0; n < width; ++n) wrapping_add(sums[n], terms[n]);
                 for (long n = 0; n < width; n += LINE) __builtin_prefetch(head.values + AHEAD * LINE + n);
                 if (head.row + lookahead < head.end) soon(head.row[lookahead]);
@@ -495,15 +522,16 @@ class ShardedEmbedding {
                 const float since = drift_since(record), past = beta1_powers_[age(record)];
                 float& second = this->second_moment(record);
                 second *= beta2_powers_[age(record)];
-                const RowUpdate row_update =
-                    optimizer_.row_update(second, mean_square(sums, columns, scale), past, float(learning_rate), scale, weight_decay);
+                const RowUpdate row_update = optimizer_.row_update(second, mean_square(sums, columns, scale), past,
+                                                                   float(learning_rate), scale, weight_decay);
                 for (long n = 0; n < columns; ++n) {
                     record[n] = multiply_add(since, record[columns + n], record[n]);
                     row_update.update(record[n], record[columns + n], sums[n]);
                 }
                 set_last_update(record, next);
             };
-            for_each_sum(grad_lists(), begin, end, columns, update_row, [&](uint32_t row) { prefetch_to_write(record_of(row)); });
+            for_each_sum(grad_lists(), begin, end, columns, update_row,
+                         [&](uint32_t row) { prefetch_to_write(record_of(row)); });
         });
     }
 };

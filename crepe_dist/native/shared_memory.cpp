@@ -1,7 +1,8 @@
-// C functions for processes of one host that share memory: a barrier, sums of int32 numbers, and the compression of these
-// sums for messages to other hosts.
+// C functions for processes of one host that share memory: a barrier, sums of int32 numbers, and the compression of
+// these sums for messages to other hosts.
 //
-// Python calls them through ctypes: crepe_dist/parallel/host_shared_memory.py, shared_memory_optimizer.py, inter_host.py.
+// Python calls them through ctypes: crepe_dist/parallel/host_shared_memory.py, shared_memory_optimizer.py,
+// inter_host.py.
 
 #include <sched.h>
 #include <time.h>
@@ -13,16 +14,17 @@
 
 namespace {
 
-// Barrier in shared memory. The memory is zero before the first use. `round` counts how often all processes have arrived.
-// The operations are sequentially consistent: writes to the shared memory before the barrier are visible after it.
+// Barrier in shared memory. The memory is zero before the first use. `round` counts how often all processes have
+// arrived. The operations are sequentially consistent: writes to the shared memory before the barrier are visible after
+// it.
 struct Barrier {
     std::atomic<int32_t> arrived;
     std::atomic<int32_t> round;
 };
 static_assert(std::atomic<int32_t>::is_always_lock_free, "an atomic with a lock does not work across processes");
 
-// A message contains each number in 16 bits. ESCAPE stands for a number that does not fit. These numbers follow behind the
-// 16-bit numbers, in 32 bits. Most numbers fit.
+// A message contains each number in 16 bits. ESCAPE stands for a number that does not fit. These numbers follow behind
+// the 16-bit numbers, in 32 bits. Most numbers fit.
 constexpr int16_t ESCAPE = INT16_MIN;
 constexpr uint32_t MAX_OFFSET_VALUE = 2 * INT16_MAX;  // Maximum of number + INT16_MAX for a number that fits.
 constexpr int64_t CHECKED_AT_ONCE = 32;  // One comparison tests so many numbers. In most groups, all numbers fit.
@@ -32,8 +34,8 @@ int64_t packed_words(int64_t count) { return (count + 1) / 2; }
 
 }  // namespace
 
-// Arrives at the barrier, and returns the round to pass to crepe_barrier_wait. The last process resets the counter before it
-// increments the round, so that a process cannot arrive at the next barrier too early.
+// Arrives at the barrier, and returns the round to pass to crepe_barrier_wait. The last process resets the counter
+// before it increments the round, so that a process cannot arrive at the next barrier too early.
 extern "C" int crepe_barrier_arrive(void* memory, int processes) {
     Barrier* const barrier = static_cast<Barrier*>(memory);
     const int32_t round = barrier->round.load();
@@ -79,8 +81,8 @@ extern "C" void crepe_sum_int32(uint32_t* const* arrays, int processes, int into
     }
 }
 
-// Packs int32 numbers into a message of 16-bit numbers, and returns the number of 32-bit words of the message. It writes at
-// most count / 2 + 1 + count words: also behind the returned end, because the store has no branch.
+// Packs int32 numbers into a message of 16-bit numbers, and returns the number of 32-bit words of the message. It
+// writes at most count / 2 + 1 + count words: also behind the returned end, because the store has no branch.
 extern "C" int64_t crepe_pack_int16(const int32_t* __restrict values, int64_t count, int16_t* __restrict out) {
     int32_t *const words = reinterpret_cast<int32_t*>(out), *escaped = words + packed_words(count);
     if (count) escaped[-1] = 0;  // An odd count leaves the last half word unwritten.
@@ -101,9 +103,10 @@ extern "C" int64_t crepe_pack_int16(const int32_t* __restrict values, int64_t co
     return escaped - words;
 }
 
-// Unpacks a message of crepe_pack_int16 with `words` words. Returns 1 if the message does not contain `count` numbers, which
-// means that it is damaged. Otherwise it returns 0.
-extern "C" int crepe_unpack_int16(const int16_t* __restrict message, int64_t words, int64_t count, int32_t* __restrict values) {
+// Unpacks a message of crepe_pack_int16 with `words` words. Returns 1 if the message does not contain `count` numbers,
+// which means that it is damaged. Otherwise it returns 0.
+extern "C" int crepe_unpack_int16(const int16_t* __restrict message, int64_t words, int64_t count,
+                                  int32_t* __restrict values) {
     const int32_t *const begin = reinterpret_cast<const int32_t*>(message), *escaped = begin + packed_words(count);
     if (words < packed_words(count)) return 1;
     for (int64_t start = 0; start < count; start += CHECKED_AT_ONCE) {

@@ -55,7 +55,8 @@ inline FloatVec from_half(U16Vec halves) {
     return (FloatVec)_mm256_cvtph_ps((__m128i)halves);
 #else
     const UIntVec bits = __builtin_convertvector(halves, UIntVec), size = bits & 0x7FFF;
-    const UIntVec small = (UIntVec)(__builtin_convertvector((IntVec)size, FloatVec) * 0x1p-24f), large = (size << 13) + (112 << 23);
+    const UIntVec small = (UIntVec)(__builtin_convertvector((IntVec)size, FloatVec) * 0x1p-24f),
+                  large = (size << 13) + (112 << 23);
     const UIntVec finite = size < 0x400 ? small : large;
     return (FloatVec)((size < 0x7C00 ? finite : large + (112 << 23)) | (bits & 0x8000) << 16);
 #endif
@@ -69,9 +70,10 @@ inline U16Vec to_half(FloatVec value) {
     return (U16Vec)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
 #else
     const UIntVec bits = (UIntVec)value, size = bits & 0x7FFFFFFF;
-    // Below 2^-14, the float16 numbers are the multiples of 2^-24. From 0.5 on, the float32 numbers have the same spacing.
-    // The addition of 0.5 therefore rounds to a multiple of 2^-24.
-    const UIntVec small = (UIntVec)((FloatVec)size + 0.5f) - 0x3F000000, large = (size + 0xFFF + (size >> 13 & 1) - (112 << 23)) >> 13;
+    // Below 2^-14, the float16 numbers are the multiples of 2^-24. From 0.5 on, the float32 numbers have the same
+    // spacing. The addition of 0.5 therefore rounds to a multiple of 2^-24.
+    const UIntVec small = (UIntVec)((FloatVec)size + 0.5f) - 0x3F000000,
+                  large = (size + 0xFFF + (size >> 13 & 1) - (112 << 23)) >> 13;
     const UIntVec finite = size < 0x38800000 ? small : large, nan = (size >> 13 & 0x3FF) | 0x7E00;
     const UIntVec other = size > 0x7F800000 ? nan : UIntVec{} + 0x7C00;
     return __builtin_convertvector((size < 0x477FF000 ? finite : other) | (bits >> 16 & 0x8000), U16Vec);
@@ -80,8 +82,8 @@ inline U16Vec to_half(FloatVec value) {
 
 inline IntVec load(const uint8_t* from) { return __builtin_convertvector(load_unaligned<U8Vec>(from), IntVec); }
 
-// Loads the first min(count, LANES) values and fills the other lanes with 0. It reads no memory behind the values, which
-// may lie outside the array.
+// Loads the first min(count, LANES) values and fills the other lanes with 0. It reads no memory behind the values,
+// which may lie outside the array.
 inline FloatVec load_partial(const float* from, long count) {
     if (count >= LANES) return load(from);
     if (count <= 0) return FloatVec{};
@@ -117,9 +119,9 @@ inline FloatVec load_partial(const float16* from, long count) {
 }
 
 // Returns sum + factor * values. If `fused` is true and the build has FMA instructions, the result is rounded once.
-// Otherwise the product and the sum are rounded separately. Without the explicit choice, GCC would decide by the context
-// whether it fuses the operations (-ffp-contract=fast), and the bits would depend on the type of the table. The empty asm
-// statement hides the product from this optimisation.
+// Otherwise the product and the sum are rounded separately. Without the explicit choice, GCC would decide by the
+// context whether it fuses the operations (-ffp-contract=fast), and the bits would depend on the type of the table. The
+// empty asm statement hides the product from this optimisation.
 inline FloatVec add_product(FloatVec sum, float factor, FloatVec values, [[maybe_unused]] bool fused) {
 #if defined(__FMA__)
 #if defined(__AVX512F__)
@@ -159,13 +161,15 @@ inline void store(uint8_t* to, IntVec value) {
 inline FloatVec select_or_zero(IntVec mask, FloatVec value) { return (FloatVec)(mask & (IntVec)value); }
 inline FloatVec relu(FloatVec value) { return select_or_zero(value > 0, value); }
 
-// Interleaves two rows of bfloat16: lane i of the result has first[i] in its lower half and second[i] in its upper half.
-// This is the operand format of the bfloat16 dot-product instructions, see gemm_block.h.
+// Interleaves two rows of bfloat16: lane i of the result has first[i] in its lower half and second[i] in its upper
+// half. This is the operand format of the bfloat16 dot-product instructions, see gemm_block.h.
 inline UIntVec interleave_pairs(const bfloat16* first, const bfloat16* second) {
     return __builtin_convertvector(load_unaligned<U16Vec>(first), UIntVec) |
            __builtin_convertvector(load_unaligned<U16Vec>(second), UIntVec) << 16;
 }
-inline UIntVec interleave_pairs(FloatVec first, FloatVec second) { return round_to_bfloat16(first) >> 16 | (round_to_bfloat16(second) & 0xFFFF0000); }
+inline UIntVec interleave_pairs(FloatVec first, FloatVec second) {
+    return round_to_bfloat16(first) >> 16 | (round_to_bfloat16(second) & 0xFFFF0000);
+}
 
 inline float to_float(float value) { return value; }
 inline float to_float(bfloat16 value) {

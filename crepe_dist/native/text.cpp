@@ -1,4 +1,5 @@
-// C function that encodes texts as character ids, by table look-up. crepe_dist/data/char_encoder.py calls it through ctypes.
+// C function that encodes texts as character ids, by table look-up. crepe_dist/data/char_encoder.py calls it through
+// ctypes.
 
 #include <algorithm>
 #include <cstdint>
@@ -22,8 +23,8 @@ void look_up(const Point* points, int64_t count, bool reversed, const uint8_t* t
 }
 
 #if defined(__AVX512VBMI__)
-// The same function for ASCII texts, 64 characters at a time. The first 128 elements of the table fit in two registers, and
-// VPERMI2B (AVX512-VBMI) selects 64 of these elements in one instruction.
+// The same function for ASCII texts, 64 characters at a time. The first 128 elements of the table fit in two registers,
+// and VPERMI2B (AVX512-VBMI) selects 64 of these elements in one instruction.
 void look_up(const uint8_t* points, int64_t count, bool reversed, const uint8_t* table, uint8_t* out) {
     const __m512i low = _mm512_loadu_si512(table), high = _mm512_loadu_si512(table + 64);
     alignas(64) uint8_t steps[64];
@@ -34,7 +35,8 @@ void look_up(const uint8_t* points, int64_t count, bool reversed, const uint8_t*
         const __mmask64 mask = ~0ull >> (64 - count_here);
         const uint8_t* from = reversed ? points + count - done - count_here : points + done;
         __m512i codes = _mm512_permutex2var_epi8(low, _mm512_maskz_loadu_epi8(mask, from), high);
-        if (reversed) codes = _mm512_permutexvar_epi8(_mm512_sub_epi8(_mm512_set1_epi8(char(count_here - 1)), forward), codes);
+        if (reversed)
+            codes = _mm512_permutexvar_epi8(_mm512_sub_epi8(_mm512_set1_epi8(char(count_here - 1)), forward), codes);
         _mm512_mask_storeu_epi8(out + done, mask, codes);
     }
 }
@@ -47,9 +49,9 @@ void encode(
 ) {
     int64_t start = 0;
     for (int64_t text = 0; text < texts; ++text, out += length) {
-        const int64_t kept = std::min(length, ends[text] - start);
-        look_up(reversed ? points + ends[text] - kept : points + start, kept, reversed, table, out);
-        std::memset(out + kept, BLANK, length - kept);
+        const int64_t count = std::min(length, ends[text] - start);
+        look_up(reversed ? points + ends[text] - count : points + start, count, reversed, table, out);
+        std::memset(out + count, BLANK, length - count);
         start = ends[text];
     }
 }

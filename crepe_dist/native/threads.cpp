@@ -1,8 +1,8 @@
 // Thread pool behind OpenMP's pragmas: the functions that GCC calls for them (manual of libgomp, "The libgomp ABI").
 //
-// They replace libgomp. Many systems without a compiler do not have libgomp, and a copy of libgomp in the wheel would need a
-// C library as new as the C library of the build machine. This file supports only the pragmas that the kernels use: loops
-// that count up, no `nowait`, and one thread for a nested region.
+// They replace libgomp. Many systems without a compiler do not have libgomp, and a copy of libgomp in the wheel would
+// need a C library as new as the C library of the build machine. This file supports only the pragmas that the kernels
+// use: loops that count up, no `nowait`, and one thread for a nested region.
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -25,9 +25,9 @@ namespace {
 
 constexpr size_t LINE = 64;  // Bytes of a cache line. Variables of different threads are in different lines.
 
-// Returns how often a thread polls before it sleeps. The polling takes some tenths of a millisecond, because the next region
-// usually begins soon. If it took as long as in libgomp, a step beside two other busy processes would take 69 ms instead of
-// 15 ms. A thread does not poll if there are more threads than cores, or if OMP_WAIT_POLICY is passive.
+// Returns how often a thread polls before it sleeps. The polling takes some tenths of a millisecond, because the next
+// region usually begins soon. If it took as long as in libgomp, a step beside two other busy processes would take 69 ms
+// instead of 15 ms. A thread does not poll if there are more threads than cores, or if OMP_WAIT_POLICY is passive.
 int max_polls(int threads) {
     static const int cores = [] {
         cpu_set_t allowed;
@@ -47,14 +47,14 @@ void pause() {
 #endif
 }
 
-// Counter that one thread increments while other threads wait for a new value. A waiting thread polls first, and then sleeps
-// in a futex (futex(2)).
+// Counter that one thread increments while other threads wait for a new value. A waiting thread polls first, and then
+// sleeps in a futex (futex(2)).
 class alignas(LINE) Signal {
   public:
     int32_t count() const { return count_.load(); }
 
-    // Increments the counter, and wakes sleeping threads. `count_` is incremented before `sleeping_` is read, and `wait` does
-    // the opposite. Both orders are sequentially consistent, so no wake-up is lost.
+    // Increments the counter, and wakes sleeping threads. `count_` is incremented before `sleeping_` is read, and
+    // `wait` does the opposite. Both orders are sequentially consistent, so no wake-up is lost.
     void raise() {
         count_.fetch_add(1);
         if (sleeping_.load()) syscall(SYS_futex, &count_, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
@@ -98,8 +98,8 @@ class Team {
 
     int size() const { return size_; }
 
-    // Runs work(data) in `size` threads. The calling thread is one of them. If the system refuses new threads, fewer threads
-    // run.
+    // Runs work(data) in `size` threads. The calling thread is one of them. If the system refuses new threads, fewer
+    // threads run.
     void run(void (*work)(void*), void* data, int size) {
         try {
             while (int(workers_.size()) + 1 < size) start_worker();
@@ -139,8 +139,8 @@ class Team {
         workers_.push_back(std::move(worker));
     }
 
-    // Loop of a worker thread: it waits for a region, runs it, and arrives at the barrier at the end of the region. It does
-    // not wait there, because it waits for the next region anyway.
+    // Loop of a worker thread: it waits for a region, runs it, and arrives at the barrier at the end of the region. It
+    // does not wait there, because it waits for the next region anyway.
     void run_worker(Worker* worker, int number) {
         for (int32_t regions = 0;; ++regions) {
             worker->start.wait(regions, max_polls(number + 1));
@@ -158,8 +158,8 @@ class Team {
         member = outer;
     }
 
-    // Arrives at the barrier, and returns true for the last member. The last member resets the team's counters before it
-    // releases the others. After the release, the next region may change all members of this object.
+    // Arrives at the barrier, and returns true for the last member. The last member resets the team's counters before
+    // it releases the others. After the release, the next region may change all members of this object.
     bool arrive() {
         const int size = size_;
         if (arrived_.fetch_add(1) + 1 < size) return false;

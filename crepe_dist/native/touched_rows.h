@@ -12,8 +12,8 @@
 #include "row_set.h"
 #include "sharded_embedding.h"
 
-// The list of rows and their gradients are in a sharded embedding, if one is attached. Otherwise they belong to this object,
-// and the caller copies the gradients to a gradient of all rows by `scatter`.
+// The list of rows and their gradients are in a sharded embedding, if one is attached. Otherwise they belong to this
+// object, and the caller copies the gradients to a gradient of all rows by `scatter`.
 class TouchedRows {
   public:
     TouchedRows(EmbeddingShape shape, int threads) : shape_(shape), threads_(threads) {}
@@ -34,8 +34,8 @@ class TouchedRows {
         gradient().list();
     }
 
-    // Returns the values of the touched rows [count][columns]. weights: values of all rows, which are used only if no sharded
-    // embedding is attached.
+    // Returns the values of the touched rows [count][columns]. weights: values of all rows, which are used only if no
+    // sharded embedding is attached.
     const float* read(const float* weights) {
         const long columns = shape_.columns, count = this->count();
         const uint32_t* const rows = gradient().row_ids;

@@ -8,8 +8,8 @@
 #include "engine.h"
 #include "memory.h"
 
-// Network of two branches. The class weights of each branch are halved, so that the loss of the network is the mean of the
-// losses of the branches.
+// Network of two branches. The class weights of each branch are halved, so that the loss of the network is the mean of
+// the losses of the branches.
 class TwoBranchNetwork final : public Engine {
   public:
     // parameters: number of parameters of the first branch.
@@ -26,7 +26,9 @@ class TwoBranchNetwork final : public Engine {
         for (auto& engine : engines_) engine->set_loss(loss);
     }
 
-    void attach(int which, ShardedEmbedding* embedding, size_t cache_bytes) override { engines_[which]->attach(0, embedding, cache_bytes); }
+    void attach(int which, ShardedEmbedding* embedding, size_t cache_bytes) override {
+        engines_[which]->attach(0, embedding, cache_bytes);
+    }
     long num_trained() const override { return engines_[0]->num_trained() + engines_[1]->num_trained(); }
 
     void branch_logits(const uint8_t* codes, long stride, long rows, float* logits) override {
@@ -51,10 +53,12 @@ class TwoBranchNetwork final : public Engine {
         for (long row = 0; row < rows; ++row) losses[row] += second[row];
     }
 
-    void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit, float* bounds) override {
+    void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit,
+                        float* bounds) override {
         const long first_trained = engines_[0]->num_trained();
         engines_[0]->train_backward(gradients, exponents, bound_unit, bounds);
-        engines_[1]->train_backward(gradients + first_trained, exponents + first_trained, bound_unit, bounds + first_trained);
+        engines_[1]->train_backward(gradients + first_trained, exponents + first_trained, bound_unit,
+                                    bounds + first_trained);
     }
 
   private:

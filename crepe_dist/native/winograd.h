@@ -1,24 +1,24 @@
-// Convolutions with CONV_KERNEL_SIZE taps by Winograd's minimal filtering algorithm (Winograd, "Arithmetic Complexity of
-// Computations", 1980; Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, arXiv:1509.09308).
+// Convolutions with CONV_KERNEL_SIZE taps by Winograd's minimal filtering algorithm (Winograd, "Arithmetic Complexity
+// of Computations", 1980; Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, arXiv:1509.09308).
 //
 // A convolution is a product of polynomials. The product is computed from the values of the polynomials at
 // WINOGRAD_POINTS points: a tile of 4 output rows takes 8 products per pair of channels instead of 20.
 //
-//     out = A' [(G weights) * (B' in)]                   A [POINTS][TILE], G [POINTS][CONV_KERNEL_SIZE], B' [POINTS][POINTS]
+//     out = A' [(G weights) * (B' in)]    with A [POINTS][TILE_ROWS], G [POINTS][CONV_KERNEL_SIZE], B' [POINTS][POINTS]
 //     gradient of the weights = G' [(A gradient of out) * (B' in)]
 //
 // (* is the element-wise product, and ' is the transpose.)
 //
-// The tiles of a document begin at its first row, and see zeros around the document. The results of a document therefore
-// do not depend on the documents around it.
+// The tiles of a document begin at its first row, and see zeros around the document. The results of a document
+// therefore do not depend on the documents around it.
 #pragma once
 
 #include <vector>
 
 #include "layers.h"
 
-// True if the convolutions of a build and type use Winograd's algorithm. With AMX, bfloat16 convolutions do not: the saved
-// products take less time in AMX tiles than the additional linear combinations take in vectors.
+// True if the convolutions of a build and type use Winograd's algorithm. With AMX, bfloat16 convolutions do not: the
+// saved products take less time in AMX tiles than the additional linear combinations take in vectors.
 #if defined(__AMX_BF16__)
 template <class T> constexpr bool USES_WINOGRAD = PAIR<T> == 1;
 #else
@@ -26,14 +26,14 @@ template <class T> constexpr bool USES_WINOGRAD = true;
 #endif
 
 constexpr long TILE_ROWS = 4, WINOGRAD_POINTS = TILE_ROWS + CONV_KERNEL_SIZE - 1;
-constexpr long TILES_AT_ONCE = 24;  // at a time: their values fit in the L2 cache
+constexpr long TILES_AT_ONCE = 24;  // Number of tiles whose values fit in the L2 cache.
 
 template <long COLUMNS> struct Matrix {
     float at[WINOGRAD_POINTS][COLUMNS];
 };
 
-// The finite points. The last point is infinity. The powers of a point are divided by the powers of its SIZE, which keeps the
-// matrices, and so the rounding errors, small.
+// The finite points. The last point is infinity. The powers of a point are divided by the powers of its SIZE, which
+// keeps the matrices, and so the rounding errors, small.
 constexpr double POINT[] = {0, 1, -1, 2, -2, 0.5, -0.5}, SIZE[] = {1, 1, 1, 2, 2, 1, 1};
 static_assert(sizeof POINT / sizeof *POINT >= WINOGRAD_POINTS - 1);
 
@@ -82,11 +82,12 @@ template <class T> long paired_tiles(long number) { return (number + PAIR<T> - 1
 // Appends the tiles of a document whose `length` rows begin at row `first`.
 inline void add_tiles(long first, long length, std::vector<Tile>& tiles) {
     for (long i = 0; i < length; i += TILE_ROWS)
-        tiles.push_back({first + i, std::min(TILE_ROWS, length - i), std::min(WINOGRAD_POINTS, length + CONV_KERNEL_SIZE - 1 - i)});
+        tiles.push_back(
+            {first + i, std::min(TILE_ROWS, length - i), std::min(WINOGRAD_POINTS, length + CONV_KERNEL_SIZE - 1 - i)});
 }
 
-// Computes the linear combinations of `count` rows with the coefficients in the rows of a matrix: a vector for each point.
-// The loops are unrolled, and the matrix is a constant, so that GCC drops the products with 0.
+// Computes the linear combinations of `count` rows with the coefficients in the rows of a matrix: a vector for each
+// point. The loops are unrolled, and the matrix is a constant, so that GCC drops the products with 0.
 template <const auto& MATRIX, class T> void combine_rows(const T* in, long count, long width, FloatVec* out) {
     constexpr long COLUMNS = sizeof MATRIX.at[0] / sizeof(float);
     FloatVec values[COLUMNS];
@@ -101,8 +102,8 @@ template <const auto& MATRIX, class T> void combine_rows(const T* in, long count
     }
 }
 
-// Computes the linear combinations of the rows of each tile: out [WINOGRAD_POINTS][tiles][width]. count: member of Tile that
-// is the number of rows.
+// Computes the linear combinations of the rows of each tile: out [WINOGRAD_POINTS][tiles][width]. count: member of Tile
+// that is the number of rows.
 template <const auto& MATRIX, class T>
 void combine_tiles(const T* in, const Tile* tiles, long number, long Tile::*count, long width, T* out) {
     for (long tile = 0; tile < number; ++tile)
@@ -131,8 +132,8 @@ void combine_pairs(const T* in, const Tile* tiles, long number, long Tile::*coun
         }
 }
 
-// Computes the linear combinations of the vectors of all points, in [WINOGRAD_POINTS][stride], with the coefficients in the
-// columns of a matrix. Calls use(column, vector) for each column.
+// Computes the linear combinations of the vectors of all points, in [WINOGRAD_POINTS][stride], with the coefficients in
+// the columns of a matrix. Calls use(column, vector) for each column.
 template <const auto& MATRIX, class Use> void combine_points(const float* in, long stride, Use use) {
     constexpr long COLUMNS = sizeof MATRIX.at[0] / sizeof(float);
     FloatVec values[WINOGRAD_POINTS];
@@ -151,7 +152,8 @@ template <const auto& MATRIX, class Use> void combine_points(const float* in, lo
 // Computes a convolution of the rows of tiles, as `convolve` in layers.h. weights: panels
 // [WINOGRAD_POINTS][width / 32][width / PAIR][32][PAIR]. values: scratch [WINOGRAD_POINTS][TILES_AT_ONCE][width].
 template <class T, class Finish>
-void winograd_convolve(const T* in, const std::vector<Tile>& all, long width, const T* weights, T* values, Finish finish) {
+void winograd_convolve(const T* in, const std::vector<Tile>& all, long width, const T* weights, T* values,
+                       Finish finish) {
     constexpr long STRIDE = TILES_AT_ONCE * BLOCK;
     alignas(64) float sums[WINOGRAD_POINTS * STRIDE];
     for (size_t first = 0; first < all.size(); first += TILES_AT_ONCE) {
@@ -175,10 +177,8 @@ void winograd_convolve(const T* in, const std::vector<Tile>& all, long width, co
 // Adds a term to the gradient of the weights, as `convolution_weight_gradient` in layers.h. values: scratch
 // [2][WINOGRAD_POINTS][paired_tiles][width].
 template <class T>
-void winograd_weight_gradient(
-    const T* in, const T* gradient, const std::vector<Tile>& tiles, long width, int32_t* total, FixedPointScale& grad_scale,
-    T* values
-) {
+void winograd_weight_gradient(const T* in, const T* gradient, const std::vector<Tile>& tiles, long width,
+                              int32_t* total, FixedPointScale& grad_scale, T* values) {
     constexpr long ROWS_AT_A_TIME = 48, STRIDE = ROWS_AT_A_TIME * BLOCK;
     alignas(64) float sums[WINOGRAD_POINTS * STRIDE];
     const long number = long(tiles.size()), depth = paired_tiles<T>(number);
@@ -200,8 +200,8 @@ void winograd_weight_gradient(
     grad_scale.end_term();
 }
 
-// Packs the weights of a convolution for `winograd_convolve`, as `pack_convolution` in layers.h. All threads of a parallel
-// region call it together.
+// Packs the weights of a convolution for `winograd_convolve`, as `pack_convolution` in layers.h. All threads of a
+// parallel region call it together.
 template <class T> void pack_winograd_weights(const float* weights, long channels, T* forward, T* backward) {
     const long width = padded(channels);
     const auto at = [=](long p, long k, long n) {
