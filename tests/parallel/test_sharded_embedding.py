@@ -124,7 +124,7 @@ class Training:
         return self
 
     def _run(self) -> Any:
-        return SimpleNamespace(engine=self.engine, exchange=self.exchange, progress=Progress(), world=self.world)
+        return SimpleNamespace(engine=self.engine, optimizer=self.exchange, progress=Progress(), world=self.world)
 
     def values(self):
         self.exchange.flush()
