@@ -52,25 +52,26 @@ class BucketCache {
     // Adds a document, unless the memory limit or the probed slots are exhausted.
     void put(const uint8_t* codes, long length, const BucketGroups& groups) {
         if (left_.load(std::memory_order_relaxed) <= 0) return;
-        auto made = std::make_unique<Document>();
-        made->key = hash(codes, length);
-        made->codes.assign(codes, codes + length);
+        auto document = std::make_unique<Document>();
+        document->key = hash(codes, length);
+        document->codes.assign(codes, codes + length);
         for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) {
-            made->counts[group] = uint32_t(groups[group].size());
+            document->counts[group] = uint32_t(groups[group].size());
             uint32_t last = 0;
             for (const uint32_t bucket : groups[group]) {
                 uint32_t difference = bucket - last;
-                for (; difference >= FAR; difference -= FAR) made->differences.push_back(FAR);
-                made->differences.push_back(uint16_t(difference));
+                for (; difference >= FAR; difference -= FAR) document->differences.push_back(FAR);
+                document->differences.push_back(uint16_t(difference));
                 last = bucket;
             }
         }
-        made->differences.shrink_to_fit();
-        const long size = long(sizeof(Document) + made->codes.size() + made->differences.size() * sizeof(uint16_t));
+        document->differences.shrink_to_fit();
+        const long size =
+            long(sizeof(Document) + document->codes.size() + document->differences.size() * sizeof(uint16_t));
         for (long i = 0; i < PROBES; ++i) {
             Document* none = nullptr;
-            if (slots_[(made->key + i) % SLOTS].compare_exchange_strong(none, made.get())) {
-                made.release();
+            if (slots_[(document->key + i) % SLOTS].compare_exchange_strong(none, document.get())) {
+                document.release();
                 left_ -= size;
                 return;
             }

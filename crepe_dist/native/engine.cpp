@@ -108,10 +108,10 @@ void* crepe_open_crepe(int bfloat, const int64_t* shape, double feature_dropout,
     return engine;
 }
 
-// Writes the distinct buckets of each document to buckets [rows][most], in ascending order, and their numbers to counts
-// [rows]. Unused elements are filled with all buckets in turn, which spreads the padding over the table.
+// Writes the distinct buckets of each document to buckets [rows][max_buckets], in ascending order, and their numbers to
+// counts [rows]. Unused elements are filled with all buckets in turn, which spreads the padding over the table.
 int crepe_find_ngrams(
-    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t most, int32_t* buckets,
+    const uint8_t* codes, int64_t stride, int64_t rows, const int64_t* shape, int64_t max_buckets, int32_t* buckets,
     int64_t* counts, int threads
 ) {
     return run_guarded([&] {
@@ -123,8 +123,9 @@ int crepe_find_ngrams(
             std::vector<uint32_t>& list = lists[omp_get_thread_num()];
             finders[omp_get_thread_num()].find(codes + row * stride, ngram_config(shape), list);
             counts[row] = int64_t(list.size());
-            std::copy_n(list.begin(), std::min(most, counts[row]), buckets + row * most);
-            for (int64_t i = counts[row]; i < most; ++i) buckets[row * most + i] = int32_t((row * most + i) % shape[4]);
+            std::copy_n(list.begin(), std::min(max_buckets, counts[row]), buckets + row * max_buckets);
+            for (int64_t i = counts[row]; i < max_buckets; ++i)
+                buckets[row * max_buckets + i] = int32_t((row * max_buckets + i) % shape[4]);
         }
     });
 }
@@ -182,7 +183,7 @@ int crepe_forward_backward(
         Engine* const network = static_cast<Engine*>(engine);
         network->train_forward(batch, rows, Dropout{dropout, seed}, first, losses.data());
         *loss = 0;
-        for (const float of_row : losses) *loss += std::nearbyint(double(of_row) / LOSS_UNIT) * LOSS_UNIT;
+        for (const float row_loss : losses) *loss += std::nearbyint(double(row_loss) / LOSS_UNIT) * LOSS_UNIT;
         network->train_backward(gradients, exponents, bound_unit, bounds);
     });
 }
@@ -206,11 +207,11 @@ int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* i
                 !(is_nonzero[row] = std::any_of(rows, rows + width, [](float number) { return number != 0; })))
                 continue;
             for (long n = 0; n < width; n += LANES) {
-                const long some = std::min(LANES, width - n);
-                const FloatVec numbers = load_partial(rows + n, some);
+                const long chunk = std::min(LANES, width - n);
+                const FloatVec numbers = load_partial(rows + n, chunk);
                 const U16Vec halves = to_half(numbers);
                 changed |= numbers != from_half(halves);
-                std::memcpy(out + n, &halves, some * sizeof *out);
+                std::memcpy(out + n, &halves, chunk * sizeof *out);
             }
             out += width;
             ++converted;
@@ -233,8 +234,8 @@ void crepe_update_parameters(int kind, const double* constants, int parameters, 
     constexpr int64_t PIECE = 1024;   // Number of floats whose gradients fit in the L1 cache.
     constexpr int64_t FEW = 1 << 16;  // Number of floats below which waking other threads takes longer than the update.
     const Optimizer optimizer{OptimizerKind(kind), constants[0], constants[1], constants[2]};
-    const bool alone = std::accumulate(sizes, sizes + parameters, int64_t{0}) < FEW;
-#pragma omp parallel for num_threads(threads) if (!alone)
+    const bool is_small = std::accumulate(sizes, sizes + parameters, int64_t{0}) < FEW;
+#pragma omp parallel for num_threads(threads) if (!is_small)
     for (int part = 0; part < threads; ++part)
         for (int i = 0; i < parameters; ++i) {
             const int64_t lines = sizes[i] / LINE;

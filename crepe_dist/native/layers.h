@@ -39,9 +39,9 @@ void first_layer(
     for (long channel = 0; channel < width; channel += BLOCK, table += taps * symbols * BLOCK)
         for (long p = 0; p < pooled; ++p) {
             if (p > written) {
-                const long here = p * width + channel;
-                std::memcpy(static_cast<void*>(out + here), out + here - width, BLOCK * sizeof(T));
-                std::memcpy(from + here, from + here - width, BLOCK);
+                const long index = p * width + channel;
+                std::memcpy(static_cast<void*>(out + index), out + index - width, BLOCK * sizeof(T));
+                std::memcpy(from + index, from + index - width, BLOCK);
                 continue;
             }
             const uint8_t* window = codes + p * PAPER_POOL;
@@ -57,13 +57,13 @@ void first_layer(
                 FloatVec best = sums[0][v];
                 IntVec at = {};
                 for (int s = 1; s < PAPER_POOL; ++s) {
-                    const IntVec more = sums[s][v] > best;
-                    at = more ? IntVec{} + s : at;
-                    best = more ? sums[s][v] : best;
+                    const IntVec is_larger = sums[s][v] > best;
+                    at = is_larger ? IntVec{} + s : at;
+                    best = is_larger ? sums[s][v] : best;
                 }
-                const long here = p * width + channel + v * LANES;
-                store(from + here, best > 0 ? at : IntVec{} + NO_MAXIMUM);
-                store(out + here, relu(best));
+                const long index = p * width + channel + v * LANES;
+                store(from + index, best > 0 ? at : IntVec{} + NO_MAXIMUM);
+                store(out + index, relu(best));
             }
         }
 }
@@ -82,9 +82,9 @@ void first_layer_gradient(
             const uint8_t* window = codes + p * PAPER_POOL;
             FloatVec parts[PAPER_POOL][VECTORS];
             for (long v = 0; v < VECTORS; ++v) {
-                const long here = p * width + channel + v * LANES;
-                const FloatVec value = load(gradient + here);
-                const IntVec at = load(from + here);
+                const long index = p * width + channel + v * LANES;
+                const FloatVec value = load(gradient + index);
+                const IntVec at = load(from + index);
                 for (int s = 0; s < PAPER_POOL; ++s) {
                     parts[s][v] = select_or_zero(at == s, value);
                     total[v] += parts[s][v];
@@ -286,9 +286,9 @@ template <class T> void pool(const T* in, long pooled, long width, T* out, uint8
             IntVec at = {};
             for (int s = 1; s < PAPER_POOL; ++s) {
                 const FloatVec other = load(column + s * width);
-                const IntVec more = other > best;
-                at = more ? IntVec{} + s : at;
-                best = more ? other : best;
+                const IntVec is_larger = other > best;
+                at = is_larger ? IntVec{} + s : at;
+                best = is_larger ? other : best;
             }
             store(out + p * width + c, best);
             store(from + p * width + c, best > 0 ? at : IntVec{} + NO_MAXIMUM);

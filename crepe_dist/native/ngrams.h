@@ -37,7 +37,7 @@ struct NGramConfig {
 // Python.
 class NGramFinder {
   public:
-    explicit NGramFinder(long buckets) : found_(buckets) {}
+    explicit NGramFinder(long buckets) : bitmap_(buckets) {}
 
     // Finds the buckets of all n-grams of 1 to maxn known characters, and of all words and pairs of words. Calls
     // visit(number, bits) for each non-zero word of the bitmap of these buckets, in ascending order.
@@ -53,15 +53,15 @@ class NGramFinder {
         std::fill_n(rows, length, hash_to_row(extend_key(0, text_[0]), config.ngrams()));
         for (long n = 0; n < std::min(length, config.maxn); ++n) {
             extend_ngrams(keys, text_.data() + n, length - n, config.ngrams(), rows);
-            found_.add(rows, length - n);
+            bitmap_.add(rows, length - n);
         }
         uint32_t* end = rows;
         if (config.word_buckets)
             visit_words(text_, config.num_word_char_ids, [&](uint64_t key) {
                 *end++ = uint32_t(config.ngrams() + hash_to_row(key, config.word_buckets));
             });
-        found_.add(rows, end - rows);
-        found_.drain(visit);
+        bitmap_.add(rows, end - rows);
+        bitmap_.drain(visit);
     }
 
     // Fills a list with the buckets of a document, in ascending order.
@@ -84,7 +84,8 @@ class NGramFinder {
                 end = write_bits(bits ^ in, number * WORD, end);
                 end1 = write_bits(in, number * WORD, end1);
             } else {
-                // Most words have one bit. A branch on the bit's list would be mispredicted, so both lists get the bucket.
+                // Most words have one bit. A branch on the bit's list would be mispredicted, so both lists get the
+                // bucket.
                 const int bit = __builtin_ctzll(bits);
                 const long is_in = long(in >> bit);
                 *end = *end1 = number * WORD + uint32_t(bit);
@@ -100,7 +101,7 @@ class NGramFinder {
     }
 
   private:
-    RowSet found_;
+    RowSet bitmap_;
     std::vector<uint8_t> text_;
     Buffer<uint64_t> keys_;  // Key of the n-gram that starts at each character.
     Buffer<uint32_t> rows_, scratch_;
@@ -185,11 +186,11 @@ class NGramBranch final : public Engine {
 
     void find_rows(const uint8_t* batch, long rows) override {
         const long stride = loss_.stride(config_.length);
-        found_.resize(rows);
+        batch_groups_.resize(rows);
         factors_.resize(NUM_BUCKET_GROUPS * rows);
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row)
-            find_groups(batch + row * stride, found_[row], factors_.data() + NUM_BUCKET_GROUPS * row);
+            find_groups(batch + row * stride, batch_groups_[row], factors_.data() + NUM_BUCKET_GROUPS * row);
         collect_touched_rows();
     }
 
@@ -199,17 +200,17 @@ class NGramBranch final : public Engine {
         const CompressedArray weights = dense_array(touched_.read(weights_.floats()));
 #pragma omp parallel for num_threads(threads_) schedule(dynamic)
         for (long row = 0; row < rows; ++row) {
-            for (auto& group : found_[row])
+            for (auto& group : batch_groups_[row])
                 for (uint32_t& bucket : group) bucket = touched_.index().place(bucket);
             std::vector<float> logits(num_classes);
-            compute_logits(found_[row], factors_.data() + NUM_BUCKET_GROUPS * row, weights, logits.data());
+            compute_logits(batch_groups_[row], factors_.data() + NUM_BUCKET_GROUPS * row, weights, logits.data());
             losses[row] = loss_(logits.data(), batch, row, config_.length, gradients + row * num_classes);
         }
     }
 
     void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit,
                         float* bounds) override {
-        const long num_classes = config_.num_classes, rows = long(found_.size()), touched = touched_.count();
+        const long num_classes = config_.num_classes, rows = long(batch_groups_.size()), touched = touched_.count();
         const float* const logit_gradients = gradients_.get();
         int32_t* __restrict const values = touched_.sums();
         int32_t* const terms = terms_.reserve(NUM_BUCKET_GROUPS * rows * num_classes);
@@ -240,7 +241,7 @@ class NGramBranch final : public Engine {
                 for (long row = 0; row < rows; ++row)
                     for (int group = 0; group < NUM_BUCKET_GROUPS; ++group) {
                         const int32_t* const term = terms + (NUM_BUCKET_GROUPS * row + group) * width;
-                        const auto [begin, end] = sublist(found_[row][group], first, last);
+                        const auto [begin, end] = sublist(batch_groups_[row][group], first, last);
                         for (auto place = begin; place < end; ++place)
                             for (long n = 0; n < width; ++n) wrapping_add(values[*place * width + n], term[n]);
                     }
@@ -263,21 +264,22 @@ class NGramBranch final : public Engine {
     CompressedArray weights_{};
     const float* bias_ = nullptr;
 
-    // State of the current batch. train_forward replaces the buckets in found_ by their places among the touched rows.
-    std::vector<BucketGroups> found_;
+    // State of the current batch. train_forward replaces the buckets in batch_groups_ by their places among the touched
+    // rows.
+    std::vector<BucketGroups> batch_groups_;
     std::vector<float> factors_;  // Factor of the rows of each group, [rows][NUM_BUCKET_GROUPS].
     Buffer<float> gradients_;
     Buffer<int32_t> terms_;       // Gradient of each bucket of a group, [rows][NUM_BUCKET_GROUPS][num_classes].
 
     // Builds the bitmap of the significant buckets. If it has changed, the cached groups of documents are wrong.
     void build_significant_bitmap(const float* significant) {
-        const std::vector<uint64_t> before = std::move(own_significant_);
+        const std::vector<uint64_t> previous = std::move(own_significant_);
         own_significant_.resize(bitmap_words(config_.buckets));
 #pragma omp parallel for num_threads(threads_)
         for (long word = 0; word < bitmap_words(config_.buckets); ++word)
             for (long bucket = word * WORD; bucket < std::min(config_.buckets, (word + 1) * WORD); ++bucket)
                 own_significant_[word] |= uint64_t{significant[bucket] != 0} << (bucket % WORD);
-        if (before != own_significant_) cache_->clear(cache_bytes_);
+        if (previous != own_significant_) cache_->clear(cache_bytes_);
     }
 
     // Finds the buckets of a document, and the factors of their groups. See NGRAM_SCALE in constants.py.
@@ -319,7 +321,7 @@ class NGramBranch final : public Engine {
         for (int part = 0; part < threads_; ++part) {
             const long first = index.size * part / threads_, last = index.size * (part + 1) / threads_;
             std::fill(index.words + first, index.words + last, 0);
-            for (const BucketGroups& groups : found_)
+            for (const BucketGroups& groups : batch_groups_)
                 for (const auto& group : groups) {
                     const auto [begin, end] = sublist(group, first * WORD, last * WORD);
                     for (auto bucket = begin; bucket < end; ++bucket)

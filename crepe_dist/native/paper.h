@@ -55,7 +55,7 @@ template <class T> class PaperNetwork final : public Engine {
         }
 #pragma omp parallel num_threads(threads_)
         {
-            load_table(parameters[0].floats());
+            pack_first_layer(parameters[0].floats());
             for (int i = 1; i < CONVOLUTIONS; ++i)
                 pack_convolution(parameters[2 * i].floats(), config_.filters, PAPER_KERNEL_SIZES[i], forward_[i].get(),
                                  backward_[i].get());
@@ -103,7 +103,7 @@ template <class T> class PaperNetwork final : public Engine {
                                       transposed_.get(), packed_.get());
                 dense_input_gradient(
                     gradient, all, dense_[i].get(), widths_[i + 1], widths_[i], scratch.packed.get(),
-                    [&](long row, long column, const float* sums) { hidden_gradient(i, row, column, sums); });
+                    [&](long row, long column, const float* sums) { mask_hidden_gradient(i, row, column, sums); });
             }
 #pragma omp for schedule(static)
             for (long first = 0; first < rows_; first += chunk_)
@@ -133,7 +133,8 @@ template <class T> class PaperNetwork final : public Engine {
     Buffer<float> table_, bias_[CONVOLUTIONS], dense_bias_[3];
     Buffer<T> forward_[CONVOLUTIONS], backward_[CONVOLUTIONS], dense_[3];
 
-    long rows_ = 0, chunk_ = 1, few_ = 1;  // Documents of the batch, of a chunk, and at a time in convolution 1.
+    long rows_ = 0, chunk_ = 1,
+         conv1_chunk_ = 1;  // Documents of the batch, of a chunk, and at a time in convolution 1.
     Buffer<uint8_t> codes_, from_[3];
     Buffer<T> inputs_[CONVOLUTIONS];  // Inputs of convolutions 1 to 5.
     Buffer<T> activations_[3];        // Inputs of the dense layers.
@@ -147,7 +148,7 @@ template <class T> class PaperNetwork final : public Engine {
     long weights(int i) const { return PAPER_KERNEL_SIZES[i] * width_ * (i > 0 ? width_ : symbols_); }
 
     // Returns the number of pools of the first layer that see a character before the blanks at the end.
-    long written(const uint8_t* symbols) const {
+    long num_written_pools(const uint8_t* symbols) const {
         long end = config_.length;
         while (end > 0 && symbols[end - 1] == config_.alphabet_size) --end;
         return std::min(positions_[0], (end + PAPER_POOL - 1) / PAPER_POOL);
@@ -155,10 +156,10 @@ template <class T> class PaperNetwork final : public Engine {
 
     // Returns the number of documents that are computed at a time: the largest power of two for which they have at most
     // 448 rows.
-    static long most_per_group(long rows_each) {
-        long most = PAPER_REDUCTION_GROUP;
-        while (most > 1 && most * rows_each > 448) most /= 2;
-        return most;
+    static long max_documents_at_once(long rows_each) {
+        long documents = PAPER_REDUCTION_GROUP;
+        while (documents > 1 && documents * rows_each > 448) documents /= 2;
+        return documents;
     }
 
     // Allocates the memory of a batch, and divides the batch into chunks.
@@ -166,9 +167,9 @@ template <class T> class PaperNetwork final : public Engine {
         // About 400 rows are enough for efficient products, and few enough for the L1 cache. In training, the chunks do
         // not depend on the number of threads, because each chunk rounds its gradients to fixed point.
         rows_ = rows;
-        chunk_ = most_per_group(positions_[1]);
+        chunk_ = max_documents_at_once(positions_[1]);
         if (!training) chunk_ = std::max(1L, std::min(chunk_, (rows + threads_ - 1) / threads_));
-        few_ = std::min(chunk_, most_per_group(positions_[0]));
+        conv1_chunk_ = std::min(chunk_, max_documents_at_once(positions_[0]));
         codes_.reserve(rows * config_.length);
         for (int i = 0; i < 3; ++i) from_[i].reserve(rows * positions_[i] * width_);
         for (int i = 1; i < CONVOLUTIONS; ++i) inputs_[i].reserve((rows * stride(i) + GUARD) * width_);
@@ -182,7 +183,7 @@ template <class T> class PaperNetwork final : public Engine {
             packed_.reserve(term_depth<T>(rows) * std::max(padded(features_), padded(config_.units)));
         }
         sums_.reserve(padded(rows) * std::max(padded(config_.units), padded(config_.num_classes)));
-        const long longest = std::max(few_ * positions_[0], chunk_ * positions_[1]);
+        const long longest = std::max(conv1_chunk_ * positions_[0], chunk_ * positions_[1]);
         for (Scratch& scratch : scratch_) {
             scratch.pooled.reserve(chunk_ * positions_[2] * width_);
             scratch.rows[0].reserve((chunk_ * positions_[0] + 2 * GUARD) * width_);
@@ -212,7 +213,7 @@ template <class T> class PaperNetwork final : public Engine {
         }
     }
 
-    void load_table(const float* weights) {
+    void pack_first_layer(const float* weights) {
 #pragma omp for schedule(static)
         for (long channel = 0; channel < config_.filters; ++channel)
             for (long tap = 0; tap < PAPER_KERNEL_SIZES[0]; ++tap)
@@ -233,7 +234,7 @@ template <class T> class PaperNetwork final : public Engine {
                 convolutions(codes, stride, first, std::min(chunk_, rows_ - first), scratch);
             for (int i = 0; i < 3; ++i) {
                 dense(activations_[i].get(), padded(rows_), widths_[i], widths_[i + 1], dense_[i].get(), sums_.get());
-                if (i < 2) hidden(i, first_row);
+                if (i < 2) activate_hidden(i, first_row);
             }
         }
     }
@@ -243,16 +244,16 @@ template <class T> class PaperNetwork final : public Engine {
             uint8_t* symbols = codes_.get() + row * config_.length;
             for (long i = 0; i < config_.length; ++i)
                 symbols[i] = uint8_t(std::min(long(codes[row * stride + i]), config_.alphabet_size));
-            first_layer(symbols, written(symbols), positions_[0], width_, PAPER_KERNEL_SIZES[0], symbols_, table_.get(),
-                        bias_[0].get(), inputs_[1].get() + row * positions_[0] * width_,
+            first_layer(symbols, num_written_pools(symbols), positions_[0], width_, PAPER_KERNEL_SIZES[0], symbols_,
+                        table_.get(), bias_[0].get(), inputs_[1].get() + row * positions_[0] * width_,
                         from_[0].get() + row * positions_[0] * width_);
         }
         T* rows = scratch.rows[0].get() + GUARD * width_;
-        for (long part = first; part < first + count; part += few_) {
-            const long count_here = std::min(few_, first + count - part);
-            convolution(inputs_[1].get() + part * positions_[0] * width_, count_here * positions_[0], width_,
+        for (long part = first; part < first + count; part += conv1_chunk_) {
+            const long part_count = std::min(conv1_chunk_, first + count - part);
+            convolution(inputs_[1].get() + part * positions_[0] * width_, part_count * positions_[0], width_,
                         PAPER_KERNEL_SIZES[1], forward_[1].get(), bias_[1].get(), rows);
-            for (long row = 0; row < count_here; ++row)
+            for (long row = 0; row < part_count; ++row)
                 pool(rows + row * positions_[0] * width_, positions_[1], width_,
                      inputs_[2].get() + (part + row) * positions_[1] * width_,
                      from_[1].get() + (part + row) * positions_[1] * width_);
@@ -275,7 +276,7 @@ template <class T> class PaperNetwork final : public Engine {
 
     // Applies bias, ReLU and dropout of hidden dense layer i to sums_, and writes activations_[i + 1]. All threads call
     // it.
-    void hidden(int i, uint64_t first_row) {
+    void activate_hidden(int i, uint64_t first_row) {
         const float* bias = dense_bias_[i].get();
         const float scale = dropout_.scale();
 #pragma omp for schedule(static)
@@ -292,14 +293,14 @@ template <class T> class PaperNetwork final : public Engine {
 
     // Masks a block of the gradient of dense layer i's input. Units that dropout or ReLU has set to zero pass no
     // gradient.
-    void hidden_gradient(int i, long row, long column, const float* sums) {
+    void mask_hidden_gradient(int i, long row, long column, const float* sums) {
         const long width = padded(widths_[i]);
         const float scale = i > 0 ? dropout_.scale() : 1.0f;
         for (long m = 0; m < BLOCK; ++m)
             for (long v = 0; v < BLOCK; v += LANES) {
-                const long here = (row + m) * width + column + v;
-                const IntVec mask = load(activations_[i].get() + here) > 0;
-                store(gradients_[i].get() + here, select_or_zero(mask, load(sums + m * BLOCK + v) * scale));
+                const long index = (row + m) * width + column + v;
+                const IntVec mask = load(activations_[i].get() + index) > 0;
+                store(gradients_[i].get() + index, select_or_zero(mask, load(sums + m * BLOCK + v) * scale));
             }
     }
 
@@ -346,8 +347,8 @@ template <class T> class PaperNetwork final : public Engine {
                    from_[1].get() + (first + row) * positions_[1] * width_, positions_[1], positions_[0], width_,
                    next + row * positions_[0] * width_);
         std::swap(gradient, next);
-        for (long part = 0; part < count; part += few_) {
-            const long rows = std::min(few_, count - part) * positions_[0];
+        for (long part = 0; part < count; part += conv1_chunk_) {
+            const long rows = std::min(conv1_chunk_, count - part) * positions_[0];
             const long start = part * positions_[0] * width_;
             convolution_weight_gradient(inputs_[1].get() + first * positions_[0] * width_ + start, gradient + start,
                                         rows, width_, PAPER_KERNEL_SIZES[1], scratch.total[1].get(),
@@ -361,8 +362,8 @@ template <class T> class PaperNetwork final : public Engine {
         for (long row = 0; row < count; ++row) {
             const uint8_t* symbols = codes_.get() + (first + row) * config_.length;
             const long start = (first + row) * positions_[0] * width_;
-            first_layer_gradient(symbols, written(symbols), positions_[0], width_, PAPER_KERNEL_SIZES[0], symbols_,
-                                 next + row * positions_[0] * width_, from_[0].get() + start, table, bias);
+            first_layer_gradient(symbols, num_written_pools(symbols), positions_[0], width_, PAPER_KERNEL_SIZES[0],
+                                 symbols_, next + row * positions_[0] * width_, from_[0].get() + start, table, bias);
         }
         scratch.grad_scales[0].add(scratch.total[0].get(), table, weights(0));
         scratch.grad_scales[1].add(scratch.bias[0].get(), bias, width_);

@@ -198,10 +198,10 @@ class ShardedEmbedding {
     void accumulate(const uint32_t* const* rows, const int32_t* const* sums, const int64_t* counts, int lists) {
         const long columns = shape_.columns, own = sharding_.first_local_shard + process_;
         const long begin = first_word(own), end = first_word(own + 1);
-        long most = std::accumulate(counts, counts + lists, 0L);
+        long max_rows = std::accumulate(counts, counts + lists, 0L);
         for (const SparseRows& gradient : local_grads_)
-            most += gradient.index.before[end] - gradient.index.before[begin];
-        SparseRows all(total_.reserve(SparseRows::bytes(shape_, most)), shape_, most);
+            max_rows += gradient.index.before[end] - gradient.index.before[begin];
+        SparseRows all(total_.reserve(SparseRows::bytes(shape_, max_rows)), shape_, max_rows);
         const auto add_row = [&](uint32_t row, const int32_t* numbers) {
             int32_t* const to = all.values + all.index.place(row) * columns;
             for (long n = 0; n < columns; ++n) wrapping_add(to[n], numbers[n]);
@@ -373,11 +373,13 @@ class ShardedEmbedding {
 
     void read_range(const uint32_t* rows, long count, float* out) const {
         const long columns = shape_.columns;
-        const uint32_t *const end = rows + count, *const here = find_shard(rows, end, sharding_.first_local_shard);
-        const uint32_t* const after = find_shard(here, end, sharding_.first_local_shard + sharding_.num_local_shards);
-        copy_remote(rows, here - rows, out);
-        read_local(here, after - here, out + (here - rows) * columns);
-        copy_remote(after, end - after, out + (after - rows) * columns);
+        const uint32_t *const end = rows + count, *const local_begin =
+                                                      find_shard(rows, end, sharding_.first_local_shard);
+        const uint32_t* const local_end =
+            find_shard(local_begin, end, sharding_.first_local_shard + sharding_.num_local_shards);
+        copy_remote(rows, local_begin - rows, out);
+        read_local(local_begin, local_end - local_begin, out + (local_begin - rows) * columns);
+        copy_remote(local_end, end - local_end, out + (local_end - rows) * columns);
     }
 
     void read_local(const uint32_t* rows, long count, float* out) const {
@@ -500,14 +502,14 @@ class ShardedEmbedding {
             if (row >= end) return;
             std::fill_n(sums, long(width), 0);
             for (Head& head : heads) {
-                const bool has = *head.row == row;
+                const bool has_row = *head.row == row;
                 // A branch on `has` would be mispredicted. A list without this row adds zeros instead.
-                const int32_t* const terms = has ? head.values : none.data();
+                const int32_t* const terms = has_row ? head.values : none.data();
                 for (long n = 0; n < width; ++n) wrapping_add(sums[n], terms[n]);
                 for (long n = 0; n < width; n += LINE) __builtin_prefetch(head.values + AHEAD * LINE + n);
                 if (head.row + lookahead < head.end) soon(head.row[lookahead]);
-                head.row += has;
-                head.values += has * columns;
+                head.row += has_row;
+                head.values += has_row * columns;
             }
             visit(row, sums);
         }

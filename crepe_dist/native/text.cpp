@@ -31,12 +31,12 @@ void look_up(const uint8_t* points, int64_t count, bool reversed, const uint8_t*
     for (int i = 0; i < 64; ++i) steps[i] = uint8_t(i);
     const __m512i forward = _mm512_load_si512(steps);
     for (int64_t done = 0; done < count; done += 64) {
-        const int64_t count_here = std::min<int64_t>(64, count - done);
-        const __mmask64 mask = ~0ull >> (64 - count_here);
-        const uint8_t* from = reversed ? points + count - done - count_here : points + done;
+        const int64_t chunk = std::min<int64_t>(64, count - done);
+        const __mmask64 mask = ~0ull >> (64 - chunk);
+        const uint8_t* from = reversed ? points + count - done - chunk : points + done;
         __m512i codes = _mm512_permutex2var_epi8(low, _mm512_maskz_loadu_epi8(mask, from), high);
         if (reversed)
-            codes = _mm512_permutexvar_epi8(_mm512_sub_epi8(_mm512_set1_epi8(char(count_here - 1)), forward), codes);
+            codes = _mm512_permutexvar_epi8(_mm512_sub_epi8(_mm512_set1_epi8(char(chunk - 1)), forward), codes);
         _mm512_mask_storeu_epi8(out + done, mask, codes);
     }
 }

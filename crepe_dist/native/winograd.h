@@ -133,8 +133,8 @@ void combine_pairs(const T* in, const Tile* tiles, long number, long Tile::*coun
 }
 
 // Computes the linear combinations of the vectors of all points, in [WINOGRAD_POINTS][stride], with the coefficients in
-// the columns of a matrix. Calls use(column, vector) for each column.
-template <const auto& MATRIX, class Use> void combine_points(const float* in, long stride, Use use) {
+// the columns of a matrix. Calls visit(column, vector) for each column.
+template <const auto& MATRIX, class Visit> void combine_points(const float* in, long stride, Visit visit) {
     constexpr long COLUMNS = sizeof MATRIX.at[0] / sizeof(float);
     FloatVec values[WINOGRAD_POINTS];
 #pragma GCC unroll 8
@@ -145,20 +145,20 @@ template <const auto& MATRIX, class Use> void combine_points(const float* in, lo
 #pragma GCC unroll 8
         for (long p = 0; p < WINOGRAD_POINTS; ++p)
             if (MATRIX.at[p][i] != 0) sum += MATRIX.at[p][i] * values[p];
-        use(i, sum);
+        visit(i, sum);
     }
 }
 
 // Computes a convolution of the rows of tiles, as `convolve` in layers.h. weights: panels
 // [WINOGRAD_POINTS][width / 32][width / PAIR][32][PAIR]. values: scratch [WINOGRAD_POINTS][TILES_AT_ONCE][width].
 template <class T, class Finish>
-void winograd_convolve(const T* in, const std::vector<Tile>& all, long width, const T* weights, T* values,
+void winograd_convolve(const T* in, const std::vector<Tile>& all_tiles, long width, const T* weights, T* values,
                        Finish finish) {
     constexpr long STRIDE = TILES_AT_ONCE * BLOCK;
     alignas(64) float sums[WINOGRAD_POINTS * STRIDE];
-    for (size_t first = 0; first < all.size(); first += TILES_AT_ONCE) {
-        const Tile* const tiles = all.data() + first;
-        const long number = std::min(TILES_AT_ONCE, long(all.size() - first));
+    for (size_t first = 0; first < all_tiles.size(); first += TILES_AT_ONCE) {
+        const Tile* const tiles = all_tiles.data() + first;
+        const long number = std::min(TILES_AT_ONCE, long(all_tiles.size() - first));
         combine_tiles<MATRIX_B>(in, tiles, number, &Tile::inputs, width, values);
         for (long channel = 0; channel < width; channel += BLOCK) {
             for (long p = 0; p < WINOGRAD_POINTS; ++p)
