@@ -25,7 +25,7 @@ from pathlib import Path
 from crepe_dist import command_runner
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_dir import RunRecord, open_run
-from crepe_dist.settings.fields import whole
+from crepe_dist.settings.fields import int_range
 from crepe_dist.settings.flags import Parser
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     flags.add_argument(
         "--with", type=str, dest="settings", action="append", metavar="FLAGS", help="flags of crepe_dist.train, quoted"
     )
-    flags.add_argument("--seeds", type=whole(1, 1000), default=1, metavar="N", help="default: 1")
-    flags.add_argument("--processes", type=whole(1, 1024), default=1, metavar="N", help="default: 1")
+    flags.add_argument("--seeds", type=int_range(1, 1000), default=1, metavar="N", help="default: 1")
+    flags.add_argument("--processes", type=int_range(1, 1024), default=1, metavar="N", help="default: 1")
     flags.add_argument("--out", type=Path, metavar="DIR", help="keep the runs in DIR, and reuse those found there")
     options = flags.parse_args()
     print("| data | settings | test accuracy | time |\n|---|---|---|---|", flush=True)

@@ -86,7 +86,7 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
         with tempfile.TemporaryDirectory() as folder:
             record, _ = accuracy.train(Path(folder), data, f"--model {network}", 0, 1)
             predictor, split = load(record.path), dataset.splits["test"]
-            shares = predictor.probabilities(predictor.logits(split.codes(np.arange(len(split)))))
+            shares = predictor.probabilities(predictor.logits(split.char_ids(np.arange(len(split)))))
         answers = Answers(shares.argmax(axis=1), shares.max(axis=1))
         least = predictor.calibration.thresholds_for(PRECISION)[-1]
         _print(dataset, network, {}, scored(dataset, test, answers, least), _seconds() - began, 0.0)
@@ -104,9 +104,9 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
 def rows_of(dataset: Dataset, name: str) -> pd.DataFrame:
     """Decode a split: the texts, the labels, and the values of the columns beside the text as they are read."""
     split, composition = dataset.splits[name], dataset.composition
-    texts = list(map(dataset.encoding.decode, split.codes(np.arange(len(split)))))
+    texts = list(map(dataset.encoding.decode, split.char_ids(np.arange(len(split)))))
     rows = pd.DataFrame({TEXT: [PRIVATE.sub("", text).strip() for text in texts], LABEL: split.labels})
-    for column, start in composition.places():
+    for column, start in composition.code_point_ranges():
         known = {chr(start + number): column.described(number) for number in range(column.size)}
         found = (next((known[each] for each in text if each in known), "") for text in texts)
         rows[f"{column.name}="] = list(found)

@@ -41,11 +41,11 @@ from commands import TRAIN, call
 
 from crepe_dist import command_runner, hardware, network_registry
 from crepe_dist.cuda import compiler, driver, gpu, nccl
-from crepe_dist.data.batch import pack
+from crepe_dist.data.batch import pack_batch
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.device import Device
-from crepe_dist.distributed.process_group import World
-from crepe_dist.engines.engine import open_engine
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.engines.engine import create_engine
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_json, write_text
 from crepe_dist.model.backend import choose_backend
@@ -118,17 +118,17 @@ SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), (
 
 def describe(bench: Bench) -> Rows:
     lines = call([*CREPE, "doctor", "--quick"], codes=(0, 1)).splitlines()
-    if error := driver.outdated() or compiler.missing():
+    if error := driver.version_error() or compiler.missing():
         raise error
     if not lines[-1].startswith("ready"):
         raise RuntimeError(" | ".join(lines))
     yield {"doctor": lines[-1], "lines": lines, "NCCL": nccl.version()}
-    gpus = range(driver.count())
+    gpus = range(driver.gpu_count())
     for number in gpus:
-        capability, place = driver.compute_capability(number), driver.place_of(number)
+        capability, place = driver.compute_capability(number), driver.gpu_location(number)
         compiled = f"{compiler.architecture_for(capability)}, {compiler.compilers(capability)}"
-        sliced = sum(driver.place_of(other) == place for other in gpus) > 1
-        yield {"GPU": number, "name": driver.name_of(number), "compiled for": compiled, "slice (MIG)": sliced}
+        sliced = sum(driver.gpu_location(other) == place for other in gpus) > 1
+        yield {"GPU": number, "name": driver.gpu_name(number), "compiled for": compiled, "slice (MIG)": sliced}
     facts = "driver_version,memory.total,mig.mode.current,compute_mode,ecc.mode.current,clocks.max.sm,pcie.link.gen.max"
     for question in (["topo", "-m"], [f"--query-gpu={facts}", "--format=csv"]):
         if shutil.which("nvidia-smi"):
@@ -195,11 +195,11 @@ def kernel_times(bench: Bench, precision: Any) -> list[Row]:
     split, size = data.splits["train"], 64 if bench.emulated else bench.batch
     rows = np.resize(np.arange(len(split)), size)
     options = ModelOptions(precision=precision)
-    shape: Any = network_registry.shape("crepe").for_data(options, data.encoding, len(data.classes), len(split))
+    shape: Any = network_registry.config_class("crepe").for_data(options, data.encoding, len(data.classes), len(split))
     backend = choose_backend(options, device, shape)
-    engine: Any = open_engine(shape, initial(shape).parameters, backend, device=device)
-    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), size))
-    batch = pack(split.codes(rows), split.labels[rows], size, size)
+    engine: Any = create_engine(shape, initial(shape).parameters, backend, device=device)
+    step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), size))
+    batch = pack_batch(split.char_ids(rows), split.labels[rows], size, size)
 
     def steps(first: int, last: int) -> None:
         for number in range(first, last):
@@ -225,7 +225,7 @@ def traffic(work: Callable[[], None]) -> dict[str, Row]:
 
 def event_times(work: Callable[[], None]) -> dict[str, Row]:
     """Time the launches by events of CUDA: launches and microseconds of all steps."""
-    cuda, launch = ctypes.CDLL(driver.LIBRARY), gpu.Module.launch
+    cuda, launch = ctypes.CDLL(driver.LIBRARY), gpu.CudaModule.launch
     marks: list[tuple[str, list[ctypes.c_void_p]]] = []
 
     def timed(module: Any, name: str, *given: Any, **named: Any) -> None:
@@ -237,7 +237,7 @@ def event_times(work: Callable[[], None]) -> dict[str, Row]:
         cuda.cuEventRecord(events[1], module._gpu.stream)
         marks.append((name, events))
 
-    gpu.Module.launch = timed  # type: ignore[assignment, method-assign]
+    gpu.CudaModule.launch = timed  # type: ignore[assignment, method-assign]
     work()
     spent, elapsed = defaultdict(list), ctypes.c_float()
     for name, events in marks:
@@ -250,7 +250,7 @@ def event_times(work: Callable[[], None]) -> dict[str, Row]:
 def throughput(bench: Bench) -> Rows:
     """Measure short runs of the default network."""
     bench.prepare()
-    cases = [(AUTO, size) for size in (1, 2, 4, 8) if size <= driver.count()]
+    cases = [(AUTO, size) for size in (1, 2, 4, 8) if size <= driver.gpu_count()]
     for precision, processes in [*cases, (FLOAT32, 1)]:
         for data in (LONG, SHORT):
             yield {"texts": data, "precision": precision, **measure_run(bench, data, precision, processes)}
@@ -376,14 +376,14 @@ def main() -> None:
             stack.enter_context(cuda_emulator.for_processes(DRIVER_GPUS=2))
         else:
             os.environ[cuda_emulator.SWITCH] = "real"
-        names = Counter(driver.name_of(number) for number in range(driver.count()))
+        names = Counter(driver.gpu_name(number) for number in range(driver.gpu_count()))
         if not names:
             remedy = "see `crepe doctor`; to try this command: --emulator"
-            raise driver.missing() or driver.fault() or UserError("there is no GPU", remedy=remedy)
+            raise driver.load_error() or driver.init_error() or UserError("there is no GPU", remedy=remedy)
         on = ", ".join(f"{count} × {name}" for name, count in names.items())
         on += " (an emulator: nothing here tells the speed of a GPU)" * given.emulator
         bench = Bench(folder, given.emulator, **sizes)
-        steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.only]
+        steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.select]
         report: Row = {"on": on, "machine": hardware.describe(), "steps": steps}
 
         def save() -> None:  # now, in case what comes is killed

@@ -34,15 +34,15 @@ from short_texts import run as run_short_texts
 from timing import alternate, rate
 
 from crepe_dist import command_runner, hardware
-from crepe_dist.data.char_encoder import ALPHABET, Codes, Encoding
+from crepe_dist.data.char_encoder import ALPHABET, CharEncoder, CharIds
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.distributed.device import check_mxnet, pick
+from crepe_dist.distributed.device import check_mxnet, select_device
 from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import UserError
-from crepe_dist.files import scratch
+from crepe_dist.files import temporary_folder
 from crepe_dist.formatting import percent
 from crepe_dist.native import library
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
@@ -80,8 +80,8 @@ class Sizes:
     limit: float = 3600.0
 
     @property
-    def shape(self) -> PaperShape:
-        return PaperShape(len(ALPHABET), self.feature_len, self.classes, self.filters, self.units)
+    def shape(self) -> PaperConfig:
+        return PaperConfig(len(ALPHABET), self.feature_len, self.classes, self.filters, self.units)
 
 
 QUICK = Sizes(2, 0.5, rows=5000, short_texts=Rows(1, 1500, 3000, 1, 400), patience=20.0, limit=250.0)
@@ -102,8 +102,8 @@ def main() -> None:
     sizes = TINY if options.tiny else QUICK if options.quick else Sizes()
     python = None if options.no_peers else _python(options.peers)
     import_mxnet()
-    with scratch() as folder:
-        figures = run(sizes, folder, pick(options.device, check_mxnet), python)
+    with temporary_folder() as folder:
+        figures = run(sizes, folder, select_device(options.device, check_mxnet), python)
     show(figures)
     if options.json is not None:
         flat = figures.pop("ratios") | figures
@@ -160,7 +160,7 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
         except OutOfTime:
             say(f"short texts are skipped: not finished in {0.4 * sizes.limit:.0f} s")
     say("training and prediction")
-    codes = split.codes(np.arange(sizes.batch_size))
+    codes = split.char_ids(np.arange(sizes.batch_size))
     network, about = _network(texts, codes, sizes, device, python if on_cpu else None, end)
     rates |= network
     train, forward = _ours("train", rates), _ours("forward", rates)
@@ -196,18 +196,18 @@ def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
             workloads.notebook_encode(text, sizes.feature_len)
         return len(few)
 
-    encode = partial(workloads.encode, texts, Encoding(feature_len=sizes.feature_len))
+    encode = partial(workloads.encode, texts, CharEncoder(feature_len=sizes.feature_len))
     runs: dict[str, Callable[[], int]] = {"encode": encode, "encode, notebook": encode_like_notebook}
     return alternate({name: partial(rate, work, sizes.seconds / 4) for name, work in runs.items()}, sizes.rounds)
 
 
 def _network(
-    texts: list[str], codes: Codes, sizes: Sizes, device: Any, python: str | None, until: float
+    texts: list[str], codes: CharIds, sizes: Sizes, device: Any, python: str | None, until: float
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Measure training and forward passes; return rates, and the peers' report."""
     import workloads
 
-    from crepe_dist.distributed.process_group import World
+    from crepe_dist.distributed.process_group import ProcessGroup
 
     shape, batch = sizes.shape, workloads.batch_of(codes, sizes.classes)
     first = texts[: 2 * sizes.batch_size]
@@ -216,13 +216,13 @@ def _network(
         "train, notebook, from text": workloads.NotebookTraining(first, labels, shape, sizes.batch_size, device)
     }
     for precision in workloads.precisions(shape, device):
-        training = workloads.Training(shape, World(), device, precision)
+        training = workloads.Training(shape, ProcessGroup(), device, precision)
         works[f"train, ours, {precision}"] = partial(training.repeat, batch, 1)
         works[f"forward, ours, {precision}"] = workloads.Forward(shape, device, batch, precision)
-    encoding = Encoding(feature_len=sizes.feature_len)
+    encoding = CharEncoder(feature_len=sizes.feature_len)
     works["train, ours, from text"] = partial(training.on_texts, first, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
-    with peers.started(python, sizes, library.threads(), sizes.seconds, sizes.patience, say) as others:
+    with peers.started(python, sizes, library.num_threads(), sizes.seconds, sizes.patience, say) as others:
         rates = alternate(runs | others.runs, sizes.rounds, until)
         rates = {name: value for name, value in rates.items() if not np.isnan(value)}
     return rates, others.about
@@ -262,7 +262,7 @@ def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
     source = folder / "texts.tsv"
     source.write_text("".join(f"{n % sizes.classes}\t{text}\n" for n, text in enumerate(texts)), encoding="utf-8")
     out = folder / "prepared"
-    encoding = Encoding(feature_len=sizes.feature_len)
+    encoding = CharEncoder(feature_len=sizes.feature_len)
     prepare(find_sources([str(source)]), out, PreparationSpec(encoding, SplitOptions(test=0.0)), processes=1)
     return open_dataset(out)
 

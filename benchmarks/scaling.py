@@ -24,14 +24,14 @@ from crepe_dist import hardware
 from crepe_dist.cuda import driver
 
 if TYPE_CHECKING:
-    from crepe_dist.networks.paper.config import PaperShape
+    from crepe_dist.networks.paper.config import PaperConfig
 
 SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")
 WORKER = (sys.executable, str(Path(__file__).with_name("scaling_worker.py")))
 
 
-def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
+def run(shape: PaperConfig, batch: int, rounds: int, seconds: float, on: str = "cpu") -> dict[str, Any]:
     """Measure weak scaling (``batch`` documents per process) and strong scaling (``batch`` over all processes).
 
     On a CPU, every process has one thread and one core.
@@ -67,7 +67,7 @@ def run(shape: PaperShape, batch: int, rounds: int, seconds: float, on: str = "c
     for (kind, size), share in shares.items():
         world, apart = rates[f"{kind} {size} world"], rates[f"{kind} {size} independent"]
         table.append(_row(kind, size, share, world, apart, rates["alone"]))
-    return {"table": table, "gradient_bytes": 4 * shape.parameters}
+    return {"table": table, "gradient_bytes": 4 * shape.num_parameters}
 
 
 def obstacle(on: str = "cpu") -> str:
@@ -79,7 +79,7 @@ def obstacle(on: str = "cpu") -> str:
 
 def slots(on: str) -> int:
     """Count the cores or GPUs, each of which can run one process."""
-    return hardware.cores() if on == "cpu" else driver.count()
+    return hardware.cores() if on == "cpu" else driver.gpu_count()
 
 
 def weak_ratio(result: Mapping[str, Any], size: int) -> float:

@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from crepe_dist import command_runner
-from crepe_dist.distributed.init_process_group import join
-from crepe_dist.distributed.launch import detect
+from crepe_dist.distributed.init_process_group import init_process_group
+from crepe_dist.distributed.launch import read_launcher_env
 
 
 def main() -> None:
@@ -20,13 +20,13 @@ def main() -> None:
     flags.add_argument("--number", type=int, help="number of the worker; default: the rank")
     flags.add_argument("address")
     options = flags.parse_args()
-    number = detect().rank if options.number is None else options.number
+    number = read_launcher_env().rank if options.number is None else options.number
     if options.on == "cpu":  # one core; a process that feeds a GPU uses any
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(options.address)
-        with connection.makefile("rw", encoding="utf-8") as stream, join() as world:
+        with connection.makefile("rw", encoding="utf-8") as stream, init_process_group() as world:
             print(json.dumps({"number": number, "pid": os.getpid()}), file=stream, flush=True)
             worker = Worker(world, number)
             for line in stream:  # until the socket closes
@@ -46,13 +46,13 @@ class Worker:
         """Build the network, on a GPU of its own or on the CPU."""
         from workloads import Training  # after join, which sets the number of MXNet's threads
 
-        from crepe_dist.distributed.device import Device, check_mxnet, pick
-        from crepe_dist.networks.paper.config import PaperShape
+        from crepe_dist.distributed.device import Device, check_mxnet, select_device
+        from crepe_dist.networks.paper.config import PaperConfig
 
-        self._shape = PaperShape(**shape)
+        self._shape = PaperConfig(**shape)
         # Independent processes do not know of each other's GPUs.
         apart = on == "gpu" and self._world.size == 1
-        device = Device("gpu", self._slot) if apart else pick(on, check_mxnet, self._world)
+        device = Device("gpu", self._slot) if apart else select_device(on, check_mxnet, self._world)
         self._training = Training(self._shape, self._world, device, precision)
         return {}
 

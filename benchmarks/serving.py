@@ -110,23 +110,23 @@ async def _load(port: int, clients: int, seconds: float, length: int) -> list[fl
 
 
 def _serve(given: Any) -> None:
-    from crepe_dist.data.char_encoder import Encoding
+    from crepe_dist.data.char_encoder import CharEncoder
     from crepe_dist.model.backend import choose_for_inference
     from crepe_dist.model.inference import open_inference
     from crepe_dist.networks.paper import init
-    from crepe_dist.networks.paper.config import PaperShape
+    from crepe_dist.networks.paper.config import PaperConfig
     from crepe_dist.predicting.predictor import Predictor
     from crepe_dist.serving import batching, server
-    from crepe_dist.serving.app import Metrics, create_app
+    from crepe_dist.serving.app import ServiceMetrics, create_app
 
-    encoding = Encoding(feature_len=given.feature_len)
+    encoding = CharEncoder(feature_len=given.feature_len)
     classes = [f"class {number}" for number in range(7)]
-    shape = PaperShape(encoding.codes, given.feature_len, len(classes), given.filters, given.units, 0.0)
-    arrays = {name: each.value for name, each in init.parameters(shape, seed=0).items()}
+    shape = PaperConfig(encoding.num_ids, given.feature_len, len(classes), given.filters, given.units, 0.0)
+    arrays = {name: each.data for name, each in init.init_parameters(shape, seed=0).items()}
     predictor = Predictor(open_inference(shape, arrays, choose_for_inference(shape)), encoding, classes)
-    metrics = Metrics(predictor.path.name, predictor.kernels)
+    metrics = ServiceMetrics(predictor.path.name, predictor.kernels)
     batching.BATCH_TEXTS = given.serve
-    batcher = batching.Batcher(predictor.predict, predictor.explain, metrics.batch_texts.observe)
+    batcher = batching.DynamicBatcher(predictor.predict, predictor.explain, metrics.batch_texts.observe)
     batcher.submit(["warm-up"]).result()
     with server.listen("127.0.0.1", 0) as listener:
         print(listener.getsockname()[1], flush=True)

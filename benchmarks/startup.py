@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crepe_dist import command_runner
-from crepe_dist.settings.fields import whole
+from crepe_dist.settings.fields import int_range
 from crepe_dist.settings.flags import Parser
 
 PYTHON = (sys.executable, "-u", "-W", "ignore")
@@ -34,7 +34,7 @@ LARGEST = 5  # packages to show
 def main() -> None:
     flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("data", type=Path, metavar="DIR", nargs="?", help="prepared data")
-    flags.add_argument("--rounds", type=whole(1, 100), default=3, metavar="N", help="default: 3")
+    flags.add_argument("--rounds", type=int_range(1, 100), default=3, metavar="N", help="default: 3")
     flags.add_argument("--install", nargs="+", default=[], metavar="PYTHON", help="also install it for these Pythons")
     args = flags.parse_args()
     with tempfile.TemporaryDirectory() as folder:

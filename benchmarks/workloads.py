@@ -15,17 +15,17 @@ import numpy.typing as npt
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 
-from crepe_dist.data.batch import Batch, pack
-from crepe_dist.data.char_encoder import ALPHABET, Codes, Encoding
+from crepe_dist.data.batch import Batch, pack_batch
+from crepe_dist.data.char_encoder import ALPHABET, CharEncoder, CharIds
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader, epoch_order
-from crepe_dist.distributed.process_group import World
-from crepe_dist.engines.engine import Engine, open_engine
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.engines.engine import Engine, create_engine
 from crepe_dist.engines.gluon_engine import context
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperShape
-from crepe_dist.networks.paper.init import parameters
+from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperConfig
+from crepe_dist.networks.paper.init import init_parameters
 from crepe_dist.preparing.building import MAX_CHUNK
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
 
@@ -37,23 +37,23 @@ INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 class Training:
     """Training steps of this package."""
 
-    def __init__(self, shape: PaperShape, world: World, device: Any, precision: Precision = "auto") -> None:
+    def __init__(self, shape: PaperConfig, world: ProcessGroup, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        self._exchange = self.engine.open_exchange(world, OPTIMIZER, 0)
+        self._exchange = self.engine.create_optimizer(world, OPTIMIZER, 0)
         self._steps = 0
 
     def repeat(self, batch: Batch, times: int) -> int:
         """Train on the same batch several times."""
         return self.on(batch for _ in range(times))
 
-    def on_texts(self, texts: Sequence[str], labels: Sequence[int], encoding: Encoding, batch_size: int) -> int:
+    def on_texts(self, texts: Sequence[str], labels: Sequence[int], encoding: CharEncoder, batch_size: int) -> int:
         """Encode all texts and train on them in batches."""
 
         def encoded() -> Iterator[Batch]:
             numbers = np.asarray(labels, dtype=np.int32)
             for start in range(0, len(texts), batch_size):
                 codes = encoding.encode(texts[start : start + batch_size])
-                yield pack(codes, numbers[start : start + batch_size], batch_size, len(codes))
+                yield pack_batch(codes, numbers[start : start + batch_size], batch_size, len(codes))
 
         return self.on(encoded())
 
@@ -62,11 +62,11 @@ class Training:
         documents = 0
         for batch in source:
             self._steps += 1
-            batch = batch.of_step(self._steps, seed=0)
-            while self._exchange.all_reduce(self.engine.forward_backward(batch), batch).overflowed:
+            batch = batch.for_step(self._steps, seed=0)
+            while self._exchange.all_reduce(self.engine.forward_backward(batch), batch).needs_recompute:
                 pass
-            self._exchange.update(batch.documents, 0.01)
-            documents += batch.documents
+            self._exchange.step(batch.global_batch_size, 0.01)
+            documents += batch.global_batch_size
         self.engine.wait()
         return documents
 
@@ -74,39 +74,39 @@ class Training:
 class Forward:
     """Forward pass of a batch, including the copy of the logits to the host."""
 
-    def __init__(self, shape: PaperShape, device: Any, batch: Batch, precision: Precision) -> None:
+    def __init__(self, shape: PaperConfig, device: Any, batch: Batch, precision: Precision) -> None:
         self._engine = _engine(shape, device, precision)
-        self._engine.refresh()
+        self._engine.load_weights()
         self._batch = batch
 
     def __call__(self) -> int:
         self._engine.logits(self._batch)
-        return self._batch.documents
+        return self._batch.global_batch_size
 
 
-def _engine(shape: PaperShape, device: Any, precision: Precision) -> Engine:
+def _engine(shape: PaperConfig, device: Any, precision: Precision) -> Engine:
     options = ModelOptions(precision=precision)
-    return open_engine(shape, parameters(shape, seed=0), choose_backend(options, device, shape), device=device)
+    return create_engine(shape, init_parameters(shape, seed=0), choose_backend(options, device, shape), device=device)
 
 
-def precisions(shape: PaperShape, device: Any) -> list[Precision]:
+def precisions(shape: PaperConfig, device: Any) -> list[Precision]:
     """List the precisions that the device supports well, the fastest last."""
     best = choose_backend(ModelOptions(), device, shape).precision
     return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
 
 
-def batch_of(codes: Codes, classes: int, size: int = 1, first: int = 0) -> Batch:
+def batch_of(codes: CharIds, classes: int, size: int = 1, first: int = 0) -> Batch:
     """Make this rank's batch, of ``size`` ranks, from uint8 codes [B, L] with labels ``first``, ``first`` + 1, …"""
     labels = (np.arange(len(codes), dtype=np.int32) + first) % classes
-    return pack(codes, labels, len(codes), len(codes) * size)
+    return pack_batch(codes, labels, len(codes), len(codes) * size)
 
 
-def random_batch(shape: PaperShape, documents: int, size: int = 1, seed: int = 0) -> Batch:
+def random_batch(shape: PaperConfig, documents: int, size: int = 1, seed: int = 0) -> Batch:
     codes = np.random.default_rng(seed).integers(0, shape.alphabet_size, [documents, shape.feature_len], dtype=np.uint8)
-    return batch_of(codes, shape.classes, size, seed)
+    return batch_of(codes, shape.num_classes, size, seed)
 
 
-def encode(texts: Sequence[str], encoding: Encoding) -> int:
+def encode(texts: Sequence[str], encoding: CharEncoder) -> int:
     """Encode texts in the chunks that ``prepare`` uses."""
     for start in range(0, len(texts), MAX_CHUNK):
         encoding.encode(texts[start : start + MAX_CHUNK])
@@ -116,7 +116,7 @@ def encode(texts: Sequence[str], encoding: Encoding) -> int:
 def load(split: Split, batch_size: int) -> int:
     """Load the batches of one epoch, without training."""
     order = epoch_order(len(split), 0, 0)
-    return sum(batch.documents for batch in DataLoader(split, order, batch_size, 0, 1))
+    return sum(batch.global_batch_size for batch in DataLoader(split, order, batch_size, 0, 1))
 
 
 def waiting(split: Split, batch_size: int, step: float) -> float:
@@ -155,7 +155,7 @@ class NotebookTraining:
     """
 
     def __init__(
-        self, texts: Sequence[str], labels: Sequence[int], shape: PaperShape, batch_size: int, device: Any
+        self, texts: Sequence[str], labels: Sequence[int], shape: PaperConfig, batch_size: int, device: Any
     ) -> None:
         self._network = notebook_network(shape)
         self._device = context(device)
@@ -189,7 +189,7 @@ class _Encoding:
         return notebook_encode(text, self._feature_len), label
 
 
-def notebook_network(shape: PaperShape) -> Any:
+def notebook_network(shape: PaperConfig) -> Any:
     """Make the notebook's network, whose files the tests read."""
     network = nn.HybridSequential()
     with network.name_scope():
@@ -200,5 +200,5 @@ def notebook_network(shape: PaperShape) -> Any:
         network.add(nn.Flatten())
         for _ in range(2):
             network.add(nn.Dense(shape.units, activation="relu"), nn.Dropout(0.5))
-        network.add(nn.Dense(shape.classes))
+        network.add(nn.Dense(shape.num_classes))
     return network

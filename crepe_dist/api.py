@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from crepe_dist.commands.prepare import COMMAND_ONLY, Prepare, for_python, prepare
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
-from crepe_dist.distributed.launch import detect
-from crepe_dist.elastic.training_subprocess import QUIET
+from crepe_dist.distributed.launch import read_launcher_env
+from crepe_dist.elastic.training_subprocess import NO_REPORTS
 from crepe_dist.errors import UserError
-from crepe_dist.files import scratch
-from crepe_dist.formatting import counted, listed, number
+from crepe_dist.files import temporary_folder
+from crepe_dist.formatting import join_words, number, pluralize
 from crepe_dist.predicting.input_reader import check_column
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.run_dir import open_run
 from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
-from crepe_dist.settings.config import combined, flag, settings
-from crepe_dist.settings.fields import near, settings_of
+from crepe_dist.settings.config import flag, merge_settings, settings
+from crepe_dist.settings.fields import did_you_mean, settings_of
 from crepe_dist.train import train
 
 if TYPE_CHECKING:
@@ -66,21 +66,21 @@ def fit(
     options = {**{name: value for name, value in (("label", label), ("text", text)) if value is not None}, **options}
     path = Path(data) if isinstance(data, (str, Path)) else None
     if path is not None and (str(path) == SAMPLE or (path / MANIFEST).is_file()):
-        config = combined({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
+        config = merge_settings({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
         with _printing(verbose):
             checkpoint = train(config).checkpoint
         return load(checkpoint, device=config.device)
-    if detect().size > 1:
+    if read_launcher_env().size > 1:
         remedy = "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit"
-        raise UserError(f"{detect().size} processes cannot prepare the same data", remedy=remedy)
+        raise UserError(f"{read_launcher_env().size} processes cannot prepare the same data", remedy=remedy)
     preparing, training = _divided(options, is_prepared=False)
-    with scratch() as folder:
+    with temporary_folder() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
         summary = prepare(data, prepared, verbose=bool(verbose), **preparing)
         is_kept = "run_dir" in training
-        usual = {} if is_kept else {"run_dir": str(folder / "run"), **QUIET}
+        usual = {} if is_kept else {"run_dir": str(folder / "run"), **NO_REPORTS}
         try:
-            config = combined({**usual, **training, "data.source": str(prepared)})
+            config = merge_settings({**usual, **training, "data.source": str(prepared)})
             if verbose:
                 print("\n".join(_described(summary)), flush=True)
                 _note(summary["warnings"])
@@ -109,7 +109,7 @@ def _described(summary: dict[str, Any]) -> Iterator[str]:
         **{name: summary["rows"][key] for key, name in REMOVED_ROWS if key != "bad"},
     }
     if dropped := [f"{name} ({number(count)})" for name, count in counts.items() if count]:
-        yield f"dropped   {counted(summary['rows']['read'] - summary['rows']['kept'], 'row')}: {listed(dropped)}"
+        yield f"dropped   {pluralize(summary['rows']['read'] - summary['rows']['kept'], 'row')}: {join_words(dropped)}"
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str
     for given, value in options.items():
         name = current_name(given, {**SETTINGS, **aliases}, dotted)
         if name in NEVER or name not in {*dotted, *flags}:
-            remedy = near(name, {*dotted, *flags} - NEVER) or "docs/how-to/python.md lists the options"
+            remedy = did_you_mean(name, {*dotted, *flags} - NEVER) or "docs/how-to/python.md lists the options"
             raise UserError(f"fit has no option {name}{' for a prepared folder' * is_prepared}", remedy=remedy)
         if name in flags:
             preparing[name] = value

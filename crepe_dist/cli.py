@@ -9,7 +9,7 @@ from typing import Any
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.settings.fields import near
+from crepe_dist.settings.fields import did_you_mean
 from crepe_dist.settings.flags import Parser
 
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
@@ -49,7 +49,7 @@ MANAGING = ("runs", "use", "report", "clean")
 
 def parser() -> Parser:
     """Build the parser of the options before the command."""
-    prog = invocation.program("").rstrip()
+    prog = invocation.program_name("").rstrip()
     lines = []
     for title, group in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {name:<12}{summary}" for name, summary in group.items())]
@@ -57,7 +57,7 @@ def parser() -> Parser:
         prog=prog,
         usage=f"{prog} COMMAND [options]",
         description="Train character-level text classifiers, and use them.\n" + "\n".join(lines),
-        epilog=f"{invocation.front()}{prog} COMMAND --help lists the options of a command.",
+        epilog=f"{invocation.uv_prefix()}{prog} COMMAND --help lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -83,7 +83,7 @@ def run() -> None:
     elif name.startswith("-"):
         flags.parse_args()
     elif name not in COMMANDS:
-        remedy = near(name, COMMANDS) or f"give one of {', '.join(COMMANDS)}"
+        remedy = did_you_mean(name, COMMANDS) or f"give one of {', '.join(COMMANDS)}"
         raise UserError(f"there is no command {name}", remedy=remedy)
     else:
         del sys.argv[1]

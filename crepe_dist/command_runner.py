@@ -11,7 +11,7 @@ import warnings
 from types import FrameType
 from typing import Callable, NoReturn
 
-from crepe_dist.errors import SIGNALS, ExitCode, PeerGone, UserError, is_memory_error
+from crepe_dist.errors import SIGNALS, ExitCode, PeerLostError, UserError, is_memory_error
 
 # Remedies for errors of files and folders.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
@@ -40,7 +40,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     """Run a command's ``main`` and exit with an ``ExitCode``; after Ctrl-C, print its message or ``interrupted``."""
     # Not at the top: a process handles signals before these imports.
     from crepe_dist import crash_report
-    from crepe_dist.distributed.signals import Stopped
+    from crepe_dist.distributed.signals import StopRequested
 
     code: int = ExitCode.ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -52,7 +52,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     except UserError as error:
         _say(str(error))
         code = error.code
-    except Stopped as stopped:
+    except StopRequested as stopped:
         # Some launchers signal the other processes when the first one ends; that must not change the exit code.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -66,7 +66,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         # The reader of our output has closed the pipe (`… | head`), which is not an error.
         silence()
         code = ExitCode.DONE
-    except PeerGone as error:
+    except PeerLostError as error:
         _say(
             f"stopped because another process ended or did not answer ({error}); see its messages, if it has any. "
             "The same command resumes"
@@ -85,9 +85,9 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
 
 
 def _say(message: str) -> None:
-    from crepe_dist.distributed.launch import detect
+    from crepe_dist.distributed.launch import read_launcher_env
 
-    launch = detect()
+    launch = read_launcher_env()
     prefix = f"[rank {launch.rank}] " if launch.size > 1 else ""
     print(f"{prefix}{message}", file=sys.stderr, flush=True)
 

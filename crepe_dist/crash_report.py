@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from crepe_dist import hardware, invocation
-from crepe_dist.distributed.launch import detect
+from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.errors import UserError
 from crepe_dist.files import write_text
 
@@ -24,7 +24,7 @@ LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 def unexpected(error: Exception) -> UserError:
     """Write the report of an exception and return the error to show; without a report, print the traceback."""
-    launch = detect()
+    launch = read_launcher_env()
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     report = Path(f"crash-report{f'-rank{launch.rank}' * (launch.size > 1)}.txt").absolute()
     where = f"the traceback is in {report}"
@@ -43,5 +43,5 @@ def unexpected(error: Exception) -> UserError:
     return UserError(
         f"unexpected failure: {first}",
         f"a bug in crepe_dist or in a library it uses; {where}",
-        f"run {invocation.typed('doctor')}; if it finds no problem, open an issue with that file",
+        f"run {invocation.command_line('doctor')}; if it finds no problem, open an issue with that file",
     )

@@ -70,29 +70,29 @@ class UserError(Exception):
         if self.remedy:
             lines.append(f"  do:  {self.remedy}")
         # File names and contents may hold control characters that a terminal would act on.
-        return "\n".join(map(one_line, lines))
+        return "\n".join(map(escape_to_one_line, lines))
 
 
-def shown(character: str) -> str:
+def escape_character(character: str) -> str:
     r"""Return the character, or its escape (``\n``, ``\u202e``) if a terminal or a browser would act on it."""
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
 
 
-def one_line(text: str) -> str:
+def escape_to_one_line(text: str) -> str:
     """Escape the control characters of untrusted text, line ends and tabs included."""
-    return text if text.isprintable() else "".join(map(shown, text))
+    return text if text.isprintable() else "".join(map(escape_character, text))
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Escape the control characters of untrusted text for a terminal; line ends and tabs stay."""
     if text.isprintable():
         return text
-    return "".join(character if character in "\n\t" else shown(character) for character in text)
+    return "".join(character if character in "\n\t" else escape_character(character) for character in text)
 
 
-class PeerGone(Exception):
+class PeerLostError(Exception):
     """Another process of the group ended or failed to join."""
 
 

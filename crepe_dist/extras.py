@@ -43,7 +43,7 @@ class MissingExtra(UserError, ImportError):
     """The error for a feature whose libraries are not installed."""
 
 
-def missing(extra: str) -> list[str]:
+def missing_packages(extra: str) -> list[str]:
     """Return the packages of an extra that are not installed."""
     return [name for name in PACKAGES[extra] if not _is_installed(MODULES.get(name, name))]
 
@@ -58,7 +58,7 @@ def _is_installed(module: str) -> bool:
 def install(extra: str) -> str:
     """Spell how to install an extra; no registry has a package of our own name."""
     in_clone = f"uv sync --inexact --extra {extra}"
-    if invocation.front():
+    if invocation.uv_prefix():
         return in_clone
     return f"pip install {' '.join(PACKAGES[extra])}; in a clone of the repository: {in_clone}"
 
@@ -69,11 +69,11 @@ def require(extra: str, feature: str) -> None:
     Raises:
         MissingExtra: one is not.
     """
-    if names := missing(extra):
+    if names := missing_packages(extra):
         raise MissingExtra(f"{feature} needs {', '.join(names)}", f"not installed in {sys.prefix}", install(extra))
 
 
-def left_out(extra: str, feature: str) -> str:
+def missing_note(extra: str, feature: str) -> str:
     """Return the line that says why a feature is left out and how to get it; empty if its packages are installed."""
-    names = ", ".join(missing(extra))
+    names = ", ".join(missing_packages(extra))
     return f"no {feature} without {names}; to install: {install(extra)}" if names else ""

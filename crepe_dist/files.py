@@ -44,7 +44,7 @@ MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
 MAX_JSON_CONTAINERS = 1 << 18
 MAX_JSON_VALUES = 1 << 21
 MAX_DIGITS = 300  # of an integer: float64 holds any of them
-LARGEST = sys.float_info.max
+MAX_FLOAT = sys.float_info.max
 # Signs in full width count as the usual ones in East Asian versions. Blanks before them do not always help.
 _FORMULA = re.compile(r"'*(?:[\t\r]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]\s*\S)")
 _NUMBER = re.compile(r"\s*[+-]?[\d.,\s]*\d(?:[eE][+-]?\d+)?\s*%?\s*", re.ASCII)
@@ -65,7 +65,7 @@ def write_text(path: Path, text: str, *, follow: bool = False) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def name_path_in_errors(path: Path) -> Iterator[None]:
     """Name the file or folder in an error of writing it; the system, and NumPy, do not.
 
     Raises:
@@ -94,7 +94,7 @@ def atomic_text(path: Path, errors: str = "strict", *, follow: bool = False) -> 
             yield stream
         return
     path = Path(os.path.realpath(path)) if follow else path
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors=errors) as stream:
+    with atomic_replace(path) as temporary, temporary.open("w", encoding="utf-8", errors=errors) as stream:
         yield stream
 
 
@@ -163,11 +163,11 @@ def unwritable(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replace(path: Path) -> Iterator[Path]:
     """Provide the path of a temporary file, which replaces ``path`` if the block succeeds, and is removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with writing(path):
+        with name_path_in_errors(path):
             yield temporary
             sync(temporary)
         temporary.replace(path)
@@ -208,7 +208,7 @@ def cells(values: Iterable[Any]) -> list[Any]:
     return [value if type(value) is not str or value[:1].isalnum() else cell(value) for value in values]
 
 
-def original(text: str) -> str:
+def unescape_cell(text: str) -> str:
     """Return the value of a cell that ``cell`` made."""
     return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
 
@@ -341,7 +341,7 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("not JSON: nested too deeply") from None
 
 
-def finite(value: Any, least: float = -LARGEST, most: float = LARGEST, name: str = "a value") -> float:
+def parse_finite(value: Any, least: float = -MAX_FLOAT, most: float = MAX_FLOAT, name: str = "a value") -> float:
     """Return a number from JSON that is finite and in a range.
 
     Args:
@@ -367,7 +367,7 @@ def integer(value: Any, least: int = 0, most: int = 1 << 53, name: str = "a valu
 
 
 def _range(least: float, most: float) -> str:
-    return "" if most == LARGEST else f" from {least:,} to {most:,}"
+    return "" if most == MAX_FLOAT else f" from {least:,} to {most:,}"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -425,18 +425,18 @@ def read_names(file: Path) -> list[str]:
 
 
 @contextmanager
-def scratch(place: Path | None = None) -> Iterator[Path]:
+def temporary_folder(place: Path | None = None) -> Iterator[Path]:
     """Make a temporary folder, in ``place`` or that of the system, and remove it at the end of the block."""
-    for left in abandoned(place):
+    for left in list_abandoned(place):
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name, (Path(name) / LOCK).open("w") as lock:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with writing(Path(name)):
+        with name_path_in_errors(Path(name)):
             yield Path(name)
 
 
-def abandoned(place: Path | None = None, names: str = f"{PREFIX}*") -> list[Path]:
+def list_abandoned(place: Path | None = None, names: str = f"{PREFIX}*") -> list[Path]:
     """List this user's folders whose process was killed: by default, the temporary ones of ``scratch``."""
     return [path for path in sorted(Path(place or tempfile.gettempdir()).glob(names)) if _is_abandoned(path)]
 

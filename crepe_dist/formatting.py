@@ -6,11 +6,11 @@ import signal
 import unicodedata
 from typing import Any, TypeVar, Union
 
-from crepe_dist.errors import one_line
+from crepe_dist.errors import escape_to_one_line
 
 Number = Union[int, float]
 Item = TypeVar("Item")
-LONGEST = 1000  # characters of a text in a report
+MAX_EXCERPT = 1000  # characters of a text in a report
 
 
 def number(value: Number) -> str:
@@ -58,48 +58,48 @@ def duration(seconds: float) -> str:
     return f"{round(hours / 24)} days"
 
 
-def counted(count: Number, one: str, many: str = "") -> str:
+def pluralize(count: Number, one: str, many: str = "") -> str:
     """Format a count with its noun, such as "1 row" or "2,000 rows"."""
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
-def measure(several: bool) -> str:
+def score_name(several: bool) -> str:
     """Name the score that records call accuracy: that of several labels is their micro F1."""
     return "micro F1" if several else "accuracy"
 
 
-def first(items: list[Item], most: int) -> list[Item]:
+def head(items: list[Item], most: int) -> list[Item]:
     """Return the first ``most`` items, or all if only one more follows: naming it takes no more room than "1 more"."""
     return items if len(items) == most + 1 else items[:most]
 
 
-def listed(items: list[str]) -> str:
+def join_words(items: list[str]) -> str:
     """Join items as in a sentence: "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
-def excerpt(text: str, limit: int = LONGEST) -> str:
+def excerpt(text: str, limit: int = MAX_EXCERPT) -> str:
     r"""Escape control characters, direction marks and lone surrogates, as in ``\n`` or ``\u202e``.
 
     A text longer than ``limit`` characters is cut and ends in "…".
     """
     if len(text) > limit:
         text = text[: limit - 1] + "…"
-    return one_line(text)
+    return escape_to_one_line(text)
 
 
-def clean(value: Any, limit: int = LONGEST) -> Any:
+def escape_nested(value: Any, limit: int = MAX_EXCERPT) -> Any:
     """Apply ``excerpt`` to every text and key of JSON-like data."""
     if isinstance(value, str):
         return excerpt(value, limit)
     if isinstance(value, dict):
-        return {excerpt(key, limit): clean(item, limit) for key, item in value.items()}
+        return {excerpt(key, limit): escape_nested(item, limit) for key, item in value.items()}
     if isinstance(value, list):
-        return [clean(item, limit) for item in value]
+        return [escape_nested(item, limit) for item in value]
     return value
 
 
-def cut(text: str, width: int) -> str:
+def truncate_to_width(text: str, width: int) -> str:
     """Cut a text to at most ``width`` terminal columns; a text that was cut ends in "…"."""
     from rich.cells import cell_len, set_cell_size  # here: most commands format no table
 

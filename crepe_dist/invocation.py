@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 
 
-def program(command: str) -> str:
+def program_name(command: str) -> str:
     """Spell a command in the way this one was started: `crepe`, or `python -m crepe_dist`."""
     return f"{'crepe' if Path(sys.argv[0]).name == 'crepe' else 'python -m crepe_dist'} {command}"
 
 
-def front() -> str:
+def uv_prefix() -> str:
     """Return `uv run ` in a process that uv started, since its programs are not on the path of the user's shell."""
     return "uv run " if "UV" in os.environ else ""
 
 
-def typed(command: str) -> str:
+def command_line(command: str) -> str:
     """Spell a command as the user would type it, for one process."""
-    return f"{front()}{program(command)}"
+    return f"{uv_prefix()}{program_name(command)}"

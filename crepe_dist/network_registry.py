@@ -16,19 +16,19 @@ NETWORKS = {
     "ngrams": "crepe_dist.networks.ngrams",
     "paper": "crepe_dist.networks.paper",
 }
-NOTEBOOK = "paper"  # the network of parameters without a description, such as the notebook's
+LEGACY_NETWORK = "paper"  # the network of parameters without a description, such as the notebook's
 
 
-def part(kind: str, name: str) -> ModuleType:
+def import_network_module(kind: str, name: str) -> ModuleType:
     """Import a file of a network's folder, such as ``shape``."""
     return importlib.import_module(f"{NETWORKS[kind]}.{name}")
 
 
-def shape(kind: str) -> Any:
-    """Return a network's subclass of ``Shape``."""
-    return part(kind, "config").SHAPE
+def config_class(kind: str) -> Any:
+    """Return a network's subclass of ``NetworkConfig``."""
+    return import_network_module(kind, "config").CONFIG_CLASS
 
 
-def has_part(kind: str, name: str) -> bool:
+def has_network_module(kind: str, name: str) -> bool:
     """Tell whether a network's folder has a file."""
     return importlib.util.find_spec(f"{NETWORKS[kind]}.{name}") is not None

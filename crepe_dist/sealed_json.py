@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import finite, integer, read_json, write_json
+from crepe_dist.files import integer, parse_finite, read_json, write_json
 
 FORMAT, SEAL = "format", "sha256"  # first and last key
-LARGEST = 1 << 53
+MAX_INTEGER = 1 << 53
 
 
 def digest(value: Any) -> str:
@@ -23,16 +23,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def seal(values: dict[str, Any]) -> str:
+def checksum(values: dict[str, Any]) -> str:
     """Compute the SHA-256 of the values of a file, without its seal."""
     return digest({name: value for name, value in values.items() if name != SEAL})
 
 
-def write_sealed(path: Path, version: int, values: dict[str, Any], indent: int | None = 2) -> None:
+def write_sealed_json(path: Path, version: int, values: dict[str, Any], indent: int | None = 2) -> None:
     """Write a sealed file atomically."""
     values = {FORMAT: version, **values}
     values.pop(SEAL, None)
-    write_json(path, {**values, SEAL: seal(values)}, indent)
+    write_json(path, {**values, SEAL: checksum(values)}, indent)
 
 
 def read_record(path: Path, version: int, remedy: str, kind: Any = None, *, follow: bool = False) -> dict[str, Any]:
@@ -52,21 +52,21 @@ def read_record(path: Path, version: int, remedy: str, kind: Any = None, *, foll
             found = str(values[FORMAT])[:40]
             raise UserError(f"{path} has format {found}; this version reads format {version}", remedy=remedy)
         if kind is not None:
-            check(values, kind)
-        elif values[SEAL] != seal(values):
+            validate(values, kind)
+        elif values[SEAL] != checksum(values):
             raise ValueError("it was altered since it was written: its SHA-256 is not the one in its last line")
         return values
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error, remedy) from error
+        raise damaged_error(path, error, remedy) from error
 
 
-def damaged(path: object, error: Exception, remedy: str) -> UserError:
+def damaged_error(path: object, error: Exception, remedy: str) -> UserError:
     """Return the error for a file or folder of this package with other content than it should have."""
     why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
     return UserError(f"{path} is damaged", why[:300], remedy)
 
 
-def check(value: Any, kind: Any, name: str = "the file") -> None:
+def validate(value: Any, kind: Any, name: str = "the file") -> None:
     """Check a value from JSON.
 
     Args:
@@ -81,13 +81,13 @@ def check(value: Any, kind: Any, name: str = "the file") -> None:
     if isinstance(kind, dict) and type(value) is dict:
         for key, of_key in kind.items():
             if not key.endswith("?"):
-                check(value[key], of_key, key)
+                validate(value[key], of_key, key)
             elif key[:-1] in value:
-                check(value[key[:-1]], of_key, key[:-1])
+                validate(value[key[:-1]], of_key, key[:-1])
     elif kind is float:
-        finite(value, name=name)
+        parse_finite(value, name=name)
     elif kind is int:
-        integer(value, -LARGEST, LARGEST, name)
+        integer(value, -MAX_INTEGER, MAX_INTEGER, name)
     elif isinstance(kind, tuple):
         if value not in kind:
             raise ValueError(f"{name} is {str(value)[:40]!r}, not {' or '.join(kind)}")
@@ -95,4 +95,4 @@ def check(value: Any, kind: Any, name: str = "the file") -> None:
         raise ValueError(f"{name} is {str(value)[:40]!r}, not {getattr(kind, '__name__', 'an object')}")
     elif inner:
         for each in value.values() if origin is dict else value:
-            check(each, inner[-1], f"a value of {name}")
+            validate(each, inner[-1], f"a value of {name}")

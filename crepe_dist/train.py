@@ -15,15 +15,15 @@ from crepe_dist import command_runner, invocation
 if __name__ == "__main__":
     command_runner.end_on_signals()
 
-from crepe_dist.distributed.init_process_group import join
-from crepe_dist.distributed.signals import Control
-from crepe_dist.settings.config import Config, parse, parse_all, print_help
-from crepe_dist.settings.fields import MANY, real, setting, whole
+from crepe_dist.distributed.init_process_group import init_process_group
+from crepe_dist.distributed.signals import SignalHandler
+from crepe_dist.settings.config import Config, parse, parse_with_cluster, print_help
+from crepe_dist.settings.fields import MAX_COUNT, float_range, int_range, setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import SafetyOptions
 
 if TYPE_CHECKING:
-    from crepe_dist.distributed.process_group import World
+    from crepe_dist.distributed.process_group import ProcessGroup
     from crepe_dist.runs.run_dir import Result
 
 
@@ -31,14 +31,14 @@ def main() -> None:
     gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
     print_help(sys.argv[1:])  # before ``join``, which imports MXNet for several processes
     if any(word.partition("=")[0] == "--on" for word in sys.argv[1:]):
-        config, cluster = parse_all(sys.argv[1:])
+        config, cluster = parse_with_cluster(sys.argv[1:])
         if cluster is not None:
             from crepe_dist.clusters.ray import on_ray
 
             _show_next(on_ray(config, cluster.processes, cluster.max_restarts))
         return
-    with Control() as control, join(lambda: parse(sys.argv[1:])) as world:
-        config = world.agree("settings", lambda: parse(sys.argv[1:]), same=lambda config: config.to_dict())
+    with SignalHandler() as control, init_process_group(lambda: parse(sys.argv[1:])) as world:
+        config = world.run_on_all("settings", lambda: parse(sys.argv[1:]), compare_by=lambda config: config.to_dict())
         result = _train(config, world, control)
         if world.is_root:
             _show_next(result)
@@ -52,27 +52,27 @@ def train(config: Config) -> "Result":
         Stopped: SIGTERM or SIGINT arrived. The state is saved if the run had begun.
         KeyboardInterrupt: SIGINT arrived before the run began, or for the second time.
     """
-    with Control() as control, join(lambda: config) as world:
+    with SignalHandler() as control, init_process_group(lambda: config) as world:
         return _train(config, world, control)
 
 
-def _train(config: Config, world: "World", control: Control) -> "Result":
+def _train(config: Config, world: "ProcessGroup", control: SignalHandler) -> "Result":
     # Imported after `join` has sent away a process that cannot train.
     from crepe_dist.training import job
 
     gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
     gc.enable()
-    return job.train(config, world, control)
+    return job.run_training_job(config, world, control)
 
 
 def _show_next(result: "Result") -> None:
     """Print the commands that use the model, to be pasted."""
-    from crepe_dist.training.display import Display
+    from crepe_dist.training.display import ProgressDisplay
 
     run = shlex.quote(str(result.run_dir))
     ends = {"evaluate": "", "predict": ' --text "a text to classify"', "serve": ""}
-    lines = [f"{invocation.typed(name)} {run}{end}" for name, end in ends.items()]
-    Display(is_root=True).say_lines(f"{'next' * (not row):<8}{line}" for row, line in enumerate(lines))
+    lines = [f"{invocation.command_line(name)} {run}{end}" for name, end in ends.items()]
+    ProgressDisplay(is_root=True).print_lines(f"{'next' * (not row):<8}{line}" for row, line in enumerate(lines))
 
 
 @dataclass
@@ -90,9 +90,9 @@ class Supervise(Command):
       the failed worker
       """
 
-    processes: int = setting(1, "number of processes", whole(1, 1024), "-np")
-    max_restarts: int = setting(10, "restarts after failures; preemptions do not count", whole(0, MANY))
-    grace: float = setting(30.0, "seconds between asking a worker to stop and killing it", real(0, 1e6))
+    processes: int = setting(1, "number of processes", int_range(1, 1024), "-np")
+    max_restarts: int = setting(10, "restarts after failures; preemptions do not count", int_range(0, MAX_COUNT))
+    grace: float = setting(30.0, "seconds between asking a worker to stop and killing it", float_range(0, 1e6))
     worker: Sequence[str] = ()  # arguments of Python
     limit: float = SafetyOptions.watchdog_s
 
@@ -103,8 +103,10 @@ class Supervise(Command):
         return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 
     def run(self) -> None:
-        from crepe_dist.elastic.driver import Cluster, Driver
+        from crepe_dist.elastic.driver import Cluster, ElasticDriver
 
-        with Control() as control, control.deferring():
+        with SignalHandler() as control, control.defer():
             cluster = Cluster()
-            Driver(cluster, self.worker, self.processes, self.max_restarts, control, self.limit, self.grace).run()
+            ElasticDriver(
+                cluster, self.worker, self.processes, self.max_restarts, control, self.limit, self.grace
+            ).run()

@@ -46,7 +46,7 @@ def main() -> None:
 
     # Fine-tuning helps if the run was trained on many similar texts. Otherwise it can hurt, so compare both.
     for start, model in ((args.run, finetuned), ("random parameters", random)):
-        print(f"from {start}: test accuracy {model.about['test_accuracy']:.1%}")
+        print(f"from {start}: test accuracy {model.metadata['test_accuracy']:.1%}")
     print(f"crepe predict {args.out / 'finetuned'} --text '…'")
 
 

@@ -24,11 +24,11 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
 
-from crepe_dist.data.batch import unpacked
+from crepe_dist.data.batch import unpack_batch
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import DataLoader, epoch_order
 from crepe_dist.engines.gluon_engine import values
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.runs import checkpoint
 
@@ -56,8 +56,8 @@ def train(args: argparse.Namespace) -> None:
 
     mx.random.seed(args.seed)
     encoding = dataset.encoding
-    shape = PaperShape(
-        encoding.codes, encoding.feature_len, len(dataset.classes), args.filters, args.units, args.dropout
+    shape = PaperConfig(
+        encoding.num_ids, encoding.feature_len, len(dataset.classes), args.filters, args.units, args.dropout
     )
     network = Paper(shape)
     network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
@@ -74,7 +74,7 @@ def train(args: argparse.Namespace) -> None:
         # All ranks use the same permutation and share every global batch, so all do the same number of steps.
         order = epoch_order(len(split), args.seed, epoch - 1)
         for step, batch in enumerate(DataLoader(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
-            arrays = unpacked(batch, len(dataset.classes))
+            arrays = unpack_batch(batch, len(dataset.classes))
             codes, shares, weights = (mx.nd.array(each, device, each.dtype) for each in arrays)
             with autograd.record():
                 loss = cross_entropy(network(codes), shares, weights).sum()  # weight 0: a padding row
@@ -82,11 +82,11 @@ def train(args: argparse.Namespace) -> None:
             # Each gradient is that of a SUM of losses, and Horovod averages them over the ranks. Divided by the global
             # batch size / size on every rank, the update is that of the mean loss of the global batch. If each rank
             # passed the size of its own share instead, the replicas would diverge.
-            trainer.step(batch.documents / hvd.size())
+            trainer.step(batch.global_batch_size / hvd.size())
             if step % args.log_every == 0:
                 total = hvd.allreduce(loss, average=False, name="loss").asscalar()
                 if hvd.rank() == 0:
-                    print(f"epoch {epoch} step {step} loss {total / batch.documents:.6f}", flush=True)
+                    print(f"epoch {epoch} step {step} loss {total / batch.global_batch_size:.6f}", flush=True)
         if hvd.rank() == 0:  # the other ranks wait in the next epoch's first all-reduce
             share = accuracy(network, dataset.splits["test"], device)
             print(f"epoch {epoch} test accuracy {share:.1%} {save(args.run_dir, network, dataset, epoch, share)}")

@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from mxnet import autograd, gluon
 
-from crepe_dist.data.char_encoder import Encoding
-from crepe_dist.distributed.device import check_mxnet, pick
+from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.distributed.device import check_mxnet, select_device
 from crepe_dist.engines.gluon_engine import context
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.runs.checkpoint import file_name
 
@@ -61,10 +61,10 @@ print(data["label"].value_counts())
 # ### Encode
 # One byte per character instead of the notebook's 69 floats: the network makes the one-hot matrix on the device. Mode
 # `notebook` works like the notebook's `encode`: it reads the first characters in order, and upper case is unknown. The
-# default mode, `Encoding()`, is the paper's: it lower-cases and reads the last characters backwards.
+# default mode, `CharEncoder()`, is the paper's: it lower-cases and reads the last characters backwards.
 
 # %%
-encoding = Encoding("notebook", args.feature_len)
+encoding = CharEncoder("notebook", args.feature_len)
 codes = encoding.encode(data["text"].tolist())  # uint8 [documents, feature_len]
 labels = data["label"].map(categories.index).to_numpy("float32")
 
@@ -82,9 +82,9 @@ test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size
 # ### Network, initial parameters, loss, optimizer
 
 # %%
-device = context(pick("auto", check_mxnet))  # mx.gpu(), or mx.cpu() without one
+device = context(select_device("auto", check_mxnet))  # mx.gpu(), or mx.cpu() without one
 net = Paper(
-    PaperShape(encoding.codes, encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout)
+    PaperConfig(encoding.num_ids, encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout)
 )
 net.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
 net.hybridize()

@@ -22,7 +22,7 @@ import pytest
 import crepe_dist.train
 from crepe_dist import cli
 from crepe_dist import command_runner as commands
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import SIGNALS
 from crepe_dist.native import library
@@ -31,7 +31,7 @@ from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
-from crepe_dist.runs.run_dir import RunFolder
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import flag, parse, settings
 from tests.helpers.turns import turn
 
@@ -103,8 +103,8 @@ def readable(*flags: object) -> list[str]:
 
 # Builds of the kernels that this processor can run; one alone if the environment names it.
 # The generic build is that of avx2 for another target; tests of the kernels alone run it.
-_BUILDS = [name for name in library.runnable() if name != library.GENERIC]
-KERNELS = [os.environ[library.SWITCH]] if os.environ.get(library.SWITCH) else _BUILDS
+_BUILDS = [name for name in library.supported_builds() if name != library.GENERIC]
+KERNELS = [os.environ[library.KERNELS_ENV]] if os.environ.get(library.KERNELS_ENV) else _BUILDS
 
 _NATIVE, _TROUBLE = library.find()
 needs_kernels = pytest.mark.skipif(_NATIVE is None, reason=_TROUBLE or "there are kernels")
@@ -154,14 +154,14 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Run the test, and the commands that it starts, with each build of the kernels that this processor can run.
     For every test whose outcome depends on rounding."""
     name: str = request.param
-    monkeypatch.setenv(library.SWITCH, name)
+    monkeypatch.setenv(library.KERNELS_ENV, name)
     return name
 
 
 @pytest.fixture
 def every_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the build that the environment names, for tests that name the builds that they run."""
-    monkeypatch.delenv(library.SWITCH, raising=False)
+    monkeypatch.delenv(library.KERNELS_ENV, raising=False)
     monkeypatch.delenv(library.IN_SOFTWARE, raising=False)
 
 
@@ -206,7 +206,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(folder / "test.csv", 97, seed=2)
     (folder / "classes.txt").write_text("first\nsecond\nthird\n")
     out = folder / "prepared"
-    prepare(find_sources([str(folder)]), out, PreparationSpec(Encoding(feature_len=FEATURE_LEN)))
+    prepare(find_sources([str(folder)]), out, PreparationSpec(CharEncoder(feature_len=FEATURE_LEN)))
     return out
 
 
@@ -226,7 +226,7 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare(
         find_sources([str(folder / "three.csv")]),
         out,
-        PreparationSpec(Encoding(feature_len=FEATURE_LEN), SplitOptions(0.2, 0.2)),
+        PreparationSpec(CharEncoder(feature_len=FEATURE_LEN), SplitOptions(0.2, 0.2)),
     )
     return out
 
@@ -251,7 +251,7 @@ def train(*flags: object, cwd: Path | None = None, processes: int = 1, keeps_sta
     with pytest.MonkeyPatch.context() as patch, _threads_restored(), redirect_stdout(StringIO()) as printed:
         patch.chdir(cwd or Path.cwd())
         if keeps_states:
-            patch.setattr(RunFolder, "tidy", lambda folder: None)
+            patch.setattr(RunDir, "clean_up", lambda folder: None)
         crepe_dist.train.train(parse([*map(str, flags)]))
     return printed.getvalue()
 

@@ -18,7 +18,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.commands.prepare import for_python
-from crepe_dist.distributed.launch import Launch
+from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
 from tests.conftest import launch_prefix, run
 
@@ -90,7 +90,7 @@ def test_rows_that_cannot_be_scored_are_left_out_and_counted(model):
 def test_a_file_and_a_table_give_the_same_model(model, tmp_path):
     table().to_json(tmp_path / "messages.jsonl", orient="records", lines=True)
     made = crepe_dist.fit("messages.jsonl", label="topic", text="message", **QUICK)
-    assert made.about["data"]["name"] == "messages"
+    assert made.metadata["data"]["name"] == "messages"
     assert made.predict(table(20)) == model.predict(table(20))
     assert [each.name for each in tmp_path.iterdir()] == ["messages.jsonl"]
     crepe_dist.fit("messages.jsonl", run_dir="kept", **QUICK)
@@ -154,7 +154,7 @@ def test_two_processes_train_on_a_prepared_folder(monkeypatch):
         "print('label', model.predict(['the invoice'])[0].label)\n"
     )
     assert run([*launch_prefix(2), sys.executable, "-c", script], Path.cwd()).count("label bill") == 2
-    monkeypatch.setattr("crepe_dist.api.detect", lambda: Launch("horovodrun", 0, 2))
+    monkeypatch.setattr("crepe_dist.api.detect", lambda: LauncherEnv("horovodrun", 0, 2))
     with pytest.raises(UserError, match="2 processes cannot prepare the same data"):
         crepe_dist.fit(table())
 
@@ -219,7 +219,7 @@ def test_labels_keep_their_type(labels, options, tmp_path):
         else:
             assert [prediction.label for prediction in found] == wanted
             assert (each.classes_[each.predict_proba(texts).argmax(axis=1)] == wanted).all()
-            assert found[0].share(wanted[0]) > 0.5
+            assert found[0].probability_of(wanted[0]) > 0.5
             assert each.explain(texts[0], wanted[0]) == each.explain(texts[0])
         assert each.score(given) == 1
 

@@ -13,16 +13,16 @@ import pytest
 
 import crepe_dist.train
 from crepe_dist.cli import COMMANDS, parser_of
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json
-from crepe_dist.preparing.flags import FileOrShare
+from crepe_dist.preparing.flags import FileOrFraction
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings import config
-from crepe_dist.settings.fields import ANY, File, Limits, Text, Words
+from crepe_dist.settings.fields import ANY_TEXT, Choice, PathType, Range, String
 from tests.conftest import FEATURE_LEN, QUICK, write_csv
 
 ROOT = Path(crepe_dist.__file__).parent
@@ -30,7 +30,7 @@ OTHERS = [name for name in COMMANDS if name != "train"]
 HUGE = "9" * 5000
 
 
-def outside(limits: Limits) -> Iterator[str]:
+def outside(limits: Range) -> Iterator[str]:
     yield from ("nan", "inf", "-inf", "1e400", "abc", "", HUGE, "1,5")
     if limits.kind is int:
         yield "1.5"
@@ -44,13 +44,13 @@ def refused(action: argparse.Action) -> Iterator[str]:
     kind = getattr(action.type, "of", action.type)
     if action.nargs == 0:
         yield "x"
-    elif isinstance(kind, Words):
+    elif isinstance(kind, Choice):
         yield from ("nonsense", "", f"{kind.words[0]}x")
-    elif isinstance(kind, Limits):
+    elif isinstance(kind, Range):
         yield from outside(kind)
-    elif kind is not ANY:
+    elif kind is not ANY_TEXT:
         yield ""
-        if not isinstance(kind, (Text, File, FileOrShare)):
+        if not isinstance(kind, (String, PathType, FileOrFraction)):
             yield "nonsense"
 
 
@@ -124,8 +124,8 @@ def place(data, quick_run, tmp_path_factory):
     (folder / "data3").symlink_to(data)
     shutil.copytree(quick_run, folder / "run")
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
-    prepare(sources, folder / "data2", PreparationSpec(Encoding(feature_len=FEATURE_LEN)))
-    prepare(sources, folder / "data4", PreparationSpec(Encoding("full", FEATURE_LEN)))
+    prepare(sources, folder / "data2", PreparationSpec(CharEncoder(feature_len=FEATURE_LEN)))
+    prepare(sources, folder / "data4", PreparationSpec(CharEncoder("full", FEATURE_LEN)))
     (folder / "empty").touch()
     (folder / "text.txt").write_text("some\ntext\n")
     (folder / "folder").mkdir()
@@ -183,7 +183,7 @@ def test_what_does_not_go_together(place, said, arguments, message):
 
 
 def test_a_network_that_overflows(place, said, tmp_path):
-    path = checkpoint.find(str(place / "run"))
+    path = checkpoint.resolve_model(str(place / "run"))
     arrays = {name: np.full_like(array, 3e38) for name, array in crepe_dist.load(path).engine.arrays.items()}
     huge = checkpoint.write(tmp_path, arrays, read_json(path.with_suffix(".json")))
     for arguments in (("predict", huge, "--text", "x"), ("evaluate", huge, "--data", "data3")):

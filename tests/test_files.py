@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import open_regular, read_bytes, read_json, sha256, write_json, write_text, writing
+from crepe_dist.files import name_path_in_errors, open_regular, read_bytes, read_json, sha256, write_json, write_text
 from crepe_dist.settings.flags import check_output
 
 
@@ -69,7 +69,7 @@ def test_json_that_is_none(tmp_path):
     ("error", "named"), [(OSError("2 requested and 1 written"), True), (ConnectionRefusedError(111, "refused"), False)]
 )
 def test_an_error_of_writing_names_the_file_and_one_of_a_connection_does_not(tmp_path, error, named):
-    with pytest.raises(type(error)) as caught, writing(tmp_path / "a"):
+    with pytest.raises(type(error)) as caught, name_path_in_errors(tmp_path / "a"):
         raise error
     assert (caught.value.filename == str(tmp_path / "a")) is named
 

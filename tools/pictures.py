@@ -25,7 +25,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 import crepe_dist
-from crepe_dist.errors import visible
+from crepe_dist.errors import escape_controls
 from crepe_dist.formatting import percent
 from crepe_dist.reports.explanation import show
 
@@ -52,7 +52,9 @@ def draw_explanation(run: str) -> None:
     for text in TEXTS:
         explanation = predictor.explain(text)
         ranking = explanation.prediction.ranking[:SHOWN_CLASSES]
-        console.print("   ".join(f"{visible(label)} {percent(share)}" for label, share in ranking), highlight=False)
+        console.print(
+            "   ".join(f"{escape_controls(label)} {percent(share)}" for label, share in ranking), highlight=False
+        )
         show(explanation, console)
         console.print()
     svg = console.export_svg(title="crepe predict --explain", theme=DIMMED_MONOKAI, code_format=FRAME)

@@ -21,7 +21,7 @@ from docstring_parser import parse
 
 from crepe_dist import cli
 from crepe_dist.settings import config
-from crepe_dist.settings.fields import dotted, kind_of, settings_of
+from crepe_dist.settings.fields import kind_of, qualified_name, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -65,7 +65,17 @@ API = (
     ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
 )
 INTERNAL = (
-    *("placed", "logits", "describe", "index", "predict_stream", "reading", "several", "share", "count_known"),
+    *(
+        "to",
+        "logits",
+        "describe",
+        "index",
+        "predict_stream",
+        "reading",
+        "is_multilabel",
+        "probability_of",
+        "count_known",
+    ),
     *("engine", "encoding", "composition", "precision", "thresholds", "calibration"),
 )
 BLANK = "\n\n"
@@ -86,7 +96,7 @@ def options() -> str:
         lines += ["| flag and key | type | default | |", "|---|---|---|---|"]
         for each in settings_of(kind):
             usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
-            name = dotted(kind, each)
+            name = qualified_name(kind, each)
             cells = [
                 f"`{config.flag(name)}`<br>`{name}`",
                 NO_LIMIT.sub("", str(kind_of(each))),

@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.distributed.launch import THREADS, threads
-from crepe_dist.distributed.signals import Control
-from crepe_dist.elastic.driver import Cluster, Driver, Lost, Place
-from crepe_dist.elastic.process import ALIKE, Process
+from crepe_dist.distributed.launch import THREADS, default_num_threads
+from crepe_dist.distributed.signals import SignalHandler
+from crepe_dist.elastic.driver import Cluster, ElasticDriver, NodeLostError, Slot
+from crepe_dist.elastic.process import ALIKE, WorkerProcess
 from crepe_dist.errors import UserError
-from crepe_dist.runs.run_dir import Result, RunFolder, read_result
+from crepe_dist.runs.run_dir import Result, RunDir, read_result
 from crepe_dist.settings.config import Config
 
 PLACE_SECONDS = 5.0
@@ -38,13 +38,13 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
         Stopped: SIGTERM or SIGINT arrived. Workers whose run had begun have saved its state.
     """
     extras.require("ray", "training on Ray")
-    cluster = RayCluster(threads() if os.environ.get(THREADS) else 1, config.device == "gpu")
-    with Control() as control, control.deferring():
+    cluster = RayCluster(default_num_threads() if os.environ.get(THREADS) else 1, config.device == "gpu")
+    with SignalHandler() as control, control.defer():
         limit = config.safety.watchdog_s
-        driver = Driver(cluster, config.to_arguments(), processes, max_restarts, control, limit)
+        driver = ElasticDriver(cluster, config.to_arguments(), processes, max_restarts, control, limit)
         driver.run()
     assert driver.checkpoint is not None, "rank 0 names it"
-    run = RunFolder(driver.checkpoint.parent.parent)
+    run = RunDir(driver.checkpoint.parent.parent)
     if (result := read_result(run)) is None:
         raise UserError(
             f"the run is finished, but its folder {run.path} is not visible on this host",
@@ -100,17 +100,17 @@ class RayCluster(Cluster):
     def variables(self) -> dict[str, str]:
         return {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         resources, needs = [node["Resources"] for node in self._ray.nodes() if node["Alive"]], self._bundle.items()
         return sum(min(int(each.get(kind, 0) // need) for kind, need in needs) for each in resources)
 
-    def place(self, processes: int) -> list[Place]:
+    def allocate(self, processes: int) -> list[Slot]:
         util = self._ray.util
         self._group = util.placement_group([self._bundle] * processes, strategy="PACK")
         if not self._group.wait(PLACE_SECONDS):
             self.release()
             return []
-        actor = self._ray.remote(Process)
+        actor = self._ray.remote(WorkerProcess)
         options = {
             "num_cpus": self._bundle["CPU"],
             "num_gpus": self._bundle.get("GPU", 0),
@@ -123,12 +123,12 @@ class RayCluster(Cluster):
         self._processes = [actor.options(scheduling_strategy=each, **options).remote() for each in strategies]
         hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in self._ray.nodes()}
         nodes = util.placement_group_table(self._group)["bundles_to_node_id"]
-        return [Place(hosts[nodes[bundle]], int(self._bundle["CPU"])) for bundle in range(processes)]
+        return [Slot(hosts[nodes[bundle]], int(self._bundle["CPU"])) for bundle in range(processes)]
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
         return getattr(self._processes[rank], method).remote(*arguments)
 
-    def answer(self, handle: Any) -> Any:
+    def get_result(self, handle: Any) -> Any:
         errors = self._ray.exceptions
         if not self._ray.wait([handle], timeout=0)[0]:
             return None
@@ -138,7 +138,7 @@ class RayCluster(Cluster):
             if "ModuleNotFoundError" in str(error) or not isinstance(error, errors.RayActorError):
                 last = str(error).strip().splitlines()[-1]
                 raise UserError("a node of the Ray cluster cannot run crepe_dist", last, ALIKE) from error
-            raise Lost from error
+            raise NodeLostError from error
 
     def release(self) -> None:
         if self._group is not None:

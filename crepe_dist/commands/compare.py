@@ -13,7 +13,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.formatting import duration, excerpt, percent
 from crepe_dist.reports.score_page import interval, paired_half_width
 from crepe_dist.runs.run_dir import RunRecord, open_run
-from crepe_dist.settings.fields import FILE, Many, setting
+from crepe_dist.settings.fields import PATH_ARGUMENT, Repeated, setting
 from crepe_dist.settings.flags import Command
 
 UNKNOWN = "–"
@@ -29,7 +29,7 @@ class Compare(Command):
         crepe compare runs/reviews-*
         """
 
-    folders: tuple[Path, ...] = setting((), "folders of runs", Many(FILE), positional="+")
+    folders: tuple[Path, ...] = setting((), "folders of runs", Repeated(PATH_ARGUMENT), positional="+")
 
     def run(self) -> None:
         if len(self.folders) < 2:
@@ -51,7 +51,7 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
     if not all(record.is_tested_like(records[0]) for record in records):
         console.print(
             "! the runs were tested on different texts or labels: score them on one data set, "
-            f"{invocation.typed('evaluate')} RUN --data DIR",
+            f"{invocation.command_line('evaluate')} RUN --data DIR",
             soft_wrap=True,
         )
     if any(is_raw(record) for record in records):

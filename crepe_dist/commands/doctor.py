@@ -14,18 +14,18 @@ from typing import Literal, NamedTuple
 
 from crepe_dist import extras, hardware, network_registry
 from crepe_dist.cuda import compiler, driver, nccl
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.distributed.device import CPU, Device
-from crepe_dist.elastic.training_subprocess import LOG, QUIET, train
-from crepe_dist.errors import ExitCode, UserError, one_line
-from crepe_dist.files import scratch, write_text
-from crepe_dist.formatting import counted, size
+from crepe_dist.elastic.training_subprocess import LOG, NO_REPORTS, train_in_subprocess
+from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
+from crepe_dist.files import temporary_folder, write_text
+from crepe_dist.formatting import pluralize, size
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.native import library
 from crepe_dist.settings.fields import setting
 from crepe_dist.settings.flags import Command
-from crepe_dist.settings.options import SHORTEST, ModelOptions
+from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions
 
 INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
 NOT_USED = "not used"  # of a GPU
@@ -33,11 +33,11 @@ SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile
 # Of the default network, measured on the sample with batches of 64: two states of 112 MB, and checkpoints of 19 MB.
 RUN_BYTES = 300_000_000
 ROWS = 64
-SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
+TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
 PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
 COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
 # In a process of its own: an incompatible library may crash or hang.
-BUILT = """
+HOROVOD_PROBE = """
 from crepe_dist.distributed.launch import import_mxnet
 import_mxnet()
 import horovod.mxnet
@@ -55,7 +55,7 @@ class Check(NamedTuple):
     """
 
     name: str
-    shows: str
+    message: str
     level: Literal["ok", "note", "problem"] = "ok"
     remedy: str = ""
 
@@ -80,24 +80,24 @@ class Doctor(Command):
         for check in checks():
             found.append(check)
             _show(check)
-        gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.shows for check in found)
+        gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.message for check in found)
         trials = [(1, "auto"), (gpus, "gpu") if gpus > 1 else (2, "cpu")]
-        with scratch() as folder:
+        with temporary_folder() as folder:
             for processes, device in trials:
                 if not self.quick and all(check.level != "problem" for check in found):
                     found.append(trial(processes, device, folder))
                     _show(found[-1])
         if problems := [check for check in found if check.level == "problem"]:
-            print(f"not ready: {problems[0].name}: {one_line(problems[0].shows)}. Do: {problems[0].remedy}")
+            print(f"not ready: {problems[0].name}: {escape_to_one_line(problems[0].message)}. Do: {problems[0].remedy}")
             sys.exit(ExitCode.ERROR)
-        where = "the CPU" + f" and {counted(gpus, 'GPU')}" * bool(gpus)
+        where = "the CPU" + f" and {pluralize(gpus, 'GPU')}" * bool(gpus)
         print(f"ready: for one process or several, on {where}{' (untried)' * self.quick}")
 
 
 def _show(check: Check) -> None:
-    print(f"{check.level:<8} {check.name:<13} {one_line(check.shows)}", flush=True)
+    print(f"{check.level:<8} {check.name:<13} {escape_to_one_line(check.message)}", flush=True)
     if check.remedy:
-        print(f"{'':<22} do: {one_line(check.remedy)}", flush=True)
+        print(f"{'':<22} do: {escape_to_one_line(check.remedy)}", flush=True)
 
 
 def checks() -> Iterator[Check]:
@@ -109,11 +109,13 @@ def checks() -> Iterator[Check]:
     yield disk(Path())
 
 
-def chosen(device: Device) -> Backend:
+def default_backend(device: Device) -> Backend:
     """Return what computes the default network."""
     options = ModelOptions(buckets=1 << 14, embedding_rows=1 << 14)
     return choose_backend(
-        options, device, network_registry.shape("crepe").for_data(options, Encoding(feature_len=SHORTEST), 4, 1000)
+        options,
+        device,
+        network_registry.config_class("crepe").for_data(options, CharEncoder(feature_len=MIN_FEATURE_LEN), 4, 1000),
     )
 
 
@@ -123,26 +125,26 @@ def kernels() -> Check:
     remedy = "install a C++ compiler (g++), and reinstall"
     if found is None:
         return Check("CPU kernels", f"none: {trouble}", "problem", remedy)
-    return Check("CPU kernels", str(chosen(CPU)), *(("note", remedy) if trouble else ()))
+    return Check("CPU kernels", str(default_backend(CPU)), *(("note", remedy) if trouble else ()))
 
 
 def gpus() -> Iterator[Check]:
     """Check what computes on each GPU, and what GPUs need besides."""
     version = driver.driver_version()
     if version is None:
-        yield Check("GPU", f"none ({error.why})" if (error := driver.missing()) else "none")
+        yield Check("GPU", f"none ({error.why})" if (error := driver.load_error()) else "none")
         return
-    error = driver.fault()
+    error = driver.init_error()
     shows = f"for CUDA {driver.dotted(version)}" + (f"; {error.what}: {error.why}" if error else "")
     yield Check("NVIDIA driver", shows, *(("note", error.remedy) if error else ()))
-    for gpu in range(driver.count()):
-        shows = f"{driver.name_of(gpu)}, compute capability {driver.dotted(driver.compute_capability(gpu))}"
+    for gpu in range(driver.gpu_count()):
+        shows = f"{driver.gpu_name(gpu)}, compute capability {driver.dotted(driver.compute_capability(gpu))}"
         try:
-            yield Check(f"GPU {gpu}", f"{shows}; {chosen(Device('gpu', gpu))}")
+            yield Check(f"GPU {gpu}", f"{shows}; {default_backend(Device('gpu', gpu))}")
         except UserError as error:
             yield Check(f"GPU {gpu}", f"{shows}; {NOT_USED}: {error.why or error.what}", "note", error.remedy)
     own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
-    if driver.count() > 1 and not nccl.version():
+    if driver.gpu_count() > 1 and not nccl.version():
         what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower"
         yield Check("CUDA kernels", what, "note", extras.install("gpus"))
     else:
@@ -158,7 +160,7 @@ def horovod() -> Check:
         return Check("Horovod", "not installed; several processes start by crepe supervise, mpiexec and others")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", BUILT], capture_output=True, text=True, timeout=SECONDS, check=False
+            [sys.executable, "-c", HOROVOD_PROBE], capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return Check("Horovod", f"cannot be imported: no answer within {SECONDS:g} s", "problem", INSTALL)
@@ -191,7 +193,7 @@ def disk(folder: Path) -> Check:
 
 def trial(processes: int, device: str, folder: Path) -> Check:
     """Train a step in so many processes on this machine; show train's line about them."""
-    name = counted(processes, "process", "processes")
+    name = pluralize(processes, "process", "processes")
     try:
         if not (folder / "data").is_dir():
             rows = [f"{'sunny,a warm' if row % 2 else 'rainy,a wet'} day number {row}" for row in range(2 * ROWS)]
@@ -199,8 +201,8 @@ def trial(processes: int, device: str, folder: Path) -> Check:
             done = subprocess.run([sys.executable, *PREPARE], cwd=folder, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise UserError("a few texts cannot be prepared", done.stderr.strip()[-1000:], "reinstall crepe_dist")
-        settings = {**QUIET, **SETTINGS, "device": device, "run_dir": f"run{processes}"}
-        if not train(settings, folder, processes, SECONDS):
+        settings = {**NO_REPORTS, **TRIAL_SETTINGS, "device": device, "run_dir": f"run{processes}"}
+        if not train_in_subprocess(settings, folder, processes, SECONDS):
             raise UserError("it hangs", f"not done within {SECONDS:g} s", "report this with the doctor's output")
     except UserError as error:
         return Check(name, f"cannot train: {error.what}; {error.why}", "problem", error.remedy or "report this")

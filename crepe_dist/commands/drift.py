@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Optional
 
 from crepe_dist import extras
-from crepe_dist.distributed.launch import check_alone, limit_threads
+from crepe_dist.distributed.launch import require_single_process, set_omp_threads
 from crepe_dist.predicting.input_reader import TextFlags
-from crepe_dist.settings.fields import FILE, NAME, real, setting
+from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, float_range, setting
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, check_output, check_page
 
 
@@ -21,23 +21,25 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         """
 
     file: str = setting(
-        None, "texts: a file (lines, CSV, TSV, JSON Lines, Parquet), its URL, or -", NAME, positional=""
+        None, "texts: a file (lines, CSV, TSV, JSON Lines, Parquet), its URL, or -", NON_EMPTY, positional=""
     )
-    data: Optional[str] = setting(None, "prepared folder; default: the data of the run", NAME)
-    min_effect: float = setting(0.1, "smallest change that matters, as a difference of 2 arcsin √share", real(0, 3))
+    data: Optional[str] = setting(None, "prepared folder; default: the data of the run", NON_EMPTY)
+    min_effect: float = setting(
+        0.1, "smallest change that matters, as a difference of 2 arcsin √share", float_range(0, 3)
+    )
     check: bool = setting(False, "exit with status 1 if something changed")
-    json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", FILE)
-    html: Optional[Path] = setting(None, "also write a page with figures to this file", FILE)
-    metrics: Optional[Path] = setting(None, "also write the shares for Prometheus's node_exporter", FILE)
+    json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", PATH_ARGUMENT)
+    html: Optional[Path] = setting(None, "also write a page with figures to this file", PATH_ARGUMENT)
+    metrics: Optional[Path] = setting(None, "also write the shares for Prometheus's node_exporter", PATH_ARGUMENT)
 
     def run(self) -> None:
-        check_alone("drift")
+        require_single_process("drift")
         for path, flag in ((self.json, "--json"), (self.metrics, "--metrics")):
             check_output(path, flag, self.file)
         check_page(self.html, self.file)
         if self.metrics is not None:
             extras.require("serve", "--metrics")
-        limit_threads()
+        set_omp_threads()
         from crepe_dist.evaluating.drift import drift  # here: pandas takes a second, which --help need not wait for
 
         drift(self)

@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import Optional
 
 from crepe_dist.data.dataset import SPLITS
-from crepe_dist.distributed.init_process_group import join
+from crepe_dist.distributed.init_process_group import init_process_group
 from crepe_dist.errors import UserError
-from crepe_dist.settings.fields import FILE, NAME, Many, Words, real, setting, settings_of, whole
+from crepe_dist.settings.fields import (
+    NON_EMPTY,
+    PATH_ARGUMENT,
+    Choice,
+    Repeated,
+    float_range,
+    int_range,
+    setting,
+    settings_of,
+)
 from crepe_dist.settings.flags import ColumnFlags, Command, DeviceFlag, ModelFlags, check_output, check_page
-from crepe_dist.settings.options import LARGEST_BATCH
+from crepe_dist.settings.options import MAX_BATCH
 
 
 @dataclass
@@ -32,21 +41,25 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     file: Optional[str] = setting(
         None,
         "labelled texts to score: a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), a folder, a URL or -",
-        NAME,
+        NON_EMPTY,
         positional="?",
     )
-    data: Optional[str] = setting(None, "prepared folder; default: the data of the run, else the sample", NAME)
-    split: str = setting("test", "split to score", Words(tuple(SPLITS)))
-    batch_size: int = setting(512, "documents per step, over all processes", whole(1, LARGEST_BATCH))
+    data: Optional[str] = setting(None, "prepared folder; default: the data of the run, else the sample", NON_EMPTY)
+    split: str = setting("test", "split to score", Choice(tuple(SPLITS)))
+    batch_size: int = setting(512, "documents per step, over all processes", int_range(1, MAX_BATCH))
     typos: tuple[float, ...] = setting(
-        (), "also score with typing errors in this share of the characters, such as 0.05; repeatable", Many(real(0, 1))
+        (),
+        "also score with typing errors in this share of the characters, such as 0.05; repeatable",
+        Repeated(float_range(0, 1)),
     )
-    json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", FILE)
-    html: Optional[Path] = setting(None, "also write a page with figures and mistakes to this file", FILE)
-    mistakes: Optional[Path] = setting(None, "also write all mistakes to this CSV file, with file, line and id", FILE)
+    json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", PATH_ARGUMENT)
+    html: Optional[Path] = setting(None, "also write a page with figures and mistakes to this file", PATH_ARGUMENT)
+    mistakes: Optional[Path] = setting(
+        None, "also write all mistakes to this CSV file, with file, line and id", PATH_ARGUMENT
+    )
 
     def run(self) -> None:
-        with join() as world:
+        with init_process_group() as world:
             # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
             from crepe_dist.evaluating.rows import is_file, is_labelled_file
             from crepe_dist.evaluating.scoring import score

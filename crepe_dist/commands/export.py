@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from crepe_dist.distributed.launch import limit_threads
-from crepe_dist.errors import UserError, visible
+from crepe_dist.distributed.launch import set_omp_threads
+from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.exporting import FORMATS
-from crepe_dist.formatting import counted, size
-from crepe_dist.settings.fields import FILE, Words, real, setting
+from crepe_dist.formatting import pluralize, size
+from crepe_dist.settings.fields import PATH_ARGUMENT, Choice, float_range, setting
 from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_folder
 
 
 @dataclass(frozen=True)
-class FormatName(Words):
+class FormatName(Choice):
     """One of the formats, with a message about a format that was removed."""
 
     def check(self, value: Any) -> str:
@@ -51,13 +51,13 @@ class Export(ModelFlags, ThresholdFlag, Command):
         None,
         "(crepe) largest size of the folder in MB: rows of the tables that matter least in the training split are left "
         "out, and several numbers share a byte",
-        real(0, 1e6, open_below=True),
+        float_range(0, 1e6, open_below=True),
     )
-    out: Path = setting(None, "folder; files of the same names are replaced", FILE)
+    out: Path = setting(None, "folder; files of the same names are replaced", PATH_ARGUMENT)
     data: Optional[Path] = setting(
         None,
         "prepared folder: test texts for the comparison, and the training split for --max-size-mb; default: the run's",
-        FILE,
+        PATH_ARGUMENT,
     )
 
     def run(self) -> None:
@@ -67,17 +67,17 @@ class Export(ModelFlags, ThresholdFlag, Command):
         form = self.format or ("crepe" if self.max_size_mb else "onnx")
         if self.max_size_mb and form != "crepe":
             raise UserError(f"--max-size-mb does not apply to --format {form}", remedy="use --format crepe")
-        limit_threads()
+        set_omp_threads()
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
         from crepe_dist.predicting.predictor import load
         from crepe_dist.runs import checkpoint
 
-        path = checkpoint.announce(checkpoint.find(self.checkpoint, self.data), self.checkpoint)
-        predictor = load(path, **self.foreign(), device="cpu", **self.thresholds())
+        path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint, self.data), self.checkpoint)
+        predictor = load(path, **self.external_weights_kwargs(), device="cpu", **self.thresholds())
         if predictor.composition.beside and form == "web":
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             raise UserError(f"--format {form} does not read columns beside the text, as this model does", remedy=remedy)
-        if predictor.sure:
+        if predictor.level_thresholds:
             remedy = "leave --min-precision out, and give it to predict or serve"
             raise UserError("no export has the thresholds of a tree of codes", remedy=remedy)
         if self.max_size_mb:
@@ -92,10 +92,10 @@ class Export(ModelFlags, ThresholdFlag, Command):
         _list(files)
         if predictor.composition.strip_html and form == "onnx":
             print("note: crepe_runtime.py removes HTML as in training; other programs must remove it before model.onnx")
-        texts = f"{counted(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
+        texts = f"{pluralize(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
         print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
 
 
 def _list(files: list[Path]) -> None:
     for file in files:
-        print(f"{visible(str(file))} ({size(file.stat().st_size)})")
+        print(f"{escape_controls(str(file))} ({size(file.stat().st_size)})")

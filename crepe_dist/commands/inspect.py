@@ -9,13 +9,13 @@ from typing import Optional
 from crepe_dist import invocation
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import counted, percent
-from crepe_dist.inspecting.candidate_pool import MOST, Pool
+from crepe_dist.formatting import percent, pluralize
+from crepe_dist.inspecting.candidate_pool import MAX_TEXTS, CandidatePool
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import ERRORS, NEXT, PAIRS, inspect, write
+from crepe_dist.inspecting.inspection import ERRORS, NEXT, PAIRS, find_issues, write
 from crepe_dist.inspecting.out_of_fold import out_of_fold
 from crepe_dist.network_registry import NETWORKS
-from crepe_dist.settings.fields import FILE, NAME, Words, setting, whole
+from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Choice, int_range, setting
 from crepe_dist.settings.flags import ENCODING, Command, TextEncoding, check_folder
 
 _say = partial(print, flush=True)
@@ -35,19 +35,19 @@ class Inspect(Command):
         crepe inspect data/reviews --unlabelled new.csv --num-suggestions 200
         """
 
-    data: Path = setting(None, "prepared folder", FILE, positional="")
-    out: Optional[Path] = setting(None, "folder for the findings; default: inspect/DATA", FILE)
+    data: Path = setting(None, "prepared folder", PATH_ARGUMENT, positional="")
+    out: Optional[Path] = setting(None, "folder for the findings; default: inspect/DATA", PATH_ARGUMENT)
     overwrite: bool = setting(False, "replace findings in --out, with what was edited in them")
-    model: str = setting("ngrams", "network of the folds; ngrams is the fastest", Words(tuple(sorted(NETWORKS))))
-    folds: int = setting(5, "number of folds", whole(2, 100))
+    model: str = setting("ngrams", "network of the folds; ngrams is the fastest", Choice(tuple(sorted(NETWORKS))))
+    folds: int = setting(5, "number of folds", int_range(2, 100))
     encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     unlabelled: Optional[str] = setting(
         None,
-        f"texts of which to choose those to label next, read as by predict; the first {MOST:,}",
-        NAME,
+        f"texts of which to choose those to label next, read as by predict; the first {MAX_TEXTS:,}",
+        NON_EMPTY,
     )
-    num_suggestions: int = setting(100, "number of texts of --unlabelled to suggest for labelling", whole(1, 1000))
-    seed: int = setting(0, "random seed", whole(0, 2**31))
+    num_suggestions: int = setting(100, "number of texts of --unlabelled to suggest for labelling", int_range(1, 1000))
+    seed: int = setting(0, "random seed", int_range(0, 2**31))
 
     def run(self) -> None:
         if self.unlabelled is None:
@@ -65,20 +65,20 @@ class Inspect(Command):
                 "name another folder with --out, or replace it with --overwrite",
             )
         corpus = Corpus(dataset)
-        pool = None if self.unlabelled is None else Pool(self.unlabelled, corpus, self.encoding)
+        pool = None if self.unlabelled is None else CandidatePool(self.unlabelled, corpus, self.encoding)
         if pool:
             chosen, others = (
-                f"{min(self.num_suggestions, len(pool)):,} of {counted(len(pool), 'text')}",
+                f"{min(self.num_suggestions, len(pool)):,} of {pluralize(len(pool), 'text')}",
                 pool.read - len(pool),
             )
-            _say(f"choosing {chosen}; {counted(others, 'other row')} repeat a text, or cannot be classified")
+            _say(f"choosing {chosen}; {pluralize(others, 'other row')} repeat a text, or cannot be classified")
         scored, of_pool = out_of_fold(corpus, self.model, self.folds, self.seed, pool, _say)
-        findings = inspect(corpus, scored)
-        findings[NEXT] = pool.choose(of_pool, self.num_suggestions, self.seed) if pool else []
+        findings = find_issues(corpus, scored)
+        findings[NEXT] = pool.select_for_labelling(of_pool, self.num_suggestions, self.seed) if pool else []
         files, errors = write(findings, out), len(findings[ERRORS])
         right = percent(float((scored.argmax(axis=1) == corpus.labels).mean()))
         _say(f"{right} of the labels are the most probable class of a network that has not seen the text")
-        wrong = f"{counted(errors, 'label is', 'labels are')} probably wrong ({percent(errors, len(corpus))})"
+        wrong = f"{pluralize(errors, 'label is', 'labels are')} probably wrong ({percent(errors, len(corpus))})"
         _say(f"{wrong}; up to half of them may be right: read the texts" if errors else wrong)
         for path in files:
             _say(str(path))
@@ -86,9 +86,12 @@ class Inspect(Command):
             _say("nothing was found, so no file was written")
         if errors:
             corrections = shlex.quote(str(out / ERRORS))
-            _say(f"apply them, once read: {invocation.typed('prepare')} SOURCE --corrections {corrections} --out DIR")
+            _say(
+                f"apply them, once read: {invocation.command_line('prepare')} SOURCE --corrections {corrections} "
+                f"--out DIR"
+            )
             _say(f"with the other flags that prepared {self.data}; the command is in its report.html")
             _say("this changes training labels only; --correct all also changes the validation and the test split")
         if pool:
             texts = shlex.quote(str(out / NEXT))
-            _say(f"fill in its labels, then: {invocation.typed('prepare')} SOURCE {texts} --out DIR")
+            _say(f"fill in its labels, then: {invocation.command_line('prepare')} SOURCE {texts} --out DIR")

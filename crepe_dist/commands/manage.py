@@ -11,14 +11,14 @@ from typing import Optional, Union
 
 from crepe_dist import extras, invocation
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.errors import UserError, visible
-from crepe_dist.files import abandoned, cache_folder
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.files import cache_folder, list_abandoned
 from crepe_dist.formatting import percent, size
 from crepe_dist.runs import checkpoint, run_dir
-from crepe_dist.runs.checkpoint import IDENTITY
-from crepe_dist.runs.run_dir import RunFolder
-from crepe_dist.sealed_json import write_sealed
-from crepe_dist.settings.fields import FILE, NAME, Many, setting
+from crepe_dist.runs.checkpoint import RUN_KEY_FILE
+from crepe_dist.runs.run_dir import RunDir
+from crepe_dist.sealed_json import write_sealed_json
+from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Repeated, setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.yaml_file import read
 
@@ -38,29 +38,29 @@ class Runs(Command):
         """
 
     def run(self) -> None:
-        runs = [path.parent for path in checkpoint.RUNS.glob(f"*/{IDENTITY}") if RunFolder(path.parent).is_run]
+        runs = [path.parent for path in checkpoint.RUNS.glob(f"*/{RUN_KEY_FILE}") if RunDir(path.parent).is_run]
         if not runs:
-            print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.typed('train')}")
+            print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.command_line('train')}")
             return
-        newest = [*checkpoint.newest_of_each(checkpoint.trained()).values()]
+        newest = [*checkpoint.newest_of_each(checkpoint.list_runs()).values()]
         used = str(newest[0]) if len(newest) == 1 else ""
         with suppress(UserError):  # the chosen one is gone
-            used = checkpoint.in_use() or used
+            used = checkpoint.default_model() or used
         rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
         rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
         widths = [max(map(len, column)) for column in zip(*rows)]
         for row in rows:
             print("  ".join(map(str.ljust, row, widths)).rstrip())
-        use = f"{invocation.typed('use')} RUN"
+        use = f"{invocation.command_line('use')} RUN"
         if used:
-            model = "*" if any(row[0] for row in rows) else visible(used)
+            model = "*" if any(row[0] for row in rows) else escape_controls(used)
             print(f"{model} is the model of predict, evaluate, serve and export; choose another: {use}")
         elif newest:
             print(f"the runs are of different data: predict, evaluate, serve and export need a name, or first {use}")
 
 
 def _row(run: Path, used: str) -> tuple[str, ...]:
-    folder = RunFolder(run)
+    folder = RunDir(run)
     result, settings = folder.result, read(run / checkpoint.CONFIG)
     data = settings.get("data")
     source = Path(str(data.get("source", ""))).name if isinstance(data, dict) else ""
@@ -69,12 +69,12 @@ def _row(run: Path, used: str) -> tuple[str, ...]:
         scored, ended = percent(result["test_accuracy"]), time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
     mark, on_disk = "*" if Path(used) == run else "", size(run_dir.disk_usage(run))
     cells = (mark, str(run), source, scored, on_disk, ended, folder.name)
-    return tuple(map(visible, cells))
+    return tuple(map(escape_controls, cells))
 
 
 def _changed(run: Path) -> float:
     result = run / checkpoint.RESULT
-    return (result if result.is_file() else run / IDENTITY).stat().st_mtime
+    return (result if result.is_file() else run / RUN_KEY_FILE).stat().st_mtime
 
 
 @dataclass
@@ -91,15 +91,15 @@ class Use(Command):
         """
 
     model: str = setting(
-        None, "run folder or the start of its name, .params file, exported folder or its URL", NAME, positional=""
+        None, "run folder or the start of its name, .params file, exported folder or its URL", NON_EMPTY, positional=""
     )
 
     def run(self) -> None:
-        path = checkpoint.find(self.model)
+        path = checkpoint.resolve_model(self.model)
         checkpoint.RUNS.mkdir(exist_ok=True)
-        chosen = self.model if "://" in self.model else str(checkpoint.named(self.model))
-        write_sealed(checkpoint.IN_USE, checkpoint.FORMAT, {"model": chosen})
-        print(f"predict, evaluate, serve and export now use {visible(str(path))}")
+        chosen = self.model if "://" in self.model else str(checkpoint.resolve_run_name(self.model))
+        write_sealed_json(checkpoint.DEFAULT_MODEL_FILE, checkpoint.FORMAT, {"model": chosen})
+        print(f"predict, evaluate, serve and export now use {escape_controls(str(path))}")
 
 
 @dataclass
@@ -111,8 +111,8 @@ class Report(Command):
         crepe report runs/reviews-1f2e3d4c5b --data /elsewhere/reviews
         """
 
-    folder: Path = setting(None, "folder of the run", FILE, positional="")
-    data: Optional[Path] = setting(None, "folder of the data set, if it has moved", FILE)
+    folder: Path = setting(None, "folder of the run", PATH_ARGUMENT, positional="")
+    data: Optional[Path] = setting(None, "folder of the data set, if it has moved", PATH_ARGUMENT)
 
     def run(self) -> None:
         extras.require("reports", "a report")
@@ -132,9 +132,9 @@ class Report(Command):
         for _ in write_report(record, data):
             pass
         for name in (REPORT, CARD):
-            print(visible(str(record.path / name)))
+            print(escape_controls(str(record.path / name)))
         if isinstance(data, UserError):
-            print(f"without texts: {visible(data.what)}")
+            print(f"without texts: {escape_controls(data.what)}")
 
 
 @dataclass
@@ -157,7 +157,7 @@ class Clean(Command):
     folders: tuple[Path, ...] = setting(
         (),
         f"run folders, or folders that contain runs; default: {checkpoint.RUNS} and {SEARCHES}",
-        Many(FILE),
+        Repeated(PATH_ARGUMENT),
         positional="*",
     )
     yes: bool = setting(False, "remove what is listed")
@@ -170,14 +170,14 @@ class Clean(Command):
         for run in runs(self.folders or (checkpoint.RUNS, SEARCHES)):
             try:
                 with run.lock():
-                    paths = run.superfluous()
+                    paths = run.removable_files()
                     freed += sum(map(_listed, paths))
                     if self.yes:
                         run.remove(paths)
             except (UserError, OSError) as error:
                 reason = error.what if isinstance(error, UserError) else f"{run.path}: {error.strerror}"
-                print(f"left as it is: {visible(reason)}")
-        for path in [*abandoned(), *([] if self.folders else cached())]:
+                print(f"left as it is: {escape_controls(reason)}")
+        for path in [*list_abandoned(), *([] if self.folders else cached())]:
             freed += _listed(path)
             if self.yes:
                 shutil.rmtree(path, ignore_errors=True)
@@ -186,14 +186,14 @@ class Clean(Command):
         elif self.yes:
             print(f"{size(freed)} freed")
         else:
-            again = " ".join([invocation.typed("clean"), *map(shlex.quote, map(str, self.folders)), "--yes"])
-            print(f"{size(freed)} can be freed; nothing was removed\n  do:  {visible(again)}")
+            again = " ".join([invocation.command_line("clean"), *map(shlex.quote, map(str, self.folders)), "--yes"])
+            print(f"{size(freed)} can be freed; nothing was removed\n  do:  {escape_controls(again)}")
 
 
-def runs(folders: tuple[Path, ...]) -> Iterator[RunFolder]:
+def runs(folders: tuple[Path, ...]) -> Iterator[RunDir]:
     """Yield the runs in these folders, and in the folders within, each once."""
-    paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(IDENTITY))}
-    yield from filter(lambda run: run.is_run, map(RunFolder, paths.values()))
+    paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(RUN_KEY_FILE))}
+    yield from filter(lambda run: run.is_run, map(RunDir, paths.values()))
 
 
 def cached() -> list[Path]:
@@ -203,10 +203,10 @@ def cached() -> list[Path]:
 
     models, answers = cache_folder() / checkpoint.CACHED, cache_folder() / output_file.CACHED
     copies = [path.parent for path in sorted(models.glob(f"*/{checkpoint.DESCRIBED}"))]
-    return [*copies, *abandoned(models), *abandoned(answers, "*")]
+    return [*copies, *list_abandoned(models), *list_abandoned(answers, "*")]
 
 
 def _listed(path: Path) -> int:
     freed = run_dir.disk_usage(path)
-    print(f"{size(freed):>9}  {visible(str(path))}")
+    print(f"{size(freed):>9}  {escape_controls(str(path))}")
     return freed

@@ -15,22 +15,39 @@ from typing import TYPE_CHECKING, Any, Optional, TextIO
 from urllib.parse import urlsplit
 
 from crepe_dist import extras
-from crepe_dist.data.char_encoder import Encoding, read_of_long
-from crepe_dist.data.text_preprocessing import plain
-from crepe_dist.distributed.launch import limit_threads
-from crepe_dist.errors import UserError, visible
-from crepe_dist.files import is_stream, open_stream, scratch
-from crepe_dist.formatting import counted, excerpt, listed
-from crepe_dist.native.library import threads
-from crepe_dist.predicting.input_reader import Input, Inputs, TextFlags, format_of
+from crepe_dist.data.char_encoder import CharEncoder, describe_truncation
+from crepe_dist.data.text_preprocessing import strip_field_separators
+from crepe_dist.distributed.launch import set_omp_threads
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.files import is_stream, open_stream, temporary_folder
+from crepe_dist.formatting import excerpt, join_words, pluralize
+from crepe_dist.native.library import num_threads
+from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags, format_of
 from crepe_dist.predicting.output_file import temporary_output
-from crepe_dist.predicting.output_formats import STYLES, TABLES, Answer, Answers, ParquetAnswers, answers
+from crepe_dist.predicting.output_formats import (
+    STYLES,
+    TABLES,
+    Formatter,
+    InputAndPrediction,
+    ParquetAnswers,
+    create_formatter,
+)
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.sources import PIPE, by_suffix
 from crepe_dist.runs import checkpoint
-from crepe_dist.settings.fields import ANY, COLUMN, NAME, Many, Words, real, setting, shortened, whole
+from crepe_dist.settings.fields import (
+    ANY_TEXT,
+    COLUMN,
+    NON_EMPTY,
+    Choice,
+    Repeated,
+    float_range,
+    int_range,
+    setting,
+    truncate,
+)
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag, check_output
 
 if TYPE_CHECKING:
@@ -55,38 +72,42 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         crepe predict --text "what a wonderful little film" --explain
         """
 
-    text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Many(ANY))
-    file: Optional[str] = setting(None, "file of texts, plain or .gz, or its URL; default: -, standard input", NAME)
+    text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Repeated(ANY_TEXT))
+    file: Optional[str] = setting(
+        None, "file of texts, plain or .gz, or its URL; default: -, standard input", NON_EMPTY
+    )
     id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
     windows: bool = setting(
         False,
         "read the whole of a long text in windows, and predict from their mean logits, weighted by known characters",
     )
-    score_class: Optional[str] = setting(None, "class whose probability each answer has as its score", NAME)
-    min_score: Optional[float] = setting(None, "leave out rows whose score is lower; needs --score-class", real(0, 1))
+    score_class: Optional[str] = setting(None, "class whose probability each answer has as its score", NON_EMPTY)
+    min_score: Optional[float] = setting(
+        None, "leave out rows whose score is lower; needs --score-class", float_range(0, 1)
+    )
     top: Optional[int] = setting(
-        None, "number of classes in an answer; default: 5, and 1 with --format csv or parquet", whole(1, 10**9)
+        None, "number of classes in an answer; default: 5, and 1 with --format csv or parquet", int_range(1, 10**9)
     )
     format: Optional[str] = setting(
         None,
         "format; csv and parquet keep the input's columns; default: by the name of --out, else text",
-        Words(STYLES),
+        Choice(STYLES),
     )
     out: Optional[str] = setting(
         None,
         "file for the predictions, or its URL; the file appears when it is complete; default: standard output",
-        NAME,
+        NON_EMPTY,
     )
     explain: bool = setting(False, "show which characters support the class")
 
     def run(self) -> None:
         self.format = self.format or _format_of(self.out)
         _check(self)
-        limit_threads()
+        set_omp_threads()
         from crepe_dist.predicting.predictor import load
 
-        path = checkpoint.announce(checkpoint.find(self.checkpoint), self.checkpoint)
-        predictor = load(path, **self.foreign(), device=self.device, **self.thresholds())
+        path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint), self.checkpoint)
+        predictor = load(path, **self.external_weights_kwargs(), device=self.device, **self.thresholds())
         _predict(predictor, self)
 
 
@@ -99,7 +120,7 @@ def _format_of(out: Optional[str]) -> str:
     kind = by_suffix(path) or "text"
     if kind not in STYLES or path.suffix.lower() == ".gz":
         raise UserError(
-            f"--out is {shortened(str(out))}, a kind of file that predict does not write",
+            f"--out is {truncate(str(out))}, a kind of file that predict does not write",
             remedy="give a name that ends in .csv, .jsonl, .parquet or .txt, or the format with --format",
         )
     return kind
@@ -142,28 +163,28 @@ def _predict(predictor: "Predictor", args: Any) -> None:
     with ExitStack() as stack:
         file = args.file
         if remote.is_url(file):
-            file = str(remote.copy(file, stack.enter_context(scratch()) / "copy"))
+            file = str(remote.download(file, stack.enter_context(temporary_folder()) / "copy"))
         columns, groups, delimiter = _inputs(args, predictor, file)
-        layout = {"columns": columns, "several": predictor.several, "score": args.score_class}
+        layout = {"columns": columns, "several": predictor.is_multilabel, "score": args.score_class}
         layout |= {"delimiter": delimiter} if args.format == "csv" else {}
-        formatter = answers(args.format, args.top, len(predictor.classes), **layout)
+        formatter = create_formatter(args.format, args.top, len(predictor.classes), **layout)
         work = _Work(predictor, formatter, args.windows, args.min_score)
         processes = 1
-        if isinstance(groups, Inputs) and file is not None and os.path.isfile(file):
-            from crepe_dist.model.inference import KernelInference  # our own kernels can be forked
+        if isinstance(groups, InputReader) and file is not None and os.path.isfile(file):
+            from crepe_dist.model.inference import CpuInferenceEngine  # our own kernels can be forked
 
-            processes = threads() if isinstance(predictor.engine, KernelInference) else 1
-        predictions = groups.answered(work, processes) if isinstance(groups, Inputs) else map(work, groups)
+            processes = num_threads() if isinstance(predictor.engine, CpuInferenceEngine) else 1
+        predictions = groups.map_groups(work, processes) if isinstance(groups, InputReader) else map(work, groups)
         if isinstance(formatter, ParquetAnswers):
             from crepe_dist.predicting.arrow_file import write_parquet  # PyArrow takes 0.2 s to import
 
-            source = Path(str(file)) if isinstance(groups, Inputs) and groups.format == "parquet" else None
+            source = Path(str(file)) if isinstance(groups, InputReader) and groups.format == "parquet" else None
             target = stack.enter_context(temporary_output(args.out))
             write_parquet(target, source, columns, formatter.types, counts.count(predictions))
         else:
             stream = stack.enter_context(_text_output(args.out))
             # A terminal acts on control characters, which CSV keeps.
-            work.clean = visible if stream.isatty() else str
+            work.clean = escape_controls if stream.isatty() else str
             stream.write(work.clean(formatter.header))
             for text in counts.count(work.explained(groups, stream) if args.explain else predictions):
                 stream.write(text)
@@ -206,12 +227,12 @@ class _Work:
     """
 
     predictor: "Predictor"
-    formatter: Answers
+    formatter: Formatter
     windows: bool
     min_score: Optional[float]
     clean: Callable[[str], str] = str
 
-    def __call__(self, rows: list[Input]) -> tuple[Any, Counts]:
+    def __call__(self, rows: list[InputRow]) -> tuple[Any, Counts]:
         """Classify a group of rows.
 
         Returns:
@@ -223,7 +244,7 @@ class _Work:
             return self.formatter.records(kept), _counts(pairs, kept)
         return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(kept)]), _counts(pairs, kept)
 
-    def explained(self, groups: Iterable[list[Input]], stream: TextIO) -> Iterator[tuple[str, Counts]]:
+    def explained(self, groups: Iterable[list[InputRow]], stream: TextIO) -> Iterator[tuple[str, Counts]]:
         """Write each answer and its explanation, which is coloured if ``stream`` is a terminal; yield the numbers."""
         from crepe_dist.reports import explanation as explanations  # Rich takes a tenth of a second
 
@@ -232,62 +253,66 @@ class _Work:
             for row, prediction in (kept := self._kept([pair])):
                 explanation = None if prediction.problem else self.predictor.explain(row.text, self.formatter.score)
                 stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
-                if explanation and type(self.formatter) is Answers:
+                if explanation and type(self.formatter) is Formatter:
                     explanations.write(explanation, stream, legend=not has_explained)
                     has_explained = True
             yield "", _counts([pair], kept)
 
-    def _predicted(self, rows: list[Input]) -> list[Answer]:
+    def _predicted(self, rows: list[InputRow]) -> list[InputAndPrediction]:
         predictions = self.predictor.predict_stream((row.text for row in rows if not row.problem), self.windows)
         return [(row, Prediction("", 0.0, (), 0, row.problem) if row.problem else next(predictions)) for row in rows]
 
-    def _kept(self, pairs: list[Answer]) -> list[Answer]:
+    def _kept(self, pairs: list[InputAndPrediction]) -> list[InputAndPrediction]:
         """Leave out the rows whose score is too low."""
         score, least = self.formatter.score, self.min_score
         if score is None or least is None:
             return pairs
-        return [pair for pair in pairs if pair[1].problem or pair[1].share(score) >= least]
+        return [pair for pair in pairs if pair[1].problem or pair[1].probability_of(score) >= least]
 
 
-def _counts(pairs: Sequence[Answer], kept: Sequence[Answer]) -> Counts:
+def _counts(pairs: Sequence[InputAndPrediction], kept: Sequence[InputAndPrediction]) -> Counts:
     problems = Counter(re.split("[:;]", prediction.problem)[0] for _, prediction in pairs if prediction.problem)
     long = sum(prediction.characters_cut > 0 for _, prediction in pairs if not prediction.problem)
     return Counts(len(pairs), len(pairs) - len(kept), long, problems)
 
 
-def _conclude(counts: Counts, args: Any, encoding: Encoding) -> None:
+def _conclude(counts: Counts, args: Any, encoding: CharEncoder) -> None:
     """Print what was done; raise ``UserError`` if rows could not be classified."""
-    out = visible(remote.without_secrets(args.out or ""))
+    out = escape_controls(remote.redact_url(args.out or ""))
     if out:
-        print(f"{counted(counts.rows - counts.dropped, 'row')} written to {out}", file=sys.stderr)
+        print(f"{pluralize(counts.rows - counts.dropped, 'row')} written to {out}", file=sys.stderr)
     if args.min_score is not None:
-        dropped = f"{counts.dropped:,} of {counted(counts.rows, 'row')} left out"
+        dropped = f"{counts.dropped:,} of {pluralize(counts.rows, 'row')} left out"
         print(f"{dropped}: their score is below {args.min_score:g}", file=sys.stderr)
     if not counts.rows:
-        print(f"{visible(args.file or 'standard input')} has no rows", file=sys.stderr)
+        print(f"{escape_controls(args.file or 'standard input')} has no rows", file=sys.stderr)
     if counts.long:
-        longer = f"{counts.long:,} of {counted(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than"
-        read = f"{encoding.feature_len:,} characters, of which the network reads {read_of_long(encoding.to_dict())}"
+        longer = (
+            f"{counts.long:,} of {pluralize(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than"
+        )
+        read = (
+            f"{encoding.feature_len:,} characters, of which the network reads {describe_truncation(encoding.to_dict())}"
+        )
         print(f"{longer} {read}; --windows reads all of them", file=sys.stderr)
     if counts.problems:
         remedy = f"find them by their answers{f' in {out}' if out else ''} and fix them; all other rows are classified"
         raise UserError(
-            f"{sum(counts.problems.values()):,} of {counted(counts.rows, 'row')} could not be classified",
-            listed([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
+            f"{sum(counts.problems.values()):,} of {pluralize(counts.rows, 'row')} could not be classified",
+            join_words([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
             FROM_WINDOWS if NOT_UTF_8 in counts.problems else remedy,
         )
 
 
 def _inputs(
     args: Any, predictor: "Predictor", file: Optional[str]
-) -> tuple[tuple[str, ...], Iterable[list[Input]], str]:
+) -> tuple[tuple[str, ...], Iterable[list[InputRow]], str]:
     """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
 
     The columns of the text and of the ids are those of the model's data, unless others are given.
     """
     if args.text:
-        given = enumerate(map(plain, args.text), start=1)
-        return ("text",), [[Input(line, text, "", (text,)) for line, text in given]], ","
+        given = enumerate(map(strip_field_separators, args.text), start=1)
+        return ("text",), [[InputRow(line, text, "", (text,)) for line, text in given]], ","
     file = file or PIPE
     # From Parquet to Parquet, write_parquet copies the columns in their own types.
     keep = args.format == "csv" or (args.format == "parquet" and format_of(file, args.input_format) != "parquet")
@@ -296,7 +321,7 @@ def _inputs(
         _warn_of_columns(file, args.file, inputs.columns)
     if inputs.format == "fasttext":
         note = "words with __label__ are labels, and are left out of the texts; --input-format lines keeps them"
-        print(f"{visible(args.file or 'standard input')}: {note}", file=sys.stderr)
+        print(f"{escape_controls(args.file or 'standard input')}: {note}", file=sys.stderr)
     return inputs.columns, inputs, inputs.delimiter
 
 
@@ -306,7 +331,7 @@ def _warn_of_columns(file: str, given: str, kept: Sequence[str]) -> None:
 
     if left := [name for name in parquet.read_schema(file).names if name not in kept]:
         what = (
-            f"CSV does not have the columns {listed(left)} of {remote.without_secrets(given)}: their values are nested"
+            f"CSV does not have the columns {join_words(left)} of {remote.redact_url(given)}: their values are nested"
         )
         warnings.warn(f"{excerpt(what)}; --format parquet keeps them", stacklevel=2)
 

@@ -19,14 +19,14 @@ from rich.progress import Progress as Bar
 from crepe_dist import invocation
 from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
-from crepe_dist.errors import UserError, visible
-from crepe_dist.files import printable, scratch
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.files import printable, temporary_folder
 from crepe_dist.preparing.dataframe_source import is_table, label_type, write_table
 from crepe_dist.preparing.flags import PreparationFlags
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.worker_pool import Show, unsaid
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.worker_pool import ProgressCallback, unsaid
 from crepe_dist.reports import data_page
-from crepe_dist.settings.fields import FILE, near, setting, settings_of
+from crepe_dist.settings.fields import PATH_ARGUMENT, did_you_mean, setting, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,10 +79,10 @@ def prepare(
     Raises:
         UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
     """
-    with scratch() as folder:
+    with temporary_folder() as folder:
         texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
         beside = {name: _names(options.pop(name, ())) for name in ("category", "number")}
-        wanted = Wanted(
+        wanted = ColumnSpec(
             label, texts, weight, tuple(label_columns), id, categories=beside["category"], numbers=beside["number"]
         )
 
@@ -100,8 +100,8 @@ def prepare(
                 return given
             path = folder / name
             if name == UNLABELLED:
-                like = replace(wanted, label=None, texts=(), weight=None, labels=(), needs_id=False)
-                like = replace(like, remembered=wanted.texts)
+                like = replace(wanted, label=None, texts=(), weight=None, labels=(), id_required=False)
+                like = replace(like, preferred_texts=wanted.texts)
                 write_table(given, path, like, labelled=False)
                 return path
             read = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
@@ -120,7 +120,7 @@ def prepare(
             known = [each.name for each in settings_of(Prepare) if each.name not in COMMAND_ONLY]
             if unknown := options.keys() - set(known):
                 name = unknown.pop()
-                remedy = near(name, known) or "docs/how-to/python.md lists them"
+                remedy = did_you_mean(name, known) or "docs/how-to/python.md lists them"
                 raise UserError(f"prepare has no argument {name}", remedy=remedy)
             if is_table(source):
                 options["label_type"] = label_type(source, wanted.label)
@@ -133,7 +133,7 @@ def prepare(
 
 def _say(line: str) -> None:
     """Print a line to standard error, where it disturbs no output of the caller."""
-    print(visible(line), file=sys.stderr)
+    print(escape_controls(line), file=sys.stderr)
 
 
 def _names(given: Any) -> tuple[str, ...]:
@@ -181,7 +181,7 @@ class Prepare(PreparationFlags):
         crepe prepare --verify data/reviews
         """
 
-    verify: Optional[Path] = setting(None, "compare a prepared folder with its checksums", FILE)
+    verify: Optional[Path] = setting(None, "compare a prepared folder with its checksums", PATH_ARGUMENT)
 
     def run(self) -> None:
         if self.verify is not None:
@@ -193,18 +193,20 @@ class Prepare(PreparationFlags):
             return
         if not self.source:
             raise UserError(
-                "there is nothing to prepare", remedy=f"{invocation.typed('prepare')} --help shows examples"
+                "there is nothing to prepare", remedy=f"{invocation.command_line('prepare')} --help shows examples"
             )
         if self.out is None:
             raise UserError("--out is missing: it names the folder to create", remedy="add --out data/NAME")
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # stay immune if the shell asks for it: background jobs
                 signal.signal(number, _stop)
-        command = printable(f"{invocation.typed('prepare')} {shlex.join(sys.argv[1:])}")
+        command = printable(f"{invocation.command_line('prepare')} {shlex.join(sys.argv[1:])}")
         try:
             with _bar() as show:
                 say = partial(print, flush=True)
-                summary = self.prepare(data_page.optional_page(), command, show, say=lambda line: say(visible(line)))
+                summary = self.prepare(
+                    data_page.optional_page(), command, show, say=lambda line: say(escape_controls(line))
+                )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped and cleaned up. To start again: {command}") from None
         data_page.show(summary, Console(), printable(self.out))
@@ -218,7 +220,7 @@ def _stop(*_: object) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[Show]:
+def _bar() -> Iterator[ProgressCallback]:
     """Show a progress bar for each phase, if standard error is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -8,12 +8,12 @@ from types import FrameType
 from typing import Optional
 
 from crepe_dist import extras
-from crepe_dist.distributed.launch import check_alone, limit_threads
-from crepe_dist.distributed.signals import Stopped
-from crepe_dist.errors import ExitCode, visible
+from crepe_dist.distributed.launch import require_single_process, set_omp_threads
+from crepe_dist.distributed.signals import StopRequested
+from crepe_dist.errors import ExitCode, escape_controls
 from crepe_dist.predicting.prediction import Prediction
-from crepe_dist.serving.batching import Batcher
-from crepe_dist.settings.fields import NAME, Many, setting, whole
+from crepe_dist.serving.batching import DynamicBatcher
+from crepe_dist.settings.fields import NON_EMPTY, Repeated, int_range, setting
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag
 from crepe_dist.settings.options import PORT, ServiceOptions
 
@@ -32,23 +32,23 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
       """
     interrupted = "stopped: Ctrl-C"
 
-    host: str = setting("127.0.0.1", "address to listen on", NAME)
-    port: int = setting(PORT, "port; 0 picks a free one", whole(0, 65_535))
-    allow_host: tuple[str, ...] = setting((), "host name that clients may use; repeatable", Many(NAME))
+    host: str = setting("127.0.0.1", "address to listen on", NON_EMPTY)
+    port: int = setting(PORT, "port; 0 picks a free one", int_range(0, 65_535))
+    allow_host: tuple[str, ...] = setting((), "host name that clients may use; repeatable", Repeated(NON_EMPTY))
     log_requests: bool = setting(False, "write one line per request to standard error, without texts")
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, _stop)
         self.names = frozenset(name.lower() for name in (self.host, *self.allow_host))
-        check_alone("serve")
+        require_single_process("serve")
         extras.require("serve", "serve")
-        limit_threads()
+        set_omp_threads()
         _serve(self)
 
 
 def _stop(number: int, frame: Optional[FrameType]) -> None:
     # Unlike a stopped run, a stopped service leaves nothing to resume, so this is a success.
-    raise Stopped("SIGTERM", ExitCode.DONE)
+    raise StopRequested("SIGTERM", ExitCode.DONE)
 
 
 def _serve(args: Serve) -> None:
@@ -56,25 +56,26 @@ def _serve(args: Serve) -> None:
     from crepe_dist.predicting.predictor import load
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
-    from crepe_dist.serving.app import Metrics, create_app
+    from crepe_dist.serving.app import ServiceMetrics, create_app
 
     with server.listen(args.host, args.port) as listener:
-        path = checkpoint.announce(checkpoint.find(args.checkpoint), args.checkpoint)
-        predictor = load(path, **args.foreign(), device=args.device, **args.thresholds())
-        metrics = Metrics(predictor.path.name, predictor.kernels)
+        path = checkpoint.log_model_in_use(checkpoint.resolve_model(args.checkpoint), args.checkpoint)
+        predictor = load(path, **args.external_weights_kwargs(), device=args.device, **args.thresholds())
+        metrics = ServiceMetrics(predictor.path.name, predictor.kernels)
 
         def predict(rows: Sequence[str]) -> list[Prediction]:
             metrics.read(rows, predictor.encoding)
             return list(predictor.predict_stream(iter(rows)))  # which have the values of columns
 
-        batcher = Batcher(predict, predictor.explain, metrics.batch_texts.observe)
+        batcher = DynamicBatcher(predict, predictor.explain, metrics.batch_texts.observe)
         try:
             batcher.submit(["warm-up"]).result()
-            print(f"{visible(str(path))}: {len(predictor.classes)} classes, kernels: {predictor.kernels}")
+            print(f"{escape_controls(str(path))}: {len(predictor.classes)} classes, kernels: {predictor.kernels}")
             print(f"listening on {server.url(listener)}", flush=True)
             if not server.is_loopback(listener):
                 print(
-                    f"warning: other machines can reach {visible(args.host)}; the service has no authentication and no "
+                    f"warning: other machines can reach {escape_controls(args.host)}; the service has no "
+                    f"authentication and no "
                     "encryption\n  do:  use it in a private network only, or behind a proxy that adds both",
                     file=sys.stderr,
                 )

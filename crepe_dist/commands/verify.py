@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from crepe_dist.elastic.training_subprocess import QUIET, train
-from crepe_dist.errors import UserError, visible
-from crepe_dist.files import scratch, sha256
-from crepe_dist.formatting import counted
+from crepe_dist.elastic.training_subprocess import NO_REPORTS, train_in_subprocess
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.files import sha256, temporary_folder
+from crepe_dist.formatting import pluralize
 from crepe_dist.model.backend import gpu_builds, is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import RunRecord, open_run
-from crepe_dist.settings.fields import FILE, setting, whole
+from crepe_dist.settings.fields import PATH_ARGUMENT, int_range, setting
 from crepe_dist.settings.flags import Command
 
 
@@ -30,9 +30,9 @@ class Verify(Command):
         crepe verify runs/reviews-1f2e3d4c5b --processes 2
         """
 
-    folder: Path = setting(None, "folder of a finished run", FILE, positional="")
-    data: Optional[Path] = setting(None, "prepared folder; default: the run's", FILE)
-    processes: int = setting(1, "processes to train on", whole(1, 1024))
+    folder: Path = setting(None, "folder of a finished run", PATH_ARGUMENT, positional="")
+    data: Optional[Path] = setting(None, "prepared folder; default: the run's", PATH_ARGUMENT)
+    processes: int = setting(1, "processes to train on", int_range(1, 1024))
 
     def run(self) -> None:
         record = open_run(self.folder)
@@ -45,19 +45,19 @@ class Verify(Command):
             **record.settings,
             "training.init_from": start and os.path.abspath(start),
             "data.source": str(data.folder.absolute()),
-            **QUIET,
+            **NO_REPORTS,
         }
         if computed["device"].startswith("cpu"):
             settings["device"] = "cpu"
         if build := same_kernels(computed):
-            os.environ[library.SWITCH] = build
+            os.environ[library.KERNELS_ENV] = build
         for note in notes(computed):
             print(f"note: {note}", flush=True)
-        with scratch() as place:
+        with temporary_folder() as place:
             again = place / "run"
-            on = counted(self.processes, "process", "processes")
-            print(f"trains {visible(record.name)} again, on {on}", flush=True)
-            train({**settings, "run_dir": str(again)}, place, self.processes)
+            on = pluralize(self.processes, "process", "processes")
+            print(f"trains {escape_controls(record.name)} again, on {on}", flush=True)
+            train_in_subprocess({**settings, "run_dir": str(again)}, place, self.processes)
             before, now = digests(record.path), digests(again)
             epochs = sorted(before.keys() & now.keys())
             differing = [epoch for epoch in epochs if before[epoch] != now[epoch]]
@@ -71,13 +71,13 @@ class Verify(Command):
                 changed or "nothing that a run records about its machine differs",
                 "verify it on a machine like the one that trained it; if it differs there too, do not trust the run",
             )
-        print(f"{visible(str(record.path))} is what its data and its settings give")
+        print(f"{escape_controls(str(record.path))} is what its data and its settings give")
 
 
 def same_kernels(computed: Mapping[str, str]) -> Optional[str]:
-    """Return the value of ``library.SWITCH`` with which this machine computes as the run did, if there is one."""
+    """Return the value of ``library.KERNELS_ENV`` with which this machine computes as the run did, if there is one."""
     build = computed["model.kernels"]
-    return library.NONE if build == "mxnet" else build if build in library.usable() else None
+    return library.NONE if build == "mxnet" else build if build in library.loadable_builds() else None
 
 
 def notes(computed: Mapping[str, str]) -> Iterator[str]:
@@ -89,7 +89,7 @@ def notes(computed: Mapping[str, str]) -> Iterator[str]:
     elif build == "mxnet":
         yield "the run was computed by MXNet's operators: equal bits are promised with our own kernels only"
     elif same_kernels(computed) is None and (
-        precision != "float32" or library.GENERIC in (build, *library.usable()[:1])
+        precision != "float32" or library.GENERIC in (build, *library.loadable_builds()[:1])
     ):
         yield f"the run was computed by the kernels {build}, which this machine lacks: expect other bits"
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from crepe_dist.cuda.compiler import compile_cached, parameters
-from crepe_dist.cuda.gpu import Gpu, Memory, Module
+from crepe_dist.cuda.gpu import CudaModule, DeviceBuffer, Gpu
 
 
 @dataclass(frozen=True)
-class Texts:
+class DeviceBatch:
     """Documents of a batch on a GPU. The kernel ``add_boundary_symbols`` writes them.
 
     Attributes:
@@ -26,12 +26,12 @@ class Texts:
     documents: int
     first: int
     symbols: int
-    texts: Memory
-    lengths: Memory
+    texts: DeviceBuffer
+    lengths: DeviceBuffer
 
 
 @dataclass(frozen=True)
-class Dropping:
+class DropoutState:
     """Dropout of a step.
 
     Attributes:
@@ -52,34 +52,36 @@ class Dropping:
         return 1 / (1 - self.probability)
 
 
-NOT_DROPPING = Dropping(0.0, 0)
+NO_DROPOUT = DropoutState(0.0, 0)
 
 
 @dataclass(frozen=True)
-class Sum:
+class GradAccumulator:
     """Sum of a parameter's fixed-point gradients.
 
     Attributes:
-        total: The sum, int32. Kernels add to it. See ``CudaExchange.totals``.
+        total: The sum, int32. Kernels add to it. See ``CudaOptimizer.grad_sums``.
         per_unit: Factor that converts a gradient to fixed point, 2**-exponent.
         largest: Bits of the largest absolute value of each document's term, uint32 [documents]. They are 0 at first.
     """
 
-    total: Memory
+    total: DeviceBuffer
     per_unit: float
-    largest: Memory
+    largest: DeviceBuffer
 
 
-Sums = Mapping[str, Sum]  # The key is the name of the parameter.
+GradAccumulators = Mapping[str, GradAccumulator]  # The key is the name of the parameter.
 
 
-class Part(Protocol):
+class Branch(Protocol):
     """Branch of a network, with its own logits and loss."""
 
-    def forward(self, texts: Texts, logits: Memory, dropping: Dropping | None = None) -> None:
+    def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
         """Compute the logits, float32 [documents, classes]. With ``dropping``, prepare the backward pass."""
 
-    def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
+    def backward(
+        self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
+    ) -> None:
         """Add the gradients of the documents of the last forward pass to the sums of the gradients."""
 
 
@@ -93,7 +95,7 @@ def blocks(elements: int) -> int:
     return min(-(-elements // THREADS), MAX_BLOCKS)
 
 
-class Program:
+class KernelProgram:
     """Kernels that are compiled for one configuration of a network.
 
     Args:
@@ -109,16 +111,16 @@ class Program:
         self.gpu = gpu
         self.number_bytes = 4 if precision == "float32" else 2
         constants = {**constants, "PRECISION": PRECISIONS.index(precision)}
-        self._module = Module(gpu, compile_cached(name, constants, gpu.capability), parameters())
-        self._buffers: dict[str, Memory] = {}
+        self._module = CudaModule(gpu, compile_cached(name, constants, gpu.capability), parameters())
+        self._buffers: dict[str, DeviceBuffer] = {}
 
     def __call__(
         self, name: str, grid: int | tuple[int, int], *arguments: Any, block: int = THREADS, shared: int = 0
     ) -> None:
-        """Launch a kernel; see ``Module.launch``."""
+        """Launch a kernel; see ``CudaModule.launch``."""
         self._module.launch(name, grid, block, *arguments, shared=shared)
 
-    def buffer(self, name: str, size: int) -> Memory:
+    def buffer(self, name: str, size: int) -> DeviceBuffer:
         """Return the memory with this name. If it is smaller than ``size`` bytes, it grows and loses its contents."""
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers.pop(name, None)  # The old memory is freed before the new memory is allocated.

@@ -19,7 +19,7 @@ from crepe_dist import extras
 from crepe_dist.cuda import driver
 from crepe_dist.cuda.driver import FALLBACK_HINT, dotted
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.files import cache_folder, read_bytes, replacing
+from crepe_dist.files import atomic_replace, cache_folder, read_bytes
 
 LIBRARY = "libnvrtc.so.12"
 PACKAGE, PATH = "nvidia-cuda-nvrtc-cu12", f"nvidia/cuda_nvrtc/lib/{LIBRARY}"
@@ -49,7 +49,7 @@ def compile_cached(program: str, defines: Mapping[str, int | str], capability: t
     image = compile_program(program, defines, architecture)
     with suppress(OSError):  # If the cache cannot be written, each process compiles.
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with atomic_replace(path) as temporary:
             temporary.write_bytes(hashlib.sha256(image).digest() + image)
     return image
 

@@ -28,7 +28,7 @@ _IMAGE = (
     f"{FALLBACK_HINT}",
 )
 # Causes and remedies of CUDA error codes. Other codes, such as 700 to 719 of kernels, mean a bug or a hardware fault.
-HELP = {
+ERROR_HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
     46: (
         "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
@@ -48,7 +48,7 @@ _FAULT = (
     "again, report it",
 )
 # Errors that remain until somebody acts. After other errors, the same command may succeed if it is repeated.
-PERMANENT_ERRORS = HELP.keys() - {46, 802}
+PERMANENT_ERRORS = ERROR_HELP.keys() - {46, 802}
 _INT = POINTER(c_int)
 _HANDLE = POINTER(c_void_p)
 _ADDRESS = c_uint64  # CUdeviceptr
@@ -100,7 +100,7 @@ def function(name: str) -> Any:
     return found
 
 
-def missing() -> UserError | None:
+def load_error() -> UserError | None:
     """Return the error if the library of the driver cannot be loaded, otherwise ``None``."""
     try:
         ctypes.CDLL(LIBRARY)
@@ -114,25 +114,25 @@ def missing() -> UserError | None:
     return None
 
 
-def fault() -> UserError | None:
+def init_error() -> UserError | None:
     """Return the error if the driver cannot be initialised.
 
     The result is ``None`` if the driver starts, finds no GPU, or cannot be loaded.
     """
-    code = NO_DEVICE if missing() else function("cuInit")(0)
-    return None if code in (0, NO_DEVICE) else failure("the NVIDIA driver does not start", "cuInit", code)
+    code = NO_DEVICE if load_error() else function("cuInit")(0)
+    return None if code in (0, NO_DEVICE) else call_error("the NVIDIA driver does not start", "cuInit", code)
 
 
-def failure(what: str, name: str, code: int) -> UserError:
+def call_error(what: str, name: str, code: int) -> UserError:
     """Return the error for a failed call of a driver function."""
     text = c_char_p()
     function("cuGetErrorName")(code, text)
     lasting = ExitCode.ERROR if code in PERMANENT_ERRORS else ExitCode.FAILURE
     known = f"{text.value.decode() if text.value else 'unknown error'} ({code})"
-    return UserError(f"{what}: {name}: {known}", *HELP.get(code, _FAULT), code=lasting)
+    return UserError(f"{what}: {name}: {known}", *ERROR_HELP.get(code, _FAULT), code=lasting)
 
 
-def outdated() -> UserError | None:
+def version_error() -> UserError | None:
     """Return the error if a driver is installed and too old for the kernels, otherwise ``None``."""
     found = driver_version()
     if found is None or found >= MIN_VERSION:
@@ -157,7 +157,7 @@ def driver_version() -> tuple[int, int] | None:
     return number.value // 1000, number.value % 1000 // 10
 
 
-def count() -> int:
+def gpu_count() -> int:
     """Return the number of GPUs that the driver shows to this process, or 0 without a driver. They may be unusable."""
     number = c_int()
     return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", number) else 0
@@ -171,17 +171,17 @@ def compute_capability(gpu: int) -> tuple[int, int]:
     return major.value, minor.value
 
 
-def name_of(gpu: int) -> str:
+def gpu_name(gpu: int) -> str:
     """Return the name of a GPU, or an empty string without a driver. ``gpu`` is a number of the driver."""
     return _text("cuDeviceGetName", gpu)
 
 
-def place_of(gpu: int) -> str:
+def gpu_location(gpu: int) -> str:
     """Return the machine and the PCI address of a GPU. All MIG devices of a GPU have the same address."""
     return f"{hardware.boot()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 
-def uuid_of(gpu: int) -> str:
+def gpu_uuid(gpu: int) -> str:
     """Return the UUID of a GPU or MIG device, or an empty string if the driver is older than CUDA 11.4."""
     value = ctypes.create_string_buffer(16)
     return str(uuid.UUID(bytes=value.raw)) if _ask_gpu(gpu, "cuDeviceGetUuid_v2", value) else ""

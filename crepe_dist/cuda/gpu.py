@@ -1,7 +1,7 @@
 """A GPU, its memory, and the kernels that run on it.
 
 All work is enqueued in one CUDA stream, in the order of the calls. A later call reports the failure of a kernel,
-usually ``Gpu.wait`` or ``Memory.read``. After such a failure, all calls fail, because the CUDA context is lost.
+usually ``Gpu.wait`` or ``DeviceBuffer.read``. After such a failure, all calls fail, because the CUDA context is lost.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Gpu:
     Attributes:
         capability: Compute capability, major and minor.
         stream: Driver handle of the stream.
-        check: Function that raises ``PeerGone`` if a peer process is lost. The NCCL communicator sets it.
+        check: Function that raises ``PeerLostError`` if a peer process is lost. The NCCL communicator sets it.
 
     Raises:
         UserError: The GPU does not exist, or its driver is too old.
     """
 
     def __init__(self, number: int) -> None:
-        if error := driver.missing() or driver.fault() or driver.outdated():
+        if error := driver.load_error() or driver.init_error() or driver.version_error():
             raise error
         self.number = number
         self.name = ""  # Error messages use it. It is empty until the driver has returned it.
@@ -62,7 +62,7 @@ class Gpu:
         self._call("cuInit", 0)
         device = c_int()
         self._call("cuDeviceGet", device, number)
-        self.name = driver.name_of(number)
+        self.name = driver.gpu_name(number)
         self.capability = driver.compute_capability(number)
         self._context = c_void_p()
         self._call("cuDevicePrimaryCtxRetain", self._context, device)
@@ -72,7 +72,7 @@ class Gpu:
         self._locked: list[c_void_p] = []
         held = self._context, self.stream, device, self._locked, self._lost
         weakref.finalize(self, _release, *held, os.getpid()).atexit = False
-        self._stage = self.page_locked(STAGED_BYTES)  # Ring buffer.
+        self._stage = self.pinned(STAGED_BYTES)  # Ring buffer.
         # Total bytes that were written to the ring buffer, and total bytes whose copy to the GPU is certainly complete.
         self._given = self._copied = 0
         self._lock = threading.Lock()
@@ -83,7 +83,7 @@ class Gpu:
         self.call("cuMemGetInfo_v2", free, total)
         return free.value, total.value
 
-    def allocate(self, size: int) -> Memory:
+    def allocate(self, size: int) -> DeviceBuffer:
         """Allocate memory. All bytes are 0.
 
         Raises:
@@ -95,18 +95,18 @@ class Gpu:
         except MemoryError as error:
             free, total = self.memory()
             raise MemoryError(f"{error}: {size:,} bytes wanted, {free:,} of {total:,} are free") from None
-        memory = Memory(self, address.value, size)
+        memory = DeviceBuffer(self, address.value, size)
         weakref.finalize(memory, _give_back, self, "cuMemFree_v2", address.value, os.getpid()).atexit = False
         memory.clear()
         return memory
 
-    def copy(self, array: npt.NDArray[Any]) -> Memory:
+    def copy(self, array: npt.NDArray[Any]) -> DeviceBuffer:
         """Allocate memory for an array, and copy the array to it."""
         memory = self.allocate(array.nbytes)
         memory.write(array)
         return memory
 
-    def page_locked(self, size: int) -> npt.NDArray[np.uint8]:
+    def pinned(self, size: int) -> npt.NDArray[np.uint8]:
         """Allocate pinned host memory. Copies from and to it are asynchronous. It is freed with this object."""
         address = c_void_p()
         self.call("cuMemHostAlloc", address, size, 0)
@@ -194,12 +194,12 @@ class Gpu:
         gpu = f"GPU {self.number}" + (f" ({self.name})" if self.name else "")
         if code == OUT_OF_MEMORY:
             return MemoryError(f"{gpu} is out of memory")
-        if code not in driver.HELP:
+        if code not in driver.ERROR_HELP:
             self.wait_for_lost_peer()
-        return driver.failure(f"{gpu} cannot be used", function, code)
+        return driver.call_error(f"{gpu} cannot be used", function, code)
 
 
-class Memory:
+class DeviceBuffer:
     """Memory on a GPU. It is freed with the last reference to it or to a view of it.
 
     Attributes:
@@ -207,17 +207,17 @@ class Memory:
         size: Number of bytes.
     """
 
-    def __init__(self, gpu: Gpu, address: int, size: int, whole: Memory | None = None) -> None:
+    def __init__(self, gpu: Gpu, address: int, size: int, whole: DeviceBuffer | None = None) -> None:
         self._gpu = gpu
         self.address = address
         self.size = size
         self._whole = whole
 
-    def view(self, offset: int, size: int) -> Memory:
+    def view(self, offset: int, size: int) -> DeviceBuffer:
         """Return a view of the bytes [offset, offset + size)."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ValueError(f"bytes {offset} to {offset + size} are not within {self.size}")
-        return Memory(self._gpu, self.address + offset, size, self)
+        return DeviceBuffer(self._gpu, self.address + offset, size, self)
 
     def write(self, array: npt.NDArray[Any]) -> None:
         """Copy an array to the start of the memory. The caller may change the array after the call."""
@@ -226,10 +226,10 @@ class Memory:
 
     def read(self, array: npt.NDArray[Any]) -> None:
         """Copy the start of the memory to an array, after all enqueued work."""
-        self.fetch(array)
+        self.read_async(array)
         self._gpu.wait()
 
-    def fetch(self, array: npt.NDArray[Any]) -> None:
+    def read_async(self, array: npt.NDArray[Any]) -> None:
         """Enqueue a copy of the start of the memory to an array. If the array is pinned, the call does not wait."""
         if not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError("an array to read into must be contiguous and writeable")
@@ -243,7 +243,7 @@ class Memory:
             self._gpu.call("cuMemsetD8Async", self.address, 0, self.size, self._gpu.stream)
 
 
-class Module:
+class CudaModule:
     """Compiled program on a GPU. Only one thread at a time may launch its kernels.
 
     Args:
@@ -267,7 +267,7 @@ class Module:
             name: Name of the kernel.
             grid: Number of blocks along x, or along x and y. If a number is 0, no kernel is launched.
             block: Number of threads of a block.
-            arguments: ``Memory`` or ``None`` for a pointer, and a number for another parameter.
+            arguments: ``DeviceBuffer`` or ``None`` for a pointer, and a number for another parameter.
             shared: Bytes of dynamic shared memory of a block. Static and dynamic shared memory together are at most
                 48 KiB.
 

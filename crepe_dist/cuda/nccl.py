@@ -17,8 +17,8 @@ from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from functools import cache
 
 from crepe_dist.cuda.compiler import load_from_package
-from crepe_dist.cuda.gpu import HANG_SECONDS, Gpu, Memory
-from crepe_dist.errors import ExitCode, PeerGone, UserError
+from crepe_dist.cuda.gpu import HANG_SECONDS, DeviceBuffer, Gpu
+from crepe_dist.errors import ExitCode, PeerLostError, UserError
 
 LIBRARY = "libnccl.so.2"
 PACKAGE, PATH = "nvidia-nccl-cu12", f"nvidia/nccl/lib/{LIBRARY}"
@@ -69,7 +69,8 @@ class Communicator:
         rank: Rank of this process.
         size: Number of ranks.
         name: Result of ``unique_id`` on rank 0.
-        check: Function that raises ``PeerGone`` if a peer is lost. It is called every ``POLL_SECONDS`` while waiting.
+        check: Function that raises ``PeerLostError`` if a peer is lost. It is called every ``POLL_SECONDS`` while
+        waiting.
         seconds: Time limit of the initialisation.
 
     Raises:
@@ -90,7 +91,7 @@ class Communicator:
         self._poll(self._is_enqueued, seconds)
         self._doing = "a sum over the GPUs"
 
-    def sum(self, memory: Memory, count: int) -> None:
+    def all_reduce(self, memory: DeviceBuffer, count: int) -> None:
         """Enqueue the all-reduce of int32 numbers on the GPU. It replaces them by their sums over all ranks."""
         self._gpu.make_current()
         address = c_void_p(memory.view(0, 4 * count).address)
@@ -153,7 +154,7 @@ class Communicator:
 def _failure(what: str, code: int) -> Exception:
     why = f"{(_library().ncclGetErrorString(code) or b'').decode('utf-8', 'replace')} ({code})"
     if code == REMOTE_ERROR:
-        return PeerGone(f"NCCL: {what} failed: {why}")
+        return PeerLostError(f"NCCL: {what} failed: {why}")
     remedy = f"set NCCL_DEBUG=WARN to see more; a container may need --shm-size 1g; {FALLBACK_HINT}"
     return UserError(f"NCCL failed: {what}", why, remedy, code=ExitCode.FAILURE)
 
@@ -165,7 +166,7 @@ def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
     """
 
     def work() -> None:
-        with suppress(UserError, PeerGone):  # The GPU may have failed before.
+        with suppress(UserError, PeerLostError):  # The GPU may have failed before.
             gpu.make_current()
         _library().ncclCommAbort(handle)
 

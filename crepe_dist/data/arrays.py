@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.files import open_regular, sync, writing
+from crepe_dist.files import name_path_in_errors, open_regular, sync
 
 TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
@@ -74,7 +74,7 @@ def read_string(folder: Path, split: str, kind: str, shard: int, rows: int, row:
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceRow:
     """Row of a source: where a document is from. By the hash of its text, a changed source is noticed.
 
     Attributes:
@@ -101,12 +101,12 @@ def origins_file(split: str) -> str:
     return f"{split}.origins.npy"
 
 
-def hashes(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+def hash_texts(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
     """Hash texts in UTF-8, uint64 [n]."""
     return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
 
 
-def spelled(value: int) -> str:
+def format_hash(value: int) -> str:
     """Spell a hash for a CSV file. Spreadsheets would take some for numbers without the letter before them."""
     return f"x{value:016x}"
 
@@ -159,14 +159,14 @@ class _HashedFile:
 
 def write_array(folder: Path, name: str, array: Any) -> Files:
     """Write an array to disk and return its manifest entry."""
-    return write_pieces(folder, name, array.dtype, array.shape, [array])
+    return write_in_chunks(folder, name, array.dtype, array.shape, [array])
 
 
-def write_pieces(
+def write_in_chunks(
     folder: Path, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], pieces: Iterable[npt.NDArray[Any]]
 ) -> Files:
     """Write an array to disk in pieces of its rows, and return its manifest entry."""
-    with writing(folder / name):
+    with name_path_in_errors(folder / name):
         file = _HashedFile(folder / name)
         file.write(header(np.dtype(kind), shape))
         for piece in pieces:

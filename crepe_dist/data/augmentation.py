@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import BLANK, Codes, Encoding
-from crepe_dist.data.counter_rng import Numbers, draw, is_drawn, mix
-from crepe_dist.data.dataset import Alteration, Split
-from crepe_dist.data.word_hashing import WordFinder
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
+from crepe_dist.data.counter_rng import Numbers, bernoulli, hash_random, splitmix64
+from crepe_dist.data.dataset import Split, Transform
+from crepe_dist.data.word_hashing import WordHasher
 
-USUAL = Encoding()
+DEFAULT_ENCODER = CharEncoder()
 Places = npt.NDArray[np.int64]
 
 
-def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes, kept: tuple[int, int]) -> Codes:
+def add_typos(codes: CharIds, rate: float, keys: Numbers, letters: CharIds, kept: tuple[int, int]) -> CharIds:
     """Add typing errors to documents, as a function of the codes, the rate and the keys.
 
     Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
@@ -33,20 +33,20 @@ def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes, kept: tupl
             blank.
         rate: probability of an error per character, 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
-        letters: codes that substitutions and insertions draw from; see ``Encoding.letters``.
+        letters: codes that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
         kept: numbers of codes at the front and at the back of a document that becomes too long.
 
     Returns:
         A copy with errors.
     """
-    known = codes != BLANK
+    known = codes != PAD_UNK_ID
     documents, length = codes.shape
     ends = np.where(known.any(axis=1), length - known[:, ::-1].argmax(axis=1), 0)
     places = np.arange(length)
-    drawn = mix(keys[:, None] + places.astype(np.uint64))
-    is_hit = is_drawn(rate, drawn) & (places < ends[:, None])
+    drawn = splitmix64(keys[:, None] + places.astype(np.uint64))
+    is_hit = bernoulli(rate, drawn) & (places < ends[:, None])
     document, place = np.nonzero(is_hit)
-    hits, drawn = document * length + place, mix(drawn[is_hit])
+    hits, drawn = document * length + place, splitmix64(drawn[is_hit])
     substituted, deleted, inserted, swapped = (drawn & np.uint64(3) == kind for kind in range(4))
     random = drawn >> np.uint64(2)
 
@@ -57,7 +57,7 @@ def corrupt(codes: Codes, rate: float, keys: Numbers, letters: Codes, kept: tupl
     flat = np.insert(flat, hits[inserted], letters[random[inserted] % np.uint64(len(letters))])
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
-    result = np.full_like(codes, BLANK)
+    result = np.full_like(codes, PAD_UNK_ID)
     start, (front, back) = 0, kept
     for row, count, end in zip(result, (length + gained).tolist(), (ends + gained).tolist()):
         if end > length:
@@ -78,7 +78,7 @@ def _swap(flat: npt.NDArray[Any], places: Places) -> None:
     flat[places[is_last] + 1] = moved
 
 
-def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters: Codes) -> None:
+def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters: CharIds) -> None:
     old, count = flat[places], len(letters)
     which = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
     # For a letter, choose among the others, counted from the one after it.
@@ -86,7 +86,9 @@ def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters
     flat[places] = letters[np.where(letters[which] == old, others, random) % np.uint64(count)]
 
 
-def with_typos(split: Split, rate: float, seed: int = 0, epoch: int = 0, encoding: Encoding = USUAL) -> Split:
+def with_typos(
+    split: Split, rate: float, seed: int = 0, epoch: int = 0, encoding: CharEncoder = DEFAULT_ENCODER
+) -> Split:
     """Return a view of a split with typing errors in its codes; its texts stay unchanged.
 
     The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors. A
@@ -94,12 +96,17 @@ def with_typos(split: Split, rate: float, seed: int = 0, epoch: int = 0, encodin
     """
     if not rate:
         return split
-    letters, kept = encoding.letters, encoding.kept if encoding.in_reading_order else encoding.kept[::-1]
+    letters, kept = (
+        encoding.typo_ids,
+        encoding.head_tail_lengths if encoding.in_reading_order else encoding.head_tail_lengths[::-1],
+    )
 
-    return split.altered(lambda codes, rows: corrupt(codes, rate, draw(seed, epoch, rows), letters, kept))
+    return split.with_transform(
+        lambda codes, rows: add_typos(codes, rate, hash_random(seed, epoch, rows), letters, kept)
+    )
 
 
-def without_some_words(codes: Codes, most: float, keys: Numbers, finder: WordFinder) -> Codes:
+def word_dropout(codes: CharIds, most: float, keys: Numbers, finder: WordHasher) -> CharIds:
     """Leave out words, and the character after each; a document keeps at least one word (Iyyer et al. 2015, ACL).
 
     Soft labels of a teacher repeat what it knows of a text's most telling words. A student that does not always see
@@ -113,19 +120,19 @@ def without_some_words(codes: Codes, most: float, keys: Numbers, finder: WordFin
     """
     is_word, starts = finder.bounds(codes)[:2]
     number = np.cumsum(starts, axis=1).astype(np.uint64)  # from 1 on within words; 0 draws the probability
-    rates = most * (mix(keys) >> np.uint64(32)) / (1 << 32)
-    is_left_out = is_word & is_drawn(rates[:, None], mix(keys[:, None] + number))
+    rates = most * (splitmix64(keys) >> np.uint64(32)) / (1 << 32)
+    is_left_out = is_word & bernoulli(rates[:, None], splitmix64(keys[:, None] + number))
     is_left_out &= (is_word & ~is_left_out).any(axis=1, keepdims=True)
     is_left_out[:, 1:] |= is_left_out[:, :-1] & ~is_word[:, 1:]
     order = np.argsort(is_left_out, axis=1, kind="stable")
-    return np.take_along_axis(np.where(is_left_out, BLANK, codes), order, axis=1)
+    return np.take_along_axis(np.where(is_left_out, PAD_UNK_ID, codes), order, axis=1)
 
 
-def with_word_dropout(split: Split, most: float, encoding: Encoding) -> Split:
-    """Return a view of a training split that leaves out words in each epoch; see ``without_some_words``."""
-    finder = WordFinder(encoding)
+def with_word_dropout(split: Split, most: float, encoding: CharEncoder) -> Split:
+    """Return a view of a training split that leaves out words in each epoch; see ``word_dropout``."""
+    finder = WordHasher(encoding)
 
-    def of_epoch(seed: int, epoch: int) -> Alteration:
-        return lambda codes, rows: without_some_words(codes, most, mix(draw(seed, epoch, rows)), finder)
+    def of_epoch(seed: int, epoch: int) -> Transform:
+        return lambda codes, rows: word_dropout(codes, most, splitmix64(hash_random(seed, epoch, rows)), finder)
 
-    return replace(split, per_epoch=of_epoch)
+    return replace(split, epoch_transform=of_epoch)

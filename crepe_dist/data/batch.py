@@ -7,16 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import BLANK, Codes
-from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_BYTES, WEIGHT_UNIT
-from crepe_dist.data.targets import PAIR_BYTES, SHARE_UNIT, Shares
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharIds
+from crepe_dist.data.dataset import UNIT_WEIGHT_BYTES, WEIGHT_BYTES, WEIGHT_SCALE
+from crepe_dist.data.targets import PAIR_BYTES, PROB_SCALE, Shares
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 
 LABEL_BYTES = 2  # of a row with one label
-Order = npt.NDArray[np.int64]  # row numbers
+RowIndices = npt.NDArray[np.int64]  # row numbers
 
 
-def extra_bytes(pairs: int) -> int:
+def num_trailer_bytes(pairs: int) -> int:
     """Return the bytes of a packed row after its codes: its label, or its pairs of class and share, and its weight."""
     return (PAIR_BYTES * pairs or LABEL_BYTES) + WEIGHT_BYTES
 
@@ -38,27 +38,27 @@ class Batch(NamedTuple):
         seed: random seed of the step's dropout, uint64.
     """
 
-    packed: Codes
+    packed: CharIds
     labels: npt.NDArray[np.int32]
-    documents: int
+    global_batch_size: int
     first: int = 0
-    rows: Order = np.zeros(0, np.int64)
+    rows: RowIndices = np.zeros(0, np.int64)
     step: int = 0
     seed: int = 0
 
-    def of_step(self, step: int, seed: int) -> Batch:
+    def for_step(self, step: int, seed: int) -> Batch:
         """Return the batch of a step of a run with a random seed."""
         return self._replace(step=step, seed=(seed * MULTIPLIER2 + (step - 1) * MULTIPLIER1) % 2**64)
 
 
-def pack(
-    codes: Codes,
+def pack_batch(
+    codes: CharIds,
     labels: npt.NDArray[np.int32],
     rows: int,
     documents: int,
     first: int = 0,
-    weights: Codes = UNWEIGHTED,
-    targets: Codes | None = None,
+    weights: CharIds = UNIT_WEIGHT_BYTES,
+    targets: CharIds | None = None,
 ) -> Batch:
     """Pack a rank's documents into a padded batch.
 
@@ -76,24 +76,24 @@ def pack(
         targets = labels.astype("<u2")[:, None].view(np.uint8)
     packed = np.empty((rows, length + targets.shape[1] + WEIGHT_BYTES), np.uint8)
     packed[:count, :length] = codes
-    packed[count:, :length] = BLANK
+    packed[count:, :length] = PAD_UNK_ID
     packed[:count, length:-WEIGHT_BYTES] = targets
     packed[:count, -WEIGHT_BYTES:] = weights
     packed[count:, length:] = 0
     return Batch(packed, labels, documents, first)
 
 
-def unpacked(batch: Batch, classes: int, pairs: int = 0) -> tuple[Codes, Shares, npt.NDArray[np.float32]]:
+def unpack_batch(batch: Batch, classes: int, pairs: int = 0) -> tuple[CharIds, Shares, npt.NDArray[np.float32]]:
     """Return a batch's codes, uint8 [B, L], shares of the classes, float32 [B, classes], and weights, float32 [B, 1].
 
     Args:
         pairs: pairs of class and share in a row; 0: its label.
     """
-    codes, rest = np.split(batch.packed, [-extra_bytes(pairs)], axis=1)
+    codes, rest = np.split(batch.packed, [-num_trailer_bytes(pairs)], axis=1)
     labels, weights = np.split(rest.astype(np.float32), [-WEIGHT_BYTES], axis=1)
     labels = labels.reshape(len(labels), -1, PAIR_BYTES if pairs else LABEL_BYTES)
-    of_pairs = (labels[..., 2] + 256 * labels[..., 3]) / SHARE_UNIT if pairs else 1
+    of_pairs = (labels[..., 2] + 256 * labels[..., 3]) / PROB_SCALE if pairs else 1
     shares = np.zeros((len(labels), classes), np.float32)
     classes_of_pairs = (labels[..., 0] + 256 * labels[..., 1]).astype(np.int32)
     np.add.at(shares, (np.arange(len(labels))[:, None], classes_of_pairs), of_pairs)
-    return codes, shares, weights @ np.array([[1 / WEIGHT_UNIT], [256 / WEIGHT_UNIT], [1]], np.float32)
+    return codes, shares, weights @ np.array([[1 / WEIGHT_SCALE], [256 / WEIGHT_SCALE], [1]], np.float32)

@@ -22,19 +22,21 @@ import numpy.typing as npt
 from crepe_dist.data import characters
 from crepe_dist.errors import UserError
 from crepe_dist.native import constants, library
-from crepe_dist.settings.fields import LONGEST_DOCUMENT, MODES, Mode
+from crepe_dist.settings.fields import MAX_DOCUMENT_LENGTH, MODES, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET[:36] + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + ALPHABET[36:]
-BLANK = constants.BLANK
-SEAM = "\0"  # character between the beginning and the end of a text that is cut; it is unknown to every alphabet
+PAD_UNK_ID = constants.BLANK
+TRUNCATION_MARK = (
+    "\0"  # character between the beginning and the end of a text that is cut; it is unknown to every alphabet
+)
 
 STANDARD_ALPHABETS: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
-Codes = npt.NDArray[np.uint8]
+CharIds = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Encoding:
+class CharEncoder:
     """Parameters of the encoding of a text as ``feature_len`` codes: one per code point, or two of some.
 
     Modes:
@@ -51,7 +53,7 @@ class Encoding:
             é → e), and of ``LETTERS``, which have none (ß → ss), a deviation from the paper. ``None`` means off in mode
             ``notebook`` and with a custom alphabet, on otherwise.
         alphabet: characters in the order of their codes, those of words first. A custom alphabet contains a space, and
-            is sorted as ``characters.ordered`` does. Empty means the standard alphabet of the mode.
+            is sorted as ``characters.sort_alphabet`` does. Empty means the standard alphabet of the mode.
         paired: rare characters, sorted by code point, for which a custom alphabet has no room. Number n is read as the
             codes ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is the smallest square that
             is not below their number.
@@ -69,9 +71,9 @@ class Encoding:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"mode is {str(self.mode)[:40]!r}", remedy=f"choose one of {', '.join(MODES)}")
-        if not 1 <= self.feature_len <= LONGEST_DOCUMENT:
+        if not 1 <= self.feature_len <= MAX_DOCUMENT_LENGTH:
             raise UserError(
-                f"feature_len is {self.feature_len}", remedy=f"give a number of characters to {LONGEST_DOCUMENT:,}"
+                f"feature_len is {self.feature_len}", remedy=f"give a number of characters to {MAX_DOCUMENT_LENGTH:,}"
             )
         if not self.alphabet:
             object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
@@ -91,26 +93,26 @@ class Encoding:
         return self.mode == "notebook"
 
     @property
-    def side(self) -> int:
+    def pair_base(self) -> int:
         """Number of codes that are the first of a rare character, and of those that are the second."""
-        return characters.side_of(self.paired)
+        return characters.pair_base(self.paired)
 
     @property
-    def codes(self) -> int:
+    def num_ids(self) -> int:
         """Number of codes: those of the alphabet, and those of which rare characters have two."""
-        return len(self.alphabet) + 2 * self.side
+        return len(self.alphabet) + 2 * self.pair_base
 
     @property
-    def in_words(self) -> int:
+    def num_word_ids(self) -> int:
         """Number of codes that stand for letters and digits of words, which are the first ones; at least 1."""
         return max(1, sum(map(characters.is_in_words, self.alphabet)))
 
-    def reads_as(self, other: Encoding) -> bool:
+    def same_mapping(self, other: CharEncoder) -> bool:
         """Return whether both map characters to the same codes, whether or not accents are folded."""
         return (self.mode, self.alphabet, self.paired) == (other.mode, other.alphabet, other.paired)
 
     @property
-    def letters(self) -> Codes:
+    def typo_ids(self) -> CharIds:
         """Codes that simulated typing errors produce, ascending, uint8 [n].
 
         These are a to z; with a custom alphabet its letters, or all its characters if it has no letters.
@@ -121,35 +123,35 @@ class Encoding:
         return np.array(codes or range(len(self.alphabet)), dtype=np.uint8)
 
     @property
-    def kept(self) -> tuple[int, int]:
-        """Numbers of codes at the beginning and at the end of a text that is cut; see ``kept_of``."""
-        return kept_of({"feature_len": self.feature_len, "mode": self.mode})
+    def head_tail_lengths(self) -> tuple[int, int]:
+        """Numbers of codes at the beginning and at the end of a text that is cut; see ``head_tail_lengths``."""
+        return head_tail_lengths({"feature_len": self.feature_len, "mode": self.mode})
 
     @property
-    def _table(self) -> Codes:
+    def _table(self) -> CharIds:
         return characters.code_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired, self.is_custom)
 
     @property
     def _spelling(self) -> dict[int, str]:
         return characters.spelling_of(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
 
-    def encode(self, texts: Sequence[str]) -> Codes:
+    def encode(self, texts: Sequence[str]) -> CharIds:
         """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""
         if self.paired or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > self.feature_len:
-            texts = list(map(self._shortened, texts))
+            texts = list(map(self._truncate, texts))
         return self._encode_cut(texts)
 
-    def encode_and_measure(self, texts: Sequence[str]) -> tuple[Codes, npt.NDArray[np.int64]]:
+    def encode_and_measure(self, texts: Sequence[str]) -> tuple[CharIds, npt.NDArray[np.int64]]:
         """Return what ``encode`` and ``lengths`` return, but spell the texts once."""
-        spelt = list(map(self._spelt, texts))
-        return self._encode_cut(list(map(self._cut, spelt))), np.array(list(map(len, spelt)), np.int64)
+        spelt = list(map(self._expand, texts))
+        return self._encode_cut(list(map(self._truncate_expanded, spelt))), np.array(list(map(len, spelt)), np.int64)
 
-    def _encode_cut(self, texts: Sequence[str]) -> Codes:
+    def _encode_cut(self, texts: Sequence[str]) -> CharIds:
         """Encode texts that are spelt out and have at most ``feature_len`` characters."""
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
-    def _spelt(self, text: str) -> str:
+    def _expand(self, text: str) -> str:
         """Return a text in which every character has one code."""
         if text.isascii() and not self.paired:
             return text
@@ -157,22 +159,22 @@ class Encoding:
         is_spelt = self.paired or any(chr(point) in text for point in spelling)
         return text.translate(spelling) if is_spelt else text
 
-    def _shortened(self, text: str) -> str:
+    def _truncate(self, text: str) -> str:
         """Return a text that is spelt out, and has at most ``feature_len`` characters."""
         length = self.feature_len
         if len(text) > 2 * length:
             text = text[:length] + text[-length:]  # only these can be read
-        return self._cut(self._spelt(text))
+        return self._truncate_expanded(self._expand(text))
 
-    def _cut(self, text: str) -> str:
+    def _truncate_expanded(self, text: str) -> str:
         """Return a text that is spelt out with at most ``feature_len`` characters."""
         length = self.feature_len
         if len(text) <= length:
             return text
-        head, tail = self.kept
-        return text[:head] + SEAM * (length - head - tail) + text[len(text) - tail :]
+        head, tail = self.head_tail_lengths
+        return text[:head] + TRUNCATION_MARK * (length - head - tail) + text[len(text) - tail :]
 
-    def _encode_native(self, native: library.Library, texts: Sequence[str]) -> Codes:
+    def _encode_native(self, native: library.Library, texts: Sequence[str]) -> CharIds:
         """Encode texts from ``_cut``."""
         length = self.feature_len
         ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
@@ -193,67 +195,67 @@ class Encoding:
         )
         return codes
 
-    def _encode_plain(self, texts: Sequence[str]) -> Codes:
+    def _encode_plain(self, texts: Sequence[str]) -> CharIds:
         """Encode texts from ``_cut``."""
-        codes = np.full((len(texts), self.feature_len), BLANK, np.uint8)
+        codes = np.full((len(texts), self.feature_len), PAD_UNK_ID, np.uint8)
         for text, row in zip(texts, codes):
-            row[: len(text)] = self._codes_of(text)
+            row[: len(text)] = self._char_ids_of(text)
         return codes
 
-    def _codes_of(self, text: str) -> Codes:
+    def _char_ids_of(self, text: str) -> CharIds:
         """Encode a text that is spelt out, uint8 [n]."""
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
 
-    def windows(self, text: str) -> tuple[Codes, Codes]:
+    def windows(self, text: str) -> tuple[CharIds, CharIds]:
         """Encode a whole text, uint8 [n], and as windows, uint8 [windows, feature_len]; of a text that fits, it is one.
 
         There are as few as read all of it, spaced evenly, so that each overlaps the next by the same number of codes.
         """
-        codes, length = self._codes_of(self._spelt(text)), self.feature_len
-        padded = np.pad(codes, (0, max(0, length - len(codes))), constant_values=BLANK)
+        codes, length = self._char_ids_of(self._expand(text)), self.feature_len
+        padded = np.pad(codes, (0, max(0, length - len(codes))), constant_values=PAD_UNK_ID)
         starts = np.linspace(0, len(padded) - length, math.ceil(len(padded) / length)).astype(np.int64)
         return codes, np.lib.stride_tricks.sliding_window_view(padded, length)[starts]
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of codes of each whole text, int64 [n]."""
-        return np.array([len(self._spelt(text)) for text in texts], np.int64)
+        return np.array([len(self._expand(text)) for text in texts], np.int64)
 
     def _places(self, text: str) -> npt.NDArray[np.int64]:
         """Return the index of the character behind each code of a whole text, int64 [n]."""
         spelling, places = self._spelling, np.arange(len(text))
-        if len(self._spelt(text)) == len(text):
+        if len(self._expand(text)) == len(text):
             return places
         return np.repeat(places, [len(spelling.get(ord(character), " ")) for character in text])
 
-    def positions(self, text: str) -> npt.NDArray[np.int64]:
+    def offset_mapping(self, text: str) -> npt.NDArray[np.int64]:
         """Return the indices of the characters behind codes 0, 1, … of a text, int64 [n].
 
         That of a seam is the one of the first code that it replaces.
         """
-        places, length, tail = self._places(text), self.feature_len, self.kept[1]
+        places, length, tail = self._places(text), self.feature_len, self.head_tail_lengths[1]
         if len(places) > length:
             places = np.concatenate([places[: length - tail], places[len(places) - tail :]])
         return places if self.in_reading_order else places[::-1]
 
-    def unread(self, text: str) -> range:
+    def truncated_range(self, text: str) -> range:
         """Return the positions of the characters of a text that are cut off, which are adjacent; empty if none is."""
         length = self.feature_len
-        if len(text) <= length and len(self._spelt(text)) <= length:
+        if len(text) <= length and len(self._expand(text)) <= length:
             return range(0)
-        places, (head, tail) = self._places(text), self.kept
+        places, (head, tail) = self._places(text), self.head_tail_lengths
         start = int(places[head - 1]) + 1 if head else 0
         stop = int(places[len(places) - tail]) if tail else len(text)
         return range(start, max(start, stop))
 
     @cached_property
     def _known(self) -> npt.NDArray[np.bool_]:
-        known = self._table != BLANK
+        known = self._table != PAD_UNK_ID
         known[characters.SYMBOLS :] = False
-        known[list(map(ord, self.spellings()))] = True
+        known[list(map(ord, self.multi_id_characters()))] = True
         return np.asarray(known)
 
-    def known(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    def has_id(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Tell which code points, uint32 [n], have codes, as bool [n]."""
         return np.asarray(self._known[points])
 
@@ -263,39 +265,39 @@ class Encoding:
         points = np.frombuffer(symbols.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return len(symbols) - int(self._known[points].sum()), len(symbols)
 
-    def spellings(self) -> dict[str, list[int]]:
+    def multi_id_characters(self) -> dict[str, list[int]]:
         """Return the codes of each character with more than one: rare ones, those that count as one, and ß as ss."""
         spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) > 1}
         return {
             character: [int(self._table[ord(symbol)]) for symbol in symbols] for character, symbols in spelt.items()
         }
 
-    def listed(self) -> dict[str, Any]:
+    def export_tables(self) -> dict[str, Any]:
         """Return what an encoder in another language needs, JSON-like.
 
         ``counted`` is the number of codes that stand for a character; the others are second codes of rare ones.
         """
         table = self._table[: characters.SYMBOLS]  # without the codes of rare characters
-        known = ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.codes)]
-        listed = {"characters": known, "spellings": self.spellings()}
-        return {**listed, "kept": list(self.kept), "counted": self.codes - self.side}
+        known = ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.num_ids)]
+        listed = {"characters": known, "spellings": self.multi_id_characters()}
+        return {**listed, "kept": list(self.head_tail_lengths), "counted": self.num_ids - self.pair_base}
 
-    def counted(self, codes: Codes) -> npt.NDArray[np.bool_]:
+    def starts_character(self, codes: CharIds) -> npt.NDArray[np.bool_]:
         """Tell which codes stand for a known character: not those of blanks, and of a pair's two only the first."""
-        return np.asarray(codes < self.codes - self.side)
+        return np.asarray(codes < self.num_ids - self.pair_base)
 
-    def decode(self, codes: Codes) -> str:
+    def decode(self, codes: CharIds) -> str:
         """Turn codes, uint8 [feature_len], back into text in reading order, with blanks as spaces and no padding."""
-        used = np.flatnonzero(codes != BLANK)
+        used = np.flatnonzero(codes != PAD_UNK_ID)
         numbers = codes[: used[-1] + 1 if len(used) else 0].tolist()[:: 1 if self.in_reading_order else -1]
-        rare, second, text = len(self.alphabet), len(self.alphabet) + self.side, []
-        for code, after in zip(numbers, [*numbers[1:], BLANK]):
-            number = (code - rare) * self.side + after - second
+        rare, second, text = len(self.alphabet), len(self.alphabet) + self.pair_base, []
+        for code, after in zip(numbers, [*numbers[1:], PAD_UNK_ID]):
+            number = (code - rare) * self.pair_base + after - second
             if code < rare:
                 text.append(self.alphabet[code])
-            elif code < second <= after < self.codes and number < len(self.paired):
+            elif code < second <= after < self.num_ids and number < len(self.paired):
                 text.append(self.paired[number])
-            elif not second <= code < self.codes:
+            elif not second <= code < self.num_ids:
                 text.append(" ")
         return "".join(text)
 
@@ -309,7 +311,7 @@ class Encoding:
         return {name: value for name, value in asdict(self).items() if self.paired or name != "paired"}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Encoding:
+    def from_dict(cls, saved: dict[str, Any]) -> CharEncoder:
         """Restore an encoding from ``to_dict``'s result.
 
         Raises:
@@ -322,17 +324,17 @@ class Encoding:
         return cls(**{name: saved[name] for name in names}, paired=str(saved.get("paired", "")))
 
 
-def kept_of(encoding: Mapping[str, Any]) -> tuple[int, int]:
+def head_tail_lengths(encoding: Mapping[str, Any]) -> tuple[int, int]:
     """Return the numbers of codes at the beginning and at the end of a text that are read if it is cut.
 
     Args:
-        encoding: ``feature_len`` and ``mode`` of an encoding, as in ``Encoding.to_dict``.
+        encoding: ``feature_len`` and ``mode`` of an encoding, as in ``CharEncoder.to_dict``.
     """
     length = encoding["feature_len"]
     return (length, 0) if encoding["mode"] == "notebook" else ((length - 1) // 2, length // 2)
 
 
-def read_of_long(encoding: Mapping[str, Any]) -> str:
+def describe_truncation(encoding: Mapping[str, Any]) -> str:
     """Describe what is read of a text that is cut, such as "the first 506 and the last 507 characters"."""
-    ends = zip(("first", "last"), kept_of(encoding))
+    ends = zip(("first", "last"), head_tail_lengths(encoding))
     return f"{' and '.join(f'the {end} {count:,}' for end, count in ends if count)} characters"

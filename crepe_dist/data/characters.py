@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.text_preprocessing import VALUES
+from crepe_dist.data.text_preprocessing import FEATURE_CODE_POINTS
 from crepe_dist.errors import UserError
 from crepe_dist.native.constants import BLANK
 from crepe_dist.settings.fields import Mode
@@ -24,7 +24,7 @@ CODE_POINTS = 0x110000
 MAX_CHARACTERS = 254  # codes of an alphabet: they are bytes, BLANK takes one, and the edges of a text another
 MIN_COUNT = 5  # occurrences that a character needs to enter a generated alphabet
 INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # Unicode categories: controls, direction marks, line separators
-MOST_PAIRED = 96**2  # rare characters at most, so that 61 others and the space keep a code of their own
+MAX_PAIRED = 96**2  # rare characters at most, so that 61 others and the space keep a code of their own
 SYMBOLS = 0x10FF00  # private code points that stand for the codes of rare characters while a text is encoded
 # Code points from here on never fold to a letter of the standard alphabets, by lower case or decomposition.
 LATIN_END = 0x2200
@@ -50,7 +50,7 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
 
     Characters are counted in lower case in mode ``paper``. The alphabet always contains a space; invisible characters
     are left out. If at most ``MAX_CHARACTERS`` occur ``MIN_COUNT`` times, these are the alphabet, and all others are
-    left out. Otherwise all but the ``MOST_PAIRED`` most frequent are left out, and as many of these have a code of
+    left out. Otherwise all but the ``MAX_PAIRED`` most frequent are left out, and as many of these have a code of
     their own as two codes for the rest leave room. Ties are broken by code point.
 
     Args:
@@ -58,23 +58,25 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
         mode: mode of the encoding.
 
     Returns:
-        The alphabet, and the rare characters of ``Encoding.paired``.
+        The alphabet, and the rare characters of ``CharEncoder.paired``.
     """
     seen: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
-        for character in folded(chr(point), mode, fold_accents=False):
+        for character in fold_character(chr(point), mode, fold_accents=False):
             seen[character] += count
     del seen[" "]
     visible = [character for character in seen if unicodedata.category(character) not in INVISIBLE]
     visible.sort(key=lambda character: (-seen[character], character))
     usual = [character for character in visible if seen[character] >= MIN_COUNT]
     if len(usual) < MAX_CHARACTERS:
-        return ordered([" ", *usual]), ""
-    own, rare = divided(visible, MAX_CHARACTERS - 1)
-    return ordered([" ", *own]), ordered(rare)
+        return sort_alphabet([" ", *usual]), ""
+    own, rare = split_frequent_and_rare(visible, MAX_CHARACTERS - 1)
+    return sort_alphabet([" ", *own]), sort_alphabet(rare)
 
 
-def divided(characters: Sequence[str], codes: int, paired: int = 0) -> tuple[Sequence[str], Sequence[str]]:
+def split_frequent_and_rare(
+    characters: Sequence[str], codes: int, paired: int = 0
+) -> tuple[Sequence[str], Sequence[str]]:
     """Divide characters, the most frequent first, into those of one code and those of two; others are left out.
 
     Args:
@@ -82,39 +84,39 @@ def divided(characters: Sequence[str], codes: int, paired: int = 0) -> tuple[Seq
         paired: further characters of two codes, which share the codes of pairs.
     """
     own = min(len(characters), codes)
-    while own and _most_paired(codes - own) - paired < min(len(characters) - own, MOST_PAIRED - paired):
+    while own and _most_paired(codes - own) - paired < min(len(characters) - own, MAX_PAIRED - paired):
         own -= 1
     return characters[:own], characters[own : own + _most_paired(codes - own) - paired]
 
 
 def _most_paired(codes: int) -> int:
     """Return the number of characters of two codes for which these are enough."""
-    return min((codes // 2) ** 2, MOST_PAIRED)
+    return min((codes // 2) ** 2, MAX_PAIRED)
 
 
 def is_in_words(character: str) -> bool:
     """Return whether words consist of a character: letter, digit or mark of a script that divides them, or a value."""
-    if ord(character) in VALUES:
+    if ord(character) in FEATURE_CODE_POINTS:
         return True
     return unicodedata.category(character)[0] in "LNM" and not any(ord(character) in each for each in UNSEPARATED)
 
 
-def ordered(alphabet: Iterable[str]) -> str:
+def sort_alphabet(alphabet: Iterable[str]) -> str:
     """Join the characters of an alphabet, those of words first, and by code point."""
     return "".join(sorted(alphabet, key=lambda character: (not is_in_words(character), character)))
 
 
-def side_of(paired: Sized) -> int:
+def pair_base(paired: Sized) -> int:
     """Return the number of codes that are the first of a pair, which is that of the second ones."""
     return math.isqrt(max(0, len(paired) - 1)) + bool(paired)
 
 
 def check_alphabet(alphabet: str, paired: str) -> None:
     """Raise ``UserError`` if ``frequent_alphabet`` cannot have made an alphabet."""
-    is_sorted = all(text == ordered(set(text)) for text in (alphabet, paired))
-    visible = [character for character in alphabet + paired if ord(character) not in VALUES]
+    is_sorted = all(text == sort_alphabet(set(text)) for text in (alphabet, paired))
+    visible = [character for character in alphabet + paired if ord(character) not in FEATURE_CODE_POINTS]
     is_visible = not any(unicodedata.category(character) in INVISIBLE for character in visible)
-    fits = len(alphabet) + 2 * side_of(paired) <= MAX_CHARACTERS and set(paired).isdisjoint(alphabet)
+    fits = len(alphabet) + 2 * pair_base(paired) <= MAX_CHARACTERS and set(paired).isdisjoint(alphabet)
     if not (is_sorted and is_visible and fits and " " in alphabet):
         raise UserError(
             "the alphabet cannot be used",
@@ -123,7 +125,7 @@ def check_alphabet(alphabet: str, paired: str) -> None:
         )
 
 
-def folded(character: str, mode: Mode, fold_accents: bool) -> str:
+def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
     """Return what ``character`` is read as: a space, a letter without accent, two letters, in lower case, or itself."""
     if character in WHITE_SPACE and mode != "notebook":
         return " "
@@ -146,8 +148,8 @@ def code_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_cu
     codes = {character: code for code, character in enumerate(alphabet)}
     end = FOLDING_END if is_custom else LATIN_END
     for point in (*range(end), *map(ord, WHITE_SPACE + alphabet)):
-        table[point] = codes.get(folded(chr(point), mode, fold_accents), BLANK)
-    symbols = 2 * side_of(paired)
+        table[point] = codes.get(fold_character(chr(point), mode, fold_accents), BLANK)
+    symbols = 2 * pair_base(paired)
     table[SYMBOLS : SYMBOLS + symbols] = len(alphabet) + np.arange(symbols)
     return table
 
@@ -161,11 +163,11 @@ def spelling_of(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> d
     """
     if not paired and not fold_accents:
         return {}
-    side = side_of(paired)
+    side = pair_base(paired)
     spelt = {character: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, character in enumerate(paired)}
     known = {**dict(zip(alphabet, alphabet)), **spelt}
     points = (*range(FOLDING_END if paired else LATIN_END), *map(ord, paired))
-    readings = ((point, folded(chr(point), mode, fold_accents)) for point in points)
+    readings = ((point, fold_character(chr(point), mode, fold_accents)) for point in points)
     several = {
         point: "".join(known[character] for character in letters)
         for point, letters in readings

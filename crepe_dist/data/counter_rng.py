@@ -14,26 +14,26 @@ Numbers = npt.NDArray[np.uint64]
 GOLDEN = np.uint64(constants.GOLDEN)
 
 
-def scramble(state: Numbers) -> Numbers:
+def splitmix64_finalize(state: Numbers) -> Numbers:
     """Hash uint64 numbers with the output function of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014)."""
     z = (state ^ (state >> np.uint64(30))) * np.uint64(constants.MULTIPLIER1)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(constants.MULTIPLIER2)
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-def mix(state: Numbers) -> Numbers:
+def splitmix64(state: Numbers) -> Numbers:
     """Hash uint64 numbers into pseudo-random ones: the first output of SplitMix64 from each state."""
-    return scramble(state * GOLDEN + GOLDEN)
+    return splitmix64_finalize(state * GOLDEN + GOLDEN)
 
 
-def draw(seed: int, *keys: Any) -> Numbers:
+def hash_random(seed: int, *keys: Any) -> Numbers:
     """Draw a random number, uint64, for each combination of keys: whole numbers, or arrays of them that broadcast."""
-    state = mix(np.array([seed], np.uint64))
+    state = splitmix64(np.array([seed], np.uint64))
     for key in keys:
-        state = mix(state + np.asarray(key).astype(np.uint64))
+        state = splitmix64(state + np.asarray(key).astype(np.uint64))
     return state
 
 
-def is_drawn(rate: float | npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.bool_]:
+def bernoulli(rate: float | npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.bool_]:
     """Choose from random numbers each with probability ``rate``; at a higher rate, the same ones and others."""
     return np.asarray(numbers >> np.uint64(11) < np.asarray(rate * (1 << 53)).astype(np.uint64))

@@ -27,22 +27,22 @@ from crepe_dist.data.arrays import (
     IDS,
     ORIGIN_COLUMNS,
     TEXTS,
-    Origin,
     ShardWriter,
+    SourceRow,
     check_strings,
+    format_hash,
     map_array,
     origins_file,
     read_string,
-    spelled,
     write_array,
 )
-from crepe_dist.data.char_encoder import BLANK, Codes, Encoding
-from crepe_dist.data.label_hierarchy import Levels
-from crepe_dist.data.targets import ONE, SEVERAL, Targets, kind_and_most, open_targets
-from crepe_dist.data.text_preprocessing import Composition
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
+from crepe_dist.data.label_hierarchy import LabelHierarchy
+from crepe_dist.data.targets import ONE, SEVERAL, Targets, open_targets, read_label_type
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files import integer
-from crepe_dist.sealed_json import damaged, digest, read_record, write_sealed
+from crepe_dist.sealed_json import damaged_error, digest, read_record, write_sealed_json
 
 FORMAT = 4
 MANIFEST = "dataset.json"
@@ -53,16 +53,16 @@ REPORT_NUMBERS = "report.json"
 SPLITS = ("train", "validation", "test")
 UNLABELLED = "unlabelled"  # texts without labels, in the manifest beside the splits
 ALL_SPLITS = (*SPLITS, UNLABELLED)
-KEEP_TEXTS = ("validation", "test")  # splits that keep the original texts
+SPLITS_WITH_TEXTS = ("validation", "test")  # splits that keep the original texts
 SAMPLE = "sample"  # name of the bundled sample, given instead of a folder
 SHARD_BYTES = 1 << 28
-WEIGHT_BYTES, WEIGHT_UNIT = 3, 1 << 16  # of a weight in a batch, and the weight 1 in these bytes, the low one first
-LARGEST_WEIGHT = 255.0  # times the mean
-UNWEIGHTED = np.array([[0, 0, 1]], np.uint8)  # the weight 1, for all rows
+WEIGHT_BYTES, WEIGHT_SCALE = 3, 1 << 16  # of a weight in a batch, and the weight 1 in these bytes, the low one first
+MAX_WEIGHT = 255.0  # times the mean
+UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # the weight 1, for all rows
 CHUNK = 4096  # documents that are copied together
 
 Weights = Union[npt.NDArray[np.float32], None]
-Alteration = Callable[[Codes, npt.NDArray[np.int64]], Codes]  # from the codes of rows, and the rows, to other codes
+Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]  # from the codes of rows, and the rows, to other codes
 
 
 def folder_of(source: str) -> Path:
@@ -85,15 +85,15 @@ class Documents:
 
     folder: Path
     name: str
-    shards: tuple[Codes, ...]
+    shards: tuple[CharIds, ...]
     starts: npt.NDArray[np.int64]
-    origins: npt.NDArray[np.uint64]
+    source_rows: npt.NDArray[np.uint64]
     has_ids: bool
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
+    def char_ids(self, rows: npt.NDArray[np.int64]) -> CharIds:
         """Gather the codes of rows, uint8 [len(rows), feature_len]."""
         if len(self.shards) == 1:
             return np.asarray(self.shards[0][rows])
@@ -106,12 +106,12 @@ class Documents:
 
     def lengths(self) -> npt.NDArray[np.uint16]:
         """Return a measure of the length of each row, uint16 [rows]: how many of every eighth codes are not blank."""
-        lengths = (np.count_nonzero(codes[:, ::8] != BLANK, axis=1) for codes in self.shards)
+        lengths = (np.count_nonzero(codes[:, ::8] != PAD_UNK_ID, axis=1) for codes in self.shards)
         return np.concatenate([np.minimum(each, 65535).astype(np.uint16) for each in lengths])
 
     def text(self, row: int) -> str | None:
         """Return the original text of a row; ``None`` if the split keeps no texts."""
-        return self._string(TEXTS, row) if self.name in KEEP_TEXTS else None
+        return self._string(TEXTS, row) if self.name in SPLITS_WITH_TEXTS else None
 
     def id(self, row: int) -> str:
         """Return the id of a row; empty if it has none."""
@@ -138,50 +138,60 @@ class Split(Documents):
     labels: npt.NDArray[np.int32]
     weights: Weights
     targets: Targets
-    alter: Alteration | None = None
-    per_epoch: Callable[[int, int], Alteration] | None = None
+    transform: Transform | None = None
+    epoch_transform: Callable[[int, int], Transform] | None = None
 
-    def codes(self, rows: npt.NDArray[np.int64]) -> Codes:
+    def char_ids(self, rows: npt.NDArray[np.int64]) -> CharIds:
         """Gather the codes of rows, uint8 [len(rows), feature_len], as ``alter`` changes them."""
-        codes = super().codes(rows)
-        return codes if self.alter is None else self.alter(codes, rows)
+        codes = super().char_ids(rows)
+        return codes if self.transform is None else self.transform(codes, rows)
 
-    def weight_bytes(self, rows: npt.NDArray[np.int64]) -> Codes:
-        """Return the weights of rows as whole numbers of 1 / ``WEIGHT_UNIT`` in three bytes, uint8 [len(rows), 3]."""
+    def weight_bytes(self, rows: npt.NDArray[np.int64]) -> CharIds:
+        """Return the weights of rows as whole numbers of 1 / ``WEIGHT_SCALE`` in three bytes, uint8 [len(rows), 3]."""
         if self.weights is None:
-            return UNWEIGHTED
-        steps = np.rint(self.weights[rows] * WEIGHT_UNIT).astype("<u4")
+            return UNIT_WEIGHT_BYTES
+        steps = np.rint(self.weights[rows] * WEIGHT_SCALE).astype("<u4")
         return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
 
-    def of_epoch(self, seed: int, epoch: int) -> Split:
+    def for_epoch(self, seed: int, epoch: int) -> Split:
         """Return a view of the rows as they are in an epoch of training."""
-        return self if self.per_epoch is None else self.altered(self.per_epoch(seed, epoch))
+        return self if self.epoch_transform is None else self.with_transform(self.epoch_transform(seed, epoch))
 
-    def altered(self, alter: Alteration) -> Split:
+    def with_transform(self, alter: Transform) -> Split:
         """Return a view of all rows whose codes ``alter`` changes, too."""
-        before = self.alter
-        return replace(self, alter=alter if before is None else lambda codes, rows: alter(before(codes, rows), rows))
+        before = self.transform
+        return replace(
+            self, transform=alter if before is None else lambda codes, rows: alter(before(codes, rows), rows)
+        )
 
-    def joined(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
+    def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
         """Append documents with their labels and targets to a training split; shards stay mapped."""
         shards, more = (*self.shards, *documents.shards), np.ones(len(documents), np.float32)
         return replace(
             self,
             shards=shards,
             starts=np.cumsum([0, *map(len, shards)]),
-            origins=np.concatenate([self.origins, documents.origins]),
+            source_rows=np.concatenate([self.source_rows, documents.source_rows]),
             has_ids=False,
             labels=np.concatenate([self.labels, labels]),
             weights=None if self.weights is None else np.concatenate([self.weights, more]),
             targets=replace(targets, stored=np.concatenate([self.targets.stored, targets.stored])),
         )
 
-    def only(self, rows: npt.NDArray[np.int64]) -> Split:
+    def select(self, rows: npt.NDArray[np.int64]) -> Split:
         """Copy rows into memory, with their texts and ids."""
         copied = {
-            **{"shards": (self.codes(rows),), "starts": np.array([0, len(rows)]), "origins": self.origins[rows]},
+            **{
+                "shards": (self.char_ids(rows),),
+                "starts": np.array([0, len(rows)]),
+                "source_rows": self.source_rows[rows],
+            },
             **{"labels": self.labels[rows], "weights": None if self.weights is None else self.weights[rows]},
-            **{"targets": replace(self.targets, stored=self.targets.stored[rows]), "alter": None, "per_epoch": None},
+            **{
+                "targets": replace(self.targets, stored=self.targets.stored[rows]),
+                "transform": None,
+                "epoch_transform": None,
+            },
         }
         return _ChosenSplit(**{**vars(self), **copied, "original": self, "rows": rows})
 
@@ -210,8 +220,8 @@ class Dataset:
 
     folder: Path
     manifest: dict[str, Any]
-    encoding: Encoding
-    composition: Composition
+    encoding: CharEncoder
+    composition: TextPreprocessor
     splits: dict[str, Split]
     unlabelled: Documents | None = None
 
@@ -226,51 +236,53 @@ class Dataset:
         return list(self.manifest["classes"])
 
     @property
-    def levels(self) -> Levels | None:
+    def levels(self) -> LabelHierarchy | None:
         """Levels of the classes, if these form a tree."""
-        return Levels(self.manifest["levels"], tuple(self.classes)) if "levels" in self.manifest else None
+        return LabelHierarchy(self.manifest["levels"], tuple(self.classes)) if "levels" in self.manifest else None
 
     @property
     def labelled(self) -> str:
         """Labels of a row: ``one``, ``several`` or ``soft``."""
-        return kind_and_most(self.manifest)[0]
+        return read_label_type(self.manifest)[0]
 
     def class_counts(self, name: str = "train") -> npt.NDArray[np.int64]:
         """Count the documents of each class in a split, int64 [classes]; a soft label counts as its largest share."""
         split = self.splits[name]
         return split.targets.counts(np.arange(len(split)))
 
-    def of(self, name: str) -> Documents:
+    def documents_in(self, name: str) -> Documents:
         """Return the documents of a split, or the unlabelled ones; raise ``KeyError`` if there are none."""
         return self.unlabelled if name == UNLABELLED and self.unlabelled is not None else self.splits[name]
 
     def text(self, name: str, row: int) -> str:
         """Return the text of a row for people: the original, or as the network reads it if the split keeps no texts."""
-        documents = self.of(name)
+        documents = self.documents_in(name)
         original = documents.text(row)
         if original is None:
-            return "".join(map(self.composition.value_of, self.encoding.decode(documents.codes(np.array([row]))[0])))
-        return self.composition.shown(original)
+            return "".join(
+                map(self.composition.describe_character, self.encoding.decode(documents.char_ids(np.array([row]))[0]))
+            )
+        return self.composition.display_text(original)
 
-    def origin(self, name: str, row: int) -> Origin:
+    def origin(self, name: str, row: int) -> SourceRow:
         """Return where a row is from.
 
         Raises:
             UserError: the data set does not list such a source.
         """
-        documents = self.of(name)
-        source, line, of_text = documents.origins[row].tolist()
+        documents = self.documents_in(name)
+        source, line, of_text = documents.source_rows[row].tolist()
         listed = self.manifest["sources"]
         if source >= len(listed):
             raise UserError(f"{self.folder / origins_file(name)} was altered", remedy="prepare the data again")
-        return Origin(listed[source]["file"], line, documents.id(row), spelled(of_text))
+        return SourceRow(listed[source]["file"], line, documents.id(row), format_hash(of_text))
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which contains the checksums of the arrays."""
         return str(self.manifest["sha256"])
 
-    def documents(self, split: str) -> str:
+    def split_digest(self, split: str) -> str:
         """Hash the classes, labels and texts of a split: equal for the same documents in the same order, even if the
         encoding or the other splits differ."""
         files = self.manifest["splits"][split]["files"]
@@ -288,23 +300,30 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         UserError: The folder is not a data set, has another format version, or its files do not match the manifest.
     """
     folder = Path(folder)
-    path, prepare_again = folder / MANIFEST, f"prepare it again: {invocation.typed('prepare')} SOURCE --out {folder}"
+    path, prepare_again = (
+        folder / MANIFEST,
+        f"prepare it again: {invocation.command_line('prepare')} SOURCE --out {folder}",
+    )
     if not path.is_file():
         raise UserError(
             f"{folder} is not a prepared data set",
             f"there is no {MANIFEST} in it" if folder.is_dir() else "there is no such folder",
-            f"name a folder that prepare has written, or make one: {invocation.typed('prepare')} SOURCE --out DIR",
+            f"name a folder that prepare has written, or make one: {invocation.command_line('prepare')} SOURCE "
+            f"--out DIR",
         )
     manifest = read_record(path, FORMAT, prepare_again)
     try:
-        encoding, composition = Encoding.from_dict(manifest["encoding"]), Composition.from_dict(manifest["composition"])
+        encoding, composition = (
+            CharEncoder.from_dict(manifest["encoding"]),
+            TextPreprocessor.from_dict(manifest["composition"]),
+        )
         classes = list(map(str, manifest["classes"]))
         documents = {name: _open_documents(folder, name, encoding, manifest) for name in manifest["splits"]}
         splits = {
             name: _open_split(each, len(classes), manifest) for name, each in documents.items() if name != UNLABELLED
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise damaged(path, error, prepare_again) from error
+        raise damaged_error(path, error, prepare_again) from error
     if len(classes) < 2 or (trains and not splits.get("train")):
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
@@ -314,7 +333,7 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write ``dataset.json``."""
-    write_sealed(folder / MANIFEST, FORMAT, manifest)
+    write_sealed_json(folder / MANIFEST, FORMAT, manifest)
 
 
 def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -329,19 +348,19 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
     length = documents.shards[0].shape[1]
     size = max(1, SHARD_BYTES // length)
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]
-    files = write_array(folder, origins_file(name), documents.origins[rows])
+    files = write_array(folder, origins_file(name), documents.source_rows[rows])
     for number, of_shard in enumerate(shards):
-        kinds = [TEXTS] * (name in KEEP_TEXTS) + [IDS] * documents.has_ids
+        kinds = [TEXTS] * (name in SPLITS_WITH_TEXTS) + [IDS] * documents.has_ids
         writer = ShardWriter(folder, name, number, len(of_shard), length, kinds)
         for start in range(0, len(of_shard), CHUNK):
             chunk = of_shard[start : start + CHUNK]
             texts, ids = ([(of(row) or "").encode() for row in chunk.tolist()] for of in (documents.text, documents.id))
-            writer.append(documents.codes(chunk), texts=texts, ids=ids)
+            writer.append(documents.char_ids(chunk), texts=texts, ids=ids)
         files |= writer.close()
     return {"rows": len(rows), "shards": list(map(len, shards)), "files": files}
 
 
-def _open_documents(folder: Path, name: str, encoding: Encoding, manifest: dict[str, Any]) -> Documents:
+def _open_documents(folder: Path, name: str, encoding: CharEncoder, manifest: dict[str, Any]) -> Documents:
     """Check the files of a split, and map its documents."""
     about = manifest["splits"][name]
     sizes = [integer(rows, name="a number of rows") for rows in about["shards"]]
@@ -361,7 +380,7 @@ def _open_documents(folder: Path, name: str, encoding: Encoding, manifest: dict[
         map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
         for shard in shards
     )
-    for kind in [TEXTS] * (name in KEEP_TEXTS) + [IDS] * has_ids:
+    for kind in [TEXTS] * (name in SPLITS_WITH_TEXTS) + [IDS] * has_ids:
         for shard in shards:
             check_strings(folder, name, kind, shard, sizes[shard])
     origin_rows = map_array(folder / origins_file(name), np.uint64, (about["rows"], ORIGIN_COLUMNS))
@@ -371,15 +390,15 @@ def _open_documents(folder: Path, name: str, encoding: Encoding, manifest: dict[
 def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) -> Split:
     """Map the labels of documents, and check them."""
     folder, name, rows = documents.folder, documents.name, len(documents)
-    labelled, most = kind_and_most(manifest)
+    labelled, most = read_label_type(manifest)
     labels = map_array(folder / f"{name}.labels.npy", np.int32, (rows,))
     least = -1 if labelled == SEVERAL else 0
     if rows and not least <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}.labels.npy does not match the shards or classes")
     weighted = WEIGHTS in manifest["splits"][name]["files"]
     weights = map_array(folder / WEIGHTS, np.float32, (rows,)) if weighted else None
-    if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
-        raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {LARGEST_WEIGHT:g}")
+    if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= MAX_WEIGHT):
+        raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {MAX_WEIGHT:g}")
     if labelled == ONE:
         targets = Targets(ONE, labels, classes)
     else:

@@ -18,7 +18,7 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Level:
+class HierarchyLevel:
     """Nodes at one depth of the tree.
 
     Args:
@@ -30,7 +30,7 @@ class Level:
     of_class: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> Level:
+    def from_names(cls, names: Sequence[str]) -> HierarchyLevel:
         """Make a level from the name of each class's node."""
         nodes, of_class = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
         return cls(nodes.tolist(), of_class)
@@ -50,7 +50,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Levels:
+class LabelHierarchy:
     """Levels of the classes of a model.
 
     Args:
@@ -68,17 +68,20 @@ class Levels:
         return [[self.separator.join(each[:end]).strip() for end in range(1, len(each) + 1)] for each in parts]
 
     @cached_property
-    def inner(self) -> list[Level]:
+    def inner_levels(self) -> list[HierarchyLevel]:
         """Levels above the leaves, the highest first; a class of fewer parts is a node of its own on each below."""
         depth = max(map(len, self.paths))
-        return [Level.of([path[min(number, len(path) - 1)] for path in self.paths]) for number in range(depth - 1)]
+        return [
+            HierarchyLevel.from_names([path[min(number, len(path) - 1)] for path in self.paths])
+            for number in range(depth - 1)
+        ]
 
     @cached_property
-    def all(self) -> list[Level]:
+    def all_levels(self) -> list[HierarchyLevel]:
         """The inner levels, and that of the leaves, whose nodes are in the order of the outputs."""
-        return [*self.inner, Level(list(self.classes), np.arange(len(self.classes)))]
+        return [*self.inner_levels, HierarchyLevel(list(self.classes), np.arange(len(self.classes)))]
 
-    def sure(self, probabilities: Floats, thresholds: Sequence[float]) -> list[tuple[int, str, float]]:
+    def predict_confident(self, probabilities: Floats, thresholds: Sequence[float]) -> list[tuple[int, str, float]]:
         """Return the deepest node of each text whose probability reaches the threshold of its level.
 
         Args:
@@ -89,17 +92,19 @@ class Levels:
             For each text the number of the level from 1 on, and the node's name and probability; 0, "" and 0 without
             such a node.
         """
-        nodes, shares = most_probable(self.all, probabilities)
-        found = zip(deepest(shares, thresholds).tolist(), nodes.T.tolist(), shares.T.tolist())
+        nodes, shares = argmax_per_level(self.all_levels, probabilities)
+        found = zip(deepest_confident_level(shares, thresholds).tolist(), nodes.T.tolist(), shares.T.tolist())
         return [
-            (number, self.all[number - 1].names[of_text[number - 1]], share[number - 1]) if number else (0, "", 0.0)
+            (number, self.all_levels[number - 1].names[of_text[number - 1]], share[number - 1])
+            if number
+            else (0, "", 0.0)
             for number, of_text, share in found
         ]
 
     def accuracies(self, confusion: Counts) -> list[float]:
         """Return the share of documents whose node of each inner level is right."""
         true, predicted, documents = cells_of(confusion)
-        rights = (level.of_class[true] == level.of_class[predicted] for level in self.inner)
+        rights = (level.of_class[true] == level.of_class[predicted] for level in self.inner_levels)
         return [float((documents @ is_right) / documents.sum()) for is_right in rights]
 
     def f1(self, confusion: Counts) -> float:
@@ -134,13 +139,13 @@ def cells_of(confusion: Counts) -> tuple[Counts, Counts, Counts]:
     return true, predicted, confusion[true, predicted].astype(np.int64)
 
 
-def most_probable(levels: Sequence[Level], probabilities: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+def argmax_per_level(levels: Sequence[HierarchyLevel], probabilities: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return the most probable node of each level for each of n texts, and its probability, [levels, n]."""
     sums = [level.sums(probabilities) for level in levels]
     return np.array([each.argmax(axis=1) for each in sums]), np.array([each.max(axis=1) for each in sums])
 
 
-def deepest(shares: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
+def deepest_confident_level(shares: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
     """Return the number, from 1, of the deepest level whose share reaches its threshold, int64 [n]; 0 without one."""
     is_sure = shares >= np.array(thresholds)[:, None]
     return np.asarray((is_sure * np.arange(1, len(shares) + 1)[:, None]).max(axis=0))

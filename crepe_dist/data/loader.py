@@ -17,25 +17,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.batch import Batch, Order, pack
+from crepe_dist.data.batch import Batch, RowIndices, pack_batch
 from crepe_dist.data.dataset import Split
 
 PREFETCH = 4
-RUN = 8  # a multiple of the networks' group sizes
+DEAL_SIZE = 8  # a multiple of the networks' group sizes
 PIECE = 1 << 16  # rows that are ordered at a time
 
 
-def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> Order:
+def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> RowIndices:
     """Return the rows of a split in the order of an epoch's training, int64 [rows]; the same on every rank."""
-    return balanced(epoch_order(len(split), seed, epoch), split.lengths(), batch_size)
+    return length_balanced_order(epoch_order(len(split), seed, epoch), split.lengths(), batch_size)
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> Order:
+def epoch_order(rows: int, seed: int, epoch: int) -> RowIndices:
     """Return the permutation of all rows for one epoch, int64 [rows]; the same on every rank."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def balanced(order: Order, lengths: npt.NDArray[np.uint16], batch_size: int) -> Order:
+def length_balanced_order(order: RowIndices, lengths: npt.NDArray[np.uint16], batch_size: int) -> RowIndices:
     """Reorder the rows within each global batch so that contiguous shares of it have about the same length.
 
     The rows of a batch are sorted by length, and dealt like cards to runs of ``RUN`` rows.
@@ -48,14 +48,14 @@ def balanced(order: Order, lengths: npt.NDArray[np.uint16], batch_size: int) -> 
     result = order.copy()
     for start in range(0, whole, piece):
         batches = result[start : min(start + piece, whole)].reshape(-1, batch_size)
-        batches[:] = _dealt(batches, lengths)
-    result[whole:] = _dealt(result[None, whole:], lengths)
+        batches[:] = _deal_by_length(batches, lengths)
+    result[whole:] = _deal_by_length(result[None, whole:], lengths)
     return result
 
 
-def _dealt(batches: Order, lengths: npt.NDArray[np.uint16]) -> Order:
+def _deal_by_length(batches: RowIndices, lengths: npt.NDArray[np.uint16]) -> RowIndices:
     count = batches.shape[1]
-    cards = np.arange(-(-count // RUN) * RUN).reshape(RUN, -1)
+    cards = np.arange(-(-count // DEAL_SIZE) * DEAL_SIZE).reshape(DEAL_SIZE, -1)
     cards[1::2] = cards[1::2, ::-1]  # to and fro
     cards[:, 1::2] = cards[:, 1::2][:, ::-1]  # the first runs have more of the longest rows
     runs = cards.T.ravel()
@@ -63,7 +63,7 @@ def _dealt(batches: Order, lengths: npt.NDArray[np.uint16]) -> Order:
     return np.take_along_axis(batches, by_length[:, runs[runs < count]], axis=1)
 
 
-def share(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> tuple[int, int]:
+def shard_range(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> tuple[int, int]:
     """Return a rank's contiguous share of [start, stop).
 
     Shares are disjoint. They differ by less than two groups of ``group_size`` rows, and begin at the start of a group.
@@ -77,16 +77,16 @@ def share(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> t
 
 def most_documents(batch_size: int, size: int, group_size: int = 1) -> int:
     """Return the largest number of documents in one rank's share of a batch; the same on every rank."""
-    return share(0, batch_size, 0, size, group_size)[1]
+    return shard_range(0, batch_size, 0, size, group_size)[1]
 
 
-def shares(
-    order: Order, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
-) -> Iterator[tuple[Order, int, int]]:
+def iter_shards(
+    order: RowIndices, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
+) -> Iterator[tuple[RowIndices, int, int]]:
     """Yield a rank's rows of each global batch, the documents of that batch, and where the rows begin in it."""
     for start in range(first, len(order), batch_size):
         stop = min(start + batch_size, len(order))
-        begin, end = share(start, stop, rank, size, group_size)
+        begin, end = shard_range(start, stop, rank, size, group_size)
         yield order[begin:end], stop - start, begin - start
 
 
@@ -100,14 +100,21 @@ class DataLoader:
         order: row numbers in the order of the epoch, int64 [rows].
         batch_size: documents per global batch.
         first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
-        group_size: number of documents that one rank has to compute together, see ``Engine.group_size``.
+        group_size: number of documents that one rank has to compute together, see ``Engine.reduction_group``.
     """
 
     def __init__(
-        self, split: Split, order: Order, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
+        self,
+        split: Split,
+        order: RowIndices,
+        batch_size: int,
+        rank: int,
+        size: int,
+        first: int = 0,
+        group_size: int = 1,
     ) -> None:
         self._split = split
-        self._shares = shares(order, batch_size, rank, size, first, group_size)
+        self._shares = iter_shards(order, batch_size, rank, size, first, group_size)
         self._rows = most_documents(batch_size, size, group_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -143,8 +150,10 @@ class DataLoader:
             room.put(False)
             thread.join()
 
-    def _gather(self, rows: Order, documents: int, first: int) -> Batch:
+    def _gather(self, rows: RowIndices, documents: int, first: int) -> Batch:
         split = self._split
         labels, weights = np.asarray(split.labels[rows]), split.weight_bytes(rows)
-        batch = pack(split.codes(rows), labels, self._rows, documents, first, weights, split.targets.bytes(rows))
+        batch = pack_batch(
+            split.char_ids(rows), labels, self._rows, documents, first, weights, split.targets.bytes(rows)
+        )
         return batch._replace(rows=rows)

@@ -1,6 +1,6 @@
 """Targets of rows: pairs of a class and its share, whether rows have one label, several, or soft ones.
 
-``<split>.targets.npy``  uint16 [rows, most, 2]: classes, and shares in units of 1 / ``SHARE_UNIT``; pairs that a row
+``<split>.targets.npy``  uint16 [rows, most, 2]: classes, and shares in units of 1 / ``PROB_SCALE``; pairs that a row
 does not need have share 0. With one label per row, ``<split>.labels.npy`` says the same.
 """
 
@@ -17,8 +17,8 @@ from crepe_dist.data.arrays import map_array
 from crepe_dist.files import integer
 
 ONE, SEVERAL, SOFT = KINDS = ("one", "several", "soft")  # labels of a row
-SHARE_UNIT = 65535  # the share 1 in a pair
-MOST_LABELS = 1024  # pairs per row
+PROB_SCALE = 65535  # the share 1 in a pair
+MAX_LABELS = 1024  # pairs per row
 PIECE = 1 << 16  # rows that are counted at a time
 PAIR_BYTES = 4  # in a batch: the class and the share, low bytes first
 Pairs = npt.NDArray[np.uint16]
@@ -41,33 +41,35 @@ class Targets:
     classes: int
 
     @property
-    def most(self) -> int:
+    def max_labels(self) -> int:
         """Number of pairs stored of each row; 0 for ``one``."""
         return 0 if self.kind == ONE else int(self.stored.shape[1])
 
-    def pairs(self, rows: npt.NDArray[np.int64]) -> Pairs:
+    def label_pairs(self, rows: npt.NDArray[np.int64]) -> Pairs:
         """Return the classes and shares of rows, uint16 [len(rows), pairs, 2]."""
         stored = self.stored[rows]
         if self.kind == ONE:
-            stored = np.stack([stored, np.full(len(rows), SHARE_UNIT)], axis=1).astype(np.uint16)[:, None]
+            stored = np.stack([stored, np.full(len(rows), PROB_SCALE)], axis=1).astype(np.uint16)[:, None]
         return np.asarray(stored)
 
     def bytes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return what a batch holds of rows, uint8 [len(rows), n]: the class, or ``PAIR_BYTES`` of each pair."""
-        return np.ascontiguousarray(self.stored[rows], "<u2").reshape(len(rows), 2 * self.most or 1).view(np.uint8)
+        return (
+            np.ascontiguousarray(self.stored[rows], "<u2").reshape(len(rows), 2 * self.max_labels or 1).view(np.uint8)
+        )
 
-    def shares(self, rows: npt.NDArray[np.int64]) -> Shares:
+    def label_probs(self, rows: npt.NDArray[np.int64]) -> Shares:
         """Return the share of each class in rows, float32 [len(rows), classes]."""
-        pairs = self.pairs(rows)
+        pairs = self.label_pairs(rows)
         shares = np.zeros((len(pairs), self.classes), np.float32)
-        np.add.at(shares, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(SHARE_UNIT))
+        np.add.at(shares, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(PROB_SCALE))
         return shares
 
-    def occurrences(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    def iter_labels(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Return each label of rows: its place in ``rows`` and its class. A soft label counts as its largest share."""
-        pairs = self.pairs(rows)
+        pairs = self.label_pairs(rows)
         if self.kind == SOFT:
-            return np.arange(len(pairs)), main_classes(pairs)
+            return np.arange(len(pairs)), argmax_classes(pairs)
         place, column = np.nonzero(pairs[..., 1])
         return place, pairs[place, column, 0].astype(np.int32)
 
@@ -75,32 +77,32 @@ class Targets:
         """Count the labels of rows by class, int64 [classes]; a soft label counts as its largest share."""
         counts = np.zeros(self.classes, np.int64)
         for start in range(0, len(rows), PIECE):
-            counts += np.bincount(self.occurrences(rows[start : start + PIECE])[1], minlength=self.classes)
+            counts += np.bincount(self.iter_labels(rows[start : start + PIECE])[1], minlength=self.classes)
         return counts
 
-    def mass(self) -> npt.NDArray[np.float64]:
+    def class_mass(self) -> npt.NDArray[np.float64]:
         """Return the sum of the shares of each class, float64 [classes]."""
         total = np.zeros(self.classes)
         for start in range(0, len(self.stored), PIECE):
-            classes, shares = self.pairs(np.arange(start, min(start + PIECE, len(self.stored)))).reshape(-1, 2).T
+            classes, shares = self.label_pairs(np.arange(start, min(start + PIECE, len(self.stored)))).reshape(-1, 2).T
             total += np.bincount(classes, shares, minlength=self.classes)
-        return total / SHARE_UNIT
+        return total / PROB_SCALE
 
 
-def main_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
+def argmax_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
     """Return the class with the largest share of each row, the first among equals, int32 [rows]; -1 without any."""
     rows, best = np.arange(len(pairs)), pairs[..., 1].argmax(axis=1)
     return np.where(pairs[rows, best, 1] > 0, pairs[rows, best, 0].astype(np.int32), -1).astype(np.int32)
 
 
-def kind_and_most(manifest: dict[str, Any]) -> tuple[str, int]:
-    """Read the kind of labels and ``Targets.most`` of a manifest; with one label per row it has no such entry."""
+def read_label_type(manifest: dict[str, Any]) -> tuple[str, int]:
+    """Read the kind of labels and ``Targets.max_labels`` of a manifest; with one label per row it has no such entry."""
     about = manifest.get("labels")
     if about is None:
         return ONE, 0
     if about["kind"] not in (SEVERAL, SOFT):
         raise ValueError(f"the labels are {str(about)[:80]}")
-    return about["kind"], integer(about["most"], 1, MOST_LABELS, "labels.most")
+    return about["kind"], integer(about["most"], 1, MAX_LABELS, "labels.most")
 
 
 def targets_file(split: str) -> str:
@@ -116,6 +118,6 @@ def open_targets(folder: Path, split: str, rows: int, kind: str, most: int, clas
     pairs = map_array(folder / targets_file(split), np.uint16, (rows, most, 2))
     if rows and pairs[..., 0].max() >= classes:
         raise ValueError(f"{targets_file(split)} holds classes that do not exist")
-    if kind == SOFT and (pairs[..., 1].sum(axis=1, dtype=np.int64) != SHARE_UNIT).any():
+    if kind == SOFT and (pairs[..., 1].sum(axis=1, dtype=np.int64) != PROB_SCALE).any():
         raise ValueError(f"{targets_file(split)} holds shares whose sum is not 1")
     return Targets(kind, pairs, classes)

@@ -19,13 +19,13 @@ from typing import Any
 from crepe_dist.data.markup import without_tags
 
 SEPARATOR = " | "
-UNIT = "\x1f"  # between the text of a row and the values of its columns
-VALUES = range(0xF0000, 0x10FF00)  # the private planes of Unicode, up to ``characters.SYMBOLS``
-PRIVATE = re.compile(f"[{chr(VALUES.start)}-{chr(VALUES.stop - 1)}]")
+FIELD_SEPARATOR = "\x1f"  # between the text of a row and the values of its columns
+FEATURE_CODE_POINTS = range(0xF0000, 0x10FF00)  # the private planes of Unicode, up to ``characters.SYMBOLS``
+PRIVATE = re.compile(f"[{chr(FEATURE_CODE_POINTS.start)}-{chr(FEATURE_CODE_POINTS.stop - 1)}]")
 POINT_ZERO = ".0"
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?", re.ASCII)
 MIDNIGHT = "00:00:00"
-UNREAD = "\0"  # is unknown to every alphabet
+UNKNOWN_CHARACTER = "\0"  # is unknown to every alphabet
 EMPTY = "empty text"
 
 
@@ -36,7 +36,7 @@ def join(columns: Sequence[str]) -> str:
 
 def with_values(text: str, values: Sequence[str]) -> str:
     """Append the values of a row's columns to its text, if it has any; nothing in the text can pass for a value."""
-    return UNIT.join([each.replace(UNIT, " ") for each in (text, *values)])
+    return FIELD_SEPARATOR.join([each.replace(FIELD_SEPARATOR, " ") for each in (text, *values)])
 
 
 def stored(row: str, strip_html: bool) -> str:
@@ -44,13 +44,13 @@ def stored(row: str, strip_html: bool) -> str:
 
     Training, predictions and scores all read texts by this function.
     """
-    text, *values = row.split(UNIT)
+    text, *values = row.split(FIELD_SEPARATOR)
     text = without_tags(text) if strip_html else text
-    return UNIT.join([text if text.isascii() else PRIVATE.sub(UNREAD, text), *values])
+    return FIELD_SEPARATOR.join([text if text.isascii() else PRIVATE.sub(UNKNOWN_CHARACTER, text), *values])
 
 
 @dataclass(frozen=True)
-class Column:
+class FeatureColumn:
     """Column beside the text.
 
     Args:
@@ -127,7 +127,7 @@ def number_of(value: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Composition:
+class TextPreprocessor:
     """Composition of the texts of a data set, and of all texts that its models read.
 
     Args:
@@ -138,13 +138,13 @@ class Composition:
 
     columns: tuple[str, ...] = ()
     strip_html: bool = False
-    beside: tuple[Column, ...] = ()
+    beside: tuple[FeatureColumn, ...] = ()
 
     def text(self, row: str) -> str:
         """Return a row as the network reads it; values that it does not have count as missing."""
         return self.read(row)[0]
 
-    def problem(self, row: str) -> str:
+    def validation_error(self, row: str) -> str:
         """Return why a row cannot be classified: it has no text, or a number is none; empty if it can.
 
         A row without text is not trained on either, whatever its columns hold.
@@ -153,34 +153,36 @@ class Composition:
 
     def read(self, row: str) -> tuple[str, str]:
         """Return ``text`` and ``problem`` of a row. Its HTML is removed only one time."""
-        text, *values = stored(row if self.beside else plain(row), self.strip_html).split(UNIT)
+        text, *values = stored(row if self.beside else strip_field_separators(row), self.strip_html).split(
+            FIELD_SEPARATOR
+        )
         problem = "" if text.strip() else EMPTY
         if not self.beside:
             return text, problem
         values += [""] * (len(self.beside) - len(values))
         ends = [text, " "]
-        for (column, start), value in zip(self.places(), values):
+        for (column, start), value in zip(self.code_point_ranges(), values):
             number = column.number(value)
-            ends += (UNREAD, UNREAD if number is None else chr(start + number))
+            ends += (UNKNOWN_CHARACTER, UNKNOWN_CHARACTER if number is None else chr(start + number))
             if number is None and column.categories is None:
                 problem = problem or unusable_number(column.name, value)
         return "".join(ends), problem
 
     @cached_property
-    def of_stored(self) -> Composition:
+    def without_html_stripping(self) -> TextPreprocessor:
         """Composition of the rows of a data set, of which HTML has been removed already."""
         return replace(self, strip_html=False)
 
-    def places(self) -> Iterator[tuple[Column, int]]:
+    def code_point_ranges(self) -> Iterator[tuple[FeatureColumn, int]]:
         """Yield each column beside the text, and the code point of its first character."""
-        start = VALUES.start
+        start = FEATURE_CODE_POINTS.start
         for column in self.beside:
             yield column, start
             start += column.size
 
     def characters(self) -> str:
         """Return the characters of all values, those of each column in the order of its numbers."""
-        return "".join(column.characters(start) for column, start in self.places())
+        return "".join(column.characters(start) for column, start in self.code_point_ranges())
 
     def values_of(self, text: str) -> str:
         """Return the characters of the values at the end of a composed text."""
@@ -188,32 +190,32 @@ class Composition:
 
     def without(self, name: str, row: str) -> str:
         """Return a row without the value of a column, which then counts as one that is not read."""
-        text, *values = row.split(UNIT)
-        hidden = [UNREAD if column.name == name else value for column, value in zip(self.beside, values)]
-        return UNIT.join([text, *hidden])
+        text, *values = row.split(FIELD_SEPARATOR)
+        hidden = [UNKNOWN_CHARACTER if column.name == name else value for column, value in zip(self.beside, values)]
+        return FIELD_SEPARATOR.join([text, *hidden])
 
-    def shown(self, row: str) -> str:
+    def display_text(self, row: str) -> str:
         """Return a row for people: the text, and each value after its column's name."""
-        text, *values = row.split(UNIT)
+        text, *values = row.split(FIELD_SEPARATOR)
         named = [f"{column.name}: {value.strip()}" for column, value in zip(self.beside, values) if value.strip()]
         return SEPARATOR.join([text, *named])
 
-    def value_of(self, character: str) -> str:
+    def describe_character(self, character: str) -> str:
         """Return what the character of a value stands for, for people; other characters as they are, but ``UNREAD``."""
-        for column, start in self.places():
+        for column, start in self.code_point_ranges():
             if start <= ord(character) < start + column.size:
                 return f"| {column.name}: {column.described(ord(character) - start)}"
-        return character.replace(UNREAD, " ")
+        return character.replace(UNKNOWN_CHARACTER, " ")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the composition as JSON-like data; ``beside`` only if there are such columns."""
         return {name: value for name, value in asdict(self).items() if value or name != "beside"}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Composition:
+    def from_dict(cls, saved: dict[str, Any]) -> TextPreprocessor:
         """Restore a composition from ``to_dict``'s result."""
         beside = [
-            Column(
+            FeatureColumn(
                 str(each["name"]),
                 None if each["categories"] is None else tuple(map(str, each["categories"])),
                 tuple(map(float, each["edges"])),
@@ -228,6 +230,6 @@ def unusable_number(name: str, value: str) -> str:
     return f"unusable number: {name} is {value!r:.40}" if numeric(value) and number_of(value) is None else ""
 
 
-def plain(text: str) -> str:
+def strip_field_separators(text: str) -> str:
     """Return a text that has no values, whatever its characters are."""
-    return text.replace(UNIT, " ")
+    return text.replace(FIELD_SEPARATOR, " ")

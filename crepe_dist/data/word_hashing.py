@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import BLANK, Codes, Encoding
-from crepe_dist.data.counter_rng import mix, scramble
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
+from crepe_dist.data.counter_rng import splitmix64, splitmix64_finalize
 from crepe_dist.native.constants import RADIX
 
 BUCKET_BITS = 24
@@ -24,7 +24,7 @@ Places = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Words:
+class DocumentWords:
     """The distinct words of documents.
 
     Attributes:
@@ -51,41 +51,43 @@ class Words:
         columns = (np.cumsum(np.concatenate([[0.0], value[self.words]])) for value in values.T)
         return np.stack([np.diff(column[self.starts]) for column in columns], axis=1)
 
-    def only(self, numbers: Numbers) -> Words:
+    def select(self, numbers: Numbers) -> DocumentWords:
         """Keep the words ``numbers``, ascending, and number them from 0."""
         place = np.full(self.size, -1, np.int64)
         place[numbers] = np.arange(len(numbers))
         kept = place[self.words]
         starts = np.concatenate([[0], np.cumsum(kept >= 0)])[self.starts]
-        return Words(starts, kept[kept >= 0], len(numbers))
+        return DocumentWords(starts, kept[kept >= 0], len(numbers))
 
 
-def joined(parts: list[Words]) -> Words:
+def concatenate(parts: list[DocumentWords]) -> DocumentWords:
     """Join the words of several groups of documents."""
     offsets = np.cumsum([0, *(len(part.words) for part in parts)])
     starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets.tolist())]
-    return Words(np.concatenate([*starts, offsets[-1:]]), np.concatenate([part.words for part in parts]), parts[0].size)
+    return DocumentWords(
+        np.concatenate([*starts, offsets[-1:]]), np.concatenate([part.words for part in parts]), parts[0].size
+    )
 
 
-class WordFinder:
+class WordHasher:
     """Finder of the words of encoded documents."""
 
-    def __init__(self, encoding: Encoding) -> None:
+    def __init__(self, encoding: CharEncoder) -> None:
         characters = encoding.alphabet
         lower = [characters.find(character.lower()) for character in characters]
         self._value = np.zeros(256, np.uint64)
-        self._value[: encoding.codes] = np.arange(1, encoding.codes + 1)
+        self._value[: encoding.num_ids] = np.arange(1, encoding.num_ids + 1)
         self._value[: len(characters)] = [1 + (code if same < 0 else same) for code, same in enumerate(lower)]
         self._kind = np.zeros(256, np.uint8)
         self._kind[: len(characters)] = [_kind(character) for character in characters]
         ends = (PAIR, PAIR_END) if encoding.in_reading_order else (PAIR_END, PAIR)
-        self._kind[len(characters) : encoding.codes] = np.repeat(ends, encoding.side)
-        self._kind[BLANK] = OUTSIDE
+        self._kind[len(characters) : encoding.num_ids] = np.repeat(ends, encoding.pair_base)
+        self._kind[PAD_UNK_ID] = OUTSIDE
         length = encoding.feature_len
         self._powers = _powers(RADIX, length)
         self._inverses = _powers(pow(RADIX, -1, 1 << 64), length)
 
-    def bounds(self, codes: Codes) -> tuple[Places, Places, Places]:
+    def bounds(self, codes: CharIds) -> tuple[Places, Places, Places]:
         """Tell which codes, uint8 [n, feature_len], are in words, begin words and end words, bool [n, feature_len]."""
         kind = np.pad(self._kind[codes], ((0, 0), (1, 1)))
         before, kind, after = kind[:, :-2], kind[:, 1:-1], kind[:, 2:]
@@ -93,7 +95,7 @@ class WordFinder:
         starts = is_word & ~_continues(before, kind)
         return is_word, starts, is_word & ~((after != OUTSIDE) & _continues(kind, after))
 
-    def find(self, codes: Codes) -> Words:
+    def find(self, codes: CharIds) -> DocumentWords:
         """Find the distinct words of documents, uint8 [n, feature_len]; their numbers ascend."""
         is_word, starts, ends = self.bounds(codes)
         document, first = np.nonzero(starts)
@@ -101,14 +103,14 @@ class WordFinder:
         # The digits of a word are read off the sums of those of its document.
         sums = np.cumsum(np.where(is_word, self._value[codes] * self._powers, np.uint64(0)), axis=1, dtype=np.uint64)
         sums = np.pad(sums, ((0, 0), (1, 0)))
-        words = scramble((sums[document, last + 1] - sums[document, first]) * self._inverses[first])
+        words = splitmix64_finalize((sums[document, last + 1] - sums[document, first]) * self._inverses[first])
         is_next = document[1:] == document[:-1]
-        pairs = mix(words[:-1]) + words[1:]
-        buckets = np.concatenate([words, scramble(pairs[is_next])]) >> np.uint64(64 - BUCKET_BITS)
+        pairs = splitmix64(words[:-1]) + words[1:]
+        buckets = np.concatenate([words, splitmix64_finalize(pairs[is_next])]) >> np.uint64(64 - BUCKET_BITS)
         documents = np.concatenate([document, document[1:][is_next]])
         keys = np.unique(documents << BUCKET_BITS | buckets.astype(np.int64))
         starts_at = np.searchsorted(keys, np.arange(len(codes) + 1) << BUCKET_BITS)
-        return Words(starts_at, keys & ((1 << BUCKET_BITS) - 1), 1 << BUCKET_BITS)
+        return DocumentWords(starts_at, keys & ((1 << BUCKET_BITS) - 1), 1 << BUCKET_BITS)
 
 
 def _kind(character: str) -> int:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from crepe_dist.distributed.messages import HEAD_BYTES, Bytes
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 
-MOST_BYTES = 1 << 30  # that a rank sends or receives in one collective
+MAX_BYTES = 1 << 30  # that a rank sends or receives in one collective
 
 
-class PiecewiseWorld(World):
+class PiecewiseWorld(ProcessGroup):
     """World that sends large messages in pieces, with a head before each message.
 
     The first collective carries the heads, which tell all ranks how many collectives the largest message needs.
@@ -21,11 +21,11 @@ class PiecewiseWorld(World):
 
     @abstractmethod
     def _carry(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        """Run one collective of at most ``MOST_BYTES``, as ``_swap``; each rank sends something to itself."""
+        """Run one collective of at most ``MAX_BYTES``, as ``_swap``; each rank sends something to itself."""
 
-    def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+    def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         self._messages.begin(name)
-        pieces, most, own = np.split(data, np.cumsum(sizes)[:-1]), MOST_BYTES // self.size, self.rank
+        pieces, most, own = np.split(data, np.cumsum(sizes)[:-1]), MAX_BYTES // self.size, self.rank
         others = [piece if rank != own else piece[:0] for rank, piece in enumerate(pieces)]
         largest = max(piece.size for piece in others)
         heads = [np.frombuffer(self._messages.head(piece, largest), np.uint8) for piece in others]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
 from crepe_dist.distributed.launch import import_mxnet
-from crepe_dist.distributed.process_group import ALONE, SAME_MACHINES, World
+from crepe_dist.distributed.process_group import SAME_MACHINES, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import counted, listed
+from crepe_dist.formatting import join_words, pluralize
 from crepe_dist.settings.fields import DEVICES
 
-SHOWN_RANKS = 8
+MAX_SHOWN_RANKS = 8
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ CPU = Device("cpu")
 Check = Callable[[Device], object]
 
 
-def pick(device: str, check: Check, world: World = ALONE) -> Device:
+def select_device(device: str, check: Check, world: ProcessGroup = SINGLE_PROCESS) -> Device:
     """Choose a GPU that no other rank uses, or the CPU on request or if ``auto`` finds no GPU; all ranks call it.
 
     GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
@@ -44,23 +44,23 @@ def pick(device: str, check: Check, world: World = ALONE) -> Device:
     Raises:
         UserError: on every rank, if one of them finds no GPU for ``gpu``, or no GPU of its own, or if some have none.
     """
-    gpus = world.agree("GPUs", lambda: _usable(device, check), alike=SAME_MACHINES)
-    seen = world.gather([socket.gethostname(), list(gpus)], "visible GPUs")
-    chosen = world.agree("device", lambda: assign(seen)[world.rank], alike=SAME_MACHINES)
+    gpus = world.run_on_all("GPUs", lambda: _usable_gpus(device, check), mismatch_hint=SAME_MACHINES)
+    seen = world.all_gather_object([socket.gethostname(), list(gpus)], "visible GPUs")
+    chosen = world.run_on_all("device", lambda: assign_gpus(seen)[world.rank], mismatch_hint=SAME_MACHINES)
     return CPU if chosen is None else list(gpus.values())[chosen]
 
 
-def _usable(device: str, check: Check) -> dict[str, Device]:
+def _usable_gpus(device: str, check: Check) -> dict[str, Device]:
     """Return the GPUs that this process may use, in the order of their numbers, by UUID.
 
     A GPU without a UUID is taken for the one that has the same number in the other processes of its host.
     """
     if device not in DEVICES:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
-    gpus = [Device("gpu", number) for number in range(0 if device == "cpu" else driver.count())]
+    gpus = [Device("gpu", number) for number in range(0 if device == "cpu" else driver.gpu_count())]
     if device == "gpu" and not gpus:
-        why, remedy = driver.HELP[driver.NO_DEVICE]
-        none = driver.missing() or driver.fault() or UserError(why, remedy=remedy)
+        why, remedy = driver.ERROR_HELP[driver.NO_DEVICE]
+        none = driver.load_error() or driver.init_error() or UserError(why, remedy=remedy)
         raise UserError("no GPU was found", f"{none.what}: {none.why}".rstrip(": "), none.remedy)
     usable, refusals = {}, []
     for gpu in gpus:
@@ -69,13 +69,13 @@ def _usable(device: str, check: Check) -> dict[str, Device]:
         except UserError as error:
             refusals.append(error)
         else:
-            usable[driver.uuid_of(gpu.device_id) or f"{socket.gethostname()}:{gpu.device_id}"] = gpu
+            usable[driver.gpu_uuid(gpu.device_id) or f"{socket.gethostname()}:{gpu.device_id}"] = gpu
     if device == "gpu" and not usable:
         raise refusals[0]
     return usable
 
 
-def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
+def assign_gpus(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
     """Give each rank the first GPU that it sees and that no lower rank has.
 
     This is the GPU of the local rank's number where the processes of a host see the same GPUs, and 0 where each of them
@@ -93,18 +93,19 @@ def assign(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
     without = [f"rank {rank} (host {host})" for rank, (host, gpus) in enumerate(seen) if not gpus]
     if 0 < len(without) < len(seen):
         raise UserError(
-            f"some processes have a GPU and others have none: {', '.join(without[:SHOWN_RANKS])}",
-            remedy=f"run {invocation.typed('doctor')} on the hosts without a GPU, leave them out, or use --device cpu",
+            f"some processes have a GPU and others have none: {', '.join(without[:MAX_SHOWN_RANKS])}",
+            remedy=f"run {invocation.command_line('doctor')} on the hosts without a GPU, leave them out, or use "
+            f"--device cpu",
         )
     owners: dict[str, int] = {}
     numbers = []
     for rank, (host, gpus) in enumerate(seen):
         number = next((number for number, gpu in enumerate(gpus) if gpu not in owners), None)
         if gpus and number is None:
-            others = listed([f"rank {owners[gpu]} (host {seen[owners[gpu]][0]})" for gpu in gpus])
+            others = join_words([f"rank {owners[gpu]} (host {seen[owners[gpu]][0]})" for gpu in gpus])
             raise UserError(
                 f"rank {rank} (host {host}) has no GPU of its own",
-                f"it sees {counted(len(gpus), 'GPU')}, used by {others}; each process trains on one GPU of its own",
+                f"it sees {pluralize(len(gpus), 'GPU')}, used by {others}; each process trains on one GPU of its own",
                 "start no more processes than there are GPUs, and let each process see all GPUs of its host or a "
                 "GPU of its own (srun --gpus-per-task=1, CUDA_VISIBLE_DEVICES), or use --device cpu",
             )
@@ -131,6 +132,6 @@ def check_mxnet(gpu: Device) -> None:
     if gpu.device_id >= seen:
         raise UserError(
             f"MXNet sees no GPU {gpu.device_id}",
-            f"it sees {counted(seen, 'GPU')}" if seen else why,
+            f"it sees {pluralize(seen, 'GPU')}" if seen else why,
             "check nvidia-smi, install MXNet's cu112 flavour (docs/install.md), or use --device cpu",
         )

@@ -29,12 +29,12 @@ from typing import Any, TypeVar
 from crepe_dist.errors import UserError
 
 SECRET = "CREPE_DIST_SECRET"
-LEAST_SECRET = 16  # characters
-MOST_RANKS = 1 << 20
+MIN_SECRET_LENGTH = 16  # characters
+MAX_RANKS = 1 << 20
 FIRST_SECONDS = 5.0  # for the greeting and the first message of a caller, who may be a stranger
 FIRST_BYTES = 1 << 12  # of each of these
 STRANGERS = 64  # callers beside the expected ones that a listener hears at a time
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 LENGTH = struct.Struct("<I")
 CONTEXT = struct.Struct("<16sIII")  # of a key: this protocol, the ranks of listener and caller, and the world size
 PROTOCOL = b"crepe_dist 1"
@@ -78,7 +78,7 @@ def is_token(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-GREETING: Checks = {"rank": whole(0, MOST_RANKS - 1), "size": whole(1, MOST_RANKS), "nonce": is_token}
+GREETING: Checks = {"rank": whole(0, MAX_RANKS - 1), "size": whole(1, MAX_RANKS), "nonce": is_token}
 ANSWER: Checks = {"nonce": is_token}
 
 
@@ -89,11 +89,12 @@ def read_secret(environment: Mapping[str, str]) -> bytes:
         UserError: it is too short.
     """
     secret = environment.get(SECRET, "").strip()
-    if 0 < len(secret) < LEAST_SECRET:
+    if 0 < len(secret) < MIN_SECRET_LENGTH:
         raise UserError(
             f"{SECRET} has {len(secret)} characters",
             "someone who records the start of a job can try all short secrets",
-            f"give all processes the same {LEAST_SECRET} characters or more, as `openssl rand -hex 32` prints them",
+            f"give all processes the same {MIN_SECRET_LENGTH} characters or more, as `openssl rand -hex 32` prints "
+            f"them",
         )
     return secret.encode(errors="surrogateescape")
 
@@ -139,7 +140,7 @@ class Channel:
     def tell(self, message: Message) -> None:
         """Send a message."""
         data = json.dumps(message).encode()
-        _tell(self.peer, data + self._mac(self._is_caller, self._sent, data))
+        _send_message(self.peer, data + self._mac(self._is_caller, self._sent, data))
         self._sent += 1
 
     def hear(self, checks: Checks, most: int = FIRST_BYTES) -> Steps[Message]:
@@ -151,7 +152,7 @@ class Channel:
             Refused: the other end says that the MAC of this end's last message is wrong.
             OSError: the connection is broken.
         """
-        data = yield from _hear(self.peer, most + MAC_BYTES)
+        data = yield from _receive_message(self.peer, most + MAC_BYTES)
         content, mac = data[:-MAC_BYTES], data[-MAC_BYTES:]
         if not data:
             raise Refused("this process has not proved that it has the same secret")
@@ -162,7 +163,7 @@ class Channel:
 
     def refuse(self) -> None:
         """Tell a caller that its MAC is wrong."""
-        _tell(self.peer, b"")
+        _send_message(self.peer, b"")
 
     def _mac(self, by_caller: bool, number: int, content: bytes) -> bytes:
         return hmac.digest(self._key, NUMBER.pack(by_caller, number) + content, DIGEST)
@@ -176,18 +177,18 @@ def call(peer: socket.socket, own: Own, rank: int) -> Steps[Channel]:
     """
     peer.setblocking(False)
     greeting = {"rank": own.rank, "size": own.size, "nonce": secrets.token_hex(32)}
-    _tell(peer, json.dumps(greeting).encode())
-    answer = _checked((yield from _hear(peer, FIRST_BYTES)), ANSWER)
+    _send_message(peer, json.dumps(greeting).encode())
+    answer = _checked((yield from _receive_message(peer, FIRST_BYTES)), ANSWER)
     return Channel(peer, _key(own, rank, greeting, answer), is_caller=True)
 
 
 def _answer(peer: socket.socket, host: str, own: Own, checks: Checks, ranks: Sequence[int]) -> Steps[Arrival]:
     """Answer a caller; return it once it has proved that it has the secret."""
-    greeting = _checked((yield from _hear(peer, FIRST_BYTES)), GREETING)
+    greeting = _checked((yield from _receive_message(peer, FIRST_BYTES)), GREETING)
     if greeting["rank"] not in ranks:
         raise Stranger("it has a rank that is not expected")
     answer = {"nonce": secrets.token_hex(32)}
-    _tell(peer, json.dumps(answer).encode())
+    _send_message(peer, json.dumps(answer).encode())
     channel = Channel(peer, _key(own, own.rank, greeting, answer), is_caller=False)
     try:
         said = yield from channel.hear(checks)
@@ -252,7 +253,7 @@ class Callers:
             try:
                 while True:
                     yield None
-                    for ready, _ in look.select(LOOK_SECONDS):
+                    for ready, _ in look.select(POLL_SECONDS):
                         if ready.fileobj is self._listener:
                             self._accept(look)
                         elif arrival := self._hear(ready.fileobj, look):
@@ -324,7 +325,7 @@ def within(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
             raise TimeoutError("it does not answer")
 
 
-def _tell(peer: socket.socket, data: bytes) -> None:
+def _send_message(peer: socket.socket, data: bytes) -> None:
     with suppress(OSError):  # found out in hearing from it
         timeout = peer.gettimeout()
         peer.settimeout(FIRST_SECONDS)
@@ -332,7 +333,7 @@ def _tell(peer: socket.socket, data: bytes) -> None:
         peer.settimeout(timeout)
 
 
-def _hear(peer: socket.socket, most: int) -> Steps[bytes]:
+def _receive_message(peer: socket.socket, most: int) -> Steps[bytes]:
     """Receive a message of at most ``most`` bytes."""
     data, length = bytearray(), LENGTH.size
     while len(data) < length:

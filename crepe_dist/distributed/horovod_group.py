@@ -12,7 +12,7 @@ import mxnet as mx
 from crepe_dist.distributed.chunked_messages import PiecewiseWorld
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.distributed.mxnet_internals import view
-from crepe_dist.errors import PeerGone
+from crepe_dist.errors import PeerLostError
 
 # In the text of an MXNetError after a lost peer, for which there is no type: Gloo's error, behind its source file, or
 # Horovod's. It is raised once. Afterwards the array can be read without an error, but its contents are wrong: discard
@@ -20,10 +20,10 @@ from crepe_dist.errors import PeerGone
 LOST_PEER = re.compile(r"/gloo/\S+\] (.*)|Horovod has been shut down")
 
 
-class HorovodWorld(PiecewiseWorld):
+class HorovodProcessGroup(PiecewiseWorld):
     """World over Horovod, in which collectives without a name pair up by a counter that may differ by rank."""
 
-    carrier = "Horovod"
+    backend = "Horovod"
 
     def __init__(self) -> None:
         hvd.init()
@@ -54,4 +54,4 @@ def collective() -> Iterator[None]:
     except mx.MXNetError as error:
         if (lost := LOST_PEER.search(str(error))) is None:
             raise
-        raise PeerGone(lost[1] or lost[0]) from error
+        raise PeerLostError(lost[1] or lost[0]) from error

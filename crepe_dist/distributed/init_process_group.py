@@ -15,19 +15,19 @@ from crepe_dist.distributed import mxnet_cuda, rendezvous
 from crepe_dist.distributed.launch import (
     HOROVODRUN,
     MPI,
-    Launch,
-    check_rank,
-    detect,
+    LauncherEnv,
     has_mxnet,
     import_mxnet,
-    limit_threads,
+    read_launcher_env,
+    require_complete_rank_env,
+    set_omp_threads,
 )
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config
 
 
-def join(configured: Callable[[], Config] | None = None) -> World:
+def init_process_group(configured: Callable[[], Config] | None = None) -> ProcessGroup:
     """Join the world that the launcher describes, and give this process its share of the host's threads.
 
     Horovod carries the collectives under ``horovodrun``, mpi4py under ``mpiexec`` if it is installed, else TCP.
@@ -38,14 +38,14 @@ def join(configured: Callable[[], Config] | None = None) -> World:
     Raises:
         UserError: this is one of many processes, and what it needs is missing, or other ranks do not arrive.
     """
-    launch = detect()
+    launch = read_launcher_env()
     try:
         world = _join(launch, configured)
         if world.size != launch.size:
-            what = f"{launch.launcher} started {launch.size} processes, but {world.carrier} sees {world.size}"
-            remedy = "take mpiexec and mpi4py of one environment" if world.carrier == "MPI" else "run the command again"
+            what = f"{launch.launcher} started {launch.size} processes, but {world.backend} sees {world.size}"
+            remedy = "take mpiexec and mpi4py of one environment" if world.backend == "MPI" else "run the command again"
             raise UserError(what, remedy=remedy, on_all_ranks=True)
-        world.agree("number of threads", lambda: limit_threads(world.sharers))
+        world.run_on_all("number of threads", lambda: set_omp_threads(world.processes_per_cpuset))
     except UserError as error:
         if error.on_all_ranks and launch.rank != 0:
             time.sleep(2)  # until rank 0 has printed the error, which every process meets
@@ -54,30 +54,30 @@ def join(configured: Callable[[], Config] | None = None) -> World:
     return world
 
 
-def _join(launch: Launch, configured: Callable[[], Config] | None) -> World:
+def _join(launch: LauncherEnv, configured: Callable[[], Config] | None) -> ProcessGroup:
     if launch.size == 1:
-        check_rank(launch)
-        return World()
+        require_complete_rank_env(launch)
+        return ProcessGroup()
     if launch.launcher == HOROVODRUN:
         return _join_horovod(launch, configured)
     if launch.launcher in MPI and importlib.util.find_spec("mpi4py") is not None:
         try:
-            from crepe_dist.distributed.mpi_group import MpiWorld
+            from crepe_dist.distributed.mpi_group import MpiProcessGroup
         except (ImportError, OSError, RuntimeError) as error:
             why, remedy = str(error), f"install MPI for it: {extras.install('mpi')}"
             raise UserError("mpi4py cannot be loaded", why, remedy, on_all_ranks=True) from error
-        return MpiWorld()
-    from crepe_dist.distributed.tcp_group import TcpWorld
+        return MpiProcessGroup()
+    from crepe_dist.distributed.tcp_group import TcpProcessGroup
 
-    return TcpWorld(launch.rank, rendezvous.meet(launch))
+    return TcpProcessGroup(launch.rank, rendezvous.rendezvous(launch))
 
 
-def _join_horovod(launch: Launch, configured: Callable[[], Config] | None) -> World:
+def _join_horovod(launch: LauncherEnv, configured: Callable[[], Config] | None) -> ProcessGroup:
     try:
         if has_mxnet():
             import_mxnet()
         # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
-        from crepe_dist.distributed.horovod_group import HorovodWorld
+        from crepe_dist.distributed.horovod_group import HorovodProcessGroup
     except (ImportError, OSError) as error:
         raise UserError(
             f"this is process {launch.rank} of {launch.size} started by {launch.launcher}, "
@@ -91,18 +91,23 @@ def _join_horovod(launch: Launch, configured: Callable[[], Config] | None) -> Wo
     config = None
     with suppress(UserError):  # told later, when all ranks can
         config = configured and configured()
-    os.environ.setdefault("HOROVOD_CYCLE_TIME", cycle(launch, config))
-    return HorovodWorld()
+    os.environ.setdefault("HOROVOD_CYCLE_TIME", horovod_cycle_time(launch, config))
+    return HorovodProcessGroup()
 
 
-def cycle(launch: Launch, config: Config | None) -> str:
+def horovod_cycle_time(launch: LauncherEnv, config: Config | None) -> str:
     """Return how often Horovod's thread shall look for work, in ms.
 
     On CPUs its default of 1 takes a twentieth of a core from the computation, which is worth it only if gradients go
     through Horovod. If MXNet computes them on GPUs, the last ones of each step wait half a cycle on average.
     """
-    on_gpus = config is not None and config.device != "cpu" and driver.count() > 0
-    if config and on_gpus and mxnet_cuda.is_installed() and network_registry.has_part(config.model.network, "gluon"):
+    on_gpus = config is not None and config.device != "cpu" and driver.gpu_count() > 0
+    if (
+        config
+        and on_gpus
+        and mxnet_cuda.is_installed()
+        and network_registry.has_network_module(config.model.network, "gluon")
+    ):
         return "0.2"
     return "10" if (nccl.version() if on_gpus else launch.local_size == launch.size) else "1"
 

@@ -12,7 +12,7 @@ from crepe_dist.errors import ExitCode
 ENDED = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # of Horovod 0.28.1
 
 
-def explained(error: Exception, command: Sequence[str]) -> str:
+def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
     """Return the last line that `horovodrun` prints.
 
     Args:

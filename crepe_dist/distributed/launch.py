@@ -44,7 +44,7 @@ UNUSED = ("scipy", "sklearn", "onnx")
 
 
 @dataclass(frozen=True)
-class Launch:
+class LauncherEnv:
     """Place of this process among those that its launcher started.
 
     ``launcher`` is empty for a process started by hand. ``local_size`` is 1 if the environment gives no single one.
@@ -56,17 +56,17 @@ class Launch:
     local_size: int = 1
 
 
-def detect(environment: Mapping[str, str] = os.environ) -> Launch:
+def read_launcher_env(environment: Mapping[str, str] = os.environ) -> LauncherEnv:
     """Read the place of this process from the environment."""
     for launcher, *names in LAUNCHERS:
         rank, size, local_size = (environment.get(name, "") for name in names)
         if rank.isdecimal() and size.isdecimal():
             # For several nodes, Slurm's may read "2(x3),1".
-            return Launch(launcher, int(rank), int(size), int(local_size) if local_size.isdecimal() else 1)
-    return Launch()
+            return LauncherEnv(launcher, int(rank), int(size), int(local_size) if local_size.isdecimal() else 1)
+    return LauncherEnv()
 
 
-def check_rank(launch: Launch, environment: Mapping[str, str] = os.environ) -> None:
+def require_complete_rank_env(launch: LauncherEnv, environment: Mapping[str, str] = os.environ) -> None:
     """Check that a process which trains alone is not one of several.
 
     Raises:
@@ -82,7 +82,7 @@ def check_rank(launch: Launch, environment: Mapping[str, str] = os.environ) -> N
             )
 
 
-def threads(processes: int = 1) -> int:
+def default_num_threads(processes: int = 1) -> int:
     """Return the number of threads of a process: OMP_NUM_THREADS, or else its share of the host's cores.
 
     Args:
@@ -98,18 +98,18 @@ def threads(processes: int = 1) -> int:
     return int(number)
 
 
-def check_alone(command: str) -> None:
+def require_single_process(command: str) -> None:
     """Raise ``UserError`` if a launcher has started several processes of a command that is one."""
-    if (size := detect().size) > 1:
+    if (size := read_launcher_env().size) > 1:
         raise UserError(f"{command} was started in {size} processes", remedy="start it without a launcher")
 
 
-def limit_threads(processes: int = 1) -> None:
+def set_omp_threads(processes: int = 1) -> None:
     """Set OMP_NUM_THREADS to the result of ``threads`` unless it is set.
 
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
     """
-    number = threads(processes)
+    number = default_num_threads(processes)
     if not os.environ.get(THREADS, "").strip():
         os.environ[THREADS] = str(number)
 
@@ -139,7 +139,7 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
             "in a clone of the repository: uv sync --inexact --group horovod, or on a GPU uv sync --extra gpu --group "
             "cu112; elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )
-    limit_threads(detect().local_size)
+    set_omp_threads(read_launcher_env().local_size)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if error := mxnet_cuda.missing():
@@ -154,7 +154,7 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
             del sys.modules[name]
 
 
-def without_place() -> dict[str, str]:
+def env_without_rank() -> dict[str, str]:
     """Return the variables that a process inherits which is started here: not this one's place among others."""
     place = {name for _, *names in LAUNCHERS for name in names}
     return {name: value for name, value in os.environ.items() if name not in place}

@@ -20,7 +20,7 @@ Bytes = npt.NDArray[np.uint8]
 FIELDS = struct.Struct("<QQQII")  # see ``Head``
 CHECK = struct.Struct("<I")  # of the fields
 HEAD_BYTES = FIELDS.size + CHECK.size
-MOST_BYTES = 1 << 40  # of a message
+MAX_BYTES = 1 << 40  # of a message
 
 
 class Head(NamedTuple):
@@ -74,7 +74,7 @@ class Messages:
         """
         fields = head[: FIELDS.size].tobytes()
         read = Head(*FIELDS.unpack(fields))
-        if CHECK.unpack(head[FIELDS.size :].tobytes())[0] != zlib.crc32(fields) or read.size > MOST_BYTES:
+        if CHECK.unpack(head[FIELDS.size :].tobytes())[0] != zlib.crc32(fields) or read.size > MAX_BYTES:
             raise self._damaged(peer)
         if read.name != zlib.crc32(self._name.encode()):
             raise RuntimeError(f"rank {peer} is at another point of the program than {self._name!r}")

@@ -13,27 +13,27 @@ import numpy as np
 
 from crepe_dist.distributed.chunked_messages import PiecewiseWorld
 from crepe_dist.distributed.messages import Bytes
-from crepe_dist.errors import PeerGone
+from crepe_dist.errors import PeerLostError
 
 mpi4py.rc.finalize = False  # it waits for all ranks, and would hang if this one alone fails
 from mpi4py import MPI  # noqa: E402
 
 SPIN_SECONDS = 0.01  # a longer wait for other ranks sleeps between its looks, and leaves the core to others
-LOOK_SECONDS = 0.001
+POLL_SECONDS = 0.001
 
 
-class MpiWorld(PiecewiseWorld):
+class MpiProcessGroup(PiecewiseWorld):
     """World of all processes of MPI; a waiting rank handles signals.
 
     Raises:
         PeerGone: in each collective, if MPI reports that a rank is gone; usually ``mpiexec`` ends the others first.
     """
 
-    carrier = "MPI"
+    backend = "MPI"
     is_closed = True  # the last one of this process
 
     def __init__(self) -> None:
-        MpiWorld.is_closed = False
+        MpiProcessGroup.is_closed = False
         self._group = MPI.COMM_WORLD
         super().__init__(self._group.rank, self._group.size)
 
@@ -50,17 +50,17 @@ class MpiWorld(PiecewiseWorld):
         began = time.monotonic()
         try:
             while not request.Test():
-                time.sleep(0 if time.monotonic() - began < spin else LOOK_SECONDS)
+                time.sleep(0 if time.monotonic() - began < spin else POLL_SECONDS)
         except MPI.Exception as error:
-            raise PeerGone(str(error)) from error
+            raise PeerLostError(str(error)) from error
 
     def close(self) -> None:
         self._wait(self._group.Ibarrier())
-        MpiWorld.is_closed = True
+        MpiProcessGroup.is_closed = True
 
 
 @atexit.register
 def _finalize() -> None:
     """Leave MPI; without it, ``mpiexec`` takes the end of this process for a failure and ends the others."""
-    if MpiWorld.is_closed:
+    if MpiProcessGroup.is_closed:
         MPI.Finalize()

@@ -41,7 +41,7 @@ def missing() -> UserError | None:
     """Load the libraries that the GPU flavour needs; return the error that names those that are missing."""
     if not is_installed():
         return None
-    if error := driver.missing():
+    if error := driver.load_error():
         return UserError(f"MXNet's GPU flavour cannot be loaded: {error.what}", error.why, error.remedy)
     reasons = {}
     for library, (package, folder) in LIBRARIES.items():

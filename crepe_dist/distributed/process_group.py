@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from crepe_dist import hardware, invocation
 from crepe_dist.distributed.messages import Bytes, Messages
-from crepe_dist.distributed.signals import Stopped
+from crepe_dist.distributed.signals import StopRequested
 from crepe_dist.errors import UserError
 
 T = TypeVar("T")
@@ -29,11 +29,12 @@ HEARTBEAT_SECONDS = 10.0
 # Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
 SAME_FILES = "make the same files visible at the same path on every host"
 SAME_MACHINES = (
-    f"run {invocation.typed('doctor')} on these hosts and compare their hardware, driver and packages with the others'"
+    f"run {invocation.command_line('doctor')} on these hosts and compare their hardware, driver and "
+    f"packages with the others'"
 )
 
 
-class World:
+class ProcessGroup:
     """World of a single process, and base class of the others. As a context manager it ends collectives cleanly.
 
     Every rank calls each method, with the same ``name`` at the same point of the program.
@@ -49,38 +50,38 @@ class World:
         patience: seconds after which a wait that the watchdog would end should end by itself, with its cause.
     """
 
-    carrier = ""
+    backend = ""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
-        self.beat: Callable[[], None] = lambda: None
-        self.before_long_wait: Callable[[], None] = lambda: None
+        self.heartbeat: Callable[[], None] = lambda: None
+        self.pause_watchdog: Callable[[], None] = lambda: None
         self.patience = math.inf
         self._messages = Messages(rank)
-        places = self.gather([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
+        places = self.all_gather_object([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
         self._messages.hosts = hosts = [host for host, _ in places]
         self.hosts = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
         self.local_rank = hosts[:rank].count(hosts[rank])
         self.local_size = hosts.count(hosts[rank])
-        self.sharers = places.count(places[rank])
+        self.processes_per_cpuset = places.count(places[rank])
 
     @property
     def is_root(self) -> bool:
         return self.rank == 0
 
-    def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+    def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         """Send each rank its bytes of ``data``; return those received, in the order of the ranks, and their numbers."""
         return data, list(sizes)
 
-    def gather(self, value: Any, name: str) -> list[Any]:
+    def all_gather_object(self, value: Any, name: str) -> list[Any]:
         """Collect the JSON value of every rank, in the order of ranks, on every rank."""
         data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        received, sizes = self._swap(np.tile(data, self.size), [data.size] * self.size, name)
+        received, sizes = self._all_to_all_bytes(np.tile(data, self.size), [data.size] * self.size, name)
         return [json.loads(part.tobytes()) for part in np.split(received, np.cumsum(sizes)[:-1])]
 
-    def broadcast(self, value: Any, name: str) -> Any:
+    def broadcast_object(self, value: Any, name: str) -> Any:
         """Return rank 0's JSON value on every rank."""
-        return self.gather(value if self.is_root else None, name)[0]
+        return self.all_gather_object(value if self.is_root else None, name)[0]
 
     def all_to_all(
         self, array: npt.NDArray[Any], counts: Sequence[int], name: str
@@ -95,33 +96,37 @@ class World:
         """
         width = array.dtype.itemsize * int(np.prod(array.shape[1:]))
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        received, sizes = self._swap(data, [width * count for count in counts], name)
+        received, sizes = self._all_to_all_bytes(data, [width * count for count in counts], name)
         return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int64) // width
 
-    def sum(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    def all_reduce(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
-        counts = self._parts(array.size)
+        counts = self._chunk_lengths(array.size)
         received, _ = self.all_to_all(array.reshape(-1), counts, name)
         part = received.reshape(self.size, -1).sum(axis=0, dtype=array.dtype)
         return self._join(part, name).reshape(array.shape)
 
-    def broadcast_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def broadcast_parameters(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Replace the values of arrays, which have the same names on every rank, by rank 0's."""
         # Rank 0 sends a part to each rank, which passes it on to all: each sends the array once.
         for name, array in sorted(arrays.items()):
-            counts = self._parts(array.size) if self.is_root else [0] * self.size
+            counts = self._chunk_lengths(array.size) if self.is_root else [0] * self.size
             part, _ = self.all_to_all(array.reshape(-1)[: sum(counts)], counts, name)
             array[...] = self._join(part, name).reshape(array.shape)
 
-    def _parts(self, count: int) -> list[int]:
+    def _chunk_lengths(self, count: int) -> list[int]:
         return [count * (rank + 1) // self.size - count * rank // self.size for rank in range(self.size)]
 
     def _join(self, part: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """Concatenate the parts of all ranks, on every rank."""
         return self.all_to_all(np.tile(part, self.size), [part.size] * self.size, name)[0]
 
-    def agree(
-        self, subject: str, work: Callable[[], T], same: Callable[[T], Any] | None = None, alike: str = SAME_FILES
+    def run_on_all(
+        self,
+        name: str,
+        fn: Callable[[], T],
+        compare_by: Callable[[T], Any] | None = None,
+        mismatch_hint: str = SAME_FILES,
     ) -> T:
         """Run ``work`` on every rank and return its result if it succeeded everywhere.
 
@@ -137,32 +142,32 @@ class World:
         result: list[T] = []
         report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "same": None}
         try:
-            result.append(work())
-            report["same"] = same(result[0]) if same else None
+            result.append(fn())
+            report["same"] = compare_by(result[0]) if compare_by else None
         except UserError as error:
             report["error"] = [error.what, error.why, error.remedy, error.code]
-        reports = self.gather(report, f"agree.{subject}")
+        reports = self.all_gather_object(report, f"agree.{name}")
         if failed := [rank for rank, report in enumerate(reports) if report["error"]]:
             what, why, remedy, code = reports[failed[0]]["error"]
             if self.size > 1 and len(failed) < self.size:
                 hosts = ", ".join(f"{rank} (host {reports[rank]['host']})" for rank in failed)
                 what = f"{what} [only on rank {hosts}, of {self.size}]"
-                remedy = f"{alike}; or {remedy}" if remedy else alike
+                remedy = f"{mismatch_hint}; or {remedy}" if remedy else mismatch_hint
             raise UserError(what, why, remedy, on_all_ranks=True, code=code)
         first = reports[0]
         for rank, other in enumerate(reports):
             if other["same"] != first["same"]:
                 raise UserError(
-                    f"the processes disagree on the {subject}",
+                    f"the processes disagree on the {name}",
                     f"rank 0 (host {first['host']}) has {_short(first['same'], other['same'])}, "
                     f"rank {rank} (host {other['host']}) has {_short(other['same'], first['same'])}",
                     "start every process with the same command, files and package versions, on machines that are alike "
-                    f"({invocation.typed('doctor')} describes them)",
+                    f"({invocation.command_line('doctor')} describes them)",
                     on_all_ranks=True,
                 )
         return result[0]
 
-    def on_root(self, name: str, function: Callable[[], T]) -> T | None:
+    def run_on_rank0(self, name: str, function: Callable[[], T]) -> T | None:
         """Call a function on rank 0 while the other ranks wait.
 
         Args:
@@ -198,8 +203,8 @@ class World:
         last: T | None = None
         beat, due = f"on_root.{name}", time.monotonic() + HEARTBEAT_SECONDS
         while not self.is_root:
-            end = self.broadcast(None, beat)  # as soon as there is one, the lines of an error, or none
-            self.beat()
+            end = self.broadcast_object(None, beat)  # as soon as there is one, the lines of an error, or none
+            self.heartbeat()
             if end:
                 raise UserError(*end, on_all_ranks=True)
             if end is not None:
@@ -207,25 +212,25 @@ class World:
         try:
             for item in work:
                 last = item
-                self.beat()
+                self.heartbeat()
                 if time.monotonic() >= due:
-                    self.broadcast(None, beat)
+                    self.broadcast_object(None, beat)
                     due = time.monotonic() + HEARTBEAT_SECONDS
         except UserError as error:
-            self.broadcast([error.what, error.why, error.remedy], beat)
+            self.broadcast_object([error.what, error.why, error.remedy], beat)
             error.on_all_ranks = True
             raise
-        self.broadcast([], beat)
+        self.broadcast_object([], beat)
         return last
 
     def close(self) -> None:
         """Wait for all pending work, then leave the group."""
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> ProcessGroup:
         if self.size > 1:
             try:
                 # With different code, ranks would diverge or wait for different collectives.
-                self.agree("installed packages", hardware.group_versions, same=lambda versions: versions)
+                self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
             except UserError as error:
                 self.__exit__(UserError, error, None)
                 raise
@@ -236,18 +241,20 @@ class World:
     ) -> None:
         if self.size == 1:
             return
-        is_common = isinstance(error, (UserError, Stopped)) and error.on_all_ranks
+        is_common = isinstance(error, (UserError, StopRequested)) and error.on_all_ranks
         if is_common:
             if self.is_root and isinstance(error, UserError):
                 print(error, file=sys.stderr, flush=True)
-            self.gather(0, "exit")  # a rank that left earlier could get the others killed before the message is printed
+            self.all_gather_object(
+                0, "exit"
+            )  # a rank that left earlier could get the others killed before the message is printed
         if is_common or error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
         if isinstance(error, UserError) and is_common:
             raise SystemExit(error.code)
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def _short(mine: Any, other: Any) -> str:

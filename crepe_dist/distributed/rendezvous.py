@@ -26,7 +26,7 @@ from crepe_dist.distributed import handshake
 from crepe_dist.distributed.handshake import (
     DIGEST,
     FIRST_BYTES,
-    LOOK_SECONDS,
+    POLL_SECONDS,
     SECRET,
     STRANGERS,
     Arrival,
@@ -38,17 +38,17 @@ from crepe_dist.distributed.handshake import (
     Refused,
     Stranger,
 )
-from crepe_dist.distributed.launch import Launch
+from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.aliases import read_variable
 
 ADDRESS, PORT, SECONDS = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_RENDEZVOUS_SECONDS"
-USUAL_PORT, USUAL_SECONDS = "29500", "300"
+DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"
 LOOPBACK = ("127.0.0.1", "localhost")
 NOTE_SECONDS = 10.0  # time before a waiting rank prints what it waits for
 REQUEST_SECONDS = 5.0
 PLACE_BYTES = 64  # of an address and a port in JSON
-SHOWN_RANKS = 16
+MAX_SHOWN_RANKS = 16
 REPORT: Checks = {
     "host": handshake.text(255),
     "pid": handshake.whole(1, 1 << 31),
@@ -68,7 +68,7 @@ class Endpoint:
     seconds: float
 
     @classmethod
-    def of(cls, launch: Launch, environment: Mapping[str, str]) -> Endpoint:
+    def of(cls, launch: LauncherEnv, environment: Mapping[str, str]) -> Endpoint:
         """Read address and time limit from the environment.
 
         Raises:
@@ -83,11 +83,11 @@ class Endpoint:
             raise UserError(
                 f"{launch.launcher} started {launch.size} processes, and {ADDRESS} is not set",
                 "the processes meet at the host of rank 0, at a port that is free there",
-                f"export {ADDRESS}=<its name or address> {PORT}={USUAL_PORT} (launch/ and docs/how-to/ show where), "
-                f"or, on one host, start with `{invocation.typed('supervise')} -np {launch.size} …`",
+                f"export {ADDRESS}=<its name or address> {PORT}={DEFAULT_PORT} (launch/ and docs/how-to/ show where), "
+                f"or, on one host, start with `{invocation.command_line('supervise')} -np {launch.size} …`",
                 on_all_ranks=True,
             )
-        port = _number(PORT, environment.get(PORT, "").strip() or USUAL_PORT, 65536)
+        port = _number(PORT, environment.get(PORT, "").strip() or DEFAULT_PORT, 65536)
         return cls(host, int(port), time_limit(environment))
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def time_limit(environment: Mapping[str, str]) -> float:
     Raises:
         UserError: it is malformed.
     """
-    return _number(SECONDS, read_variable(SECONDS, environment) or USUAL_SECONDS, 1e6)
+    return _number(SECONDS, read_variable(SECONDS, environment) or DEFAULT_SECONDS, 1e6)
 
 
 def _number(name: str, given: str, limit: float) -> float:
@@ -120,7 +120,7 @@ def _number(name: str, given: str, limit: float) -> float:
     raise UserError(f"{name} is {given!r}", remedy=f"give a number from 1 to {limit - 1:.0f}", on_all_ranks=True)
 
 
-def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Peers:
+def rendezvous(launch: LauncherEnv, environment: Mapping[str, str] = os.environ) -> Peers:
     """Wait for all processes of the job; return the connections to the other ranks.
 
     Raises:
@@ -129,24 +129,24 @@ def meet(launch: Launch, environment: Mapping[str, str] = os.environ) -> Peers:
     """
     endpoint = Endpoint.of(launch, environment)
     own = Own(launch.rank, launch.size, handshake.read_secret(environment))
-    return (_lead if launch.rank == 0 else _follow)(endpoint, own)
+    return (_run_rank0 if launch.rank == 0 else _run_other)(endpoint, own)
 
 
-def _lead(endpoint: Endpoint, own: Own) -> Peers:
+def _run_rank0(endpoint: Endpoint, own: Own) -> Peers:
     """Listen, wait for the reports of all ranks, and send them the addresses of all, or an error."""
     arrived: dict[int, Arrival] = {}
-    patience = _Patience(0, endpoint.seconds)
+    patience = _Deadline(0, endpoint.seconds)
     callers = Callers(_open(endpoint, patience, own.size), own, range(1, own.size), REPORT)
     for arrival in callers:
         arrived = {rank: each for rank, each in arrived.items() if _is_open(each)}  # one that ended may start again
         if arrival is not None:
-            if error := _objection(arrival, own, arrived):
+            if error := _duplicate_rank_error(arrival, own, arrived):
                 _end(arrival, error, ExitCode.ERROR)
             else:
                 arrived[arrival.rank] = arrival
         if not (missing := [rank for rank in range(1, own.size) if rank not in arrived]):
             break
-        shown = ", ".join(map(str, missing[:SHOWN_RANKS])) + ", …" * (len(missing) > SHOWN_RANKS)
+        shown = ", ".join(map(str, missing[:MAX_SHOWN_RANKS])) + ", …" * (len(missing) > MAX_SHOWN_RANKS)
         why = f"rank {shown} of {own.size} did not arrive at {endpoint}"
         if callers.refused:
             why += f"; a process on {callers.refused} has another {SECRET} and was refused"
@@ -181,7 +181,7 @@ def _end(arrival: Arrival, error: tuple[str, str, str], code: ExitCode) -> None:
     arrival.channel.tell({"error": error, "code": int(code)})
 
 
-def _objection(arrival: Arrival, own: Own, arrived: Mapping[int, Arrival]) -> tuple[str, str, str] | None:
+def _duplicate_rank_error(arrival: Arrival, own: Own, arrived: Mapping[int, Arrival]) -> tuple[str, str, str] | None:
     """Return the lines of the error if a caller cannot be the rank that it says it is."""
     rank = arrival.rank
     if arrival.size != own.size:
@@ -218,7 +218,7 @@ def _group(size: int) -> Checks:
     return {"places": are_places, "token": handshake.is_token}
 
 
-def _open(endpoint: Endpoint, patience: _Patience, size: int) -> socket.socket:
+def _open(endpoint: Endpoint, patience: _Deadline, size: int) -> socket.socket:
     """Listen as rank 0; wait while the host's name is not known yet, or still another host's."""
     while True:
         try:
@@ -234,12 +234,12 @@ def _open(endpoint: Endpoint, patience: _Patience, size: int) -> socket.socket:
                     f"set {ADDRESS} to a name of rank 0's host, and {PORT} to a port that is free there; "
                     "give each process its own rank",
                 ) from error
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
-def _follow(endpoint: Endpoint, own: Own) -> Peers:
+def _run_other(endpoint: Endpoint, own: Own) -> Peers:
     """Report to rank 0, anew if it ends before all have met; then connect to the others."""
-    patience = _Patience(own.rank, endpoint.seconds)
+    patience = _Deadline(own.rank, endpoint.seconds)
     while True:
         try:
             address = socket.gethostbyname(endpoint.host)  # a name may appear only after its machine has started
@@ -263,7 +263,7 @@ def _follow(endpoint: Endpoint, own: Own) -> Peers:
                 f"{SECONDS} sets the time limit",
                 code=ExitCode.PEER_GONE,
             )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     if said["error"] is not None:
         # Rank 0 has the same error if a process did not arrive.
         raise UserError(*said["error"], on_all_ranks=said["code"] == ExitCode.PEER_GONE, code=said["code"])
@@ -295,7 +295,7 @@ def _report(endpoint: Endpoint, address: str, own: Own) -> tuple[socket.socket, 
 def _meet_others(endpoint: Endpoint, listener: socket.socket, places: Sequence[Place], own: Own) -> Peers:
     """Connect to the ranks from 1 up to this one, and wait for those above it."""
     peers, above, rank = Peers(), range(own.rank + 1, own.size), 0
-    patience = _Patience(own.rank, endpoint.seconds)
+    patience = _Deadline(own.rank, endpoint.seconds)
     try:
         for rank in range(1, own.rank):
             host, port = places[rank]
@@ -322,7 +322,7 @@ def _meet_others(endpoint: Endpoint, listener: socket.socket, places: Sequence[P
     return peers
 
 
-def _connect(place: Place, own: Own, rank: int, patience: _Patience) -> socket.socket:
+def _connect(place: Place, own: Own, rank: int, patience: _Deadline) -> socket.socket:
     """Connect to a rank that listens; again if it was busy with strangers."""
     while True:
         peer = socket.create_connection(place, REQUEST_SECONDS)
@@ -336,7 +336,7 @@ def _connect(place: Place, own: Own, rank: int, patience: _Patience) -> socket.s
             peer.close()
             if isinstance(error, Refused) or patience.is_over(f"rank {rank}: {error}"):
                 raise
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _is_open(arrival: Arrival) -> bool:
@@ -347,7 +347,7 @@ def _is_open(arrival: Arrival) -> bool:
 
 
 @dataclass
-class _Patience:
+class _Deadline:
     """Time limit of a waiting rank."""
 
     rank: int

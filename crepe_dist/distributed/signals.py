@@ -16,18 +16,18 @@ from crepe_dist.errors import SIGNALS, ExitCode
 
 PR_SET_PDEATHSIG = 1
 libc = ctypes.CDLL(None, use_errno=True)
-SUPERVISED_AS = "CREPE_DIST_SUPERVISION"  # id of a driver, the same in all processes that it starts
+SUPERVISION_ID_ENV = "CREPE_DIST_SUPERVISION"  # id of a driver, the same in all processes that it starts
 
 
-class Vote(enum.IntEnum):
+class StepAction(enum.IntEnum):
     """Action that a rank votes for after the current step; all ranks follow the strongest vote of any rank."""
 
-    GO_ON = 0
+    CONTINUE = 0
     SAVE = 1
     STOP = 2
 
 
-class Stopped(BaseException):
+class StopRequested(BaseException):
     """Raised when this process was asked to stop. Like KeyboardInterrupt, ``except Exception`` does not catch it.
 
     Args:
@@ -40,7 +40,7 @@ class Stopped(BaseException):
         self.on_all_ranks = on_all_ranks
 
 
-class Control:
+class SignalHandler:
     """Context manager of the main thread that turns ``SIGNALS`` into requests.
 
     Attributes:
@@ -50,7 +50,7 @@ class Control:
     """
 
     def __init__(self) -> None:
-        self.vote = Vote.GO_ON
+        self.vote = StepAction.CONTINUE
         self.why = ""
         self.code: int = ExitCode.STOPPED
         self._deferring = False
@@ -59,22 +59,24 @@ class Control:
     @property
     def is_supervised(self) -> bool:
         """True if another program restarts this process after a failure."""
-        return SUPERVISED_AS in os.environ
+        return SUPERVISION_ID_ENV in os.environ
 
     @contextmanager
-    def deferring(self) -> Iterator[None]:
-        """Defer requests within the block: there they only set ``vote``; elsewhere they raise ``Stopped`` at once."""
+    def defer(self) -> Iterator[None]:
+        """Defer requests within the block: there they only set ``vote``; elsewhere they raise ``StopRequested``
+        at once.
+        """
         before, self._deferring = self._deferring, True
         try:
             yield
         finally:
             self._deferring = before
 
-    def stopped(self, *, on_all_ranks: bool = False) -> Stopped:
+    def stop_exception(self, *, on_all_ranks: bool = False) -> StopRequested:
         self.why = self.why or "another process was asked to stop"
-        return Stopped(self.why, self.code, on_all_ranks=on_all_ranks)
+        return StopRequested(self.why, self.code, on_all_ranks=on_all_ranks)
 
-    def __enter__(self) -> Control:
+    def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -88,16 +90,16 @@ class Control:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self.vote = self.vote is Vote.STOP, Vote.STOP
+        again, self.vote = self.vote is StepAction.STOP, StepAction.STOP
         if not self.why:
             self.why = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
             self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
         if number == signal.SIGINT and (again or not self._deferring):
             raise KeyboardInterrupt  # a second Ctrl-C stops at once
         if not self._deferring and not again:
-            raise self.stopped()
+            raise self.stop_exception()
 
-    def stop(self, why: str) -> None:
+    def request_stop(self, why: str) -> None:
         """Ask this process to stop, as SIGTERM does; callable from any thread."""
         self.why = self.why or why
         os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.distributed.messages import HEAD_BYTES, Bytes
-from crepe_dist.distributed.process_group import World
-from crepe_dist.errors import PeerGone
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.errors import PeerLostError
 
 FIRST_BYTES = 1 << 14  # sent with the head; a connection takes those of two messages from a process that is behind
 LOST_SECONDS = 30  # without an answer, after which a host is gone
@@ -25,7 +25,7 @@ OPTIONS = (
 )
 
 
-class TcpWorld(World):
+class TcpProcessGroup(ProcessGroup):
     """World over connections.
 
     A rank sends to the ranks above it in turn, and from the last on to the first; it receives from those below it in
@@ -38,7 +38,7 @@ class TcpWorld(World):
         PeerGone: in each collective, if a process or its host is gone.
     """
 
-    carrier = "TCP"
+    backend = "TCP"
 
     def __init__(self, rank: int, peers: Mapping[int, socket.socket]) -> None:
         self._peers = peers
@@ -48,7 +48,7 @@ class TcpWorld(World):
                 peer.setsockopt(*option)
         super().__init__(rank, len(peers) + 1)
 
-    def _swap(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+    def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         self._messages.begin(name)
         pieces = np.split(data, np.cumsum(sizes)[:-1])
         above = [(self.rank + distance) % self.size for distance in range(1, self.size)]
@@ -88,10 +88,10 @@ class TcpWorld(World):
         try:
             while done < count:
                 if not (length := self._peers[peer].recv_into(data[done:].data)):
-                    raise PeerGone(f"rank {peer} closed its connection")
+                    raise PeerLostError(f"rank {peer} closed its connection")
                 done += length
         except OSError as error:
-            raise PeerGone(f"rank {peer}: {error.strerror or error}") from error
+            raise PeerLostError(f"rank {peer}: {error.strerror or error}") from error
         return data
 
     def close(self) -> None:

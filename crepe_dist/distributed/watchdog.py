@@ -20,15 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from crepe_dist.distributed.launch import detect
-from crepe_dist.distributed.signals import Control
+from crepe_dist.distributed.launch import read_launcher_env
+from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import ExitCode, UserError
 
-TICK_SECONDS = 1.0
-STOPPED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
+POLL_SECONDS = 1.0
+SUSPENDED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
 DUMP_SECONDS = 1.0  # time that the other processes of this host get to write their stacks
-DUMP = signal.SIGUSR1  # a process that gets it writes its stacks
-SHOWN_ROWS = 64
+STACK_DUMP_SIGNAL = signal.SIGUSR1  # a process that gets it writes its stacks
+MAX_SHOWN_ROWS = 64
 
 
 class Watchdog:
@@ -38,7 +38,7 @@ class Watchdog:
         limit: seconds without progress that count as a hang.
     """
 
-    def __init__(self, control: Control, limit: float, rank: int) -> None:
+    def __init__(self, control: SignalHandler, limit: float, rank: int) -> None:
         self._control = control
         self._limit = limit
         self._rank = rank
@@ -50,7 +50,7 @@ class Watchdog:
         self._ended = threading.Event()
         self._ending = False
         self._parent = os.getppid()
-        self._launched = detect().size > 1
+        self._launched = read_launcher_env().size > 1
 
     def beat(self, phase: str = "") -> None:
         """Record progress.
@@ -72,15 +72,15 @@ class Watchdog:
         """
         self._since = math.inf
 
-    def locate(self, where: Callable[[], dict[str, Any]]) -> None:
+    def set_position_source(self, where: Callable[[], dict[str, Any]]) -> None:
         """Set the function that returns step, epoch, documents and rows; another thread calls it."""
         self._locate = where
 
-    def where(self) -> dict[str, Any]:
+    def position(self) -> dict[str, Any]:
         """Return the position of this process: rank, phase, and what ``locate`` was given."""
         return {"rank": self._rank, "phase": self._phase, **self._locate()}
 
-    def write_to(self, path: Path, processes: list[dict[str, Any]]) -> None:
+    def open_stack_file(self, path: Path, processes: list[dict[str, Any]]) -> None:
         """Write stacks to a file from now on.
 
         Args:
@@ -91,7 +91,7 @@ class Watchdog:
         me = self.identity()
         self._stacks.write(f"{json.dumps({'rank': self._rank, **me, 'started': time.time()})}\n")
         self._stacks.flush()
-        faulthandler.register(DUMP, self._stacks)
+        faulthandler.register(STACK_DUMP_SIGNAL, self._stacks)
         self._peers = [(p["pid"], p["start"]) for p in processes if p["host"] == me["host"] and p["pid"] != me["pid"]]
 
     def identity(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Watchdog:
         self._ended.set()
         if self._stacks is not None and not self._launched:
             # A process of a group keeps the handler: the others may still ask for its stacks.
-            faulthandler.unregister(DUMP)
+            faulthandler.unregister(STACK_DUMP_SIGNAL)
             self._stacks.close()
 
     def _watch(self) -> None:
@@ -118,17 +118,17 @@ class Watchdog:
             now = time.monotonic()
             if not any(running(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):  # suspended
                 peers_moved = now
-            if now - last > TICK_SECONDS + STOPPED_SECONDS:
+            if now - last > POLL_SECONDS + SUSPENDED_SECONDS:
                 self._since += now - last
                 peers_moved = now
             last = now
             if self._launched and os.getppid() != self._parent:
                 self._launched = False
-                self._control.stop("the launcher is gone")
+                self._control.request_stop("the launcher is gone")
             stood = now - (peers_moved if math.isinf(self._since) else self._since)
             if stood > self._limit:
                 self._end(stood)
-            if self._ended.wait(TICK_SECONDS):
+            if self._ended.wait(POLL_SECONDS):
                 return
 
     def _wait_for_end(self) -> None:
@@ -139,11 +139,11 @@ class Watchdog:
         """Write the stacks of this host's processes, and end all of them."""
         self._ending = True
         # The process must end even if something below blocks, for instance a lost disk.
-        end = threading.Timer(2 * DUMP_SECONDS + STOPPED_SECONDS, os._exit, [ExitCode.HUNG])
+        end = threading.Timer(2 * DUMP_SECONDS + SUSPENDED_SECONDS, os._exit, [ExitCode.HUNG])
         end.daemon = True
         end.start()
         try:
-            where, stream = self.where(), self._stacks or sys.stderr
+            where, stream = self.position(), self._stacks or sys.stderr
             step = f" at step {where['step']}" if "step" in where else ""
             error = UserError(
                 f"no progress for {seconds:.0f} s{step} ({where['phase']})",
@@ -152,7 +152,7 @@ class Watchdog:
                 f"the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
             )
             print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
-            self._signal_peers(DUMP)
+            self._signal_peers(STACK_DUMP_SIGNAL)
             self._signal_peers(signal.SIGCONT)  # a suspended process writes its stack, too
             stream.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
             stream.flush()

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from crepe_dist.distributed.handshake import SECRET
 from crepe_dist.distributed.launch import THREADS
 from crepe_dist.distributed.rendezvous import ADDRESS, PORT, SECONDS, time_limit
-from crepe_dist.distributed.signals import SUPERVISED_AS, Control, Vote
-from crepe_dist.elastic.process import Process
-from crepe_dist.errors import ExitCode, UserError, one_line
-from crepe_dist.formatting import counted, ended
+from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction
+from crepe_dist.elastic.process import WorkerProcess
+from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
+from crepe_dist.formatting import ended, pluralize
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 
@@ -34,7 +34,7 @@ OTHERS_SECONDS = 5.0  # for the other ranks to end once a process has ended, of 
 KILL_SECONDS = 5.0  # until a killed rank must have ended
 # Beyond the limit of the ranks' watchdogs, which act first where they can, because they write stacks.
 WATCHDOG_SECONDS = 5.0
-LOOK_SECONDS = 1.0  # at most so much time counts between two looks at the ranks: this process may have been suspended
+POLL_SECONDS = 1.0  # at most so much time counts between two looks at the ranks: this process may have been suspended
 USAGE = 2  # argparse's code for a mistake in the flags
 KNOWN = {
     ExitCode.ERROR: "an error that a user can fix",
@@ -47,7 +47,7 @@ KNOWN = {
 }
 
 
-class Meaning(enum.Enum):
+class ExitKind(enum.Enum):
     """Meaning of a worker's exit code.
 
     Attributes:
@@ -63,15 +63,15 @@ class Meaning(enum.Enum):
     FAILED = enum.auto()
 
 
-def meaning(code: int | None) -> Meaning:
+def classify_exit(code: int | None) -> ExitKind:
     """Classify an exit code, negative for a signal; ``None`` if it is unknown because the host is gone."""
     if code == ExitCode.DONE:
-        return Meaning.DONE
+        return ExitKind.DONE
     if code in (ExitCode.ERROR, USAGE):
-        return Meaning.MISTAKE
+        return ExitKind.MISTAKE
     if code in (ExitCode.STOPPED, -signal.SIGTERM):  # the latter before it could handle signals
-        return Meaning.PREEMPTED
-    return Meaning.INTERRUPTED if code == ExitCode.INTERRUPTED else Meaning.FAILED
+        return ExitKind.PREEMPTED
+    return ExitKind.INTERRUPTED if code == ExitCode.INTERRUPTED else ExitKind.FAILED
 
 
 def own_code(code: int | None) -> int:
@@ -81,7 +81,7 @@ def own_code(code: int | None) -> int:
     return code if code >= 0 else 128 - code
 
 
-def in_words(code: int | None, hang: bool) -> str:
+def describe_exit(code: int | None, hang: bool) -> str:
     """Describe a worker's end as the rest of a sentence; ``hang``: it may have been killed to end a hang."""
     if code is None:
         return "was lost with its node"
@@ -91,11 +91,11 @@ def in_words(code: int | None, hang: bool) -> str:
     return ended(code) + (f" ({KNOWN[code]})" if code in KNOWN else "")
 
 
-class Lost(Exception):
+class NodeLostError(Exception):
     """A rank's node, or what the cluster runs beside it, is gone."""
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Place of a rank: its host, and the number of its threads, unless the ranks share the host's cores out."""
 
     host: str
@@ -120,20 +120,20 @@ class Cluster:
         """Return the variables that all ranks get beside those of their host."""
         return {}
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """Return the number of processes for which the living nodes have room when they are idle."""
         return MAX_PROCESSES
 
-    def place(self, processes: int) -> list[Place]:
+    def allocate(self, processes: int) -> list[Slot]:
         """Make so many ranks, each in its own slot; return an empty list if they are not free."""
-        self._processes = [Process() for _ in range(processes)]
-        return [Place(HERE, None)] * processes
+        self._processes = [WorkerProcess() for _ in range(processes)]
+        return [Slot(HERE, None)] * processes
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
         """Call a method of a rank's process, and return its result, or a handle for ``answer``."""
         return getattr(self._processes[rank], method)(*arguments)
 
-    def answer(self, handle: Any) -> Any:
+    def get_result(self, handle: Any) -> Any:
         """Return the result of a call; ``None`` if it has not arrived.
 
         Raises:
@@ -149,11 +149,11 @@ class Cluster:
 
 
 @dataclass
-class _Group:
+class _WorkerGroup:
     """The ranks of one start.
 
     Attributes:
-        calls: pending call of ``Process.poll`` of each rank that runs.
+        calls: pending call of ``WorkerProcess.poll`` of each rank that runs.
         ends: exit code of each rank that has ended, in their order; ``None`` if it was lost.
         is_asked: all were asked to stop.
         had_failed: a rank had failed before that.
@@ -163,9 +163,9 @@ class _Group:
         looked: time of the last look at the ranks.
     """
 
-    places: list[Place]
+    places: list[Slot]
     calls: dict[int, Any] = field(default_factory=dict)
-    ends: dict[int, int | None] = field(default_factory=dict)
+    exit_codes: dict[int, int | None] = field(default_factory=dict)
     is_asked: bool = False
     had_failed: bool = False
     kill_at: float = math.inf
@@ -177,22 +177,22 @@ class _Group:
 
     def end_of(self, rank: int) -> str:
         """Describe the end of a rank."""
-        return f"rank {rank} on {self.places[rank].host} {in_words(self.ends[rank], hang=self.is_killed)}"
+        return f"rank {rank} on {self.places[rank].host} {describe_exit(self.exit_codes[rank], hang=self.is_killed)}"
 
 
-def cause_of(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
+def find_root_cause(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
     """Return the rank whose end explains the others', and its exit code, from those of all in the order of their ends.
 
     A mistake comes first, since no restart mends it; the end of a rank that lost another one explains nothing.
     """
-    failed = [(rank, code) for rank, code in ends if meaning(code) is not Meaning.DONE]
+    failed = [(rank, code) for rank, code in ends if classify_exit(code) is not ExitKind.DONE]
     own = [(rank, code) for rank, code in failed if code != ExitCode.PEER_GONE]
-    mistakes = [(rank, code) for rank, code in own if meaning(code) is Meaning.MISTAKE]
+    mistakes = [(rank, code) for rank, code in own if classify_exit(code) is ExitKind.MISTAKE]
     return next(iter(mistakes or own or failed), (0, ExitCode.DONE))
 
 
 @dataclass
-class Driver:
+class ElasticDriver:
     """Driver of one training run.
 
     Args:
@@ -208,12 +208,12 @@ class Driver:
     arguments: Sequence[str]
     processes: int
     restarts_left: int
-    control: Control
+    control: SignalHandler
     limit: float
     grace: float = 60.0
 
     def __post_init__(self) -> None:
-        self._variables = {**self.cluster.variables(), SUPERVISED_AS: secrets.token_hex(8)}
+        self._variables = {**self.cluster.variables(), SUPERVISION_ID_ENV: secrets.token_hex(8)}
         self._short_groups = 0  # in a row
         self.checkpoint: Path | None = None  # the last one that rank 0 named
 
@@ -232,23 +232,23 @@ class Driver:
                     time.sleep(self.cluster.poll_seconds)
                 if self._is_done(group):
                     return
-                if None in group.ends.values():
+                if None in group.exit_codes.values():
                     self.cluster.release()
                     group = self._start(1)
                 else:  # in the same places, which saves time
-                    group = self._fill(_Group(group.places))
+                    group = self._fill(_WorkerGroup(group.places))
         finally:
             self.cluster.release()
 
-    def _start(self, fewest: int) -> _Group:
+    def _start(self, fewest: int) -> _WorkerGroup:
         """Start as many ranks as there is room for."""
         seconds = time_limit(os.environ)
-        due, want = 0.0, counted(fewest, "process", "processes")
+        due, want = 0.0, pluralize(fewest, "process", "processes")
         while True:
-            room = self.cluster.room()
+            room = self.cluster.free_slots()
             for processes in range(min(self.processes, room), fewest - 1, -1):
-                if places := self.cluster.place(processes):
-                    return self._fill(_Group(places))
+                if places := self.cluster.allocate(processes):
+                    return self._fill(_WorkerGroup(places))
                 self._check_stop()
             if not due:
                 due = time.monotonic() + seconds
@@ -261,17 +261,17 @@ class Driver:
                 )
             self._sleep(self.cluster.poll_seconds)
 
-    def _fill(self, group: _Group) -> _Group:
+    def _fill(self, group: _WorkerGroup) -> _WorkerGroup:
         """Start the processes of a group."""
         places, cluster = group.places, self.cluster
         hosts = ", ".join(f"{number} on {host}" for host, number in Counter(each.host for each in places).items())
-        self._say(f"{counted(len(places), 'process', 'processes')} ({hosts})")
+        self._say(f"{pluralize(len(places), 'process', 'processes')} ({hosts})")
         call = cluster.call(0, "free_port")
         try:
-            while (port := cluster.answer(call)) is None:
+            while (port := cluster.get_result(call)) is None:
                 self._sleep(cluster.poll_seconds)
-        except Lost:
-            group.ends[0] = None
+        except NodeLostError:
+            group.exit_codes[0] = None
             return group
         # A process that is left of an earlier start, on a node that was lost, cannot join this one.
         secret = {SECRET: secrets.token_hex(32)}
@@ -284,8 +284,8 @@ class Driver:
         return group
 
     def _check_stop(self) -> None:
-        if self.control.vote is Vote.STOP:
-            raise self.control.stopped(on_all_ranks=True)
+        if self.control.vote is StepAction.STOP:
+            raise self.control.stop_exception(on_all_ranks=True)
 
     def _sleep(self, seconds: float) -> None:
         """Sleep, unless all is to stop."""
@@ -295,15 +295,15 @@ class Driver:
             time.sleep(min(left, self.cluster.poll_seconds))
             self._check_stop()
 
-    def _watch(self, group: _Group) -> None:
+    def _watch(self, group: _WorkerGroup) -> None:
         """Read what the ranks print, and act on their ends, on hangs, and on requests to stop."""
         now = time.monotonic()
-        elapsed = min(max(0.0, now - group.looked), LOOK_SECONDS)
+        elapsed = min(max(0.0, now - group.looked), POLL_SECONDS)
         group.looked = now
         for rank, call in list(group.calls.items()):
             try:
-                answer = self.cluster.answer(call)
-            except Lost:
+                answer = self.cluster.get_result(call)
+            except NodeLostError:
                 self._end(group, rank, None)
                 continue
             if rank in group.silent:
@@ -323,7 +323,7 @@ class Driver:
             what = f"rank {hung[0]} on {place.host} has been suspended, or has not answered, for {seconds:.0f} s"
             self._say(f"{what}; all ranks are killed")
             group.is_hung, group.kill_at = True, min(group.kill_at, now)
-        if self.control.vote is Vote.STOP and not group.is_asked:
+        if self.control.vote is StepAction.STOP and not group.is_asked:
             self._ask(group)
         if now > group.kill_at:
             self._kill(group)
@@ -336,16 +336,16 @@ class Driver:
 
     def _say(self, text: str) -> None:
         # The text may come from another host, so control characters are escaped.
-        _print(f"{self.cluster.name}: {one_line(text)}", "stderr")
+        _print(f"{self.cluster.name}: {escape_to_one_line(text)}", "stderr")
 
-    def _ask(self, group: _Group) -> None:
+    def _ask(self, group: _WorkerGroup) -> None:
         """Ask all ranks to save and stop."""
         group.is_asked, group.had_failed = True, group.kill_at < math.inf
         group.kill_at = min(group.kill_at, time.monotonic() + self.grace)
         for rank in group.calls:
             self.cluster.call(rank, "stop")
 
-    def _kill(self, group: _Group) -> None:
+    def _kill(self, group: _WorkerGroup) -> None:
         """Kill the ranks that have not ended; give up those that were killed before."""
         for rank in list(group.calls):
             if group.is_killed:
@@ -354,31 +354,36 @@ class Driver:
                 self.cluster.call(rank, "kill")
         group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
 
-    def _end(self, group: _Group, rank: int, code: int | None) -> None:
+    def _end(self, group: _WorkerGroup, rank: int, code: int | None) -> None:
         """Record the end of a rank, and limit the time of the others after a failure."""
         del group.calls[rank]
         if group.is_hung and code == -signal.SIGKILL:
             code = ExitCode.HUNG
-        group.ends[rank] = code
-        if meaning(code) is not Meaning.DONE:
+        group.exit_codes[rank] = code
+        if classify_exit(code) is not ExitKind.DONE:
             # A rank that was asked to stop makes the others save; of a lost node they hear by TCP, after 30 s.
-            seconds = self.grace if code is None or meaning(code) is Meaning.PREEMPTED else OTHERS_SECONDS
+            seconds = self.grace if code is None or classify_exit(code) is ExitKind.PREEMPTED else OTHERS_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
-        if meaning(code) not in (Meaning.DONE, Meaning.MISTAKE):  # a mistake is that of all ranks, and told at the end
+        if classify_exit(code) not in (
+            ExitKind.DONE,
+            ExitKind.MISTAKE,
+        ):  # a mistake is that of all ranks, and told at the end
             self._say(group.end_of(rank))
 
-    def _is_done(self, group: _Group) -> bool:
+    def _is_done(self, group: _WorkerGroup) -> bool:
         """Return whether the run is done; else all restart."""
-        rank, code = cause_of(group.ends.items())
-        reason = meaning(code)
-        if reason is Meaning.DONE:
+        rank, code = find_root_cause(group.exit_codes.items())
+        reason = classify_exit(code)
+        if reason is ExitKind.DONE:
             return True
         # A rank that has saved proves that the state is on disk; after a failure, the newest one is.
-        has_saved = Meaning.PREEMPTED in map(meaning, group.ends.values()) or (group.had_failed and self.restarts_left)
+        has_saved = ExitKind.PREEMPTED in map(classify_exit, group.exit_codes.values()) or (
+            group.had_failed and self.restarts_left
+        )
         if group.is_asked and has_saved:
-            raise self.control.stopped(on_all_ranks=True)
-        is_failure = reason is Meaning.FAILED
-        if reason in (Meaning.MISTAKE, Meaning.INTERRUPTED):
+            raise self.control.stop_exception(on_all_ranks=True)
+        is_failure = reason is ExitKind.FAILED
+        if reason in (ExitKind.MISTAKE, ExitKind.INTERRUPTED):
             raise UserError(group.end_of(rank), remedy="see the message above", code=own_code(code))
         if group.is_asked or (is_failure and self.restarts_left == 0):
             why = "it had been asked to stop" if group.is_asked else "no restart is left"

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from crepe_dist.distributed.launch import without_place
+from crepe_dist.distributed.launch import env_without_rank
 from crepe_dist.distributed.signals import terminate_with_parent
 from crepe_dist.distributed.watchdog import running
 from crepe_dist.errors import ExitCode, UserError
@@ -27,7 +27,7 @@ LINE_BYTES = 8 * 1024  # a longer line comes in pieces
 Line = tuple[str, str]  # stdout or stderr, and a line that the process wrote there
 
 
-class Process:
+class WorkerProcess:
     """Process that runs a module, started, watched and started again by calls that return at once.
 
     It gets SIGTERM when this object goes or the process that has it dies.
@@ -61,7 +61,7 @@ class Process:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=folder,
-                env={"PYTHONUNBUFFERED": "1", **without_place(), **variables},
+                env={"PYTHONUNBUFFERED": "1", **env_without_rank(), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from crepe_dist.distributed.launch import without_place
+from crepe_dist.distributed.launch import env_without_rank
 from crepe_dist.distributed.signals import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files import write_text
@@ -22,7 +22,7 @@ from crepe_dist.files import write_text
 CONFIG = "settings.yaml"
 LOG = "log.txt"
 # Settings of a training whose records nobody reads.
-QUIET = {f"logging.{name}": False for name in ("report", "tensorboard")}
+NO_REPORTS = {f"logging.{name}": False for name in ("report", "tensorboard")}
 RESTARTS = 2  # of a training that was killed
 INTERVAL = 0.2  # seconds between looking for what a training has printed
 GRACE = 10.0  # seconds between asking a training to stop and killing it
@@ -31,7 +31,9 @@ TAIL = 1 << 16  # characters of the log that are searched for a message
 
 
 @contextmanager
-def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+def training_subprocess(
+    settings: Mapping[str, Any], folder: Path, processes: int = 1
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start ``crepe_dist.train``, or ``supervise`` with several processes; end it on leaving, if it still runs.
 
     Args:
@@ -46,7 +48,7 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
         process = subprocess.Popen(
             [*command, "--config", CONFIG],
             cwd=folder,
-            env=without_place(),
+            env=env_without_rank(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -55,10 +57,10 @@ def training(settings: Mapping[str, Any], folder: Path, processes: int = 1) -> I
     try:
         yield process
     finally:
-        end(process)
+        terminate(process)
 
 
-def printed(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
+def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
     """Yield the lines that a training prints until it ends, each within ``INTERVAL`` seconds, without their end."""
     with (folder / LOG).open(encoding="utf-8", errors="replace") as log:
         rest = ""
@@ -71,7 +73,9 @@ def printed(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
             time.sleep(INTERVAL)
 
 
-def train(settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds: float | None = None) -> bool:
+def train_in_subprocess(
+    settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds: float | None = None
+) -> bool:
     """Train to the end, as ``training`` does; resume a training that was killed, at most ``RESTARTS`` times.
 
     Args:
@@ -82,7 +86,7 @@ def train(settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds
     """
     due = None if seconds is None else time.monotonic() + seconds
     for restarts in range(RESTARTS + 1):
-        with training(settings, folder, processes) as process:
+        with training_subprocess(settings, folder, processes) as process:
             try:
                 code = process.wait(None if due is None else max(0.0, due - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -100,7 +104,7 @@ def killed_by(code: int) -> str:
     return next((known.name for known in signal.Signals if known == number), "")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def terminate(process: subprocess.Popen[bytes]) -> None:
     """Ask a training to stop, and kill it if it takes longer than ``GRACE`` seconds."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

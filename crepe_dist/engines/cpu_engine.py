@@ -8,70 +8,70 @@ from functools import partial
 import numpy as np
 
 from crepe_dist import hardware
-from crepe_dist.data.batch import Batch, extra_bytes
-from crepe_dist.distributed.process_group import World
+from crepe_dist.data.batch import Batch, num_trailer_bytes
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import Engine, Logits
-from crepe_dist.model.inference import Kernels, stored
-from crepe_dist.native.library import threads
-from crepe_dist.optim.fixed_point import Quanta
-from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.model.inference import NativeModel, to_c_parameters
+from crepe_dist.native.library import num_threads
+from crepe_dist.optim.fixed_point import FixedPointScales
+from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.sharded_embedding import SparseParameter
-from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryExchange
+from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
-MOST_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
+MAX_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
 
 
-class NativeEngine(Engine):
+class CpuEngine(Engine):
     """Engine on our own kernels, which access the memory of the parameters.
 
-    Gradients are whole numbers, see ``Quanta``. Tables are trained row by row. One thread calls it at a time.
+    Gradients are whole numbers, see ``FixedPointScales``. Tables are trained row by row. One thread calls it at a time.
 
     Attributes:
         quanta: quanta of the gradients, once the exchange is open.
     """
 
-    quanta: Quanta
+    quanta: FixedPointScales
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
-        shape, objective = self.shape, self.objective
-        self.group_size = shape.group_size
+        shape, objective = self.shape, self.loss
+        self.reduction_group = shape.reduction_group
         self.parameters = parameters
-        self._kernels = Kernels(shape, self.backend, threads())
-        weights = np.ascontiguousarray(objective.class_weights(shape.classes))
+        self._kernels = NativeModel(shape, self.backend, num_threads())
+        weights = np.ascontiguousarray(objective.class_weights(shape.num_classes))
         constants = ctypes.byref(objective.constants)
         self._kernels.call("crepe_set_loss", constants, weights.ctypes.data, len(weights))
-        self._addresses = stored(parameter.value for parameter in self.parameters.values())
-        self.refresh()
+        self._addresses = to_c_parameters(parameter.data for parameter in self.parameters.values())
+        self.load_weights()
 
-    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> SharedMemoryExchange:
+    def create_optimizer(self, world: ProcessGroup, options: OptimizerOptions, documents: int) -> SharedMemoryOptimizer:
         sparse = [
             SparseParameter(name, self.parameters[name], rows, partial(self._use_table, which))
-            for which, (name, rows) in enumerate(self.shape.most_rows(documents).items())
+            for which, (name, rows) in enumerate(self.shape.max_rows_per_batch(documents).items())
         ]
-        self.quanta = Quanta({name: each for name, each in self.parameters.items() if each.is_trained})
-        self._exchange = SharedMemoryExchange(world, Optimizer(options), self.quanta, sparse)
+        self.quanta = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
+        self._exchange = SharedMemoryOptimizer(world, OptimizerSpec(options), self.quanta, sparse)
         return self._exchange
 
     def _use_table(self, which: int, table: int) -> None:
-        cached = min(MOST_CACHED, hardware.memory() // 32)
+        cached = min(MAX_CACHED, hardware.memory() // 32)
         self._kernels.call("crepe_attach_embedding", which, table, cached)
 
-    def refresh(self) -> None:
+    def load_weights(self) -> None:
         self._kernels.call("crepe_set_parameters", self._addresses, True)
 
     def logits(self, batch: Batch) -> Logits:
         return self._forward("crepe_forward", batch, 1)[:, 0]
 
-    def parts(self, batch: Batch) -> Logits:
-        summands = self.shape.summands
+    def branch_logits(self, batch: Batch) -> Logits:
+        summands = self.shape.num_branches
         return self._forward("crepe_forward" if summands == 1 else "crepe_branch_logits", batch, summands)
 
     def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
         """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
         rows, stride = self._shape_of(batch)
-        logits = np.empty((parts, rows, self.shape.classes), np.float32)
+        logits = np.empty((parts, rows, self.shape.num_classes), np.float32)
         self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits.swapaxes(0, 1)
 
@@ -79,12 +79,12 @@ class NativeEngine(Engine):
         rows, _ = self._shape_of(batch)
         packed, quanta, loss = batch.packed.ctypes.data, self.quanta, ctypes.c_double()
         dropping = self.shape.dropout, batch.seed, batch.first
-        quanta.begin(batch.documents)
+        quanta.start_step(batch.global_batch_size)
         self._kernels.call("crepe_set_parameters", self._addresses, False)  # only what is trained has changed
-        self._exchange.ready()
+        self._exchange.wait_for_update()
         self._kernels.call("crepe_find_rows", packed, rows)
-        self._exchange.fetch()
-        rounded = quanta.gradients, quanta.exponents, quanta.unit, quanta.bounds
+        self._exchange.pull_rows()
+        rounded = quanta.gradients, quanta.exponents, quanta.bound_unit, quanta.sum_bounds
         self._kernels.call("crepe_forward_backward", packed, rows, *dropping, *rounded, ctypes.byref(loss))
         return loss.value
 
@@ -92,7 +92,7 @@ class NativeEngine(Engine):
         """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
         rows, stride = batch.packed.shape
         length = self.shape.feature_len
-        expected = length + extra_bytes(self.objective.pairs)
+        expected = length + num_trailer_bytes(self.loss.max_labels)
         if stride != expected:
             raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {expected}")
         return rows, stride

@@ -10,25 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.batch import Batch, Order
+from crepe_dist.data.batch import Batch, RowIndices
 from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.distributed.launch import import_mxnet
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.backend import Backend
-from crepe_dist.model.loss import PLAIN, Objective
-from crepe_dist.model.network_config import Shape
-from crepe_dist.model.weights_io import check
-from crepe_dist.optim.grad_scaler import LossScale
+from crepe_dist.model.loss import DEFAULT_LOSS, Loss
+from crepe_dist.model.network_config import NetworkConfig
+from crepe_dist.model.weights_io import validate
+from crepe_dist.optim.grad_scaler import GradScaler
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.parallel.distributed_optimizer import Exchange
+from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
 Logits = npt.NDArray[np.float32]
 
 # Rows, labels and logits of a batch: int64 [n], int32 [n], float32 [n, classes] or [n, summands, classes].
-Scored = tuple[Order, npt.NDArray[np.int32], Logits]
+Scored = tuple[RowIndices, npt.NDArray[np.int32], Logits]
 
 
 class Engine(ABC):
@@ -48,29 +48,29 @@ class Engine(ABC):
 
     parameters: dict[str, Parameter]
 
-    group_size = 1
+    reduction_group = 1
     pretrained_summary = ""
 
     def __init__(
         self,
-        shape: Shape,
+        shape: NetworkConfig,
         parameters: Mapping[str, Parameter],
         backend: Backend,
-        objective: Objective = PLAIN,
+        objective: Loss = DEFAULT_LOSS,
         device: Device = CPU,
     ) -> None:
         self.shape = shape
         self.backend = backend
-        self.objective = objective
+        self.loss = objective
         self.device = device
-        self.loss_scale = LossScale(backend.precision)
+        self.loss_scale = GradScaler(backend.precision)
         self._open({name: parameters[name] for name in shape.parameter_shapes()})
 
     @abstractmethod
     def _open(self, parameters: dict[str, Parameter]) -> None:
         """Open the network with these parameters, in the order of the kernels."""
 
-    def scored(
+    def iter_logits(
         self, split: Split, batch_size: int, rank: int, size: int, compute: Callable[[Batch], Logits] | None = None
     ) -> Iterator[Scored]:
         """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters.
@@ -78,32 +78,32 @@ class Engine(ABC):
         Args:
             compute: ``logits`` or ``parts``; ``None``: ``logits``.
         """
-        self.refresh()
+        self.load_weights()
         for batch in DataLoader(split, np.arange(len(split)), batch_size, rank, size):
             yield batch.rows, batch.labels, (compute or self.logits)(batch)[: len(batch.labels)]
 
     def wait(self) -> None:  # noqa: B027
         """Wait until all computation is done."""
 
-    def refresh(self) -> None:  # noqa: B027
+    def load_weights(self) -> None:  # noqa: B027
         """Load the current parameters. Call before ``logits`` if they may have changed."""
 
-    def values(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         """Return all parameters by structural name, to be read before the next step."""
-        return {name: parameter.value for name, parameter in self.parameters.items()}
+        return {name: parameter.data for name, parameter in self.parameters.items()}
 
-    def set_values(self, arrays: Arrays) -> None:
+    def load_state_dict(self, arrays: Arrays) -> None:
         """Set all parameters by structural name.
 
         Raises:
             UserError: A name or shape differs from the network's, or a value is not finite.
         """
-        check(arrays, self.shape)
+        validate(arrays, self.shape)
         for name, parameter in self.parameters.items():
-            parameter.value[:] = arrays[name]
+            parameter.data[:] = arrays[name]
 
     @abstractmethod
-    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:
+    def create_optimizer(self, world: ProcessGroup, options: OptimizerOptions, documents: int) -> DistributedOptimizer:
         """Open the exchange of the gradients, which updates the parameters; every rank calls it.
 
         Args:
@@ -115,7 +115,7 @@ class Engine(ABC):
     def logits(self, batch: Batch) -> Logits:
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
 
-    def parts(self, batch: Batch) -> Logits:
+    def branch_logits(self, batch: Batch) -> Logits:
         """Compute the logits of the network's summands as ``logits`` does, float32 [B, summands, classes]."""
         return self.logits(batch)[:, None]
 
@@ -128,11 +128,11 @@ class Engine(ABC):
         """
 
 
-def open_engine(
-    shape: Shape,
+def create_engine(
+    shape: NetworkConfig,
     parameters: Mapping[str, Parameter],
     backend: Backend,
-    objective: Objective = PLAIN,
+    objective: Loss = DEFAULT_LOSS,
     device: Device = CPU,
 ) -> Engine:
     """Open the engine that ``backend`` selects for a network with these parameters; see ``Engine`` for the arguments.
@@ -146,9 +146,9 @@ def open_engine(
 
         return CudaEngine(*given)
     if backend.library is not None:
-        from crepe_dist.engines.cpu_engine import NativeEngine
+        from crepe_dist.engines.cpu_engine import CpuEngine
 
-        return NativeEngine(*given)
+        return CpuEngine(*given)
     import_mxnet()
     from crepe_dist.engines.gluon_engine import GluonEngine
 

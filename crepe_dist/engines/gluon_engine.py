@@ -9,16 +9,16 @@ from mxnet import autograd, gluon
 
 from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.batch import Batch, unpacked
+from crepe_dist.data.batch import Batch, unpack_batch
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.mxnet_internals import structural_parameters
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import Engine, Logits
-from crepe_dist.model.weights_io import check
-from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.model.weights_io import validate
+from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.parallel.distributed_optimizer import Exchange
-from crepe_dist.parallel.horovod_optimizer import GluonExchange
+from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer
+from crepe_dist.parallel.horovod_optimizer import HorovodOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
 
@@ -31,20 +31,20 @@ class GluonEngine(Engine):
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
         self._context = context(self.device)
-        self.network = network_registry.part(self.shape.kind, "gluon").BLOCK(self.shape)
+        self.network = network_registry.import_network_module(self.shape.kind, "gluon").BLOCK(self.shape)
         self.network.initialize(mx.init.Zero(), ctx=self._context)
         for name, parameter in structural_parameters(self.network).items():
-            parameter.set_data(mx.nd.array(parameters[name].value))
+            parameter.set_data(mx.nd.array(parameters[name].data))
         self.network.hybridize(static_alloc=True, static_shape=True)
 
     def wait(self) -> None:
         mx.nd.waitall()
 
-    def values(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         return values(self.network)
 
-    def set_values(self, arrays: Arrays) -> None:
-        check(arrays, self.shape)
+    def load_state_dict(self, arrays: Arrays) -> None:
+        validate(arrays, self.shape)
         # After an inference pass on the CPU, weights are in oneDNN's own layout, in which `set_data` fails
         # asynchronously and leaves the old values. A cast restores the plain layout (checked with MXNet 1.9.1).
         self.network.cast("float32")
@@ -52,10 +52,10 @@ class GluonEngine(Engine):
             parameter.set_data(mx.nd.array(arrays[name]))
         self.network.hybridize(static_alloc=True, static_shape=True)  # a compiled graph holds the old arrays
 
-    def open_exchange(self, world: World, options: OptimizerOptions, documents: int) -> Exchange:
-        parameters, optimizer = self.network.collect_params(), Optimizer(options)
+    def create_optimizer(self, world: ProcessGroup, options: OptimizerOptions, documents: int) -> DistributedOptimizer:
+        parameters, optimizer = self.network.collect_params(), OptimizerSpec(options)
         names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
-        return GluonExchange(world, parameters, optimizer, names)
+        return HorovodOptimizer(world, parameters, optimizer, names)
 
     def logits(self, batch: Batch) -> Logits:
         codes = batch.packed[:, : self.shape.feature_len]
@@ -63,13 +63,13 @@ class GluonEngine(Engine):
         return logits
 
     def forward_backward(self, batch: Batch) -> mx.nd.NDArray:
-        codes, shares, weights = unpacked(batch, self.shape.classes, self.objective.pairs)
-        arrays = codes, *self.objective.targets(shares, weights)
+        codes, shares, weights = unpack_batch(batch, self.shape.num_classes, self.loss.max_labels)
+        arrays = codes, *self.loss.targets(shares, weights)
         codes, targets, weights = map(self._on_device, arrays)
         # The masks of dropout depend on the position, so that those of two ranks differ.
         mx.random.seed((batch.seed + batch.first) % 2**31)
         with autograd.record():
-            loss = self.objective.in_gluon(mx.nd, self.network(codes), targets, weights)
+            loss = self.loss.gluon_loss(mx.nd, self.network(codes), targets, weights)
         loss.backward()
         return loss
 

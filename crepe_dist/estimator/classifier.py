@@ -15,18 +15,18 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from crepe_dist.data.text_preprocessing import EMPTY
 from crepe_dist.errors import UserError
-from crepe_dist.estimator.fitted_model import JUDGING, probabilities, train
-from crepe_dist.predicting.input_reader import InvalidInput, texts_of
+from crepe_dist.estimator.fitted_model import DEFAULT_VALIDATION_FRACTION, fit_checkpoint, probabilities
+from crepe_dist.predicting.input_reader import InvalidInput, extract_texts
 from crepe_dist.predicting.predictor import open_files
 from crepe_dist.preparing.dataframe_source import is_missing, is_table
-from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.settings.aliases import ARGUMENTS, current_name
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
 
-ABSENT = -1  # label and class of a text that has none
+UNLABELLED = -1  # label and class of a text that has none
 
 
 class CrepeClassifier(ClassifierMixin, BaseEstimator):
@@ -127,26 +127,27 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         wanted = self._columns()
         if wanted.beside and not is_table(X):
             raise InvalidInput(f"the texts have no column {wanted.beside[0]!r}", remedy="give a data frame")
-        texts = texts_of(X, wanted)
+        texts = extract_texts(X, wanted)
         several = _are_several(y)
-        classes, numbers = several_of(y, texts) if several else labels_of(y, texts)
-        labelled = np.arange(len(texts)) if several else np.flatnonzero(numbers != ABSENT)
+        classes, numbers = encode_multilabel(y, texts) if several else encode_labels(y, texts)
+        labelled = np.arange(len(texts)) if several else np.flatnonzero(numbers != UNLABELLED)
         labels = [np.flatnonzero(row).tolist() for row in numbers] if several else numbers[labelled]
         table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": labels}
         if sample_weight is not None:
             table["weight"] = weights_of(sample_weight, texts)[labelled]
-        more = [] if several else [texts[row] for row in np.flatnonzero(numbers == ABSENT)]
-        more += [] if unlabelled is None else texts_of(unlabelled, wanted)
+        more = [] if several else [texts[row] for row in np.flatnonzero(numbers == UNLABELLED)]
+        more += [] if unlabelled is None else extract_texts(unlabelled, wanted)
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31 - 1)
         try:
-            self.model_ = train(
+            self.model_ = fit_checkpoint(
                 table,
                 more,
                 self._settings(classes, int(seed)),
                 length=self.max_length,
-                validation=self.validation_fraction or (JUDGING if more or self.min_precision is not None else 0),
+                validation=self.validation_fraction
+                or (DEFAULT_VALIDATION_FRACTION if more or self.min_precision is not None else 0),
                 processes=self.processes,
                 verbose=self.verbose,
                 beside=wanted,
@@ -188,18 +189,18 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the probability of each of ``classes_`` for each text, float64 [n, classes]."""
         check_is_fitted(self)
-        texts = texts_of(X, self._columns())
+        texts = extract_texts(X, self._columns())
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
-        problems = enumerate(map(self._opened[0].composition.problem, texts))
+        problems = enumerate(map(self._opened[0].composition.validation_error, texts))
         if wrong := next((f"row {row}: {problem}" for row, problem in problems if problem not in ("", EMPTY)), None):
             raise InvalidInput(wrong, remedy="give numbers, or leave the value out")
         return probabilities(self._opened[0], texts, len(self.classes_))
 
-    def _columns(self) -> Wanted:
+    def _columns(self) -> ColumnSpec:
         given = (self.category, self.number)
         categories, numbers = ((each,) if isinstance(each, str) else tuple(each) for each in given)
-        return Wanted(categories=categories, numbers=numbers)
+        return ColumnSpec(categories=categories, numbers=numbers)
 
     def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
         """Return the settings of training by their dotted names. Its classes are the positions in ``classes``."""
@@ -243,7 +244,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def encode_labels(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n], or ``ABSENT``.
 
     As in scikit-learn's semi-supervised estimators, the number -1 means that a text has no label. With one other label,
@@ -262,9 +263,9 @@ def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.nd
         raise InvalidInput(f"label {missing[0]} is missing", why, "leave such rows out")
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
-    if labels.dtype.kind in "if" and len(classes) > 2 and classes[0] == ABSENT:
+    if labels.dtype.kind in "if" and len(classes) > 2 and classes[0] == UNLABELLED:
         classes, numbers = classes[1:], numbers - 1
-        count = f"{np.count_nonzero(numbers == ABSENT):,} labels are -1"
+        count = f"{np.count_nonzero(numbers == UNLABELLED):,} labels are -1"
         warnings.warn(f"{count}, which means no label, as in scikit-learn; if it is a class, rename it", stacklevel=3)
     if len(classes) < 2:
         remedy = "give texts of two classes or more"
@@ -272,7 +273,7 @@ def labels_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.nd
     return classes, numbers
 
 
-def several_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def encode_multilabel(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the columns of a matrix of labels, and the matrix, bool [n, classes]."""
     matrix = y.toarray() if hasattr(y, "toarray") else y
     remedy = "give a matrix of 0 and 1 with a row for each text, such as MultiLabelBinarizer makes of lists"

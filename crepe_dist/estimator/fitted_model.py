@@ -10,22 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.text_preprocessing import UNIT, unusable_number
-from crepe_dist.elastic.training_subprocess import QUIET, failure, printed, training
-from crepe_dist.errors import UserError, visible
-from crepe_dist.files import read_bytes, read_json, scratch
-from crepe_dist.predicting.predictor import LARGEST, Predictor
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, unusable_number
+from crepe_dist.elastic.training_subprocess import NO_REPORTS, failure, iter_log_lines, training_subprocess
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.files import read_bytes, read_json, temporary_folder
+from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES, Predictor
 from crepe_dist.preparing.dataframe_source import write_table
 from crepe_dist.preparing.flags import PreparationFlags
-from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.columns import ColumnSpec
 
 Files = dict[str, bytes]
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")  # in that line; the test split is one of the texts
-JUDGING = 0.1  # share of the texts that tell whether unlabelled ones help, or which answers are sure
+DEFAULT_VALIDATION_FRACTION = (
+    0.1  # share of the texts that tell whether unlabelled ones help, or which answers are sure
+)
 
 
-def train(
+def fit_checkpoint(
     table: Mapping[str, Sequence[Any]],
     unlabelled: Sequence[str],
     settings: Mapping[str, Any],
@@ -34,7 +36,7 @@ def train(
     validation: float,
     processes: int,
     verbose: int = 0,
-    beside: Wanted,
+    beside: ColumnSpec,
     several: bool,
 ) -> Files:
     """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
@@ -53,7 +55,7 @@ def train(
     parts = {"train": table, "test": {name: column[first : first + 1] for name, column in table.items()}}
     parts |= {"unlabelled": {"text": unlabelled, **_values(unlabelled, beside)}} if unlabelled else {}
     wanted = replace(beside, label="label", texts=("text",), weight="weight" if "weight" in table else None)
-    with scratch() as folder:
+    with temporary_folder() as folder:
         files = {name: folder / f"{name}.jsonl" for name in parts}
         for name, part in parts.items():
             write_table(part, files[name], wanted, labelled=name != "unlabelled")
@@ -74,25 +76,25 @@ def train(
             max_bad=1.0,
             processes=1,
         ).prepare(None, "")
-        settings = {**settings, "data.source": str(folder / "data"), "run_dir": str(folder / "run"), **QUIET}
-        with training(settings, folder, processes) as process:
-            for line in printed(process, folder) if verbose else ():
+        settings = {**settings, "data.source": str(folder / "data"), "run_dir": str(folder / "run"), **NO_REPORTS}
+        with training_subprocess(settings, folder, processes) as process:
+            for line in iter_log_lines(process, folder) if verbose else ():
                 if verbose > 1 or EPOCH.match(line):
-                    print(visible(TEST.sub("", line)), flush=True)
+                    print(escape_controls(TEST.sub("", line)), flush=True)
             code = process.wait()
         if code != 0:
             raise failure(folder, code)
         path = folder / "run" / read_json(folder / "run" / "result.json")["checkpoint"]
-        return {file.name: read_bytes(file, LARGEST) for file in (path, path.with_suffix(".json"))}
+        return {file.name: read_bytes(file, MAX_CHECKPOINT_BYTES) for file in (path, path.with_suffix(".json"))}
 
 
-def _values(texts: Sequence[str], beside: Wanted) -> dict[str, list[str]]:
+def _values(texts: Sequence[str], beside: ColumnSpec) -> dict[str, list[str]]:
     """Divide rows: return their texts and values by the names of the columns."""
     if taken := {"text", "label", "weight"}.intersection(beside.beside):
         raise UserError(f"the column beside the text is called {taken.pop()}", remedy="rename it")
     if not beside.beside:
         return {"text": list(texts)}
-    table = dict(zip(("text", *beside.beside), map(list, zip(*(text.split(UNIT) for text in texts)))))
+    table = dict(zip(("text", *beside.beside), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts)))))
     for name in beside.numbers:
         for row, value in enumerate(table[name]):
             if problem := unusable_number(name, value):
@@ -109,4 +111,4 @@ def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> n
     for row, prediction in zip(result, predictor.predict_stream(iter(texts))):
         for label, probability in prediction.ranking:
             row[int(label)] = probability
-    return result if predictor.several else result / result.sum(axis=1, keepdims=True)
+    return result if predictor.is_multilabel else result / result.sum(axis=1, keepdims=True)

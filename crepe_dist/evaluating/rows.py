@@ -14,26 +14,26 @@ import numpy as np
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.process_group import ALONE, World
+from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import counted, excerpt, listed
+from crepe_dist.formatting import excerpt, join_words, pluralize
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.reading import UNKNOWN_LABEL
-from crepe_dist.preparing.sources import PIPE, Reading, by_suffix
+from crepe_dist.preparing.sources import PIPE, ReadOptions, by_suffix
 from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.run_dir import run_of
-from crepe_dist.training.display import Display
+from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.training_data import open_data
 
-SHOWN = 5  # labels, or reasons
+MAX_SHOWN = 5  # labels, or reasons
 SHARED = "set TMPDIR to a folder that all hosts share"
 
 
 @dataclass(frozen=True)
-class Rows:
+class EvalRows:
     """Rows to score, and the number of others.
 
     Attributes:
@@ -48,7 +48,7 @@ class Rows:
     dataset: Dataset
     split: str
     name: str
-    unusable: dict[str, int]
+    invalid: dict[str, int]
     unknown: dict[str, int]
     seen: dict[str, int]
     unchecked: str = ""
@@ -56,21 +56,21 @@ class Rows:
     def left_out(self) -> dict[str, Any]:
         """Return the numbers of rows that are not scored as JSON values; ``seen`` is null if it is not known."""
         seen = None if self.unchecked else self.seen
-        return {"unusable": self.unusable, "unknown_labels": self.unknown, "seen": seen}
+        return {"unusable": self.invalid, "unknown_labels": self.unknown, "seen": seen}
 
     def notes(self) -> list[str]:
         """Describe the rows that are not scored."""
         notes = []
         for counts, what in (
             (self.unknown, "of labels that the model does not know"),
-            (self.unusable, "that cannot be used"),
+            (self.invalid, "that cannot be used"),
             (self.seen, "that the run has learnt from"),
         ):
             if counts:
-                named = [f"{excerpt(name, 40)} ({count:,})" for name, count in list(counts.items())[:SHOWN]]
-                named += [f"{len(counts) - SHOWN:,} more"] if len(counts) > SHOWN else []
-                notes.append(f"not scored: {counted(sum(counts.values()), 'row')} {what}: {listed(named)}")
-        if NOT_UTF_8 in self.unusable:
+                named = [f"{excerpt(name, 40)} ({count:,})" for name, count in list(counts.items())[:MAX_SHOWN]]
+                named += [f"{len(counts) - MAX_SHOWN:,} more"] if len(counts) > MAX_SHOWN else []
+                notes.append(f"not scored: {pluralize(sum(counts.values()), 'row')} {what}: {join_words(named)}")
+        if NOT_UTF_8 in self.invalid:
             notes.append(f"  do:  {FROM_WINDOWS}")
         if self.unchecked:
             notes.append(f"not checked whether the run has learnt from these rows: {excerpt(self.unchecked)}")
@@ -88,14 +88,14 @@ def is_file(source: str) -> bool:
     return source == PIPE or by_suffix(path) is not None
 
 
-def rows_of(
+def load_eval_rows(
     source: str | None,
     predictor: Predictor,
     scratch: Path,
     split: str = "test",
-    world: World = ALONE,
-    given: Reading | None = None,
-) -> Rows:
+    world: ProcessGroup = SINGLE_PROCESS,
+    given: ReadOptions | None = None,
+) -> EvalRows:
     """Open the rows to score, without those that the model's run has learnt from; every rank calls it.
 
     Args:
@@ -111,17 +111,17 @@ def rows_of(
     """
     folder = None
     if source is None:
-        record = world.agree("run", lambda: run_of(predictor.path))
+        record = world.run_on_all("run", lambda: run_of(predictor.path))
         folder = record.data_folder if record else Path(SAMPLE)
     elif source == SAMPLE or (Path(source) / MANIFEST).is_file():
         folder = Path(source)
     if folder is not None:
-        dataset = open_data(str(folder), world, Display(is_root=False))
-        world.agree("model and data", lambda: _check(predictor, dataset))
-        rows = Rows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
+        dataset = open_data(str(folder), world, ProgressDisplay(is_root=False))
+        world.run_on_all("model and data", lambda: _check(predictor, dataset))
+        rows = EvalRows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
     else:
-        rows = _of_file(str(source), predictor, scratch, world, given or Reading())
-    return world.agree("rows", lambda: _unseen(rows, split, predictor), same=Rows.left_out)
+        rows = _of_file(str(source), predictor, scratch, world, given or ReadOptions())
+    return world.run_on_all("rows", lambda: _drop_seen_rows(rows, split, predictor), compare_by=EvalRows.left_out)
 
 
 def _check(predictor: Predictor, dataset: Dataset) -> None:
@@ -131,7 +131,7 @@ def _check(predictor: Predictor, dataset: Dataset) -> None:
         "columns beside the text": (predictor.composition.beside, dataset.composition.beside),
         "encoding": (predictor.encoding, dataset.encoding),
         "removal of HTML": (strips[0], strips[1]),
-        "number of labels": (predictor.several, several),
+        "number of labels": (predictor.is_multilabel, several),
         "classes": (predictor.classes, dataset.classes),
     }
     if different := [name for name, (mine, theirs) in pairs.items() if mine != theirs]:
@@ -139,36 +139,36 @@ def _check(predictor: Predictor, dataset: Dataset) -> None:
         words = (run if (run / CONFIG).is_file() else path, dataset.manifest["sources"][0]["file"])
         raise UserError(
             f"{dataset.folder} was not prepared as the data of {path} were",
-            f"different: {listed(different)}",
+            f"different: {join_words(different)}",
             "score the file that it was prepared from, which is then read as those were: "
-            f"{invocation.typed('evaluate')} {shlex.join(map(str, words))}",
+            f"{invocation.command_line('evaluate')} {shlex.join(map(str, words))}",
         )
 
 
-def _of_file(source: str, predictor: Predictor, scratch: Path, world: World, given: Reading) -> Rows:
-    name = "standard input" if source == PIPE else remote.without_secrets(source)
-    done = world.on_root("labelled file", lambda: prepare_labelled(predictor, source, scratch, given))
-    folder, counts = world.broadcast([str(scratch / "data"), done], "labelled file")
-    dataset = world.agree("labelled file", lambda: open_dataset(folder, trains=False), alike=SHARED)
+def _of_file(source: str, predictor: Predictor, scratch: Path, world: ProcessGroup, given: ReadOptions) -> EvalRows:
+    name = "standard input" if source == PIPE else remote.redact_url(source)
+    done = world.run_on_rank0("labelled file", lambda: prepare_labelled(predictor, source, scratch, given))
+    folder, counts = world.broadcast_object([str(scratch / "data"), done], "labelled file")
+    dataset = world.run_on_all("labelled file", lambda: open_dataset(folder, trains=False), mismatch_hint=SHARED)
     unusable = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})
-    return Rows(dataset, "test", name, dict(unusable.most_common()), counts["unknown"], {})
+    return EvalRows(dataset, "test", name, dict(unusable.most_common()), counts["unknown"], {})
 
 
-def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
+def _drop_seen_rows(rows: EvalRows, split: str, predictor: Predictor) -> EvalRows:
     """Leave out the rows that the model's run has learnt from, unless they are of a split of its own data."""
     dataset = rows.dataset
     if split not in dataset.splits:
         name, there = rows.name.removeprefix(f"{split} of "), list(dataset.splits)
         raise UserError(
-            f"{name} has no {split} split", f"it has {listed(there)}", f"choose another one: --split {there[-1]}"
+            f"{name} has no {split} split", f"it has {join_words(there)}", f"choose another one: --split {there[-1]}"
         )
-    documents, about = dataset.splits[split], predictor.about.get("data")
+    documents, about = dataset.splits[split], predictor.metadata.get("data")
     if isinstance(about, dict) and about.get("fingerprint") == dataset.fingerprint:
         return rows
     try:
         if (record := run_of(predictor.path)) is None:
             return replace(rows, unchecked="the model is not in the folder of its run")
-        masks = record.seen(documents)
+        masks = record.seen_in_training(documents)
     except UserError as error:
         return replace(rows, unchecked=f"{error.what}; {error.why}" if error.why else error.what)
     counts: dict[str, int] = {}
@@ -176,11 +176,11 @@ def _unseen(rows: Rows, split: str, predictor: Predictor) -> Rows:
     for name, mask in masks.items():
         counts |= {f"{name} split": int((mask & new).sum())} if (mask & new).any() else {}
         new &= ~mask
-    splits = {**dataset.splits, split: documents.only(np.flatnonzero(new))} if counts else dataset.splits
+    splits = {**dataset.splits, split: documents.select(np.flatnonzero(new))} if counts else dataset.splits
     if not new.any():
         raise UserError(
-            f"none of the {counted(len(documents), 'row')} of {rows.name} can be scored",
+            f"none of the {pluralize(len(documents), 'row')} of {rows.name} can be scored",
             "the run has learnt from all of their texts",
-            f"give other rows, or score its own test split: {invocation.typed('evaluate')} {record.path}",
+            f"give other rows, or score its own test split: {invocation.command_line('evaluate')} {record.path}",
         )
     return replace(rows, dataset=replace(dataset, splits=splits), seen=counts)

@@ -12,52 +12,58 @@ import numpy.typing as npt
 import pandas as pd
 
 from crepe_dist.data.augmentation import with_typos
-from crepe_dist.data.char_encoder import Codes
-from crepe_dist.data.dataset import KEEP_TEXTS, Dataset, Split
-from crepe_dist.data.label_hierarchy import Level
-from crepe_dist.distributed.process_group import ALONE, World
-from crepe_dist.errors import UserError, visible
-from crepe_dist.evaluating.rows import Rows, rows_of
-from crepe_dist.files import scratch, write_csv, write_json, write_text
-from crepe_dist.formatting import counted, excerpt, measure, percent
+from crepe_dist.data.char_encoder import CharIds
+from crepe_dist.data.dataset import SPLITS_WITH_TEXTS, Dataset, Split
+from crepe_dist.data.label_hierarchy import HierarchyLevel
+from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
+from crepe_dist.files import temporary_folder, write_csv, write_json, write_text
+from crepe_dist.formatting import excerpt, percent, pluralize, score_name
 from crepe_dist.model.calibration import softmax
 from crepe_dist.predicting.predictor import Predictor, check_finite, open_checkpoint
 from crepe_dist.preparing.flags import names_in
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.reports import findings
-from crepe_dist.reports.score_page import never_predicted_warning, page, quotes, selective_table, table
+from crepe_dist.reports.score_page import never_predicted_warning, page, quote_rows, selective_table, table
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import run_of
-from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, Scores
+from crepe_dist.runs.scores import MAX_CLASSES, AnyScores, MulticlassScores
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 
-MOST = 10  # mistakes, and confusions of many classes, on the terminal
-MOST_COLUMNS = 100  # of the confusion matrix on the terminal
-MOST_CHARACTERS = 70  # of a text on the terminal
+MAX_SHOWN = 10  # mistakes, and confusions of many classes, on the terminal
+MAX_COLUMNS = 100  # of the confusion matrix on the terminal
+MAX_CHARACTERS = 70  # of a text on the terminal
 CHUNK = 1024  # documents that are predicted together
 
 
-def score(args: Any, world: World) -> None:
+def score(args: Any, world: ProcessGroup) -> None:
     """Score a checkpoint as the flags of ``evaluate`` say; every rank calls this, and rank 0 writes the output.
 
     Raises:
         UserError: on every rank, if the checkpoint or the rows cannot be opened, or if they do not match.
     """
-    path = world.agree("checkpoint", lambda: checkpoint.find(args.checkpoint, args.data), same=lambda path: path.name)
+    path = world.run_on_all(
+        "checkpoint", lambda: checkpoint.resolve_model(args.checkpoint, args.data), compare_by=lambda path: path.name
+    )
     if world.is_root:
-        checkpoint.announce(path, args.checkpoint)
-    opened = world.agree("model", lambda: open_checkpoint(path, **args.foreign()))
-    predictor = opened.placed(args.device, world)
-    columns = Wanted(args.label, args.text, labels=names_in(args.label_columns))
-    given = Reading(args.input_format, args.header, columns, encoding=args.encoding)
-    with scratch() as folder:
-        rows = rows_of(args.file or args.data, predictor, folder, args.split, world, given)
+        checkpoint.log_model_in_use(path, args.checkpoint)
+    opened = world.run_on_all("model", lambda: open_checkpoint(path, **args.external_weights_kwargs()))
+    predictor = opened.to(args.device, world)
+    columns = ColumnSpec(args.label, args.text, labels=names_in(args.label_columns))
+    given = ReadOptions(args.input_format, args.header, columns, encoding=args.encoding)
+    with temporary_folder() as folder:
+        rows = load_eval_rows(args.file or args.data, predictor, folder, args.split, world, given)
         if world.is_root:
-            documents = counted(len(rows.dataset.splits[rows.split]), "document")
-            print("\n".join([f"{visible(path.name)} on {visible(rows.name)}, {documents}", *rows.notes(), ""]))
+            documents = pluralize(len(rows.dataset.splits[rows.split]), "document")
+            print(
+                "\n".join(
+                    [f"{escape_controls(path.name)} on {escape_controls(rows.name)}, {documents}", *rows.notes(), ""]
+                )
+            )
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoding
-        beside = predictor.composition.beside if rows.split in KEEP_TEXTS else ()
+        beside = predictor.composition.beside if rows.split in SPLITS_WITH_TEXTS else ()
         # By the share of typing errors, or the name of the column that is left out.
         views: dict[Any, Split] = {rate: with_typos(split, rate, encoding=encoding) for rate in args.typos}
         views |= {column.name: without_column(split, column.name, predictor) for column in beside}
@@ -70,14 +76,16 @@ def without_column(split: Split, name: str, predictor: Predictor) -> Split:
     """Return a view of a split that keeps its texts, without the values of a column beside them."""
     composition, encoding = predictor.composition, predictor.encoding
 
-    def alter(codes: Codes, rows: npt.NDArray[np.int64]) -> Codes:
+    def alter(codes: CharIds, rows: npt.NDArray[np.int64]) -> CharIds:
         texts = (composition.without(name, split.text(row) or "") for row in rows.tolist())
-        return encoding.encode(list(map(composition.of_stored.text, texts)))
+        return encoding.encode(list(map(composition.without_html_stripping.text, texts)))
 
-    return split.altered(alter)
+    return split.with_transform(alter)
 
 
-def scores_of(split: Split, predictor: Predictor, world: World = ALONE, batch_size: int = BATCH_SIZE) -> AnyScores:
+def scores_of(
+    split: Split, predictor: Predictor, world: ProcessGroup = SINGLE_PROCESS, batch_size: int = BATCH_SIZE
+) -> AnyScores:
     """Score a model on a split; every rank calls it.
 
     Raises:
@@ -88,31 +96,31 @@ def scores_of(split: Split, predictor: Predictor, world: World = ALONE, batch_si
     return scores
 
 
-def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, others: dict[Any, AnyScores]) -> None:
+def _write(args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, others: dict[Any, AnyScores]) -> None:
     """Write the scores to the terminal, and to the files of the flags."""
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
-    if isinstance(scores, Scores) and (worst := worst_mistakes(scores, dataset, split)):
+    if isinstance(scores, MulticlassScores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
     noisy = {rate: each for rate, each in others.items() if isinstance(rate, float)}
     reduced = {name: each for name, each in others.items() if isinstance(name, str)}
     described = {f"with a typing error in {percent(rate)} of the characters": each for rate, each in noisy.items()}
     described |= {f"without the column {excerpt(name)}": each for name, each in reduced.items()}
     for what, each in described.items():
-        name = measure(each.several)
+        name = score_name(each.several)
         print(f"\n{what}: {name} {percent(each.accuracy)}   macro F1 {each.macro_f1:.3f}   loss {each.loss:.4f}")
     if args.mistakes is not None and scores.right is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.right)
-        print(f"\n{counted(count, 'mistake')} written to {visible(str(args.mistakes))}")
+        print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
     if args.json is not None:
-        is_large = isinstance(scores, Scores) and len(dataset.classes) > MOST_CLASSES
+        is_large = isinstance(scores, MulticlassScores) and len(dataset.classes) > MAX_CLASSES
         numbers = scores.to_dict("right", *["confusion"] * is_large)
-        if isinstance(scores, Scores) and is_large:
+        if isinstance(scores, MulticlassScores) and is_large:
             numbers["confusion_cells"] = np.stack(scores.cells, axis=1).tolist()
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
-        numbers["sure_answers"] = scores.sure_answers
+        numbers["sure_answers"] = scores.selective_scores
         numbers["per_class"] = scores.per_class(dataset.classes)
-        if dataset.levels and isinstance(scores, Scores):
+        if dataset.levels and isinstance(scores, MulticlassScores):
             numbers["hierarchical_f1"] = dataset.levels.f1(scores.confusion)
             numbers["level_accuracies"] = dataset.levels.accuracies(scores.confusion)
         numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
@@ -121,15 +129,15 @@ def _write(args: Any, predictor: Predictor, rows: Rows, scores: AnyScores, other
     if args.html is not None:
         about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),
                  "encoding": dataset.encoding.to_dict()}  # fmt: skip
-        worst_rows = [mistake.row for mistake in scores.mistakes] if isinstance(scores, Scores) else []
-        html = page(scores, dataset.classes, quotes(dataset, split, worst_rows), about)
+        worst_rows = [mistake.row for mistake in scores.mistakes] if isinstance(scores, MulticlassScores) else []
+        html = page(scores, dataset.classes, quote_rows(dataset, split, worst_rows), about)
         write_text(args.html, html, follow=True)
 
 
 def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     """Format the scores for the terminal."""
-    classes = [visible(name) for name in dataset.classes]
-    if not isinstance(scores, Scores):
+    classes = [escape_controls(name) for name in dataset.classes]
+    if not isinstance(scores, MulticlassScores):
         precision, recall = scores.micro
         exact = "" if scores.exact is None else f"   all labels right: {percent(scores.exact)}"
         return (
@@ -145,12 +153,14 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
     level, above = None, ""
     if levels := dataset.levels:
-        level, above = levels.inner[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
+        level, above = levels.inner_levels[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
         above += "".join(
             f"\nlevel {number}: {len(each.names):,} nodes, accuracy {percent(share)}"
-            for number, (each, share) in enumerate(zip(levels.inner, levels.accuracies(scores.confusion)), start=1)
+            for number, (each, share) in enumerate(
+                zip(levels.inner_levels, levels.accuracies(scores.confusion)), start=1
+            )
         )
-    if top := scores.top_accuracies:
+    if top := scores.top_k_accuracy:
         above += "\n" + "   ".join(f"top {rank} accuracy {percent(share)}" for rank, share in top.items())
     above += _sure(scores)
     record = None
@@ -168,11 +178,13 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     )
 
 
-def _confusion(scores: Scores, classes: list[str], level: Level | None) -> str:
+def _confusion(scores: MulticlassScores, classes: list[str], level: HierarchyLevel | None) -> str:
     """Format the confusion matrix of the highest level; with many classes, only the most frequent confusions."""
-    names = classes if level is None else list(map(visible, level.names))
-    if len(names) > MOST_COLUMNS:
-        rows = [(classes[true], classes[predicted], documents) for true, predicted, documents in scores.confused(MOST)]
+    names = classes if level is None else list(map(escape_controls, level.names))
+    if len(names) > MAX_COLUMNS:
+        rows = [
+            (classes[true], classes[predicted], documents) for true, predicted, documents in scores.confused(MAX_SHOWN)
+        ]
         frame = pd.DataFrame(rows, columns=["true class", "predicted class", "documents"])
         return f"most frequent confusions\n{frame.to_string(index=False)}"
     matrix = scores.confusion if level is None else level.confusion(scores.confusion)
@@ -195,21 +207,21 @@ def _class_table(scores: AnyScores, classes: list[str]) -> str:
     return str(rows[columns].to_string(float_format=" {:.3f}".format, na_rep="–"))
 
 
-def worst_mistakes(scores: Scores, dataset: Dataset, split: str) -> str:
+def worst_mistakes(scores: MulticlassScores, dataset: Dataset, split: str) -> str:
     """Describe the mistakes whose true class is least probable, for the terminal; empty if there are none."""
-    shown = scores.mistakes[:MOST]
+    shown = scores.mistakes[:MAX_SHOWN]
     if not shown:
         return ""
     wrong = scores.documents - int(np.trace(scores.confusion))
-    lines = [f"the worst {len(shown)} of {counted(wrong, 'mistake')}" if wrong > len(shown) else "all mistakes"]
-    for mistake, quote in zip(shown, quotes(dataset, split, [mistake.row for mistake in shown])):
+    lines = [f"the worst {len(shown)} of {pluralize(wrong, 'mistake')}" if wrong > len(shown) else "all mistakes"]
+    for mistake, quote in zip(shown, quote_rows(dataset, split, [mistake.row for mistake in shown])):
         true, (predicted, share) = dataset.classes[mistake.true], mistake.ranking[0]
         source = quote.place if quote else f"row {mistake.row}"
         lines.append(
-            f"  {excerpt(source)}: {excerpt(true, MOST_CHARACTERS)} {percent(mistake.probability)}, predicted as "
-            f"{excerpt(dataset.classes[predicted], MOST_CHARACTERS)} {percent(share)}"
+            f"  {excerpt(source)}: {excerpt(true, MAX_CHARACTERS)} {percent(mistake.probability)}, predicted as "
+            f"{excerpt(dataset.classes[predicted], MAX_CHARACTERS)} {percent(share)}"
         )
-        lines += [f"      {excerpt(quote.text, MOST_CHARACTERS)}"] if quote else []
+        lines += [f"      {excerpt(quote.text, MAX_CHARACTERS)}"] if quote else []
     return "\n".join(lines)
 
 
@@ -225,9 +237,11 @@ def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: st
     found: list[tuple[float, int, dict[str, Any]]] = []
     for start in range(0, len(wrong), CHUNK):
         rows = wrong[start : start + CHUNK]
-        logits = predictor.logits(documents.codes(rows))
+        logits = predictor.logits(documents.char_ids(rows))
         if predictor.thresholds is not None:
-            masks = zip(documents.targets.shares(rows) > 0, predictor.probabilities(logits) >= predictor.thresholds)
+            masks = zip(
+                documents.targets.label_probs(rows) > 0, predictor.probabilities(logits) >= predictor.thresholds
+            )
             for row, each in zip(rows.tolist(), masks):
                 names = [json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in each]
                 found.append((0.0, row, dict(zip(("true", "predicted"), names))))

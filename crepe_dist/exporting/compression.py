@@ -12,12 +12,12 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.process_group import ALONE
+from crepe_dist.distributed.process_group import SINGLE_PROCESS
 from crepe_dist.errors import UserError
-from crepe_dist.exporting.exporter import atomic_folder, data_of
-from crepe_dist.formatting import counted, measure, percent, size
+from crepe_dist.exporting.exporter import atomic_folder, dataset_of_run
+from crepe_dist.formatting import percent, pluralize, score_name, size
 from crepe_dist.model import quantization, weights_io
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.model.quantization import Mask
 from crepe_dist.predicting.predictor import Predictor, open_checkpoint
 from crepe_dist.training.evaluation import evaluate
@@ -25,15 +25,15 @@ from crepe_dist.training.evaluation import evaluate
 # (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
 # of their importance is taken; the last one if none does, as long as LEAST is left.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
-ENOUGH, LEAST = 0.98, 0.5
+KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5
 SMALL = 1 << 12  # numbers; smaller arrays stay as they are
 HEADER = 120  # bytes of safetensors' header for one array
-MOST_CHARACTERS = 1 << 25  # of the training split, in which rows are counted
+MAX_CHARACTERS = 1 << 25  # of the training split, in which rows are counted
 CHARACTERS = 1 << 18  # looked up at a time
-MOST_SCORED, BATCH = 5000, 256  # texts
+MAX_SCORED, BATCH = 5000, 256  # texts
 # Of the description; its figures are those of the whole network.
 KEPT = ("data", "id", "labels", "levels", "composition", "reading")
-Counts = dict[str, npt.NDArray[np.float64]]
+RowCounts = dict[str, npt.NDArray[np.float64]]
 
 
 def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) -> tuple[list[Path], list[str]]:
@@ -49,9 +49,9 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     Raises:
         UserError: the data are missing or encoded differently, or the network cannot be compressed to this size.
     """
-    engine, about = predictor.engine, predictor.about
-    dataset = _dataset(predictor, data) if engine.shape.tables else None
-    counts = count_rows(engine.shape, engine.arrays, dataset) if dataset else {}
+    engine, about = predictor.engine, predictor.metadata
+    dataset = _dataset(predictor, data) if engine.shape.sparse_parameters else None
+    counts = row_importance(engine.shape, engine.arrays, dataset) if dataset else {}
     described: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
     described["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
     whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
@@ -65,14 +65,14 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
         assert sum(each.stat().st_size for each in files) <= limit
         again = open_checkpoint(file)
     notes = [f"{name} keeps {kept:,} of {count:,} rows" for name, (kept, count) in rows.items()]
-    notes += [f"each byte of a table holds {counted(numbers, 'number')}", *_scored(predictor, again, dataset)]
+    notes += [f"each byte of a table holds {pluralize(numbers, 'number')}", *_scored(predictor, again, dataset)]
     return [out / each.name for each in files], notes
 
 
 def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
-    dataset = open_dataset(data or data_of(predictor.path))
+    dataset = open_dataset(data or dataset_of_run(predictor.path))
     here, there = dataset.encoding, predictor.encoding
-    if not here.reads_as(there) or here.feature_len != there.feature_len:
+    if not here.same_mapping(there) or here.feature_len != there.feature_len:
         what = f"{dataset.folder} is encoded differently from the texts of {predictor.path}"
         raise UserError(what, remedy="name the data that it was trained on with --data")
     return dataset
@@ -81,32 +81,34 @@ def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
 def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> list[str]:
     if not dataset or not (split := dataset.splits.get("test")):
         return []
-    if (before.several, len(before.classes)) != (dataset.labelled == SEVERAL, len(dataset.classes)):
+    if (before.is_multilabel, len(before.classes)) != (dataset.labelled == SEVERAL, len(dataset.classes)):
         return []
-    some = split.only(np.linspace(0, len(split) - 1, min(MOST_SCORED, len(split))).astype(np.int64))
-    scores = [evaluate(each.engine, some, BATCH, ALONE, before.calibration).accuracy for each in (before, after)]
-    texts, shares = counted(len(some), "test text"), f"{percent(scores[0])} before, {percent(scores[1])} now"
-    return [f"{measure(before.several)} on {texts}: {shares}"]
+    some = split.select(np.linspace(0, len(split) - 1, min(MAX_SCORED, len(split))).astype(np.int64))
+    scores = [
+        evaluate(each.engine, some, BATCH, SINGLE_PROCESS, before.calibration).accuracy for each in (before, after)
+    ]
+    texts, shares = pluralize(len(some), "test text"), f"{percent(scores[0])} before, {percent(scores[1])} now"
+    return [f"{score_name(before.is_multilabel)} on {texts}: {shares}"]
 
 
-def count_rows(shape: Shape, arrays: Arrays, data: Dataset) -> Counts:
+def row_importance(shape: NetworkConfig, arrays: Arrays, data: Dataset) -> RowCounts:
     """Weigh how documents that a network may have learnt from use each row of its tables, by parameter name.
 
     Of long splits, evenly spaced documents are counted.
     """
-    counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.tables}
+    counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.sparse_parameters}
     step = max(1, CHARACTERS // shape.feature_len)
     for split in (split for name, split in data.splits.items() if name != "test"):
-        some = min(len(split), max(1, MOST_CHARACTERS // shape.feature_len))
+        some = min(len(split), max(1, MAX_CHARACTERS // shape.feature_len))
         rows = np.linspace(0, len(split) - 1, some).astype(np.int64)
         for start in range(0, some, step):
-            for name, (used, weights) in shape.rows_used(arrays, split.codes(rows[start : start + step])).items():
+            for name, (used, weights) in shape.row_usage(arrays, split.char_ids(rows[start : start + step])).items():
                 counts[name] += np.bincount(used, weights, len(counts[name]))
     return counts
 
 
 def _compressed(
-    shape: Shape, arrays: Arrays, counts: Counts, limit: int, about: dict[str, Any]
+    shape: NetworkConfig, arrays: Arrays, counts: RowCounts, limit: int, about: dict[str, Any]
 ) -> tuple[Arrays, int, dict[str, tuple[int, int]]]:
     """Compress a network to at most ``limit`` bytes, its description ``about`` included.
 
@@ -120,16 +122,16 @@ def _compressed(
         UserError: the network cannot be compressed to this size.
     """
     fixed = len(json.dumps(about, indent=2, ensure_ascii=False).encode()) + 1000
-    tables = {name: _Table(arrays[name], count) for name, count in counts.items()}
+    tables = {name: _PrunableEmbedding(arrays[name], count) for name, count in counts.items()}
     for numbers, other_numbers in LEVELS:
         others = fixed + sum(
             _size(name, array, other_numbers, shape) for name, array in arrays.items() if name not in tables
         )
         share = _largest_share(tables, numbers, limit - others)
-        if share >= ENOUGH:
+        if share >= KEPT_IMPORTANCE:
             break
-    if share < LEAST:
-        smallest = others + sum(table.size(LEAST, numbers) for table in tables.values())
+    if share < MIN_IMPORTANCE:
+        smallest = others + sum(table.size(MIN_IMPORTANCE, numbers) for table in tables.values())
         raise UserError(
             f"the network cannot be compressed to {size(limit)}",
             remedy=f"give --max-size-mb {smallest / 1e6 + 0.001:.3f}",
@@ -139,18 +141,18 @@ def _compressed(
     for name, array in arrays.items():
         if name in tables:
             table, kept = tables[name], tables[name].kept(share)
-            stored |= quantization.code(name, array, table.numbers(numbers), kept, table.count)
+            stored |= quantization.product_quantize(name, array, table.numbers(numbers), kept, table.count)
             rows[name] = (int(kept.sum()), len(kept))
-        elif name in shape.counted:
-            stored |= quantization.nonzero(name, array)
+        elif name in shape.buffers:
+            stored |= quantization.drop_zero_rows(name, array)
         elif array.size < SMALL:
             stored[name] = array
         else:
-            stored |= quantization.code(name, array, other_numbers)
+            stored |= quantization.product_quantize(name, array, other_numbers)
     return stored, numbers, rows
 
 
-class _Table:
+class _PrunableEmbedding:
     """A table whose rows can be left out."""
 
     def __init__(self, array: npt.NDArray[np.float32], count: npt.NDArray[np.float64]) -> None:
@@ -181,7 +183,7 @@ class _Table:
         return self.rows(share) * row + len(self.order) // 255 + book + 4 * HEADER
 
 
-def _largest_share(tables: dict[str, _Table], numbers: int, limit: int) -> float:
+def _largest_share(tables: dict[str, _PrunableEmbedding], numbers: int, limit: int) -> float:
     """Return the largest share of the importance that fits into ``limit`` bytes; 0 if none does."""
     low, high = 0.0, 2.0  # of which 1 is tried first
     for _ in range(32):
@@ -191,9 +193,9 @@ def _largest_share(tables: dict[str, _Table], numbers: int, limit: int) -> float
     return min(low, 1.0)
 
 
-def _size(name: str, array: npt.NDArray[Any], numbers: int, shape: Shape) -> int:
+def _size(name: str, array: npt.NDArray[Any], numbers: int, shape: NetworkConfig) -> int:
     """Return an upper bound of the bytes of an array that is no table."""
-    if name in shape.counted:
+    if name in shape.buffers:
         return int(np.count_nonzero(array)) + array.size // 255 + 2 * HEADER
     if array.size < SMALL:
         return 4 * array.size + HEADER

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from crepe_dist import extras
 from crepe_dist.data import markup
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import hub_and_mlflow
-from crepe_dist.files import scratch, sync, writing
+from crepe_dist.files import name_path_in_errors, sync, temporary_folder
 from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.inference import open_inference
@@ -30,14 +30,16 @@ from crepe_dist.runs.run_dir import open_run
 
 TOLERANCE = 1e-4  # largest difference of a probability
 TEXTS = 100  # real ones, and as many synthetic ones
-STRANGE = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
+UNUSUAL_CHARACTERS = (
+    "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
+)
 RUNTIME = "crepe_runtime.py"
 
 Probabilities = npt.NDArray[np.float32]  # [n, classes]
 Classify = Callable[[Sequence[str]], Probabilities]
 
 
-def export(predictor: Predictor, form: str, out: Path, texts: Sequence[str]) -> tuple[list[Path], float]:
+def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[str]) -> tuple[list[Path], float]:
     """Export a network to a folder; files of the same names are replaced.
 
     Args:
@@ -54,7 +56,7 @@ def export(predictor: Predictor, form: str, out: Path, texts: Sequence[str]) -> 
     """
     ours = _in_float32(predictor)
     with atomic_folder(out) as folder:
-        theirs = _written(ours, form, folder)
+        theirs = _export_files(ours, export_format, folder)
         difference = float(np.abs(theirs(texts) - _probabilities(ours, texts)).max())
         if not difference <= TOLERANCE:  # also catches NaN
             raise UserError(
@@ -71,7 +73,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with scratch(out) as place, writing(out):
+        with temporary_folder(out) as place, name_path_in_errors(out):
             folder = place / "export"
             folder.mkdir()
             yield folder
@@ -88,7 +90,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 def real_texts(path: Path, data: Path | None) -> list[str]:
     """Pick evenly spaced texts of the test split of ``data``, or of the checkpoint's data set if it is available."""
     try:
-        dataset = open_dataset(data or data_of(path))
+        dataset = open_dataset(data or dataset_of_run(path))
         if not len(dataset.splits.get("test", ())):
             raise UserError(f"{dataset.folder} has no test split", remedy="name another data set with --data")
     except UserError:
@@ -97,24 +99,24 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
         return []
     count = len(dataset.splits["test"])
     rows = np.linspace(0, count - 1, min(TEXTS, count)).astype(int).tolist()
-    return [dataset.composition.of_stored.text(dataset.splits["test"].text(row) or "") for row in rows]
+    return [dataset.composition.without_html_stripping.text(dataset.splits["test"].text(row) or "") for row in rows]
 
 
-def data_of(path: Path) -> Path:
+def dataset_of_run(path: Path) -> Path:
     """Return the data set of the run that a checkpoint is from."""
     if path.parent.name != checkpoint.FOLDER:
         raise UserError(f"{path} is not in the folder of a run", remedy="name the data set with --data")
     return open_run(path.parent.parent, path).data_folder
 
 
-def synthetic_texts(encoding: Encoding) -> list[str]:
+def synthetic_texts(encoding: CharEncoder) -> list[str]:
     """Make random texts of known and unknown characters, up to twice as long as the network reads."""
     generator = np.random.default_rng(0)
     rare = generator.permutation([*encoding.paired])[: len(encoding.alphabet)]
-    characters = np.array([*encoding.alphabet, *rare, *STRANGE])
+    characters = np.array([*encoding.alphabet, *rare, *UNUSUAL_CHARACTERS])
     longest = 2 * encoding.feature_len
     lengths = [0, 1, longest, *generator.integers(2, longest + 1, TEXTS - 4).tolist()]
-    return [STRANGE[-1] * 9, *("".join(generator.choice(characters, length)) for length in lengths)]
+    return [UNUSUAL_CHARACTERS[-1] * 9, *("".join(generator.choice(characters, length)) for length in lengths)]
 
 
 def _in_float32(predictor: Predictor) -> Predictor:
@@ -130,7 +132,7 @@ def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
     return predictor.probabilities(np.concatenate(logits))
 
 
-def _written(ours: Predictor, form: str, folder: Path) -> Classify:
+def _export_files(ours: Predictor, form: str, folder: Path) -> Classify:
     """Write the files of a format; return the function that classifies with them."""
     if form in ("onnx", "web"):
         extras.require("export", "export to ONNX files and web pages")
@@ -150,7 +152,7 @@ def _written(ours: Predictor, form: str, folder: Path) -> Classify:
         extras.require("export", "a model card")
         hub_and_mlflow.write_card(ours, folder)
     elif form == "mlflow":
-        columns = checkpoint.composition(ours.about).columns or ("text",)
+        columns = checkpoint.composition(ours.metadata).columns or ("text",)
         hub_and_mlflow.write_mlmodel(ours, columns, folder)
     return partial(_probabilities, _in_float32(open_checkpoint(model)))
 

@@ -27,17 +27,17 @@ def write_card(predictor: Predictor, folder: Path) -> None:
     from crepe_dist.reports.model_card import MAX_CARD_CLASSES, escaped
     from crepe_dist.reports.page import render
 
-    limits = basic_limits(predictor.encoding.to_dict(), predictor.several) + changed_labels(predictor.about)
-    name, accuracy = predictor.trained_on or predictor.path.stem, predictor.about.get("test_accuracy")
+    limits = basic_limits(predictor.encoding.to_dict(), predictor.is_multilabel) + changed_labels(predictor.metadata)
+    name, accuracy = predictor.trained_on or predictor.path.stem, predictor.metadata.get("test_accuracy")
     text = render(
         "hub_card.md",
         metadata=Markup(yaml.safe_dump(_metadata(name, predictor), allow_unicode=True, sort_keys=False)),
         name=escaped(name),
         network=escaped(predictor.engine.shape.title),
         version=__version__,
-        measure=predictor.measure,
+        measure=predictor.score_name,
         result="" if accuracy is None else percent(accuracy),
-        several=predictor.several,
+        several=predictor.is_multilabel,
         classes=[escaped(each) for each in predictor.classes[:MAX_CARD_CLASSES]],
         count=len(predictor.classes),
         limits=map(escaped, limits),
@@ -51,8 +51,12 @@ def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
         "pipeline_tag": "text-classification",
         "tags": ["crepe_dist", "text-classification"],
     }
-    if (accuracy := predictor.about.get("test_accuracy")) is not None:
-        metric = {"type": "f1" if predictor.several else "accuracy", "name": predictor.measure, "value": accuracy}
+    if (accuracy := predictor.metadata.get("test_accuracy")) is not None:
+        metric = {
+            "type": "f1" if predictor.is_multilabel else "accuracy",
+            "name": predictor.score_name,
+            "value": accuracy,
+        }
         data = {"type": name, "name": name}
         result = {"task": {"type": "text-classification"}, "dataset": data, "metrics": [metric]}
         metadata["model-index"] = [{"name": name, "results": [result]}]
@@ -68,7 +72,7 @@ def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) ->
         columns: columns of the training data with the texts.
     """
     loader = {"loader_module": "crepe_dist.predicting.dataframe", "python_version": platform.python_version()}
-    outputs = {name: TYPES[kind] for name, kind in answer_types(1, predictor.several).items()}
+    outputs = {name: TYPES[kind] for name, kind in answer_types(1, predictor.is_multilabel).items()}
     tensors = {"inputs": dict.fromkeys(columns, "string"), "outputs": outputs}
     signature = {
         which: json.dumps([{"name": name, "type": kind, "required": True} for name, kind in each.items()])

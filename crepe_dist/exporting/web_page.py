@@ -25,7 +25,7 @@ from crepe_dist.data import markup
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder, read_bytes, sync
 from crepe_dist.formatting import size
-from crepe_dist.model.weights_io import shape_class
+from crepe_dist.model.weights_io import config_class
 from crepe_dist.predicting.prediction import NONE
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports import page
@@ -66,8 +66,8 @@ def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) ->
         "model": model,
         "bars": min(len(model.classes), BARS),
         "about": about,
-        "network": shape_class(about).title,
-        "limits": basic_limits(about, model.several),
+        "network": config_class(about).title,
+        "limits": basic_limits(about, model.is_multilabel),
         "runtime": Markup(script),
         "runtime_version": VERSION,
         "rejected": NONE,
@@ -75,7 +75,7 @@ def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) ->
         "version": __version__,
     }
     bare = page.render("web.html", **values, policy="", binary="", onnx="", size="")
-    policy = Markup(page.policy(bare, script="'wasm-unsafe-eval'"))
+    policy = Markup(page.content_security_policy(bare, script="'wasm-unsafe-eval'"))
     binary, packed = _packed(runtime), _packed(onnx)
     total = size(len(binary) + len(packed))
     html = page.render("web.html", **values, policy=policy, binary=binary, onnx=packed, size=total)

@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import Codes
-from crepe_dist.data.word_hashing import WordFinder, Words, joined
+from crepe_dist.data.char_encoder import CharIds
+from crepe_dist.data.word_hashing import DocumentWords, WordHasher, concatenate
 from crepe_dist.errors import UserError
 from crepe_dist.files import GUARDED
-from crepe_dist.formatting import counted
+from crepe_dist.formatting import pluralize
 from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
-from crepe_dist.predicting.input_reader import Input, open_inputs, unlabelled_options, warn_of_encoding
-from crepe_dist.preparing.sources import PIPE, Reading
+from crepe_dist.predicting.input_reader import InputRow, open_inputs, unlabelled_options, warn_of_encoding
+from crepe_dist.preparing.sources import PIPE, ReadOptions
 
-MOST = 100_000  # texts that are read
+MAX_TEXTS = 100_000  # texts that are read
 CANDIDATES = 5  # for each text that is chosen, those with the lowest margins
-MOST_REPRESENTED = 3000  # texts drawn at random that the chosen ones stand for
+MAX_REPRESENTED = 3000  # texts drawn at random that the chosen ones stand for
 DIMENSIONS = 256
-FEWEST = 2  # texts with a word; a word of one text is like no other
+MIN_DOCUMENT_FREQUENCY = 2  # texts with a word; a word of one text is like no other
 Floats = npt.NDArray[np.floating[Any]]
 
 
-class Pool:
+class CandidatePool:
     """Texts of a file that can be labelled: no near duplicates of each other, or of texts of the data set.
 
     Args:
@@ -40,7 +40,7 @@ class Pool:
 
     def __init__(self, name: str, corpus: Corpus, encoding: str | None) -> None:
         self._data = data = corpus.dataset
-        reading, id_ = Reading.from_dict(data.manifest["reading"]), data.manifest["id"]
+        reading, id_ = ReadOptions.from_dict(data.manifest["reading"]), data.manifest["id"]
         given = reading.columns
         if reading.header == "no" or any(map(str.isdecimal, given.names)):
             raise UserError(
@@ -50,38 +50,38 @@ class Pool:
             )
         if name == PIPE:
             raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
-        options = unlabelled_options(reading, data.composition, id_, Reading(encoding=encoding))
+        options = unlabelled_options(reading, data.composition, id_, ReadOptions(encoding=encoding))
         inputs = open_inputs(name, reading=options, keep=True)
         self._names = inputs.columns
         self._texts = data.composition.columns or ("text",)
         self._columns = (*self._texts, *given.beside, *filter(None, [id_]))
         self._labels = dict.fromkeys(given.labels or (given.label or "label",), "")
         self._weights = {given.weight: "1"} if given.weight else {}
-        self.read, self._rows, seen = 0, list[Input](), {"", *corpus.letters}
-        rows = islice(chain.from_iterable(inputs), MOST)
+        self.read, self._rows, seen = 0, list[InputRow](), {"", *corpus.normalized_texts}
+        rows = islice(chain.from_iterable(inputs), MAX_TEXTS)
         while some := list(islice(rows, CHUNK)):
             self.read += len(some)
             warn_of_encoding(name, some)
-            some = [row for row in some if not (row.problem or data.composition.problem(row.text))]
-            for row, letters in zip(some, corpus.letters_of(self._codes(some))):
+            some = [row for row in some if not (row.problem or data.composition.validation_error(row.text))]
+            for row, letters in zip(some, corpus.normalize_texts(self._codes(some))):
                 if letters not in seen:
                     seen.add(letters)
                     self._rows.append(row)
         if not self._rows:
             raise UserError(
                 f"{name} has no text to label",
-                f"of its {counted(self.read, 'row')}, each repeats a text of {data.folder} or cannot be classified",
+                f"of its {pluralize(self.read, 'row')}, each repeats a text of {data.folder} or cannot be classified",
                 "name a file of other texts",
             )
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def codes(self, numbers: Rows) -> Codes:
+    def codes(self, numbers: Rows) -> CharIds:
         """Return the codes of texts, uint8 [n, L]."""
         return self._codes([self._rows[row] for row in numbers.tolist()])
 
-    def choose(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
+    def select_for_labelling(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
         """Choose texts to label; return them as rows for ``prepare``, with an empty label.
 
         Candidates are the texts whose two most probable classes are closest. The next one is that which adds most to
@@ -94,17 +94,17 @@ class Pool:
         generator = np.random.default_rng(seed)
         second, first = np.sort(probabilities, axis=1)[:, -2:].T
         candidates = np.argsort(first - second, kind="stable")[: CANDIDATES * count]
-        drawn = generator.permutation(len(self))[:MOST_REPRESENTED]
-        find, both = WordFinder(self._data.encoding).find, np.concatenate([candidates, drawn])
-        vectors = _vectors(joined([find(self.codes(some)) for some in chunks(both)]), generator)
+        drawn = generator.permutation(len(self))[:MAX_REPRESENTED]
+        find, both = WordHasher(self._data.encoding).find, np.concatenate([candidates, drawn])
+        vectors = _vectors(concatenate([find(self.codes(some)) for some in chunks(both)]), generator)
         alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
-        chosen = candidates[facilities(alike, (1 - first + second)[drawn], min(count, len(self)))]
+        chosen = candidates[facility_location(alike, (1 - first + second)[drawn], min(count, len(self)))]
         return [self._record(self._rows[row]) for row in chosen.tolist()]
 
-    def _codes(self, rows: Sequence[Input]) -> Codes:
+    def _codes(self, rows: Sequence[InputRow]) -> CharIds:
         return self._data.encoding.encode([self._data.composition.text(row.text) for row in rows])
 
-    def _record(self, row: Input) -> dict[str, str]:
+    def _record(self, row: InputRow) -> dict[str, str]:
         cells = dict(zip(self._names, row.cells))
         if not any(name in cells for name in self._texts):
             cells[self._texts[-1]] = row.text
@@ -112,16 +112,16 @@ class Pool:
         return {**self._labels, **values, **self._weights, GUARDED: ""}
 
 
-def _vectors(words: Words, generator: np.random.Generator) -> Floats:
+def _vectors(words: DocumentWords, generator: np.random.Generator) -> Floats:
     """Project the TF-IDF vectors of texts at random, to unit length, float32 [texts, ``DIMENSIONS``]."""
     counts = np.bincount(words.words, minlength=words.size)
-    common = np.flatnonzero(counts >= FEWEST)
+    common = np.flatnonzero(counts >= MIN_DOCUMENT_FREQUENCY)
     values = np.log(len(words) / counts[common])[:, None] * generator.standard_normal((len(common), DIMENSIONS))
-    vectors = words.only(common).sums(values).astype(np.float32)
+    vectors = words.select(common).sums(values).astype(np.float32)
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
 
 
-def facilities(alike: Floats, weights: Floats, count: int) -> list[int]:
+def facility_location(alike: Floats, weights: Floats, count: int) -> list[int]:
     """Choose rows of similarities greedily, of which the weighted sum of each column's largest grows fastest.
 
     The gain of a row only falls as others are chosen, so it is computed anew only where it may be the largest.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import write_array
-from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_documents, write_manifest
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError
@@ -47,7 +47,7 @@ class Corpus:
         self._splits = list(dataset.splits.values())
         self._starts = np.cumsum([0, *map(len, self._splits)])
         shards = tuple(shard for split in self._splits for shard in split.shards)
-        origins = np.concatenate([split.origins for split in self._splits])
+        origins = np.concatenate([split.source_rows for split in self._splits])
         self.documents = Documents(
             dataset.folder, "all", shards, np.cumsum([0, *map(len, shards)]), origins, has_ids=False
         )
@@ -61,24 +61,26 @@ class Corpus:
         split = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._splits[split].name, number - int(self._starts[split])
 
-    def letters_of(self, codes: Codes) -> list[str]:
+    def normalize_texts(self, codes: CharIds) -> list[str]:
         """Return the letters and digits of texts, in lower case: near duplicates have the same."""
         return ["".join(filter(str.isalnum, self.dataset.encoding.decode(row).lower())) for row in codes]
 
     @cached_property
-    def letters(self) -> list[str]:
+    def normalized_texts(self) -> list[str]:
         """Letters and digits of all texts; see ``letters_of``."""
-        codes = (self.documents.codes(some) for some in chunks(np.arange(len(self))))
-        return [each for some in codes for each in self.letters_of(some)]
+        codes = (self.documents.char_ids(some) for some in chunks(np.arange(len(self))))
+        return [each for some in codes for each in self.normalize_texts(some)]
 
     @cached_property
-    def groups(self) -> Rows:
+    def duplicate_groups(self) -> Rows:
         """Number of the first near duplicate of each text, int64 [n]; its own if there is none before it.
 
         A text without letters and digits has no duplicates.
         """
         first: dict[str, int] = {}
-        return np.array([first.setdefault(each, n) if each else n for n, each in enumerate(self.letters)], np.int64)
+        return np.array(
+            [first.setdefault(each, n) if each else n for n, each in enumerate(self.normalized_texts)], np.int64
+        )
 
     def folds(self, count: int, seed: int) -> Rows:
         """Deal the texts into folds with about the same share of each class, int64 [n].
@@ -89,7 +91,7 @@ class Corpus:
         order = np.lexsort((chance, self.labels))
         fold = np.empty(len(self), np.int64)
         fold[order] = np.arange(len(self)) % count
-        return np.asarray(fold[self.groups])
+        return np.asarray(fold[self.duplicate_groups])
 
     def write(self, folder: Path, train: Rows, test: Rows) -> Dataset:
         """Write a data set folder with these texts as its training and test splits."""

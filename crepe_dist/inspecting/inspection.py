@@ -13,20 +13,20 @@ from crepe_dist.inspecting.corpus import Corpus, Rows
 from crepe_dist.inspecting.out_of_fold import Floats
 
 ERRORS, PAIRS, NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
-MOST_PAIRS = 100
+MAX_PAIRS = 100
 Record = dict[str, Any]
-Findings = dict[str, list[Record]]  # rows of the CSV files by their names; the most urgent first
+Issues = dict[str, list[Record]]  # rows of the CSV files by their names; the most urgent first
 
 
-def inspect(corpus: Corpus, probabilities: Floats) -> Findings:
+def find_issues(corpus: Corpus, probabilities: Floats) -> Issues:
     """Find wrong labels, and classes that overlap, by out-of-fold probabilities."""
     labels, predicted = corpus.labels, probabilities.argmax(axis=1)
-    wrong = label_errors(probabilities, labels)
+    wrong = find_label_errors(probabilities, labels)
     pairs = _pairs(corpus.dataset.classes, labels, predicted, wrong)
     return {ERRORS: _errors(corpus, probabilities[wrong], wrong), PAIRS: pairs}
 
 
-def write(findings: Findings, folder: Path) -> list[Path]:
+def write(findings: Issues, folder: Path) -> list[Path]:
     """Write the CSV files that have rows, and remove the others of an earlier inspection; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in findings.items():
@@ -37,7 +37,7 @@ def write(findings: Findings, folder: Path) -> list[Path]:
     return [folder / name for name, rows in findings.items() if rows]
 
 
-def label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> Rows:
+def find_label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> Rows:
     """Find texts whose label is probably wrong by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
     Return their rows, the least probable label first.
@@ -110,4 +110,4 @@ def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, w
         }
         for first, second in np.argwhere(np.triu(confused, 1)).tolist()
     ]
-    return sorted(pairs, key=lambda pair: -pair["share"])[:MOST_PAIRS]
+    return sorted(pairs, key=lambda pair: -pair["share"])[:MAX_PAIRS]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.elastic.training_subprocess import QUIET, train
-from crepe_dist.files import scratch
-from crepe_dist.formatting import counted
-from crepe_dist.inspecting.candidate_pool import Pool
+from crepe_dist.elastic.training_subprocess import NO_REPORTS, train_in_subprocess
+from crepe_dist.files import temporary_folder
+from crepe_dist.formatting import pluralize
+from crepe_dist.inspecting.candidate_pool import CandidatePool
 from crepe_dist.inspecting.corpus import Corpus, chunks
-from crepe_dist.model.calibration import CalibrationCounts, softmax
+from crepe_dist.model.calibration import TemperatureFitter, softmax
 from crepe_dist.predicting.predictor import Predictor, load
 
 Floats = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ def out_of_fold(
     network: str,
     folds: int,
     seed: int,
-    pool: Pool | None,
+    pool: CandidatePool | None,
     say: Callable[[str], None],
 ) -> tuple[Floats, Floats]:
     """Train a network on all folds but one, for each of them in turn, and score the one left out.
@@ -50,20 +50,20 @@ def out_of_fold(
         held = np.flatnonzero(fold == number)
         if not len(held):  # of few texts
             continue
-        with scratch() as folder:
+        with temporary_folder() as folder:
             data = corpus.write(folder / "data", np.flatnonzero(fold != number), held)
             predictor = _trained(data.folder, folder, network, seed)
             for some in chunks(held):
-                logits[some] = predictor.logits(corpus.documents.codes(some))
+                logits[some] = predictor.logits(corpus.documents.char_ids(some))
             if pool:
                 for some in chunks(np.arange(len(pool))):
                     others[some] += softmax(predictor.logits(pool.codes(some)), np.float64)
         trained += 1
-        say(f"fold {number + 1} of {folds}: {counted(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")
-    counts = CalibrationCounts()
+        say(f"fold {number + 1} of {folds}: {pluralize(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")
+    counts = TemperatureFitter()
     for some in chunks(np.arange(len(corpus))):
         counts.add(logits[some], corpus.labels[some])
-    probabilities = softmax(logits / np.float32(counts.fitted().temperature), np.float64)
+    probabilities = softmax(logits / np.float32(counts.calibration().temperature), np.float64)
     return probabilities, others / trained
 
 
@@ -73,7 +73,7 @@ def _trained(data: Path, folder: Path, network: str, seed: int) -> Predictor:
         "run_dir": str(folder / "run"),
         "model.network": network,
         "training.seed": seed,
-        **QUIET,
+        **NO_REPORTS,
     }
-    train(settings, folder)
+    train_in_subprocess(settings, folder)
     return load(folder / "run", device="cpu")

@@ -14,14 +14,14 @@ from crepe_dist.native.library import Library
 from crepe_dist.settings.options import Precision
 
 if TYPE_CHECKING:
-    from crepe_dist.model.network_config import Shape
+    from crepe_dist.model.network_config import NetworkConfig
     from crepe_dist.settings.options import ModelOptions
 
-OLDEST_GPU = (7, 0)  # Volta: the first with tensor cores
-OLDEST_WITH_BFLOAT16 = (8, 0)  # Ampere
+MIN_COMPUTE_CAPABILITY = (7, 0)  # Volta: the first with tensor cores
+MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)  # Ampere
 CPU_REMEDY = "use --device cpu"
-GPU_BUILD = "cuda_"  # start of the names of builds, see ``Backend.build``
-OTHERS = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
+GPU_BUILD = "cuda_"  # start of the names of builds, see ``Backend.build_name``
+FALLBACK_NAMES = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Backend:
     precision: str
     library: Library | None
     why: str
-    without: Literal["mxnet", "numpy"] = "mxnet"
+    fallback: Literal["mxnet", "numpy"] = "mxnet"
     architecture: str = ""
 
     @property
@@ -51,33 +51,33 @@ class Backend:
     @property
     def kernels(self) -> str:
         """Name of the kernels that compute: own, mxnet or numpy."""
-        return "own" if self.library or self.on_cuda else self.without
+        return "own" if self.library or self.on_cuda else self.fallback
 
-    def result(self) -> dict[str, str]:
+    def as_settings(self) -> dict[str, str]:
         """Return the selection, by setting."""
-        return {"model.precision": self.precision, "model.kernels": self.build}
+        return {"model.precision": self.precision, "model.kernels": self.build_name}
 
-    def bits(self) -> dict[str, str]:
+    def determinism_key(self) -> dict[str, str]:
         """Return what decides the bits that are computed, and must be equal on all ranks."""
         if not self.on_cuda:
-            return self.result()
+            return self.as_settings()
         compilers = compiler.compilers(divmod(int(self.architecture[3:]), 10))
-        return {**self.result(), "GPU": f"{self.architecture}, {compilers}"}
+        return {**self.as_settings(), "GPU": f"{self.architecture}, {compilers}"}
 
     @property
-    def build(self) -> str:
+    def build_name(self) -> str:
         """Name of the build of our kernels that computes, or of what computes without it."""
         if self.on_cuda:
             return gpu_build(self.architecture)
-        return self.library.name if self.library else self.without
+        return self.library.name if self.library else self.fallback
 
     def __str__(self) -> str:
-        own = f"CUDA, {self.architecture}" if self.on_cuda else self.build
-        kernels = f"own kernels ({own})" if self.kernels == "own" else OTHERS[self.without]
+        own = f"CUDA, {self.architecture}" if self.on_cuda else self.build_name
+        kernels = f"own kernels ({own})" if self.kernels == "own" else FALLBACK_NAMES[self.fallback]
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
-def choose_backend(options: ModelOptions, device: Device, shape: Shape, common: str | None = None) -> Backend:
+def choose_backend(options: ModelOptions, device: Device, shape: NetworkConfig, common: str | None = None) -> Backend:
     """Select precision and kernels for training a network on a device.
 
     Args:
@@ -87,24 +87,26 @@ def choose_backend(options: ModelOptions, device: Device, shape: Shape, common: 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
     """
-    if not shape.multiplies and options.precision not in ("auto", "float32"):
+    if not shape.is_matmul_bound and options.precision not in ("auto", "float32"):
         raise UserError(
             f"this network does not compute in {options.precision}",
             "it only adds numbers, so a lower precision would save nothing",
             "use --precision auto, or --model crepe",
         )
     kernels = common if common and options.kernels in ("auto", "native") else options.kernels
-    return _select(kernels, options.precision, device, shape, "mxnet")
+    return _select_backend(kernels, options.precision, device, shape, "mxnet")
 
 
-def choose_for_inference(shape: Shape, precision: Precision = "auto", device: Device = CPU) -> Backend:
+def choose_for_inference(shape: NetworkConfig, precision: Precision = "auto", device: Device = CPU) -> Backend:
     """Select precision and kernels for inference, which NumPy computes on a CPU without compiled kernels."""
-    supported = precision if shape.multiplies else "float32"
-    return _select("auto", supported, device, shape, "numpy" if device.device_type == "cpu" else "mxnet")
+    supported = precision if shape.is_matmul_bound else "float32"
+    return _select_backend("auto", supported, device, shape, "numpy" if device.device_type == "cpu" else "mxnet")
 
 
-def _select(kernels: str, precision: str, device: Device, shape: Shape, without: Literal["mxnet", "numpy"]) -> Backend:
-    own = _on_gpu if device.device_type == "gpu" else _on_cpu
+def _select_backend(
+    kernels: str, precision: str, device: Device, shape: NetworkConfig, without: Literal["mxnet", "numpy"]
+) -> Backend:
+    own = _gpu_backend if device.device_type == "gpu" else _cpu_backend
     chosen = ("--kernels is mxnet", "") if kernels == "mxnet" else own(kernels, precision, device, shape)
     if isinstance(chosen, Backend):
         return chosen
@@ -117,19 +119,19 @@ def _select(kernels: str, precision: str, device: Device, shape: Shape, without:
         raise UserError(f"our own kernels cannot compute this network on {device}", trouble, "use --kernels auto")
     if precision not in ("auto", "float32"):
         raise UserError(
-            f"only float32 can be computed by {OTHERS[without]}", trouble, "use --precision auto or float32"
+            f"only float32 can be computed by {FALLBACK_NAMES[without]}", trouble, "use --precision auto or float32"
         )
     if device.device_type == "gpu":
         check_mxnet(device)
     return Backend("float32", None, trouble, without)
 
 
-def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backend | tuple[str, str]:
+def _cpu_backend(kernels: str, precision: str, device: Device, shape: NetworkConfig) -> Backend | tuple[str, str]:
     """Select our own kernels for CPUs; return why they cannot compute, and a remedy, if they cannot."""
     if not shape.has_kernels:
         return "there are no kernels of our own for it", ""
     if kernels in library.BUILDS:
-        native, trouble = library.named(kernels, "--kernels"), ""
+        native, trouble = library.load_build(kernels, "--kernels"), ""
     else:
         found, trouble = library.find()
         if found is None:
@@ -142,7 +144,7 @@ def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backe
         raise UserError(
             "this processor cannot compute in bfloat16", trouble or lacks, "use --precision auto or float32"
         )
-    if not shape.multiplies:
+    if not shape.is_matmul_bound:
         return Backend("float32", native, trouble)
     if precision != "auto":
         why = "as requested"
@@ -157,26 +159,26 @@ def _on_cpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backe
     return Backend(precision, native, f"{why}; {trouble}" if trouble else why)
 
 
-def _on_gpu(kernels: str, precision: str, device: Device, shape: Shape) -> Backend | tuple[str, str]:
+def _gpu_backend(kernels: str, precision: str, device: Device, shape: NetworkConfig) -> Backend | tuple[str, str]:
     """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
     if kernels not in ("auto", "native"):
         return f"--kernels is {kernels}", "use --kernels auto or native, or --device cpu"
-    if os.environ.get(library.SWITCH) == library.NONE:
-        return f"{library.SWITCH} is {library.NONE}", f"unset {library.SWITCH}"
-    if trouble := shape.cuda_trouble:
+    if os.environ.get(library.KERNELS_ENV) == library.NONE:
+        return f"{library.KERNELS_ENV} is {library.NONE}", f"unset {library.KERNELS_ENV}"
+    if trouble := shape.cuda_unsupported_reason:
         return trouble, CPU_REMEDY
     found = driver.compute_capability(device.device_id)
-    if found < OLDEST_GPU:
-        needed = f"our own kernels need compute capability {driver.dotted(OLDEST_GPU)} (Volta) or later"
+    if found < MIN_COMPUTE_CAPABILITY:
+        needed = f"our own kernels need compute capability {driver.dotted(MIN_COMPUTE_CAPABILITY)} (Volta) or later"
         return f"{needed}, and this GPU has {driver.dotted(found)}", CPU_REMEDY
-    half = "bfloat16" if found >= OLDEST_WITH_BFLOAT16 else "float16"  # float16 needs loss scaling
+    half = "bfloat16" if found >= MIN_COMPUTE_CAPABILITY_BFLOAT16 else "float16"  # float16 needs loss scaling
     if precision not in ("auto", "float32", half):
         return f"on this GPU, our own kernels compute in {half} or float32", "use --precision auto"
-    if error := driver.outdated() or compiler.missing():
+    if error := driver.version_error() or compiler.missing():
         return f"{error.what}; {error.why}", error.remedy
     if precision == "auto":
-        return Backend(half if shape.multiplies else "float32", None, "", architecture=_architecture(found))
-    return Backend(precision, None, "as requested" * shape.multiplies, architecture=_architecture(found))
+        return Backend(half if shape.is_matmul_bound else "float32", None, "", architecture=_architecture(found))
+    return Backend(precision, None, "as requested" * shape.is_matmul_bound, architecture=_architecture(found))
 
 
 def gpu_build(architecture: str) -> str:
@@ -186,7 +188,7 @@ def gpu_build(architecture: str) -> str:
 
 def gpu_builds() -> set[str]:
     """Return the names of the kernels for the GPUs of this machine."""
-    found = map(driver.compute_capability, range(driver.count()))
+    found = map(driver.compute_capability, range(driver.gpu_count()))
     return {gpu_build(_architecture(each)) for each in found}
 
 

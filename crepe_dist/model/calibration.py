@@ -14,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import finite
+from crepe_dist.files import parse_finite
 
 TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)  # from 1/4 to 4; the nearest one is at most 2.2 % off
-PRIOR = 10  # strength of the belief in temperature 1, in texts
-UNITS = 1 << 20  # per nat: losses are summed as integers, so the order of additions does not matter
-MOST_NATS = 1 << 20  # of one text
+PRIOR_STRENGTH = 10  # strength of the belief in temperature 1, in texts
+LOSS_UNITS_PER_NAT = 1 << 20  # per nat: losses are summed as integers, so the order of additions does not matter
+MAX_NATS = 1 << 20  # of one text
 BLOCK = 1 << 16  # numbers per vectorised step
 PERCENTS = 101
-ANSWERED = 0.95  # share of the validation texts that reach the threshold
+DEFAULT_COVERAGE = 0.95  # share of the validation texts that reach the threshold
 DEVIATIONS = 1.645  # one-sided confidence of 95 %
-ASKED = (0.9, 0.95, 0.98, 0.99)  # precisions whose coverage is scored
+TARGET_PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # precisions whose coverage is scored
 HIGHEST, PER_UNIT = 8, 32  # log-odds of labels that are told apart, and intervals per unit
 INTERVALS = 2 * HIGHEST * PER_UNIT
 
@@ -63,8 +63,8 @@ class Calibration:
         thresholds = tuple(about["labels"]["thresholds"]) if "labels" in about else ()
         if "labels" in about and [0 < each < 1 for each in thresholds] != [True] * len(about["classes"]):
             raise ValueError("the thresholds are not a probability for each class")
-        temperature = finite(saved["temperature"], 0.01, 100, "temperature")
-        min_probability = finite(saved["min_probability"], 0, 1, "min_probability")
+        temperature = parse_finite(saved["temperature"], 0.01, 100, "temperature")
+        min_probability = parse_finite(saved["min_probability"], 0, 1, "min_probability")
         answers, nodes, labels = (_lines(saved.get(name, ())) for name in ("answers", "nodes", "labels"))
         if labels and (len(labels) != 4 or np.unique(_numbers(labels)[0]).tolist() != list(range(len(thresholds)))):
             raise ValueError("the precisions of the labels are not of each class")
@@ -77,7 +77,7 @@ class Calibration:
     @property
     def promised(self) -> dict[float, list[float]]:
         """Thresholds of those of the ``ASKED`` precisions that some answers reach."""
-        found = {asked: self._lowest(asked) for asked in ASKED} if self.answers or self.labels else {}
+        found = {asked: self._lowest(asked) for asked in TARGET_PRECISIONS} if self.answers or self.labels else {}
         return {asked: thresholds for asked, thresholds in found.items() if min(thresholds) < math.inf}
 
     def thresholds_for(self, precision: float) -> list[float]:
@@ -105,7 +105,7 @@ class Calibration:
     def _lowest(self, precision: float) -> list[float]:
         if self.labels:
             classes, places, *counts = _numbers(self.labels)
-            is_reached = lower_bound(*counts) >= precision
+            is_reached = wilson_lower_bound(*counts) >= precision
             found = np.full(classes[-1] + 1, math.inf)
             np.minimum.at(found, classes[is_reached], threshold_of(places[is_reached]))
             return list(found.tolist())
@@ -118,8 +118,10 @@ class Calibration:
         thresholds: list[float] = []
         is_left = np.ones(len(texts), np.bool_)
         for of_level, right_at in zip(percents.T[::-1], right.T[::-1]):  # from the classes up: those texts are answered
-            counts = [above(np.bincount(of_level, weights * is_left, PERCENTS)) for weights in (texts, right_at)]
-            reached = lower_bound(*counts) >= precision
+            counts = [
+                reverse_cumsum(np.bincount(of_level, weights * is_left, PERCENTS)) for weights in (texts, right_at)
+            ]
+            reached = wilson_lower_bound(*counts) >= precision
             thresholds.insert(0, int(reached.argmax()) / 100 if reached.any() else math.inf)
             is_left &= of_level < 100 * thresholds[0]
         return thresholds
@@ -128,16 +130,16 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def of_labels(thresholds: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64]) -> Calibration:
+def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64]) -> Calibration:
     """Return the calibration of several labels.
 
     Args:
         thresholds: probability from which each class is predicted, float64 [classes].
         histogram: int64 [classes, ``INTERVALS``, 2]: validation texts without and with the label in each interval.
     """
-    texts, right = above(histogram.sum(axis=2)), above(histogram[..., 1])
+    texts, right = reverse_cumsum(histogram.sum(axis=2)), reverse_cumsum(histogram[..., 1])
     # Steps of a percent, from one half on, keep the description of many classes short.
-    steps = np.maximum.accumulate(np.floor(100 * lower_bound(texts, right)).clip(50), axis=1)
+    steps = np.maximum.accumulate(np.floor(100 * wilson_lower_bound(texts, right)).clip(50), axis=1)
     places = np.nonzero(np.diff(steps, axis=1, prepend=0))
     lines = tuple(" ".join(map(str, each.tolist())) for each in (*places, texts[places], right[places]))
     return Calibration(labels=lines, thresholds=tuple(thresholds.tolist()))
@@ -159,12 +161,14 @@ def threshold_of(interval: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(HIGHEST - np.asarray(interval, np.float64) / PER_UNIT)))
 
 
-def above(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def reverse_cumsum(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Add up counts from each place of the last axis on."""
     return np.asarray(counts[..., ::-1].cumsum(axis=-1)[..., ::-1])
 
 
-def lower_bound(texts: npt.ArrayLike, right: npt.ArrayLike, deviations: float = DEVIATIONS) -> npt.NDArray[np.float64]:
+def wilson_lower_bound(
+    texts: npt.ArrayLike, right: npt.ArrayLike, deviations: float = DEVIATIONS
+) -> npt.NDArray[np.float64]:
     """Return the lower end of Wilson's interval of ``right / texts``; 0 without texts."""
     texts, right = np.asarray(texts), np.asarray(right)
     share, square = right / np.maximum(texts, 1), deviations**2 / np.maximum(texts, 1)
@@ -207,13 +211,15 @@ def losses_at(
         yield some, np.log(total) - of_true / divisors, total
 
 
-def whole(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def to_fixed_point(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Round losses in nats to whole multiples of 1/``UNITS``."""
     # A network that diverged gives NaNs and infinities.
-    return np.asarray(np.rint(np.nan_to_num(losses, posinf=MOST_NATS).clip(0, MOST_NATS) * UNITS).astype(np.int64))
+    return np.asarray(
+        np.rint(np.nan_to_num(losses, posinf=MAX_NATS).clip(0, MAX_NATS) * LOSS_UNITS_PER_NAT).astype(np.int64)
+    )
 
 
-class CalibrationCounts:
+class TemperatureFitter:
     """Sums over scored texts from which a calibration follows. Ranks score different texts, and add their sums.
 
     Attributes:
@@ -232,8 +238,8 @@ class CalibrationCounts:
         is_right = logits.argmax(axis=1) == labels
         for some, losses, inverse in losses_at(TEMPERATURES, logits, labels):
             sums = self.sums[some]
-            sums[:, 0] += whole(losses).sum(axis=1)
-            sums[:, 1] += whole(np.square(losses)).sum(axis=1)
+            sums[:, 0] += to_fixed_point(losses).sum(axis=1)
+            sums[:, 1] += to_fixed_point(np.square(losses)).sum(axis=1)
             percents = np.nan_to_num(100 / inverse).astype(np.int64).clip(0, PERCENTS - 1)
             places = percents + PERCENTS * np.arange(len(sums))[:, None]
             for first, some_places in ((2, places), (2 + PERCENTS, places[:, is_right])):
@@ -242,12 +248,12 @@ class CalibrationCounts:
 
     def loss(self) -> tuple[float, float]:
         """Return the mean loss of at least one text at the fitted temperature, in nats, and its standard error."""
-        total, squares = (self.sums[self._best(), :2] / UNITS).tolist()
+        total, squares = (self.sums[self._best(), :2] / LOSS_UNITS_PER_NAT).tolist()
         texts = int(self.sums[0, 2 : 2 + PERCENTS].sum())
         mean = total / texts
         return mean, math.sqrt(max(0.0, squares / texts - mean**2) / texts)
 
-    def fitted(self) -> Calibration:
+    def calibration(self) -> Calibration:
         """Choose the temperature of the lowest loss, and the threshold at that temperature.
 
         A prior keeps the temperature of few texts near 1. Without it, ten texts that are classified correctly would
@@ -256,11 +262,11 @@ class CalibrationCounts:
         best = self._best()
         texts, right = self.sums[best, 2:].reshape(2, PERCENTS)
         above = texts.sum() - np.cumsum(texts)  # texts that reach 1, 2, … percent
-        least = int((above >= ANSWERED * texts.sum()).sum())
+        least = int((above >= DEFAULT_COVERAGE * texts.sum()).sum())
         answers = tuple(" ".join(map(str, each.tolist())) for each in (texts, right))
         return Calibration(round(float(TEMPERATURES[best]), 4), least / 100, answers)
 
     def _best(self) -> int:
         inverse = 1 / TEMPERATURES
-        losses = self.sums[:, 0] / UNITS + PRIOR * (inverse - np.log(inverse))
+        losses = self.sums[:, 0] / LOSS_UNITS_PER_NAT + PRIOR_STRENGTH * (inverse - np.log(inverse))
         return int(losses.argmin())

@@ -16,28 +16,28 @@ import numpy.typing as npt
 
 from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.batch import Order
-from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.batch import RowIndices
+from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import Split
-from crepe_dist.data.loader import share
+from crepe_dist.data.loader import shard_range
 from crepe_dist.model.backend import Backend
-from crepe_dist.model.network_config import Shape
-from crepe_dist.model.quantization import Compact, dense
-from crepe_dist.model.weights_io import check
-from crepe_dist.native.library import Stored, pointers, threads
+from crepe_dist.model.network_config import NetworkConfig
+from crepe_dist.model.quantization import RowReadableArray, decompress
+from crepe_dist.model.weights_io import validate
+from crepe_dist.native.library import CParameter, num_threads, pointers
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
-AT_ONCE = 64  # documents of a thread in a pass; more take memory and are no faster
+MAX_ROWS_PER_PASS = 64  # documents of a thread in a pass; more take memory and are no faster
 MAX_ACTIVATIONS = 1 << 22  # numbers in the output of one of NumPy's layers; more do not fit into a processor's cache
 
 
-class Inference(ABC):
+class InferenceEngine(ABC):
     """Interface of the engines for trained parameters; several Python threads may call one at once.
 
     Attributes:
         shape: configuration of the network.
-        parameters: float32 arrays by structural name; those of a compressed file are ``Compact``.
+        parameters: float32 arrays by structural name; those of a compressed file are ``RowReadableArray``.
         backend: precision and kernels.
         threads: most threads of a call of our own kernels.
 
@@ -45,41 +45,43 @@ class Inference(ABC):
         UserError: The parameters do not belong to this network, or are not finite.
     """
 
-    def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
-        check(arrays, shape)
+    def __init__(self, shape: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
+        validate(arrays, shape)
         self.shape = shape
         self.parameters: Arrays = {
-            name: array if isinstance(array := arrays[name], Compact) else np.ascontiguousarray(array, np.float32)
+            name: array
+            if isinstance(array := arrays[name], RowReadableArray)
+            else np.ascontiguousarray(array, np.float32)
             for name in shape.parameter_shapes()
         }
         self.backend = backend
-        self.threads = threads()
+        self.threads = num_threads()
 
     @property
     def arrays(self) -> Arrays:
         """Float32 parameters by structural name, whole; each call unpacks those that are compressed."""
-        return {name: dense(array) for name, array in self.parameters.items()}
+        return {name: decompress(array) for name, array in self.parameters.items()}
 
     @abstractmethod
-    def logits(self, codes: Codes) -> Logits:
+    def logits(self, codes: CharIds) -> Logits:
         """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
 
-    def scored(
+    def iter_logits(
         self, split: Split, batch_size: int, rank: int = 0, size: int = 1
-    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], Logits]]:
+    ) -> Iterator[tuple[RowIndices, npt.NDArray[np.int32], Logits]]:
         """Yield rows, labels and logits of a rank's share of each batch of a split."""
         for start in range(0, len(split), batch_size):
-            rows = np.arange(*share(start, min(start + batch_size, len(split)), rank, size))
-            yield rows, np.asarray(split.labels[rows]), self.logits(split.codes(rows))
+            rows = np.arange(*shard_range(start, min(start + batch_size, len(split)), rank, size))
+            yield rows, np.asarray(split.labels[rows]), self.logits(split.char_ids(rows))
 
 
-def open_inference(shape: Shape, arrays: Arrays, backend: Backend) -> Inference:
-    """Build the engine on the CPU that ``backend`` selects; see ``Inference`` for the arguments."""
-    kind = NumpyInference if backend.library is None else KernelInference
+def open_inference(shape: NetworkConfig, arrays: Arrays, backend: Backend) -> InferenceEngine:
+    """Build the engine on the CPU that ``backend`` selects; see ``InferenceEngine`` for the arguments."""
+    kind = NumpyInferenceEngine if backend.library is None else CpuInferenceEngine
     return kind(shape, arrays, backend)
 
 
-class Kernels:
+class NativeModel:
     """A network opened in our own kernels, without parameters. It computes for one thread at a time.
 
     Args:
@@ -89,10 +91,10 @@ class Kernels:
         MemoryError: There is not enough memory.
     """
 
-    def __init__(self, shape: Shape, backend: Backend, number: int) -> None:
+    def __init__(self, shape: NetworkConfig, backend: Backend, number: int) -> None:
         assert backend.library is not None
         self._functions = backend.library.functions
-        binding = network_registry.part(shape.kind, "kernels")
+        binding = network_registry.import_network_module(shape.kind, "kernels")
         self._handle = binding.open_network(self._functions, shape, backend.precision, number)
         _check(self._handle is None)
         weakref.finalize(self, self._functions.crepe_close, self._handle)
@@ -102,21 +104,24 @@ class Kernels:
         _check(getattr(self._functions, function)(self._handle, *arguments))
 
 
-def stored(arrays: Iterable[Any]) -> Any:
+def to_c_parameters(arrays: Iterable[Any]) -> Any:
     """Return a C array of parameters for ``crepe_set_parameters``. The C array does not keep the arrays alive.
 
     Args:
-        arrays: Parameters, each a float32 array or a ``Compact``.
+        arrays: Parameters, each a float32 array or a ``RowReadableArray``.
     """
-    made = [_stored(array) if isinstance(array, Compact) else Stored(values=array.ctypes.data) for array in arrays]
-    return (Stored * len(made))(*made)
+    made = [
+        _stored(array) if isinstance(array, RowReadableArray) else CParameter(values=array.ctypes.data)
+        for array in arrays
+    ]
+    return (CParameter * len(made))(*made)
 
 
-def _stored(array: Compact) -> Stored:
+def _stored(array: RowReadableArray) -> CParameter:
     words, before, values, codes = pointers((array.words, array.before, array.values, array.codes))
     numbers = 0 if array.codes is None else array.values.shape[1]
     is_half = values is not None and array.values.dtype == np.float16
-    return Stored(words, before, len(array.words), values, codes, numbers, is_half)
+    return CParameter(words, before, len(array.words), values, codes, numbers, is_half)
 
 
 def _check(failed: int) -> None:
@@ -124,28 +129,30 @@ def _check(failed: int) -> None:
         raise MemoryError("there is not enough memory for the network and this batch")
 
 
-class KernelInference(Inference):
+class CpuInferenceEngine(InferenceEngine):
     """Engine on our own kernels. Its logits are bit-identical to those of training on the same build of them.
 
     Calls that run at once divide the threads among them; each has a workspace, and all read the same tables, which are
     as in their file. A forked child starts again with one thread, because it shares the cores with others.
     """
 
-    def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
+    def __init__(self, shape: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
         super().__init__(shape, arrays, backend)
         for name, array in self.parameters.items():
-            is_flags = isinstance(array, Compact) and array.values is None
-            if name not in (shape.counted if is_flags else shape.tables):  # the kernels read single rows of these only
-                self.parameters[name] = dense(array)
+            is_flags = isinstance(array, RowReadableArray) and array.values is None
+            if name not in (
+                shape.buffers if is_flags else shape.sparse_parameters
+            ):  # the kernels read single rows of these only
+                self.parameters[name] = decompress(array)
         self._start()
 
     def _start(self) -> None:
         self._lock = threading.Lock()  # held while workspaces change hands, never while one computes
-        self._idle: dict[int, list[Kernels]] = defaultdict(list)
+        self._idle: dict[int, list[NativeModel]] = defaultdict(list)
         self._running, self._process = 0, os.getpid()
 
     @contextmanager
-    def _workspace(self) -> Iterator[tuple[Kernels, int]]:
+    def _workspace(self) -> Iterator[tuple[NativeModel, int]]:
         """Lend kernels that no other call uses, and tell their number of threads."""
         with self._lock:
             self._running += 1
@@ -153,15 +160,15 @@ class KernelInference(Inference):
             kernels = self._idle[number].pop() if self._idle[number] else None
         try:
             if kernels is None:
-                kernels = Kernels(self.shape, self.backend, number)
-                kernels.call("crepe_set_parameters", stored(self.parameters.values()), True)
+                kernels = NativeModel(self.shape, self.backend, number)
+                kernels.call("crepe_set_parameters", to_c_parameters(self.parameters.values()), True)
             yield kernels, number
             self._idle[number].append(kernels)
         finally:
             with self._lock:
                 self._running -= 1
 
-    def logits(self, codes: Codes) -> Logits:
+    def logits(self, codes: CharIds) -> Logits:
         if self._process != os.getpid():
             self.threads = 1
             self._start()
@@ -169,28 +176,28 @@ class KernelInference(Inference):
         rows, length = codes.shape
         if length != self.shape.feature_len:
             raise ValueError(f"the documents have {length} characters, the network reads {self.shape.feature_len}")
-        logits = np.empty((rows, self.shape.classes), np.float32)
+        logits = np.empty((rows, self.shape.num_classes), np.float32)
         with self._workspace() as (kernels, number):
-            for start in range(0, rows, AT_ONCE * number):
-                some, out = codes[start : start + AT_ONCE * number], logits[start:]
+            for start in range(0, rows, MAX_ROWS_PER_PASS * number):
+                some, out = codes[start : start + MAX_ROWS_PER_PASS * number], logits[start:]
                 kernels.call("crepe_forward", some.ctypes.data, length, len(some), out.ctypes.data)
         return logits
 
 
-class NumpyInference(Inference):
+class NumpyInferenceEngine(InferenceEngine):
     """Engine on NumPy, in float32."""
 
-    def __init__(self, shape: Shape, arrays: Arrays, backend: Backend) -> None:
+    def __init__(self, shape: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
         super().__init__(shape, arrays, backend)
         self._arrays = self.arrays
-        self._logits = network_registry.part(shape.kind, "numpy").logits
+        self._logits = network_registry.import_network_module(shape.kind, "numpy").logits
         self._rows = max(1, MAX_ACTIVATIONS // shape.activations)
 
-    def logits(self, codes: Codes) -> Logits:
+    def logits(self, codes: CharIds) -> Logits:
         starts = range(0, len(codes), self._rows)
         with np.errstate(over="ignore", invalid="ignore"):  # an answer that is not finite is refused with its cause
             parts = [self._logits(self.shape, self._arrays, codes[start : start + self._rows]) for start in starts]
-        return np.concatenate([np.empty((0, self.shape.classes), np.float32), *parts])
+        return np.concatenate([np.empty((0, self.shape.num_classes), np.float32), *parts])
 
 
 # Layers of the networks' numpy.py. Activations are [n, positions, channels], so that a convolution is a sum of matrix

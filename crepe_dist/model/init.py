@@ -33,7 +33,7 @@ def uniform(generator: np.random.Generator, shape: tuple[int, ...], largest: flo
     return (largest * (2 * generator.random(shape) - 1)).astype(np.float32)
 
 
-def he(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+def kaiming_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     """Draw the weight of a layer with ReLU: variance 2 / inputs (He et al. 2015, arXiv:1502.01852).
 
     Args:

@@ -12,17 +12,17 @@ import numpy.typing as npt
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native.constants import LOSS_UNIT
-from crepe_dist.settings.fields import shortened
+from crepe_dist.settings.fields import truncate
 from crepe_dist.settings.options import TrainingOptions
 
 # Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
 # heaviest (docs/decisions/parallel.md).
-MOST_RATIO, MOST_RATIO_OF_SEVERAL = 10**6, 10**4
+MAX_RATIO, MAX_RATIO_OF_SEVERAL = 10**6, 10**4
 
 
-def rounded(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def quantize_losses(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Round losses of documents to multiples of ``LOSS_UNIT``. They add up exactly in any order, up to 2**33 nats."""
     return np.asarray(np.rint(np.asarray(losses, np.float64) / LOSS_UNIT) * LOSS_UNIT)
 
@@ -34,7 +34,7 @@ class Constants(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Objective:
+class Loss:
     """Weighted cross-entropy with smoothed labels.
 
     One label, or soft ones: a document's loss is its class weight times the cross-entropy with the target
@@ -54,12 +54,12 @@ class Objective:
 
     smoothing: float = 0.0
     weights: tuple[float, ...] = ()
-    labelled: str = ONE
-    pairs: int = 0
+    label_type: str = ONE
+    max_labels: int = 0
 
     @property
     def constants(self) -> Constants:
-        return Constants(self.smoothing, self.pairs, self.labelled == SEVERAL)
+        return Constants(self.smoothing, self.max_labels, self.label_type == SEVERAL)
 
     def class_weights(self, classes: int) -> npt.NDArray[np.float32]:
         """Return the class weights, float32 [classes].
@@ -81,19 +81,19 @@ class Objective:
             weights: weights of the documents, float32 [n, 1].
         """
         of_classes, smoothing = self.class_weights(shares.shape[1]), np.float32(self.smoothing)
-        if self.labelled == SEVERAL:
+        if self.label_type == SEVERAL:
             return (1 - smoothing) * shares + smoothing / 2, weights * of_classes
         return (1 - smoothing) * shares + smoothing / shares.shape[1], weights * (shares @ of_classes)[:, None]
 
-    def in_gluon(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
+    def gluon_loss(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
         """Return the sum of the losses of documents, with the operators of ``mxnet.nd``; see ``targets``."""
-        if self.labelled == SEVERAL:
+        if self.label_type == SEVERAL:
             losses = nd.relu(logits) - logits * targets + nd.Activation(-nd.abs(logits), act_type="softrelu")
         else:
             losses = -nd.log_softmax(logits) * targets
         return nd.broadcast_mul(losses, weights).sum()
 
-    def chance_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
+    def class_prior_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, without looking at the documents.
 
         It is the entropy of the target distribution, and that of the target of each class if they are several. A
@@ -104,7 +104,7 @@ class Objective:
             documents: number of documents, which may have several labels.
         """
         weights = self.class_weights(len(mass))
-        if self.labelled == SEVERAL:
+        if self.label_type == SEVERAL:
             positive = (1 - self.smoothing) * mass / documents + self.smoothing / 2
             both = np.clip(np.stack([positive, 1 - positive]), 1e-300, 1)
             return -float((weights * both * np.log(both)).sum())
@@ -115,10 +115,10 @@ class Objective:
         return -total * float((targets * np.log(targets)).sum())
 
 
-PLAIN = Objective()
+DEFAULT_LOSS = Loss()
 
 
-def objective_for(options: TrainingOptions, dataset: Dataset, shape: Shape) -> Objective:
+def create_loss(options: TrainingOptions, dataset: Dataset, shape: NetworkConfig) -> Loss:
     """Make the objective that the settings ask for on a data set.
 
     Raises:
@@ -127,9 +127,9 @@ def objective_for(options: TrainingOptions, dataset: Dataset, shape: Shape) -> O
     weights, smoothing = options.class_weights, options.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
     targets = dataset.splits["train"].targets
-    labelled = targets.kind, targets.most
+    labelled = targets.kind, targets.max_labels
     if weights == "none":
-        return Objective(smoothing, (), *labelled)
+        return Loss(smoothing, (), *labelled)
     if weights == "balanced":
         of_classes = balanced(dataset.class_counts())
     else:
@@ -143,15 +143,15 @@ def objective_for(options: TrainingOptions, dataset: Dataset, shape: Shape) -> O
             )
         of_classes = tuple(weights.get(name, 1.0) for name in dataset.classes)
     lightest, heaviest = min(of_classes), max(of_classes)
-    most = MOST_RATIO_OF_SEVERAL if targets.kind == SEVERAL else MOST_RATIO
+    most = MAX_RATIO_OF_SEVERAL if targets.kind == SEVERAL else MAX_RATIO
     if heaviest > most * lightest:
-        light, heavy = (shortened(dataset.classes[of_classes.index(weight)]) for weight in (lightest, heaviest))
+        light, heavy = (truncate(dataset.classes[of_classes.index(weight)]) for weight in (lightest, heaviest))
         raise UserError(
             f"the class weights are too far apart: {lightest:g} of {light} and {heaviest:g} of {heavy}",
             f"if one is more than {most:,} times another, the lighter class is hardly trained",
             "give closer weights by hand in training.class_weights; 100 times another is already a lot",
         )
-    return Objective(smoothing, of_classes, *labelled)
+    return Loss(smoothing, of_classes, *labelled)
 
 
 def balanced(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:

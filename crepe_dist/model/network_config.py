@@ -14,18 +14,18 @@ import numpy.typing as npt
 from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.files import finite, integer
+from crepe_dist.files import integer, parse_finite
 
 if TYPE_CHECKING:
-    from crepe_dist.data.char_encoder import Codes, Encoding
+    from crepe_dist.data.char_encoder import CharEncoder, CharIds
     from crepe_dist.settings.options import ModelOptions
 
-NOT_OURS = "these are not parameters of a crepe_dist network"
-GIVE_ANOTHER = "give a .params file or a run folder of crepe_dist"
-LARGEST_SIZE = 1 << 24
-Uses = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # rows [n], and a weight of each
+NOT_A_CREPE_MODEL = "these are not parameters of a crepe_dist network"
+MODEL_HINT = "give a .params file or a run folder of crepe_dist"
+MAX_SIZE = 1 << 24
+RowUsage = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # rows [n], and a weight of each
 DROPOUT = "dropout"  # field of a network with dropout
-Self = TypeVar("Self", bound="Shape")
+Self = TypeVar("Self", bound="NetworkConfig")
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -34,7 +34,7 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 
 
 @dataclass(frozen=True)
-class Shape(ABC):
+class NetworkConfig(ABC):
     """Configuration of a network, which determines the shapes of its parameters.
 
     A network has a subclass, whose fields are its sizes (integers of at least 1) and perhaps its ``dropout``. Most
@@ -67,38 +67,38 @@ class Shape(ABC):
 
     kind: ClassVar[str]
     title: ClassVar[str]
-    described: ClassVar[str]
+    description_template: ClassVar[str]
     class_axes: ClassVar[Mapping[str, int]]
-    tables: ClassVar[tuple[str, ...]] = ()
-    counted: ClassVar[tuple[str, ...]] = ()
-    summands: ClassVar[int] = 1
-    other_layers: ClassVar[str] = ""
-    reads_any_length: ClassVar[bool] = True
-    multiplies: ClassVar[bool] = True
-    least_steps: ClassVar[int] = 20
-    usual_epochs: ClassVar[int] = 3
-    most_epochs: ClassVar[int] = 8
-    stops_early: ClassVar[bool] = True
+    sparse_parameters: ClassVar[tuple[str, ...]] = ()
+    buffers: ClassVar[tuple[str, ...]] = ()
+    num_branches: ClassVar[int] = 1
+    transferable_layers: ClassVar[str] = ""
+    accepts_any_length: ClassVar[bool] = True
+    is_matmul_bound: ClassVar[bool] = True
+    min_useful_steps: ClassVar[int] = 20
+    default_epochs: ClassVar[int] = 3
+    max_default_epochs: ClassVar[int] = 8
+    early_stopping: ClassVar[bool] = True
     label_smoothing: ClassVar[float] = 0.0
-    smaller: ClassVar[str] = "choose --model ngrams"
-    options: ClassVar[Mapping[str, str]] = {}
-    limits: ClassVar[Mapping[str, int]] = {}
+    too_large_hint: ClassVar[str] = "choose --model ngrams"
+    option_names: ClassVar[Mapping[str, str]] = {}
+    max_sizes: ClassVar[Mapping[str, int]] = {}
 
     alphabet_size: int
     feature_len: int
-    classes: int
+    num_classes: int
 
     @classmethod
-    def sizes(cls) -> tuple[str, ...]:
+    def hyperparameter_names(cls) -> tuple[str, ...]:
         """Return the names of the fields that a network adds: its sizes, and perhaps its dropout."""
-        return tuple(field.name for field in fields(cls)[len(fields(Shape)) :])
+        return tuple(field.name for field in fields(cls)[len(fields(NetworkConfig)) :])
 
     @classmethod
-    def for_data(cls: type[Self], options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> Self:
+    def for_data(cls: type[Self], options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> Self:
         """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
-        sizes = {name: getattr(options, cls.options.get(name, name)) for name in cls.sizes()}
+        sizes = {name: getattr(options, cls.option_names.get(name, name)) for name in cls.hyperparameter_names()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
-        return cls(alphabet_size=encoding.codes, feature_len=encoding.feature_len, classes=classes, **chosen)
+        return cls(alphabet_size=encoding.num_ids, feature_len=encoding.feature_len, num_classes=classes, **chosen)
 
     @classmethod
     def of_parameters(
@@ -117,9 +117,9 @@ class Shape(ABC):
         shape = tuple(arrays[name].shape) if name in arrays else ()
         classes = shape[axis] if axis < len(shape) else 0
         if not classes:
-            raise UserError(NOT_OURS, f"{name!r} is missing or has no classes", GIVE_ANOTHER)
-        sizes = {size: network[size] for size in cls.sizes()}
-        return cls(alphabet_size=alphabet_size, feature_len=feature_len, classes=classes, **sizes)
+            raise UserError(NOT_A_CREPE_MODEL, f"{name!r} is missing or has no classes", MODEL_HINT)
+        sizes = {size: network[size] for size in cls.hyperparameter_names()}
+        return cls(alphabet_size=alphabet_size, feature_len=feature_len, num_classes=classes, **sizes)
 
     @classmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
@@ -129,32 +129,34 @@ class Shape(ABC):
             KeyError: An entry is missing.
             ValueError: An entry is invalid.
         """
-        for name in cls.sizes():
+        for name in cls.hyperparameter_names():
             if name == DROPOUT:
-                finite(network[name], 0, math.nextafter(1, 0), name)
+                parse_finite(network[name], 0, math.nextafter(1, 0), name)
             else:
-                integer(network[name], 1, cls.limits.get(name, LARGEST_SIZE), name)
+                integer(network[name], 1, cls.max_sizes.get(name, MAX_SIZE), name)
 
     @classmethod
     def epochs_needed(cls, rows: int, batch_size: int) -> int:
         """Return the epochs after which the network usually tells classes apart, with ``rows`` training rows."""
-        return math.ceil(cls.least_steps / steps_per_epoch(rows, batch_size))
+        return math.ceil(cls.min_useful_steps / steps_per_epoch(rows, batch_size))
 
     @property
     def has_kernels(self) -> bool:
         """True if our own kernels compute the network."""
-        return network_registry.has_part(self.kind, "kernels")
+        return network_registry.has_network_module(self.kind, "kernels")
 
     @property
     def has_mxnet(self) -> bool:
         """True if MXNet's operators compute the network."""
-        return network_registry.has_part(self.kind, "gluon")
+        return network_registry.has_network_module(self.kind, "gluon")
 
     @property
-    def cuda_trouble(self) -> str:
+    def cuda_unsupported_reason(self) -> str:
         """Reason why our own kernels do not compute the network on GPUs; empty if they do."""
         return (
-            "" if network_registry.has_part(self.kind, "cuda") else "our own kernels compute this network on CPUs only"
+            ""
+            if network_registry.has_network_module(self.kind, "cuda")
+            else "our own kernels compute this network on CPUs only"
         )
 
     @property
@@ -163,7 +165,7 @@ class Shape(ABC):
         return 0.0
 
     @property
-    def group_size(self) -> int:
+    def reduction_group(self) -> int:
         """Number of documents of a global batch whose gradients our kernels add up in floating point."""
         return 1
 
@@ -172,24 +174,24 @@ class Shape(ABC):
         """Number of activations of one document in the layer that has the most."""
         return self.feature_len * self.alphabet_size
 
-    def requested(self, options: ModelOptions) -> dict[str, int | None]:
+    def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
         """Return the sizes requested in ``options`` by attribute name; ``None`` for any size.
 
         A default that was given explicitly cannot be distinguished from one left out.
         """
-        names = {name: self.options.get(name, name) for name in self.sizes() if name != DROPOUT}
+        names = {name: self.option_names.get(name, name) for name in self.hyperparameter_names() if name != DROPOUT}
         names = {name: option for name, option in names.items() if hasattr(options, option)}
         values = {name: getattr(options, option) for name, option in names.items()}
         defaults = {name: getattr(type(options), option) for name, option in names.items()}
         return {name: None if value == defaults[name] else value for name, value in values.items()}
 
-    def remedy_for(self, name: str) -> str:
+    def size_mismatch_hint(self, name: str) -> str:
         """Return the remedy for a requested size ``name`` that differs from this shape's."""
-        return f"omit model.{self.options.get(name, name)}, which these parameters decide"
+        return f"omit model.{self.option_names.get(name, name)}, which these parameters decide"
 
-    def trained_as(self: Self, options: ModelOptions) -> Self:
+    def with_training_options(self: Self, options: ModelOptions) -> Self:
         """Return this shape with the options that may change between trainings, such as dropout."""
-        if options.dropout is None or DROPOUT not in self.sizes():
+        if options.dropout is None or DROPOUT not in self.hyperparameter_names():
             return self
         changed: dict[str, Any] = {DROPOUT: options.dropout}
         return replace(self, **changed)
@@ -198,15 +200,15 @@ class Shape(ABC):
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name, without allocating memory for the network."""
 
-    def weighted(self, arrays: Arrays, weight: float) -> Arrays:
+    def with_branch_weight(self, arrays: Arrays, weight: float) -> Arrays:
         """Return the parameters of the network whose second summand has that weight."""
         return arrays
 
-    def most_rows(self, documents: int) -> dict[str, int]:
+    def max_rows_per_batch(self, documents: int) -> dict[str, int]:
         """Return the largest numbers of rows that so many documents touch, by name of the table, in their order."""
         return {}
 
-    def rows_used(self, arrays: Arrays, codes: Codes) -> dict[str, Uses]:
+    def row_usage(self, arrays: Arrays, codes: CharIds) -> dict[str, RowUsage]:
         """Return the rows of each table that documents use, once for each use, by name of the table.
 
         A use has the square of the factor of the row, times a constant of the table.
@@ -215,10 +217,10 @@ class Shape(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return the entries for the network in a checkpoint's description."""
-        return {"kind": self.kind, **{name: getattr(self, name) for name in self.sizes()}}
+        return {"kind": self.kind, **{name: getattr(self, name) for name in self.hyperparameter_names()}}
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """Total number of weights and biases."""
         return sum(map(math.prod, self.parameter_shapes().values()))
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from crepe_dist.model.quantization import halved
+from crepe_dist.model.quantization import to_float16_if_exact
 
 
-class Graph:
+class GraphBuilder:
     """Graph under construction."""
 
     def __init__(self) -> None:
@@ -53,6 +53,6 @@ class Graph:
 
     def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:
         """Add the nodes that read rows of a table, for each of several inputs, as float32."""
-        half = halved(table)
+        half = to_float16_if_exact(table)
         values = self.value(table if half is None else half, name)
         return [self.node("Cast", self.node("Gather", values, each), to=TensorProto.FLOAT) for each in rows]

@@ -9,7 +9,8 @@ A file with compressed parameters has an array ``compressed`` = [2], the version
     X.codes   uint8 [kept rows, ⌈columns / d⌉], the vectors of each row, in order
 
 Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
-the network's before ``Packed.checked``. Checkpoints have the tables of n-grams as ``nonzero`` stores them, without a
+the network's before ``CompressedArray.checked``. Checkpoints have the tables of n-grams as ``nonzero`` stores them,
+without a
 loss; ``code`` is lossy.
 """
 
@@ -31,13 +32,13 @@ CENTROIDS = 256
 SAMPLE = 1 << 15  # vectors from which a book is learned
 ROUNDS = 10
 CHUNK = 1 << 11  # vectors per vectorised step
-MOST_NUMBERS = 1 << 30  # of one array, and of all of a file
+MAX_NUMBERS = 1 << 30  # of one array, and of all of a file
 WORD = 64  # rows; see native/row_set.h
 PARTS = ("kept", "rows", "book", "codes")
 Mask = npt.NDArray[np.bool_]
 
 
-def gaps(kept: Mask) -> npt.NDArray[np.uint8]:
+def delta_encode(kept: Mask) -> npt.NDArray[np.uint8]:
     """List the rows of a mask as bytes: the distance of each from the row before; 255 is a distance without a row."""
     distances = np.diff(np.flatnonzero(kept), prepend=-1)
     far = np.flatnonzero(distances >= 255)
@@ -45,23 +46,23 @@ def gaps(kept: Mask) -> npt.NDArray[np.uint8]:
     return np.insert(distances.astype(np.uint8), np.repeat(far, steps), 255)
 
 
-def rows_of(bytes_: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def delta_decode(bytes_: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Return the rows that ``gaps`` has listed, ascending."""
     rows: npt.NDArray[np.int64] = (np.cumsum(bytes_, dtype=np.int64) - 1)[bytes_ < 255]
     return rows
 
 
-def nonzero(name: str, array: npt.NDArray[np.float32]) -> Arrays:
+def drop_zero_rows(name: str, array: npt.NDArray[np.float32]) -> Arrays:
     """Leave out the rows of zeros, and halve the others where float16 holds all their numbers; both lose nothing."""
     rows, kept = array.reshape(len(array), -1), np.empty(len(array), np.bool_)
-    half = halved(rows, kept)
-    stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64), f"{name}.kept": gaps(kept)}
+    half = to_float16_if_exact(rows, kept)
+    stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64), f"{name}.kept": delta_encode(kept)}
     if half is None or rows.shape[1] > 1 or (half != 1).any():
         stored[f"{name}.rows"] = rows[kept] if half is None else half
     return stored
 
 
-def halved(rows: npt.NDArray[np.float32], kept: Mask | None = None) -> npt.NDArray[np.float16] | None:
+def to_float16_if_exact(rows: npt.NDArray[np.float32], kept: Mask | None = None) -> npt.NDArray[np.float16] | None:
     """Return rows in float16, or ``None`` if that loses something.
 
     Args:
@@ -82,7 +83,7 @@ def halved(rows: npt.NDArray[np.float32], kept: Mask | None = None) -> npt.NDArr
     return None if count < 0 else half[:count]
 
 
-def code(
+def product_quantize(
     name: str,
     array: npt.NDArray[np.float32],
     numbers: int,
@@ -99,7 +100,7 @@ def code(
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64)}
     rows = array.reshape(len(array), -1)
     if kept is not None:
-        stored[f"{name}.kept"], rows = gaps(kept), rows[kept]
+        stored[f"{name}.kept"], rows = delta_encode(kept), rows[kept]
         weights = None if weights is None else weights[kept]
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % numbers)))
     groups = rows.shape[1] // numbers
@@ -110,7 +111,7 @@ def code(
 
 
 @dataclass(frozen=True)
-class Packed:
+class CompressedArray:
     """A compressed array as it is in a file, which may be damaged. Parts that the file lacks are ``None``."""
 
     shape: tuple[int, ...]
@@ -119,11 +120,11 @@ class Packed:
     book: Any
     codes: Any
 
-    def checked(self) -> Compact:
+    def checked(self) -> RowReadableArray:
         """Return the array in a form to be read; raise ``ValueError`` if its parts do not fit each other."""
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         kept = np.ones(rows, np.uint8) if self.kept is None else _part(self.kept, self.kept.shape[:1], np.uint8)
-        listed = rows_of(kept)
+        listed = delta_decode(kept)
         if (np.diff(listed, prepend=-1, append=rows) < 1).any():
             raise ValueError("its rows are not ascending")
         values = codes = None
@@ -138,7 +139,7 @@ class Packed:
         mask = np.zeros(-(-rows // WORD) * WORD, np.bool_)
         mask[listed] = True
         before = np.searchsorted(listed, np.arange(0, len(mask) + 1, WORD)).astype(np.uint32)
-        return Compact(self.shape, np.packbits(mask, bitorder="little").view(np.uint64), before, values, codes)
+        return RowReadableArray(self.shape, np.packbits(mask, bitorder="little").view(np.uint64), before, values, codes)
 
 
 def _part(array: Any, shape: tuple[int, ...], *kinds: type) -> Any:
@@ -148,7 +149,7 @@ def _part(array: Any, shape: tuple[int, ...], *kinds: type) -> Any:
 
 
 @dataclass(frozen=True)
-class Compact:
+class RowReadableArray:
     """A compressed array of which our kernels read single rows.
 
     Attributes:
@@ -175,13 +176,14 @@ class Compact:
         return whole.reshape(self.shape)
 
 
-def dense(array: Compact | npt.NDArray[Any]) -> npt.NDArray[Any]:
+def decompress(array: RowReadableArray | npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return an array, unpacked if it is compressed."""
-    return array.unpack() if isinstance(array, Compact) else array
+    return array.unpack() if isinstance(array, RowReadableArray) else array
 
 
-def opened(stored: Arrays) -> dict[str, Any]:
-    """Return the arrays of a compressed file, ``Packed`` if they are compressed; those of another file as they are.
+def group_compressed(stored: Arrays) -> dict[str, Any]:
+    """Return the arrays of a compressed file, ``CompressedArray`` if they are compressed; those of another file as
+    they are.
 
     Raises:
         ValueError: The file has another version, or is damaged.
@@ -194,9 +196,9 @@ def opened(stored: Arrays) -> dict[str, Any]:
     for name in [name.removesuffix(".shape") for name in arrays if name.endswith(".shape")]:
         shape = arrays.pop(f"{name}.shape")
         sizes = shape.tolist() if shape.dtype == np.int64 and shape.ndim == 1 else [0]
-        if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MOST_NUMBERS:
+        if not 1 <= len(sizes) <= 3 or min(sizes) < 1 or math.prod(sizes) > MAX_NUMBERS:
             raise ValueError(f"its compressed array {name[:80]!r} is damaged: it has the shape {sizes[:4]}")
-        arrays[name] = Packed(tuple(sizes), *(arrays.pop(f"{name}.{part}", None) for part in PARTS))
+        arrays[name] = CompressedArray(tuple(sizes), *(arrays.pop(f"{name}.{part}", None) for part in PARTS))
     return arrays
 
 

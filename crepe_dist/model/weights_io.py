@@ -24,9 +24,9 @@ from safetensors.numpy import save as to_safetensors
 from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.files import open_regular, replacing
+from crepe_dist.files import atomic_replace, open_regular
 from crepe_dist.model import mxnet_params, quantization
-from crepe_dist.model.network_config import GIVE_ANOTHER, NOT_OURS, Shape
+from crepe_dist.model.network_config import MODEL_HINT, NOT_A_CREPE_MODEL, NetworkConfig
 
 MODEL_FILE = "model.safetensors"
 SAFETENSORS = ".safetensors"
@@ -34,25 +34,26 @@ SAFETENSORS = ".safetensors"
 
 def save(arrays: Arrays, path: Path) -> None:
     """Write a ``.params`` file in the format of Gluon's ``save_parameters``, atomically."""
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         mxnet_params.write(temporary, arrays)
 
 
-def stored(arrays: Arrays, network: type[Shape]) -> Arrays:
+def to_file_arrays(arrays: Arrays, network: type[NetworkConfig]) -> Arrays:
     """Return the arrays of a file for this package: those of a network with tables without their rows of zeros."""
-    tables = {*network.tables, *network.counted}
+    tables = {*network.sparse_parameters, *network.buffers}
     if not tables:
         return arrays
     result = {quantization.MARK: np.array([quantization.VERSION], np.int64)}
     for name, array in arrays.items():
-        result |= quantization.nonzero(name, array) if name in tables else {name: array}
+        result |= quantization.drop_zero_rows(name, array) if name in tables else {name: array}
     return result
 
 
 def load(path: Path) -> Arrays:
     """Read parameters: safetensors, or a ``.params`` file written by this package or by the notebook.
 
-    Arrays of a compressed file are ``Packed``, which has a shape: check it with ``shape_of`` before ``checked``.
+    Arrays of a compressed file are ``CompressedArray``, which has a shape: check it with ``infer_config`` before
+    ``checked``.
 
     Raises:
         UserError: The file does not exist, is not a parameter file, or does not belong to one of our networks.
@@ -63,75 +64,82 @@ def load(path: Path) -> Arrays:
     if path.suffix == SAFETENSORS:
         read, what = read_safetensors, "safetensors file"
     try:
-        arrays = quantization.opened(read(path))
+        arrays = quantization.group_compressed(read(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a {what}", str(error), GIVE_ANOTHER) from error
-    renamed: Arrays = network_registry.part(network_registry.NOTEBOOK, "config").renamed(path, arrays)
+        raise UserError(f"{path} is not a {what}", str(error), MODEL_HINT) from error
+    renamed: Arrays = network_registry.import_network_module(network_registry.LEGACY_NETWORK, "config").renamed(
+        path, arrays
+    )
     return renamed
 
 
-def shape_class(network: Mapping[str, Any]) -> type[Shape]:
-    """Return the ``Shape`` class for the network entries of a checkpoint's description."""
-    kind = network.get("kind", network_registry.NOTEBOOK)
+def config_class(network: Mapping[str, Any]) -> type[NetworkConfig]:
+    """Return the ``NetworkConfig`` class for the network entries of a checkpoint's description."""
+    kind = network.get("kind", network_registry.LEGACY_NETWORK)
     if not isinstance(kind, str) or kind not in network_registry.NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r} among {', '.join(network_registry.NETWORKS)}")
-    shape: type[Shape] = network_registry.shape(kind)
+    shape: type[NetworkConfig] = network_registry.config_class(kind)
     return shape
 
 
-def shape_of(arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None) -> Shape:
+def infer_config(
+    arrays: Arrays, alphabet_size: int, feature_len: int, network: Mapping[str, Any] | None = None
+) -> NetworkConfig:
     """Infer the network's configuration from its parameters.
 
     Args:
         arrays: parameters by structural name.
         alphabet_size: number of characters of the encoding.
         feature_len: characters per document.
-        network: network entries of the checkpoint's description (see ``Shape.settings``), already validated.
+        network: network entries of the checkpoint's description (see ``NetworkConfig.settings``), already validated.
 
     Raises:
         UserError: The parameters do not belong to such a network, or to this alphabet or length.
     """
     network = network or {}
-    shape = shape_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
+    shape = config_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
     for name, expected in shape.parameter_shapes().items():
         if name not in arrays or arrays[name].shape != expected:
             problem = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
-            raise UserError(NOT_OURS, f"{name} {problem}", GIVE_ANOTHER)
+            raise UserError(NOT_A_CREPE_MODEL, f"{name} {problem}", MODEL_HINT)
     return shape
 
 
-def unpacked(arrays: Arrays, shape: Shape) -> Arrays:
+def decompress_all(arrays: Arrays, shape: NetworkConfig) -> Arrays:
     """Restore compressed arrays; raise ``UserError`` as ``checked`` does."""
-    return {name: quantization.dense(array) for name, array in checked(arrays, shape).items()}
+    return {name: quantization.decompress(array) for name, array in validate_compressed(arrays, shape).items()}
 
 
-def checked(arrays: Arrays, shape: Shape) -> Arrays:
-    """Return compressed arrays as ``Compact``; they must have the names and shapes of a network, see ``shape_of``.
+def validate_compressed(arrays: Arrays, shape: NetworkConfig) -> Arrays:
+    """Return compressed arrays as ``RowReadableArray``; they must have the names and shapes of a network, see
+    ``infer_config``.
 
     Raises:
         UserError: They have not, are too large, or are damaged.
     """
-    packed: dict[str, Any] = {name: each for name, each in arrays.items() if isinstance(each, quantization.Packed)}
+    packed: dict[str, Any] = {
+        name: each for name, each in arrays.items() if isinstance(each, quantization.CompressedArray)
+    }
     if not packed:
         return arrays
     _check_names(arrays, shape)
-    if shape.parameters > quantization.MOST_NUMBERS:
-        limit = f"the network has {shape.parameters:,} parameters; the limit is {quantization.MOST_NUMBERS:,}"
-        raise UserError("the parameters cannot be unpacked", limit, GIVE_ANOTHER)
+    if shape.num_parameters > quantization.MAX_NUMBERS:
+        limit = f"the network has {shape.num_parameters:,} parameters; the limit is {quantization.MAX_NUMBERS:,}"
+        raise UserError("the parameters cannot be unpacked", limit, MODEL_HINT)
     try:
         return {**arrays, **{name: array.checked() for name, array in packed.items()}}
     except ValueError as error:
-        raise UserError("the compressed parameters are damaged", str(error), GIVE_ANOTHER) from error
+        raise UserError("the compressed parameters are damaged", str(error), MODEL_HINT) from error
 
 
-def _check_names(arrays: Arrays, shape: Shape) -> None:
+def _check_names(arrays: Arrays, shape: NetworkConfig) -> None:
     if odd := ", ".join(sorted(arrays.keys() ^ shape.parameter_shapes().keys())[:6]):
         raise UserError(
-            "the parameters do not belong to this network", f"missing or unexpected names: {odd}", GIVE_ANOTHER
+            "the parameters do not belong to this network", f"missing or unexpected names: {odd}", MODEL_HINT
         )
 
 
-def check(arrays: Arrays, shape: Shape) -> None:
+def validate(arrays: Arrays, shape: NetworkConfig) -> None:
     """Check that the parameters are those of a network, and finite.
 
     Raises:
@@ -146,8 +154,8 @@ def check(arrays: Arrays, shape: Shape) -> None:
                 f"{name} has shape {list(array.shape)}, the network expects {list(expected[name])}",
                 "give the encoding, length, classes and sizes that they were trained with",
             )
-        if not _finite(array.values if isinstance(array, quantization.Compact) else array):
-            raise UserError("the parameters hold non-finite values", f"{name} has NaN or infinity", GIVE_ANOTHER)
+        if not _finite(array.values if isinstance(array, quantization.RowReadableArray) else array):
+            raise UserError("the parameters hold non-finite values", f"{name} has NaN or infinity", MODEL_HINT)
 
 
 def _finite(array: Any) -> bool:
@@ -182,5 +190,5 @@ def read_safetensors(path: Path) -> Arrays:
 
 def write_safetensors(arrays: Arrays, path: Path) -> None:
     """Write arrays atomically."""
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         temporary.write_bytes(to_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Environment variable for developers. Its value is one of BUILDS, or NONE to behave as if installed without a compiler.
-SWITCH = "CREPE_DIST_KERNELS"
+KERNELS_ENV = "CREPE_DIST_KERNELS"
 NONE = "none"
 # Environment variable for developers. The value 1 lets builds without bfloat16 instructions emulate these instructions.
 IN_SOFTWARE = "CREPE_DIST_SOFTWARE_BFLOAT16"
@@ -59,7 +59,7 @@ _FIXED_POINT = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)
 _UPDATE = (ctypes.c_int, _DOUBLES, ctypes.c_int, _LONGS, *[_ARRAYS] * 4, *[_DOUBLES] * 2, ctypes.c_double, ctypes.c_int)
 
 
-class Stored(ctypes.Structure):
+class CParameter(ctypes.Structure):
     """Parameter of a network, as the struct ``CompressedArray`` in native/compressed_array.h."""
 
     _fields_ = (
@@ -78,7 +78,7 @@ _FUNCTIONS = {
     "crepe_find_ngrams": (ctypes.c_int, (_BYTES, _LONG, _LONG, _LONGS, _LONG, _LONGS, _LONGS, ctypes.c_int)),
     "crepe_close": (None, (ctypes.c_void_p,)),
     "crepe_set_loss": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_void_p, _FLOATS, _LONG)),
-    "crepe_set_parameters": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(Stored), ctypes.c_int)),
+    "crepe_set_parameters": (ctypes.c_int, (ctypes.c_void_p, ctypes.POINTER(CParameter), ctypes.c_int)),
     "crepe_attach_embedding": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, _LONG)),
     "crepe_forward": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
     "crepe_branch_logits": (ctypes.c_int, (ctypes.c_void_p, _BYTES, _LONG, _LONG, _FLOATS)),
@@ -175,7 +175,7 @@ def _check(name: str, path: Path) -> None:
         raise OSError(f"{path.name} is damaged; install crepe_dist again")
 
 
-def runnable() -> list[str]:
+def supported_builds() -> list[str]:
     """Return the names of the builds that this processor can run, best first."""
     flags = processor_flags()
     return [name for name, needed in BUILDS.items() if needed <= flags]
@@ -191,7 +191,7 @@ def processor_flags() -> set[str]:
 
 
 def find() -> tuple[Library | None, str]:
-    """Select and load a build: the build that ``SWITCH`` or ``keep_to`` names, otherwise the best usable build.
+    """Select and load a build: the build that ``SWITCH`` or ``pin_build`` names, otherwise the best usable build.
 
     Returns:
         The build, or ``None`` if no build is usable, and the reason why no better build is used, or "".
@@ -199,30 +199,30 @@ def find() -> tuple[Library | None, str]:
     Raises:
         UserError: The environment variable ``SWITCH`` names a build that this process cannot use.
     """
-    requested = os.environ.get(SWITCH, "")
+    requested = os.environ.get(KERNELS_ENV, "")
     if requested:
-        return _named(requested, SWITCH)
+        return _named(requested, KERNELS_ENV)
     return (_selected[-1], "") if _selected else _best()
 
 
-def usable() -> list[str]:
+def loadable_builds() -> list[str]:
     """Return the names of the builds that ``find`` can select in this process, best first."""
-    requested = os.environ.get(SWITCH, "")
-    names = [requested] if requested else runnable()
+    requested = os.environ.get(KERNELS_ENV, "")
+    names = [requested] if requested else supported_builds()
     return [name for name in names if name != NONE and _load(name)[0] is not None]
 
 
-def named(name: str, setting: str) -> Library:
+def load_build(name: str, setting: str) -> Library:
     """Load the build that a setting names."""
-    requested = os.environ.get(SWITCH, name)
+    requested = os.environ.get(KERNELS_ENV, name)
     if requested != name:
-        raise UserError(f"{setting} is {name}, but {SWITCH} is {requested}", remedy=f"unset {SWITCH}")
+        raise UserError(f"{setting} is {name}, but {KERNELS_ENV} is {requested}", remedy=f"unset {KERNELS_ENV}")
     found, _ = _named(name, setting)
     assert found is not None
     return found
 
 
-def keep_to(build: Library | None) -> None:
+def pin_build(build: Library | None) -> None:
     """Let ``find`` select this build from now on, so that all computations in this process are bit-identical.
 
     Args:
@@ -245,7 +245,7 @@ def pointers(arrays: Iterable[np.ndarray[Any, Any] | None]) -> Any:
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
-_selected: list[Library] = []  # The build that ``keep_to`` selected, if any.
+_selected: list[Library] = []  # The build that ``pin_build`` selected, if any.
 
 
 @cache
@@ -254,7 +254,7 @@ def _named(name: str, setting: str) -> tuple[Library | None, str]:
         return None, f"{setting} is {NONE}"
     if name not in BUILDS:
         raise UserError(f"{setting} is {name}", "there is no such build of the kernels", _others(setting))
-    if name not in runnable():
+    if name not in supported_builds():
         missing = ", ".join(sorted(BUILDS[name] - processor_flags()))
         raise UserError(f"{setting} is {name}", f"this processor lacks {missing}", _others(setting))
     found, trouble = _load(name)
@@ -265,15 +265,15 @@ def _named(name: str, setting: str) -> tuple[Library | None, str]:
 
 def _others(setting: str) -> str:
     """Return the remedy that lists the builds that can be loaded on this machine."""
-    names = [name for name in runnable() if _load(name)[0] is not None]
-    if setting != SWITCH:
+    names = [name for name in supported_builds() if _load(name)[0] is not None]
+    if setting != KERNELS_ENV:
         return f"use {setting} {', '.join([*names, 'auto'])}"
-    return f"set {SWITCH} to {', '.join([*names, NONE])}, or unset it"
+    return f"set {KERNELS_ENV} to {', '.join([*names, NONE])}, or unset it"
 
 
 @cache
 def _best() -> tuple[Library | None, str]:
-    names = runnable()
+    names = supported_builds()
     trouble = "this processor has no AVX2" if names == [GENERIC] else ""
     for name in names:
         found, why = _load(name)
@@ -294,7 +294,7 @@ def _load(name: str) -> tuple[Library | None, str]:
     return found, ""
 
 
-def threads() -> int:
+def num_threads() -> int:
     """Return the number of threads of this process: ``OMP_NUM_THREADS``, or by default one thread per core."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, int(first)) if first.isdigit() else hardware.cores()

@@ -25,17 +25,17 @@ from crepe_dist.native.library import pointers
 from crepe_dist.optim.parameter import Parameter
 
 # Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.
-FIRST, LOWEST, HIGHEST = -24, -90, 110
+INITIAL_EXPONENT, MIN_EXPONENT, MAX_EXPONENT = -24, -90, 110
 # Bounds in 1024 quanta. Sums with a bound from 2**20 on may not fit into 31 bits. The next bound is meant to be below
 # 2**17, and the first at least 2**14.
-UNIT, LEAST, NEXT_BITS, MOST = 1024, 2**14, 17, 2**20
+BOUND_UNIT, MIN_BOUND, TARGET_BITS, OVERFLOW_BOUND = 1024, 2**14, 17, 2**20
 # A document's term counts as at least one unit, so 2**17 documents would never fit: the bounds of more than FEW are in
 # smaller units. float32 adds them up exactly up to 2**24, and never rounds a larger sum to less.
-FEW, SMALL_UNIT = 2**16, 64
-RAISE = 6  # bits, where the bound is only known to be too large
+SMALL_BATCH, LARGE_BATCH_BOUND_UNIT = 2**16, 64
+OVERFLOW_STEP_BITS = 6  # bits, where the bound is only known to be too large
 
 
-class Quanta:
+class FixedPointScales:
     """Quanta of the gradients of a network.
 
     Args:
@@ -51,39 +51,39 @@ class Quanta:
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self.parameters = dict(parameters)
         self.exponents: Any = (ctypes.c_int32 * len(self.parameters))()
-        self.bounds: Any = (ctypes.c_float * len(self.parameters))()
+        self.sum_bounds: Any = (ctypes.c_float * len(self.parameters))()
         self._index = {name: index for index, name in enumerate(parameters)}
         self._kept: list[int] | None = None  # exponents of the next step
         self._next: list[int] | None = None  # those of the next attempt, if it is not that of the next step
-        self.begin(1)
+        self.start_step(1)
 
     @cached_property
     def gradients(self) -> Any:
         """Addresses of the gradients, null for parameters that are trained row by row."""
-        return pointers(parameter.gradient for parameter in self.parameters.values())
+        return pointers(parameter.grad for parameter in self.parameters.values())
 
-    def begin(self, documents: int) -> None:
+    def start_step(self, documents: int) -> None:
         """Begin a step on a global batch of ``documents``, or another attempt, with the quanta of the last ``fit``."""
-        self.unit = UNIT if documents <= FEW else SMALL_UNIT
-        self.exponents[:] = self._next or self._kept or [FIRST] * len(self.parameters)
+        self.bound_unit = BOUND_UNIT if documents <= SMALL_BATCH else LARGE_BATCH_BOUND_UNIT
+        self.exponents[:] = self._next or self._kept or [INITIAL_EXPONENT] * len(self.parameters)
         self._next = None
 
-    def fit(self, bounds: Sequence[Sequence[float]]) -> bool:
+    def update_scales(self, bounds: Sequence[Sequence[float]]) -> bool:
         """Return whether all sums fit into int32; choose the quanta of the next step or, if not, of another attempt.
 
         Args:
             bounds: bounds of each process, [processes, parameters].
         """
-        totals = [sum(of_parameter) * (self.unit / UNIT) for of_parameter in zip(*bounds)]
+        totals = [sum(of_parameter) * (self.bound_unit / BOUND_UNIT) for of_parameter in zip(*bounds)]
         if not all(map(math.isfinite, totals)):
             return True
         now = self.exponents[:]
-        wanted = [_wanted(exponent, total) for exponent, total in zip(now, totals)]
-        if any(total >= MOST and exponent < HIGHEST for exponent, total in zip(now, totals)):
+        wanted = [_next_exponent(exponent, total) for exponent, total in zip(now, totals)]
+        if any(total >= OVERFLOW_BOUND and exponent < MAX_EXPONENT for exponent, total in zip(now, totals)):
             self.exponents[:] = self._next = list(map(max, wanted, now))
             return False
         if self._kept is None and any(
-            total < LEAST and next_one < exponent for exponent, total, next_one in zip(now, totals, wanted)
+            total < MIN_BOUND and next_one < exponent for exponent, total, next_one in zip(now, totals, wanted)
         ):
             self.exponents[:] = self._next = wanted
             return False
@@ -91,29 +91,29 @@ class Quanta:
         self._kept = [max(next_one, exponent - 1) for exponent, next_one in zip(now, wanted)]
         return True
 
-    def of(self, parameter: str) -> float:
+    def scale_of(self, parameter: str) -> float:
         """Return the quantum of a parameter."""
         return float(2.0 ** self.exponents[self._index[parameter]])
 
-    def state(self) -> npt.NDArray[np.int32] | None:
+    def state_dict(self) -> npt.NDArray[np.int32] | None:
         """Return the exponents of the next step, for ``restore``; ``None`` before the first sum."""
         return None if self._kept is None else np.array(self._kept, np.int32)
 
-    def restore(self, state: npt.NDArray[np.int32] | None) -> None:
+    def load_state_dict(self, state: npt.NDArray[np.int32] | None) -> None:
         """Restore the result of ``state``."""
         self._kept = None if state is None else state.tolist()
 
 
-def _wanted(exponent: int, total: float) -> int:
+def _next_exponent(exponent: int, total: float) -> int:
     """Return the exponent of the next quantum of a sum whose bound is ``total``."""
-    if total >= MOST:
-        wanted = exponent + RAISE
+    if total >= OVERFLOW_BOUND:
+        wanted = exponent + OVERFLOW_STEP_BITS
     else:
-        wanted = exponent + math.frexp(total)[1] - NEXT_BITS if total > 0 else exponent
-    return min(max(wanted, LOWEST), HIGHEST)
+        wanted = exponent + math.frexp(total)[1] - TARGET_BITS if total > 0 else exponent
+    return min(max(wanted, MIN_EXPONENT), MAX_EXPONENT)
 
 
-def mean_scale(documents: float, clip_norm: float | None, squares: Callable[[], float]) -> float:
+def mean_and_clip_factor(documents: float, clip_norm: float | None, squares: Callable[[], float]) -> float:
     """Return the factor of sums of gradients that gives their mean, clipped to a norm of ``clip_norm`` if it is given.
 
     Args:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 # The first loss scale keeps the largest gradient of the first steps seven times below float16's limit.
-FIRST_SCALE, LARGEST_SCALE = 2.0**13, 2.0**24
-GROW_AFTER = 2000  # steps without an overflow
+INIT_SCALE, MAX_SCALE = 2.0**13, 2.0**24
+GROWTH_INTERVAL = 2000  # steps without an overflow
 
 
-class LossScale:
+class GradScaler:
     """Scale of the loss in float16 (Micikevicius et al. 2018, arXiv:1710.03740).
 
-    It is halved after an overflow, and doubled after ``GROW_AFTER`` steps without one.
+    It is halved after an overflow, and doubled after ``GROWTH_INTERVAL`` steps without one.
 
     Attributes:
         scale: factor of a MEAN loss; ``None`` in other precisions. Gradients of a sum over n documents are up to n
@@ -20,24 +20,24 @@ class LossScale:
     """
 
     def __init__(self, precision: str) -> None:
-        self.scale = FIRST_SCALE if precision == "float16" else None
+        self.scale = INIT_SCALE if precision == "float16" else None
         self.factor = 1.0
         self._good = 0
 
-    def begin(self, documents: int) -> float:
+    def scale_for(self, documents: int) -> float:
         """Return the factor of a loss that is a sum over the documents of the global batch."""
         if self.scale is not None:
             self.factor = self.scale / (1 << (documents - 1).bit_length())
         return self.factor
 
-    def good(self) -> None:
+    def record_finite_step(self) -> None:
         """Record a step whose summed gradients were finite."""
         self._good += 1
-        if self.scale is not None and self._good == GROW_AFTER:
+        if self.scale is not None and self._good == GROWTH_INTERVAL:
             self._good = 0
-            self.scale = min(LARGEST_SCALE, self.scale * 2)
+            self.scale = min(MAX_SCALE, self.scale * 2)
 
-    def lower(self) -> bool:
+    def back_off(self) -> bool:
         """Lower the scale after an overflow; return false if it cannot be lower, so the cause is another one."""
         self._good = 0
         if self.scale is None or self.scale == 1.0:
@@ -45,11 +45,11 @@ class LossScale:
         self.scale /= 2
         return True
 
-    def state(self) -> list[float]:
+    def state_dict(self) -> list[float]:
         """Return the state for ``restore``."""
         return [] if self.scale is None else [self.scale, float(self._good)]
 
-    def restore(self, state: list[float]) -> None:
+    def load_state_dict(self, state: list[float]) -> None:
         """Continue from ``state``; ignore that of another precision."""
         if state and self.scale is not None:
             self.scale, self._good = state[0], int(state[1])

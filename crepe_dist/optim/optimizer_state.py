@@ -12,7 +12,7 @@ from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 
 
-class SavedArrays:
+class OptimizerState:
     """State of an optimizer as plain arrays of a saved state, whose checksum has been verified, to be read one by one.
 
     ``updates``          number of updates, int64 [1]
@@ -20,7 +20,7 @@ class SavedArrays:
                          is that of each row, [rows, 1]
     ``<parameter>.updated``  the update that each row of a table is from, int32 [rows]; none if all are up to date
     ``<parameter>.drift``    the drift since each of them, float64 [updates + 1]
-    ``quanta``           exponents of the next quanta, int32 [parameters]; see ``Quanta``
+    ``quanta``           exponents of the next quanta, int32 [parameters]; see ``FixedPointScales``
 
     A parameter has its structural name, such as ``ngrams.weight``; the quanta are in the order of the trained ones.
 
@@ -35,7 +35,7 @@ class SavedArrays:
         self._arrays = arrays
         count: Any = self._read("updates", np.int64, (1,))
         if count is None:
-            raise other_optimizer("it has no count of updates")
+            raise incompatible_state_error("it has no count of updates")
         self.updates = int(count[0])
 
     def moments(self, parameter: str, shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[np.float32]] | None:
@@ -44,14 +44,14 @@ class SavedArrays:
         moments = [moment for moment in found if moment is not None]
         return moments if len(moments) == len(shapes) > 0 else None
 
-    def ages(self, parameter: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+    def lazy_state(self, parameter: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
         """Return the drift since each update, and the update of each row."""
         drift: Any = self._read(f"{parameter}.drift", np.float64, None)
         updated: Any = self._read(f"{parameter}.updated", np.int32, (rows,))
         if drift is None or updated is None:
             return np.zeros(1), np.zeros(rows, np.int32)
         if drift.ndim != 1 or not 0 <= updated.min() <= updated.max() < len(drift) <= self.updates + 1:
-            raise other_optimizer(f"its arrays {parameter}.drift and {parameter}.updated do not fit")
+            raise incompatible_state_error(f"its arrays {parameter}.drift and {parameter}.updated do not fit")
         return drift, updated
 
     def quanta(self, parameters: int) -> npt.NDArray[np.int32] | None:
@@ -61,10 +61,10 @@ class SavedArrays:
     def _read(self, name: str, dtype: Any, shape: tuple[int, ...] | None) -> npt.NDArray[Any] | None:
         array = self._arrays.get(name)
         if array is not None and (array.dtype != dtype or shape not in (None, array.shape)):
-            raise other_optimizer(f"array {name} is {array.dtype} {list(array.shape)}")
+            raise incompatible_state_error(f"array {name} is {array.dtype} {list(array.shape)}")
         return array
 
 
-def other_optimizer(why: str) -> UserError:
+def incompatible_state_error(why: str) -> UserError:
     """Make the error for a saved state that does not fit the optimizer or the parameters."""
     return UserError("the saved state belongs to another optimizer", why, "start another run with --fresh")

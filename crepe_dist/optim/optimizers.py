@@ -14,16 +14,16 @@ import numpy as np
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.native import library
 from crepe_dist.native.library import pointers
-from crepe_dist.optim.fixed_point import Quanta
-from crepe_dist.optim.optimizer_state import SavedArrays
+from crepe_dist.optim.fixed_point import FixedPointScales
+from crepe_dist.optim.optimizer_state import OptimizerState
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 
-NAMES = ("adam", "sgd")  # in the order of native/optimizer.h
-DECAYS, EPSILON = (0.9, 0.999), 1e-8  # of Adam: beta1, beta2 and epsilon
+OPTIMIZERS = ("adam", "sgd")  # in the order of native/optimizer.h
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam: beta1, beta2 and epsilon
 
 
-class Optimizer:
+class OptimizerSpec:
     """Constants of an optimizer.
 
     State and constants are the same for our kernels and for MXNet's operators, so a run may change from one to the
@@ -43,50 +43,50 @@ class Optimizer:
 
     def __init__(self, options: OptimizerOptions) -> None:
         self.name = options.name
-        self.number = NAMES.index(options.name)
+        self.kernel_id = OPTIMIZERS.index(options.name)
         is_adam = options.name == "adam"
-        self.decays = DECAYS if is_adam else (options.momentum, 0.0)
+        self.betas = BETAS if is_adam else (options.momentum, 0.0)
         self.epsilon = EPSILON if is_adam else 0.0
-        self.constants = (ctypes.c_double * 3)(*self.decays, self.epsilon)
+        self.constants = (ctypes.c_double * 3)(*self.betas, self.epsilon)
         names = ("beta1", "beta2", "epsilon") if is_adam else ("momentum",)
-        self.mxnet = {"wd": options.weight_decay, **dict(zip(names, self.constants))}
-        self.moments = 2 if is_adam else int(options.momentum != 0)
+        self.mxnet_kwargs = {"wd": options.weight_decay, **dict(zip(names, self.constants))}
+        self.num_moments = 2 if is_adam else int(options.momentum != 0)
         self.weight_decay = options.weight_decay
         self.clip_norm = options.clip_norm
 
-    def rate(self, learning_rate: float, updates: int) -> float:
+    def bias_corrected_lr(self, learning_rate: float, updates: int) -> float:
         """Correct the learning rate for the bias of Adam's moments at its update number ``updates``, from 1."""
         if self.name != "adam":
             return learning_rate
-        first, second = (1 - decay**updates for decay in self.decays)
+        first, second = (1 - decay**updates for decay in self.betas)
         return float(learning_rate * math.sqrt(second) / first)
 
-    def moment_shapes(self, parameter: Parameter) -> list[tuple[int, ...]]:
+    def state_shapes(self, parameter: Parameter) -> list[tuple[int, ...]]:
         """Return the shapes of the moments of a parameter."""
-        shapes = [tuple(parameter.shape)] * self.moments
-        if self.moments == 2 and parameter.row_moments:
+        shapes = [tuple(parameter.shape)] * self.num_moments
+        if self.num_moments == 2 and parameter.rowwise_second_moment:
             shapes[1] = (parameter.shape[0], 1)
         return shapes
 
 
-class DenseUpdate:
+class FusedOptimizer:
     """Optimizer of the parameters, which our own kernels update in one call.
 
     Args:
         parameters: parameters by name, with the memory of their gradients.
     """
 
-    def __init__(self, optimizer: Optimizer, parameters: Mapping[str, Parameter], quanta: Quanta) -> None:
+    def __init__(self, optimizer: OptimizerSpec, parameters: Mapping[str, Parameter], quanta: FixedPointScales) -> None:
         self._parameters = dict(parameters)
         self._optimizer = optimizer
         self._quanta = quanta
-        self._functions, self._threads = library.functions(), library.threads()
+        self._functions, self._threads = library.functions(), library.num_threads()
         self._moments = {
-            name: [np.zeros(shape, np.float32) for shape in optimizer.moment_shapes(parameter)]
+            name: [np.zeros(shape, np.float32) for shape in optimizer.state_shapes(parameter)]
             for name, parameter in parameters.items()
         }
         firsts, seconds = zip(*[(*moments, None, None)[:2] for moments in self._moments.values()])
-        values, gradients = zip(*[(parameter.value, parameter.gradient) for parameter in parameters.values()])
+        values, gradients = zip(*[(parameter.data, parameter.grad) for parameter in parameters.values()])
         sizes = (ctypes.c_int64 * len(values))(*[value.size for value in values])
         self._addresses = sizes, *map(pointers, (values, firsts, seconds, gradients))
 
@@ -98,31 +98,31 @@ class DenseUpdate:
         """
         optimizer, parameters = self._optimizer, self._parameters.values()
         numbers = ctypes.c_double * len(parameters)
-        rates = numbers(*[rate * parameter.rate for parameter in parameters])
-        scales = numbers(*[scale * self._quanta.of(name) for name in self._parameters])
+        rates = numbers(*[rate * parameter.lr_mult for parameter in parameters])
+        scales = numbers(*[scale * self._quanta.scale_of(name) for name in self._parameters])
         self._functions.crepe_update_parameters(
-            optimizer.number, optimizer.constants, len(parameters), *self._addresses, rates, scales,
+            optimizer.kernel_id, optimizer.constants, len(parameters), *self._addresses, rates, scales,
             optimizer.weight_decay, self._threads,
         )  # fmt: skip
 
-    def squares(self) -> float:
+    def squared_norm(self) -> float:
         """Return the sum of the squares of the gradients."""
         total, sums = 0.0, (ctypes.c_uint64 * 2)()
         for name, parameter in self._parameters.items():
-            assert parameter.gradient is not None
-            self._functions.crepe_squared_norm(parameter.gradient.ctypes.data, parameter.gradient.size, sums)
+            assert parameter.grad is not None
+            self._functions.crepe_squared_norm(parameter.grad.ctypes.data, parameter.grad.size, sums)
             low, high = sums
-            total += (low + (high << 32)) * self._quanta.of(name) ** 2
+            total += (low + (high << 32)) * self._quanta.scale_of(name) ** 2
         return total
 
     def arrays(self) -> Arrays:
         """Copy the moments."""
         return {f"{name}.{k}": m.copy() for name, moments in self._moments.items() for k, m in enumerate(moments)}
 
-    def restore(self, saved: SavedArrays) -> None:
+    def restore(self, saved: OptimizerState) -> None:
         """Restore the result of ``arrays``, if the saved state has it."""
         for name, parameter in self._parameters.items():
             for own, moment in zip(
-                self._moments[name], saved.moments(name, self._optimizer.moment_shapes(parameter)) or ()
+                self._moments[name], saved.moments(name, self._optimizer.state_shapes(parameter)) or ()
             ):
                 own[:] = moment

@@ -21,12 +21,12 @@ class Parameter:
             or if there is none, or the parameter is trained row by row.
     """
 
-    value: npt.NDArray[np.float32]
-    rate: float = 1.0
-    row_moments: bool = False
-    is_trained: bool = True
-    gradient: npt.NDArray[np.int32] | None = None
+    data: npt.NDArray[np.float32]
+    lr_mult: float = 1.0
+    rowwise_second_moment: bool = False
+    requires_grad: bool = True
+    grad: npt.NDArray[np.int32] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.value.shape
+        return self.data.shape

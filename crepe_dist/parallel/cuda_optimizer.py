@@ -15,25 +15,25 @@ from itertools import accumulate
 import numpy as np
 
 from crepe_dist.cuda import driver, nccl
-from crepe_dist.cuda.branch import Program, Sum, Sums, blocks
-from crepe_dist.cuda.gpu import Memory
+from crepe_dist.cuda.branch import GradAccumulator, GradAccumulators, KernelProgram, blocks
+from crepe_dist.cuda.gpu import DeviceBuffer
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.distributed.process_group import World
-from crepe_dist.optim.fixed_point import Quanta, mean_scale
-from crepe_dist.optim.grad_scaler import LossScale
-from crepe_dist.optim.optimizer_state import SavedArrays
-from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.optim.fixed_point import FixedPointScales, mean_and_clip_factor
+from crepe_dist.optim.grad_scaler import GradScaler
+from crepe_dist.optim.optimizer_state import OptimizerState
+from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.parallel.distributed_optimizer import Row
-from crepe_dist.parallel.fixed_point_optimizer import WholeNumberExchange, row_width
-from crepe_dist.parallel.sharded_embedding import catch_up
-from crepe_dist.parallel.shared_memory_optimizer import share_on_hosts
+from crepe_dist.parallel.distributed_optimizer import StepStats
+from crepe_dist.parallel.fixed_point_optimizer import FixedPointOptimizer, num_step_stats
+from crepe_dist.parallel.sharded_embedding import apply_lazy_updates
+from crepe_dist.parallel.shared_memory_optimizer import open_host_memory
 
 LINE = 64  # numbers to which gradients are aligned
 MAX_BLOCKS = 1 << 10  # that share out a parameter
 
 
-class CudaExchange(WholeNumberExchange):
+class CudaOptimizer(FixedPointOptimizer):
     """Exchange that sums on GPUs and updates the parameters there.
 
     Args:
@@ -48,13 +48,13 @@ class CudaExchange(WholeNumberExchange):
 
     def __init__(
         self,
-        world: World,
-        optimizer: Optimizer,
-        quanta: Quanta,
-        run: Program,
-        values: Mapping[str, Memory],
+        world: ProcessGroup,
+        optimizer: OptimizerSpec,
+        quanta: FixedPointScales,
+        run: KernelProgram,
+        values: Mapping[str, DeviceBuffer],
         tables: Collection[str],
-        loss_scale: LossScale,
+        loss_scale: GradScaler,
     ) -> None:
         super().__init__(quanta)
         self._world = world
@@ -63,21 +63,21 @@ class CudaExchange(WholeNumberExchange):
         self._values = values
         self._tables = tables
         self._loss_scale = loss_scale
-        sizes = {name: parameter.value.size for name, parameter in quanta.parameters.items()}
+        sizes = {name: parameter.data.size for name, parameter in quanta.parameters.items()}
         *starts, end = accumulate((-(-size // LINE) * LINE for size in sizes.values()), initial=0)
-        rows, squares = 8 * world.size * row_width(quanta), 16 * len(sizes)
+        rows, squares = 8 * world.size * num_step_stats(quanta), 16 * len(sizes)
         self._count = end + rows // 4
         self._memory = run.gpu.allocate(4 * end + rows + squares)
         self._is_zero = True
         self._table = self._memory.view(4 * end, rows + squares)
         self._squares = self._memory.view(4 * self._count, squares)
-        self._read = run.gpu.page_locked(rows + squares)
+        self._read = run.gpu.pinned(rows + squares)
         self._rows = self._read[:rows].view(np.float64).reshape(world.size, -1)
-        self.totals = {
+        self.grad_sums = {
             name: self._memory.view(4 * start, 4 * size) for start, (name, size) in zip(starts, sizes.items())
         }
         self._moments = {
-            name: [run.gpu.allocate(4 * math.prod(shape)) for shape in optimizer.moment_shapes(parameter)]
+            name: [run.gpu.allocate(4 * math.prod(shape)) for shape in optimizer.state_shapes(parameter)]
             for name, parameter in quanta.parameters.items()
         }
         trained = np.array([self._trained(name, parameter) for name, parameter in quanta.parameters.items()], np.int64)
@@ -87,105 +87,108 @@ class CudaExchange(WholeNumberExchange):
         self._rates = run.gpu.allocate(8 * len(sizes))
         self._communicator: nccl.Communicator | None = None
         if world.size > 1:
-            why_not = _without_nccl(world, run.gpu.number)
-            self.by = f"{world.carrier} ({why_not})" if why_not else "NCCL"
+            why_not = _nccl_unavailable_reason(world, run.gpu.number)
+            self.reduce_backend = f"{world.backend} ({why_not})" if why_not else "NCCL"
             if not why_not:
                 # NCCL hears of the end of a process of another host only.
-                _, memory = share_on_hosts(world, lambda processes: mmap.PAGESIZE)
-                name = world.broadcast(nccl.unique_id() if world.is_root else None, "NCCL's id")
-                world.beat()
-                limits = memory.check, world.patience
+                _, memory = open_host_memory(world, lambda processes: mmap.PAGESIZE)
+                name = world.broadcast_object(nccl.unique_id() if world.is_root else None, "NCCL's id")
+                world.heartbeat()
+                limits = memory.check_peers_alive, world.patience
                 self._communicator = nccl.Communicator(run.gpu, world.rank, world.size, name, *limits)
 
     def _trained(self, name: str, parameter: Parameter) -> list[int]:
         """Return ``TrainedParameter`` of kernels/optimizer.cuh."""
-        arrays = self._values[name], self.totals[name], *self._moments[name]
-        columns = parameter.shape[1] if parameter.row_moments else 0
+        arrays = self._values[name], self.grad_sums[name], *self._moments[name]
+        columns = parameter.shape[1] if parameter.rowwise_second_moment else 0
         addresses = [*(memory.address for memory in arrays), 0, 0][:4]
         channels = parameter.shape[1] if len(parameter.shape) == 3 else 0
-        return [parameter.value.size, *addresses, columns, min(32, 1 << (columns - 1).bit_length()), channels]
+        return [parameter.data.size, *addresses, columns, min(32, 1 << (columns - 1).bit_length()), channels]
 
-    def begin(self, documents: int) -> Sums:
+    def zero_grad(self, documents: int) -> GradAccumulators:
         """Return sums that are zero, for the gradients of ``documents`` of this rank."""
         if not self._is_zero:  # another attempt, or the last step was not finite
             self._memory.clear()
         self._is_zero = False
         self._documents, each = documents, 4 * documents
-        self._largest = self._run.buffer("largest terms", each * len(self.totals))
+        self._largest = self._run.buffer("largest terms", each * len(self.grad_sums))
         return {
-            name: Sum(total, 1 / self._quanta.of(name), self._largest.view(each * number, each))
-            for number, (name, total) in enumerate(self.totals.items())
+            name: GradAccumulator(total, 1 / self._quanta.scale_of(name), self._largest.view(each * number, each))
+            for number, (name, total) in enumerate(self.grad_sums.items())
         }
 
-    def _add(self, loss: Memory, numbers: Sequence[int]) -> list[Row]:
+    def _add(self, loss: DeviceBuffer, numbers: Sequence[int]) -> list[StepStats]:
         """Add up the gradients; ``loss``: float32 [summands, documents]."""
-        world, run, of_largest = self._world, self._run, (self._largest, self._documents, self._quanta.unit)
+        world, run, of_largest = self._world, self._run, (self._largest, self._documents, self._quanta.bound_unit)
         place, summands = (world.rank, world.size, self._table), loss.size // (4 * self._documents)
-        run("write_step_stats", len(self.totals) + 1, *of_largest, loss, summands, *numbers, *place)
+        run("write_step_stats", len(self.grad_sums) + 1, *of_largest, loss, summands, *numbers, *place)
         if self._communicator is not None:
-            self._communicator.sum(self._memory, self._count)
+            self._communicator.all_reduce(self._memory, self._count)
         elif world.size > 1:
             on_host = np.empty(self._count, np.int32)
             self._memory.read(on_host)
-            self._memory.write(world.sum(on_host, "gradients"))
+            self._memory.write(world.all_reduce(on_host, "gradients"))
         if self._optimizer.clip_norm is not None:
             run("add_squared_norms", self._pieces, *self._parameters, self._squares)
-        self._table.fetch(self._read)
+        self._table.read_async(self._read)
         (self._communicator or run.gpu).wait()
         return list(self._rows.tolist())
 
-    def update(self, documents: float, learning_rate: float) -> None:
+    def step(self, documents: float, learning_rate: float) -> None:
         optimizer, quanta = self._optimizer, self._quanta
-        scale = mean_scale(self._loss_scale.factor * documents, optimizer.clip_norm, self._sum_of_squares)
-        self._loss_scale.good()
+        scale = mean_and_clip_factor(self._loss_scale.factor * documents, optimizer.clip_norm, self._sum_of_squares)
+        self._loss_scale.record_finite_step()
         self._updates += 1
         rates = [
-            (optimizer.rate(learning_rate * parameter.rate, self._updates), scale * quanta.of(name))
+            (
+                optimizer.bias_corrected_lr(learning_rate * parameter.lr_mult, self._updates),
+                scale * quanta.scale_of(name),
+            )
             for name, parameter in quanta.parameters.items()
         ]
         self._rates.write(np.array(rates, np.float32))
-        constants = optimizer.weight_decay, *optimizer.decays, optimizer.epsilon
-        self._run("update_parameters", self._pieces, *self._parameters, self._rates, optimizer.number, *constants)
+        constants = optimizer.weight_decay, *optimizer.betas, optimizer.epsilon
+        self._run("update_parameters", self._pieces, *self._parameters, self._rates, optimizer.kernel_id, *constants)
         self._is_zero = True
 
     def _sum_of_squares(self) -> float:
         """Return the sum of the squares of all summed gradients, the same on every rank."""
         read = self._read[self._rows.nbytes :].view(np.uint64).reshape(-1, 2)
         return sum(
-            (int(low) + (int(high) << 32)) * self._quanta.of(name) ** 2
+            (int(low) + (int(high) << 32)) * self._quanta.scale_of(name) ** 2
             for (low, high), name in zip(read, self._quanta.parameters)
         )
 
-    def flush(self) -> None:
+    def synchronize(self) -> None:
         for name in self._tables:
-            count = self._quanta.parameters[name].value.size
+            count = self._quanta.parameters[name].data.size
             self._run("round_to_float16", blocks(count), self._values[name], count)
 
-    def arrays(self) -> Arrays:
-        arrays = super().arrays()
+    def state_dict(self) -> Arrays:
+        arrays = super().state_dict()
         for name, parameter in self._quanta.parameters.items() if self._updates and self._world.is_root else ():
-            for number, shape in enumerate(self._optimizer.moment_shapes(parameter)):
+            for number, shape in enumerate(self._optimizer.state_shapes(parameter)):
                 arrays[f"{name}.{number}"] = np.empty(shape, np.float32)
                 self._moments[name][number].read(arrays[f"{name}.{number}"])
         return arrays
 
-    def restore(self, arrays: Arrays) -> None:
-        saved = SavedArrays(arrays)
+    def load_state_dict(self, arrays: Arrays) -> None:
+        saved = OptimizerState(arrays)
         for name, parameter in self._quanta.parameters.items():
-            ages = saved.ages(name, parameter.shape[0] if parameter.row_moments else 0)
-            moments = saved.moments(name, self._optimizer.moment_shapes(parameter))
+            ages = saved.lazy_state(name, parameter.shape[0] if parameter.rowwise_second_moment else 0)
+            moments = saved.moments(name, self._optimizer.state_shapes(parameter))
             if moments is not None:
-                value, moments = catch_up(parameter.value, moments, ages, self._optimizer)
+                value, moments = apply_lazy_updates(parameter.data, moments, ages, self._optimizer)
                 self._values[name].write(np.ascontiguousarray(value))
                 for memory, moment in zip(self._moments[name], moments):
                     memory.write(np.ascontiguousarray(moment))
-        self._quanta.restore(saved.quanta(len(self._quanta.parameters)))
+        self._quanta.load_state_dict(saved.quanta(len(self._quanta.parameters)))
         self._updates = saved.updates
 
 
-def _without_nccl(world: World, gpu: int) -> str:
+def _nccl_unavailable_reason(world: ProcessGroup, gpu: int) -> str:
     """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank; empty if it can."""
-    versions, places = zip(*world.gather([nccl.version(), driver.place_of(gpu)], "NCCL"))
+    versions, places = zip(*world.all_gather_object([nccl.version(), driver.gpu_location(gpu)], "NCCL"))
     if not all(versions):
         return f"rank {versions.index(0)} has no NCCL 2.14 or later"
     if len(set(versions)) > 1:

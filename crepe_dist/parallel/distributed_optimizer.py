@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
-from crepe_dist.distributed.signals import Vote
+from crepe_dist.distributed.signals import StepAction
 from crepe_dist.errors import ExitCode, UserError
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """Sums of one step over the ranks. They are the same on every rank.
 
     Attributes:
@@ -45,19 +45,19 @@ class Outcome(NamedTuple):
     """
 
     step: int
-    documents: int
+    global_batch_size: int
     loss: float
-    vote: Vote
-    bad_losses: tuple[int, ...] = ()
-    bad_gradients: tuple[int, ...] = ()
-    overflowed: bool = False
+    requested_action: StepAction
+    nonfinite_loss_ranks: tuple[int, ...] = ()
+    nonfinite_grad_ranks: tuple[int, ...] = ()
+    needs_recompute: bool = False
 
     @property
-    def finite(self) -> bool:
-        return not self.bad_losses and not self.bad_gradients
+    def is_finite(self) -> bool:
+        return not self.nonfinite_loss_ranks and not self.nonfinite_grad_ranks
 
 
-class Exchange(ABC):
+class DistributedOptimizer(ABC):
     """Base class of the distributed optimizers. Every rank calls each method at the same point of the program.
 
     The gradient of a rank is the gradient of the SUM of its documents' losses. The sum over the ranks, divided by the
@@ -67,9 +67,9 @@ class Exchange(ABC):
         by: Name of the mechanism that sums the gradients, for messages. It is empty for a single process.
     """
 
-    by = ""
+    reduce_backend = ""
 
-    def all_reduce(self, loss: Any, batch: Batch, vote: Vote = Vote.GO_ON) -> Outcome:
+    def all_reduce(self, loss: Any, batch: Batch, vote: StepAction = StepAction.CONTINUE) -> StepResult:
         """Sum the dense gradients, the losses and the votes over the ranks, bit-identically on every rank.
 
         The gradients of dense parameters are replaced by their sums. On one host, the gradients of row-sparse
@@ -83,7 +83,7 @@ class Exchange(ABC):
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        rows, bad_gradients, overflowed = self._all_reduce(loss, (batch.step, batch.documents, vote))
+        rows, bad_gradients, overflowed = self._all_reduce(loss, (batch.step, batch.global_batch_size, vote))
         losses, _, _, votes = zip(*rows)
         places = sorted({f"step {step:.0f} of {documents:.0f} documents" for _, step, documents, _ in rows})
         if len(places) > 1:  # the replicas would diverge
@@ -95,11 +95,13 @@ class Exchange(ABC):
                 code=ExitCode.FAILURE,
             )
         bad_losses = tuple(rank for rank, of_rank in enumerate(losses) if not math.isfinite(of_rank))
-        strongest = Vote(int(max(votes)))
-        return Outcome(batch.step, batch.documents, sum(losses), strongest, bad_losses, bad_gradients, overflowed)
+        strongest = StepAction(int(max(votes)))
+        return StepResult(
+            batch.step, batch.global_batch_size, sum(losses), strongest, bad_losses, bad_gradients, overflowed
+        )
 
     @abstractmethod
-    def _all_reduce(self, loss: Any, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
+    def _all_reduce(self, loss: Any, numbers: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
         """Sum the dense gradients over the ranks, and gather the losses and the numbers of all ranks.
 
         Returns:
@@ -107,7 +109,7 @@ class Exchange(ABC):
         """
 
     @abstractmethod
-    def update(self, documents: float, learning_rate: float) -> None:
+    def step(self, documents: float, learning_rate: float) -> None:
         """Update the parameters with the mean gradient of the last ``all_reduce``.
 
         On one host, this call also sums the gradients of row-sparse parameters: the owner of a row adds the gradients
@@ -117,18 +119,18 @@ class Exchange(ABC):
             documents: Number of documents in the global batch.
         """
 
-    def ready(self) -> None:  # noqa: B027
+    def wait_for_update(self) -> None:  # noqa: B027
         """Wait until the other processes of this host have updated the rows that they own."""
 
-    def fetch(self) -> None:  # noqa: B027
+    def pull_rows(self) -> None:  # noqa: B027
         """Get the rows that the batch touches from their owners on other hosts. The engine has listed these rows."""
 
-    def flush(self) -> None:  # noqa: B027
+    def synchronize(self) -> None:  # noqa: B027
         """Apply all pending updates of rows, and round the rows to float16, for evaluation and checkpoints."""
 
     @abstractmethod
-    def arrays(self) -> Arrays:
-        """Copy the state of the optimizer; ``SavedArrays`` reads it.
+    def state_dict(self) -> Arrays:
+        """Copy the state of the optimizer; ``OptimizerState`` reads it.
 
         Returns:
             The state on rank 0. The return value on other ranks is unspecified. The state includes the values of
@@ -136,7 +138,7 @@ class Exchange(ABC):
         """
 
     @abstractmethod
-    def restore(self, arrays: Arrays) -> None:
+    def load_state_dict(self, arrays: Arrays) -> None:
         """Restore the result of ``arrays`` for the current parameters. Every subclass reads the states of the others.
 
         Raises:
@@ -144,4 +146,4 @@ class Exchange(ABC):
         """
 
 
-Row = Sequence[float]  # Statistics that a rank sends with its gradients: bounds, loss, step, batch size, vote.
+StepStats = Sequence[float]  # Statistics that a rank sends with its gradients: bounds, loss, step, batch size, vote.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.optim.fixed_point import Quanta
-from crepe_dist.parallel.distributed_optimizer import Exchange, Row
+from crepe_dist.optim.fixed_point import FixedPointScales
+from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, StepStats
 
 
-def row_width(quanta: Quanta) -> int:
+def num_step_stats(quanta: FixedPointScales) -> int:
     """Return how many floats each rank sends with its gradients.
 
     They are one bound per trained parameter, the loss, the step, the global batch size and the vote.
@@ -22,30 +22,30 @@ def row_width(quanta: Quanta) -> int:
     return len(quanta.parameters) + 4
 
 
-class WholeNumberExchange(Exchange):
+class FixedPointOptimizer(DistributedOptimizer):
     """Base class of the optimizers whose gradients are fixed-point numbers. Integer sums do not depend on their order.
 
     Args:
         quanta: The trained parameters, and the fixed-point scales of their gradients.
     """
 
-    def __init__(self, quanta: Quanta) -> None:
+    def __init__(self, quanta: FixedPointScales) -> None:
         self._quanta = quanta
         self._updates = 0
 
-    def _all_reduce(self, loss: float, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
+    def _all_reduce(self, loss: float, numbers: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
         quanta, parameters = self._quanta, len(self._quanta.parameters)
         rows = self._add(loss, numbers)
         bounds = [row[:parameters] for row in rows]
         not_finite = tuple(rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank)))
-        return [row[parameters:] for row in rows], not_finite, not quanta.fit(bounds)
+        return [row[parameters:] for row in rows], not_finite, not quanta.update_scales(bounds)
 
     @abstractmethod
-    def _add(self, loss: Any, numbers: Sequence[int]) -> list[Row]:
+    def _add(self, loss: Any, numbers: Sequence[int]) -> list[StepStats]:
         """Sum the dense gradients over the ranks. Return the bounds, the loss and the numbers of each rank."""
 
-    def arrays(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
-        if (quanta := self._quanta.state()) is not None:
+        if (quanta := self._quanta.state_dict()) is not None:
             arrays["quanta"] = quanta
         return arrays

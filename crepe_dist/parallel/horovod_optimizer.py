@@ -25,14 +25,14 @@ from crepe_dist.distributed.mxnet_internals import (
     update_arrays_one_by_one,
     view,
 )
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
-from crepe_dist.optim.optimizer_state import SavedArrays
-from crepe_dist.optim.optimizers import Optimizer
-from crepe_dist.parallel.distributed_optimizer import Exchange, Row
+from crepe_dist.optim.optimizer_state import OptimizerState
+from crepe_dist.optim.optimizers import OptimizerSpec
+from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, StepStats
 
 
-class GluonExchange(Exchange):
+class HorovodOptimizer(DistributedOptimizer):
     """All-reduce by Horovod's ``DistributedTrainer``, and updates by MXNet's optimizers.
 
     Args:
@@ -41,18 +41,18 @@ class GluonExchange(Exchange):
     """
 
     def __init__(
-        self, world: World, parameters: Mapping[str, Any], optimizer: Optimizer, names: Mapping[str, str]
+        self, world: ProcessGroup, parameters: Mapping[str, Any], optimizer: OptimizerSpec, names: Mapping[str, str]
     ) -> None:
         self._world = world
         self._optimizer = optimizer
         self._device = next(iter(parameters.values())).list_ctx()[0]
-        own = mx.optimizer.create(optimizer.name, **optimizer.mxnet)  # each update gets its learning rate
+        own = mx.optimizer.create(optimizer.name, **optimizer.mxnet_kwargs)  # each update gets its learning rate
         self._collective: Callable[[], AbstractContextManager[None]] = nullcontext
         if world.size == 1:
             self._trainer = gluon.Trainer(parameters, own, kvstore=None)
         else:
-            self.by = "Horovod"
-            if world.carrier != "Horovod":
+            self.reduce_backend = "Horovod"
+            if world.backend != "Horovod":
                 remedy = "start it with horovodrun, or train this network on CPUs with our own kernels"
                 raise UserError("MXNet's trainer in several processes needs Horovod", remedy=remedy, on_all_ranks=True)
             import horovod.mxnet as hvd
@@ -76,7 +76,7 @@ class GluonExchange(Exchange):
     def gradients(self) -> list[Any]:
         return [parameter.grad() for parameter in self._parameters]
 
-    def _all_reduce(self, loss: mx.nd.NDArray, numbers: Sequence[int]) -> tuple[list[Row], tuple[int, ...], bool]:
+    def _all_reduce(self, loss: mx.nd.NDArray, numbers: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
         # The all-reduce overwrites the gradients, so the norms of this rank's gradients are computed first. They are
         # read only after a failure, to name the rank with the non-finite gradient.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
@@ -84,19 +84,19 @@ class GluonExchange(Exchange):
             self._trainer.allreduce_grads()
             losses, finite = read(loss, self.gradients)
         own_are_good = finite or bool(np.isfinite(norms.asnumpy()).all())
-        rows = self._world.gather([own_are_good, float(losses[0]), *numbers], "step")
+        rows = self._world.all_gather_object([own_are_good, float(losses[0]), *numbers], "step")
         culprits = tuple(rank for rank, row in enumerate(rows) if not row[0])
         not_finite = () if finite else culprits or tuple(range(self._world.size))
         return [row[1:] for row in rows], not_finite, False
 
-    def update(self, documents: float, learning_rate: float) -> None:
+    def step(self, documents: float, learning_rate: float) -> None:
         if self._optimizer.clip_norm is not None:
             largest = self._optimizer.clip_norm * documents
             gluon.utils.clip_global_norm(self.gradients, largest, check_isfinite=False)
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.update(documents)
 
-    def arrays(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         if not self._world.is_root:
             return {}
         updates, states = optimizer_state(self._trainer)
@@ -105,10 +105,10 @@ class GluonExchange(Exchange):
             arrays.update({f"{self._names[index]}.{k}": array.asnumpy() for k, array in enumerate(state)})
         return arrays
 
-    def restore(self, arrays: Arrays) -> None:
-        saved, states = SavedArrays(arrays), {}
+    def load_state_dict(self, arrays: Arrays) -> None:
+        saved, states = OptimizerState(arrays), {}
         for index, (name, parameter) in enumerate(zip(self._names, self._parameters)):
-            moments = saved.moments(name, [tuple(parameter.shape)] * self._optimizer.moments)
+            moments = saved.moments(name, [tuple(parameter.shape)] * self._optimizer.num_moments)
             if moments is not None:
                 states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
         set_optimizer_state(self._trainer, saved.updates, states, self._device)

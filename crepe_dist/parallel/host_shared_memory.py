@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import hardware
-from crepe_dist.distributed.process_group import World
-from crepe_dist.errors import PeerGone
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.errors import PeerLostError
 from crepe_dist.native import library
 
 FOLDER = hardware.SHARED_MEMORY
 PREFIX = "crepe_dist-"
 STALE_SECONDS = 60.0
-LOOK_SECONDS = 0.2  # interval between two checks that the others are alive
+POLL_SECONDS = 0.2  # interval between two checks that the others are alive
 HUGE_PAGE = 2 << 20  # bytes
 MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # of Linux, which the module mmap lacks
 FAILED = ctypes.c_void_p(-1).value
@@ -34,7 +34,7 @@ LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
-class HostMemory:
+class HostSharedMemory:
     """Memory of the processes of a host; the first process's first page holds a barrier.
 
     A process holds a lock on its file while it lives; the kernel releases the lock at its end.
@@ -46,7 +46,7 @@ class HostMemory:
     """
 
     def __init__(self, pages: Sequence[Any], files: Sequence[int], rank: int) -> None:
-        self.pages = pages
+        self.segments = pages
         self.rank = rank
         self._files = files
         self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(pages[0]))
@@ -57,14 +57,14 @@ class HostMemory:
         return library.functions()  # not for ``check``, which GPUs use without kernels for CPUs
 
     @property
-    def processes(self) -> int:
-        return len(self.pages)
+    def num_processes(self) -> int:
+        return len(self.segments)
 
     def arrive(self) -> None:
         """Tell the other processes of the host that this one has come to this point; see ``wait``."""
         self.wait()
-        if self.processes > 1:
-            self._round = self._functions.crepe_barrier_arrive(self._barrier, self.processes)
+        if self.num_processes > 1:
+            self._round = self._functions.crepe_barrier_arrive(self._barrier, self.num_processes)
 
     def wait(self) -> None:
         """Wait until all processes of the host have come to the point of this one's last ``arrive``.
@@ -75,38 +75,38 @@ class HostMemory:
         if self._round is None:
             return
         # Wait in short pieces, so that signals are handled and the end of a process is noticed.
-        while not self._functions.crepe_barrier_wait(self._barrier, self._round, LOOK_SECONDS):
+        while not self._functions.crepe_barrier_wait(self._barrier, self._round, POLL_SECONDS):
             try:
-                self.check()
-            except PeerGone:
+                self.check_peers_alive()
+            except PeerLostError:
                 if not self._functions.crepe_barrier_wait(self._barrier, self._round, 0.0):
                     raise
                 break  # it ended after it had arrived
         self._round = None
 
-    def check(self) -> None:
+    def check_peers_alive(self) -> None:
         """Check that all processes of the host are there.
 
         Raises:
             PeerGone: one of them ended.
         """
         if any(rank != self.rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
-            raise PeerGone("another process of this host ended")
+            raise PeerLostError("another process of this host ended")
 
-    def wait_for_all(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes of the host have called it; raises as ``wait``."""
         self.arrive()
         self.wait()
 
 
-def private_memory(size: int) -> HostMemory:
+def allocate_private(size: int) -> HostSharedMemory:
     """Allocate the memory of a process that shares it with no other."""
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     pages.madvise(mmap.MADV_HUGEPAGE)  # rows of tables are read in random order
-    return HostMemory([pages], (), 0)
+    return HostSharedMemory([pages], (), 0)
 
 
-def share_memory(ranks: World, host: Sequence[int], size: int) -> HostMemory | None:
+def open_shared(ranks: ProcessGroup, host: Sequence[int], size: int) -> HostSharedMemory | None:
     """Create this rank's memory and open those of its host; every rank calls it.
 
     Args:
@@ -121,13 +121,13 @@ def share_memory(ranks: World, host: Sequence[int], size: int) -> HostMemory | N
     created = _create(size)
     files: list[int] = []
     try:
-        names = ranks.gather(created and created[0].name, "shared memory")
+        names = ranks.all_gather_object(created and created[0].name, "shared memory")
         if None not in names:
             files, pages = _open([names[rank] for rank in host], size)
-            if 0 not in ranks.gather(len(pages), "shared memory opened"):
+            if 0 not in ranks.all_gather_object(len(pages), "shared memory opened"):
                 own = pages[host.index(ranks.rank)]
                 back_with_huge_pages(ctypes.addressof(own), size)
-                return HostMemory(pages, files, host.index(ranks.rank))
+                return HostSharedMemory(pages, files, host.index(ranks.rank))
     finally:
         if created is not None:
             created[0].unlink(missing_ok=True)  # the memory lives until the last process ends, even if it is killed

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.native import library
-from crepe_dist.parallel.sharded_embedding import Numbers, Table
+from crepe_dist.parallel.sharded_embedding import Numbers, ShardedEmbedding
 
 
-class BetweenHosts:
+class InterHostReducer:
     """Exchange between hosts: sums of a part of the dense gradients, and rows of tables.
 
     The ranks that have the same part, one on each host, add a piece of it each: they send each other these pieces, then
@@ -34,7 +34,12 @@ class BetweenHosts:
     """
 
     def __init__(
-        self, world: World, hosts: Sequence[Sequence[int]], peers: Sequence[int], part: Numbers, tables: Sequence[Table]
+        self,
+        world: ProcessGroup,
+        hosts: Sequence[Sequence[int]],
+        peers: Sequence[int],
+        part: Numbers,
+        tables: Sequence[ShardedEmbedding],
     ) -> None:
         self._world = world
         self._peers = sorted(peers)
@@ -48,31 +53,36 @@ class BetweenHosts:
         self._owners = {rank: owner for rank, owner in self._remote.items() if owner % len(host) == mine}
         # The ranks that deal with this owner, one on each other host.
         self._askers = [other[self._own % len(other)] for other in hosts if other is not host]
-        self._asked: dict[int, list[Numbers]] = {}  # by rank: the rows of each table that it has asked for
+        self._requested_rows: dict[int, list[Numbers]] = {}  # by rank: the rows of each table that it has asked for
 
-    def fetch(self) -> None:
+    def pull_rows(self) -> None:
         """Get the values of the rows that this host's batch touches; every rank calls it."""
         for table in self._tables:
-            table.keep()
-        questions = {rank: [table.kept_rows(owner) for table in self._tables] for rank, owner in self._owners.items()}
-        self._asked = self._send(questions, "rows", {rank: [None] * len(self._tables) for rank in self._askers})
-        answers = {
-            rank: [table.read(self._check(rows, table)) for table, rows in zip(self._tables, lists)]
-            for rank, lists in self._asked.items()
+            table.collect_remote_rows()
+        questions = {
+            rank: [table.remote_row_ids(owner) for table in self._tables] for rank, owner in self._owners.items()
         }
-        expected = {rank: [len(kept) for kept in self._kept(rank)] for rank in self._owners}
+        self._requested_rows = self._send(
+            questions, "rows", {rank: [None] * len(self._tables) for rank in self._askers}
+        )
+        answers = {
+            rank: [table.read_rows(self._check(rows, table)) for table, rows in zip(self._tables, lists)]
+            for rank, lists in self._requested_rows.items()
+        }
+        expected = {rank: [len(kept) for kept in self._remote_buffers(rank)] for rank in self._owners}
         for rank, values in self._send(answers, "values", expected).items():
-            for kept, received in zip(self._kept(rank), values):
+            for kept, received in zip(self._remote_buffers(rank), values):
                 kept[:] = received
 
-    def add(self) -> None:
+    def all_reduce(self) -> None:
         """Replace the part by its sum over the hosts, and complete the sums of own rows; every rank calls it."""
         for table in self._tables:
-            table.sum_kept()
+            table.reduce_remote_grads()
         pieces = dict(zip(self._peers, np.array_split(self._part, len(self._peers) or 1)))
         nothing = self._part[:0]
         messages = {
-            rank: [pieces.get(rank, nothing), *map(shortened, self._kept(rank))] for rank in {*pieces, *self._owners}
+            rank: [pieces.get(rank, nothing), *map(pack_int16, self._remote_buffers(rank))]
+            for rank in {*pieces, *self._owners}
         }
         sizes = {rank: len(piece) for rank, piece in pieces.items()}
         expected: dict[int, list[int | None]] = {rank: [sizes.get(self._world.rank, 0)] for rank in self._peers}
@@ -80,25 +90,25 @@ class BetweenHosts:
             expected[rank] = [*expected.get(rank, [0]), *[None] * len(self._tables)]
         received = self._send(messages, "gradients", expected)
         for number, table in enumerate(self._tables):
-            rows = [lists[number] for lists in self._asked.values()]
-            counts = [table.numbers(of_rank) for of_rank in rows]
-            short = [received[rank][1 + number] for rank in self._asked]
-            table.add(rows, [*map(widened, short, counts)])
+            rows = [lists[number] for lists in self._requested_rows.values()]
+            counts = [table.num_elements(of_rank) for of_rank in rows]
+            short = [received[rank][1 + number] for rank in self._requested_rows]
+            table.accumulate(rows, [*map(unpack_int16, short, counts)])
         total = sum((received[peer][0] for peer in self._peers), np.zeros(1, np.int32))
         sums = self._send(
             {peer: [total] for peer in self._peers}, "sums", {rank: [sizes[rank]] for rank in self._peers}
         )
         self._part[:] = np.concatenate([nothing, *(sums[peer][0] for peer in self._peers)])
 
-    def gather(self, table: Table, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]) -> None:
+    def gather_rows(self, table: ShardedEmbedding, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]) -> None:
         """Copy the rows of other hosts into arrays of a table on some ranks; every rank calls it.
 
         Args:
             arrays: arrays [rows, …] of four bytes a number, which hold this rank's rows.
             ranks: those that get the rows.
         """
-        own = [array[table.block(self._own)].reshape(-1).view(np.int32) for array in arrays]
-        blocks = {rank: table.block(owner) for rank, owner in self._remote.items() if self._world.rank in ranks}
+        own = [array[table.shard_slice(self._own)].reshape(-1).view(np.int32) for array in arrays]
+        blocks = {rank: table.shard_slice(owner) for rank, owner in self._remote.items() if self._world.rank in ranks}
         expected = {rank: [array[block].size for array in arrays] for rank, block in blocks.items()}
         name = f"rows of {table.name}"
         received = self._send({rank: own for rank in ranks if rank in self._remote}, name, expected)
@@ -107,20 +117,20 @@ class BetweenHosts:
                 rows = array[blocks[rank]]
                 rows[:] = part.view(array.dtype).reshape(rows.shape)
 
-    def _check(self, rows: Numbers, table: Table) -> Numbers:
+    def _check(self, rows: Numbers, table: ShardedEmbedding) -> Numbers:
         """Return rows that another rank has asked for; the kernels cannot check them.
 
         Raises:
             RuntimeError: they do not ascend, or are not this rank's.
         """
-        own = table.block(self._own)
+        own = table.shard_slice(self._own)
         if len(rows) and not (own.start <= rows[0] and rows[-1] < own.stop and (rows[1:] > rows[:-1]).all()):
             raise RuntimeError(f"another rank asked for rows of {table.name} that this one does not own")
         return rows
 
-    def _kept(self, rank: int) -> list[Numbers]:
+    def _remote_buffers(self, rank: int) -> list[Numbers]:
         """Return the numbers of the rows of each table for which this rank has asked another, if it asks that one."""
-        return [table.kept(self._owners[rank]) for table in self._tables] if rank in self._owners else []
+        return [table.remote_buffer(self._owners[rank]) for table in self._tables] if rank in self._owners else []
 
     def _send(
         self, messages: Mapping[int, Sequence[Numbers]], name: str, expected: Mapping[int, Sequence[int | None]]
@@ -176,13 +186,13 @@ def _described(lengths: Sequence[int | None]) -> str:
     return f"arrays of lengths {', '.join(names)}" if names else "no arrays"
 
 
-def shortened(numbers: Numbers) -> Numbers:
+def pack_int16(numbers: Numbers) -> Numbers:
     """Return a message of numbers: 16 bits each, and 32 more for each that does not fit into them."""
     message = np.empty(-(-len(numbers) // 2) + len(numbers), np.int32)
     return message[: library.functions().crepe_pack_int16(numbers.ctypes.data, len(numbers), message.ctypes.data)]
 
 
-def widened(message: Numbers, count: int) -> Numbers:
+def unpack_int16(message: Numbers, count: int) -> Numbers:
     """Return the numbers of a message.
 
     Raises:

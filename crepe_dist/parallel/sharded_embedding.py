@@ -22,17 +22,17 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.native import library
 from crepe_dist.native.library import pointers
-from crepe_dist.optim.optimizer_state import SavedArrays
-from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.optim.optimizer_state import OptimizerState
+from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.host_shared_memory import back_with_huge_pages
 
 Numbers = npt.NDArray[np.int32]
-Ages = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
+LazyState = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
 Moments = list[npt.NDArray[np.float32]]
 
 
-class Owners(ctypes.Structure):
+class RowSharding(ctypes.Structure):
     """The ranks that own the rows of a table, a block each; those of a host are neighbours.
 
     Attributes:
@@ -41,7 +41,7 @@ class Owners(ctypes.Structure):
         processes: number of those of this host.
     """
 
-    _fields_ = (("all", ctypes.c_int), ("first", ctypes.c_int), ("processes", ctypes.c_int))
+    _fields_ = (("num_shards", ctypes.c_int), ("first_local_shard", ctypes.c_int), ("num_local_shards", ctypes.c_int))
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ class SparseParameter:
 
     name: str
     parameter: Parameter
-    most_rows: int
-    attach: Callable[[int], None]
+    max_rows_per_step: int
+    on_open: Callable[[int], None]
 
     @property
     def shape(self) -> Any:
-        return (ctypes.c_int64 * 3)(*self.parameter.shape, self.most_rows)
+        return (ctypes.c_int64 * 3)(*self.parameter.shape, self.max_rows_per_step)
 
-    def bytes(self, owners: Owners) -> int:
+    def bytes(self, owners: RowSharding) -> int:
         """Return the memory that each process of a host needs, in whole pages."""
         size = library.functions().crepe_embedding_bytes(self.shape, ctypes.byref(owners))
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-class Table:
+class ShardedEmbedding:
     """Values and optimizer state of a parameter's rows, divided among all ranks, each of which owns a block.
 
     Args:
@@ -81,8 +81,8 @@ class Table:
     def __init__(
         self,
         sparse: SparseParameter,
-        optimizer: Optimizer,
-        owners: Owners,
+        optimizer: OptimizerSpec,
+        owners: RowSharding,
         memories: Sequence[npt.NDArray[np.uint8]],
         rank: int,
     ) -> None:
@@ -95,40 +95,40 @@ class Table:
         self._run = library.functions()
         self._table = self._run.crepe_embedding_open(
             sparse.shape,
-            optimizer.number,
+            optimizer.kernel_id,
             optimizer.constants,
             (ctypes.c_void_p * len(memories))(*[memory.ctypes.data for memory in memories]),
             ctypes.byref(owners),
             rank,
-            library.threads(),
+            library.num_threads(),
         )
         _check(self._table is None)
-        value = self.parameter.value
+        value = self.parameter.data
         back_with_huge_pages(value.ctypes.data, value.nbytes)  # scoring reads it
         weakref.finalize(self, self._run.crepe_embedding_close, self._table)
         self._rows_each = self._run.crepe_embedding_rows_per_shard(sparse.shape, ctypes.byref(owners))
-        self._bounds = np.zeros(owners.all + 1, np.int64)  # of the rows of each owner among those of `keep`
+        self._bounds = np.zeros(owners.num_shards + 1, np.int64)  # of the rows of each owner among those of `keep`
         self._kept = np.zeros(0, np.int32), np.zeros((0, self.parameter.shape[1]), np.int32)
         self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
-        sparse.attach(self._table)
+        sparse.on_open(self._table)
 
-    def squares(self) -> int:
+    def squared_norm(self) -> int:
         """Return the sum of the squares of the last sum, in quanta."""
         sums = (ctypes.c_uint64 * 2)()
         self._run.crepe_embedding_squared_norm(self._table, sums)
         low, high = sums
         return low + (high << 32)
 
-    def block(self, owner: int, number: int = 1) -> slice:
+    def shard_slice(self, owner: int, number: int = 1) -> slice:
         """Return the rows of an owner, or of a number of neighbours."""
         return slice(*[min(at * self._rows_each, self.parameter.shape[0]) for at in (owner, owner + number)])
 
     @property
-    def of_host(self) -> slice:
+    def host_slice(self) -> slice:
         """The rows of this host's owners."""
-        return self.block(self._owners.first, self._owners.processes)
+        return self.shard_slice(self._owners.first_local_shard, self._owners.num_local_shards)
 
-    def keep(self) -> None:
+    def collect_remote_rows(self) -> None:
         """List the rows of other hosts that the host's batch touches, of the owners that this process deals with."""
         addresses = (ctypes.c_void_p * 2)()
         self._run.crepe_embedding_collect_remote_rows(self._table, self._bounds.ctypes.data, addresses)
@@ -139,34 +139,34 @@ class Table:
         )
         self._kept = rows, numbers.reshape(count, columns)
 
-    def kept_rows(self, owner: int) -> Numbers:
+    def remote_row_ids(self, owner: int) -> Numbers:
         """Return the rows of an owner that ``keep`` has listed, int32 [n]."""
         return self._kept[0][slice(*self._bounds[owner : owner + 2])]
 
-    def kept(self, owner: int) -> Numbers:
+    def remote_buffer(self, owner: int) -> Numbers:
         """Return the memory of the numbers of these rows, flat: values, to be written; or sums, see ``sum_kept``."""
         return self._kept[1][slice(*self._bounds[owner : owner + 2])].reshape(-1)
 
-    def numbers(self, rows: Numbers) -> int:
+    def num_elements(self, rows: Numbers) -> int:
         """Return the count of the numbers of rows."""
         return len(rows) * int(self.parameter.shape[1])
 
-    def read(self, rows: Numbers) -> Numbers:
+    def read_rows(self, rows: Numbers) -> Numbers:
         """Return the values of ascending rows of this process, float32 as int32, flat."""
-        values = np.empty(self.numbers(rows), np.float32)
+        values = np.empty(self.num_elements(rows), np.float32)
         self._run.crepe_embedding_read_rows(self._table, rows.ctypes.data, len(rows), values.ctypes.data)
         return values.view(np.int32)
 
-    def sum_kept(self) -> None:
+    def reduce_remote_grads(self) -> None:
         """Replace the values of the rows of ``keep`` by the sums of their gradients on this host, in quanta."""
         _check(self._run.crepe_embedding_reduce_remote_grads(self._table))
 
-    def add(self, rows: Sequence[Numbers], sums: Sequence[Numbers]) -> None:
+    def accumulate(self, rows: Sequence[Numbers], sums: Sequence[Numbers]) -> None:
         """Add sums of other hosts to this one's: lists of this process's rows, and their sums."""
         counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
         _check(self._run.crepe_embedding_accumulate(self._table, pointers(rows), pointers(sums), counts, len(rows)))
 
-    def update(self, learning_rate: float, scale: float) -> None:
+    def step(self, learning_rate: float, scale: float) -> None:
         """Update the rows of this process with the sum of their gradients.
 
         If ``add`` was not called in this step, this call sums the gradients over the processes of the host, in the same
@@ -176,28 +176,28 @@ class Table:
             scale: Factor of the sum, which is in units of the fixed-point scale.
         """
         self._updates += 1
-        rate = self._optimizer.rate(learning_rate * self.parameter.rate, self._updates)
+        rate = self._optimizer.bias_corrected_lr(learning_rate * self.parameter.lr_mult, self._updates)
         _check(self._run.crepe_embedding_update(self._table, rate, scale, self._optimizer.weight_decay))
 
-    def flush(self) -> None:
+    def synchronize(self) -> None:
         """Move all of this process's rows on to the last update, and round them to float16, as files have them.
 
         All processes call it, and none reads before all have returned.
         """
         _check(self._run.crepe_embedding_apply_lazy_updates(self._table))
 
-    def publish(self) -> None:
+    def copy_to_parameter(self) -> None:
         """Copy the values of this host's rows into the parameter."""
-        self._store(self.of_host, [self.parameter.value])
+        self._store(self.host_slice, [self.parameter.data])
 
-    def arrays(self, rows: slice) -> Arrays:
-        """Copy rows of this host into new arrays of all rows, under the names of ``SavedArrays``.
+    def state_dict(self, rows: slice) -> Arrays:
+        """Copy rows of this host into new arrays of all rows, under the names of ``OptimizerState``.
 
         Returns:
             The values, which may not have been moved on, the moments, and the update that each row is from.
         """
         arrays: Arrays = {self.name: np.empty(self.parameter.shape, np.float32)}
-        for number, shape in enumerate(self._optimizer.moment_shapes(self.parameter)):
+        for number, shape in enumerate(self._optimizer.state_shapes(self.parameter)):
             arrays[f"{self.name}.{number}"] = np.empty(shape, np.float32)
         updated = np.empty(self.parameter.shape[0], np.int32)
         self._store(rows, [*arrays.values()], updated)
@@ -213,14 +213,14 @@ class Table:
         self._run.crepe_embedding_drift_history(self._table, history.ctypes.data)
         return history
 
-    def restore(self, saved: SavedArrays) -> None:
+    def load_state_dict(self, saved: OptimizerState) -> None:
         """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
-        ages = saved.ages(self.name, self.parameter.shape[0])
-        self.load(saved.updates, saved.moments(self.name, self._optimizer.moment_shapes(self.parameter)), ages)
+        ages = saved.lazy_state(self.name, self.parameter.shape[0])
+        self.load(saved.updates, saved.moments(self.name, self._optimizer.state_shapes(self.parameter)), ages)
 
-    def load(self, updates: int, moments: Moments | None, ages: Ages) -> None:
+    def load(self, updates: int, moments: Moments | None, ages: LazyState) -> None:
         """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
-        arrays = [np.ascontiguousarray(array) for array in (self.parameter.value, *(moments or []))]
+        arrays = [np.ascontiguousarray(array) for array in (self.parameter.data, *(moments or []))]
         addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
         drift, updated = map(np.ascontiguousarray, ages)
         _check(
@@ -229,13 +229,13 @@ class Table:
         self._updates = updates
 
 
-def catch_up(
-    values: npt.NDArray[np.float32], moments: Moments, ages: Ages, optimizer: Optimizer
+def apply_lazy_updates(
+    values: npt.NDArray[np.float32], moments: Moments, ages: LazyState, optimizer: OptimizerSpec
 ) -> tuple[npt.NDArray[np.float32], Moments]:
     """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
 
     Args:
-        ages: result of ``SavedArrays.ages``.
+        ages: result of ``OptimizerState.lazy_state``.
 
     Returns:
         The values and the moments for such an optimizer.
@@ -244,7 +244,7 @@ def catch_up(
     if len(drift) == 1:
         return values, moments
     change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
-    decayed = [(moment * decay**age).astype(np.float32) for moment, decay in zip(moments, optimizer.decays)]
+    decayed = [(moment * decay**age).astype(np.float32) for moment, decay in zip(moments, optimizer.betas)]
     if len(moments) == 1:
         return (values + change * moments[0]).astype(np.float32), decayed
     first, second = moments

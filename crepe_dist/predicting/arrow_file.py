@@ -17,8 +17,8 @@ from pyarrow import parquet
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import counted
-from crepe_dist.preparing.formats import Batch
+from crepe_dist.formatting import pluralize
+from crepe_dist.preparing.formats import RawBatch
 from crepe_dist.preparing.formats.parquet import ParquetRows, own_rows
 
 GROUP_BYTES, GROUP_ROWS = 1 << 23, 1 << 16  # size of a row group
@@ -96,11 +96,11 @@ def _beside(rows: ParquetRows, groups: Iterable[list[Record]], schema: pa.Schema
             own = _own_columns(batch, found, schema)
             yield pa.RecordBatch.from_arrays([*own, *_arrays(found, schema)], schema=schema)
     if lost:
-        what = f"{counted(lost, 'row')} could not be read again: their own columns are null"
+        what = f"{pluralize(lost, 'row')} could not be read again: their own columns are null"
         warnings.warn(f"{what}, and their column 'problem' has the reason", stacklevel=2)
 
 
-def _own_columns(batch: Batch, records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
+def _own_columns(batch: RawBatch, records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
     """Return the input's columns of the rows of records.
 
     If the rows cannot be read again, the columns are null, and the records get a problem.

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.input_reader import InvalidInput, columns_of
+from crepe_dist.predicting.input_reader import InvalidInput, model_columns
 from crepe_dist.predicting.output_formats import answer_cells, answer_types
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.preparing.dataframe_source import is_missing, text_column
@@ -91,13 +91,13 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     Raises:
         UserError: the columns of the text cannot be chosen, or hold something else than texts.
     """
-    wanted = columns_of(predictor.composition, texts=tuple(texts))
+    wanted = model_columns(predictor.composition, texts=tuple(texts))
     table = frame if isinstance(frame, pd.DataFrame) else _arrow_columns(frame)
     try:
         column = text_column(table, wanted)
     except UserError as error:
         raise InvalidInput(error.what, error.why, 'name the column, as in text="body"') from None
-    several, top = predictor.several, min(top, len(predictor.classes))
+    several, top = predictor.is_multilabel, min(top, len(predictor.classes))
     predictions = predictor.predict_stream("" if is_missing(text) else text for text in column)
     rows = [
         [*["[]"] * several, *["", math.nan] * top, 0, each.problem] if each.problem else answer_cells(each, top)

@@ -11,30 +11,30 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from crepe_dist.data.text_preprocessing import Composition
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import counted
-from crepe_dist.invocation import typed
+from crepe_dist.formatting import pluralize
+from crepe_dist.invocation import command_line
 from crepe_dist.preparing.dataframe_source import is_missing, is_table, text_column
-from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, Batch, OpenFile, Row, check_text
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.label_parsing import Labelling
+from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, OpenFile, RawBatch, Row, check_text
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import HEEDED, check_heeded, open_source
-from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, Reading, Source, by_suffix
-from crepe_dist.preparing.worker_pool import inherited, pool
-from crepe_dist.settings.fields import COLUMN, HEADERS, Many, Settings, Words, setting
+from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, ReadOptions, Source, by_suffix
+from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
+from crepe_dist.settings.fields import COLUMN, HEADERS, Choice, Repeated, Settings, setting
 from crepe_dist.settings.flags import ENCODING, HEADER, UTF_8, TextEncoding
 
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
 KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
-GROUP = 256  # rows in a group
-LOST = 1 << 14  # lost rows in a batch
-Answer = TypeVar("Answer")
+ROWS_PER_GROUP = 256  # rows in a group
+LOST_ROWS_PER_BATCH = 1 << 14  # lost rows in a batch
+InputAndPrediction = TypeVar("InputAndPrediction")
 
 
-class Input(NamedTuple):
+class InputRow(NamedTuple):
     """Row of a file or pipe.
 
     Args:
@@ -55,7 +55,7 @@ class Input(NamedTuple):
         return f"line {self.line}" + (f" ({self.id})" if self.id else "")
 
 
-class Inputs:
+class InputReader:
     """Iterator over the rows of one file or pipe, in bounded memory.
 
     Attributes:
@@ -65,16 +65,18 @@ class Inputs:
     """
 
     def __init__(self, opened: OpenFile) -> None:
-        self.columns = opened.kept
+        self.columns = opened.kept_columns
         self.delimiter = opened.delimiter if opened.format == "csv" else ","
         self.format = opened.format
         self._opened = opened
 
-    def __iter__(self) -> Iterator[list[Input]]:
+    def __iter__(self) -> Iterator[list[InputRow]]:
         """Yield groups of rows: some hundred at a time from a file, those that have arrived from a pipe."""
         return chain.from_iterable(map(self._groups, self._batches()))
 
-    def answered(self, answer: Callable[[list[Input]], Answer], processes: int) -> Iterator[Answer]:
+    def map_groups(
+        self, answer: Callable[[list[InputRow]], InputAndPrediction], processes: int
+    ) -> Iterator[InputAndPrediction]:
         """Yield the answers to the groups, in order; processes that are forked from this one share a large file."""
         batches = self._batches()
         first = list(islice(batches, 2))
@@ -82,44 +84,46 @@ class Inputs:
         if len(first) < 2 or processes < 2:
             yield from map(answer, chain.from_iterable(map(self._groups, batches)))
             return
-        fewer = f"OMP_NUM_THREADS=1 {typed('predict')} …"
-        with pool(processes, fewer, lambda batch: list(map(answer, self._groups(batch)))) as workers:
-            yield from chain.from_iterable(workers.in_order(inherited, batches))
+        fewer = f"OMP_NUM_THREADS=1 {command_line('predict')} …"
+        with open_worker_pool(processes, fewer, lambda batch: list(map(answer, self._groups(batch)))) as workers:
+            yield from chain.from_iterable(workers.in_order(call_inherited, batches))
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[RawBatch]:
         """Yield the batches; divide one of lost rows, of which a damaged file may declare any number."""
-        for batch in self._opened.checked():
+        for batch in self._opened.iter_checked():
             lost = batch.bad[0] if batch.bad and self.format == "parquet" else BadRow(0, "", "", 0)
-            for start in range(0, lost.lines, LOST):
-                bad = lost._replace(line=lost.line + start, lines=min(LOST, lost.lines - start))
+            for start in range(0, lost.lines, LOST_ROWS_PER_BATCH):
+                bad = lost._replace(line=lost.line + start, lines=min(LOST_ROWS_PER_BATCH, lost.lines - start))
                 yield batch._replace(bad=(bad,))
             if not lost.lines:
                 yield batch
         self._opened.file.close()
 
-    def _groups(self, batch: Batch) -> Iterator[list[Input]]:
+    def _groups(self, batch: RawBatch) -> Iterator[list[InputRow]]:
         parsed = self._opened.parse(batch)
-        rows: Iterator[Input] = map(self._input, parsed.rows)
+        rows: Iterator[InputRow] = map(self._input, parsed.rows)
         if bad := sorted((*parsed.bad, *batch.bad), key=attrgetter("line")):
             rows = heapq.merge(rows, chain.from_iterable(map(self._unusable, bad)), key=attrgetter("line"))
-        while group := list(islice(rows, GROUP)):
+        while group := list(islice(rows, ROWS_PER_GROUP)):
             yield group
 
-    def _input(self, row: Row) -> Input:
+    def _input(self, row: Row) -> InputRow:
         try:
             check_text(row.text)
         except ValueError as error:
-            return Input(row.line, "", str(error), row.cells, row.id)
-        return Input(row.line, row.text, "", row.cells, row.id)
+            return InputRow(row.line, "", str(error), row.cells, row.id)
+        return InputRow(row.line, row.text, "", row.cells, row.id)
 
-    def _unusable(self, bad: BadRow) -> Iterator[Input]:
+    def _unusable(self, bad: BadRow) -> Iterator[InputRow]:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
         problem = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
         count = bad.lines if self._opened.format == "parquet" else 1
-        return map(Input, range(bad.line, bad.line + count), repeat(""), repeat(problem))
+        return map(InputRow, range(bad.line, bad.line + count), repeat(""), repeat(problem))
 
 
-def open_inputs(name: str, kind: str | None = None, reading: Reading | None = None, *, keep: bool = False) -> Inputs:
+def open_inputs(
+    name: str, kind: str | None = None, reading: ReadOptions | None = None, *, keep: bool = False
+) -> InputReader:
     """Open a file of texts.
 
     Args:
@@ -138,8 +142,8 @@ def open_inputs(name: str, kind: str | None = None, reading: Reading | None = No
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
     # An empty label: look for no label column, but do not mistake one for the text.
     source = Source(path, name, format=format_of(name, kind), label="")
-    opened = open_source(source, reading or Reading(), keep=keep, live=True)
-    return Inputs(opened if path else opened._replace(name="the standard input"))
+    opened = open_source(source, reading or ReadOptions(), keep=keep, live=True)
+    return InputReader(opened if path else opened._replace(name="the standard input"))
 
 
 def format_of(name: str, kind: str | None) -> str:
@@ -154,41 +158,43 @@ class TextFlags(Settings):
     input_format: str | None = setting(
         None,
         "format; default: by the file name, else lines, or fasttext if the first line begins with __label__",
-        Words(KINDS),
+        Choice(KINDS),
     )
-    header: str = setting("auto", HEADER, Words(HEADERS))
+    header: str = setting("auto", HEADER, Choice(HEADERS))
     encoding: str | None = setting(None, ENCODING, TextEncoding())
     text_column: tuple[str, ...] = setting(
         (),
         "column name, or number from 1; repeat it to join several in this order; default: the columns that the model "
         "was trained on, else guessed",
-        Many(COLUMN),
+        Repeated(COLUMN),
     )
 
-    def opened(self, name: str, model: Predictor, id: str | None = None, *, keep: bool = False) -> Inputs:
+    def opened(self, name: str, model: Predictor, id: str | None = None, *, keep: bool = False) -> InputReader:
         """Open a file of texts for a model; see ``open_inputs``.
 
         Args:
             id: column of the ids that the user gave; ``None``: the column of the ids in the model's data.
         """
-        given = Reading(None, self.header, Wanted(texts=tuple(self.text_column), id=id), encoding=self.encoding)
+        given = ReadOptions(None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding)
         options = unlabelled_options(model.reading, model.composition, model.id, given)
         inputs = open_inputs(name, self.input_format, options, keep=keep)
         check_heeded(given, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}")
         return inputs
 
 
-def warn_of_encoding(name: str, rows: Iterable[Input]) -> None:
+def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:
     """Warn if rows are left out because their bytes are not of the encoding."""
     if count := sum(row.problem.startswith(NOT_UTF_8) for row in rows):
-        warnings.warn(f"{counted(count, 'row')} of {name} left out: {NOT_UTF_8}; {FROM_WINDOWS}", stacklevel=2)
+        warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {FROM_WINDOWS}", stacklevel=2)
 
 
 class InvalidInput(UserError, ValueError):
     """Texts, labels or parameters that cannot be used; scikit-learn expects a ``ValueError``."""
 
 
-def labelled_options(trained: Reading, composition: Composition, id: str | None, given: Reading) -> Reading:
+def labelled_options(
+    trained: ReadOptions, composition: TextPreprocessor, id: str | None, given: ReadOptions
+) -> ReadOptions:
     """Return the options to read labelled rows as the data of a model were read.
 
     Args:
@@ -198,7 +204,7 @@ def labelled_options(trained: Reading, composition: Composition, id: str | None,
         given: options that the user gave. They take precedence.
     """
     own, source = given.columns, given.columns if given.columns.label or given.columns.labels else trained.columns
-    columns = columns_of(
+    columns = model_columns(
         composition,
         label=source.label,
         labels=source.labels,
@@ -218,7 +224,9 @@ def labelled_options(trained: Reading, composition: Composition, id: str | None,
     )
 
 
-def unlabelled_options(trained: Reading, composition: Composition, id: str | None, given: Reading) -> Reading:
+def unlabelled_options(
+    trained: ReadOptions, composition: TextPreprocessor, id: str | None, given: ReadOptions
+) -> ReadOptions:
     """Return the options to read texts as ``labelled_options`` reads labelled rows.
 
     Files of texts may lack the label, so the positions of columns in the data of the model say nothing about them. They
@@ -229,18 +237,18 @@ def unlabelled_options(trained: Reading, composition: Composition, id: str | Non
         options,
         header="auto" if given.header == "auto" and options.header == "yes" else options.header,
         columns=replace(options.columns, labels=(), texts=given.columns.texts),
-        labelling=Labelling(),
+        labelling=LabelFormat(),
     )
 
 
-def columns_of(composition: Composition, **given: Any) -> Wanted:
+def model_columns(composition: TextPreprocessor, **given: Any) -> ColumnSpec:
     """Return the columns that a model was trained on, and those that are given besides."""
     categories = tuple(each.name for each in composition.beside if each.categories is not None)
     numbers = tuple(each.name for each in composition.beside if each.categories is None)
-    return Wanted(remembered=composition.columns, categories=categories, numbers=numbers, **given)
+    return ColumnSpec(preferred_texts=composition.columns, categories=categories, numbers=numbers, **given)
 
 
-def texts_of(texts: Any, wanted: Wanted) -> list[str]:
+def extract_texts(texts: Any, wanted: ColumnSpec) -> list[str]:
     """Return the texts of an iterable, an array, a series, or a table.
 
     The columns of a table, which is a data frame or a mapping of names to columns, are chosen as those of a file.

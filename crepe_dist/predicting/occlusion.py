@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import BLANK, Codes, Encoding
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
 from crepe_dist.predicting.prediction import Prediction
 
 _WORD = re.compile(r"[^\s\0]+")
 Floats = npt.NDArray[np.float64]
-Logits = Callable[[Codes], npt.NDArray[np.float32]]
+Logits = Callable[[CharIds], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Explanation:
     text: str
     label: str
     prediction: Prediction
-    cut: range
+    truncated: range
     scores: tuple[float, ...]
     words: tuple[Word, ...]
 
-    def spelled(self, spell: Callable[[str], str]) -> Explanation:
+    def with_display_text(self, spell: Callable[[str], str]) -> Explanation:
         """Replace each character by what it stands for, which has its score."""
         pieces = list(map(spell, self.text))
         ends = np.cumsum([0, *map(len, pieces)]).tolist()
@@ -73,12 +73,12 @@ class Explanation:
             for word in self.words
         ]
         scores = [score for score, piece in zip(self.scores, pieces) for _ in piece]
-        cut = range(ends[self.cut.start], ends[self.cut.stop])
-        return replace(self, text=text, cut=cut, scores=tuple(scores), words=tuple(words))
+        cut = range(ends[self.truncated.start], ends[self.truncated.stop])
+        return replace(self, text=text, truncated=cut, scores=tuple(scores), words=tuple(words))
 
 
 def occlude(
-    text: str, encoding: Encoding, logits: Logits, batch_size: int, index: int
+    text: str, encoding: CharEncoder, logits: Logits, batch_size: int, index: int
 ) -> tuple[list[float], list[Word]]:
     """Score each character of a text, and each of its words, by replacing it with blanks.
 
@@ -90,11 +90,11 @@ def occlude(
         A score for each character of ``text``, and the words that the network reads.
     """
     (codes,) = encoding.encode([text])
-    positions, cut = encoding.positions(text), encoding.unread(text)
+    positions, cut = encoding.offset_mapping(text), encoding.truncated_range(text)
     parts = ((0, cut.start), (cut.stop, len(text)))  # what is read
     characters = [(i, i + 1) for part in parts for i in range(*part)]
     words = [word.span() for part in parts for word in _WORD.finditer(text, *part)]
-    drops, known = np.zeros(len(characters) + len(words)), codes[: len(positions)] != BLANK
+    drops, known = np.zeros(len(characters) + len(words)), codes[: len(positions)] != PAD_UNK_ID
     blanks = [np.flatnonzero(known & (positions >= start) & (positions < stop)) for start, stop in characters + words]
     changed = [number for number, places in enumerate(blanks) if len(places)]
     whole = _log_odds(logits(codes[None]), index)
@@ -102,7 +102,7 @@ def occlude(
         batch = changed[begin : begin + batch_size]
         rows = np.repeat(codes[None], len(batch), axis=0)
         for row, number in zip(rows, batch):
-            row[blanks[number]] = BLANK
+            row[blanks[number]] = PAD_UNK_ID
         drops[batch] = whole - _log_odds(logits(rows), index)
     scores = [0.0] * len(text)
     for (i, _), drop in zip(characters, drops.tolist()):

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from crepe_dist.errors import visible
-from crepe_dist.files import LOCK, cache_folder, sync, writing
+from crepe_dist.errors import escape_controls
+from crepe_dist.files import LOCK, cache_folder, name_path_in_errors, sync
 from crepe_dist.preparing import remote
 
 CACHED = "predictions"  # folder in the user's cache for files that are uploaded to a URL
@@ -38,7 +38,7 @@ def temporary_output(out: str) -> Iterator[Path]:
         else:
             temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            with writing(temporary):
+            with name_path_in_errors(temporary):
                 yield temporary
                 sync(temporary)
             is_complete = True
@@ -74,4 +74,4 @@ def _keep(temporary: Path, out: str, *, is_complete: bool) -> None:
         temporary.unlink()
         return
     extent = "all predictions are" if is_complete else "the incomplete predictions are"
-    print(visible(f"{remote.without_secrets(out)} was not written; {extent} in {temporary}"), file=sys.stderr)
+    print(escape_controls(f"{remote.redact_url(out)} was not written; {extent} in {temporary}"), file=sys.stderr)

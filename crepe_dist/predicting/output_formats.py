@@ -11,14 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from crepe_dist import files
-from crepe_dist.errors import one_line, shown
+from crepe_dist.errors import escape_character, escape_to_one_line
 from crepe_dist.formatting import percent
-from crepe_dist.predicting.input_reader import Input
+from crepe_dist.predicting.input_reader import InputRow
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import NONE, Prediction
 
 DIGITS, SCORE_DIGITS = 6, 4
-Answer = tuple[Input, Prediction]
+InputAndPrediction = tuple[InputRow, Prediction]
 _encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
 
 
@@ -51,12 +51,12 @@ def answer_cells(
     if prediction.rejected:
         cells[-2 * min(top, len(prediction.ranking))] = ""
     if score:
-        cells.append(number(prediction.share(score)))
+        cells.append(number(prediction.probability_of(score)))
     return [*cells, prediction.characters_cut, ""]
 
 
 @dataclass
-class Answers:
+class Formatter:
     """Formatter for plain text, and the base class of the other formatters.
 
     Args:
@@ -74,37 +74,37 @@ class Answers:
     score: str | None = None
     header = ""
 
-    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
+    def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
         """Format the answer to one row, without the line end."""
         if prediction.problem:
-            return f"not classified: {one_line(row.place)}: {one_line(prediction.problem)}"
-        shares = [f"{one_line(label)} {percent(share)}" for label, share in prediction.ranking]
+            return f"not classified: {escape_to_one_line(row.place)}: {escape_to_one_line(prediction.problem)}"
+        shares = [f"{escape_to_one_line(label)} {percent(share)}" for label, share in prediction.ranking]
         likely = shares[: self.top]
         if prediction.labels is not None:
             likely = shares[: len(prediction.labels)] or [f"no label ({', '.join(likely)})"]
         elif prediction.rejected:
             likely = [NONE, *likely]
         elif prediction.label != prediction.ranking[0][0]:  # a node above the classes
-            likely = [f"{one_line(prediction.label)} {percent(prediction.probability)}", *likely]
+            likely = [f"{escape_to_one_line(prediction.label)} {percent(prediction.probability)}", *likely]
         if self.score:
-            likely = [f"score {percent(prediction.share(self.score))}", *likely]
-        return (f"{one_line(row.id)}: " if row.id else "") + "   ".join(likely)
+            likely = [f"score {percent(prediction.probability_of(self.score))}", *likely]
+        return (f"{escape_to_one_line(row.id)}: " if row.id else "") + "   ".join(likely)
 
-    def lines(self, answers: Iterable[Answer]) -> list[str]:
+    def lines(self, answers: Iterable[InputAndPrediction]) -> list[str]:
         """Format several answers; see ``line``."""
         return [self.line(row, prediction) for row, prediction in answers]
 
 
-class JsonAnswers(Answers):
+class JsonAnswers(Formatter):
     """Formatter for JSON Lines: one object per row, including its explanation."""
 
-    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
+    def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
         start = f'{{"line": {row.line}, ' + (f'"id": {json_line(row.id)}, ' if row.id else "")
         return start + json_record(prediction, self.top, explanation, self.score)[1:]
 
 
 @dataclass  # whose initializer calls __post_init__
-class CsvAnswers(Answers):
+class CsvAnswers(Formatter):
     """Formatter for CSV: the row's own columns, and those of ``answer_types``."""
 
     def __post_init__(self) -> None:
@@ -115,13 +115,13 @@ class CsvAnswers(Answers):
         self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
         self.header = f"{self._written([[*self.columns, *self._added]])[0]}\n"
 
-    def line(self, row: Input, prediction: Prediction, explanation: Explanation | None = None) -> str:
+    def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
         return self.lines([(row, prediction)])[0]
 
-    def lines(self, answers: Iterable[Answer]) -> list[str]:
+    def lines(self, answers: Iterable[InputAndPrediction]) -> list[str]:
         return self._written([self._cells(row, prediction) for row, prediction in answers])
 
-    def _cells(self, row: Input, prediction: Prediction) -> list[Any]:
+    def _cells(self, row: InputRow, prediction: Prediction) -> list[Any]:
         cells = list(row.cells) or [""] * len(self.columns)
         if prediction.problem:
             return [*cells, *[""] * (len(self._added) - 1), f"line {row.line}: {prediction.problem}"]
@@ -133,7 +133,7 @@ class CsvAnswers(Answers):
         return [record[:-2] for record in self._records]
 
 
-class ParquetAnswers(Answers):
+class ParquetAnswers(Formatter):
     """Formatter for Parquet: records of values for ``arrow_file.write_parquet``."""
 
     @property
@@ -141,26 +141,26 @@ class ParquetAnswers(Answers):
         """Names and types of the columns that follow the row's own columns."""
         return answer_types(self.top, self.several, self.score)
 
-    def records(self, answers: Iterable[Answer]) -> list[list[Any]]:
+    def records(self, answers: Iterable[InputAndPrediction]) -> list[list[Any]]:
         """Return a list for each row: the line number, the row's own cells, and the values of ``types``."""
         return [[row.line, *self._own(row), *self._added(row, prediction)] for row, prediction in answers]
 
-    def _own(self, row: Input) -> Sequence[str]:
+    def _own(self, row: InputRow) -> Sequence[str]:
         return row.cells or ("",) * len(self.columns)
 
-    def _added(self, row: Input, prediction: Prediction) -> list[Any]:
+    def _added(self, row: InputRow, prediction: Prediction) -> list[Any]:
         if not prediction.problem:
             return answer_cells(prediction, self.top, float, self.score)
         *others, _ = ["" if kind == "object" else None for kind in self.types.values()]
         return [*others, f"line {row.line}: {prediction.problem}"]
 
 
-FORMATTERS = {"text": Answers, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetAnswers}
+FORMATTERS = {"text": Formatter, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetAnswers}
 STYLES, TABLES = tuple(FORMATTERS), ("csv", "parquet")  # the latter with the columns of the input
 
 
-def answers(style: str, top: int | None, classes: int, **layout: Any) -> Answers:
-    """Make the formatter of a style; ``layout`` are arguments of ``Answers``."""
+def create_formatter(style: str, top: int | None, classes: int, **layout: Any) -> Formatter:
+    """Make the formatter of a style; ``layout`` are arguments of ``Formatter``."""
     return FORMATTERS[style](min(top or (1 if style in TABLES else 5), classes), **layout)
 
 
@@ -176,7 +176,7 @@ def json_record(
     # Four times as fast as to encode a dictionary.
     shares = [f'{{"class": {_name(label)}, "probability": {share}}}' for label, share in prediction.ranking[:top]]
     labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_name, prediction.labels))}], '
-    scored = f'"score": {prediction.share(score)}, ' if score else ""
+    scored = f'"score": {prediction.probability_of(score)}, ' if score else ""
     more = "" if explanation is None else f', "explanation": {json_line(explained(explanation))}'
     return (
         f'{{{labels}"class": {"null" if prediction.rejected else _name(prediction.label)}, '
@@ -190,7 +190,7 @@ def explained(explanation: Explanation) -> dict[str, Any]:
     """Convert an explanation to JSON-able data; positions count the code points of the text."""
     return {
         "class": explanation.label,
-        "cut": [explanation.cut.start, explanation.cut.stop],
+        "cut": [explanation.truncated.start, explanation.truncated.stop],
         "words": [
             {"text": word.text, "start": word.start, "stop": word.stop, "score": round(word.score, SCORE_DIGITS)}
             for word in explanation.words
@@ -204,7 +204,9 @@ def json_line(record: Any) -> str:
     line = _encoded(record)
     if line.isprintable():
         return line
-    return "".join(character if shown(character) == character else json.dumps(character)[1:-1] for character in line)
+    return "".join(
+        character if escape_character(character) == character else json.dumps(character)[1:-1] for character in line
+    )
 
 
 _name = cache(json_line)  # of a class

@@ -54,6 +54,6 @@ class Prediction(NamedTuple):
         """
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
-    def share(self, label: Any) -> float:
+    def probability_of(self, label: Any) -> float:
         """Return the probability of a class."""
         return next(share for name, share in self.ranking if name == label)

@@ -13,35 +13,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import Codes, Encoding
-from crepe_dist.data.label_hierarchy import Levels
+from crepe_dist.data.char_encoder import CharEncoder, CharIds
+from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.data.label_types import typed
-from crepe_dist.data.text_preprocessing import Composition, plain
-from crepe_dist.distributed.device import CPU, pick
-from crepe_dist.distributed.process_group import ALONE, SAME_MACHINES, World
+from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_separators
+from crepe_dist.distributed.device import CPU, select_device
+from crepe_dist.distributed.process_group import SAME_MACHINES, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_bytes, scratch, sha256, write_json
-from crepe_dist.formatting import counted, excerpt, listed, measure, percent
+from crepe_dist.files import read_bytes, sha256, temporary_folder, write_json
+from crepe_dist.formatting import excerpt, join_words, percent, pluralize, score_name
 from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference, is_gpu_build
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration, softmax
-from crepe_dist.model.inference import Inference, Logits, open_inference
-from crepe_dist.predicting.input_reader import columns_of, texts_of
+from crepe_dist.model.inference import InferenceEngine, Logits, open_inference
+from crepe_dist.predicting.input_reader import extract_texts, model_columns
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.prediction import UNKNOWN, Prediction
 from crepe_dist.preparing.dataframe_source import is_table
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import RunFolder
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import Floats
-from crepe_dist.sealed_json import damaged
+from crepe_dist.sealed_json import damaged_error
 from crepe_dist.settings.options import Precision
 
 AUTO = "auto"
-PLAIN = Composition()
+PLAIN = TextPreprocessor()
 BATCH_SIZE = 256
-SHOWN = 5  # classes in ``repr``
-LARGEST = 1 << 34  # bytes of a checkpoint's file
+MAX_SHOWN = 5  # classes in ``repr``
+MAX_CHECKPOINT_BYTES = 1 << 34  # bytes of a checkpoint's file
 CPU_NAME = "cpu"  # as an option
 PARAMETER_FILES = (".params", weights_io.SAFETENSORS)
 WINDOWED = 16  # texts in a batch that are read in windows
@@ -71,31 +71,31 @@ class Predictor:
             the most probable class is.
     """
 
-    engine: Inference
-    encoding: Encoding
+    engine: InferenceEngine
+    encoding: CharEncoder
     classes: list[str]
     calibration: Calibration = UNCALIBRATED
     min_probability: float = 0.0
     thresholds: Floats | None = None
     id: str | None = None
-    composition: Composition = PLAIN
+    composition: TextPreprocessor = PLAIN
     precision: Precision = "auto"
     path: Path = Path()
-    about: dict[str, Any] = field(default_factory=dict)
-    sure: tuple[float, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    level_thresholds: tuple[float, ...] = ()
     label_type: str = ""
 
     def __repr__(self) -> str:
-        classes = f"{counted(len(self.classes), 'class', 'classes')}: {', '.join(self.classes[:SHOWN])}"
-        classes += ", …" * (len(self.classes) > SHOWN)
-        accuracy = self.about.get("test_accuracy")
-        scored = "" if accuracy is None else f"; test {self.measure} {percent(accuracy)}"
+        classes = f"{pluralize(len(self.classes), 'class', 'classes')}: {', '.join(self.classes[:MAX_SHOWN])}"
+        classes += ", …" * (len(self.classes) > MAX_SHOWN)
+        accuracy = self.metadata.get("test_accuracy")
+        scored = "" if accuracy is None else f"; test {self.score_name} {percent(accuracy)}"
         return f"<Predictor of {excerpt(classes)}{scored}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The engine holds memory of the kernels. So a pickle has the files of the model, which are checked when read.
         state = {name: getattr(self, name) for name in ("min_probability", "thresholds", "sure", "path")}
-        device = AUTO if is_gpu_build(self.engine.backend.build) else CPU_NAME
+        device = AUTO if is_gpu_build(self.engine.backend.build_name) else CPU_NAME
         return _unpickled, (self.files(), device, self.engine.threads, state)
 
     @property
@@ -104,61 +104,63 @@ class Predictor:
         return np.array(typed(self.classes, self.label_type))
 
     @property
-    def several(self) -> bool:
+    def is_multilabel(self) -> bool:
         """Tell whether the model gives several labels."""
         return self.thresholds is not None
 
     @property
-    def measure(self) -> str:
+    def score_name(self) -> str:
         """Name of the score that its description calls test accuracy."""
-        return measure(self.several)
+        return score_name(self.is_multilabel)
 
     @property
     def trained_on(self) -> str:
         """Name of the data set that it was trained on; empty if unknown."""
-        return str(self.about.get("data", {}).get("name", ""))
+        return str(self.metadata.get("data", {}).get("name", ""))
 
     @property
     def kernels(self) -> str:
         """Implementation of the kernels, and their precision."""
-        return f"{self.engine.backend.build}, {self.engine.backend.precision}"
+        return f"{self.engine.backend.build_name}, {self.engine.backend.precision}"
 
     @property
-    def levels(self) -> Levels | None:
+    def levels(self) -> LabelHierarchy | None:
         """Levels of the classes, if these form a tree."""
-        return Levels(self.about["levels"], tuple(self.classes)) if self.about.get("levels") else None
+        return LabelHierarchy(self.metadata["levels"], tuple(self.classes)) if self.metadata.get("levels") else None
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ReadOptions:
         """Options that the data of the model were read with; the defaults if the description lacks them.
 
         Raises:
             UserError: the description is damaged.
         """
-        if (saved := self.about.get("reading")) is None:
-            return Reading()
+        if (saved := self.metadata.get("reading")) is None:
+            return ReadOptions()
         try:
-            return Reading.from_dict(saved)
+            return ReadOptions.from_dict(saved)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(self.path.with_suffix(".json"), error, checkpoint.ANOTHER) from error
+            raise damaged_error(self.path.with_suffix(".json"), error, checkpoint.OTHER_CHECKPOINT_HINT) from error
 
-    def placed(self, device: str, ranks: World = ALONE) -> Predictor:
+    def to(self, device: str, ranks: ProcessGroup = SINGLE_PROCESS) -> Predictor:
         """Return the predictor on the CPU or a GPU, which ``device`` chooses as for training; all ranks call it.
 
         Raises:
-            UserError: as ``device.pick`` raises it, or the GPU cannot be used.
+            UserError: as ``device.select_device`` raises it, or the GPU cannot be used.
         """
         shape, arrays = self.engine.shape, self.engine.parameters
-        picked = pick(device, lambda gpu: choose_for_inference(shape, self.precision, gpu), ranks)
+        picked = select_device(device, lambda gpu: choose_for_inference(shape, self.precision, gpu), ranks)
         if picked == CPU:
             return self
-        from crepe_dist.engines.gpu_inference import GpuInference
+        from crepe_dist.engines.gpu_inference import GpuInferenceEngine
 
         chosen = choose_for_inference(shape, self.precision, picked)
-        opened = ranks.agree("engine", lambda: GpuInference(shape, arrays, chosen, picked), alike=SAME_MACHINES)
+        opened = ranks.run_on_all(
+            "engine", lambda: GpuInferenceEngine(shape, arrays, chosen, picked), mismatch_hint=SAME_MACHINES
+        )
         return replace(self, engine=opened)
 
-    def logits(self, codes: Codes) -> Logits:
+    def logits(self, codes: CharIds) -> Logits:
         """Compute the logits of the calibrated probabilities: uint8 [n, feature_len] → float32 [n, classes].
 
         Raises:
@@ -214,15 +216,15 @@ class Predictor:
         return np.array(rows, np.float64).reshape(-1, len(self.classes))
 
     def _predict_rows(self, texts: Iterable[str], windows: bool) -> Iterator[Prediction]:
-        rows = texts_of(texts, columns_of(self.composition))
-        return self.predict_stream(iter(rows if is_table(texts) else map(plain, rows)), windows)
+        rows = extract_texts(texts, model_columns(self.composition))
+        return self.predict_stream(iter(rows if is_table(texts) else map(strip_field_separators, rows)), windows)
 
     def predict_stream(self, texts: Iterator[str], windows: bool = False) -> Iterator[Prediction]:
         """Classify texts lazily, some at a time, as ``predict``; yield one prediction per text, in order.
 
         A text may have the values of columns beside it, as ``with_values`` appends them.
         """
-        levels = self.levels if self.sure else None
+        levels = self.levels if self.level_thresholds else None
         while rows := list(islice(texts, WINDOWED if windows else self._capped(BATCH_SIZE))):
             pairs = list(map(self.composition.read, rows))
             batch = [text for text, _ in pairs]
@@ -233,7 +235,7 @@ class Predictor:
                 logits, read = self.logits(codes), self.count_known(codes)
             read = self.without_values(read, batch).tolist()
             probabilities = self.probabilities(logits)
-            sure = levels.sure(probabilities, self.sure) if levels else repeat(None)
+            sure = levels.predict_confident(probabilities, self.level_thresholds) if levels else repeat(None)
             orders = np.argsort(-probabilities, axis=1, kind="stable").tolist()
             answers = zip(pairs, probabilities.tolist(), orders, read, sure)
             for (text, problem), row, order, known, node in answers:
@@ -246,7 +248,7 @@ class Predictor:
                 labels = None
                 if self.thresholds is not None:
                     labels = tuple([self.classes[index] for index in order if row[index] >= self.thresholds[index]])
-                cut = 0 if windows else len(self.encoding.unread(text))
+                cut = 0 if windows else len(self.encoding.truncated_range(text))
                 yield Prediction(*best, ranking, known, problem, rejected, labels, cut)
 
     def _in_windows(self, texts: list[str]) -> tuple[Logits, npt.NDArray[np.int64]]:
@@ -261,9 +263,11 @@ class Predictor:
         means = np.add.reduceat(logits * weights, starts) / np.add.reduceat(weights, starts)
         return means.astype(np.float32), np.array(list(map(self.count_known, whole)))
 
-    def count_known(self, codes: Codes) -> npt.NDArray[np.int64]:
+    def count_known(self, codes: CharIds) -> npt.NDArray[np.int64]:
         """Count the known characters, without spaces, of codes, uint8 […, n]."""
-        return np.asarray((self.encoding.counted(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=-1))
+        return np.asarray(
+            (self.encoding.starts_character(codes) & (codes != self.encoding.alphabet.find(" "))).sum(axis=-1)
+        )
 
     def without_values(self, known: npt.NDArray[np.int64], texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Subtract the values of columns at the ends of composed texts from the numbers of known characters."""
@@ -296,18 +300,18 @@ class Predictor:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} cannot be made: {error.strerror}", remedy="choose another name") from error
-        weights_io.write_safetensors(weights_io.stored(self.engine.arrays, type(self.engine.shape)), path)
+        weights_io.write_safetensors(weights_io.to_file_arrays(self.engine.arrays, type(self.engine.shape)), path)
         self.describe(path)
 
     def files(self) -> dict[str, bytes]:
         """Return the files of its model folder: names and contents."""
-        with scratch() as folder:
+        with temporary_folder() as folder:
             self.save(folder)
-            return {path.name: read_bytes(path, LARGEST) for path in folder.glob("model.*")}
+            return {path.name: read_bytes(path, MAX_CHECKPOINT_BYTES) for path in folder.glob("model.*")}
 
     def describe(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         """Write the description of a parameter file beside it, from the predictor's own and the checkpoint's."""
-        about = self.about if about is None else about
+        about = self.metadata if about is None else about
         network = {**about.get("network", {}), **self.engine.shape.settings()}
         description = {**about, "encoding": self.encoding.to_dict(), "classes": self.classes, "network": network}
         description |= {"calibration": self.calibration.to_dict()}
@@ -342,10 +346,16 @@ class Predictor:
         logits = self.logits if self.thresholds is None else partial(self._against_its_absence, index)
         index = index if self.thresholds is None else 0
         scores, words = occlude(text, self.encoding, logits, self._capped(BATCH_SIZE), index)
-        explanation = Explanation(text, label, prediction, self.encoding.unread(text), tuple(scores), tuple(words))
-        return explanation.spelled(self.composition.value_of) if self.composition.beside else explanation
+        explanation = Explanation(
+            text, label, prediction, self.encoding.truncated_range(text), tuple(scores), tuple(words)
+        )
+        return (
+            explanation.with_display_text(self.composition.describe_character)
+            if self.composition.beside
+            else explanation
+        )
 
-    def _against_its_absence(self, index: int, codes: Codes) -> Logits:
+    def _against_its_absence(self, index: int, codes: CharIds) -> Logits:
         """Return the logits of one of several labels, and of its absence, float32 [n, 2]."""
         logits = self.engine.logits(codes)[:, index]
         return np.stack([logits, np.zeros_like(logits)], axis=1)
@@ -356,7 +366,7 @@ class Predictor:
 
 def open_files(files: Mapping[str, bytes], device: str) -> Predictor:
     """Open a checkpoint, given the names and contents of its two files."""
-    with scratch() as folder:
+    with temporary_folder() as folder:
         for name, content in files.items():
             (folder / Path(name).name).write_bytes(content)
         return load(next(path for path in folder.iterdir() if path.suffix in PARAMETER_FILES), device=device)
@@ -407,24 +417,24 @@ def load(
     Raises:
         UserError: there is no checkpoint, or the description does not fit the parameters.
     """
-    path = checkpoint.find(None if checkpoint_or_run is None else str(checkpoint_or_run))
-    predictor = open_checkpoint(path, mode, feature_len, classes).placed(device)
+    path = checkpoint.resolve_model(None if checkpoint_or_run is None else str(checkpoint_or_run))
+    predictor = open_checkpoint(path, mode, feature_len, classes).to(device)
     if min_precision is not None and min_probability:
         raise UserError("--min-probability and --min-precision exclude each other", remedy="leave one of them out")
-    if predictor.several and min_probability:
+    if predictor.is_multilabel and min_probability:
         remedy = "leave --min-probability out, or give --min-precision"
         raise UserError(f"{path} gives labels, each with a threshold of its own", remedy=remedy)
     if min_precision is not None:
         if not 0 <= min_precision <= 1:
             raise UserError(f"the precision {min_precision!r:.40} is not a share", remedy="give a number from 0 to 1")
         found = predictor.calibration.thresholds_for(min_precision)
-        if predictor.several:
+        if predictor.is_multilabel:
             predictor.thresholds = np.minimum(found, 2)  # which no probability reaches
             if silent := [name for name, least in zip(predictor.classes, found) if least > 1]:
                 what = f"{len(silent):,} of {len(found):,} classes are never so sure, and never answer"
-                warnings.warn(f"{what}: {excerpt(listed(silent))}", stacklevel=2)
+                warnings.warn(f"{what}: {excerpt(join_words(silent))}", stacklevel=2)
         elif len(found) > 1:  # a class may have no such threshold, and a node have one
-            predictor.sure = tuple(found)
+            predictor.level_thresholds = tuple(found)
         else:
             (min_probability,) = found
     if min_probability == AUTO:
@@ -446,7 +456,7 @@ def open_checkpoint(
     path: Path, mode: str | None = None, feature_len: int | None = None, classes: Sequence[str] | None = None
 ) -> Predictor:
     """Open the checkpoint at ``path`` on the CPU; see ``load``."""
-    about, arrays = checkpoint.describe(path), weights_io.load(path)
+    about, arrays = checkpoint.read_metadata(path), weights_io.load(path)
     network: dict[str, Any] | None = None
     calibration, composition = UNCALIBRATED, PLAIN
     if about is None:
@@ -456,31 +466,33 @@ def open_checkpoint(
                 remedy="add --mode (notebook: the original notebook's), --classes, and --feature-len unless it is 1014",
             )
         about, classes = {}, list(classes)
-        encoding = Encoding(mode, feature_len or 1014)  # type: ignore[arg-type]
+        encoding = CharEncoder(mode, feature_len or 1014)  # type: ignore[arg-type]
     elif (mode, feature_len, classes) != (None, None, None):
         raise UserError(
             f"{path} already has a description, {path.with_suffix('.json').name}",
             remedy="remove --mode, --feature-len and --classes",
         )
     else:
-        if path.parent.name == checkpoint.FOLDER and (name := RunFolder(path.parent.parent).name):
+        if path.parent.name == checkpoint.FOLDER and (name := RunDir(path.parent.parent).name):
             about["name"] = name
-        encoding, classes, network = checkpoint.trained_as(path, about)
+        encoding, classes, network = checkpoint.parse_metadata(path, about)
         calibration, composition = Calibration.of(about), checkpoint.composition(about)
-    shape = weights_io.shape_of(arrays, encoding.codes, encoding.feature_len, network)
-    if len(classes) != shape.classes:
+    shape = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
+    if len(classes) != shape.num_classes:
         raise UserError(
-            f"{path} has {shape.classes} outputs, but {len(classes)} classes were given",
+            f"{path} has {shape.num_classes} outputs, but {len(classes)} classes were given",
             remedy="give one class per output, in the order used in training",
         )
     thresholds = np.array(calibration.thresholds) if calibration.thresholds else None
     precision: Precision = "float32" if network is not None and network.get("precision") == "float32" else "auto"
-    engine = open_inference(shape, weights_io.checked(arrays, shape), choose_for_inference(shape, precision))
+    engine = open_inference(
+        shape, weights_io.validate_compressed(arrays, shape), choose_for_inference(shape, precision)
+    )
     label_type = about.get("label_type", "")
     try:
         typed(classes, label_type)
     except ValueError as error:
-        raise damaged(path.with_suffix(".json"), error, checkpoint.ANOTHER) from error
+        raise damaged_error(path.with_suffix(".json"), error, checkpoint.OTHER_CHECKPOINT_HINT) from error
     return Predictor(
         engine, encoding, classes, calibration, 0.0, thresholds, about.get("id"), composition, precision, path, about,
         label_type=label_type,

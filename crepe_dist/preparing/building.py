@@ -20,24 +20,33 @@ from crepe_dist.data.arrays import (
     ShardWriter,
     origins_file,
     write_array,
-    write_pieces,
+    write_in_chunks,
 )
-from crepe_dist.data.char_encoder import Encoding
-from crepe_dist.data.dataset import ALL_SPLITS, KEEP_TEXTS, LARGEST_WEIGHT, SHARD_BYTES, WEIGHTS, write_manifest
-from crepe_dist.data.targets import ONE, Targets, main_classes, targets_file
-from crepe_dist.data.text_preprocessing import UNIT, Composition
+from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.data.dataset import ALL_SPLITS, MAX_WEIGHT, SHARD_BYTES, SPLITS_WITH_TEXTS, WEIGHTS, write_manifest
+from crepe_dist.data.targets import ONE, Targets, argmax_classes, targets_file
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.preparing.corrections import correct
-from crepe_dist.preparing.feature_columns import count_columns
+from crepe_dist.preparing.feature_columns import fit_feature_columns
 from crepe_dist.preparing.fit_encoder import fit_encoder
-from crepe_dist.preparing.label_parsing import ABSENT, classes_of, names_of, pairs_of
+from crepe_dist.preparing.label_parsing import ABSENT, collect_classes, encode_labels, parse_label
 from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
 from crepe_dist.preparing.renaming import given_classes
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.splitting import PIECE, TEST, TRAIN, UNKNOWN, UNLABELLED, Fate, decide, used_labels
-from crepe_dist.preparing.spool import Collected, SomeRows
-from crepe_dist.preparing.worker_pool import Show, Workers
+from crepe_dist.preparing.splitting import (
+    PIECE,
+    TEST,
+    TRAIN,
+    UNKNOWN,
+    UNLABELLED,
+    Assignment,
+    assign_splits,
+    used_labels,
+)
+from crepe_dist.preparing.spool import RowSubset, SpooledRows
+from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
 
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
 FILE_NAME = "file name"  # id of a row that is a file of a folder
@@ -67,7 +76,7 @@ class TextCounts:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """Result of building a data set, for its report.
 
     Attributes:
@@ -79,10 +88,10 @@ class Built:
         counts: counts of the texts that are kept.
     """
 
-    encoding: Encoding
-    composition: Composition
+    encoding: CharEncoder
+    composition: TextPreprocessor
     classes: list[str]
-    fate: Fate
+    assignment: Assignment
     targets: Targets
     counts: TextCounts
     quarantine: Quarantine
@@ -92,10 +101,10 @@ class Built:
 def build(
     folder: Path,
     spec: PreparationSpec,
-    collected: Collected,
-    workers: Workers,
-    show: Show,
-) -> Built:
+    collected: SpooledRows,
+    workers: WorkerPool,
+    show: ProgressCallback,
+) -> BuildResult:
     """Write a data set into an existing folder, except for its report.
 
     Raises:
@@ -108,7 +117,7 @@ def build(
     if ABSENT in collected.labels:
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
     names, usable = _classes(spec, collected, fixed)
-    fate = decide(collected.rows, fixed, replace(spec.split, **shares), usable)
+    fate = assign_splits(collected.rows, fixed, replace(spec.split, **shares), usable)
     emptied: set[str] = set()
     if (
         spec.corrections is not None
@@ -133,10 +142,10 @@ def build(
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     beside, values = spec.feature_columns, ""
     if spec.classes is None and spec.read_options.columns.beside:
-        beside, values = count_columns(
+        beside, values = fit_feature_columns(
             spec.read_options.columns, collected.some(np.flatnonzero(fate == TRAIN)), workers
         )
-    composition = Composition(tuple(columns), spec.read_options.strip_html, beside)
+    composition = TextPreprocessor(tuple(columns), spec.read_options.strip_html, beside)
     encoding, fitted = spec.encoding, collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
     if len(fitted):
         encoding = fit_encoder(spec, composition, values, fitted, workers, show)
@@ -156,7 +165,7 @@ def build(
         if split == "train" and spec.read_options.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
         sizes = []
-        kinds = (TEXTS,) * (split in KEEP_TEXTS) + (IDS,) * (id_name is not None)
+        kinds = (TEXTS,) * (split in SPLITS_WITH_TEXTS) + (IDS,) * (id_name is not None)
         size = max(1, SHARD_BYTES // encoding.feature_len)
         of_split = collected.some(chosen)
         shards = enumerate(of_split[start : start + size] for start in range(0, len(chosen), size))
@@ -194,15 +203,15 @@ def build(
     if collected.corrected is not None:
         manifest["corrections"] = collected.corrected
     if targets.kind != ONE:
-        manifest["labels"] = {"kind": targets.kind, "most": targets.most}
+        manifest["labels"] = {"kind": targets.kind, "most": targets.max_labels}
     write_manifest(folder, manifest)
     sync(folder)
     rows = {split: about["rows"] for split, about in splits.items()}
-    return Built(encoding, composition, classes, fate, targets, counts, quarantine, rows)
+    return BuildResult(encoding, composition, classes, fate, targets, counts, quarantine, rows)
 
 
 def _classes(
-    spec: PreparationSpec, collected: Collected, fate: Fate, emptied: Set[str] = frozenset()
+    spec: PreparationSpec, collected: SpooledRows, fate: Assignment, emptied: Set[str] = frozenset()
 ) -> tuple[set[str], npt.NDArray[np.bool_]]:
     """Return the classes of training rows, and for each label whether they include all of its classes, bool [labels].
 
@@ -212,22 +221,24 @@ def _classes(
     """
     used = used_labels(collected.rows, fate)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
-    names = classes_of(trained, spec.label_kind) - emptied if spec.classes is None else set(spec.classes)
-    return names, np.array([names.issuperset(names_of(label, spec.label_kind)) for label in collected.labels], np.bool_)
+    names = collect_classes(trained, spec.label_kind) - emptied if spec.classes is None else set(spec.classes)
+    return names, np.array(
+        [names.issuperset(parse_label(label, spec.label_kind)) for label in collected.labels], np.bool_
+    )
 
 
 def write_shard(
     folder: Path,
     split: str,
-    encoding: Encoding,
-    composition: Composition,
+    encoding: CharEncoder,
+    composition: TextPreprocessor,
     kinds: tuple[str, ...],
-    shard: tuple[int, SomeRows],
+    shard: tuple[int, RowSubset],
 ) -> tuple[Files, TextCounts]:
     """Encode and write one shard, given its number and rows. Runs in a worker."""
     number, rows = shard
     texts = rows.texts()
-    known = np.flatnonzero(encoding.known(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
+    known = np.flatnonzero(encoding.has_id(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     counts = TextCounts()
     writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kinds)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
@@ -236,12 +247,12 @@ def write_shard(
         data = texts.get(chunk)
         read = [text.decode("utf-8") for text in data]
         if composition.beside:
-            read = list(map(composition.of_stored.text, read))
+            read = list(map(composition.without_html_stripping.text, read))
         codes, lengths = encoding.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
-        of_texts = (text.partition(UNIT.encode())[0] for text in data) if composition.beside else data
+        of_texts = (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if composition.beside else data
         left = b"".join(of_texts).translate(None, known).decode("utf-8")
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
@@ -249,23 +260,23 @@ def write_shard(
     return writer.close(), counts
 
 
-def _write_origins(folder: Path, split: str, collected: Collected, chosen: npt.NDArray[np.int64]) -> Files:
+def _write_origins(folder: Path, split: str, collected: SpooledRows, chosen: npt.NDArray[np.int64]) -> Files:
     """Write where the rows of a split are from; see ``data/arrays``."""
     pieces = (collected.rows[chosen[start : start + PIECE]] for start in range(0, len(chosen), PIECE))
     columns = ("file", "line", "exact")
     arrays = (np.stack([rows[name].astype(np.uint64) for name in columns], axis=1) for rows in pieces)
-    return write_pieces(folder, origins_file(split), np.uint64, (len(chosen), ORIGIN_COLUMNS), arrays)
+    return write_in_chunks(folder, origins_file(split), np.uint64, (len(chosen), ORIGIN_COLUMNS), arrays)
 
 
-def _labels(kind: str, collected: Collected, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets]:
+def _labels(kind: str, collected: SpooledRows, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets]:
     """Return the first or most probable class of each row, and its targets."""
     if kind == ONE:
         relabel = np.array([number.get(label, -1) for label in collected.labels], dtype=np.int32)
         labels = relabel[collected.rows["label"]]
         return labels, Targets(ONE, labels, len(number))
-    pairs = pairs_of(collected.labels, number)
+    pairs = encode_labels(collected.labels, number)
     label = collected.rows["label"]
-    return main_classes(pairs)[label], Targets(kind, pairs[label], len(number))
+    return argmax_classes(pairs)[label], Targets(kind, pairs[label], len(number))
 
 
 def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -273,9 +284,9 @@ def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     mean = weights.mean(dtype=np.float64)
     if mean == 0:
         raise UserError("all weights are 0", remedy="give at least some rows a weight above 0, or leave --weight out")
-    if weights.max() > LARGEST_WEIGHT * mean:
+    if weights.max() > MAX_WEIGHT * mean:
         raise UserError(
-            f"the weight {weights.max():g} is more than {LARGEST_WEIGHT:g} times the mean, {mean:g}",
+            f"the weight {weights.max():g} is more than {MAX_WEIGHT:g} times the mean, {mean:g}",
             "a few rows would dominate training",
             "cap the weights, or repeat or leave out rows",
         )

@@ -15,22 +15,22 @@ from typing import NamedTuple
 import numpy as np
 
 from crepe_dist import files
-from crepe_dist.data.arrays import spelled
+from crepe_dist.data.arrays import format_hash
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, sha256
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.formats.lines import Lines
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.formats.lines import LineReader
 from crepe_dist.preparing.formats.tables import open_table
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.splitting import TEST, VALIDATION, Fate
-from crepe_dist.preparing.spool import ROW, ROWS, Collected
+from crepe_dist.preparing.splitting import TEST, VALIDATION, Assignment
+from crepe_dist.preparing.spool import ROW, ROWS, SpooledRows
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
-LONGEST_LINE = 18  # digits
+MAX_LINE_LENGTH = 18  # digits
 # Outcomes of a correction; ``correct`` describes them.
-OUTCOMES = APPLIED, HELD_OUT, KEPT, ALREADY, STALE = "applied", "held_out", "kept", "already", "stale"
+OUTCOMES = APPLIED, HELD_OUT, CONFIRMED, ALREADY_APPLIED, OUTDATED = "applied", "held_out", "kept", "already", "stale"
 Place = tuple[str, int]
 
 
@@ -66,16 +66,16 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv of inspect")
     name = printable(path)
     corrections: dict[Place, Correction] = {}
-    wanted = Wanted(label="label", texts=("suggested",))
-    table = open_table("csv", Lines(path), name, wanted, "yes", None, keep=True)
-    if missing := [column for column in COLUMNS if column not in table.kept]:
+    wanted = ColumnSpec(label="label", texts=("suggested",))
+    table = open_table("csv", LineReader(path), name, wanted, "yes", None, keep=True)
+    if missing := [column for column in COLUMNS if column not in table.kept_columns]:
         raise UserError(f"{name} has no column {missing[0]!r}", remedy="give the label_errors.csv of inspect")
     for parsed in table.parsed():
         for bad in parsed.bad:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:
-            cells = dict(zip(table.kept, (files.original(cell).strip() for cell in row.cells)))
-            if not cells["line"].isdecimal() or len(cells["line"]) > LONGEST_LINE:
+            cells = dict(zip(table.kept_columns, (files.unescape_cell(cell).strip() for cell in row.cells)))
+            if not cells["line"].isdecimal() or len(cells["line"]) > MAX_LINE_LENGTH:
                 raise UserError(f"{name}:{row.line} names no line", f"its line is {cells['line']!r:.40}", "delete it")
             place = (cells["file"], int(cells["line"]))
             correction = Correction(cells["hash"], cells["label"], cells["suggested"])
@@ -85,7 +85,7 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
 
 
 def correct(
-    collected: Collected, spec: PreparationSpec, corrections: Corrections, fate: Fate, classes: Set[str]
+    collected: SpooledRows, spec: PreparationSpec, corrections: Corrections, fate: Assignment, classes: Set[str]
 ) -> None:
     """Change labels of the rows that were read, in their file, and count the outcomes of the corrections.
 
@@ -109,16 +109,16 @@ def correct(
     ends = np.searchsorted(rows["file"], np.arange(len(names) + 1))
     for (file, line), correction in corrections.of.items():
         if correction.suggested in ("", correction.label):
-            counts[KEPT] += 1
+            counts[CONFIRMED] += 1
             continue
         start, end = ends[first[file] : first[file] + 2].tolist() if file in first else (0, 0)
         row = start + int(np.searchsorted(rows["line"][start:end], line))
-        same = row < end and rows["line"][row] == line and spelled(int(rows["exact"][row])) == correction.hash
+        same = row < end and rows["line"][row] == line and format_hash(int(rows["exact"][row])) == correction.hash
         label = _spelled(correction.suggested, spec, classes, corrections.file)
         if same and labels[rows["label"][row]] == label:
-            counts[ALREADY] += 1
+            counts[ALREADY_APPLIED] += 1
         elif not same or (spec.label_kind == ONE and labels[rows["label"][row]] != correction.label):
-            counts[STALE] += 1
+            counts[OUTDATED] += 1
             stale = stale or f"{file}:{line}"
         elif fate[row] in (VALIDATION, TEST) and not corrections.held_out:
             counts[HELD_OUT] += 1
@@ -129,9 +129,9 @@ def correct(
             rows["label"][row] = number[label]
             counts[APPLIED] += 1
             changed[int(fate[row])] += 1
-    if counts[STALE] and not counts[APPLIED] + counts[ALREADY] + counts[HELD_OUT]:
+    if counts[OUTDATED] and not counts[APPLIED] + counts[ALREADY_APPLIED] + counts[HELD_OUT]:
         raise UserError(
-            f"none of the {counts[STALE]:,} corrections in {corrections.file} is for these sources",
+            f"none of the {counts[OUTDATED]:,} corrections in {corrections.file} is for these sources",
             f"the first is for {stale}, whose text or label differs there; the sources are {', '.join(names)}"[:300],
             "give the sources and flags of the data set that was inspected, or inspect again",
         )

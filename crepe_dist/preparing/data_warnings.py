@@ -6,23 +6,23 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from crepe_dist.data.char_encoder import read_of_long
+from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import UNLABELLED
-from crepe_dist.formatting import counted, listed, number, percent
+from crepe_dist.formatting import join_words, number, percent, pluralize
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
 from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
 from crepe_dist.preparing.similar_names import similar_names
-from crepe_dist.settings.options import SHORTEST
+from crepe_dist.settings.options import MIN_FEATURE_LEN
 
 FEW_ROWS = 50
-SHOWN = 10  # classes
-MOST_FLAGS = 4  # flags in a remedy, so that the terminal cuts none
-MOST_VALUES = 0.5  # values of a category, by training row
+MAX_SHOWN = 10  # classes
+MAX_FLAGS = 4  # flags in a remedy, so that the terminal cuts none
+MAX_VALUES = 0.5  # values of a category, by training row
 NOTABLE = 0.005  # fraction of the rows from which a defect is reported
 Warned = tuple[str, str, str]  # what is wrong, why, and what to do
 
 
-def warnings_of(summary: dict[str, Any]) -> list[dict[str, str]]:
+def data_warnings(summary: dict[str, Any]) -> list[dict[str, str]]:
     """Judge the numbers of a report."""
     found = [*_of_reading(summary), *_of_classes(summary), *_of_texts(summary)]
     return [dict(zip(("what", "why", "do"), each)) for each in found]
@@ -33,20 +33,22 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
     corrected = summary.get("corrections", {})
     if corrected.get("stale"):
         yield (
-            f"{counted(corrected['stale'], 'correction')} of {corrected['file']} could not be applied",
+            f"{pluralize(corrected['stale'], 'correction')} of {corrected['file']} could not be applied",
             f"text or label are not those that were judged: the first is for {corrected['first_stale']}",
             "inspect these data again, or prepare them with the sources and flags of the data set that was inspected",
         )
     changed = corrected.get("splits", {})
     if held_out := {split: count for split, count in changed.items() if split != "train" and count}:
-        labels = listed([f"{counted(count, 'label')} of the {split} split" for split, count in held_out.items()])
+        labels = join_words([f"{pluralize(count, 'label')} of the {split} split" for split, count in held_out.items()])
         yield (
             f"{corrected['file']} changed {labels}",
             "if a model suggested these labels, models that agree with it score too well",
             "keep --correct all only if a person has read each of these texts; else leave it out",
         )
     if wrong := reasons.get(NOT_UTF_8, 0):
-        what = f"{counted(wrong, 'row')} {'is' if wrong == 1 else 'are'} not UTF-8, and {'is' if wrong == 1 else 'are'}"
+        what = (
+            f"{pluralize(wrong, 'row')} {'is' if wrong == 1 else 'are'} not UTF-8, and {'is' if wrong == 1 else 'are'}"
+        )
         yield f"{what} left out", "the file probably has another encoding", FROM_WINDOWS
     for source in summary["sources"]:
         if source.get("doubt"):
@@ -54,7 +56,7 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
             yield f"{source['file']} {what}", "letters such as ü are read as two others", remedy
     if absent := reasons.get(NO_LABEL, 0):
         yield (
-            f"{counted(absent, 'row')} without a label {'is' if absent == 1 else 'are'} left out",
+            f"{pluralize(absent, 'row')} without a label {'is' if absent == 1 else 'are'} left out",
             f"of {number(summary['rows']['read'])} rows that were read",
             "nothing, if this is intended; --keep-unlabelled keeps them as unlabelled texts; otherwise fill in the "
             "labels, or name their column with --label",
@@ -70,25 +72,25 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
 def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
     classes = summary["classes"]
     train = summary["splits"]["train"]["classes"]
-    all_classes = counted(len(classes), "class", "classes")
+    all_classes = pluralize(len(classes), "class", "classes")
     small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
     if small:
         yield (
             f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {FEW_ROWS} training rows",
-            ", ".join(small[:SHOWN]) + " …" * (len(small) > SHOWN),
+            ", ".join(small[:MAX_SHOWN]) + " …" * (len(small) > MAX_SHOWN),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
     totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
     of_class = dict(zip(classes, totals))
     if alike := similar_names(of_class, summary.get("levels", "")):
-        pairs = [f"{rare!r:.60} like {usual!r:.60}" for rare, usual in alike[:SHOWN]]
-        by_flag = [f"{rare}={usual}" for rare, usual in alike if "=" not in rare][:MOST_FLAGS]  # which ends the name
+        pairs = [f"{rare!r:.60} like {usual!r:.60}" for rare, usual in alike[:MAX_SHOWN]]
+        by_flag = [f"{rare}={usual}" for rare, usual in alike if "=" not in rare][:MAX_FLAGS]  # which ends the name
         flags = " ".join(f"--rename {shlex.quote(each)}" for each in by_flag)
         if len(alike) > len(by_flag):
             flags = f"{flags} …; --rename FILE takes a CSV file with the columns old and new"
         yield (
-            f"{counted(len(alike), 'name of a class looks', 'names of classes look')} like another one",
-            "; ".join(pairs) + " …" * (len(alike) > SHOWN),
+            f"{pluralize(len(alike), 'name of a class looks', 'names of classes look')} like another one",
+            "; ".join(pairs) + " …" * (len(alike) > MAX_SHOWN),
             f"if both are the same class, merge them: {flags}",
         )
     if max(train) > 0.9 * sum(train):
@@ -103,17 +105,19 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
 def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
     feature_len, lengths = summary["encoding"]["feature_len"], summary["lengths"]
     for column in summary["beside"]:
-        if column["values"] > MOST_VALUES * summary["splits"]["train"]["rows"]:
+        if column["values"] > MAX_VALUES * summary["splits"]["train"]["rows"]:
             yield (
-                f"column {column['name']} has {counted(column['values'], 'value')}, nearly one for each training row",
+                f"column {column['name']} has {pluralize(column['values'], 'value')}, nearly one for each training row",
                 "it tells nothing about new rows",
                 "leave --category out for it; --id takes a column that names rows",
             )
     if lengths["cut"] > 0.5:
         yield (
             f"{percent(lengths['cut'])} of the texts are cut",
-            f"they are longer than {feature_len} characters, so only {read_of_long(summary['encoding'])} are read",
-            f"--feature-len {max(SHORTEST, lengths['percentiles']['90'])} would keep nine texts in ten whole; time and "
+            f"they are longer than {feature_len} characters, so only {describe_truncation(summary['encoding'])} "
+            f"are read",
+            f"--feature-len {max(MIN_FEATURE_LEN, lengths['percentiles']['90'])} would keep nine texts in ten "
+            f"whole; time and "
             "memory grow with it",
         )
     characters = summary["characters"]
@@ -128,14 +132,14 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
     noticed, read = summary["noticed"], summary["rows"]["read"]
     if noticed[HTML] >= NOTABLE * read and not summary["strip_html"]:
         yield (
-            f"{counted(noticed[HTML], 'row')} of {number(read)} contain HTML",
+            f"{pluralize(noticed[HTML], 'row')} of {number(read)} contain HTML",
             "the network reads tags as text",
             "--strip-html removes HTML, here and in prediction",
         )
     if noticed[GARBLED] >= NOTABLE * read:
         named = summary["file_encoding"]
         yield (
-            f"{counted(noticed[GARBLED], 'row')} of {number(read)} contain garbled characters, such as Ã¼ for ü",
+            f"{pluralize(noticed[GARBLED], 'row')} of {number(read)} contain garbled characters, such as Ã¼ for ü",
             f"the text is UTF-8 that was decoded as {named if named != 'utf-8' else 'another encoding'}",
             "leave --encoding out: the files are UTF-8"
             if named != "utf-8"
@@ -165,6 +169,7 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
     if conflicting >= NOTABLE * labelled:
         yield (
             f"{percent(conflicting, labelled)} of the rows have the text of an earlier row, but another label",
-            f"{counted(conflicting, 'such row')}: the text does not tell which one is right; --dedupe keeps the first",
+            f"{pluralize(conflicting, 'such row')}: the text does not tell which one is right; --dedupe keeps the "
+            f"first",
             "check how they were labelled; inspect lists likely errors",
         )

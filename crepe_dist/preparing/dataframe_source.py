@@ -18,7 +18,7 @@ from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
 from crepe_dist.data.text_preprocessing import join, with_values
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import LOOK_AT
-from crepe_dist.preparing.formats.columns import Wanted, choose
+from crepe_dist.preparing.formats.columns import ColumnSpec, choose
 
 
 def is_table(source: object) -> bool:
@@ -26,7 +26,7 @@ def is_table(source: object) -> bool:
     return isinstance(source, Mapping) or (hasattr(source, "columns") and hasattr(source, "items"))
 
 
-def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True) -> Wanted:
+def write_table(table: Any, path: Path, wanted: ColumnSpec, *, labelled: bool = True) -> ColumnSpec:
     """Write the columns of label and text as JSON Lines, a line per row, in order; line n is row n, from 1.
 
     Returns:
@@ -62,7 +62,7 @@ def write_table(table: Any, path: Path, wanted: Wanted, *, labelled: bool = True
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     end = len(wanted.categories)
-    return Wanted(label, texts, weight, labels, id_, categories=beside[:end], numbers=beside[end:])
+    return ColumnSpec(label, texts, weight, labels, id_, categories=beside[:end], numbers=beside[end:])
 
 
 def label_type(table: Any, label: str | None) -> str:
@@ -87,7 +87,7 @@ def _are_several(value: Any) -> bool:
     return not isinstance(value, (str, bytes)) and hasattr(value, "__iter__")
 
 
-def text_column(table: Any, wanted: Wanted) -> Sequence[Any]:
+def text_column(table: Any, wanted: ColumnSpec) -> Sequence[Any]:
     """Return the texts of a table without labels, and the values of columns beside them, composed as those of a file.
 
     Only these columns are converted.
@@ -135,7 +135,7 @@ def _columns(items: Sequence[tuple[str, Any]], name: str, has_guards: bool) -> d
         as_list = getattr(column, "tolist", None) or getattr(column, "to_pylist", None)  # NumPy and pandas; Arrow
         columns[key] = as_list() if as_list else list(column)
         if has_guards:
-            columns[key] = [files.original(each) if isinstance(each, str) else each for each in columns[key]]
+            columns[key] = [files.unescape_cell(each) if isinstance(each, str) else each for each in columns[key]]
     lengths = {key: len(column) for key, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(

@@ -15,13 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import Encoding
-from crepe_dist.data.characters import CODE_POINTS, MAX_CHARACTERS, divided, frequent_alphabet, ordered
-from crepe_dist.data.text_preprocessing import UNIT, Composition
+from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.data.characters import (
+    CODE_POINTS,
+    MAX_CHARACTERS,
+    frequent_alphabet,
+    sort_alphabet,
+    split_frequent_and_rare,
+)
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.preparing.spec import ALWAYS, IF_NEEDED, PreparationSpec
-from crepe_dist.preparing.spool import SomeRows
-from crepe_dist.preparing.worker_pool import Show, Workers
-from crepe_dist.settings.options import LONGEST_FITTED, SHORTEST, STEP, WHOLE
+from crepe_dist.preparing.spool import RowSubset
+from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
+from crepe_dist.settings.options import MAX_AUTO_LENGTH, MIN_FEATURE_LEN, STEP, WHOLE
 
 PIECE = 1 << 15  # rows per task
 PIECE_BYTES = 1 << 20  # bytes of text that are counted at a time
@@ -33,18 +39,18 @@ LOST = 0.2  # share of its letters that counts as a row's loss
 def fitting_length(codes: npt.NDArray[Any]) -> int:
     """Return the fitted ``feature_len`` for texts with these numbers of codes [n]."""
     needed = int(np.percentile(codes, WHOLE, method="inverted_cdf"))
-    steps = -(-max(0, needed - SHORTEST) // STEP)
-    return min(SHORTEST + steps * STEP, LONGEST_FITTED)
+    steps = -(-max(0, needed - MIN_FEATURE_LEN) // STEP)
+    return min(MIN_FEATURE_LEN + steps * STEP, MAX_AUTO_LENGTH)
 
 
 def fit_encoder(
     spec: PreparationSpec,
-    composition: Composition,
+    composition: TextPreprocessor,
     values: str,
-    training: SomeRows,
-    workers: Workers,
-    show: Show,
-) -> Encoding:
+    training: RowSubset,
+    workers: WorkerPool,
+    show: ProgressCallback,
+) -> CharEncoder:
     """Return ``spec.encoding`` with the parameters that are fitted to the training texts.
 
     A new alphabet is needed if it covers at least ``MISSED`` more of the characters. It is also needed if it covers
@@ -58,7 +64,7 @@ def fit_encoder(
     count_points = partial(count_points_of, bool(composition.beside))
     sample = training[:: -(-len(training) // SAMPLE)]
     encoding = spec.encoding
-    is_needed = spec.fit_alphabet == IF_NEEDED and _missed(encoding, sample, count_points) >= MISSED
+    is_needed = spec.fit_alphabet == IF_NEEDED and _coverage_gain(encoding, sample, count_points) >= MISSED
     if spec.fit_alphabet == ALWAYS or is_needed:
         counts: Counter[int] = Counter()
         pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
@@ -67,13 +73,19 @@ def fit_encoder(
             show("counting characters", min(done * PIECE, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
     if values:
-        own, rare = divided(values, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired))
-        alphabet, paired = ordered(encoding.alphabet + "".join(own)), ordered(encoding.paired + "".join(rare))
+        own, rare = split_frequent_and_rare(values, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired))
+        alphabet, paired = (
+            sort_alphabet(encoding.alphabet + "".join(own)),
+            sort_alphabet(encoding.paired + "".join(rare)),
+        )
         encoding = replace(encoding, alphabet=alphabet, paired=paired)
     if spec.fit_length:
         needed = training.column("characters")
         codes = encoding.lengths(
-            [composition.of_stored.text(text.decode("utf-8")) for text in sample.texts().get(sample.records())]
+            [
+                composition.without_html_stripping.text(text.decode("utf-8"))
+                for text in sample.texts().get(sample.records())
+            ]
         )
         if (codes != sample.column("characters")).any():  # some characters have several codes
             needed = codes
@@ -81,12 +93,14 @@ def fit_encoder(
     return encoding
 
 
-def _with_new_alphabet(encoding: Encoding, counts: Mapping[int, int]) -> Encoding:
+def _with_new_alphabet(encoding: CharEncoder, counts: Mapping[int, int]) -> CharEncoder:
     alphabet, paired = frequent_alphabet(counts, encoding.mode)
     return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=False)
 
 
-def _missed(encoding: Encoding, sample: SomeRows, count_points: Callable[[SomeRows], dict[int, int]]) -> float:
+def _coverage_gain(
+    encoding: CharEncoder, sample: RowSubset, count_points: Callable[[RowSubset], dict[int, int]]
+) -> float:
     """Return the share of characters, or of rows if it is larger, that a new alphabet would cover more.
 
     A letter that the encoding's alphabet reads as another one, é as e, is not covered: accents may tell the language of
@@ -95,7 +109,7 @@ def _missed(encoding: Encoding, sample: SomeRows, count_points: Callable[[SomeRo
     counts = count_points(sample)
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
     encodings = (_with_new_alphabet(encoding, counts), replace(encoding, fold_accents=False))
-    made, given = (each.known(points) for each in encodings)
+    made, given = (each.has_id(points) for each in encodings)
     gain = made.astype(np.int64) - given
     changed = {chr(point): each for point, each in zip(points.tolist(), gain.tolist()) if each and chr(point).isalpha()}
     rows = 0
@@ -106,14 +120,14 @@ def _missed(encoding: Encoding, sample: SomeRows, count_points: Callable[[SomeRo
     return max(float((gain * times).sum() / max(1, times.sum())), rows / len(sample))
 
 
-def count_points_of(has_values: bool, piece: SomeRows) -> dict[int, int]:
+def count_points_of(has_values: bool, piece: RowSubset) -> dict[int, int]:
     """Count the code points in the texts of some rows, without the values beside them. Runs in a worker."""
     texts, rows = piece.texts(), piece.records()
     full = np.cumsum(rows["bytes"], dtype=np.int64) // PIECE_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
     for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
         found = texts.get(chunk)
-        found = [text.partition(UNIT.encode())[0] for text in found] if has_values else found
+        found = [text.partition(FIELD_SEPARATOR.encode())[0] for text in found] if has_values else found
         points = np.frombuffer(b"".join(found).decode("utf-8").encode("utf-32-le"), dtype="<u4")
         counts = np.bincount(points)
         total[: len(counts)] += counts

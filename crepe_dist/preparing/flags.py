@@ -6,42 +6,42 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from crepe_dist import invocation
-from crepe_dist.data.char_encoder import Encoding
-from crepe_dist.data.characters import ordered
+from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.data.characters import sort_alphabet
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT
 from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, scratch
+from crepe_dist.files import read_json, temporary_folder
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.fit_encoder import MISSED
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.label_parsing import Labelling
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.preparation import check_out, prepare
 from crepe_dist.preparing.renaming import read_renames
-from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, Reading, Source, find_sources
+from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, ReadOptions, Source, find_sources
 from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, MAX_BAD, PreparationSpec
 from crepe_dist.preparing.splitting import DEDUPE, VALIDATION_FROM, SplitOptions
-from crepe_dist.preparing.worker_pool import Say, Show, ignored, unsaid
+from crepe_dist.preparing.worker_pool import ProgressCallback, Say, no_progress, unsaid
 from crepe_dist.settings.fields import (
-    ANY,
+    ANY_TEXT,
     COLUMN,
-    FILE,
-    LONGEST_DOCUMENT,
+    MAX_DOCUMENT_LENGTH,
     MODES,
-    NAME,
-    Kind,
-    Many,
-    Text,
-    Words,
-    real,
+    NON_EMPTY,
+    PATH_ARGUMENT,
+    Choice,
+    Repeated,
+    String,
+    ValueType,
+    float_range,
+    int_range,
     refuse,
     setting,
-    whole,
 )
 from crepe_dist.settings.flags import ColumnFlags, Command
-from crepe_dist.settings.options import LONGEST_FITTED
+from crepe_dist.settings.options import MAX_AUTO_LENGTH
 
 AUTO = "auto"  # fitted to the training texts
 STANDARD = "standard"  # the standard alphabet of the mode
@@ -49,7 +49,7 @@ LABELS_CHOICES = {"single": ONE, "multilabel": SEVERAL, "soft": SOFT}  # values 
 CORRECTED = TRAINING, ALL = "train", "all"  # values of --correct
 
 
-class FileOrShare(Kind):
+class FileOrFraction(ValueType):
     """File of a split, or its share of the rows."""
 
     metavar = "FILE|SHARE"
@@ -61,13 +61,13 @@ class FileOrShare(Kind):
             return text
 
     def check(self, value: Any) -> Union[str, float]:
-        return float(value) if isinstance(value, (int, float)) else NAME.check(str(value))
+        return float(value) if isinstance(value, (int, float)) else NON_EMPTY.check(str(value))
 
     def __str__(self) -> str:
         return "a file, or a share of the rows such as 0.2"
 
 
-class Renames(Many):
+class Renames(Repeated):
     """Old and new names of classes: pairs, names of files, or in Python a mapping."""
 
     def check(self, value: Any) -> tuple[Any, ...]:
@@ -77,9 +77,9 @@ class Renames(Many):
     def _pair(self, each: Any) -> Any:
         if isinstance(each, (str, Path)):
             old, is_pair, new = str(each).partition("=")
-            return (old, new) if is_pair else NAME.check(str(each))
+            return (old, new) if is_pair else NON_EMPTY.check(str(each))
         old, new = each
-        return ANY.check(str(old)), ANY.check(str(new))
+        return ANY_TEXT.check(str(old)), ANY_TEXT.check(str(new))
 
     def __str__(self) -> str:
         return "old=new, or a CSV file with the columns old and new"
@@ -89,8 +89,8 @@ class Renames(Many):
 class PreparationFlags(ColumnFlags, Command):
     """Flags of a preparation."""
 
-    source: tuple[str, ...] = setting((), "files, folders, URLs, - or sample", Many(NAME), positional="*")
-    out: Optional[Path] = setting(None, "folder to create", FILE)
+    source: tuple[str, ...] = setting((), "files, folders, URLs, - or sample", Repeated(NON_EMPTY), positional="*")
+    out: Optional[Path] = setting(None, "folder to create", PATH_ARGUMENT)
     overwrite: bool = setting(False, "replace --out if it is a prepared folder")
     weight: Optional[str] = setting(
         None,
@@ -104,81 +104,83 @@ class PreparationFlags(ColumnFlags, Command):
         COLUMN,
     )
     category: tuple[str, ...] = setting(
-        (), "column beside the text whose values are read as a whole, such as a sector; repeatable", Many(COLUMN)
+        (), "column beside the text whose values are read as a whole, such as a sector; repeatable", Repeated(COLUMN)
     )
     number: tuple[str, ...] = setting(
-        (), "column of numbers beside the text, such as a turnover; repeatable", Many(COLUMN)
+        (), "column of numbers beside the text, such as a turnover; repeatable", Repeated(COLUMN)
     )
     labels: Optional[str] = setting(
         None,
         "labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated. soft: a "
         "proportion for each class, in a JSON object or in columns. Default: single; with --label-separator, or with "
         "--label-columns without --levels: multilabel",
-        Words(tuple(LABELS_CHOICES)),
+        Choice(tuple(LABELS_CHOICES)),
     )
     label_separator: Optional[str] = setting(
-        None, "separator of several labels in a cell, such as ';', or space for white space", ANY
+        None, "separator of several labels in a cell, such as ';', or space for white space", ANY_TEXT
     )
     levels: Optional[str] = setting(
         None,
         "separator of the levels of a label, such as '.' in 47.11.2, if the classes form a tree; with --label-columns, "
         "each column has the part of a level",
-        ANY,
+        ANY_TEXT,
     )
     rename: tuple[Any, ...] = setting(
         (),
         "class to rename, such as Billling=Billing, which merges two spellings of one; with --levels also a node; or a "
         "CSV file with the columns old and new; repeatable; applies to all splits, and to files that evaluate scores",
-        Renames(Text("", str.strip, "OLD=NEW|FILE")),
+        Renames(String("", str.strip, "OLD=NEW|FILE")),
     )
-    max_bad: float = setting(MAX_BAD, "largest share of unusable rows", real(0, 1))
+    max_bad: float = setting(MAX_BAD, "largest share of unusable rows", float_range(0, 1))
     corrections: Optional[Path] = setting(
         None,
         "labels to give in place of those in the source: a label_errors.csv of inspect, edited as you like",
-        FILE,
+        PATH_ARGUMENT,
     )
     correct: Optional[str] = setting(
         None,
         "splits in which --corrections may change labels. train: the training split only, because a model that "
         "suggested the labels of the test split would score too well on it. all: also the validation and the test "
         "split, once a person has read every row of the list. Default: train",
-        Words(CORRECTED),
+        Choice(CORRECTED),
     )
-    test: Any = setting(None, "test split; default: the sources' own test files, else 0.2", FileOrShare())
+    test: Any = setting(None, "test split; default: the sources' own test files, else 0.2", FileOrFraction())
     validation: Any = setting(
         None,
         "split for choosing the best epoch and stopping early; default: the sources' own validation files, else 0.1 of "
         f"at least {VALIDATION_FROM:,} rows",
-        FileOrShare(),
+        FileOrFraction(),
     )
     unlabelled: tuple[str, ...] = setting(
         (),
         "texts without labels for training: a file of any format, plain lines too, a folder or a URL; repeatable; "
         "labels in it are ignored; default: files and folders named unlabelled* in the sources",
-        Many(NAME),
+        Repeated(NON_EMPTY),
     )
     keep_unlabelled: bool = setting(
         False, "keep the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out"
     )
     stratified: bool = setting(False, "split every class in the same proportions")
-    max_per_class: Optional[int] = setting(None, "sample at most so many rows per class, uniformly", whole(1, 10**12))
+    max_per_class: Optional[int] = setting(
+        None, "sample at most so many rows per class, uniformly", int_range(1, 10**12)
+    )
     dedupe: Optional[str] = setting(
         None,
         "drop repeated texts; near ignores case, spaces and punctuation; default: no, sample " + SAMPLE_DEDUPE,
-        Words(DEDUPE),
+        Choice(DEDUPE),
     )
-    seed: int = setting(0, "random seed of the selection", whole(0, (1 << 32) - 1))
+    seed: int = setting(0, "random seed of the selection", int_range(0, (1 << 32) - 1))
     mode: str = setting(
         "paper",
         "paper: lower case, read in reverse; full: upper and lower case, read in reverse; notebook: read in order, "
         "upper case and line breaks unknown",
-        Words(MODES),
+        Choice(MODES),
     )
     feature_len: Any = setting(
         None,
-        f"characters per document; auto keeps 99 % of the training texts whole, at most {LONGEST_FITTED}; default: "
+        f"characters per document; auto keeps 99 % of the training texts whole, at most {MAX_AUTO_LENGTH}; default: "
         f"auto, sample {SAMPLE_FEATURE_LEN}",
-        whole(1, LONGEST_DOCUMENT, AUTO),
+        int_range(1, MAX_DOCUMENT_LENGTH, AUTO),
     )
     strip_html: bool = setting(
         False, "remove HTML tags from the texts, and read &amp; as &; models of these data do the same"
@@ -189,16 +191,16 @@ class PreparationFlags(ColumnFlags, Command):
         "prepared folder, a run, or a checkpoint's .json: the alphabet of that model. Default: auto if it covers more "
         f"in {100 * MISSED:g} % of the texts or characters, else standard. A character that loses its accent is not "
         "covered",
-        NAME,
+        NON_EMPTY,
     )
-    processes: Optional[int] = setting(None, "number of worker processes; default: one per core", whole(1, 4096))
+    processes: Optional[int] = setting(None, "number of worker processes; default: one per core", int_range(1, 4096))
     label_type: str = ""  # no flag: type of the labels of a table in memory
 
     def prepare(
         self,
         page: Optional[Callable[[dict[str, Any]], str]],
         command: str,
-        show: Show = ignored,
+        show: ProgressCallback = no_progress,
         copies: Optional[Path] = None,
         say: Say = unsaid,
     ) -> dict[str, Any]:
@@ -219,8 +221,8 @@ class PreparationFlags(ColumnFlags, Command):
         if urls := [name for name in named if isinstance(name, str) and remote.is_url(name)]:
             check_out(self.out, self.overwrite)  # before a long download
             self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-            with scratch(self.out.absolute().parent) as folder:  # on the disk of the data set
-                paths = {url: str(remote.copy(url, folder, show=show)) for url in dict.fromkeys(urls)}
+            with temporary_folder(self.out.absolute().parent) as folder:  # on the disk of the data set
+                paths = {url: str(remote.download(url, folder, show=show)) for url in dict.fromkeys(urls)}
                 local = replace(
                     self,
                     source=tuple(paths.get(name, name) for name in self.source),
@@ -228,7 +230,7 @@ class PreparationFlags(ColumnFlags, Command):
                     validation=paths.get(self.validation, self.validation),
                     unlabelled=tuple(paths.get(name, name) for name in self.unlabelled),
                 )
-                return local.as_given(self.given).prepare(page, remote.without_secrets(command), show, folder, say)
+                return local.as_given(self.given).prepare(page, remote.redact_url(command), show, folder, say)
         spec = self.to_spec()
         sources = self._find_sources(spec.read_options)
         if copies:  # a name that had to be a path does not say where the copy was
@@ -260,9 +262,9 @@ class PreparationFlags(ColumnFlags, Command):
             refuse(["--correct"], "", remedy, on=" without --corrections")
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
-        encoding = Encoding(
+        encoding = CharEncoder(
             self.mode,  # type: ignore[arg-type]
-            LONGEST_FITTED if length == AUTO else length,
+            MAX_AUTO_LENGTH if length == AUTO else length,
             None,
             *(("", "") if self.alphabet in (None, AUTO, STANDARD) else _alphabet_of(Path(self.alphabet or ""))),
         )
@@ -288,31 +290,31 @@ class PreparationFlags(ColumnFlags, Command):
             explicit_options=options,
         )
 
-    def _read_options(self) -> Reading:
+    def _read_options(self) -> ReadOptions:
         """Return the options of reading the source files."""
         labelling, columns = self._labelling()
-        wanted = Wanted(
+        wanted = ColumnSpec(
             self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
         )
         if wanted.beside and self.mode == "notebook":
             why = "it reads the beginning of a text, and values follow it"
             raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
         renames = read_renames(self.rename)
-        return Reading(
+        return ReadOptions(
             self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding, renames=renames
         )
 
-    def _find_sources(self, options: Reading) -> list[Source]:
+    def _find_sources(self, options: ReadOptions) -> list[Source]:
         """Find the source files, and refuse flags of splits that these files contradict."""
         shares = {"test": self.test, "validation": self.validation}
         files = {name: part for name, part in shares.items() if isinstance(part, str)}
         sources = find_sources(self.source, reading=options, unlabelled=self.unlabelled, **files)
-        _check_shares(sources, shares)
+        _check_fractions(sources, shares)
         if shares.keys() <= {source.part for source in sources}:
             self.refuse(["stratified"], "no split is drawn: all are files")
         return sources
 
-    def _labelling(self) -> tuple[Labelling, tuple[str, ...]]:
+    def _labelling(self) -> tuple[LabelFormat, tuple[str, ...]]:
         """Return the labels of rows, and the columns of the classes."""
         columns = names_in(self.label_columns)
         separator = self.label_separator or ""
@@ -335,8 +337,10 @@ class PreparationFlags(ColumnFlags, Command):
             problem = f"--labels {spelling} cannot be combined with --stratified or --max-per-class: "
             problem += "they need one class per row"
         if problem:
-            raise UserError(problem, remedy=f"leave one out; {invocation.typed('prepare')} --help describes them")
-        return Labelling(kind, separator, self.levels or "", self.label_type), columns
+            raise UserError(
+                problem, remedy=f"leave one out; {invocation.command_line('prepare')} --help describes them"
+            )
+        return LabelFormat(kind, separator, self.levels or "", self.label_type), columns
 
 
 def names_in(flag: Optional[str]) -> tuple[str, ...]:
@@ -349,18 +353,18 @@ def _alphabet_of(path: Path) -> tuple[str, str]:
     if path.is_dir():  # all checkpoints of a run have the same
         path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)  # not the scores beside them
     try:
-        encoding = Encoding.from_dict(read_json(path)["encoding"])
+        encoding = CharEncoder.from_dict(read_json(path)["encoding"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "give auto, a prepared folder, a run, or the .json beside a checkpoint"
         raise UserError(f"--alphabet: {path} has no alphabet: {type(error).__name__}", remedy=remedy) from error
     if not encoding.is_custom:
         remedy = f"use --mode {encoding.mode}, whose alphabet it has"
         raise UserError(f"--alphabet: {path} has no custom alphabet", remedy=remedy)
-    own, rare = (ordered(set(PRIVATE.sub("", each))) for each in (encoding.alphabet, encoding.paired))
+    own, rare = (sort_alphabet(set(PRIVATE.sub("", each))) for each in (encoding.alphabet, encoding.paired))
     return own, rare  # without the values of columns
 
 
-def _check_shares(sources: Sequence[Source], shares: dict[str, Any]) -> None:
+def _check_fractions(sources: Sequence[Source], shares: dict[str, Any]) -> None:
     for part, value in shares.items():
         names = [source.name for source in sources if source.part == part]
         if isinstance(value, float) and value > 0 and names:

@@ -1,7 +1,7 @@
 """Labels of rows: one, several, or soft ones (shares of classes), and how the cells of a row spell them.
 
 From reading to building, several or soft labels of a row are one string, ``Label``: a JSON object of the classes in
-alphabetical order with their shares in units of 1 / ``SHARE_UNIT``. Equal sets are equal strings. Rows that are kept
+alphabetical order with their shares in units of 1 / ``PROB_SCALE``. Equal sets are equal strings. Rows that are kept
 without a label have the string ``ABSENT``.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.data.targets import MOST_LABELS, ONE, SHARE_UNIT, SOFT, Pairs
+from crepe_dist.data.targets import MAX_LABELS, ONE, PROB_SCALE, SOFT, Pairs
 from crepe_dist.data.text_preprocessing import category
 
 Name = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
@@ -31,7 +31,7 @@ DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN"
 
 
 @dataclass(frozen=True)
-class Labelling:
+class LabelFormat:
     """The labels of rows.
 
     Args:
@@ -52,7 +52,9 @@ class Labelling:
         return _encoded(self._soft(cell, name) if self.kind == SOFT else self._several(cell, name))
 
     def path(self, cell: str) -> str:
-        """Join the levels of a label that have a column each (``cell_of``); raise ``ValueError`` if they cannot be."""
+        """Join the levels of a label that have a column each (``labels_to_cell``); raise ``ValueError`` if they
+        cannot be.
+        """
         parts = list(map(category, _json(cell).values()))
         while parts and not parts[-1]:
             parts.pop()  # a code of fewer levels
@@ -74,12 +76,12 @@ class Labelling:
         else:
             labels = cell.split(self.separator) if self.separator else [cell]
             labels = [label for label in labels if label.strip()] or [""]
-        return {name(label): SHARE_UNIT for label in labels}
+        return {name(label): PROB_SCALE for label in labels}
 
     def _soft(self, cell: str, name: Name) -> dict[str, int]:
         values = _json(cell)
         if not isinstance(values, dict):
-            return {name(cell): SHARE_UNIT}
+            return {name(cell): PROB_SCALE}
         shares: dict[str, float] = {}
         for label, value in values.items():
             try:
@@ -99,35 +101,35 @@ class Labelling:
 
 def _units(shares: dict[str, float]) -> dict[str, int]:
     """Round shares to whole units with the exact sum, by largest remainders."""
-    units = {label: int(share * SHARE_UNIT) for label, share in shares.items()}
-    order = sorted(shares, key=lambda label: units[label] - shares[label] * SHARE_UNIT)
-    for label in order[: SHARE_UNIT - sum(units.values())]:
+    units = {label: int(share * PROB_SCALE) for label, share in shares.items()}
+    order = sorted(shares, key=lambda label: units[label] - shares[label] * PROB_SCALE)
+    for label in order[: PROB_SCALE - sum(units.values())]:
         units[label] += 1
     return {label: count for label, count in units.items() if count}
 
 
 def _encoded(units: dict[str, int]) -> str:
-    if len(units) > MOST_LABELS:
-        raise ValueError(f"more than {MOST_LABELS:,} labels")
+    if len(units) > MAX_LABELS:
+        raise ValueError(f"more than {MAX_LABELS:,} labels")
     return json.dumps(units, sort_keys=True, ensure_ascii=False)
 
 
-def cell_of(names: Sequence[str], cells: Sequence[str]) -> str:
+def labels_to_cell(names: Sequence[str], cells: Sequence[str]) -> str:
     """Return the cell for rows that have a column for each class."""
     return json.dumps(dict(zip(names, cells)), ensure_ascii=False)
 
 
-def names_of(label: str, kind: str) -> list[str]:
+def parse_label(label: str, kind: str) -> list[str]:
     """Return the classes in a label string; one label is a string by itself."""
     return [label] if kind == ONE else list(json.loads(label)) if label != ABSENT else []
 
 
-def classes_of(labels: Iterable[str], kind: str) -> set[str]:
+def collect_classes(labels: Iterable[str], kind: str) -> set[str]:
     """Return all classes in label strings."""
-    return {name for label in labels for name in names_of(label, kind)}
+    return {name for label in labels for name in parse_label(label, kind)}
 
 
-def pairs_of(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
+def encode_labels(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
     """Return the classes and shares of label strings, uint16 [labels, most, 2]; see ``data/targets``.
 
     Args:

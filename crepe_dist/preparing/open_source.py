@@ -11,7 +11,7 @@ from pathlib import Path
 from crepe_dist import extras
 from crepe_dist.data.dataset import SAMPLE, UNLABELLED
 from crepe_dist.data.targets import ONE, SEVERAL
-from crepe_dist.data.text_preprocessing import EMPTY, plain
+from crepe_dist.data.text_preprocessing import EMPTY, strip_field_separators
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing.formats import (
@@ -20,17 +20,17 @@ from crepe_dist.preparing.formats import (
     MAX_RECORD,
     NOT_UTF_8,
     TOO_LONG,
-    Batch,
     OpenFile,
     Parsed,
+    RawBatch,
     Row,
     parse_each,
 )
-from crepe_dist.preparing.formats.columns import Columns
+from crepe_dist.preparing.formats.columns import ResolvedColumns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
-from crepe_dist.preparing.formats.lines import STARTS_OF_JSON, Lines, is_fasttext, open_fasttext, open_lines
-from crepe_dist.preparing.formats.tables import Sheet, Table, open_table
-from crepe_dist.preparing.sources import LINES, TEXTS, Reading, Source, list_documents
+from crepe_dist.preparing.formats.lines import STARTS_OF_JSON, LineReader, is_fasttext, open_fasttext, open_lines
+from crepe_dist.preparing.formats.tables import ExcelReader, TableParser, open_table
+from crepe_dist.preparing.sources import LINES, TEXTS, ReadOptions, Source, list_documents
 from crepe_dist.settings.fields import FORMATS, refuse
 from crepe_dist.settings.flags import UTF_8
 
@@ -59,7 +59,7 @@ def heeded(source: Source, opened: OpenFile) -> set[str]:
     return HEEDED[opened.format] - ({"label"} if source.label else set()) | {opened.format}
 
 
-def check_heeded(given: Reading, options: Collection[str], names: str) -> None:
+def check_heeded(given: ReadOptions, options: Collection[str], names: str) -> None:
     """Raise ``UserError`` if an option that the user gave has an effect on none of the sources.
 
     Args:
@@ -80,7 +80,7 @@ def check_heeded(given: Reading, options: Collection[str], names: str) -> None:
     refuse(unused, "the format has no such thing, or the names of files and folders give it", on=f" on {names}")
 
 
-def open_source(source: Source, reading: Reading, *, keep: bool = False, live: bool = False) -> OpenFile:
+def open_source(source: Source, reading: ReadOptions, *, keep: bool = False, live: bool = False) -> OpenFile:
     """Open a source, and detect its format and columns from its first bytes unless ``reading`` gives them.
 
     Args:
@@ -98,7 +98,7 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         _check_no_columns(source, reading)
         assert source.path is not None
         assert label is not None
-        folder, parse = Documents(source.path, encoding), partial(_parse_documents, source.path, label, encoding)
+        folder, parse = DocumentFolder(source.path, encoding), partial(_parse_documents, source.path, label, encoding)
         return OpenFile(name, folder, folder, parse, "folder", "text: whole files")
     if source.format in ("parquet", "xlsx"):
         if source.path is None:
@@ -108,18 +108,18 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
             from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
             return open_parquet(source.path, name, wanted, label, keep=keep, nested=nested)
-        sheet = Sheet(source.path, name)
+        sheet = ExcelReader(source.path, name)
         return open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
     json_encoding = reading.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
     elif source.format is not None:  # A text that begins with a brace is not JSON then.
         json_encoding = encoding
-    lines = Lines(source.path, encoding, json_encoding=json_encoding, live=live)
+    lines = LineReader(source.path, encoding, json_encoding=json_encoding, live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, reading)
         lines.skip_lines(1)
-        table = Table("tsv", Columns(("id", "score", "text"), None, (2,)), label, "\t")
+        table = TableParser("tsv", ResolvedColumns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(name, lines, lines, table.parse, "tsv")
     kind = source.format or _kind_of(lines.head, name, is_unlabelled)
     if kind == TEXTS:
@@ -134,30 +134,30 @@ def open_source(source: Source, reading: Reading, *, keep: bool = False, live: b
         if label is None:
             return open_fasttext(lines, name, kind_of_labels)
         opened = open_fasttext(lines, name, SEVERAL, keep=keep, strict=is_unlabelled)
-        return opened._replace(reads="text: other words, ignored: words with __label__")
+        return opened._replace(columns_description="text: other words, ignored: words with __label__")
     if kind == "parquet":
         lines.close()
         return open_source(replace(source, format=kind), reading, keep=keep)
     return open_table(kind, lines, name, wanted, reading.header, label, keep=keep)
 
 
-def _check_no_columns(source: Source, reading: Reading) -> None:
+def _check_no_columns(source: Source, reading: ReadOptions) -> None:
     wanted = reading.columns
     # Of a model's columns, the values are missing then.
-    beside = () if wanted.remembered else (("category", name) for name in wanted.beside)
+    beside = () if wanted.preferred_texts else (("category", name) for name in wanted.beside)
     for flag, column in (("weight", wanted.weight), ("id", wanted.id), *beside):
-        if column is not None and (flag != "id" or wanted.needs_id):
+        if column is not None and (flag != "id" or wanted.id_required):
             raise UserError(f"{source.name} has no columns, and so no {flag} {column!r}", remedy=f"leave --{flag} out")
 
 
-def reading_like(reading: Reading, opened: OpenFile) -> Reading:
+def read_options_for_unlabelled(reading: ReadOptions, opened: OpenFile) -> ReadOptions:
     """Return the options to read unlabelled texts with: their columns are those of the training file, if it has any.
 
     Their own label is not read, and an id is optional.
     """
-    wanted = replace(reading.columns, labels=(), weight=None, needs_id=False)
+    wanted = replace(reading.columns, labels=(), weight=None, id_required=False)
     if opened.columns is not None:
-        wanted = replace(wanted, texts=(), remembered=opened.texts, like=opened.columns)
+        wanted = replace(wanted, texts=(), preferred_texts=opened.texts, reference_columns=opened.columns)
     return replace(reading, columns=wanted)
 
 
@@ -182,14 +182,14 @@ def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
     )
 
 
-def _parse_documents(folder: Path, label: str, encoding: str, batch: Batch) -> Parsed:
+def _parse_documents(folder: Path, label: str, encoding: str, batch: RawBatch) -> Parsed:
     def row(number: int, name: str) -> Row:
-        return Row(number, label, plain(_read_document(folder / name, encoding)), id=name)
+        return Row(number, label, strip_field_separators(_read_document(folder / name, encoding)), id=name)
 
     return parse_each(enumerate(batch.content, start=batch.line), row)
 
 
-class Documents:
+class DocumentFolder:
     """Paths of the documents of a class folder, whose "lines" are their numbers. Files count as read once listed."""
 
     def __init__(self, folder: Path, encoding: str) -> None:
@@ -201,13 +201,13 @@ class Documents:
         first = () if encoding == UTF_8 else self._names[:LOOK_AT]
         self.doubt = next(filter(None, (_doubt(folder / name, encoding) for name in first)), "")
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RawBatch]:
         start = size = 0
         for end, name in enumerate(self._names, start=1):
             size += (self._folder / name).stat().st_size
             if end - start == FILES or size >= BLOCK or end == len(self._names):
                 self.position += size
-                yield Batch(start + 1, self._names[start:end], size)
+                yield RawBatch(start + 1, self._names[start:end], size)
                 start, size = end, 0
 
     def sha256(self) -> str:
@@ -226,9 +226,9 @@ class Documents:
 
 
 def _doubt(path: Path, encoding: str) -> str:
-    """Return ``Lines.doubt`` about the start of a document; empty if it cannot be read."""
+    """Return ``LineReader.doubt`` about the start of a document; empty if it cannot be read."""
     try:
-        lines = Lines(path, encoding)
+        lines = LineReader(path, encoding)
     except UserError:
         return ""
     lines.close()
@@ -237,7 +237,7 @@ def _doubt(path: Path, encoding: str) -> str:
 
 def _read_document(path: Path, encoding: str) -> str:
     try:
-        lines = Lines(path, encoding)
+        lines = LineReader(path, encoding)
         data = lines.read(MAX_RECORD + 1)
     except UserError as error:
         raise ValueError(f"unreadable: it {error.what.removeprefix(str(path)).strip()}") from None

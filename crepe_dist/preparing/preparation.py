@@ -14,11 +14,11 @@ from typing import Any
 
 from crepe_dist import hardware
 from crepe_dist.data import dataset
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
-from crepe_dist.invocation import typed
+from crepe_dist.invocation import command_line
 from crepe_dist.preparing.building import build
 from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
 from crepe_dist.preparing.reading import read
@@ -32,8 +32,8 @@ from crepe_dist.preparing.sources import (
 )
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
-from crepe_dist.preparing.summary import summarise
-from crepe_dist.preparing.worker_pool import Say, Show, ignored, pool, unsaid
+from crepe_dist.preparing.summary import build_data_report
+from crepe_dist.preparing.worker_pool import ProgressCallback, Say, no_progress, open_worker_pool, unsaid
 
 KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
 REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.REPORT, dataset.REPORT_NUMBERS)
@@ -46,7 +46,7 @@ SMALL = 1 << 24  # bytes that one process reads before others have started
 
 def prepare_sample(out: Path, page: Callable[[dict[str, Any]], str] | None) -> None:
     """Prepare the sample as training does if it is missing; ``page`` renders its report."""
-    spec = PreparationSpec(Encoding(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT)
+    spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT)
     prepare(find_sources([dataset.SAMPLE]), out, spec, processes=1, page=page)
 
 
@@ -59,7 +59,7 @@ def prepare(
     overwrite: bool = False,
     command: str = "",
     page: Callable[[dict[str, Any]], str] | None = None,
-    show: Show = ignored,
+    show: ProgressCallback = no_progress,
     say: Say = unsaid,
 ) -> dict[str, Any]:
     """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
@@ -86,9 +86,11 @@ def prepare(
     processes = processes or (1 if is_small else hardware.cores())
     is_scoring = spec.classes is not None
     fewer = (
-        f"taskset --cpu-list 0 {typed('evaluate')} …" if is_scoring else "add --processes 1 (in Python: processes=1)"
+        f"taskset --cpu-list 0 {command_line('evaluate')} …"
+        if is_scoring
+        else "add --processes 1 (in Python: processes=1)"
     )
-    with new_folder(out, overwrite) as partial, pool(processes, fewer) as workers:
+    with new_folder(out, overwrite) as partial, open_worker_pool(processes, fewer) as workers:
         folder = partial / "spool"
         folder.mkdir()
         collected = read(sources, folder, spec, workers, show, say)
@@ -100,7 +102,7 @@ def prepare(
             if not is_scoring and (kept := keep_quarantine(partial, out)):
                 error.why = "; ".join(filter(None, (error.why, f"the unusable rows are in {kept}")))
             raise
-        summary = summarise(printable(out.absolute().name), spec, collected, built, command)
+        summary = build_data_report(printable(out.absolute().name), spec, collected, built, command)
         write_json(partial / REPORT_NUMBERS, summary)
         if page is not None:
             write_text(partial / REPORT, page(summary))

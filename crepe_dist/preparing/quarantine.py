@@ -17,16 +17,16 @@ from crepe_dist.data import dataset
 from crepe_dist.data.dataset import ALL_SPLITS, QUARANTINE
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.formatting import cut, percent
+from crepe_dist.formatting import percent, truncate_to_width
 from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, excerpt
 from crepe_dist.preparing.formats.lines import ENDS_EARLY
-from crepe_dist.preparing.label_parsing import ABSENT, MANY, names_of
+from crepe_dist.preparing.label_parsing import ABSENT, MANY, parse_label
 from crepe_dist.preparing.reading import MAX_CLASSES, NO_LABEL, UNKNOWN_LABEL
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.splitting import TEST, UNKNOWN, UNLABELLED, Fate
-from crepe_dist.preparing.spool import Collected, Texts
+from crepe_dist.preparing.splitting import TEST, UNKNOWN, UNLABELLED, Assignment
+from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 
-SHOWN = 5
+MAX_SHOWN = 5
 LABEL_WIDTH = 40  # terminal columns of a label in a message
 # If MIN_ROWS rows or more have more distinct labels than this fraction of them, another column must be the label.
 MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
@@ -67,7 +67,7 @@ class Quarantine(NamedTuple):
         return sum(self.reasons.values())
 
 
-def write_quarantine(folder: Path, spec: PreparationSpec, collected: Collected, fate: Fate) -> Quarantine:
+def write_quarantine(folder: Path, spec: PreparationSpec, collected: SpooledRows, fate: Assignment) -> Quarantine:
     """Write all unusable rows in the order of the sources."""
     reasons: Counter[str] = Counter()
     of_unlabelled = 0
@@ -85,19 +85,19 @@ def write_quarantine(folder: Path, spec: PreparationSpec, collected: Collected, 
             reasons[record["reason"].split(":")[0]] += record["lines"]
             of_unlabelled += record["lines"] * (collected.sources[source].part == dataset.UNLABELLED)
             kept = left_out if record["reason"] == NO_LABEL else first
-            kept += [record] if len(kept) < SHOWN else []
+            kept += [record] if len(kept) < MAX_SHOWN else []
     sync(folder / QUARANTINE)
-    return Quarantine(reasons, of_unlabelled, [*first, *left_out][:SHOWN], damaged)
+    return Quarantine(reasons, of_unlabelled, [*first, *left_out][:MAX_SHOWN], damaged)
 
 
-def _unknown_labels(spec: PreparationSpec, collected: Collected, fate: Fate) -> Iterator[dict[str, Any]]:
+def _unknown_labels(spec: PreparationSpec, collected: SpooledRows, fate: Assignment) -> Iterator[dict[str, Any]]:
     corrected = " once they are corrected" * (collected.corrected is not None)
     of = f"in the training rows{corrected}" if spec.classes is None else "a class of the model"
-    texts = Texts(collected.texts)
+    texts = SpooledTexts(collected.texts)
     for index in np.flatnonzero(fate == UNKNOWN).tolist():
         row = collected.rows[index : index + 1]
         file, label = int(row["file"][0]), collected.labels[int(row["label"][0])]
-        label = ", ".join(names_of(label, spec.label_kind))
+        label = ", ".join(parse_label(label, spec.label_kind))
         yield {
             "file": collected.sources[file].name,
             "source": file,
@@ -122,7 +122,9 @@ def quarantine_beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.quarantine")
 
 
-def check(spec: PreparationSpec, collected: Collected, fate: Fate, classes: list[str], quarantine: Quarantine) -> None:
+def check(
+    spec: PreparationSpec, collected: SpooledRows, fate: Assignment, classes: list[str], quarantine: Quarantine
+) -> None:
     """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
     reasons, damaged = quarantine.reasons, quarantine.damaged
     labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
@@ -161,7 +163,7 @@ def check(spec: PreparationSpec, collected: Collected, fate: Fate, classes: list
             f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
             "get the file again; or use the rows that were read: --max-bad 1",
         )
-    first = ", ".join(repr(cut(name, LABEL_WIDTH)) for name in classes[:5])
+    first = ", ".join(repr(truncate_to_width(name, LABEL_WIDTH)) for name in classes[:5])
     if spec.classes is not None:
         if not (fate == TEST).any():
             raise UserError(
@@ -181,7 +183,7 @@ def check(spec: PreparationSpec, collected: Collected, fate: Fate, classes: list
         reads = next((about["reads"] for about in collected.files.values() if about["reads"]), "label and text")
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
-            f"read as {cut(reads, 200)}; the first labels: {first}",
+            f"read as {truncate_to_width(reads, 200)}; the first labels: {first}",
             "name the column of the label: --label and --text-column take names or numbers (--label 3 --text-column "
             "2); use --header yes if the first line has names",
         )

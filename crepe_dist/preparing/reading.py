@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crepe_dist.data.arrays import hashes
+from crepe_dist.data.arrays import hash_texts
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.markup import TAG
 from crepe_dist.data.targets import ONE
-from crepe_dist.data.text_preprocessing import UNIT, number_of, stored, unusable_number
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, number_of, stored, unusable_number
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import cut
-from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, Batch, OpenFile, Parsed, Row, check_text, excerpt
+from crepe_dist.formatting import truncate_to_width
+from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, OpenFile, Parsed, RawBatch, Row, check_text, excerpt
 from crepe_dist.preparing.label_parsing import ABSENT, Name
-from crepe_dist.preparing.open_source import check_heeded, heeded, open_source, reading_like
-from crepe_dist.preparing.sources import Reading, Source
+from crepe_dist.preparing.open_source import check_heeded, heeded, open_source, read_options_for_unlabelled
+from crepe_dist.preparing.sources import ReadOptions, Source
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Collected, Rows, append_texts
-from crepe_dist.preparing.worker_pool import Say, Show, Workers, unsaid
+from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, SpooledRows, append_texts
+from crepe_dist.preparing.worker_pool import ProgressCallback, Say, WorkerPool, unsaid
 
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut
@@ -44,7 +44,9 @@ MOJIBAKE = re.compile(f"[ÂÃ][{_SECOND}]|â[€\x80][{_SECOND}]")
 NOTICED = HTML, GARBLED = "html", "mojibake"
 
 
-Task = tuple[int, str, Callable[[Batch], Parsed], Batch]  # index and split of a source, and a batch with its parser
+Task = tuple[
+    int, str, Callable[[RawBatch], Parsed], RawBatch
+]  # index and split of a source, and a batch with its parser
 
 
 class BatchRows(NamedTuple):
@@ -68,10 +70,15 @@ class BatchRows(NamedTuple):
 
 
 def read(
-    sources: Sequence[Source], folder: Path, spec: PreparationSpec, workers: Workers, show: Show, say: Say = unsaid
-) -> Collected:
+    sources: Sequence[Source],
+    folder: Path,
+    spec: PreparationSpec,
+    workers: WorkerPool,
+    show: ProgressCallback,
+    say: Say = unsaid,
+) -> SpooledRows:
     """Read sources into a spool folder, in order, while workers check the next batches."""
-    collected = Collected(folder, sources)
+    collected = SpooledRows(folder, sources)
     number: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
     most = MAX_CLASSES if spec.label_kind == ONE else MAX_SETS
@@ -125,7 +132,7 @@ def _batches(
     for file, source in enumerate(sources):
         opened = open_source(source, of_unlabelled if source.part == UNLABELLED else reading)
         if source is first:  # those without labels are the last of all
-            of_unlabelled = reading_like(reading, opened)
+            of_unlabelled = read_options_for_unlabelled(reading, opened)
         options |= heeded(source, opened)
         if (reads := _described(source, opened)) not in described:
             described.add(reads)
@@ -134,12 +141,15 @@ def _batches(
             if opened.hint and source.part != UNLABELLED:
                 say(opened.hint)
         if spec.explicit_options and file == len(sources) - 1:
-            check_heeded(spec.explicit_options, options, cut(", ".join(each.name for each in sources), MAX_REASON))
+            check_heeded(
+                spec.explicit_options, options, truncate_to_width(", ".join(each.name for each in sources), MAX_REASON)
+            )
         about = files[file] = {
-            "format": opened.format, "reads": opened.reads, "label": opened.label, "texts": list(opened.texts),
+            "format": opened.format, "reads": opened.columns_description,
+            "label": opened.label, "texts": list(opened.texts),
             "encoding": opened.file.encoding, "rows": 0, "bad": 0, "bytes": 0, "sha256": "",
         }  # fmt: skip
-        for batch in opened.checked():
+        for batch in opened.iter_checked():
             about["bytes"] = opened.file.position
             yield file, source.part, opened.parse, batch
         about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position, "doubt": opened.file.doubt}
@@ -151,10 +161,10 @@ def _described(source: Source, opened: OpenFile) -> str:
     label = "label: the name, " if source.label is not None and source.part != UNLABELLED else ""
     encoding = f" in {opened.file.encoding}" if opened.file.encoding else ""
     kind = "without labels, " if source.part == UNLABELLED else ""
-    return f"{kind}{label}{opened.reads or 'text'}; {opened.format}{encoding}"
+    return f"{kind}{label}{opened.columns_description or 'text'}; {opened.format}{encoding}"
 
 
-def read_batch(folder: Path, options: Reading, keep_unlabelled: bool, task: Task) -> BatchRows:
+def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: Task) -> BatchRows:
     """Parse and check one batch, and append its texts to this process's file. Runs in a worker."""
     file, part, parse, batch = task
     parsed = parse(batch)
@@ -199,13 +209,15 @@ def _noticed(text: str) -> Iterator[str]:
         yield GARBLED
 
 
-def _checked(row: Row, options: Reading, name: Name, *, is_unlabelled: bool, can_lack_label: bool) -> tuple[str, bytes]:
+def _checked(
+    row: Row, options: ReadOptions, name: Name, *, is_unlabelled: bool, can_lack_label: bool
+) -> tuple[str, bytes]:
     """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
     columns, labelling = options.columns, options.labelling
     if cell and columns.labels and labelling.kind == ONE:
         cell = labelling.path(cell)
-    for column, value in zip(columns.numbers, row.text.split(UNIT)[1 + len(columns.categories) :]):
+    for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
         if problem := unusable_number(column, value):
             raise ValueError(problem)
     if is_unlabelled or (can_lack_label and not cell):
@@ -249,7 +261,7 @@ def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start:
     ends = start + np.cumsum(lengths + records["id"])
     records["offset"] = ends - lengths - records["id"]
     _hash(records, [row.text for row in rows], texts, "exact", "near")
-    alone = [row.text.partition(UNIT)[0] for row in rows]
+    alone = [row.text.partition(FIELD_SEPARATOR)[0] for row in rows]
     records["characters"] = list(map(len, alone))
     if has_values:
         _hash(records, alone, [text.encode() for text in alone], "exact_alone", "near_alone")
@@ -257,8 +269,8 @@ def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start:
 
 def _hash(records: Rows, texts: Sequence[str], data: Sequence[bytes], exact: str, near: str) -> None:
     keys = list(map(_letters, texts, data))
-    records[exact] = hashes(data)
-    records[near] = hashes([key or text for key, text in zip(keys, data)])
+    records[exact] = hash_texts(data)
+    records[near] = hash_texts([key or text for key, text in zip(keys, data)])
 
 
 def _letters(text: str, data: bytes) -> bytes:

@@ -19,14 +19,14 @@ from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.worker_pool import Show, ignored
+from crepe_dist.preparing.worker_pool import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     import requests
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
 CHUNK = 1 << 22  # bytes read at once
-MOST_UNKNOWN = 1 << 32  # bytes of a file whose size is not given
+MAX_UNKNOWN = 1 << 32  # bytes of a file whose size is not given
 MAX_REDIRECTS = 5
 TIMEOUT = 60  # seconds until a server answers, and then without a byte
 
@@ -36,13 +36,13 @@ def is_url(name: str | None) -> bool:
     return name is not None and URL.match(name) is not None
 
 
-def without_secrets(text: str) -> str:
+def redact_url(text: str) -> str:
     """Remove user names, passwords and queries, which may hold a signature, from the URLs in a text."""
     text = re.sub(r"(://)[^/\s'\"]*@", r"\1", text)
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
 
 
-def copy(url: str, folder: Path, show: Show = ignored) -> Path:
+def download(url: str, folder: Path, show: ProgressCallback = no_progress) -> Path:
     """Copy a file, or a folder with all that is in it, below ``folder``.
 
     fsspec finds the credentials, as its documentation says: in the environment, and in its and the service's own files.
@@ -56,13 +56,13 @@ def copy(url: str, folder: Path, show: Show = ignored) -> Path:
     Raises:
         UserError: The library for this kind of URL is not installed, or the source cannot be read.
     """
-    shown = without_secrets(url)
+    shown = redact_url(url)
     extras.require("remote", shown)
     if urlsplit(url).scheme in ("http", "https"):
         return _from_web(url, folder, show)
     import fsspec
 
-    with _explained(url):
+    with _translate_errors(url):
         system, path = fsspec.core.url_to_fs(url)
         root = PurePosixPath(path)
         if system.isdir(path):
@@ -81,11 +81,11 @@ def copy(url: str, folder: Path, show: Show = ignored) -> Path:
     return target
 
 
-def _from_web(url: str, folder: Path, show: Show) -> Path:
-    shown = without_secrets(url)
+def _from_web(url: str, folder: Path, show: ProgressCallback) -> Path:
+    shown = redact_url(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
     target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
-    with _explained(url):
+    with _translate_errors(url):
         response = _answer(url, shown)
     if response.status_code != 200:
         remedy = "check the spelling of the URL, and your credentials"
@@ -143,7 +143,7 @@ def _answer(url: str, shown: str) -> requests.Response:
 def _target(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
     """Return the path of the copy of the first name."""
     if any(".." in name.parts for name in names):
-        raise UserError(f"{without_secrets(url)} cannot be copied", "a name in it has the part ..", "rename that file")
+        raise UserError(f"{redact_url(url)} cannot be copied", "a name in it has the part ..", "rename that file")
     return folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / (str(names[0]).strip("/") or "index")
 
 
@@ -158,7 +158,7 @@ def _check_room(shown: str, total: int, folder: Path) -> None:
 def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
     """Write a file of ``size`` bytes; yield the bytes that have arrived."""
     copy.parent.mkdir(parents=True, exist_ok=True)
-    limit, received = MOST_UNKNOWN if size is None else size, 0
+    limit, received = MAX_UNKNOWN if size is None else size, 0
     with copy.open("wb") as stream:
         for chunk in chunks:
             received += len(chunk)
@@ -176,7 +176,7 @@ def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) ->
 
 
 def _chunks(url: str, system: Any, name: str) -> Iterator[bytes]:
-    with _explained(url):
+    with _translate_errors(url):
         stream = system.open(name, "rb", block_size=CHUNK)
     with stream:
         yield from _reading(url, iter(partial(stream.read, CHUNK), b""))
@@ -184,7 +184,7 @@ def _chunks(url: str, system: Any, name: str) -> Iterator[bytes]:
 
 def _reading(url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
     while True:
-        with _explained(url):
+        with _translate_errors(url):
             chunk = next(chunks, b"")
         if not chunk:
             return
@@ -197,13 +197,13 @@ def check_writable(url: str) -> None:
     Raises:
         UserError: it is not installed, or the URL is on the web.
     """
-    shown = without_secrets(url)
+    shown = redact_url(url)
     if urlsplit(url).scheme in ("http", "https"):
         raise UserError(f"{shown} cannot be written", "the web is read only", "give a file, or a URL such as s3://…")
     extras.require("remote", shown)
     import fsspec
 
-    with _explained(url, "written"):
+    with _translate_errors(url, "written"):
         fsspec.core.url_to_fs(url)
 
 
@@ -215,7 +215,7 @@ def upload(path: Path, url: str) -> None:
     """
     import fsspec
 
-    with _explained(url, "written"):
+    with _translate_errors(url, "written"):
         system, name = fsspec.core.url_to_fs(url)
         system.put_file(str(path), name)
 
@@ -223,13 +223,13 @@ def upload(path: Path, url: str) -> None:
 def _install(message: str) -> str:
     """Spell how to install the library that an error of fsspec's names, as in "Install s3fs to access S3"."""
     named = re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)
-    return f"{'uv ' if invocation.front() else ''}pip install {named[1]}" if named else "install that library"
+    return f"{'uv ' if invocation.uv_prefix() else ''}pip install {named[1]}" if named else "install that library"
 
 
 @contextmanager
-def _explained(url: str, done: str = "read") -> Iterator[None]:
+def _translate_errors(url: str, done: str = "read") -> Iterator[None]:
     """Turn any error of fsspec's many libraries into one for the user, without the secrets of the URL."""
-    shown = without_secrets(url)
+    shown = redact_url(url)
     try:
         yield
     except UserError:
@@ -239,5 +239,5 @@ def _explained(url: str, done: str = "read") -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{shown} cannot be {done}", str(error), _install(str(error))) from error
     except Exception as error:  # every library has its own
-        why = without_secrets(f"{type(error).__name__}: {error}".replace(url, shown))[:300]
+        why = redact_url(f"{type(error).__name__}: {error}".replace(url, shown))[:300]
         raise UserError(f"{shown} cannot be {done}", why, "check the URL, the network and your credentials") from None

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from crepe_dist.data.targets import ONE, SHARE_UNIT, SOFT
+from crepe_dist.data.targets import ONE, PROB_SCALE, SOFT
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable
-from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.reading import MAX_LABEL
-from crepe_dist.preparing.sources import Reading, Source, by_suffix
+from crepe_dist.preparing.sources import ReadOptions, Source, by_suffix
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import PIECE
-from crepe_dist.preparing.spool import ROW, ROWS, Collected
+from crepe_dist.preparing.spool import ROW, ROWS, SpooledRows
 
 OLD, NEW = "old", "new"  # columns of a file
 Pairs = tuple[tuple[str, str], ...]
@@ -52,7 +52,7 @@ def _of_file(path: Path) -> Iterable[tuple[str, str]]:
             f"--rename: {path} is not a file, and has no '='",
             remedy=f"give --rename old=new, or a CSV file with the columns {OLD} and {NEW}",
         )
-    wanted = Reading(header="yes", columns=Wanted(label=OLD, texts=(NEW,)))
+    wanted = ReadOptions(header="yes", columns=ColumnSpec(label=OLD, texts=(NEW,)))
     table = open_source(Source(path, printable(path), format=by_suffix(path) or "csv"), wanted)
     for parsed in table.parsed():
         for bad in parsed.bad:
@@ -73,13 +73,13 @@ def renamed(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, s
     return name, ""
 
 
-def given_classes(reading: Reading) -> list[str]:
+def given_classes(reading: ReadOptions) -> list[str]:
     """Return the classes that a file ``classes.txt`` names, by their new names; none without such a file."""
     pairs, separator = dict(reading.renames), reading.labelling.levels
     return list(dict.fromkeys(renamed(name, pairs, separator)[0] for name in reading.class_names or ()))
 
 
-def rename(collected: Collected, spec: PreparationSpec) -> None:
+def rename(collected: SpooledRows, spec: PreparationSpec) -> None:
     """Rename the classes of the rows that were read, in their file, and count the rows of each old name.
 
     All names are replaced at once, so two classes can be swapped.
@@ -96,7 +96,7 @@ def rename(collected: Collected, spec: PreparationSpec) -> None:
     for number, (label, count) in enumerate(zip(collected.labels, of_label)):
         new = label
         if label != ABSENT:
-            shares = {label: SHARE_UNIT} if spec.label_kind == ONE else json.loads(label)
+            shares = {label: PROB_SCALE} if spec.label_kind == ONE else json.loads(label)
             found = {name: renamed(name, pairs, spec.read_options.labelling.levels) for name in shares}
             known |= found.keys()
             counts.update(dict.fromkeys((old for _, old in found.values() if old), count))

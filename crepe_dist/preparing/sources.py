@@ -16,8 +16,8 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, UNLABELLED
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, read_names
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.label_parsing import Labelling
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.settings.flags import UTF_8
 
 SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
@@ -74,7 +74,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """Reading options given by the user; they override detection.
 
     Args:
@@ -90,8 +90,8 @@ class Reading:
 
     format: str | None = None
     header: str = "auto"
-    columns: Wanted = field(default_factory=Wanted)
-    labelling: Labelling = field(default_factory=Labelling)
+    columns: ColumnSpec = field(default_factory=ColumnSpec)
+    labelling: LabelFormat = field(default_factory=LabelFormat)
     strip_html: bool = False
     encoding: str | None = None
     class_names: tuple[str, ...] | None = None
@@ -105,14 +105,14 @@ class Reading:
         return {name: value for name, value in options.items() if value or name != "renames"}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Reading:
+    def from_dict(cls, saved: dict[str, Any]) -> ReadOptions:
         """Restore the options from ``to_dict``'s result."""
         given = saved["columns"].items()
         columns: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given}
-        names, labelling = saved["class_names"], Labelling(**saved["labelling"])
+        names, labelling = saved["class_names"], LabelFormat(**saved["labelling"])
         names = None if names is None else tuple(names)
         renames = tuple((str(old), str(new)) for old, new in saved.get("renames", ()))
-        restored = {"columns": Wanted(**columns), "labelling": labelling, "class_names": names, "renames": renames}
+        restored = {"columns": ColumnSpec(**columns), "labelling": labelling, "class_names": names, "renames": renames}
         return cls(**{**saved, **restored})
 
 
@@ -120,7 +120,7 @@ def find_sources(
     given: Sequence[str],
     test: str | None = None,
     validation: str | None = None,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     unlabelled: Sequence[str] = (),
 ) -> list[Source]:
     """Resolve ``sample``, ``-``, files and folders, in a fixed order; docs/data.md describes the layout of folders.
@@ -128,7 +128,7 @@ def find_sources(
     Raises:
         UserError: A source does not exist, or a folder holds nothing that can be read.
     """
-    reading = reading or Reading()
+    reading = reading or ReadOptions()
     files = [source for name in given for source in _named(name, reading)]
     for part, name in (("test", test), ("validation", validation)):
         if name is not None:
@@ -147,7 +147,7 @@ def find_sources(
     return list(_with_unique_names(files))
 
 
-def find_labelled(name: str, reading: Reading) -> list[Source]:
+def find_labelled(name: str, reading: ReadOptions) -> list[Source]:
     """Resolve a name as ``find_sources`` does, for scoring: all rows, or those of test files if there are any."""
     found = _named(name, reading)
     part = "test" if any(source.part == "test" for source in found) else "train"
@@ -177,7 +177,7 @@ def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _unlabelled(name: str, reading: Reading) -> Iterator[Source]:
+def _unlabelled(name: str, reading: ReadOptions) -> Iterator[Source]:
     """Find unlabelled texts: all files of a folder, whose names mean nothing."""
     path = Path(name)
     if name in (SAMPLE, PIPE) or not path.is_dir() or (path / MANIFEST).is_file():
@@ -186,7 +186,7 @@ def _unlabelled(name: str, reading: Reading) -> Iterator[Source]:
         yield from _unlabelled_in(path, path, reading)
 
 
-def _unlabelled_in(folder: Path, root: Path, reading: Reading) -> Iterator[Source]:
+def _unlabelled_in(folder: Path, root: Path, reading: ReadOptions) -> Iterator[Source]:
     """Yield the data files below a folder; if there are none, the folder, whose files are the texts."""
     names = list_documents(folder, root)
     data = [folder / name for name in names if by_suffix(Path(name))]
@@ -199,7 +199,7 @@ def _unlabelled_in(folder: Path, root: Path, reading: Reading) -> Iterator[Sourc
         raise UserError(f"{folder} holds no file", remedy="name the files of the unlabelled texts, or their folder")
 
 
-def _named(name: str, reading: Reading) -> list[Source]:
+def _named(name: str, reading: ReadOptions) -> list[Source]:
     if name == SAMPLE:
         return [Source(path, path.name, format=SAMPLE, label=label) for label, path in _sample_files().items()]
     if name == PIPE:
@@ -208,7 +208,7 @@ def _named(name: str, reading: Reading) -> list[Source]:
     if not path.exists():
         raise UserError(f"{path} does not exist", remedy="give files, folders, - for a pipe, or `sample`")
     if (path / MANIFEST).is_file() and (path / "train.labels.npy").is_file():
-        remedy = f"train with it: {invocation.typed('train')} --data {path}; or prepare its source"
+        remedy = f"train with it: {invocation.command_line('train')} --data {path}; or prepare its source"
         raise UserError(f"{path} is a prepared data set", remedy=remedy)
     if path.is_dir():
         return list(_in_folder(path, path, reading))
@@ -217,7 +217,7 @@ def _named(name: str, reading: Reading) -> list[Source]:
     return [_file(path, path.name, reading)]
 
 
-def _file(path: Path, name: str, reading: Reading) -> Source:
+def _file(path: Path, name: str, reading: ReadOptions) -> Source:
     kind = reading.format or by_suffix(path)
     if kind == "folder":
         raise UserError(f"{name} is a file", remedy="name the folder, or leave --input-format out")
@@ -231,7 +231,7 @@ def by_suffix(path: Path) -> str | None:
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
-def _in_folder(folder: Path, root: Path, reading: Reading, above: tuple[str, ...] = ()) -> Iterator[Source]:
+def _in_folder(folder: Path, root: Path, reading: ReadOptions, above: tuple[str, ...] = ()) -> Iterator[Source]:
     """Yield the files and folders named after splits; else all data files; else one folder per class.
 
     Pipes and devices are ignored, because opening one could block for ever.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from crepe_dist.data.char_encoder import Encoding
-from crepe_dist.data.text_preprocessing import Column
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.data.text_preprocessing import FeatureColumn
+from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.preparing.splitting import SplitOptions
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class PreparationSpec:
         split: selection of rows and their division into splits.
         read_options: format, columns, labels and encoding of the source files.
         fit_length: fit ``encoding.feature_len`` to the training texts: the smallest ``SHORTEST`` + n × ``STEP`` that
-            keeps 99 % of the texts whole, at most ``LONGEST_FITTED``.
+            keeps 99 % of the texts whole, at most ``MAX_AUTO_LENGTH``.
         fit_alphabet: ``fixed`` keeps the alphabet of ``encoding``. ``always`` makes a new alphabet of the characters
             of the training texts. ``if_needed`` makes a new alphabet if it covers clearly more of the training texts.
         max_bad: maximum fraction of unusable rows.
@@ -43,16 +43,16 @@ class PreparationSpec:
             ``None`` skips this check.
     """
 
-    encoding: Encoding = field(default_factory=Encoding)
+    encoding: CharEncoder = field(default_factory=CharEncoder)
     split: SplitOptions = field(default_factory=SplitOptions)
-    read_options: Reading = field(default_factory=Reading)
+    read_options: ReadOptions = field(default_factory=ReadOptions)
     fit_length: bool = False
     fit_alphabet: FitAlphabet = FIXED
     max_bad: float = MAX_BAD
     corrections: Corrections | None = None
     classes: tuple[str, ...] | None = None
-    feature_columns: tuple[Column, ...] = ()
-    explicit_options: Reading | None = None
+    feature_columns: tuple[FeatureColumn, ...] = ()
+    explicit_options: ReadOptions | None = None
 
     @property
     def label_kind(self) -> str:

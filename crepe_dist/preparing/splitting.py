@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.counter_rng import Numbers, draw
+from crepe_dist.data.counter_rng import Numbers, hash_random
 from crepe_dist.errors import UserError
-from crepe_dist.invocation import typed
+from crepe_dist.invocation import command_line
 from crepe_dist.preparing.spool import Rows
 
-Fate = npt.NDArray[np.uint8]
-TRAIN, VALIDATION, TEST, UNLABELLED, REPEATED, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.ALL_SPLITS``
+Assignment = npt.NDArray[np.uint8]
+TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.ALL_SPLITS``
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
 PIECE = 1 << 20  # rows that are read or sorted at a time
@@ -57,7 +57,10 @@ class SplitOptions:
         shares = {"test": self.test, "validation": self.validation or 0.0}
         for name, value in shares.items():
             if not 0 <= value < 1:
-                remedy = f"give a fraction from 0 to below 1; to score a model on a file: {typed('evaluate')} RUN FILE"
+                remedy = (
+                    f"give a fraction from 0 to below 1; to score a model on a file: "
+                    f"{command_line('evaluate')} RUN FILE"
+                )
                 raise UserError(f"the {name} fraction is {value}", remedy=remedy)
         if sum(shares.values()) >= 1:
             raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
@@ -68,11 +71,11 @@ def _draw_for(rows: Rows, seed: int, purpose: int) -> Numbers:
     drawn = np.empty(len(rows), dtype=np.uint64)
     for start in range(0, len(rows), PIECE):
         piece = rows[start : start + PIECE]
-        drawn[start : start + PIECE] = draw(seed * 8 + purpose, piece["file"], piece["line"])
+        drawn[start : start + PIECE] = hash_random(seed * 8 + purpose, piece["file"], piece["line"])
     return drawn
 
 
-def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.bool_]) -> Fate:
+def assign_splits(rows: Rows, fixed: Assignment, split: SplitOptions, known: npt.NDArray[np.bool_]) -> Assignment:
     """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, ``UNLABELLED``, or the reason to leave it out.
 
     Args:
@@ -87,8 +90,8 @@ def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.b
     label = np.array(rows["label"])
     fate[(fate != UNLABELLED) & ~known[label]] = UNKNOWN
     if split.dedupe != "no" or (fate == UNLABELLED).any():
-        for again, _ in repeats(rows["near" if split.dedupe == "near" else "exact"], fate):
-            fate[again if split.dedupe != "no" else again[fate[again] == UNLABELLED]] = REPEATED
+        for again, _ in iter_duplicates(rows["near" if split.dedupe == "near" else "exact"], fate):
+            fate[again if split.dedupe != "no" else again[fate[again] == UNLABELLED]] = DUPLICATE
     if split.max_per_class is not None:
         free = np.flatnonzero(fate == TRAIN)
         _, position = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
@@ -97,13 +100,13 @@ def decide(rows: Rows, fixed: Fate, split: SplitOptions, known: npt.NDArray[np.b
     return fate
 
 
-def used_labels(rows: Rows, fixed: Fate) -> npt.NDArray[np.bool_]:
+def used_labels(rows: Rows, fixed: Assignment) -> npt.NDArray[np.bool_]:
     """Tell which labels occur in training rows, bool [largest label + 1]."""
     largest = int(rows["label"].max(initial=-1))
     return np.asarray(np.bincount(rows["label"][fixed == TRAIN], minlength=largest + 1) > 0)
 
 
-def _divide(rows: Rows, fate: Fate, label: npt.NDArray[np.int32], split: SplitOptions) -> None:
+def _divide(rows: Rows, fate: Assignment, label: npt.NDArray[np.int32], split: SplitOptions) -> None:
     count = np.count_nonzero(fate == TRAIN)
     if count == 0:
         return
@@ -138,7 +141,7 @@ def _by_class(
     return counts[label[free]], position - starts[label[free]]
 
 
-def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+def iter_duplicates(keys: Any, fate: Assignment) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Yield the rows of the splits that repeat the key of an earlier row, and the first rows with these keys, by index.
 
     Test rows count as earlier than validation rows, those as earlier than training rows, and unlabelled ones as the
@@ -148,7 +151,7 @@ def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.
         keys: hashes, uint64 [n].
     """
     keys = np.ascontiguousarray(keys)
-    for rows in parts_of(keys):
+    for rows in partition_by_key(keys):
         rows = np.concatenate([rows[fate[rows] == split] for split in (TEST, VALIDATION, TRAIN, UNLABELLED)])
         values = keys[rows]
         order = np.argsort(values, kind="stable")
@@ -159,7 +162,7 @@ def repeats(keys: Any, fate: Fate) -> Iterator[tuple[npt.NDArray[np.int64], npt.
         yield rows[again], rows[first[np.searchsorted(first, again) - 1]]
 
 
-def parts_of(keys: Numbers) -> Iterator[npt.NDArray[np.int64]]:
+def partition_by_key(keys: Numbers) -> Iterator[npt.NDArray[np.int64]]:
     """Divide rows by their keys, and yield the indices of each part; bounds the memory for many millions of rows."""
     parts = np.uint64(-(-len(keys) // PIECE))
     for part in range(int(parts)):

@@ -44,7 +44,7 @@ ROW = np.dtype(
 MAX_WEIGHT = 1e9
 
 
-class Texts:
+class SpooledTexts:
     """Reader of the texts of rows, memory-mapped from the files of a spool."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -77,7 +77,7 @@ def map_rows(path: Path) -> Rows:
 
 
 @dataclass(frozen=True)
-class SomeRows:
+class RowSubset:
     """Some rows of a spool. A worker gets their indices, and maps the files itself.
 
     Attributes:
@@ -93,8 +93,8 @@ class SomeRows:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, part: slice) -> SomeRows:
-        return SomeRows(self.file, self.text_files, self.chosen[part])
+    def __getitem__(self, part: slice) -> RowSubset:
+        return RowSubset(self.file, self.text_files, self.chosen[part])
 
     def records(self) -> Rows:
         """Read the records of these rows."""
@@ -104,13 +104,13 @@ class SomeRows:
         """Read a field of these records alone, since there may be many millions."""
         return np.asarray(map_rows(self.file)[name][self.chosen])
 
-    def texts(self) -> Texts:
+    def texts(self) -> SpooledTexts:
         """Map the texts of the spool."""
-        return Texts(self.text_files)
+        return SpooledTexts(self.text_files)
 
 
 @dataclass
-class Collected:
+class SpooledRows:
     """Everything that was read, in a spool folder.
 
     Attributes:
@@ -151,9 +151,9 @@ class Collected:
         with (self.folder / BAD_ROWS).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
-    def some(self, chosen: npt.NDArray[np.int64]) -> SomeRows:
+    def some(self, chosen: npt.NDArray[np.int64]) -> RowSubset:
         """Choose rows by their indices, int64 [n]."""
-        return SomeRows(self.folder / ROWS, tuple(self.texts), chosen)
+        return RowSubset(self.folder / ROWS, tuple(self.texts), chosen)
 
 
 def append_texts(folder: Path, texts: Sequence[bytes]) -> tuple[Path, int]:

@@ -11,24 +11,24 @@ import numpy.typing as npt
 from crepe_dist.data import dataset
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
-from crepe_dist.preparing.building import Built
-from crepe_dist.preparing.data_warnings import warnings_of
-from crepe_dist.preparing.label_parsing import ABSENT, names_of
+from crepe_dist.preparing.building import BuildResult
+from crepe_dist.preparing.data_warnings import data_warnings
+from crepe_dist.preparing.label_parsing import ABSENT, parse_label
 from crepe_dist.preparing.reading import NOTICED
 from crepe_dist.preparing.spec import FIXED, PreparationSpec
 from crepe_dist.preparing.splitting import (
+    DUPLICATE,
     PIECE,
-    REPEATED,
     SAMPLED_OUT,
     TEST,
     TRAIN,
     UNKNOWN,
     UNLABELLED,
     VALIDATION,
-    parts_of,
-    repeats,
+    iter_duplicates,
+    partition_by_key,
 )
-from crepe_dist.preparing.spool import Collected, Texts
+from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 from crepe_dist.settings.flags import UTF_8
 from crepe_dist.version import __version__
 
@@ -39,11 +39,13 @@ EXAMPLE_CLASSES = 50
 EXAMPLE_LENGTH = 300  # characters
 
 
-def summarise(name: str, spec: PreparationSpec, collected: Collected, built: Built, command: str) -> dict[str, Any]:
+def build_data_report(
+    name: str, spec: PreparationSpec, collected: SpooledRows, built: BuildResult, command: str
+) -> dict[str, Any]:
     """Collect the numbers of the report as JSON-like data."""
-    characters = int(collected.rows["characters"][built.fate <= UNLABELLED].sum(dtype=np.int64))
+    characters = int(collected.rows["characters"][built.assignment <= UNLABELLED].sum(dtype=np.int64))
     counts = {
-        split: built.targets.counts(np.flatnonzero(built.fate == code))
+        split: built.targets.counts(np.flatnonzero(built.assignment == code))
         for code, split in enumerate(SPLITS)
         if split in built.rows
     }
@@ -62,7 +64,7 @@ def summarise(name: str, spec: PreparationSpec, collected: Collected, built: Bui
         },
         "beside": [
             {"name": column.name, "values": column.size - 1, "read": len(known.intersection(column.characters(start)))}
-            for column, start in built.composition.places()
+            for column, start in built.composition.code_point_ranges()
         ],
         "classes": built.classes,
         "splits": {split: {"rows": built.rows[split], "classes": count.tolist()} for split, count in counts.items()},
@@ -73,8 +75,8 @@ def summarise(name: str, spec: PreparationSpec, collected: Collected, built: Bui
         "rows": {
             "read": collected.read,
             "bad": built.quarantine.lines,
-            "duplicates": int((built.fate == REPEATED).sum()),
-            "sampled_out": int((built.fate == SAMPLED_OUT).sum()),
+            "duplicates": int((built.assignment == DUPLICATE).sum()),
+            "sampled_out": int((built.assignment == SAMPLED_OUT).sum()),
             "kept": built.counts.rows,
         },
         "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
@@ -104,28 +106,28 @@ def summarise(name: str, spec: PreparationSpec, collected: Collected, built: Bui
     if built.targets.kind != ONE:
         summary["labels"] = _labels(built)
     if without.any():
-        repeated = int((without & (built.fate == REPEATED)).sum())
+        repeated = int((without & (built.assignment == DUPLICATE)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
     if spec.classes is None:  # the warnings are about training
-        summary["warnings"] = warnings_of(summary)
+        summary["warnings"] = data_warnings(summary)
     return summary
 
 
-def _unknown(spec: PreparationSpec, collected: Collected, built: Built) -> dict[str, int]:
+def _unknown(spec: PreparationSpec, collected: SpooledRows, built: BuildResult) -> dict[str, int]:
     """Count rows by the first of their labels that is not a class, the most frequent first."""
     counts: Counter[str] = Counter()
     known = set(built.classes)
-    rows = np.bincount(collected.rows["label"][built.fate == UNKNOWN], minlength=len(collected.labels))
+    rows = np.bincount(collected.rows["label"][built.assignment == UNKNOWN], minlength=len(collected.labels))
     for label, count in zip(collected.labels, rows.tolist()):
         if count:
-            names = names_of(label, spec.label_kind)
+            names = parse_label(label, spec.label_kind)
             counts[next(name for name in names if name not in known)] += count
     return dict(counts.most_common())
 
 
-def _labels(built: Built) -> dict[str, Any]:
+def _labels(built: BuildResult) -> dict[str, Any]:
     """Count how many labels the kept rows have: at most, on average, and rows without any."""
-    per_row = np.count_nonzero(built.targets.pairs(np.flatnonzero(built.fate <= TEST))[..., 1], axis=1)
+    per_row = np.count_nonzero(built.targets.label_pairs(np.flatnonzero(built.assignment <= TEST))[..., 1], axis=1)
     return {
         "kind": built.targets.kind,
         "most": int(per_row.max(initial=0)),
@@ -155,9 +157,9 @@ def _lengths(number: Counter[int], feature_len: int) -> dict[str, Any]:
     }
 
 
-def _characters(built: Built, total: int) -> dict[str, Any]:
+def _characters(built: BuildResult, total: int) -> dict[str, Any]:
     points = np.array(sorted(built.counts.points), dtype=np.uint32)
-    known = built.encoding.known(points) if len(points) else np.zeros(0, dtype=bool)
+    known = built.encoding.has_id(points) if len(points) else np.zeros(0, dtype=bool)
     unknown = Counter({int(point): built.counts.points[int(point)] for point in points[~known]})
     # Break ties by code point, so that the same data give the same report.
     top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
@@ -168,7 +170,9 @@ def _characters(built: Built, total: int) -> dict[str, Any]:
     }
 
 
-def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool_], alone: str = "") -> dict[str, Any]:
+def _duplicates(
+    collected: SpooledRows, built: BuildResult, without: npt.NDArray[np.bool_], alone: str = ""
+) -> dict[str, Any]:
     """Count the labelled rows that repeat others, and those that have another label.
 
     Args:
@@ -177,40 +181,40 @@ def _duplicates(collected: Collected, built: Built, without: npt.NDArray[np.bool
     """
     keys_of = {kind: collected.rows[f"{kind}{alone}"] for kind in ("exact", "near")}
     # Count rows dropped as duplicates too, so that the report shows their number.
-    fate = np.where(built.fate == REPEATED, TRAIN, built.fate).astype(np.uint8)
+    fate = np.where(built.assignment == DUPLICATE, TRAIN, built.assignment).astype(np.uint8)
     fate[without] = UNKNOWN
-    exact = sum(len(again) for again, _ in repeats(keys_of["exact"], fate))
+    exact = sum(len(again) for again, _ in iter_duplicates(keys_of["exact"], fate))
     near = conflicting = 0
-    for again, first in repeats(keys_of["near"], fate):
+    for again, first in iter_duplicates(keys_of["near"], fate):
         near += len(again)
         conflicting += int((collected.rows["label"][again] != collected.rows["label"][first]).sum())
     pairs = [(TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)]
-    pairs = [pair for pair in pairs if all((built.fate == code).any() for code in pair)]
+    pairs = [pair for pair in pairs if all((built.assignment == code).any() for code in pair)]
     across = {pair: {"exact": 0, "near": 0} for pair in pairs}
     for kind in ("exact", "near"):
         keys = np.ascontiguousarray(keys_of[kind])
-        for part in parts_of(keys):
-            of = {code: keys[part[built.fate[part] == code]] for code in (TRAIN, VALIDATION, TEST)}
+        for part in partition_by_key(keys):
+            of = {code: keys[part[built.assignment[part] == code]] for code in (TRAIN, VALIDATION, TEST)}
             for one, other in pairs:
                 across[one, other][kind] += int(np.isin(of[one], of[other]).sum())
     return {
         "exact": exact,
         "near": near,
         "conflicting": conflicting,
-        "removed": int(((built.fate == REPEATED) & ~without).sum()),
+        "removed": int(((built.assignment == DUPLICATE) & ~without).sum()),
         "across": {f"{SPLITS[one]} in {SPLITS[other]}": counts for (one, other), counts in across.items()},
     }
 
 
-def _examples(collected: Collected, built: Built) -> dict[str, list[str]]:
-    texts = Texts(collected.texts)
-    training = np.flatnonzero(built.fate == TRAIN)
+def _examples(collected: SpooledRows, built: BuildResult) -> dict[str, list[str]]:
+    texts = SpooledTexts(collected.texts)
+    training = np.flatnonzero(built.assignment == TRAIN)
     examples: dict[str, list[str]] = {name: [] for name in built.classes[:EXAMPLE_CLASSES]}
     for start in range(0, len(training), PIECE):
         rows = training[start : start + PIECE]
-        place, labels = built.targets.occurrences(rows)
+        place, labels = built.targets.iter_labels(rows)
         for index, found in enumerate(examples.values()):
             chosen = rows[place[labels == index][: EXAMPLES - len(found)]]
             data = texts.get(collected.rows[chosen])
-            found += [built.composition.shown(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
+            found += [built.composition.display_text(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
     return examples

@@ -23,10 +23,12 @@ _inherited: list[Any] = []
 
 
 Say = Callable[[str], None]  # prints a line
-Show = Callable[[str, int, int], None]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
+ProgressCallback = Callable[
+    [str, int, int], None
+]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
 
 
-def ignored(doing: str, done: int, total: int) -> None:
+def no_progress(doing: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
@@ -39,7 +41,7 @@ Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
-class Workers:
+class WorkerPool:
     """Worker processes, or this process in place of a single one.
 
     Attributes:
@@ -64,7 +66,7 @@ class Workers:
 
 
 @contextmanager
-def pool(processes: int, fewer: str, work: Callable[[Any], Any] | None = None) -> Iterator[Workers]:
+def open_worker_pool(processes: int, fewer: str, work: Callable[[Any], Any] | None = None) -> Iterator[WorkerPool]:
     """Provide ``processes`` workers.
 
     With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
@@ -84,7 +86,7 @@ def pool(processes: int, fewer: str, work: Callable[[Any], Any] | None = None) -
         with suppress(OSError):
             executor = ProcessPoolExecutor(processes, context, initializer=_start_worker)
     try:
-        yield Workers(executor, AHEAD * processes)
+        yield WorkerPool(executor, AHEAD * processes)
     except BrokenProcessPool as error:
         how, why = _how_one_ended(executor)
         raise UserError(f"a worker process {how}", why, f"run the command again, in one process: {fewer}") from error
@@ -104,7 +106,7 @@ def _how_one_ended(executor: Any) -> tuple[str, str]:
     return ended(code), "perhaps the machine ran out of memory (see dmesg)" if code == -signal.SIGKILL else ""
 
 
-def inherited(task: Any) -> Any:
+def call_inherited(task: Any) -> Any:
     """Do the work that ``pool`` was given."""
     return _inherited[0](task)
 

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from crepe_dist import extras, formatting
-from crepe_dist.data.char_encoder import read_of_long
+from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SEVERAL, SOFT
-from crepe_dist.formatting import cut, listed, number, percent
+from crepe_dist.formatting import join_words, number, percent, truncate_to_width
 from crepe_dist.reports import drawing
 from crepe_dist.reports.drawing import SPLIT_COLOURS
 from crepe_dist.reports.page import render
@@ -46,7 +46,7 @@ Summary = dict[str, Any]
 def page(summary: Summary) -> str:
     """Render the report as a self-contained HTML page."""
     # The command is long, but a truncated one could not be repeated.
-    clean = {**formatting.clean(summary), "command": formatting.excerpt(summary["command"], MAX_COMMAND_CHARS)}
+    clean = {**formatting.escape_nested(summary), "command": formatting.excerpt(summary["command"], MAX_COMMAND_CHARS)}
     totals = _class_totals(clean)
     return render(
         "data.html",
@@ -68,7 +68,7 @@ def page(summary: Summary) -> str:
 
 def optional_page() -> Callable[[Summary], str] | None:
     """Return ``page``, or ``None`` if its libraries are not installed."""
-    return None if extras.missing("reports") else page
+    return None if extras.missing_packages("reports") else page
 
 
 def overview(summary: Summary) -> str:
@@ -76,9 +76,9 @@ def overview(summary: Summary) -> str:
     sizes = [f"{number(split['rows'])} {name}" for name, split in summary["splits"].items()]
     if "unlabelled" in summary:
         sizes.append(f"{number(summary['unlabelled']['rows'])} unlabelled")
-    documents = formatting.counted(sum(split["rows"] for split in summary["splits"].values()), "document")
-    classes = formatting.counted(len(summary["classes"]), "class", "classes")
-    return f"{documents} in {classes}: {listed(sizes)}{'' if 'test' in summary['splits'] else '; no test split'}"
+    documents = formatting.pluralize(sum(split["rows"] for split in summary["splits"].values()), "document")
+    classes = formatting.pluralize(len(summary["classes"]), "class", "classes")
+    return f"{documents} in {classes}: {join_words(sizes)}{'' if 'test' in summary['splits'] else '; no test split'}"
 
 
 def facts(summary: Summary) -> dict[str, list[str]]:
@@ -134,7 +134,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
     found["encoding"] = [
         f"{encoding['mode']}: {MODES[encoding['mode']]}",
-        f"of a text longer than {number(encoding['feature_len'])} characters, {read_of_long(encoding)} are read",
+        f"of a text longer than {number(encoding['feature_len'])} characters, {describe_truncation(encoding)} are read",
         f"alphabet of {number(fit['characters'])} characters"
         + (" of the training texts" if fit["alphabet"] else "")
         + (f", {number(fit['rare'])} of them rare and read as two codes" if fit["rare"] else ""),
@@ -147,7 +147,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
 def _beside(column: dict[str, Any]) -> str:
     """Describe a feature column. The number of values that are read includes the missing value."""
-    found = f"column {cut(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
+    found = f"column {truncate_to_width(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
     if column["read"] <= column["values"]:
         found += f", of which the {number(column['read'] - 1)} most frequent are read"
     return found
@@ -156,8 +156,8 @@ def _beside(column: dict[str, Any]) -> str:
 def _class_facts(summary: Summary) -> list[str]:
     labels, splits, found = summary.get("labels", {}), summary["splits"], []
     for each in summary.get("renamed", ()):
-        old, new = (cut(each[name], LABEL_CELLS) for name in ("old", "new"))
-        found.append(f"{old} renamed to {new}: {formatting.counted(each['rows'], 'row')}")
+        old, new = (truncate_to_width(each[name], LABEL_CELLS) for name in ("old", "new"))
+        found.append(f"{old} renamed to {new}: {formatting.pluralize(each['rows'], 'row')}")
     if labels.get("kind") == SOFT:
         found.append(f"soft labels of at most {labels['most']} classes")
     elif labels:
@@ -166,7 +166,7 @@ def _class_facts(summary: Summary) -> list[str]:
     train = splits.get("train")
     if not train or not sum(train["classes"]):
         return found
-    counts, names = train["classes"], [cut(name, 2 * LABEL_CELLS) for name in summary["classes"]]
+    counts, names = train["classes"], [truncate_to_width(name, 2 * LABEL_CELLS) for name in summary["classes"]]
     most, fewest = counts.index(max(counts)), counts.index(min(counts))
     found.append(f"training rows: {number(counts[most])} of {names[most]}, {number(counts[fewest])} of {names[fewest]}")
     scored = next(name for name in reversed(SPLITS) if name in splits)
@@ -225,7 +225,7 @@ def _class_bars(summary: Summary) -> list[Bar]:
             parts.append((start, split["classes"][index], SPLIT_COLOURS[name]))
             start += split["classes"][index]
         end = f"{number(start)}  ({percent(start, sum(sums))})"
-        bars.append((cut(summary["classes"][index], BAR_LABEL_CELLS), [parts], end))
+        bars.append((truncate_to_width(summary["classes"][index], BAR_LABEL_CELLS), [parts], end))
     return bars
 
 
@@ -256,7 +256,7 @@ def show(summary: Summary, console: Console, folder: str) -> None:
     symbols = [
         f"{formatting.character(symbol)[0]} ({number(count)})" for symbol, count in summary["characters"]["top"][:NAMED]
     ]
-    summary = formatting.clean(summary, MAX_TERMINAL_CHARS)
+    summary = formatting.escape_nested(summary, MAX_TERMINAL_CHARS)
     console.print(Text(summary["name"], "bold", overflow="fold"), Text(f"\n{overview(summary)}\n", overflow="fold"))
     for warning in summary["warnings"][:MAX_WARNINGS]:
         console.print(Text(f"! {warning['what']}", "bold yellow", overflow="fold"))
@@ -270,9 +270,9 @@ def show(summary: Summary, console: Console, folder: str) -> None:
         console.print(f"{number(more)} more, none larger than these", highlight=False)
     lines = {name: "\n".join(statements) for name, statements in facts(summary).items()}
     lines["characters"] += f"\nthe most frequent: {', '.join(symbols)}" if symbols else ""
-    if bad := [f"{cut(reason, 200)} ({number(count)})" for reason, count in _reasons(summary)[:NAMED]]:
+    if bad := [f"{truncate_to_width(reason, 200)} ({number(count)})" for reason, count in _reasons(summary)[:NAMED]]:
         lines["unusable"] = f"{', '.join(bad)}; all of them are in quarantine.jsonl"
-    lines["report"] = extras.left_out("reports", "page") or f"{formatting.excerpt(folder).rstrip('/')}/report.html"
+    lines["report"] = extras.missing_note("reports", "page") or f"{formatting.excerpt(folder).rstrip('/')}/report.html"
     console.print(Text(), _grid([(name, text) for name, text in lines.items() if text]))
 
 
@@ -284,7 +284,7 @@ def _class_table(summary: Summary) -> Table:
         table.add_column(Text(heading), justify="left" if heading == "class" else "right", no_wrap=heading != "class")
     for index in _largest_classes(totals, MAX_TERMINAL_CLASSES):
         counts = [number(split["classes"][index]) for split in splits.values()]
-        cells = [cut(summary["classes"][index], LABEL_CELLS), *counts, percent(totals[index], whole)]
+        cells = [truncate_to_width(summary["classes"][index], LABEL_CELLS), *counts, percent(totals[index], whole)]
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))
     return table
 

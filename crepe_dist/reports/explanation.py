@@ -12,12 +12,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from crepe_dist import formatting
-from crepe_dist.errors import one_line
+from crepe_dist.errors import escape_to_one_line
 from crepe_dist.predicting.occlusion import Explanation, Word
 from crepe_dist.predicting.prediction import NONE
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.drawing import FOR, PALETTE
-from crepe_dist.reports.page import policy, render
+from crepe_dist.reports.page import content_security_policy, render
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
@@ -38,7 +38,7 @@ def runs(explanation: Explanation) -> Iterator[tuple[str, int | None]]:
     That is from -LEVELS (against the class) to LEVELS (for it), or ``None`` for characters that the network does not
     read, of which there are at most ``UNREAD_CHARS`` beside those that are read.
     """
-    text, cut = explanation.text, explanation.cut
+    text, cut = explanation.text, explanation.truncated
     largest = max(NOISE, *map(abs, explanation.scores), 0)
     levels = [_level(score / largest) for score in explanation.scores]
 
@@ -65,16 +65,16 @@ def marked(explanation: Explanation) -> str:
     """Return the text on one line, with the score after each word that counts."""
     largest = max((abs(word.score) for word in explanation.words), default=0.0)
     telling = [word for word in explanation.words if abs(word.score) >= max(NOISE, WORD_THRESHOLD * largest)]
-    text, cut = explanation.text, explanation.cut
+    text, cut = explanation.text, explanation.truncated
 
     def line(start: int, stop: int) -> Iterator[str]:
         for word in telling:
             if start < word.stop <= stop:
-                yield f"{one_line(text[start : word.stop])}[{word.score:+.1f}]"
+                yield f"{escape_to_one_line(text[start : word.stop])}[{word.score:+.1f}]"
                 start = word.stop
-        yield one_line(text[start:stop])
+        yield escape_to_one_line(text[start:stop])
 
-    unread = f"[{formatting.counted(len(cut), 'character')} not read]" if cut else ""
+    unread = f"[{formatting.pluralize(len(cut), 'character')} not read]" if cut else ""
     parts = ("".join(line(0, cut.start)), unread, "".join(line(cut.stop, len(text))))
     return " ".join(filter(None, parts))
 
@@ -83,7 +83,7 @@ def show(explanation: Explanation, console: Console) -> None:
     """Print the text in colour, and the words that count most."""
     line = Text()
     for text, level in runs(explanation):
-        line.append(one_line(text), _style(level))
+        line.append(escape_to_one_line(text), _style(level))
     console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
     sides = (("for it", strongest(explanation, 1)), ("against it", strongest(explanation, -1)))
     lists = [f"{name}: {_listed(words)}" for name, words in sides if words]
@@ -134,4 +134,4 @@ def serve_page(model: Predictor, options: ServiceOptions) -> tuple[str, str]:
         marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},
         version=__version__,
     )
-    return html, policy(html, connect_src="'self'", frame_ancestors="'none'")
+    return html, content_security_policy(html, connect_src="'self'", frame_ancestors="'none'")

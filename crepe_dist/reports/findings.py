@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crepe_dist.data.char_encoder import read_of_long
+from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.text_preprocessing import PRIVATE
-from crepe_dist.formatting import counted, cut, duration, listed, number, percent
+from crepe_dist.formatting import duration, join_words, number, percent, pluralize, truncate_to_width
 from crepe_dist.model.backend import is_gpu_build
-from crepe_dist.model.weights_io import shape_class
+from crepe_dist.model.weights_io import config_class
 from crepe_dist.native import library
 from crepe_dist.reports.score_page import (
     LABEL_CELLS,
@@ -28,7 +28,7 @@ from crepe_dist.settings.config import flag
 
 if TYPE_CHECKING:
     from crepe_dist.runs.run_dir import RunRecord
-    from crepe_dist.runs.scores import AnyScores, Scores
+    from crepe_dist.runs.scores import AnyScores, MulticlassScores
 
 WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
 RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
@@ -37,11 +37,12 @@ STRONG = 0.9  # F1 from which a class is not called weak
 Warning_ = dict[str, str]  # with the keys ``what``, ``why`` and ``do``
 
 
-def result(record: RunRecord, classes: list[str]) -> str:
+def describe_result(record: RunRecord, classes: list[str]) -> str:
     """State the test accuracy and the majority-class baseline, or the scores of several labels."""
     if (several := record.label_scores.get("test")) is not None:
         return (
-            f"The test micro F1 of its labels is {percent(several.accuracy)} on {counted(several.documents, 'text')}, "
+            f"The test micro F1 of its labels is {percent(several.accuracy)} on "
+            f"{pluralize(several.documents, 'text')}, "
             f"the macro F1 {several.macro_f1:.3f}, the mean average precision {several.mean_average_precision:.3f}."
         )
     scores = record.scores.get("test")
@@ -50,19 +51,19 @@ def result(record: RunRecord, classes: list[str]) -> str:
     low, high = accuracy_interval(scores)
     always, share = majority(scores, training_rows(record))
     return (
-        f"The test accuracy is {percent(scores.accuracy)} on {counted(scores.documents, 'text')} (95 % interval: "
+        f"The test accuracy is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')} (95 % interval: "
         f"{percent(low)} to {percent(high)}). The majority-class baseline (always "
-        f"“{cut(classes[always], LABEL_CELLS)}”) has an accuracy of {percent(share)}."
+        f"“{truncate_to_width(classes[always], LABEL_CELLS)}”) has an accuracy of {percent(share)}."
     )
 
 
-def choice(record: RunRecord) -> str:
+def describe_selection(record: RunRecord) -> str:
     """State which epoch is reported, and why."""
     if record.result is None:
         return f"The run is not finished. The last epoch so far is {record.epoch}."
     is_last = record.result["chosen_by"] == "last epoch"
     how = "is the last one; there was no validation split to choose by" if is_last else "has the best validation scores"
-    stopped = f" Training stopped early: {counted(_planned(record), 'epoch')} were planned." * _stopped(record)
+    stopped = f" Training stopped early: {pluralize(_planned(record), 'epoch')} were planned." * _stopped(record)
     refit = ""
     if about := record.provenance.get("refit"):
         refit = f" Then the n-gram table learnt from all {number(about['rows'])} rows, validation rows among them"
@@ -85,15 +86,15 @@ def _stopped(record: RunRecord) -> bool:
 def network(record: RunRecord) -> str:
     """Describe the network by its kind and size."""
     about = record.description["network"]
-    text = shape_class(about).described.format_map(defaultdict(lambda: "?", about))
+    text = config_class(about).description_template.format_map(defaultdict(lambda: "?", about))
     return f"{text}, {number(record.provenance['parameters'])} parameters" if record.provenance else text
 
 
 def training(record: RunRecord) -> str:
     """Describe the training time, the hardware and the interruptions."""
     history, made = record.history, record.provenance
-    where = f"; {counted(made['processes'], 'process', 'processes')} on {made['device']}" if made else ""
-    resumed = f"; resumed from a saved state {counted(history.resumed, 'time')}" if history.resumed else ""
+    where = f"; {pluralize(made['processes'], 'process', 'processes')} on {made['device']}" if made else ""
+    resumed = f"; resumed from a saved state {pluralize(history.resumed, 'time')}" if history.resumed else ""
     return f"Training took {duration(history.seconds)}, without evaluation{where}{resumed}."
 
 
@@ -103,7 +104,7 @@ def training_rows(record: RunRecord) -> list[int] | None:
     return rows.get("train")
 
 
-def never_predicted(record: RunRecord, scores: Scores, classes: list[str]) -> Warning_ | None:
+def never_predicted(record: RunRecord, scores: MulticlassScores, classes: list[str]) -> Warning_ | None:
     """Warn about classes that were never predicted, with advice that fits the run; see ``never_predicted_warning``."""
     is_done = _stopped(record) or _has_risen(*_losses(record))
     return never_predicted_warning(scores, classes, training_rows(record), trains_longer=not is_done)
@@ -179,7 +180,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
             )
         if high - low > WIDE_INTERVAL:
             warn(
-                f"the test split is small ({counted(scores.documents, 'document')})",
+                f"the test split is small ({pluralize(scores.documents, 'document')})",
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
                 "hold out more documents for the test split (prepare --test), or collect more",
             )
@@ -211,11 +212,11 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
 
 
 def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:
-    """Describe what no network with this encoding (``Encoding.to_dict``) can do, however it was trained."""
+    """Describe what no network with this encoding (``CharEncoder.to_dict``) can do, however it was trained."""
     alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))  # not the values of columns
     return [
-        f"Of a text longer than {number(encoding['feature_len'])} characters, it only reads {read_of_long(encoding)}"
-        + (", of which rare ones count twice." if encoding.get("paired") else "."),
+        f"Of a text longer than {number(encoding['feature_len'])} characters, it only reads "
+        f"{describe_truncation(encoding)}" + (", of which rare ones count twice." if encoding.get("paired") else "."),
         f"It knows {number(len(alphabet))} characters"
         + (", after accents are removed" if encoding["fold_accents"] else "")
         + ". It sees all others as blanks: texts in other scripts look alike to it.",
@@ -231,19 +232,25 @@ def changed_labels(description: dict[str, Any]) -> list[str]:
     corrected = description.get("data", {}).get("corrected", {})
     if not any(corrected.values()):
         return []
-    changed = listed([f"{counted(count, 'label')} of its {split} split" for split, count in corrected.items() if count])
-    inflated = listed([f"the {split} split" for split, count in corrected.items() if count and split != "train"])
+    changed = join_words(
+        [f"{pluralize(count, 'label')} of its {split} split" for split, count in corrected.items() if count]
+    )
+    inflated = join_words([f"the {split} split" for split, count in corrected.items() if count and split != "train"])
     scores = f"; scores on {inflated} are too high if a model suggested the changes" if inflated else ""
     return [f"A list of likely label errors changed {changed} before training{scores}."]
 
 
-def limits(record: RunRecord, classes: list[str]) -> list[str]:
+def describe_limits(record: RunRecord, classes: list[str]) -> list[str]:
     """Describe the limits of the model for its users."""
     sentences = basic_limits(record.description["encoding"], "labels" in record.description)
     sentences += changed_labels(record.description)
     if (scores := record.scores.get("test")) is not None:
         f1 = scores.f1.tolist()
         order = sorted(np.flatnonzero(scores.tested).tolist(), key=f1.__getitem__)
-        weak = [f"{cut(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})" for index in order[:3] if f1[index] < STRONG]
+        weak = [
+            f"{truncate_to_width(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})"
+            for index in order[:3]
+            if f1[index] < STRONG
+        ]
         sentences += [*([f"It is weakest on {', '.join(weak)}."] if weak else []), describe_calibration(scores)]
     return sentences

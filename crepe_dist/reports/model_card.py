@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from crepe_dist.files import sha256
-from crepe_dist.formatting import clean, excerpt
-from crepe_dist.model.weights_io import shape_class
+from crepe_dist.formatting import escape_nested, excerpt
+from crepe_dist.model.weights_io import config_class
 from crepe_dist.reports import findings
 from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import table
@@ -39,18 +39,18 @@ def render_model_card(record: RunRecord, flaws: list[str]) -> str:
     Args:
         flaws: warnings about its data.
     """
-    classes = clean(record.classes)
-    limits = [*findings.limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
+    classes = escape_nested(record.classes)
+    limits = [*findings.describe_limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
     scores = record.test_scores
     provenance = record.provenance
     return render(
         "model_card.md",
         name=escaped(record.name),
         version=__version__,
-        result=escaped(findings.result(record, classes)),
-        choice=findings.choice(record),
+        result=escaped(findings.describe_result(record, classes)),
+        choice=findings.describe_selection(record),
         network=escaped(findings.network(record)),
-        kind=shape_class(record.description["network"]).kind,
+        kind=config_class(record.description["network"]).kind,
         data={"name": escaped(record.description["data"]["name"]), "fingerprint": escaped(record.fingerprint)},
         splits=[(escaped(name), count) for name, count in findings.split_sizes(record).items()],
         classes=[escaped(name) for name in record.classes[:MAX_CARD_CLASSES]],

@@ -25,13 +25,13 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = ("number", "percent", "size", "cut", "counted", "excerpt")
+    filters = ("number", "percent", "size", "truncate_to_width", "pluralize", "excerpt")
     environment.filters.update({name: getattr(formatting, name) for name in filters})
     environment.globals["colours"] = drawing
     return environment.get_template(template).render(values)
 
 
-def policy(markup: str, *, script: str = "", **more: str) -> str:
+def content_security_policy(markup: str, *, script: str = "", **more: str) -> str:
     """Return a Content-Security-Policy for the inline styles and scripts of a page, with further directives."""
     directives = {
         "default-src": "'none'",

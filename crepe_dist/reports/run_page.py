@@ -20,14 +20,14 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_text
-from crepe_dist.formatting import clean, counted, duration, excerpt, percent, size
+from crepe_dist.formatting import duration, escape_nested, excerpt, percent, pluralize, size
 from crepe_dist.reports import data_page, drawing, findings
 from crepe_dist.reports.model_card import CARD, MAX_COMMAND_CHARS, render_model_card
 from crepe_dist.reports.page import render
-from crepe_dist.reports.score_page import Quote, Tile, quotes, summary_tiles, template_values
+from crepe_dist.reports.score_page import QuotedRow, Tile, quote_rows, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.metrics import History
-from crepe_dist.runs.run_dir import RunFolder, RunRecord, disk_usage, open_run
+from crepe_dist.runs.run_dir import RunDir, RunRecord, disk_usage, open_run
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.version import __version__
 
@@ -48,14 +48,14 @@ FILES = (
     ("result.json", "the reported epoch, its scores and its provenance"),
 )
 MARKERS = {"validation": "s", "test": "o"}  # of the points of a split's curve
-FEWEST_SMOOTHED = 20  # number of points from which a curve is smoothed
+MIN_SMOOTHED = 20  # number of points from which a curve is smoothed
 SPAN = 15  # the moving average spans one fifteenth of the points to either side
-LEAST_SPAN = 0.04  # smallest range of an accuracy axis, so that differences by chance look small
+MIN_SPAN = 0.04  # smallest range of an accuracy axis, so that differences by chance look small
 NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
 _importing = threading.Lock()
 
 
-def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
+def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
     """Write the report of a finished run, and print its warnings.
 
     A report that is newer than the result and the settings is left as it is.
@@ -71,7 +71,7 @@ def write_for(folder: RunFolder, data: Dataset, say: Callable[[str], None]) -> I
     except Exception as error:
         say(
             f"the report could not be written ({type(error).__name__}: {error}); the run itself is complete\n"
-            f"  do:  {invocation.typed('report')} {folder.path}"
+            f"  do:  {invocation.command_line('report')} {folder.path}"
         )
     else:
         say(str(folder.path / REPORT))
@@ -85,7 +85,7 @@ def load() -> None:
             importlib.import_module(name)
 
 
-def _is_current(folder: RunFolder) -> bool:
+def _is_current(folder: RunDir) -> bool:
     sources = [folder.path / name for name in (RESULT, CONFIG)]
     changed = max(path.stat().st_mtime_ns for path in sources if path.is_file())
     pages = [folder.path / name for name in (REPORT, CARD)]
@@ -94,12 +94,12 @@ def _is_current(folder: RunFolder) -> bool:
 
 def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
     """Write the report and the model card into the run's folder, yielding before each."""
-    texts: list[Quote | None] = []
+    texts: list[QuotedRow | None] = []
     warnings: list[dict[str, str]] = []
     unseen: list[str] = []
     if isinstance(data, Dataset):
         if (scores := record.scores.get("test")) is not None:
-            texts = quotes(data, "test", [mistake.row for mistake in scores.mistakes])
+            texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
         with suppress(*MALFORMED):
             summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
             warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
@@ -115,7 +115,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
 
 def page(
     record: RunRecord,
-    quotes: Sequence[Quote | None],
+    quotes: Sequence[QuotedRow | None],
     no_texts: str,
     data_warnings: Sequence[dict[str, str]] = (),
 ) -> str:
@@ -126,7 +126,7 @@ def page(
         no_texts: reason why the texts cannot be read; empty if they can.
         data_warnings: warnings about the data set, from its preparation.
     """
-    classes, encoding = clean(record.classes), clean(record.description["encoding"])
+    classes, encoding = escape_nested(record.classes), escape_nested(record.description["encoding"])
     scores = record.test_scores
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
@@ -134,11 +134,11 @@ def page(
         name=excerpt(record.name),
         version=__version__,
         headline=_headline(record, classes, scores),
-        choice=findings.choice(record),
+        choice=findings.describe_selection(record),
         training=excerpt(findings.training(record)),
-        unlabelled=clean(record.provenance.get("unlabelled")),
+        unlabelled=escape_nested(record.provenance.get("unlabelled")),
         network=excerpt(findings.network(record)),
-        warnings=clean([*findings.warnings(record, classes), *about_data]),
+        warnings=escape_nested([*findings.warnings(record, classes), *about_data]),
         history=record.history,
         scores=template_values(scores, classes, quotes, encoding) if scores else None,
         measure=record.measure,
@@ -147,7 +147,7 @@ def page(
         figures=_curves(record.history, record.epoch, record.measure),
         changed=_settings(record.changed()),
         settings=_settings(record.settings),
-        made=clean(record.provenance),
+        made=escape_nested(record.provenance),
         data={"name": excerpt(record.description["data"]["name"]), "folder": excerpt(str(record.data_folder)),
               "fingerprint": excerpt(record.fingerprint)},
         splits=[(excerpt(name), count) for name, count in findings.split_sizes(record).items()],
@@ -159,7 +159,7 @@ def page(
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
         files=[(name, size(disk_usage(path)), what) for name, what in FILES if (path := record.path / name).exists()],
-        limits=findings.limits(record, classes),
+        limits=findings.describe_limits(record, classes),
     )  # fmt: skip
 
 
@@ -169,9 +169,9 @@ def _headline(record: RunRecord, classes: list[str], scores: AnyScores | None) -
     tiles: list[Tile] = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
     if scores:
         tiles = summary_tiles(scores, classes, "test", findings.training_rows(record))
-    notes = [counted(len(history.epochs), "epoch")]
+    notes = [pluralize(len(history.epochs), "epoch")]
     if made:
-        notes.append(excerpt(f"{counted(made['processes'], 'process', 'processes')} on {made['device']}"))
+        notes.append(excerpt(f"{pluralize(made['processes'], 'process', 'processes')} on {made['device']}"))
     return [*tiles, ("training time", duration(history.seconds), notes)] if history.epochs else tiles
 
 
@@ -198,7 +198,7 @@ def _loss_curves(history: History, reported: int) -> str:
         if history.width > 1:
             lows, highs = [point.low for point in history.points], [point.high for point in history.points]
             axes.fill_between(steps, lows, highs, color=drawing.SKY, alpha=0.25, linewidth=0)
-        if len(means) >= FEWEST_SMOOTHED:
+        if len(means) >= MIN_SMOOTHED:
             axes.plot(steps, means, color=drawing.SKY, linewidth=0.9, alpha=0.5)
         axes.plot(steps, _smoothed(means), color=drawing.BLUE, linewidth=1.6, label="train")
         _epochs(axes, history, "loss", reported)
@@ -215,8 +215,8 @@ def _loss_curves(history: History, reported: int) -> str:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return the moving average of the values; return fewer than ``FEWEST_SMOOTHED`` values unchanged."""
-    if len(values) < FEWEST_SMOOTHED:
+    """Return the moving average of the values; return fewer than ``MIN_SMOOTHED`` values unchanged."""
+    if len(values) < MIN_SMOOTHED:
         return list(values)
     window = np.hanning(2 * (len(values) // SPAN) + 3)
     counts = np.convolve(np.ones(len(values)), window, "same")
@@ -230,8 +230,8 @@ def accuracy_curves(history: History, reported: int | None = None, measure: str 
         _epochs(axes, history, "accuracy", reported)
         _marks(axes, history)
         low, high = axes.dataLim.intervaly
-        start = 0.0 if low < NEARLY_ZERO else min(math.floor(50 * low) / 50, 1 - LEAST_SPAN)
-        axes.set_ylim(start, min(1.005, max(high + 0.05 * (high - start), start + LEAST_SPAN)))
+        start = 0.0 if low < NEARLY_ZERO else min(math.floor(50 * low) / 50, 1 - MIN_SPAN)
+        axes.set_ylim(start, min(1.005, max(high + 0.05 * (high - start), start + MIN_SPAN)))
         axes.yaxis.set_major_locator(drawing.locator(4, integer=False))
         drawing.label_with_percents(axes.yaxis)
         if start:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crepe_dist import formatting
-from crepe_dist.data.char_encoder import read_of_long
+from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.formatting import counted, cut, number, percent
-from crepe_dist.model.calibration import above, lower_bound
+from crepe_dist.formatting import number, percent, pluralize, truncate_to_width
+from crepe_dist.model.calibration import reverse_cumsum, wilson_lower_bound
 from crepe_dist.reports import drawing
 from crepe_dist.reports.page import render
-from crepe_dist.runs.scores import BINS, MILLION, AnyScores, LabelScores, Scores
+from crepe_dist.runs.scores import BINS, MILLION, AnyScores, MulticlassScores, MultilabelScores
 from crepe_dist.version import __version__
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
@@ -40,26 +40,27 @@ OTHER_CLASSES = "the others"
 Tile = tuple[str, str, list[str]]  # name, value and notes
 
 
-class Quote(NamedTuple):
+class QuotedRow(NamedTuple):
     """Text of a document for people, original or decoded from its codes, and the place that it was read from."""
 
     text: str
     place: str
 
 
-def quotes(data: Dataset, name: str, rows: Iterable[int]) -> list[Quote | None]:
+def quote_rows(data: Dataset, name: str, rows: Iterable[int]) -> list[QuotedRow | None]:
     """Return the texts of rows of a split; ``None`` for rows that the data do not have."""
     split = data.splits.get(name)
     return [
-        Quote(data.text(name, row), str(data.origin(name, row))) if split and row < len(split) else None for row in rows
+        QuotedRow(data.text(name, row), str(data.origin(name, row))) if split and row < len(split) else None
+        for row in rows
     ]
 
 
-def page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], about: dict[str, Any]) -> str:
+def page(scores: AnyScores, classes: list[str], quotes: Sequence[QuotedRow | None], about: dict[str, Any]) -> str:
     """Render the page of ``python -m crepe_dist evaluate --html``."""
-    classes, about = formatting.clean(classes), formatting.clean(about)
+    classes, about = formatting.escape_nested(classes), formatting.escape_nested(about)
     tiles = summary_tiles(scores, classes, about["split"])
-    if isinstance(scores, Scores):
+    if isinstance(scores, MulticlassScores):
         notes = ["mean cross-entropy, in nats"]
         if scores.calibration.temperature != 1:
             notes.append(f"before the temperature: {scores.uncalibrated_loss:.4f}")
@@ -70,10 +71,10 @@ def page(scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None], 
 
 def interval(right: Any, documents: Any) -> tuple[Any, Any]:
     """Compute Wilson's 95 % interval of ``right / documents`` (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    return lower_bound(documents, right, Z), 1 - lower_bound(documents, documents - right, Z)
+    return wilson_lower_bound(documents, right, Z), 1 - wilson_lower_bound(documents, documents - right, Z)
 
 
-def accuracy_interval(scores: Scores) -> tuple[float, float]:
+def accuracy_interval(scores: MulticlassScores) -> tuple[float, float]:
     """Compute the 95 % interval of the accuracy."""
     low, high = interval(round(scores.accuracy * scores.documents), scores.documents)
     return float(low), float(high)
@@ -91,13 +92,13 @@ def paired_half_width(only_first: int, only_second: int, documents: int) -> floa
 
 
 def template_values(
-    scores: AnyScores, classes: list[str], quotes: Sequence[Quote | None] | None, encoding: Mapping[str, Any]
+    scores: AnyScores, classes: list[str], quotes: Sequence[QuotedRow | None] | None, encoding: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Compute the values for the template ``scores.html``."""
     rows = table(scores, classes)
     weakest = sorted((row for row in rows if row["documents"]), key=lambda row: (row["f1"], -row["documents"]))
     common = {"rows": rows, "weakest": weakest[:MAX_WEAKEST] if len(rows) > MAX_OPEN_ROWS else []}
-    if isinstance(scores, LabelScores):
+    if isinstance(scores, MultilabelScores):
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
         calibration = percent(scores.calibration_error)
         return {**common, "several": True, "calibration": calibration, "sure": selective_table(scores)}
@@ -119,7 +120,7 @@ def template_values(
                 "probability": percent(mistake.probability),
                 "ranking": [(classes[index], percent(probability)) for index, probability in mistake.ranking],
                 "text": formatting.excerpt(quote.text, MAX_QUOTE_CHARS) if quote else None,
-                "read": read_of_long(encoding) if quote and len(quote.text) > encoding["feature_len"] else "",
+                "read": describe_truncation(encoding) if quote and len(quote.text) > encoding["feature_len"] else "",
             }
             for mistake, quote in zip(scores.mistakes, quotes)
         ],
@@ -138,21 +139,21 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
     Args:
         training: number of training rows in each class, if known.
     """
-    texts = counted(scores.documents, "text")
-    if isinstance(scores, LabelScores):
+    texts = pluralize(scores.documents, "text")
+    if isinstance(scores, MultilabelScores):
         precision, recall = scores.micro
         exact = [] if scores.exact is None else [f"all labels right: {percent(scores.exact)} of the texts"]
         notes = [f"precision {percent(precision)}, recall {percent(recall)}", texts, *exact]
         return [
             (f"{split} micro F1", percent(scores.accuracy), notes),
-            ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(classes), "class", "classes")]),
+            ("macro F1", f"{scores.macro_f1:.3f}", [pluralize(len(classes), "class", "classes")]),
             ("mean average precision", f"{scores.mean_average_precision:.3f}", []),
             ("calibration error", percent(scores.calibration_error), ["mean gap of probability and share of labels"]),
         ]
     low, high = accuracy_interval(scores)
     baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"
     weakest = int(np.where(scores.tested, scores.f1, np.inf).argmin())
-    lowest = f"lowest: {scores.f1[weakest]:.3f}, {cut(classes[weakest], TILE_CELLS)}"
+    lowest = f"lowest: {scores.f1[weakest]:.3f}, {truncate_to_width(classes[weakest], TILE_CELLS)}"
     error, tendency = scores.calibration_error, "overconfident" if is_overconfident(scores) else "underconfident"
     notes = ["well calibrated" if error < SMALL_CALIBRATION_ERROR else tendency]
     if scores.calibration.temperature != 1:
@@ -163,12 +164,12 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
             percent(scores.accuracy),
             [f"95 % interval: {percent(low)} to {percent(high)}", baseline],
         ),
-        ("macro F1", f"{scores.macro_f1:.3f}", [counted(len(classes), "class", "classes"), lowest]),
+        ("macro F1", f"{scores.macro_f1:.3f}", [pluralize(len(classes), "class", "classes"), lowest]),
         ("calibration error", percent(error), [*notes, "mean gap of probability and accuracy"]),
     ]
 
 
-def majority(scores: Scores, training: list[int] | None) -> tuple[int, float]:
+def majority(scores: MulticlassScores, training: list[int] | None) -> tuple[int, float]:
     """Return the majority class (of the training rows, if known), and the accuracy of always predicting it."""
     true = scores.class_documents
     counts = training if training and len(training) == len(true) else true.tolist()
@@ -176,7 +177,7 @@ def majority(scores: Scores, training: list[int] | None) -> tuple[int, float]:
     return most, float(true[most] / true.sum())
 
 
-def describe_calibration(scores: Scores) -> str:
+def describe_calibration(scores: MulticlassScores) -> str:
     """Describe how well the predicted probabilities are calibrated."""
     error, temperature = scores.calibration_error, scores.calibration.temperature
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
@@ -190,7 +191,7 @@ def describe_calibration(scores: Scores) -> str:
 def selective_table(scores: AnyScores) -> list[list[str]]:
     """Tabulate the selective predictions, below a row of headings; return an empty list if there are none."""
     rows, head = [], ["labels found" if scores.several else "texts"]
-    for each in scores.sure_answers:
+    for each in scores.selective_scores:
         *above, of_class = each["covered"]
         least = [] if scores.several or above else [percent(each["thresholds"][0])]
         found = [of_class, *above[::-1], 1 - sum(each["covered"])] if above else [of_class]
@@ -199,26 +200,26 @@ def selective_table(scores: AnyScores) -> list[list[str]]:
     return [["asked", *["threshold"] * (len(rows[0]) - len(head) - 2), *head, "precision"], *rows] if rows else []
 
 
-def is_overconfident(scores: Scores) -> bool:
+def is_overconfident(scores: MulticlassScores) -> bool:
     """Return whether the mean predicted probability is higher than the accuracy."""
     _, right, probability = scores.reliability.T
     return float(probability.sum()) / MILLION > float(right.sum())
 
 
 def never_predicted_warning(
-    scores: Scores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
+    scores: MulticlassScores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
 ) -> dict[str, str] | None:
     """Warn about tested classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
     places = np.flatnonzero(scores.tested & ~scores.predicted)
     if not len(places):
         return None
-    names = ", ".join(cut(classes[place], LABEL_CELLS) for place in places[:MAX_NAMES])
+    names = ", ".join(truncate_to_width(classes[place], LABEL_CELLS) for place in places[:MAX_NAMES])
     if rows is not None and all(rows[place] < FEW_ROWS for place in places):
         remedy = f"collect more such texts (fewer than {FEW_ROWS} training rows each), or merge classes"
     else:
         remedy = f"{'train longer (--epochs), ' * trains_longer}read the training curves, or collect more such texts"
     return {
-        "what": f"{counted(len(places), 'class is', 'classes are')} never predicted",
+        "what": f"{pluralize(len(places), 'class is', 'classes are')} never predicted",
         "why": names + (", …" if len(places) > MAX_NAMES else ""),
         "do": remedy,
     }
@@ -232,7 +233,7 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     """
     documents, tested, predicted, f1 = scores.class_documents, scores.tested, scores.predicted, scores.f1
     precision, recall = scores.precision, scores.recall
-    confused = reversed(scores.confused()) if isinstance(scores, Scores) else ()
+    confused = reversed(scores.confused()) if isinstance(scores, MulticlassScores) else ()
     taken = {
         true: (predicted, texts) for true, predicted, texts in confused
     }  # The most frequent confusion of a class comes last, and stays.
@@ -241,16 +242,16 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
         count, is_tested = int(documents[index]), bool(tested[index])
         low, high = interval(round(float(recall[index]) * count), count)
         row = {
-            "name": cut(name, LABEL_CELLS),
+            "name": truncate_to_width(name, LABEL_CELLS),
             "documents": count,
             "precision": percent(precision[index]) if predicted[index] else "–",
             "recall": percent(recall[index]) if is_tested else "–",
             "interval": f"{100 * low:.0f}–{100 * high:.0f}" if is_tested else "–",
             "f1": float(f1[index]) if is_tested else None,
         }
-        if isinstance(scores, Scores):
+        if isinstance(scores, MulticlassScores):
             most, texts = taken.get(index, (0, 0))
-            row["taken"] = f"{cut(classes[most], LABEL_CELLS)} ({number(texts)})" if texts else ""
+            row["taken"] = f"{truncate_to_width(classes[most], LABEL_CELLS)} ({number(texts)})" if texts else ""
         else:
             row["average"] = float(scores.average_precision[index]) if is_tested else None
             row["threshold"] = percent(scores.thresholds[index])
@@ -258,9 +259,9 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _confusion_matrix(scores: Scores, classes: list[str]) -> list[tuple[str, list[tuple[int, float]]]]:
+def _confusion_matrix(scores: MulticlassScores, classes: list[str]) -> list[tuple[str, list[tuple[int, float]]]]:
     """Return the confusion matrix: each true class, and the number and share of its texts for each predicted class."""
-    names = [cut(name, MATRIX_LABEL_CELLS) for name in classes]
+    names = [truncate_to_width(name, MATRIX_LABEL_CELLS) for name in classes]
     matrix = scores.confusion
     if len(names) > MAX_MATRIX_CLASSES:  # keep those that are confused most, and merge the others
         pairs = [pair[:2] for pair in scores.confused(MAX_MATRIX_CLASSES * MAX_MATRIX_CLASSES)]
@@ -275,7 +276,7 @@ def _confusion_matrix(scores: Scores, classes: list[str]) -> list[tuple[str, lis
     return [(name, list(zip(*row))) for name, *row in zip(names, matrix.tolist(), shares.tolist())]
 
 
-def _reliability_diagram(scores: Scores) -> str:
+def _reliability_diagram(scores: MulticlassScores) -> str:
     """Draw the reliability diagram as SVG: accuracy against the predicted probability (Guo et al. 2017)."""
     from matplotlib.colors import to_rgba
 
@@ -306,16 +307,16 @@ def _reliability_diagram(scores: Scores) -> str:
         return drawing.svg(figure, description)
 
 
-def _coverage_curve(scores: Scores) -> str:
+def _coverage_curve(scores: MulticlassScores) -> str:
     """Draw the precision against the fraction of the texts that are answered, for each threshold, as SVG."""
-    texts, right = above(scores.answers[:, :2].T)
+    texts, right = reverse_cumsum(scores.answers[:, :2].T)
     texts, right = texts[right > 0], right[right > 0]
     with drawing.style():
         figure, axes = drawing.blank(3.0, left=0.85, right=0.25, bottom=0.45, top=0.3)
-        bounds = lower_bound(texts, right), 1 - lower_bound(texts, texts - right)
+        bounds = wilson_lower_bound(texts, right), 1 - wilson_lower_bound(texts, texts - right)
         axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
         axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
-        for each in scores.sure_answers:
+        for each in scores.selective_scores:
             axes.plot(sum(each["covered"]), each["precision"], "s", color=drawing.ORANGE, markersize=4, clip_on=False)
         least = axes.dataLim.ymin
         axes.set(xlim=(0, 1), ylim=(least - 0.1 * (1.01 - least), 1.0), xlabel="texts answered", ylabel="precision")

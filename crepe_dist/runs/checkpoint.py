@@ -16,35 +16,37 @@ from typing import Any
 
 from crepe_dist import formatting, invocation
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import MANIFEST, Dataset, open_dataset
 from crepe_dist.data.label_types import LABEL_TYPES
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.data.text_preprocessing import Composition
-from crepe_dist.errors import UserError, visible
-from crepe_dist.files import cache_folder, read_json, scratch, sha256, sync, write_json
+from crepe_dist.data.text_preprocessing import TextPreprocessor
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.files import cache_folder, read_json, sha256, sync, temporary_folder, write_json
 from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
-from crepe_dist.model.network_config import Shape
-from crepe_dist.runs.resume_state import Progress
-from crepe_dist.runs.scores import MOST_CLASSES, AnyScores, LabelScores, Scores
-from crepe_dist.sealed_json import damaged, read_record, write_sealed
+from crepe_dist.model.network_config import NetworkConfig
+from crepe_dist.runs.resume_state import TrainerState
+from crepe_dist.runs.scores import MAX_CLASSES, AnyScores, MulticlassScores, MultilabelScores
+from crepe_dist.sealed_json import damaged_error, read_record, write_sealed_json
 
 FORMAT = 4
 RESULT_FORMAT = 1  # of ``result.json``
 FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
-IDENTITY = "run.json"
+RUN_KEY_FILE = "run.json"
 RUNS = Path("runs")
-IN_USE = RUNS / "in_use.json"  # names the model of commands that are given none
+DEFAULT_MODEL_FILE = RUNS / "in_use.json"  # names the model of commands that are given none
 CACHED = "models"  # in the cache: copies of models at URLs
 DESCRIBED = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # description in a model folder
 LISTED = 5  # runs in a message
-TEXTS = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
-NAME_ONE = "name a run, a .params file or a folder of export --format crepe"
+TEXT_FILE_SUFFIXES = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
+MODEL_NAME_HINT = "name a run, a .params file or a folder of export --format crepe"
 SCORES = ".scores.json"
-ANOTHER = "choose another checkpoint, or delete the .json to load the file as parameters of another program"
+OTHER_CHECKPOINT_HINT = (
+    "choose another checkpoint, or delete the .json to load the file as parameters of another program"
+)
 Json = dict[str, Any]
 EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 FILE = re.compile(EPOCH.pattern + r"test_(acc|f1)_[0-9.]+(_refit)?\.(params|json|scores\.json)")  # see ``file_name``
@@ -67,20 +69,20 @@ DESCRIPTION = {
 }
 
 
-def file_name(epoch: int, test_accuracy: float, *, several: bool = False, refit: bool = False) -> str:
+def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, refit: bool = False) -> str:
     """Name a checkpoint by its epoch, from 1, and its accuracy in percent, truncated to two decimals.
 
     Args:
         several: documents have several labels, and the accuracy is the micro F1.
         refit: its table was refitted after the epoch was chosen.
     """
-    score = f"{'f1' if several else 'acc'}_{int(test_accuracy * 10000) / 100}"
+    score = f"{'f1' if is_multilabel else 'acc'}_{int(test_accuracy * 10000) / 100}"
     return f"crepe_epoch_{epoch}_test_{score}{'_refit' * refit}.params"
 
 
-def measure(name: str) -> str:
+def score_name(name: str) -> str:
     """Name the score in the file name of a checkpoint."""
-    return formatting.measure("_test_f1_" in name)
+    return formatting.score_name("_test_f1_" in name)
 
 
 def save(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores]) -> None:
@@ -97,20 +99,25 @@ def save(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, An
         raise UserError(what, str(error), remedy) from error
 
 
-def description(
-    record: Json, data: Dataset, shape: Shape, precision: str, computed: Json, scores: Mapping[str, AnyScores]
+def build_metadata(
+    record: Json, data: Dataset, shape: NetworkConfig, precision: str, computed: Json, scores: Mapping[str, AnyScores]
 ) -> Json:
     """Describe an epoch's parameters, so that they can be used without further flags.
 
     Args:
         record: metrics of the epoch, from ``epoch_record``.
         precision: value of ``model.precision`` for inference.
-        computed: settings that have to be given for the same bits, with their values (``Backend.result``), and device.
+        computed: settings that have to be given for the same bits, with their values (``Backend.as_settings``), and
+        device.
         scores: scores of the epoch; those of several labels have the thresholds.
     """
     test = scores["test"]
     corrected = data.manifest.get("corrections", {}).get("splits", {})
-    several = {} if isinstance(test, Scores) else {"labels": {"kind": SEVERAL, "thresholds": test.thresholds.tolist()}}
+    several = (
+        {}
+        if isinstance(test, MulticlassScores)
+        else {"labels": {"kind": SEVERAL, "thresholds": test.thresholds.tolist()}}
+    )
     return {
         "epoch": record["epoch"],
         "test_accuracy": record["test_accuracy"],
@@ -126,7 +133,7 @@ def description(
         "data": {
             "name": data.name,
             "fingerprint": data.fingerprint,
-            "test": data.documents("test"),
+            "test": data.split_digest("test"),
             **({"corrected": corrected} if any(corrected.values()) else {}),
         },
         "id": data.manifest.get("id"),
@@ -134,7 +141,7 @@ def description(
     }
 
 
-def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], more: Mapping[str, float]) -> Json:
+def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], more: Mapping[str, float]) -> Json:
     """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
 
     The accuracy of several labels is their micro F1. Without scores, there is no checkpoint to name.
@@ -149,7 +156,7 @@ def epoch_record(progress: Progress, scores: Mapping[str, AnyScores], more: Mapp
     }
     if (test := scores.get("test")) is None:
         return record
-    return {**record, "checkpoint": file_name(progress.epoch, test.accuracy, several=test.several)}
+    return {**record, "checkpoint": file_name(progress.epoch, test.accuracy, is_multilabel=test.several)}
 
 
 def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores] | None = None) -> Path:
@@ -163,13 +170,13 @@ def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, A
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     several, refit = "labels" in described, "refit" in described
-    path = folder / file_name(described["epoch"], described["test_accuracy"], several=several, refit=refit)
+    path = folder / file_name(described["epoch"], described["test_accuracy"], is_multilabel=several, refit=refit)
     sidecar = path.with_suffix(".json")
     try:
-        weights_io.save(weights_io.stored(arrays, weights_io.shape_class(described["network"])), path)
-        if scores and len(described["classes"]) <= MOST_CLASSES:
+        weights_io.save(weights_io.to_file_arrays(arrays, weights_io.config_class(described["network"])), path)
+        if scores and len(described["classes"]) <= MAX_CLASSES:
             saved = {name: score.to_dict() for name, score in scores.items()}
-            write_sealed(path.with_suffix(SCORES), FORMAT, {"several": several, "splits": saved}, indent=None)
+            write_sealed_json(path.with_suffix(SCORES), FORMAT, {"several": several, "splits": saved}, indent=None)
         write_json(sidecar, {"format": FORMAT, **described, "sha256": sha256(path)})
     except BaseException:
         if not sidecar.exists():  # parameters alone would pass for those of another program
@@ -180,32 +187,34 @@ def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, A
     return path
 
 
-def describe(path: Path) -> Json | None:
+def read_metadata(path: Path) -> Json | None:
     """Read the description beside a checkpoint, or return ``None`` for parameters of another program."""
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         return None
-    described = read_record(sidecar, FORMAT, ANOTHER, DESCRIPTION, follow=True)
+    described = read_record(sidecar, FORMAT, OTHER_CHECKPOINT_HINT, DESCRIPTION, follow=True)
     if described["sha256"] != sha256(path):
-        raise UserError(f"{path} was altered: its SHA-256 is not the one in {sidecar.name}", remedy=ANOTHER)
+        raise UserError(
+            f"{path} was altered: its SHA-256 is not the one in {sidecar.name}", remedy=OTHER_CHECKPOINT_HINT
+        )
     return described
 
 
-def trained_as(path: Path, described: Json) -> tuple[Encoding, list[str], Json]:
-    """Extract encoding, classes and network (``Shape.settings`` and the precision) from a description."""
+def parse_metadata(path: Path, described: Json) -> tuple[CharEncoder, list[str], Json]:
+    """Extract encoding, classes and network (``NetworkConfig.settings`` and the precision) from a description."""
     try:
-        encoding, network = Encoding.from_dict(described["encoding"]), described["network"]
-        weights_io.shape_class(network).check_settings(network)
+        encoding, network = CharEncoder.from_dict(described["encoding"]), described["network"]
+        weights_io.config_class(network).check_settings(network)
         Calibration.of(described)
         composition(described)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path.with_suffix(".json"), error, ANOTHER) from error
+        raise damaged_error(path.with_suffix(".json"), error, OTHER_CHECKPOINT_HINT) from error
     return encoding, described["classes"], network
 
 
-def composition(described: Json) -> Composition:
+def composition(described: Json) -> TextPreprocessor:
     """Extract the composition of the texts from a description; without it, texts are read as they are."""
-    return Composition.from_dict(described["composition"]) if "composition" in described else Composition()
+    return TextPreprocessor.from_dict(described["composition"]) if "composition" in described else TextPreprocessor()
 
 
 def scores(path: Path) -> dict[str, AnyScores]:
@@ -214,7 +223,7 @@ def scores(path: Path) -> dict[str, AnyScores]:
     if not beside.is_file():
         return {}
     saved = read_record(beside, FORMAT, "delete it to continue without scores")
-    kind = LabelScores if saved["several"] else Scores
+    kind = MultilabelScores if saved["several"] else MulticlassScores
     return {name: kind.of(of_split) for name, of_split in saved["splits"].items()}
 
 
@@ -232,16 +241,16 @@ def check_present(run_dir: Path, name: str) -> None:
     path = folder / name
     if path.is_file() and not path.is_symlink():
         return
-    others = listed(folder)
+    others = list_checkpoints(folder)
     instead = f"name another one of the run's checkpoints, such as {others[0]}; or " if others else ""
     raise UserError(
         f"the checkpoint {path} is gone",
         f"the run in {run_dir} reports this one",
-        f"{instead}train it again: {invocation.typed('train')} --config {run_dir / CONFIG} --fresh",
+        f"{instead}train it again: {invocation.command_line('train')} --config {run_dir / CONFIG} --fresh",
     )
 
 
-def listed(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints of a folder that have a description, the latest epoch first."""
     epochs = {
         path: int(match[1])
@@ -251,23 +260,23 @@ def listed(folder: Path) -> list[Path]:
     return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
 
-def find(name: str | None, data: str | Path | None = None) -> Path:
+def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
     """Find parameters: the given file, those of a model folder or its URL, or the reported ones of a run.
 
     The start of the name of a run in ``runs/`` stands for it, if no other starts like this.
 
     Args:
-        name: ``None`` for the model that ``in_use`` names, else the newest run in ``runs/``.
+        name: ``None`` for the model that ``default_model`` names, else the newest run in ``runs/``.
         data: prepared folder. If runs were trained on it, only these runs count.
 
     Raises:
         UserError: there is no such model; or no name was given, and the runs in ``runs/`` are of different data.
     """
     if name is None:
-        name = in_use() or str(_newest(trained(), data))
+        name = default_model() or str(_newest(list_runs(), data))
     if "://" in name:
         return _copy(name)
-    path = named(name)
+    path = resolve_run_name(name)
     if path.is_dir():
         model = path / weights_io.MODEL_FILE
         reported = model if model.is_file() else _of_run(path)
@@ -275,12 +284,12 @@ def find(name: str | None, data: str | Path | None = None) -> Path:
             return reported
         is_data = (path / MANIFEST).is_file()
         what = "is a data set, not a model" if is_data else "contains no checkpoint"
-        train = f"train a model: {invocation.typed('train')} {shlex.quote(str(path))}"
-        raise UserError(f"{path} {what}", remedy=_alike(path) or (train if is_data else NAME_ONE))
+        train = f"train a model: {invocation.command_line('train')} {shlex.quote(str(path))}"
+        raise UserError(f"{path} {what}", remedy=_alike(path) or (train if is_data else MODEL_NAME_HINT))
     if not path.is_file():
-        raise missing(path)
-    if path.suffix.lower() in TEXTS:
-        remedy = f"classify them: {invocation.typed('predict')} --file {shlex.quote(str(path))}"
+        raise not_found_error(path)
+    if path.suffix.lower() in TEXT_FILE_SUFFIXES:
+        remedy = f"classify them: {invocation.command_line('predict')} --file {shlex.quote(str(path))}"
         raise UserError(f"{path} is a file of texts, not a model", remedy=remedy)
     return path
 
@@ -291,65 +300,65 @@ def _copy(url: str) -> Path:
     In the cache, a folder has the SHA-256 of its description for a name, which in turn has that of the parameters: a
     model is copied once, and again when it has changed.
     """
-    from crepe_dist.preparing.remote import copy  # which imports all of preparing
+    from crepe_dist.preparing.remote import download  # which imports all of preparing
 
     cache = cache_folder() / CACHED
     cache.mkdir(parents=True, exist_ok=True)
-    with scratch(cache) as copies:
-        described = copy(f"{url.rstrip('/')}/{DESCRIBED}", copies)
+    with temporary_folder(cache) as copies:
+        described = download(f"{url.rstrip('/')}/{DESCRIBED}", copies)
         folder = cache / sha256(described)
         if not folder.is_dir():
-            for path in (described, copy(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
+            for path in (described, download(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
                 sync(path)
             with suppress(OSError):  # another process has copied it meanwhile
                 described.parent.rename(folder)
     return folder / weights_io.MODEL_FILE
 
 
-def named(name: str) -> Path:
+def resolve_run_name(name: str) -> Path:
     """Return the path of this name, or the only run in ``runs/`` whose name starts like this."""
     path = Path(name)
-    alike = [] if path.exists() or path.parent not in (Path(), RUNS) else trained(path.name)
+    alike = [] if path.exists() or path.parent not in (Path(), RUNS) else list_runs(path.name)
     return alike[0] if len(alike) == 1 else path
 
 
-def missing(path: Path) -> UserError:
+def not_found_error(path: Path) -> UserError:
     """Return the error for a path that does not exist, with the newest run whose name starts like the path's."""
-    alike = trained(path.name)
+    alike = list_runs(path.name)
     if len(alike) > 1:
         what = f"{path} is the start of the names of {len(alike)} runs"
         return UserError(what, remedy=f"name one of them, such as the newest, {alike[0]}")
-    return UserError(f"{path} does not exist", remedy=_alike(path) or NAME_ONE)
+    return UserError(f"{path} does not exist", remedy=_alike(path) or MODEL_NAME_HINT)
 
 
 def _alike(path: Path) -> str:
     """Suggest the newest run whose name starts like the path's; return an empty string if there is none."""
-    alike = trained(path.name) if path.name else []
+    alike = list_runs(path.name) if path.name else []
     return f"did you mean {alike[0]}?" if alike else ""
 
 
-def trained(start: str = "") -> list[Path]:
+def list_runs(start: str = "") -> list[Path]:
     """List the finished runs in ``runs/`` whose names start like this, the newest first; unfinished ones if none is."""
-    runs = [folder.parent for folder in RUNS.glob(f"{glob.escape(start)}*/{FOLDER}") if listed(folder)]
+    runs = [folder.parent for folder in RUNS.glob(f"{glob.escape(start)}*/{FOLDER}") if list_checkpoints(folder)]
     finished = [run for run in runs if (run / RESULT).is_file()]
     return sorted(finished or runs, key=lambda run: -(run / (RESULT if finished else FOLDER)).stat().st_mtime)
 
 
-def in_use() -> str | None:
+def default_model() -> str | None:
     """Return the name of the model that the command ``use`` has chosen; ``None`` if it has chosen none."""
-    if not IN_USE.is_file():
+    if not DEFAULT_MODEL_FILE.is_file():
         return None
-    remedy = f"choose another: {invocation.typed('use')} RUN; {invocation.typed('runs')} lists them"
-    name: str = read_record(IN_USE, FORMAT, remedy)["model"]
+    remedy = f"choose another: {invocation.command_line('use')} RUN; {invocation.command_line('runs')} lists them"
+    name: str = read_record(DEFAULT_MODEL_FILE, FORMAT, remedy)["model"]
     if "://" not in name and not Path(name).exists():
-        raise UserError(f"{IN_USE} names {name}, which does not exist", remedy=remedy)
+        raise UserError(f"{DEFAULT_MODEL_FILE} names {name}, which does not exist", remedy=remedy)
     return name
 
 
 def _newest(runs: list[Path], data: str | Path | None) -> Path:
     """Return the newest run; refuse to choose between different data, since a model of other data answers nonsense."""
     if not runs:
-        remedy = f"train one ({invocation.typed('train')}), or name a checkpoint"
+        remedy = f"train one ({invocation.command_line('train')}), or name a checkpoint"
         raise UserError(f"there is no trained run in {RUNS}/", remedy=remedy)
     newest = newest_of_each(runs)
     if data is not None and Path(data, MANIFEST).is_file() and (run := newest.get(open_dataset(data).fingerprint)):
@@ -357,9 +366,12 @@ def _newest(runs: list[Path], data: str | Path | None) -> Path:
     if len(newest) > 1:
         named = ", ".join(map(str, [*newest.values()][:LISTED]))
         why = f"they are of different data; the newest of each: {named}; all, with their scores: "
-        remedy = f"name one after the command, or choose the model of all commands: {invocation.typed('use')} {runs[0]}"
+        remedy = (
+            f"name one after the command, or choose the model of all commands: "
+            f"{invocation.command_line('use')} {runs[0]}"
+        )
         what = f"{RUNS}/ has {len(runs)} runs, and no model was named"
-        raise UserError(what, why + invocation.typed("runs"), remedy)
+        raise UserError(what, why + invocation.command_line("runs"), remedy)
     return runs[0]
 
 
@@ -374,11 +386,11 @@ def newest_of_each(runs: Sequence[Path]) -> dict[str, Path]:
 def _fingerprint(run: Path) -> str:
     """Return the fingerprint of a run's data; the name of the run if it is unknown."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(read_json(run / IDENTITY, follow=False)["data"])
+        return str(read_json(run / RUN_KEY_FILE, follow=False)["data"])
     return str(run)
 
 
-def announce(path: Path, name: str | None) -> Path:
+def log_model_in_use(path: Path, name: str | None) -> Path:
     """Print to standard error which parameters a command uses, and return them.
 
     Args:
@@ -388,16 +400,16 @@ def announce(path: Path, name: str | None) -> Path:
     notes = []
     if run_dir is not None and (run_dir / CONFIG).is_file() and not (run_dir / RESULT).is_file():
         notes.append("its run has not finished")
-    if name is None and in_use() is None and len(trained()) > 1:
-        notes.append(f"the newest run of its data; {invocation.typed('runs')} lists all")
-    print(f"using {visible(str(path))}" + f" ({'; '.join(notes)})" * bool(notes), file=sys.stderr)
+    if name is None and default_model() is None and len(list_runs()) > 1:
+        notes.append(f"the newest run of its data; {invocation.command_line('runs')} lists all")
+    print(f"using {escape_controls(str(path))}" + f" ({'; '.join(notes)})" * bool(notes), file=sys.stderr)
     return path
 
 
 def _of_run(run_dir: Path) -> Path | None:
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
     if (result := result_of(run_dir)) is None:
-        return next(iter(listed(folder)), None)
+        return next(iter(list_checkpoints(folder)), None)
     reported = folder / Path(result["checkpoint"]).name
     check_present(run_dir, reported.name)
     return reported

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.files import open_regular, parse_json, sync, write_text, writing
-from crepe_dist.runs.resume_state import Progress
+from crepe_dist.files import name_path_in_errors, open_regular, parse_json, sync, write_text
+from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
-LONGEST_LINE = 1 << 20
+MAX_LINE_LENGTH = 1 << 20
 # Metrics of a step, and suffixes of those of an epoch, that TensorBoard shows as well.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
-MOST_POINTS = 150
-MOST_EVENTS = 200
+MAX_POINTS = 150
+MAX_EVENTS = 200
 Record = dict[str, Any]
 
 
@@ -72,7 +72,7 @@ class TensorBoard:
         self._writer.flush()
 
 
-class Metrics:
+class MetricsLogger:
     """Metrics in a run folder. On a full disk, lines wait until ``sync``, and TensorBoard is given up.
 
     Args:
@@ -88,12 +88,12 @@ class Metrics:
         self._is_root = is_root
         self._path = folder / METRICS
         self._tensorboard: TensorBoard | None = None
-        self._has_tensorboard = tensorboard and is_root and not extras.missing("reports")
+        self._has_tensorboard = tensorboard and is_root and not extras.missing_packages("reports")
         self._say = say
         self._purge_step: int | None = None
         self._unwritten: list[str] = []
 
-    def resume(self, progress: Progress) -> None:
+    def truncate_to(self, progress: TrainerState) -> None:
         """Drop records newer than the restored state, and record the resume."""
         if not self._is_root or not self._path.is_file():
             return
@@ -107,7 +107,7 @@ class Metrics:
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
         self._purge_step = progress.step + 1
 
-    def steps(self, records: list[Record]) -> None:
+    def log_steps(self, records: list[Record]) -> None:
         """Write a record of each step.
 
         Its keys: step, epoch, loss, learning_rate, documents_per_second, milliseconds (per step), wait_fraction.
@@ -115,7 +115,7 @@ class Metrics:
         self._append([{"event": "step", **record} for record in records])
         self._scalars("train", records, SCALARS)
 
-    def epoch(self, record: Record) -> None:
+    def log_epoch(self, record: Record) -> None:
         """Write the record of an epoch (``checkpoint.epoch_record``)."""
         self._append([{"event": "epoch", **record}])
         self._scalars("epoch", [record], [name for name in record if name.endswith(EPOCH_SCALARS)])
@@ -142,7 +142,7 @@ class Metrics:
             return
         size = self._path.stat().st_size if self._path.is_file() else 0
         try:
-            with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
+            with name_path_in_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
                 stream.writelines(self._unwritten)
         except OSError:
             if self._path.is_file():
@@ -173,7 +173,7 @@ def read(path: Path) -> Iterator[Record]:
     if not path.is_file():
         return
     with open_regular(path, follow=False) as stream:
-        while line := stream.readline(LONGEST_LINE):
+        while line := stream.readline(MAX_LINE_LENGTH):
             try:
                 record = parse_json(line)
             except ValueError:
@@ -183,7 +183,7 @@ def read(path: Path) -> Iterator[Record]:
 
 
 @dataclass
-class Point:
+class DownsampledPoint:
     """Consecutive steps: the last one, the smallest, the largest and the mean loss, and their number."""
 
     step: int
@@ -192,7 +192,7 @@ class Point:
     mean: float
     count: int = 1
 
-    def join(self, after: Point) -> None:
+    def join(self, after: DownsampledPoint) -> None:
         total = self.count + after.count
         self.mean += (after.mean - self.mean) * after.count / total
         self.step, self.count = after.step, total
@@ -204,13 +204,13 @@ class History:
     """Steps, epochs and events of a run, reduced to a bounded number of points.
 
     Attributes:
-        points: at most twice ``MOST_POINTS`` points, of ``width`` steps each.
+        points: at most twice ``MAX_POINTS`` points, of ``width`` steps each.
         width: number of steps per point.
-        resumes: the first ``MOST_EVENTS`` steps after which the run was resumed.
+        resumes: the first ``MAX_EVENTS`` steps after which the run was resumed.
         resumed: number of times that the run was resumed.
     """
 
-    points: list[Point] = field(default_factory=list)
+    points: list[DownsampledPoint] = field(default_factory=list)
     width: int = 1
     epochs: list[Record] = field(default_factory=list)
     resumes: list[int] = field(default_factory=list)
@@ -233,20 +233,20 @@ class History:
         """Add a record."""
         event, step = record["event"], record["step"]
         if event == "step":
-            self._add(Point(step, record["loss"], record["loss"], record["loss"]))
+            self._add(DownsampledPoint(step, record["loss"], record["loss"], record["loss"]))
         elif event == "epoch":
             self.epochs.append(record)
         elif event == "resume":
             self.resumed += 1
-            if len(self.resumes) < MOST_EVENTS:
+            if len(self.resumes) < MAX_EVENTS:
                 self.resumes.append(step)
 
-    def _add(self, point: Point) -> None:
+    def _add(self, point: DownsampledPoint) -> None:
         if self.points and (self.points[-1].step - 1) // self.width == (point.step - 1) // self.width:
             self.points[-1].join(point)
             return
         self.points.append(point)
-        if len(self.points) > 2 * MOST_POINTS:
+        if len(self.points) > 2 * MAX_POINTS:
             self.width *= 2
             before, self.points = self.points, []
             for point in before:

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 from crepe_dist.files import identity, sha256, sync
-from crepe_dist.sealed_json import read_record, write_sealed
+from crepe_dist.sealed_json import read_record, write_sealed_json
 from crepe_dist.version import __version__
 
 FORMAT = 7
@@ -31,7 +31,7 @@ RESTART = "start another run with --fresh; with --init-from, from a checkpoint o
 
 
 @dataclass
-class Progress:
+class TrainerState:
     """Position of a run, and everything else to restore besides arrays.
 
     Attributes:
@@ -43,8 +43,8 @@ class Progress:
         seconds: training time of the epoch.
         epochs: records of the finished epochs.
         precision: precision of the last steps; empty before the first save.
-        kernels: what computed them, see ``Backend.build``; empty before the first save.
-        loss_scale: value of ``LossScale.state``.
+        kernels: what computed them, see ``Backend.build_name``; empty before the first save.
+        loss_scale: value of ``GradScaler.state_dict``.
     """
 
     step: int = 0
@@ -64,7 +64,7 @@ class Progress:
         """Mean loss of the epoch's documents so far, in nats; 0 before the first."""
         return self.loss_sum / max(self.documents, 1)
 
-    def count(self, documents: int, loss: float) -> None:
+    def record_step(self, documents: int, loss: float) -> None:
         """Count a step, whether or not the parameters were updated.
 
         Args:
@@ -77,11 +77,11 @@ class Progress:
         self.moving_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
         self.loss_sum += loss
 
-    def restore(self, other: Progress) -> None:
+    def restore(self, other: TrainerState) -> None:
         """Become equal to ``other``."""
         vars(self).update(vars(other.copy()))
 
-    def copy(self) -> Progress:
+    def copy(self) -> TrainerState:
         return replace(self, epochs=list(self.epochs))
 
     def begin_epoch(self, epoch: int) -> None:
@@ -91,10 +91,10 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class ResumeState:
     """Copy of everything that a run needs to resume."""
 
-    progress: Progress
+    progress: TrainerState
     parameters: Arrays
     optimizer: Arrays
 
@@ -105,7 +105,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedState:
     """A saved state.
 
     Attributes:
@@ -114,12 +114,12 @@ class Found:
     """
 
     path: Path
-    snapshot: Snapshot
+    snapshot: ResumeState
     damaged: list[str]
     version: str
 
 
-def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
+def save(folder: Path, snapshot: ResumeState, good: Path | None = None) -> Path:
     """Write a state into ``folder``, and then remove all others except ``good``.
 
     If the write fails, such as on a full disk, remove the others first, and write once more.
@@ -140,7 +140,7 @@ def save(folder: Path, snapshot: Snapshot, good: Path | None = None) -> Path:
     return final
 
 
-def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
+def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
     partial = folder / f".partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -152,7 +152,7 @@ def _write(folder: Path, final: Path, snapshot: Snapshot) -> None:
             sync(partial / name)
         files = {name: identity(partial / name) for name in FILES}
         position = {"version": __version__, "progress": asdict(snapshot.progress)}
-        write_sealed(partial / MANIFEST, FORMAT, {**position, "files": files})
+        write_sealed_json(partial / MANIFEST, FORMAT, {**position, "files": files})
         sync(partial)
         if final.exists():  # it is damaged: the run would have resumed from it otherwise
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
@@ -177,13 +177,13 @@ def scored_epochs(folder: Path) -> list[int]:
     return [int(count) for count in counts if count.isdecimal()]
 
 
-def load_newest(folder: Path) -> Found | None:
+def load_newest(folder: Path) -> LoadedState | None:
     """Load the newest intact state; ``None`` if there is no state at all."""
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         try:
             snapshot, version = _load(path)
-            return Found(path, snapshot, damaged, version)
+            return LoadedState(path, snapshot, damaged, version)
         except UserError as error:
             damaged.append(f"{error.what}: {error.why}" if error.why else error.what)
         except (OSError, ValueError, SafetensorError) as error:
@@ -193,11 +193,11 @@ def load_newest(folder: Path) -> Found | None:
     return None
 
 
-def _load(path: Path) -> tuple[Snapshot, str]:
+def _load(path: Path) -> tuple[ResumeState, str]:
     """Load a state, and the version of the package that saved it."""
     manifest = read_record(path / MANIFEST, FORMAT, RESTART)
     for name, expected in manifest["files"].items():
         if {"bytes": (path / name).lstat().st_size, "sha256": sha256(path / name, follow=False)} != expected:
             raise ValueError(f"{name} does not match its checksum")
     parameters, optimizer = (load_file(str(path / name)) for name in FILES)
-    return Snapshot(Progress(**manifest["progress"]), parameters, optimizer), manifest["version"]
+    return ResumeState(TrainerState(**manifest["progress"]), parameters, optimizer), manifest["version"]

@@ -1,6 +1,6 @@
 """The directory of a run: its files, its lock, its result, and the record that reports and comparisons read from it.
 
-The module has four subjects, in this order: ``RunFolder`` (paths, lock, removable files), ``Result`` (``result.json``),
+The module has four subjects, in this order: ``RunDir`` (paths, lock, removable files), ``Result`` (``result.json``),
 the choice of the directory (the same command finds the same directory again), and ``RunRecord`` (settings, scores and
 history of a run).
 """
@@ -24,18 +24,18 @@ import numpy.typing as npt
 
 from crepe_dist.data.arrays import HASH
 from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
-from crepe_dist.distributed.process_group import World
-from crepe_dist.distributed.signals import SUPERVISED_AS
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.distributed.signals import SUPERVISION_ID_ENV
 from crepe_dist.errors import UserError
 from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, temporary_files, write_json, write_text
-from crepe_dist.formatting import measure, percent
+from crepe_dist.formatting import percent, score_name
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.checkpoint import CONFIG, FOLDER, IDENTITY, RESULT, RUNS, result_of
+from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUN_KEY_FILE, RUNS, result_of
 from crepe_dist.runs.metrics import History
-from crepe_dist.runs.scores import AnyScores, LabelScores, Scores
-from crepe_dist.sealed_json import damaged, digest, write_sealed
+from crepe_dist.runs.scores import AnyScores, MulticlassScores, MultilabelScores
+from crepe_dist.sealed_json import damaged_error, digest, write_sealed_json
 from crepe_dist.settings.aliases import current_settings
-from crepe_dist.settings.config import Config, flat
+from crepe_dist.settings.config import Config, flatten
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
 
@@ -44,12 +44,12 @@ LOCK_SECONDS = 100.0
 SOON = 3.0  # seconds that an earlier group's processes usually take to end
 SUPERVISION = "supervision"  # file with the id of the driver that started the run
 REMOVED = ".removed"  # prefix of a state while it is deleted
-SEEN = ("train", "validation")  # splits whose documents decide the parameters
+LEARNED_SPLITS = ("train", "validation")  # splits whose documents decide the parameters
 Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunDir:
     """The directory of a run.
 
     Every run has ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
@@ -64,25 +64,25 @@ class RunFolder:
         return self.path / "state"
 
     @property
-    def first(self) -> RunFolder:
+    def supervised(self) -> RunDir:
         """Directory of the supervised model, which is trained before the unlabelled texts are used."""
-        return RunFolder(self.path / "first")
+        return RunDir(self.path / "first")
 
     @property
-    def refit(self) -> RunFolder:
+    def refit(self) -> RunDir:
         """Directory of the refit, which trains the n-gram table on all rows after the validation split has chosen."""
-        return RunFolder(self.path / "refit")
+        return RunDir(self.path / "refit")
 
     @property
-    def lesson(self) -> Path:
+    def pseudo_labels(self) -> Path:
         """Directory of the pseudo labels of the unlabelled texts."""
         return self.path / "lesson"
 
-    def stacks(self, rank: int) -> Path:
+    def stack_path(self, rank: int) -> Path:
         """Return the path of the file to which the watchdog of a rank writes stack traces."""
         return self.path / "stacks" / f"rank_{rank}.txt"
 
-    def verified(self) -> Path:
+    def verified_files_path(self) -> Path:
         """Return the file in which this host records the data files that it has verified."""
         return self.path / "verified" / f"{socket.gethostname()}.json"
 
@@ -115,10 +115,10 @@ class RunFolder:
 
     def folders(self) -> tuple[Path, ...]:
         """Return the folders in which killed processes leave temporary files."""
-        runs = self.path, self.first.path, self.refit.path
-        return *runs, *(path / FOLDER for path in runs), self.lesson, self.verified().parent
+        runs = self.path, self.supervised.path, self.refit.path
+        return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
 
-    def superfluous(self) -> list[Path]:
+    def removable_files(self) -> list[Path]:
         """List the files and folders that can be removed; call while the directory is locked.
 
         Leftovers of killed processes can be removed from every run. A finished run no longer needs its resume state,
@@ -135,10 +135,10 @@ class RunFolder:
         taught = result["provenance"].get("unlabelled", {})
         # The supervised model's checkpoint replaced the student's checkpoint, so no later checkpoint is of use.
         is_final = self.is_refitted or taught.get("reported") == "first network"
-        latest = [] if is_final else checkpoint.listed(self.path / FOLDER)[:1]
-        return paths + self.other_checkpoints({Path(result["checkpoint"]).name, *(path.name for path in latest)})
+        latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
+        return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
-    def other_checkpoints(self, keep: Collection[str]) -> list[Path]:
+    def checkpoints_except(self, keep: Collection[str]) -> list[Path]:
         """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
         kept = tuple(f"{Path(name).stem}." for name in keep)
         files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE.fullmatch(path.name))
@@ -159,9 +159,9 @@ class RunFolder:
                     path = path.rename(self.path / f"{REMOVED}-state")
                 shutil.rmtree(path)
 
-    def tidy(self) -> None:
+    def clean_up(self) -> None:
         """Remove the files that the finished run no longer needs; call while the directory is locked."""
-        self.remove(self.superfluous())
+        self.remove(self.removable_files())
 
     def lock(self) -> IO[str]:
         """Lock the folder for this process until the returned file is closed or the process ends."""
@@ -176,7 +176,7 @@ class RunFolder:
             ) from error
         return file
 
-    def lock_in_steps(self, patience: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
+    def lock_in_steps(self, timeout: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
         """Retry ``lock``, yielding ``None`` after each failed attempt and finally the lock.
 
         Args:
@@ -184,7 +184,7 @@ class RunFolder:
             say: prints a message if the wait takes longer than ``SOON``.
         """
         began = time.monotonic()
-        due, soon = began + patience, began + min(patience, SOON)
+        due, soon = began + timeout, began + min(timeout, SOON)
         while True:
             try:
                 lock = self.lock()
@@ -198,7 +198,7 @@ class RunFolder:
                     raise
                 if now > soon:
                     soon = due + 1.0
-                    say(f"another process is training in {self.path}; waiting up to {patience:.0f} s for it to end")
+                    say(f"another process is training in {self.path}; waiting up to {timeout:.0f} s for it to end")
             yield None
             time.sleep(0.2)
 
@@ -235,12 +235,13 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"test {checkpoint.measure(self.checkpoint.name)} {percent(self.test_accuracy)}, loss {self.test_loss:.4f} "
+            f"test {checkpoint.score_name(self.checkpoint.name)} {percent(self.test_accuracy)}, loss "
+            f"{self.test_loss:.4f} "
             f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
         )
 
 
-def read_result(folder: RunFolder) -> Result | None:
+def read_result(folder: RunDir) -> Result | None:
     """Read the result of a run; ``None`` if it is not finished."""
     if (saved := folder.result) is None:
         return None
@@ -250,7 +251,7 @@ def read_result(folder: RunFolder) -> Result | None:
 
 
 def write_result(
-    folder: RunFolder, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], ranks: World
+    folder: RunDir, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], ranks: ProcessGroup
 ) -> Result:
     """Write ``result.json`` on rank 0, which marks the run as finished, and tidy the folder; every rank calls it.
 
@@ -269,38 +270,38 @@ def write_result(
         scores = {name: reported[name] for name in names if name in reported}
         path = f"{FOLDER}/{reported['checkpoint']}"
         result = {"checkpoint": path, "chosen_by": chosen_by, **scores, "provenance": provenance}
-        write_sealed(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)
+        write_sealed_json(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)
         sync(folder.path)  # the state of a finished run is removed next
 
-    ranks.on_root("result", write)
+    ranks.run_on_rank0("result", write)
     result = read_result(folder)
     assert result is not None
     if ranks.is_root:
         # Only now may the state be removed: a run without a result is resumed from its state.
-        folder.tidy()
+        folder.clean_up()
     return result
 
 
-def choose_folder(config: Config, data: Dataset, ranks: World) -> RunFolder:
+def select_run_dir(config: Config, data: Dataset, ranks: ProcessGroup) -> RunDir:
     """Choose the run's folder on rank 0, and check that every rank sees it.
 
     Raises:
         UserError: on every rank, as ``choose``, or if a host does not share the folder.
     """
-    folder = ranks.on_root("run folder", lambda: choose(config, data.name, data.fingerprint))
-    chosen = Path(ranks.broadcast(folder and str(folder.path), "run folder"))
+    folder = ranks.run_on_rank0("run folder", lambda: select_run_dir_on_rank0(config, data.name, data.fingerprint))
+    chosen = Path(ranks.broadcast_object(folder and str(folder.path), "run folder"))
 
-    def seen() -> RunFolder:
+    def seen() -> RunDir:
         if not chosen.is_dir():
             remedy = "choose a --run-dir that all hosts share"
             raise UserError(f"the run folder {chosen} is not visible on this host", remedy=remedy)
-        return RunFolder(chosen)
+        return RunDir(chosen)
 
-    return ranks.agree("run folder", seen)
+    return ranks.run_on_all("run folder", seen)
 
 
-def lock_on_root(
-    folder: RunFolder, ranks: World, is_supervised: bool, say: Callable[[str], None]
+def lock_on_rank0(
+    folder: RunDir, ranks: ProcessGroup, is_supervised: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
     """Lock the folder on rank 0; every rank calls it. Under a driver, wait for earlier processes to end.
 
@@ -311,36 +312,36 @@ def lock_on_root(
     return ranks.run_steps_on_rank0("lock", folder.lock_in_steps(patience, say)) or nullcontext()
 
 
-def choose(config: Config, data_name: str, data_fingerprint: str) -> RunFolder:
+def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: str) -> RunDir:
     """Choose the run's folder, and create it if it does not exist; only rank 0 calls this.
 
     The folder is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, another run with the same settings gets
     the suffix -2, -3, …; later commands use the newest run. Processes that the elastic driver restarts return to the
     run that its first processes chose.
     """
-    identity = {**config.identity(), "data": data_fingerprint}
+    identity = {**config.run_key(), "data": data_fingerprint}
     base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
     taken = [base] if base.exists() else []
     while taken and (following := _numbered(base, len(taken) + 1)).exists():
         taken.append(following)
-    if len(taken) > 1 and _is_unclaimed(taken[-1]):
+    if len(taken) > 1 and _is_uninitialized(taken[-1]):
         taken.pop()  # A process was killed while it created this folder.
     same = [path for path in taken if _identity(path) == identity]
-    supervision = os.environ.get(SUPERVISED_AS, "")
+    supervision = os.environ.get(SUPERVISION_ID_ENV, "")
     is_restart = bool(same and supervision) and _supervision(same[-1]) == supervision
     if not taken or (config.fresh and not is_restart):
-        path = base if taken and _is_unclaimed(base) else _numbered(base, len(taken) + 1)
+        path = base if taken and _is_uninitialized(base) else _numbered(base, len(taken) + 1)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"the run folder {path} cannot be created", error.strerror or str(error), "choose another --run-dir"
             ) from error
-        _claim(path, identity, supervision)
+        _initialize(path, identity, supervision)
     else:
         path = same[-1] if same else base
         _check(path, identity, supervision)
-    chosen = RunFolder(path)
+    chosen = RunDir(path)
     settings, file = replace(config, name=config.name or chosen.name or None).to_yaml(), path / CONFIG
     if not file.is_file() or file.read_bytes() != settings.encode():
         write_text(file, settings)  # The report of a finished run is now older than this file, so it is written again.
@@ -353,7 +354,7 @@ def _numbered(base: Path, number: int) -> Path:
 
 def _identity(path: Path) -> dict[str, Any] | None:
     with suppress(UserError):  # `_check` reports it, if this folder is the chosen one
-        return _read(path / IDENTITY)
+        return _read(path / RUN_KEY_FILE)
     return None
 
 
@@ -362,25 +363,25 @@ def _supervision(path: Path) -> str:
     return file.read_text(encoding="utf-8").strip() if file.is_file() and not file.is_symlink() else ""
 
 
-def _is_unclaimed(path: Path) -> bool:
+def _is_uninitialized(path: Path) -> bool:
     """Return whether a folder holds only leftovers of a process that was killed before ``_claim`` had ended."""
     return path.is_dir() and all(file.name == SUPERVISION or is_temporary(file) for file in path.iterdir())
 
 
-def _claim(path: Path, identity: dict[str, Any], supervision: str) -> None:
+def _initialize(path: Path, identity: dict[str, Any], supervision: str) -> None:
     """Make a folder the directory of a run. ``run.json`` marks it as such, and is therefore written last."""
     if supervision:
         write_text(path / SUPERVISION, f"{supervision}\n")
-    write_json(path / IDENTITY, identity)
+    write_json(path / RUN_KEY_FILE, identity)
 
 
 def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
-    if not (path / IDENTITY).is_file():
-        if not _is_unclaimed(path):
+    if not (path / RUN_KEY_FILE).is_file():
+        if not _is_uninitialized(path):
             raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
-        _claim(path, identity, supervision)
+        _initialize(path, identity, supervision)
         return
-    before, now = (flat(current_settings(each)) for each in (_read(path / IDENTITY), identity))
+    before, now = (flatten(current_settings(each)) for each in (_read(path / RUN_KEY_FILE), identity))
     if before != now:
         names = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
         raise UserError(
@@ -422,8 +423,8 @@ class RunRecord:
     result: dict[str, Any] | None
     checkpoint: Path
     description: dict[str, Any]
-    scores: dict[str, Scores]
-    label_scores: dict[str, LabelScores]
+    scores: dict[str, MulticlassScores]
+    label_scores: dict[str, MultilabelScores]
     history: History
 
     @property
@@ -433,7 +434,7 @@ class RunRecord:
     @property
     def measure(self) -> str:
         """Name of the score that is called accuracy in the records."""
-        return measure("labels" in self.description)
+        return score_name("labels" in self.description)
 
     @property
     def classes(self) -> list[str]:
@@ -475,7 +476,7 @@ class RunRecord:
 
     def changed(self) -> Settings:
         """Return the settings that differ from this version's defaults, such as those computed from the data."""
-        usual = flat(Config().to_dict())
+        usual = flatten(Config().to_dict())
         return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
 
     def dataset(self, folder: Path | None) -> Dataset:
@@ -491,14 +492,14 @@ class RunRecord:
             )
         return data
 
-    def seen(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
+    def seen_in_training(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
         """Return which documents repeat a text of the train split and of the validation split, each bool [documents].
 
         Raises:
             UserError: the data of the run are gone, or are other data.
         """
-        splits, hashes = self.dataset(None).splits, documents.origins[:, HASH]
-        return {name: np.isin(hashes, splits[name].origins[:, HASH]) for name in SEEN if name in splits}
+        splits, hashes = self.dataset(None).splits, documents.source_rows[:, HASH]
+        return {name: np.isin(hashes, splits[name].source_rows[:, HASH]) for name in LEARNED_SPLITS if name in splits}
 
 
 def run_of(path: Path) -> RunRecord | None:
@@ -514,26 +515,26 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         run_dir: the folder, or the start of its name in ``runs/``.
         path: checkpoint to describe; default: the one that the run reports.
     """
-    run_dir = checkpoint.named(str(run_dir))
+    run_dir = checkpoint.resolve_run_name(str(run_dir))
     if not run_dir.exists():
-        raise checkpoint.missing(run_dir)
+        raise checkpoint.not_found_error(run_dir)
     if not (run_dir / checkpoint.FOLDER).is_dir():
         raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
-    path = path or checkpoint.find(str(run_dir))
-    description = checkpoint.describe(path)
+    path = path or checkpoint.resolve_model(str(run_dir))
+    description = checkpoint.read_metadata(path)
     if description is None:
         raise UserError(f"{path} has no description beside it", remedy="name another run")
     if missing := {"epoch", "metrics", "computed", "data"} - description.keys():
-        raise damaged(path.with_suffix(".json"), KeyError(min(missing)), "name another run")
-    folder, config, scores = RunFolder(run_dir), run_dir / CONFIG, checkpoint.scores(path)
+        raise damaged_error(path.with_suffix(".json"), KeyError(min(missing)), "name another run")
+    folder, config, scores = RunDir(run_dir), run_dir / CONFIG, checkpoint.scores(path)
     return RunRecord(
         path=run_dir,
         given_name=folder.name,
-        settings=flat(read(config)) if config.is_file() else {},
+        settings=flatten(read(config)) if config.is_file() else {},
         result=folder.result,
         checkpoint=path,
         description=description,
-        scores={name: score for name, score in scores.items() if isinstance(score, Scores)},
-        label_scores={name: score for name, score in scores.items() if isinstance(score, LabelScores)},
+        scores={name: score for name, score in scores.items() if isinstance(score, MulticlassScores)},
+        label_scores={name: score for name, score in scores.items() if isinstance(score, MultilabelScores)},
         history=History.of(run_dir),
     )

@@ -20,25 +20,25 @@ from crepe_dist.model.calibration import (
     PERCENTS,
     UNCALIBRATED,
     Calibration,
-    above,
     intervals,
     log_odds,
+    reverse_cumsum,
     threshold_of,
 )
 
 BINS = 15  # intervals of the predicted probability, as in Guo et al. 2017
 MILLION = 1_000_000  # probabilities are summed as integer millionths, so the order of additions does not matter
 MISTAKES = 20  # kept per split
-RANKED = 3  # most probable classes kept per mistake
-RANKS = (3, 5)  # most probable classes among which the true one may be
-MOST_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
-MOST_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
+TOP_K_PER_MISTAKE = 3  # most probable classes kept per mistake
+TOP_K = (3, 5)  # most probable classes among which the true one may be
+MAX_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
+MAX_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
 PRIOR = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
 NOT_STORED = ("loss_error",)
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-NO_ANSWERS: Counts = np.zeros((PERCENTS, 2 + len(RANKS)), np.int64)
+NO_ANSWERS: Counts = np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64)
 NONE_SURE: Counts = np.zeros((0, 1, 2), np.int64)
 
 
@@ -64,12 +64,12 @@ class Mistake:
         return cls(**{**saved, "ranking": tuple(map(tuple, saved["ranking"]))})
 
 
-def worst(mistakes: list[Mistake]) -> list[Mistake]:
+def worst_mistakes(mistakes: list[Mistake]) -> list[Mistake]:
     """Return the ``MISTAKES`` with the least probable true classes, in an order independent of the input's."""
     return sorted(mistakes, key=lambda mistake: (mistake.probability, mistake.row))[:MISTAKES]
 
 
-class ClassScores:
+class ClassificationScores:
     """Scores of each class, and their means, from the decisions about it."""
 
     decisions: Counts  # true positives, false positives and false negatives, int64 [classes, 3]
@@ -80,7 +80,7 @@ class ClassScores:
     several = False
 
     @property
-    def sure_answers(self) -> list[dict[str, Any]]:
+    def selective_scores(self) -> list[dict[str, Any]]:
         """Answers as sure as asked, as far as the validation split promises them, as JSON values.
 
         ``covered`` is the share of the texts that are answered with a node of each level, and with a class, or of the
@@ -176,7 +176,7 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
-class Scores(ClassScores):
+class MulticlassScores(ClassificationScores):
     """Scores of a network on one split.
 
     Attributes:
@@ -225,10 +225,10 @@ class Scores(ClassScores):
         return float(np.trace(self.confusion) / self.documents)
 
     @property
-    def top_accuracies(self) -> dict[int, float]:
+    def top_k_accuracy(self) -> dict[int, float]:
         """Share of documents whose true class is among so many most probable ones, which are not all."""
         documents, _, *among = self.answers.sum(axis=0).tolist()
-        pairs = zip(RANKS, among) if documents else ()
+        pairs = zip(TOP_K, among) if documents else ()
         return {rank: number / documents for rank, number in pairs if rank < len(self.confusion)}
 
     @property
@@ -252,7 +252,7 @@ class Scores(ClassScores):
         """Return the scores over all classes as JSON values."""
         losses, errors = ("loss", "uncalibrated_loss"), ("calibration_error", "uncalibrated_error")
         names = ("accuracy", "macro_f1", *losses, *errors, "documents")
-        top = {f"top_{rank}_accuracy": share for rank, share in self.top_accuracies.items()}
+        top = {f"top_{rank}_accuracy": share for rank, share in self.top_k_accuracy.items()}
         return {**{name: getattr(self, name) for name in names}, **top}
 
     def confused(self, most: int | None = None) -> list[tuple[int, int, int]]:
@@ -267,7 +267,7 @@ class Scores(ClassScores):
 
 
 @dataclass(frozen=True)
-class LabelScores(ClassScores):
+class MultilabelScores(ClassificationScores):
     """Scores of several labels on one split.
 
     Attributes:
@@ -322,7 +322,7 @@ class LabelScores(ClassScores):
         return {**micro, "exact_match": self.exact, **{name: getattr(self, name) for name in names}}
 
 
-AnyScores = Union[Scores, LabelScores]
+AnyScores = Union[MulticlassScores, MultilabelScores]
 
 
 def choose_thresholds(histogram: Counts) -> Floats:
@@ -344,14 +344,14 @@ def choose_thresholds(histogram: Counts) -> Floats:
 def _best(histogram: Counts) -> npt.NDArray[np.int64]:
     """Return the interval from which predicting a class gives the highest F1, int64 [classes]."""
     positive = histogram[..., 1].sum(axis=1, keepdims=True)
-    f1 = 2 * above(histogram[..., 1]) / np.maximum(above(histogram.sum(axis=2)) + positive, 1)
+    f1 = 2 * reverse_cumsum(histogram[..., 1]) / np.maximum(reverse_cumsum(histogram.sum(axis=2)) + positive, 1)
     f1[:, 0] = -1  # a threshold below all
     first, last = f1.argmax(axis=1), INTERVALS - 1 - f1[:, ::-1].argmax(axis=1)
     middle, rows = (first + last) // 2, np.arange(len(f1))
     return np.asarray(np.where(f1[rows, middle] == f1[rows, first], middle, first))
 
 
-def decided(histogram: Counts, thresholds: Floats) -> Counts:
+def confusion_at_thresholds(histogram: Counts, thresholds: Floats) -> Counts:
     """Count documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3]."""
     is_possible = thresholds < 1
     odds = log_odds(np.where(is_possible, thresholds, DEFAULT_THRESHOLD))
@@ -369,8 +369,8 @@ def average_precision(histogram: Counts) -> Floats:
     return np.asarray((precision * gained).sum(axis=1) / np.maximum(gained.sum(axis=1), 1))
 
 
-def count_reliability(probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Counts:
-    """Count predictions by their probability, as in ``Scores.reliability``.
+def reliability_histogram(probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Counts:
+    """Count predictions by their probability, as in ``MulticlassScores.reliability``.
 
     Args:
         probabilities: float64 [n].
@@ -395,7 +395,7 @@ def _f1(decisions: Counts) -> Floats:
 def _plain(value: Any) -> Any:
     """Convert a value of scores to JSON; bits to base64."""
     if isinstance(value, np.ndarray) and value.dtype == bool:
-        return base64.b64encode(np.packbits(value).tobytes()).decode("ascii") if len(value) <= MOST_DOCUMENTS else None
+        return base64.b64encode(np.packbits(value).tobytes()).decode("ascii") if len(value) <= MAX_DOCUMENTS else None
     if isinstance(value, list):
         return [asdict(each) for each in value]
     if isinstance(value, Calibration):

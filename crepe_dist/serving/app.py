@@ -27,16 +27,16 @@ from prometheus_client import (
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.char_encoder import Encoding
-from crepe_dist.data.text_preprocessing import UNIT
-from crepe_dist.errors import UserError, visible
+from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
+from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.predicting.output_formats import json_record
 from crepe_dist.predicting.prediction import NONE, Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.serving import open_inference, requests
-from crepe_dist.serving.batching import Batcher
-from crepe_dist.serving.requests import Encoded, Guard, Json, Problem
+from crepe_dist.serving.batching import DynamicBatcher
+from crepe_dist.serving.requests import Encoded, Json, Problem, RequestLimitMiddleware
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
@@ -48,14 +48,14 @@ TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 Result = TypeVar("Result")
 
 
-class Metrics:
+class ServiceMetrics:
     """Counters since the start of the service, in a registry of their own."""
 
     def __init__(self, checkpoint: str, kernels: str) -> None:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         build = Info("crepe_dist_build", "Version, checkpoint and kernels.", registry=registry)
-        build.info({"version": __version__, "checkpoint": visible(checkpoint), "kernels": kernels})
+        build.info({"version": __version__, "checkpoint": escape_controls(checkpoint), "kernels": kernels})
         self.requests = Counter("crepe_dist_requests", "Requests answered.", ["path", "status"], registry=registry)
         self.seconds = Histogram(
             "crepe_dist_request_seconds", "Latency of requests.", ["path"],
@@ -82,11 +82,13 @@ class Metrics:
             elif labels is None:
                 labels = (NONE if prediction.rejected else prediction.label,)
             for label in labels:
-                self.predictions.labels(visible(label)).inc()
+                self.predictions.labels(escape_controls(label)).inc()
 
-    def read(self, texts: Sequence[str], encoding: Encoding) -> None:
+    def read(self, texts: Sequence[str], encoding: CharEncoder) -> None:
         """Count the characters of texts that the alphabet has, and those that it lacks."""
-        unknown, characters = map(sum, zip(*(encoding.count_unknown(text.partition(UNIT)[0]) for text in texts)))
+        unknown, characters = map(
+            sum, zip(*(encoding.count_unknown(text.partition(FIELD_SEPARATOR)[0]) for text in texts))
+        )
         self.characters.labels("yes").inc(characters - unknown)
         self.characters.labels("no").inc(unknown)
 
@@ -95,7 +97,7 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class Observed:
+class MetricsMiddleware:
     """Outermost ASGI middleware: counts and times requests, and reports unexpected errors.
 
     Args:
@@ -103,7 +105,7 @@ class Observed:
         log: whether to write one line per request to standard error. Lines and tracebacks contain no text of a request.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str], log: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, paths: Collection[str], log: bool) -> None:
         self.app = app
         self.metrics = metrics
         self.paths = frozenset(paths)
@@ -137,7 +139,7 @@ class Observed:
 
 
 def create_app(
-    batcher: Batcher, model: Predictor, metrics: Metrics, options: ServiceOptions, *, log: bool = False
+    batcher: DynamicBatcher, model: Predictor, metrics: ServiceMetrics, options: ServiceOptions, *, log: bool = False
 ) -> ASGIApp:
     """Create the application with its middleware."""
     # FastAPI's documentation pages load scripts from other sites.
@@ -215,9 +217,9 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        # Starlette raises the error again afterwards, for ``Observed`` to report.
+        # Starlette raises the error again afterwards, for ``MetricsMiddleware`` to report.
         return Problem(500, "the service failed", remedy="try again").response(request.url.path)
 
     of_protocol = open_inference.paths(options.model_name)
-    guard = Guard(app, options, (PREDICT, of_protocol[-1]))
-    return Observed(guard, metrics, (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *of_protocol), log)
+    guard = RequestLimitMiddleware(app, options, (PREDICT, of_protocol[-1]))
+    return MetricsMiddleware(guard, metrics, (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *of_protocol), log)

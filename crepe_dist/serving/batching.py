@@ -18,7 +18,7 @@ class _Job(NamedTuple):
     answer: Future[list[Prediction]]
 
 
-class Batcher:
+class DynamicBatcher:
     """A thread that classifies, with a queue of requests, and one that explains a text at a time.
 
     It never waits for a batch to fill up: the next batch consists of the requests that arrived during the last one, up

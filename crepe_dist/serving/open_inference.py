@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from crepe_dist.data.text_preprocessing import Composition, plain
+from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_separators
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.serving import requests
@@ -41,7 +41,7 @@ class Parameters(Strict):
     binary_data_output: Annotated[bool, Field(description="whether all outputs shall be behind the JSON")] = False
 
 
-class Input(Strict):
+class InputTensor(Strict):
     """Texts to classify, or the values of a column."""
 
     name: Annotated[str, Field(description=f"{INPUT}, or the name of a column in training")]
@@ -53,7 +53,7 @@ class Input(Strict):
     ] = []
 
 
-class Output(Strict):
+class OutputTensor(Strict):
     """Tensor that the answer shall have."""
 
     name: str
@@ -65,8 +65,8 @@ class Question(Strict):
 
     id: Annotated[Optional[str], Field(description="name of the request, which the answer repeats")] = None
     parameters: Parameters = Parameters()
-    inputs: Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
-    outputs: Annotated[list[Output], Field(max_length=8, description="default: all")] = []
+    inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=MAX_INPUTS)]
+    outputs: Annotated[list[OutputTensor], Field(max_length=8, description="default: all")] = []
 
 
 def paths(name: str) -> tuple[str, ...]:
@@ -136,19 +136,19 @@ def add_routes(
         return _answer(question, name, {name: (*tensors[name], found[name]) for name in tensors}, len(texts))
 
 
-def _inputs(composition: Composition) -> list[str]:
+def _inputs(composition: TextPreprocessor) -> list[str]:
     """Return the names of the tensors of a request: the columns of the training, if they have names."""
     return [*(composition.columns or [INPUT]), *(column.name for column in composition.beside)]
 
 
-def _rows(tensors: Sequence[Input], binary: bytes, composition: Composition) -> list[str]:
+def _rows(tensors: Sequence[InputTensor], binary: bytes, composition: TextPreprocessor) -> list[str]:
     """Return the texts of a request, joined from the tensors of several columns.
 
     Raises:
         Problem: A tensor does not match its description, or the model has no such column.
     """
     if [tensor.name for tensor in tensors] == [INPUT]:
-        return list(map(plain, _texts(tensors[0], binary)))
+        return list(map(strip_field_separators, _texts(tensors[0], binary)))
     columns: dict[str, list[str]] = {}
     known = {INPUT, *_inputs(composition)}
     for number, tensor in enumerate(tensors):
@@ -170,7 +170,7 @@ def _rows(tensors: Sequence[Input], binary: bytes, composition: Composition) -> 
 
 
 def _tensors(model: Predictor) -> Tensors:
-    labels = {"labels": (BYTES, [-1])} if model.several else {}
+    labels = {"labels": (BYTES, [-1])} if model.is_multilabel else {}
     count = len(model.classes)
     rest = {"probabilities": (FLOATS, [-1, count]), "problem": (BYTES, [-1]), "classes": (BYTES, [count])}
     return {"label": (BYTES, [-1]), **labels, **rest}
@@ -191,7 +191,7 @@ def _values(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[s
     }
 
 
-def _texts(tensor: Input, binary: bytes) -> list[str]:
+def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
     """Return the texts of a request; raise ``Problem`` 400 if they do not match their description."""
     texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
     if (size := tensor.parameters.binary_data_size) is not None:
@@ -230,7 +230,7 @@ def _answer(
 ) -> Response:
     described: list[dict[str, Any]] = []
     behind: list[bytes] = []
-    for output in question.outputs or [Output(name=name) for name in tensors]:
+    for output in question.outputs or [OutputTensor(name=name) for name in tensors]:
         kind, shape, values = tensors[output.name]
         tensor: dict[str, Any] = {"name": output.name, "datatype": kind}
         tensor["shape"] = [texts if size < 0 else size for size in shape]

@@ -11,9 +11,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crepe_dist.data.text_preprocessing import SEPARATOR, Composition, join, plain, unusable_number, with_values
-from crepe_dist.errors import UserError, visible
-from crepe_dist.formatting import listed
+from crepe_dist.data.text_preprocessing import (
+    SEPARATOR,
+    TextPreprocessor,
+    join,
+    strip_field_separators,
+    unusable_number,
+    with_values,
+)
+from crepe_dist.errors import UserError, escape_controls
+from crepe_dist.formatting import join_words
 from crepe_dist.preparing.dataframe_source import value_text
 from crepe_dist.settings.options import ServiceOptions
 
@@ -61,7 +68,7 @@ class Question(BaseModel):
             raise ValueError("give either text or texts")
         return self
 
-    def all_texts(self, composition: Composition) -> list[str]:
+    def all_texts(self, composition: TextPreprocessor) -> list[str]:
         """Return the texts to classify, joined with their title and the values of columns beside them.
 
         Columns of the text that have their names of the training are joined in the order of the training.
@@ -70,7 +77,7 @@ class Question(BaseModel):
             Problem: The model has no such column, there is no text, or a number is none.
         """
         if self.texts:
-            return list(map(plain, self.texts))
+            return list(map(strip_field_separators, self.texts))
         own = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
         values = {name: value_text(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
         beside = {column.name: column for column in composition.beside}
@@ -78,7 +85,7 @@ class Question(BaseModel):
         for name, value in values.items():
             if name not in known:
                 why = f"the model reads no column {name!r:.60}"
-                raise Problem(422, "the request has an unknown column", why, f"the columns are {listed(known)}")
+                raise Problem(422, "the request has an unknown column", why, f"the columns are {join_words(known)}")
             if name in beside and beside[name].categories is None and (problem := unusable_number(name, value)):
                 raise Problem(422, problem, remedy="give a number or null")
         parts = {**own, **{name: value for name, value in values.items() if name not in beside}}
@@ -97,7 +104,7 @@ class Question(BaseModel):
             raise Problem(
                 422, "the request names its text in two ways", why, "give text, or the columns by their names"
             )
-        return [with_values(plain(joined), [values.get(name, "") for name in beside])]
+        return [with_values(strip_field_separators(joined), [values.get(name, "") for name in beside])]
 
 
 class Encoded(Response):
@@ -155,7 +162,7 @@ def parse(schema: type[Schema], body: bytes, remedy: str) -> Schema:
 def _first(error: ValidationError) -> str:
     """Describe the first mismatch by its place, without the value, which may be long."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return visible(": ".join(filter(None, [".".join(map(str, first["loc"]))[:80], first["msg"]])))
+    return escape_controls(": ".join(filter(None, [".".join(map(str, first["loc"]))[:80], first["msg"]])))
 
 
 def described(schema: type[BaseModel]) -> dict[str, Any]:
@@ -185,7 +192,7 @@ def check_size(texts: list[str], options: ServiceOptions) -> None:
         raise Problem(413, f"a text of {longest:,} characters is too long", why, "shorten it, or raise --max-chars")
 
 
-class Guard:
+class RequestLimitMiddleware:
     """ASGI middleware that only passes complete bodies within the limits on to the application.
 
     A request takes a place in the queue once its body is complete, so slow clients cannot fill the queue.

@@ -12,19 +12,19 @@ from typing import Any, Literal, NamedTuple, Optional
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import listed
+from crepe_dist.formatting import join_words
 from crepe_dist.settings.aliases import FLAGS, SETTINGS, current_name, stored_settings
 from crepe_dist.settings.fields import (
-    NAME,
+    NON_EMPTY,
     PATH,
-    TITLE,
+    RUN_NAME,
     Settings,
-    dotted,
-    near,
+    did_you_mean,
+    int_range,
+    qualified_name,
     setting,
     settings_of,
-    shortened,
-    whole,
+    truncate,
 )
 from crepe_dist.settings.flags import Parser, add_settings, command_parser
 from crepe_dist.settings.options import (
@@ -37,11 +37,11 @@ from crepe_dist.settings.options import (
     TrainingOptions,
 )
 
-TYPED_OFTEN = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
+UNPREFIXED_GROUPS = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
 SOURCE = "data.source"
 REFIT = "training.refit"
 POSITIONAL = "positional"  # data folder without its flag
-OWN_FLAGS = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
+FLAG_NAMES = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
 EXAMPLES = """  crepe train                                    the sample on this machine
   horovodrun -np 2 crepe train                   the same with two processes
   crepe train data/reviews --device gpu          prepared data, one GPU
@@ -65,7 +65,7 @@ class Config(Settings):
         None,
         "name of the run in reports and comparisons, such as baseline. A resumed run keeps its name unless a new one "
         "is given. null: that of its folder.",
-        TITLE,
+        RUN_NAME,
     )
     run_dir: Optional[str] = setting(
         None, "folder of the run. null: `runs/<data>-<hash of the settings that decide the result>`.", PATH
@@ -95,12 +95,12 @@ class Config(Settings):
 
     def to_arguments(self) -> list[str]:
         """Return the arguments of Python that train with this configuration, on another machine, too."""
-        mine, usual = (_by_dotted(config.to_dict()) for config in (self, Config()))
+        mine, usual = (_flatten_groups(config.to_dict()) for config in (self, Config()))
         given = {name: value for name, value in mine.items() if value != usual[name]}
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
         return ["-m", "crepe_dist.train", *(f"{flag(name)}={text}" for name, text in texts.items())]
 
-    def identity(self) -> dict[str, Any]:
+    def run_key(self) -> dict[str, Any]:
         """Return the settings that decide the result; a run is resumed only if they are equal."""
         return stored_settings(
             {
@@ -113,12 +113,14 @@ class Config(Settings):
         )
 
 
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
+def flatten(settings: dict[str, Any]) -> dict[str, Any]:
     """Flatten settings to dotted names, without those that only select or name the run."""
-    return {name: value for name, value in _by_dotted(settings).items() if name not in ("name", "run_dir", "fresh")}
+    return {
+        name: value for name, value in _flatten_groups(settings).items() if name not in ("name", "run_dir", "fresh")
+    }
 
 
-def _by_dotted(settings: dict[str, Any]) -> dict[str, Any]:
+def _flatten_groups(settings: dict[str, Any]) -> dict[str, Any]:
     flattened: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -133,7 +135,7 @@ GROUPS: dict[str, Any] = {each.name: each.type for each in fields(Config) if "ki
 
 def settings() -> dict[str, Field[Any]]:
     """Map the dotted name of every setting to its field."""
-    return {dotted(group, each): each for group in (Config, *GROUPS.values()) for each in settings_of(group)}
+    return {qualified_name(group, each): each for group in (Config, *GROUPS.values()) for each in settings_of(group)}
 
 
 def parser() -> Parser:
@@ -143,7 +145,7 @@ def parser() -> Parser:
     result.add_argument(POSITIONAL, metavar="DATA", nargs="?", default=argparse.SUPPRESS, help="the same as --data")
     result.add_argument(
         "--config",
-        type=NAME,
+        type=NON_EMPTY,
         action="append",
         default=[],
         metavar="FILE",
@@ -152,10 +154,10 @@ def parser() -> Parser:
     result.add_argument("--print-config", action="store_true", help="print all settings as YAML and exit")
     cluster = result.add_argument_group("cluster", "Processes on a cluster, which restart after a failure.")
     cluster.add_argument("--on", choices=["ray"], help="train on a Ray cluster; default: this process alone")
-    cluster.add_argument("--processes", type=whole(1, 1 << 16), metavar="N", help="number of processes; with --on")
+    cluster.add_argument("--processes", type=int_range(1, 1 << 16), metavar="N", help="number of processes; with --on")
     cluster.add_argument(
         "--max-restarts",
-        type=whole(0, 10**9),
+        type=int_range(0, 10**9),
         metavar="N",
         help="restarts after failures; preemptions do not count; with --on; default: 10",
     )
@@ -169,7 +171,7 @@ def parser() -> Parser:
 def flag(name: str) -> str:
     """Return the flag of a setting, given its dotted name."""
     group, _, own = name.rpartition(".")
-    return f"--{OWN_FLAGS.get(name) or (own if group in TYPED_OFTEN else name)}".replace("_", "-")
+    return f"--{FLAG_NAMES.get(name) or (own if group in UNPREFIXED_GROUPS else name)}".replace("_", "-")
 
 
 def print_help(words: Sequence[str]) -> None:
@@ -178,7 +180,7 @@ def print_help(words: Sequence[str]) -> None:
         parser().parse_known_args(words)
 
 
-class Cluster(NamedTuple):
+class ClusterOptions(NamedTuple):
     """Number of the processes of a run on a cluster, and of the restarts after failures."""
 
     processes: int
@@ -187,10 +189,10 @@ class Cluster(NamedTuple):
 
 def parse(words: Sequence[str]) -> Config:
     """Parse a command line into a configuration."""
-    return parse_all(words)[0]
+    return parse_with_cluster(words)[0]
 
 
-def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
+def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[ClusterOptions]]:
     """Parse a command line into a configuration, and the cluster on which to train, if any."""
     flags = parser()
     values, rest = flags.parse_known_intermixed_args(words)
@@ -201,7 +203,7 @@ def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
     if folder is not None and os.path.normpath(given.setdefault(SOURCE, folder)) != os.path.normpath(folder):
         what = f"the data are {folder} by position, and {given[SOURCE]} by --data"
         raise UserError(what, remedy="give only one of them")
-    config = combined(given, values.config)
+    config = merge_settings(given, values.config)
     _check(config)
     if values.print_config:
         print(config.to_yaml(), end="")
@@ -209,16 +211,20 @@ def parse_all(words: Sequence[str]) -> tuple[Config, Optional[Cluster]]:
     return config, _cluster(values)
 
 
-def _cluster(values: argparse.Namespace) -> Optional[Cluster]:
+def _cluster(values: argparse.Namespace) -> Optional[ClusterOptions]:
     if values.on is None:
         given = [flag for flag in ("processes", "max_restarts") if getattr(values, flag) is not None]
         if given:
-            remedy = f"give --on ray, or, on one machine, start with {invocation.typed('supervise')} -np N"
+            remedy = f"give --on ray, or, on one machine, start with {invocation.command_line('supervise')} -np N"
             raise UserError(f"{flag(given[0])} without --on", remedy=remedy)
         return None
     if values.processes is None:
         raise UserError(f"--on {values.on} without --processes", remedy="give the number of processes: --processes 4")
-    return Cluster(values.processes) if values.max_restarts is None else Cluster(values.processes, values.max_restarts)
+    return (
+        ClusterOptions(values.processes)
+        if values.max_restarts is None
+        else ClusterOptions(values.processes, values.max_restarts)
+    )
 
 
 def _check(config: Config) -> None:
@@ -229,14 +235,14 @@ def _check(config: Config) -> None:
         readers = {name: known[name].metadata["networks"] for name in sorted(config.given)}
         for name, networks in readers.items():
             if networks and network not in networks and not (name == REFIT and not config.training.refit):
-                config.refuse([name], f"--model {network} does not read it; {listed(list(networks))} would")
+                config.refuse([name], f"--model {network} does not read it; {join_words(list(networks))} would")
     elif config.training.refit:
         config.refuse(["training.refit"], "--init-from was given, and such a run refits nothing")
     if config.optimizer.name != "sgd":
         config.refuse(["optimizer.momentum"], f"--optimizer {config.optimizer.name} has none", "add --optimizer sgd")
 
 
-def combined(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
+def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
     """Merge settings given by their dotted names, files and defaults, in this order of precedence."""
     from crepe_dist.settings.yaml_file import read  # here: --help need not wait for YAML
 
@@ -259,11 +265,11 @@ def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
     for name, value in values.items():
         if (name in GROUPS) != isinstance(value, dict) and name not in known:
             raise UserError(
-                f"{path}: {shortened(name)} is not a group of settings with a value for each",
-                remedy=near(str(name), GROUPS) or f"the groups are {', '.join(GROUPS)}",
+                f"{path}: {truncate(name)} is not a group of settings with a value for each",
+                remedy=did_you_mean(str(name), GROUPS) or f"the groups are {', '.join(GROUPS)}",
             )
         for key in [f"{name}.{key}" for key in value] if name in GROUPS else [str(name)]:
             if key not in known:
-                remedy = near(key, known) or f"{invocation.typed('train')} --help lists the options"
-                raise UserError(f"{path}: there is no setting {shortened(key)}", remedy=remedy)
+                remedy = did_you_mean(key, known) or f"{invocation.command_line('train')} --help lists the options"
+                raise UserError(f"{path}: there is no setting {truncate(key)}", remedy=remedy)
     return values

@@ -12,16 +12,16 @@ from crepe_dist.settings.aliases import current_value
 
 Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # of the encoding; see data/char_encoder.py
-LONGEST_DOCUMENT = 1 << 20  # characters
+MAX_DOCUMENT_LENGTH = 1 << 20  # characters
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # of labelled files
 HEADERS = ("auto", "yes", "no")  # whether the first line of a CSV or TSV file names the columns
-MANY = 10**9  # steps, seconds or epochs; more is a typing error
-LONGEST_TITLE = 80
+MAX_COUNT = 10**9  # steps, seconds or epochs; more is a typing error
+MAX_NAME_LENGTH = 80
 Own = TypeVar("Own", bound="Settings")
 
 
-class Kind:
+class ValueType:
     """Kind of values, which is the ``type`` of a flag for argparse; ``str`` describes it."""
 
     metavar: Optional[str] = None
@@ -39,7 +39,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Limits(Kind):
+class Range(ValueType):
     """Range of finite numbers.
 
     Args:
@@ -75,18 +75,20 @@ class Limits(Kind):
         return f"{noun} {start} {least}{end} {most}{f' or {self.word}' * bool(self.word)}"
 
 
-def whole(least: int, most: int, word: str = "") -> Limits:
+def int_range(least: int, most: int, word: str = "") -> Range:
     """Return the limits of a whole number."""
-    return Limits(int, least, most, word=word)
+    return Range(int, least, most, word=word)
 
 
-def real(least: float, most: float, word: str = "", *, open_below: bool = False, open_above: bool = False) -> Limits:
+def float_range(
+    least: float, most: float, word: str = "", *, open_below: bool = False, open_above: bool = False
+) -> Range:
     """Return the limits of a real number."""
-    return Limits(float, least, most, open_below, open_above, word)
+    return Range(float, least, most, open_below, open_above, word)
 
 
 @dataclass(frozen=True)
-class Words(Kind):
+class Choice(ValueType):
     """One of some words."""
 
     words: tuple[str, ...]
@@ -104,7 +106,7 @@ class Words(Kind):
         return f"one of {', '.join(self.words)}"
 
 
-class Truth(Kind):
+class Boolean(ValueType):
     """True or false."""
 
     metavar = "true|false"
@@ -122,7 +124,7 @@ class Truth(Kind):
 
 
 @dataclass(frozen=True)
-class Text(Kind):
+class String(ValueType):
     """Text of a form, which may be a path in Python.
 
     Args:
@@ -132,7 +134,7 @@ class Text(Kind):
 
     about: str
     has_form: Callable[[str], object]
-    metavar: str = "NAME"
+    metavar: str = "NON_EMPTY"
 
     def check(self, value: Any) -> Any:
         if not isinstance(value, (str, Path)) or not self.has_form(str(value)):
@@ -143,7 +145,7 @@ class Text(Kind):
         return self.about
 
 
-class File(Text):
+class PathType(String):
     """Name of a file or folder."""
 
     def check(self, value: Any) -> Any:
@@ -151,10 +153,10 @@ class File(Text):
 
 
 @dataclass(frozen=True)
-class Of(Kind):
+class Wrapped(ValueType):
     """Values of another kind, with more or less of them."""
 
-    of: Kind
+    of: ValueType
 
     @property
     def metavar(self) -> Optional[str]:  # type: ignore[override]
@@ -164,14 +166,14 @@ class Of(Kind):
         return str(self.of)
 
 
-class Many(Of):
+class Repeated(Wrapped):
     """Any number of values of a kind; a flag is repeated for them."""
 
     def check(self, value: Any) -> tuple[Any, ...]:
         return tuple(map(self.of.check, (value,) if isinstance(value, (str, Path)) else value))
 
 
-class OrNull(Of):
+class Nullable(Wrapped):
     """Values of a kind, or null."""
 
     def read(self, text: str) -> Any:
@@ -183,21 +185,21 @@ class OrNull(Of):
 
 def is_title(text: str) -> bool:
     """Return whether a text can name a run on a line of its own."""
-    return 0 < len(text) <= LONGEST_TITLE and text.isprintable() and text == text.strip()
+    return 0 < len(text) <= MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
 
 
-TITLE = Text(f"1 to {LONGEST_TITLE} printable characters, with no space at either end", is_title)
-PATH = Text("a name in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
-NAME = Text("a name", str.strip)
-COLUMN = Text("the name or number of a column", str.strip, "COLUMN")
-ANY = Text("a text", lambda _: True, "TEXT")
-FILE = File("a name", re.compile(r"(?=.*\S)[^\0]*", re.DOTALL).fullmatch, "PATH")
+RUN_NAME = String(f"1 to {MAX_NAME_LENGTH} printable characters, with no space at either end", is_title)
+PATH = String("a name in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
+NON_EMPTY = String("a name", str.strip)
+COLUMN = String("the name or number of a column", str.strip, "COLUMN")
+ANY_TEXT = String("a text", lambda _: True, "TEXT")
+PATH_ARGUMENT = PathType("a name", re.compile(r"(?=.*\S)[^\0]*", re.DOTALL).fullmatch, "PATH")
 
 
 def setting(
     default: Any,
     help: str,
-    kind: Optional[Kind] = None,
+    kind: Optional[ValueType] = None,
     *also: str,
     flag: str = "",
     positional: Optional[str] = None,
@@ -219,10 +221,12 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def kind_of(setting: "Field[Any]") -> Kind:
+def kind_of(setting: "Field[Any]") -> ValueType:
     """Return the kind of a setting's values."""
-    kind: Kind = setting.metadata["kind"] or (Truth() if setting.type is bool else Words(get_args(setting.type)))
-    return OrNull(kind) if setting.default is None else kind
+    kind: ValueType = setting.metadata["kind"] or (
+        Boolean() if setting.type is bool else Choice(get_args(setting.type))
+    )
+    return Nullable(kind) if setting.default is None else kind
 
 
 @dataclass
@@ -250,13 +254,13 @@ class Settings:
             value = getattr(self, each.name)
             if "kind" not in each.metadata:
                 if isinstance(each.type, type) and issubclass(each.type, Settings) and not isinstance(value, each.type):
-                    raise UserError(f"{each.name} is {shortened(value)}", remedy=f"give {each.type.__name__}(…)")
+                    raise UserError(f"{each.name} is {truncate(value)}", remedy=f"give {each.type.__name__}(…)")
                 continue
             kind = kind_of(each)
             try:
-                setattr(self, each.name, kind.check(current_value(dotted(type(self), each), value)))
+                setattr(self, each.name, kind.check(current_value(qualified_name(type(self), each), value)))
             except (ValueError, TypeError, OverflowError):
-                raise wrong(dotted(type(self), each), value, kind) from None
+                raise invalid_value_error(qualified_name(type(self), each), value, kind) from None
 
     def as_given(self: Own, names: Iterable[str]) -> Own:
         """Remember the names of the settings that the user gave; return these settings."""
@@ -290,17 +294,17 @@ def settings_of(group: type[Settings]) -> list["Field[Any]"]:
     return [each for each in fields(group) if "kind" in each.metadata]
 
 
-def dotted(group: type[Settings], setting: "Field[Any]") -> str:
+def qualified_name(group: type[Settings], setting: "Field[Any]") -> str:
     """Return the full name of a setting, as in files."""
     return f"{group.group}.{setting.name}" if group.group else setting.name
 
 
-def wrong(name: str, value: object, kind: Kind) -> UserError:
+def invalid_value_error(name: str, value: object, kind: ValueType) -> UserError:
     """Return the error for a value that is not of a kind."""
-    return UserError(f"{name} is {shortened(value)}", remedy=f"give {kind}")
+    return UserError(f"{name} is {truncate(value)}", remedy=f"give {kind}")
 
 
-def near(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the question whether the most similar known name was meant; empty if none is similar.
 
     The last parts of dotted names are compared: their common group alone does not count.
@@ -314,7 +318,7 @@ def _last_part(name: str) -> str:
     return name.lstrip("-").rpartition(".")[2]
 
 
-def shortened(value: object) -> str:
+def truncate(value: object) -> str:
     """Shorten a value for a message; blank text appears in quotes."""
     text = value if isinstance(value, str) and value.strip() else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

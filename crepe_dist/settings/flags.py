@@ -23,22 +23,22 @@ from crepe_dist.settings.fields import (
     DEVICES,
     FORMATS,
     HEADERS,
-    LONGEST_DOCUMENT,
+    MAX_DOCUMENT_LENGTH,
     MODES,
-    NAME,
-    Kind,
-    Limits,
-    Many,
+    NON_EMPTY,
+    Choice,
+    Range,
+    Repeated,
     Settings,
-    Words,
-    dotted,
+    ValueType,
+    did_you_mean,
+    float_range,
+    int_range,
+    invalid_value_error,
     kind_of,
-    near,
-    real,
+    qualified_name,
     setting,
     settings_of,
-    whole,
-    wrong,
 )
 from crepe_dist.version import __version__
 
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         """Describe an argument that no flag takes."""
         return UserError(
             f"there is no option {argument}" if argument.startswith("-") else f"unexpected argument {argument}",
-            remedy=near(argument.partition("=")[0], self.flags()) or self.hint(),
+            remedy=did_you_mean(argument.partition("=")[0], self.flags()) or self.hint(),
         )
 
     def error(self, message: str) -> NoReturn:
@@ -92,22 +92,22 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
     def hint(self) -> str:
-        return f"{invocation.front()}{self.prog} --help lists the options"
+        return f"{invocation.uv_prefix()}{self.prog} --help lists the options"
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        if not isinstance(action.type, Kind):
+        if not isinstance(action.type, ValueType):
             return super()._get_value(action, arg_string)
         try:
             return action.type(current_value(action.dest, arg_string))
         except (ValueError, TypeError, OverflowError):
             name = argparse._get_action_name(action)  # noqa: SLF001
-            raise wrong(name or action.dest, arg_string, action.type) from None
+            raise invalid_value_error(name or action.dest, arg_string, action.type) from None
 
 
 def command_parser(name: str, description: str, examples: str) -> Parser:
     """Build a parser without flags for a command."""
-    prog = invocation.program(name)
-    spelled = rf"{invocation.front()}\1{prog.removesuffix(name)}"
+    prog = invocation.program_name(name)
+    spelled = rf"{invocation.uv_prefix()}\1{prog.removesuffix(name)}"
     return Parser(
         prog=prog,
         description=textwrap.fill(" ".join(description.split()), shutil.get_terminal_size().columns - 2),
@@ -126,9 +126,9 @@ def add_settings(
             names, and a flag that is true or false takes a value.
     """
     for each in settings_of(group):
-        kind, name, positional = kind_of(each), dotted(group, each), each.metadata["positional"] is not None
+        kind, name, positional = kind_of(each), qualified_name(group, each), each.metadata["positional"] is not None
         usual = each.default if isinstance(each.default, str) else json.dumps(each.default, default=str)
-        notes = [str(kind)] * (not isinstance(kind, Words) and (flag is not None or isinstance(kind, Limits)))
+        notes = [str(kind)] * (not isinstance(kind, Choice) and (flag is not None or isinstance(kind, Range)))
         notes += [f"default: {usual}"] * (flag is not None or each.default not in (None, False, (), ""))
         options: dict[str, Any] = {
             "type": kind,
@@ -136,7 +136,7 @@ def add_settings(
         }
         if each.type in (bool, Optional[bool]):
             options = {**options, "nargs": "?", "const": True} if flag else {"action": "store_true"}
-        elif isinstance(kind, Many):
+        elif isinstance(kind, Repeated):
             options = {**options, "type": kind.of, "action": "append"}
         if positional:
             names, options = [name], {**options, "nargs": each.metadata["positional"] or None}
@@ -186,7 +186,7 @@ class Command(Settings):
         raise NotImplementedError
 
 
-class TextEncoding(Kind):
+class TextEncoding(ValueType):
     """Encoding of text files."""
 
     def check(self, value: Any) -> str:
@@ -216,12 +216,12 @@ class ThresholdFlag(Settings):
         0.0,
         'answer "none of these" if no class is as probable as this; auto: the threshold that 95 % of the validation '
         "texts reach",
-        real(0, 1, "auto"),
+        float_range(0, 1, "auto"),
     )
     min_precision: Optional[float] = setting(
         None,
         'answer "none of these" where fewer such answers to validation texts are right, with a confidence of 95 %',
-        real(0, 1),
+        float_range(0, 1),
     )
 
     def thresholds(self) -> dict[str, Any]:
@@ -233,8 +233,8 @@ class ThresholdFlag(Settings):
 class ColumnFlags(Settings):
     """Format and columns of labelled files."""
 
-    input_format: Optional[str] = setting(None, "file format; default: detected from name and content", Words(FORMATS))
-    header: str = setting("auto", HEADER, Words(HEADERS))
+    input_format: Optional[str] = setting(None, "file format; default: detected from name and content", Choice(FORMATS))
+    header: str = setting("auto", HEADER, Choice(HEADERS))
     encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     label: Optional[str] = setting(
         None,
@@ -247,13 +247,13 @@ class ColumnFlags(Settings):
         None,
         "columns A,B,… of the classes, in place of one of labels: 0 or 1, or shares with --labels soft; or of the "
         "levels of one class, with --levels",
-        NAME,
+        NON_EMPTY,
     )
     text: tuple[str, ...] = setting(
         (),
         "column of the text; repeat it to join several in this order; default: those of the model's data, else one "
         "with a usual name, else all but the label",
-        Many(COLUMN),
+        Repeated(COLUMN),
         flag="--text-column",
     )
 
@@ -266,20 +266,20 @@ class ModelFlags(Settings):
         None,
         ".params file, run folder or the start of its name, exported folder or its URL; default: the model that `use` "
         "chose, else the newest run in runs/, if all are of the same data",
-        NAME,
+        NON_EMPTY,
         positional="?",
     )
     mode: Optional[str] = setting(
-        None, "encoding of the texts in training, of parameters of another program", Words(MODES)
+        None, "encoding of the texts in training, of parameters of another program", Choice(MODES)
     )
     feature_len: Optional[int] = setting(
-        None, "characters per document of such parameters; default: 1014", whole(1, LONGEST_DOCUMENT)
+        None, "characters per document of such parameters; default: 1014", int_range(1, MAX_DOCUMENT_LENGTH)
     )
     classes: Optional[str] = setting(
-        None, "classes of such parameters: a,b,c in the order of training, or a file with one name per line", NAME
+        None, "classes of such parameters: a,b,c in the order of training, or a file with one name per line", NON_EMPTY
     )
 
-    def foreign(self) -> dict[str, Any]:
+    def external_weights_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of ``load`` about them."""
         return {
             "mode": self.mode,
@@ -292,7 +292,7 @@ class ModelFlags(Settings):
 class DeviceFlag(Settings):
     """Flag of commands that can compute on a GPU."""
 
-    device: str = setting("auto", "device; auto: a GPU if there is one", Words(DEVICES))
+    device: str = setting("auto", "device; auto: a GPU if there is one", Choice(DEVICES))
 
 
 def _class_names(value: Optional[str]) -> Optional[tuple[str, ...]]:

@@ -7,19 +7,32 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from crepe_dist import network_registry
 from crepe_dist.files import parse_json
-from crepe_dist.settings.fields import LONGEST_DOCUMENT, MANY, PATH, Kind, Settings, Text, Truth, real, setting, whole
+from crepe_dist.settings.fields import (
+    MAX_COUNT,
+    MAX_DOCUMENT_LENGTH,
+    PATH,
+    Boolean,
+    Settings,
+    String,
+    ValueType,
+    float_range,
+    int_range,
+    setting,
+)
 
 if TYPE_CHECKING:
     Network = str
 else:
     Network = Literal[tuple(network_registry.NETWORKS)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-MOST_BLOCKS = 64
-SHORTEST = 123  # characters per document, for which the last pooling layer has one position
+MAX_BLOCKS = 64
+MIN_FEATURE_LEN = 123  # characters per document, for which the last pooling layer has one position
 STEP = 27  # characters; at SHORTEST + k · STEP, such as 1014, the pooling layers drop no position
-LONGEST_FITTED = SHORTEST + (4096 - SHORTEST) // STEP * STEP  # longest document length chosen automatically: 4092
+MAX_AUTO_LENGTH = (
+    MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // STEP * STEP
+)  # longest document length chosen automatically: 4092
 WHOLE = 99  # percentage of training texts that an automatic length must hold completely
-LARGEST_BATCH = 1 << 20
+MAX_BATCH = 1 << 20
 
 
 @dataclass
@@ -31,19 +44,19 @@ class DataOptions(Settings, group="data"):
         "folder made by `prepare`, or `sample` for the bundled sample (prepared on first use).",
         PATH,
     )
-    batch_size: int = setting(64, "global batch size: documents per step, over all processes.", whole(1, LARGEST_BATCH))
+    batch_size: int = setting(64, "global batch size: documents per step, over all processes.", int_range(1, MAX_BATCH))
     typos: float = setting(
         0.0,
         "fraction of characters hit by a typing error in training, such as 0.05: a letter replaced, deleted, inserted, "
         "or swapped with its neighbour. The errors differ from epoch to epoch. Evaluation uses clean text.",
-        real(0, 1),
+        float_range(0, 1),
     )
 
 
 Kernels = Literal["auto", "native", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
 Size = Literal["auto", "tiny", "small", "large"]
-MOST_BUCKETS = 1 << 24
-WIDEST = 1 << 16
+MAX_BUCKETS = 1 << 24
+MAX_WIDTH = 1 << 16
 
 
 @dataclass
@@ -60,23 +73,25 @@ class ModelOptions(Settings, group="model"):
         None,
         "rows of the table, a quarter of them of words; null: a power of two up to 1,048,576, smaller with more "
         "classes.",
-        whole(4, MOST_BUCKETS),
+        int_range(4, MAX_BUCKETS),
         networks=("crepe", "ngrams"),
     )
     embedding_rows: Optional[int] = setting(
         None,
         "rows of the table of the n-grams that the convolutions see; null: 131,072, or 524,288 for texts of more than "
         "1,024 characters.",
-        whole(1, MOST_BUCKETS),
+        int_range(1, MAX_BUCKETS),
         networks=("crepe",),
     )
     width: int = setting(
         64,
         "numbers for each of these n-grams, and channels of the convolutions.",
-        whole(1, WIDEST),
+        int_range(1, MAX_WIDTH),
         networks=("crepe",),
     )
-    blocks: int = setting(1, "residual blocks, of two convolutions each.", whole(1, MOST_BLOCKS), networks=("crepe",))
+    blocks: int = setting(
+        1, "residual blocks, of two convolutions each.", int_range(1, MAX_BLOCKS), networks=("crepe",)
+    )
     size: Size = setting(
         "auto",
         "tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024, 2048), or "
@@ -87,7 +102,7 @@ class ModelOptions(Settings, group="model"):
         None,
         "dropout probability. crepe: of the numbers at each position, 0.1 by default. paper: of the hidden dense "
         "layers, 0.5 by default.",
-        real(0, 1, open_above=True),
+        float_range(0, 1, open_above=True),
         networks=("crepe", "paper"),
     )
     precision: Precision = setting(
@@ -115,19 +130,19 @@ class OptimizerOptions(Settings, group="optimizer"):
         0.001,
         "initial learning rate. Parameters have multiples of it; those of crepe and ngrams are up to twice as large in "
         "a run of fewer than 750 steps from random parameters.",
-        real(0, 1000, open_below=True),
+        float_range(0, 1000, open_below=True),
     )
-    momentum: float = setting(0.9, "momentum of sgd.", real(0, 1, open_above=True))
+    momentum: float = setting(0.9, "momentum of sgd.", float_range(0, 1, open_above=True))
     weight_decay: float = setting(
         0.00001,
         "factor of the L2 penalty on weights and biases. Our kernels for CPUs apply it to a row of an embedding table "
         "only in the steps that touch the row.",
-        real(0, 1),
+        float_range(0, 1),
     )
     clip_norm: Optional[float] = setting(
         None,
         "largest Euclidean norm of the mean gradient over all parameters; null: no clipping.",
-        real(0, MANY, open_below=True),
+        float_range(0, MAX_COUNT, open_below=True),
     )
     schedule: Literal["constant", "halving", "cosine"] = setting(
         "cosine",
@@ -137,8 +152,8 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 
 # Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
-LEAST_EPOCHS, MOST_EPOCHS = 2, 20
-LEAST_STEPS, FEW_STEPS = 128, 750
+MIN_EPOCHS, MAX_EPOCHS = 2, 20
+MIN_STEPS, FEW_STEPS = 128, 750
 MANY_CHARACTERS = 100_000_000  # of all training documents, padded
 
 
@@ -157,27 +172,27 @@ def default_epochs(
         is_taught: most documents have the soft labels of a teacher, which can be learnt for longer.
         has_several_labels: a document may have several labels, which take longer to learn.
     """
-    usual: int = network_registry.shape(network).usual_epochs
-    most: int = MOST_EPOCHS if has_several_labels else network_registry.shape(network).most_epochs
+    usual: int = network_registry.config_class(network).default_epochs
+    most: int = MAX_EPOCHS if has_several_labels else network_registry.config_class(network).max_default_epochs
     characters, steps = documents * feature_len, math.ceil(documents / batch_size)
     if characters > MANY_CHARACTERS:
-        epochs = max(LEAST_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
+        epochs = max(MIN_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
     else:
-        least, enough = (math.ceil(number / steps) for number in (LEAST_STEPS, FEW_STEPS))
-        epochs = max(usual, min(MOST_EPOCHS, least), min(most, enough))
-    return min(MOST_EPOCHS, 2 * epochs) if is_taught else epochs
+        least, enough = (math.ceil(number / steps) for number in (MIN_STEPS, FEW_STEPS))
+        epochs = max(usual, min(MAX_EPOCHS, least), min(most, enough))
+    return min(MAX_EPOCHS, 2 * epochs) if is_taught else epochs
 
 
 PATIENCE = 2  # epochs
-LEAST_VALIDATION = 200  # documents by which to stop early
+MIN_VALIDATION_ROWS = 200  # documents by which to stop early
 
 
 def default_patience(network: str, documents: int) -> int:
     """Return a network's default patience with so many documents of one label in the validation split."""
-    return PATIENCE if network_registry.shape(network).stops_early and documents >= LEAST_VALIDATION else 0
+    return PATIENCE if network_registry.config_class(network).early_stopping and documents >= MIN_VALIDATION_ROWS else 0
 
 
-class Weights(Kind):
+class ClassWeightsType(ValueType):
     """Weights of classes: none, balanced, or some by name."""
 
     def read(self, text: str) -> Any:
@@ -194,7 +209,7 @@ class Weights(Kind):
         return f'none, balanced, or names with values such as {{"spam": 3}}, each {WEIGHT}'
 
 
-WEIGHT = real(1e-4, MANY)
+WEIGHT = float_range(1e-4, MAX_COUNT)
 
 
 @dataclass
@@ -207,7 +222,7 @@ class TrainingOptions(Settings, group="training"):
         "more, at most 8 (paper, and several labels per text: 20), if they are less than 750 steps, and at most 20 if"
         " less than 128; fewer, at least 2, for more than 100 million characters; and training ends before if it "
         "stops early, see `patience`. With unlabelled texts, twice as many, at most 20.",
-        whole(1, MANY),
+        int_range(1, MAX_COUNT),
     )
     init_from: Optional[str] = setting(
         None,
@@ -222,7 +237,7 @@ class TrainingOptions(Settings, group="training"):
         "loss of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 with the "
         "default of `epochs` and 200 validation documents of one label each, else 0; 0 for paper and with unlabelled "
         "texts.",
-        whole(0, MANY),
+        int_range(0, MAX_COUNT),
     )
     metric_for_best_model: Literal["accuracy", "macro_f1"] = setting(
         "accuracy",
@@ -234,14 +249,14 @@ class TrainingOptions(Settings, group="training"):
         None,
         "fraction of each label spread over all classes, from 0 to below 1. It makes the predicted probabilities less"
         " extreme. null: 0.1 for crepe, else 0.",
-        real(0, 1, open_above=True),
+        float_range(0, 1, open_above=True),
     )
     class_weights: Union[str, dict[str, float]] = setting(
         "none",
         "weight of a document in the loss by its class. none: all equal; balanced: rare classes count as much as "
         'frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes. The largest is'
         " at most a million times the smallest, and 10,000 times with several labels.",
-        Weights(),
+        ClassWeightsType(),
     )
     unlabelled: bool = setting(
         True,
@@ -258,15 +273,15 @@ class TrainingOptions(Settings, group="training"):
         None,
         "once the validation split has made its choices, train the n-gram table again, on the rows of this split as "
         "well. null: unless it was given as files. With `init_from`, never.",
-        Truth(),
+        Boolean(),
         networks=("crepe", "ngrams"),
     )
     seed: int = setting(
-        0, "random seed of initialisation, data order, dropout and typing errors.", whole(0, (1 << 63) - 1)
+        0, "random seed of initialisation, data order, dropout and typing errors.", int_range(0, (1 << 63) - 1)
     )
 
     @property
-    def all_epochs(self) -> int:
+    def num_epochs(self) -> int:
         """Number of epochs, once the data decided what was not given."""
         assert self.epochs is not None
         return self.epochs
@@ -280,13 +295,13 @@ class StateOptions(Settings, group="state"):
         None,
         "save the resume state after this many steps, even if `save_seconds` have not passed. It is a strict limit: "
         "training waits for a slow disk. null: `save_seconds` alone decides.",
-        whole(1, MANY),
+        int_range(1, MAX_COUNT),
     )
     save_seconds: float = setting(
         60,
         "save the resume state every so many seconds. A killed process loses at most this much work, unless the disk "
         "is slow.",
-        real(0, MANY, open_below=True),
+        float_range(0, MAX_COUNT, open_below=True),
     )
 
 
@@ -312,12 +327,12 @@ class SafetyOptions(Settings, group="safety"):
         120.0,
         "seconds without progress after which a process counts as hung. All processes then write their stacks and end. "
         "NCCL has half of it to start.",
-        real(0, MANY, open_below=True),
+        float_range(0, MAX_COUNT, open_below=True),
     )
 
 
 PORT = 8080
-MODEL_NAME = Text("at most 100 letters, digits and the signs _ . -", re.compile(r"[A-Za-z0-9_.-]{1,100}").fullmatch)
+MODEL_NAME = String("at most 100 letters, digits and the signs _ . -", re.compile(r"[A-Za-z0-9_.-]{1,100}").fullmatch)
 
 
 @dataclass
@@ -329,11 +344,11 @@ class ServiceOptions(Settings):
     """
 
     model_name: str = setting("crepe", "name of the model in /v2/models/NAME (Open Inference Protocol)", MODEL_NAME)
-    max_chars: int = setting(100_000, "characters of a text, its title included", whole(1, LONGEST_DOCUMENT))
-    max_batch: int = setting(256, "texts per request", whole(1, 1 << 20))
-    max_body: int = setting(1 << 20, "bytes per request", whole(1, 1 << 30))
-    queue: int = setting(64, "requests that run or wait; others get status 503", whole(1, 1 << 20))
+    max_chars: int = setting(100_000, "characters of a text, its title included", int_range(1, MAX_DOCUMENT_LENGTH))
+    max_batch: int = setting(256, "texts per request", int_range(1, 1 << 20))
+    max_body: int = setting(1 << 20, "bytes per request", int_range(1, 1 << 30))
+    queue: int = setting(64, "requests that run or wait; others get status 503", int_range(1, 1 << 20))
     timeout: float = setting(
-        10.0, "seconds for a request to arrive, and again for its turn to come", real(0, 86_400, open_below=True)
+        10.0, "seconds for a request to arrive, and again for its turn to come", float_range(0, 86_400, open_below=True)
     )
     names: frozenset = field(default=frozenset())  # type: ignore[type-arg]

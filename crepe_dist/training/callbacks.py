@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.data.batch import Batch, Order
-from crepe_dist.distributed.signals import Vote
-from crepe_dist.distributed.watchdog import SHOWN_ROWS
-from crepe_dist.parallel.distributed_optimizer import Outcome
+from crepe_dist.data.batch import Batch, RowIndices
+from crepe_dist.distributed.signals import StepAction
+from crepe_dist.distributed.watchdog import MAX_SHOWN_ROWS
+from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput
 
@@ -25,15 +25,15 @@ class Callback:
     def on_epoch_begin(self) -> None:
         """Handle the start of an epoch, or of the rest of an epoch after a resume."""
 
-    def on_step_begin(self, batch: Batch) -> Vote:
+    def on_step_begin(self, batch: Batch) -> StepAction:
         """Handle the start of a step, before the forward pass.
 
         Returns:
             The action that this rank requests after the step. The ranks follow the strongest request of any rank.
         """
-        return Vote.GO_ON
+        return StepAction.CONTINUE
 
-    def on_step_end(self, result: Outcome, learning_rate: float) -> None:
+    def on_step_end(self, result: StepResult, learning_rate: float) -> None:
         """Handle the end of a step, which the progress of the run already counts.
 
         Args:
@@ -57,7 +57,9 @@ class Callback:
         """
 
     def on_stop(self) -> None:
-        """Handle a request to stop during the evaluation. ``SaveCallback`` saves the state and raises ``Stopped``."""
+        """Handle a request to stop during the evaluation. ``SaveCallback`` saves the state and raises
+        ``StopRequested``.
+        """
 
     def on_train_end(self) -> None:
         """Handle the end of the last epoch."""
@@ -73,10 +75,10 @@ class CallbackList(Callback):
         for callback in self.callbacks:
             callback.on_epoch_begin()
 
-    def on_step_begin(self, batch: Batch) -> Vote:
+    def on_step_begin(self, batch: Batch) -> StepAction:
         return max(callback.on_step_begin(batch) for callback in self.callbacks)
 
-    def on_step_end(self, result: Outcome, learning_rate: float) -> None:
+    def on_step_end(self, result: StepResult, learning_rate: float) -> None:
         for callback in self.callbacks:
             callback.on_step_end(result, learning_rate)
 
@@ -111,17 +113,17 @@ class WatchdogCallback(Callback):
     def __init__(self, context: TrainContext) -> None:
         self._progress = context.progress
         self._watchdog = context.job.watchdog
-        self._rows: Order = np.zeros(0, np.int64)  # Rows of the current batch.
-        self._watchdog.locate(self._position)
+        self._rows: RowIndices = np.zeros(0, np.int64)  # Rows of the current batch.
+        self._watchdog.set_position_source(self._position)
 
     def _position(self) -> dict[str, Any]:
-        at, rows = self._progress, self._rows[:SHOWN_ROWS].tolist()
+        at, rows = self._progress, self._rows[:MAX_SHOWN_ROWS].tolist()
         return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": rows}
 
-    def on_step_begin(self, batch: Batch) -> Vote:
+    def on_step_begin(self, batch: Batch) -> StepAction:
         self._watchdog.beat("train")
         self._rows = batch.rows
-        return Vote.GO_ON
+        return StepAction.CONTINUE
 
     def on_save(self) -> None:
         self._watchdog.beat("save")

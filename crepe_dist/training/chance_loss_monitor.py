@@ -21,7 +21,7 @@ class ChanceLossMonitor(Callback):
     """Callback that warns once if the losses stay at chance.
 
     Args:
-        chance: Mean loss in nats of a model that predicts the class frequencies (``Objective.chance_loss``).
+        chance: Mean loss in nats of a model that predicts the class frequencies (``Loss.class_prior_loss``).
         config: Settings that shape the advice.
         warn: Function that prints the warning.
     """
@@ -38,8 +38,8 @@ class ChanceLossMonitor(Callback):
     def create(cls, context: TrainContext) -> ChanceLossMonitor:
         """Make the monitor of a run."""
         train = context.data.splits["train"]
-        chance = context.engine.objective.chance_loss(train.targets.mass(), len(train))
-        return cls(chance, context.config, context.display.say)
+        chance = context.engine.loss.class_prior_loss(train.targets.class_mass(), len(train))
+        return cls(chance, context.config, context.display.print)
 
     def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
         for record in records:
@@ -63,6 +63,6 @@ class ChanceLossMonitor(Callback):
             f"not learning: after {self._last_step} steps the loss is {mean:.3f}, no better than chance (predicting "
             f"the class frequencies gives {self._chance:.3f})\n"
             f"  do:  lower the learning rate: --learning-rate {rate / 10:g}\n"
-            f"  do:  check that texts and labels match: {invocation.typed('evaluate')} RUN --split train\n"
-            f"  do:  train longer, if these were few steps: --epochs {2 * self._config.training.all_epochs}"
+            f"  do:  check that texts and labels match: {invocation.command_line('evaluate')} RUN --split train\n"
+            f"  do:  train longer, if these were few steps: --epochs {2 * self._config.training.num_epochs}"
         )

@@ -12,21 +12,21 @@ from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import DataLoader, most_documents, training_order
-from crepe_dist.distributed.process_group import World
-from crepe_dist.distributed.signals import Control
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.engines.engine import Engine
 from crepe_dist.hardware import describe
-from crepe_dist.parallel.distributed_optimizer import Exchange
-from crepe_dist.runs.metrics import Metrics
-from crepe_dist.runs.resume_state import Progress
-from crepe_dist.runs.run_dir import RunFolder
+from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer
+from crepe_dist.runs.metrics import MetricsLogger
+from crepe_dist.runs.resume_state import TrainerState
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import OptimizerOptions
-from crepe_dist.training.display import Display
-from crepe_dist.training.model_selection import EpochChoice
+from crepe_dist.training.display import ProgressDisplay
+from crepe_dist.training.model_selection import ModelSelection
 
-HALVE_EVERY, MOST_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
+HALVING_EPOCHS, MAX_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class JobContext:
         display: Output on the terminal. It shows nothing on ranks other than 0.
     """
 
-    world: World
-    control: Control
+    world: ProcessGroup
+    control: SignalHandler
     watchdog: Watchdog
-    display: Display
+    display: ProgressDisplay
 
 
 @dataclass(frozen=True)
@@ -61,53 +61,55 @@ class TrainContext:
     config: Config
     data: Dataset
     engine: Engine
-    optimizer: Exchange
-    progress: Progress
-    choice: EpochChoice
-    folder: RunFolder
-    metrics: Metrics
+    optimizer: DistributedOptimizer
+    progress: TrainerState
+    selection: ModelSelection
+    folder: RunDir
+    metrics: MetricsLogger
     job: JobContext
 
     @classmethod
-    def create(cls, config: Config, data: Dataset, engine: Engine, folder: RunFolder, job: JobContext) -> TrainContext:
+    def create(cls, config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
         """Create the optimizer and the metrics files of a run that has not started. Every rank calls it."""
         world = job.world
-        world.on_root("folder", lambda: folder.path.mkdir(exist_ok=True))
-        metrics = Metrics(folder.path, job.display.say, tensorboard=config.logging.tensorboard, is_root=world.is_root)
-        most = most_documents(config.data.batch_size, world.size, engine.group_size)
-        optimizer = engine.open_exchange(world, config.optimizer, most)
-        choice = EpochChoice.of(config, data)
-        return cls(config, data, engine, optimizer, Progress(), choice, folder, metrics, job)
+        world.run_on_rank0("folder", lambda: folder.path.mkdir(exist_ok=True))
+        metrics = MetricsLogger(
+            folder.path, job.display.print, tensorboard=config.logging.tensorboard, is_root=world.is_root
+        )
+        most = most_documents(config.data.batch_size, world.size, engine.reduction_group)
+        optimizer = engine.create_optimizer(world, config.optimizer, most)
+        choice = ModelSelection.of(config, data)
+        return cls(config, data, engine, optimizer, TrainerState(), choice, folder, metrics, job)
 
     @property
-    def world(self) -> World:
+    def group(self) -> ProcessGroup:
         return self.job.world
 
     @property
-    def display(self) -> Display:
+    def display(self) -> ProgressDisplay:
         return self.job.display
 
     def epoch_batches(self) -> Iterator[Batch]:
         """Yield this rank's share of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
-        train = self.data.splits["train"].of_epoch(seed, epoch)
+        train = self.data.splits["train"].for_epoch(seed, epoch)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
-        size, world, group = self.config.data.batch_size, self.world, self.engine.group_size
+        size, world, group = self.config.data.batch_size, self.group, self.engine.reduction_group
         order = training_order(train, seed, epoch, size)
         found = DataLoader(train, order, size, world.rank, world.size, self.progress.documents, group)
-        return map(lambda batch, step: batch.of_step(step, seed), found, itertools.count(self.progress.step + 1))
+        return map(lambda batch, step: batch.for_step(step, seed), found, itertools.count(self.progress.step + 1))
 
     def numerics(self) -> dict[str, str]:
         """Return the kernels, precision and device, which decide the bits of the trained parameters."""
-        return {**self.engine.backend.result(), "device": str(self.engine.device)}
+        return {**self.engine.backend.as_settings(), "device": str(self.engine.device)}
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance of the run for its report: data, number of processes, device and software versions."""
         return {
-            "processes": self.world.size,
+            "processes": self.group.size,
             "device": str(self.engine.device),
             "computes": str(self.engine.backend),
-            "parameters": self.engine.shape.parameters,
+            "parameters": self.engine.shape.num_parameters,
             "environment": describe(),
             "data": str(self.data.folder),
             "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},
@@ -115,21 +117,21 @@ class TrainContext:
         }
 
 
-def learning_rates(config: Config, rows: int) -> Callable[[Progress], float]:
+def lr_schedule(config: Config, rows: int) -> Callable[[TrainerState], float]:
     """Return the function that computes the learning rate of the next step.
 
     Args:
         rows: documents per epoch.
     """
-    epochs = config.training.all_epochs
-    return lambda at: rate_at(config.optimizer, at.epoch - 1 + at.documents / rows, epochs)
+    epochs = config.training.num_epochs
+    return lambda at: lr_at(config.optimizer, at.epoch - 1 + at.documents / rows, epochs)
 
 
-def rate_at(options: OptimizerOptions, epoch: float, epochs: int) -> float:
+def lr_at(options: OptimizerOptions, epoch: float, epochs: int) -> float:
     """Compute the learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``."""
     peak = options.learning_rate
     if options.schedule == "halving":
-        return peak * 0.5 ** min(int(epoch / HALVE_EVERY), MOST_HALVINGS)
+        return peak * 0.5 ** min(int(epoch / HALVING_EPOCHS), MAX_HALVINGS)
     if options.schedule == "cosine":
         return peak * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
     return peak

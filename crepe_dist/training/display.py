@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from crepe_dist.command_runner import silence
-from crepe_dist.errors import visible
+from crepe_dist.errors import escape_controls
 from crepe_dist.formatting import percent
 
 LINE_SECONDS = 10.0
@@ -42,7 +42,7 @@ class _Console(Console):
         silence()
 
 
-class Display:
+class ProgressDisplay:
     """Display on standard output; on ranks other than 0 it shows nothing."""
 
     def __init__(self, is_root: bool) -> None:
@@ -53,15 +53,15 @@ class Display:
         self._total = 0
         self._next_line = 0.0
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a permanent line."""
         with suppress(OSError):  # standard output may be a file on a full disk
-            self._console.print(visible(line), markup=False)
+            self._console.print(escape_controls(line), markup=False)
 
-    def say_lines(self, lines: Iterable[str]) -> None:
+    def print_lines(self, lines: Iterable[str]) -> None:
         """Print permanent lines."""
         for line in lines:
-            self.say(line)
+            self.print(line)
 
     def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
         """Start an epoch; ``done`` of its documents were trained on before a resume."""
@@ -89,7 +89,7 @@ class Display:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
             left = (self._total - documents) / max(throughput.documents, 1e-9)
-            self.say(
+            self.print(
                 f"{self._title}: {documents:,}/{self._total:,} documents  {shown}  {left:,.0f} s left of the epoch"
             )
 
@@ -105,7 +105,7 @@ def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
 
     Args:
         epochs: number of epochs of the run.
-        verdict: ``EpochChoice.verdict`` by the validation split.
+        verdict: ``ModelSelection.describe_latest`` by the validation split.
     """
     kind = " F1" if "test_mean_average_precision" in record else ""
     scores = {}

@@ -10,29 +10,29 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.batch import Order
-from crepe_dist.data.loader import share, training_order
-from crepe_dist.distributed.process_group import World
-from crepe_dist.distributed.watchdog import SHOWN_ROWS
+from crepe_dist.data.batch import RowIndices
+from crepe_dist.data.loader import shard_range, training_order
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.distributed.watchdog import MAX_SHOWN_ROWS
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.parallel.distributed_optimizer import Outcome
+from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.training.context import TrainContext
 
 
-def handle_nonfinite_step(context: TrainContext, result: Outcome) -> None:
+def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
     """Lower the loss scale of float16 after an overflow of the gradients. End the run in all other cases.
 
     Raises:
         UserError: on every rank, if a loss is not finite, or if there is no loss scale to lower.
     """
-    if not result.bad_losses and context.engine.loss_scale.lower():
+    if not result.nonfinite_loss_ranks and context.engine.loss_scale.back_off():
         return
     before, train, config = context.progress, context.data.splits["train"], context.config
-    ranks = sorted({*result.bad_losses, *result.bad_gradients})
+    ranks = sorted({*result.nonfinite_loss_ranks, *result.nonfinite_grad_ranks})
     order = training_order(train, config.training.seed, before.epoch - 1, config.data.batch_size)
-    stop = before.documents + result.documents
-    culprits = _describe_ranks(ranks, order, before.documents, stop, context.world.size, context.engine.group_size)
+    stop = before.documents + result.global_batch_size
+    culprits = _describe_ranks(ranks, order, before.documents, stop, context.group.size, context.engine.reduction_group)
     raise _divergence_error(
         f"non-finite loss or gradient at step {result.step} on {culprits}",
         "; the step was discarded",
@@ -60,14 +60,14 @@ def _divergence_error(what: str, consequence: str = "", otherwise: str = "") -> 
     )
 
 
-def _describe_ranks(ranks: Iterable[int], order: Order, start: int, stop: int, size: int, group_size: int) -> str:
+def _describe_ranks(ranks: Iterable[int], order: RowIndices, start: int, stop: int, size: int, group_size: int) -> str:
     """Describe ranks for a message: each rank, and its rows of the batch ``order[start:stop]``."""
     shown = []
     for rank in ranks:
-        first, end = share(start, stop, rank, size, group_size)
+        first, end = shard_range(start, stop, rank, size, group_size)
         rows = order[first:end].tolist()
-        listed = ", ".join(map(str, rows[:SHOWN_ROWS]))
-        more = f", … {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        listed = ", ".join(map(str, rows[:MAX_SHOWN_ROWS]))
+        more = f", … {len(rows) - MAX_SHOWN_ROWS} more" if len(rows) > MAX_SHOWN_ROWS else ""
         shown.append(f"rank {rank} (rows {listed}{more} of the train split)")
     return "; ".join(shown)
 
@@ -81,7 +81,7 @@ def parameter_checksum(arrays: Arrays) -> int:
     return int.from_bytes(hashlib.sha256(np.array(sums, np.uint64).tobytes()).digest()[:6], "little")
 
 
-def check_replicas(arrays: Arrays, group: World) -> None:
+def check_replicas(arrays: Arrays, group: ProcessGroup) -> None:
     """Compare a checksum of the parameters over the ranks; every rank calls it.
 
     Raises:
@@ -91,7 +91,7 @@ def check_replicas(arrays: Arrays, group: World) -> None:
         return
     table = np.zeros(group.size, dtype=np.int64)
     table[group.rank] = parameter_checksum(arrays)
-    digests = group.sum(table, "digest").tolist()
+    digests = group.all_reduce(table, "digest").tolist()
     usual, _ = Counter(digests).most_common(1)[0]
     odd = [rank for rank, digest in enumerate(digests) if digest != usual]
     if odd:

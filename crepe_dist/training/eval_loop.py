@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.batch import Order
+from crepe_dist.data.batch import RowIndices
 from crepe_dist.data.dataset import Split
-from crepe_dist.distributed.process_group import World
-from crepe_dist.model.network_config import Shape
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.training.metric_accumulators import MetricAccumulator
 
 Result = TypeVar("Result")
@@ -27,12 +27,12 @@ class Scorer(Protocol):
     """Engine that computes the logits of a split: that of training, or one for inference."""
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> NetworkConfig:
         """Configuration of the network."""
 
-    def scored(
+    def iter_logits(
         self, split: Split, batch_size: int, rank: int, size: int
-    ) -> Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+    ) -> Iterator[tuple[RowIndices, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
         """Yield a rank's share of each global batch in the order of the split.
 
         Returns:
@@ -46,7 +46,7 @@ def run_eval_loop(
     engine: Scorer,
     split: Split,
     batch_size: int,
-    world: World,
+    world: ProcessGroup,
     accumulator: MetricAccumulator[Result],
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Result:
@@ -62,29 +62,29 @@ def run_eval_loop(
     Raises:
         EvaluationStopped: on every rank, if ``is_stopping`` was true on one.
     """
-    counting = _count(engine.scored(split, batch_size, world.rank, world.size), accumulator, world.beat)
+    counting = _count(engine.iter_logits(split, batch_size, world.rank, world.size), accumulator, world.heartbeat)
     deque(takewhile(lambda _: not is_stopping(), counting), maxlen=0)
-    world.before_long_wait()  # Other ranks may be slower.
-    are_stopping = world.gather(is_stopping(), "evaluation.stop")
-    world.beat()
+    world.pause_watchdog()  # Other ranks may be slower.
+    are_stopping = world.all_gather_object(is_stopping(), "evaluation.stop")
+    world.heartbeat()
     if any(are_stopping):
         raise EvaluationStopped
     accumulator.all_reduce(world)
     return accumulator.result()
 
 
-def predict_logits(engine: Scorer, split: Split, batch_size: int, world: World) -> npt.NDArray[np.float32]:
+def predict_logits(engine: Scorer, split: Split, batch_size: int, world: ProcessGroup) -> npt.NDArray[np.float32]:
     """Compute the logits of a split, float32 [documents, classes]. Every rank computes its shard, and gets all."""
-    logits = np.zeros((len(split), engine.shape.classes), np.float32)
-    for rows, _, of_rows in engine.scored(split, batch_size, world.rank, world.size):
+    logits = np.zeros((len(split), engine.shape.num_classes), np.float32)
+    for rows, _, of_rows in engine.iter_logits(split, batch_size, world.rank, world.size):
         logits[rows] = of_rows
-        world.beat()
-    world.before_long_wait()  # Other ranks may be slower.
-    return world.sum(logits, "logits")
+        world.heartbeat()
+    world.pause_watchdog()  # Other ranks may be slower.
+    return world.all_reduce(logits, "logits")
 
 
 def _count(
-    scored: Iterator[tuple[Order, npt.NDArray[np.int32], npt.NDArray[np.float32]]],
+    scored: Iterator[tuple[RowIndices, npt.NDArray[np.int32], npt.NDArray[np.float32]]],
     accumulator: MetricAccumulator[Any],
     beat: Callable[[], None],
 ) -> Iterator[None]:

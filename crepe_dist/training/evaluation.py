@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.label_hierarchy import Level, Levels
+from crepe_dist.data.label_hierarchy import HierarchyLevel, LabelHierarchy
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.runs.scores import DEFAULT_THRESHOLD, AnyScores
 from crepe_dist.training.eval_loop import Scorer, run_eval_loop
@@ -25,7 +25,7 @@ BATCH_SIZE = 512  # Number of documents per step, over all ranks.
 
 
 def evaluate_splits(
-    engine: Scorer, data: Dataset, world: World, is_stopping: Callable[[], bool]
+    engine: Scorer, data: Dataset, world: ProcessGroup, is_stopping: Callable[[], bool]
 ) -> dict[str, AnyScores]:
     """Evaluate the network on the validation and test splits. Return the scores by the name of the split.
 
@@ -50,7 +50,12 @@ def evaluate_splits(
 
 
 def evaluate(
-    engine: Scorer, split: Split, batch_size: int, world: World, decision: Calibration, levels: Levels | None = None
+    engine: Scorer,
+    split: Split,
+    batch_size: int,
+    world: ProcessGroup,
+    decision: Calibration,
+    levels: LabelHierarchy | None = None,
 ) -> AnyScores:
     """Evaluate a network on a split. Every rank calls it and gets the same result.
 
@@ -65,12 +70,17 @@ def evaluate(
 
 
 def score_accumulator(
-    engine: Scorer, split: Split, calibration: Calibration, levels: Levels | None, *, fits_calibration: bool = False
+    engine: Scorer,
+    split: Split,
+    calibration: Calibration,
+    levels: LabelHierarchy | None,
+    *,
+    fits_calibration: bool = False,
 ) -> ScoreAccumulator:
     """Make the accumulator of the scores of a split, for one label or several labels per document."""
-    classes, targets = engine.shape.classes, split.targets
+    classes, targets = engine.shape.num_classes, split.targets
     if targets.kind == SEVERAL:
         calibration = replace(calibration, thresholds=calibration.thresholds or (DEFAULT_THRESHOLD,) * classes)
         return MultilabelAccumulator(len(split), targets, calibration, fits_calibration=fits_calibration)
-    all_levels = levels.all if levels else [Level([""] * classes, np.arange(classes))]
+    all_levels = levels.all_levels if levels else [HierarchyLevel([""] * classes, np.arange(classes))]
     return MulticlassAccumulator(all_levels, len(split), calibration, fits_calibration=fits_calibration)

@@ -9,36 +9,36 @@ from typing import Generic, TypeVar, Union
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.label_hierarchy import Level, Levels, deepest, most_probable
+from crepe_dist.data.label_hierarchy import HierarchyLevel, LabelHierarchy, argmax_per_level, deepest_confident_level
 from crepe_dist.data.targets import Targets
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.calibration import (
     INTERVALS,
     PERCENTS,
     UNCALIBRATED,
     Calibration,
-    CalibrationCounts,
+    TemperatureFitter,
     intervals,
     log_odds,
-    of_labels,
+    multilabel_calibration,
     softmax,
 )
-from crepe_dist.model.loss import rounded
+from crepe_dist.model.loss import quantize_losses
 from crepe_dist.runs.scores import (
     BINS,
     MISTAKES,
-    RANKED,
-    RANKS,
+    TOP_K,
+    TOP_K_PER_MISTAKE,
     AnyScores,
     Floats,
-    LabelScores,
     Mistake,
-    Scores,
+    MulticlassScores,
+    MultilabelScores,
     average_precision,
     choose_thresholds,
-    count_reliability,
-    decided,
-    worst,
+    confusion_at_thresholds,
+    reliability_histogram,
+    worst_mistakes,
 )
 
 MAX_SAMPLED = 4096  # Maximum number of documents whose nodes decide the thresholds of the levels.
@@ -73,10 +73,10 @@ class MetricAccumulator(ABC, Generic[Result]):
             logits: float32 [n, classes].
         """
 
-    def all_reduce(self, world: World) -> None:
+    def all_reduce(self, world: ProcessGroup) -> None:
         """Sum over the ranks. Every rank calls it."""
         for number, array in enumerate(self._sums):
-            array[...] = world.sum(array, f"evaluation.sums.{number}")
+            array[...] = world.all_reduce(array, f"evaluation.sums.{number}")
 
     @abstractmethod
     def result(self) -> Result:
@@ -132,8 +132,8 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
             losses: Losses of the documents with and without calibration, in nats.
             confidence: Probabilities of the predictions, and whether the predictions are right, of the same length.
         """
-        self._loss_sums += [rounded(each).sum() for each in losses]
-        self._reliability += count_reliability(*confidence)
+        self._loss_sums += [quantize_losses(each).sum() for each in losses]
+        self._reliability += reliability_histogram(*confidence)
         self._correct.set(rows[is_correct])
 
 
@@ -146,7 +146,7 @@ class MulticlassAccumulator(ScoreAccumulator):
     """
 
     def __init__(
-        self, levels: list[Level], documents: int, calibration: Calibration, *, fits_calibration: bool
+        self, levels: list[HierarchyLevel], documents: int, calibration: Calibration, *, fits_calibration: bool
     ) -> None:
         super().__init__(documents, calibration)
         self._used = calibration  # Calibration of the scored probabilities; a fit does not change it.
@@ -154,12 +154,12 @@ class MulticlassAccumulator(ScoreAccumulator):
         self._levels = levels[-len(self._promised[0]) :] if self._promised else []
         classes = len(levels[-1].of_class)
         self._confusion = self._summed(np.zeros((classes, classes), np.int64))
-        self._answers = self._summed(np.zeros((PERCENTS, 2 + len(RANKS)), np.int64))
+        self._answers = self._summed(np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64))
         self._uncalibrated = self._summed(np.zeros((BINS, 3), np.int64))
         self._sure = np.zeros((len(self._promised), len(self._levels), 2), np.int64)
         if self._promised:
             self._summed(self._sure)
-        self._fit = CalibrationCounts() if fits_calibration else None
+        self._fit = TemperatureFitter() if fits_calibration else None
         if self._fit:
             self._summed(self._fit.sums)
         self._mistakes: list[Mistake] = []
@@ -176,18 +176,18 @@ class MulticlassAccumulator(ScoreAccumulator):
         of_true = np.arange(len(labels)), labels
         uncalibrated_losses = -log_probabilities[of_true]
         if self._used.temperature != 1:
-            self._uncalibrated += count_reliability(_probabilities(log_probabilities).max(axis=1), is_right)
+            self._uncalibrated += reliability_histogram(_probabilities(log_probabilities).max(axis=1), is_right)
             log_probabilities = _log_softmax(logits / np.float32(self._used.temperature))
         probabilities = _probabilities(log_probabilities)
         best = probabilities.max(axis=1)
         self._count(rows, is_right, (-log_probabilities[of_true], uncalibrated_losses), (best, is_right))
         above = (logits > logits[of_true][:, None]).sum(axis=1)
-        is_among = [np.ones_like(is_right), is_right, *(above < rank for rank in RANKS)]
+        is_among = [np.ones_like(is_right), is_right, *(above < rank for rank in TOP_K)]
         np.add.at(self._answers, (100 * best).astype(np.int64), np.stack(is_among, axis=1))
-        nodes, shares = most_probable(self._levels, probabilities)
+        nodes, shares = argmax_per_level(self._levels, probabilities)
         is_node = nodes == [level.of_class[labels] for level in self._levels]
         for sums, thresholds in zip(self._sure, self._promised):
-            is_answer = deepest(shares, thresholds) == np.arange(1, 1 + len(nodes))[:, None]
+            is_answer = deepest_confident_level(shares, thresholds) == np.arange(1, 1 + len(nodes))[:, None]
             sums += np.stack([is_answer.sum(axis=1), (is_answer & is_node).sum(axis=1)], axis=1)
         self._keep_worst(rows[~is_right], labels[~is_right], probabilities[~is_right])
 
@@ -198,23 +198,23 @@ class MulticlassAccumulator(ScoreAccumulator):
         if len(self._mistakes) == MISTAKES:
             order = order[of_true[order] <= self._mistakes[-1].probability]
         for index in order.tolist():
-            ranking = np.argsort(-probabilities[index], kind="stable")[:RANKED].tolist()
+            ranking = np.argsort(-probabilities[index], kind="stable")[:TOP_K_PER_MISTAKE].tolist()
             pairs = tuple((label, float(probabilities[index, label])) for label in ranking)
             self._mistakes.append(Mistake(int(rows[index]), int(labels[index]), float(of_true[index]), pairs))
-        self._mistakes = worst(self._mistakes)
+        self._mistakes = worst_mistakes(self._mistakes)
 
-    def all_reduce(self, world: World) -> None:
+    def all_reduce(self, world: ProcessGroup) -> None:
         super().all_reduce(world)
-        by_rank = world.gather([asdict(mistake) for mistake in self._mistakes], "evaluation.mistakes")
-        self._mistakes = worst([Mistake.of(mistake) for of_rank in by_rank for mistake in of_rank])
+        by_rank = world.all_gather_object([asdict(mistake) for mistake in self._mistakes], "evaluation.mistakes")
+        self._mistakes = worst_mistakes([Mistake.of(mistake) for of_rank in by_rank for mistake in of_rank])
 
-    def result(self) -> Scores:
+    def result(self) -> MulticlassScores:
         loss, uncalibrated_loss = (self._loss_sums / self._documents).tolist()
         loss_error = None
         if self._fit:
-            self.calibration = self._fit.fitted()
+            self.calibration = self._fit.calibration()
             loss, loss_error = self._fit.loss()
-        return Scores(
+        return MulticlassScores(
             self._confusion,
             loss,
             self._reliability,
@@ -246,7 +246,7 @@ class MultilabelAccumulator(ScoreAccumulator):
     def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
         if not len(rows):
             return
-        is_label = self._targets.shares(rows) > 0
+        is_label = self._targets.label_probs(rows) > 0
         classes = np.arange(logits.shape[1])
         np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), intervals(logits), is_label.astype(int)), 1)
         exact = logits.astype(np.float64)
@@ -255,16 +255,19 @@ class MultilabelAccumulator(ScoreAccumulator):
         is_correct = ((logits >= log_odds(np.array(self.calibration.thresholds))) == is_label).all(axis=1)
         self._count(rows, is_correct, (losses, losses), (probabilities, is_label.ravel()))
 
-    def result(self) -> LabelScores:
+    def result(self) -> MultilabelScores:
         used = self.calibration
         if self._fits:
-            used, self.calibration = UNCALIBRATED, of_labels(choose_thresholds(self._histogram), self._histogram)
+            used, self.calibration = (
+                UNCALIBRATED,
+                multilabel_calibration(choose_thresholds(self._histogram), self._histogram),
+            )
         thresholds = np.array(self.calibration.thresholds)
-        sure = [decided(self._histogram, np.array(each)) for each in used.promised.values()]
-        return LabelScores(
+        sure = [confusion_at_thresholds(self._histogram, np.array(each)) for each in used.promised.values()]
+        return MultilabelScores(
             self._documents,
             float(self._loss_sums[0] / self._documents),
-            decided(self._histogram, thresholds),
+            confusion_at_thresholds(self._histogram, thresholds),
             average_precision(self._histogram),
             thresholds,
             self._reliability,
@@ -283,9 +286,9 @@ class HierarchyAccumulator(MetricAccumulator[Calibration]):
         calibration: Temperature of the probabilities.
     """
 
-    def __init__(self, levels: Levels, documents: int, calibration: Calibration) -> None:
+    def __init__(self, levels: LabelHierarchy, documents: int, calibration: Calibration) -> None:
         super().__init__()
-        self._levels, self._calibration = levels.all, calibration
+        self._levels, self._calibration = levels.all_levels, calibration
         self._step = -(-documents // MAX_SAMPLED)
         self._nodes = self._summed(np.zeros((-(-documents // self._step), len(self._levels) + 1), np.int64))
 
@@ -293,7 +296,7 @@ class HierarchyAccumulator(MetricAccumulator[Calibration]):
         is_sampled = rows % self._step == 0
         shares = softmax(logits[is_sampled] / np.float32(self._calibration.temperature), np.float64)
         places = rows[is_sampled] // self._step
-        nodes, sums = most_probable(self._levels, shares)
+        nodes, sums = argmax_per_level(self._levels, shares)
         self._nodes[places, :-1] = np.nan_to_num(100 * sums.T).astype(np.int64).clip(0, PERCENTS - 1)
         for number, level in enumerate(self._levels):
             self._nodes[places, -1] += (nodes[number] == level.of_class[labels[is_sampled]]) << number

@@ -9,7 +9,7 @@ from typing import Any
 
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.runs.metrics import loss_of
-from crepe_dist.runs.resume_state import Progress
+from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.settings.config import Config
 
 # Two losses count as equal if they differ by less than this fraction of a loss's standard error. The standard error of
@@ -18,7 +18,7 @@ TOLERANCE = 1 / 3
 
 
 @dataclass(frozen=True)
-class EpochChoice:
+class ModelSelection:
     """Model selection by the validation score and, if two scores hardly differ, by the loss.
 
     Differences of scores below the standard error are chance, as in the one-standard-error rule (Breiman et al.,
@@ -42,22 +42,22 @@ class EpochChoice:
     score: str = "accuracy"
 
     @classmethod
-    def of(cls, config: Config, data: Dataset) -> EpochChoice:
+    def of(cls, config: Config, data: Dataset) -> ModelSelection:
         """Make the choice for a configuration and its data."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
         training = config.training
-        return cls(has_validation, rows, training.patience or 0, training.all_epochs, training.metric_for_best_model)
+        return cls(has_validation, rows, training.patience or 0, training.num_epochs, training.metric_for_best_model)
 
     @property
-    def chosen_by(self) -> str:
+    def selected_by(self) -> str:
         return "validation split" if self.has_validation else "last epoch"
 
     @property
     def _split(self) -> str:
         return "validation" if self.has_validation else "test"
 
-    def best(self, progress: Progress) -> dict[str, Any]:
+    def best_epoch(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the best epoch.
 
         An epoch is better than the earlier ones if its score on the validation split (without one: on the test
@@ -80,7 +80,7 @@ class EpochChoice:
             highest = max(highest, record, key=self._score)
         return best
 
-    def improved(self, progress: Progress) -> dict[str, Any]:
+    def last_improvement(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the last epoch that improved on the previous improvement by more than chance."""
         improved, *others = progress.epochs
         for record in others:
@@ -90,12 +90,12 @@ class EpochChoice:
                 improved = record
         return improved
 
-    def verdict(self, progress: Progress) -> str:
+    def describe_latest(self, progress: TrainerState) -> str:
         """Compare the newest epoch with the earlier ones, in words; empty if an earlier one is better."""
         newest = progress.epochs[-1]
-        if self.best(progress) is not newest:
+        if self.best_epoch(progress) is not newest:
             return ""
-        is_better = self.improved(progress) is newest
+        is_better = self.last_improvement(progress) is newest
         more = "" if self.score == "accuracy" else f", macro F1 {self._score(newest):.3f}"
         return ("the best so far" if is_better else "as good as the best so far, within chance") + more
 
@@ -113,11 +113,11 @@ class EpochChoice:
     def _tolerance(self, record: dict[str, Any]) -> float:
         return TOLERANCE * loss_of(record, self._split)[1]
 
-    def reported(self, progress: Progress) -> dict[str, Any]:
+    def selected_epoch(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the epoch that the result reports."""
-        return self.best(progress) if self.has_validation else progress.epochs[-1]
+        return self.best_epoch(progress) if self.has_validation else progress.epochs[-1]
 
-    def kept(self, progress: Progress, saved: Iterable[int]) -> set[str]:
+    def checkpoints_to_keep(self, progress: TrainerState, saved: Iterable[int]) -> set[str]:
         """Return the names of the checkpoints that an unfinished run keeps.
 
         Args:
@@ -127,19 +127,19 @@ class EpochChoice:
         epochs = progress.epochs
         counts = {len(epochs), *(count for count in saved if 0 < count < len(epochs))}
         positions = (replace(progress, epochs=epochs[:count]) for count in counts)
-        return {record["checkpoint"] for record in [epochs[-1], *map(self.reported, positions)]}
+        return {record["checkpoint"] for record in [epochs[-1], *map(self.selected_epoch, positions)]}
 
-    def is_last(self, progress: Progress) -> bool:
+    def is_last(self, progress: TrainerState) -> bool:
         """Return whether the run ends with the newest epoch."""
         return progress.epoch >= self.epochs or self._is_out_of_patience(progress)
 
-    def stopped_early(self, progress: Progress) -> str | None:
+    def stopped_early(self, progress: TrainerState) -> str | None:
         """Describe an early stop, if there was one."""
         if not self._is_out_of_patience(progress) or progress.epoch >= self.epochs:
             return None
-        since = f"no improvement beyond chance since epoch {self.improved(progress)['epoch']}"
+        since = f"no improvement beyond chance since epoch {self.last_improvement(progress)['epoch']}"
         return f"stopped early, after epoch {progress.epoch} of {self.epochs}: {since} (--patience 0 trains all epochs)"
 
-    def _is_out_of_patience(self, progress: Progress) -> bool:
-        waited = len(progress.epochs) - 1 - progress.epochs.index(self.improved(progress))
+    def _is_out_of_patience(self, progress: TrainerState) -> bool:
+        waited = len(progress.epochs) - 1 - progress.epochs.index(self.last_improvement(progress))
         return 0 < self.patience <= waited

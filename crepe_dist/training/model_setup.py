@@ -7,25 +7,27 @@ from dataclasses import replace
 from crepe_dist import hardware, network_registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.distributed.device import pick
-from crepe_dist.distributed.process_group import SAME_MACHINES, World
-from crepe_dist.engines.engine import Engine, open_engine
+from crepe_dist.distributed.device import select_device
+from crepe_dist.distributed.process_group import SAME_MACHINES, ProcessGroup
+from crepe_dist.engines.engine import Engine, create_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import Backend, choose_backend
-from crepe_dist.model.loss import objective_for
-from crepe_dist.model.network_config import Shape, steps_per_epoch
+from crepe_dist.model.loss import create_loss
+from crepe_dist.model.network_config import NetworkConfig, steps_per_epoch
 from crepe_dist.native import library
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
-from crepe_dist.training.transfer import Start
+from crepe_dist.training.transfer import PretrainedWeights
 
-MATRICES = 3  # confusion matrices while the test split is scored: of each split, and what a sum over the ranks needs
-COPIES = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
+CONFUSION_MATRICES = (
+    3  # confusion matrices while the test split is scored: of each split, and what a sum over the ranks needs
+)
+ARRAYS_PER_PARAMETER = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
 
 
-def build_engine(config: Config, data: Dataset, world: World) -> Engine:
+def build_engine(config: Config, data: Dataset, world: ProcessGroup) -> Engine:
     """Build the network, with initial parameters or the parameters of ``training.init_from``, on this rank's device.
 
     Returns:
@@ -34,90 +36,98 @@ def build_engine(config: Config, data: Dataset, world: World) -> Engine:
     Raises:
         UserError: on every rank, if one of them lacks something or the ranks disagree.
     """
-    world.agree("settings", lambda: None, same=lambda _: config.identity())
-    world.agree("memory of the scores", lambda: _check_scores(data))
-    start = world.agree("parameters to start from", lambda: _start(config, data), same=_identity)
-    shape = start.shape if start else world.agree("network", lambda: chosen_shape(config.model, data))
-    device = pick(config.device, lambda gpu: choose_backend(config.model, gpu, shape), world)
+    world.run_on_all("settings", lambda: None, compare_by=lambda _: config.run_key())
+    world.run_on_all("memory of the scores", lambda: _check_scores(data))
+    start = world.run_on_all("parameters to start from", lambda: _start(config, data), compare_by=_identity)
+    shape = start.shape if start else world.run_on_all("network", lambda: select_network_config(config.model, data))
+    device = select_device(config.device, lambda gpu: choose_backend(config.model, gpu, shape), world)
     common = common_kernels(world)
-    chosen = world.agree("precision", lambda: choose_backend(config.model, device, shape, common))
-    computing = world.agree("kernels", lambda: common_precision(chosen, config.model, world), same=Backend.bits)
-    library.keep_to(computing.library)
-    objective = world.agree("class weights", lambda: objective_for(config.training, data, shape))
-    made = world.agree("network", lambda: initial_parameters(config, shape, start), alike=SAME_MACHINES)
-    if adapt := getattr(network_registry.part(shape.kind, "init"), "adapt", None):
-        steps = steps_of(config, len(data.splits["train"]))
+    chosen = world.run_on_all("precision", lambda: choose_backend(config.model, device, shape, common))
+    computing = world.run_on_all(
+        "kernels", lambda: common_precision(chosen, config.model, world), compare_by=Backend.determinism_key
+    )
+    library.pin_build(computing.library)
+    objective = world.run_on_all("class weights", lambda: create_loss(config.training, data, shape))
+    made = world.run_on_all("network", lambda: initial_parameters(config, shape, start), mismatch_hint=SAME_MACHINES)
+    if adapt := getattr(network_registry.import_network_module(shape.kind, "init"), "init_from_data", None):
+        steps = num_steps(config, len(data.splits["train"]))
         adapt(made, shape, data, world, config.training.seed, steps, start.arrays if start else {})
-    world.broadcast_arrays({name: parameter.value for name, parameter in made.items()})
+    world.broadcast_parameters({name: parameter.data for name, parameter in made.items()})
 
     def opened() -> Engine:
         try:
-            return open_engine(shape, made, computing, objective, device)
+            return create_engine(shape, made, computing, objective, device)
         except MemoryError as error:
-            raise UserError(f"this network ({shape}) is too large for {device}", str(error), shape.smaller) from error
+            raise UserError(
+                f"this network ({shape}) is too large for {device}", str(error), shape.too_large_hint
+            ) from error
 
-    engine = world.agree("engine", opened, alike=SAME_MACHINES)
+    engine = world.run_on_all("engine", opened, mismatch_hint=SAME_MACHINES)
     engine.pretrained_summary = start.summary if start else ""
     return engine
 
 
-def common_kernels(world: World) -> str | None:
+def common_kernels(world: ProcessGroup) -> str | None:
     """Return the best build of the kernels that all ranks can use, if some have a better one; every rank calls it."""
     if world.size == 1:
         return None
-    usable = world.gather(library.usable(), "kernels")
+    usable = world.all_gather_object(library.loadable_builds(), "kernels")
     common = [name for name in usable[0] if all(name in names for names in usable)]
     return common[0] if common and any(names[0] != common[0] for names in usable) else None
 
 
-def common_precision(chosen: Backend, options: ModelOptions, world: World) -> Backend:
+def common_precision(chosen: Backend, options: ModelOptions, world: ProcessGroup) -> Backend:
     """Take float32 where bfloat16 is slower on the processor of some rank; every rank calls it."""
-    others = world.gather(chosen.precision, "precision")
+    others = world.all_gather_object(chosen.precision, "precision")
     if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in others:
         return replace(chosen, precision="float32", why="bfloat16 is slower on the processor of another rank")
     return chosen
 
 
-def _start(config: Config, dataset: Dataset) -> Start | None:
+def _start(config: Config, dataset: Dataset) -> PretrainedWeights | None:
     source = config.training.init_from
-    return None if source is None else transfer.read(source, config.model, dataset)
+    return None if source is None else transfer.load_pretrained(source, config.model, dataset)
 
 
-def _identity(start: Start | None) -> list[str] | None:
+def _identity(start: PretrainedWeights | None) -> list[str] | None:
     return [start.sha256, start.summary] if start else None
 
 
-def initial_parameters(config: Config, shape: Shape, start: Start | None = None) -> dict[str, Parameter]:
+def initial_parameters(
+    config: Config, shape: NetworkConfig, start: PretrainedWeights | None = None
+) -> dict[str, Parameter]:
     """Make the parameters of a network, with random values or those of ``start``."""
     _check_memory(shape)
-    made: dict[str, Parameter] = network_registry.part(shape.kind, "init").parameters(shape, config.training.seed)
+    made: dict[str, Parameter] = network_registry.import_network_module(shape.kind, "init").init_parameters(
+        shape, config.training.seed
+    )
     if start:
-        start.give(made)
+        start.copy_into(made)
     return made
 
 
-def chosen_shape(options: ModelOptions, dataset: Dataset) -> Shape:
+def select_network_config(options: ModelOptions, dataset: Dataset) -> NetworkConfig:
     """Return the shape of the network that the options select for a data set."""
     rows, classes = len(dataset.splits["train"]), len(dataset.classes)
-    shape: type[Shape] = network_registry.shape(options.network)
+    shape: type[NetworkConfig] = network_registry.config_class(options.network)
     return shape.for_data(options, dataset.encoding, classes, rows)
 
 
-def _check_memory(shape: Shape) -> None:
+def _check_memory(shape: NetworkConfig) -> None:
     """Reject a network that does not fit into memory, before the kernel's out-of-memory killer acts."""
-    needed = 4 * COPIES * shape.parameters
+    needed = 4 * ARRAYS_PER_PARAMETER * shape.num_parameters
     if needed > hardware.memory():
         raise UserError(
             f"this network ({shape}) is too large for this machine",
-            f"its {shape.parameters:,} parameters take {needed / 1e9:,.0f} GB in training, "
+            f"its {shape.num_parameters:,} parameters take {needed / 1e9:,.0f} GB in training, "
             f"the machine has {hardware.memory() / 1e9:,.0f} GB",
-            shape.smaller,
+            shape.too_large_hint,
         )
 
 
 def _check_scores(data: Dataset) -> None:
     """Reject more classes than can be scored in this machine's memory."""
-    classes, needed = len(data.classes), 8 * MATRICES * len(data.classes) ** 2
+    classes, needed = len(data.classes), 8 * CONFUSION_MATRICES * len(data.classes) ** 2
     if data.labelled != SEVERAL and needed > hardware.memory():
         raise UserError(
             f"{classes:,} classes are too many for this machine",
@@ -127,6 +137,6 @@ def _check_scores(data: Dataset) -> None:
         )
 
 
-def steps_of(config: Config, rows: int) -> int:
+def num_steps(config: Config, rows: int) -> int:
     """Return the number of steps of a run with ``rows`` documents per epoch."""
-    return config.training.all_epochs * steps_per_epoch(rows, config.data.batch_size)
+    return config.training.num_epochs * steps_per_epoch(rows, config.data.batch_size)

@@ -22,109 +22,111 @@ from crepe_dist.data.arrays import write_array
 from crepe_dist.data.augmentation import with_word_dropout
 from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
 from crepe_dist.data.targets import (
+    PROB_SCALE,
     SEVERAL,
-    SHARE_UNIT,
     SOFT,
     Targets,
-    kind_and_most,
-    main_classes,
+    argmax_classes,
     open_targets,
+    read_label_type,
     targets_file,
 )
-from crepe_dist.data.word_hashing import WordFinder, Words, joined
+from crepe_dist.data.word_hashing import DocumentWords, WordHasher, concatenate
 from crepe_dist.engines.engine import Engine
-from crepe_dist.files import identity, replacing
-from crepe_dist.formatting import counted, excerpt, percent
+from crepe_dist.files import atomic_replace, identity
+from crepe_dist.formatting import excerpt, percent, pluralize
 from crepe_dist.model import weights_io
-from crepe_dist.model.teacher_ensemble import Logits, common_words, regression, teachers
+from crepe_dist.model.teacher_ensemble import Logits, common_words, fit_logistic_regression, iter_teacher_ensembles
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, loss_of
-from crepe_dist.runs.run_dir import Result, RunFolder, read_result, write_result
-from crepe_dist.sealed_json import damaged, read_record, write_sealed
+from crepe_dist.runs.run_dir import Result, RunDir, read_result, write_result
+from crepe_dist.sealed_json import damaged_error, read_record, write_sealed_json
 from crepe_dist.settings.config import Config
 from crepe_dist.training import sentence_encoder, train_loop
 from crepe_dist.training.context import JobContext, TrainContext
 from crepe_dist.training.eval_loop import predict_logits
 from crepe_dist.training.evaluation import BATCH_SIZE
 from crepe_dist.training.model_setup import build_engine
-from crepe_dist.training.training_data import with_epochs
+from crepe_dist.training.training_data import resolve_epochs
 
 FORMAT = 2
 LESSON = "lesson.json"
-FIRST, STUDENT = "the first network", "student"
-MOST_SHARES = 8  # classes of a soft label
+SUPERVISED, STUDENT = "the first network", "student"
+MAX_CLASSES_PER_SOFT_LABEL = 8  # classes of a soft label
 CHUNK = 1 << 18  # codes in which words are found at once
-WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
-SHOWN_CLASSES, LABEL_CELLS = 8, 40
+MAX_WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
+MAX_SHOWN_CLASSES, LABEL_CELLS = 8, 40
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PseudoLabels:
     """Soft labels of all unlabelled texts, and the teacher's figures, for the result and the report."""
 
     targets: Targets
     figures: dict[str, Any]
 
 
-def first_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
+def supervised_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
     """Return configuration and data of the first network, whose number of epochs suits the labelled texts."""
     training = replace(config.training, epochs=None, patience=None)
     logging = replace(config.logging, tensorboard=False)
     data = replace(data, unlabelled=None)
-    return with_epochs(replace(config, training=training, logging=logging), data), data
+    return resolve_epochs(replace(config, training=training, logging=logging), data), data
 
 
-def train(
+def self_train(
     config: Config,
     data: Dataset,
     first: tuple[Config, Dataset],
     engine: Engine,
-    folder: RunFolder,
+    folder: RunDir,
     job: JobContext,
 ) -> tuple[Result, Dataset, Engine]:
     """Train a first network, let it label the other texts, train a student on all, and report the better one.
 
     Args:
-        first: result of ``first_run``.
+        first: result of ``supervised_run``.
         engine: engine of the first network.
 
     Returns:
         The result, and of the network that it reports the data, with soft labels, and the engine.
     """
-    labelled = train_loop.train_or_load_result(*first, engine, folder.first, job)
-    lesson = teach(config, data, engine, labelled, folder, job)
+    labelled = train_loop.train_or_load_result(*first, engine, folder.supervised, job)
+    lesson = label_unlabelled(config, data, engine, labelled, folder, job)
     taught = with_soft_labels(data, lesson.targets)
-    hidden = with_word_dropout(taught.splits["train"], WORD_DROPOUT, data.encoding)
+    hidden = with_word_dropout(taught.splits["train"], MAX_WORD_DROPOUT, data.encoding)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
     student = build_engine(config, taught, job.world)
-    if (result := job.world.agree("result", lambda: read_result(folder))) is None:
+    if (result := job.world.run_on_all("result", lambda: read_result(folder))) is None:
         context = train_loop.run_epochs(config, taught, student, folder, job)
-        reported, provenance = judge(context, folder.first, lesson)
-        result = write_result(folder, reported, context.choice.chosen_by, provenance, job.world)
-    about = job.world.agree("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
+        reported, provenance = select_final_model(context, folder.supervised, lesson)
+        result = write_result(folder, reported, context.selection.selected_by, provenance, job.world)
+    about = job.world.run_on_all("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
     is_better = about["reported"] == STUDENT
     return (result, taught, student) if is_better else (result, first[1], engine)
 
 
-def teach(config: Config, data: Dataset, engine: Engine, first: Result, folder: RunFolder, job: JobContext) -> Lesson:
+def label_unlabelled(
+    config: Config, data: Dataset, engine: Engine, first: Result, folder: RunDir, job: JobContext
+) -> PseudoLabels:
     """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
 
     Args:
         engine: engine of the first network, whose parameters are replaced by those of ``first``.
         first: result of the first network.
     """
-    world, path = job.world, folder.lesson
-    if not world.broadcast((path / LESSON).is_file(), "lesson"):  # its manifest is written last
+    world, path = job.world, folder.pseudo_labels
+    if not world.broadcast_object((path / LESSON).is_file(), "lesson"):  # its manifest is written last
         assert data.unlabelled is not None
-        saved = world.agree("first network", lambda: weights_io.load(first.checkpoint))
-        engine.set_values(weights_io.unpacked(saved, engine.shape))
+        saved = world.run_on_all("first network", lambda: weights_io.load(first.checkpoint))
+        engine.load_state_dict(weights_io.decompress_all(saved, engine.shape))
         validation = data.splits["validation"]
         texts = without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
         logits = {name: predict_logits(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
         world.run_steps_on_rank0("lesson", _prepare(config, data, logits, path, job))
-    lesson = world.agree("lesson", lambda: _read(path, data), same=lambda lesson: lesson.figures)
-    job.display.say_lines(_described(lesson, data))
+    lesson = world.run_on_all("lesson", lambda: _read(path, data), compare_by=lambda lesson: lesson.figures)
+    job.display.print_lines(_summarize(lesson, data))
     return lesson
 
 
@@ -133,43 +135,43 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: J
     assert data.unlabelled is not None
     if data.labelled == SEVERAL:
         targets = soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
-        figures: dict[str, Any] = {"teacher": {"members": {FIRST: 1.0}}}
+        figures: dict[str, Any] = {"teacher": {"members": {SUPERVISED: 1.0}}}
     else:
-        words: dict[str, Words] = {}
+        words: dict[str, DocumentWords] = {}
         for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
             if name != "test":
                 words[name] = yield from _words(data, documents)
         train = data.splits["train"]
-        shares = train.targets.shares(np.arange(len(train))).astype(np.float64)
+        shares = train.targets.label_probs(np.arange(len(train))).astype(np.float64)
         labels = np.asarray(data.splits["validation"].labels)
-        members: dict[str, Logits] = {FIRST: logits}
+        members: dict[str, Logits] = {SUPERVISED: logits}
         if (encoding := config.training.sentence_encoder) is not None:
-            vectors = yield from sentence_encoder.vectors(encoding, data, job.display.say)
-            members[f"the encoder {Path(encoding).name}"] = yield from regression(vectors, shares, labels)
-        for teacher in teachers(common_words(words), shares, labels, members):
+            vectors = yield from sentence_encoder.vectors(encoding, data, job.display.print)
+            members[f"the encoder {Path(encoding).name}"] = yield from fit_logistic_regression(vectors, shares, labels)
+        for teacher in iter_teacher_ensembles(common_words(words), shares, labels, members):
             targets, figures = soft_labels(teacher.probabilities), {"teacher": teacher.figures}
             yield
-    mass = targets.mass()
+    mass = targets.class_mass()
     figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     files = write_array(folder, targets_file(UNLABELLED), targets.stored)
-    about = {"labels": {"kind": targets.kind, "most": targets.most}, "figures": figures, "files": files}
-    write_sealed(folder / LESSON, FORMAT, about)
+    about = {"labels": {"kind": targets.kind, "most": targets.max_labels}, "figures": figures, "files": files}
+    write_sealed_json(folder / LESSON, FORMAT, about)
     yield
 
 
-def _words(data: Dataset, documents: Documents) -> Generator[None, None, Words]:
+def _words(data: Dataset, documents: Documents) -> Generator[None, None, DocumentWords]:
     """Find the words of documents; yield after each piece."""
-    finder, size = WordFinder(data.encoding), max(1, CHUNK // data.encoding.feature_len)
+    finder, size = WordHasher(data.encoding), max(1, CHUNK // data.encoding.feature_len)
     found = []
     for start in range(0, len(documents), size):
-        found.append(finder.find(documents.codes(np.arange(start, min(start + size, len(documents))))))
+        found.append(finder.find(documents.char_ids(np.arange(start, min(start + size, len(documents))))))
         yield
-    return joined(found)
+    return concatenate(found)
 
 
-def _read(folder: Path, data: Dataset) -> Lesson:
+def _read(folder: Path, data: Dataset) -> PseudoLabels:
     """Read a lesson.
 
     Raises:
@@ -183,13 +185,13 @@ def _read(folder: Path, data: Dataset) -> Lesson:
         if identity(folder / name) != about["files"][name]:
             raise ValueError(f"{name} does not match its checksum")
         rows, classes = len(data.unlabelled), len(data.classes)
-        targets = open_targets(folder, UNLABELLED, rows, *kind_and_most(about), classes)
+        targets = open_targets(folder, UNLABELLED, rows, *read_label_type(about), classes)
     except (OSError, ValueError) as error:
-        raise damaged(path, error, remedy) from error
-    return Lesson(targets, about["figures"])
+        raise damaged_error(path, error, remedy) from error
+    return PseudoLabels(targets, about["figures"])
 
 
-def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
+def _summarize(lesson: PseudoLabels, data: Dataset) -> Iterator[str]:
     """Describe a lesson in a few lines."""
     figures, teacher = lesson.figures, lesson.figures["teacher"]
     who = " and ".join(teacher["members"])
@@ -198,9 +200,9 @@ def _described(lesson: Lesson, data: Dataset) -> Iterator[str]:
     yield f"teacher   {who}"
     ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
     shares = [f"{excerpt(name, LABEL_CELLS)} {percent(share)}" for name, share in ranked]
-    if len(shares) > SHOWN_CLASSES:  # a class that is missing is the last
-        shares[SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
-    yield f"          {counted(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
+    if len(shares) > MAX_SHOWN_CLASSES:  # a class that is missing is the last
+        shares[MAX_SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
+    yield f"          {pluralize(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
 
 
 def soft_labels(probabilities: npt.NDArray[np.float64], *, several: bool = False) -> Targets:
@@ -210,13 +212,13 @@ def soft_labels(probabilities: npt.NDArray[np.float64], *, several: bool = False
         several: the classes are independent of each other; else the shares of a text sum to 1.
     """
     classes = probabilities.shape[1]
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MOST_SHARES]
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MAX_CLASSES_PER_SOFT_LABEL]
     shares = np.take_along_axis(probabilities, order, axis=1)
     if several:
-        units = np.rint(shares * SHARE_UNIT).astype(np.int64)
+        units = np.rint(shares * PROB_SCALE).astype(np.int64)
     else:
-        units = np.floor(shares / shares.sum(axis=1, keepdims=True) * SHARE_UNIT).astype(np.int64)
-        units[:, 0] += SHARE_UNIT - units.sum(axis=1)
+        units = np.floor(shares / shares.sum(axis=1, keepdims=True) * PROB_SCALE).astype(np.int64)
+        units[:, 0] += PROB_SCALE - units.sum(axis=1)
     return Targets(SEVERAL if several else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
 
 
@@ -231,33 +233,35 @@ def with_soft_labels(data: Dataset, targets: Targets) -> Dataset:
     """Add the unlabelled texts of a data set, with soft labels, to its training split."""
     assert data.unlabelled is not None
     kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"]
-    most = max(targets.most, given.targets.most)
+    most = max(targets.max_labels, given.targets.max_labels)
     splits = {name: replace(split, targets=_wide(split.targets, kind, most)) for name, split in data.splits.items()}
     targets = _wide(targets, kind, most)
-    train = splits["train"].joined(data.unlabelled, main_classes(targets.stored), targets)
+    train = splits["train"].concatenate(data.unlabelled, argmax_classes(targets.stored), targets)
     manifest = {**data.manifest, "labels": {"kind": kind, "most": most}}
     return replace(data, splits={**splits, "train": train}, manifest=manifest, unlabelled=None)
 
 
 def _wide(targets: Targets, kind: str, most: int) -> Targets:
     """Store targets as ``most`` pairs of class and share."""
-    pairs = targets.pairs(np.arange(len(targets.stored)))
+    pairs = targets.label_pairs(np.arange(len(targets.stored)))
     return Targets(kind, np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0))), targets.classes)
 
 
-def judge(student: TrainContext, first: RunFolder, lesson: Lesson) -> tuple[dict[str, Any], dict[str, Any]]:
+def select_final_model(
+    student: TrainContext, first: RunDir, lesson: PseudoLabels
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the reported epoch and the provenance of the better one of student and first network, and say which it is.
 
     The first network's files replace the student's if it is the better one.
     """
-    world, folder = student.world, student.folder.path
+    world, folder = student.group, student.folder.path
 
     def compare() -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
-        reported, provenance, files = student.choice.reported(student.progress), student.provenance(), []
+        reported, provenance, files = student.selection.selected_epoch(student.progress), student.provenance(), []
         result = first.result
         assert result is not None
         path = first.path / result["checkpoint"]
-        before = (checkpoint.describe(path) or {})["metrics"]
+        before = (checkpoint.read_metadata(path) or {})["metrics"]
         is_better = loss_of(reported, "validation")[0] < loss_of(before, "validation")[0]
         figures = {
             **lesson.figures,
@@ -270,18 +274,18 @@ def judge(student: TrainContext, first: RunFolder, lesson: Lesson) -> tuple[dict
             files = [*path.parent.glob(f"{path.stem}.*"), first.path / METRICS]
         return reported, {**provenance, "unlabelled": figures}, files
 
-    reported, provenance, files = world.agree("judgement", compare)
+    reported, provenance, files = world.run_on_all("judgement", compare)
     world.run_steps_on_rank0("judgement", _copied(files, first.path, folder))
     figures = provenance["unlabelled"]
     losses = (f"{figures[who]['loss']:.4f} ({percent(figures[who]['accuracy'])})" for who in ("student", "first"))
     text = "student   validation loss {}, the first network {}; reported: {}"
-    student.display.say(text.format(*losses, figures["reported"]))
+    student.display.print(text.format(*losses, figures["reported"]))
     return reported, provenance
 
 
 def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]:
     for file in files:
-        with replacing(target / file.relative_to(source)) as path:
+        with atomic_replace(target / file.relative_to(source)) as path:
             shutil.copyfile(file, path)
         yield
 

@@ -17,54 +17,55 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.engines.engine import Engine
 from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import Result, RunFolder, write_result
+from crepe_dist.runs.run_dir import Result, RunDir, write_result
 from crepe_dist.settings.config import Config
 from crepe_dist.training import train_loop
 from crepe_dist.training.context import JobContext
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 from crepe_dist.training.model_setup import build_engine
 
-TABLE = "ngrams"  # network of the table alone, and prefix of its parameters in another one
+NGRAM_BRANCH = "ngrams"  # network of the table alone, and prefix of its parameters in another one
 
 
-def table_of(config: Config, data: Dataset, shape: Shape) -> Shape | None:
+def refit_config(config: Config, data: Dataset, shape: NetworkConfig) -> NetworkConfig | None:
     """Return the shape of the table that a run refits; ``None`` if it refits none."""
-    table: Shape = getattr(shape, "table", shape)
+    table: NetworkConfig = getattr(shape, "table", shape)
     is_given = any(file["split"] == "validation" for file in data.manifest["sources"])
     is_wanted = not is_given if config.training.refit is None else config.training.refit
     is_possible = "validation" in data.splits and not config.training.init_from
-    return table if table.kind == TABLE and is_wanted and is_possible else None
+    return table if table.kind == NGRAM_BRANCH and is_wanted and is_possible else None
 
 
-def train(config: Config, data: Dataset, engine: Engine, chosen: Result, job: JobContext) -> Result:
-    """Refit the table of a finished run if ``table_of`` finds one, and report the network with it; every rank calls it.
+def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, chosen: Result, job: JobContext) -> Result:
+    """Refit the table of a finished run if ``refit_config`` finds one, and report the network with it; every rank
+    calls it.
 
     Args:
         data: what the reported network has learnt from.
         engine: engine of this network, whose parameters are replaced.
         chosen: result of the run before the refit.
     """
-    world, shape, folder, splits = job.world, engine.shape, RunFolder(chosen.run_dir), data.splits
-    if (table := table_of(config, data, shape)) is None:
+    world, shape, folder, splits = job.world, engine.shape, RunDir(chosen.run_dir), data.splits
+    if (table := refit_config(config, data, shape)) is None:
         return chosen
     held = splits["validation"]
-    every = replace(data, splits={"train": splits["train"].joined(held, held.labels, held.targets)})
-    table_config = _of_table(config, table, shape, chosen.epoch)
+    every = replace(data, splits={"train": splits["train"].concatenate(held, held.labels, held.targets)})
+    table_config = _ngram_run_config(config, table, shape, chosen.epoch)
     context = train_loop.run_epochs(table_config, every, build_engine(table_config, every, world), folder.refit, job)
 
     def read() -> tuple[dict[str, Any], Arrays]:
-        arrays = weights_io.unpacked(weights_io.load(chosen.checkpoint), shape)
-        return checkpoint.describe(chosen.checkpoint) or {}, arrays
+        arrays = weights_io.decompress_all(weights_io.load(chosen.checkpoint), shape)
+        return checkpoint.read_metadata(chosen.checkpoint) or {}, arrays
 
-    about, arrays = world.agree("chosen network", read)
-    prefix = "" if shape == table else f"{TABLE}."
-    arrays |= {f"{prefix}{name}": array for name, array in context.engine.values().items()}
-    engine.set_values(arrays)
+    about, arrays = world.run_on_all("chosen network", read)
+    prefix = "" if shape == table else f"{NGRAM_BRANCH}."
+    arrays |= {f"{prefix}{name}": array for name, array in context.engine.state_dict().items()}
+    engine.load_state_dict(arrays)
     test = evaluate(engine, splits["test"], BATCH_SIZE, world, Calibration.of(about), data.levels)
     figures = {"rows": len(every.splits["train"]), "test_accuracy": chosen.test_accuracy}
-    name = checkpoint.file_name(chosen.epoch, test.accuracy, several="labels" in about, refit=True)
+    name = checkpoint.file_name(chosen.epoch, test.accuracy, is_multilabel="labels" in about, refit=True)
     scored = {f"test_{metric}": value for metric, value in test.metrics().items()}
     record = {**about["metrics"], **scored, "checkpoint": name}
     about = {**about, "test_accuracy": test.accuracy, "metrics": record, "refit": figures}
@@ -73,14 +74,14 @@ def train(config: Config, data: Dataset, engine: Engine, chosen: Result, job: Jo
         scores = {**checkpoint.scores(chosen.checkpoint), "test": test}
         checkpoint.save(folder.path, arrays, about, scores)
 
-    world.on_root("checkpoint", write)
+    world.run_on_rank0("checkpoint", write)
     provenance = {**(folder.result or {})["provenance"], "refit": figures}
     return write_result(folder, record, chosen.chosen_by, provenance, world)
 
 
-def _of_table(config: Config, table: Shape, shape: Shape, epochs: int) -> Config:
+def _ngram_run_config(config: Config, table: NetworkConfig, shape: NetworkConfig, epochs: int) -> Config:
     """Return the configuration that trains the table as it is trained within a network of that shape."""
-    model = replace(config.model, network=TABLE, buckets=table.settings()["buckets"], precision="auto")
+    model = replace(config.model, network=NGRAM_BRANCH, buckets=table.settings()["buckets"], precision="auto")
     smoothing = config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing
     training = replace(config.training, epochs=epochs, patience=0, label_smoothing=smoothing)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.distributed.signals import Vote
+from crepe_dist.distributed.signals import StepAction
 from crepe_dist.errors import UserError
-from crepe_dist.parallel.distributed_optimizer import Outcome
+from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.training.callbacks import Callback
 from crepe_dist.training.context import TrainContext
 from crepe_dist.training.divergence import check_replicas
-from crepe_dist.training.state_saver import StateSaver, snapshot
+from crepe_dist.training.state_saver import BackgroundStateSaver, capture_state
 
 
 class SaveCallback(Callback):
@@ -24,34 +24,34 @@ class SaveCallback(Callback):
         listeners: Callback whose ``on_save`` prepares for the capture of the state.
     """
 
-    def __init__(self, context: TrainContext, saver: StateSaver, listeners: Callback) -> None:
+    def __init__(self, context: TrainContext, saver: BackgroundStateSaver, listeners: Callback) -> None:
         self._context = context
         self._saver = saver
         self._listeners = listeners
         self._control = context.job.control
 
-    def on_step_begin(self, batch: Batch) -> Vote:
-        return max(self._control.vote, Vote.SAVE if self._saver.due(batch.step) else Vote.GO_ON)
+    def on_step_begin(self, batch: Batch) -> StepAction:
+        return max(self._control.vote, StepAction.SAVE if self._saver.should_save(batch.step) else StepAction.CONTINUE)
 
-    def on_step_end(self, result: Outcome, learning_rate: float) -> None:
+    def on_step_end(self, result: StepResult, learning_rate: float) -> None:
         """Save or stop.
 
         Raises:
             Stopped: A rank was asked to stop, and the state is saved.
         """
-        if result.vote is Vote.STOP:
+        if result.requested_action is StepAction.STOP:
             self.on_stop()
-        elif result.vote is Vote.SAVE:
+        elif result.requested_action is StepAction.SAVE:
             self._save()
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
         """Save if rank 0 wants to, and compare the replicas in any case."""
         context, progress = self._context, self._context.progress
-        should_save = not progress.finished and self._saver.due(progress.step)
-        if context.world.broadcast(should_save, "save after epoch"):
+        should_save = not progress.finished and self._saver.should_save(progress.step)
+        if context.group.broadcast_object(should_save, "save after epoch"):
             self._save()
         else:
-            check_replicas(context.engine.values(), context.world)
+            check_replicas(context.engine.state_dict(), context.group)
 
     def on_stop(self) -> None:
         """Save the state, wait until it is on disk, and end the run.
@@ -62,15 +62,15 @@ class SaveCallback(Callback):
         """
         self._save()
         context, step = self._context, self._context.progress.step
-        stopped = self._control.stopped(on_all_ranks=True)
+        stopped = self._control.stop_exception(on_all_ranks=True)
         self._saver.wait()
-        if self._saver.durable_step not in (None, step):
+        if self._saver.last_saved_step not in (None, step):
             raise UserError(
-                f"the steps after step {self._saver.durable_step} could not be saved",
+                f"the steps after step {self._saver.last_saved_step} could not be saved",
                 remedy="free some disk space, and run the command again",
             )
         command = "the same command without --fresh" if context.config.fresh else "the same command"
-        context.display.say(f"{stopped}: saved after step {step}; {command} resumes from there")
+        context.display.print(f"{stopped}: saved after step {step}; {command} resumes from there")
         self._saver.close()
         raise stopped
 
@@ -81,13 +81,13 @@ class SaveCallback(Callback):
         """Capture the state, and start to write it on rank 0."""
         context = self._context
         self._listeners.on_save()
-        check_replicas(context.engine.values(), context.world)
-        captured = snapshot(context)
+        check_replicas(context.engine.state_dict(), context.group)
+        captured = capture_state(context)
         try:
             # A resumed run continues the metrics of its state, so the metrics are written before the state.
             context.metrics.sync()
             if captured:
                 self._saver.save(captured)
         except OSError as error:
-            self._saver.postpone(context.progress.step)
-            context.display.say(f"the state of step {context.progress.step} could not be saved: {error}")
+            self._saver.skip(context.progress.step)
+            context.display.print(f"the state of step {context.progress.step} could not be saved: {error}")

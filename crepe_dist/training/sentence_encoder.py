@@ -21,21 +21,21 @@ from crepe_dist.data.dataset import UNLABELLED, Dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import cache_folder
 from crepe_dist.formatting import number
-from crepe_dist.model.teacher_ensemble import whole_vectors
-from crepe_dist.native.library import threads
+from crepe_dist.model.teacher_ensemble import quantize_unit_vectors
+from crepe_dist.native.library import num_threads
 
-ENCODED = ("train", "validation", UNLABELLED)  # splits, in the order of the rows of a .npy file
+ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # splits, in the order of the rows of a .npy file
 SECONDS = 5.0  # between two messages
-PROBE = "Where is my order? It should have arrived 3 days ago!"  # its vector tells one model from another
+FINGERPRINT_TEXT = "Where is my order? It should have arrived 3 days ago!"  # its vector tells one model from another
 
 
 def texts(data: Dataset) -> list[str]:
     """Return the texts of ``ENCODED`` as the network reads them."""
-    parts = map(data.of, ENCODED)
-    return [data.encoding.decode(codes).strip() for part in parts for codes in part.codes(np.arange(len(part)))]
+    parts = map(data.documents_in, ENCODED_SPLITS)
+    return [data.encoding.decode(codes).strip() for part in parts for codes in part.char_ids(np.arange(len(part)))]
 
 
-def opened(name: str, data: Dataset) -> Any:
+def load_sentence_encoder(name: str, data: Dataset) -> Any:
     """Open an encoder: a function from a text to its vector, or an array of the vectors of all texts.
 
     Raises:
@@ -47,7 +47,7 @@ def opened(name: str, data: Dataset) -> Any:
     try:
         if name.endswith(".npy"):
             found = np.load(name, mmap_mode="r", allow_pickle=False)
-            rows = {split: len(data.of(split)) for split in ENCODED}
+            rows = {split: len(data.documents_in(split)) for split in ENCODED_SPLITS}
             if found.ndim != 2 or len(found) != sum(rows.values()) or not np.isfinite(found).all():
                 raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not a row of numbers for each of {rows}")
             return found
@@ -62,7 +62,7 @@ def opened(name: str, data: Dataset) -> Any:
             encode = import_module("sentence_transformers").SentenceTransformer(model, model_kwargs=only).encode
         else:
             raise ValueError("there is no such encoder")
-        if np.ndim(encode(PROBE)) != 1:
+        if np.ndim(encode(FINGERPRINT_TEXT)) != 1:
             raise ValueError("it gives a text more than one vector")
         return encode
     except Exception as error:  # every library has its own
@@ -72,15 +72,23 @@ def opened(name: str, data: Dataset) -> Any:
 
 
 def vectors(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[None, None, dict[str, Any]]:
-    """Return the vectors of the texts of each split in ``ENCODED``, as ``whole_vectors``; yield every few seconds."""
-    encode = opened(name, data)
-    rows = whole_vectors(encode) if isinstance(encode, np.ndarray) else (yield from _cached(encode, texts(data), say))
-    return dict(zip(ENCODED, np.split(rows, np.cumsum([len(data.of(split)) for split in ENCODED])[:-1])))
+    """Return the vectors of the texts of each split in ``ENCODED``, as ``quantize_unit_vectors``; yield every few
+    seconds.
+    """
+    encode = load_sentence_encoder(name, data)
+    rows = (
+        quantize_unit_vectors(encode)
+        if isinstance(encode, np.ndarray)
+        else (yield from _encode_cached(encode, texts(data), say))
+    )
+    return dict(
+        zip(ENCODED_SPLITS, np.split(rows, np.cumsum([len(data.documents_in(split)) for split in ENCODED_SPLITS])[:-1]))
+    )
 
 
-def _cached(encode: Any, texts: list[str], say: Callable[[str], None]) -> Generator[None, None, Any]:
+def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) -> Generator[None, None, Any]:
     found, fresh, due = [], {}, time.monotonic() + SECONDS
-    about = hashlib.sha256(whole_vectors(encode(PROBE)).tobytes()).hexdigest()
+    about = hashlib.sha256(quantize_unit_vectors(encode(FINGERPRINT_TEXT)).tobytes()).hexdigest()
     path = cache_folder() / "vectors" / f"{about[:32]}.sqlite"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +98,7 @@ def _cached(encode: Any, texts: list[str], say: Callable[[str], None]) -> Genera
             key = hashlib.sha256(text.encode()).digest()
             row = store.execute("select vector from vectors where text = ?", [key]).fetchone()
             if row is None and key not in fresh:
-                fresh[key] = whole_vectors(encode(text)).tobytes()
+                fresh[key] = quantize_unit_vectors(encode(text)).tobytes()
             found.append(np.frombuffer(row[0] if row else fresh[key], np.int16))
             if time.monotonic() > due or len(found) == len(texts):
                 with store:  # a short lock, as other runs may use the file
@@ -109,7 +117,7 @@ def _onnx(path: Path) -> Callable[[str], Any]:
     from tokenizers import Tokenizer
 
     options = SessionOptions()
-    options.intra_op_num_threads = threads()
+    options.intra_op_num_threads = num_threads()
     session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_str(path.with_name("tokenizer.json").read_text("utf-8"))
     tokenizer.no_padding()

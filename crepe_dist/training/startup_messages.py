@@ -10,15 +10,15 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import counted, cut, excerpt, first, listed, number
+from crepe_dist.formatting import excerpt, head, join_words, number, pluralize, truncate_to_width
 from crepe_dist.model.backend import choose_backend
-from crepe_dist.model.network_config import Shape, steps_per_epoch
+from crepe_dist.model.network_config import NetworkConfig, steps_per_epoch
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.context import TrainContext
 
-SHOWN_CLASSES = 10
+MAX_SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
 SHARE, LARGE_BATCH = 8, 1024  # documents of a process in a step; the largest batch advised
 SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
@@ -31,17 +31,17 @@ def banner(context: TrainContext) -> str:
         documents = number(len(data.splits["train"]))
         return f"refit     the n-gram table learns from all {documents} rows of the train and the validation split"
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    processes = f"{counted(context.world.size, 'process', 'processes')}, {device}"
-    if context.optimizer.by:
-        processes += f", gradients summed by {context.optimizer.by}"
+    processes = f"{pluralize(context.group.size, 'process', 'processes')}, {device}"
+    if context.optimizer.reduce_backend:
+        processes += f", gradients summed by {context.optimizer.reduce_backend}"
     if device.device_type == "cpu":
         processes += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     lines = [
         f"data      {data.name}: {rows} documents of {data.encoding.feature_len} characters, "
         f"{len(data.classes)} classes",
-        f"network   {shape}; {shape.parameters:,} parameters",
+        f"network   {shape}; {shape.num_parameters:,} parameters",
         f"training  {'up to ' if config.training.patience else ''}"
-        f"{counted(config.training.all_epochs, 'epoch')}, batch {config.data.batch_size}, "
+        f"{pluralize(config.training.num_epochs, 'epoch')}, batch {config.data.batch_size}, "
         f"{config.optimizer.name} {config.optimizer.learning_rate:g}; {processes}",
         f"choice    {_choice(config, data)}",
         f"computes  in {context.engine.backend}",
@@ -61,47 +61,47 @@ def _choice(config: Config, data: Dataset) -> str:
     if "validation" not in data.splits:
         return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
     patience = config.training.patience
-    until = f", and ends training after {counted(patience, 'epoch')} without improvement" if patience else ""
+    until = f", and ends training after {pluralize(patience, 'epoch')} without improvement" if patience else ""
     return f"the validation split chooses the epoch{until}; the test split only measures it"
 
 
-def notes(context: TrainContext) -> list[str]:
+def startup_warnings(context: TrainContext) -> list[str]:
     """Return the notes about a run, before its first step; every rank calls it."""
-    config, data, shape, world = context.config, context.data, context.engine.shape, context.world
+    config, data, shape, world = context.config, context.data, context.engine.shape, context.group
     rows = len(data.splits["train"])
     if is_refit(data):
         return []  # the run before has said them
     is_on_cpu = context.engine.device.device_type == "cpu"
     # Of two notes on too many processes, that on cores counts: a larger batch would not make them fewer.
-    crowded = (is_on_cpu and few_cores(world.local_size)) or small_shares(config, world.size)
-    lines = [few_steps(config, rows, shape), crowded, empty_classes(data)]
+    crowded = (is_on_cpu and warn_few_cores(world.local_size)) or warn_small_shards(config, world.size)
+    lines = [warn_few_steps(config, rows, shape), crowded, empty_classes(data)]
     if config.training.init_from is not None:
-        lines.append(world.on_root("leaks", lambda: leaked_rows(str(config.training.init_from), data)) or "")
+        lines.append(world.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
     lines += unused_gpu(config, context.engine)
     return [line for line in lines if line]
 
 
-def few_steps(config: Config, rows: int, shape: Shape) -> str:
+def warn_few_steps(config: Config, rows: int, shape: NetworkConfig) -> str:
     """Note that the run has fewer steps than the network usually needs."""
     training, batch = config.training, config.data.batch_size
     if training.init_from is not None:
         return ""  # it does not start at chance
-    epochs, needed = training.all_epochs, shape.epochs_needed(rows, batch)
+    epochs, needed = training.num_epochs, shape.epochs_needed(rows, batch)
     if epochs >= needed:
         return ""
-    return _note(
-        f"{counted(epochs * steps_per_epoch(rows, batch), 'step')} may be too few: {shape.title} need about "
-        f"{number(shape.least_steps)} to tell classes apart",
+    return _format_note(
+        f"{pluralize(epochs * steps_per_epoch(rows, batch), 'step')} may be too few: {shape.title} need about "
+        f"{number(shape.min_useful_steps)} to tell classes apart",
         f"--epochs {needed}, unless this is only a trial",
     )
 
 
-def small_shares(config: Config, processes: int) -> str:
+def warn_small_shards(config: Config, processes: int) -> str:
     """Note that processes are too many for the batch."""
     batch, better = config.data.batch_size, min(SHARE * processes, LARGE_BATCH)
     if processes == 1 or batch >= better:
         return ""
-    return _note(
+    return _format_note(
         f"{processes} processes share a batch of {batch}, and wait for each other longer than they compute",
         f"--batch-size {better}, which changes the result: docs/how-to/many-hosts.md says by how much",
     )
@@ -109,47 +109,47 @@ def small_shares(config: Config, processes: int) -> str:
 
 def empty_classes(data: Dataset) -> str:
     """Note that some classes have no training row."""
-    counts = data.splits["train"].targets.mass()
+    counts = data.splits["train"].targets.class_mass()
     names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
     if not names:
         return ""
-    shown = [cut(name, LABEL_CELLS) for name in first(names, SHOWN_CLASSES)]
+    shown = [truncate_to_width(name, LABEL_CELLS) for name in head(names, MAX_SHOWN_CLASSES)]
     more = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
-    return _note(
-        f"there is no train row, and so nothing to learn, of {counted(len(names), 'class', 'classes')}: "
-        f"{listed([*shown, *more])}",
+    return _format_note(
+        f"there is no train row, and so nothing to learn, of {pluralize(len(names), 'class', 'classes')}: "
+        f"{join_words([*shown, *more])}",
         "collect such rows, or prepare again: --stratified gives each split rows of every class that has enough",
     )
 
 
 def unused_gpu(config: Config, engine: Engine) -> list[str]:
     """Warn that the CPU computes although there is a GPU, at the start and the end of a run."""
-    if config.device == "auto" and engine.device.device_type == "cpu" and (driver.count() or driver.fault()):
+    if config.device == "auto" and engine.device.device_type == "cpu" and (driver.gpu_count() or driver.init_error()):
         try:
-            if error := driver.fault():
+            if error := driver.init_error():
                 raise error
             choose_backend(config.model, Device("gpu"), engine.shape)
         except UserError as error:
-            name = driver.name_of(0) or "the GPU"
+            name = driver.gpu_name(0) or "the GPU"
             because = f"{error.what}\n  why: {error.why}\n  do:  {error.remedy}"
             return [f"warning: {name} is not used, the CPU computes: {because}"]
     return []
 
 
-def few_cores(processes: int) -> str:
+def warn_few_cores(processes: int) -> str:
     """Note that more processes than cores were started on this host."""
     cores = hardware.cores()
     if processes <= cores:
         return ""
-    return _note(
-        f"{processes} processes share {counted(cores, 'core')}",
+    return _format_note(
+        f"{processes} processes share {pluralize(cores, 'core')}",
         f"start at most {cores} on this machine, which is faster",
     )
 
 
-def leaked_rows(init_from: str, data: Dataset) -> str:
+def warn_leaked_rows(init_from: str, data: Dataset) -> str:
     """Note that scored rows were training rows of the run ``init_from``, by hashes of their texts."""
-    path = checkpoint.find(init_from).absolute()
+    path = checkpoint.resolve_model(init_from).absolute()
     try:
         record = open_run(path.parent.parent, path)
     except UserError:  # parameters without a run: nothing is known about their data
@@ -158,19 +158,23 @@ def leaked_rows(init_from: str, data: Dataset) -> str:
         return ""
     scored = {split: rows for split, rows in data.splits.items() if split != "train"}
     try:
-        counts = {split: int(record.seen(rows)["train"].sum()) for split, rows in scored.items()}
+        counts = {split: int(record.seen_in_training(rows)["train"].sum()) for split, rows in scored.items()}
     except UserError as error:
-        return _note(
+        return _format_note(
             f"whether {excerpt(init_from)} was trained on rows that are scored here is unknown: {error.what}",
             SAME_SPLITS,
         )
     leaked = [
-        f"{number(count)} of {counted(len(scored[split]), f'{split} row')}" for split, count in counts.items() if count
+        f"{number(count)} of {pluralize(len(scored[split]), f'{split} row')}"
+        for split, count in counts.items()
+        if count
     ]
     if not leaked:
         return ""
-    return _note(f"{excerpt(init_from)} was trained on {listed(leaked)}, so their scores are too high", SAME_SPLITS)
+    return _format_note(
+        f"{excerpt(init_from)} was trained on {join_words(leaked)}, so their scores are too high", SAME_SPLITS
+    )
 
 
-def _note(what: str, remedy: str) -> str:
+def _format_note(what: str, remedy: str) -> str:
     return f"note: {what}\n  do:  {remedy}"

@@ -11,38 +11,40 @@ from dataclasses import replace
 from pathlib import Path
 
 from crepe_dist.runs import checkpoint, resume_state
-from crepe_dist.runs.resume_state import Found, Snapshot
+from crepe_dist.runs.resume_state import LoadedState, ResumeState
 from crepe_dist.settings.options import StateOptions
 from crepe_dist.training.context import TrainContext
 from crepe_dist.version import __version__
 
 
-def snapshot(context: TrainContext) -> Snapshot | None:
+def capture_state(context: TrainContext) -> ResumeState | None:
     """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position.
 
     Returns:
         The copy on rank 0, ``None`` on the others; every rank calls it.
     """
-    arrays = context.optimizer.arrays()
-    if not context.world.is_root:
+    arrays = context.optimizer.state_dict()
+    if not context.group.is_root:
         return None
     engine, backend = context.engine, context.engine.backend
-    scale = engine.loss_scale.state()
-    copied = replace(context.progress.copy(), precision=backend.precision, kernels=backend.build, loss_scale=scale)
-    parameters = {name: arrays.pop(name) if name in arrays else array.copy() for name, array in engine.values().items()}
-    return Snapshot(copied, parameters, arrays)
+    scale = engine.loss_scale.state_dict()
+    copied = replace(context.progress.copy(), precision=backend.precision, kernels=backend.build_name, loss_scale=scale)
+    parameters = {
+        name: arrays.pop(name) if name in arrays else array.copy() for name, array in engine.state_dict().items()
+    }
+    return ResumeState(copied, parameters, arrays)
 
 
-def restore(saved: Snapshot, context: TrainContext) -> None:
+def restore(saved: ResumeState, context: TrainContext) -> None:
     """Restore a snapshot, the same one on every rank."""
-    context.engine.set_values(saved.parameters)
-    context.optimizer.restore(saved.optimizer)
-    context.engine.refresh()
+    context.engine.load_state_dict(saved.parameters)
+    context.optimizer.load_state_dict(saved.optimizer)
+    context.engine.load_weights()
     context.progress.restore(saved.progress)
-    context.engine.loss_scale.restore(saved.progress.loss_scale)
+    context.engine.loss_scale.load_state_dict(saved.progress.loss_scale)
 
 
-def resume(context: TrainContext) -> Found | None:
+def resume(context: TrainContext) -> LoadedState | None:
     """Restore the newest saved state, if there is one, on every rank.
 
     Returns:
@@ -51,33 +53,35 @@ def resume(context: TrainContext) -> Found | None:
     Raises:
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
-    world, folder, display = context.world, context.folder, context.display
-    progress, choice = context.progress, context.choice
-    newest: Found | None = world.agree(
+    world, folder, display = context.group, context.folder, context.display
+    progress, choice = context.progress, context.selection
+    newest: LoadedState | None = world.run_on_all(
         "saved state",
         lambda: resume_state.load_newest(folder.state),
-        same=lambda state: state and state.path.name,
+        compare_by=lambda state: state and state.path.name,
     )
-    context.metrics.resume(newest.snapshot.progress if newest else progress)
+    context.metrics.truncate_to(newest.snapshot.progress if newest else progress)
     if newest is None:
         return None
     restore(newest.snapshot, context)
-    if progress.epochs and (best := choice.reported(progress).get("checkpoint")):
-        world.on_root("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
+    if progress.epochs and (best := choice.selected_epoch(progress).get("checkpoint")):
+        world.run_on_rank0("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
     for damage in newest.damaged:
-        display.say(f"skipped a damaged state: {damage}")
-    display.say(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
+        display.print(f"skipped a damaged state: {damage}")
+    display.print(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
     if newest.version not in ("", __version__):
-        display.say(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
+        display.print(f"the state was saved by crepe_dist {newest.version}; version {__version__} continues the run")
     backend = context.engine.backend
     if progress.precision not in ("", backend.precision):
-        display.say(f"the precision changes from {progress.precision} to {backend.precision}")
-    if progress.kernels not in ("", backend.build):
-        display.say(f"the kernels change from {progress.kernels} to {backend.build}, which may compute other bits")
+        display.print(f"the precision changes from {progress.precision} to {backend.precision}")
+    if progress.kernels not in ("", backend.build_name):
+        display.print(
+            f"the kernels change from {progress.kernels} to {backend.build_name}, which may compute other bits"
+        )
     return newest
 
 
-class StateSaver:
+class BackgroundStateSaver:
     """Saver of the state on rank 0: saves about every ``options.save_seconds`` seconds, by its own clock.
 
     A write starts ahead of the limit by as long as the last one took. Training does not wait for a write that takes
@@ -117,20 +121,20 @@ class StateSaver:
         self._beat = beat
         self._patience = patience
         self._good = good
-        self.durable_step = step if is_root else None
+        self.last_saved_step = step if is_root else None
         self._saved = (step, time.monotonic())  # step and time of the newest state on disk, or of a failed save
-        self._writing: tuple[Future[Path], Snapshot, float] | None = None
+        self._writing: tuple[Future[Path], ResumeState, float] | None = None
         self._slow = False
         self._lead = (0, 0.0)  # steps and seconds of the last write
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
 
     @property
-    def epochs(self) -> frozenset[int]:
+    def scored_epochs_on_disk(self) -> frozenset[int]:
         """Numbers of scored epochs of the states from which the run may resume."""
         writing = [len(self._writing[1].progress.epochs)] if self._writing else []  # read before the disk
         return frozenset([*writing, *resume_state.scored_epochs(self._folder)])
 
-    def due(self, step: int) -> bool:
+    def should_save(self, step: int) -> bool:
         """Return whether to save the state after ``step``; wait if an earlier save is late."""
         if not self._is_root:
             return False
@@ -148,27 +152,27 @@ class StateSaver:
             return True
         return now - saved_at >= self._save_seconds - min(seconds, self._save_seconds / 2)
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: ResumeState) -> None:
         """Start to write a snapshot, which must not be modified afterwards; only rank 0 calls it."""
         if not self.wait(snapshot.progress.step, self._patience):
             return
         future = self._pool.submit(resume_state.save, self._folder, snapshot, self._good)
         self._writing = (future, snapshot, time.monotonic())
 
-    def wait(self, step: int = 0, patience: float = math.inf) -> bool:
+    def wait(self, step: int = 0, timeout: float = math.inf) -> bool:
         """Wait at most ``patience`` seconds for the current write; return whether it has ended."""
-        due = time.monotonic() + patience
+        due = time.monotonic() + timeout
         while self._writing is not None and not self._writing[0].done():
             left = due - time.monotonic()
             if left <= 0:
-                self._warn(patience)
+                self._warn(timeout)
                 return False
             futures.wait([self._writing[0]], min(left, 1.0))
             self._beat()
         self._settle(step)
         return True
 
-    def postpone(self, step: int) -> None:
+    def skip(self, step: int) -> None:
         """Skip the state after ``step``, and do not retry at once."""
         self._saved = (step, time.monotonic())
 
@@ -193,34 +197,34 @@ class StateSaver:
         error = future.exception()
         if error is None:
             self._good = future.result()
-            self.durable_step = snapshot.progress.step
-            self._saved = (self.durable_step, began)
-            self._lead = (max(0, step - self.durable_step), now - began)
+            self.last_saved_step = snapshot.progress.step
+            self._saved = (self.last_saved_step, began)
+            self._lead = (max(0, step - self.last_saved_step), now - began)
             return
         if not isinstance(error, OSError):
             raise error
-        self.postpone(step)
+        self.skip(step)
         newest = f"the newest state is {self._good}" if self._good else "there is no saved state yet"
         self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
 
 
-def open_saver(context: TrainContext, restored: Found | None) -> StateSaver:
+def open_saver(context: TrainContext, restored: LoadedState | None) -> BackgroundStateSaver:
     """Make the saver of this rank; save a new run at once, so that there is a state if the next one gets damaged.
 
     Args:
         restored: state that the run resumes from.
     """
     good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, context.progress.step)
-    saver = StateSaver(
+    saver = BackgroundStateSaver(
         context.folder.state,
         context.config.state,
-        context.display.say,
-        context.world.beat,
+        context.display.print,
+        context.group.heartbeat,
         context.config.safety.watchdog_s / 4,
         good,
         step,
-        is_root=context.world.is_root,
+        is_root=context.group.is_root,
     )
-    if restored is None and (first := snapshot(context)):
+    if restored is None and (first := capture_state(context)):
         saver.save(first)
     return saver

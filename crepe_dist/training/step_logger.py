@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from crepe_dist.data.batch import Batch
-from crepe_dist.distributed.signals import Vote
-from crepe_dist.formatting import counted, duration
+from crepe_dist.distributed.signals import StepAction
+from crepe_dist.formatting import duration, pluralize
 from crepe_dist.model.network_config import steps_per_epoch
-from crepe_dist.parallel.distributed_optimizer import Outcome
+from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.training.callbacks import Callback
 from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput, epoch_line
@@ -33,7 +33,7 @@ class StepLogger(Callback):
         self._metrics = context.metrics
         self._display = context.display
         self._listeners = listeners
-        self._unlogged: list[tuple[Outcome, float]] = []  # Results of steps, with their learning rates.
+        self._unlogged: list[tuple[StepResult, float]] = []  # Results of steps, with their learning rates.
         self._wait_seconds = 0.0  # Time that this rank waited for data since the last call of ``on_log``.
         self._last_log: float | None = None  # Time of the last call of ``on_log``, or ``None`` while the clock stands.
         self._step_end = 0.0
@@ -42,14 +42,14 @@ class StepLogger(Callback):
     def on_epoch_begin(self) -> None:
         self._restart_clock()
 
-    def on_step_begin(self, batch: Batch) -> Vote:
+    def on_step_begin(self, batch: Batch) -> StepAction:
         if self._last_log is None:  # A state was saved after the previous step.
             self._restart_clock()
         self._wait_seconds += time.monotonic() - self._step_end
-        return Vote.GO_ON
+        return StepAction.CONTINUE
 
-    def on_step_end(self, result: Outcome, learning_rate: float) -> None:
-        if result.finite:
+    def on_step_end(self, result: StepResult, learning_rate: float) -> None:
+        if result.is_finite:
             self._unlogged.append((result, learning_rate))
         # The first step includes compilation time. It is logged separately, so that it does not distort the throughput.
         if result.step % LOG_INTERVAL == 0 or not self._has_logged:
@@ -66,13 +66,13 @@ class StepLogger(Callback):
         self._last_log = None
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        self._metrics.epoch(record)
+        self._metrics.log_epoch(record)
 
     def on_train_end(self) -> None:
         try:
             self._metrics.sync()
         except OSError as error:
-            self._display.say(f"the last lines of the metrics could not be written: {error}")
+            self._display.print(f"the last lines of the metrics could not be written: {error}")
 
     def _log(self) -> None:
         """Log the steps since the last call."""
@@ -82,12 +82,12 @@ class StepLogger(Callback):
         self._progress.seconds += seconds
         if self._unlogged:
             throughput = Throughput(
-                documents=sum(step.documents for step, _ in self._unlogged) / seconds,
+                documents=sum(step.global_batch_size for step, _ in self._unlogged) / seconds,
                 milliseconds=1000 * seconds / len(self._unlogged),
                 data_wait_fraction=min(1.0, self._wait_seconds / seconds),
             )
             records = [self._record(*step, throughput) for step in self._unlogged]
-            self._metrics.steps(records)
+            self._metrics.log_steps(records)
             self._listeners.on_log(records, throughput)
             self._unlogged = []
         self._restart_clock()
@@ -96,11 +96,11 @@ class StepLogger(Callback):
         self._wait_seconds = 0.0
         self._last_log = self._step_end = time.monotonic()
 
-    def _record(self, result: Outcome, learning_rate: float, throughput: Throughput) -> dict[str, Any]:
+    def _record(self, result: StepResult, learning_rate: float, throughput: Throughput) -> dict[str, Any]:
         return {
             "step": result.step,
             "epoch": self._progress.epoch,
-            "loss": result.loss / result.documents,
+            "loss": result.loss / result.global_batch_size,
             "learning_rate": learning_rate,
             "documents_per_second": throughput.documents,
             "milliseconds": throughput.milliseconds,
@@ -114,7 +114,7 @@ class ProgressCallback(Callback):
     def __init__(self, context: TrainContext) -> None:
         self._context = context
         self._display = context.display
-        self._epochs = context.config.training.all_epochs
+        self._epochs = context.config.training.num_epochs
         self._rows = len(context.data.splits["train"])
         self._steps = steps_per_epoch(self._rows, context.config.data.batch_size)
         self._num_logs = 0
@@ -134,15 +134,17 @@ class ProgressCallback(Callback):
         self._display.end_epoch()
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        self._display.say(epoch_line(record, self._epochs, self._context.choice.verdict(self._context.progress)))
+        self._display.print(
+            epoch_line(record, self._epochs, self._context.selection.describe_latest(self._context.progress))
+        )
 
     def _show_estimate(self, throughput: Throughput) -> None:
         """Print how long the rest of the run takes at this throughput."""
         left = self._epochs * self._steps - self._context.progress.step
         seconds = duration(left * throughput.milliseconds / 1000)
         at_most = "at most " if self._context.config.training.patience else ""
-        self._display.say(
+        self._display.print(
             f"time      {at_most}about {seconds} besides scoring: "
-            f"{counted(left, 'step')} left, {throughput.milliseconds:,.1f} ms each "
-            f"({counted(self._epochs, 'epoch')} of {counted(self._steps, 'step')})"
+            f"{pluralize(left, 'step')} left, {throughput.milliseconds:,.1f} ms each "
+            f"({pluralize(self._epochs, 'epoch')} of {pluralize(self._steps, 'step')})"
         )

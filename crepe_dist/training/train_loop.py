@@ -18,44 +18,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.signals import Vote
+from crepe_dist.distributed.signals import StepAction
 from crepe_dist.engines.engine import Engine
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import Result, RunFolder, read_result, write_result
+from crepe_dist.runs.run_dir import Result, RunDir, read_result, write_result
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
-from crepe_dist.training.branch_weight import weighed_and_scored
+from crepe_dist.training.branch_weight import fit_branch_weight_and_evaluate
 from crepe_dist.training.callbacks import Callback, CallbackList, WatchdogCallback
 from crepe_dist.training.chance_loss_monitor import ChanceLossMonitor
-from crepe_dist.training.context import JobContext, TrainContext, learning_rates
+from crepe_dist.training.context import JobContext, TrainContext, lr_schedule
 from crepe_dist.training.divergence import check_finite_scores, handle_nonfinite_step
 from crepe_dist.training.eval_loop import EvaluationStopped
 from crepe_dist.training.save_callback import SaveCallback
-from crepe_dist.training.startup_messages import banner, notes
-from crepe_dist.training.state_saver import StateSaver, open_saver, resume
+from crepe_dist.training.startup_messages import banner, startup_warnings
+from crepe_dist.training.state_saver import BackgroundStateSaver, open_saver, resume
 from crepe_dist.training.step_logger import ProgressCallback, StepLogger
 
 
-def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: RunFolder, job: JobContext) -> Result:
+def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> Result:
     """Train a network in a folder, or resume its training. Return the result at once if the run is finished."""
-    if (finished := job.world.agree("result", lambda: read_result(folder))) is not None:
+    if (finished := job.world.run_on_all("result", lambda: read_result(folder))) is not None:
         return finished
     context = run_epochs(config, data, engine, folder, job)
-    reported, chosen_by = context.choice.reported(context.progress), context.choice.chosen_by
+    reported, chosen_by = context.selection.selected_epoch(context.progress), context.selection.selected_by
     return write_result(folder, reported, chosen_by, context.provenance(), job.world)
 
 
-def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunFolder, job: JobContext) -> TrainContext:
+def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
     """Train the remaining epochs of a network. Evaluate it and write a checkpoint after each epoch."""
     context = TrainContext.create(config, data, engine, folder, job)
-    context.display.say(banner(context))
-    context.display.say(f"run       {folder.describe()}")
+    context.display.print(banner(context))
+    context.display.print(f"run       {folder.describe()}")
     saver = open_saver(context, resume(context))
     if context.progress.step == 0:
-        context.display.say_lines(notes(context))
+        context.display.print_lines(startup_warnings(context))
 
     callbacks = create_callbacks(context, saver)
-    with job.control.deferring():  # From here on, a signal only requests a stop. The ranks agree on it after each step.
+    with job.control.defer():  # From here on, a signal only requests a stop. The ranks agree on it after each step.
         while not context.progress.finished:
             train_epoch(context, callbacks)
             scores, branch_weight = evaluate_epoch(context, callbacks)
@@ -65,7 +65,7 @@ def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunFolder,
     return context
 
 
-def create_callbacks(context: TrainContext, saver: StateSaver) -> CallbackList:
+def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> CallbackList:
     """Make the callbacks of a run, the same ones on every rank.
 
     The order matters:
@@ -76,7 +76,8 @@ def create_callbacks(context: TrainContext, saver: StateSaver) -> CallbackList:
        contain every step of a saved state. Rank 0 alone writes these files.
     3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` sends
        the last steps of an epoch to both before ``ProgressCallback`` removes the progress bar.
-    4. ``SaveCallback`` comes last, because it is the only callback that contains collectives or raises ``Stopped``. On
+    4. ``SaveCallback`` comes last, because it is the only callback that contains collectives or raises
+    ``StopRequested``. On
        every rank, all other callbacks have then handled the step.
     """
     callbacks = CallbackList()
@@ -93,7 +94,7 @@ def create_callbacks(context: TrainContext, saver: StateSaver) -> CallbackList:
 def train_epoch(context: TrainContext, callbacks: Callback) -> None:
     """Train on the remaining batches of the epoch."""
     engine, optimizer, progress = context.engine, context.optimizer, context.progress
-    lr_at = learning_rates(context.config, len(context.data.splits["train"]))
+    lr_at = lr_schedule(context.config, len(context.data.splits["train"]))
     callbacks.on_epoch_begin()
     for batch in context.epoch_batches():  # This rank's shard of each global batch.
         lr = lr_at(progress)
@@ -102,15 +103,15 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
         # The sums of the dense gradients, and the decisions that every rank must take alike. On one host, ``update``
         # sums the gradients of the n-gram tables.
         result = optimizer.all_reduce(loss, batch, requested_action)
-        while result.overflowed:
+        while result.needs_recompute:
             # The integer sums may overflow, or the first fixed-point scales were too coarse. The optimizer has chosen
             # new scales, in which the gradients of the same batch are computed again.
             result = optimizer.all_reduce(engine.forward_backward(batch), batch, requested_action)
-        if result.finite:
-            optimizer.update(batch.documents, lr)
+        if result.is_finite:
+            optimizer.step(batch.global_batch_size, lr)
         else:
             handle_nonfinite_step(context, result)
-        progress.count(batch.documents, result.loss)
+        progress.record_step(batch.global_batch_size, result.loss)
         callbacks.on_step_end(result, lr)
     callbacks.on_train_epoch_end()
 
@@ -126,20 +127,20 @@ def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[
         UserError: The loss on a split is not finite.
     """
     context.job.watchdog.beat("evaluate")
-    context.optimizer.flush()
+    context.optimizer.synchronize()
     try:
-        scores, branch_weight = weighed_and_scored(
-            context.engine, context.data, context.world, lambda: context.job.control.vote is Vote.STOP
+        scores, branch_weight = fit_branch_weight_and_evaluate(
+            context.engine, context.data, context.group, lambda: context.job.control.vote is StepAction.STOP
         )
     except EvaluationStopped:
         callbacks.on_stop()
-        raise  # Not reached: ``SaveCallback.on_stop`` raises ``Stopped``.
+        raise  # Not reached: ``SaveCallback.on_stop`` raises ``StopRequested``.
     check_finite_scores(scores, context.progress.epoch)
     return scores, branch_weight
 
 
 def save_checkpoint(
-    context: TrainContext, saver: StateSaver, scores: Mapping[str, AnyScores], branch_weight: float
+    context: TrainContext, saver: BackgroundStateSaver, scores: Mapping[str, AnyScores], branch_weight: float
 ) -> dict[str, Any]:
     """Record the epoch. If it has scores, write its checkpoint on rank 0, and remove checkpoints that are not needed.
 
@@ -147,31 +148,31 @@ def save_checkpoint(
         The record of the epoch.
     """
     progress, engine = context.progress, context.engine
-    more = {"tower_weight": branch_weight} if engine.shape.summands > 1 else {}
+    more = {"tower_weight": branch_weight} if engine.shape.num_branches > 1 else {}
     record = checkpoint.epoch_record(progress, scores, more)
     progress.epochs.append(record)
 
     def write() -> None:
         precision, numerics = context.config.model.precision, context.numerics()
-        metadata = checkpoint.description(record, context.data, engine.shape, precision, numerics, scores)
-        arrays = engine.shape.weighted(engine.values(), branch_weight)
+        metadata = checkpoint.build_metadata(record, context.data, engine.shape, precision, numerics, scores)
+        arrays = engine.shape.with_branch_weight(engine.state_dict(), branch_weight)
         checkpoint.save(context.folder.path, arrays, metadata, scores)
-        needed = context.choice.kept(progress, saver.epochs)
-        context.folder.remove(context.folder.other_checkpoints(needed))
+        needed = context.selection.checkpoints_to_keep(progress, saver.scored_epochs_on_disk)
+        context.folder.remove(context.folder.checkpoints_except(needed))
 
     if scores:
         # All ranks wait: if the write fails, no rank may continue as if the checkpoint existed.
-        context.world.on_root("checkpoint", write)
+        context.group.run_on_rank0("checkpoint", write)
     return record
 
 
 def end_epoch(context: TrainContext, callbacks: Callback, record: dict[str, Any]) -> None:
     """Move on to the next epoch, or finish the run after the last epoch or without further improvement."""
-    progress, choice = context.progress, context.choice
+    progress, choice = context.progress, context.selection
     progress.finished = choice.is_last(progress)
     stopped_early = choice.stopped_early(progress)
     if not progress.finished:
         progress.begin_epoch(progress.epoch + 1)
     callbacks.on_epoch_end(record)
     if stopped_early:
-        context.display.say(stopped_early)
+        context.display.print(stopped_early)

@@ -9,15 +9,15 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.verification import verify
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import default_epochs, default_patience
 from crepe_dist.training import sentence_encoder
-from crepe_dist.training.display import Display
+from crepe_dist.training.display import ProgressDisplay
 
 
-def open_training_data(config: Config, world: World, display: Display) -> Dataset:
+def open_training_data(config: Config, world: ProcessGroup, display: ProgressDisplay) -> Dataset:
     """Open the data of a run.
 
     Raises:
@@ -26,7 +26,7 @@ def open_training_data(config: Config, world: World, display: Display) -> Datase
             data.
     """
     data = open_data(config.data.source, world, display)
-    world.agree("settings and data", lambda: _check(config, data))
+    world.run_on_all("settings and data", lambda: _check(config, data))
     patience = config.training.patience
     if (patience or uses_unlabelled(config, data)) and "validation" not in data.splits:
         raise UserError(
@@ -41,7 +41,9 @@ def open_training_data(config: Config, world: World, display: Display) -> Datase
             raise UserError(
                 f"--sentence-encoder {name} has no use", why, "train without --sentence-encoder", on_all_ranks=True
             )
-        world.on_root("encoder", lambda: sentence_encoder.opened(name, data))  # rank 0 alone needs it
+        world.run_on_rank0(
+            "encoder", lambda: sentence_encoder.load_sentence_encoder(name, data)
+        )  # rank 0 alone needs it
     return data
 
 
@@ -62,21 +64,21 @@ def uses_unlabelled(config: Config, data: Dataset) -> bool:
     return bool(config.training.unlabelled and data.unlabelled)
 
 
-def open_data(source: str, world: World, display: Display) -> Dataset:
+def open_data(source: str, world: ProcessGroup, display: ProgressDisplay) -> Dataset:
     """Open a prepared folder on every rank; rank 0 prepares the sample if it is missing.
 
     Raises:
         UserError: on every rank, if one of them cannot open the folder or sees different data.
     """
     folder = folder_of(source)
-    if source == SAMPLE and world.broadcast(not folder.exists(), "sample missing"):
+    if source == SAMPLE and world.broadcast_object(not folder.exists(), "sample missing"):
         # Only this case needs these modules, and their imports take long.
         from crepe_dist.preparing.preparation import prepare_sample
         from crepe_dist.reports import data_page
 
-        display.say(f"preparing the sample in {folder}")
-        world.on_root("sample", lambda: prepare_sample(folder, data_page.optional_page()))
-    dataset = world.agree("data", lambda: _open(folder), same=lambda dataset: dataset.fingerprint)
+        display.print(f"preparing the sample in {folder}")
+        world.run_on_rank0("sample", lambda: prepare_sample(folder, data_page.optional_page()))
+    dataset = world.run_on_all("data", lambda: _open(folder), compare_by=lambda dataset: dataset.fingerprint)
     if "test" not in dataset.splits:
         percent = max(20, -(-100 // sum(map(len, dataset.splits.values()))))  # one row at least
         raise UserError(
@@ -92,13 +94,13 @@ def _open(folder: Path) -> Dataset:
     if folder.is_file():
         raise UserError(
             f"{folder} is a file, not a prepared data set",
-            remedy=f"{invocation.typed('prepare')} {folder} --out data/{folder.name.split('.')[0]}, "
+            remedy=f"{invocation.command_line('prepare')} {folder} --out data/{folder.name.split('.')[0]}, "
             "then pass that folder",
         )
     return open_dataset(folder)
 
 
-def with_epochs(config: Config, data: Dataset) -> Config:
+def resolve_epochs(config: Config, data: Dataset) -> Config:
     """Return the configuration with the given number of epochs and patience, or those that suit the data."""
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     documents, is_taught = len(data.splits["train"]), uses_unlabelled(config, data)
@@ -115,7 +117,7 @@ def with_epochs(config: Config, data: Dataset) -> Config:
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 
 
-def verify_data(data: Dataset, world: World, record: Path) -> None:
+def verify_data(data: Dataset, world: ProcessGroup, record: Path) -> None:
     """Verify the checksums of the data in one process per host; skip files unchanged since the last time.
 
     Args:
@@ -127,8 +129,8 @@ def verify_data(data: Dataset, world: World, record: Path) -> None:
 
     def check() -> None:
         if world.local_rank == 0:
-            verify(data, record, world.beat)
-        world.before_long_wait()  # other hosts may take longer
+            verify(data, record, world.heartbeat)
+        world.pause_watchdog()  # other hosts may take longer
 
-    world.agree("checksums of the data", check)
-    world.beat()
+    world.run_on_all("checksums of the data", check)
+    world.heartbeat()

@@ -11,22 +11,22 @@ import numpy as np
 
 from crepe_dist import formatting
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.text_preprocessing import Column
+from crepe_dist.data.text_preprocessing import FeatureColumn
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model import weights_io
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions
 
-SHOWN_CLASSES = 5
+MAX_SHOWN_CLASSES = 5
 
 
 @dataclass(frozen=True)
-class Start:
+class PretrainedWeights:
     """Parameters to start from.
 
     Attributes:
@@ -36,24 +36,24 @@ class Start:
         classes: places of their classes among those of the data.
     """
 
-    shape: Shape
+    shape: NetworkConfig
     arrays: Arrays
     sha256: str
     summary: str
     classes: list[int]
 
-    def give(self, network: Mapping[str, Parameter]) -> None:
+    def copy_into(self, network: Mapping[str, Parameter]) -> None:
         """Copy the arrays into the parameters of a network; classes that they lack keep their initial values."""
         for name, array in self.arrays.items():
             axis = self.shape.class_axes.get(name)
             if axis is None:
-                network[name].value[:] = array
+                network[name].data[:] = array
             else:
-                np.moveaxis(network[name].value, axis, 0)[self.classes] = np.moveaxis(array, axis, 0)
-        weights_io.check({name: each.value for name, each in network.items()}, self.shape)
+                np.moveaxis(network[name].data, axis, 0)[self.classes] = np.moveaxis(array, axis, 0)
+        weights_io.validate({name: each.data for name, each in network.items()}, self.shape)
 
 
-def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
+def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> PretrainedWeights:
     """Read the parameters from which training on this data starts.
 
     Args:
@@ -62,31 +62,31 @@ def read(source: str, options: ModelOptions, dataset: Dataset) -> Start:
     Raises:
         UserError: the file is missing, or belongs to another encoding or other settings, or nothing could be kept.
     """
-    path = checkpoint.find(source)
-    about = checkpoint.describe(path)
+    path = checkpoint.resolve_model(source)
+    about = checkpoint.read_metadata(path)
     arrays = weights_io.load(path)
     encoding = dataset.encoding
     classes: list[str] | None = None
     network: dict[str, Any] = {}
     if about is not None:
-        trained_on, classes, network = checkpoint.trained_as(path, about)
+        trained_on, classes, network = checkpoint.parse_metadata(path, about)
         _check_encoding(path, trained_on, checkpoint.composition(about).beside, dataset, network)
-    shape = weights_io.shape_of(arrays, encoding.codes, encoding.feature_len, network)
-    if classes is not None and len(classes) != shape.classes:
+    shape = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
+    if classes is not None and len(classes) != shape.num_classes:
         raise UserError(
-            f"{path} has {shape.classes} outputs, its description {len(classes)} classes",
-            remedy=checkpoint.ANOTHER,
+            f"{path} has {shape.num_classes} outputs, its description {len(classes)} classes",
+            remedy=checkpoint.OTHER_CHECKPOINT_HINT,
         )
     _check_settings(path, options, shape)
-    unpacked = weights_io.unpacked(arrays, shape)
-    weights_io.check(unpacked, shape)
-    kept, places, summary = _kept(path, unpacked, shape, classes, dataset.classes)
-    shape = replace(shape, classes=len(dataset.classes)).trained_as(options)
-    return Start(shape, kept, sha256(path) if about is None else about["sha256"], summary, places)
+    unpacked = weights_io.decompress_all(arrays, shape)
+    weights_io.validate(unpacked, shape)
+    kept, places, summary = _select_transferable(path, unpacked, shape, classes, dataset.classes)
+    shape = replace(shape, num_classes=len(dataset.classes)).with_training_options(options)
+    return PretrainedWeights(shape, kept, sha256(path) if about is None else about["sha256"], summary, places)
 
 
-def _kept(
-    path: Path, arrays: Arrays, shape: Shape, classes: list[str] | None, here: list[str]
+def _select_transferable(
+    path: Path, arrays: Arrays, shape: NetworkConfig, classes: list[str] | None, here: list[str]
 ) -> tuple[Arrays, list[int], str]:
     """Select and describe the arrays to keep for the classes ``here``, and find the places of their classes.
 
@@ -101,12 +101,12 @@ def _kept(
         f"all layers from {formatting.excerpt(str(path))}",
         {each: place for place, each in enumerate(here)},
     )
-    if classes is None and shape.classes == len(here):
+    if classes is None and shape.num_classes == len(here):
         classes, summary = here, f"{summary}, which does not name its classes; they are assumed to be those of the data"
-    there = formatting.counted(shape.classes, "class", "classes")
+    there = formatting.pluralize(shape.num_classes, "class", "classes")
     shared = [place for place, each in enumerate(classes or []) if each in place_of]
-    if not len(shared) == len(here) == shape.classes:
-        arrays = {key: array for key, array in arrays.items() if key not in shape.counted}
+    if not len(shared) == len(here) == shape.num_classes:
+        arrays = {key: array for key, array in arrays.items() if key not in shape.buffers}
         summary += f", for {len(shared)} of its {there}; {len(here) - len(shared)} of the data's are new"
     if shared:
         assert classes is not None
@@ -117,7 +117,7 @@ def _kept(
         }
         return {**arrays, **kept}, [place_of[classes[place]] for place in shared], summary
     there = _listed(classes) if classes else there
-    if not shape.other_layers:
+    if not shape.transferable_layers:
         raise UserError(
             f"{path} is a network for other classes than those of the data",
             f"its only layer belongs to its classes ({there}), so nothing could be kept",
@@ -125,13 +125,14 @@ def _kept(
         )
     kept = {key: array for key, array in arrays.items() if key not in shape.class_axes}
     summary = (
-        f"{shape.other_layers} from {formatting.excerpt(str(path))}; the rest new, because its classes differ ({there})"
+        f"{shape.transferable_layers} from {formatting.excerpt(str(path))}; the rest new, because its "
+        f"classes differ ({there})"
     )
     return kept, [], summary
 
 
 def _check_encoding(
-    path: Path, there: Encoding, beside: tuple[Column, ...], dataset: Dataset, network: dict[str, Any]
+    path: Path, there: CharEncoder, beside: tuple[FeatureColumn, ...], dataset: Dataset, network: dict[str, Any]
 ) -> None:
     """Check that both encodings map characters, and values of columns, to the same codes and positions.
 
@@ -142,8 +143,8 @@ def _check_encoding(
         why = "other columns, values or intervals, or another order of values, have other meanings"
         remedy = f"train on {dataset.folder} without --init-from, or on the data that the network knows"
         raise UserError(f"{path} was trained on other columns beside the text than {dataset.folder} has", why, remedy)
-    any_length = weights_io.shape_class(network).reads_any_length
-    if not here.reads_as(there) or not (any_length or here.feature_len == there.feature_len):
+    any_length = weights_io.config_class(network).accepts_any_length
+    if not here.same_mapping(there) or not (any_length or here.feature_len == there.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",
             f"mode {there.mode} and {there.feature_len:,} characters, not {here.mode} and {here.feature_len:,}; or the "
@@ -152,7 +153,7 @@ def _check_encoding(
         )
 
 
-def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
+def _check_settings(path: Path, options: ModelOptions, shape: NetworkConfig) -> None:
     """Check that no setting contradicts the given network."""
     requested = options.network if options.size == "auto" else "paper"  # which alone has that setting
     # A default that was given explicitly cannot be distinguished from one left out.
@@ -162,16 +163,16 @@ def _check_settings(path: Path, options: ModelOptions, shape: Shape) -> None:
             "training continues with the network of the given parameters",
             "omit --model and --size, or start from another checkpoint",
         )
-    for name, value in shape.requested(options).items():
+    for name, value in shape.requested_sizes(options).items():
         if value not in (None, getattr(shape, name)):
             raise UserError(
                 f"the settings ask for {value} {name}, but {path} has {getattr(shape, name)}",
                 "the given parameters decide the size of the network",
-                shape.remedy_for(name),
+                shape.size_mismatch_hint(name),
             )
 
 
 def _listed(classes: list[str]) -> str:
-    names = [formatting.excerpt(name, 40) for name in formatting.first(classes, SHOWN_CLASSES)]
+    names = [formatting.excerpt(name, 40) for name in formatting.head(classes, MAX_SHOWN_CLASSES)]
     rest = len(classes) - len(names)
-    return formatting.listed([*names, f"{rest} more"] if rest else names)
+    return formatting.join_words([*names, f"{rest} more"] if rest else names)

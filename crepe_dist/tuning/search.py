@@ -14,14 +14,14 @@ import yaml
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.elastic.training_subprocess import end, failure, killed_by, nested, training
+from crepe_dist.elastic.training_subprocess import failure, killed_by, nested, terminate, training_subprocess
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, write_csv, write_text
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, loss_of, read
 from crepe_dist.settings.config import Config
-from crepe_dist.training.model_setup import chosen_shape
-from crepe_dist.training.training_data import with_epochs
+from crepe_dist.training.model_setup import select_network_config
+from crepe_dist.training.training_data import resolve_epochs
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -33,10 +33,10 @@ DROPOUT, WIDTH = "model.dropout", "model.width"
 PATIENCE = 3  # epochs
 POLL = 0.2  # seconds
 STARTUP = 8  # random trials before Optuna models the outcomes
-DONE, PRUNED, LATE, FAILED, KILLED = "done", "pruned", "out of time", "failed", "killed"
+DONE, PRUNED, TIMED_OUT, FAILED, KILLED = "done", "pruned", "out of time", "failed", "killed"
 SCORES = ("validation", "test", "loss", "epoch")
 COLUMNS = ("folder", "end", *SCORES, "seconds", "settings")
-Outcome = dict[str, Any]  # ``end``, ``seconds``, ``problem``, and ``SCORES`` if an epoch was scored
+TrialOutcome = dict[str, Any]  # ``end``, ``seconds``, ``problem``, and ``SCORES`` if an epoch was scored
 Show = Callable[[dict[str, Any], str], None]
 
 
@@ -46,8 +46,8 @@ def first_trials(data: Dataset) -> list[dict[str, Any]]:
     The first trial is a fast network, so that a short search has a result. The second trial has the values that
     training chooses by default for these data. The third trial has another learning rate and number of epochs.
     """
-    config = with_epochs(Config(), data)
-    network = chosen_shape(config.model, data)
+    config = resolve_epochs(Config(), data)
+    network = select_network_config(config.model, data)
     defaults = {
         NETWORK: config.model.network,
         RATE: config.optimizer.learning_rate,
@@ -118,8 +118,8 @@ class Search:
             self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
         newest = {trial.user_attrs["folder"]: trial for trial in self._study.trials if "folder" in trial.user_attrs}
         for trial in newest.values():
-            if trial.user_attrs.get("end", KILLED) in (LATE, KILLED) and trial.state.is_finished():
-                kept: Outcome = {name: trial.user_attrs.get(name) for name in ("folder", "defaults")}
+            if trial.user_attrs.get("end", KILLED) in (TIMED_OUT, KILLED) and trial.state.is_finished():
+                kept: TrialOutcome = {name: trial.user_attrs.get(name) for name in ("folder", "defaults")}
                 self._study.enqueue_trial(trial.params, user_attrs=kept)
 
     def run(self, deadline: float, most: int | None, processes: int, show: Show) -> Iterator[FrozenTrial]:
@@ -144,7 +144,7 @@ class Search:
 
             of_all = {"training.refit": False, "logging.report": False}
             complete = {**settings, **of_all, "data.source": str(self._data.folder.absolute())}
-            outcome = attempt(complete, self._folder / name, processes, deadline, prune, partial(show, settings))
+            outcome = run_trial(complete, self._folder / name, processes, deadline, prune, partial(show, settings))
             for key, value in outcome.items():
                 trial.set_user_attr(key, value)
             state = {DONE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}.get(outcome["end"], TrialState.FAIL)
@@ -167,7 +167,7 @@ class Search:
     def best(self) -> FrozenTrial | None:
         """Return the best trial so far, also if it was interrupted; ``None`` if no epoch was scored."""
         scored = [trial for trial in self.trials() if "validation" in trial.user_attrs]
-        return min(scored, key=rank, default=None)
+        return min(scored, key=trial_sort_key, default=None)
 
     def checkpoint(self, trial: FrozenTrial, folder: Path) -> Path:
         """Find the checkpoint of the scored epoch of a trial, or its run's folder if that is gone."""
@@ -191,20 +191,20 @@ class Search:
             write_text(self._folder / BEST, yaml.safe_dump(settings, sort_keys=False))
 
 
-def rank(trial: FrozenTrial) -> tuple[float, bool, float, int]:
+def trial_sort_key(trial: FrozenTrial) -> tuple[float, bool, float, int]:
     """Return a sort key, the best first: validation accuracy, then finished ones, validation loss, and the earlier."""
     about = trial.user_attrs
     return -about["validation"], about["end"] != DONE, about["loss"], trial.number
 
 
-def attempt(
+def run_trial(
     settings: Mapping[str, Any],
     folder: Path,
     processes: int,
     deadline: float,
     prune: Callable[[int, float], bool],
     show: Callable[[str], None],
-) -> Outcome:
+) -> TrialOutcome:
     """Train, or resume what was interrupted in the same folder.
 
     Args:
@@ -215,7 +215,7 @@ def attempt(
     folder.mkdir(exist_ok=True)
     run, started, known, reason = folder / RUN, time.monotonic(), 0, ""
     show("starting")
-    with training({**settings, "run_dir": str(run)}, folder, processes) as process:
+    with training_subprocess({**settings, "run_dir": str(run)}, folder, processes) as process:
         while process.poll() is None and not reason:
             time.sleep(POLL)
             epochs = _epochs(run)
@@ -224,18 +224,18 @@ def attempt(
                 reason = PRUNED if prune(epoch["epoch"], epoch["validation_accuracy"]) else reason
             known = len(epochs)
             if not reason and time.monotonic() > deadline:
-                reason = LATE
+                reason = TIMED_OUT
         if reason:
-            end(process)
+            terminate(process)
         code = process.wait()
     outcome = {"seconds": time.monotonic() - started, "problem": ""}
     epochs = _epochs(run)
     if code == 0:  # perhaps just before it was to be ended
         reported = read_json(run / "result.json")["epoch"]
         return {**outcome, "end": DONE, **_scores(next(each for each in epochs if each["epoch"] == reported))}
-    if reason == LATE and epochs:
+    if reason == TIMED_OUT and epochs:
         best = max(epochs, key=lambda epoch: (epoch["validation_accuracy"], epoch["epoch"]))
-        return {**outcome, "end": LATE, **_scores(best)}
+        return {**outcome, "end": TIMED_OUT, **_scores(best)}
     if not reason:
         error = failure(folder, code)
         reason = KILLED if killed_by(code) else FAILED
@@ -243,7 +243,7 @@ def attempt(
     return {**outcome, "end": reason}
 
 
-def _scores(epoch: dict[str, Any]) -> Outcome:
+def _scores(epoch: dict[str, Any]) -> TrialOutcome:
     loss, _ = loss_of(epoch, "validation")
     return dict(zip(SCORES, (epoch["validation_accuracy"], epoch["test_accuracy"], loss, epoch["epoch"])))
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from crepe_dist.distributed.signals import Control
+from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog, start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
@@ -68,7 +68,7 @@ def test_the_exit_code_of_a_hang(trial):
 
 
 def test_only_the_processes_that_were_named_are_ended(tmp_path):
-    with Watchdog(Control(), 100, 0) as watchdog:
+    with Watchdog(SignalHandler(), 100, 0) as watchdog:
         child = os.fork()
         if child == 0:
             time.sleep(60)
@@ -78,7 +78,7 @@ def test_only_the_processes_that_were_named_are_ended(tmp_path):
         # Another process that was given its id, or one of another host, is left alone.
         for named in ({**other, "start": began + 1}, {**other, "host": "another"}, other):
             assert start_time(child) == began
-            watchdog.write_to(tmp_path / "stacks" / "rank_0.txt", [me, named])
+            watchdog.open_stack_file(tmp_path / "stacks" / "rank_0.txt", [me, named])
             watchdog._signal_peers(signal.SIGKILL)
             time.sleep(0.1)
         _, status = os.waitpid(child, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import share, training_order
+from crepe_dist.data.loader import shard_range, training_order
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
@@ -17,7 +17,7 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     code, printed = trial.run(processes, fault=trial.fault(kind, 17, rank), supervised=processes == 2)
     assert code == ExitCode.ERROR, printed
     # Steps count from 1: after 17 it is the 18th, the fifth of the second epoch, of 25 documents each.
-    first, end = share(100, 125, rank, processes, 4)
+    first, end = shard_range(100, 125, rank, processes, 4)
     order = training_order(open_dataset(trial.data).splits["train"], 0, 1, 25)
     rows = ", ".join(map(str, order[first:end].tolist()))
     what = f"non-finite loss or gradient at step 18 on rank {rank} (rows {rows} of the train split)"

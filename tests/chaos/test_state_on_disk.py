@@ -18,19 +18,19 @@ import pytest
 
 from crepe_dist.errors import UserError
 from crepe_dist.runs import resume_state
-from crepe_dist.runs.metrics import SCALARS, Metrics
-from crepe_dist.runs.resume_state import Progress, Snapshot
+from crepe_dist.runs.metrics import SCALARS, MetricsLogger
+from crepe_dist.runs.resume_state import ResumeState, TrainerState
 from crepe_dist.settings.options import StateOptions
-from crepe_dist.training.state_saver import StateSaver
+from crepe_dist.training.state_saver import BackgroundStateSaver
 from tests.chaos import harness
 from tests.helpers.needs import needs
 
 FILES = (*resume_state.FILES, resume_state.MANIFEST)
 
 
-def snapshot(step: int, rows: int = 50) -> Snapshot:
+def snapshot(step: int, rows: int = 50) -> ResumeState:
     values = np.full((rows, 40), step, np.float32)
-    return Snapshot(Progress(step=step), {"a": values, "b": values[0]}, {"updates": np.array([step])})
+    return ResumeState(TrainerState(step=step), {"a": values, "b": values[0]}, {"updates": np.array([step])})
 
 
 def whole_step(folder: Path) -> int:
@@ -106,13 +106,13 @@ class TestFullDisk:
     def test_a_save_that_has_no_room(self, small_disk):
         folder = small_disk / "state"
         said: list[str] = []
-        saver = StateSaver(folder, StateOptions(save_steps=1), said.append)
+        saver = BackgroundStateSaver(folder, StateOptions(save_steps=1), said.append)
         saver.save(snapshot(1))
         saver.wait()
         filling = fill(small_disk)
         saver.save(snapshot(2, rows=2000))
         saver.wait()
-        assert saver.durable_step == whole_step(folder) == 1
+        assert saver.last_saved_step == whole_step(folder) == 1
         (message,) = said
         assert "step 2 could not be saved" in message
         assert f"the newest state is {folder / snapshot(1).name}" in message
@@ -120,17 +120,17 @@ class TestFullDisk:
         filling.unlink()
         saver.save(snapshot(3))
         saver.wait()
-        assert saver.durable_step == whole_step(folder) == 3
+        assert saver.last_saved_step == whole_step(folder) == 3
 
     def test_metrics_wait_for_room_and_tensorboard_is_given_up(self, small_disk):
         said: list[str] = []
-        metrics = Metrics(small_disk, said.append, tensorboard=True)
+        metrics = MetricsLogger(small_disk, said.append, tensorboard=True)
         record = {"step": 1, **dict.fromkeys(SCALARS, 1.0)}
-        metrics.steps([record])
+        metrics.log_steps([record])
         metrics.sync()
         filling = fill(small_disk)
         for step in range(2, 3000):
-            metrics.steps([{**record, "step": step}])
+            metrics.log_steps([{**record, "step": step}])
         with pytest.raises(OSError, match="No space left"):
             metrics.sync()
         filling.unlink()
@@ -160,16 +160,16 @@ def test_no_more_than_so_many_steps_are_ever_unsaved(tmp_path, monkeypatch):
     taken: list[int] = []
     save = resume_state.save
 
-    def slow(folder: Path, snapshot: Snapshot, good: Path | None) -> Path:
+    def slow(folder: Path, snapshot: ResumeState, good: Path | None) -> Path:
         time.sleep(0.05)
         done = save(folder, snapshot, good)
         taken.append(snapshot.progress.step)
         return done
 
     monkeypatch.setattr(resume_state, "save", slow)
-    saver = StateSaver(tmp_path, StateOptions(save_steps=5), print)
+    saver = BackgroundStateSaver(tmp_path, StateOptions(save_steps=5), print)
     for step in range(1, 30):
-        due = saver.due(step)
+        due = saver.should_save(step)
         assert step - 1 - (taken[-1] if taken else 0) <= 5
         time.sleep(0.01)
         if due:
@@ -190,15 +190,15 @@ def test_training_does_not_wait_for_a_slow_disk_if_seconds_decide(tmp_path, monk
 
     monkeypatch.setattr(resume_state, "save", slow)
     said: list[str] = []
-    saver = StateSaver(tmp_path, StateOptions(save_seconds=60), said.append, patience=0)
+    saver = BackgroundStateSaver(tmp_path, StateOptions(save_seconds=60), said.append, patience=0)
     saver.save(snapshot(1))
     now[0] += 59
-    assert not saver.due(2)
+    assert not saver.should_save(2)
     now[0] += 100
-    assert not saver.due(3)
+    assert not saver.should_save(3)
     assert said == ["writing a state takes over 60 s: a kill may lose more work than it should"]
     done.set()
     saver.wait(5)
-    assert saver.durable_step == 1
-    assert saver.due(5)
+    assert saver.last_saved_step == 1
+    assert saver.should_save(5)
     saver.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import command_runner, train
-from crepe_dist.distributed.launch import detect
+from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.errors import ExitCode
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}
@@ -34,7 +34,12 @@ class Fault:
     def strikes(self, phase: str, step: int, *kinds: str) -> str:
         """The kind, if it is one of these and it is time; then it is noted as done. Else nothing."""
         plan = self.plan()
-        if plan["kind"] not in kinds or plan["phase"] != phase or step < plan["step"] or detect().rank != plan["rank"]:
+        if (
+            plan["kind"] not in kinds
+            or plan["phase"] != phase
+            or step < plan["step"]
+            or read_launcher_env().rank != plan["rank"]
+        ):
             return ""
         try:
             with Path(plan["once"]).open("x") as stream:
@@ -63,9 +68,9 @@ def arm(fault: Fault) -> None:
 
     def create_with_faults(*given: Any) -> TrainContext:
         context = create(*given)
-        forward_backward, update = context.engine.forward_backward, context.optimizer.update
+        forward_backward, update = context.engine.forward_backward, context.optimizer.step
         context.engine.forward_backward = lambda batch: faulty(context, batch, forward_backward)  # type: ignore[method-assign]
-        context.optimizer.update = lambda *given: faulty_update(context, update, *given)  # type: ignore[method-assign]
+        context.optimizer.step = lambda *given: faulty_update(context, update, *given)  # type: ignore[method-assign]
         return context
 
     def faulty(context: Any, batch: Any, forward_backward: Any) -> Any:
@@ -74,7 +79,7 @@ def arm(fault: Fault) -> None:
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
             loss = forward_backward(batch)
-            context.engine.quanta.bounds[0] = float(kind)  # as the kernels tell it
+            context.engine.quanta.sum_bounds[0] = float(kind)  # as the kernels tell it
             return loss
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
@@ -84,7 +89,7 @@ def arm(fault: Fault) -> None:
 
     def dense_values(context: Any) -> Any:
         """Values of the first parameter that is not trained row by row."""
-        return next(each.value for each in context.engine.parameters.values() if each.gradient is not None)
+        return next(each.value for each in context.engine.parameters.values() if each.grad is not None)
 
     def faulty_update(context: TrainContext, update: Any, documents: int, learning_rate: float) -> None:
         update(documents, learning_rate)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from crepe_dist.clusters import ray as on_ray
-from crepe_dist.distributed.signals import Control, Stopped
+from crepe_dist.distributed.signals import SignalHandler, StopRequested
 from crepe_dist.elastic import driver
-from crepe_dist.elastic.driver import Cluster, Driver, Lost, Place
-from crepe_dist.elastic.process import Process
+from crepe_dist.elastic.driver import Cluster, ElasticDriver, NodeLostError, Slot
+from crepe_dist.elastic.process import WorkerProcess
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import parse
 from crepe_dist.version import __version__
@@ -48,12 +48,12 @@ class Pretended(Cluster):
 
     variables = on_ray.RayCluster.variables
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         return next(self._rooms)
 
-    def place(self, processes: int) -> list[Place]:
+    def allocate(self, processes: int) -> list[Slot]:
         self.placed.append(processes)
-        return [Place(f"host{rank}", 3) for rank in range(processes)]
+        return [Slot(f"host{rank}", 3) for rank in range(processes)]
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
         if method == "free_port":  # the first call of each start
@@ -66,10 +66,10 @@ class Pretended(Cluster):
             self._codes[rank] = -signal.SIGKILL
         return rank, method
 
-    def answer(self, handle: Any) -> Any:
+    def get_result(self, handle: Any) -> Any:
         rank, method = handle
         if self._codes[rank] is LOST:
-            raise Lost
+            raise NodeLostError
         if self._codes[rank] is SILENT and method != "free_port":
             answered = rank in self._answered
             self._answered.add(rank)
@@ -88,8 +88,8 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(driver, "WATCHDOG_SECONDS", 0.1)
 
     def of(cluster: Cluster, restarts: int = 1) -> Any:
-        with Control() as control, control.deferring():
-            Driver(cluster, ["-m", "crepe_dist.train"], 2, restarts, control, limit=0.2).run()
+        with SignalHandler() as control, control.defer():
+            ElasticDriver(cluster, ["-m", "crepe_dist.train"], 2, restarts, control, limit=0.2).run()
 
     return of
 
@@ -174,14 +174,14 @@ def test_the_first_start_waits_for_all(train, monkeypatch):
 @pytest.mark.parametrize("ends", [[None, None], [70, None], [75, None]])
 def test_a_signal_stops_all(train, monkeypatch, ends):
     ranks = Pretended([ends])
-    place = ranks.place
+    place = ranks.allocate
 
-    def then_signal(processes: int) -> list[Place]:
+    def then_signal(processes: int) -> list[Slot]:
         os.kill(os.getpid(), signal.SIGTERM)
         return place(processes)
 
-    monkeypatch.setattr(ranks, "place", then_signal)
-    with pytest.raises(Stopped, match="SIGTERM"):
+    monkeypatch.setattr(ranks, "allocate", then_signal)
+    with pytest.raises(StopRequested, match="SIGTERM"):
         train(ranks)
     assert ranks.released
 
@@ -201,12 +201,12 @@ def test_flags_that_do_not_fit_are_mistakes(words, what):
 
 
 class TestProcess:
-    def start(self, folder: Path, flags: Sequence[str] = ("--version",), version: str = __version__) -> Process:
-        process = Process()
+    def start(self, folder: Path, flags: Sequence[str] = ("--version",), version: str = __version__) -> WorkerProcess:
+        process = WorkerProcess()
         process.start(["-m", "crepe_dist.train", *flags], str(folder), {}, version)
         return process
 
-    def end(self, process: Process) -> tuple[str, int]:
+    def end(self, process: WorkerProcess) -> tuple[str, int]:
         printed: list[str] = []
         code = None
         while code is None:

@@ -15,15 +15,15 @@ import pytest
 from crepe_dist import files
 from crepe_dist.files import write_json, write_text
 from crepe_dist.runs import checkpoint, resume_state
-from crepe_dist.runs.run_dir import RunFolder
-from crepe_dist.sealed_json import write_sealed
+from crepe_dist.runs.run_dir import RunDir
+from crepe_dist.sealed_json import write_sealed_json
 from tests.chaos.test_state_on_disk import snapshot
 from tests.conftest import DEAD
 
 
 def finished_run(path):
     """A finished run of four epochs, the second of which it reports, with two states and the leftovers of a kill."""
-    run = RunFolder(path)
+    run = RunDir(path)
     (path / "checkpoints").mkdir(parents=True)
     for epoch in range(4):
         for suffix in ("params", "json", "scores.json"):
@@ -36,7 +36,7 @@ def finished_run(path):
     scores = {"chosen_by": "validation split", "test_accuracy": 0.9, "test_loss": 0.1}
     reported = "checkpoints/crepe_epoch_1_test_acc_91.5.params"
     result = {"checkpoint": reported, "epoch": 1, **scores, "provenance": {}}
-    write_sealed(path / "result.json", checkpoint.RESULT_FORMAT, result)
+    write_sealed_json(path / "result.json", checkpoint.RESULT_FORMAT, result)
     return run
 
 
@@ -98,17 +98,17 @@ with scratch() as folder:
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     (left,) = tmp_path.glob("crepe-scratch-*")
-    assert files.abandoned() == []  # it may be about to be locked
+    assert files.list_abandoned() == []  # it may be about to be locked
     os.utime(left, (0, 0))
-    with files.scratch() as used:
+    with files.temporary_folder() as used:
         assert not left.exists()
         os.utime(used, (0, 0))
-        assert files.abandoned() == []
+        assert files.list_abandoned() == []
     assert not used.exists()
     write_text(tmp_path / "elsewhere", "x")
     (tmp_path / f"{files.PREFIX}link").symlink_to(tmp_path)
     os.utime(tmp_path / f"{files.PREFIX}link", (0, 0), follow_symlinks=False)
-    assert files.abandoned() == []
+    assert files.list_abandoned() == []
 
 
 def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
@@ -117,7 +117,7 @@ def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
     (tmp_path / "named").mkdir()
     (cache / "models").mkdir(parents=True)
     names = ("models/1f2e/model.json", "models/crepe-scratch-left/part", "predictions/left/a", "predictions/busy/.lock")
-    with files.scratch(cache / "models") as copying, ExitStack() as stack:
+    with files.temporary_folder(cache / "models") as copying, ExitStack() as stack:
         for name in names:
             (cache / name).parent.mkdir(parents=True)
             write_text(cache / name, "x" * 100)

@@ -16,8 +16,8 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.model import weights_io
-from crepe_dist.networks.paper.config import PaperShape
-from crepe_dist.runs.checkpoint import find
+from crepe_dist.networks.paper.config import PaperConfig
+from crepe_dist.runs.checkpoint import resolve_model
 from tests.conftest import FEATURE_LEN, QUICK, command, run, train, write_csv
 from tests.helpers.engines import initial
 from tests.helpers.programs import supervised_command
@@ -188,7 +188,7 @@ class TestUse:
         assert printed_by("runs").splitlines()[-1].startswith("the runs are of different data")
         assert "now use runs/a/checkpoints/" in printed_by("use", "runs/a")
         assert crepe_dist.load().path.parent.parent.name == "a"
-        assert find("b").parent.parent.name == "b"
+        assert resolve_model("b").parent.parent.name == "b"
         assert "%" in printed_by("predict", "b", "--text", "zig")
         printed_by("use", "b")
         assert crepe_dist.load().path.parent.parent.name == "b"
@@ -236,7 +236,7 @@ class TestUse:
     def test_a_choice_that_cannot_be_used(self, runs, content, printed_by):
         (runs / "in_use.json").write_text(content)
         with pytest.raises(UserError, match=r"in_use\.json") as caught:
-            find(None)
+            resolve_model(None)
         assert "use RUN" in caught.value.remedy
         assert "runs/a" in printed_by("runs")  # as the remedy says
 
@@ -281,7 +281,7 @@ class TestEvaluate:
     def test_a_run_that_is_named_without_its_folder_or_in_part(self, place, complaint, monkeypatch):
         monkeypatch.chdir(place)
         (name,) = (run_dir.name for run_dir in (place / "runs").iterdir())
-        assert find(name[:-3]) == find(f"runs/{name[:-3]}") == find(f"runs/{name}")
+        assert resolve_model(name[:-3]) == resolve_model(f"runs/{name[:-3]}") == resolve_model(f"runs/{name}")
         for given in (["predict", f"elsewhere/{name}"], ["compare", f"elsewhere/{name}", name]):
             assert f"did you mean runs/{name}?" in complaint(*given, cwd=place)
         assert "data/three is a data set, not a model" in (told := complaint("predict", "data/three", cwd=place))
@@ -312,7 +312,7 @@ class TestEvaluate:
 
     def test_foreign_parameters_take_what_they_need_from_flags(self, place, tmp_path, printed_by, complaint):
         foreign = tmp_path / "foreign.params"
-        weights_io.save(initial(PaperShape(69, FEATURE_LEN, 3, 16, 32)).values, foreign)
+        weights_io.save(initial(PaperConfig(69, FEATURE_LEN, 3, 16, 32)).values, foreign)
         told = ("--mode", "paper", "--feature-len", 123, "--classes", "first,second,third")
         assert "accuracy" in printed_by("evaluate", foreign, "--data", place / "data" / "three", *told)
         for flags, message in (

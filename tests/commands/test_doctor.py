@@ -61,7 +61,7 @@ def test_what_is_tried(monkeypatch, printed_by, gpus, wanted):
 def test_training_that_hangs(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "SECONDS", 0.2)
     (tmp_path / "data").mkdir()  # as if it were prepared
-    assert "hangs" in doctor.trial(1, "cpu", tmp_path).shows
+    assert "hangs" in doctor.trial(1, "cpu", tmp_path).message
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_training_that_hangs(monkeypatch, tmp_path):
     ],
 )
 def test_what_horovod_was_built_with(monkeypatch, program, gpus, level, what):
-    monkeypatch.setattr(doctor, "BUILT", program)
+    monkeypatch.setattr(doctor, "HOROVOD_PROBE", program)
     monkeypatch.setattr(doctor, "SECONDS", 1.0 if "sleep" in program else 60.0)
     monkeypatch.setattr(doctor, "find_spec", lambda name: True)
     monkeypatch.setattr(doctor.mxnet_cuda, "is_installed", lambda: gpus)
     found = doctor.horovod()
     assert found.level == level
-    assert what in found.shows
+    assert what in found.message
     assert bool(found.remedy) == (level != "ok")
 
 
@@ -91,6 +91,6 @@ def test_what_is_missing_or_full(tmp_path, monkeypatch):
     assert doctor.disk(tmp_path).level == "ok"
     assert doctor.disk(Path("/proc")).level == "problem"
     monkeypatch.setattr(doctor, "RUN_BYTES", 1 << 60)
-    assert "a run takes about" in doctor.disk(tmp_path).shows
+    assert "a run takes about" in doctor.disk(tmp_path).message
     monkeypatch.setattr(doctor.library, "find", lambda: (None, "no AVX2"))
     assert doctor.kernels().level == "problem"

@@ -55,7 +55,7 @@ def test_a_run_that_is_not_finished(trained, tmp_path, complaint):
     ],
 )
 def test_it_takes_the_kernels_of_the_run(build, precision, device, taken, noted, monkeypatch):
-    monkeypatch.setattr(library, "usable", lambda: ["avx2"])
+    monkeypatch.setattr(library, "loadable_builds", lambda: ["avx2"])
     computed = {"model.kernels": build, "model.precision": precision, "device": device}
     assert verify.same_kernels(computed) == taken
     notes = list(verify.notes(computed))

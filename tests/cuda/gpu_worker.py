@@ -19,17 +19,17 @@ from crepe_dist.errors import UserError
 from tests.helpers import cuda_emulator
 
 
-def load_probe(device: gpu.Gpu) -> tuple[bytes, gpu.Module]:
+def load_probe(device: gpu.Gpu) -> tuple[bytes, gpu.CudaModule]:
     compiler.KERNELS = cuda_emulator.FOLDER
     image = compiler.compile_cached("probe.cu", {"FACTOR": 2}, device.capability)
-    return image, gpu.Module(device, image, compiler.parameters())
+    return image, gpu.CudaModule(device, image, compiler.parameters())
 
 
-def open_only(device: gpu.Gpu, memory: gpu.Memory) -> None:
+def open_only(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:
     """Do nothing more."""
 
 
-def compile_and_launch(device: gpu.Gpu, memory: gpu.Memory) -> None:
+def compile_and_launch(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:
     """Print the checksum of the compiled kernels and the sum of what they compute."""
     image, module = load_probe(device)
     module.launch("add_index", 4, 32, memory, 100, 1.0)
@@ -38,7 +38,7 @@ def compile_and_launch(device: gpu.Gpu, memory: gpu.Memory) -> None:
     print(hashlib.sha256(image).hexdigest(), array.sum())
 
 
-def launch_three_times(device: gpu.Gpu, memory: gpu.Memory) -> None:
+def launch_three_times(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:
     """Print the outcome of each of three launches."""
     _, module = load_probe(device)
     for _ in range(3):
@@ -49,7 +49,7 @@ def launch_three_times(device: gpu.Gpu, memory: gpu.Memory) -> None:
             print(error.what.split("(")[-1].strip(")"))
 
 
-def free_in_a_thread(device: gpu.Gpu, memory: gpu.Memory) -> None:
+def free_in_a_thread(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:
     """Free memory in another thread, and print what cannot be raised there."""
     sys.unraisablehook = lambda given: print(given.exc_value)
     thread = threading.Thread(target=[device.allocate(8)].clear)
@@ -58,7 +58,7 @@ def free_in_a_thread(device: gpu.Gpu, memory: gpu.Memory) -> None:
     print("nothing raised")
 
 
-def count_page_locked(device: gpu.Gpu, memory: gpu.Memory) -> None:
+def count_page_locked(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:
     """Print how often page-locked memory is allocated and freed, and the driver's last call."""
     function, called = gpu.driver.function, list[str]()
 
@@ -73,7 +73,7 @@ def count_page_locked(device: gpu.Gpu, memory: gpu.Memory) -> None:
     print(called.count("cuMemHostAlloc"), called.count("cuMemFreeHost"), called[-1])
 
 
-def fork(device: gpu.Gpu, memory: gpu.Memory) -> None:
+def fork(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:
     """Use the GPU in a forked process, then in its parent."""
     if child := os.fork():
         os.waitpid(child, 0)

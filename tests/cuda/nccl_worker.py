@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from crepe_dist.cuda import gpu, nccl
-from crepe_dist.errors import PeerGone, UserError
+from crepe_dist.errors import PeerLostError, UserError
 
 
 def wait_for(path: Path) -> None:
@@ -30,7 +30,7 @@ def communicate(rank: int, size: int, folder: Path, faults: str) -> None:
 
     def check() -> None:
         if "check" in faults and gone.exists() and time.time() > gone.stat().st_mtime + 1:
-            raise PeerGone("a peer of this host is gone")
+            raise PeerLostError("a peer of this host is gone")
 
     if rank == 0:
         (folder / "written").write_text(nccl.unique_id())
@@ -50,7 +50,7 @@ def communicate(rank: int, size: int, folder: Path, faults: str) -> None:
         if step == 10 and rank == 1 and "stalls" in faults:
             wait_for(gone)
             os._exit(0)
-        communicator.sum(memory, 1000)
+        communicator.all_reduce(memory, 1000)
         if step == 10 and "stalls" in faults:
             del memory, device, communicator._gpu  # The kernel of the sum still waits for rank 1.
             print("went on", flush=True)
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     gpu.HANG_SECONDS = nccl.HANG_SECONDS = 0.2
     try:
         communicate(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
-    except PeerGone as error:
+    except PeerLostError as error:
         print("gone:", error)
     except UserError as error:
         print(error)

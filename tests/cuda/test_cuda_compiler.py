@@ -11,8 +11,8 @@ from crepe_dist.cuda import compiler
 from crepe_dist.cuda.branch import PRECISIONS
 from crepe_dist.engines.cuda_engine import shared_constants
 from crepe_dist.errors import UserError
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.config import NGramConfig
 from tests.helpers import cuda_emulator
 
 
@@ -63,14 +63,14 @@ def test_the_architecture_for_a_gpu(capability, architecture, monkeypatch):
 
 @pytest.mark.slow
 def test_nvrtc_compiles_all_kernels_for_all_architectures():
-    table = NGramShape(69, 1014, 4, 5, 1 << 20, 36, 1 << 18)
+    table = NGramConfig(69, 1014, 4, 5, 1 << 20, 36, 1 << 18)
     shapes = [
         table,
-        *(CrepeShape(69, 1014, 4, 5, 1 << 20, 36, 1 << 18, 5, 1 << 18, width, 4, 4, 0.3) for width in (36, 128)),
+        *(CrepeConfig(69, 1014, 4, 5, 1 << 20, 36, 1 << 18, 5, 1 << 18, width, 4, 4, 0.3) for width in (36, 128)),
     ]
     for architecture in (70, 75, 80, 86, 89, 90, 100, 120):
         for shape in shapes:
-            part = network_registry.part(shape.kind, "cuda")
+            part = network_registry.import_network_module(shape.kind, "cuda")
             for precision in ("float32", "float16" if architecture < 80 else "bfloat16"):
                 numbers = {**shared_constants(), **part.constants(shape), "PRECISION": PRECISIONS.index(precision)}
                 image = compiler.compile_program(part.PROGRAM, numbers, f"sm_{architecture}")

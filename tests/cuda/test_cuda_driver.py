@@ -13,7 +13,7 @@ import pytest
 from crepe_dist.cuda import compiler, gpu
 from crepe_dist.cuda.branch import PRECISIONS
 from crepe_dist.engines.cuda_engine import shared_constants
-from crepe_dist.model.backend import OLDEST_WITH_BFLOAT16
+from crepe_dist.model.backend import MIN_COMPUTE_CAPABILITY_BFLOAT16
 from crepe_dist.networks.crepe.cuda import SIDE
 from crepe_dist.training.out_of_memory import is_out_of_memory
 from tests.helpers import cuda_emulator
@@ -38,7 +38,9 @@ def loaded(device, folder, name, **constants):
     """Compile and load the kernels of another folder than ours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "KERNELS", folder)
-        return gpu.Module(device, compiler.compile_cached(name, constants, device.capability), compiler.parameters())
+        return gpu.CudaModule(
+            device, compiler.compile_cached(name, constants, device.capability), compiler.parameters()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_warps_and_blocks_add_and_numbers_are_rounded(device, probe):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_square_is_exact(precision, device, tmp_path):
     """One square of a matrix product of each layout and type: on a GPU, a tile of its tensor cores."""
-    if precision == "bfloat16" and device.capability < OLDEST_WITH_BFLOAT16:
+    if precision == "bfloat16" and device.capability < MIN_COMPUTE_CAPABILITY_BFLOAT16:
         pytest.skip("bfloat16 needs compute capability 8.0")
     for path in (Path(__file__).with_name("square.cu"), *compiler.KERNELS.glob("*.cuh")):
         shutil.copy(path, tmp_path)

@@ -65,7 +65,7 @@ def test_training_needs_no_mxnet(trained, on_gpu):
     assert f"computes  in {on_gpu}\n" in printed
     (checkpoint,) = (folder / "checkpoints").glob("*.params")
     computed = json.loads(checkpoint.with_suffix(".json").read_text())["computed"]
-    assert computed == {**on_gpu.result(), "device": "gpu(0)"}
+    assert computed == {**on_gpu.as_settings(), "device": "gpu(0)"}
     assert str(on_gpu) in (folder / "report.html").read_text()
     with cuda_emulator.for_processes(FOLDER):
         assert "epoch 1: the same bits" in run(command("verify", folder), folder.parent)
@@ -102,7 +102,7 @@ def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, a
     harness.assert_same(tmp_path / "run", alone)
     if processes == 1:
         printed = train(tmp_path / "on the CPU", data, 1, "--device=cpu")
-        assert f"the kernels change from {on_gpu.build} to " in printed, printed
+        assert f"the kernels change from {on_gpu.build_name} to " in printed, printed
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crepe_dist.cuda import driver, nccl
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.parallel import cuda_optimizer
 from tests.chaos.harness import slow
 from tests.helpers import cuda_emulator
@@ -84,8 +84,8 @@ def test_nccl_has_a_time_limit_for_its_start(tmp_path):
 )
 def test_what_nccl_cannot_sum_is_summed_by_the_hosts(other, why, monkeypatch):
     monkeypatch.setattr(nccl, "version", lambda: 22602)
-    monkeypatch.setattr(driver, "place_of", lambda gpu: "this machine, bus 1")
-    world = World()
+    monkeypatch.setattr(driver, "gpu_location", lambda gpu: "this machine, bus 1")
+    world = ProcessGroup()
     world.size = 2
-    monkeypatch.setattr(world, "gather", lambda value, name: [value, other])
-    assert cuda_optimizer._without_nccl(world, 0) == why
+    monkeypatch.setattr(world, "all_gather_object", lambda value, name: [value, other])
+    assert cuda_optimizer._nccl_unavailable_reason(world, 0) == why

@@ -32,7 +32,7 @@ def test_a_mistake_ends_the_launch(mistake, said, monkeypatch, capfd):
     with cuda_emulator.used(DRIVER_GPUS=11, EMULATOR_RACES=1):
         device = gpu.Gpu(mistake)  # one for each: the context is lost
         image = compiler.compile_cached("probe.cu", {"FACTOR": 1}, device.capability)
-        memory, program = device.allocate(400), gpu.Module(device, image, compiler.parameters())
+        memory, program = device.allocate(400), gpu.CudaModule(device, image, compiler.parameters())
         program.launch("go_wrong", 1, 64, memory, 100, mistake)
         with pytest.raises(UserError, match=r"CUDA_ERROR_(ILLEGAL_ADDRESS|LAUNCH_FAILED)"):
             device.wait()
@@ -43,5 +43,5 @@ def test_a_mistake_ends_the_launch(mistake, said, monkeypatch, capfd):
 def test_an_instruction_that_is_not_emulated_is_told(statement, capfd):
     text = f".target sm_70\n.entry one(.param .u32 n) {{ .reg .pred %p; .reg .b32 %a; {statement}; ret; }}\0"
     with cuda_emulator.used(), pytest.raises(UserError, match="CUDA_ERROR_INVALID_PTX"):
-        gpu.Module(gpu.Gpu(0), text.encode(), {})
+        gpu.CudaModule(gpu.Gpu(0), text.encode(), {})
     assert f"one: {statement}: " in capfd.readouterr().err

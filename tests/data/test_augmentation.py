@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist.train
-from crepe_dist.data.augmentation import corrupt, with_typos
-from crepe_dist.data.char_encoder import BLANK, Encoding
-from crepe_dist.data.counter_rng import mix
+from crepe_dist.data.augmentation import add_typos, with_typos
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
+from crepe_dist.data.counter_rng import splitmix64
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.settings.config import parse
 from tests.conftest import QUICK, losses, records
@@ -19,9 +19,9 @@ keys = st.integers(0, 2**64 - 1)
 
 def slowly(codes: list[int], rate: float, key: int, letters: list[int], kept: tuple[int, int]) -> list[int]:
     """One document, character by character."""
-    length, used = len(codes), max((place + 1 for place, code in enumerate(codes) if code != BLANK), default=0)
-    drawn = [int(mix(np.array([(key + place) % 2**64], np.uint64))[0]) for place in range(used)]
-    again = [int(mix(np.array([number], np.uint64))[0]) for number in drawn]
+    length, used = len(codes), max((place + 1 for place, code in enumerate(codes) if code != PAD_UNK_ID), default=0)
+    drawn = [int(splitmix64(np.array([(key + place) % 2**64], np.uint64))[0]) for place in range(used)]
+    again = [int(splitmix64(np.array([number], np.uint64))[0]) for number in drawn]
     kinds = [number % 4 if first / 2**64 < rate else None for first, number in zip(drawn, again)]
     text = codes[:used]
     for place in range(used - 1):
@@ -39,23 +39,23 @@ def slowly(codes: list[int], rate: float, key: int, letters: list[int], kept: tu
             result.append(code)
     if len(result) > length:
         front, back = kept
-        result = result[:front] + [BLANK] * (length - front - back) + result[len(result) - back :]
-    return result + [BLANK] * (length - len(result))
+        result = result[:front] + [PAD_UNK_ID] * (length - front - back) + result[len(result) - back :]
+    return result + [PAD_UNK_ID] * (length - len(result))
 
 
 @given(
-    st.lists(st.tuples(st.lists(st.sampled_from([0, 1, 2, 4, 25, 30, 68, BLANK]), max_size=12), keys), max_size=5),
+    st.lists(st.tuples(st.lists(st.sampled_from([0, 1, 2, 4, 25, 30, 68, PAD_UNK_ID]), max_size=12), keys), max_size=5),
     st.sampled_from([0, 0.1, 0.5, 0.9, 1]),
     st.sampled_from(["", "0aαβ ", "7ж ", "12 "]),
     st.sampled_from([(12, 0), (6, 5), (0, 12)]),
 )
 def test_all_documents_at_once_are_as_each_by_itself(documents, rate, own, kept):
     """Full ones and empty ones among them, with unknown characters inside."""
-    rows = [codes + [BLANK] * (12 - len(codes)) for codes, _ in documents]
+    rows = [codes + [PAD_UNK_ID] * (12 - len(codes)) for codes, _ in documents]
     codes = np.array(rows, np.uint8).reshape(-1, 12)
     before = codes.copy()
-    letters = Encoding(alphabet=own).letters
-    noisy = corrupt(codes, rate, np.array([key for _, key in documents], np.uint64), letters, kept)
+    letters = CharEncoder(alphabet=own).typo_ids
+    noisy = add_typos(codes, rate, np.array([key for _, key in documents], np.uint64), letters, kept)
     assert noisy.dtype == np.uint8
     assert noisy.tolist() == [slowly(row, rate, key, letters.tolist(), kept) for row, (_, key) in zip(rows, documents)]
     assert np.array_equal(codes, before)
@@ -64,14 +64,14 @@ def test_all_documents_at_once_are_as_each_by_itself(documents, rate, own, kept)
 def test_errors_depend_on_seed_epoch_and_row_alone(data):
     split = open_dataset(data).splits["train"]
     rows = np.arange(len(split))
-    clean, noisy = split.codes(rows), with_typos(split, 0.1, 7, 1).codes(rows)
+    clean, noisy = split.char_ids(rows), with_typos(split, 0.1, 7, 1).char_ids(rows)
     assert 0.9 < (clean != noisy).any(axis=1).mean() <= 1
     some = np.array([300, 5, 17])
-    assert np.array_equal(with_typos(split, 0.1, 7, 1).codes(some), noisy[some])
+    assert np.array_equal(with_typos(split, 0.1, 7, 1).char_ids(some), noisy[some])
     for seed, epoch in ((7, 2), (8, 1), ((1 << 63) - 1, 0)):
-        assert not np.array_equal(with_typos(split, 0.1, seed, epoch).codes(rows), noisy)
-    same = split.only(np.zeros(50, np.int64))
-    assert len(np.unique(with_typos(same, 0.1).codes(np.arange(50)), axis=0)) > 40
+        assert not np.array_equal(with_typos(split, 0.1, seed, epoch).char_ids(rows), noisy)
+    same = split.select(np.zeros(50, np.int64))
+    assert len(np.unique(with_typos(same, 0.1).char_ids(np.arange(50)), axis=0)) > 40
     assert with_typos(split, 0.0) is split
 
 

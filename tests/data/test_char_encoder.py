@@ -8,20 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workloads import notebook_encode
 
-from crepe_dist.data.char_encoder import ALPHABET, BLANK, FULL_ALPHABET, Encoding, read_of_long
+from crepe_dist.data.char_encoder import ALPHABET, FULL_ALPHABET, PAD_UNK_ID, CharEncoder, describe_truncation
 from crepe_dist.data.characters import (
     CODE_POINTS,
     FOLDING_END,
     LATIN_END,
     LETTERS,
     MAX_CHARACTERS,
+    MAX_PAIRED,
     MIN_COUNT,
-    MOST_PAIRED,
     SYMBOLS,
     WHITE_SPACE,
-    folded,
+    fold_character,
     frequent_alphabet,
-    ordered,
+    sort_alphabet,
 )
 from crepe_dist.errors import UserError
 from crepe_dist.settings.fields import MODES
@@ -30,32 +30,32 @@ from crepe_dist.settings.fields import MODES
 @pytest.mark.parametrize(
     ("mode", "text", "expected"),
     [
-        ("paper", "Abc", [2, 1, 0, BLANK, BLANK]),
-        ("paper", "0123abc", [2, 1, BLANK, 27, 26]),  # without its middle
-        ("paper", "straße", [4, 18, BLANK, 19, 18]),
-        ("paper", "Été", [4, 19, 4, BLANK, BLANK]),
-        ("paper", "a中\nb", [1, ALPHABET.index(" "), BLANK, 0, BLANK]),
+        ("paper", "Abc", [2, 1, 0, PAD_UNK_ID, PAD_UNK_ID]),
+        ("paper", "0123abc", [2, 1, PAD_UNK_ID, 27, 26]),  # without its middle
+        ("paper", "straße", [4, 18, PAD_UNK_ID, 19, 18]),
+        ("paper", "Été", [4, 19, 4, PAD_UNK_ID, PAD_UNK_ID]),
+        ("paper", "a中\nb", [1, ALPHABET.index(" "), PAD_UNK_ID, 0, PAD_UNK_ID]),
         ("paper", "\r\n\t\u2028\u3000", [ALPHABET.index(" ")] * 5),
-        ("full", "Æß", [18, 18, 40, 36, BLANK]),
+        ("full", "Æß", [18, 18, 40, 36, PAD_UNK_ID]),
         ("paper", "ŁøĐþ", [7, 19, 3, 14, 11]),
-        ("paper", "İK", [10, 8, BLANK, BLANK, BLANK]),  # dotted capital I, Kelvin sign
-        ("full", "Ab", [1, 36, BLANK, BLANK, BLANK]),
-        ("full", "Éb", [1, 40, BLANK, BLANK, BLANK]),
-        ("notebook", "Abc", [BLANK, 1, 2, BLANK, BLANK]),
+        ("paper", "İK", [10, 8, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),  # dotted capital I, Kelvin sign
+        ("full", "Ab", [1, 36, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),
+        ("full", "Éb", [1, 40, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),
+        ("notebook", "Abc", [PAD_UNK_ID, 1, 2, PAD_UNK_ID, PAD_UNK_ID]),
         ("notebook", "abcdefg", [0, 1, 2, 3, 4]),
-        ("notebook", "a\nb\u3000ß", [0, BLANK, 1, BLANK, BLANK]),
-        ("notebook", "é", [BLANK] * 5),
-        ("paper", "", [BLANK] * 5),
+        ("notebook", "a\nb\u3000ß", [0, PAD_UNK_ID, 1, PAD_UNK_ID, PAD_UNK_ID]),
+        ("notebook", "é", [PAD_UNK_ID] * 5),
+        ("paper", "", [PAD_UNK_ID] * 5),
     ],
 )
 def test_golden(mode, text, expected):
-    assert Encoding(mode, 5).encode([text]).tolist() == [expected]
+    assert CharEncoder(mode, 5).encode([text]).tolist() == [expected]
 
 
-OWN = ordered(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" + "がか" + "\U00010428" + "\U0001f600")
+OWN = sort_alphabet(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" + "がか" + "\U00010428" + "\U0001f600")
 
 
-def reference(text: str, encoding: Encoding) -> list[int]:
+def reference(text: str, encoding: CharEncoder) -> list[int]:
     """The definition, one character at a time."""
     codes = []
     for character in text:
@@ -72,13 +72,13 @@ def reference(text: str, encoding: Encoding) -> list[int]:
             lower = shown.lower()
             shown = lower if len(lower) == len(shown) else shown
         known = all(each in encoding.alphabet for each in shown)
-        codes += map(encoding.alphabet.index, shown) if known else [BLANK]
+        codes += map(encoding.alphabet.index, shown) if known else [PAD_UNK_ID]
     length = encoding.feature_len
     if len(codes) > length:
         in_order = encoding.mode == "notebook"
         head, tail = (length, 0) if in_order else ((length - 1) // 2, length // 2)
-        codes = codes[:head] + [BLANK] * (not in_order) + codes[len(codes) - tail :]
-    return (codes if encoding.mode == "notebook" else codes[::-1]) + [BLANK] * (length - len(codes))
+        codes = codes[:head] + [PAD_UNK_ID] * (not in_order) + codes[len(codes) - tail :]
+    return (codes if encoding.mode == "notebook" else codes[::-1]) + [PAD_UNK_ID] * (length - len(codes))
 
 
 texts = st.text(
@@ -99,17 +99,17 @@ texts = st.text(
     st.sampled_from(["", OWN]),
 )
 def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own):
-    encoding = Encoding(mode, feature_len, fold_accents, own)
+    encoding = CharEncoder(mode, feature_len, fold_accents, own)
     expected = [reference(text, encoding) for text in texts]
     assert encoding.encode(texts).tolist() == expected
     if texts:  # both ways, whichever was taken
-        assert encoding._encode_plain(list(map(encoding._shortened, texts))).tolist() == expected
+        assert encoding._encode_plain(list(map(encoding._truncate, texts))).tolist() == expected
     codes, lengths = encoding.encode_and_measure(texts)
     assert (codes.tolist(), lengths.tolist()) == (expected, encoding.lengths(texts).tolist())
     for text in texts:
-        assert (encoding.lengths([text])[0] > feature_len) >= bool(encoding.unread(text))
-        read = set(range(len(text))).difference(encoding.unread(text))
-        assert read <= set(encoding.positions(text).tolist())
+        assert (encoding.lengths([text])[0] > feature_len) >= bool(encoding.truncated_range(text))
+        read = set(range(len(text))).difference(encoding.truncated_range(text))
+        assert read <= set(encoding.offset_mapping(text).tolist())
         whole, windows = encoding.windows(text)
         assert (len(whole), len(windows)) == (encoding.lengths([text])[0], max(1, -(-len(whole) // feature_len)))
         if len(whole) <= feature_len:
@@ -121,16 +121,16 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
 @given(texts)
 def test_notebook_mode_equals_the_notebook(text):
     """As the benchmarks compute it."""
-    codes = Encoding("notebook", 30).encode([text])[0]
+    codes = CharEncoder("notebook", 30).encode([text])[0]
     one_hot = np.zeros((69, 30), dtype="float32")
-    used = np.flatnonzero(codes != BLANK)
+    used = np.flatnonzero(codes != PAD_UNK_ID)
     one_hot[codes[used], used] = 1
     assert np.array_equal(one_hot, notebook_encode(text, 30))
 
 
 def test_the_table_holds_all_of_unicode():
     """Beyond LATIN_END nothing is read as a letter of the standard alphabets, beyond FOLDING_END as another at all."""
-    read_as = [folded(chr(point), "paper", True) for point in range(CODE_POINTS)]
+    read_as = [fold_character(chr(point), "paper", True) for point in range(CODE_POINTS)]
     assert not any(each in FULL_ALPHABET.replace(" ", "") or len(each) > 1 for each in read_as[LATIN_END:])
     assert all(ord(each) == point for point, each in enumerate(read_as[FOLDING_END:], FOLDING_END))
 
@@ -138,25 +138,25 @@ def test_the_table_holds_all_of_unicode():
 @pytest.mark.parametrize("mode", MODES)
 def test_white_space_is_a_space_except_in_the_notebook(mode):
     assert {chr(point) for point in range(CODE_POINTS) if chr(point).isspace()} == set(WHITE_SPACE)
-    known = Encoding(mode).known(np.array([*map(ord, WHITE_SPACE)], np.uint32))
+    known = CharEncoder(mode).has_id(np.array([*map(ord, WHITE_SPACE)], np.uint32))
     assert known.tolist() == [each == " " or mode != "notebook" for each in WHITE_SPACE]
-    own = Encoding(mode, 40, False, "aß ")
+    own = CharEncoder(mode, 40, False, "aß ")
     assert own.decode(own.encode([f"a{WHITE_SPACE}ß"])[0]) == f"a{' ' * len(WHITE_SPACE)}ß"
 
 
 def test_a_long_text_loses_its_middle_or_its_end():
     text = "refund " + "footer " * 99 + "bye"
     for mode, read in (("paper", "refund foo footer bye"), ("notebook", "refund footer footer ")):
-        encoding = Encoding(mode, 21)  # type: ignore[arg-type]
+        encoding = CharEncoder(mode, 21)  # type: ignore[arg-type]
         assert encoding.decode(encoding.encode([text])[0]) == read
-        head, tail = encoding.kept
-        assert encoding.unread(text) == range(head, len(text) - tail)
-        assert str(head or tail) in read_of_long(encoding.to_dict())
-    assert encoding.unread(text[:21]) == range(0)
-    encoding = Encoding("paper", 5)
-    assert encoding.unread("aßßb") == range(2, 2)  # half of each ß is read, and nothing is lost
-    assert encoding.unread("aßbcßd") == range(2, 4)
-    assert encoding.positions("aßbcßd").tolist() == [5, 4, 1, 1, 0]
+        head, tail = encoding.head_tail_lengths
+        assert encoding.truncated_range(text) == range(head, len(text) - tail)
+        assert str(head or tail) in describe_truncation(encoding.to_dict())
+    assert encoding.truncated_range(text[:21]) == range(0)
+    encoding = CharEncoder("paper", 5)
+    assert encoding.truncated_range("aßßb") == range(2, 2)  # half of each ß is read, and nothing is lost
+    assert encoding.truncated_range("aßbcßd") == range(2, 4)
+    assert encoding.offset_mapping("aßbcßd").tolist() == [5, 4, 1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_long_text_loses_its_middle_or_its_end():
 )
 def test_alphabets_that_cannot_be_are_refused(alphabet, paired):
     with pytest.raises(UserError, match="the alphabet cannot be used"):
-        Encoding.from_dict({**Encoding().to_dict(), "alphabet": alphabet, "paired": paired})
+        CharEncoder.from_dict({**CharEncoder().to_dict(), "alphabet": alphabet, "paired": paired})
 
 
 class TestFrequent:
@@ -189,54 +189,56 @@ class TestFrequent:
         assert self.of(text) == "σё "
         assert self.of(text, "full") == "Ё "
 
-    @pytest.mark.parametrize("characters", [254, 255, 300, 61 + MOST_PAIRED + 9])
+    @pytest.mark.parametrize("characters", [254, 255, 300, 61 + MAX_PAIRED + 9])
     def test_of_more_the_rare_ones_have_two_codes(self, characters):
         seen = {0x4E00 + place: MIN_COUNT if place < 254 else 1 for place in range(characters)}
         alphabet, paired = frequent_alphabet(seen, "paper")
-        encoding = Encoding("paper", 2, None, alphabet, paired)
-        assert MAX_CHARACTERS - 3 < encoding.codes <= MAX_CHARACTERS
-        assert len(alphabet + paired) == min(characters, 61 + MOST_PAIRED) + 1
-        text = [chr(point) for point in seen][: 61 + MOST_PAIRED]
+        encoding = CharEncoder("paper", 2, None, alphabet, paired)
+        assert MAX_CHARACTERS - 3 < encoding.num_ids <= MAX_CHARACTERS
+        assert len(alphabet + paired) == min(characters, 61 + MAX_PAIRED) + 1
+        text = [chr(point) for point in seen][: 61 + MAX_PAIRED]
         codes = encoding.encode(text)
         assert len(set(map(bytes, codes))) == len(text)
-        assert ((codes != BLANK).sum(axis=1) == [1 + (each in paired) for each in text]).all()
+        assert ((codes != PAD_UNK_ID).sum(axis=1) == [1 + (each in paired) for each in text]).all()
         assert [encoding.decode(row) for row in codes] == text
-        assert encoding.known(np.array([*seen], np.uint32)).sum() == len(text)
+        assert encoding.has_id(np.array([*seen], np.uint32)).sum() == len(text)
 
 
-PAIRED = Encoding("paper", 6, None, "ab ", "\u0436\u8a9e\u8bed\U0001f600\U00030000")
+PAIRED = CharEncoder("paper", 6, None, "ab ", "\u0436\u8a9e\u8bed\U0001f600\U00030000")
 
 
 class TestRareCharacters:
     """Characters that are read as two codes: with five of them, 3 + 3 codes after those of the alphabet."""
 
     def test_codes(self):
-        assert PAIRED.codes == 9
-        assert PAIRED.spellings()["\u8a9e"] == [3, 7]
-        assert PAIRED.spellings()["\U00030000"] == [4, 7]
-        assert PAIRED.encode(["a\u8a9eb"]).tolist() == [[1, 7, 3, 0, BLANK, BLANK]]  # reversed, as all of the text
-        in_order = Encoding("notebook", 6, None, "ab ", PAIRED.paired)
-        assert in_order.encode(["a\u8a9eb"]).tolist() == [[0, 3, 7, 1, BLANK, BLANK]]
+        assert PAIRED.num_ids == 9
+        assert PAIRED.multi_id_characters()["\u8a9e"] == [3, 7]
+        assert PAIRED.multi_id_characters()["\U00030000"] == [4, 7]
+        assert PAIRED.encode(["a\u8a9eb"]).tolist() == [
+            [1, 7, 3, 0, PAD_UNK_ID, PAD_UNK_ID]
+        ]  # reversed, as all of the text
+        in_order = CharEncoder("notebook", 6, None, "ab ", PAIRED.paired)
+        assert in_order.encode(["a\u8a9eb"]).tolist() == [[0, 3, 7, 1, PAD_UNK_ID, PAD_UNK_ID]]
 
     def test_a_character_that_stands_for_a_code_is_unknown(self):
         symbols = "".join(map(chr, range(SYMBOLS, SYMBOLS + 6)))
-        assert (PAIRED.encode([symbols]) == BLANK).all()
-        assert not PAIRED.known(np.array([*map(ord, symbols)], np.uint32)).any()
+        assert (PAIRED.encode([symbols]) == PAD_UNK_ID).all()
+        assert not PAIRED.has_id(np.array([*map(ord, symbols)], np.uint32)).any()
 
     def test_a_character_counts_once(self):
         codes = PAIRED.encode(["\u8a9e\u8bed", "\u8a9eaa", "xxx", "\u8a9exx"])
-        assert PAIRED.counted(codes).sum(axis=1).tolist() == [2, 3, 0, 1]
+        assert PAIRED.starts_character(codes).sum(axis=1).tolist() == [2, 3, 0, 1]
 
     @given(st.text(st.sampled_from("aB \u0416\u8a9ex\U0001f600\0"), max_size=9))
     def test_with_and_without_kernels_the_codes_are_the_same(self, text):
-        assert (PAIRED.encode([text]) == PAIRED._encode_plain([PAIRED._shortened(text)])).all()
+        assert (PAIRED.encode([text]) == PAIRED._encode_plain([PAIRED._truncate(text)])).all()
         codes, lengths = PAIRED.encode_and_measure([text])
         assert (codes == PAIRED.encode([text])).all()
         assert lengths == PAIRED.lengths([text])
-        places = PAIRED.positions(text)
+        places = PAIRED.offset_mapping(text)
         (codes,) = PAIRED.encode([text])
-        assert len(places) >= (codes != BLANK).sum()
+        assert len(places) >= (codes != PAD_UNK_ID).sum()
         alone = [PAIRED.encode([each])[0] for each in text]
-        whole = [code for row in reversed(alone) for code in (row[row != BLANK].tolist() or [BLANK])]
-        whole = [*whole[:3], BLANK, *whole[-2:]] if len(whole) > 6 else whole
-        assert codes.tolist() == whole + [BLANK] * (6 - len(whole))
+        whole = [code for row in reversed(alone) for code in (row[row != PAD_UNK_ID].tolist() or [PAD_UNK_ID])]
+        whole = [*whole[:3], PAD_UNK_ID, *whole[-2:]] if len(whole) > 6 else whole
+        assert codes.tolist() == whole + [PAD_UNK_ID] * (6 - len(whole))

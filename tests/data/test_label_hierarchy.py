@@ -13,28 +13,28 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.label_hierarchy import Levels
+from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.preparing.label_parsing import Labelling
+from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.runs import checkpoint
 from tests.conftest import NGRAMS, QUICK, readable, run, train
 from tests.helpers.programs import supervised_command
 
-CODES = Levels(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
+CODES = LabelHierarchy(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
 
 
 def test_levels_of_codes():
-    assert [level.names for level in CODES.all] == [["1", "2"], ["1.1", "1.2", "2.1"], list(CODES.classes)]
+    assert [level.names for level in CODES.all_levels] == [["1", "2"], ["1.1", "1.2", "2.1"], list(CODES.classes)]
     shares = np.array([[0.4, 0.3, 0.2, 0.1]])
-    assert [level.sums(shares).round(6).tolist() for level in CODES.inner] == [[[0.9, 0.1]], [[0.7, 0.2, 0.1]]]
+    assert [level.sums(shares).round(6).tolist() for level in CODES.inner_levels] == [[[0.9, 0.1]], [[0.7, 0.2, 0.1]]]
     for thresholds, answer in (
         ((0.8, 0.8, 0.8), (1, "1", 0.9)),
         ((0.8, 0.7, 0.8), (2, "1.1", 0.7)),
         ((0.8, 0.7, 0.4), (3, "1.1.1", 0.4)),
         ((1, 1, 1), (0, "", 0.0)),
     ):
-        (found,) = CODES.sure(shares, thresholds)
+        (found,) = CODES.predict_confident(shares, thresholds)
         assert (*found[:2], round(found[2], 6)) == answer, thresholds
 
 
@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
 
 
 def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complaint):
-    first, second = (checkpoint.find(str(folder / name)) for name in ("1", "2"))
+    first, second = (checkpoint.resolve_model(str(folder / name)) for name in ("1", "2"))
     assert sha256(first) == sha256(second)
     assert crepe_dist.load(first).calibration == crepe_dist.load(second).calibration
     frame, model = pd.read_csv(folder / "codes.csv"), crepe_dist.load(first, min_precision=0.95)
@@ -108,7 +108,7 @@ def test_a_column_for_each_level(folder, tmp_path, printed_by):
     table.assign(text=table.text + " anew").to_csv(tmp_path / "new.csv", index=False)
     printed = printed_by("evaluate", folder / "1", tmp_path / "new.csv", "--label-columns=first,second", cwd=folder)
     assert "level 1: 3 nodes" in printed
-    labelling = Labelling(levels=".")
+    labelling = LabelFormat(levels=".")
     assert labelling.path('{"first": "a", "second": ""}') == "a"
     with pytest.raises(ValueError, match="the one above 'x' is empty"):
         labelling.path('{"first": " ", "second": "x"}')
@@ -122,7 +122,7 @@ def test_hierarchical_f1_equals_that_of_the_sets_of_all_pairs():
     for number in range(100):
         separator = generator.choice([".", " ", " > "])
         parts = ([generator.choice(["a", "b", "", "a "]) for _ in range(generator.randint(1, 4))] for _ in range(9))
-        levels = Levels(separator, tuple({separator.join(each) for each in parts}))
+        levels = LabelHierarchy(separator, tuple({separator.join(each) for each in parts}))
         confusion = np.random.default_rng(number).integers(0, 3, (len(levels.classes),) * 2)
         confusion[0, 0] += 1
         nodes = [set(path) for path in levels.paths]
@@ -131,7 +131,7 @@ def test_hierarchical_f1_equals_that_of_the_sets_of_all_pairs():
         assert levels.f1(confusion) == 2 * common / sum(
             (len(true) + len(predicted)) * n for true, predicted, n in pairs
         )
-        for level, accuracy in zip(levels.inner, levels.accuracies(confusion)):
+        for level, accuracy in zip(levels.inner_levels, levels.accuracies(confusion)):
             wanted = np.zeros((len(level.names),) * 2, np.int64)
             for (true, predicted), count in np.ndenumerate(confusion):
                 wanted[level.of_class[true], level.of_class[predicted]] += count
@@ -142,7 +142,7 @@ def test_hierarchical_f1_equals_that_of_the_sets_of_all_pairs():
 def test_scores_of_20_000_classes_need_no_more_memory_than_their_cells():
     """So they do not compare all pairs of classes, which takes hours."""
     count = 20_000
-    levels = Levels(".", tuple(f"{row // 400}.{row // 20 % 20}.{row % 20}" for row in range(count)))
+    levels = LabelHierarchy(".", tuple(f"{row // 400}.{row // 20 % 20}.{row % 20}" for row in range(count)))
     confusion: Any = np.zeros((count, count), np.bool_)  # a byte for each cell
     confusion[np.arange(count), np.arange(count)] = True
     confusion[np.arange(count), np.arange(count) ^ 1] = True  # the sibling of each class
@@ -150,7 +150,7 @@ def test_scores_of_20_000_classes_need_no_more_memory_than_their_cells():
     try:
         assert levels.f1(confusion) == pytest.approx((3 + 2) / 6)
         assert levels.accuracies(confusion) == [1.0, 1.0]
-        assert len(levels.inner[0].confusion(confusion)) == 50
+        assert len(levels.inner_levels[0].confusion(confusion)) == 50
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.batch import pack
+from crepe_dist.data.batch import pack_batch
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.targets import ONE, SEVERAL, SHARE_UNIT, SOFT, Targets, open_targets
+from crepe_dist.data.targets import ONE, PROB_SCALE, SEVERAL, SOFT, Targets, open_targets
 from crepe_dist.errors import UserError
-from crepe_dist.model.loss import MOST_RATIO_OF_SEVERAL, Objective
-from crepe_dist.native.library import runnable
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.model.loss import MAX_RATIO_OF_SEVERAL, Loss
+from crepe_dist.native.library import supported_builds
+from crepe_dist.networks.paper.config import PaperConfig
 from tests.conftest import write_frame
 from tests.helpers import reference
 from tests.helpers.engines import initial, learnt, sized
@@ -30,7 +30,7 @@ NAMES = ["bad", "good", "new"]
 def shares_of(folder):
     data = open_dataset(folder)
     targets = data.splits["train"].targets
-    return data, targets.shares(np.arange(len(data.splits["train"])))
+    return data, targets.label_probs(np.arange(len(data.splits["train"])))
 
 
 def expected(sets):
@@ -87,7 +87,7 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
     crepe_dist.prepare(table, tmp_path / "out", labels="soft", label_columns=["a", "b", "c"], **ALL)
     data, shares = shares_of(tmp_path / "out")
     wanted = np.array([[0.75, 0.25, 0], [0, 1, 0], [1 / 3] * 3])
-    np.testing.assert_allclose(shares[:3], wanted, atol=1 / SHARE_UNIT)
+    np.testing.assert_allclose(shares[:3], wanted, atol=1 / PROB_SCALE)
     assert data.splits["train"].labels[:3].tolist() == [0, 1, 0]
     labels: Any = [{"a": 0.75, "b": 0.25}, "b", {"a": 1, "b": 1, "c": 1}] * 5
     crepe_dist.prepare({"text": table["text"], "label": labels}, tmp_path / "same", labels="soft", **ALL)
@@ -117,16 +117,16 @@ def some_targets(kind: str, rows: int, classes: int) -> Targets:
     pairs = np.zeros((rows, 3, 2), np.uint16)
     pairs[..., 0] = [generator.permutation(classes)[:3] for _ in range(rows)]
     if kind == SEVERAL:
-        pairs[..., 1] = generator.integers(0, 2, (rows, 3)) * SHARE_UNIT
+        pairs[..., 1] = generator.integers(0, 2, (rows, 3)) * PROB_SCALE
         pairs[0, :, 1] = 0
     else:
-        pairs[..., 1] = [[40000, 20000, 5535], [SHARE_UNIT, 0, 0], [1, SHARE_UNIT - 1, 0]] * (rows // 3)
+        pairs[..., 1] = [[40000, 20000, 5535], [PROB_SCALE, 0, 0], [1, PROB_SCALE - 1, 0]] * (rows // 3)
     return Targets(kind, pairs, classes)
 
 
-PAPER = PaperShape(69, 123, 5, 8, 16, 0.0)
+PAPER = PaperConfig(69, 123, 5, 8, 16, 0.0)
 CREPE = sized(blocks=1)
-ENGINES = [*((name, shape) for name in runnable() for shape in (CREPE, PAPER, CREPE.table)), (None, PAPER)]
+ENGINES = [*((name, shape) for name in supported_builds() for shape in (CREPE, PAPER, CREPE.table)), (None, PAPER)]
 
 
 @pytest.mark.usefixtures("every_build")
@@ -134,12 +134,12 @@ ENGINES = [*((name, shape) for name in runnable() for shape in (CREPE, PAPER, CR
 @pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
 def test_the_gradients_are_those_of_the_reference(name, shape, kind):
     rows = 6
-    targets = None if kind == ONE else some_targets(kind, rows, shape.classes).bytes(np.arange(rows))
-    objective = Objective(0.1, tuple(1 + 0.5 * n for n in range(shape.classes)), kind, 0 if kind == ONE else 3)
+    targets = None if kind == ONE else some_targets(kind, rows, shape.num_classes).bytes(np.arange(rows))
+    objective = Loss(0.1, tuple(1 + 0.5 * n for n in range(shape.num_classes)), kind, 0 if kind == ONE else 3)
     generator = np.random.default_rng(2)
     codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
     half = np.full((rows, 3), [0, 128, 0], np.uint8)
-    batch = pack(codes, np.arange(rows, dtype=np.int32) % 5, rows + 1, rows, weights=half, targets=targets)
+    batch = pack_batch(codes, np.arange(rows, dtype=np.int32) % 5, rows + 1, rows, weights=half, targets=targets)
     network = initial(shape, seed=1)
     loss, wanted = reference.learnt(shape, network.values, batch, objective, seed=1)
     found = learnt(network.opened(name, objective=objective), batch)
@@ -153,23 +153,25 @@ def test_the_gradients_are_those_of_the_reference(name, shape, kind):
 def test_a_heavy_class_leaves_the_others_their_gradients(name, shape):
     """Of several labels, since only the gradients of the heavy class's own logit grow with its weight."""
     rows, codes = 60, np.random.default_rng(2).integers(0, shape.alphabet_size, (60, shape.feature_len))
-    targets, whole = some_targets(SEVERAL, rows, shape.classes), np.full((rows, 3), [0, 0, 1], np.uint8)
-    batch = pack(codes.astype(np.uint8), np.zeros(rows, np.int32), rows, rows, 0, whole, targets.bytes(np.arange(rows)))
+    targets, whole = some_targets(SEVERAL, rows, shape.num_classes), np.full((rows, 3), [0, 0, 1], np.uint8)
+    batch = pack_batch(
+        codes.astype(np.uint8), np.zeros(rows, np.int32), rows, rows, 0, whole, targets.bytes(np.arange(rows))
+    )
     found = []
-    for heavy in (1, MOST_RATIO_OF_SEVERAL):
-        objective = Objective(0.0, (heavy, *[1.0] * (shape.classes - 1)), SEVERAL, 3)
+    for heavy in (1, MAX_RATIO_OF_SEVERAL):
+        objective = Loss(0.0, (heavy, *[1.0] * (shape.num_classes - 1)), SEVERAL, 3)
         found.append(learnt(initial(shape, seed=1).opened(name, objective=objective), batch))
     for (key, expected), got in zip(found[0].items(), found[1].values()):
-        if "convolution" not in key and shape.classes in expected.shape:
-            (others, same) = (np.delete(each, 0, each.shape.index(shape.classes)) for each in (expected, got))
+        if "convolution" not in key and shape.num_classes in expected.shape:
+            (others, same) = (np.delete(each, 0, each.shape.index(shape.num_classes)) for each in (expected, got))
             assert np.linalg.norm(same - others) < 0.02 * np.linalg.norm(others), key
 
 
 IMPOSSIBLE = [
-    (SEVERAL, 5, SHARE_UNIT),
+    (SEVERAL, 5, PROB_SCALE),
     (SEVERAL, 65535, 0),
-    (SOFT, 0, SHARE_UNIT - 1),
-    (SOFT, 9, SHARE_UNIT),
+    (SOFT, 0, PROB_SCALE - 1),
+    (SOFT, 9, PROB_SCALE),
 ]
 
 
@@ -178,5 +180,5 @@ def test_targets_that_cannot_be_are_refused(tmp_path, kind, pair, share):
     np.save(tmp_path / "train.targets.npy", np.array([[[pair, share]]], np.uint16))
     with pytest.raises(ValueError, match=r"classes that do not exist|sum is not 1"):
         open_targets(tmp_path, "train", 1, kind, 1, 5)
-    np.save(tmp_path / "train.targets.npy", np.array([[[4, SHARE_UNIT]]], np.uint16))
-    assert open_targets(tmp_path, "train", 1, kind, 1, 5).mass().tolist() == [0, 0, 0, 0, 1]
+    np.save(tmp_path / "train.targets.npy", np.array([[[4, PROB_SCALE]]], np.uint16))
+    assert open_targets(tmp_path, "train", 1, kind, 1, 5).class_mass().tolist() == [0, 0, 0, 0, 1]

@@ -8,22 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crepe_dist.data.batch import unpacked
-from crepe_dist.data.char_encoder import BLANK
+from crepe_dist.data.batch import unpack_batch
+from crepe_dist.data.char_encoder import PAD_UNK_ID
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.loader import DataLoader, balanced, epoch_order, most_documents, share, shares
+from crepe_dist.data.loader import (
+    DataLoader,
+    epoch_order,
+    iter_shards,
+    length_balanced_order,
+    most_documents,
+    shard_range,
+)
 
 sizes = st.integers(1, 9)
 
 
 @given(st.integers(0, 100), st.integers(0, 100), sizes, sizes)
 def test_shares_are_disjoint_complete_and_even(start, count, size, group_size):
-    shares = [share(start, start + count, rank, size, group_size) for rank in range(size)]
+    shares = [shard_range(start, start + count, rank, size, group_size) for rank in range(size)]
     rows = [row for first, last in shares for row in range(first, last)]
     assert rows == list(range(start, start + count))
     lengths = [last - first for first, last in shares]
     assert max(lengths) - min(lengths) < 2 * group_size
-    assert share(0, count, 0, size, group_size)[1] == max(lengths)
+    assert shard_range(0, count, 0, size, group_size)[1] == max(lengths)
     assert all((first - start) % group_size == 0 for first, last in shares if first < last)
 
 
@@ -31,7 +38,7 @@ def test_shares_are_disjoint_complete_and_even(start, count, size, group_size):
 def test_no_rank_has_more_documents_than_the_bound(count, size, group_size):
     most = most_documents(count, size, group_size)
     for documents in range(1, count + 1):  # the last batch of an epoch has fewer
-        found = [share(0, documents, rank, size, group_size) for rank in range(size)]
+        found = [shard_range(0, documents, rank, size, group_size) for rank in range(size)]
         assert max(end - begin for begin, end in found) <= most
     assert most < count / size + 2 * group_size
 
@@ -40,7 +47,7 @@ def test_no_rank_has_more_documents_than_the_bound(count, size, group_size):
 def test_every_world_size_sees_the_same_global_batches(rows, batch_size, size, seed, epoch):
     order = epoch_order(rows, seed, epoch)
     assert sorted(order.tolist()) == list(range(rows))
-    ranks = [list(shares(order, batch_size, rank, size)) for rank in range(size)]
+    ranks = [list(iter_shards(order, batch_size, rank, size)) for rank in range(size)]
     assert {len(each) for each in ranks} == {-(-rows // batch_size)}
     for step, of_ranks in enumerate(zip(*ranks)):
         group_size = np.concatenate([indices for (indices, _, _) in of_ranks])
@@ -55,7 +62,7 @@ def test_every_world_size_sees_the_same_global_batches(rows, batch_size, size, s
 @given(st.integers(1, 200), st.integers(1, 60), st.integers(0, 5))
 def test_a_balanced_order_has_the_same_global_batches(rows, batch_size, seed):
     order, lengths = epoch_order(rows, seed, 0), np.random.default_rng(seed).integers(0, 1000, rows)
-    reordered = balanced(order, lengths, batch_size)
+    reordered = length_balanced_order(order, lengths, batch_size)
     for start in range(0, rows, batch_size):
         batch = slice(start, start + batch_size)
         assert sorted(reordered[batch].tolist()) == sorted(order[batch].tolist())
@@ -68,21 +75,22 @@ def test_shares_of_a_balanced_order_have_about_the_same_length(size, group_size)
     def excess(order):
         """Length of the longest share relative to the mean, averaged over the batches."""
         batches = [
-            [share(start, start + 64, rank, size, group_size) for rank in range(size)] for start in range(0, 6400, 64)
+            [shard_range(start, start + 64, rank, size, group_size) for rank in range(size)]
+            for start in range(0, 6400, 64)
         ]
         totals = np.array([[lengths[order[slice(*bounds)]].sum() for bounds in batch] for batch in batches])
         return (totals.max(axis=1) / totals.mean(axis=1)).mean() - 1
 
     order = epoch_order(6400, 0, 0)
-    assert excess(balanced(order, lengths, 64)) < 0.4 * excess(order)
+    assert excess(length_balanced_order(order, lengths, 64)) < 0.4 * excess(order)
 
 
 @given(st.integers(1, 100), st.integers(1, 20), sizes, sizes, st.data())
 def test_a_position_goes_on_under_any_world_size(rows, batch_size, size_before, size_after, data):
     order = epoch_order(rows, 0, 0)
     done = data.draw(st.integers(0, rows // batch_size)) * batch_size
-    before = [list(shares(order[:done], batch_size, rank, size_before)) for rank in range(size_before)]
-    after = [list(shares(order, batch_size, rank, size_after, done)) for rank in range(size_after)]
+    before = [list(iter_shards(order[:done], batch_size, rank, size_before)) for rank in range(size_before)]
+    after = [list(iter_shards(order, batch_size, rank, size_after, done)) for rank in range(size_after)]
     seen = [
         row
         for world in (before, after)
@@ -97,19 +105,19 @@ def test_a_position_goes_on_under_any_world_size(rows, batch_size, size_before, 
 def test_batches_keep_one_shape_and_mark_the_filling(data, rank, size):
     part = open_dataset(data).splits["train"]
     order = epoch_order(len(part), 0, 0)
-    expected = list(shares(order, 50, rank, size))
+    expected = list(iter_shards(order, 50, rank, size))
     got = list(DataLoader(part, order, 50, rank, size))
     assert len(got) == len(expected) == 7  # 301 rows: the last global batch has one document
     for batch, (indices, documents, first) in zip(got, expected):
-        codes, labels, weights = unpacked(batch, classes=3)
+        codes, labels, weights = unpack_batch(batch, classes=3)
         assert codes.shape == (-(-50 // size), 123)
-        assert (batch.documents, batch.first) == (documents, first)
+        assert (batch.global_batch_size, batch.first) == (documents, first)
         assert weights.sum() == len(indices)
         real = weights[:, 0] > 0
-        assert np.array_equal(codes[real], part.codes(indices))
+        assert np.array_equal(codes[real], part.char_ids(indices))
         assert np.array_equal(labels[real].argmax(axis=1), part.labels[indices])
         assert np.array_equal(batch.labels, part.labels[indices])
-        assert (codes[~real] == BLANK).all()
+        assert (codes[~real] == PAD_UNK_ID).all()
 
 
 def test_an_error_while_reading_ahead_is_the_reader_s(data):

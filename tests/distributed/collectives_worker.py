@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from crepe_dist.distributed import chunked_messages, process_group
-from crepe_dist.distributed.init_process_group import join
+from crepe_dist.distributed.init_process_group import init_process_group
 
 
 def work():
@@ -18,21 +18,21 @@ def work():
 
 def main() -> None:
     process_group.HEARTBEAT_SECONDS = 0.2
-    chunked_messages.MOST_BYTES = 1 << 20  # The large messages below then travel in pieces.
-    with join() as world:
+    chunked_messages.MAX_BYTES = 1 << 20  # The large messages below then travel in pieces.
+    with init_process_group() as world:
         assert world.size == 3
         for dtype in ("float32", "float64", "int32", "int64"):
-            total = world.sum(np.array([1, world.rank], dtype=dtype), "t")
+            total = world.all_reduce(np.array([1, world.rank], dtype=dtype), "t")
             assert total.dtype == dtype, total
             assert total.tolist() == [3, 3], total
         number = np.array([2**40 + world.rank], dtype=np.int64)
-        assert world.sum(number, "big").tolist() == [3 * 2**40 + 3]
-        assert world.gather({"rank": world.rank, "é": "x" * world.rank}, "g")[2] == {"rank": 2, "é": "xx"}
-        assert world.broadcast(f"from {world.rank}", "b") == "from 0"
+        assert world.all_reduce(number, "big").tolist() == [3 * 2**40 + 3]
+        assert world.all_gather_object({"rank": world.rank, "é": "x" * world.rank}, "g")[2] == {"rank": 2, "é": "xx"}
+        assert world.broadcast_object(f"from {world.rank}", "b") == "from 0"
         assert world.run_steps_on_rank0("w", work()) == (5 if world.is_root else None)
-        assert world.agree("things", lambda: world.rank, same=lambda _: "equal") == world.rank
+        assert world.run_on_all("things", lambda: world.rank, compare_by=lambda _: "equal") == world.rank
         arrays = {"b": np.full((2, 3), world.rank), "a": np.arange(5.0) * (world.rank + 1), "empty": np.zeros(0)}
-        world.broadcast_arrays(arrays)
+        world.broadcast_parameters(arrays)
         assert not arrays["b"].any()
         assert arrays["a"].tolist() == [0, 1, 2, 3, 4]
         large = np.repeat(np.arange(3, dtype=np.int32), 1 << 20).reshape(-1, 1)  # more than a connection holds

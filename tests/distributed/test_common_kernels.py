@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.files import read_json
 from crepe_dist.model.backend import Backend
 from crepe_dist.native import library
@@ -29,7 +29,7 @@ from tests.helpers.programs import program
 )
 def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> None:
     world = SimpleNamespace(size=2, gather=lambda value, name: usable)
-    assert common_kernels(cast(World, cast(Any, world))) == chosen
+    assert common_kernels(cast(ProcessGroup, cast(Any, world))) == chosen
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,16 @@ def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> 
 def test_the_precision_that_suits_all(requested: Precision, precisions: list[str], chosen: str) -> None:
     world = SimpleNamespace(gather=lambda value, name: precisions)
     own = Backend("bfloat16", None, "the processor has AVX512-BF16")
-    found = common_precision(own, ModelOptions(precision=requested), cast(World, cast(Any, world)))
+    found = common_precision(own, ModelOptions(precision=requested), cast(ProcessGroup, cast(Any, world)))
     assert found.precision == chosen
 
 
 @needs_kernels
-@pytest.mark.skipif(library.runnable()[0] == "avx2", reason="this processor has no build above avx2")
-@pytest.mark.skipif("avx2" not in library.runnable(), reason="this processor has no AVX2")
+@pytest.mark.skipif(library.supported_builds()[0] == "avx2", reason="this processor has no build above avx2")
+@pytest.mark.skipif("avx2" not in library.supported_builds(), reason="this processor has no AVX2")
 def test_an_older_processor_among_them(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run equals one of a single process with that build, and its checkpoints name it."""
-    monkeypatch.delenv(library.SWITCH, raising=False)
+    monkeypatch.delenv(library.KERNELS_ENV, raising=False)
     flags = ["--data", str(data), *QUICK, "--run-dir"]
     run(program("distributed/older_processor_worker.py", *flags, "two", processes=2), tmp_path)
     run(command("train", *flags, "one", "--kernels=avx2"), tmp_path)

@@ -6,17 +6,17 @@ import pytest
 
 from crepe_dist.distributed import device
 from crepe_dist.distributed.device import CPU, Device
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
 
 
-class BesideAnother(World):
+class BesideAnother(ProcessGroup):
     """Rank 0 of two; the other one reports success."""
 
     def __init__(self):
         super().__init__(0, 2)
 
-    def gather(self, value, name):
+    def all_gather_object(self, value, name):
         return [value, ["other", []] if name == "hosts" else {"host": "other", "error": None, "same": None}]
 
 
@@ -32,24 +32,24 @@ def refuse(*numbers):
 
 @pytest.mark.parametrize(("refused", "chosen"), [((), Device("gpu", 0)), ((0,), Device("gpu", 1)), ((0, 1), CPU)])
 def test_the_first_gpu_that_something_can_use(monkeypatch, refused, chosen):
-    monkeypatch.setattr(device.driver, "count", lambda: 2)
-    monkeypatch.setattr(device.driver, "uuid_of", str)
-    assert device.pick("cpu", refuse(*refused)) == CPU
-    assert device.pick("auto", refuse(*refused)) == chosen
+    monkeypatch.setattr(device.driver, "gpu_count", lambda: 2)
+    monkeypatch.setattr(device.driver, "gpu_uuid", str)
+    assert device.select_device("cpu", refuse(*refused)) == CPU
+    assert device.select_device("auto", refuse(*refused)) == chosen
     if chosen == CPU:
         with pytest.raises(UserError, match="GPU 0 is too old"):
-            device.pick("gpu", refuse(*refused))
+            device.select_device("gpu", refuse(*refused))
     else:
-        assert device.pick("gpu", refuse(*refused)) == chosen
+        assert device.select_device("gpu", refuse(*refused)) == chosen
 
 
 def test_without_gpu(monkeypatch):
-    monkeypatch.setattr(device.driver, "count", lambda: 0)
-    assert device.pick("auto", refuse()) == CPU
+    monkeypatch.setattr(device.driver, "gpu_count", lambda: 0)
+    assert device.select_device("auto", refuse()) == CPU
     with pytest.raises(UserError, match="no GPU was found"):
-        device.pick("gpu", refuse())
+        device.select_device("gpu", refuse())
     with pytest.raises(UserError) as raised:
-        device.pick("gpu", refuse(), BesideAnother())
+        device.select_device("gpu", refuse(), BesideAnother())
     assert "[only on rank 0 (host " in raised.value.what
     assert "doctor on these hosts" in raised.value.remedy
 
@@ -69,18 +69,18 @@ def test_without_gpu(monkeypatch):
     ],
 )  # fmt: skip
 def test_each_rank_gets_a_gpu_of_its_own(seen, numbers):
-    assert device.assign(seen) == numbers
+    assert device.assign_gpus(seen) == numbers
     taken = [gpus[number] for (_, gpus), number in zip(seen, numbers) if number is not None]
     assert len(set(taken)) == len(taken)
 
 
 def test_ranks_with_and_without_gpus_are_refused():
     with pytest.raises(UserError, match=r"others have none: rank 1 \(host b\)"):
-        device.assign([("a", "A"), ("b", "")])
+        device.assign_gpus([("a", "A"), ("b", "")])
 
 
 def test_two_ranks_on_one_gpu_are_an_error():
     with pytest.raises(UserError) as raised:
-        device.assign([("a", "AB"), ("a", "AB"), ("a", "AB")])
+        device.assign_gpus([("a", "AB"), ("a", "AB"), ("a", "AB")])
     assert raised.value.what == "rank 2 (host a) has no GPU of its own"
     assert raised.value.why.startswith("it sees 2 GPUs, used by rank 0 (host a) and rank 1 (host a); ")

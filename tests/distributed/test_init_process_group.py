@@ -6,7 +6,7 @@ import pytest
 
 from crepe_dist.cuda import driver, nccl
 from crepe_dist.distributed import init_process_group, mxnet_cuda
-from crepe_dist.distributed.launch import HOROVODRUN, Launch
+from crepe_dist.distributed.launch import HOROVODRUN, LauncherEnv
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
 
@@ -28,7 +28,7 @@ CREPE, PAPER, ON_CPU = Config(), Config(model=ModelOptions(network="paper")), Co
 def test_horovod_looks_often_only_where_gradients_go_through_it(
     config, gpus, has_nccl, local_size, milliseconds, monkeypatch
 ):
-    monkeypatch.setattr(driver, "count", lambda: gpus)
+    monkeypatch.setattr(driver, "gpu_count", lambda: gpus)
     monkeypatch.setattr(nccl, "version", lambda: has_nccl)
     monkeypatch.setattr(mxnet_cuda, "is_installed", lambda: True)
-    assert init_process_group.cycle(Launch(HOROVODRUN, 0, 4, local_size), config) == milliseconds
+    assert init_process_group.horovod_cycle_time(LauncherEnv(HOROVODRUN, 0, 4, local_size), config) == milliseconds

@@ -46,7 +46,7 @@ def threads(work: Any) -> list[Any]:
 
 @pytest.mark.parametrize("most", [SIZE * (HEAD_BYTES + 1), 200, 1000, 1 << 30])
 def test_what_is_larger_than_a_collective_travels_in_pieces(monkeypatch, most):
-    monkeypatch.setattr(chunked_messages, "MOST_BYTES", most)
+    monkeypatch.setattr(chunked_messages, "MAX_BYTES", most)
     monkeypatch.setattr(Bounded, "sizes", [])
     worlds = threads(lambda rank: Bounded(rank, SIZE))
     lengths = [[5, 0, 300], [700, 10, 0], [0, 0, 3]]  # of each rank to each
@@ -59,14 +59,14 @@ def test_what_is_larger_than_a_collective_travels_in_pieces(monkeypatch, most):
         assert (received == np.concatenate([sent[n][rank] for n in range(SIZE)])).all()
     assert max(Bounded.sizes) <= most
     big = np.arange(4000, dtype=np.int32)
-    assert all((total == 3 * big).all() for total in threads(lambda n: worlds[n].sum(big, "sum")))
+    assert all((total == 3 * big).all() for total in threads(lambda n: worlds[n].all_reduce(big, "sum")))
     assert max(Bounded.sizes) <= most
 
 
 def test_a_damaged_piece_is_told(monkeypatch):
     worlds = threads(lambda rank: Bounded(rank, SIZE))
     monkeypatch.setattr(Bounded, "damaged", "x")
-    ended = threads(lambda rank: worlds[rank].gather("value", "x"))
+    ended = threads(lambda rank: worlds[rank].all_gather_object("value", "x"))
     assert isinstance(ended[0], UserError)
     assert "message 2 (x) was damaged on its way from rank 2 (host " in str(ended[0])
     assert ended[1] == ended[2] == ["value"] * 3

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from crepe_dist.distributed.launch import Launch, check_rank, detect, limit_threads
+from crepe_dist.distributed.launch import LauncherEnv, read_launcher_env, require_complete_rank_env, set_omp_threads
 from crepe_dist.errors import UserError
 from tests.conftest import QUICK, command, launch_prefix, run
 from tests.helpers.needs import needs
@@ -84,38 +84,38 @@ class TestLaunch:
     @pytest.mark.parametrize(
         ("environment", "expected"),
         [
-            ({}, Launch()),
+            ({}, LauncherEnv()),
             (
                 {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"},
-                Launch("horovodrun", 3, 8, 2),
+                LauncherEnv("horovodrun", 3, 8, 2),
             ),
-            ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Launch("Open MPI", 1, 2, 1)),
-            ({"RANK": "3", "WORLD_SIZE": "4", "PMI_RANK": "0", "PMI_SIZE": "2"}, Launch("torchrun", 3, 4)),
-            ({"JOB_COMPLETION_INDEX": "1"}, Launch()),  # says nothing of the number
+            ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, LauncherEnv("Open MPI", 1, 2, 1)),
+            ({"RANK": "3", "WORLD_SIZE": "4", "PMI_RANK": "0", "PMI_SIZE": "2"}, LauncherEnv("torchrun", 3, 4)),
+            ({"JOB_COMPLETION_INDEX": "1"}, LauncherEnv()),  # says nothing of the number
             (
                 {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
-                Launch("srun", 5, 6, 1),
+                LauncherEnv("srun", 5, 6, 1),
             ),
-            ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Launch()),  # the batch script itself
+            ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, LauncherEnv()),  # the batch script itself
         ],
     )
     def test_the_environment_is_read(self, environment, expected):
-        assert detect(environment) == expected
+        assert read_launcher_env(environment) == expected
 
     @pytest.mark.parametrize(("rank", "size"), [("", "2"), ("x", "2"), ("0", "two"), ("1", "")])
     def test_one_of_several_that_does_not_know_both_numbers_is_refused(self, rank, size):
         given = {"RANK": rank, "WORLD_SIZE": size}
         with pytest.raises(UserError, match=f"WORLD_SIZE is '{size or 'not set'}', and RANK is '{rank or 'not set'}'"):
-            check_rank(detect(given), given)
+            require_complete_rank_env(read_launcher_env(given), given)
         for alone in ({"WORLD_SIZE": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, {"RANK": "0"}):
-            check_rank(detect(alone), alone)
+            require_complete_rank_env(read_launcher_env(alone), alone)
 
     def test_threads_are_the_host_s_cores_over_its_processes(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
         for local_size, threads in ((1, 12), (4, 3), (5, 2), (99, 1)):
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-            limit_threads(local_size)
+            set_omp_threads(local_size)
             assert os.environ["OMP_NUM_THREADS"] == str(threads)
         monkeypatch.setenv("OMP_NUM_THREADS", "7")
-        limit_threads(3)
+        set_omp_threads(3)
         assert os.environ["OMP_NUM_THREADS"] == "7"

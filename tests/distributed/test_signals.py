@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import crepe_dist.train
-from crepe_dist.distributed.signals import Control, Stopped, Vote
+from crepe_dist.distributed.signals import SignalHandler, StepAction, StopRequested
 from crepe_dist.errors import ExitCode
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import DataOptions
@@ -19,24 +19,24 @@ from crepe_dist.settings.options import DataOptions
 )
 def test_deferred_it_is_a_wish_and_nothing_is_raised(number, code):
     before = signal.getsignal(number)
-    with Control() as control:
-        with control.deferring():
+    with SignalHandler() as control:
+        with control.defer():
             os.kill(os.getpid(), number)
-            assert control.vote is Vote.STOP
-        assert control.stopped().code == code
+            assert control.vote is StepAction.STOP
+        assert control.stop_exception().code == code
     assert signal.getsignal(number) is before
 
 
 def test_elsewhere_it_is_raised_at_once_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="SIGTERM") as raised, Control():
+    with pytest.raises(StopRequested, match="SIGTERM") as raised, SignalHandler():
         os.kill(os.getpid(), signal.SIGTERM)
     assert raised.value.code == ExitCode.STOPPED
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_second_ctrl_c_means_now():
-    with Control() as control, control.deferring():
+    with SignalHandler() as control, control.defer():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

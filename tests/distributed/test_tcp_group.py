@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from crepe_dist.distributed.messages import CHECK, FIELDS, HEAD_BYTES
-from crepe_dist.distributed.tcp_group import FIRST_BYTES, TcpWorld
-from crepe_dist.errors import ExitCode, PeerGone, UserError
+from crepe_dist.distributed.tcp_group import FIRST_BYTES, TcpProcessGroup
+from crepe_dist.errors import ExitCode, PeerLostError, UserError
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -31,7 +31,7 @@ def both(*work: Callable[[], Any]) -> list[Any]:
 @pytest.fixture
 def worlds():
     ends = pair()
-    made = both(lambda: TcpWorld(0, {1: ends[0]}), lambda: TcpWorld(1, {0: ends[1]}))
+    made = both(lambda: TcpProcessGroup(0, {1: ends[0]}), lambda: TcpProcessGroup(1, {0: ends[1]}))
     yield made
     for each in made:
         each.close()
@@ -46,7 +46,7 @@ def test_a_process_that_ends_within_a_message(worlds):
         worlds[1]._receive(0, 2 * FIRST_BYTES)
         worlds[1].close()
 
-    assert isinstance(both(lambda: worlds[0]._swap(data, [0, data.size], "x"), end)[0], PeerGone)
+    assert isinstance(both(lambda: worlds[0]._all_to_all_bytes(data, [0, data.size], "x"), end)[0], PeerLostError)
 
 
 def test_a_process_that_is_late_is_not_gone(worlds):
@@ -55,14 +55,14 @@ def test_a_process_that_is_late_is_not_gone(worlds):
 
     def late() -> Any:
         time.sleep(3)
-        return worlds[1]._swap(data, [data.size, 0], "x")
+        return worlds[1]._all_to_all_bytes(data, [data.size, 0], "x")
 
-    ended = both(lambda: worlds[0]._swap(data, [0, data.size], "x"), late)
+    ended = both(lambda: worlds[0]._all_to_all_bytes(data, [0, data.size], "x"), late)
     assert [sizes for _, sizes in ended] == [[0, data.size], [data.size, 0]]
 
 
 def test_ranks_at_different_points_of_the_program(worlds):
-    ended = both(lambda: worlds[0].gather(0, "a"), lambda: worlds[1].gather(0, "b"))
+    ended = both(lambda: worlds[0].all_gather_object(0, "a"), lambda: worlds[1].all_gather_object(0, "b"))
     assert list(map(str, ended)) == [
         f"rank {n} is at another point of the program than {x!r}" for n, x in ((1, "a"), (0, "b"))
     ]
@@ -71,7 +71,7 @@ def test_ranks_at_different_points_of_the_program(worlds):
 def test_messages_have_a_number(worlds):
     """The same name is not enough: one rank has called it once more."""
     worlds[1]._messages.begin("x")
-    ended = both(*(lambda world=world: world.gather(0, "x") for world in worlds))
+    ended = both(*(lambda world=world: world.all_gather_object(0, "x") for world in worlds))
     assert list(map(str, ended)) == [
         f"rank {1 - n} sent message {3 - n}, and rank {n} expects message {2 + n} ('x')" for n in (0, 1)
     ]
@@ -92,7 +92,8 @@ def test_a_damaged_message_is_told_with_both_ranks(worlds, monkeypatch, size, pl
     monkeypatch.setattr(worlds[0], "_receive", damaging)
     data = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
     error, fine = both(
-        lambda: worlds[0]._swap(data[:0], [0, 0], "gradients"), lambda: worlds[1]._swap(data, [size, 0], "gradients")
+        lambda: worlds[0]._all_to_all_bytes(data[:0], [0, 0], "gradients"),
+        lambda: worlds[1]._all_to_all_bytes(data, [size, 0], "gradients"),
     )
     assert isinstance(error, UserError)
     assert error.code == ExitCode.FAILURE

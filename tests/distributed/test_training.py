@@ -48,7 +48,7 @@ def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
     assert "shut down" not in printed
     expected = losses(alone / name)
     assert len(expected) == 21
-    one, many = (checkpoint.find(str(folder)) for folder in (alone / name, tmp_path / "run"))
+    one, many = (checkpoint.resolve_model(str(folder)) for folder in (alone / name, tmp_path / "run"))
     tolerance = 0.0 if library.find()[0] else TOLERANCE
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=0, abs=tolerance)
     assert (many.read_bytes() == one.read_bytes()) or tolerance
@@ -65,7 +65,7 @@ def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
 
 
 def scores_of(run_dir):
-    return checkpoint.scores(checkpoint.find(str(run_dir)))["test"]
+    return checkpoint.scores(checkpoint.resolve_model(str(run_dir)))["test"]
 
 
 def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):

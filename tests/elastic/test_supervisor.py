@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crepe_dist.distributed.job_end import explained
+from crepe_dist.distributed.job_end import explain_horovodrun_exit
 from tests.chaos import harness
 from tests.helpers.programs import program
 
@@ -200,6 +200,6 @@ def test_a_failed_job_of_horovodrun_is_explained(code, said):
     """In the last lines, which our build of Horovod takes from here instead of a traceback."""
     failed = RuntimeError(f"The first process to do so was:\nProcess name: 1\nExit code: {code}\n")
     job = ["/usr/bin/horovodrun", "-np", "2", "python", "-m", "crepe_dist.train", "--fresh", "--data", "my data"]
-    lines = explained(failed, job).splitlines()
+    lines = explain_horovodrun_exit(failed, job).splitlines()
     assert lines[0].startswith(said)
     assert (lines[-1].strip() == "horovodrun -np 2 python -m crepe_dist.train --data 'my data'") == (code != 1)

@@ -14,13 +14,13 @@ from crepe_dist.errors import UserError
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.settings.options import ModelOptions
 from tests.conftest import run
 
 pytestmark = pytest.mark.usefixtures("every_build")
-BUILDS = library.runnable()
-NETWORK = PaperShape(69, 123, 7, 8, 16)
+BUILDS = library.supported_builds()
+NETWORK = PaperConfig(69, 123, 7, 8, 16)
 
 
 def selected(**options: Any) -> Backend:
@@ -35,7 +35,7 @@ class TestSwitch:
 
     @pytest.mark.parametrize("name", BUILDS)
     def test_the_build_that_it_names_is_taken(self, name, monkeypatch):
-        monkeypatch.setenv(library.SWITCH, name)
+        monkeypatch.setenv(library.KERNELS_ENV, name)
         found, trouble = library.find()
         assert found is not None
         assert (found.name, trouble) == (name, f"CREPE_DIST_KERNELS is {name}")
@@ -46,7 +46,7 @@ class TestSwitch:
 
     @pytest.mark.parametrize("value", ["", "0", "1"])
     def test_bfloat16_in_software_is_a_choice_of_developers(self, value, monkeypatch):
-        monkeypatch.setenv(library.SWITCH, "generic")
+        monkeypatch.setenv(library.KERNELS_ENV, "generic")
         monkeypatch.setenv(library.IN_SOFTWARE, value)
         if value == "1":
             because = "CREPE_DIST_SOFTWARE_BFLOAT16 is 1; CREPE_DIST_KERNELS is generic"
@@ -66,7 +66,7 @@ class TestSwitch:
     )
     def test_a_build_that_cannot_be_is_refused(self, requested, why, monkeypatch):
         monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
-        monkeypatch.setenv(library.SWITCH, requested)
+        monkeypatch.setenv(library.KERNELS_ENV, requested)
         with pytest.raises(UserError, match=f"CREPE_DIST_KERNELS is {requested}") as raised:
             selected()
         assert raised.value.why == why
@@ -74,25 +74,25 @@ class TestSwitch:
 
     @pytest.mark.parametrize("name", BUILDS)
     def test_a_setting_names_a_build(self, name, monkeypatch):
-        monkeypatch.delenv(library.SWITCH, raising=False)
+        monkeypatch.delenv(library.KERNELS_ENV, raising=False)
         chosen = selected(kernels=name, precision="float32")
         assert str(chosen) == f"float32, own kernels ({name}) (as requested)"
-        library.keep_to(chosen.library)
+        library.pin_build(chosen.library)
         try:
             found, trouble = library.find()
             assert found is not None
             assert (found.name, trouble) == (name, "")
         finally:
-            library.keep_to(None)
+            library.pin_build(None)
 
     def test_a_setting_that_names_a_build_of_other_processors_is_refused(self, monkeypatch):
-        monkeypatch.delenv(library.SWITCH, raising=False)
+        monkeypatch.delenv(library.KERNELS_ENV, raising=False)
         monkeypatch.setattr(library, "processor_flags", lambda: library.BUILDS["avx2"])
         with pytest.raises(UserError, match=r"--kernels is avx512") as raised:
             selected(kernels="avx512")
         assert raised.value.why == "this processor lacks avx512bw, avx512dq, avx512f, avx512vl"
         assert raised.value.remedy == "use --kernels avx2, generic, auto"
-        monkeypatch.setenv(library.SWITCH, "generic")
+        monkeypatch.setenv(library.KERNELS_ENV, "generic")
         with pytest.raises(UserError, match=r"--kernels is avx2, but CREPE_DIST_KERNELS is generic"):
             selected(kernels="avx2")
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_trusted_is_not_loaded(harm, said, tmp_path, monkeypatch)
 @pytest.mark.parametrize(("setting", "expected"), [("3", 3), ("2,1", 2), ("0", 1), (" 4 ", 4)])
 def test_threads_are_those_of_openmp(setting, expected, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
-    assert library.threads() == expected
+    assert library.num_threads() == expected
 
 
 def test_a_forked_process_has_threads_of_its_own(tmp_path):

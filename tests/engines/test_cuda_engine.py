@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from crepe_dist.cuda import driver
-from crepe_dist.cuda.gpu import Memory
-from crepe_dist.data.batch import Batch, pack
+from crepe_dist.cuda.gpu import DeviceBuffer
+from crepe_dist.data.batch import Batch, pack_batch
 from crepe_dist.data.targets import SEVERAL, SOFT
 from crepe_dist.distributed.device import Device
-from crepe_dist.distributed.process_group import World
-from crepe_dist.engines.engine import open_engine
-from crepe_dist.model.backend import OLDEST_WITH_BFLOAT16, Backend
-from crepe_dist.model.loss import PLAIN, Objective
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.parallel.cuda_optimizer import CudaExchange
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.engines.engine import create_engine
+from crepe_dist.model.backend import MIN_COMPUTE_CAPABILITY_BFLOAT16, Backend
+from crepe_dist.model.loss import DEFAULT_LOSS, Loss
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.parallel.cuda_optimizer import CudaOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels
@@ -39,7 +39,7 @@ from tests.networks.test_kernels import CREPES
 
 pytestmark = [needs("g++"), needs_kernels]
 GPU = Device("gpu", 0)
-TABLE = NGramShape(69, 60, 5, 4, 1 << 12, 36, 1 << 10)
+TABLE = NGramConfig(69, 60, 5, 4, 1 << 12, 36, 1 << 10)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,21 +56,21 @@ def capability(request, monkeypatch) -> None:
     monkeypatch.setenv("DRIVER_CAPABILITY", request.param)
 
 
-def on_gpu(network, precision="float32", objective=PLAIN):
-    if precision == "bfloat16" and driver.compute_capability(0) < OLDEST_WITH_BFLOAT16:
+def on_gpu(network, precision="float32", objective=DEFAULT_LOSS):
+    if precision == "bfloat16" and driver.compute_capability(0) < MIN_COMPUTE_CAPABILITY_BFLOAT16:
         pytest.skip("bfloat16 needs compute capability 8.0")
     backend = Backend(precision, None, "for a test", architecture="that of the GPU")
-    return open_engine(network.shape, network.parameters, backend, objective, GPU)
+    return create_engine(network.shape, network.parameters, backend, objective, GPU)
 
 
 SHAPES = [TABLE, *CREPES[1::3]]  # each is compiled, which takes seconds
 DROPPING = sized(width=20, blocks=3, stride=2, dropout=0.3)
 
 
-def total(exchange: CudaExchange) -> dict[str, np.ndarray]:
+def total(exchange: CudaOptimizer) -> dict[str, np.ndarray]:
     """The sums of whole numbers."""
     found = {}
-    for name, memory in exchange.totals.items():
+    for name, memory in exchange.grad_sums.items():
         found[name] = np.empty(memory.size // 4, np.int32)
         memory.read(found[name])
     return found
@@ -79,31 +79,31 @@ def total(exchange: CudaExchange) -> dict[str, np.ndarray]:
 @pytest.mark.usefixtures("capability")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_logits_and_gradients_are_those_of_the_kernels_for_cpus(shape):
-    shape = replace(shape, dropout=0.3) if isinstance(shape, CrepeShape) else shape
+    shape = replace(shape, dropout=0.3) if isinstance(shape, CrepeConfig) else shape
     network, batch = varied(shape), some_batch(shape, 37)
     cpu, gpu = network.opened(best()), on_gpu(network)
-    near = {"": cpu.logits(batch), "parts": cpu.parts(batch)}
-    assert_near({"": gpu.logits(batch), "parts": gpu.parts(batch)}, near)
+    near = {"": cpu.logits(batch), "parts": cpu.branch_logits(batch)}
+    assert_near({"": gpu.logits(batch), "parts": gpu.branch_logits(batch)}, near)
     loss, expected = gradients(cpu, batch, 1, 5)
     found, got = gradients(gpu, batch, 1, 5)
     assert abs(found - loss) <= 1e-5 * loss
     assert_near(got, expected)
 
 
-def labelled(shape, objective: Objective) -> Batch:
+def labelled(shape, objective: Loss) -> Batch:
     """A batch with the labels and the weights that an objective needs."""
     generator = np.random.default_rng(3)
-    shares = generator.integers(0, 1 << 15, (20, objective.pairs, 2)).astype("<u2")
-    shares[..., 0] %= shape.classes
+    shares = generator.integers(0, 1 << 15, (20, objective.max_labels, 2)).astype("<u2")
+    shares[..., 0] %= shape.num_classes
     weights = (generator.integers(0, 256, (20, 3)) // (1, 1, 128)).astype(np.uint8)
-    labels = generator.integers(0, shape.classes, 20).astype(np.int32)
-    return pack(some_codes(shape, 20), labels, 22, 20, 0, weights, shares.view(np.uint8).reshape(20, -1))
+    labels = generator.integers(0, shape.num_classes, 20).astype(np.int32)
+    return pack_batch(some_codes(shape, 20), labels, 22, 20, 0, weights, shares.view(np.uint8).reshape(20, -1))
 
 
 @pytest.mark.parametrize(("kind", "pairs"), [(SOFT, 2), (SEVERAL, 3)])
 @pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
 def test_objectives_are_those_of_the_kernels_for_cpus(shape, kind, pairs):
-    objective = Objective(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), kind, pairs)
+    objective = Loss(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), kind, pairs)
     network, batch = varied(shape), labelled(shape, objective)
     loss, expected = gradients(network.opened(best(), objective=objective), batch)
     found, got = gradients(on_gpu(network, objective=objective), batch)
@@ -135,12 +135,12 @@ def test_neither_the_division_of_a_batch_nor_another_time_changes_a_bit(precisio
     batch, found = some_batch(DROPPING, 20), []
     for cuts in [(0, 21), (0, 5, 13, 21)] * (50 if cuda_emulator.is_real() else 1):
         engine = on_gpu(varied(DROPPING), precision)
-        exchange = engine.open_exchange(World(), OptimizerOptions(), 40)
+        exchange = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}
         row = np.zeros(len(engine.quanta.parameters) + 4)  # bounds and loss
         for first, last in zip(cuts, cuts[1:]):
-            engine.quanta.restore(np.full(len(engine.quanta.parameters), -18, np.int32))
-            part = batch._replace(packed=batch.packed[first:last], first=batch.first + first).of_step(6, 1)
+            engine.quanta.load_state_dict(np.full(len(engine.quanta.parameters), -18, np.int32))
+            part = batch._replace(packed=batch.packed[first:last], first=batch.first + first).for_step(6, 1)
             row += exchange._add(engine.forward_backward(part), (0, 0, 0))[0]
             sums = {name: array + sums.get(name, 0) for name, array in total(exchange).items()}
         found.append((row.tolist(), sums))
@@ -170,18 +170,18 @@ def test_training_follows_the_kernels_for_cpus(options, clip_norm):
     shape, trained = sized(blocks=1, dropout=0.3), []
     for network, opened in ((varied(shape), lambda each: each.opened(best())), (varied(shape), on_gpu)):
         engine = opened(network)
-        exchange = engine.open_exchange(World(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
+        exchange = engine.create_optimizer(ProcessGroup(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
         step = TrainingStep(engine, exchange, 1)
         for number in range(6):
             step(some_batch(shape, 20 + number % 3), number + 1, 0.001)
-        exchange.flush()
-        trained.append({name: array.copy() for name, array in engine.values().items()})
+        exchange.synchronize()
+        trained.append({name: array.copy() for name, array in engine.state_dict().items()})
     expected, got = trained
     start = varied(shape).values
     for name, array in expected.items():
         moved = np.abs(array - start[name]).max()
         assert np.abs(got[name] - array).max() <= 0.01 * moved, name
-        if name in shape.tables:
+        if name in shape.sparse_parameters:
             assert np.array_equal(got[name], got[name].astype(np.float16).astype(np.float32)), name
 
 
@@ -189,27 +189,27 @@ def test_training_follows_the_kernels_for_cpus(options, clip_norm):
 def test_a_saved_state_continues_exactly(options):
     def opened():
         engine = on_gpu(varied(DROPPING))
-        exchange = engine.open_exchange(World(), options, 40)
+        exchange = engine.create_optimizer(ProcessGroup(), options, 40)
         return engine, exchange, TrainingStep(engine, exchange, 1)
 
     engine, exchange, step = opened()
     for number in range(1, 4):
         step(some_batch(DROPPING, 20 + number), number, 0.001)
-    values, state = {name: array.copy() for name, array in engine.values().items()}, exchange.arrays()
+    values, state = {name: array.copy() for name, array in engine.state_dict().items()}, exchange.state_dict()
     step(some_batch(DROPPING, 24), 4, 0.001)
     other, restored, resumed = opened()
-    other.set_values(values)
-    restored.restore(state)
+    other.load_state_dict(values)
+    restored.load_state_dict(state)
     resumed(some_batch(DROPPING, 24), 4, 0.001)
-    for name, array in engine.values().items():
+    for name, array in engine.state_dict().items():
         assert np.array_equal(other.values()[name], array), name
-    assert all(np.array_equal(array, restored.arrays()[name]) for name, array in exchange.arrays().items())
+    assert all(np.array_equal(array, restored.state_dict()[name]) for name, array in exchange.state_dict().items())
 
 
 def test_a_step_launches_few_kernels_and_waits_once(monkeypatch):
     shape = sized(blocks=1)
     engine = on_gpu(varied(shape))
-    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40))
+    step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40))
     step(some_batch(shape, 20), 1, 0.001)  # of several attempts
     called = mock.Mock(wraps=driver.function)
     monkeypatch.setattr(driver, "function", called)
@@ -228,18 +228,18 @@ def test_what_is_not_finite_is_told(name, precision):
     network = varied(sized(blocks=1))
     network.values[f"tower.{name}"].view(np.int32).flat[0] = 0x7FFFFFFF
     engine = on_gpu(network, precision)
-    before = {name: array.copy() for name, array in engine.values().items()}
-    step = TrainingStep(engine, engine.open_exchange(World(), OptimizerOptions(), 40))
+    before = {name: array.copy() for name, array in engine.state_dict().items()}
+    step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40))
     outcome = step(some_batch(network.shape, 20), 1, 0.001)
-    assert outcome.bad_gradients
-    assert bool(outcome.bad_losses) == (name == "out.bias")
-    assert all(np.array_equal(array, before[name], equal_nan=True) for name, array in engine.values().items())
+    assert outcome.nonfinite_grad_ranks
+    assert bool(outcome.nonfinite_loss_ranks) == (name == "out.bias")
+    assert all(np.array_equal(array, before[name], equal_nan=True) for name, array in engine.state_dict().items())
 
 
 def test_buffers_that_grow_are_freed_first(monkeypatch):
     gpu = on_gpu(varied(DROPPING))
     device, free = gpu._run.gpu, []
-    monkeypatch.setattr(Memory, "clear", lambda memory: free.append(device.memory()[0]))  # after each allocation
+    monkeypatch.setattr(DeviceBuffer, "clear", lambda memory: free.append(device.memory()[0]))  # after each allocation
     for rows in (4, 16):
         gpu.logits(some_batch(DROPPING, rows))
     assert min(free) == device.memory()[0]

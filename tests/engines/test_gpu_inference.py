@@ -8,42 +8,42 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from crepe_dist.data.batch import pack
-from crepe_dist.engines.engine import open_engine
+from crepe_dist.data.batch import pack_batch
+from crepe_dist.engines.engine import create_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model import quantization, weights_io
 from crepe_dist.model.backend import Backend, choose_for_inference
-from crepe_dist.model.inference import KernelInference, NumpyInference, open_inference
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.inference import CpuInferenceEngine, NumpyInferenceEngine, open_inference
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.optim.parameter import Parameter
 from tests.helpers.engines import some_codes, varied
 
-SHAPES: list[Shape] = [
-    CrepeShape(69, 61, 5, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 32, 1, 1),
-    CrepeShape(69, 60, 3, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 20, 3, 2),
-    CrepeShape(254, 47, 40, 7, 1000, 100, 250, 7, 1000, 64, 4, 5),
-    CrepeShape(69, 5, 3, 7, 1000, 36, 250, 7, 1000, 8, 2, 1),
-    NGramShape(69, 60, 4, 5, 1 << 12, 36, 1 << 10),
-    PaperShape(69, 123, 3, 8, 16),
-    PaperShape(254, 331, 40, 48, 33),
+SHAPES: list[NetworkConfig] = [
+    CrepeConfig(69, 61, 5, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 32, 1, 1),
+    CrepeConfig(69, 60, 3, 4, 1 << 12, 36, 1 << 10, 3, 1 << 10, 20, 3, 2),
+    CrepeConfig(254, 47, 40, 7, 1000, 100, 250, 7, 1000, 64, 4, 5),
+    CrepeConfig(69, 5, 3, 7, 1000, 36, 250, 7, 1000, 8, 2, 1),
+    NGramConfig(69, 60, 4, 5, 1 << 12, 36, 1 << 10),
+    PaperConfig(69, 123, 3, 8, 16),
+    PaperConfig(254, 331, 40, 48, 33),
 ]
 pytestmark = pytest.mark.usefixtures("every_build")
-BUILDS = library.runnable()
+BUILDS = library.supported_builds()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", BUILDS)
 def test_numpy_equals_the_kernels(name, shape, monkeypatch):
     arrays, codes = varied(shape).values, some_codes(shape, 23)
-    expected = KernelInference(shape, arrays, Backend("float32", Library(name), "")).logits(codes)
-    monkeypatch.setenv(library.SWITCH, library.NONE)  # n-grams are found by NumPy, too
+    expected = CpuInferenceEngine(shape, arrays, Backend("float32", Library(name), "")).logits(codes)
+    monkeypatch.setenv(library.KERNELS_ENV, library.NONE)  # n-grams are found by NumPy, too
     found = open_inference(shape, arrays, choose_for_inference(shape))
-    assert isinstance(found, NumpyInference)
+    assert isinstance(found, NumpyInferenceEngine)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found.logits(codes), expected, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(found, "_rows", 5)  # in several parts
@@ -56,15 +56,15 @@ def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
     """Whatever documents share a batch; training scores some hundreds at a time."""
     arrays, codes, native = varied(shape).values, some_codes(shape, 23), Library(name)
     parameters = {name: Parameter(array) for name, array in arrays.items()}
-    for precision in ("float32", "bfloat16") if shape.multiplies else ("float32",):
+    for precision in ("float32", "bfloat16") if shape.is_matmul_bound else ("float32",):
         backend = Backend(precision, native, "")
-        batch = pack(codes, np.zeros(len(codes), np.int32), 32, len(codes))
-        expected = open_engine(shape, parameters, backend).logits(batch)[: len(codes)]
-        inference = KernelInference(shape, arrays, backend)
+        batch = pack_batch(codes, np.zeros(len(codes), np.int32), 32, len(codes))
+        expected = create_engine(shape, parameters, backend).logits(batch)[: len(codes)]
+        inference = CpuInferenceEngine(shape, arrays, backend)
         np.testing.assert_array_equal(inference.logits(codes), expected)
         apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]
         np.testing.assert_array_equal(np.concatenate(apart), expected)
-        assert inference.logits(codes[:0]).shape == (0, shape.classes)
+        assert inference.logits(codes[:0]).shape == (0, shape.num_classes)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
@@ -75,17 +75,17 @@ def test_tables_are_read_as_stored(name, shape, numbers, monkeypatch):
     generator, packed = np.random.default_rng(2), {quantization.MARK: np.array([quantization.VERSION])}
     for each, array in varied(shape).values.items():
         kept = generator.random(len(array)) < 0.7
-        if each in shape.tables and numbers > 0:
-            packed |= quantization.code(each, array, min(numbers, array.shape[1]), kept)
-        elif each in (*shape.tables, *shape.counted):
+        if each in shape.sparse_parameters and numbers > 0:
+            packed |= quantization.product_quantize(each, array, min(numbers, array.shape[1]), kept)
+        elif each in (*shape.sparse_parameters, *shape.buffers):
             rounded = array if numbers else array.astype(np.float16).astype(np.float32)
-            packed |= quantization.nonzero(each, np.where(kept.reshape(-1, *[1] * (array.ndim - 1)), rounded, 0))
+            packed |= quantization.drop_zero_rows(each, np.where(kept.reshape(-1, *[1] * (array.ndim - 1)), rounded, 0))
         else:
             packed[each] = array
-    arrays, codes = weights_io.checked(quantization.opened(packed), shape), some_codes(shape, 23)
+    arrays, codes = weights_io.validate_compressed(quantization.group_compressed(packed), shape), some_codes(shape, 23)
     stored, whole = (
-        KernelInference(shape, given, Backend("float32", Library(name), "")).logits(codes)
-        for given in (arrays, {each: quantization.dense(array) for each, array in arrays.items()})
+        CpuInferenceEngine(shape, given, Backend("float32", Library(name), "")).logits(codes)
+        for given in (arrays, {each: quantization.decompress(array) for each, array in arrays.items()})
     )
     np.testing.assert_array_equal(stored.view(np.uint32), whole.view(np.uint32))
 
@@ -114,7 +114,7 @@ def test_wrong_parameters_are_refused():
 
 def test_a_forked_child_classifies():
     shape = SHAPES[0]
-    engine = KernelInference(shape, varied(shape).values, Backend("float32", Library(BUILDS[-1]), ""))
+    engine = CpuInferenceEngine(shape, varied(shape).values, Backend("float32", Library(BUILDS[-1]), ""))
     codes = some_codes(shape, 3)
     expected, (reader, writer) = engine.logits(codes), os.pipe()
     if (child := os.fork()) == 0:

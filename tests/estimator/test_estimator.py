@@ -68,7 +68,7 @@ def _in_this_process(settings, folder, processes=1):
 
 @pytest.fixture
 def fast(monkeypatch):
-    monkeypatch.setattr(fitted_model, "training", _in_this_process)
+    monkeypatch.setattr(fitted_model, "training_subprocess", _in_this_process)
 
 
 def test_fit_and_predict(fitted):
@@ -246,7 +246,7 @@ def test_texts_without_labels(monkeypatch):
         made.update({name: list(column) for name, column in table.items()}, unlabelled=unlabelled)
         return {}
 
-    monkeypatch.setattr(classifier, "train", train)
+    monkeypatch.setattr(classifier, "fit_checkpoint", train)
     with pytest.warns(UserWarning, match="1 labels are -1"):
         model = CrepeClassifier().fit(["a", "b", "c"], [7, -1, 9], [1.0, 2.0, 3.0], unlabelled=["d", "e"])
     assert made == {"text": ["a", "c"], "label": [0, 1], "weight": [1.0, 3.0], "unlabelled": ["b", "d", "e"]}

@@ -11,8 +11,8 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.evaluating import scoring
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports import score_page
-from crepe_dist.reports.score_page import quotes
-from crepe_dist.runs.scores import Mistake, Scores
+from crepe_dist.reports.score_page import quote_rows
+from crepe_dist.runs.scores import Mistake, MulticlassScores
 
 
 class Guesser:
@@ -28,7 +28,7 @@ def place(data):
     dataset = open_dataset(data)
     predictor = Predictor(Guesser(), dataset.encoding, dataset.classes)  # type: ignore[arg-type]
     test = dataset.splits["test"]
-    predicted = predictor.logits(test.codes(np.arange(len(test)))).argmax(axis=1)
+    predicted = predictor.logits(test.char_ids(np.arange(len(test)))).argmax(axis=1)
     return dataset, predictor, predicted == test.labels
 
 
@@ -54,16 +54,19 @@ def test_the_worst_are_shown(place):
     rows = np.flatnonzero(~right)[:12].tolist()
     labels = dataset.splits["test"].labels
     worst = [Mistake(row, int(labels[row]), 0.001, (((labels[row] + 1) % 3, 0.9),)) for row in rows]
-    scores = Scores(np.full((3, 3), 10), 1.0, np.zeros((15, 3), np.int64), worst)
+    scores = MulticlassScores(np.full((3, 3), 10), 1.0, np.zeros((15, 3), np.int64), worst)
     first, *lines = scoring.worst_mistakes(scores, dataset, "test").splitlines()
     assert first == "the worst 10 of 60 mistakes"
-    assert len(lines) == 2 * scoring.MOST
+    assert len(lines) == 2 * scoring.MAX_SHOWN
     true, other = (dataset.classes[(labels[rows[0]] + step) % 3] for step in (0, 1))
     line = dataset.origin("test", rows[0]).line
     assert lines[0] == f"  test.csv:{line}: {true} 0.1 %, predicted as {other} 90.0 %"
     assert lines[1].strip().startswith(str(dataset.splits["test"].text(rows[0]))[:60].strip())
     page = score_page.template_values(
-        scores, dataset.classes, quotes(dataset, "test", rows), dataset.encoding.to_dict()
+        scores, dataset.classes, quote_rows(dataset, "test", rows), dataset.encoding.to_dict()
     )
     assert page["mistakes"][0]["place"] == f"test.csv:{line}"
-    assert scoring.worst_mistakes(Scores(np.eye(3, dtype=int), 1.0, scores.reliability, []), dataset, "test") == ""
+    assert (
+        scoring.worst_mistakes(MulticlassScores(np.eye(3, dtype=int), 1.0, scores.reliability, []), dataset, "test")
+        == ""
+    )

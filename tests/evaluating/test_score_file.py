@@ -21,8 +21,8 @@ import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
-from crepe_dist.evaluating.drift_statistics import compared
-from crepe_dist.evaluating.rows import rows_of
+from crepe_dist.evaluating.drift_statistics import compare_proportions
+from crepe_dist.evaluating.rows import load_eval_rows
 from crepe_dist.evaluating.scoring import scores_of
 from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
@@ -71,7 +71,7 @@ def train(folder: Path, *more: str) -> None:
 
 def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):
     predictor = crepe_dist.load(folder / model)
-    rows = rows_of(source, predictor, Path(mkdtemp(dir=tmp_path)), **more)
+    rows = load_eval_rows(source, predictor, Path(mkdtemp(dir=tmp_path)), **more)
     return rows, scores_of(rows.dataset.splits[rows.split], predictor)
 
 
@@ -115,7 +115,7 @@ def test_a_pipe_and_a_folder_of_texts(place, tmp_path):
         (tmp_path / "texts" / label).mkdir(parents=True, exist_ok=True)
         (tmp_path / "texts" / label / f"{number}.txt").write_text(subject + body)
     rows, scores = scored(place, str(tmp_path / "texts"), tmp_path)
-    assert (scores.documents, rows.unknown, rows.unusable) == (30, {}, {})
+    assert (scores.documents, rows.unknown, rows.invalid) == (30, {}, {})
 
 
 def test_drift_of_unlabelled_texts(place, tmp_path):
@@ -149,10 +149,12 @@ def test_chance_is_no_drift():
         return pd.DataFrame(dict(zip(("part", "whole", "aa", "ab", "bb", "texts"), terms)), names)
 
     generator, names = np.random.default_rng(0), pd.MultiIndex.from_product([["text"], list(map(str, range(30)))])
-    alarms = [compared(sums(2000, 0.1), sums(300, 0.1), 0.0)["changed"].any() for _ in range(200)]
+    alarms = [compare_proportions(sums(2000, 0.1), sums(300, 0.1), 0.0)["changed"].any() for _ in range(200)]
     assert sum(alarms) < 20  # 6 are expected
-    assert compared(sums(2000, 0.1), sums(300, 0.25), 0.1)["changed"].all()
-    assert not compared(sums(200_000, 0.10), sums(200_000, 0.11), 0.1)["changed"].any()  # too small to matter
+    assert compare_proportions(sums(2000, 0.1), sums(300, 0.25), 0.1)["changed"].all()
+    assert not compare_proportions(sums(200_000, 0.10), sums(200_000, 0.11), 0.1)[
+        "changed"
+    ].any()  # too small to matter
 
 
 @pytest.mark.parametrize("kind", ["separator", "soft", "bare", "fasttext"])
@@ -190,14 +192,14 @@ def test_every_kind_of_labels(tmp_path, kind):
     rows, scores = scored(tmp_path, str(moved), tmp_path)
     same(rows, open_dataset(tmp_path / "data").splits["test"])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (rows.unknown, rows.unusable, scores.accuracy) == ({}, {}, result["test_accuracy"])
+    assert (rows.unknown, rows.invalid, scores.accuracy) == ({}, {}, result["test_accuracy"])
 
 
 def test_rows_that_are_not_scored_are_counted(place, tmp_path, printed_by):
     """Rows of unknown labels and unusable ones are told apart from mistakes, and from rows that were trained on."""
     data = open_dataset(place / "data")
     old = list(csv.reader((place / "old.csv").open(encoding="utf-8", newline="")))
-    lines = {int(line) for line in data.splits["train"].origins[:, 1]}
+    lines = {int(line) for line in data.splits["train"].source_rows[:, 1]}
     trained = [old[line - 1] for line in sorted(lines)][:20]
     new = tickets(30, 7)
     strange = [("1", "Returns", "x", f"send back {row}") for row in range(7)]
@@ -234,12 +236,12 @@ def test_other_data_are_scored_without_what_the_run_has_learnt(place, tmp_path):
     options |= {"strip_html": True, "alphabet": place / "data", "feature_len": 48}
     crepe_dist.prepare([place / "old.csv", place / "march.csv"], tmp_path / "again", seed=5, test=0.4, **options)
     again, own = open_dataset(tmp_path / "again"), open_dataset(place / "data")
-    known = np.isin(again.splits["test"].origins[:, 2], own.splits["train"].origins[:, 2])
+    known = np.isin(again.splits["test"].source_rows[:, 2], own.splits["train"].source_rows[:, 2])
     rows, scores = scored(place, str(tmp_path / "again"), tmp_path)
     assert rows.seen["train split"] == known.sum() > 60
     assert sum(rows.seen.values()) + scores.documents == len(again.splits["test"])
-    left, every = (each.splits["test"].origins[:, 2].tolist() for each in (rows.dataset, again))
-    assert not np.isin(left, own.splits["train"].origins[:, 2]).any()
+    left, every = (each.splits["test"].source_rows[:, 2].tolist() for each in (rows.dataset, again))
+    assert not np.isin(left, own.splits["train"].source_rows[:, 2]).any()
     assert rows.dataset.text("test", 0) == again.splits["test"].text(every.index(left[0]))
     # The splits of its own data are scored as they are.
     for split in ("train", "validation", "test"):
@@ -271,10 +273,10 @@ def test_the_columns_are_those_of_the_run_and_are_detected_only_where_it_had_non
     write(tmp_path / "bare.csv", rows, None)
     write(tmp_path / "usual.csv", rows, ("label", "text"))
     predictor = crepe_dist.load(tmp_path / "run")
-    about = {**predictor.about, "data": {}}
+    about = {**predictor.metadata, "data": {}}
     for name in ("more.csv", "bare.csv", "usual.csv"):
-        found = rows_of(
-            str(tmp_path / name), replace(predictor, about=about, path=Path("x.params")), Path(mkdtemp(dir=tmp_path))
+        found = load_eval_rows(
+            str(tmp_path / name), replace(predictor, metadata=about, path=Path("x.params")), Path(mkdtemp(dir=tmp_path))
         )
         assert (found.unknown, len(found.dataset.splits["test"])) == ({}, 60)
 
@@ -314,7 +316,7 @@ def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, prin
     first = printed.split("most frequent confusions\n")[1].splitlines()[1].split()
     names = found["classes"]
     assert " ".join(first) == f"{names[true]} {names[predicted]} {wrong.max()}"
-    monkeypatch.setattr(scoring, "MOST_CLASSES", 100)
+    monkeypatch.setattr(scoring, "MAX_CLASSES", 100)
     printed_by("evaluate", tmp_path / "run", "--json", "cells.json", "--html", "all.html", cwd=tmp_path)
     cells = json.loads((tmp_path / "cells.json").read_text())
     assert "confusion" not in cells
@@ -327,11 +329,11 @@ def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, prin
 @pytest.mark.parametrize("format", [None, "csv"])
 def test_the_labels_of_fasttext_lines_are_detected_whatever_the_data_were(place, tmp_path, format):
     predictor = crepe_dist.load(place / "run")
-    predictor.about["reading"]["format"] = format
+    predictor.metadata["reading"]["format"] = format
     labels = [predictor.classes[row % 3] for row in range(30)]
     lines = [f"__label__{label} my {WORDS[label].split()[0]}, case {row}\n" for row, label in enumerate(labels)]
     (tmp_path / "new.txt").write_text("".join(lines))
-    rows = rows_of(str(tmp_path / "new.txt"), predictor, tmp_path / "rows")
+    rows = load_eval_rows(str(tmp_path / "new.txt"), predictor, tmp_path / "rows")
     split = rows.dataset.splits["test"]
     assert [predictor.classes[label] for label in split.labels] == labels
     assert "label" not in rows.dataset.text("test", 0)

@@ -9,7 +9,7 @@ import crepe_dist.train
 from crepe_dist.exporting.compression import SMALL
 from crepe_dist.model import quantization, weights_io
 from crepe_dist.native import library
-from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.settings import config
 from tests.conftest import NGRAMS, PAPER, QUICK, readable
 
@@ -38,7 +38,7 @@ def total(folder) -> int:
 def test_gaps_list_the_rows(rows):
     kept = np.zeros(2000, np.bool_)
     kept[list(rows)] = True
-    assert quantization.rows_of(quantization.gaps(kept)).tolist() == list(rows)
+    assert quantization.delta_decode(quantization.delta_encode(kept)).tolist() == list(rows)
 
 
 @pytest.mark.parametrize(("numbers", "columns"), [(1, 7), (2, 4), (4, 1), (8, 1)])
@@ -46,18 +46,20 @@ def test_few_different_vectors_come_back_exactly(numbers, columns):
     generator = np.random.default_rng(0)
     array = generator.integers(0, 2, (300, columns)).astype(np.float32)
     kept = generator.integers(0, 2, 300) == 1
-    stored = quantization.code("x", array, numbers, kept, np.ones(300))
-    found = quantization.opened({**stored, quantization.MARK: np.array([quantization.VERSION]), "y": np.ones(2)})
+    stored = quantization.product_quantize("x", array, numbers, kept, np.ones(300))
+    found = quantization.group_compressed(
+        {**stored, quantization.MARK: np.array([quantization.VERSION]), "y": np.ones(2)}
+    )
     assert found["y"].tolist() == [1, 1]
     assert stored["x.codes"].shape == (kept.sum(), -(-columns // numbers))
     np.testing.assert_allclose(found["x"].checked().unpack(), array * kept[:, None], atol=1e-3)
-    again = quantization.code("x", array, numbers, kept, np.ones(300))
+    again = quantization.product_quantize("x", array, numbers, kept, np.ones(300))
     assert all((stored[name] == again[name]).all() for name in stored)
 
 
-@pytest.mark.parametrize("build", library.usable())
+@pytest.mark.parametrize("build", library.loadable_builds())
 def test_kernels_round_to_float16_as_numpy_does(build, monkeypatch):
-    monkeypatch.setenv(library.SWITCH, build)
+    monkeypatch.setenv(library.KERNELS_ENV, build)
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     ordered = np.sort(every[np.isfinite(every)].astype(np.float32))
     ties = (ordered[1:] + ordered[:-1]) / 2  # exact
@@ -72,11 +74,11 @@ def test_kernels_round_to_float16_as_numpy_does(build, monkeypatch):
     assert np.isnan(found[~is_number]).all()
     np.testing.assert_array_equal(found.view(np.uint16)[is_number], wanted.view(np.uint16)[is_number])
     rows = every[np.isfinite(every)].astype(np.float32).reshape(-1, 31)[:, :30]
-    half = quantization.halved(rows)
+    half = quantization.to_float16_if_exact(rows)
     assert half is not None
     np.testing.assert_array_equal(half, rows.astype(np.float16))
     for other in (65536, 1e-8, np.pi, np.nan):
-        assert quantization.halved(np.full((3, 5), other, np.float32)) is None
+        assert quantization.to_float16_if_exact(np.full((3, 5), other, np.float32)) is None
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
@@ -87,10 +89,10 @@ def test_tables_without_their_rows_of_zeros_come_back_exactly(kind, tmp_path):
     table[::7, 1] = 0
     flags = (generator.integers(0, 9, 1000) == 0).astype(np.float32)
     arrays = {"weight": table, "bias": np.full(4, np.pi, np.float32), "significant": flags}
-    weights_io.save(weights_io.stored(arrays, NGramShape), tmp_path / "x.params")
+    weights_io.save(weights_io.to_file_arrays(arrays, NGramConfig), tmp_path / "x.params")
     kept, width = np.count_nonzero(table.any(axis=1)), 4 * np.dtype(kind).itemsize
     assert (tmp_path / "x.params").stat().st_size < kept * (width + 1) + flags.sum() + 600
-    found = weights_io.unpacked(weights_io.load(tmp_path / "x.params"), NGramShape(95, 20, 4, 3, 1000, 62, 250))
+    found = weights_io.decompress_all(weights_io.load(tmp_path / "x.params"), NGramConfig(95, 20, 4, 3, 1000, 62, 250))
     for name, array in arrays.items():
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(found[name], array)
@@ -106,9 +108,9 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, pri
     after = crepe_dist.load(tmp_path / "small", device="cpu")
     assert after.classes == before.classes
     assert after.engine.shape == before.engine.shape
-    assert after.about["compressed"]["sha256"] == before.about["sha256"]
+    assert after.metadata["compressed"]["sha256"] == before.metadata["sha256"]
     for name, array in arrays.items():
-        if array.size < SMALL or name in before.engine.shape.counted:
+        if array.size < SMALL or name in before.engine.shape.buffers:
             assert (after.engine.arrays[name] == array).all()
     if trained.name != "paper":  # it stays at chance in so few steps
         assert "accuracy on 97 test texts: 100.0 % before, " in printed
@@ -146,10 +148,10 @@ def test_an_export_is_tried_on_the_test_split(trained, tmp_path, printed_by):
 )
 def test_damaged_arrays_are_refused(change):
     kept = np.arange(40) % 2 == 1
-    coded = quantization.code("x", np.ones((40, 4), np.float32), 2, kept)
-    rows = quantization.nonzero("y", np.where(kept[:, None], 0.5, np.zeros((40, 4))).astype(np.float32))
+    coded = quantization.product_quantize("x", np.ones((40, 4), np.float32), 2, kept)
+    rows = quantization.drop_zero_rows("y", np.where(kept[:, None], 0.5, np.zeros((40, 4))).astype(np.float32))
     stored = {**coded, **rows, quantization.MARK: np.array([quantization.VERSION]), **change}
     with pytest.raises(ValueError):  # noqa: PT011, PT012
-        arrays = quantization.opened(stored)
+        arrays = quantization.group_compressed(stored)
         for each in ("x", "y"):
             arrays[each].checked()

@@ -17,18 +17,18 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.char_encoder import BLANK, Encoding
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
 from crepe_dist.data.characters import frequent_alphabet
-from crepe_dist.data.text_preprocessing import Composition
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import FORMATS, crepe_runtime, onnx_file
 from crepe_dist.exporting.exporter import export, synthetic_texts
-from crepe_dist.model.network_config import Shape
-from crepe_dist.model.onnx_graph import Graph
-from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.model.network_config import NetworkConfig
+from crepe_dist.model.onnx_graph import GraphBuilder
+from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.runs import checkpoint
 from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial
@@ -52,12 +52,12 @@ STRANGE = [
 CHARACTERS = Counter(map(ord, CYRILLIC * 9))
 MANY = "".join(map(chr, (*range(0x4E00, 0x4E00 + 400), *range(0x1F600, 0x1F640))))  # of which some have two codes
 ENCODINGS = {
-    "paper": Encoding("paper", FEATURE_LEN),
-    "full": Encoding("full", FEATURE_LEN + 7, False),
-    "notebook": Encoding("notebook", FEATURE_LEN),
-    "own": Encoding("paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "paper")),
-    "own, cases apart": Encoding("full", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "full")),
-    "rare ones": Encoding(
+    "paper": CharEncoder("paper", FEATURE_LEN),
+    "full": CharEncoder("full", FEATURE_LEN + 7, False),
+    "notebook": CharEncoder("notebook", FEATURE_LEN),
+    "own": CharEncoder("paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "paper")),
+    "own, cases apart": CharEncoder("full", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "full")),
+    "rare ones": CharEncoder(
         "paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS + Counter(map(ord, MANY * 9)), "paper")
     ),
 }
@@ -79,21 +79,21 @@ def texts(count: int = 200) -> list[str]:
 def make(
     folder: Path,
     kind: str,
-    encoding: Encoding,
+    encoding: CharEncoder,
     names: Sequence[str] = CLASSES,
     data: dict[str, Any] | None = None,
     calibration: Any = CALIBRATION,
 ) -> Path:
     """A checkpoint with parameters by chance, of which no two texts should think alike."""
-    size, classes = encoding.codes, len(names)
-    shapes: dict[str, Shape] = {
-        "crepe": CrepeShape(
+    size, classes = encoding.num_ids, len(names)
+    shapes: dict[str, NetworkConfig] = {
+        "crepe": CrepeConfig(
             size,
             encoding.feature_len,
             classes,
             6,
             5000,
-            encoding.in_words,
+            encoding.num_word_ids,
             1250,
             reach=5,
             rows=1024,
@@ -101,8 +101,8 @@ def make(
             blocks=3,
             stride=2,
         ),
-        "ngrams": NGramShape(size, encoding.feature_len, classes, 6, 5000, encoding.in_words, 1250),
-        "paper": PaperShape(size, encoding.feature_len, classes, filters=8, units=16),
+        "ngrams": NGramConfig(size, encoding.feature_len, classes, 6, 5000, encoding.num_word_ids, 1250),
+        "paper": PaperConfig(size, encoding.feature_len, classes, filters=8, units=16),
     }
     shape = shapes[kind]
     arrays = initial(shape, seed=1).values
@@ -118,7 +118,7 @@ def make(
         if "convolutions" in name:
             arrays[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
-    about |= {"composition": Composition().to_dict(), **({"calibration": calibration} if calibration else {})}
+    about |= {"composition": TextPreprocessor().to_dict(), **({"calibration": calibration} if calibration else {})}
     about |= {"data": {**data, "fingerprint": "", "test": ""}} if data else {}
     # In float32, as what is exported; what was only found on this processor might be less.
     return checkpoint.write(folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}})
@@ -144,8 +144,8 @@ def test_it_answers_as_predict_does(kind, name, kernels, tmp_path):
             assert one.label == other.label
     assert len({answer.label for answer in expected}) > 1
     assert sum(answer.characters_cut > 0 for answer in expected) > 50
-    assert Encoding.from_dict(exported.about) == predictor.encoding
-    assert (exported.about["classes"], exported.about["version"]) == (CLASSES, crepe_dist.__version__)
+    assert CharEncoder.from_dict(exported.metadata) == predictor.encoding
+    assert (exported.metadata["classes"], exported.metadata["version"]) == (CLASSES, crepe_dist.__version__)
 
 
 def test_it_needs_what_it_says():
@@ -161,7 +161,7 @@ def imported(source: str) -> set[str]:
     return names | {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
-def serialize(graph: Graph, outputs: Sequence[str]) -> bytes:
+def serialize(graph: GraphBuilder, outputs: Sequence[str]) -> bytes:
     """Make an ONNX file of a graph whose outputs are int32."""
     infos = [onnx.helper.make_tensor_value_info(each, onnx.TensorProto.INT32, None) for each in outputs]
     made = onnx.helper.make_graph(graph.nodes, "graph", graph.inputs, infos, graph.values)
@@ -170,7 +170,7 @@ def serialize(graph: Graph, outputs: Sequence[str]) -> bytes:
     return model.SerializeToString()
 
 
-def session_of(graph: Graph, outputs: Sequence[str]) -> onnxruntime.InferenceSession:
+def session_of(graph: GraphBuilder, outputs: Sequence[str]) -> onnxruntime.InferenceSession:
     """Open a graph whose outputs are int32."""
     return onnxruntime.InferenceSession(serialize(graph, outputs), providers=["CPUExecutionProvider"])
 
@@ -178,7 +178,7 @@ def session_of(graph: Graph, outputs: Sequence[str]) -> onnxruntime.InferenceSes
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_a_graph_encodes_every_character_and_text_alike(name):
     encoding = ENCODINGS[name]
-    graph = Graph()
+    graph = GraphBuilder()
     session = session_of(graph, [onnx_file.encode(graph, encoding), *onnx_file.COUNTS])
     # All characters that an encoding here knows, and some of the others.
     points = (*range(0x5000), *range(0x5000, 0xD800, 9), *range(0xE000, 0x1F600, 9), *range(0x1F600, 0x1F640))
@@ -189,10 +189,10 @@ def test_a_graph_encodes_every_character_and_text_alike(name):
         codes, read, cut = session.run(None, {"text": batch})
         expected = encoding.encode(several)
         assert (codes == expected[:, : codes.shape[1]]).all()
-        assert (expected[:, codes.shape[1] :] == BLANK).all()
-        known = encoding.counted(expected) & (expected != encoding.alphabet.index(" "))
+        assert (expected[:, codes.shape[1] :] == PAD_UNK_ID).all()
+        known = encoding.starts_character(expected) & (expected != encoding.alphabet.index(" "))
         assert (read == known.sum(axis=1)).all()
-        assert cut.tolist() == [len(encoding.unread(text)) for text in several]
+        assert cut.tolist() == [len(encoding.truncated_range(text)) for text in several]
 
 
 def test_parameters_from_elsewhere(tmp_path, printed_by):

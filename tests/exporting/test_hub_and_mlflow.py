@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import crepe_dist
-from crepe_dist.data.text_preprocessing import Composition
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.exporting.exporter import export
 from crepe_dist.files import cache_folder
 from crepe_dist.predicting.dataframe import _load_pyfunc, predict_frame
@@ -45,7 +45,7 @@ def exported(model, form: str, out: Path, **about: Any) -> list[str]:
 class TestMlflow:
     def test_the_folder_names_code_of_the_package_and_no_other(self, model, tmp_path):
         out = tmp_path / "out"
-        composition = Composition(("headline", "body")).to_dict()
+        composition = TextPreprocessor(("headline", "body")).to_dict()
         files = exported(model, "mlflow", out, composition=composition)
         assert files == ["MLmodel", "model.json", "model.safetensors"]
         about = yaml.safe_load((out / "MLmodel").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.markup import without_tags
-from crepe_dist.data.text_preprocessing import Composition
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.exporting import web_page
 from crepe_dist.exporting.exporter import export
 from crepe_dist.files import read_json, write_json
@@ -33,7 +33,7 @@ HTML = [
 def predictor(tmp_path):
     path = make(tmp_path, "ngrams", ENCODINGS["paper"])
     about = read_json(path.with_suffix(".json"))
-    write_json(path.with_suffix(".json"), {**about, "composition": Composition(strip_html=True).to_dict()})
+    write_json(path.with_suffix(".json"), {**about, "composition": TextPreprocessor(strip_html=True).to_dict()})
     return crepe_dist.load(path, device="cpu")
 
 

@@ -10,31 +10,31 @@ from typing import Any, cast
 import numpy as np
 
 from crepe_dist import network_registry
-from crepe_dist.data.batch import Batch, pack
-from crepe_dist.data.char_encoder import BLANK, Encoding
-from crepe_dist.distributed.process_group import World
-from crepe_dist.engines.cpu_engine import NativeEngine
+from crepe_dist.data.batch import Batch, pack_batch
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.engines.cpu_engine import CpuEngine
 from crepe_dist.engines.cuda_engine import CudaEngine
-from crepe_dist.engines.engine import Engine, open_engine
+from crepe_dist.engines.engine import Engine, create_engine
 from crepe_dist.model.backend import Backend
-from crepe_dist.model.loss import PLAIN, Objective
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.loss import DEFAULT_LOSS, Loss
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.paper.config import PaperShape
-from crepe_dist.optim.fixed_point import Quanta
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.paper.config import PaperConfig
+from crepe_dist.optim.fixed_point import FixedPointScales
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.parallel.distributed_optimizer import Exchange, Outcome
-from crepe_dist.settings.options import SHORTEST, ModelOptions, OptimizerOptions
+from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, StepResult
+from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions, OptimizerOptions
 
 SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embedding_rows": 1 << 14}, "paper": {"size": "tiny"}}
 
 
-def small_shape(kind: str) -> Shape:
+def small_shape(kind: str) -> NetworkConfig:
     """Return the shape of a network whose training step takes well under a second."""
-    shape: Shape = network_registry.shape(kind).for_data(
-        ModelOptions(network=kind, **SMALL[kind]), Encoding(feature_len=SHORTEST), 4, 1000
+    shape: NetworkConfig = network_registry.config_class(kind).for_data(
+        ModelOptions(network=kind, **SMALL[kind]), CharEncoder(feature_len=MIN_FEATURE_LEN), 4, 1000
     )
     return shape
 
@@ -43,49 +43,49 @@ def small_shape(kind: str) -> Shape:
 class Network:
     """A network's parameters, which several engines may compute."""
 
-    shape: Shape
+    shape: NetworkConfig
     parameters: dict[str, Parameter]
 
     @property
     def values(self) -> dict[str, np.ndarray]:
-        return {name: parameter.value for name, parameter in self.parameters.items()}
+        return {name: parameter.data for name, parameter in self.parameters.items()}
 
     def opened(
         self,
         build: str | None,
         precision: str = "float32",
-        objective: Objective = PLAIN,
+        objective: Loss = DEFAULT_LOSS,
         **more: Any,
     ) -> Any:
         """An engine of a build of our kernels; ``None``: of MXNet's operators."""
         backend = Backend(precision, None if build is None else Library(build), "for a test")
-        return open_engine(self.shape, self.parameters, backend, objective, **more)
+        return create_engine(self.shape, self.parameters, backend, objective, **more)
 
 
-def initial(shape: Shape, seed: int = 0) -> Network:
+def initial(shape: NetworkConfig, seed: int = 0) -> Network:
     """A network with initial parameters."""
-    made = network_registry.part(shape.kind, "init").parameters(shape, seed)
+    made = network_registry.import_network_module(shape.kind, "init").init_parameters(shape, seed)
     return Network(shape, made)
 
 
 def sized(
     alphabet: int = 69, length: int = 60, classes: int = 5, width: int = 32, blocks: int = 3, stride: int = 1,
     dropout: float = 0.0,
-) -> CrepeShape:  # fmt: skip
-    return CrepeShape(
+) -> CrepeConfig:  # fmt: skip
+    return CrepeConfig(
         alphabet, length, classes, 4, 1 << 12, min(36, alphabet), 1 << 10, 3, 1 << 10, width, blocks, stride, dropout
     )
 
 
-def varied(shape: Shape) -> Network:
+def varied(shape: NetworkConfig) -> Network:
     """A network in which no weight is zero, as all are of the second convolution of a new block, nor large."""
     network, generator = initial(shape, seed=1), np.random.default_rng(1)
     for name, array in network.values.items():
-        if name in shape.counted:
+        if name in shape.buffers:
             array[:] = generator.random(array.shape) < 0.1
         elif name in ("weight", "ngrams.weight"):  # its rows are multiplied by 300
             array[:] = generator.normal(0, 0.01, array.shape)
-        elif isinstance(shape, PaperShape):
+        elif isinstance(shape, PaperConfig):
             inputs = 7 if name == "0.weight" else math.prod(array.shape[1:])  # the first layer's are one-hot
             deviation = (2 / inputs) ** 0.5 if name.endswith("weight") else 0.1
             # No class is certain, so no gradient is a rounding error.
@@ -95,21 +95,21 @@ def varied(shape: Shape) -> Network:
     return network
 
 
-def some_codes(shape: Shape, rows: int) -> np.ndarray:
+def some_codes(shape: NetworkConfig, rows: int) -> np.ndarray:
     """Documents with no character, one, two, an odd number, all but one and all, with unknown ones inside."""
     generator, most = np.random.default_rng(rows), shape.feature_len
     codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
     for row, known in enumerate((0, 1, 2, 5, most - 1, most, *generator.integers(0, most + 1, rows).tolist())):
         if row < rows:
-            codes[row, known:] = BLANK
-    codes[3::3, 1] = BLANK
-    codes[1::2, 3] = BLANK
+            codes[row, known:] = PAD_UNK_ID
+    codes[3::3, 1] = PAD_UNK_ID
+    codes[1::2, 3] = PAD_UNK_ID
     return codes
 
 
-def some_batch(shape: Shape, rows: int, filling: int = 1, first: int = 3) -> Batch:
-    labels = np.random.default_rng(rows).integers(0, shape.classes, rows).astype(np.int32)
-    return pack(some_codes(shape, rows), labels, rows + filling, rows, first)
+def some_batch(shape: NetworkConfig, rows: int, filling: int = 1, first: int = 3) -> Batch:
+    labels = np.random.default_rng(rows).integers(0, shape.num_classes, rows).astype(np.int32)
+    return pack_batch(some_codes(shape, rows), labels, rows + filling, rows, first)
 
 
 def best() -> str | None:
@@ -120,11 +120,11 @@ def best() -> str | None:
 
 def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of a batch and the gradients of all trained parameters, tables included, float32."""
-    batch = batch.of_step(step + 1, seed)
-    if isinstance(engine, NativeEngine):
+    batch = batch.for_step(step + 1, seed)
+    if isinstance(engine, CpuEngine):
         quanta = whole_gradients(engine)
         loss = engine.forward_backward(batch)
-        while not quanta.fit([quanta.bounds[:]]):
+        while not quanta.update_scales([quanta.sum_bounds[:]]):
             loss = engine.forward_backward(batch)
         return loss, floating(quanta)
     if isinstance(engine, CudaEngine):
@@ -140,7 +140,7 @@ def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tup
 
 def answers(engine: Engine, batch: Batch) -> np.ndarray:
     """The logits of a batch."""
-    engine.refresh()
+    engine.load_weights()
     return engine.logits(batch)
 
 
@@ -157,10 +157,10 @@ def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most:
         assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name
 
 
-def summed(engine: Engine, exchange: Exchange, batch: Batch) -> Outcome:
+def summed(engine: Engine, exchange: DistributedOptimizer, batch: Batch) -> StepResult:
     """The sums of a step, as the training loop computes them."""
     outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
-    while outcome.overflowed:
+    while outcome.needs_recompute:
         outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
     return outcome
 
@@ -168,48 +168,48 @@ def summed(engine: Engine, exchange: Exchange, batch: Batch) -> Outcome:
 class TrainingStep:
     """Steps of an engine and its exchange, as those of the training loop."""
 
-    def __init__(self, engine: Engine, exchange: Exchange, seed: int = 0) -> None:
+    def __init__(self, engine: Engine, exchange: DistributedOptimizer, seed: int = 0) -> None:
         self.engine, self.exchange, self.seed = engine, exchange, seed
 
-    def sum(self, batch: Batch, step: int) -> Outcome:
-        return summed(self.engine, self.exchange, batch.of_step(step, self.seed))
+    def sum(self, batch: Batch, step: int) -> StepResult:
+        return summed(self.engine, self.exchange, batch.for_step(step, self.seed))
 
-    def __call__(self, batch: Batch, step: int, learning_rate: float) -> Outcome:
+    def __call__(self, batch: Batch, step: int, learning_rate: float) -> StepResult:
         outcome = self.sum(batch, step)
-        if outcome.finite:
-            self.exchange.update(batch.documents, learning_rate)
+        if outcome.is_finite:
+            self.exchange.step(batch.global_batch_size, learning_rate)
         return outcome
 
 
 def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarray]]:
     """What ``gradients`` returns, of our engine for GPUs."""
-    exchange = engine.open_exchange(World(), OptimizerOptions(), len(batch.packed))
+    exchange = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), len(batch.packed))
     outcome = summed(engine, exchange, batch)
     found = {}
-    for name, total in exchange.totals.items():
+    for name, total in exchange.grad_sums.items():
         shape = engine.parameters[name].shape
         whole = np.empty(shape[::-1] if len(shape) == 3 else shape, np.int32)  # of convolutions: [taps, in, out]
         total.read(whole)
         found[name] = (
-            (whole.T if len(shape) == 3 else whole) * (engine.quanta.of(name) / engine.loss_scale.factor)
+            (whole.T if len(shape) == 3 else whole) * (engine.quanta.scale_of(name) / engine.loss_scale.factor)
         ).astype(np.float32)
     return outcome.loss, found
 
 
-def whole_gradients(engine: NativeEngine) -> Quanta:
+def whole_gradients(engine: CpuEngine) -> FixedPointScales:
     """Let an engine leave the gradients of all trained parameters in arrays of their own, tables included."""
-    trained = {name: each for name, each in engine.parameters.items() if each.is_trained}
+    trained = {name: each for name, each in engine.parameters.items() if each.requires_grad}
     for parameter in trained.values():
-        parameter.gradient = np.zeros(parameter.shape, np.int32)
-    engine.quanta = Quanta(trained)
+        parameter.grad = np.zeros(parameter.shape, np.int32)
+    engine.quanta = FixedPointScales(trained)
     engine._exchange = cast("Any", SimpleNamespace(ready=lambda: None, fetch=lambda: None))
     return engine.quanta
 
 
-def floating(quanta: Quanta) -> dict[str, np.ndarray]:
+def floating(quanta: FixedPointScales) -> dict[str, np.ndarray]:
     """The gradients of whole numbers as float32."""
     return {
-        name: (each.gradient * quanta.of(name)).astype(np.float32)
+        name: (each.grad * quanta.scale_of(name)).astype(np.float32)
         for name, each in quanta.parameters.items()
-        if each.gradient is not None
+        if each.grad is not None
     }

@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 from crepe_dist.data.dataset import open_dataset, write_manifest
 from crepe_dist.files import identity as identity_of
 from crepe_dist.files import sha256
-from crepe_dist.runs.resume_state import FILES, FORMAT, Progress
-from crepe_dist.sealed_json import write_sealed
+from crepe_dist.runs.resume_state import FILES, FORMAT, TrainerState
+from crepe_dist.sealed_json import write_sealed_json
 
 DEEP = "[" * 100_000
 ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"
@@ -173,25 +173,25 @@ def state(
         copied(good / "data", where)
         folder = where / "run" / "state" / "step_00000004_0000"
         folder.mkdir(parents=True)
-        identity = {**parse(list(TRAIN)).identity(), "data": open_dataset(where / "data").fingerprint}
+        identity = {**parse(list(TRAIN)).run_key(), "data": open_dataset(where / "data").fingerprint}
         (where / "run" / "run.json").write_text(json.dumps(identity))
         save_file({"0.weight": np.zeros((2, 2), np.float32)}, str(folder / "parameters.safetensors"))
         save_file({"updates": np.zeros(1, np.int64)}, str(folder / "optimizer.safetensors"))
         build(folder)
         if not (folder / "manifest.json").exists():
             files = {each: identity_of(folder / each) for each in FILES if (folder / each).is_file()}
-            position = {"version": "0.1.0", "progress": asdict(Progress(step=4, documents=4))}
-            write_sealed(folder / "manifest.json", FORMAT, {**position, "files": files})
+            position = {"version": "0.1.0", "progress": asdict(TrainerState(step=4, documents=4))}
+            write_sealed_json(folder / "manifest.json", FORMAT, {**position, "files": files})
 
     CASES[f"state: {name}"] = Case(make, "train", TRAIN, complaint)
 
 
 def without_count(folder: Path) -> None:
     """A state that fits the network, but for its optimizer."""
-    from crepe_dist.networks.paper.config import PaperShape
+    from crepe_dist.networks.paper.config import PaperConfig
     from tests.helpers.engines import initial
 
-    save_file(initial(PaperShape(69, 123, 3, 128, 512)).values, str(folder / "parameters.safetensors"))
+    save_file(initial(PaperConfig(69, 123, 3, 128, 512)).values, str(folder / "parameters.safetensors"))
     save_file({"x": np.zeros(1, np.float32)}, str(folder / "optimizer.safetensors"))
 
 

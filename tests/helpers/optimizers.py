@@ -24,7 +24,7 @@ class Reference:
         self._options = options
         self._parameters = dict(parameters)
         self._updates = 0
-        self.values = {name: each.value.astype(float) for name, each in parameters.items()}
+        self.values = {name: each.data.astype(float) for name, each in parameters.items()}
         self._first = {name: np.zeros(each.shape) for name, each in parameters.items()}
         self._second: dict[str, Any] = dict.fromkeys(parameters, 0.0)
 
@@ -32,7 +32,7 @@ class Reference:
         """Update the values with mean gradients."""
         self._updates += 1
         for name, gradient in gradients.items():
-            rate, value = learning_rate * self._parameters[name].rate, self.values[name]
+            rate, value = learning_rate * self._parameters[name].lr_mult, self.values[name]
             decayed = gradient + self._options.weight_decay * value
             value += self._adam(name, gradient, decayed, rate) if self._is_adam else self._momentum(name, decayed, rate)
 
@@ -41,7 +41,7 @@ class Reference:
         return self._options.name == "adam"
 
     def _adam(self, name: str, gradient: np.ndarray, decayed: np.ndarray, rate: float) -> np.ndarray:
-        by_row = self._parameters[name].row_moments
+        by_row = self._parameters[name].rowwise_second_moment
         squares = (gradient**2).mean(axis=1, keepdims=True) if by_row else decayed**2
         self._first[name] = first = BETA1 * self._first[name] + (1 - BETA1) * decayed
         self._second[name] = second = BETA2 * self._second[name] + (1 - BETA2) * squares

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.batch import Batch, unpacked
-from crepe_dist.data.char_encoder import Codes
-from crepe_dist.data.counter_rng import GOLDEN, scramble
+from crepe_dist.data.batch import Batch, unpack_batch
+from crepe_dist.data.char_encoder import CharIds
+from crepe_dist.data.counter_rng import GOLDEN, splitmix64_finalize
 from crepe_dist.data.targets import SEVERAL
-from crepe_dist.model.loss import PLAIN, Objective
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.loss import DEFAULT_LOSS, Loss
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native.constants import (
     BRANCH_SUM_SCALE,
     FEATURE_DROPOUT_STREAM,
@@ -26,24 +26,24 @@ from crepe_dist.native.constants import (
     POOLED_BLOCKS,
 )
 from crepe_dist.networks.crepe import config as crepe
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.ngrams.hashing import look_up
-from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.ngrams.hashing import hash_documents
+from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperConfig
 
 Floats = npt.NDArray[np.float64]
 Back = Callable[[Floats], Floats]  # from the gradient of a layer's output to that of its input
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def logits(shape: Shape, values: Arrays, codes: Codes) -> Floats:
+def logits(shape: NetworkConfig, values: Arrays, codes: CharIds) -> Floats:
     """Compute the logits of documents without dropout, [n, classes]."""
     parts = [part for part, _ in _Network(shape, values, codes).parts()]
     return BRANCH_SUM_SCALE * (parts[0] + parts[1]) if len(parts) == 2 else parts[0]
 
 
 def learnt(
-    shape: Shape, values: Arrays, batch: Batch, objective: Objective = PLAIN, seed: int = 0, step: int = 0,
+    shape: NetworkConfig, values: Arrays, batch: Batch, objective: Loss = DEFAULT_LOSS, seed: int = 0, step: int = 0,
     precision: str = "float32", scale: float = 1.0,
 ) -> tuple[float, dict[str, Floats]]:  # fmt: skip
     """Compute the loss of a batch, and its gradients by parameter.
@@ -52,15 +52,15 @@ def learnt(
         precision: where it has 16 bits, the tower's weights, activations and their gradients are rounded to it.
         scale: factor of the loss meanwhile.
     """
-    codes, shares, weights = unpacked(batch, shape.classes, objective.pairs)
-    seed_of_step = batch.of_step(step + 1, seed).seed
+    codes, shares, weights = unpack_batch(batch, shape.num_classes, objective.max_labels)
+    seed_of_step = batch.for_step(step + 1, seed).seed
     network = _Network(shape, values, codes, seed_of_step, batch.first, ROUNDINGS.get(precision))
     parts, total = network.parts(), 0.0
     for part, back in parts:
         loss, gradient = _loss(part, shares.astype(float), weights.astype(float), objective)
         total += loss / len(parts)
         back(scale * gradient / len(parts))
-    return total, {name: array / scale for name, array in network.gradients.items() if name not in shape.counted}
+    return total, {name: array / scale for name, array in network.gradients.items() if name not in shape.buffers}
 
 
 def to_bfloat16(x: Floats) -> Floats:
@@ -81,15 +81,15 @@ def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> n
     """
     start, count = first * math.prod(shape[1:]), math.prod(shape)
     numbers = np.arange(start // 4 + 1, (start + count - 1) // 4 + 2, dtype=np.uint64)
-    bits = scramble(np.uint64(seed) + numbers * GOLDEN).astype("<u8").view("<u2")[start % 4 :][:count]
+    bits = splitmix64_finalize(np.uint64(seed) + numbers * GOLDEN).astype("<u8").view("<u2")[start % 4 :][:count]
     return (bits >= math.ceil(probability * 2**16)).reshape(shape)
 
 
-def _loss(logits: Floats, shares: Floats, weights: Floats, objective: Objective) -> tuple[float, Floats]:
+def _loss(logits: Floats, shares: Floats, weights: Floats, objective: Loss) -> tuple[float, Floats]:
     """Return the sum of the losses, and its gradient by the logits."""
     classes, smoothing = logits.shape[1], objective.smoothing
     of_classes = objective.class_weights(classes).astype(float)
-    if objective.labelled == SEVERAL:
+    if objective.label_type == SEVERAL:
         wanted, weights = (1 - smoothing) * shares + smoothing / 2, weights * of_classes
         losses, gradient = np.logaddexp(0, logits) - wanted * logits, 1 / (1 + np.exp(-logits)) - wanted
     else:
@@ -105,7 +105,7 @@ class _Network:
     """A network on some documents; with a seed it drops units. Its layers add to ``gradients`` on their way back."""
 
     def __init__(
-        self, shape: Any, values: Arrays, codes: Codes, seed: int | None = None, first: int = 0,
+        self, shape: Any, values: Arrays, codes: CharIds, seed: int | None = None, first: int = 0,
         rounding: Callable[[Floats], Floats] | None = None,
     ) -> None:  # fmt: skip
         self.shape, self.codes, self.seed, self.first = shape, codes, seed, first
@@ -117,17 +117,17 @@ class _Network:
 
     def parts(self) -> list[tuple[Floats, Back]]:
         """Return the logits of each part, and how their gradients go back."""
-        if isinstance(self.shape, PaperShape):
+        if isinstance(self.shape, PaperConfig):
             return [self.paper()]
-        if isinstance(self.shape, NGramShape):
+        if isinstance(self.shape, NGramConfig):
             return [self.table(self.shape, "")]
-        assert isinstance(self.shape, CrepeShape)
+        assert isinstance(self.shape, CrepeConfig)
         return [self.table(self.shape.table, "ngrams."), self.tower()]
 
-    def table(self, shape: NGramShape, prefix: str) -> tuple[Floats, Back]:
+    def table(self, shape: NGramConfig, prefix: str) -> tuple[Floats, Back]:
         weight, significant = self.values[f"{prefix}weight"], self.values[f"{prefix}significant"]
         logits, found = np.tile(self.values[f"{prefix}bias"], (len(self.codes), 1)), []
-        for row, buckets, number in zip(logits, *look_up(self.codes, shape)):
+        for row, buckets, number in zip(logits, *hash_documents(self.codes, shape)):
             rows = buckets[:number]
             groups, factors = significant[rows] + 2 * (rows >= shape.buckets - shape.words), np.zeros(number)
             for group in (groups == number for number in range(NUM_BUCKET_GROUPS)):
@@ -146,7 +146,9 @@ class _Network:
 
     def tower(self) -> tuple[Floats, Back]:
         shape, name = self.shape, "tower.table"
-        buckets, known, exists = crepe.look_up(self.codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+        buckets, known, exists = crepe.hash_positions(
+            self.codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride
+        )
         x = (self.values[name][buckets] * known[..., None]).sum(axis=2)
 
         def into_table(gradient: Floats) -> Floats:

@@ -107,7 +107,7 @@ def main() -> None:
     import_mxnet()
     importlib.import_module("crepe_dist.engines.cpu_engine")  # a run imports it with its first network
     for kind in network_registry.NETWORKS:
-        network_registry.shape(kind)  # a dataclass compiles its methods
+        network_registry.config_class(kind)  # a dataclass compiles its methods
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     watch = Watch()
     for case in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):

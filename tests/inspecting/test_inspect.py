@@ -12,20 +12,20 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.text_preprocessing import UNIT
-from crepe_dist.elastic.training_subprocess import train
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
+from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.errors import UserError
-from crepe_dist.files import ANSWERED, original, write_csv
+from crepe_dist.files import ANSWERED, unescape_cell, write_csv
 from crepe_dist.inspecting import out_of_fold
-from crepe_dist.inspecting.candidate_pool import Pool, facilities
+from crepe_dist.inspecting.candidate_pool import CandidatePool, facility_location
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import label_errors
-from crepe_dist.predicting.input_reader import columns_of, open_inputs
+from crepe_dist.inspecting.inspection import find_label_errors
+from crepe_dist.predicting.input_reader import model_columns, open_inputs
 from crepe_dist.preparing.dataframe_source import text_column
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.sources import ReadOptions, find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import TRIGRAMS, write_rows
@@ -51,7 +51,7 @@ def place(tmp_path_factory):
     write_rows(folder / "texts.csv", [("label", "text"), *rows(), *same])
     new = ("abcdef quaqua quaqua", "", "fedcba quaqua zigzig", "Fedcba, QUAQUA zigzig", "twice twice; quaqua")
     (folder / "new.txt").write_text("\n".join((*new, "ghijgh zigzig quaqua")))
-    spec = PreparationSpec(Encoding(feature_len=100), SplitOptions(0.2, 0.1))
+    spec = PreparationSpec(CharEncoder(feature_len=100), SplitOptions(0.2, 0.1))
     prepare(find_sources([str(folder / "texts.csv")]), folder / "data", spec)
     return folder
 
@@ -63,9 +63,9 @@ def read(path):
 
 def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     def quick(settings, folder):
-        return train({**settings, **QUICKLY}, folder)
+        return train_in_subprocess({**settings, **QUICKLY}, folder)
 
-    monkeypatch.setattr(out_of_fold, "train", quick)
+    monkeypatch.setattr(out_of_fold, "train_in_subprocess", quick)
     monkeypatch.chdir(place)
     given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--num-suggestions", "2")
     printed = printed_by(*given)
@@ -102,7 +102,7 @@ def chosen_texts_are_prepared_beside_the_others(place, rows):
     report = crepe_dist.prepare(sources, place / "more", feature_len=100)
     assert report["rows"]["kept"] == 245
     with pytest.raises(UserError, match="has no text to label"):
-        Pool(str(place / "texts.csv"), Corpus(open_dataset(place / "more")), "utf-8")
+        CandidatePool(str(place / "texts.csv"), Corpus(open_dataset(place / "more")), "utf-8")
 
 
 def corrections_change_labels_as_listed(place, errors):
@@ -137,25 +137,25 @@ class TestCorpus:
         corpus = Corpus(open_dataset(place / "data"))
         fold = corpus.folds(4, seed=1)
         assert np.array_equal(fold, corpus.folds(4, seed=1))
-        assert np.array_equal(fold, fold[corpus.groups])
+        assert np.array_equal(fold, fold[corpus.duplicate_groups])
         for label in range(3):
             counts = np.bincount(fold[corpus.labels == label], minlength=4)
             assert counts.max() - counts.min() <= 3
-        assert (corpus.groups != np.arange(len(corpus))).sum() == 2
+        assert (corpus.duplicate_groups != np.arange(len(corpus))).sum() == 2
 
     def test_rare_letters_tell_texts_apart_and_rare_signs_do_not(self, tmp_path):
         texts = ["一丁七", "一丁七。", "!一丁 七", "一丁三", "Ж一", "ж一", "。", "Ж一 丁"]
         (tmp_path / "rows.csv").write_text("".join(f"{n % 2},{text}\n" for n, text in enumerate(texts)), "utf-8")
-        encoding = Encoding("full", 40, None, " !", "".join(sorted("一丁七三Жж。")))
+        encoding = CharEncoder("full", 40, None, " !", "".join(sorted("一丁七三Жж。")))
         prepare(
             find_sources([str(tmp_path / "rows.csv")]),
             tmp_path / "data",
             PreparationSpec(encoding, SplitOptions(test=0.5)),
         )
         corpus = Corpus(open_dataset(tmp_path / "data"))
-        assert sorted(np.unique(corpus.groups, return_counts=True)[1]) == [1, 1, 1, 2, 3]
+        assert sorted(np.unique(corpus.duplicate_groups, return_counts=True)[1]) == [1, 1, 1, 2, 3]
         read = [corpus.dataset.text(*corpus.row_of(row)) for row in range(len(corpus))]
-        alike = corpus.groups == corpus.groups[read.index("一丁七")]
+        alike = corpus.duplicate_groups == corpus.duplicate_groups[read.index("一丁七")]
         assert {read[row] for row in np.flatnonzero(alike)} == {"一丁七", "一丁七。", "!一丁 七"}
 
 
@@ -164,13 +164,13 @@ class TestConfidentLearning:
         # The means are 0.7 and 0.65; of class 0 one text of three is confidently of class 1, of class 1 none.
         first = np.array([0.9, 0.9, 0.3, 0.2, 0.5])
         probabilities, labels = np.stack([first, 1 - first], axis=1), np.array([0, 0, 0, 1, 1], np.int32)
-        assert label_errors(probabilities, labels).tolist() == [2]
+        assert find_label_errors(probabilities, labels).tolist() == [2]
 
 
 def test_each_facility_adds_most():
     generator = np.random.default_rng(3)
     alike, weights = generator.uniform(-1, 1, (12, 30)).astype(np.float32), generator.random(30)
-    chosen = facilities(alike, weights, 5)
+    chosen = facility_location(alike, weights, 5)
     for place, row in enumerate(chosen):
         sums = [np.maximum(0, alike[[*chosen[:place], each]].max(axis=0)) @ weights for each in range(12)]
         assert sums[row] == pytest.approx(max(sums))
@@ -185,8 +185,8 @@ def test_texts_to_label_come_back_as_they_were(tmp_path):
             csv.writer(stream).writerows([table, *zip(*table.values())])
     given: Any = {"category": "@mark", "validation": 0.0}
     crepe_dist.prepare(tmp_path / "old.csv", tmp_path / "old", **given)
-    pool = Pool(str(tmp_path / "new.csv"), Corpus(open_dataset(tmp_path / "old")), "utf-8")
-    chosen = pool.choose(np.full((4, 2), 0.5), 4, 0)
+    pool = CandidatePool(str(tmp_path / "new.csv"), Corpus(open_dataset(tmp_path / "old")), "utf-8")
+    chosen = pool.select_for_labelling(np.full((4, 2), 0.5), 4, 0)
     write_csv(tmp_path / "label_next.csv", [{**row, "label": "a"} for row in chosen])
     frame = pd.read_csv(tmp_path / "label_next.csv", keep_default_na=False)
     assert frame.text.str.startswith("'=").all()
@@ -195,10 +195,14 @@ def test_texts_to_label_come_back_as_they_were(tmp_path):
         crepe_dist.prepare([tmp_path / "old.csv", tmp_path / name], tmp_path / f"{name}-data", **given)
         data = open_dataset(tmp_path / f"{name}-data")
         assert set(data.composition.beside[0].categories or ()) == set(marks)
-        opened = open_inputs(str(tmp_path / name), reading=Reading(columns=columns_of(data.composition)))
-        assert sorted(row.text for group in opened for row in group) == sorted(map(UNIT.join, zip(*new.values())))
-    frame = frame.rename(columns=original)
-    assert sorted(text_column(frame, columns_of(data.composition))) == sorted(map(UNIT.join, zip(*new.values())))
+        opened = open_inputs(str(tmp_path / name), reading=ReadOptions(columns=model_columns(data.composition)))
+        assert sorted(row.text for group in opened for row in group) == sorted(
+            map(FIELD_SEPARATOR.join, zip(*new.values()))
+        )
+    frame = frame.rename(columns=unescape_cell)
+    assert sorted(text_column(frame, model_columns(data.composition))) == sorted(
+        map(FIELD_SEPARATOR.join, zip(*new.values()))
+    )
     write_csv(tmp_path / "answers.csv", [{"text": "=x", **dict.fromkeys(ANSWERED, "")}])
     ((answered,),) = open_inputs(str(tmp_path / "answers.csv"))
     assert answered.text == "=x"

@@ -7,13 +7,13 @@ import os
 import sys
 
 from crepe_dist import command_runner
-from crepe_dist.distributed.init_process_group import join
-from crepe_dist.distributed.tcp_group import TcpWorld
+from crepe_dist.distributed.init_process_group import init_process_group
+from crepe_dist.distributed.tcp_group import TcpProcessGroup
 
 
 def main() -> None:
-    with join() as world:
-        assert isinstance(world, TcpWorld)
+    with init_process_group() as world:
+        assert isinstance(world, TcpProcessGroup)
         place = [world.rank, world.size, world.local_rank, world.local_size]
         hosts = [peer.getpeername()[0] for _, peer in sorted(world._peers.items())]
         print(json.dumps([place, hosts, os.environ["OMP_NUM_THREADS"]]), flush=True)

@@ -13,7 +13,7 @@ import yaml
 from crepe_dist.commands.serve import Serve
 from crepe_dist.errors import ExitCode
 from crepe_dist.serving import open_inference
-from crepe_dist.settings.config import parse_all
+from crepe_dist.settings.config import parse_with_cluster
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 VERSIONS = ("1.31", "1.37")
@@ -70,7 +70,7 @@ def test_they_are_of_the_form_that_kubernetes_takes(version):
 
 def test_their_flags_are_train_s():
     for command in (words(TEMPLATES["job"]), words(TEMPLATES["Launcher"]), RAYJOB["spec"]["entrypoint"].split()):
-        config, _ = parse_all(command[command.index(MODULE) + 1 :])
+        config, _ = parse_with_cluster(command[command.index(MODULE) + 1 :])
         assert (config.run_dir or "").startswith("/runs/")
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from crepe_dist.distributed import handshake, rendezvous
 from crepe_dist.distributed.handshake import Callers, Channel, Own
-from crepe_dist.distributed.launch import Launch
+from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.distributed.rendezvous import Endpoint
 from crepe_dist.errors import ExitCode, UserError
 from tests.chaos import harness
@@ -339,9 +339,9 @@ class TestErrors:
     )
     def test_what_cannot_be(self, name, value, message, monkeypatch):
         environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), name: value}
-        launch = Launch("torchrun", int(environment.get("RANK", "0")), 2)
+        launch = LauncherEnv("torchrun", int(environment.get("RANK", "0")), 2)
         with pytest.raises(UserError) as caught:
-            rendezvous.meet(launch, environment)
+            rendezvous.rendezvous(launch, environment)
         assert message in str(caught.value)
 
     def test_a_port_that_is_taken(self, ranks):
@@ -364,7 +364,7 @@ class TestErrors:
 
 
 def test_one_host_needs_no_address():
-    assert str(Endpoint.of(Launch("srun", 1, 4, 4), {})) == "127.0.0.1:29500"
+    assert str(Endpoint.of(LauncherEnv("srun", 1, 4, 4), {})) == "127.0.0.1:29500"
 
 
 @pytest.fixture

@@ -11,21 +11,21 @@ import pytest
 from crepe_dist import network_registry
 from crepe_dist.commands import verify
 from crepe_dist.cuda import compiler, driver
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.distributed.device import Device
 from crepe_dist.errors import UserError
 from crepe_dist.model import backend
 from crepe_dist.model.backend import Backend, choose_backend, choose_for_inference
-from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.reports import findings
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import small_shape
 
 CREPE, PAPER = small_shape("crepe"), small_shape("paper")
-NGRAMS = network_registry.shape("ngrams").for_data(
-    ModelOptions(network="ngrams", buckets=4096), Encoding(feature_len=123), 4, 1000
+NGRAMS = network_registry.config_class("ngrams").for_data(
+    ModelOptions(network="ngrams", buckets=4096), CharEncoder(feature_len=123), 4, 1000
 )
-WIDE = replace(cast(CrepeShape, CREPE), width=129)
+WIDE = replace(cast(CrepeConfig, CREPE), width=129)
 GPU = Device("gpu", 1)
 pytestmark = pytest.mark.usefixtures("every_build")
 NO_NVRTC = UserError("NVRTC is not installed", "no file", "install the extra gpu")
@@ -42,7 +42,7 @@ def machine(monkeypatch):
         nvrtc: UserError | None = None,
         mxnet: UserError | None = None,
     ) -> None:
-        monkeypatch.setattr(driver, "count", lambda: 2)
+        monkeypatch.setattr(driver, "gpu_count", lambda: 2)
         monkeypatch.setattr(driver, "compute_capability", lambda gpu: capability)
         monkeypatch.setattr(driver, "driver_version", lambda: version)
         monkeypatch.setattr(compiler, "missing", lambda: nvrtc)
@@ -69,7 +69,7 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
     assert (chosen.precision, chosen.kernels, chosen.on_cuda, chosen.library) == (half, "own", True, None)
     assert str(chosen) == f"{half}, own kernels (CUDA, {architecture})"
     build = f"cuda_{architecture.replace('_', '')}"
-    assert chosen.result() == {"model.precision": half, "model.kernels": build}
+    assert chosen.as_settings() == {"model.precision": half, "model.kernels": build}
     assert choose_for_inference(CREPE, "auto", GPU) == chosen
     assert choose_backend(ModelOptions(kernels="native"), GPU, CREPE) == chosen
     assert str(choose_backend(ModelOptions(), GPU, NGRAMS)) == f"float32, own kernels (CUDA, {architecture})"
@@ -100,7 +100,7 @@ def test_otherwise_the_plan_says_why_and_what_to_do(machine, described, options,
 def test_mxnet_computes_the_papers_network_only(machine):
     for kernels in ("auto", "mxnet"):
         chosen = choose_backend(ModelOptions(network="paper", kernels=kernels), GPU, PAPER)
-        assert (chosen.build, chosen.on_cuda, chosen.precision) == ("mxnet", False, "float32")
+        assert (chosen.build_name, chosen.on_cuda, chosen.precision) == ("mxnet", False, "float32")
     for options, shape, message in (
         (ModelOptions(network="paper", kernels="native"), PAPER, "our own kernels cannot compute this network on gpu"),
         (ModelOptions(network="paper", precision="float16"), PAPER, "only float32 can be computed"),
@@ -117,8 +117,8 @@ def test_mxnet_computes_the_papers_network_only(machine):
 def test_versions_of_the_compilers_must_be_equal_on_all_ranks(machine):
     """That of the driver where it compiles for an architecture that NVRTC does not know."""
     on_a100, on_h100 = (Backend("float32", None, "", architecture=name) for name in ("sm_80", "sm_90"))
-    assert on_a100.bits() == {**on_a100.result(), "GPU": "sm_80, NVRTC 12.8"}
-    assert on_h100.bits()["GPU"] == "sm_90, NVRTC 12.8, driver for CUDA 12.4"
+    assert on_a100.determinism_key() == {**on_a100.as_settings(), "GPU": "sm_80, NVRTC 12.8"}
+    assert on_h100.determinism_key()["GPU"] == "sm_90, NVRTC 12.8, driver for CUDA 12.4"
 
 
 def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):

@@ -7,8 +7,8 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.distributed.init_process_group import join
-from crepe_dist.model.branch_weight import WEIGHTS, WeightCounts
+from crepe_dist.distributed.init_process_group import init_process_group
+from crepe_dist.model.branch_weight import WEIGHTS, BranchWeightFitter
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import open_run
 from crepe_dist.training.evaluation import evaluate
@@ -26,9 +26,9 @@ def parts_of(share: float, rows: int = 2000, classes: int = 3) -> tuple[np.ndarr
 
 
 def fitted(parts: np.ndarray, labels: np.ndarray) -> float:
-    counts = WeightCounts()
+    counts = BranchWeightFitter()
     counts.add(parts, labels)
-    return counts.fitted()
+    return counts.best_weight()
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
@@ -41,13 +41,13 @@ def test_the_weight_of_the_labels_is_found_at_any_temperature(weight):
 
 def test_few_texts_and_a_network_that_diverged_leave_the_weight_at_1():
     parts, labels = parts_of(0.0, rows=4)
-    assert fitted(parts, labels) == WeightCounts().fitted() == 1
+    assert fitted(parts, labels) == BranchWeightFitter().best_weight() == 1
     assert fitted(np.full((9, 2, 3), np.nan, np.float32), np.zeros(9, np.int32)) == 1
 
 
 def test_any_split_over_ranks_and_batches_gives_the_same_sums():
     parts, labels = parts_of(2.0, rows=700)
-    whole, some = WeightCounts(), [WeightCounts() for _ in range(3)]
+    whole, some = BranchWeightFitter(), [BranchWeightFitter() for _ in range(3)]
     whole.add(parts, labels)
     for place, each in enumerate(some):
         each.add(parts[place::3], labels[place::3])
@@ -76,10 +76,10 @@ def test_ranks_agree_on_the_weight_and_the_checkpoint(runs):
 
 
 def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_validation):
-    path = checkpoint.find(str(runs / "1"))
-    about = checkpoint.describe(path) or {}
+    path = checkpoint.resolve_model(str(runs / "1"))
+    about = checkpoint.read_metadata(path) or {}
     assert about["metrics"]["tower_weight"] in set(WEIGHTS) - {1}
-    with join() as world:
+    with init_process_group() as world:
         model = crepe_dist.load(path)
         for name in ("validation", "test"):
             split = open_dataset(data_with_validation).splits[name]

@@ -12,7 +12,7 @@ import pytest
 import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model.calibration import UNCALIBRATED, Calibration, CalibrationCounts, softmax
+from crepe_dist.model.calibration import UNCALIBRATED, Calibration, TemperatureFitter, softmax
 from tests.exporting.test_export import ENCODINGS, classifier, make, texts
 
 
@@ -27,7 +27,7 @@ def scored(temperature, rows=4000, classes=5, seed=0):
 
 
 def counted(*batches):
-    counts = CalibrationCounts()
+    counts = TemperatureFitter()
     for logits, labels in batches:
         counts.add(logits, labels)
     return counts
@@ -35,29 +35,29 @@ def counted(*batches):
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 2.5])
 def test_the_temperature_of_the_labels_is_found(temperature):
-    found = counted(scored(temperature)).fitted()
+    found = counted(scored(temperature)).calibration()
     assert found.temperature == pytest.approx(temperature, rel=0.07)
 
 
 def test_few_texts_barely_move_the_temperature():
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2] * 3] * 3
     right = np.array([0, 1, 2] * 3, np.int32)
-    assert 0.6 < counted((logits, right)).fitted().temperature < 1
-    assert counted((np.tile(logits, (99, 1)), np.tile(right, 99))).fitted().temperature < 0.5
-    assert CalibrationCounts().fitted().temperature == 1
+    assert 0.6 < counted((logits, right)).calibration().temperature < 1
+    assert counted((np.tile(logits, (99, 1)), np.tile(right, 99))).calibration().temperature < 0.5
+    assert TemperatureFitter().calibration().temperature == 1
 
 
 def test_the_loss_is_that_of_the_fitted_temperature():
     logits, labels = scored(2.0)
     counts = counted((logits, labels))
-    losses = (logits / counts.fitted().temperature).astype(np.float64)
+    losses = (logits / counts.calibration().temperature).astype(np.float64)
     losses = np.log(np.exp(losses).sum(axis=1)) - losses[np.arange(len(labels)), labels]
     assert counts.loss() == pytest.approx((losses.mean(), losses.std() / math.sqrt(len(labels))), rel=1e-4)
 
 
 def test_the_threshold_is_reached_by_95_percent():
     logits, labels = scored(1)
-    found = counted((logits, labels)).fitted()
+    found = counted((logits, labels)).calibration()
     powers = np.exp(logits / found.temperature)
     largest = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
     assert (largest >= found.min_probability).mean() >= 0.95
@@ -65,7 +65,7 @@ def test_the_threshold_is_reached_by_95_percent():
 
 
 def test_a_precision_is_kept_on_other_texts():
-    calibration, (logits, labels) = counted(scored(1.0, 10_000, seed=4)).fitted(), scored(1.0, 10_000, seed=5)
+    calibration, (logits, labels) = counted(scored(1.0, 10_000, seed=4)).calibration(), scored(1.0, 10_000, seed=5)
     largest, is_right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
     thresholds = [calibration.thresholds_for(precision)[0] for precision in (0, 0.9, 0.95, 0.98)]
     assert thresholds[0] == 0 < thresholds[1] < thresholds[2] < thresholds[3]
@@ -134,7 +134,7 @@ def test_an_exported_model_knows_both(made, tmp_path):
     predictor = crepe_dist.load(made, min_probability="auto")
     export(predictor, "onnx", tmp_path / "onnx", texts(20))
     exported = classifier(tmp_path / "onnx")
-    assert (exported.about["temperature"], exported.min_probability) == (0.7, 0.6)
+    assert (exported.metadata["temperature"], exported.min_probability) == (0.7, 0.6)
 
 
 @pytest.mark.parametrize("damaged", [{"temperature": 0}, {"min_probability": "high"}, {"labels": ["0"] * 4}, 5])

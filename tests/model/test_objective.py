@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.model.loss import Objective, balanced
+from crepe_dist.model.loss import Loss, balanced
 
 COUNTS = np.array([50, 30, 20])
 
 
-@pytest.mark.parametrize("objective", [Objective(), Objective(0.2), Objective(0.1, (1.0, 4.0, 0.5))])
+@pytest.mark.parametrize("objective", [Loss(), Loss(0.2), Loss(0.1, (1.0, 4.0, 0.5))])
 def test_ignorance_is_the_best_that_one_prediction_for_all_can_do(objective):
     """Of the mean loss of the documents of ``COUNTS``, by the definition."""
     logs = np.log(np.random.default_rng(0).dirichlet(np.ones(3), size=20_000))
     targets = (1 - objective.smoothing) * np.eye(3) + objective.smoothing / 3
     best = (-(COUNTS * objective.class_weights(3)) @ targets @ logs.T).min() / COUNTS.sum()
-    ignorance = objective.chance_loss(COUNTS, 100)
+    ignorance = objective.class_prior_loss(COUNTS, 100)
     assert ignorance <= best < ignorance + 0.001
 
 

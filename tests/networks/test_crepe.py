@@ -5,33 +5,33 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.data.batch import pack
-from crepe_dist.data.char_encoder import BLANK, Encoding
-from crepe_dist.distributed.process_group import World
+from crepe_dist.data.batch import pack_batch
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
 from crepe_dist.model import weights_io
-from crepe_dist.model.branch_weight import WEIGHTS, combined
+from crepe_dist.model.branch_weight import WEIGHTS, add_branches
 from crepe_dist.native import library
 from crepe_dist.networks.crepe import config as crepe
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.crepe.init import CONVOLUTIONS_RATE, TABLE_RATE
-from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.crepe.init import CONV_LR_MULT, EMBEDDING_LR_MULT
+from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 from tests.helpers import reference
 from tests.helpers.engines import TrainingStep, answers, assert_near, learnt, sized, some_batch, some_codes, varied
 
 pytestmark = pytest.mark.usefixtures("every_build")
-BUILDS = library.runnable()
+BUILDS = library.supported_builds()
 
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_a_text_of_one_character_repeated(name):
     """Its positions have equal values, of which one alone is the maximum."""
     shape = sized(blocks=1)
-    codes = np.full((4, shape.feature_len), BLANK, np.uint8)
+    codes = np.full((4, shape.feature_len), PAD_UNK_ID, np.uint8)
     for row, known in enumerate((60, 40, 9, 7)):
         codes[row, :known] = row
-    batch = pack(codes, np.arange(4, dtype=np.int32), 4, 4)
+    batch = pack_batch(codes, np.arange(4, dtype=np.int32), 4, 4)
     network = varied(shape)
     loss, wanted = reference.learnt(shape, network.values, batch, seed=1)
     assert_near(learnt(network.opened(name), batch), {"loss": np.array([loss]), **wanted})
@@ -43,9 +43,9 @@ def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precisio
     """Tiles of rows begin with a document, and see zeros around it."""
     shape = sized(blocks=1, length=61)
     engine, codes, labels = varied(shape).opened(name, precision), some_codes(shape, 21), np.zeros(21, np.int32)
-    together = answers(engine, pack(codes, labels, 21, 21))
-    assert np.array_equal(answers(engine, pack(codes[::-1].copy(), labels, 21, 21))[::-1], together)
-    alone = [answers(engine, pack(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(21)]
+    together = answers(engine, pack_batch(codes, labels, 21, 21))
+    assert np.array_equal(answers(engine, pack_batch(codes[::-1].copy(), labels, 21, 21))[::-1], together)
+    alone = [answers(engine, pack_batch(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(21)]
     assert np.array_equal(alone, together)
 
 
@@ -54,23 +54,23 @@ class TestShape:
         ("shape", "wrong"),
         [
             (sized(width=48, blocks=2, length=61), {"blocks": 3}),
-            (NGramShape(69, 61, 3, 4, 50, 36, 20), {"kind": "paper"}),
+            (NGramConfig(69, 61, 3, 4, 50, 36, 20), {"kind": "paper"}),
         ],
     )
     def test_a_shape_is_known_from_the_parameters_and_the_description(self, shape, wrong):
         arrays, about = varied(shape).values, shape.settings()
-        assert weights_io.shape_of(arrays, 69, 61, about) == shape
-        assert shape.parameters == sum(array.size for array in arrays.values())
+        assert weights_io.infer_config(arrays, 69, 61, about) == shape
+        assert shape.num_parameters == sum(array.size for array in arrays.values())
         with pytest.raises(UserError, match="not parameters of a crepe_dist network"):
-            weights_io.shape_of(arrays, 69, 61, {**about, **wrong})
+            weights_io.infer_config(arrays, 69, 61, {**about, **wrong})
         name, _ = arrays.popitem()
         with pytest.raises(UserError, match=f"{name} is missing"):
-            weights_io.shape_of(arrays, 69, 61, about)
+            weights_io.infer_config(arrays, 69, 61, about)
 
     @pytest.mark.parametrize("wrong", [{"blocks": 0}, {"longest": "6"}, {"dropout": 1}])
     def test_a_description_of_no_such_network_is_refused(self, wrong):
         with pytest.raises(ValueError, match="is"):
-            CrepeShape.check_settings({**sized().settings(), **wrong})
+            CrepeConfig.check_settings({**sized().settings(), **wrong})
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ class TestShape:
     [(1, 1, 5, 1 << 17), (64, 1, 5, 1 << 17), (65, 2, 5, 1 << 17), (1025, 8, 7, 1 << 19), (10**6, 64, 7, 1 << 19)],
 )
 def test_long_texts_are_read_in_steps(length, stride, reach, rows):
-    shape = CrepeShape.for_data(ModelOptions(), Encoding(feature_len=length), 4, 1000)
+    shape = CrepeConfig.for_data(ModelOptions(), CharEncoder(feature_len=length), 4, 1000)
     assert (shape.stride, shape.reach, shape.rows) == (stride, reach, rows)
-    assert CrepeShape.for_data(ModelOptions(embedding_rows=10), Encoding(feature_len=length), 4, 1000).rows == 10
+    assert CrepeConfig.for_data(ModelOptions(embedding_rows=10), CharEncoder(feature_len=length), 4, 1000).rows == 10
 
 
 def test_a_position_sees_the_ngrams_that_start_there():
-    codes = np.full((3, 6), BLANK, np.uint8)
-    codes[0], codes[2, 0] = (1, 2, 1, 200, 2, BLANK), 2
-    places, own, inside = crepe.look_up(codes, 69, 2, 1 << 20, 1)
+    codes = np.full((3, 6), PAD_UNK_ID, np.uint8)
+    codes[0], codes[2, 0] = (1, 2, 1, 200, 2, PAD_UNK_ID), 2
+    places, own, inside = crepe.hash_positions(codes, 69, 2, 1 << 20, 1)
     both, one, none = [True, True], [True, False], [False, False]
     assert own[0].tolist() == [both, both, both, one, none, both, one, none]  # |1, 12, 21, 1, nothing, 2|, |
     assert inside.sum(axis=1).tolist() == [7, 0, 3]
@@ -95,7 +95,7 @@ def test_a_position_sees_the_ngrams_that_start_there():
     assert second == places[0, 5, 0] == places[2, 1, 0]
     assert edge == places[0, 6, 0] == places[2, 0, 0] == places[2, 2, 0]
     assert np.unique(places[own]).size == 8  # |, 1, 2, |1, 12, 21, 2| and |2
-    wide, its_own, inside = crepe.look_up(codes, 69, 2, 1 << 20, 3)
+    wide, its_own, inside = crepe.hash_positions(codes, 69, 2, 1 << 20, 3)
     assert wide.shape == (3, 3, 6)
     assert inside.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
     assert (wide.reshape(3, -1)[:, :16][own.reshape(3, -1)] == places[own]).all()
@@ -106,17 +106,17 @@ def test_embeddings_learn_faster_than_convolutions():
     """Adam's first update moves each number, or the root of the mean square of a row, by the learning rate."""
     shape = sized()
     engine = varied(shape).opened(BUILDS[0])
-    before = {name: each.copy() for name, each in engine.values().items() if "significant" not in name}
-    exchange = engine.open_exchange(World(), OptimizerOptions(weight_decay=0.0), 20)
+    before = {name: each.copy() for name, each in engine.state_dict().items() if "significant" not in name}
+    exchange = engine.create_optimizer(ProcessGroup(), OptimizerOptions(weight_decay=0.0), 20)
     TrainingStep(engine, exchange)(some_batch(shape, 20), 1, 0.001)
-    exchange.flush()
-    moved = {name: np.abs(engine.values()[name] - array) for name, array in before.items()}
+    exchange.synchronize()
+    moved = {name: np.abs(engine.state_dict()[name] - array) for name, array in before.items()}
     for table in ("ngrams.weight", "tower.table"):  # with one second moment for each row
         moved[table] = np.sqrt((moved[table] ** 2).mean(axis=1))
     moved = {name: each.max() for name, each in moved.items()}
     wanted = dict.fromkeys(moved, 0.001)
-    wanted |= {name: 0.001 * CONVOLUTIONS_RATE for name in moved if "convolutions" in name}
-    wanted["tower.table"] = 0.001 * TABLE_RATE
+    wanted |= {name: 0.001 * CONV_LR_MULT for name in moved if "convolutions" in name}
+    wanted["tower.table"] = 0.001 * EMBEDDING_LR_MULT
     assert moved == pytest.approx(wanted, rel=0.01)
 
 
@@ -127,13 +127,13 @@ def test_a_checkpoint_has_the_weight_of_the_tower_and_the_same_logits(name, stri
     network, batch = varied(shape), some_batch(shape, 37)
     engine = network.opened(name)
     plain = answers(engine, batch)
-    parts = engine.parts(batch)
-    np.testing.assert_array_equal(combined(parts, 1.0), plain)
+    parts = engine.branch_logits(batch)
+    np.testing.assert_array_equal(add_branches(parts, 1.0), plain)
     assert (np.abs(parts).max(axis=(0, 2)) > 0.1).all()
     for weight in WEIGHTS:
-        arrays = shape.weighted(engine.values(), weight)
+        arrays = shape.with_branch_weight(engine.state_dict(), weight)
         other = varied(shape)
         for each, array in other.values.items():
             array[:] = arrays[each]
         again = other.opened(name)
-        np.testing.assert_array_equal(combined(parts, weight), answers(again, batch))
+        np.testing.assert_array_equal(add_branches(parts, weight), answers(again, batch))

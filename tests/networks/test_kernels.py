@@ -7,28 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.paper.config import PaperConfig
 from tests.helpers import reference
 from tests.helpers.engines import answers, assert_near, learnt, sized, some_batch, varied
 
 pytestmark = pytest.mark.usefixtures("every_build")
-BUILDS = library.runnable()
-LARGE = PaperShape(69, 1014, 7, 64, 96)
+BUILDS = library.supported_builds()
+LARGE = PaperConfig(69, 1014, 7, 64, 96)
 # Widths that are and that are not multiples of the kernels' blocks, the shortest text, the largest alphabet, more
 # classes than a block.
 PAPERS = [
-    PaperShape(69, 123, 3, 8, 16),
-    PaperShape(69, 200, 40, 48, 33),
-    PaperShape(95, 331, 4, 32, 64),
-    PaperShape(254, 150, 2, 16, 16),
+    PaperConfig(69, 123, 3, 8, 16),
+    PaperConfig(69, 200, 40, 48, 33),
+    PaperConfig(95, 331, 4, 32, 64),
+    PaperConfig(254, 150, 2, 16, 16),
     LARGE,
 ]
-TABLES = [NGramShape(95, 200, 20, 7, 1 << 16, 62, 1 << 14), NGramShape(254, 60, 2, 5, 1 << 12, 200, 1 << 10)]
+TABLES = [NGramConfig(95, 200, 20, 7, 1 << 16, 62, 1 << 14), NGramConfig(254, 60, 2, 5, 1 << 12, 200, 1 << 10)]
 # Also each number of pools, texts of odd length, n-grams that are longer than the text, and strides that do and do not
 # divide it.
 CREPES = [
@@ -36,23 +36,23 @@ CREPES = [
     sized(width=48, blocks=2, length=61),
     sized(width=20, blocks=3, alphabet=254),
     sized(width=64, blocks=4, classes=40),
-    CrepeShape(69, 5, 3, 7, 1000, 36, 300, 7, 1000, 8, 4, 1, 0.0),
+    CrepeConfig(69, 5, 3, 7, 1000, 36, 300, 7, 1000, 8, 4, 1, 0.0),
     sized(stride=2),
     sized(stride=5, blocks=2),
-    CrepeShape(69, 60, 5, 4, 1 << 12, 36, 1 << 10, 1, 1 << 10, 32, 1, 2, 0.0),
+    CrepeConfig(69, 60, 5, 4, 1 << 12, 36, 1 << 10, 1, 1 << 10, 32, 1, 2, 0.0),
 ]
-DROPPING = [PaperShape(69, 200, 40, 48, 33, 0.5), sized(width=20, stride=3, dropout=0.3)]
+DROPPING = [PaperConfig(69, 200, 40, 48, 33, 0.5), sized(width=20, stride=3, dropout=0.3)]
 
 
-def check(shape: Shape, got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most: float = 1e-5) -> None:
-    if not isinstance(shape, PaperShape):
+def check(shape: NetworkConfig, got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most: float = 1e-5) -> None:
+    if not isinstance(shape, PaperConfig):
         return assert_near(got, wanted, most)
     for name, array in wanted.items():  # rounding gives another position the maximum of a pool in few places
         assert np.linalg.norm(got[name] - array) <= max(most, 1e-4) * np.linalg.norm(array), name
 
 
 @pytest.mark.parametrize("shape", [*PAPERS, *TABLES, *CREPES, DROPPING[1]], ids=str)
-def test_loss_gradients_and_logits_equal_the_reference(shape: Shape, monkeypatch):
+def test_loss_gradients_and_logits_equal_the_reference(shape: NetworkConfig, monkeypatch):
     network, batch = varied(shape), some_batch(shape, 7 if shape is LARGE else 37)
     batch.packed[5, : shape.feature_len : 7] = 200  # beyond most alphabets, and so blank
     loss, wanted = reference.learnt(shape, network.values, batch, seed=1, step=4)
@@ -65,7 +65,7 @@ def test_loss_gradients_and_logits_equal_the_reference(shape: Shape, monkeypatch
             engine = network.opened(name)
             check(shape, {**learnt(engine, batch, 4), "logits": answers(engine, batch)}, wanted)
             of_another_step = learnt(engine, batch, 5)["loss"][0]
-            assert (abs(of_another_step - loss) > 1e-4) == shape.multiplies  # by dropout
+            assert (abs(of_another_step - loss) > 1e-4) == shape.is_matmul_bound  # by dropout
 
 
 @pytest.mark.parametrize("name", BUILDS)

@@ -66,7 +66,7 @@ def test_it_predicts_without_mxnet(trained):
 
 @pytest.mark.parametrize("form", ["onnx", "crepe"])
 def test_it_is_exported(form, trained, tmp_path, registered):
-    path = checkpoint.find(str(trained))
+    path = checkpoint.resolve_model(str(trained))
     predictor = crepe_dist.load(path, device="cpu")
     files, difference = exporter.export(predictor, form, tmp_path / "out", texts(40))
     assert files

@@ -14,17 +14,17 @@ import onnx
 import pytest
 
 from crepe_dist.cuda import gpu
-from crepe_dist.cuda.branch import Program
+from crepe_dist.cuda.branch import KernelProgram
 from crepe_dist.engines.cuda_engine import shared_constants
 from crepe_dist.exporting import web_page
 from crepe_dist.files import cache_folder
-from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.native import library
 from crepe_dist.native.constants import NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams import cuda as ngrams_cuda
 from crepe_dist.networks.ngrams import onnx as ngrams_onnx
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.ngrams.hashing import edged, keys, look_up, rows_of, word_keys
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.ngrams.hashing import add_boundary_symbols, hash_documents, hash_to_rows, ngram_keys, word_keys
 from tests.exporting.test_export import serialize, session_of
 from tests.helpers import cuda_emulator
 from tests.helpers.browsing import chromium, needs_browser
@@ -60,25 +60,25 @@ def distinct(vector):
 
 def table(vector):
     sizes = vector["longest"], vector["rows"] + vector["words"], vector["letters"], vector["words"]
-    return NGramShape(vector["alphabet_size"], len(vector["codes"]), 2, *sizes)
+    return NGramConfig(vector["alphabet_size"], len(vector["codes"]), 2, *sizes)
 
 
 def by_numpy(vector):
     size = vector["alphabet_size"]
-    text = edged(np.array([vector["codes"]], np.uint8), size)[:, : len(vector["text"])]
+    text = add_boundary_symbols(np.array([vector["codes"]], np.uint8), size)[:, : len(vector["text"])]
     assert text[0].tolist() == vector["text"]
     rows = np.full(expected(vector).shape, -1)
-    for n, (key, known) in enumerate(keys(text, size + 1, min(vector["longest"], text.shape[1]))):
-        rows[: key.shape[1], n] = np.where(known, rows_of(key, vector["rows"]), -1)
+    for n, (key, known) in enumerate(ngram_keys(text, size + 1, min(vector["longest"], text.shape[1]))):
+        rows[: key.shape[1], n] = np.where(known, hash_to_rows(key, vector["rows"]), -1)
     words = np.array(word_keys(text[0], vector["letters"]), np.uint64)
-    return rows, rows_of(words, vector["words"])
+    return rows, hash_to_rows(words, vector["words"])
 
 
 def onnx_graph(vector):
     """Make the graph from the symbols of a text to the rows of n-grams and of words."""
-    graph, rows = Graph(), vector["rows"]
+    graph, rows = GraphBuilder(), vector["rows"]
     codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
-    outputs = [ngrams_onnx.rows_of(graph, codes, vector["longest"], rows, rows)]
+    outputs = [ngrams_onnx.hash_to_rows(graph, codes, vector["longest"], rows, rows)]
     outputs.append(ngrams_onnx.word_rows(graph, codes, table(vector)))
     return graph, outputs
 
@@ -126,18 +126,18 @@ def test_rows_of_each_position_in_the_runtime_of_the_web_page():
         check(vector, *onnx_rows(vector, np.array(rows).reshape(expected(vector).shape), np.array(words)))
 
 
-@pytest.mark.parametrize("build", [*library.runnable(), library.NONE])
+@pytest.mark.parametrize("build", [*library.supported_builds(), library.NONE])
 @pytest.mark.parametrize("vector", VECTORS, ids=range(len(VECTORS)))
 def test_distinct_rows_of_a_text(build, vector, monkeypatch):
-    monkeypatch.setenv(library.SWITCH, build)
-    (buckets,), (number,) = look_up(np.array([vector["codes"]], np.uint8), table(vector))
+    monkeypatch.setenv(library.KERNELS_ENV, build)
+    (buckets,), (number,) = hash_documents(np.array([vector["codes"]], np.uint8), table(vector))
     assert buckets[:number].tolist() == distinct(vector)
 
 
 @pytest.fixture(scope="module")
 def program():
     with cuda_emulator.used():
-        yield Program(gpu.Gpu(0), ngrams_cuda.PROGRAM, shared_constants(), "float32")
+        yield KernelProgram(gpu.Gpu(0), ngrams_cuda.PROGRAM, shared_constants(), "float32")
 
 
 @needs("g++")

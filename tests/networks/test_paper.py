@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from workloads import notebook_network
 
-from crepe_dist.data.batch import pack
-from crepe_dist.data.char_encoder import ALPHABET, BLANK, Encoding
+from crepe_dist.data.batch import pack_batch
+from crepe_dist.data.char_encoder import ALPHABET, PAD_UNK_ID, CharEncoder
 from crepe_dist.errors import UserError
 from crepe_dist.model import weights_io
-from crepe_dist.networks.paper.config import SIZES, PaperShape, lengths
+from crepe_dist.networks.paper.config import SIZES, PaperConfig, lengths
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import initial
 
-SHAPE = PaperShape(69, 123, 4, 32, 32, 0.0)
+SHAPE = PaperConfig(69, 123, 4, 32, 32, 0.0)
 
 
-def opened(shape: PaperShape = SHAPE):
+def opened(shape: PaperConfig = SHAPE):
     """Engine on MXNet's operators."""
     return initial(shape, seed=1).opened(None)
 
@@ -37,7 +37,7 @@ def test_lengths_are_the_papers():
 def test_the_papers_networks(size, inputs, count):
     """The paper's table 2: 8704 inputs to the first dense layer of the small network at 1014 characters."""
     filters, units = SIZES[size]
-    network = Paper(PaperShape(69, 1014, 7, filters, units))
+    network = Paper(PaperConfig(69, 1014, 7, filters, units))
     shapes = {name: p.shape for name, p in network._collect_params_with_prefix().items()}
     assert shapes["0.weight"] == (filters, 69, 7)
     assert shapes["10.weight"] == (units, inputs)
@@ -46,7 +46,7 @@ def test_the_papers_networks(size, inputs, count):
 
 def test_codes_beyond_the_alphabet_are_blank():
     """Between the alphabet and the padded depth lie zero weights; above it MXNet's one_hot gives zeros."""
-    codes = np.array([[code] * 123 for code in (BLANK, 69, 79, 80, 200)], np.uint8)
+    codes = np.array([[code] * 123 for code in (PAD_UNK_ID, 69, 79, 80, 200)], np.uint8)
     blank, *others = opened().network(mx.nd.array(codes, dtype="uint8")).asnumpy()
     assert all((other == blank).all() for other in others)
 
@@ -66,12 +66,12 @@ def test_dropout_follows_mxnets_seed():
 
 def test_too_short_documents_are_refused():
     with pytest.raises(UserError, match="at least 123"):
-        PaperShape(69, 122, 2, 4, 4)
+        PaperConfig(69, 122, 2, 4, 4)
 
 
 def test_auto_size_follows_the_rows():
     sizes = {
-        rows: PaperShape.for_data(ModelOptions(), Encoding(feature_len=123), 4, rows) for rows in (99_999, 100_000)
+        rows: PaperConfig.for_data(ModelOptions(), CharEncoder(feature_len=123), 4, rows) for rows in (99_999, 100_000)
     }
     assert [(each.filters, each.units) for each in sizes.values()] == [SIZES["tiny"], SIZES["small"]]
     with pytest.raises(UserError):
@@ -79,7 +79,7 @@ def test_auto_size_follows_the_rows():
 
 
 def test_weights_have_the_notebooks_spread():
-    values = initial(PaperShape(69, 123, 4, 64, 8), seed=1).values
+    values = initial(PaperConfig(69, 123, 4, 64, 8), seed=1).values
     assert values["2.weight"].std() == pytest.approx((2.24 / (64 * 7) / 3) ** 0.5, rel=0.25)
     assert not values["2.bias"].any()
 
@@ -96,7 +96,7 @@ class TestNotebookFiles:
 
     @pytest.fixture
     def notebook(self):
-        net = notebook_network(PaperShape(69, 150, 7, 8, 16))
+        net = notebook_network(PaperConfig(69, 150, 7, 8, 16))
         net.initialize(mx.init.Xavier(magnitude=2.24))
         net(one_hot(self.codes)).wait_to_read()
         return net
@@ -112,10 +112,10 @@ class TestNotebookFiles:
         else:
             notebook.collect_params().save(str(path))
         arrays = weights_io.load(path)
-        shape = weights_io.shape_of(arrays, 69, 150)
-        assert shape == PaperShape(69, 150, 7, 8, 16)
+        shape = weights_io.infer_config(arrays, 69, 150)
+        assert shape == PaperConfig(69, 150, 7, 8, 16)
         engine = opened(shape)
-        engine.set_values(arrays)
+        engine.load_state_dict(arrays)
         expected = notebook(one_hot(self.codes)).asnumpy()
         got = engine.network(mx.nd.array(self.codes, dtype="uint8")).asnumpy()
         np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -124,34 +124,34 @@ class TestNotebookFiles:
         notebook.save_parameters(str(tmp_path / "n.params"))
         arrays = weights_io.load(tmp_path / "n.params")
         with pytest.raises(UserError, match="do not fit documents of 1014"):
-            weights_io.shape_of(arrays, 69, 1014)
+            weights_io.infer_config(arrays, 69, 1014)
         with pytest.raises(UserError, match="the encoding has 95"):
-            weights_io.shape_of(arrays, 95, 150)
+            weights_io.infer_config(arrays, 95, 150)
 
 
 class TestSettingValues:
     """MXNet 1.9.1 on the CPU: after an inference pass, `set_data` and `load_parameters` leave the old values."""
 
-    batch = pack(
+    batch = pack_batch(
         np.random.default_rng(0).integers(0, 69, (2, 123)).astype(np.uint8), np.arange(2, dtype=np.int32), 2, 2
     )
 
     def test_takes_effect_after_an_inference_pass(self):
         engine, other = opened(), opened()
         doubled = {name: array * 2 for name, array in other.values().items()}
-        other.set_values(doubled)
+        other.load_state_dict(doubled)
         expected = other.logits(self.batch)
         engine.logits(self.batch)
-        engine.set_values(doubled)
+        engine.load_state_dict(doubled)
         np.testing.assert_array_equal(engine.logits(self.batch), expected)
 
     def test_wrong_names_shapes_and_numbers_are_refused(self):
         engine = opened()
-        values = engine.values()
+        values = engine.state_dict()
         for change, what in (
             ({"15.weight": values["0.bias"]}, "do not belong to this network"),
             ({"0.bias": np.zeros(9, np.float32)}, "do not belong to this network"),
             ({"0.bias": np.full(32, np.nan, np.float32)}, "non-finite"),
         ):
             with pytest.raises(UserError, match=what):
-                engine.set_values({**values, **change})
+                engine.load_state_dict({**values, **change})

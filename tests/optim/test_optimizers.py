@@ -6,13 +6,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from crepe_dist.distributed.process_group import World
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.native import library
-from crepe_dist.optim.fixed_point import FIRST, Quanta
-from crepe_dist.optim.optimizers import Optimizer
+from crepe_dist.optim.fixed_point import INITIAL_EXPONENT, FixedPointScales
+from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.parallel.horovod_optimizer import GluonExchange
-from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryExchange
+from crepe_dist.parallel.horovod_optimizer import HorovodOptimizer
+from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 from tests.helpers.optimizers import Reference
 
@@ -40,41 +40,41 @@ def made() -> dict[str, Parameter]:
 
 
 def by_mxnet(options: OptimizerOptions) -> dict[str, np.ndarray]:
-    parameters, optimizer = mx.gluon.ParameterDict(), Optimizer(options)
+    parameters, optimizer = mx.gluon.ParameterDict(), OptimizerSpec(options)
     for name, shape in SHAPES.items():
         parameters.get(name, shape=shape, init="ones")
     parameters.initialize()
-    exchange = GluonExchange(World(), parameters, optimizer, {name: name for name in SHAPES})
+    exchange = HorovodOptimizer(ProcessGroup(), parameters, optimizer, {name: name for name in SHAPES})
     for step in range(STEPS):
         for name, gradient in whole(step).items():
-            parameters[name].grad()[:] = gradient * 2.0**FIRST
+            parameters[name].grad()[:] = gradient * 2.0**INITIAL_EXPONENT
             parameters[name].data()._fresh_grad = True
         exchange._all_reduce(mx.nd.zeros(1), ())
-        exchange.update(0.01, rate(step))
+        exchange.step(0.01, rate(step))
     return {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
 
 
 def by_kernels(options: OptimizerOptions) -> dict[str, np.ndarray]:
     parameters = made()
-    quanta = Quanta(parameters)
-    quanta.restore(np.full(len(SHAPES), FIRST, np.int32))
-    exchange = SharedMemoryExchange(World(), Optimizer(options), quanta)
+    quanta = FixedPointScales(parameters)
+    quanta.load_state_dict(np.full(len(SHAPES), INITIAL_EXPONENT, np.int32))
+    exchange = SharedMemoryOptimizer(ProcessGroup(), OptimizerSpec(options), quanta)
     for step in range(STEPS):
         for name, gradient in whole(step).items():
-            gradients = parameters[name].gradient
+            gradients = parameters[name].grad
             assert gradients is not None
             gradients[:] = gradient
-        quanta.begin(8)
-        quanta.bounds[:] = [2**16] * len(SHAPES)
+        quanta.start_step(8)
+        quanta.sum_bounds[:] = [2**16] * len(SHAPES)
         exchange._all_reduce(0.0, ())
-        exchange.update(0.01, rate(step))
-    return {name: parameter.value for name, parameter in parameters.items()}
+        exchange.step(0.01, rate(step))
+    return {name: parameter.data for name, parameter in parameters.items()}
 
 
 def assert_near(got: dict[str, np.ndarray], options: OptimizerOptions) -> None:
     optimizer = Reference(options, made())
     for step in range(STEPS):
-        optimizer.update({name: each * 2.0**FIRST / 0.01 for name, each in whole(step).items()}, rate(step))
+        optimizer.update({name: each * 2.0**INITIAL_EXPONENT / 0.01 for name, each in whole(step).items()}, rate(step))
     for parameter, values in optimizer.values.items():
         np.testing.assert_allclose(got[parameter], values, rtol=1e-5, atol=1e-6, err_msg=parameter)
         assert np.abs(values - 1).max() > 0.01
@@ -82,9 +82,9 @@ def assert_near(got: dict[str, np.ndarray], options: OptimizerOptions) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("build", library.runnable())
+@pytest.mark.parametrize("build", library.supported_builds())
 def test_our_kernels(build, threads, options, monkeypatch):
-    monkeypatch.setenv(library.SWITCH, build)
+    monkeypatch.setenv(library.KERNELS_ENV, build)
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     assert_near(by_kernels(options), options)
 

@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from crepe_dist import command_runner
-from crepe_dist.distributed.init_process_group import join
-from crepe_dist.optim.fixed_point import Parameter, Quanta
-from crepe_dist.optim.optimizers import Optimizer
-from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryExchange
+from crepe_dist.distributed.init_process_group import init_process_group
+from crepe_dist.optim.fixed_point import FixedPointScales, Parameter
+from crepe_dist.optim.optimizers import OptimizerSpec
+from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
 
 def train() -> None:
-    with join() as world:
+    with init_process_group() as world:
         world.hosts = [[0, 1], [2, 3]]
-        quanta = Quanta({"a": Parameter(np.zeros(3, np.float32))})
-        exchange = SharedMemoryExchange(world, Optimizer(OptimizerOptions(name="sgd")), quanta)
+        quanta = FixedPointScales({"a": Parameter(np.zeros(3, np.float32))})
+        exchange = SharedMemoryOptimizer(world, OptimizerSpec(OptimizerOptions(name="sgd")), quanta)
         exchange._all_reduce(0.0, ())
         if world.rank == int(sys.argv[1]):
             os.kill(os.getpid(), signal.SIGKILL)

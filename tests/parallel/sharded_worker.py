@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import sys
 
-from crepe_dist.distributed.init_process_group import join
+from crepe_dist.distributed.init_process_group import init_process_group
 from crepe_dist.parallel import host_shared_memory
 from tests.parallel import test_sharded_embedding
 
 if __name__ == "__main__":
-    with join() as world:
+    with init_process_group() as world:
         if hosts := json.loads(sys.argv[2]):
             world.hosts = hosts
         else:

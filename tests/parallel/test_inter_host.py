@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crepe_dist.parallel.inter_host import BetweenHosts
+from crepe_dist.parallel.inter_host import InterHostReducer
 
 HOSTS = [[0], [1]]
 ROWS, COLUMNS = 4, 3  # of each owner
@@ -43,7 +43,7 @@ def message(*arrays: Any) -> Any:
     return np.concatenate([head, *(np.asarray(each, np.int32) for each in arrays)])
 
 
-def exchange(answers: list[Any]) -> tuple[BetweenHosts, Table]:
+def exchange(answers: list[Any]) -> tuple[InterHostReducer, Table]:
     """The exchange of rank 0 with a rank 1 that sends these messages."""
     came = iter(answers)
 
@@ -54,7 +54,7 @@ def exchange(answers: list[Any]) -> tuple[BetweenHosts, Table]:
 
     world: Any = SimpleNamespace(rank=0, size=2, all_to_all=all_to_all)
     table: Any = Table()
-    return BetweenHosts(world, HOSTS, [0, 1], np.arange(5, dtype=np.int32), [table]), table
+    return InterHostReducer(world, HOSTS, [0, 1], np.arange(5, dtype=np.int32), [table]), table
 
 
 ASKED = message([0, 1])
@@ -63,7 +63,7 @@ VALUES = np.arange(2 * COLUMNS)
 
 def test_values_arrive():
     between, table = exchange([ASKED, message(VALUES)])
-    between.fetch()
+    between.pull_rows()
     assert table.values.reshape(-1).tolist() == VALUES.tolist()
 
 
@@ -85,19 +85,31 @@ def test_values_arrive():
 def test_wrong_counts_are_told(answers, error):
     between, table = exchange(answers)
     with pytest.raises(RuntimeError, match=error):
-        between.fetch()
+        between.pull_rows()
     assert not table.values.any()
 
 
 @pytest.mark.parametrize(
     ("work", "answer", "error"),
     [
-        (lambda between: between.gather(Table(), [np.zeros((8, 3), np.int32)], [0]), message([1]), "not .* lengths 12"),
-        (lambda between: between.gather(Table(), [np.zeros((8, 3), np.int32)], [1]), message([1]), "not no arrays"),
-        (lambda between: between.add(), message([1, 2, 3]), "lengths 3 to rank 0 as gradients, not .* lengths 3, any"),
+        (
+            lambda between: between.gather_rows(Table(), [np.zeros((8, 3), np.int32)], [0]),
+            message([1]),
+            "not .* lengths 12",
+        ),
+        (
+            lambda between: between.gather_rows(Table(), [np.zeros((8, 3), np.int32)], [1]),
+            message([1]),
+            "not no arrays",
+        ),
+        (
+            lambda between: between.all_reduce(),
+            message([1, 2, 3]),
+            "lengths 3 to rank 0 as gradients, not .* lengths 3, any",
+        ),
     ],
     ids=["too few rows", "rows for nobody", "no sums of rows"],
-)  # fmt: skip
+)
 def test_other_messages_are_counted_too(work: Any, answer: Any, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     between, _ = exchange([answer])
     monkeypatch.setattr(Table, "sum_kept", lambda table: None, raising=False)
@@ -110,4 +122,4 @@ def test_lengths_beyond_32_bits_are_kept():
     head = np.array([1, 1 << 33], np.int64).view(np.int32)
     between, _ = exchange([ASKED, head])
     with pytest.raises(RuntimeError, match="a message of 4 words does not hold"):
-        between.fetch()
+        between.pull_rows()

@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crepe_dist.data.batch import pack
-from crepe_dist.data.loader import share
-from crepe_dist.distributed.process_group import World
-from crepe_dist.distributed.signals import Vote
+from crepe_dist.data.batch import pack_batch
+from crepe_dist.data.loader import shard_range
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.distributed.signals import StepAction
 from crepe_dist.errors import UserError
-from crepe_dist.model.loss import PLAIN
+from crepe_dist.model.loss import DEFAULT_LOSS
 from crepe_dist.native import library
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.parallel.distributed_optimizer import Outcome
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.runs import resume_state
-from crepe_dist.runs.resume_state import Progress
+from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.settings.options import OptimizerOptions
-from crepe_dist.training.state_saver import restore, snapshot
+from crepe_dist.training.state_saver import capture_state, restore
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
 from tests.helpers.engines import TrainingStep, best, floating, initial, whole_gradients
@@ -34,9 +34,9 @@ from tests.helpers.optimizers import Reference
 from tests.helpers.programs import program, supervised
 
 DOCUMENTS = 19  # three groups of documents that Crepe keeps together, the last one smaller
-TABLE = NGramShape(69, 40, 3, 3, 1 << 12, 36, 1 << 10)
-WIDE = NGramShape(69, 12, 700, 2, 300, 36, 75)  # records of many cache lines, no whole words of buckets
-CREPE = CrepeShape(69, 24, 3, 3, 1 << 12, 36, 1 << 10, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
+TABLE = NGramConfig(69, 40, 3, 3, 1 << 12, 36, 1 << 10)
+WIDE = NGramConfig(69, 12, 700, 2, 300, 36, 75)  # records of many cache lines, no whole words of buckets
+CREPE = CrepeConfig(69, 24, 3, 3, 1 << 12, 36, 1 << 10, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
 BOTH = pytest.mark.parametrize("shape", [TABLE, CREPE], ids=["n-grams", "crepe"])
 OPTIMIZERS = [
     OptimizerOptions(name="adam", weight_decay=0.0),
@@ -45,10 +45,10 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.fixture(params=library.runnable())
+@pytest.fixture(params=library.supported_builds())
 def _build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute with each build of the kernels that this processor can run."""
-    monkeypatch.setenv(library.SWITCH, request.param)
+    monkeypatch.setenv(library.KERNELS_ENV, request.param)
 
 
 each_build = pytest.mark.usefixtures("_build")
@@ -63,18 +63,18 @@ class DenseExchange:
         self.clip_norm = options.clip_norm
 
     def all_reduce(self, loss, batch):
-        overflowed = not self.quanta.fit([self.quanta.bounds[:]])
-        return Outcome(batch.step, batch.documents, loss, Vote.GO_ON, overflowed=overflowed)
+        overflowed = not self.quanta.update_scales([self.quanta.sum_bounds[:]])
+        return StepResult(batch.step, batch.global_batch_size, loss, StepAction.CONTINUE, needs_recompute=overflowed)
 
-    def update(self, documents, learning_rate):
+    def step(self, documents, learning_rate):
         gradients = {name: each.astype(float) / documents for name, each in floating(self.quanta).items()}
         norm = sum((each**2).sum() for each in gradients.values()) ** 0.5
         factor = min(1, self.clip_norm / norm) if self.clip_norm else 1
         self.optimizer.update({name: factor * each for name, each in gradients.items()}, learning_rate)
         for name, values in self.optimizer.values.items():
-            self.quanta.parameters[name].value[:] = values
+            self.quanta.parameters[name].data[:] = values
 
-    def flush(self):
+    def synchronize(self):
         """Nothing: all rows are up to date."""
 
 
@@ -86,49 +86,49 @@ class Training:
     """
 
     def __init__(self, shape, optimizer=OPTIMIZERS[0], *, sparse=True, clip_norm=0.5, world=None):
-        self.shape, self.world = shape, world or World()
+        self.shape, self.world = shape, world or ProcessGroup()
         optimizer = replace(optimizer, clip_norm=clip_norm)
         network = initial(shape)
-        for name in shape.counted:
+        for name in shape.buffers:
             network.values[name][:] = np.arange(shape.buckets) % 5 == 0
         self.engine = network.opened(best())
         self.exchange = (
-            self.engine.open_exchange(self.world, optimizer, DOCUMENTS)
+            self.engine.create_optimizer(self.world, optimizer, DOCUMENTS)
             if sparse
             else DenseExchange(self.engine, optimizer)
         )
         exchange: Any = self.exchange
         self.step = TrainingStep(self.engine, exchange)
-        self.rate = 0.002 if shape.multiplies else 0.02
+        self.rate = 0.002 if shape.is_matmul_bound else 0.02
 
     def batch(self, number):
         """Make a batch with characters of its own, so that most rows are not touched for many steps."""
-        generator, size, group = np.random.default_rng(number), self.world.size, self.engine.group_size
+        generator, size, group = np.random.default_rng(number), self.world.size, self.engine.reduction_group
         first = number % 16 * 4
         codes = generator.integers(first, first + 5, (DOCUMENTS, self.shape.feature_len)).astype(np.uint8)
-        labels = generator.integers(0, self.shape.classes, DOCUMENTS).astype(np.int32)
-        start, stop = share(0, DOCUMENTS, self.world.rank, size, group)
-        _, most = share(0, DOCUMENTS, 0, size, group)
-        return pack(codes[start:stop], labels[start:stop], most, DOCUMENTS, start)
+        labels = generator.integers(0, self.shape.num_classes, DOCUMENTS).astype(np.int32)
+        start, stop = shard_range(0, DOCUMENTS, self.world.rank, size, group)
+        _, most = shard_range(0, DOCUMENTS, 0, size, group)
+        return pack_batch(codes[start:stop], labels[start:stop], most, DOCUMENTS, start)
 
     def steps(self, first, last):
         for number in range(first, last):
-            assert self.step(self.batch(number), number + 1, self.rate if number < 30 else self.rate / 2).finite
+            assert self.step(self.batch(number), number + 1, self.rate if number < 30 else self.rate / 2).is_finite
         return self
 
     def save(self):
-        return snapshot(self._run())
+        return capture_state(self._run())
 
     def restore(self, saved):
         restore(saved, self._run())
         return self
 
     def _run(self) -> Any:
-        return SimpleNamespace(engine=self.engine, optimizer=self.exchange, progress=Progress(), world=self.world)
+        return SimpleNamespace(engine=self.engine, optimizer=self.exchange, progress=TrainerState(), group=self.world)
 
     def values(self):
-        self.exchange.flush()
-        return {name: self.engine.values()[name].copy() for name in self.shape.parameter_shapes()}
+        self.exchange.synchronize()
+        return {name: self.engine.state_dict()[name].copy() for name in self.shape.parameter_shapes()}
 
     def digest(self):
         return hashlib.sha256(b"".join(each.tobytes() for each in self.values().values())).hexdigest()
@@ -162,12 +162,12 @@ def test_the_same_bits_for_any_number_of_threads(shape, monkeypatch):
 
 def test_builds_with_a_fused_multiply_add_agree_in_float32(monkeypatch):
     """That for AMX was not tried; its float32 is the code of AVX512."""
-    builds = [name for name in library.runnable() if name in ("avx512_bf16", "avx512", "avx2")]
+    builds = [name for name in library.supported_builds() if name in ("avx512_bf16", "avx512", "avx2")]
     if len(builds) < 2:
         pytest.skip("this processor has fewer than two of the builds")
     found = set()
     for build in builds:
-        monkeypatch.setenv(library.SWITCH, build)
+        monkeypatch.setenv(library.KERNELS_ENV, build)
         found.add(Training(CREPE).steps(0, 10).digest())
     assert len(found) == 1
 
@@ -181,15 +181,15 @@ def test_a_restored_table_goes_on_with_the_same_bits(optimizer, flushed, shape):
     for training in (whole, first):
         training.steps(0, 20)
         if flushed:
-            training.exchange.flush()
+            training.exchange.synchronize()
     saved = first.save()
-    for name in shape.tables:
+    for name in shape.sparse_parameters:
         assert flushed == all(f"{name}.{array}" not in saved.optimizer for array in ("updated", "drift"))
     second.restore(saved)
     assert second.steps(20, 40).digest() == whole.steps(20, 40).digest()
 
 
-ROWS, VALUES = (TABLE.buckets,), (TABLE.buckets, TABLE.classes)
+ROWS, VALUES = (TABLE.buckets,), (TABLE.buckets, TABLE.num_classes)
 
 
 @needs_kernels
@@ -227,27 +227,27 @@ def train_together(world, shape):
     """Train with a save and a restoration in the middle, then with a gradient that is not finite."""
     if saved := Training(shape, world=world).steps(0, 6).save():
         resume_state.save(Path("state"), saved)
-    world.gather(0, "saved")
+    world.all_gather_object(0, "saved")
     found: Any = resume_state.load_newest(Path("state"))
     training = Training(shape, world=world).restore(found.snapshot).steps(6, 12)
     digest = training.digest()
-    assert world.gather(digest, "digest") == [digest] * world.size
+    assert world.all_gather_object(digest, "digest") == [digest] * world.size
     loss = large_loss(training)
     culprit = min(world.size, 3) - 1  # Crepe gives a fourth rank no documents
     if world.rank == culprit:
         weigh(training.engine, 3e38)  # gradients are infinite
     outcome = training.step.sum(training.batch(12), 13)
-    assert outcome.bad_gradients == (culprit,), outcome
+    assert outcome.nonfinite_grad_ranks == (culprit,), outcome
     if world.is_root:
-        print("summed by", training.exchange.by)
+        print("summed by", training.exchange.reduce_backend)
         print("parameters", digest)
         print("loss", loss)
 
 
 def weigh(engine, weight):
     """Weigh all classes."""
-    weights = np.full(engine.shape.classes, weight, np.float32)
-    constants = ctypes.byref(PLAIN.constants)
+    weights = np.full(engine.shape.num_classes, weight, np.float32)
+    constants = ctypes.byref(DEFAULT_LOSS.constants)
     engine._kernels.call("crepe_set_loss", constants, weights.ctypes.data, len(weights))
 
 
@@ -283,7 +283,7 @@ def test_a_flushed_table_has_numbers_of_half_precision():
     values = (generator.standard_normal(VALUES) * sizes).astype(np.float32)
     values[:2, :3] = [[2**-24, 2**-25, -(2**-14)], [65504, -65505, 0]]
     training.engine.parameters["weight"].value[:] = values
-    training.exchange = training.engine.open_exchange(World(), OPTIMIZERS[0], DOCUMENTS)
+    training.exchange = training.engine.create_optimizer(ProcessGroup(), OPTIMIZERS[0], DOCUMENTS)
     step = TrainingStep(training.engine, training.exchange)
     step(training.batch(0), 1, 0.0)
     found = training.values()["weight"]

@@ -37,12 +37,12 @@ def test_sums_are_right_and_the_same_bits_everywhere(tmp_path):
 @pytest.mark.parametrize("largest", [2**15 - 1, 2**15, 2**31 - 1])
 def test_whole_numbers_of_any_size_travel(largest):
     numbers = np.random.default_rng(0).integers(-largest - 1, largest, 1001).astype(np.int32)
-    message = inter_host.shortened(numbers)
-    assert (inter_host.widened(message, 1001) == numbers).all()
+    message = inter_host.pack_int16(numbers)
+    assert (inter_host.unpack_int16(message, 1001) == numbers).all()
     assert len(message) == 501 + np.count_nonzero(abs(numbers.astype(np.int64)) >= 2**15)
     for wrong in (message[:-1], np.append(message, np.int32(0))):
         with pytest.raises(RuntimeError):
-            inter_host.widened(wrong, 1001)
+            inter_host.unpack_int16(wrong, 1001)
 
 
 def test_where_one_process_cannot_share_all_use_horovod(tmp_path):
@@ -60,14 +60,14 @@ def test_memory_that_cannot_be_shared_is_given_back(tmp_path, monkeypatch, file,
     monkeypatch.setattr(host_shared_memory, "FOLDER", tmp_path)
     ranks: Any = SimpleNamespace(rank=0, gather=gather)
     before = os.listdir("/proc/self/fd")  # an open file keeps its memory, even if it is removed
-    assert host_shared_memory.share_memory(ranks, [0, 1], 1 << 20) is None
+    assert host_shared_memory.open_shared(ranks, [0, 1], 1 << 20) is None
     assert os.listdir("/proc/self/fd") == before
     assert not list(tmp_path.iterdir())
 
 
 def test_processes_with_gpus_are_watched_without_kernels_for_cpus(monkeypatch):
     monkeypatch.setenv("CREPE_DIST_KERNELS", "none")
-    host_shared_memory.private_memory(1 << 12).check()
+    host_shared_memory.allocate_private(1 << 12).check_peers_alive()
 
 
 @needs_kernels

@@ -15,23 +15,26 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.text_preprocessing import UNIT, VALUES, Composition, stored
+from crepe_dist.data.text_preprocessing import FEATURE_CODE_POINTS, FIELD_SEPARATOR, TextPreprocessor, stored
 from crepe_dist.exporting import crepe_runtime, exporter
 from crepe_dist.predicting.dataframe import predict_frame
 from crepe_dist.predicting.input_reader import TextFlags
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.prediction import UNKNOWN
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.serving.requests import Question
 
-RED = VALUES.start + 1
+RED = FEATURE_CODE_POINTS.start + 1
 PIECES = [
-    "a", "Zoë", "日本", " ", "\t", UNIT, "\0", "<b>", "</b>", "<p>", "<script>", "</script>", "<", "&", ";", "&amp;",
-    "&nbsp;", f"&#{RED};", f"&#x{RED:X};", f"&#{RED}", f"&amp;#{RED};", f"&amp;amp;#{RED};", f"&#{ord(UNIT)};", "&#0;",
-    "&#xD800;", "&#x110000;", chr(RED), chr(VALUES.stop - 1), f"red{UNIT}7", "=1+1", "'@D", "&lt;b&gt;", "\ufeff",
+    "a", "Zoë", "日本", " ", "\t", FIELD_SEPARATOR, "\0", "<b>", "</b>", "<p>", "<script>", "</script>",
+    "<", "&", ";", "&amp;",
+    "&nbsp;", f"&#{RED};", f"&#x{RED:X};", f"&#{RED}", f"&amp;#{RED};", f"&amp;amp;#{RED};",
+    f"&#{ord(FIELD_SEPARATOR)};", "&#0;",
+    "&#xD800;", "&#x110000;", chr(RED), chr(FEATURE_CODE_POINTS.stop - 1), f"red{FIELD_SEPARATOR}7",
+    "=1+1", "'@D", "&lt;b&gt;", "\ufeff",
 ]  # fmt: skip
-VALUE = ["red", "blue", "", "green", f"&#{RED};", chr(RED), f"red{UNIT}", "<b>red</b>"]
+VALUE = ["red", "blue", "", "green", f"&#{RED};", chr(RED), f"red{FIELD_SEPARATOR}", "<b>red</b>"]
 CASES = [(strip, beside) for strip in (True, False) for beside in (True, False)]
 
 
@@ -69,7 +72,7 @@ def models(tmp_path_factory):
         of = data(strip, beside)
         about = {"reading": of.manifest["reading"]}
         engine: Any = Recording(2)
-        return Predictor(engine, of.encoding, of.classes, composition=of.composition, about=about)
+        return Predictor(engine, of.encoding, of.classes, composition=of.composition, metadata=about)
 
     return model
 
@@ -105,13 +108,13 @@ def readings(model, table, folder):
         for record in records
     )
     found["serve"] = [asked(model, question.all_texts(model.composition))[0] for question in questions]
-    prepare_labelled(model, table, folder, Reading())
+    prepare_labelled(model, table, folder, ReadOptions())
     data = open_dataset(folder / "data", trains=False)
     split = data.splits["test"]
-    of_line = {int(line): row for row, line in enumerate(split.origins[:, 1])}
+    of_line = {int(line): row for row, line in enumerate(split.source_rows[:, 1])}
     places = [of_line.get(number) for number in range(1, len(frame) + 1)]
-    found["evaluate"] = [None if row is None else bytes(split.codes(np.array([row]))[0]) for row in places]
-    again = [None if row is None else model.composition.of_stored.text(split.text(row)) for row in places]
+    found["evaluate"] = [None if row is None else bytes(split.char_ids(np.array([row]))[0]) for row in places]
+    again = [None if row is None else model.composition.without_html_stripping.text(split.text(row)) for row in places]
     found["stored"] = [None if text is None else bytes(model.encoding.encode([text])[0]) for text in again]
     (source := folder / "runtime.py").write_text(
         Path(crepe_runtime.__file__).read_text(encoding="utf-8") + exporter._markup_source(model)
@@ -149,7 +152,8 @@ def test_all_readers_give_the_same_codes(models, strip, beside, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", [f"&#{RED};", f"&#x{RED:X};", f"a &amp;<b>&#{RED}</b>", chr(RED), f"a{UNIT}red{UNIT}7"]
+    "text",
+    [f"&#{RED};", f"&#x{RED:X};", f"a &amp;<b>&#{RED}</b>", chr(RED), f"a{FIELD_SEPARATOR}red{FIELD_SEPARATOR}7"],
 )
 def test_no_text_has_the_codes_of_a_value(models, text):
     model = models(True, True)
@@ -160,13 +164,18 @@ def test_no_text_has_the_codes_of_a_value(models, text):
     assert forged.problem == ("" if text.startswith("a") else UNKNOWN)  # values do not count as known characters
     assert value.problem == ""
     characters = {
-        chr(start + number) for column, start in model.composition.places() for number in range(1, column.size)
+        chr(start + number)
+        for column, start in model.composition.code_point_ranges()
+        for number in range(1, column.size)
     }
     values = {model.encoding.alphabet.index(character) for character in characters}
     assert [values.isdisjoint(codes) for codes in model.engine.codes] == [True, False]
 
 
 def test_double_escaped_entities_are_resolved_once():
-    row = f"&amp;#{RED};{UNIT}&#{RED};"
-    assert stored(row, True) == f"&#{RED};{UNIT}&#{RED};"
-    assert Composition(strip_html=True).of_stored.text(stored(row, True).split(UNIT)[0]) == f"&#{RED};"
+    row = f"&amp;#{RED};{FIELD_SEPARATOR}&#{RED};"
+    assert stored(row, True) == f"&#{RED};{FIELD_SEPARATOR}&#{RED};"
+    assert (
+        TextPreprocessor(strip_html=True).without_html_stripping.text(stored(row, True).split(FIELD_SEPARATOR)[0])
+        == f"&#{RED};"
+    )

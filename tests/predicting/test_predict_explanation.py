@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.predicting.occlusion import Explanation, occlude
 from crepe_dist.predicting.output_formats import explained
 from crepe_dist.predicting.prediction import Prediction
@@ -17,7 +17,7 @@ from crepe_dist.reports import explanation as report
 
 def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
     """Explain a network whose log-odds are the number of occurrences of a character."""
-    encoding = Encoding(mode, length, **more)
+    encoding = CharEncoder(mode, length, **more)
 
     def logits(codes):
         assert len(codes) <= at_once
@@ -26,7 +26,7 @@ def explain(text, mode="paper", length=20, of="q", at_once=7, **more):
 
     scores, words = occlude(text, encoding, logits, at_once, 1)
     prediction = Prediction("yes", 0.75, (("yes", 0.75), ("no", 0.25)), 3)
-    return Explanation(text, "yes", prediction, encoding.unread(text), tuple(scores), tuple(words))
+    return Explanation(text, "yes", prediction, encoding.truncated_range(text), tuple(scores), tuple(words))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_words_as_far_as_they_are_read():
 
 
 def test_a_rare_character_is_explained_by_both_its_codes():
-    encoding = Encoding("paper", 8, None, "ab ", "\u8bed\u8cea")
+    encoding = CharEncoder("paper", 8, None, "ab ", "\u8bed\u8cea")
     text = "a\u8bed\u8cea b\u8cea"
-    assert encoding.positions(text).tolist() == [5, 5, 4, 3, 2, 1, 1, 0]  # from the end; the seam is in the middle
-    assert encoding.positions("\u8bed" * 5).tolist() == [4, 4, 3, 3, 1, 1, 0, 0]
-    assert Encoding("notebook", 3, None, "ab ", "\u8bed").positions(text).tolist() == [0, 1, 1]
+    assert encoding.offset_mapping(text).tolist() == [5, 5, 4, 3, 2, 1, 1, 0]  # from the end; the seam is in the middle
+    assert encoding.offset_mapping("\u8bed" * 5).tolist() == [4, 4, 3, 3, 1, 1, 0, 0]
+    assert CharEncoder("notebook", 3, None, "ab ", "\u8bed").offset_mapping(text).tolist() == [0, 1, 1]
     (codes,) = encoding.encode([text])
 
     def logits(rows):
@@ -77,7 +77,7 @@ def test_a_rare_character_is_explained_by_both_its_codes():
         return np.stack([alike, np.zeros(len(rows))], axis=1).astype(np.float32)  # reads the last character alone
 
     scores, _ = occlude(text, encoding, logits, 4, 0)
-    assert encoding.unread(text) == range(2, 3)
+    assert encoding.truncated_range(text) == range(2, 3)
     assert [score != 0 for score in scores] == [False] * 5 + [True]
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.input_reader import Input, open_inputs
-from crepe_dist.predicting.output_formats import answers, json_record
+from crepe_dist.predicting.input_reader import InputRow, open_inputs
+from crepe_dist.predicting.output_formats import create_formatter, json_record
 from crepe_dist.predicting.prediction import Prediction
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.sources import ReadOptions
 
 
 def rows(path, kind=None, reading=None, *, keep=False):
@@ -52,35 +52,37 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     found = {}
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         for needed in (True, False):
-            found[name] = rows(tmp_path / name, None, Reading(None, "auto", Wanted(id="ticket", needs_id=needed)))
-        without = rows(tmp_path / name, None, Reading(columns=Wanted(id="no", needs_id=False)))
+            found[name] = rows(
+                tmp_path / name, None, ReadOptions(None, "auto", ColumnSpec(id="ticket", id_required=needed))
+            )
+        without = rows(tmp_path / name, None, ReadOptions(columns=ColumnSpec(id="no", id_required=False)))
         assert (without[0].text, without[0].id) == ("one", "")
         with pytest.raises(UserError, match="has no column 'no'"):
-            rows(tmp_path / name, None, Reading(columns=Wanted(id="no")))
+            rows(tmp_path / name, None, ReadOptions(columns=ColumnSpec(id="no")))
     assert {name: [row.id for row in each] for name, each in found.items()} == {
         "a.csv": ["007", "008"], "a.jsonl": ["7", ""], "a.parquet": ["7", "8"],
     }  # fmt: skip
     prediction = Prediction("b", 0.75, (("b", 0.75), ("c", 0.25)), 3)
     one, two = found["a.csv"]
-    assert answers("text", None, 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
+    assert create_formatter("text", None, 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
     assert (
-        answers("text", None, 2).line(two, Prediction("", 0.0, (), 0, two.problem))
+        create_formatter("text", None, 2).line(two, Prediction("", 0.0, (), 0, two.problem))
         == "not classified: line 3 (008): empty text"
     )
     line = {"line": 2, "id": "007", **json.loads(json_record(prediction, 2))}
-    assert answers("jsonl", None, 2).line(one, prediction) == json.dumps(line)
+    assert create_formatter("jsonl", None, 2).line(one, prediction) == json.dumps(line)
     (tmp_path / "a.txt").write_text("one\n")
     with pytest.raises(UserError, match="has no columns, and so no id"):
-        rows(tmp_path / "a.txt", None, Reading(columns=Wanted(id="ticket")))
+        rows(tmp_path / "a.txt", None, ReadOptions(columns=ColumnSpec(id="ticket")))
 
 
 def test_parquet_with_all_its_columns(tmp_path):
     table = pa.table({"id": [1, 2, 3], "text": ["one", None, "three"], "when": pa.array([1.5, 2.5, None])})
     pq.write_table(table, tmp_path / "a.parquet")
     assert rows(tmp_path / "a.parquet", keep=True) == [
-        Input(1, "one", "", ("1", "one", "1.5")),
-        Input(2, "", "empty text", ("2", "", "2.5")),
-        Input(3, "three", "", ("3", "three", "")),
+        InputRow(1, "one", "", ("1", "one", "1.5")),
+        InputRow(2, "", "empty text", ("2", "", "2.5")),
+        InputRow(3, "three", "", ("3", "three", "")),
     ]
 
 
@@ -93,12 +95,14 @@ def test_columns_of_json_lines_become_cells(tmp_path):
 
 def test_columns_are_chosen_as_in_training(tmp_path):
     (tmp_path / "a.csv").write_text("label,headline,story\nx,T,S\n")
-    reading = Reading(columns=Wanted(texts=("headline", "story")))
+    reading = ReadOptions(columns=ColumnSpec(texts=("headline", "story")))
     assert [row.text for row in rows(tmp_path / "a.csv", reading=reading)] == ["T | S"]
-    assert [row.text for row in rows(tmp_path / "a.csv", reading=Reading(header="yes"))] == ["T | S"]  # not the label
+    assert [row.text for row in rows(tmp_path / "a.csv", reading=ReadOptions(header="yes"))] == [
+        "T | S"
+    ]  # not the label
     (tmp_path / "c.csv").write_text("label,headline,story,note\nx,T,S,N\n")
     with pytest.raises(UserError, match="which column is the text") as caught:
-        rows(tmp_path / "c.csv", reading=Reading(header="yes"))
+        rows(tmp_path / "c.csv", reading=ReadOptions(header="yes"))
     assert "--text-column" in caught.value.remedy
     # The label of the paper's files would be taken for a text, if all columns were.
     (tmp_path / "b.csv").write_text("1,T,S\n2,T,S\n")
@@ -113,7 +117,7 @@ def test_columns_are_chosen_as_in_training(tmp_path):
 def test_rows_of_a_pipe_come_as_they_are_written(kind, header, records):
     reader, writer = os.pipe()
     os.write(writer, records[0])  # nothing else: to wait for more would be for ever
-    groups = iter(open_inputs(f"/dev/fd/{reader}", kind, Reading(header=header)))
+    groups = iter(open_inputs(f"/dev/fd/{reader}", kind, ReadOptions(header=header)))
     assert [row.text for row in next(groups)] == ["one"]
     rest = threading.Thread(target=_write_later, args=(writer, records[1]))
     rest.start()
@@ -140,19 +144,21 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
         os.write(writer, content[:pause])
         rest = threading.Thread(target=_write_later, args=(writer, content[pause:]))
         rest.start()
-        assert rows(f"/dev/fd/{reader}", "csv", Reading(header="yes")) == expected, pause
+        assert rows(f"/dev/fd/{reader}", "csv", ReadOptions(header="yes")) == expected, pause
         rest.join()
         os.close(reader)
 
 
 def test_answers_in_csv_keep_their_width():
-    told = answers("csv", 2, classes=3, columns=("id", "text"))
+    told = create_formatter("csv", 2, classes=3, columns=("id", "text"))
     prediction = Prediction("a,b", 0.75, (("a,b", 0.75), ("=c", 0.25), ("d", 0.0)), 1)
     assert told.header == (
         "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,characters_cut,problem\n"
     )
-    assert told.line(Input(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,\'=c,0.250000,0,'
-    assert told.line(Input(3, ""), Prediction("", 0.0, (), 0, "wrong columns: 1")) == ",,,,,,,line 3: wrong columns: 1"
+    assert told.line(InputRow(2, "x\ry", "", ("1", "x\ry")), prediction) == '1,"x\ry","a,b",0.750000,\'=c,0.250000,0,'
+    assert (
+        told.line(InputRow(3, ""), Prediction("", 0.0, (), 0, "wrong columns: 1")) == ",,,,,,,line 3: wrong columns: 1"
+    )
 
 
 FORMULAS = ["=cmd|' /C calc'!A0", '+HYPERLINK("http://x")', "@SUM(1)", "\t=1", "\rx", " =1+1", "'=1", "\uff1d1"]
@@ -163,7 +169,7 @@ PLAIN = ["", "a = b", "-5", "+3.5e-7", "- 1,000", "+", " - ", "'tis", "-12 %"]
 def test_cells_that_a_spreadsheet_would_compute(text):
     cell = files.cell(text)
     assert cell == (text if text in PLAIN else f"'{text}")
-    assert files.original(cell) == text
+    assert files.unescape_cell(cell) == text
 
 
 FASTTEXT = "__label__a __label__b the text\n\n__label__a of\tthree lines\nno label\n"

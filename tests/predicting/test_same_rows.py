@@ -14,7 +14,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.predicting.input_reader import TextFlags
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.preparing.sources import Reading
+from crepe_dist.preparing.sources import ReadOptions
 
 ROWS = [(("rot", "grün")[n % 2], f"Grüße, „Päckchen“ {n} im Wörterbuch", f"T{n}") for n in range(40)]
 TABLE = pd.DataFrame(ROWS, columns=["label", "text", "ticket"])
@@ -58,7 +58,7 @@ def model_of(data) -> Predictor:
     engine: Any = None
     about = {"reading": data.manifest["reading"]}
     return Predictor(
-        engine, data.encoding, data.classes, composition=data.composition, about=about, id=data.manifest["id"]
+        engine, data.encoding, data.classes, composition=data.composition, metadata=about, id=data.manifest["id"]
     )
 
 
@@ -71,7 +71,7 @@ def check(place, name: str, model: Predictor, expected, **flags) -> None:
     """Compare what ``evaluate`` and ``predict`` read with the expected rows."""
     folder = place / "evaluated"
     folder.mkdir()
-    prepare_labelled(model, str(place / name), folder, Reading(encoding=flags.get("encoding")))
+    prepare_labelled(model, str(place / name), folder, ReadOptions(encoding=flags.get("encoding")))
     assert scored_rows(open_dataset(folder / "data", trains=False)) == expected
     rows = [row for group in TextFlags(**flags).opened(str(place / name), model) for row in group]
     assert [(row.text, row.id, row.problem) for row in rows] == [(text, id_, "") for _, text, id_ in expected]
@@ -108,7 +108,7 @@ def test_json_lines_without_a_suffix_are_utf_8(place):
     (place / "rows").write_bytes(FILES["rows.jsonl"])
     folder = place / "evaluated"
     folder.mkdir()
-    prepare_labelled(model, str(place / "rows"), folder, Reading())
+    prepare_labelled(model, str(place / "rows"), folder, ReadOptions())
     assert scored_rows(open_dataset(folder / "data", trains=False)) == ROWS
 
 

@@ -32,7 +32,7 @@ def test_the_mean_logits_of_windows_answer_by_their_known_characters(model, monk
         known = [len(window.replace(" ", "")) for window in windows]
         logits = np.average(predictor.logits(predictor.encoding.encode(windows)), axis=0, weights=known)[None]
         shares = predictor.probabilities(logits)[0]
-        assert [answer.share(name) for name in predictor.classes] == pytest.approx(shares.tolist(), abs=1e-6)
+        assert [answer.probability_of(name) for name in predictor.classes] == pytest.approx(shares.tolist(), abs=1e-6)
         assert answer.read == len(text.replace(" ", ""))
     monkeypatch.setattr("crepe_dist.predicting.predictor.BATCH_SIZE", 3)
     assert [predictor.predict([text], windows=True)[0] for text in TEXTS] == whole
@@ -42,7 +42,7 @@ def test_the_mean_logits_of_windows_answer_by_their_known_characters(model, monk
 def test_a_filter_keeps_rows_with_their_columns(model, tmp_path, printed_by, monkeypatch, capfd, least):
     monkeypatch.chdir(tmp_path)
     pd.DataFrame({"id": range(len(TEXTS)), "text": TEXTS}).to_csv("in.csv", index=False)
-    shares = [each.share(CLASSES[0]) for each in crepe_dist.load(model).predict(TEXTS, windows=True)]
+    shares = [each.probability_of(CLASSES[0]) for each in crepe_dist.load(model).predict(TEXTS, windows=True)]
     kept = [row for row, share in enumerate(shares) if share >= least or row in (1, 6)]
     assert len(kept) == 8 if least == 0 else len(kept) < 8
     flags = ["--file", "in.csv", "--windows", "--score-class", CLASSES[0], "--min-score", str(least), "--out"]

@@ -10,9 +10,9 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.open_source import open_source
-from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.sources import ReadOptions, find_sources
 from tests.conftest import write_frame
 
 KINDS = ("csv", "tsv", "jsonl", "parquet", "xlsx")
@@ -34,10 +34,10 @@ def products(rows: int = 90) -> pd.DataFrame:
 def reads(frame, path, **columns):
     opened = open_source(
         find_sources([str(write_frame(frame, path))])[0],
-        Reading(header="yes" if "wording" in frame else "auto", columns=Wanted(**columns)),
+        ReadOptions(header="yes" if "wording" in frame else "auto", columns=ColumnSpec(**columns)),
     )
     opened.file.close()
-    return opened.reads, opened.hint
+    return opened.columns_description, opened.hint
 
 
 @pytest.mark.parametrize("names", [["title", "category", "price"], ["category", "price", "title", "added"], None])
@@ -70,8 +70,8 @@ def test_numbers_are_no_text(tmp_path, values):
         assert "numbers" in caught.value.why
         assert reads(frame, tmp_path / f"a.{kind}", texts=("size",))[0] == "label: label, text: size"
     (tmp_path / "b.csv").write_text("x,3.5,fine film\ny,4.5,bad film\n" * 9)
-    opened = open_source(find_sources([str(tmp_path / "b.csv")])[0], Reading())
-    assert opened.reads == "label: column 1, text: column 3"
+    opened = open_source(find_sources([str(tmp_path / "b.csv")])[0], ReadOptions())
+    assert opened.columns_description == "label: column 1, text: column 3"
     assert opened.hint == "not read: column 2; to read them beside the text: --number 2"
 
 
@@ -80,8 +80,8 @@ def test_decimal_commas_are_named(tmp_path):
         {"label": ["a", "b"] * 30, "text": ["some words", "others"] * 30, "price": ["1.048,79", "9,5"] * 30}
     )
     frame.to_csv(tmp_path / "a.csv", sep=";", index=False)
-    opened = open_source(find_sources([str(tmp_path / "a.csv")])[0], Reading())
-    assert opened.reads == "label: label, text: text, separated by ';'"
+    opened = open_source(find_sources([str(tmp_path / "a.csv")])[0], ReadOptions())
+    assert opened.columns_description == "label: label, text: text, separated by ';'"
     assert opened.hint == "not read: price; --number price needs decimal points, such as 1048.79"
 
 
@@ -89,7 +89,7 @@ def test_only_a_table_without_a_header_asks_for_one(tmp_path):
     for header, is_asked in (("label,text\n", False), ("", True)):
         (tmp_path / "a.csv").write_text(header + "x,fine film\ny,bad film\n" * 9)
         with pytest.raises(UserError, match="has no column 'txt'") as caught:
-            open_source(find_sources([str(tmp_path / "a.csv")])[0], Reading(columns=Wanted("1", ("txt",))))
+            open_source(find_sources([str(tmp_path / "a.csv")])[0], ReadOptions(columns=ColumnSpec("1", ("txt",))))
         assert ("--header" in caught.value.remedy) == is_asked
 
 

@@ -15,7 +15,16 @@ from pydantic import ValidationError
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.text_preprocessing import EMPTY, UNIT, UNREAD, VALUES, Column, Composition, category, with_values
+from crepe_dist.data.text_preprocessing import (
+    EMPTY,
+    FEATURE_CODE_POINTS,
+    FIELD_SEPARATOR,
+    UNKNOWN_CHARACTER,
+    FeatureColumn,
+    TextPreprocessor,
+    category,
+    with_values,
+)
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.predicting.prediction import UNKNOWN
@@ -28,12 +37,17 @@ from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import QUICK, train
 
 BESIDE: Any = {"category": "colour", "number": "amount"}
-COLUMNS = Composition(("text",), True, (Column("colour", ("red", "blue")), Column("amount", edges=(0.0, 10.0))))
+COLUMNS = TextPreprocessor(
+    ("text",), True, (FeatureColumn("colour", ("red", "blue")), FeatureColumn("amount", edges=(0.0, 10.0)))
+)
 WORDS = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "lambda", "theta", "zeta"]
 
 
 def characters(*numbers):
-    return "".join(f"{UNREAD}{number if number == UNREAD else chr(VALUES.start + number)}" for number in numbers)
+    return "".join(
+        f"{UNKNOWN_CHARACTER}{number if number == UNKNOWN_CHARACTER else chr(FEATURE_CODE_POINTS.start + number)}"
+        for number in numbers
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,23 +56,23 @@ def characters(*numbers):
         (with_values("a <b>text</b>", ["blue", "-1"]), (2, 4)),
         (with_values("a text", ["", ""]), (0, 3)),
         (with_values("a text", [" red ", "0"]), (1, 5)),
-        (with_values("a text", ["green", "1e9"]), (UNREAD, 6)),
+        (with_values("a text", ["green", "1e9"]), (UNKNOWN_CHARACTER, 6)),
         ("a text", (0, 3)),
     ],
 )
 def test_a_value_is_one_character_that_stands_alone(row, numbers):
     assert COLUMNS.text(row) == f"a text {characters(*numbers)}"
-    assert Composition.from_dict(json.loads(json.dumps(COLUMNS.to_dict()))) == COLUMNS
+    assert TextPreprocessor.from_dict(json.loads(json.dumps(COLUMNS.to_dict()))) == COLUMNS
 
 
 def test_no_text_can_pretend_a_value():
-    row = with_values(f"a{UNIT}b {chr(VALUES.start + 1)}", ["red", f"1{UNIT}"])
-    assert COLUMNS.text(row) == f"a b {UNREAD} {characters(1, 5)}"
+    row = with_values(f"a{FIELD_SEPARATOR}b {chr(FEATURE_CODE_POINTS.start + 1)}", ["red", f"1{FIELD_SEPARATOR}"])
+    assert COLUMNS.text(row) == f"a b {UNKNOWN_CHARACTER} {characters(1, 5)}"
 
 
 def test_values_for_people():
-    assert COLUMNS.shown(with_values("a text", ["red", "3"])) == "a text | colour: red | amount: 3"
-    described = [COLUMNS.value_of(chr(VALUES.start + number)) for number in (0, 2, 4, 5, 6)]
+    assert COLUMNS.display_text(with_values("a text", ["red", "3"])) == "a text | colour: red | amount: 3"
+    described = [COLUMNS.describe_character(chr(FEATURE_CODE_POINTS.start + number)) for number in (0, 2, 4, 5, 6)]
     assert described == [
         "| colour: missing", "| colour: blue", "| amount: below 0", "| amount: from 0 below 10", "| amount: from 10",
     ]  # fmt: skip
@@ -93,7 +107,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_columns_decide_in_one_process_as_in_two(folder, printed_by):
-    paths = [checkpoint.find(str(folder / f"run-{processes}")) for processes in (1, 2)]
+    paths = [checkpoint.resolve_model(str(folder / f"run-{processes}")) for processes in (1, 2)]
     assert sha256(paths[0]) == sha256(paths[1])
     assert crepe_dist.load(paths[0]).score(pd.read_csv(folder / "new.csv")) > 0.9
     printed = printed_by("evaluate", "run-1", cwd=folder)
@@ -177,7 +191,7 @@ def test_a_request_may_name_columns_as_in_training(folder):
 
 
 def _tensor(name, *values):
-    return open_inference.Input(name=name, shape=[len(values)], datatype="BYTES", data=[*values])
+    return open_inference.InputTensor(name=name, shape=[len(values)], datatype="BYTES", data=[*values])
 
 
 def _asked(question, model):
@@ -231,7 +245,7 @@ def test_values_of_python_and_of_texts(folder):
     frame = pd.DataFrame({"text": ["alpha"] * 3, "colour": ["red"] * 3, "amount": ["many", float("inf"), 5]})
     problems = [each.problem for each in model.predict(frame)]
     assert problems == ["unusable number: amount is 'many'", "unusable number: amount is 'inf'", ""]
-    assert model.predict([f"alpha{UNIT}red{UNIT}50"]) == model.predict(["alpha red 50"])
+    assert model.predict([f"alpha{FIELD_SEPARATOR}red{FIELD_SEPARATOR}50"]) == model.predict(["alpha red 50"])
     assert [category(each) for each in ("7.0", " 007 ", "True", "1.50", ".0")] == ["7", "007", "true", "1.50", ".0"]
 
 
@@ -251,7 +265,7 @@ def test_formats_spell_a_value_alike(spellings, expected):
     from crepe_dist.exporting import crepe_runtime
 
     assert set(map(category, spellings)) == set(map(crepe_runtime.category, spellings)) == {expected}
-    assert [Column("when", (spellings[-1],)).number(each) for each in spellings] == [1] * len(spellings)
+    assert [FeatureColumn("when", (spellings[-1],)).number(each) for each in spellings] == [1] * len(spellings)
 
 
 def test_a_network_starts_from_one_of_the_same_columns_only(folder):

@@ -23,13 +23,13 @@ import pytest
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import MAX_RECORD, lines, tables
-from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.reading import read as collect
-from crepe_dist.preparing.sources import Reading, Source, find_sources
+from crepe_dist.preparing.sources import ReadOptions, Source, find_sources
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.spool import Texts
-from crepe_dist.preparing.worker_pool import ignored, pool
+from crepe_dist.preparing.spool import SpooledTexts
+from crepe_dist.preparing.worker_pool import no_progress, open_worker_pool
 from tests.conftest import write_frame
 from tests.helpers.hostile import workbook
 
@@ -40,10 +40,10 @@ class Read:
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        spec = PreparationSpec(read_options=replace(reading or Reading(), class_names=class_names))
-        with pool(1, "") as workers:
-            found = collect(sources, folder, spec, replace(workers, ahead=ahead), ignored)
-        texts = Texts(found.texts).get(found.rows)
+        spec = PreparationSpec(read_options=replace(reading or ReadOptions(), class_names=class_names))
+        with open_worker_pool(1, "") as workers:
+            found = collect(sources, folder, spec, replace(workers, ahead=ahead), no_progress)
+        texts = SpooledTexts(found.texts).get(found.rows)
         self.files = found.files
         self.rows = [
             (int(row["line"]), found.labels[row["label"]], text.decode()) for row, text in zip(found.rows, texts)
@@ -56,8 +56,8 @@ def read(tmp_path, name, content, **reading):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     text = reading.pop("text", None)
-    columns = Wanted(reading.pop("label", None), (text,) if isinstance(text, str) else text or ())
-    return Read(tmp_path, find_sources([str(path)]), Reading(columns=columns, **reading))
+    columns = ColumnSpec(reading.pop("label", None), (text,) if isinstance(text, str) else text or ())
+    return Read(tmp_path, find_sources([str(path)]), ReadOptions(columns=columns, **reading))
 
 
 class TestTables:
@@ -115,13 +115,13 @@ class TestTables:
         dates = [when if isinstance(when, pd.Timestamp) else when.format(n % 28 + 1) for n in range(60)]
         frame = pd.DataFrame({"when": dates, "story": [f"s {n}" for n in range(60)]})
         kind = "parquet" if isinstance(when, pd.Timestamp) else "csv"
-        reading = Reading(columns=Wanted(texts=("story",)))
+        reading = ReadOptions(columns=ColumnSpec(texts=("story",)))
         with pytest.raises(UserError, match="which column is the label"):
             open_source(find_sources([str(write_frame(frame, tmp_path / f"a.{kind}"))])[0], reading)
         frame["forum"] = ["a", "b"] * 30
         opened = open_source(find_sources([str(write_frame(frame, tmp_path / f"a.{kind}"))])[0], reading)
         opened.file.close()
-        assert opened.reads == "label: forum, text: story"
+        assert opened.columns_description == "label: forum, text: story"
 
     def test_semicolons_of_a_spreadsheet(self, tmp_path):
         got = read(tmp_path, "a.csv", 'Text;Label\n"a, b; c";x\n')
@@ -210,7 +210,7 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
         records.append(record)
     content = "".join(records)
     (tmp_path / "a.csv").write_text(content)
-    sources, reading = find_sources([str(tmp_path / "a.csv")]), Reading(header="no")
+    sources, reading = find_sources([str(tmp_path / "a.csv")]), ReadOptions(header="no")
     expected = Read(tmp_path, sources, reading)
     if not strays:
         assert [(row[1], row[2]) for row in expected.rows] == [tuple(row) for row in csv.reader(io.StringIO(content))]
@@ -434,7 +434,7 @@ class TestWorkbooks:
         ]  # fmt: skip
         rows = [f'<row><c t="s"><v>0</v></c><c t="s"><v>{i}</v></c></row>'.encode() for i in range(len(spelled))]
         workbook(tmp_path / "a.xlsx", rows, [each.encode() for each in spelled])
-        found = tables.Sheet(tmp_path / "a.xlsx", "a").first
+        found = tables.ExcelReader(tmp_path / "a.xlsx", "a").first
         sheet = openpyxl.load_workbook(tmp_path / "a.xlsx").worksheets[0]
         assert [[*cells, ""][1] for _, cells in found] == [cell or "" for _, cell in sheet.values]
 
@@ -448,7 +448,7 @@ class TestWorkbooks:
             broken.write_bytes(data)
             with pytest.raises(UserError, match="cannot be read as a workbook"):
                 Read(tmp_path, find_sources([str(broken)]))
-        monkeypatch.setattr(tables, "MOST", 10_000)
+        monkeypatch.setattr(tables, "MAX_WORKBOOK_BYTES", 10_000)
         with pytest.raises(UserError, match="expands to"):
             Read(tmp_path, find_sources([str(path)]))
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.runs import checkpoint
 from tests.conftest import FEATURE_LEN
 from tests.helpers.engines import initial
@@ -39,7 +39,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     folder = tmp_path_factory.mktemp("good")
     (folder / "data").symlink_to(data)
     dataset = open_dataset(data)
-    shape = PaperShape(dataset.encoding.codes, FEATURE_LEN, 3, filters=8, units=8)
+    shape = PaperConfig(dataset.encoding.num_ids, FEATURE_LEN, 3, filters=8, units=8)
     arrays = initial(shape).values
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
     about["composition"] = dataset.composition.to_dict()

@@ -16,15 +16,15 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data import arrays
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.characters import MAX_CHARACTERS
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.loader import epoch_order
-from crepe_dist.data.text_preprocessing import Composition
+from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.sources import ReadOptions, find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
@@ -32,7 +32,7 @@ from tests.chaos.harness import wait_for
 from tests.chaos.test_supervised import descendants
 from tests.conftest import command, write_csv
 
-ENCODING = Encoding(feature_len=40)
+ENCODING = CharEncoder(feature_len=40)
 
 
 def prepared(tmp_path, lines, name="rows.csv", page=None, spec=None, **split):
@@ -59,7 +59,7 @@ def test_rows_labels_and_texts_arrive_in_several_shards(tmp_path, monkeypatch):
     seen = []
     for name, part in dataset.splits.items():
         order = epoch_order(len(part), 0, 0)
-        for row, codes in zip(order.tolist(), part.codes(order)):
+        for row, codes in zip(order.tolist(), part.char_ids(order)):
             seen.append(text := ENCODING.decode(codes))
             assert codes.tolist() == ENCODING.encode([text])[0].tolist()
             assert part.labels[row] == int(text.split()[-1]) % 2
@@ -110,7 +110,7 @@ class TestProcesses:
         assert contents(tmp_path / "two") == contents(tmp_path / "whole")
         found = open_dataset(tmp_path / "whole").encoding
         assert found.feature_len == 123
-        assert found.codes == MAX_CHARACTERS
+        assert found.num_ids == MAX_CHARACTERS
         assert found.paired
         assert found.alphabet[:8] == "έαβγδ 一丁"
 
@@ -130,7 +130,7 @@ class TestReport:
         (tmp_path / "rows.csv").write_text("\n".join(rows))
         sources = find_sources([str(tmp_path / "rows.csv")])
         spec = PreparationSpec(split=SplitOptions(0.2), fit_alphabet="if_needed")
-        encoding = Encoding.from_dict(prepare(sources, tmp_path / "out", spec)["encoding"])
+        encoding = CharEncoder.from_dict(prepare(sources, tmp_path / "out", spec)["encoding"])
         assert encoding.is_custom == bool(made)
         assert set(made) <= set(encoding.alphabet)
         assert encoding.fold_accents != bool(made)
@@ -178,10 +178,10 @@ class TestReport:
 
     def test_html_is_stripped_on_request(self, tmp_path):
         lines = [f"{'ab'[n % 2]},<P>text<b>s</b> &amp; {n} <x@y.z></P>" for n in range(200)]
-        summary = prepared(tmp_path, lines, spec=PreparationSpec(ENCODING, read_options=Reading(strip_html=True)))
+        summary = prepared(tmp_path, lines, spec=PreparationSpec(ENCODING, read_options=ReadOptions(strip_html=True)))
         assert "HTML tags are removed, as in predict" in data_page.facts(summary)["encoding"]
         data = open_dataset(tmp_path / "out")
-        assert data.composition == Composition((), True)
+        assert data.composition == TextPreprocessor((), True)
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"texts & {n} <x@y.z>" for n in range(200)}
 
@@ -193,7 +193,7 @@ class TestReplacing:
         with pytest.raises(UserError, match="exists"):
             prepared(tmp_path, lines)
         sources = find_sources([str(tmp_path / "rows.csv")])
-        prepare(sources, tmp_path / "out", PreparationSpec(Encoding(feature_len=20)), overwrite=True)
+        prepare(sources, tmp_path / "out", PreparationSpec(CharEncoder(feature_len=20)), overwrite=True)
         assert open_dataset(tmp_path / "out").encoding.feature_len == 20
 
     def test_only_a_prepared_folder_is_ever_replaced(self, tmp_path):

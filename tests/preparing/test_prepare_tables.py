@@ -12,8 +12,8 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.predicting.input_reader import texts_of
-from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.predicting.input_reader import extract_texts
+from crepe_dist.preparing.formats.columns import ColumnSpec
 from tests.conftest import write_frame
 
 TEXTS = [f"{'good' if row % 2 else 'bad'} text number {row}" for row in range(40)]
@@ -30,7 +30,7 @@ def test_a_frame_and_lists_give_the_data_set_that_a_file_gives(tmp_path):
     made = [open_dataset(tmp_path / name) for name in ("frame", "lists", "file")]
     assert made[0].classes == ["no", "yes"]
     assert len({data.fingerprint for data in made}) == 2  # pandas writes the file with other separators
-    assert len({data.documents("test") for data in made}) == 1
+    assert len({data.split_digest("test") for data in made}) == 1
     assert made[0].fingerprint == made[1].fingerprint
     assert summary["name"] == "frame"
 
@@ -47,7 +47,10 @@ def test_several_columns_of_text_are_joined_in_their_order(tmp_path, printed_by)
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"{text} | s{row}" if row != 3 else text for row, text in enumerate(TEXTS)}, source
         assert data.composition.columns == ("body", "subject")
-    assert texts_of(frame[3:5], Wanted(remembered=data.composition.columns)) == [TEXTS[3], f"{TEXTS[4]} | s4"]
+    assert extract_texts(frame[3:5], ColumnSpec(preferred_texts=data.composition.columns)) == [
+        TEXTS[3],
+        f"{TEXTS[4]} | s4",
+    ]
     # The command takes the flag twice, and numbers too.
     flags = ("--out", "two", "--label=topic", "--text=4", "--text=body", "--test=0.5")
     printed_by("prepare", "table.csv", *flags, cwd=tmp_path)

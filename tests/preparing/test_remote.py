@@ -20,7 +20,7 @@ import requests
 import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.remote import without_secrets
+from crepe_dist.preparing.remote import redact_url
 from tests.conftest import command, run
 
 DRIP = 0.05  # seconds between two bytes
@@ -107,7 +107,7 @@ def test_a_name_cannot_leave_the_folder_of_copies(memory, tmp_path, monkeypatch)
     ],
 )
 def test_secrets_of_urls(text, shown):
-    assert without_secrets(text) == shown
+    assert redact_url(text) == shown
 
 
 class Liar(BaseHTTPRequestHandler):
@@ -168,7 +168,7 @@ def liar():
     ],
 )  # fmt: skip
 def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
-    monkeypatch.setattr(remote, "MOST_UNKNOWN", 10**6)
+    monkeypatch.setattr(remote, "MAX_UNKNOWN", 10**6)
     if kind == "drip":
         monkeypatch.setattr(remote, "TIMEOUT", 2)
     if message is None:
@@ -190,7 +190,7 @@ def test_a_redirect_keeps_tls(tmp_path, monkeypatch):
     monkeypatch.setattr(requests.Session, "get", lambda self, url, **_: answer)
     monkeypatch.setattr(requests.Response, "close", lambda self: None)
     with pytest.raises(UserError, match="redirects to an address of http"):
-        remote.copy(answer.url, tmp_path)
+        remote.download(answer.url, tmp_path)
 
 
 @pytest.mark.parametrize(("size", "arrived"), [(10, "more"), (9999, f"{len(TABLE):,}")])

@@ -12,9 +12,9 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import Wanted
+from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import Reading, find_labelled
+from crepe_dist.preparing.sources import ReadOptions, find_labelled
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import write_rows
@@ -48,8 +48,8 @@ def test_classes_are_merged_in_all_splits(tmp_path, printed_by):
     printed = printed_by("prepare", str(tmp_path / "new.csv"), "--rename=ACCOUNT=account", f"--out={tmp_path / 'more'}")
     assert "ACCOUNT renamed to account: 1 row" in " ".join(printed.split())
     # A file that is scored later may have the old names.
-    reading = Reading.from_dict(json.loads((tmp_path / "data" / "dataset.json").read_text())["reading"])
-    reading = Reading(columns=Wanted(label="label", texts=("text",)), renames=reading.renames)
+    reading = ReadOptions.from_dict(json.loads((tmp_path / "data" / "dataset.json").read_text())["reading"])
+    reading = ReadOptions(columns=ColumnSpec(label="label", texts=("text",)), renames=reading.renames)
     sources = find_labelled(str(tmp_path / "new.csv"), reading)
     encoding = open_dataset(tmp_path / "data").encoding
     spec = PreparationSpec(encoding, SplitOptions(0.0), reading, classes=tuple(report["classes"]))
@@ -76,7 +76,7 @@ def test_labels_of_several_classes(labels, options, expected, tmp_path):
     found = {
         json.dumps({name: round(float(share), 2) for name, share in zip(data.classes, row) if share})
         for split in data.splits.values()
-        for row in split.targets.shares(np.arange(len(split)))
+        for row in split.targets.label_probs(np.arange(len(split)))
     }
     assert found == {json.dumps(each) for each in expected}
 

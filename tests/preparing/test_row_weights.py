@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.batch import pack, unpacked
-from crepe_dist.data.dataset import UNWEIGHTED, WEIGHT_UNIT, WEIGHTS, open_dataset
+from crepe_dist.data.batch import pack_batch, unpack_batch
+from crepe_dist.data.dataset import UNIT_WEIGHT_BYTES, WEIGHT_SCALE, WEIGHTS, open_dataset
 from crepe_dist.errors import UserError
 from tests.conftest import QUICK, train, write_frame
 
@@ -30,14 +30,14 @@ def test_a_batch_holds_weights_in_steps_of_2_to_the_minus_16(tmp_path):
     crepe_dist.prepare({"text": TEXTS, "label": LABELS, "w": GIVEN}, tmp_path / "out", weight="w", **NO_TEST)
     part = open_dataset(tmp_path / "out").splits["train"]
     rows = np.array([3, 1, 0])
-    batch = pack(part.codes(rows), part.labels[rows], 4, 3, weights=part.weight_bytes(rows))
-    _, shares, weights = unpacked(batch, classes=2)
+    batch = pack_batch(part.char_ids(rows), part.labels[rows], 4, 3, weights=part.weight_bytes(rows))
+    _, shares, weights = unpack_batch(batch, classes=2)
     assert shares[:3].argmax(axis=1).tolist() == part.labels[rows].tolist()
-    np.testing.assert_allclose(weights.ravel(), [1.5, 0.5, 0, 0], atol=0.5 / WEIGHT_UNIT)
+    np.testing.assert_allclose(weights.ravel(), [1.5, 0.5, 0, 0], atol=0.5 / WEIGHT_SCALE)
     largest = replace(part, weights=np.full(40, 255, np.float32))
-    batch = pack(part.codes(rows), part.labels[rows], 3, 3, weights=largest.weight_bytes(rows))
-    assert unpacked(batch, classes=2)[2].ravel().tolist() == [255, 255, 255]
-    assert replace(part, weights=None).weight_bytes(rows) is UNWEIGHTED
+    batch = pack_batch(part.char_ids(rows), part.labels[rows], 3, 3, weights=largest.weight_bytes(rows))
+    assert unpack_batch(batch, classes=2)[2].ravel().tolist() == [255, 255, 255]
+    assert replace(part, weights=None).weight_bytes(rows) is UNIT_WEIGHT_BYTES
 
 
 @pytest.mark.parametrize("form", ["csv", "bare.csv", "tsv", "jsonl", "parquet"])

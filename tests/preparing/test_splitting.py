@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.data.counter_rng import draw
+from crepe_dist.data.counter_rng import hash_random
 from crepe_dist.errors import UserError
 from crepe_dist.preparing import splitting
 from crepe_dist.preparing.splitting import (
-    REPEATED,
+    DUPLICATE,
     SAMPLED_OUT,
     TEST,
     TRAIN,
     UNKNOWN,
     VALIDATION,
     SplitOptions,
-    decide,
-    repeats,
+    assign_splits,
+    iter_duplicates,
     used_labels,
 )
 from crepe_dist.preparing.spool import ROW
@@ -35,7 +35,7 @@ def rows(count, labels=2, **columns):
 
 def fates(made, fixed=None, **split):
     fixed = np.zeros(len(made), dtype=np.uint8) if fixed is None else np.array(fixed, dtype=np.uint8)
-    return decide(made, fixed, SplitOptions(**split), used_labels(made, fixed))
+    return assign_splits(made, fixed, SplitOptions(**split), used_labels(made, fixed))
 
 
 def counts(fate):
@@ -45,7 +45,7 @@ def counts(fate):
 class TestDraw:
     def test_is_uniform_and_independent(self):
         lines = np.arange(100_000)
-        one, two, other = draw(1, 0, lines), draw(2, 0, lines), draw(1, 1, lines)
+        one, two, other = hash_random(1, 0, lines), hash_random(2, 0, lines), hash_random(1, 1, lines)
         for numbers in (one, two, other):
             histogram = np.bincount((numbers >> np.uint64(56)).astype(np.int64), minlength=256)
             chi_square = ((histogram - 100_000 / 256) ** 2 / (100_000 / 256)).sum()
@@ -64,7 +64,9 @@ class TestSplit:
         fixed = np.zeros(500, dtype=np.uint8)
         split = SplitOptions(0.2, 0.1, max_per_class=200)
         known = np.array([True, True])
-        assert np.array_equal(decide(made, fixed, split, known)[order], decide(made[order], fixed, split, known))
+        assert np.array_equal(
+            assign_splits(made, fixed, split, known)[order], assign_splits(made[order], fixed, split, known)
+        )
 
     def test_labels_that_are_not_trained_are_unknown(self):
         fate = fates(rows(30, label=np.repeat([0, 1, 2], 10)), [TRAIN] * 20 + [TEST] * 10, test=0.0)
@@ -97,17 +99,17 @@ class TestDuplicates:
     def test_the_first_stays_and_test_rows_come_first(self):
         made = rows(6, near=[7, 7, 8, 9, 8, 7], label=0)
         fixed = np.array([TRAIN, TRAIN, VALIDATION, TRAIN, TEST, TRAIN], dtype=np.uint8)
-        ((again, first),) = repeats(made["near"], fixed)
+        ((again, first),) = iter_duplicates(made["near"], fixed)
         assert dict(zip(again.tolist(), first.tolist())) == {1: 0, 2: 4, 5: 0}
         fate = fates(made, fixed, dedupe="near", test=0.0)
-        assert fate.tolist() == [TRAIN, REPEATED, REPEATED, TRAIN, TEST, REPEATED]
+        assert fate.tolist() == [TRAIN, DUPLICATE, DUPLICATE, TRAIN, TEST, DUPLICATE]
 
     def test_keys_sorted_in_parts_give_the_same_repeats(self, monkeypatch):
         generator = np.random.default_rng(0)
         keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 7, 1000).astype(np.uint8)
-        ((again, first),) = repeats(keys, fate)
+        ((again, first),) = iter_duplicates(keys, fate)
         whole = dict(zip(again.tolist(), first.tolist()))
         monkeypatch.setattr(splitting, "PIECE", 64)
-        parts = [dict(zip(again.tolist(), first.tolist())) for again, first in repeats(keys, fate)]
+        parts = [dict(zip(again.tolist(), first.tolist())) for again, first in iter_duplicates(keys, fate)]
         assert len(parts) > 10
         assert {row: first for part in parts for row, first in part.items()} == whole

@@ -10,19 +10,19 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.data.arrays import hashes
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.arrays import hash_texts
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats.columns import Wanted
-from crepe_dist.preparing.label_parsing import Labelling
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import Reading, find_sources
+from crepe_dist.preparing.sources import ReadOptions, find_sources
 from crepe_dist.preparing.spec import FIXED, IF_NEEDED, PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import write_frame, write_rows
 
-ENCODING = Encoding(feature_len=40)
+ENCODING = CharEncoder(feature_len=40)
 TEXTS = [f"unlabelled text {n}" for n in range(30)]
 
 
@@ -65,7 +65,7 @@ def written(path: Path, rows: list[str]) -> Path:
 def test_every_format_with_and_without_labels(labelled, tmp_path, name):
     summary, data = made(labelled, written(tmp_path / name, TEXTS))
     assert [data.encoding.decode(codes) for codes in data.unlabelled.codes(np.arange(30))] == TEXTS
-    assert data.unlabelled.origins[:, 2].tolist() == hashes(text.encode() for text in TEXTS).tolist()
+    assert data.unlabelled.source_rows[:, 2].tolist() == hash_texts(text.encode() for text in TEXTS).tolist()
     assert data.origin("unlabelled", 3).file == name
     assert data.classes == ["a", "b"]
     assert summary["unlabelled"] == {"rows": 30, "duplicates": 0}
@@ -114,7 +114,7 @@ class TestRowsWithoutLabel:
         rows = [{"label": {"a": 1, "b": n % 2} if n % 4 else None, "text": f"text {n}"} for n in range(40)]
         path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"label": [], "text": "of no class"}]))
         split = SplitOptions(keep_unlabelled=True, validation=0.1)
-        spec = PreparationSpec(ENCODING, split, Reading(labelling=Labelling(kind)), max_bad=0.1)
+        spec = PreparationSpec(ENCODING, split, ReadOptions(labelling=LabelFormat(kind)), max_bad=0.1)
         summary = prepare(find_sources([str(path)]), tmp_path / "out", spec)
         data = open_dataset(tmp_path / "out")
         assert len(opened(tmp_path / "out")) == 10
@@ -126,7 +126,7 @@ def test_they_decide_the_alphabet_and_the_length(labelled, tmp_path):
     encodings = []
     for texts in (TEXTS, [200 * "ж" + str(n) for n in range(100)]):
         _, data = made(
-            labelled, written(tmp_path / "u.txt", texts), out=texts[0][:4], encoding=Encoding(feature_len=1014),
+            labelled, written(tmp_path / "u.txt", texts), out=texts[0][:4], encoding=CharEncoder(feature_len=1014),
             fit=True,
         )  # fmt: skip
         encodings.append(data.encoding)
@@ -142,7 +142,7 @@ class TestColumns:
             tmp_path / "rows.csv", [("label", "head", "body"), *(("ab"[n % 2], "h", f"b{n}") for n in range(9))]
         )
         more = write_rows(tmp_path / "more.csv", [("body", "note", "head"), ("new body", "?", "new head")])
-        reading = Reading(columns=Wanted(texts=("head", "body")))
+        reading = ReadOptions(columns=ColumnSpec(texts=("head", "body")))
         sources = find_sources([str(rows)], reading=reading, unlabelled=[str(more)])
         prepare(sources, tmp_path / "out", PreparationSpec(ENCODING, read_options=reading))
         (codes,) = opened(tmp_path / "out").codes(np.arange(1))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import crepe_dist
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.preparing.reading import MAX_CLASSES, MOJIBAKE
 from crepe_dist.preparing.similar_names import similar_names
 from crepe_dist.reports.findings import basic_limits
@@ -128,4 +128,4 @@ def test_a_model_knows_characters_and_not_values(tmp_path):
     report = crepe_dist.prepare(table, tmp_path / "data", category="colour")
     without = crepe_dist.prepare(table, tmp_path / "other")
     assert len(report["encoding"]["alphabet"]) == len(without["encoding"]["alphabet"]) + 3
-    assert basic_limits(report["encoding"], False)[1].startswith(f"It knows {len(Encoding().alphabet)} characters")
+    assert basic_limits(report["encoding"], False)[1].startswith(f"It knows {len(CharEncoder().alphabet)} characters")

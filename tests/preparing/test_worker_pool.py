@@ -9,11 +9,11 @@ import signal
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.worker_pool import inherited, pool
+from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
 
 
 def end(code: int) -> int:
-    """End this process by a code as ``Process.exitcode`` has it; return a code of 0."""
+    """End this process by a code as ``WorkerProcess.exitcode`` has it; return a code of 0."""
     if code < 0:
         os.kill(os.getpid(), -code)
     if code > 0:
@@ -34,8 +34,8 @@ def end(code: int) -> int:
 def test_the_error_says_how_a_worker_ended_and_guesses_memory_only_after_sigkill(code, how, is_forked):
     with (
         pytest.raises(UserError, match=f"a worker process {re.escape(how)}") as caught,
-        pool(2, "crepe predict …", end if is_forked else None) as workers,
+        open_worker_pool(2, "crepe predict …", end if is_forked else None) as workers,
     ):
-        list(workers.in_order(inherited if is_forked else end, [0, 0, code, 0, 0]))
+        list(workers.in_order(call_inherited if is_forked else end, [0, 0, code, 0, 0]))
     assert ("memory" in caught.value.why) == (code == -signal.SIGKILL)
     assert caught.value.remedy.endswith("crepe predict …")

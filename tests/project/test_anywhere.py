@@ -13,7 +13,7 @@ import pytest
 
 from crepe_dist.data.dataset import Split, open_dataset
 from crepe_dist.distributed.device import CPU
-from crepe_dist.engines.engine import open_engine
+from crepe_dist.engines.engine import create_engine
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.predicting.predictor import load
@@ -79,8 +79,8 @@ def training_logits(path: Path, split: Split) -> np.ndarray:
     """What training's own engine computes with the parameters of a checkpoint."""
     opened = load(path).engine
     given = {name: Parameter(array) for name, array in opened.arrays.items()}
-    engine = open_engine(opened.shape, given, choose_backend(ModelOptions(), CPU, opened.shape))
-    return np.concatenate([logits for _, _, logits in engine.scored(split, 50, 0, 1)])
+    engine = create_engine(opened.shape, given, choose_backend(ModelOptions(), CPU, opened.shape))
+    return np.concatenate([logits for _, _, logits in engine.iter_logits(split, 50, 0, 1)])
 
 
 def test_the_wheel_is_of_this_platform_and_has_the_kernels(wheel):
@@ -102,7 +102,7 @@ def test_logits_are_those_of_training(python, runs, data, name, tmp_path):
     )
     run([str(python), "-c", code, str(runs[name]), str(data)], tmp_path)
     split = open_dataset(data).splits["test"]
-    expected = training_logits(checkpoint.find(str(runs[name])), split)
+    expected = training_logits(checkpoint.resolve_model(str(runs[name])), split)
     np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), expected)
 
 

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from crepe_dist import formatting
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.reports.data_page import page, show
 
 HOSTILE = [
@@ -37,7 +37,7 @@ def summary(**changes):
     whole = {
         "name": "reviews",
         "version": "0.1.0",
-        "encoding": Encoding().to_dict(),
+        "encoding": CharEncoder().to_dict(),
         "fit": {"length": False, "alphabet": False, "characters": 69, "rare": 0},
         "beside": [],
         "strip_html": False,

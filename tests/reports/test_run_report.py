@@ -14,7 +14,7 @@ import pytest
 
 import crepe_dist.train
 from crepe_dist.commands import compare
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent
@@ -26,9 +26,9 @@ from crepe_dist.reports import data_page, findings, run_page, score_page
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import History
-from crepe_dist.runs.run_dir import RunFolder, open_run
-from crepe_dist.runs.scores import BINS, MILLION, Mistake, Scores
-from crepe_dist.sealed_json import write_sealed
+from crepe_dist.runs.run_dir import RunDir, open_run
+from crepe_dist.runs.scores import BINS, MILLION, Mistake, MulticlassScores
+from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, write_rows
@@ -49,7 +49,7 @@ def place(tmp_path_factory):
         text = f"{row} " + "".join(generator.choices("abcdefgh ", k=60)) + HOSTILE[row % len(HOSTILE)][:300]
         rows.append((NAMES[row % 3], text.encode("utf-8", "replace").decode()))
     write_rows(folder / "rows.csv", rows)
-    spec = PreparationSpec(Encoding(feature_len=FEATURE_LEN), SplitOptions(0.3, 0.1))
+    spec = PreparationSpec(CharEncoder(feature_len=FEATURE_LEN), SplitOptions(0.3, 0.1))
     prepare(find_sources([str(folder / "rows.csv")]), folder / "data", spec)
     for seed, name in enumerate(("one", "two")):
         more = [f"--seed={seed}", f"--logging.report={'true' if name == 'one' else 'false'}"]
@@ -92,7 +92,7 @@ class TestReport:
     def test_without_the_data(self, copy, place, printed_by):
         result = json.loads((copy / "result.json").read_text())
         result["provenance"]["data"] = "gone"
-        write_sealed(copy / "result.json", checkpoint.RESULT_FORMAT, result)
+        write_sealed_json(copy / "result.json", checkpoint.RESULT_FORMAT, result)
         assert "without texts: gone is not a prepared data set" in printed_by("report", copy)
         assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
         printed_by("report", copy, "--data", place / "data")
@@ -110,7 +110,7 @@ class TestReport:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(run_page, "write_text", full)
-        list(run_page.write_for(RunFolder(copy), open_dataset(place / "data"), said.append))
+        list(run_page.write_for(RunDir(copy), open_dataset(place / "data"), said.append))
         assert "could not be written (OSError" in said[-1]
         assert "No space left" in said[-1]
 
@@ -140,7 +140,7 @@ class TestReport:
             for number, loss in enumerate((1.0, 0.5, 0.9), 1)
         ]
         history = replace(record.history, epochs=epochs)
-        always_first = Scores(
+        always_first = MulticlassScores(
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
         )
         record = replace(record, history=history, scores={"test": always_first})
@@ -161,7 +161,7 @@ def made_up(count, generator):
     documents = int(confusion.sum())
     reliability = np.zeros((BINS, 3), np.int64)
     reliability[10] = documents, np.trace(confusion), documents * 7 * MILLION // 10
-    return Scores(confusion, 1.0, reliability, [Mistake(0, 0, 0.1, ((1, 0.9),))])
+    return MulticlassScores(confusion, 1.0, reliability, [Mistake(0, 0, 0.1, ((1, 0.9),))])
 
 
 def test_the_card_shows_hostile_names_as_they_are(place):

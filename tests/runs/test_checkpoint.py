@@ -14,7 +14,7 @@ from crepe_dist.runs import checkpoint
 
 
 def test_a_full_disk_leaves_no_parameters_without_a_description(quick_run, tmp_path, monkeypatch):
-    path = checkpoint.find(str(quick_run))
+    path = checkpoint.resolve_model(str(quick_run))
     arrays, about = crepe_dist.load(path).engine.arrays, read_json(path.with_suffix(".json"))
     failing = Mock(side_effect=OSError(errno.ENOSPC, "no space left"))
     with monkeypatch.context() as full:
@@ -26,4 +26,4 @@ def test_a_full_disk_leaves_no_parameters_without_a_description(quick_run, tmp_p
     monkeypatch.setattr(checkpoint, "write_json", failing)
     with pytest.raises(OSError, match="no space left"):
         checkpoint.write(tmp_path, arrays, about)  # of a resumed run, which computes them again
-    assert checkpoint.describe(written) is not None
+    assert checkpoint.read_metadata(written) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crepe_dist.runs.metrics import MOST_POINTS, History, loss_of
+from crepe_dist.runs.metrics import MAX_POINTS, History, loss_of
 
 
 def test_records_of_earlier_versions_are_read():
@@ -20,7 +20,7 @@ def test_a_long_run_is_thinned():
     history = History()
     for step in range(1, 20_001):
         history.add({"event": "step", "step": step, "loss": float(step % 2)})
-    assert MOST_POINTS < len(history.points) <= 2 * MOST_POINTS
+    assert MAX_POINTS < len(history.points) <= 2 * MAX_POINTS
     assert history.points[-1].step == 20_000
     assert sum(point.count for point in history.points) == 20_000
     assert all(point.low == 0 and point.high == 1 for point in history.points)

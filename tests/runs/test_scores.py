@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 
 from crepe_dist.model.calibration import HIGHEST, INTERVALS, PER_UNIT, intervals, threshold_of
-from crepe_dist.runs.scores import BINS, MILLION, Scores, average_precision, choose_thresholds, decided
+from crepe_dist.runs.scores import (
+    BINS,
+    MILLION,
+    MulticlassScores,
+    average_precision,
+    choose_thresholds,
+    confusion_at_thresholds,
+)
 
 
 def test_scores_of_earlier_versions_are_read():
-    scores = Scores(np.eye(2, dtype=np.int64), 0.5, np.zeros((15, 3), np.int64), [], uncalibrated_loss=0.7)
-    assert Scores.of(scores.to_dict()).uncalibrated_loss == 0.7
-    old = Scores.of(scores.to_dict("uncalibrated_loss"))
+    scores = MulticlassScores(np.eye(2, dtype=np.int64), 0.5, np.zeros((15, 3), np.int64), [], uncalibrated_loss=0.7)
+    assert MulticlassScores.of(scores.to_dict()).uncalibrated_loss == 0.7
+    old = MulticlassScores.of(scores.to_dict("uncalibrated_loss"))
     assert (old.loss, old.uncalibrated_loss, "uncalibrated_loss" in old.metrics()) == (0.5, None, False)
 
 
@@ -20,7 +27,7 @@ def test_calibration_error_by_hand():
     reliability = np.zeros((BINS, 3), np.int64)
     reliability[-1] = 80, 60, 76 * MILLION  # says 95 %, is right in 75 %
     reliability[7] = 20, 10, 10 * MILLION  # says 50 %, is right in 50 %
-    scores = Scores(np.array([[60, 20], [10, 10]]), 1.0, reliability, [])
+    scores = MulticlassScores(np.array([[60, 20], [10, 10]]), 1.0, reliability, [])
     assert scores.calibration_error == pytest.approx(0.8 * 0.2)
     assert scores.accuracy == 0.7
     assert scores.f1.tolist() == pytest.approx([120 / 150, 20 / 50])
@@ -41,7 +48,7 @@ def test_thresholds_are_chosen_by_f1():
 
     assert f1(thresholds[0], [0]) > 0.99 * max(f1(edge, [0]) for edge in edges)
     assert f1(thresholds[1], [0, 1]) == max(f1(edge, [0, 1]) for edge in edges)  # that of both together
-    counts = decided(histogram, thresholds)
+    counts = confusion_at_thresholds(histogram, thresholds)
     predicted = logits >= np.log(thresholds / (1 - thresholds))
     assert counts[:, 0].tolist() == (predicted & wanted).sum(axis=0).tolist()
     assert counts.sum(axis=1).tolist() == (predicted | wanted).sum(axis=0).tolist()

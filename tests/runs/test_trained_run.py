@@ -12,7 +12,7 @@ import yaml
 
 import crepe_dist.train
 from crepe_dist.runs import checkpoint, resume_state
-from crepe_dist.sealed_json import write_sealed
+from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.settings.aliases import stored_settings
 from crepe_dist.settings.config import parse
 from tests import conftest
@@ -82,7 +82,7 @@ class TestFilesOfARun:
             "training": saved["training"],
         }
         # The identity keeps the settings' first names, so that runs of earlier versions are found.
-        assert parse(["--config", str(run_dir / "config.yaml")]).identity() == stored_settings(identity)
+        assert parse(["--config", str(run_dir / "config.yaml")]).run_key() == stored_settings(identity)
 
     def test_without_a_validation_split_the_last_epoch_is_reported_and_alone_kept(self, finished):
         run_dir, printed = finished
@@ -100,7 +100,7 @@ class TestFilesOfARun:
 
     def test_a_reported_checkpoint_that_is_gone_is_not_replaced_by_another(self, data, finished, complaint):
         run_dir, _ = finished
-        path = checkpoint.find(str(run_dir))
+        path = checkpoint.resolve_model(str(run_dir))
         kept = path.rename(path.with_suffix(".kept"))
         for name, *flags in (["train", "--data", data, "--run-dir", run_dir, *QUICK], ["predict", run_dir]):
             said = complaint(name, *flags, cwd=data.parent)
@@ -126,7 +126,7 @@ class TestFilesOfARun:
             shutil.rmtree(state_before)
         assert {path.stat().st_mode for path in newest.iterdir()} == {(run_dir / "run.json").stat().st_mode}
         manifest = newest / resume_state.MANIFEST
-        write_sealed(manifest, resume_state.FORMAT, {**json.loads(manifest.read_text()), "version": "0.0.1"})
+        write_sealed_json(manifest, resume_state.FORMAT, {**json.loads(manifest.read_text()), "version": "0.0.1"})
         (best,) = (run_dir / "checkpoints").glob("crepe_epoch_1_*.params")
         kept = best.rename(run_dir / "kept")
         assert f"the checkpoint {best} is gone" in complaint("train", *flags, cwd=data.parent)

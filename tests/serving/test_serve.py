@@ -24,8 +24,8 @@ from starlette.testclient import TestClient
 
 from crepe_dist.commands.drift import Drift
 from crepe_dist.commands.serve import Serve
-from crepe_dist.data.char_encoder import Encoding
-from crepe_dist.distributed.launch import Launch
+from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent
 from crepe_dist.model.backend import Backend
@@ -35,8 +35,8 @@ from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor, load
 from crepe_dist.reports import explanation as explanations
 from crepe_dist.serving import batching
-from crepe_dist.serving.app import Metrics, create_app
-from crepe_dist.serving.batching import Batcher
+from crepe_dist.serving.app import ServiceMetrics, create_app
+from crepe_dist.serving.batching import DynamicBatcher
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, command, train
 from tests.exporting.test_export import ENCODINGS, make
@@ -46,7 +46,7 @@ JSON = {"Content-Type": "application/json"}
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
 ENGINE: Any = SimpleNamespace(backend=Backend("float32", None, "", "numpy"))
 ABOUT = {"data": {"name": "some data"}, "test_accuracy": 0.5}
-FACTS = Predictor(ENGINE, Encoding(feature_len=FEATURE_LEN), CLASSES, path=Path("some.params"), about=ABOUT)
+FACTS = Predictor(ENGINE, CharEncoder(feature_len=FEATURE_LEN), CLASSES, path=Path("some.params"), metadata=ABOUT)
 
 
 def by_length(texts):
@@ -63,8 +63,8 @@ def by_letter(text):
 
 @contextmanager
 def service(predict=by_length, explain=by_letter, several=False, **limits):
-    metrics = Metrics(FACTS.path.name, FACTS.kernels)
-    batcher = Batcher(predict, explain, metrics.batch_texts.observe)
+    metrics = ServiceMetrics(FACTS.path.name, FACTS.kernels)
+    batcher = DynamicBatcher(predict, explain, metrics.batch_texts.observe)
     app = create_app(
         batcher, replace(FACTS, thresholds=np.zeros(4) if several else None), metrics, ServiceOptions(**limits)
     )
@@ -259,7 +259,7 @@ class TestBatcher:
             return by_length(texts)
 
         monkeypatch.setattr(batching, "BATCH_TEXTS", 4)
-        batcher = Batcher(predict, by_letter, sizes.append)
+        batcher = DynamicBatcher(predict, by_letter, sizes.append)
         first = batcher.submit(["x"])
         assert began.wait(SECONDS)
         waiting = [batcher.submit(["a" * n] * copies) for n, copies in ((1, 1), (2, 2), (3, 1), (4, 9), (5, 1), (6, 1))]
@@ -278,7 +278,7 @@ class TestBatcher:
             assert go_on.wait(SECONDS)
             return by_letter(text)
 
-        batcher = Batcher(by_length, explain)
+        batcher = DynamicBatcher(by_length, explain)
         first, cancelled = batcher.explain("first"), batcher.explain("cancelled")
         assert batcher.submit(["x"]).result() == by_length(["x"])
         assert cancelled.cancel()
@@ -296,7 +296,7 @@ def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
             (["--model-name", "a/b"], "--model-name is a/b"),
         ):
             assert message in complaint("serve", run_dir, *flags, cwd=tmp_path)
-    monkeypatch.setattr("crepe_dist.distributed.launch.detect", lambda: Launch("horovodrun", 0, 2))
+    monkeypatch.setattr("crepe_dist.distributed.launch.detect", lambda: LauncherEnv("horovodrun", 0, 2))
     for each in (Serve(), Drift(file="new.csv")):
         with pytest.raises(UserError, match="started in 2 processes"):
             each.run()
@@ -382,7 +382,7 @@ class TestPage(Browsing):
 
     def test_what_is_typed_is_classified(self, browser, started, run_dir):
         assert self.one(browser, "h1").text == "Tickets <of> May"
-        assert percent(load(run_dir).about["test_accuracy"]) in self.one(browser, ".lede").text
+        assert percent(load(run_dir).metadata["test_accuracy"]) in self.one(browser, ".lede").text
         assert self.bars(browser) == [0, 0, 0]
         text = "a quiet zig and a loud qua"
         self.write(browser, text)

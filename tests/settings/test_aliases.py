@@ -15,7 +15,7 @@ from crepe_dist.commands.inspect import Inspect
 from crepe_dist.commands.prepare import Prepare
 from crepe_dist.distributed.rendezvous import time_limit
 from crepe_dist.errors import UserError
-from crepe_dist.runs.run_dir import choose
+from crepe_dist.runs.run_dir import select_run_dir_on_rank0
 from crepe_dist.sealed_json import digest
 from crepe_dist.settings import config
 
@@ -54,7 +54,7 @@ def test_train_refuses_flags_that_misled(flag):
 def test_python_refuses_the_same_settings(tmp_path):
     for name in ("checkpoint.every", "checkpoint.every_s"):
         with pytest.raises(UserError, match="is now called"):
-            config.combined({name: 4})
+            config.merge_settings({name: 4})
     (tmp_path / "manifest.json").write_text("{}")
     for name in ("checkpoint.every", "choose", "embeddings"):
         options: Any = {name: 4}
@@ -76,18 +76,18 @@ def test_settings_of_earlier_files_are_read(tmp_path):
 
 @pytest.mark.parametrize(("flags", "key"), RUN_KEYS.items())
 def test_run_keys_are_those_of_earlier_versions(flags, key):
-    assert digest(config.parse(flags.split()).identity()) == key
+    assert digest(config.parse(flags.split()).run_key()) == key
 
 
 def test_a_run_of_an_earlier_version_is_found_and_described(tmp_path):
-    old = {**config.parse([*ACCEPTED]).identity(), "data": "fingerprint"}
+    old = {**config.parse([*ACCEPTED]).run_key(), "data": "fingerprint"}
     assert {"embeddings", "kernels"} <= old["model"].keys()
     assert old["model"]["kernels"] == "own"
     (tmp_path / "run.json").write_text(json.dumps(old))
     flags = [*ACCEPTED.values(), f"--run-dir={tmp_path}"]
-    assert choose(config.parse(flags), "data", "fingerprint").path == tmp_path
+    assert select_run_dir_on_rank0(config.parse(flags), "data", "fingerprint").path == tmp_path
     with pytest.raises(UserError) as caught:
-        choose(config.parse([*flags, "--embedding-rows=2048"]), "data", "fingerprint")
+        select_run_dir_on_rank0(config.parse([*flags, "--embedding-rows=2048"]), "data", "fingerprint")
     assert caught.value.why == "different: model.embedding_rows 1024 → 2048"
 
 

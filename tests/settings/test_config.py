@@ -11,7 +11,7 @@ import pytest
 from crepe_dist.errors import UserError
 from crepe_dist.settings import config
 from crepe_dist.settings.config import GROUPS, Config, flag
-from crepe_dist.settings.fields import Limits, Text, kind_of
+from crepe_dist.settings.fields import Range, String, kind_of
 from tests.test_errors import HUGE, check, mistake, outside
 
 
@@ -23,14 +23,14 @@ class TestSettings:
         kind = getattr(kind, "of", kind)
         make = GROUPS.get(name.rpartition(".")[0], Config)
         wrong: list[Any] = [[1]]
-        for value in outside(kind) if isinstance(kind, Limits) else ():
+        for value in outside(kind) if isinstance(kind, Range) else ():
             with suppress(ValueError, OverflowError):
                 wrong.append(kind.kind(value))
         for value in wrong:
             with pytest.raises(UserError, match=name) as caught:
                 make(**{setting.name: value})
             check(str(caught.value))
-        assert flag(name) in mistake(f"{flag(name)}={'' if isinstance(kind, Text) else 'nonsense'}")
+        assert flag(name) in mistake(f"{flag(name)}={'' if isinstance(kind, String) else 'nonsense'}")
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

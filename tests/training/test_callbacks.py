@@ -8,9 +8,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from crepe_dist.distributed.process_group import ALONE
-from crepe_dist.distributed.signals import Control, Stopped, Vote
-from crepe_dist.parallel.distributed_optimizer import Outcome
+from crepe_dist.distributed.process_group import SINGLE_PROCESS
+from crepe_dist.distributed.signals import SignalHandler, StepAction, StopRequested
+from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.training import save_callback
 from crepe_dist.training.callbacks import Callback, CallbackList
 from crepe_dist.training.save_callback import SaveCallback
@@ -19,10 +19,10 @@ BATCH: Any = SimpleNamespace(step=1)
 
 
 class Recorder(Callback):
-    def __init__(self, calls: list[str], name: str, requested: Vote = Vote.GO_ON) -> None:
+    def __init__(self, calls: list[str], name: str, requested: StepAction = StepAction.CONTINUE) -> None:
         self.calls, self.name, self.requested = calls, name, requested
 
-    def on_step_begin(self, batch: Any) -> Vote:
+    def on_step_begin(self, batch: Any) -> StepAction:
         self.calls.append(f"{self.name} step")
         return self.requested
 
@@ -33,8 +33,12 @@ class Recorder(Callback):
 def test_callbacks_are_called_in_order_and_the_strongest_request_counts():
     calls: list[str] = []
     callbacks = CallbackList()
-    callbacks.callbacks = [Recorder(calls, "a"), Recorder(calls, "b", Vote.STOP), Recorder(calls, "c", Vote.SAVE)]
-    assert callbacks.on_step_begin(BATCH) is Vote.STOP
+    callbacks.callbacks = [
+        Recorder(calls, "a"),
+        Recorder(calls, "b", StepAction.STOP),
+        Recorder(calls, "c", StepAction.SAVE),
+    ]
+    assert callbacks.on_step_begin(BATCH) is StepAction.STOP
     assert calls == ["a step", "b step", "c step"]
 
 
@@ -47,13 +51,13 @@ def saving(monkeypatch):
         calls.append("capture")
         return "state"
 
-    monkeypatch.setattr(save_callback, "snapshot", capture)
+    monkeypatch.setattr(save_callback, "capture_state", capture)
     metrics = SimpleNamespace(sync=lambda: calls.append("metrics"))
     saver = MagicMock(durable_step=7, **{"due.return_value": False})
     saver.save.side_effect = lambda state: calls.append(f"write {state}")
     context: Any = SimpleNamespace(
-        job=SimpleNamespace(control=Control()),
-        world=ALONE,
+        job=SimpleNamespace(control=SignalHandler()),
+        world=SINGLE_PROCESS,
         engine=MagicMock(),
         metrics=metrics,
         progress=SimpleNamespace(step=7, finished=False),
@@ -65,18 +69,18 @@ def saving(monkeypatch):
 
 def test_logs_and_metrics_come_before_the_state_that_relies_on_them(saving):
     callback, _, _, calls = saving
-    callback.on_step_end(Outcome(7, 4, 1.0, Vote.GO_ON), 0.1)
+    callback.on_step_end(StepResult(7, 4, 1.0, StepAction.CONTINUE), 0.1)
     assert calls == []
-    callback.on_step_end(Outcome(7, 4, 1.0, Vote.SAVE), 0.1)
+    callback.on_step_end(StepResult(7, 4, 1.0, StepAction.SAVE), 0.1)
     assert calls == ["logger save", "capture", "metrics", "write state"]
 
 
 def test_a_stop_ends_the_run_after_the_state_is_on_disk(saving):
     callback, saver, context, calls = saving
-    context.job.control.vote = Vote.STOP
-    assert callback.on_step_begin(BATCH) is Vote.STOP
-    with pytest.raises(Stopped):
-        callback.on_step_end(Outcome(7, 4, 1.0, Vote.STOP), 0.1)
+    context.job.control.vote = StepAction.STOP
+    assert callback.on_step_begin(BATCH) is StepAction.STOP
+    with pytest.raises(StopRequested):
+        callback.on_step_end(StepResult(7, 4, 1.0, StepAction.STOP), 0.1)
     assert calls[-1].endswith("saved after step 7; the same command without --fresh resumes from there")
     saver.wait.assert_called_once()
     saver.close.assert_called_once()
@@ -85,6 +89,6 @@ def test_a_stop_ends_the_run_after_the_state_is_on_disk(saving):
 def test_a_full_disk_postpones_the_save(saving):
     callback, saver, _, calls = saving
     saver.save.side_effect = OSError("no space left")
-    callback.on_step_end(Outcome(7, 4, 1.0, Vote.SAVE), 0.1)
-    saver.postpone.assert_called_once_with(7)
+    callback.on_step_end(StepResult(7, 4, 1.0, StepAction.SAVE), 0.1)
+    saver.skip.assert_called_once_with(7)
     assert calls[-1] == "the state of step 7 could not be saved: no space left"

@@ -12,12 +12,12 @@ import pytest
 from crepe_dist import network_registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT, Targets
-from crepe_dist.model.loss import objective_for
-from crepe_dist.networks.ngrams.init import rate, speed_up
+from crepe_dist.model.loss import create_loss
+from crepe_dist.networks.ngrams.init import raise_lr_for_few_steps, table_lr_mult
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.config import parse
-from crepe_dist.training.model_setup import steps_of
-from crepe_dist.training.training_data import with_epochs
+from crepe_dist.training.model_setup import num_steps
+from crepe_dist.training.training_data import resolve_epochs
 
 
 def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Dataset:
@@ -35,11 +35,11 @@ def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Da
     ],
 )  # fmt: skip
 def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, epochs, paper):
-    settled = with_epochs(parse([]), data(rows, length))
-    assert settled.training.all_epochs == epochs
+    settled = resolve_epochs(parse([]), data(rows, length))
+    assert settled.training.num_epochs == epochs
     assert replace(settled, training=parse([]).training) == parse([])
-    assert with_epochs(parse(["--model=paper"]), data(rows, length)).training.all_epochs == paper
-    assert with_epochs(parse(["--epochs=7"]), data(rows, length)).training.all_epochs == 7
+    assert resolve_epochs(parse(["--model=paper"]), data(rows, length)).training.num_epochs == paper
+    assert resolve_epochs(parse(["--epochs=7"]), data(rows, length)).training.num_epochs == 7
 
 
 @pytest.mark.parametrize(
@@ -58,27 +58,27 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
     ],
 )
 def test_training_stops_early_where_the_validation_split_can_tell(flags, validation, labelled, patience):
-    derived = with_epochs(parse(flags), data(3600, 256, validation, labelled))
+    derived = resolve_epochs(parse(flags), data(3600, 256, validation, labelled))
     assert derived.training.patience == patience
-    assert with_epochs(derived, data(3600, 256, validation, labelled)) == derived
+    assert resolve_epochs(derived, data(3600, 256, validation, labelled)) == derived
 
 
 @pytest.mark.parametrize(("rows", "epochs", "multiple"), [(64, 1, 1), (64 * 300, 5, 1), (64 * 1500, 4, 0.5)])
 def test_the_n_gram_table_learns_more_slowly_in_long_trainings(rows, epochs, multiple):
-    assert rate(steps_of(parse([f"--epochs={epochs}", "--batch-size=64"]), rows)) == multiple
+    assert table_lr_mult(num_steps(parse([f"--epochs={epochs}", "--batch-size=64"]), rows)) == multiple
 
 
 @pytest.mark.parametrize(("steps", "multiple"), [(1, 2), (187, 2), (333, 1.5), (750, 1), (10**6, 1)])
 def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
     parameters = {name: Parameter(np.zeros(1, np.float32), usual) for name, usual in (("weight", 7.0), ("bias", 1.0))}
-    speed_up(parameters, steps)
-    assert [each.rate for each in parameters.values()] == pytest.approx([7 * multiple, multiple], rel=1e-3)
+    raise_lr_for_few_steps(parameters, steps)
+    assert [each.lr_mult for each in parameters.values()] == pytest.approx([7 * multiple, multiple], rel=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
 def test_labels_are_smoothed_for_crepe(kind, smoothing):
-    shape: Any = network_registry.part(kind, "shape").SHAPE
+    shape: Any = network_registry.import_network_module(kind, "shape").SHAPE
     one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=Targets(ONE, np.zeros(1), 2))}))
-    assert objective_for(parse([]).training, one_label, shape).smoothing == smoothing
-    assert objective_for(parse(["--label-smoothing=0.2"]).training, one_label, shape).smoothing == 0.2
-    assert objective_for(parse(["--label-smoothing=0"]).training, one_label, shape).smoothing == 0.0
+    assert create_loss(parse([]).training, one_label, shape).smoothing == smoothing
+    assert create_loss(parse(["--label-smoothing=0.2"]).training, one_label, shape).smoothing == 0.2
+    assert create_loss(parse(["--label-smoothing=0"]).training, one_label, shape).smoothing == 0.0

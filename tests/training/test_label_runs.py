@@ -17,9 +17,9 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model.calibration import INTERVALS, of_labels, threshold_of
+from crepe_dist.model.calibration import INTERVALS, multilabel_calibration, threshold_of
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.scores import LabelScores
+from crepe_dist.runs.scores import MultilabelScores
 from tests.conftest import QUICK, command, losses, run, train
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
@@ -56,15 +56,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def scores_of(folder: Path, name: str = "run-1") -> LabelScores:
-    found = checkpoint.scores(checkpoint.find(str(folder / name)))["test"]
-    assert isinstance(found, LabelScores)
+def scores_of(folder: Path, name: str = "run-1") -> MultilabelScores:
+    found = checkpoint.scores(checkpoint.resolve_model(str(folder / name)))["test"]
+    assert isinstance(found, MultilabelScores)
     return found
 
 
 def test_two_processes_train_as_one(folder):
     first, second = scores_of(folder), scores_of(folder, "run-2")
-    assert "_test_f1_" in checkpoint.find(str(folder / "run-1")).name
+    assert "_test_f1_" in checkpoint.resolve_model(str(folder / "run-1")).name
     assert first.accuracy == second.accuracy > 0.95
     np.testing.assert_allclose(losses(folder / "run-1"), losses(folder / "run-2"), rtol=1e-4)
     result = json.loads((folder / "run-1" / "result.json").read_text())
@@ -78,12 +78,15 @@ def test_labels_that_are_sure(folder):
     model, wanted = crepe_dist.load(folder / "run-1", min_precision=0.9), table(100, 2)
     found = [set(each.labels or ()) for each in model.predict(wanted["text"])]
     right = sum(len(each & set(true)) for each, true in zip(found, wanted["label"]))
-    (sure,) = (each for each in scores_of(folder).sure_answers if each["asked"] == 0.9)
+    (sure,) = (each for each in scores_of(folder).selective_scores if each["asked"] == 0.9)
     assert sure["precision"] == right / sum(map(len, found))
     assert sure["covered"] == [right / sum(map(len, wanted["label"]))]
     histogram = np.zeros((2, INTERVALS, 2), np.int64)
     histogram[:, 300, 0], histogram[:, 400, 1] = 99, (30, 5)  # all of thirty are right, and all of five
-    assert of_labels(np.array([0.5, 0.5]), histogram).thresholds_for(0.9) == [threshold_of(np.array(301)), math.inf]
+    assert multilabel_calibration(np.array([0.5, 0.5]), histogram).thresholds_for(0.9) == [
+        threshold_of(np.array(301)),
+        math.inf,
+    ]
 
 
 def test_evaluate_computes_the_scores_of_training(folder, printed_by):
@@ -97,11 +100,11 @@ def test_evaluate_computes_the_scores_of_training(folder, printed_by):
         zip(["big", "old", "red"], scores.thresholds.tolist())
     )
     assert "micro F1" in shown
-    assert found["sure_answers"] == scores.sure_answers
+    assert found["sure_answers"] == scores.selective_scores
     assert "average precision" in (folder / "scores.html").read_text()
     predictor = crepe_dist.load(folder / "run-1")
     part = open_dataset(folder / "data").splits["test"]
-    wanted = part.targets.shares(np.arange(len(part)))
+    wanted = part.targets.label_probs(np.arange(len(part)))
     texts = [part.text(row) or "" for row in range(len(part))]
     labels = [set(each.labels or ()) for each in predictor.predict(texts)]
     right = [each == {predictor.classes[i] for i in np.flatnonzero(row)} for each, row in zip(labels, wanted)]

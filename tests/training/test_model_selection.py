@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from crepe_dist.runs.resume_state import Progress
-from crepe_dist.training.model_selection import EpochChoice
+from crepe_dist.runs.resume_state import TrainerState
+from crepe_dist.training.model_selection import ModelSelection
 
 
-def progress(split: str, *epochs: tuple[float, float]) -> Progress:
+def progress(split: str, *epochs: tuple[float, float]) -> TrainerState:
     records = [
         {"epoch": epoch, f"{split}_accuracy": accuracy, f"{split}_loss": loss, "checkpoint": f"{epoch}.params"}
         for epoch, (accuracy, loss) in enumerate(epochs)
     ]
-    return Progress(epoch=len(records), epochs=records)
+    return TrainerState(epoch=len(records), epochs=records)
 
 
 ROWS = 100  # the standard error of 70 % is 4.6 points
@@ -38,20 +38,20 @@ ROWS = 100  # the standard error of 70 % is 4.6 points
     ],
 )
 def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epoch(split, epochs, best):
-    choice = EpochChoice(split == "validation", ROWS, patience=0, epochs=9)
+    choice = ModelSelection(split == "validation", ROWS, patience=0, epochs=9)
     course = progress(split, *epochs)
-    assert choice.best(course)["epoch"] == best
+    assert choice.best_epoch(course)["epoch"] == best
     reported = best if split == "validation" else len(epochs) - 1
-    assert choice.reported(course)["epoch"] == reported
-    assert choice.kept(course, []) == {f"{reported}.params", f"{len(epochs) - 1}.params"}
+    assert choice.selected_epoch(course)["epoch"] == reported
+    assert choice.checkpoints_to_keep(course, []) == {f"{reported}.params", f"{len(epochs) - 1}.params"}
 
 
 def test_the_best_checkpoints_of_all_saved_states_are_kept():
     """A run killed before its next state is saved resumes from one whose best epoch is another."""
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9)
+    choice = ModelSelection(has_validation=True, rows=ROWS, patience=0, epochs=9)
     course = progress("validation", (0.5, 1.0), (0.7, 0.9), (0.4, 2.0), (0.9, 0.5))
     for saved, kept in (([], {3}), ([0], {3}), ([1, 2], {0, 1, 3}), ([3, 0], {1, 3}), ([4], {3})):
-        assert choice.kept(course, saved) == {f"{epoch}.params" for epoch in kept}
+        assert choice.checkpoints_to_keep(course, saved) == {f"{epoch}.params" for epoch in kept}
 
 
 @pytest.mark.parametrize(
@@ -67,32 +67,36 @@ def test_the_best_checkpoints_of_all_saved_states_are_kept():
 )
 def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improvement(epochs, best, improved):
     waiting = len(epochs) - 1 - improved
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=waiting, epochs=9)
+    choice = ModelSelection(has_validation=True, rows=ROWS, patience=waiting, epochs=9)
     course = progress("validation", *((0.7, 9.0 + epoch) for epoch in range(len(epochs))))
     for record, (loss, error) in zip(course.epochs, epochs):
         record.update(validation_fitted_loss=loss, validation_fitted_loss_error=error)
-    assert choice.best(course)["epoch"] == best
+    assert choice.best_epoch(course)["epoch"] == best
     assert choice.is_last(course) == (waiting > 0)
     assert not replace(choice, patience=waiting + 1).is_last(course)
-    verdicts = [choice.verdict(replace(course, epochs=course.epochs[: count + 1])) for count in range(len(epochs))]
+    verdicts = [
+        choice.describe_latest(replace(course, epochs=course.epochs[: count + 1])) for count in range(len(epochs))
+    ]
     assert max(epoch for epoch, verdict in enumerate(verdicts) if verdict) == best
     assert max(epoch for epoch, verdict in enumerate(verdicts) if verdict == verdicts[0]) == improved
 
 
 def test_the_macro_f1_decides_within_its_own_error():
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=2, epochs=9, score="macro_f1")
+    choice = ModelSelection(has_validation=True, rows=ROWS, patience=2, epochs=9, score="macro_f1")
     course = progress("validation", (0.7, 1.0), (0.9, 1.1), (0.5, 1.2), (0.5, 0.9))
     for record, score in zip(course.epochs, (0.5, 0.4, 0.61, 0.52)):
         record.update(validation_macro_f1=score, validation_macro_f1_error=0.1)
-    assert choice.best(course)["epoch"] == 3  # 0.61 is more than an error above 0.5, and 0.52 less below, of less loss
-    assert choice.best(replace(course, epochs=course.epochs[:3]))["epoch"] == 2
-    assert choice.verdict(course) == "the best so far, macro F1 0.520"
-    assert replace(choice, score="accuracy").best(course)["epoch"] == 1
+    assert (
+        choice.best_epoch(course)["epoch"] == 3
+    )  # 0.61 is more than an error above 0.5, and 0.52 less below, of less loss
+    assert choice.best_epoch(replace(course, epochs=course.epochs[:3]))["epoch"] == 2
+    assert choice.describe_latest(course) == "the best so far, macro F1 0.520"
+    assert replace(choice, score="accuracy").best_epoch(course)["epoch"] == 1
 
 
 def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
-    choice = EpochChoice(has_validation=True, rows=ROWS, patience=0, epochs=9)
+    choice = ModelSelection(has_validation=True, rows=ROWS, patience=0, epochs=9)
     course = progress("validation", (0.7, 1.0), (0.66, 1.0), (0.62, 1.0), (0.58, 1.0))
     for record in course.epochs:
         record.update(validation_fitted_loss=1.0, validation_fitted_loss_error=0.3)
-    assert choice.best(course)["epoch"] == 1
+    assert choice.best_epoch(course)["epoch"] == 1

@@ -14,14 +14,20 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data.augmentation import with_typos, with_word_dropout, without_some_words
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.augmentation import with_typos, with_word_dropout, word_dropout
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.targets import SHARE_UNIT
-from crepe_dist.data.word_hashing import WordFinder, joined
+from crepe_dist.data.targets import PROB_SCALE
+from crepe_dist.data.word_hashing import WordHasher, concatenate
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
-from crepe_dist.model.teacher_ensemble import BAYES, common_words, regression, teachers, whole_vectors
+from crepe_dist.model.teacher_ensemble import (
+    BAYES,
+    common_words,
+    fit_logistic_regression,
+    iter_teacher_ensembles,
+    quantize_unit_vectors,
+)
 from crepe_dist.training import sentence_encoder
 from crepe_dist.training.pseudo_labels import soft_labels
 from tests import conftest
@@ -94,37 +100,37 @@ class TestWords:
 
     @pytest.mark.parametrize("mode", ["paper", "full", "notebook"])
     def test_are_those_of_a_regular_expression(self, mode):
-        encoding = Encoding(mode, 40)
-        found = WordFinder(encoding).find(encoding.encode(self.TEXTS))
+        encoding = CharEncoder(mode, 40)
+        found = WordHasher(encoding).find(encoding.encode(self.TEXTS))
         for row, text in enumerate(self.TEXTS):
             words = re.findall(r"[^\W_]+", encoding.decode(encoding.encode([text])[0]).lower())
             assert found.starts[row + 1] - found.starts[row] == len({*words, *zip(words, words[1:])})
 
     def test_are_equal_wherever_they_stand_and_in_either_case(self):
-        encoding = Encoding("full", 40)
-        found = WordFinder(encoding).find(encoding.encode(["Red house", "a house is RED", "green"]))
+        encoding = CharEncoder("full", 40)
+        found = WordHasher(encoding).find(encoding.encode(["Red house", "a house is RED", "green"]))
         first, second, third = (set(found.words[slice(*found.starts[row : row + 2])]) for row in range(3))
         assert len(first & second) == 2
         assert not third & (first | second)
 
     def test_rare_characters_and_those_without_spaces_are_words(self):
-        encoding = Encoding("paper", 20, alphabet="ab 中", paired="京北東海")
-        found = WordFinder(encoding).find(encoding.encode(["中中b", "北京 ab", "京北"]))
+        encoding = CharEncoder("paper", 20, alphabet="ab 中", paired="京北東海")
+        found = WordHasher(encoding).find(encoding.encode(["中中b", "北京 ab", "京北"]))
         assert np.diff(found.starts).tolist() == [4, 5, 3]  # 中, b, 中中, 中b; 北, 京, ab and two pairs; 京, 北, 京北
         both = np.intersect1d(found.words[4:9], found.words[9:])
         assert len(both) == 2  # 北 and 京, but not their order
 
     def test_sums_over_words_are_those_of_a_matrix(self):
         generator = np.random.default_rng(1)
-        finder, encoding = WordFinder(Encoding("paper", 60)), Encoding("paper", 60)
+        finder, encoding = WordHasher(CharEncoder("paper", 60)), CharEncoder("paper", 60)
         codes = encoding.encode(table(50, 5)["text"])
-        words = joined([finder.find(codes[:20]), finder.find(codes[20:])])
+        words = concatenate([finder.find(codes[:20]), finder.find(codes[20:])])
         whole = finder.find(codes)
         assert all(np.array_equal(getattr(words, name), getattr(whole, name)) for name in ("starts", "words"))
         words = common_words({"train": whole, "unlabelled": whole})["train"]
         matrix = np.zeros((len(words), words.size))
         matrix[np.repeat(np.arange(50), np.diff(words.starts)), words.words] = 1
-        shares = generator.integers(0, SHARE_UNIT, (50, 3)).astype(float)
+        shares = generator.integers(0, PROB_SCALE, (50, 3)).astype(float)
         assert np.array_equal(words.counts(shares), matrix.T @ shares)
         odds = generator.integers(-99999, 99999, (words.size, 3)).astype(float)
         assert np.array_equal(words.sums(odds), matrix @ odds)
@@ -135,9 +141,9 @@ class TestWordDropout:
 
     @pytest.mark.parametrize("mode", ["paper", "notebook"])
     def test_leaves_out_words_with_the_character_after_each(self, mode):
-        encoding = Encoding(mode, 60)
-        finder, codes = WordFinder(encoding), encoding.encode([" ".join("abcdefghijklmnopqrst")] * 2000)
-        fewer = without_some_words(codes, 0.6, np.arange(2000, dtype=np.uint64), finder)
+        encoding = CharEncoder(mode, 60)
+        finder, codes = WordHasher(encoding), encoding.encode([" ".join("abcdefghijklmnopqrst")] * 2000)
+        fewer = word_dropout(codes, 0.6, np.arange(2000, dtype=np.uint64), finder)
         words = [encoding.decode(row).strip().split(" ") for row in fewer]
         assert all(row == sorted(set(row)) and len(row[0]) == 1 for row in words)  # in order, one space each
         counts = np.array([len(row) for row in words])
@@ -146,10 +152,10 @@ class TestWordDropout:
 
     @pytest.mark.parametrize("rate", [0.5, 1.0])
     def test_a_document_keeps_a_word(self, rate):
-        encoding = Encoding(feature_len=60, alphabet="0123456789abcdefghijklmnopqrstuvwxyzü ,-.犬猫")
-        finder, codes = WordFinder(encoding), encoding.encode(self.TEXTS)
+        encoding = CharEncoder(feature_len=60, alphabet="0123456789abcdefghijklmnopqrstuvwxyzü ,-.犬猫")
+        finder, codes = WordHasher(encoding), encoding.encode(self.TEXTS)
         for key in range(20):
-            fewer = without_some_words(codes, rate, np.full(len(codes), key, np.uint64), finder)
+            fewer = word_dropout(codes, rate, np.full(len(codes), key, np.uint64), finder)
             assert np.array_equal(fewer[1:4], codes[1:4])  # of a word or less
             assert all(len(finder.find(row[None]).words) for row in fewer[[0, 3, 4, 5]])
 
@@ -158,12 +164,12 @@ class TestWordDropout:
         train = data.splits["train"]
         dropped = with_word_dropout(train, 0.3, data.encoding)
         rows = np.arange(len(train))
-        whole = dropped.of_epoch(1, 2).codes(rows)
-        assert np.array_equal(dropped.of_epoch(1, 2).codes(rows[5:9]), whole[5:9])
-        assert not np.array_equal(dropped.of_epoch(1, 3).codes(rows), whole)
-        assert not np.array_equal(dropped.of_epoch(2, 2).codes(rows), whole)
-        assert np.array_equal(dropped.codes(rows), train.codes(rows))
-        assert not np.array_equal(with_typos(dropped.of_epoch(1, 2), 0.1).codes(rows), whole)
+        whole = dropped.for_epoch(1, 2).char_ids(rows)
+        assert np.array_equal(dropped.for_epoch(1, 2).char_ids(rows[5:9]), whole[5:9])
+        assert not np.array_equal(dropped.for_epoch(1, 3).char_ids(rows), whole)
+        assert not np.array_equal(dropped.for_epoch(2, 2).char_ids(rows), whole)
+        assert np.array_equal(dropped.char_ids(rows), train.char_ids(rows))
+        assert not np.array_equal(with_typos(dropped.for_epoch(1, 2), 0.1).char_ids(rows), whole)
 
 
 class TestTeacher:
@@ -171,8 +177,8 @@ class TestTeacher:
         """Teachers of texts by a network and encoders that are right by that much, and the true classes."""
         sizes = (("train", 60, 1), ("validation", 90, 3), ("unlabelled", 300, 4))
         tables = {name: table(rows, seed) for name, rows, seed in sizes}
-        encoding, generator = Encoding(feature_len=48), np.random.default_rng(0)
-        words = {name: WordFinder(encoding).find(encoding.encode(each["text"])) for name, each in tables.items()}
+        encoding, generator = CharEncoder(feature_len=48), np.random.default_rng(0)
+        words = {name: WordHasher(encoding).find(encoding.encode(each["text"])) for name, each in tables.items()}
         truth = {
             name: np.array([NAMES.index(label) for label in each["label"]], np.int32) for name, each in tables.items()
         }
@@ -188,9 +194,9 @@ class TestTeacher:
             "network": {name: each for name, each in guesses(network).items() if name != "train"}
         }
         for right in encoders:
-            vectors = {name: whole_vectors(each) for name, each in guesses(right).items()}
-            members[f"encoder {right}"] = finished(regression(vectors, shares, labels))
-        return list(teachers(common_words(words), shares, labels, members)), truth
+            vectors = {name: quantize_unit_vectors(each) for name, each in guesses(right).items()}
+            members[f"encoder {right}"] = finished(fit_logistic_regression(vectors, shares, labels))
+        return list(iter_teacher_ensembles(common_words(words), shares, labels, members)), truth
 
     def test_network_and_words_teach_each_other(self):
         found, truth = self._teachers(1.0)
@@ -206,9 +212,13 @@ class TestTeacher:
 
     def test_the_sums_of_a_regression_have_no_order(self):
         labels = np.arange(500, dtype=np.int32) % 3
-        vectors = whole_vectors(np.eye(3, 20)[labels] + np.random.default_rng(0).normal(size=(500, 20)))
+        vectors = quantize_unit_vectors(np.eye(3, 20)[labels] + np.random.default_rng(0).normal(size=(500, 20)))
         first, second = (
-            finished(regression({"train": vectors[::step], "validation": vectors}, np.eye(3)[labels[::step]], labels))
+            finished(
+                fit_logistic_regression(
+                    {"train": vectors[::step], "validation": vectors}, np.eye(3)[labels[::step]], labels
+                )
+            )
             for step in (1, -1)
         )
         assert np.array_equal(first["validation"], second["validation"])
@@ -217,7 +227,7 @@ class TestTeacher:
     def test_rounded_labels_sum_to_one(self):
         probabilities = np.random.default_rng(3).dirichlet(np.full(20, 0.1), 50)
         targets = soft_labels(probabilities)
-        assert (targets.stored[..., 1].sum(axis=1, dtype=int) == SHARE_UNIT).all()
+        assert (targets.stored[..., 1].sum(axis=1, dtype=int) == PROB_SCALE).all()
         assert np.array_equal(targets.stored[:, 0, 0], probabilities.argmax(axis=1))
 
 
@@ -307,7 +317,7 @@ class TestEncoder:
     def test_a_text_is_encoded_once(self, folder, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         data, encode = open_dataset(folder / "data"), Mock(side_effect=lambda text: np.array([len(text), 9.0]))
-        monkeypatch.setattr(sentence_encoder, "opened", lambda *_: encode)
+        monkeypatch.setattr(sentence_encoder, "load_sentence_encoder", lambda *_: encode)
         first, second = (finished(sentence_encoder.vectors("NAME", data, print)) for _ in range(2))
         assert {name: len(each) for name, each in first.items()} == {"train": 60, "validation": 210, "unlabelled": 300}
         assert all(np.array_equal(first[name], second[name]) for name in first)

@@ -39,7 +39,7 @@ def result(run_dir: Path) -> dict[str, Any]:
 def reported(run_dir: Path) -> tuple[Path, dict[str, Any]]:
     """The checkpoint that a run reports, and its description."""
     path = run_dir / result(run_dir)["checkpoint"]
-    return path, checkpoint.describe(path) or {}
+    return path, checkpoint.read_metadata(path) or {}
 
 
 def digest(run_dir: Path) -> str:

@@ -9,26 +9,26 @@ import numpy as np
 
 from crepe_dist import hardware
 from crepe_dist.data.targets import ONE, Targets
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.settings.config import parse
 from crepe_dist.training.chance_loss_monitor import CHECK_INTERVAL, ChanceLossMonitor
 from crepe_dist.training.display import Throughput
-from crepe_dist.training.startup_messages import empty_classes, few_cores, few_steps, small_shares
+from crepe_dist.training.startup_messages import empty_classes, warn_few_cores, warn_few_steps, warn_small_shards
 
-CREPE = CrepeShape(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
-PAPER = PaperShape(69, 192, 4, 128, 512)
-NGRAMS = NGramShape(69, 192, 4, 6, 1 << 20, 36, 1 << 18)
+CREPE = CrepeConfig(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
+PAPER = PaperConfig(69, 192, 4, 128, 512)
+NGRAMS = NGramConfig(69, 192, 4, 6, 1 << 20, 36, 1 << 18)
 
 
 def test_what_is_advised_is_enough():
     for rows in (1, 7, 50, 1_050, 16_000):
         for shape in (CREPE, PAPER, NGRAMS):
             epochs = shape.epochs_needed(rows, 64)
-            assert not few_steps(parse([f"--epochs={epochs}"]), rows, shape)
-            assert epochs == 1 or f"--epochs {epochs}" in few_steps(parse([f"--epochs={epochs - 1}"]), rows, shape)
-    assert not few_steps(parse(["--epochs=1", "--init-from=runs/other"]), 500, PAPER)
+            assert not warn_few_steps(parse([f"--epochs={epochs}"]), rows, shape)
+            assert epochs == 1 or f"--epochs {epochs}" in warn_few_steps(parse([f"--epochs={epochs - 1}"]), rows, shape)
+    assert not warn_few_steps(parse(["--epochs=1", "--init-from=runs/other"]), 500, PAPER)
 
 
 def test_classes_without_rows():
@@ -43,14 +43,16 @@ def test_classes_without_rows():
 
 def test_cores(monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 2)
-    assert few_cores(2) == ""
-    assert few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
+    assert warn_few_cores(2) == ""
+    assert (
+        warn_few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"
+    )
 
 
 def test_a_batch_for_many_processes():
-    assert small_shares(parse([]), 8) == small_shares(parse(["--batch-size=1"]), 1) == ""
-    assert "--batch-size 128," in small_shares(parse([]), 16)
-    assert small_shares(parse(["--batch-size=1024"]), 1000) == ""
+    assert warn_small_shards(parse([]), 8) == warn_small_shards(parse(["--batch-size=1"]), 1) == ""
+    assert "--batch-size 128," in warn_small_shards(parse([]), 16)
+    assert warn_small_shards(parse(["--batch-size=1024"]), 1000) == ""
 
 
 class TestChanceLossMonitor:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
-from crepe_dist.distributed.signals import Vote
-from crepe_dist.parallel.distributed_optimizer import Outcome
-from crepe_dist.runs.resume_state import Progress
+from crepe_dist.distributed.signals import StepAction
+from crepe_dist.parallel.distributed_optimizer import StepResult
+from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import TrainingOptions
 from crepe_dist.training.callbacks import Callback
@@ -18,7 +18,7 @@ from crepe_dist.training.step_logger import StepLogger
 
 
 def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
-    progress = Progress()
+    progress = TrainerState()
     train = MagicMock()
     train.__len__.return_value = 8
     data: Any = SimpleNamespace(splits={"train": train, "test": range(1)})
@@ -27,7 +27,7 @@ def test_the_time_of_scoring_is_not_that_of_the_next_epoch():
     log = StepLogger(context, Callback())
     log.on_epoch_begin()
     time.sleep(0.02)
-    log.on_step_end(Outcome(1, 4, 1.0, Vote.GO_ON), 0.1)
+    log.on_step_end(StepResult(1, 4, 1.0, StepAction.CONTINUE), 0.1)
     log.on_train_epoch_end()
     assert progress.seconds >= 0.02
     progress.begin_epoch(1)

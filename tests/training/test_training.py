@@ -12,13 +12,13 @@ import pytest
 
 import crepe_dist.train
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.runs.resume_state import Progress
-from crepe_dist.runs.run_dir import RunFolder
+from crepe_dist.runs.resume_state import TrainerState
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training import context
-from crepe_dist.training.context import learning_rates, rate_at
-from crepe_dist.training.model_setup import chosen_shape, initial_parameters
+from crepe_dist.training.context import lr_at, lr_schedule
+from crepe_dist.training.model_setup import initial_parameters, select_network_config
 from tests import conftest
 from tests.conftest import NGRAMS, PAPER, QUICK, readable, records
 
@@ -49,8 +49,8 @@ class TestOptions:
         train(data, tmp_path / "clipped", *more, *whole, "--clip-norm=0.001")
         after = crepe_dist.load(tmp_path / "clipped").engine.arrays
         start = crepe_dist.settings.config.Config(model=parse([*readable(*QUICK, *PAPER)]).model)
-        shape = chosen_shape(start.model, open_dataset(data))
-        before = {name: each.value for name, each in initial_parameters(start, shape).items()}
+        shape = select_network_config(start.model, open_dataset(data))
+        before = {name: each.data for name, each in initial_parameters(start, shape).items()}
         norm = np.sqrt(sum(((after[name] - before[name]) ** 2).sum() for name in before))
         assert norm == pytest.approx(0.001, rel=0.01)
 
@@ -79,11 +79,11 @@ class TestSchedule:
     )
     def test_each_schedule(self, options, epochs, rates):
         options = OptimizerOptions(learning_rate=1.0, **options)
-        assert [rate_at(options, epoch, 4) for epoch in epochs] == pytest.approx(rates)
+        assert [lr_at(options, epoch, 4) for epoch in epochs] == pytest.approx(rates)
 
     def test_a_run_goes_through_the_whole_schedule(self):
-        at = learning_rates(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), rows=100)
-        positions = [Progress(epoch=epoch, documents=done) for epoch, done in ((1, 0), (2, 0), (2, 100))]
+        at = lr_schedule(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), rows=100)
+        positions = [TrainerState(epoch=epoch, documents=done) for epoch, done in ((1, 0), (2, 0), (2, 100))]
         assert list(map(at, positions)) == pytest.approx([1, 0.5, 0])
 
 
@@ -96,13 +96,13 @@ def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_p
 
 
 def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(context, "Metrics", lambda *_, **__: None)
-    monkeypatch.setattr(context.EpochChoice, "of", lambda *_: None)
+    monkeypatch.setattr(context, "MetricsLogger", lambda *_, **__: None)
+    monkeypatch.setattr(context.ModelSelection, "of", lambda *_: None)
     given: list[int] = []
     engine: Any = SimpleNamespace(group_size=8, open_exchange=lambda world, options, documents: given.append(documents))
     display = SimpleNamespace(say=print)
     for rank in range(3):  # all processes of a host lay out the same memory
         world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, on_root=lambda *_: None)
         job: Any = SimpleNamespace(world=world, display=display)
-        context.TrainContext.create(parse(["--data", "x", "--batch-size=50"]), None, engine, RunFolder(tmp_path), job)  # type: ignore[arg-type]
+        context.TrainContext.create(parse(["--data", "x", "--batch-size=50"]), None, engine, RunDir(tmp_path), job)  # type: ignore[arg-type]
     assert given == [24, 24, 24]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.data.char_encoder import Encoding
+from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.model import weights_io
-from crepe_dist.model.quantization import Packed
+from crepe_dist.model.quantization import CompressedArray
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources
 from crepe_dist.preparing.spec import PreparationSpec
@@ -24,8 +24,8 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
-from crepe_dist.training.model_setup import chosen_shape, initial_parameters
-from crepe_dist.training.startup_messages import leaked_rows
+from crepe_dist.training.model_setup import initial_parameters, select_network_config
+from crepe_dist.training.startup_messages import warn_leaked_rows
 from tests.conftest import FEATURE_LEN, QUICK, train, write_csv
 from tests.helpers.engines import Network
 
@@ -39,8 +39,8 @@ LAST = {"14.weight", "14.bias"}
 CYRILLIC = "абвгд "
 
 
-def build_network(options: ModelOptions, dataset: Dataset, start: transfer.Start | None = None) -> Network:
-    shape = start.shape if start else chosen_shape(options, dataset)
+def build_network(options: ModelOptions, dataset: Dataset, start: transfer.PretrainedWeights | None = None) -> Network:
+    shape = start.shape if start else select_network_config(options, dataset)
     return Network(shape, initial_parameters(Config(model=options), shape, start))
 
 
@@ -80,21 +80,24 @@ def runs(dataset, tmp_path_factory) -> dict[str, str]:
 def foreign(runs, tmp_path) -> str:
     """Parameters that nothing describes."""
     path = tmp_path / "notebook.params"
-    path.write_bytes(checkpoint.find(runs["paper"]).read_bytes())
+    path.write_bytes(checkpoint.resolve_model(runs["paper"]).read_bytes())
     return str(path)
 
 
 def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
     """The network that starts from ``given``, and what is said of it."""
     options = options or ModelOptions()
-    start = transfer.read(given, options, dataset)
+    start = transfer.load_pretrained(given, options, dataset)
     return build_network(options, dataset, start), start.summary
 
 
 def given_arrays(given: str) -> weights_io.Arrays:
     """The parameters of ``given``, which may have no description."""
-    arrays = weights_io.load(checkpoint.find(given))
-    return {name: array.checked().unpack() if isinstance(array, Packed) else array for name, array in arrays.items()}
+    arrays = weights_io.load(checkpoint.resolve_model(given))
+    return {
+        name: array.checked().unpack() if isinstance(array, CompressedArray) else array
+        for name, array in arrays.items()
+    }
 
 
 @pytest.mark.parametrize("classes", SOME_CLASSES.values(), ids=SOME_CLASSES.keys())
@@ -106,7 +109,7 @@ def test_classes_keep_their_outputs_by_name_and_others_start_as_usual(runs, kind
     fresh = build_network(NETWORKS[kind], other).values
     for name, array in got.items():
         if (axis := shape.class_axes.get(name)) is None:
-            np.testing.assert_array_equal(array, (fresh if name in shape.counted else before)[name])
+            np.testing.assert_array_equal(array, (fresh if name in shape.buffers else before)[name])
             continue
         for place, each in enumerate(classes):
             known = each in dataset.classes
@@ -139,13 +142,13 @@ class TestOtherClasses:
             np.testing.assert_array_equal(array, (before if name in kept else fresh)[name])
         assert got["ngrams.weight"].shape == (64, 2)
         assert got["tower.out.weight"].shape == (2, 64)
-        assert "ngrams.significant" not in transfer.read(crepe, ModelOptions(), other).arrays
-        assert "ngrams.significant" in transfer.read(crepe, ModelOptions(), dataset).arrays
+        assert "ngrams.significant" not in transfer.load_pretrained(crepe, ModelOptions(), other).arrays
+        assert "ngrams.significant" in transfer.load_pretrained(crepe, ModelOptions(), dataset).arrays
         assert said.startswith("embeddings and convolutions from")
 
     def test_of_n_grams_nothing_could_be_kept(self, runs, dataset):
         with pytest.raises(UserError, match="a network for other classes") as error:
-            transfer.read(runs["ngrams"], ModelOptions(), with_classes(dataset, OTHER_CLASSES))
+            transfer.load_pretrained(runs["ngrams"], ModelOptions(), with_classes(dataset, OTHER_CLASSES))
         assert "--model crepe" in error.value.remedy
 
 
@@ -153,23 +156,25 @@ class TestEncodings:
     @pytest.mark.parametrize(
         ("encoding", "flag"),
         [
-            (Encoding(feature_len=FEATURE_LEN + 1), f"--feature-len {FEATURE_LEN}"),
-            (Encoding("notebook", FEATURE_LEN), "--mode paper"),
-            (Encoding(feature_len=FEATURE_LEN, alphabet=CYRILLIC), "--mode paper"),
+            (CharEncoder(feature_len=FEATURE_LEN + 1), f"--feature-len {FEATURE_LEN}"),
+            (CharEncoder("notebook", FEATURE_LEN), "--mode paper"),
+            (CharEncoder(feature_len=FEATURE_LEN, alphabet=CYRILLIC), "--mode paper"),
         ],
         ids=["length", "direction", "alphabet"],
     )
     def test_another_one_is_refused_with_what_to_prepare_with(self, runs, dataset, encoding, flag):
         with pytest.raises(UserError, match="encoded differently") as error:
-            transfer.read(runs["paper"], ModelOptions(), replace(dataset, encoding=encoding))
+            transfer.load_pretrained(runs["paper"], ModelOptions(), replace(dataset, encoding=encoding))
         assert flag in error.value.remedy
         assert error.value.remedy.endswith("--alphabet standard")
 
     def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, runs, dataset):
-        longer = replace(dataset, encoding=Encoding(feature_len=200))
-        assert transfer.read(runs["ngrams"], ModelOptions(), longer).shape.feature_len == 200
+        longer = replace(dataset, encoding=CharEncoder(feature_len=200))
+        assert transfer.load_pretrained(runs["ngrams"], ModelOptions(), longer).shape.feature_len == 200
         with pytest.raises(UserError, match="encoded differently"):
-            transfer.read(runs["ngrams"], ModelOptions(), replace(dataset, encoding=Encoding("notebook", FEATURE_LEN)))
+            transfer.load_pretrained(
+                runs["ngrams"], ModelOptions(), replace(dataset, encoding=CharEncoder("notebook", FEATURE_LEN))
+            )
 
 
 class TestSettings:
@@ -184,7 +189,7 @@ class TestSettings:
     )
     def test_that_ask_for_another_network_are_refused(self, runs, dataset, kind, options, message):
         with pytest.raises(UserError, match=message) as error:
-            transfer.read(runs[kind], options, dataset)
+            transfer.load_pretrained(runs[kind], options, dataset)
         assert "omit" in error.value.remedy
 
 
@@ -196,7 +201,7 @@ class TestForeign:
 
     def test_the_length_to_prepare_with_is_told(self, foreign, dataset):
         with pytest.raises(UserError, match="do not fit documents of 1014") as error:
-            transfer.read(foreign, ModelOptions(), replace(dataset, encoding=Encoding()))
+            transfer.load_pretrained(foreign, ModelOptions(), replace(dataset, encoding=CharEncoder()))
         assert f"such as {FEATURE_LEN}; to train, prepare" in error.value.remedy
 
 
@@ -208,7 +213,7 @@ class TestTraining:
         table = write_csv(folder / "other.csv", 100, seed=5)
         names = {"1": "third", "2": "new", "3": "first"}
         table.write_text(re.sub('^"(.)"', lambda label: names[label[1]], table.read_text(), flags=re.MULTILINE))
-        prepare(find_sources([str(table)]), folder / "other", PreparationSpec(Encoding(feature_len=FEATURE_LEN)))
+        prepare(find_sources([str(table)]), folder / "other", PreparationSpec(CharEncoder(feature_len=FEATURE_LEN)))
         return folder
 
     @pytest.fixture(scope="class")
@@ -224,15 +229,19 @@ class TestTraining:
         assert list(crepe_dist.load(place / "alone").classes) == ["first", "new", "third"]
         printed = train(*flags, "--run-dir", place / "both", processes=2)
         assert printed.count("for 2 of its 3 classes") == 1
-        assert sha256(checkpoint.find(str(place / "both"))) == sha256(checkpoint.find(str(place / "alone")))
+        assert sha256(checkpoint.resolve_model(str(place / "both"))) == sha256(
+            checkpoint.resolve_model(str(place / "alone"))
+        )
 
     def test_scored_rows_that_the_first_run_was_trained_on_are_counted(self, quick_run, data, tmp_path):
         def note(source, length=FEATURE_LEN):
             out = tmp_path / f"{source.name}-{length}"
             prepare(
-                find_sources([str(source)]), out, PreparationSpec(Encoding(feature_len=length), SplitOptions(0.2, 0.2))
+                find_sources([str(source)]),
+                out,
+                PreparationSpec(CharEncoder(feature_len=length), SplitOptions(0.2, 0.2)),
             )
-            return leaked_rows(str(quick_run), open_dataset(out))
+            return warn_leaked_rows(str(quick_run), open_dataset(out))
 
         said = note(data.parent / "train.csv")
         rows = {name: len(part) for name, part in open_dataset(tmp_path / f"train.csv-{FEATURE_LEN}").splits.items()}
@@ -241,4 +250,4 @@ class TestTraining:
         assert "with the same --seed" in said
         assert note(data.parent / "train.csv", FEATURE_LEN + 1) == said, "texts count, not their encoding"
         assert note(write_csv(tmp_path / "new.csv", 60, seed=9)) == ""
-        assert leaked_rows(str(quick_run), open_dataset(data)) == ""
+        assert warn_leaked_rows(str(quick_run), open_dataset(data)) == ""

@@ -17,7 +17,7 @@ from crepe_dist.elastic import training_subprocess
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.config import flag, parse, settings
 from crepe_dist.tuning import search
-from crepe_dist.tuning.search import DONE, FAILED, KILLED, LATE, Search, attempt
+from crepe_dist.tuning.search import DONE, FAILED, KILLED, TIMED_OUT, Search, run_trial
 from tests.chaos import harness
 from tests.conftest import NGRAMS, QUICK, readable
 
@@ -43,7 +43,7 @@ def play(monkeypatch, data_with_validation, tmp_path):
                 raise KeyboardInterrupt
             return left.pop(0)
 
-        monkeypatch.setattr(search, "attempt", played)
+        monkeypatch.setattr(search, "run_trial", played)
         made = Search(open_dataset(data_with_validation), tmp_path / "out", seed=0)
         list(made.run(time.monotonic() + SOON, len(outcomes) if most is None else most, 1, lambda *_: None))
         return made, given
@@ -85,7 +85,10 @@ def test_a_search_resumes_where_it_was_killed(play):
 
 def test_an_interrupted_trial_counts_with_its_best_epoch_and_is_resumed(play, tmp_path):
     made, _ = play(
-        outcome(LATE, 0.9), outcome(KILLED, problem="training was ended by SIGKILL\n\n"), outcome(DONE, 0.8), most=1
+        outcome(TIMED_OUT, 0.9),
+        outcome(KILLED, problem="training was ended by SIGKILL\n\n"),
+        outcome(DONE, 0.8),
+        most=1,
     )
     assert folders([made.best()]) == ["trial-0000"]
     assert folders(made.ended()) == ["trial-0002"]
@@ -98,7 +101,7 @@ def test_an_interrupted_trial_counts_with_its_best_epoch_and_is_resumed(play, tm
 
 def test_errors(play, complaint, data, data_with_validation, tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
-        play(outcome(LATE), outcome(FAILED, problem="the data are odd\nreason\nremedy"), most=1)
+        play(outcome(TIMED_OUT), outcome(FAILED, problem="the data are odd\nreason\nremedy"), most=1)
     assert (caught.value.what, caught.value.why, caught.value.remedy) == ("the data are odd", "reason", "remedy")
     assert "has no validation split" in complaint("tune", data, "--out", "elsewhere", cwd=tmp_path)
     said = complaint("tune", data_with_validation, "--out", tmp_path / "new", "--minutes", "1e-9", cwd=tmp_path)
@@ -128,14 +131,14 @@ def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_pat
         seen.append(epoch)
         return False
 
-    made = attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, prune, print)
+    made = run_trial(given, tmp_path / "trial", 1, time.monotonic() + SOON, prune, print)
     assert made["end"] == DONE
     assert (made["epoch"], made["validation"]) in seen or not seen  # it may end before the first look
 
 
 def test_the_values_of_the_default_trial_are_those_that_it_trains_with(data_with_validation, tmp_path):
     given = {"data.source": str(data_with_validation), "logging.report": False}
-    attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *_: True, print)
+    run_trial(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *_: True, print)
     folder = tmp_path / "trial" / "run"
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     network = json.loads(next(folder.glob("checkpoints/*[0-9t].json")).read_text())["network"]
@@ -150,14 +153,14 @@ def test_the_values_of_the_default_trial_are_those_that_it_trains_with(data_with
 
 def test_a_trial_is_ended(data_with_validation, tmp_path):
     given = {**settings_of(QUICK, data_with_validation), "training.epochs": 10**6}
-    made = attempt(given, tmp_path / "trial", 1, time.monotonic() + 0.5, lambda *_: False, print)
-    assert made["end"] == LATE
+    made = run_trial(given, tmp_path / "trial", 1, time.monotonic() + 0.5, lambda *_: False, print)
+    assert made["end"] == TIMED_OUT
     assert harness.processes(str(tmp_path / "trial")) == []
 
 
 def test_a_training_that_fails_says_why(data_with_validation, tmp_path):
     given = {"data.source": str(data_with_validation), "optimizer.learning_rate": -1}
-    made = attempt(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *_: False, print)
+    made = run_trial(given, tmp_path / "trial", 1, time.monotonic() + SOON, lambda *_: False, print)
     assert made["end"] == FAILED
     assert made["problem"].startswith("optimizer.learning_rate is -1")
 
@@ -174,12 +177,12 @@ def test_a_killed_training_of_another_command_is_resumed_twice(monkeypatch, tmp_
     def started(*_):
         yield SimpleNamespace(wait=lambda timeout: left.pop(0))
 
-    monkeypatch.setattr(training_subprocess, "training", started)
+    monkeypatch.setattr(training_subprocess, "training_subprocess", started)
     if ends is True:
-        assert training_subprocess.train({}, tmp_path)
+        assert training_subprocess.train_in_subprocess({}, tmp_path)
     else:
         with pytest.raises(UserError) as caught:
-            training_subprocess.train({}, tmp_path)
+            training_subprocess.train_in_subprocess({}, tmp_path)
         assert ends in caught.value.what
         assert caught.value.code == ExitCode.FAILURE
     assert left == []

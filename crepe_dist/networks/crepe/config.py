@@ -20,7 +20,7 @@ The tower is a residual convolutional network over the n-grams at each position 
 A document is its characters up to the last known one, between two symbols for its start and end; beyond them everything
 is zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma 2019, arXiv:1901.09321), so that no
 normalisation is needed. The tower's table starts with normal noise and a head start from the classes of
-the documents (``head_start``); the n-gram table starts at zero.
+the documents (``class_aware_embedding``); the n-gram table starts at zero.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import BLANK, Codes
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharIds
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import counted
-from crepe_dist.model.network_config import Shape, Uses
+from crepe_dist.formatting import pluralize
+from crepe_dist.model.network_config import NetworkConfig, RowUsage
 from crepe_dist.native.constants import CONV_KERNEL_SIZE, POOLED_BLOCKS
-from crepe_dist.networks.ngrams.config import LARGEST_LONGEST, NGramShape
-from crepe_dist.networks.ngrams.hashing import edged, keys, rows_of
-from crepe_dist.settings.options import MOST_BLOCKS
+from crepe_dist.networks.ngrams.config import MAX_MAXN, NGramConfig
+from crepe_dist.networks.ngrams.hashing import add_boundary_symbols, hash_to_rows, ngram_keys
+from crepe_dist.settings.options import MAX_BLOCKS
 
 if TYPE_CHECKING:
-    from crepe_dist.data.char_encoder import Encoding
+    from crepe_dist.data.char_encoder import CharEncoder
     from crepe_dist.settings.options import ModelOptions
 
 SHORT_TEXT = 64  # characters: the longest texts with a position for each character
 # (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position
 # has several characters, short n-grams tell less.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
-LONG_STRIDE, LARGEST_STRIDE = 8, 64
+LONG_STRIDE, MAX_STRIDE = 8, 64
 SHORT_POSITIONS = 56  # of a text, up to which eight of them are one product
-WIDEST_ON_GPUS = 128  # channels, of which two tiles fit into the shared memory of our own kernels
+MAX_WIDTH_ON_GPUS = 128  # channels, of which two tiles fit into the shared memory of our own kernels
 
 
 def stride_for(feature_len: int) -> int:
@@ -65,12 +65,12 @@ def stride_for(feature_len: int) -> int:
 
 
 @dataclass(frozen=True)
-class CrepeShape(Shape):
+class CrepeConfig(NetworkConfig):
     """Configuration of the Crepe network.
 
     Attributes:
         longest: length of the longest n-grams of the n-gram table.
-        buckets, letters, words: of the n-gram table; see ``NGramShape``.
+        buckets, letters, words: of the n-gram table; see ``NGramConfig``.
         reach: length of the longest n-grams that the tower sees at a position.
         rows: rows of the tower's table.
         width: columns of the tower's table, and channels of its convolutions.
@@ -81,22 +81,22 @@ class CrepeShape(Shape):
 
     kind: ClassVar[str] = "crepe"
     title: ClassVar[str] = "convolutions over characters and n-grams"
-    described: ClassVar[str] = (
+    description_template: ClassVar[str] = (
         "convolutions with {width} channels (residual blocks of two: {blocks}) over n-grams of length 1 to {reach}, "
         "{rows} rows; and character n-grams of length 1 to {longest} and words, {buckets} buckets"
     )
     class_axes: ClassVar[Mapping[str, int]] = {
         "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
     }  # fmt: skip
-    tables: ClassVar[tuple[str, ...]] = ("ngrams.weight", "tower.table")
-    counted: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
-    summands: ClassVar[int] = 2
-    other_layers: ClassVar[str] = "embeddings and convolutions"
+    sparse_parameters: ClassVar[tuple[str, ...]] = ("ngrams.weight", "tower.table")
+    buffers: ClassVar[tuple[str, ...]] = ("ngrams.significant",)
+    num_branches: ClassVar[int] = 2
+    transferable_layers: ClassVar[str] = "embeddings and convolutions"
     label_smoothing: ClassVar[float] = 0.1
-    smaller: ClassVar[str] = "lower --width, or choose --model ngrams"
-    options: ClassVar[Mapping[str, str]] = {"rows": "embedding_rows"}
-    limits: ClassVar[Mapping[str, int]] = {
-        "longest": LARGEST_LONGEST, "reach": LARGEST_LONGEST, "blocks": MOST_BLOCKS, "stride": LARGEST_STRIDE
+    too_large_hint: ClassVar[str] = "lower --width, or choose --model ngrams"
+    option_names: ClassVar[Mapping[str, str]] = {"rows": "embedding_rows"}
+    max_sizes: ClassVar[Mapping[str, int]] = {
+        "longest": MAX_MAXN, "reach": MAX_MAXN, "blocks": MAX_BLOCKS, "stride": MAX_STRIDE
     }  # fmt: skip
     FEATURE_DROPOUT: ClassVar[float] = 0.1
 
@@ -112,12 +112,12 @@ class CrepeShape(Shape):
     dropout: float = 0.1
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> CrepeShape:
+    def for_data(cls, options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> CrepeConfig:
         if options.size != "auto":
             raise UserError("--model crepe has no --size", "only the paper's has", "omit it, or use --model paper")
-        table = NGramShape.for_data(options, encoding, classes, rows)
+        table = NGramConfig.for_data(options, encoding, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
-        stride = min(stride_for(table.feature_len), LARGEST_STRIDE)
+        stride = min(stride_for(table.feature_len), MAX_STRIDE)
         reach, embeddings = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
         return cls(
             **vars(table), reach=reach, rows=options.embedding_rows or embeddings, width=options.width,
@@ -125,24 +125,24 @@ class CrepeShape(Shape):
         )  # fmt: skip
 
     @property
-    def group_size(self) -> int:
+    def reduction_group(self) -> int:
         return 4 if self.positions > SHORT_POSITIONS else 8
 
     @property
-    def table(self) -> NGramShape:
+    def table(self) -> NGramConfig:
         """Shape of the n-gram table."""
-        return NGramShape(**{field.name: getattr(self, field.name) for field in fields(NGramShape)})
+        return NGramConfig(**{field.name: getattr(self, field.name) for field in fields(NGramConfig)})
 
     @property
-    def embedding(self) -> NGramShape:
+    def embedding(self) -> NGramConfig:
         """Shape of a table of the n-grams that the tower sees, for counting them."""
         return replace(self.table, longest=self.reach, buckets=self.rows, words=0)
 
     @property
-    def cuda_trouble(self) -> str:
-        if self.width > WIDEST_ON_GPUS:
-            return f"on GPUs, our own kernels compute a --width of up to {WIDEST_ON_GPUS}, and it is {self.width}"
-        return super().cuda_trouble
+    def cuda_unsupported_reason(self) -> str:
+        if self.width > MAX_WIDTH_ON_GPUS:
+            return f"on GPUs, our own kernels compute a --width of up to {MAX_WIDTH_ON_GPUS}, and it is {self.width}"
+        return super().cuda_unsupported_reason
 
     @property
     def activations(self) -> int:
@@ -154,21 +154,21 @@ class CrepeShape(Shape):
         for number in range(2 * self.blocks):
             shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, CONV_KERNEL_SIZE)
             shapes[f"tower.convolutions.{number}.bias"] = (self.width,)
-        return {**shapes, "tower.out.weight": (self.classes, 2 * self.width), "tower.out.bias": (self.classes,)}
+        return {**shapes, "tower.out.weight": (self.num_classes, 2 * self.width), "tower.out.bias": (self.num_classes,)}
 
-    def weighted(self, arrays: Arrays, weight: float) -> Arrays:
+    def with_branch_weight(self, arrays: Arrays, weight: float) -> Arrays:
         """Multiply the tower's last layer by the weight."""
         names = ("tower.out.weight", "tower.out.bias")
         return {name: array * np.float32(weight) if name in names else array for name, array in arrays.items()}
 
-    def most_rows(self, documents: int) -> dict[str, int]:
-        (most,) = self.table.most_rows(documents).values()
+    def max_rows_per_batch(self, documents: int) -> dict[str, int]:
+        (most,) = self.table.max_rows_per_batch(documents).values()
         return {"ngrams.weight": most, "tower.table": min(self.rows, documents * (self.feature_len + 2) * self.reach)}
 
-    def rows_used(self, arrays: Arrays, codes: Codes) -> dict[str, Uses]:
-        buckets, known, _ = look_up(codes, self.alphabet_size, self.reach, self.rows, self.stride)
+    def row_usage(self, arrays: Arrays, codes: CharIds) -> dict[str, RowUsage]:
+        buckets, known, _ = hash_positions(codes, self.alphabet_size, self.reach, self.rows, self.stride)
         return {
-            "ngrams.weight": self.table.rows_used({"significant": arrays["ngrams.significant"]}, codes)["weight"],
+            "ngrams.weight": self.table.row_usage({"significant": arrays["ngrams.significant"]}, codes)["weight"],
             "tower.table": (buckets[known], np.ones(known.sum())),
         }
 
@@ -183,7 +183,7 @@ class CrepeShape(Shape):
 
     def __str__(self) -> str:
         return (
-            f"Crepe, {counted(self.blocks, 'block')} of {self.width} channels over n-grams up to {self.reach}, "
+            f"Crepe, {pluralize(self.blocks, 'block')} of {self.width} channels over n-grams up to {self.reach}, "
             f"and a table of words and n-grams up to {self.longest}"
         )
 
@@ -191,7 +191,7 @@ class CrepeShape(Shape):
 Positions = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
 
 
-def look_up(codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int) -> Positions:
+def hash_positions(codes: CharIds, alphabet_size: int, reach: int, rows: int, stride: int) -> Positions:
     """Hash the n-grams of each position.
 
     Args:
@@ -207,19 +207,19 @@ def look_up(codes: Codes, alphabet_size: int, reach: int, rows: int, stride: int
     text = characters(codes, alphabet_size, stride).reshape(len(codes), -1)
     length, known = text.shape[1], text <= alphabet_size
     buckets, exists = np.zeros((*text.shape, reach), np.int32), np.zeros((*text.shape, reach), np.bool_)
-    for n, (key, good) in enumerate(keys(text, alphabet_size + 1, min(reach, length))):
+    for n, (key, good) in enumerate(ngram_keys(text, alphabet_size + 1, min(reach, length))):
         exists[:, : length - n, n] = good
-        buckets[:, : length - n, n][good] = rows_of(key[good], rows)
+        buckets[:, : length - n, n][good] = hash_to_rows(key[good], rows)
     by_position = (len(text), length // stride, stride * reach)
     inside = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1][:, ::stride]
     return buckets.reshape(by_position), exists.reshape(by_position), inside
 
 
-def characters(codes: Codes, alphabet_size: int, stride: int) -> Codes:
+def characters(codes: CharIds, alphabet_size: int, stride: int) -> CharIds:
     """Return the characters of each position, with the symbols of both edges, uint8 [B, T, stride]."""
-    text = edged(codes, alphabet_size)
-    text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=BLANK)
+    text = add_boundary_symbols(codes, alphabet_size)
+    text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=PAD_UNK_ID)
     return text.reshape(len(text), -1, stride)
 
 
-SHAPE = CrepeShape
+CONFIG_CLASS = CrepeConfig

@@ -6,35 +6,43 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crepe_dist.cuda.branch import NOT_DROPPING, Dropping, Part, Program, Sums, Texts, blocks
-from crepe_dist.cuda.gpu import Memory
+from crepe_dist.cuda.branch import (
+    NO_DROPOUT,
+    Branch,
+    DeviceBatch,
+    DropoutState,
+    GradAccumulators,
+    KernelProgram,
+    blocks,
+)
+from crepe_dist.cuda.gpu import DeviceBuffer
 from crepe_dist.native.constants import CONV_KERNEL_SIZE, FEATURE_DROPOUT_STREAM, POOLED_BLOCKS
-from crepe_dist.networks.crepe.config import CrepeShape
-from crepe_dist.networks.ngrams.cuda import Table
+from crepe_dist.networks.crepe.config import CrepeConfig
+from crepe_dist.networks.ngrams.cuda import NGramBranch
 
 PROGRAM = "crepe.cu"
 SIDE = 16  # of the squares that a warp multiplies
 TILE_BYTES = 128  # of a channel of the positions that a block of threads computes at a time
 
 
-def constants(shape: CrepeShape) -> dict[str, int]:
+def constants(shape: CrepeConfig) -> dict[str, int]:
     """Return the constants of the program besides those of all networks."""
     return {"CHANNELS": shape.width, "SIDE": SIDE, "TILE_BYTES": TILE_BYTES}
 
 
-def parts(shape: CrepeShape, program: Program, values: Mapping[str, Memory]) -> list[Part]:
+def branches(shape: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[Branch]:
     """Return the parts of the network whose logits are added."""
-    return [Table(shape.table, program, values, "ngrams."), Tower(shape, program, values)]
+    return [NGramBranch(shape.table, program, values, "ngrams."), ConvBranch(shape, program, values)]
 
 
-class Tower:
+class ConvBranch:
     """The tower on a GPU; see ``networks/crepe/config.py``.
 
     Args:
         values: parameters by name.
     """
 
-    def __init__(self, shape: CrepeShape, program: Program, values: Mapping[str, Memory]) -> None:
+    def __init__(self, shape: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> None:
         self._shape = shape
         self._run = program
         self._values = values
@@ -54,7 +62,7 @@ class Tower:
         self._of_convolution = [[each.view(size * number, size) for each in self._packed] for number in numbers]
         self._convolution_gradients = {"block": 2 * width, "shared": max(2 * tile * row, 64 * width)}
 
-    def forward(self, texts: Texts, logits: Memory, dropping: Dropping | None = None) -> None:
+    def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
         """Compute the logits, float32 [documents, classes]."""
         shape, run, documents, lengths = self._shape, self._run, texts.documents, texts.lengths
         of_embedding, of_features = self._dropouts(dropping)
@@ -86,23 +94,25 @@ class Tower:
             *of_features.arguments(), first, memory.features, memory.best,
         )  # fmt: skip
         run(
-            "compute_branch_logits", blocks(32 * documents * shape.classes), memory.features,
-            self._values["tower.out.weight"], self._values["tower.out.bias"], documents, shape.classes, logits,
+            "compute_branch_logits", blocks(32 * documents * shape.num_classes), memory.features,
+            self._values["tower.out.weight"], self._values["tower.out.bias"], documents, shape.num_classes, logits,
         )  # fmt: skip
 
-    def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
+    def backward(
+        self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
+    ) -> None:
         """Add the gradients of the last batch to their sums."""
         shape, run, documents = self._shape, self._run, texts.documents
         memory = _Buffers(shape, run, documents, self._width)
         of_embedding, of_features = self._dropouts(dropping)
         out, bias, table = sums["tower.out.weight"], sums["tower.out.bias"], sums["tower.table"]
         run(
-            "add_last_layer_gradients", documents, memory.features, logit_gradients, shape.classes, out.per_unit,
+            "add_last_layer_gradients", documents, memory.features, logit_gradients, shape.num_classes, out.per_unit,
             bias.per_unit, out.total, bias.total, out.largest, bias.largest,
         )  # fmt: skip
         gradients, other, inner = memory.scratch
         run(
-            "unpool_features", documents, logit_gradients, shape.classes, self._values["tower.out.weight"],
+            "unpool_features", documents, logit_gradients, shape.num_classes, self._values["tower.out.weight"],
             memory.features, memory.best, memory.activations[-1], *self._at(texts, shape.blocks), of_features.scale,
             gradients,
         )  # fmt: skip
@@ -130,8 +140,9 @@ class Tower:
         )  # fmt: skip
 
     def _convolve(
-        self, texts: Texts, block: int, number: int, inside: Memory, out: Memory, *, residual: Memory | None = None,
-        hidden: Memory | None = None, back: bool = False,
+        self, texts: DeviceBatch, block: int, number: int, inside: DeviceBuffer, out: DeviceBuffer,
+        *, residual: DeviceBuffer | None = None,
+        hidden: DeviceBuffer | None = None, back: bool = False,
     ) -> None:  # fmt: skip
         """Compute a convolution or, ``back``, the gradient of its input; see ``convolve`` in kernels/crepe.cu."""
         bias = None if back else self._values[f"tower.convolutions.{number}.bias"]
@@ -140,7 +151,13 @@ class Tower:
         self._run("convolve", grid, *given, *self._at(texts, block), out, **self._convolution)
 
     def _add_gradients(
-        self, texts: Texts, block: int, inside: Memory, gradients: Memory, number: int, sums: Sums
+        self,
+        texts: DeviceBatch,
+        block: int,
+        inside: DeviceBuffer,
+        gradients: DeviceBuffer,
+        number: int,
+        sums: GradAccumulators,
     ) -> None:
         weight, bias = (sums[f"tower.convolutions.{number}.{name}"] for name in ("weight", "bias"))
         self._run(
@@ -149,19 +166,19 @@ class Tower:
             bias.largest, **self._convolution_gradients,
         )  # fmt: skip
 
-    def _dropouts(self, dropping: Dropping | None) -> tuple[Dropping, Dropping]:
+    def _dropouts(self, dropping: DropoutState | None) -> tuple[DropoutState, DropoutState]:
         """Return the dropout of the embedding and that of the features."""
         if dropping is None:
-            return NOT_DROPPING, NOT_DROPPING
-        return dropping, Dropping(self._shape.FEATURE_DROPOUT, dropping.seed ^ FEATURE_DROPOUT_STREAM)
+            return NO_DROPOUT, NO_DROPOUT
+        return dropping, DropoutState(self._shape.FEATURE_DROPOUT, dropping.seed ^ FEATURE_DROPOUT_STREAM)
 
-    def _at(self, texts: Texts, block: int) -> tuple[Memory, int, int, int]:
+    def _at(self, texts: DeviceBatch, block: int) -> tuple[DeviceBuffer, int, int, int]:
         """Return what tells the kernels where the positions of a block are."""
         return texts.lengths, self._shape.stride, min(block, POOLED_BLOCKS), self._shape.positions_in(block)
 
 
 class _Buffers:
-    """Memory of the tower for a batch, in which kernels leave what others read.
+    """DeviceBuffer of the tower for a batch, in which kernels leave what others read.
 
     Attributes:
         rows: rows of each position's n-grams, uint32 [documents, positions, stride × reach].
@@ -173,8 +190,8 @@ class _Buffers:
         best: positions of the maxima among them, int32 [documents, width].
     """
 
-    def __init__(self, shape: CrepeShape, run: Program, documents: int, width: int) -> None:
-        def numbers(name: str, block: int, each: int = run.number_bytes) -> Memory:
+    def __init__(self, shape: CrepeConfig, run: KernelProgram, documents: int, width: int) -> None:
+        def numbers(name: str, block: int, each: int = run.number_bytes) -> DeviceBuffer:
             return run.buffer(name, each * documents * shape.positions_in(block) * width)
 
         self.rows = run.buffer("rows", 4 * documents * shape.positions * shape.stride * shape.reach)

@@ -9,70 +9,74 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.distributed.process_group import World
-from crepe_dist.model.init import he, normal, uniform, zeros
-from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.distributed.process_group import ProcessGroup
+from crepe_dist.model.init import kaiming_normal, normal, uniform, zeros
+from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams import init as ngrams
-from crepe_dist.networks.ngrams.init import count_ngrams, deviations, frequent, totals
+from crepe_dist.networks.ngrams.init import bucket_totals, class_z_scores, count_ngrams, iter_frequent_buckets
 from crepe_dist.optim.parameter import Parameter
 
 # Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
 # embeddings, most of which are rarely updated, have learnt what the n-grams mean (docs/decisions/networks.md).
-TABLE_RATE, CONVOLUTIONS_RATE = 7.0, 0.3
-HEAD_START = 0.5
-MOST_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
+EMBEDDING_LR_MULT, CONV_LR_MULT = 7.0, 0.3
+CLASS_AWARE_SCALE = 0.5
+MAX_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
 CHANCE = 2.0  # standard deviations by which any count may deviate
 FRACTION = 1 << 12  # of 1; multiples of it have exact sums
 PREFIX = "ngrams."  # of the names of the table's parameters
 
 
-def parameters(shape: CrepeShape, seed: int) -> dict[str, Parameter]:
+def init_parameters(shape: CrepeConfig, seed: int) -> dict[str, Parameter]:
     """Make the parameters; the second convolution of each block starts at zero."""
     generator = np.random.default_rng([seed, 1])  # other numbers than those of the head start
-    made = {f"{PREFIX}{name}": each for name, each in ngrams.parameters(shape.table, seed).items()}
-    made["tower.table"] = Parameter(normal(generator, (shape.rows, shape.width), 0.2), TABLE_RATE, row_moments=True)
+    made = {f"{PREFIX}{name}": each for name, each in ngrams.init_parameters(shape.table, seed).items()}
+    made["tower.table"] = Parameter(
+        normal(generator, (shape.rows, shape.width), 0.2), EMBEDDING_LR_MULT, rowwise_second_moment=True
+    )
     for name, size in shape.parameter_shapes().items():
         if name.startswith("tower.convolutions."):
             starts_random = name.endswith("weight") and int(name.split(".")[2]) % 2 == 0
-            made[name] = Parameter(he(generator, size) if starts_random else zeros(*size), CONVOLUTIONS_RATE)
+            made[name] = Parameter(kaiming_normal(generator, size) if starts_random else zeros(*size), CONV_LR_MULT)
     features = 2 * shape.width
-    made["tower.out.weight"] = Parameter(uniform(generator, (shape.classes, features), features**-0.5))
-    made["tower.out.bias"] = Parameter(zeros(shape.classes))
+    made["tower.out.weight"] = Parameter(uniform(generator, (shape.num_classes, features), features**-0.5))
+    made["tower.out.bias"] = Parameter(zeros(shape.num_classes))
     return made
 
 
-def adapt(
+def init_from_data(
     parameters: Mapping[str, Parameter],
-    shape: CrepeShape,
+    shape: CrepeConfig,
     data: Dataset,
-    world: World,
+    world: ProcessGroup,
     seed: int,
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Adapt the table, give the tower's embeddings a head start (``head_start``), and empty unused rows.
+    """Adapt the table, give the tower's embeddings a head start (``class_aware_embedding``), and empty unused rows.
 
     In a run of few steps from random parameters, both parts learn faster (docs/decisions/training.md).
 
     A row of which the training split has no n-gram starts at zero, so that files need not have it. With more than
-    ``MOST_COUNTS`` / rows classes, some classes share their counts and direction.
+    ``MAX_COUNTS`` / rows classes, some classes share their counts and direction.
     """
     table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
     of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
-    ngrams.adapt(table, shape.table, data, world, seed, steps, of_table)
+    ngrams.init_from_data(table, shape.table, data, world, seed, steps, of_table)
     if loaded:
         return
-    ngrams.speed_up({name: each for name, each in parameters.items() if not name.startswith(PREFIX)}, steps)
-    counted = replace(shape.embedding, classes=min(shape.classes, MOST_COUNTS // shape.rows))
+    ngrams.raise_lr_for_few_steps(
+        {name: each for name, each in parameters.items() if not name.startswith(PREFIX)}, steps
+    )
+    counted = replace(shape.embedding, num_classes=min(shape.num_classes, MAX_COUNTS // shape.rows))
     documents = data.class_counts()
-    joined = np.bincount(np.arange(len(documents)) % counted.classes, documents).astype(np.int64)
+    joined = np.bincount(np.arange(len(documents)) % counted.num_classes, documents).astype(np.int64)
     counts = count_ngrams(counted, data, world)
-    embeddings = parameters["tower.table"].value
-    embeddings += np.float32(HEAD_START) * head_start(counts, joined, shape.width, seed)
+    embeddings = parameters["tower.table"].data
+    embeddings += np.float32(CLASS_AWARE_SCALE) * class_aware_embedding(counts, joined, shape.width, seed)
     embeddings[~counts.any(axis=1)] = 0
 
 
-def head_start(
+def class_aware_embedding(
     counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], width: int, seed: int
 ) -> npt.NDArray[np.float32]:
     """Embed n-grams by the classes of their documents, float32 [rows, width].
@@ -89,11 +93,11 @@ def head_start(
     """
     directions = np.random.default_rng(seed).choice((-1.0, 1.0), (counts.shape[1], width))
     embedding = np.zeros((len(counts), width), np.float32)
-    for chunk in frequent(counts, CHANCE):
-        excess = deviations(counts[chunk], documents)
+    for chunk in iter_frequent_buckets(counts, CHANCE):
+        excess = class_z_scores(counts[chunk], documents)
         excess = np.sign(excess) * np.maximum(np.abs(excess) - CHANCE, 0)
         deviates = excess.any(axis=1)
         chunk, excess = chunk[deviates], excess[deviates]
-        excess /= np.sqrt(totals(counts[chunk])[:, None])
+        excess /= np.sqrt(bucket_totals(counts[chunk])[:, None])
         embedding[chunk] = np.rint(excess * FRACTION) @ directions / FRACTION
     return embedding

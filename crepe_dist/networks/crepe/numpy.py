@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.model.inference import Floats, convolved, pooled, total
 from crepe_dist.native.constants import BRANCH_SUM_SCALE, CONV_KERNEL_SIZE, POOLED_BLOCKS
-from crepe_dist.networks.crepe.config import CrepeShape, look_up
+from crepe_dist.networks.crepe.config import CrepeConfig, hash_positions
 from crepe_dist.networks.ngrams import numpy as ngrams
 
 
-def logits(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
+def logits(shape: CrepeConfig, arrays: Arrays, codes: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
     table = ngrams.logits(shape.table, _part(arrays, "ngrams."), codes)
     return np.asarray(np.float32(BRANCH_SUM_SCALE) * (table + _tower(shape, _part(arrays, "tower."), codes)))
@@ -22,8 +22,8 @@ def _part(arrays: Arrays, prefix: str) -> Arrays:
     return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _tower(shape: CrepeShape, arrays: Arrays, codes: Codes) -> Floats:
-    buckets, known, is_inside = look_up(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+def _tower(shape: CrepeConfig, arrays: Arrays, codes: CharIds) -> Floats:
+    buckets, known, is_inside = hash_positions(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
     table = arrays["table"]
     x = np.maximum(total([table[buckets[:, :, n]] * known[:, :, n, None] for n in range(buckets.shape[2])]), 0)
     inside = is_inside[:, :, None].astype(np.float32)

@@ -6,23 +6,23 @@ import numpy as np
 from onnx import TensorProto
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.native.constants import BRANCH_SUM_SCALE, CONV_KERNEL_SIZE, POOLED_BLOCKS
-from crepe_dist.networks.crepe.config import CrepeShape
+from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams import onnx as ngrams
 
 
-def logits(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
+def logits(graph: GraphBuilder, shape: CrepeConfig, arrays: Arrays, codes: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
-    codes = ngrams.edged(graph, codes, shape.alphabet_size, shape.stride)
+    codes = ngrams.add_boundary_symbols(graph, codes, shape.alphabet_size, shape.stride)
     table = ngrams.table_logits(graph, shape.table, arrays, codes, "ngrams.")
     both = graph.node("Add", table, _tower(graph, shape, arrays, codes))
     return graph.node("Mul", both, graph.value(np.array(BRANCH_SUM_SCALE, np.float32)))
 
 
-def _tower(graph: Graph, shape: CrepeShape, arrays: Arrays, codes: str) -> str:
+def _tower(graph: GraphBuilder, shape: CrepeConfig, arrays: Arrays, codes: str) -> str:
     number = shape.stride * shape.reach
-    places = ngrams.rows_of(graph, codes, shape.reach, shape.rows, shape.rows)
+    places = ngrams.hash_to_rows(graph, codes, shape.reach, shape.rows, shape.rows)
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))
     # A last row of zeros stands for "no n-gram".
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))

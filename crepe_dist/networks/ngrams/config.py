@@ -32,17 +32,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from crepe_dist.data.char_encoder import Codes
-from crepe_dist.model.network_config import Shape, Uses
+from crepe_dist.data.char_encoder import CharIds
+from crepe_dist.model.network_config import NetworkConfig, RowUsage
 from crepe_dist.native.constants import NGRAM_ROOT_SCALE, NGRAM_SCALE, NUM_BUCKET_GROUPS
-from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.hashing import hash_documents
 
 if TYPE_CHECKING:
     from crepe_dist.data.arrays import Arrays
-    from crepe_dist.data.char_encoder import Encoding
+    from crepe_dist.data.char_encoder import CharEncoder
     from crepe_dist.settings.options import ModelOptions
 
-LONGEST, LARGEST_LONGEST = 6, 7  # characters of the longest n-grams of a table: by default, and at most
+DEFAULT_MAXN, MAX_MAXN = 6, 7  # characters of the longest n-grams of a table: by default, and at most
 SHARE_OF_WORDS = 0.25  # of the buckets
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
@@ -58,7 +58,7 @@ def buckets_for(classes: int) -> int:
 
 
 @dataclass(frozen=True)
-class NGramShape(Shape):
+class NGramConfig(NetworkConfig):
     """Configuration of the n-gram network.
 
     Attributes:
@@ -70,13 +70,13 @@ class NGramShape(Shape):
 
     kind: ClassVar[str] = "ngrams"
     title: ClassVar[str] = "hashed character n-grams and words"
-    described: ClassVar[str] = "character n-grams of length 1 to {longest}, and words, {buckets} buckets"
+    description_template: ClassVar[str] = "character n-grams of length 1 to {longest}, and words, {buckets} buckets"
     class_axes: ClassVar[Mapping[str, int]] = {"weight": 1, "bias": 0}
-    tables: ClassVar[tuple[str, ...]] = ("weight",)
-    counted: ClassVar[tuple[str, ...]] = ("significant",)
-    multiplies: ClassVar[bool] = False
-    smaller: ClassVar[str] = "lower model.buckets"
-    limits: ClassVar[Mapping[str, int]] = {"longest": LARGEST_LONGEST}
+    sparse_parameters: ClassVar[tuple[str, ...]] = ("weight",)
+    buffers: ClassVar[tuple[str, ...]] = ("significant",)
+    is_matmul_bound: ClassVar[bool] = False
+    too_large_hint: ClassVar[str] = "lower model.buckets"
+    max_sizes: ClassVar[Mapping[str, int]] = {"longest": MAX_MAXN}
 
     longest: int
     buckets: int
@@ -84,28 +84,28 @@ class NGramShape(Shape):
     words: int
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> NGramShape:
+    def for_data(cls, options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> NGramConfig:
         buckets = options.buckets or buckets_for(classes)
-        of_words = encoding.in_words, int(buckets * SHARE_OF_WORDS)
-        return cls(encoding.codes, encoding.feature_len, classes, LONGEST, buckets, *of_words)
+        of_words = encoding.num_word_ids, int(buckets * SHARE_OF_WORDS)
+        return cls(encoding.num_ids, encoding.feature_len, classes, DEFAULT_MAXN, buckets, *of_words)
 
     @property
     def activations(self) -> int:
         return self.max_ngrams
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.buckets, self.classes), "bias": (self.classes,), "significant": (self.buckets,)}
+        return {"weight": (self.buckets, self.num_classes), "bias": (self.num_classes,), "significant": (self.buckets,)}
 
     @property
     def max_ngrams(self) -> int:
         """Number of n-grams, words and pairs of words in a document of full length, at most."""
         return sum(max(self.feature_len + 2 - n, 0) for n in range(self.longest)) + self.feature_len
 
-    def most_rows(self, documents: int) -> dict[str, int]:
+    def max_rows_per_batch(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
 
-    def rows_used(self, arrays: Arrays, codes: Codes) -> dict[str, Uses]:
-        buckets, counts = look_up(codes, self)
+    def row_usage(self, arrays: Arrays, codes: CharIds) -> dict[str, RowUsage]:
+        buckets, counts = hash_documents(codes, self)
         used = np.arange(buckets.shape[1]) < counts[:, None]
         groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.words))[buckets]
         own = [(groups == number) & used for number in range(NUM_BUCKET_GROUPS)]
@@ -116,4 +116,4 @@ class NGramShape(Shape):
         return f"words and character n-grams up to {self.longest}, {self.buckets:,} buckets"
 
 
-SHAPE = NGramShape
+CONFIG_CLASS = NGramConfig

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from crepe_dist.cuda.branch import THREADS, Dropping, Program, Sums, Texts
-from crepe_dist.cuda.gpu import Memory
+from crepe_dist.cuda.branch import THREADS, DeviceBatch, DropoutState, GradAccumulators, KernelProgram
+from crepe_dist.cuda.gpu import DeviceBuffer
 from crepe_dist.native.constants import NUM_BUCKET_GROUPS
-from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.ngrams.config import NGramConfig
 
 PROGRAM = "ngrams.cu"
 FINDERS = 1024  # see kernels/ngrams.cu
 BLOCKS = 512  # that keep a GPU busy: those of few documents are in pieces
 
 
-def constants(shape: NGramShape) -> dict[str, int]:
+def constants(shape: NGramConfig) -> dict[str, int]:
     """Return the constants of the program besides those of all networks."""
     return {}
 
 
-def parts(shape: NGramShape, program: Program, values: Mapping[str, Memory]) -> list[Table]:
+def branches(shape: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[NGramBranch]:
     """Return the parts of the network whose logits are added."""
-    return [Table(shape, program, values)]
+    return [NGramBranch(shape, program, values)]
 
 
-class Table:
+class NGramBranch:
     """The n-gram table on a GPU.
 
     Args:
@@ -32,14 +32,16 @@ class Table:
         prefix: of their names.
     """
 
-    def __init__(self, shape: NGramShape, program: Program, values: Mapping[str, Memory], prefix: str = "") -> None:
+    def __init__(
+        self, shape: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer], prefix: str = ""
+    ) -> None:
         self._shape = shape
         self._run = program
         self._values = values
         self._prefix = prefix
-        self._wide = min(THREADS, 1 << (shape.classes - 1).bit_length())
+        self._wide = min(THREADS, 1 << (shape.num_classes - 1).bit_length())
 
-    def forward(self, texts: Texts, logits: Memory, dropping: Dropping | None = None) -> None:
+    def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
         """Compute the logits, float32 [documents, classes]."""
         shape, documents = self._shape, texts.documents
         weight, bias, significant = (self._values[f"{self._prefix}{name}"] for name in shape.parameter_shapes())
@@ -51,25 +53,30 @@ class Table:
             "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, shape.longest, shape.buckets,
             shape.letters, shape.words, significant, sets, size, ngrams, counts, block=FINDERS,
         )  # fmt: skip
-        grid = documents, -(-shape.classes // self._wide)
-        self._run("compute_ngram_logits", grid, ngrams, places, counts, weight, bias, shape.classes, self._wide, logits)
+        grid = documents, -(-shape.num_classes // self._wide)
+        self._run(
+            "compute_ngram_logits", grid, ngrams, places, counts, weight, bias, shape.num_classes, self._wide, logits
+        )
 
-    def backward(self, texts: Texts, logit_gradients: Memory, sums: Sums, dropping: Dropping) -> None:
+    def backward(
+        self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
+    ) -> None:
         """Add the gradients of the last batch to their sums."""
         weight, bias = (sums[f"{self._prefix}{name}"] for name in ("weight", "bias"))
         ngrams, counts = self._found(texts)
         grid = texts.documents, max(1, BLOCKS // texts.documents)
         self._run(
             "add_ngram_gradients", grid, ngrams, self._places(texts), counts, logit_gradients,
-            self._shape.classes, self._wide, weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest,
+            self._shape.num_classes, self._wide, weight.per_unit, bias.per_unit, weight.total, bias.total,
+            weight.largest,
             bias.largest,
         )  # fmt: skip
 
-    def _places(self, texts: Texts) -> int:
+    def _places(self, texts: DeviceBatch) -> int:
         """Return the most n-grams and words of a document."""
         return (self._shape.longest + 1) * texts.symbols
 
-    def _found(self, texts: Texts) -> tuple[Memory, Memory]:
+    def _found(self, texts: DeviceBatch) -> tuple[DeviceBuffer, DeviceBuffer]:
         """Return the memory of the distinct n-grams of each document, and of their numbers."""
         ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._places(texts))
         return ngrams, self._run.buffer("ngram counts", 4 * NUM_BUCKET_GROUPS * texts.documents)

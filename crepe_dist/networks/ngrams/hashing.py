@@ -28,17 +28,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import BLANK, Codes
-from crepe_dist.data.counter_rng import scramble
+from crepe_dist.data.char_encoder import PAD_UNK_ID, CharIds
+from crepe_dist.data.counter_rng import splitmix64_finalize
 from crepe_dist.native import library
 from crepe_dist.native.constants import GOLDEN, RADIX
 from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 
 if TYPE_CHECKING:
-    from crepe_dist.networks.ngrams.config import NGramShape
+    from crepe_dist.networks.ngrams.config import NGramConfig
 
 
-def edged(codes: Codes, alphabet_size: int) -> Codes:
+def add_boundary_symbols(codes: CharIds, alphabet_size: int) -> CharIds:
     """Put a symbol with the code ``alphabet_size`` before and after each text; leave empty texts empty.
 
     Args:
@@ -48,15 +48,15 @@ def edged(codes: Codes, alphabet_size: int) -> Codes:
         The codes, uint8 [B, L + 2].
     """
     known = codes < alphabet_size
-    out = np.pad(np.where(known, codes, np.uint8(BLANK)), ((0, 0), (1, 1)), constant_values=BLANK)
+    out = np.pad(np.where(known, codes, np.uint8(PAD_UNK_ID)), ((0, 0), (1, 1)), constant_values=PAD_UNK_ID)
     (rows,) = np.nonzero(known.any(axis=1))
     lengths = codes.shape[1] - known[rows, ::-1].argmax(axis=1)
     out[rows, 0] = out[rows, lengths + 1] = alphabet_size
     return out
 
 
-def keys(
-    codes: Codes, alphabet_size: int, longest: int
+def ngram_keys(
+    codes: CharIds, alphabet_size: int, longest: int
 ) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
     """For n = 1 … longest, yield the keys of all n-grams, uint64 [B, L - n + 1], and the mask of those fully known."""
     digits, known = codes.astype(np.uint64) + np.uint64(1), codes < alphabet_size
@@ -67,12 +67,12 @@ def keys(
         yield key, good
 
 
-def rows_of(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32]:
+def hash_to_rows(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32]:
     """Map keys to rows: hash them and scale the upper 32 bits."""
-    return ((scramble(key) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)).astype(np.int32)
+    return ((splitmix64_finalize(key) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)).astype(np.int32)
 
 
-def word_keys(text: Codes, letters: int) -> list[int]:
+def word_keys(text: CharIds, letters: int) -> list[int]:
     """Return the keys of the words of a text with its edges, uint8 [L], and of pairs of neighbouring words."""
     keys, key, before = [], 0, 0
     for code in text.tolist():  # the last one is no letter
@@ -84,7 +84,7 @@ def word_keys(text: Codes, letters: int) -> list[int]:
     return keys
 
 
-def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def hash_documents(codes: CharIds, shape: NGramConfig) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Hash the n-grams and words of documents into buckets, without duplicates.
 
     N-grams with unknown characters are skipped.
@@ -99,20 +99,20 @@ def look_up(codes: Codes, shape: NGramShape) -> tuple[npt.NDArray[np.int32], npt
     size, counts = (len(codes), shape.max_ngrams), np.zeros(len(codes), np.int64)
     if native is None:
         buckets = np.zeros(size, np.int32)
-        texts, first_word = edged(codes, shape.alphabet_size), shape.buckets - shape.words
-        ngrams = list(keys(texts, shape.alphabet_size + 1, shape.longest))
+        texts, first_word = add_boundary_symbols(codes, shape.alphabet_size), shape.buckets - shape.words
+        ngrams = list(ngram_keys(texts, shape.alphabet_size + 1, shape.longest))
         for row, text in enumerate(texts):
-            found = [rows_of(key[row][known[row]], first_word) for key, known in ngrams]
+            found = [hash_to_rows(key[row][known[row]], first_word) for key, known in ngrams]
             if shape.words:
                 words = np.array(word_keys(text, shape.letters), np.uint64)
-                found.append(first_word + rows_of(words, shape.words))
+                found.append(first_word + hash_to_rows(words, shape.words))
             distinct = np.unique(np.concatenate(found))
             buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
         return buckets, counts
     codes, sizes, buckets = np.ascontiguousarray(codes), sizes_of(shape), np.empty(size, np.int32)
     failed = native.functions.crepe_find_ngrams(
         codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
-        buckets.ctypes.data, counts.ctypes.data, library.threads(),
+        buckets.ctypes.data, counts.ctypes.data, library.num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("there is not enough memory for the n-grams of this batch")

@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import share
-from crepe_dist.distributed.process_group import World
+from crepe_dist.data.loader import shard_range
+from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.init import zeros
 from crepe_dist.native import library
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.ngrams.hashing import hash_documents
 from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import FEW_STEPS
@@ -24,35 +24,35 @@ DEVIATIONS = 4.25  # standard deviations between classes, from which on an n-gra
 CHUNK = 1 << 20  # counts per vectorised step
 COUNTED_AT_ONCE = 4096  # documents per call of the n-gram counter
 MANY_STEPS = 1500  # from which on the table learns more slowly (docs/decisions/networks.md)
-FASTEST = 2.0  # multiple of all learning rates in a run of few steps (docs/decisions/training.md)
+MAX_LR_MULT = 2.0  # multiple of all learning rates in a run of few steps (docs/decisions/training.md)
 
 
-def rate(steps: int) -> float:
+def table_lr_mult(steps: int) -> float:
     """Return the multiple of the table's learning rate in a run of ``steps`` steps."""
     return min(1.0, math.sqrt(MANY_STEPS / steps))
 
 
-def speed_up(parameters: Mapping[str, Parameter], steps: int) -> None:
+def raise_lr_for_few_steps(parameters: Mapping[str, Parameter], steps: int) -> None:
     """Raise all learning rates for a run of few steps."""
-    multiple = min(FASTEST, max(1.0, math.sqrt(FEW_STEPS / steps)))
+    multiple = min(MAX_LR_MULT, max(1.0, math.sqrt(FEW_STEPS / steps)))
     for parameter in parameters.values():
-        parameter.rate *= multiple
+        parameter.lr_mult *= multiple
 
 
-def parameters(shape: NGramShape, seed: int) -> dict[str, Parameter]:
+def init_parameters(shape: NGramConfig, seed: int) -> dict[str, Parameter]:
     """Make the parameters; no n-gram is significant until ``adapt`` has counted them."""
     return {
-        "weight": Parameter(zeros(shape.buckets, shape.classes), row_moments=True),
-        "bias": Parameter(zeros(shape.classes)),
-        "significant": Parameter(zeros(shape.buckets), is_trained=False),
+        "weight": Parameter(zeros(shape.buckets, shape.num_classes), rowwise_second_moment=True),
+        "bias": Parameter(zeros(shape.num_classes)),
+        "significant": Parameter(zeros(shape.buckets), requires_grad=False),
     }
 
 
-def adapt(
+def init_from_data(
     parameters: Mapping[str, Parameter],
-    shape: NGramShape,
+    shape: NGramConfig,
     data: Dataset,
-    world: World,
+    world: ProcessGroup,
     seed: int,
     steps: int,
     loaded: Collection[str],
@@ -60,13 +60,13 @@ def adapt(
     """Set the significant n-grams and multiples of the learning rate."""
     if "significant" not in loaded:
         counts, documents = count_ngrams(shape, data, world), data.class_counts()
-        parameters["significant"].value[:] = significant(counts, documents, DEVIATIONS)
-    parameters["weight"].rate = rate(steps)
+        parameters["significant"].data[:] = select_significant(counts, documents, DEVIATIONS)
+    parameters["weight"].lr_mult = table_lr_mult(steps)
     if not loaded:
-        speed_up(parameters, steps)
+        raise_lr_for_few_steps(parameters, steps)
 
 
-def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArray[np.int32]:
+def count_ngrams(shape: NGramConfig, dataset: Dataset, world: ProcessGroup) -> npt.NDArray[np.int32]:
     """Count the training documents of each class, modulo ``shape.classes``, that contain each bucket.
 
     Every rank counts its share.
@@ -75,18 +75,18 @@ def count_ngrams(shape: NGramShape, dataset: Dataset, world: World) -> npt.NDArr
         The counts over all shares, int32 [buckets, classes].
     """
     split = dataset.splits["train"]
-    counts = np.zeros((shape.buckets, shape.classes), np.int32)
-    first, last = share(0, len(split), world.rank, world.size)
+    counts = np.zeros((shape.buckets, shape.num_classes), np.int32)
+    first, last = shard_range(0, len(split), world.rank, world.size)
     for start in range(first, last, COUNTED_AT_ONCE):
         rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
-        indices, labels = split.targets.occurrences(rows)  # a document counts once for each of its labels
+        indices, labels = split.targets.iter_labels(rows)  # a document counts once for each of its labels
         rows = rows[indices]
-        _count(split.codes(rows), labels % shape.classes, shape, counts)
-        world.beat()
-    return world.sum(counts, "n-grams")
+        _count(split.char_ids(rows), labels % shape.num_classes, shape, counts)
+        world.heartbeat()
+    return world.all_reduce(counts, "n-grams")
 
 
-def deviations(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def class_z_scores(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Compute by how many standard deviations a bucket is more frequent in a class than elsewhere, [buckets, classes].
 
     A bucket found in n documents is expected in n × share of the class. Under chance, twice the difference between the
@@ -98,16 +98,18 @@ def deviations(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) 
         documents: number of documents of each class, int64 [classes].
     """
     shares = documents / max(documents.sum(), 1)
-    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(totals(counts)[:, None] * shares)))
+    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(bucket_totals(counts)[:, None] * shares)))
 
 
-def totals(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+def bucket_totals(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Sum the counts of each bucket, int32 [buckets]."""
     total: npt.NDArray[np.int32] = np.einsum("ij->i", counts)  # sum(axis=1) takes five times as long for few columns
     return total
 
 
-def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float) -> npt.NDArray[np.bool_]:
+def select_significant(
+    counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float
+) -> npt.NDArray[np.bool_]:
     """Tell which buckets discriminate between classes, as bool [buckets].
 
     Args:
@@ -116,12 +118,12 @@ def significant(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64],
         least: threshold in standard deviations; normal noise exceeds 4.25 in 2 of a hundred thousand cases.
     """
     result = np.zeros(len(counts), np.bool_)
-    for chunk in frequent(counts, least):
-        result[chunk] = (np.abs(deviations(counts[chunk], documents)) > least) @ np.ones(counts.shape[1], np.bool_)
+    for chunk in iter_frequent_buckets(counts, least):
+        result[chunk] = (np.abs(class_z_scores(counts[chunk], documents)) > least) @ np.ones(counts.shape[1], np.bool_)
     return result
 
 
-def frequent(counts: npt.NDArray[np.int32], least: float) -> Iterator[npt.NDArray[np.int64]]:
+def iter_frequent_buckets(counts: npt.NDArray[np.int32], least: float) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the buckets that might deviate by more than ``least`` standard deviations, as vectorised steps take them.
 
     The deviation of a bucket of n documents is at most 2 √n: most buckets are too rare.
@@ -131,10 +133,10 @@ def frequent(counts: npt.NDArray[np.int32], least: float) -> Iterator[npt.NDArra
     """
     buckets = max(1, CHUNK // counts.shape[1])
     for start in range(0, len(counts), buckets):
-        yield start + np.flatnonzero(2 * np.sqrt(totals(counts[start : start + buckets])) > least)
+        yield start + np.flatnonzero(2 * np.sqrt(bucket_totals(counts[start : start + buckets])) > least)
 
 
-def _count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, counts: npt.NDArray[np.int32]) -> None:
+def _count(codes: CharIds, labels: npt.NDArray[np.int32], shape: NGramConfig, counts: npt.NDArray[np.int32]) -> None:
     """Add documents to the counts of ``deviations``.
 
     Args:
@@ -144,13 +146,13 @@ def _count(codes: Codes, labels: npt.NDArray[np.int32], shape: NGramShape, count
     """
     native, _ = library.find()
     if native is None:
-        for label, buckets, number in zip(labels, *look_up(codes, shape)):
+        for label, buckets, number in zip(labels, *hash_documents(codes, shape)):
             counts[buckets[:number], label] += 1
         return
     codes, labels, sizes = np.ascontiguousarray(codes), np.ascontiguousarray(labels), sizes_of(shape)
     failed = native.functions.crepe_count_ngrams(
         codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, labels.ctypes.data, counts.ctypes.data,
-        library.threads(),
+        library.num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("there is not enough memory to count the n-grams")

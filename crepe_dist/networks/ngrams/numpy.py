@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.model.inference import Floats
 from crepe_dist.native.constants import NGRAM_ROOT_SCALE, NGRAM_SCALE, NUM_BUCKET_GROUPS
-from crepe_dist.networks.ngrams.config import NGramShape
-from crepe_dist.networks.ngrams.hashing import look_up
+from crepe_dist.networks.ngrams.config import NGramConfig
+from crepe_dist.networks.ngrams.hashing import hash_documents
 
 
-def logits(shape: NGramShape, arrays: Arrays, codes: Codes) -> Floats:
+def logits(shape: NGramConfig, arrays: Arrays, codes: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
     result = np.tile(arrays["bias"], (len(codes), 1))
-    for row, buckets, number in zip(result, *look_up(codes, shape)):
+    for row, buckets, number in zip(result, *hash_documents(codes, shape)):
         buckets = buckets[:number]
         groups = arrays["significant"][buckets] + 2 * (buckets >= shape.buckets - shape.words)
         factors = np.zeros(number, np.float32)

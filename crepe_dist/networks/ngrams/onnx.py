@@ -6,28 +6,28 @@ import numpy as np
 from onnx import TensorProto
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import BLANK
-from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.data.char_encoder import PAD_UNK_ID
+from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.native.constants import GOLDEN, NGRAM_ROOT_SCALE, NGRAM_SCALE, RADIX
-from crepe_dist.networks.ngrams.config import NGramShape
+from crepe_dist.networks.ngrams.config import NGramConfig
 
 ENDLESS = 1 << 31  # end of a slice that goes to the end
 EDGES = 66  # columns of texts beside their characters, at most: two edges, and padding to a multiple of a stride
 
 
-def logits(graph: Graph, shape: NGramShape, arrays: Arrays, codes: str) -> str:
+def logits(graph: GraphBuilder, shape: NGramConfig, arrays: Arrays, codes: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
-    return table_logits(graph, shape, arrays, edged(graph, codes, shape.alphabet_size))
+    return table_logits(graph, shape, arrays, add_boundary_symbols(graph, codes, shape.alphabet_size))
 
 
-def edged(graph: Graph, codes: str, alphabet_size: int, stride: int = 1) -> str:
-    """Add the nodes that put a symbol before and after each text, as ``hashing.edged`` does.
+def add_boundary_symbols(graph: GraphBuilder, codes: str, alphabet_size: int, stride: int = 1) -> str:
+    """Add the nodes that put a symbol before and after each text, as ``hashing.add_boundary_symbols`` does.
 
     The width is that of the longest text, and a multiple of ``stride``.
     """
     node = graph.node
     positions = node("Cast", node("Gather", node("Shape", codes), 1), to=TensorProto.INT32)
-    known = node("Cast", node("Less", codes, BLANK), to=TensorProto.INT32)
+    known = node("Cast", node("Less", codes, PAD_UNK_ID), to=TensorProto.INT32)
     end = node("Mul", known, node("Range", 1, node("Add", positions, 1), 1))
     end = node("ReduceMax", end, graph.sizes(1), keepdims=1)
     longest = node("Cast", node("Max", node("ReduceMax", end, keepdims=0), 1), to=TensorProto.INT64)
@@ -35,28 +35,28 @@ def edged(graph: Graph, codes: str, alphabet_size: int, stride: int = 1) -> str:
     codes = node("Slice", codes, graph.sizes(0), longest, graph.sizes(1))
     more = node("Mod", node("Sub", graph.sizes(-2), longest), graph.sizes(stride))  # 0 … stride - 1
     pads = node("Concat", graph.sizes(0, 1, 0), node("Add", more, graph.sizes(1)), axis=0)
-    codes = node("Pad", codes, pads, BLANK)
+    codes = node("Pad", codes, pads, PAD_UNK_ID)
     width = node("Cast", node("Gather", node("Shape", codes), 1), to=TensorProto.INT32)
     place = node("Range", 0, width, 1)
     is_edge = node("Or", node("Equal", place, 0), node("Equal", place, node("Add", end, 1)))
     return node("Where", node("And", node("Greater", end, 0), is_edge), alphabet_size, codes)
 
 
-def later(graph: Graph, values: str) -> str:
+def later(graph: GraphBuilder, values: str) -> str:
     """Add the nodes of the next value at each position of [batch, positions], and 0 at the last."""
     return graph.node("Pad", _all_but_first(graph, values), graph.sizes(0, 0, 0, 1))
 
 
-def _all_but_first(graph: Graph, values: str) -> str:
+def _all_but_first(graph: GraphBuilder, values: str) -> str:
     return graph.node("Slice", values, graph.sizes(1), graph.sizes(ENDLESS), graph.sizes(1))
 
 
-def _all_but_last(graph: Graph, values: str) -> str:
+def _all_but_last(graph: GraphBuilder, values: str) -> str:
     return graph.node("Slice", values, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
 
 
-def mixed(graph: Graph, keys: str, rows: int) -> str:
-    """Add the nodes that map keys, int64, to rows, int32 (``hashing.rows_of``)."""
+def mixed(graph: GraphBuilder, keys: str, rows: int) -> str:
+    """Add the nodes that map keys, int64, to rows, int32 (``hashing.hash_to_rows``)."""
     node = graph.node
 
     def times(values: str, factor: int) -> str:
@@ -78,14 +78,14 @@ def mixed(graph: Graph, keys: str, rows: int) -> str:
     return node("Cast", shifted(times(shifted(z, 32), rows), 32), to=TensorProto.INT32)
 
 
-def rows_of(graph: Graph, codes: str, longest: int, rows: int, none: int) -> str:
+def hash_to_rows(graph: GraphBuilder, codes: str, longest: int, rows: int, none: int) -> str:
     """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest] (``hashing``).
 
     Where there is no n-gram, the row is ``none``.
     """
     node = graph.node
     digit = node("Cast", node("Add", codes, 1), to=TensorProto.INT64)
-    known = node("Cast", node("Less", codes, BLANK), to=TensorProto.INT32)
+    known = node("Cast", node("Less", codes, PAD_UNK_ID), to=TensorProto.INT32)
     key, all_known, keys, knowns = digit, known, [digit], [known]
     for _ in range(longest - 1):
         digit, known = later(graph, digit), later(graph, known)
@@ -99,7 +99,7 @@ def rows_of(graph: Graph, codes: str, longest: int, rows: int, none: int) -> str
     return node("Where", node("Equal", node("Concat", *knowns, axis=2), 1), row, none)
 
 
-def word_rows(graph: Graph, edged_codes: str, shape: NGramShape) -> str:
+def word_rows(graph: GraphBuilder, edged_codes: str, shape: NGramConfig) -> str:
     """Add the nodes that hash the words of texts and their pairs, int32 [batch, most words and pairs].
 
     Where there is none, the row is ``shape.buckets``. A key is the sum of digit × RADIX^(end - place): the difference
@@ -138,10 +138,10 @@ def word_rows(graph: Graph, edged_codes: str, shape: NGramShape) -> str:
     return node("Where", exists, node("Add", row, shape.buckets - shape.words), shape.buckets)
 
 
-def table_logits(graph: Graph, shape: NGramShape, arrays: Arrays, edged_codes: str, prefix: str = "") -> str:
+def table_logits(graph: GraphBuilder, shape: NGramConfig, arrays: Arrays, edged_codes: str, prefix: str = "") -> str:
     """Add the nodes of the table, whose parameters have names with a prefix; return the name of the logits."""
     first_word = shape.buckets - shape.words
-    hashed = rows_of(graph, edged_codes, shape.longest, first_word, shape.buckets)
+    hashed = hash_to_rows(graph, edged_codes, shape.longest, first_word, shape.buckets)
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
     hashed = graph.node("Concat", hashed, word_rows(graph, edged_codes, shape), axis=1)
     number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))

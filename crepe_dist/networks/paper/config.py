@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from crepe_dist.errors import UserError
-from crepe_dist.model.network_config import GIVE_ANOTHER, NOT_OURS, Shape
+from crepe_dist.model.network_config import MODEL_HINT, NOT_A_CREPE_MODEL, NetworkConfig
 from crepe_dist.native import constants
 from crepe_dist.native.constants import PAPER_POOL
 
 if TYPE_CHECKING:
-    from crepe_dist.data.char_encoder import Encoding
+    from crepe_dist.data.char_encoder import CharEncoder
     from crepe_dist.settings.options import ModelOptions
 
 # The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
@@ -33,7 +33,7 @@ NOTEBOOK_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
 @dataclass(frozen=True)
-class PaperShape(Shape):
+class PaperConfig(NetworkConfig):
     """Configuration of the paper's network.
 
     Attributes:
@@ -47,15 +47,15 @@ class PaperShape(Shape):
 
     kind: ClassVar[str] = "paper"
     title: ClassVar[str] = "character-level convolutions"
-    described: ClassVar[str] = "convolutions, {filters} filters and {units} units"
+    description_template: ClassVar[str] = "convolutions, {filters} filters and {units} units"
     class_axes: ClassVar[Mapping[str, int]] = {"14.weight": 0, "14.bias": 0}
-    other_layers: ClassVar[str] = "convolutions 1 to 6, dense 1 and 2"
-    reads_any_length: ClassVar[bool] = False
-    least_steps: ClassVar[int] = 1000
-    usual_epochs: ClassVar[int] = 5
-    most_epochs: ClassVar[int] = 20
-    stops_early: ClassVar[bool] = False
-    smaller: ClassVar[str] = "choose a smaller model.size"
+    transferable_layers: ClassVar[str] = "convolutions 1 to 6, dense 1 and 2"
+    accepts_any_length: ClassVar[bool] = False
+    min_useful_steps: ClassVar[int] = 1000
+    default_epochs: ClassVar[int] = 5
+    max_default_epochs: ClassVar[int] = 20
+    early_stopping: ClassVar[bool] = False
+    too_large_hint: ClassVar[str] = "choose a smaller model.size"
 
     filters: int
     units: int
@@ -70,11 +70,11 @@ class PaperShape(Shape):
             )
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoding: Encoding, classes: int, rows: int) -> PaperShape:
+    def for_data(cls, options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> PaperConfig:
         dropout = PAPER_DROPOUT if options.dropout is None else options.dropout
         automatic = "tiny" if rows < TINY_BELOW_ROWS else "small"
         size = automatic if options.size == "auto" else options.size
-        return cls(encoding.codes, encoding.feature_len, classes, *SIZES[size], dropout)
+        return cls(encoding.num_ids, encoding.feature_len, classes, *SIZES[size], dropout)
 
     @classmethod
     def of_parameters(
@@ -83,7 +83,7 @@ class PaperShape(Shape):
         alphabet_size: int,
         feature_len: int,
         network: Mapping[str, Any],
-    ) -> PaperShape:
+    ) -> PaperConfig:
         """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``)."""
         filters, channels, _ = array_shape(arrays, "0.weight", 3)
         units, width = array_shape(arrays, "10.weight", 2)
@@ -104,20 +104,20 @@ class PaperShape(Shape):
         return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", PAPER_DROPOUT))
 
     @property
-    def group_size(self) -> int:
+    def reduction_group(self) -> int:
         return constants.PAPER_REDUCTION_GROUP
 
     @property
     def activations(self) -> int:
         return self.feature_len * self.filters
 
-    def requested(self, options: ModelOptions) -> dict[str, int | None]:
+    def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
         return dict(zip(("filters", "units"), SIZES.get(options.size, (None, None))))
 
-    def remedy_for(self, name: str) -> str:
+    def size_mismatch_hint(self, name: str) -> str:
         return "omit model.size, which these parameters decide"
 
-    def trained_as(self, options: ModelOptions) -> PaperShape:
+    def with_training_options(self, options: ModelOptions) -> PaperConfig:
         return replace(self, dropout=PAPER_DROPOUT if options.dropout is None else options.dropout)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -127,7 +127,7 @@ class PaperShape(Shape):
             shapes |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
             channels = self.filters
         width = lengths(self.feature_len)[-1] * self.filters
-        for name, units in zip(DENSE_NAMES, (self.units, self.units, self.classes)):
+        for name, units in zip(DENSE_NAMES, (self.units, self.units, self.num_classes)):
             shapes |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
             width = units
         return shapes
@@ -174,7 +174,7 @@ def renamed(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np
             raise UserError(
                 f"{path} is not the paper's network",
                 f"it has {len(numbers)} {kind} layers instead of {len(targets)}",
-                GIVE_ANOTHER,
+                MODEL_HINT,
             )
         target = dict(zip(numbers, targets))
         names.update({match[0]: f"{target[int(match[2])]}.{match[3]}" for match in matches})
@@ -189,10 +189,10 @@ def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimension
     """
     shape = tuple(arrays[name].shape) if name in arrays else ()
     if len(shape) != dimensions:
-        raise UserError(NOT_OURS, f"{name!r} is missing or does not have {dimensions} dimensions", GIVE_ANOTHER)
+        raise UserError(NOT_A_CREPE_MODEL, f"{name!r} is missing or does not have {dimensions} dimensions", MODEL_HINT)
     if not all(shape):
-        raise UserError(NOT_OURS, "a layer has no outputs", GIVE_ANOTHER)
+        raise UserError(NOT_A_CREPE_MODEL, "a layer has no outputs", MODEL_HINT)
     return shape
 
 
-SHAPE = PaperShape
+CONFIG_CLASS = PaperConfig

@@ -7,7 +7,7 @@ from typing import Any
 from mxnet.gluon import nn
 
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperShape, lengths
+from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperConfig, lengths
 
 CHANNEL_BLOCK = 16  # oneDNN's fast kernels need input channels in multiples of it
 
@@ -20,7 +20,7 @@ class Paper(nn.HybridSequential):
     broadcast of the parameters to the first forward pass.
     """
 
-    def __init__(self, shape: PaperShape, **kwargs: Any) -> None:
+    def __init__(self, shape: PaperConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shape = shape
         with self.name_scope():
@@ -34,7 +34,7 @@ class Paper(nn.HybridSequential):
             for _ in range(2):
                 self.add(nn.Dense(shape.units, in_units=width, activation="relu"), Dropout(shape.dropout))
                 width = shape.units
-            self.add(nn.Dense(shape.classes, in_units=width))
+            self.add(nn.Dense(shape.num_classes, in_units=width))
 
 
 class OneHotConv1D(nn.Conv1D):

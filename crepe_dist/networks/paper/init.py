@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from crepe_dist.model.init import Floats, uniform, zeros
-from crepe_dist.networks.paper.config import PaperShape
+from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.optim.parameter import Parameter
 
 
-def parameters(shape: PaperShape, seed: int) -> dict[str, Parameter]:
+def init_parameters(shape: PaperConfig, seed: int) -> dict[str, Parameter]:
     """Draw the weights by the notebook's rule: uniform, of magnitude 2.24 (Glorot & Bengio 2010)."""
     generator = np.random.default_rng(seed)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.model.inference import Floats, convolved, pooled, total
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
+from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperConfig
 
 
-def logits(shape: PaperShape, arrays: Arrays, codes: Codes) -> Floats:
+def logits(shape: PaperConfig, arrays: Arrays, codes: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
     x: Floats = _characters(arrays["0.weight"], codes) + arrays["0.bias"]
     for name, (_, is_pooled) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
@@ -26,7 +26,7 @@ def logits(shape: PaperShape, arrays: Arrays, codes: Codes) -> Floats:
     return x
 
 
-def _characters(weight: Floats, codes: Codes) -> Floats:
+def _characters(weight: Floats, codes: CharIds) -> Floats:
     """Convolve one-hot characters: a sum of rows of the weight, float32 [filters, characters, kernel]."""
     _, characters, kernel = weight.shape
     # The last row, of zeros, stands for blanks.

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import BLANK
-from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.data.char_encoder import PAD_UNK_ID
+from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperShape
+from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperConfig
 
 CODES = 256  # values of a byte
 
 
-def logits(graph: Graph, shape: PaperShape, arrays: Arrays, codes: str) -> str:
+def logits(graph: GraphBuilder, shape: PaperConfig, arrays: Arrays, codes: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
     # The network reads texts of one length.
-    padded = graph.node("Pad", codes, graph.sizes(0, 0, 0, shape.feature_len), BLANK)
+    padded = graph.node("Pad", codes, graph.sizes(0, 0, 0, shape.feature_len), PAD_UNK_ID)
     codes = graph.node("Slice", padded, graph.sizes(0), graph.sizes(shape.feature_len), graph.sizes(1))
     # Look up one-hot vectors in a table, in which codes beyond the alphabet are zeros.
     table = np.eye(CODES, shape.alphabet_size, dtype=np.float32)

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from crepe_dist.data.text_preprocessing import EMPTY, UNIT
+from crepe_dist.data.text_preprocessing import EMPTY, FIELD_SEPARATOR
 from crepe_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from crepe_dist.preparing.formats.columns import Columns
+    from crepe_dist.preparing.formats.columns import ResolvedColumns
 
 Text = TypeVar("Text", str, bytes)
 BLOCK = 1 << 21  # bytes that are parsed together
@@ -51,7 +51,7 @@ class BadRow(NamedTuple):
     lines: int = 1
 
 
-class Batch(NamedTuple):
+class RawBatch(NamedTuple):
     """Rows that a worker parses together.
 
     Attributes:
@@ -74,7 +74,7 @@ class Parsed(NamedTuple):
     bad: list[BadRow]
 
 
-class File(Protocol):
+class SourceFile(Protocol):
     """A file, or a folder of documents, that batches are read from.
 
     Attributes:
@@ -111,15 +111,15 @@ class OpenFile(NamedTuple):
     """
 
     name: str
-    file: File
-    batches: Iterable[Batch]
-    parse: Callable[[Batch], Parsed]
+    file: SourceFile
+    batches: Iterable[RawBatch]
+    parse: Callable[[RawBatch], Parsed]
     format: str
-    reads: str = ""
+    columns_description: str = ""
     texts: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
+    kept_columns: tuple[str, ...] = ()
     delimiter: str = ","
-    columns: Columns | None = None
+    columns: ResolvedColumns | None = None
     hint: str = ""
 
     @property
@@ -129,7 +129,7 @@ class OpenFile(NamedTuple):
             return ""
         return self.columns.names[self.columns.label]
 
-    def checked(self) -> Iterator[Batch]:
+    def iter_checked(self) -> Iterator[RawBatch]:
         """Yield the batches; refuse data that were made to expand before they fill the disk or memory.
 
         Warn once if the encoding is probably wrong.
@@ -151,7 +151,7 @@ class OpenFile(NamedTuple):
 
     def parsed(self) -> Iterator[Parsed]:
         """Parse all batches in this process, and close the file."""
-        for batch in self.checked():
+        for batch in self.iter_checked():
             parsed = self.parse(batch)
             yield parsed._replace(bad=[*parsed.bad, *batch.bad])
         self.file.close()
@@ -171,7 +171,7 @@ def parse_each(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text]
 
 def check_text(text: str) -> bytes:
     """Encode a row's text, and the values after it, as UTF-8; raise ``ValueError`` if it is unusable."""
-    if not text.partition(UNIT)[0].strip():
+    if not text.partition(FIELD_SEPARATOR)[0].strip():
         raise ValueError(EMPTY)
     try:
         return text.encode("utf-8")

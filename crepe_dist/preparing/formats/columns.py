@@ -14,7 +14,7 @@ from crepe_dist.data.text_preprocessing import SEPARATOR, join, number_of, with_
 from crepe_dist.errors import UserError
 from crepe_dist.files import GUARDED
 from crepe_dist.preparing.formats import Row
-from crepe_dist.preparing.label_parsing import cell_of
+from crepe_dist.preparing.label_parsing import labels_to_cell
 
 LABELS = (
     "label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y",
@@ -29,16 +29,16 @@ INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
 # A decimal comma with at most two digits after it; three digits after a comma may be thousands.
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
-MOST_ABOVE = 10  # rows above a header, at most
-MOST = 0.9  # share of the values that decides what a column is
+MAX_ABOVE = 10  # rows above a header, at most
+MIN_PROPORTION = 0.9  # share of the values that decides what a column is
 DISTINCT = 40  # rows that are needed to say that all differ
-FEW = 20  # values of a column of categories, at most
+MAX_CATEGORIES = 20  # values of a column of categories, at most
 SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))  # between the digits of numbers, dates and times; to be removed
 TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ColumnSpec:
     """Columns given by the user, by name or by number from 1; ``None``, or no texts, to detect them."""
 
     label: str | None = None
@@ -46,17 +46,19 @@ class Wanted:
     weight: str | None = None  # never detected
     labels: tuple[str, ...] = ()  # one for each class, in place of a column of labels; never detected
     id: str | None = None  # never detected
-    needs_id: bool = True  # else ``id`` may be missing
+    id_required: bool = True  # else ``id`` may be missing
     needs_label: bool = True  # else ``label`` may be missing, and is detected then
-    remembered: tuple[str, ...] = ()  # names of the texts that a model was trained on; used if a file has one of them
-    like: Columns | None = None  # columns of another file, for one whose columns have no names
+    preferred_texts: tuple[
+        str, ...
+    ] = ()  # names of the texts that a model was trained on; used if a file has one of them
+    reference_columns: ResolvedColumns | None = None  # columns of another file, for one whose columns have no names
     categories: tuple[str, ...] = ()  # read beside the text; never detected
     numbers: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        given = (self.label, *self.texts, self.weight, self.id, *self.labels, *self.remembered, *self.beside)
+        given = (self.label, *self.texts, self.weight, self.id, *self.labels, *self.preferred_texts, *self.beside)
         return [name for name in given if name is not None]
 
     @property
@@ -66,7 +68,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ResolvedColumns:
     """Columns of a file, by name, and the positions of those that are read.
 
     Attributes:
@@ -98,13 +100,13 @@ class Columns:
         """Return the names of columns."""
         return tuple(self.names[i] for i in positions)
 
-    def moved(self, positions: Sequence[int]) -> Columns:
+    def moved(self, positions: Sequence[int]) -> ResolvedColumns:
         """Describe the same columns in a table of those at these positions alone."""
         to: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
         several = (self.texts, self.labels, self.beside)
         texts, labels, beside = (tuple(positions.index(i) for i in columns) for columns in several)
         one = {name: to.get(getattr(self, name)) for name in ("label", "weight", "id")}
-        return Columns(self.named(positions), texts=texts, labels=labels, beside=beside, **one)
+        return ResolvedColumns(self.named(positions), texts=texts, labels=labels, beside=beside, **one)
 
     def describe(self) -> str:
         """Describe the columns read, for the report."""
@@ -143,14 +145,14 @@ class Columns:
         """Make a row of the values of all columns; ``given`` is the class of all rows, if the file name gives it."""
         label = given if self.label is None else values[self.label]
         if self.labels:
-            label = cell_of(self.named(self.labels), [values[i] for i in self.labels])
+            label = labels_to_cell(self.named(self.labels), [values[i] for i in self.labels])
         weight = None if self.weight is None else values[self.weight]
         id_ = "" if self.id is None else values[self.id]
         text = values[self.texts[0]] if len(self.texts) == 1 else join([values[i] for i in self.texts])
         return Row(line, label or "", with_values(text, [values[i] for i in self.beside]), cells, weight, id_)
 
 
-def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
+def is_header(rows: Sequence[Sequence[str]], wanted: ColumnSpec) -> bool:
     """Tell whether the first row is a header, which names a wanted column or has a usual name of a label or text.
 
     A word that occurs again in its column does not count, because a class may be called "review".
@@ -166,7 +168,7 @@ def is_header(rows: Sequence[Sequence[str]], wanted: Wanted) -> bool:
     )
 
 
-def rows_above_header(rows: Sequence[Sequence[str]], wanted: Wanted, *, is_sure: bool) -> int:
+def rows_above_header(rows: Sequence[Sequence[str]], wanted: ColumnSpec, *, is_sure: bool) -> int:
     """Count the rows above the header, such as a title and a blank row; 0 if the first row may be the header.
 
     Such a row has at most one cell that is not blank, and the rows below it have more.
@@ -176,7 +178,7 @@ def rows_above_header(rows: Sequence[Sequence[str]], wanted: Wanted, *, is_sure:
     """
     widths = [sum(map(bool, map(str.strip, row))) for row in rows]
     above = next((i for i, width in enumerate(widths) if width > 1), 0)
-    is_title = 0 < above < MOST_ABOVE and sum(width > 1 for width in widths) > MOST * (len(rows) - above)
+    is_title = 0 < above < MAX_ABOVE and sum(width > 1 for width in widths) > MIN_PROPORTION * (len(rows) - above)
     if not is_title or (not is_sure and is_header(rows[:1], wanted)):
         return 0
     below = rows[above:]
@@ -205,13 +207,13 @@ def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
 
 def _are_mostly(test: Callable[[str], object], values: Sequence[str]) -> bool:
     """Tell whether nearly all values of a column pass a test."""
-    return bool(values) and sum(map(bool, map(test, values))) > MOST * len(values)
+    return bool(values) and sum(map(bool, map(test, values))) > MIN_PROPORTION * len(values)
 
 
 def _are_few(place: int, rows: Sequence[Sequence[str]]) -> bool:
     """Tell whether a column has few values, as one of categories has."""
     values = _values(place, rows)
-    return 2 <= len(set(values)) <= min(FEW, len(values) / 4)
+    return 2 <= len(set(values)) <= min(MAX_CATEGORIES, len(values) / 4)
 
 
 def _values(place: int, rows: Sequence[Sequence[str]]) -> list[str]:
@@ -232,12 +234,12 @@ def _is_number(text: str) -> bool:
 def choose(
     file: str,
     names: Sequence[str],
-    wanted: Wanted,
+    wanted: ColumnSpec,
     *,
     label_given: bool,
     rows: Sequence[Sequence[str]] = (),
     has_header: bool = True,
-) -> Columns:
+) -> ResolvedColumns:
     """Choose the columns of a file: those that the user gave, else those with usual names or the only ones left.
 
     Without a header, the first column is the label and all others are text. A column of numbers is never guessed to be
@@ -250,14 +252,14 @@ def choose(
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
     """
-    names, like = tuple(names), wanted.like
+    names, like = tuple(names), wanted.reference_columns
     if not has_header and label_given and like is not None and len(names) == len(like.names):
         return replace(like, names=names, label=None, weight=None, labels=(), ignored=like.label)
     if not has_header and label_given and like is not None and len(names) == len(like.texts):
-        return Columns(names, None, tuple(range(len(names))))
-    needed = wanted.beside if wanted.remembered else ()
-    if not wanted.texts and not set(wanted.remembered).isdisjoint(names):
-        wanted, needed = replace(wanted, texts=wanted.remembered), (*wanted.remembered, *needed)
+        return ResolvedColumns(names, None, tuple(range(len(names))))
+    needed = wanted.beside if wanted.preferred_texts else ()
+    if not wanted.texts and not set(wanted.preferred_texts).isdisjoint(names):
+        wanted, needed = replace(wanted, texts=wanted.preferred_texts), (*wanted.preferred_texts, *needed)
     if missing := [name for name in needed if name not in names and not _is_place(name, len(names))]:
         raise UserError(
             f"{file} has no column {missing[0]!r}",
@@ -269,7 +271,7 @@ def choose(
     place = partial(_position, file, names, has_header)
     labels = tuple(place("label-columns", name) for name in wanted.labels)
     weight = None if wanted.weight is None else place("weight", wanted.weight)
-    has_id = wanted.id is not None and (wanted.needs_id or wanted.id in names or _is_place(wanted.id, len(names)))
+    has_id = wanted.id is not None and (wanted.id_required or wanted.id in names or _is_place(wanted.id, len(names)))
     id_ = place("id", str(wanted.id)) if has_id else None
     kinds = (("category", wanted.categories), ("number", wanted.numbers))
     beside = tuple(place(kind, name) for kind, given in kinds for name in given)
@@ -329,13 +331,13 @@ def choose(
     joined = tuple(i for i in (title, *texts) if i is not None)
     label, ignored = (None, label) if label_given else (label, None)
     ignored = None if ignored in joined else ignored
-    return _distinct(file, Columns(names, label, joined, weight, labels, id_, ignored, beside))
+    return _distinct(file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, beside))
 
 
 def _are_distinct(place: int, rows: Sequence[Sequence[str]]) -> bool:
     """Tell whether nearly all values of a column differ, as those of labels do not."""
     values = [row[place] for row in rows if place < len(row)]
-    return len(values) >= DISTINCT and len(set(values)) > MOST * len(values)
+    return len(values) >= DISTINCT and len(set(values)) > MIN_PROPORTION * len(values)
 
 
 def _position(file: str, names: Sequence[str], has_header: bool, what: str, column: str) -> int:
@@ -353,7 +355,7 @@ def _position(file: str, names: Sequence[str], has_header: bool, what: str, colu
     )
 
 
-def _distinct(file: str, chosen: Columns) -> Columns:
+def _distinct(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
     """Refuse a column that is chosen twice; only an id may be read as a text, too."""
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.beside))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)

@@ -15,14 +15,14 @@ from crepe_dist.preparing.formats import (
     MAX_RECORD,
     NOT_UTF_8,
     TOO_LONG,
-    Batch,
     OpenFile,
     Parsed,
+    RawBatch,
     Row,
     parse_each,
 )
-from crepe_dist.preparing.formats.columns import LABELS, Columns, Wanted, choose
-from crepe_dist.preparing.formats.lines import Lines
+from crepe_dist.preparing.formats.columns import LABELS, ColumnSpec, ResolvedColumns, choose
+from crepe_dist.preparing.formats.lines import LineReader
 from crepe_dist.preparing.label_parsing import DECODER, MANY
 
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
@@ -39,12 +39,12 @@ class JsonLines:
         nested: the label may be a list of labels, or an object of their shares.
     """
 
-    columns: Columns
+    columns: ResolvedColumns
     given: str | None = None
     kept: tuple[str, ...] = ()
     nested: bool = False
 
-    def parse(self, batch: Batch) -> Parsed:
+    def parse(self, batch: RawBatch) -> Parsed:
         return parse_each(enumerate(batch.content.split(b"\n"), start=batch.line), self._row)
 
     def _row(self, number: int, line: bytes) -> Row | None:
@@ -73,7 +73,9 @@ class JsonLines:
         return _cell(record, key) if self.nested else _scalar(record, key)
 
 
-def open_json_lines(file: Lines, name: str, wanted: Wanted, label: str | None, *, keep: bool, nested: bool) -> OpenFile:
+def open_json_lines(
+    file: LineReader, name: str, wanted: ColumnSpec, label: str | None, *, keep: bool, nested: bool
+) -> OpenFile:
     """Open a JSON Lines file. The keys of its first object are the columns.
 
     Args:

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from crepe_dist.data.text_preprocessing import plain
+from crepe_dist.data.text_preprocessing import strip_field_separators
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
     BLOCK,
@@ -26,9 +26,9 @@ from crepe_dist.preparing.formats import (
     MAX_RECORD,
     TOO_LONG,
     BadRow,
-    Batch,
     OpenFile,
     Parsed,
+    RawBatch,
     Row,
     excerpt,
     parse_each,
@@ -100,7 +100,7 @@ class _Raw:
         return UserError(f"{self.name} cannot be read", error.strerror or str(error), "name another file")
 
 
-class Lines:
+class LineReader:
     """Reader of a file, or of the standard input if ``path`` is ``None``, in batches of whole lines in UTF-8.
 
     Gzip is detected by the first bytes. Bytes that are wrong in the file's encoding become bytes that are wrong in
@@ -174,7 +174,7 @@ class Lines:
             self.head = self.head[end:] if end else b""
         self._line += count
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RawBatch]:
         while True:
             self.look(1)
             end = self.head.rfind(b"\n", 0, self._most) + 1 or self.head.rfind(b"\n") + 1
@@ -182,14 +182,14 @@ class Lines:
                 end = len(self.head)
             if end:
                 data, self.head = self.head[:end], self.head[end:]
-                yield Batch(self._line, data, end)
+                yield RawBatch(self._line, data, end)
                 self._line += data.count(b"\n")
             elif not self._ended:
                 self._shorten_line()
             else:
                 break
         if self.problem:  # the last line is incomplete, so report it as lost
-            yield Batch(self._line, b"", 0, (BadRow(self._line, self.problem, excerpt(self.head)),))
+            yield RawBatch(self._line, b"", 0, (BadRow(self._line, self.problem, excerpt(self.head)),))
 
     def _shorten_line(self) -> None:
         start = self.head[:EXCERPT].replace(b'"', b"")  # an open quote would swallow the next lines
@@ -252,13 +252,13 @@ def _is_live(file: Any) -> bool:
         return False
 
 
-def numbered(batch: Batch, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
+def numbered(batch: RawBatch, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
     """Yield the lines of a batch with their numbers. Bytes that are not UTF-8 become lone surrogates by default."""
     lines = batch.content.decode("utf-8", errors).removesuffix("\n").split("\n") if batch.content else []
     return enumerate(lines, start=batch.line)
 
 
-def open_lines(lines: Lines, name: str, *, keep: bool, strict: bool) -> OpenFile:
+def open_lines(lines: LineReader, name: str, *, keep: bool, strict: bool) -> OpenFile:
     """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
 
     Args:
@@ -266,10 +266,10 @@ def open_lines(lines: Lines, name: str, *, keep: bool, strict: bool) -> OpenFile
     """
     parse = partial(_parse_lines, keep, strict)
     batches = lines if strict else _with_doubt(lines)
-    return OpenFile(name, lines, batches, parse, "lines", "text: whole lines", kept=("text",) * keep)
+    return OpenFile(name, lines, batches, parse, "lines", "text: whole lines", kept_columns=("text",) * keep)
 
 
-def _with_doubt(lines: Lines) -> Iterator[Batch]:
+def _with_doubt(lines: LineReader) -> Iterator[RawBatch]:
     """Set the file's ``doubt`` if bytes will be replaced."""
     for batch in lines:
         if not lines.doubt and not batch.content.isascii():
@@ -280,9 +280,9 @@ def _with_doubt(lines: Lines) -> Iterator[Batch]:
         yield batch
 
 
-def _parse_lines(keep: bool, strict: bool, batch: Batch) -> Parsed:
+def _parse_lines(keep: bool, strict: bool, batch: RawBatch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
-        text = plain(line.rstrip("\r"))
+        text = strip_field_separators(line.rstrip("\r"))
         if len(text) > MAX_RECORD:
             raise ValueError(TOO_LONG)
         return None if strict and not text.strip() else Row(number, "", text, (text,) * keep)
@@ -295,7 +295,7 @@ def is_fasttext(head: bytes) -> bool:
     return head.lstrip().startswith(FASTTEXT.encode())
 
 
-def open_fasttext(lines: Lines, name: str, kind: str, *, keep: bool = False, strict: bool = True) -> OpenFile:
+def open_fasttext(lines: LineReader, name: str, kind: str, *, keep: bool = False, strict: bool = True) -> OpenFile:
     """Open fastText's lines, `__label__a __label__b text`.
 
     Args:
@@ -304,10 +304,10 @@ def open_fasttext(lines: Lines, name: str, kind: str, *, keep: bool = False, str
     """
     reads = "label: words with __label__, text: other words"
     parse = partial(_parse_fasttext, kind, keep, strict)
-    return OpenFile(name, lines, lines, parse, "fasttext", reads, kept=("text",) * keep)
+    return OpenFile(name, lines, lines, parse, "fasttext", reads, kept_columns=("text",) * keep)
 
 
-def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: Batch) -> Parsed:
+def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: RawBatch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
         if not (words := line.split()) and strict:
             return None

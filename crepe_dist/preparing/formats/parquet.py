@@ -16,8 +16,18 @@ import pyarrow.parquet as pq
 
 from crepe_dist import files
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import BLOCK, LOOK_AT, MAX_RECORD, TOO_LONG, BadRow, Batch, OpenFile, Parsed, excerpt
-from crepe_dist.preparing.formats.columns import Columns, Wanted, choose
+from crepe_dist.preparing.formats import (
+    BLOCK,
+    LOOK_AT,
+    MAX_RECORD,
+    TOO_LONG,
+    BadRow,
+    OpenFile,
+    Parsed,
+    RawBatch,
+    excerpt,
+)
+from crepe_dist.preparing.formats.columns import ColumnSpec, ResolvedColumns, choose
 from crepe_dist.preparing.formats.lines import GZIP
 
 DATE, NUMBER = "2000-01-01", "1"  # examples of values
@@ -37,13 +47,13 @@ class Parquet:
         nested: the label may be a list, as JSON.
     """
 
-    columns: Columns
+    columns: ResolvedColumns
     label: str | None
     label_names: tuple[str, ...] | None
     kept: tuple[int, ...]
     nested: bool
 
-    def parse(self, batch: Batch) -> Parsed:
+    def parse(self, batch: RawBatch) -> Parsed:
         result = Parsed([], [])
         names = None if self.label_names is None else dict(enumerate(self.label_names))
         for number, values in enumerate(zip(*map(_values, batch.content.columns)), start=batch.line):
@@ -104,18 +114,18 @@ class ParquetRows:
     def close(self) -> None:
         self._file.close()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RawBatch]:
         about, size, end = self._file.metadata, self._path.stat().st_size, 0
         for group in range(about.num_row_groups):
             line, end = end + 1, end + about.row_group(group).num_rows
             try:
                 for rows in self._pieces(group):
                     self.position = size * (line + rows.num_rows - 1) // max(1, about.num_rows)
-                    yield Batch(line, rows, rows.nbytes)
+                    yield RawBatch(line, rows, rows.nbytes)
                     line += rows.num_rows
             except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
                 reason = f"unreadable: {error}"[:300]
-                yield Batch(line, pa.record_batch([], names=[]), 0, (BadRow(line, reason, "", end + 1 - line),))
+                yield RawBatch(line, pa.record_batch([], names=[]), 0, (BadRow(line, reason, "", end + 1 - line),))
 
     def _pieces(self, group: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group, a few rows at a time: many rows can repeat a long text."""
@@ -165,7 +175,7 @@ def _sizes(column: pa.Array) -> Any:
     return lengths.fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def open_parquet(path: Path, name: str, wanted: Wanted, label: str | None, *, keep: bool, nested: bool) -> OpenFile:
+def open_parquet(path: Path, name: str, wanted: ColumnSpec, label: str | None, *, keep: bool, nested: bool) -> OpenFile:
     """Open a Parquet file and choose its columns.
 
     Args:

@@ -24,20 +24,20 @@ from crepe_dist.preparing.formats import (
     MAX_RECORD,
     TOO_LONG,
     BadRow,
-    Batch,
     OpenFile,
     Parsed,
+    RawBatch,
     excerpt,
 )
 from crepe_dist.preparing.formats.columns import (
-    Columns,
-    Wanted,
+    ColumnSpec,
+    ResolvedColumns,
     choose,
     is_header,
     may_be_header,
     rows_above_header,
 )
-from crepe_dist.preparing.formats.lines import Lines, numbered
+from crepe_dist.preparing.formats.lines import LineReader, numbered
 
 # A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
 # Otherwise only its first line is skipped, so that a stray quote does not swallow the file.
@@ -45,7 +45,7 @@ BROKEN_LINES = 50
 DELIMITERS = ",;\t|"
 MAX_ROWS = 1 << 20  # of a sheet in Excel; openpyxl yields a blank row for each number that is missing
 SHEET_ROWS = 256  # in a batch
-MOST = 1 << 29  # bytes of a workbook after decompression
+MAX_WORKBOOK_BYTES = 1 << 29  # bytes of a workbook after decompression
 # Openpyxl fills a row with empty cells up to its last one. A workbook of ``MOST`` bytes has fewer cells of its own.
 MAX_CELLS = 1 << 25
 MAX_STRINGS = 1 << 20  # of a workbook, one for each row of a sheet; openpyxl keeps all of them in memory
@@ -55,7 +55,7 @@ NumberedFields = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
-class Table:
+class TableParser:
     """Parser of tables. A batch holds lines, or rows that are already divided into fields.
 
     Args:
@@ -65,13 +65,13 @@ class Table:
     """
 
     kind: str
-    columns: Columns
+    columns: ResolvedColumns
     label: str | None = None
     delimiter: str = ","
     keep: bool = False
     guarded: bool = False
 
-    def parse(self, batch: Batch) -> Parsed:
+    def parse(self, batch: RawBatch) -> Parsed:
         result = Parsed([], [])
         rows, width, row, add = batch.content, len(self.columns.names), self.columns.row, result.rows.append
         if isinstance(rows, bytes) and self.kind == "csv":
@@ -86,7 +86,7 @@ class Table:
             elif len(fields) != width:
                 reason = f"wrong columns: {len(fields)} instead of {width}"
             else:
-                fields = list(map(files.original, fields)) if self.guarded else fields
+                fields = list(map(files.unescape_cell, fields)) if self.guarded else fields
                 add(row(line, fields, self.label, tuple(fields) if self.keep else ()))
                 continue
             result.bad.append(BadRow(line, reason, excerpt(self.delimiter.join(fields))))
@@ -100,12 +100,12 @@ class CsvRecords:
     Workers divide them into fields. Only lines with quotes are looked at here, for where the records end.
     """
 
-    lines: Iterable[Batch]
+    lines: Iterable[RawBatch]
     delimiter: str
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RawBatch]:
         rest, first = b"", 1
-        for batch in chain(self.lines, [Batch(0, b"", 0)]):
+        for batch in chain(self.lines, [RawBatch(0, b"", 0)]):
             if not rest and b'"' not in batch.content:
                 yield batch
                 continue
@@ -114,7 +114,7 @@ class CsvRecords:
             lines = _lines_of(data)
             rows, bad, used = _csv_rows(lines, self.delimiter, first, is_last=not batch.content)
             rest = "".join(lines[used:]).encode("utf-8", "surrogateescape")
-            yield Batch(first, rows if bad else data[: len(data) - len(rest)], batch.size, (*bad, *batch.bad))
+            yield RawBatch(first, rows if bad else data[: len(data) - len(rest)], batch.size, (*bad, *batch.bad))
             first += used
 
 
@@ -163,7 +163,7 @@ def _broken_lines(lines: Sequence[str]) -> int:
     return 1 if len(lines) >= BROKEN_LINES else 0
 
 
-class Sheet:
+class ExcelReader:
     """Reader of the first sheet of a workbook of Excel, in bounded memory.
 
     Attributes:
@@ -191,17 +191,19 @@ class Sheet:
         """Skip the rows up to a number."""
         self.first = [row for row in self.first if row[0] > last]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RawBatch]:
         rows = chain(self.first, self._rows)
         while content := list(islice(rows, SHEET_ROWS)):
-            yield Batch(content[0][0], content, 0)
+            yield RawBatch(content[0][0], content, 0)
 
     def _read(self) -> Generator[NumberedFields, None, None]:
         try:
             with zipfile.ZipFile(self._path) as archive:  # which never yields more than these sizes
                 size = sum(member.file_size for member in archive.infolist())
-            if size > MOST:
-                raise UserError(f"{self._name} expands to {size:,} bytes, and the limit is {MOST:,}", remedy=REMEDY)
+            if size > MAX_WORKBOOK_BYTES:
+                raise UserError(
+                    f"{self._name} expands to {size:,} bytes, and the limit is {MAX_WORKBOOK_BYTES:,}", remedy=REMEDY
+                )
             with self._path.open("rb") as stream:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # about styles
@@ -299,9 +301,9 @@ def _open_workbook(stream: BinaryIO, name: str) -> tuple[_Archive, Any]:
 
 def open_table(
     kind: str,
-    file: Lines | Sheet,
+    file: LineReader | ExcelReader,
     name: str,
-    wanted: Wanted,
+    wanted: ColumnSpec,
     header: str,
     label: str | None,
     *,
@@ -317,7 +319,7 @@ def open_table(
         UserError: A wanted column does not exist, or it is unclear whether there is a header.
     """
     delimiter, head = ",", ""
-    if isinstance(file, Lines):
+    if isinstance(file, LineReader):
         file.look(LOOK_AT if header == "auto" else 1)
         head = file.head.decode("utf-8", "replace")
         delimiter, first = _look(head, "\t" if kind == "tsv" else DELIMITERS)
@@ -326,7 +328,7 @@ def open_table(
     rows = [fields for _, fields in first]
     guarded = bool(rows) and files.has_guards(rows[0])
     if guarded:
-        rows = [list(map(files.original, fields)) for fields in rows]
+        rows = [list(map(files.unescape_cell, fields)) for fields in rows]
     if "\0" in head and _usual_width(rows) == 1:
         raise UserError(f"{name} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
     if header != "no" and (above := rows_above_header(rows, wanted, is_sure=header == "yes")):
@@ -344,7 +346,7 @@ def open_table(
     texts: tuple[str, ...] = ()
     hint = ""
     if not rows:
-        columns = Columns(("column 1",), None, (0,))
+        columns = ResolvedColumns(("column 1",), None, (0,))
     elif is_named:
         names = [cell.strip() for cell in rows[0]]
         columns = choose(name, names, wanted, label_given=label is not None, rows=rows[1:])
@@ -362,8 +364,8 @@ def open_table(
         columns = choose(name, names, wanted, label_given=label is not None, rows=rows, has_header=False)
         hint = columns.hint(rows, has_header=False)
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter!r}") if rows else ""
-    batches = CsvRecords(file, delimiter) if isinstance(file, Lines) and kind == "csv" else file
-    table = Table(kind, columns, label, delimiter, keep, guarded)
+    batches = CsvRecords(file, delimiter) if isinstance(file, LineReader) and kind == "csv" else file
+    table = TableParser(kind, columns, label, delimiter, keep, guarded)
     kept = columns.names if keep else ()
     return OpenFile(name, file, batches, table.parse, kind, reads, texts, kept, delimiter, columns, hint)
 
@@ -382,7 +384,7 @@ def _look(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
         rows = [fields for _, fields in heads[delimiter]]
         width = _usual_width(rows)
         agreed = sum(len(row) == width for row in rows) / max(1, len(rows))
-        return width > 1, is_header(rows, Wanted()), agreed, -len({row[0] for row in rows})
+        return width > 1, is_header(rows, ColumnSpec()), agreed, -len({row[0] for row in rows})
 
     best = max(delimiters, key=merit)
     return best, heads[best]

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from crepe_dist.model.network_config import Shape
+from crepe_dist.model.network_config import NetworkConfig
 
 
 @dataclass(frozen=True)
-class BagShape(Shape):
+class BagShape(NetworkConfig):
     """Configuration of the bag of characters; it has no sizes of its own."""
 
     kind: ClassVar[str] = "bag"
     title: ClassVar[str] = "a bag of characters"
-    described: ClassVar[str] = "a bag of characters"
+    description_template: ClassVar[str] = "a bag of characters"
     class_axes: ClassVar[Mapping[str, int]] = {"weight": 0, "bias": 0}
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.classes, self.alphabet_size), "bias": (self.classes,)}
+        return {"weight": (self.num_classes, self.alphabet_size), "bias": (self.num_classes,)}
 
 
-SHAPE = BagShape
+CONFIG_CLASS = BagShape

@@ -16,12 +16,12 @@ class Bag(nn.HybridBlock):
         super().__init__(**kwargs)
         self.shape = shape
         with self.name_scope():
-            self.weight = self.params.get("weight", shape=(shape.classes, shape.alphabet_size))
-            self.bias = self.params.get("bias", shape=(shape.classes,))
+            self.weight = self.params.get("weight", shape=(shape.num_classes, shape.alphabet_size))
+            self.bias = self.params.get("bias", shape=(shape.num_classes,))
 
     def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
         counts = F.sum(F.one_hot(codes, depth=self.shape.alphabet_size), axis=1)
-        return F.FullyConnected(counts, weight, bias, num_hidden=self.shape.classes)
+        return F.FullyConnected(counts, weight, bias, num_hidden=self.shape.num_classes)
 
 
 BLOCK = Bag

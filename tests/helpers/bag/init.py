@@ -7,6 +7,6 @@ from crepe_dist.optim.parameter import Parameter
 from tests.helpers.bag.config import BagShape
 
 
-def parameters(shape: BagShape, seed: int) -> dict[str, Parameter]:
+def init_parameters(shape: BagShape, seed: int) -> dict[str, Parameter]:
     """Make the parameters."""
     return {name: Parameter(zeros(*size)) for name, size in shape.parameter_shapes().items()}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.data.char_encoder import Codes
+from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.model.inference import Floats
 from tests.helpers.bag.config import BagShape
 
 
-def logits(shape: BagShape, arrays: Arrays, codes: Codes) -> Floats:
+def logits(shape: BagShape, arrays: Arrays, codes: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
     counts = (codes[:, :, None] == np.arange(shape.alphabet_size)).sum(axis=1, dtype=np.float32)
     return np.asarray(counts @ arrays["weight"].T + arrays["bias"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from crepe_dist.data.arrays import Arrays
-from crepe_dist.model.onnx_graph import Graph
+from crepe_dist.model.onnx_graph import GraphBuilder
 from tests.helpers.bag.config import BagShape
 
 
-def logits(graph: Graph, shape: BagShape, arrays: Arrays, codes: str) -> str:
+def logits(graph: GraphBuilder, shape: BagShape, arrays: Arrays, codes: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
     one_hot = graph.value(np.eye(256, shape.alphabet_size, dtype=np.float32))
     characters = graph.node("Gather", one_hot, codes)

@@ -82,9 +82,9 @@ def only_stand_ins(*answers: str) -> None:
 
 def _need_gpus(wanted: int) -> None:
     """Let a test fail where there is no driver, and skip one that needs more GPUs than there are."""
-    if error := driver.missing():
+    if error := driver.load_error():
         pytest.fail(f"{SWITCH} is real, but {error.what}: {error.why}", pytrace=False)
-    if (found := driver.count()) < wanted:
+    if (found := driver.gpu_count()) < wanted:
         pytest.skip(f"needs {wanted} GPUs, and there are {found}")
 
 

@@ -59,7 +59,7 @@ def change(mx: Any) -> None:
         __repr__ = __str__
 
     plain = mx.nd.NDArray.context.fget
-    devices = {number: Device(number - FIRST) for number in range(FIRST, FIRST + driver.count())}
+    devices = {number: Device(number - FIRST) for number in range(FIRST, FIRST + driver.gpu_count())}
 
     def context(array: Any) -> Any:
         found = plain(array)
@@ -70,7 +70,7 @@ def change(mx: Any) -> None:
     mx.runtime.feature_list = lambda: [*listed(), SimpleNamespace(name="CUDA", enabled=True)]
     for module in (mx, mx.context):
         module.gpu = Device
-        module.num_gpus = driver.count
+        module.num_gpus = driver.gpu_count
 
 
 sys.meta_path[:] = [Changed if finder is PathFinder else finder for finder in sys.meta_path]
