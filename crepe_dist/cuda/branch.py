@@ -61,12 +61,12 @@ class GradAccumulator:
 
     Attributes:
         total: The sum, int32. Kernels add to it. See ``CudaOptimizer.grad_sums``.
-        per_unit: Factor that converts a gradient to fixed point, 2**-exponent.
+        inverse_scale: Factor that converts a gradient to fixed point, 2**-exponent.
         largest: Bits of the largest absolute value of each document's term, uint32 [documents]. They are 0 at first.
     """
 
     total: DeviceBuffer
-    per_unit: float
+    inverse_scale: float
     largest: DeviceBuffer
 
 

@@ -11,7 +11,7 @@
 #include "simd.h"
 #include "row_set.h"
 
-// A parameter. Python fills this struct (library.py has its ctypes mirror) and has checked the sizes.
+// A parameter. Python fills this struct (`CParameter` in library.py is its mirror) and has checked the sizes.
 struct CompressedArray {
     RowIndex stored_rows;  // Rows that are stored. If stored_rows.words is null, all rows are stored.
     const void* values;    // float32 or float16 [stored rows][columns], or the codebook, float32 [256][vector_size].

@@ -191,13 +191,13 @@ def processor_flags() -> set[str]:
 
 
 def find() -> tuple[Library | None, str]:
-    """Select and load a build: the build that ``SWITCH`` or ``pin_build`` names, otherwise the best usable build.
+    """Select and load a build: the build that ``KERNELS_ENV`` or ``pin_build`` names, otherwise the best usable build.
 
     Returns:
         The build, or ``None`` if no build is usable, and the reason why no better build is used, or "".
 
     Raises:
-        UserError: The environment variable ``SWITCH`` names a build that this process cannot use.
+        UserError: The environment variable ``KERNELS_ENV`` names a build that this process cannot use.
     """
     requested = os.environ.get(KERNELS_ENV, "")
     if requested:

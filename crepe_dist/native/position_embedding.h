@@ -32,7 +32,7 @@ struct PositionEmbeddingConfig {
 
 // Hashes the n-grams of 1 to maxn known characters that start at each character of a text, and writes their rows to out
 // [characters][maxn]. The function does not write elements of n-grams that do not exist; they must be NO_ROW before.
-// `look_up` in crepe_dist/networks/crepe/config.py computes the same rows.
+// `hash_positions` in crepe_dist/networks/crepe/config.py computes the same rows.
 inline void hash_positions(const std::vector<uint8_t>& text, const PositionEmbeddingConfig& config, uint32_t* out) {
     const long characters = long(text.size());
     for (long start = 0; start < characters; ++start, out += config.maxn) {
@@ -118,9 +118,9 @@ template <class T> class PositionEmbedding {
     // Converts the gradient of each position to fixed point. All threads of a parallel region call it together.
     // activations: output of `forward`. grad_scale: scale of the table, in the calling thread.
     //
-    // The gradient of a position is added to the rows of all its n-grams. A row may be the row of an n-gram of each of the
-    // `stride` characters of a position, so the bound of a document is the sum over its positions times the stride. The
-    // bound adds 1 to each number for the rounding. Numbers up to 0.25 are rounded to 0 and need no such addition.
+    // The gradient of a position is added to the rows of all its n-grams. A row may be the row of an n-gram of each of
+    // the `stride` characters of a position, so the bound of a document is the sum over its positions times the stride.
+    // The bound adds 1 to each number for the rounding. Numbers up to 0.25 are rounded to 0 and need no such addition.
     void quantize_gradient(const BatchLayout& layout, const Dropout& dropout, const T* activations,
                            FixedPointScale& grad_scale) {
         const float scale = dropout.scale();

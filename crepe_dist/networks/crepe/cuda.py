@@ -107,8 +107,8 @@ class ConvBranch:
         of_embedding, of_features = self._dropouts(dropping)
         out, bias, table = sums["tower.out.weight"], sums["tower.out.bias"], sums["tower.table"]
         run(
-            "add_last_layer_gradients", documents, memory.features, logit_gradients, shape.num_classes, out.per_unit,
-            bias.per_unit, out.total, bias.total, out.largest, bias.largest,
+            "add_last_layer_gradients", documents, memory.features, logit_gradients, shape.num_classes,
+            out.inverse_scale, bias.inverse_scale, out.total, bias.total, out.largest, bias.largest,
         )  # fmt: skip
         gradients, other, inner = memory.scratch
         run(
@@ -132,7 +132,7 @@ class ConvBranch:
         positions, terms = shape.positions, run.buffer("terms", 4 * documents * shape.positions * self._width)
         run(
             "quantize_embedding_gradients", documents, gradients, texts.lengths, positions, shape.stride,
-            of_embedding.scale * table.per_unit, terms, table.largest,
+            of_embedding.scale * table.inverse_scale, terms, table.largest,
         )  # fmt: skip
         run(
             "add_embedding_gradients", blocks(documents * positions * shape.width), terms, memory.rows, texts.lengths,
@@ -162,7 +162,7 @@ class ConvBranch:
         weight, bias = (sums[f"tower.convolutions.{number}.{name}"] for name in ("weight", "bias"))
         self._run(
             "add_convolution_gradients", (texts.documents, CONV_KERNEL_SIZE), inside, gradients,
-            *self._at(texts, block), weight.per_unit, bias.per_unit, weight.total, bias.total, weight.largest,
+            *self._at(texts, block), weight.inverse_scale, bias.inverse_scale, weight.total, bias.total, weight.largest,
             bias.largest, **self._convolution_gradients,
         )  # fmt: skip
 

@@ -67,7 +67,7 @@ class NGramBranch:
         grid = texts.documents, max(1, BLOCKS // texts.documents)
         self._run(
             "add_ngram_gradients", grid, ngrams, self._places(texts), counts, logit_gradients,
-            self._shape.num_classes, self._wide, weight.per_unit, bias.per_unit, weight.total, bias.total,
+            self._shape.num_classes, self._wide, weight.inverse_scale, bias.inverse_scale, weight.total, bias.total,
             weight.largest,
             bias.largest,
         )  # fmt: skip
