@@ -202,7 +202,7 @@ def whole_gradients(engine: CpuEngine) -> FixedPointScales:
     for parameter in trained.values():
         parameter.grad = np.zeros(parameter.shape, np.int32)
     engine.quanta = FixedPointScales(trained)
-    engine._exchange = cast("Any", SimpleNamespace(ready=lambda: None, fetch=lambda: None))
+    engine._exchange = cast("Any", SimpleNamespace(wait_for_update=lambda: None, pull_rows=lambda: None))
     return engine.quanta
 
 
