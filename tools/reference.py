@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/reference: the options from their dataclasses, the --help of every command, and the docstrings of the API.
+"""Write docs/reference: the options of train, the --help of every command, and the docstrings of the Python API.
 
 uv run tools/reference.py            write the pages
 uv run tools/reference.py --check    fail if a page is out of date
@@ -26,10 +26,11 @@ from crepe_dist.settings.fields import kind_of, qualified_name, settings_of
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
-# Limits that only keep numbers and names sane, and kinds and null, which the column of the defaults shows.
-NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000| \(or null\)|^a (?:whole )?number |^one of |^a name in UTF-8$")
-# Left out: the names of the options, which follow; examples, which the guides have; the options of ``train`` and
-# ``prepare``, whose options have pages of their own; and what several commands have, which the page tells once.
+# Parts of a type that the table of the options leaves out: limits that only catch typing errors, and words that the
+# reader knows already.
+NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000|^an? (?:integer|number) |^one of |^a path in UTF-8$")
+# Parts of the help that the page of the commands leaves out: the usage line, which repeats the options; the examples,
+# which the guides have; and flags that more than one command has, which SHARED describes one time.
 ELSEWHERE = re.compile(
     r"\Ausage: (?:.+\n)+\n|^(?:examples|parameters of another program.*):\n(?:.+\n)+\n?"
     r"|^  (?:-h, --help|--version|CHECKPOINT|--min-probability|--min-precision|--mode|--feature-len|--classes|--device"
@@ -37,25 +38,34 @@ ELSEWHERE = re.compile(
     r"(?:    +.*\n)*",
     re.MULTILINE,
 )
-LIMITS = re.compile(r" \(a (?:whole )?number [^;)]*\)|(?<=\()a (?:whole )?number [^;)]*; ")  # which --help has
+# Limits of a number at the end of a description. They are left out to keep the page short.
+LIMITS = re.compile(r" An? (?:integer|number) (?:from|above) \S+(?: to below|, at most| to) [\d.,]*\d(?:, or \w+)?\.")
+# Heading of a group whose options were all left out.
 EMPTY = re.compile(r"^(?:options|positional arguments):\n\n*(?=\S|\Z)", re.MULTILINE)
 SHARED = """
-`evaluate`, `drift`, `predict`, `serve` and `export` take a `CHECKPOINT`: a .params file, a run folder or the start of
-its name, an exported folder or its URL; by default the model that `use` chose, else the newest run in `runs/`, if all
-runs there are of the same data. Parameters without a .json file beside them need `--mode` (paper, full, notebook),
-`--feature-len` (1014 unless given) and `--classes`: a,b,c in the order of training, or a file with one name per line.
-The last three also have `--min-probability` and `--min-precision`, which leave [unsure
-texts](../how-to/probabilities.md#answer-only-what-is-probable-enough) unanswered.
+`evaluate`, `drift`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
+start of its name, an exported folder or its URL. The default is the model chosen with `use`, otherwise the newest run
+in `runs/` if all runs there have the same data. `predict`, `serve` and `export` also have `--min-probability` and
+`--min-precision`. With these flags, the model gives no class to
+[texts of low probability](../how-to/probabilities.md#answer-only-what-is-probable-enough).
 
-A flag that would have no effect is refused. Each command is also a module: `python -m crepe_dist.prepare` is `crepe
-prepare`.
+A .params file of another program has no .json file. It needs three flags: `--mode` (paper, full or notebook),
+`--feature-len` (default: 1014), and `--classes` (a,b,c in the order of training, or a file with one name per line).
 
-Several commands have `--device` (auto, gpu, cpu); `--encoding` of text files, such as cp1252, by default the
-encoding of the model's data, else UTF-8; `--header` (auto, yes,
-no), whether the first line names the columns; `--seed`. `--label`, `--label-columns` and `--text-column` name
-columns as in `prepare`; by default they are those of the model's data."""
+A flag that has no effect is refused. Each command is also a module: `python -m crepe_dist.prepare` is the same as
+`crepe prepare`.
 
-# Titles of the page of the API, modules, and their names.
+More than one command has these flags:
+
+| flag | meaning |
+|---|---|
+| `--device` | Device: auto, gpu or cpu. |
+| `--encoding` | Encoding of text files, such as cp1252. Default: the encoding of the model's data, otherwise UTF-8. |
+| `--header` | Whether the first line names the columns: auto, yes or no. |
+| `--seed` | Random seed. |
+| `--label`, `--label-columns`, `--text-column` | Columns as in `prepare`. Default: those of the model's data. |"""
+
+# Sections of the page of the API: title, module, and the names of the module.
 API = (
     ("Train", "crepe_dist.api", ("fit",)),
     ("Prepare", "crepe_dist.commands.prepare", ("prepare",)),
@@ -85,23 +95,23 @@ def options() -> str:
     lines = [
         "# Options of train",
         "",
-        "Keys of a YAML file (`--config`), and their flags, which take precedence. `supervise` accepts them as well.",
-        "`--on`, `--processes` and `--max-restarts` start the processes on a [cluster](../how-to/clusters.md).",
+        "Options of `train` and `supervise`: flags, and keys of a YAML file (`--config`). Flags override the file.",
+        "`--on`, `--processes` and `--max-restarts` train on a [cluster](../how-to/clusters.md).",
         "",
-        "The data folder may also be given by position: `crepe train data/reviews`. A flag that has no effect, such as",
+        "The data folder needs no flag: `crepe train data/reviews`. A flag that has no effect, such as",
         "`--width` with `--model ngrams`, is refused. In a file, such a setting is ignored.",
     ]
     for kind in (config.Config, *config.GROUPS.values()):
         lines += ["", f"## {kind.group or 'General'}", "", kind.__doc__ or "", ""]
         lines += ["| flag and key | type | default | |", "|---|---|---|---|"]
-        for each in settings_of(kind):
-            usual = each.default if isinstance(each.default, str) else json.dumps(each.default)
-            name = qualified_name(kind, each)
+        for option in settings_of(kind):
+            default = option.default if isinstance(option.default, str) else json.dumps(option.default)
+            name = qualified_name(kind, option)
             cells = [
                 f"`{config.flag(name)}`<br>`{name}`",
-                NO_LIMIT.sub("", str(kind_of(each))),
-                f"`{usual}`",
-                each.metadata["help"],
+                NO_LIMIT.sub("", str(kind_of(option))),
+                f"`{default}`",
+                option.metadata["help"],
             ]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -111,66 +121,68 @@ def api() -> str:
     lines = [
         "# Python API",
         "",
-        "The names of `crepe_dist`, and what they return. [Train from Python](../how-to/python.md) has examples.",
+        "Public functions and classes of `crepe_dist`. [Train from Python](../how-to/python.md) has examples.",
     ]
     for title, home, names in API:
         lines += ["", f"## {title}"]
         for name in names:
-            lines += described(name, getattr(importlib.import_module(home), name))
+            lines += describe(name, getattr(importlib.import_module(home), name))
     return "\n".join(lines) + "\n"
 
 
-def described(name: str, found: Any, level: str = "###") -> list[str]:
+def describe(name: str, value: Any, level: str = "###") -> list[str]:
     """Describe a function, or a class with its public methods and properties, in Markdown."""
-    about, lines = parse(inspect.getdoc(found) or ""), ["", f"{level} {name}"]
-    if inspect.isfunction(found) or ("__init__" in found.__dict__ and not dataclasses.is_dataclass(found)):
-        lines += ["", "```python", signature(name, found), "```"]
-    lines += ["", plain(about.short_description), *["", plain(about.long_description)] * bool(about.long_description)]
+    doc, lines = parse(inspect.getdoc(value) or ""), ["", f"{level} {name}"]
+    if inspect.isfunction(value) or ("__init__" in value.__dict__ and not dataclasses.is_dataclass(value)):
+        lines += ["", "```python", signature(name, value), "```"]
+    lines += ["", plain(doc.short_description), *["", plain(doc.long_description)] * bool(doc.long_description)]
     for kind, title in (("param", "Arguments"), ("attribute", "Attributes")):
-        found_here = [each for each in about.params if each.args[0] == kind and each.arg_name not in INTERNAL]
-        rows = [f"- `{each.arg_name}`: {plain(each.description)}" for each in found_here]
+        params = [param for param in doc.params if param.args[0] == kind and param.arg_name not in INTERNAL]
+        rows = [f"- `{param.arg_name}`: {plain(param.description)}" for param in params]
         lines += ["", f"**{title}**", "", *rows] * bool(rows)
-    own = {each: value for each, value in vars(found).items() if each[0] != "_" and each not in INTERNAL}
-    lines += [f"- `{key}`: {plain(inspect.getdoc(value))}" for key, value in own.items() if isinstance(value, property)]
-    if about.returns:
-        lines += ["", f"Returns: {plain(about.returns.description)}"]
-    lines += [""] * bool(about.raises) + [
-        f"Raises `{each.type_name}`: {plain(each.description)}" for each in about.raises
+    members = {key: member for key, member in vars(value).items() if key[0] != "_" and key not in INTERNAL}
+    lines += [
+        f"- `{key}`: {plain(inspect.getdoc(member))}" for key, member in members.items() if isinstance(member, property)
     ]
-    for key, value in own.items():
-        lines += described(f"{name}.{key}", value, "####") if inspect.isfunction(value) else []
+    if doc.returns:
+        lines += ["", f"Returns: {plain(doc.returns.description)}"]
+    lines += [""] * bool(doc.raises) + [
+        f"Raises `{error.type_name}`: {plain(error.description)}" for error in doc.raises
+    ]
+    for key, member in members.items():
+        lines += describe(f"{name}.{key}", member, "####") if inspect.isfunction(member) else []
     return lines
 
 
-def signature(name: str, found: Any) -> str:
-    """Spell a call with its defaults on one line, or, if it is too long, on a line for each argument."""
+def signature(name: str, function: Any) -> str:
+    """Format the signature of a function on one line. If the line is too long, put each argument on its own line."""
     arguments: list[str] = []
     star = False
-    for key, each in inspect.signature(found).parameters.items():
-        if each.kind is each.KEYWORD_ONLY and not star:
+    for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
             arguments, star = [*arguments, "*"], True
         if key != "self":
-            prefix = "**" if each.kind is each.VAR_KEYWORD else ""
-            arguments.append(f"{prefix}{key}" + (f"={each.default!r}" if each.default is not each.empty else ""))
+            prefix = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+            default = f"={parameter.default!r}" if parameter.default is not parameter.empty else ""
+            arguments.append(f"{prefix}{key}{default}")
     line = f"{name}({', '.join(arguments)})"
     return (
-        line if len(line) <= int(HELP_WIDTH) else f"{name}(\n" + "".join(f"    {each},\n" for each in arguments) + ")"
+        line if len(line) <= int(HELP_WIDTH) else f"{name}(\n" + "".join(f"    {word},\n" for word in arguments) + ")"
     )
 
 
 def plain(text: str | None) -> str:
-    """Convert a docstring to Markdown without its examples, a paragraph a line."""
+    """Convert a docstring to Markdown. Each paragraph becomes one line, and examples are left out."""
     paragraphs = (text or "").replace("``", "`").split(BLANK)
-    return BLANK.join(" ".join(each.split()) for each in paragraphs if not each.startswith(">>>"))
+    return BLANK.join(" ".join(paragraph.split()) for paragraph in paragraphs if not paragraph.startswith(">>>"))
 
 
 def helps() -> str:
-    about = (
-        "The options of each command; `--help` prints them with examples. Those of `train` are on the page "
-        "[Options](options.md), those of `prepare` on [Preparing data](../data.md). `crepe train` and "
-        "`python -m crepe_dist.train` are the same."
+    introduction = (
+        "The options of each command. `--help` prints them with examples. The page [Options](options.md) lists the "
+        "options of `train`, and the page [Preparing data](../data.md) lists the options of `prepare`."
     )
-    lines = ["# Commands", "", about, SHARED]
+    lines = ["# Commands", "", introduction, SHARED]
     os.environ["COLUMNS"], sys.argv[0] = HELP_WIDTH, "crepe"
     os.environ.pop("UV", None)
     for name in ("", *cli.COMMANDS):

@@ -1,1 +1,1 @@
-"""Settings of every command: dataclasses, their limits, YAML files and shared flags."""
+"""Settings of the commands: dataclasses with types and limits, YAML files, and flags that commands share."""

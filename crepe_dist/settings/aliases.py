@@ -1,7 +1,8 @@
-"""Names that flags, settings and values had in earlier versions, and their names today.
+"""Old names of flags, settings and values, and the names that replace them.
 
-The help and the documentation have today's names only. Files of earlier versions are always read under the old names.
-On the command line and in Python an old name is accepted, or refused with a sentence that gives the new name.
+The help and the documentation only show today's names. Files of earlier versions can always be read, with their old
+names. On the command line and in Python, an old name is either accepted or refused with a message that gives the new
+name.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,20 +12,20 @@ from crepe_dist.errors import UserError
 
 
 class Alias(NamedTuple):
-    """Today's name of something that was renamed.
+    """Today's name of a renamed flag, setting or argument.
 
     Attributes:
         name: today's name.
-        refused_because: reason why users may no longer give the old name; empty if it is accepted.
+        refused_because: reason why the old name is refused. Empty: the old name is accepted.
     """
 
     name: str
     refused_because: str = ""
 
 
-_NO_CHECKPOINT = "it saves the state that resumes a run, and a checkpoint is the weights of an epoch"
+_NO_CHECKPOINT = "it controls the saved state from which a run resumes, and a checkpoint is the weights of an epoch"
 
-# Settings of training by their dotted names.
+# Renamed settings of training, by their dotted names.
 SETTINGS: Mapping[str, Alias] = {
     "checkpoint.every": Alias("state.save_steps", _NO_CHECKPOINT),
     "checkpoint.every_s": Alias("state.save_seconds", _NO_CHECKPOINT),
@@ -33,31 +34,32 @@ SETTINGS: Mapping[str, Alias] = {
     "training.encoder": Alias("training.sentence_encoder"),
 }
 
-# Flags of the other commands. A command that has a flag of the old name keeps it.
+# Renamed flags of the other commands. If a command still has a flag of the old name, the alias does not apply to it.
 FLAGS: Mapping[str, Alias] = {
     "--least": Alias("--min-effect"),
     "--next": Alias("--num-suggestions"),
-    "--score": Alias("--score-class", "a score is the accuracy in the other commands"),
+    "--score": Alias("--score-class", "in the other commands, a score is the accuracy"),
     "--size": Alias("--max-size-mb", "--size is the size of the paper's network in train"),
     "--text": Alias("--text-column"),
 }
 
-# Values, by the settings and flags that take them.
+# Renamed values (old: new), by the name of their flag or setting.
 VALUES: Mapping[str, Mapping[str, str]] = {
     "alphabet": {"usual": "standard"},
     "labels": {"one": "single", "several": "multilabel"},
     "model.kernels": {"own": "native"},
 }
 
-ARGUMENTS: Mapping[str, Alias] = {"length": Alias("max_length")}  # arguments of CrepeClassifier
-VARIABLES: Mapping[str, str] = {"CREPE_DIST_RENDEZVOUS_SECONDS": "CREPE_DIST_MEETING_SECONDS"}  # today's and old name
+ARGUMENTS: Mapping[str, Alias] = {"length": Alias("max_length")}  # Renamed arguments of CrepeClassifier.
+# Renamed environment variables.
+VARIABLES: Mapping[str, str] = {"CREPE_DIST_RENDEZVOUS_SECONDS": "CREPE_DIST_MEETING_SECONDS"}  # New: old.
 
 
 def current_name(name: str, aliases: Mapping[str, Alias], known: Collection[str]) -> str:
     """Return today's name of a flag, a setting or an argument that a user gave.
 
     Args:
-        known: names that exist today. One of them is returned as it is, even if something else once had that name.
+        known: names that exist today. Such a name is returned unchanged, even if it is also an old name.
 
     Raises:
         UserError: the old name is refused.
@@ -71,29 +73,34 @@ def current_name(name: str, aliases: Mapping[str, Alias], known: Collection[str]
 
 
 def current_value(name: str, value: Any) -> Any:
-    """Return today's spelling of a value, given the name of its flag or the dotted name of its setting."""
+    """Return today's spelling of a value.
+
+    Args:
+        name: name of the flag, or dotted name of the setting.
+    """
     return VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
 
 
 def read_variable(name: str, environment: Mapping[str, str]) -> str:
-    """Return the value of an environment variable, which may have its old name; empty if it is not set."""
+    """Return the value of an environment variable under its new or its old name. Empty: the variable is not set."""
     return environment.get(name, "").strip() or environment.get(VARIABLES[name], "").strip()
 
 
 def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of a file, in their groups, with today's names and values.
+    """Return settings of a file with today's names and values. The settings are in their groups.
 
     Raises:
-        UserError: a setting has two values, one under each of its names.
+        UserError: the file has a setting under both of its names.
     """
     names = {old: alias.name for old, alias in SETTINGS.items()}
     return _rename(settings, names, VALUES)
 
 
 def stored_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings, in their groups, with the names and values that files of all versions have.
+    """Return settings with the names and values that they had first. The settings are in their groups.
 
-    They name the folder of a run, so the same settings must have the same names in every version.
+    The name of a run folder is a hash of these settings. Without the first names, a renamed setting would change the
+    name of the folder, and the runs of earlier versions could not be resumed.
     """
     names = {alias.name: old for old, alias in SETTINGS.items()}
     values = {name: {new: old for old, new in spellings.items()} for name, spellings in VALUES.items()}
@@ -109,15 +116,15 @@ def _rename(
         options = result.get(group)
         if isinstance(options, dict) and isinstance(value := options.get(name), str):
             options[name] = spellings.get(value, value)
-    for before, after in names.items():
-        (group, name), (new_group, new_name) = before.split("."), after.split(".")
+    for source, target in names.items():
+        (group, name), (new_group, new_name) = source.split("."), target.split(".")
         options = result.get(group)
         if not isinstance(options, dict) or name not in options:
             continue
         new_options = result.setdefault(new_group, {})
         if not isinstance(new_options, dict) or new_name in new_options:
-            what = f"{before} and {after} are two names of one setting, and both have a value"
-            raise UserError(what, remedy=f"give {after} only")
+            what = f"{source} and {target} are two names of one setting, and both have a value"
+            raise UserError(what, remedy=f"give only {target}")
         new_options[new_name] = options.pop(name)
         if not options:
             del result[group]

@@ -1,4 +1,4 @@
-"""Configuration of a training run, composed of this room's dataclasses: defaults < YAML files < flags."""
+"""Configuration of a training run. Flags override YAML files, and YAML files override the defaults."""
 
 import argparse
 import json
@@ -37,20 +37,21 @@ from crepe_dist.settings.options import (
     TrainingOptions,
 )
 
-UNPREFIXED_GROUPS = ("data", "model", "optimizer", "training")  # groups whose flags need no prefix
+UNPREFIXED_GROUPS = ("data", "model", "optimizer", "training")  # Groups whose flags have no prefix.
 SOURCE = "data.source"
 REFIT = "training.refit"
-POSITIONAL = "positional"  # data folder without its flag
+POSITIONAL = "positional"  # Name of the data folder in the namespace if it is given without a flag.
+# Flags that are named otherwise than their settings.
 FLAG_NAMES = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
-EXAMPLES = """  crepe train                                    the sample on this machine
-  horovodrun -np 2 crepe train                   the same with two processes
-  crepe train data/reviews --device gpu          prepared data, one GPU
+EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
+  horovodrun -np 2 crepe train                      the same with two processes
+  crepe train data/reviews --device gpu             train on prepared data, on one GPU
   crepe train --config configs/smoke.yaml --epochs 3
-  crepe train data/mine --init-from runs/other   fine-tuned from that run, or more classes
-  crepe train data/reviews --on ray --processes 8   on a Ray cluster
+  crepe train data/mine --init-from runs/other      fine-tune the weights of another run
+  crepe train data/reviews --on ray --processes 8   train on a Ray cluster
 
-Run the same command again to resume an unfinished run. Percentages are rounded to one decimal; the accuracy in a
-checkpoint's name has two and is cut off, so 92.119 % is 92.1 % here and 92.11 there.
+Run the same command again to resume an unfinished run. Printed percentages are rounded to one decimal. The accuracy
+in the name of a checkpoint is cut off after two decimals: 92.119 % is printed as 92.1 %, and named 92.11.
 """
 
 
@@ -59,18 +60,18 @@ class Config(Settings):
     """Configuration of a training run."""
 
     device: Literal["auto", "gpu", "cpu"] = setting(
-        "auto", "auto (a GPU if there is one that can compute the network), gpu or cpu."
+        "auto", "Device. auto: a GPU if there is one that supports the network, otherwise the CPU."
     )
     name: Optional[str] = setting(
         None,
-        "name of the run in reports and comparisons, such as baseline. A resumed run keeps its name unless a new one "
-        "is given. null: that of its folder.",
+        "Name of the run in reports and comparisons, such as baseline: 1 to 80 printable characters. A resumed run "
+        "keeps its name unless a new name is given. Default: the name of the run folder.",
         RUN_NAME,
     )
     run_dir: Optional[str] = setting(
-        None, "folder of the run. null: `runs/<data>-<hash of the settings that decide the result>`.", PATH
+        None, "Folder of the run. Default: `runs/<data>-<hash of the settings that change the result>`.", PATH
     )
-    fresh: bool = setting(False, "start a new run even if one with the same settings exists.")
+    fresh: bool = setting(False, "Start a new run even if a run with the same settings exists.")
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -87,21 +88,21 @@ class Config(Settings):
         return asdict(self)
 
     def to_yaml(self) -> str:
-        """Return the YAML that is saved with the run; passed to ``--config``, it selects the same run."""
-        import yaml  # here: --help need not wait for it
+        """Return the settings as YAML, for the run folder. Passed to ``--config``, the YAML selects the same run."""
+        import yaml  # Imported here because --help does not need it.
 
         values = {name: value for name, value in self.to_dict().items() if name != "fresh"}
         return yaml.safe_dump(values, sort_keys=False)
 
     def to_arguments(self) -> list[str]:
-        """Return the arguments of Python that train with this configuration, on another machine, too."""
-        mine, usual = (_flatten_groups(config.to_dict()) for config in (self, Config()))
-        given = {name: value for name, value in mine.items() if value != usual[name]}
-        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+        """Return arguments for Python that train with this configuration, on this or another machine."""
+        values, defaults = (_flatten_groups(config.to_dict()) for config in (self, Config()))
+        changed = {name: value for name, value in values.items() if value != defaults[name]}
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
         return ["-m", "crepe_dist.train", *(f"{flag(name)}={text}" for name, text in texts.items())]
 
     def run_key(self) -> dict[str, Any]:
-        """Return the settings that decide the result; a run is resumed only if they are equal."""
+        """Return the settings that change the result. A run is resumed only if these settings are equal."""
         return stored_settings(
             {
                 "batch_size": self.data.batch_size,
@@ -114,7 +115,7 @@ class Config(Settings):
 
 
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flatten settings to dotted names, without those that only select or name the run."""
+    """Flatten settings to dotted names. Leave out settings that only select or name the run folder."""
     return {
         name: value for name, value in _flatten_groups(settings).items() if name not in ("name", "run_dir", "fresh")
     }
@@ -130,36 +131,40 @@ def _flatten_groups(settings: dict[str, Any]) -> dict[str, Any]:
     return flattened
 
 
-GROUPS: dict[str, Any] = {each.name: each.type for each in fields(Config) if "kind" not in each.metadata}
+GROUPS: dict[str, Any] = {item.name: item.type for item in fields(Config) if "kind" not in item.metadata}
 
 
 def settings() -> dict[str, Field[Any]]:
     """Map the dotted name of every setting to its field."""
-    return {qualified_name(group, each): each for group in (Config, *GROUPS.values()) for each in settings_of(group)}
+    return {qualified_name(group, item): item for group in (Config, *GROUPS.values()) for item in settings_of(group)}
 
 
 def parser() -> Parser:
-    """Build the parser of train, with a flag per setting; the namespace holds only flags that were given."""
-    result = command_parser("train", "Train a character-level text classifier in one or many processes.", EXAMPLES)
+    """Build the parser of train, with a flag for each setting. The namespace contains only the given flags."""
+    result = command_parser("train", "Train a character-level text classifier with one or many processes.", EXAMPLES)
     result.usage = "%(prog)s [DATA] [--config FILE] [options]"
-    result.add_argument(POSITIONAL, metavar="DATA", nargs="?", default=argparse.SUPPRESS, help="the same as --data")
+    result.add_argument(
+        POSITIONAL, metavar="DATA", nargs="?", default=argparse.SUPPRESS, help="Data folder; same as --data."
+    )
     result.add_argument(
         "--config",
         type=NON_EMPTY,
         action="append",
         default=[],
         metavar="FILE",
-        help="YAML file of settings; flags take precedence",
+        help="YAML file of settings, which flags override. If it is repeated, later files override earlier ones.",
     )
-    result.add_argument("--print-config", action="store_true", help="print all settings as YAML and exit")
-    cluster = result.add_argument_group("cluster", "Processes on a cluster, which restart after a failure.")
-    cluster.add_argument("--on", choices=["ray"], help="train on a Ray cluster; default: this process alone")
-    cluster.add_argument("--processes", type=int_range(1, 1 << 16), metavar="N", help="number of processes; with --on")
+    result.add_argument("--print-config", action="store_true", help="Print all settings as YAML and exit.")
+    cluster = result.add_argument_group("cluster", "Training on a cluster, which restarts failed processes.")
+    cluster.add_argument("--on", choices=["ray"], help="Cluster to train on. Default: none; only this process trains.")
+    cluster.add_argument(
+        "--processes", type=int_range(1, 1 << 16), metavar="N", help="Number of processes. Requires --on."
+    )
     cluster.add_argument(
         "--max-restarts",
         type=int_range(0, 10**9),
         metavar="N",
-        help="restarts after failures; preemptions do not count; with --on; default: 10",
+        help="Maximum number of restarts after failures. Preemptions do not count. Requires --on. Default: 10.",
     )
     add_settings(result, Config, flag)
     for name, group in GROUPS.items():
@@ -175,13 +180,21 @@ def flag(name: str) -> str:
 
 
 def print_help(words: Sequence[str]) -> None:
-    """Print the help or the version and exit if asked to; called before MXNet is imported."""
+    """Print the help or the version and exit if the command line has such a flag.
+
+    The command calls this function before it imports MXNet, which is slow.
+    """
     if {"-h", "--help", "--version"}.intersection(words):
         parser().parse_known_args(words)
 
 
 class ClusterOptions(NamedTuple):
-    """Number of the processes of a run on a cluster, and of the restarts after failures."""
+    """Options of a run on a cluster.
+
+    Attributes:
+        processes: number of processes.
+        max_restarts: maximum number of restarts after failures.
+    """
 
     processes: int
     max_restarts: int = 10
@@ -193,7 +206,7 @@ def parse(words: Sequence[str]) -> Config:
 
 
 def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[ClusterOptions]]:
-    """Parse a command line into a configuration, and the cluster on which to train, if any."""
+    """Parse a command line into a configuration and the options of the cluster; ``None`` without ``--on``."""
     flags = parser()
     values, rest = flags.parse_known_intermixed_args(words)
     if rest:
@@ -201,7 +214,7 @@ def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[ClusterOp
     given = {name: value for name, value in vars(values).items() if name != POSITIONAL}
     folder = getattr(values, POSITIONAL, given.get(SOURCE))
     if folder is not None and os.path.normpath(given.setdefault(SOURCE, folder)) != os.path.normpath(folder):
-        what = f"the data are {folder} by position, and {given[SOURCE]} by --data"
+        what = f"two data folders are given: {folder} by position, and {given[SOURCE]} by --data"
         raise UserError(what, remedy="give only one of them")
     config = merge_settings(given, values.config)
     _check(config)
@@ -213,10 +226,10 @@ def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[ClusterOp
 
 def _cluster(values: argparse.Namespace) -> Optional[ClusterOptions]:
     if values.on is None:
-        given = [flag for flag in ("processes", "max_restarts") if getattr(values, flag) is not None]
-        if given:
+        names = [name for name in ("processes", "max_restarts") if getattr(values, name) is not None]
+        if names:
             remedy = f"give --on ray, or, on one machine, start with {invocation.command_line('supervise')} -np N"
-            raise UserError(f"{flag(given[0])} without --on", remedy=remedy)
+            raise UserError(f"{flag(names[0])} without --on", remedy=remedy)
         return None
     if values.processes is None:
         raise UserError(f"--on {values.on} without --processes", remedy="give the number of processes: --processes 4")
@@ -228,23 +241,30 @@ def _cluster(values: argparse.Namespace) -> Optional[ClusterOptions]:
 
 
 def _check(config: Config) -> None:
-    """Check that the settings that the user gave can have an effect."""
+    """Raise ``UserError`` if the user gave a setting that has no effect with this configuration."""
     network = config.model.network
-    if config.training.init_from is None:  # which decides the network
+    if config.training.init_from is None:  # Otherwise the given weights decide the network.
         known = settings()
-        readers = {name: known[name].metadata["networks"] for name in sorted(config.given)}
-        for name, networks in readers.items():
+        for name in sorted(config.given):
+            networks = known[name].metadata["networks"]
             if networks and network not in networks and not (name == REFIT and not config.training.refit):
-                config.refuse([name], f"--model {network} does not read it; {join_words(list(networks))} would")
+                config.refuse([name], f"--model {network} does not read it; it is read by {join_words(list(networks))}")
     elif config.training.refit:
-        config.refuse(["training.refit"], "--init-from was given, and such a run refits nothing")
+        config.refuse(["training.refit"], "--init-from is given, and such a run is never refitted")
     if config.optimizer.name != "sgd":
-        config.refuse(["optimizer.momentum"], f"--optimizer {config.optimizer.name} has none", "add --optimizer sgd")
+        config.refuse(
+            ["optimizer.momentum"], f"--optimizer {config.optimizer.name} has no momentum", "add --optimizer sgd"
+        )
 
 
 def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Config:
-    """Merge settings given by their dotted names, files and defaults, in this order of precedence."""
-    from crepe_dist.settings.yaml_file import read  # here: --help need not wait for YAML
+    """Merge settings into a configuration.
+
+    Args:
+        given: settings from flags or Python, by their dotted names. They override the files.
+        files: YAML files. A later file overrides an earlier one, and all files override the defaults.
+    """
+    from crepe_dist.settings.yaml_file import read  # Imported here because --help does not need YAML.
 
     values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
     for path in files:
@@ -252,20 +272,20 @@ def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Confi
             values[name if name in GROUPS else ""].update(value if name in GROUPS else {name: value})
     known = settings()
     names = {current_name(name, SETTINGS, known): value for name, value in given.items()}
-    for full in names.keys() & known.keys():
-        group, _, name = full.rpartition(".")
-        values[group][name] = names[full]
+    for qualified in names.keys() & known.keys():
+        group, _, name = qualified.rpartition(".")
+        values[group][name] = names[qualified]
     groups = {name: options(**values[name]) for name, options in GROUPS.items()}
     return Config(**values[""], **groups).as_given(names.keys() & known.keys())
 
 
 def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the settings of a file after a check that each exists."""
+    """Return the settings of a file. Raise ``UserError`` if a setting or a group does not exist."""
     known = settings()
     for name, value in values.items():
         if (name in GROUPS) != isinstance(value, dict) and name not in known:
             raise UserError(
-                f"{path}: {truncate(name)} is not a group of settings with a value for each",
+                f"{path}: {truncate(name)} is not a group of settings with their values",
                 remedy=did_you_mean(str(name), GROUPS) or f"the groups are {', '.join(GROUPS)}",
             )
         for key in [f"{name}.{key}" for key in value] if name in GROUPS else [str(name)]:

@@ -1,4 +1,7 @@
-"""Fields of dataclasses from which flags are made: their help, and the kind of values that they accept."""
+"""Settings as dataclass fields: their help texts, the types of their values, and their checks.
+
+Flags, YAML keys and Python arguments are all made from these fields, so each value is checked in one place.
+"""
 
 import difflib
 import re
@@ -11,27 +14,33 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings.aliases import current_value
 
 Mode = Literal["paper", "full", "notebook"]
-MODES: tuple[Mode, ...] = get_args(Mode)  # of the encoding; see data/char_encoder.py
-MAX_DOCUMENT_LENGTH = 1 << 20  # characters
+MODES: tuple[Mode, ...] = get_args(Mode)  # Modes of the character encoding; see data/char_encoder.py.
+MAX_DOCUMENT_LENGTH = 1 << 20  # Largest document length, in characters.
 DEVICES = ("auto", "gpu", "cpu")
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # of labelled files
-HEADERS = ("auto", "yes", "no")  # whether the first line of a CSV or TSV file names the columns
-MAX_COUNT = 10**9  # steps, seconds or epochs; more is a typing error
-MAX_NAME_LENGTH = 80
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.
+HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file names the columns.
+MAX_COUNT = 10**9  # Largest number of steps, seconds or epochs. A larger number is probably a typing error.
+MAX_NAME_LENGTH = 80  # Largest length of the name of a run, in characters.
 Own = TypeVar("Own", bound="Settings")
 
 
 class ValueType:
-    """Kind of values, which is the ``type`` of a flag for argparse; ``str`` describes it."""
+    """Type of a setting's values, which argparse calls to parse the text of a flag.
+
+    ``str()`` of a type describes the accepted values, for the help and for error messages.
+
+    Attributes:
+        metavar: placeholder of the value in the help. ``None``: the name of the setting in capital letters.
+    """
 
     metavar: Optional[str] = None
 
     def read(self, text: str) -> Any:
-        """Parse the text of a flag; raise ``ValueError`` if it has another form."""
+        """Parse the text of a flag. Raise ``ValueError`` if the text cannot be parsed."""
         return text
 
     def check(self, value: Any) -> Any:
-        """Return a value that is accepted; raise ``ValueError`` for any other."""
+        """Return the value if it is accepted. Raise ``ValueError`` otherwise."""
         raise NotImplementedError
 
     def __call__(self, text: str) -> Any:
@@ -43,9 +52,12 @@ class Range(ValueType):
     """Range of finite numbers.
 
     Args:
-        open_below: exclude the lower end.
-        open_above: exclude the upper end.
-        word: word that is accepted as well; empty for none.
+        kind: ``int`` or ``float``.
+        least: lower limit.
+        most: upper limit.
+        open_below: exclude the lower limit itself.
+        open_above: exclude the upper limit itself.
+        word: word that is accepted in place of a number, such as ``auto``. Empty: only numbers are accepted.
     """
 
     kind: type
@@ -63,33 +75,33 @@ class Range(ValueType):
             return value
         above = value > self.least if self.open_below else value >= self.least
         below = value < self.most if self.open_above else value <= self.most
-        if type(value) not in (int, self.kind) or not (above and below):  # NaN, too
+        if type(value) not in (int, self.kind) or not (above and below):  # NaN fails both comparisons.
             raise ValueError
         return self.kind(value)
 
     def __str__(self) -> str:
-        noun = "a whole number" if self.kind is int else "a number"
+        noun = "an integer" if self.kind is int else "a number"
         start = "above" if self.open_below else "from"
-        end = " to below" if self.open_above else ", at most" if self.open_below else " to"
-        least, most = (f"{int(each) if each == int(each) else each:,}" for each in (self.least, self.most))
-        return f"{noun} {start} {least}{end} {most}{f' or {self.word}' * bool(self.word)}"
+        joint = " to below" if self.open_above else ", at most" if self.open_below else " to"
+        least, most = (f"{int(limit) if limit == int(limit) else limit:,}" for limit in (self.least, self.most))
+        return f"{noun} {start} {least}{joint} {most}{f', or {self.word}' * bool(self.word)}"
 
 
 def int_range(least: int, most: int, word: str = "") -> Range:
-    """Return the limits of a whole number."""
+    """Return a range of integers. Both limits are included."""
     return Range(int, least, most, word=word)
 
 
 def float_range(
     least: float, most: float, word: str = "", *, open_below: bool = False, open_above: bool = False
 ) -> Range:
-    """Return the limits of a real number."""
+    """Return a range of finite floats; see ``Range``."""
     return Range(float, least, most, open_below, open_above, word)
 
 
 @dataclass(frozen=True)
 class Choice(ValueType):
-    """One of some words."""
+    """Type of a value that is one of a list of words."""
 
     words: tuple[str, ...]
 
@@ -107,7 +119,7 @@ class Choice(ValueType):
 
 
 class Boolean(ValueType):
-    """True or false."""
+    """Type of a value that is true or false."""
 
     metavar = "true|false"
 
@@ -125,28 +137,28 @@ class Boolean(ValueType):
 
 @dataclass(frozen=True)
 class String(ValueType):
-    """Text of a form, which may be a path in Python.
+    """Type of a text. Python callers may give a ``Path`` instead.
 
     Args:
-        about: description of the form.
-        has_form: test of the form.
+        description: description of the accepted texts.
+        is_valid: function that returns a true value for an accepted text.
     """
 
-    about: str
-    has_form: Callable[[str], object]
-    metavar: str = "NON_EMPTY"
+    description: str
+    is_valid: Callable[[str], object]
+    metavar: str = "NAME"
 
     def check(self, value: Any) -> Any:
-        if not isinstance(value, (str, Path)) or not self.has_form(str(value)):
+        if not isinstance(value, (str, Path)) or not self.is_valid(str(value)):
             raise ValueError
         return str(value)
 
     def __str__(self) -> str:
-        return self.about
+        return self.description
 
 
 class PathType(String):
-    """Name of a file or folder."""
+    """Type of the name of a file or folder. The checked value is a ``Path``."""
 
     def check(self, value: Any) -> Any:
         return Path(super().check(value))
@@ -154,7 +166,11 @@ class PathType(String):
 
 @dataclass(frozen=True)
 class Wrapped(ValueType):
-    """Values of another kind, with more or less of them."""
+    """Base of types that change the number of values of another type.
+
+    Args:
+        of: type of a single value.
+    """
 
     of: ValueType
 
@@ -167,14 +183,14 @@ class Wrapped(ValueType):
 
 
 class Repeated(Wrapped):
-    """Any number of values of a kind; a flag is repeated for them."""
+    """Tuple of values of one type. On the command line, the flag is repeated for each value."""
 
     def check(self, value: Any) -> tuple[Any, ...]:
         return tuple(map(self.of.check, (value,) if isinstance(value, (str, Path)) else value))
 
 
 class Nullable(Wrapped):
-    """Values of a kind, or null."""
+    """Value of another type, or null."""
 
     def read(self, text: str) -> Any:
         return None if text == "null" else self.of.read(text)
@@ -184,12 +200,12 @@ class Nullable(Wrapped):
 
 
 def is_title(text: str) -> bool:
-    """Return whether a text can name a run on a line of its own."""
+    """Return whether a text can be the name of a run: one printable line without spaces at its ends."""
     return 0 < len(text) <= MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
 
 
-RUN_NAME = String(f"1 to {MAX_NAME_LENGTH} printable characters, with no space at either end", is_title)
-PATH = String("a name in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
+RUN_NAME = String(f"1 to {MAX_NAME_LENGTH} printable characters, without spaces at the ends", is_title)
+PATH = String("a path in UTF-8", re.compile(r"(?=.*\S)[^\0\ud800-\udfff]*", re.DOTALL).fullmatch, "PATH")
 NON_EMPTY = String("a name", str.strip)
 COLUMN = String("the name or number of a column", str.strip, "COLUMN")
 ANY_TEXT = String("a text", lambda _: True, "TEXT")
@@ -205,15 +221,21 @@ def setting(
     positional: Optional[str] = None,
     networks: tuple[str, ...] = (),
 ) -> Any:
-    """Declare a setting as a field of a dataclass whose module does not postpone annotations.
+    """Declare a setting as a field of a dataclass.
+
+    The module of the dataclass must not use ``from __future__ import annotations``, because the types of the fields are
+    read at run time.
 
     Args:
-        default: default value; ``None``: null is accepted, too.
-        kind: kind of its values; ``None``: the words of the field's ``Literal``, or true and false.
-        also: other names of its flag.
-        flag: name of its flag; empty: the setting's name with hyphens.
-        positional: number of its arguments as in argparse, empty for one, if it has no flag.
-        networks: networks that read it. Its help begins with their names. Empty: all networks read it.
+        default: default value. ``None``: the setting also accepts null.
+        help: sentences for the help. The first one says what the setting is. A sentence that starts with "Default:" is
+            only needed if the default is computed.
+        kind: type of the values. ``None``: the words of the field's ``Literal``, or a boolean.
+        also: further names of the flag.
+        flag: name of the flag. Empty: the name of the setting with hyphens.
+        positional: ``nargs`` of argparse if the setting is a positional argument. Empty: exactly one value. ``None``:
+            the setting has a flag.
+        networks: networks that read the setting. Empty: all networks read it. The help lists them first.
     """
     help = f"({', '.join(networks)}) {help}" if networks else help
     metadata = {"help": help, "kind": kind, "also": also, "flag": flag}
@@ -222,7 +244,7 @@ def setting(
 
 
 def kind_of(setting: "Field[Any]") -> ValueType:
-    """Return the kind of a setting's values."""
+    """Return the type of a setting's values."""
     kind: ValueType = setting.metadata["kind"] or (
         Boolean() if setting.type is bool else Choice(get_args(setting.type))
     )
@@ -231,16 +253,17 @@ def kind_of(setting: "Field[Any]") -> ValueType:
 
 @dataclass
 class Settings:
-    """Base of the groups of settings.
+    """Base class of the groups of settings. Creating an instance checks all values.
 
     Args:
-        group: name of the group; empty for ungrouped settings.
+        group: name of the group in YAML files. Empty: the settings belong to no group.
 
     Attributes:
-        given: names of the settings that the user gave, default values included; only these can be refused.
+        given: names of the settings that the user gave, even if the value equals the default. Only these settings can
+            be refused for having no effect.
 
     Raises:
-        UserError: a value is of another kind.
+        UserError: a value has the wrong type or is out of range.
     """
 
     group: ClassVar[str] = ""
@@ -250,39 +273,39 @@ class Settings:
         cls.group = group
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if "kind" not in each.metadata:
-                if isinstance(each.type, type) and issubclass(each.type, Settings) and not isinstance(value, each.type):
-                    raise UserError(f"{each.name} is {truncate(value)}", remedy=f"give {each.type.__name__}(…)")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if "kind" not in item.metadata:  # a group of settings, or a field that is no setting
+                if isinstance(item.type, type) and issubclass(item.type, Settings) and not isinstance(value, item.type):
+                    raise UserError(f"{item.name} is {truncate(value)}", remedy=f"give {item.type.__name__}(…)")
                 continue
-            kind = kind_of(each)
+            kind, name = kind_of(item), qualified_name(type(self), item)
             try:
-                setattr(self, each.name, kind.check(current_value(qualified_name(type(self), each), value)))
+                setattr(self, item.name, kind.check(current_value(name, value)))
             except (ValueError, TypeError, OverflowError):
-                raise invalid_value_error(qualified_name(type(self), each), value, kind) from None
+                raise invalid_value_error(name, value, kind) from None
 
     def as_given(self: Own, names: Iterable[str]) -> Own:
-        """Remember the names of the settings that the user gave; return these settings."""
-        vars(self)["given"] = frozenset(names)  # no field, which would be a setting
+        """Store the names of the settings that the user gave, and return ``self``."""
+        vars(self)["given"] = frozenset(names)  # Not a dataclass field: `asdict` and comparisons must not include it.
         return self
 
     def refuse(self, names: Iterable[str], why: str, remedy: str = "") -> None:
-        """Raise ``UserError`` if the user gave one of these settings, which has no effect."""
+        """Raise ``UserError`` if the user gave one of these settings although they have no effect."""
         refuse([self.flag(name) for name in names if name in self.given], why, remedy)
 
     @classmethod
     def flag(cls, name: str) -> str:
         """Return the flag of a setting, given its dotted name."""
-        own = next((each.metadata["flag"] for each in settings_of(cls) if each.name == name), "")
+        own = next((item.metadata["flag"] for item in settings_of(cls) if item.name == name), "")
         return own or f"--{name}".replace("_", "-")
 
 
 def refuse(flags: Sequence[str], why: str, remedy: str = "", *, on: str = "") -> None:
-    """Raise ``UserError`` if there are flags that have no effect.
+    """Raise ``UserError`` if flags are listed. They are flags that the user gave and that have no effect.
 
     Args:
-        on: end of the sentence, such as the files on which the flags have no effect.
+        on: end of the sentence "… has no effect", such as `` on FILE``.
     """
     if flags:
         has, them = ("has", "it") if len(flags) == 1 else ("have", "them")
@@ -290,28 +313,28 @@ def refuse(flags: Sequence[str], why: str, remedy: str = "", *, on: str = "") ->
 
 
 def settings_of(group: type[Settings]) -> list["Field[Any]"]:
-    """List the settings of a group, without groups within."""
-    return [each for each in fields(group) if "kind" in each.metadata]
+    """List the settings of a group, without the settings of nested groups."""
+    return [item for item in fields(group) if "kind" in item.metadata]
 
 
 def qualified_name(group: type[Settings], setting: "Field[Any]") -> str:
-    """Return the full name of a setting, as in files."""
+    """Return the name of a setting with its group, such as ``training.epochs``."""
     return f"{group.group}.{setting.name}" if group.group else setting.name
 
 
 def invalid_value_error(name: str, value: object, kind: ValueType) -> UserError:
-    """Return the error for a value that is not of a kind."""
+    """Return the error for a value that a type does not accept."""
     return UserError(f"{name} is {truncate(value)}", remedy=f"give {kind}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the question whether the most similar known name was meant; empty if none is similar.
+    """Return a question that suggests the most similar known name. Empty: no name is similar.
 
-    The last parts of dotted names are compared: their common group alone does not count.
+    Only the last parts of dotted names are compared, because two settings are not similar for having the same group.
     """
     names = {_last_part(name): name for name in sorted(known, key=len, reverse=True)}
-    found = difflib.get_close_matches(_last_part(word[:100]), names, 1, 0.7)
-    return f"did you mean {names[found[0]]}?" if found else ""
+    matches = difflib.get_close_matches(_last_part(word[:100]), names, 1, 0.7)
+    return f"did you mean {names[matches[0]]}?" if matches else ""
 
 
 def _last_part(name: str) -> str:
@@ -319,6 +342,6 @@ def _last_part(name: str) -> str:
 
 
 def truncate(value: object) -> str:
-    """Shorten a value for a message; blank text appears in quotes."""
+    """Return a value as text of at most 60 characters, for a message. Blank text is quoted."""
     text = value if isinstance(value, str) and value.strip() else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

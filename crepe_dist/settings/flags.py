@@ -1,4 +1,7 @@
-"""Parser of the commands, whose flags are made from dataclasses, and the flags that several commands share."""
+"""Command-line parser, base class of the commands, and groups of flags that more than one command has.
+
+The flags are made from dataclass fields; see ``settings/fields.py``.
+"""
 
 import argparse
 import codecs
@@ -9,7 +12,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable, ClassVar, NoReturn, Optional
@@ -31,6 +34,7 @@ from crepe_dist.settings.fields import (
     Repeated,
     Settings,
     ValueType,
+    Wrapped,
     did_you_mean,
     float_range,
     int_range,
@@ -42,18 +46,19 @@ from crepe_dist.settings.fields import (
 )
 from crepe_dist.version import __version__
 
-COMMAND = re.compile(r"(horovodrun -np \d+ )?(?<!\S)crepe (?=[a-z])")  # in examples
+COMMAND = re.compile(r"(horovodrun -np \d+ )?(?<!\S)crepe (?=[a-z])")  # Start of a command line in the examples.
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises ``UserError`` and allows no abbreviated flags.
+    """Argument parser that raises ``UserError`` for mistakes.
+
+    Flags cannot be abbreviated. Otherwise a new flag could change the meaning of a command that users already have.
 
     Attributes:
-        aliases: old names of flags, which the help does not show.
+        aliases: today's names of renamed flags, by their old names. The help does not show the old names.
     """
 
     def __init__(self, **settings: Any) -> None:
-        # No abbreviations: a new flag must not change the meaning of an old command.
         super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
         self.aliases: Mapping[str, Alias] = FLAGS
         self.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
@@ -74,12 +79,12 @@ class Parser(argparse.ArgumentParser):
             ) from None
 
     def _current(self, word: str) -> str:
-        """Return a word of the command line with today's name of the flag, if it is one."""
+        """Return a word of the command line. If it is a renamed flag, replace the old name by today's name."""
         flag, sign, value = str(word).partition("=")
         return current_name(flag, self.aliases, self._option_string_actions) + sign + value
 
     def unknown(self, argument: str) -> UserError:
-        """Describe an argument that no flag takes."""
+        """Return the error for an argument that no flag accepts."""
         return UserError(
             f"there is no option {argument}" if argument.startswith("-") else f"unexpected argument {argument}",
             remedy=did_you_mean(argument.partition("=")[0], self.flags()) or self.hint(),
@@ -105,13 +110,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_parser(name: str, description: str, examples: str) -> Parser:
-    """Build a parser without flags for a command."""
+    """Build a parser for a command, without the flags of the command.
+
+    Args:
+        examples: example command lines that start with ``crepe``. The help shows them with the program name that the
+            user typed.
+    """
     prog = invocation.program_name(name)
-    spelled = rf"{invocation.uv_prefix()}\1{prog.removesuffix(name)}"
+    typed_prefix = rf"{invocation.uv_prefix()}\1{prog.removesuffix(name)}"
     return Parser(
         prog=prog,
         description=textwrap.fill(" ".join(description.split()), shutil.get_terminal_size().columns - 2),
-        epilog="examples:\n" + COMMAND.sub(spelled, re.sub(r"(?m)^ {6}", "", examples).strip("\n")),
+        epilog="examples:\n" + COMMAND.sub(typed_prefix, re.sub(r"(?m)^ {6}", "", examples).strip("\n")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -119,41 +129,63 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 def add_settings(
     flags: argparse._ActionsContainer, group: type[Settings], flag: Optional[Callable[[str], str]] = None
 ) -> None:
-    """Add the flags of a group's settings. The namespace has only those that were given.
+    """Add a flag to a parser for each setting of a group. The namespace contains only flags that the user gives.
 
     Args:
-        flag: function that returns the flag of a setting, given its dotted name. With it, the namespace has dotted
-            names, and a flag that is true or false takes a value.
+        flag: function that returns the flag of a setting, given its dotted name. If it is given, the namespace has
+            dotted names, and a boolean flag accepts a value (``--report=false``). ``None``: a boolean flag accepts no
+            value.
     """
-    for each in settings_of(group):
-        kind, name, positional = kind_of(each), qualified_name(group, each), each.metadata["positional"] is not None
-        usual = each.default if isinstance(each.default, str) else json.dumps(each.default, default=str)
-        notes = [str(kind)] * (not isinstance(kind, Choice) and (flag is not None or isinstance(kind, Range)))
-        notes += [f"default: {usual}"] * (flag is not None or each.default not in (None, False, (), ""))
-        options: dict[str, Any] = {
+    for option in settings_of(group):
+        kind, name = kind_of(option), qualified_name(group, option)
+        positional = option.metadata["positional"]
+        arguments: dict[str, Any] = {
             "type": kind,
-            "metavar": name.upper() if positional else kind.metavar or each.name.upper(),
+            "metavar": name.upper() if positional is not None else kind.metavar or option.name.upper(),
+            "default": argparse.SUPPRESS,
+            "help": _describe(option, kind, has_default=flag is not None).replace("%", "%%"),
         }
-        if each.type in (bool, Optional[bool]):
-            options = {**options, "nargs": "?", "const": True} if flag else {"action": "store_true"}
+        if option.type in (bool, Optional[bool]):
+            if flag:
+                arguments |= {"nargs": "?", "const": True}
+            else:
+                arguments = {"action": "store_true", "default": argparse.SUPPRESS, "help": arguments["help"]}
         elif isinstance(kind, Repeated):
-            options = {**options, "type": kind.of, "action": "append"}
-        if positional:
-            names, options = [name], {**options, "nargs": each.metadata["positional"] or None}
-            options.pop("action", None)
+            arguments |= {"type": kind.of} if positional is not None else {"type": kind.of, "action": "append"}
+        if positional is not None:
+            flags.add_argument(name, nargs=positional or None, **arguments)
         else:
-            names, options["dest"] = (
-                [flag(name) if flag else group.flag(name), *each.metadata["also"]],
-                name,
-            )
-        options["default"] = argparse.SUPPRESS
-        help = each.metadata["help"] + f" ({'; '.join(notes)})" * bool(notes)
-        flags.add_argument(*names, help=help.replace("%", "%%"), **options)
+            spelling = flag(name) if flag else group.flag(name)
+            flags.add_argument(spelling, *option.metadata["also"], dest=name, **arguments)
+
+
+def _describe(option: "Field[Any]", kind: ValueType, *, has_default: bool) -> str:
+    """Return the help of a setting: its description, its limits if it is a number, and last its default.
+
+    Args:
+        has_default: show a default that means "off" as well, such as false or null.
+    """
+    text, mark, default = option.metadata["help"].partition("Default: ")
+    sentences = [text.rstrip().removesuffix(".") + "."]
+    limits = kind.of if isinstance(kind, Wrapped) else kind
+    if isinstance(limits, Range):
+        sentences.append(f"A{str(limits)[1:]}.")
+    value = option.default
+    if mark:
+        sentences.append(mark + default)
+    elif "default: " not in text and (has_default or not (value is None or value is False or value in ((), ""))):
+        sentences.append(f"Default: {value if isinstance(value, str) else json.dumps(value, default=str)}.")
+    return " ".join(sentences)
 
 
 @dataclass
 class Command(Settings):
-    """Base of the commands, whose docstrings describe them in the help; `crepe NAME` runs the class `Name`."""
+    """Base class of the commands. ``crepe NAME`` runs the class ``Name``, and the help shows the class's docstring.
+
+    Attributes:
+        usage: example command lines for the help.
+        interrupted: message that is printed after Ctrl-C.
+    """
 
     usage: ClassVar[str]
     interrupted: ClassVar[str] = "interrupted"
@@ -161,7 +193,9 @@ class Command(Settings):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         _, _, name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").rpartition("crepe_dist.")
-        if cls.__module__ == "__main__" and name:  # python -m crepe_dist.NAME, a second copy of the module
+        # `python -m crepe_dist.NAME` runs this module as `__main__`. Start the command line instead, which imports the
+        # module under its own name. Otherwise there would be two copies of its classes.
+        if cls.__module__ == "__main__" and name:
             sys.argv.insert(1, name)
             import_module("crepe_dist.__main__").start()
 
@@ -174,7 +208,7 @@ class Command(Settings):
 
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
-        """Parse the words after the command's name."""
+        """Parse the arguments after the name of the command, and return the command."""
         parser = cls.parser()
         values, rest = parser.parse_known_intermixed_args(words)
         if rest:
@@ -182,77 +216,82 @@ class Command(Settings):
         return cls(**vars(values)).as_given(vars(values))
 
     def run(self) -> None:
-        """Do what the command is for."""
+        """Run the command."""
         raise NotImplementedError
 
 
 class TextEncoding(ValueType):
-    """Encoding of text files."""
+    """Type of the name of a text encoding. The checked value is Python's name of the encoding."""
 
     def check(self, value: Any) -> str:
         try:
-            "a".encode(value)  # not a codec of bytes
+            "a".encode(value)  # This raises LookupError for codecs of bytes, such as base64.
             return codecs.lookup(value).name
         except LookupError:
             raise ValueError from None
 
     def __str__(self) -> str:
-        return "an encoding of text, such as cp1252"
+        return "a text encoding, such as cp1252"
 
 
-HEADER = "whether the first line names the columns"
 UTF_8 = "utf-8"
+# Help texts of flags that more than one command has.
+HEADER = "Whether the first line of a CSV or TSV file names the columns."
 ENCODING = (
-    "encoding of text files without a byte order mark, such as cp1252; default: the encoding of the model's data, else "
-    "utf-8; JSON Lines: utf-8"
+    "Encoding of text files without a byte order mark, such as cp1252. Default: the encoding of the model's data, "
+    "otherwise utf-8. JSON Lines are always utf-8."
 )
 
 
 @dataclass
 class ThresholdFlag(Settings):
-    """Flag of commands that may answer that a text has none of the classes."""
+    """Flags of commands that may leave a text without a predicted class (selective prediction)."""
 
     min_probability: Any = setting(
         0.0,
-        'answer "none of these" if no class is as probable as this; auto: the threshold that 95 % of the validation '
-        "texts reach",
+        'Minimum probability of a predicted class. If no class reaches it, the answer is "none of these". auto: the '
+        "threshold that 95 % of the validation texts reach.",
         float_range(0, 1, "auto"),
     )
     min_precision: Optional[float] = setting(
         None,
-        'answer "none of these" where fewer such answers to validation texts are right, with a confidence of 95 %',
+        "Required precision of the predictions. The threshold is the lowest one at which the validation split reaches "
+        'this precision with 95 % confidence. For texts below the threshold, the answer is "none of these". '
+        "Default: no requirement.",
         float_range(0, 1),
     )
 
     def thresholds(self) -> dict[str, Any]:
-        """Return the arguments of ``load`` that these flags give."""
+        """Return the keyword arguments of ``load`` that these flags set."""
         return {"min_probability": self.min_probability, "min_precision": self.min_precision}
 
 
 @dataclass
 class ColumnFlags(Settings):
-    """Format and columns of labelled files."""
+    """Flags of commands that read labelled files: format and columns."""
 
-    input_format: Optional[str] = setting(None, "file format; default: detected from name and content", Choice(FORMATS))
+    input_format: Optional[str] = setting(
+        None, "File format. Default: detected from the file name and the content.", Choice(FORMATS)
+    )
     header: str = setting("auto", HEADER, Choice(HEADERS))
     encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     label: Optional[str] = setting(
         None,
-        "column of the label, by name or number from 1; default: that of the model's data, else one with a usual name, "
-        "else the first",
+        "Column of the label, by its name or its number from 1. Default: the column of the model's data, otherwise a "
+        "column with a usual name, otherwise the first column.",
         COLUMN,
         "--label-column",
     )
     label_columns: Optional[str] = setting(
         None,
-        "columns A,B,… of the classes, in place of one of labels: 0 or 1, or shares with --labels soft; or of the "
-        "levels of one class, with --levels",
+        "Columns A,B,… that replace the column of the label. Each column is a class with the values 0 and 1, or with "
+        "probabilities if --labels is soft. With --levels, each column is a level of a hierarchical label.",
         NON_EMPTY,
     )
     text: tuple[str, ...] = setting(
         (),
-        "column of the text; repeat it to join several in this order; default: those of the model's data, else one "
-        "with a usual name, else all but the label",
+        "Column of the text. Repeat the flag to join columns in this order. Default: the columns of the model's data, "
+        "otherwise a column with a usual name, otherwise all columns except the label.",
         Repeated(COLUMN),
         flag="--text-column",
     )
@@ -260,27 +299,32 @@ class ColumnFlags(Settings):
 
 @dataclass
 class ModelFlags(Settings):
-    """Flags of commands that open a model, which may be of another program."""
+    """Flags of commands that open a model. The model may be a parameter file of another program."""
 
     checkpoint: Optional[str] = setting(
         None,
-        ".params file, run folder or the start of its name, exported folder or its URL; default: the model that `use` "
-        "chose, else the newest run in runs/, if all are of the same data",
+        "Model: a .params file, a run folder or the start of its name, an exported folder or its URL. Default: the "
+        "model chosen with `use`, otherwise the newest run in runs/ if all runs there have the same data.",
         NON_EMPTY,
         positional="?",
     )
     mode: Optional[str] = setting(
-        None, "encoding of the texts in training, of parameters of another program", Choice(MODES)
+        None, "Encoding that the texts had in training. Only for parameters of another program.", Choice(MODES)
     )
     feature_len: Optional[int] = setting(
-        None, "characters per document of such parameters; default: 1014", int_range(1, MAX_DOCUMENT_LENGTH)
+        None,
+        "Maximum length in characters of a document. Only for parameters of another program. Default: 1014.",
+        int_range(1, MAX_DOCUMENT_LENGTH),
     )
     classes: Optional[str] = setting(
-        None, "classes of such parameters: a,b,c in the order of training, or a file with one name per line", NON_EMPTY
+        None,
+        "Classes in the order of training: a,b,c, or a file with one name per line. Only for parameters of another "
+        "program.",
+        NON_EMPTY,
     )
 
     def external_weights_kwargs(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``load`` about them."""
+        """Return the keyword arguments of ``load`` for parameters of another program."""
         return {
             "mode": self.mode,
             "feature_len": self.feature_len,
@@ -292,18 +336,18 @@ class ModelFlags(Settings):
 class DeviceFlag(Settings):
     """Flag of commands that can compute on a GPU."""
 
-    device: str = setting("auto", "device; auto: a GPU if there is one", Choice(DEVICES))
+    device: str = setting("auto", "Device. auto: a GPU if there is one, otherwise the CPU.", Choice(DEVICES))
 
 
 def _class_names(value: Optional[str]) -> Optional[tuple[str, ...]]:
-    """Return the names given by ``--classes``: the lines of a file, or a list with commas."""
+    """Return the class names of ``--classes``, which is the name of a file or a list with commas."""
     if value is None:
         return None
     path = Path(value)
     if path.is_file():
         return tuple(read_names(path))
     if "," not in value:
-        raise UserError(f"--classes {value}: neither a file nor a list", remedy="give a file, or names such as a,b,c")
+        raise UserError(f"--classes {value} is no file and has no comma", remedy="give a file, or names such as a,b,c")
     names = tuple(name.strip() for name in value.split(","))
     if "" in names or len(set(names)) < len(names):
         raise UserError(f"--classes {value}: a name is empty or given twice", remedy="give each class its own name")
@@ -311,19 +355,26 @@ def _class_names(value: Optional[str]) -> Optional[tuple[str, ...]]:
 
 
 def check_folder(path: Path) -> None:
-    """Check that the value of ``--out`` is a folder, or can become one."""
+    """Raise ``UserError`` if the value of ``--out`` exists and is not a folder."""
     if path.exists() and not path.is_dir():
         raise UserError(f"--out: {path} is not a folder", remedy="choose another --out")
 
 
 def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) -> None:
-    """Check that a file can be written, before the work whose result it will hold, and does not replace its source."""
+    """Raise ``UserError`` if an output file cannot be written or is the input file.
+
+    Commands call it before their work, so that a mistake costs no time.
+
+    Args:
+        flag: flag that gives the path, for the message.
+        source: path of the input file.
+    """
     if path is None:
         return
     try:
         why = unwritable(path)
         if not why and source is not None and os.path.realpath(path) == os.path.realpath(source):
-            why = "it is the file that is read"
+            why = "it is the input file"
     except OSError as error:
         why = error.strerror or str(error)
     if why:
@@ -331,7 +382,7 @@ def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) 
 
 
 def check_page(path: Optional[Path], source: Optional[str]) -> None:
-    """Check that the page of ``--html`` can be written, before the work that it shows."""
+    """Raise ``UserError`` if the page of ``--html`` cannot be written; see ``check_output``."""
     if path is not None:
         extras.require("reports", "--html")
     check_output(path, "--html", source)

@@ -1,4 +1,8 @@
-"""Groups of settings. Batch sizes are global, durations are in epochs."""
+"""Settings of a training run, in one dataclass per group, and the settings of the HTTP service.
+
+A batch size counts the documents of all processes together. A duration is a number of epochs, unless its name says
+otherwise.
+"""
 
 import math
 import re
@@ -25,14 +29,17 @@ if TYPE_CHECKING:
 else:
     Network = Literal[tuple(network_registry.NETWORKS)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-MAX_BLOCKS = 64
-MIN_FEATURE_LEN = 123  # characters per document, for which the last pooling layer has one position
-STEP = 27  # characters; at SHORTEST + k · STEP, such as 1014, the pooling layers drop no position
+MAX_BLOCKS = 64  # Largest number of residual blocks.
+# Smallest document length, in characters. The last pooling layer of the paper's network then has one position left.
+MIN_FEATURE_LEN = 123
+# The paper's network pools three times by 3. At a length of MIN_FEATURE_LEN + k · STEP characters, such as 1014, no
+# pooling layer drops a position.
+STEP = 27
 MAX_AUTO_LENGTH = (
     MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // STEP * STEP
-)  # longest document length chosen automatically: 4092
-WHOLE = 99  # percentage of training texts that an automatic length must hold completely
-MAX_BATCH = 1 << 20
+)  # Largest automatic length: 4092 characters.
+WHOLE = 99  # Percentage of the training texts that must fit completely into an automatic length.
+MAX_BATCH = 1 << 20  # Largest global batch size, in documents.
 
 
 @dataclass
@@ -41,22 +48,25 @@ class DataOptions(Settings, group="data"):
 
     source: str = setting(
         "sample",
-        "folder made by `prepare`, or `sample` for the bundled sample (prepared on first use).",
+        "Folder written by `prepare`. sample: the bundled sample, which is prepared at its first use.",
         PATH,
     )
-    batch_size: int = setting(64, "global batch size: documents per step, over all processes.", int_range(1, MAX_BATCH))
+    batch_size: int = setting(
+        64, "Global batch size: documents per step of all processes together.", int_range(1, MAX_BATCH)
+    )
     typos: float = setting(
         0.0,
-        "fraction of characters hit by a typing error in training, such as 0.05: a letter replaced, deleted, inserted, "
-        "or swapped with its neighbour. The errors differ from epoch to epoch. Evaluation uses clean text.",
+        "Fraction of the characters that get a typing error in training, such as 0.05. An error replaces, deletes or "
+        "inserts a letter, or swaps it with its neighbour. Each epoch has different errors. Evaluation uses clean "
+        "text.",
         float_range(0, 1),
     )
 
 
 Kernels = Literal["auto", "native", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
 Size = Literal["auto", "tiny", "small", "large"]
-MAX_BUCKETS = 1 << 24
-MAX_WIDTH = 1 << 16
+MAX_BUCKETS = 1 << 24  # Largest number of rows of an embedding table.
+MAX_WIDTH = 1 << 16  # Largest number of channels of the convolutions.
 
 
 @dataclass
@@ -65,59 +75,65 @@ class ModelOptions(Settings, group="model"):
 
     network: Network = setting(
         "crepe",
-        "crepe (the sum of a table of hashed words and character n-grams and of residual convolutions over n-grams), "
-        "ngrams (the table alone, trained in a fifth of the time), or paper (the convolutional network of "
-        "Zhang, Zhao & LeCun 2015).",
+        "Network to train. crepe: sum of an n-gram branch (a table of hashed words and character n-grams) and a "
+        "convolutional branch with residual blocks. ngrams: the n-gram branch only, which trains in a fifth of the "
+        "time. paper: the convolutional network of Zhang, Zhao & LeCun (2015).",
     )
     buckets: Optional[int] = setting(
         None,
-        "rows of the table, a quarter of them of words; null: a power of two up to 1,048,576, smaller with more "
-        "classes.",
+        "Number of rows of the n-gram table. A quarter of the rows is for words, the rest for character n-grams. "
+        "Default: a power of two up to 1,048,576. Data with more classes get fewer rows.",
         int_range(4, MAX_BUCKETS),
         networks=("crepe", "ngrams"),
     )
     embedding_rows: Optional[int] = setting(
         None,
-        "rows of the table of the n-grams that the convolutions see; null: 131,072, or 524,288 for texts of more than "
-        "1,024 characters.",
+        "Number of rows of the embedding table that feeds the convolutions. Each hashed n-gram has one row. "
+        "Default: 131,072, or 524,288 for a document length above 1,024 characters.",
         int_range(1, MAX_BUCKETS),
         networks=("crepe",),
     )
     width: int = setting(
         64,
-        "numbers for each of these n-grams, and channels of the convolutions.",
+        "Number of channels of the convolutions, which is also the size of each n-gram embedding.",
         int_range(1, MAX_WIDTH),
         networks=("crepe",),
     )
     blocks: int = setting(
-        1, "residual blocks, of two convolutions each.", int_range(1, MAX_BLOCKS), networks=("crepe",)
+        1,
+        "Number of residual blocks. Each block has two convolutions.",
+        int_range(1, MAX_BLOCKS),
+        networks=("crepe",),
     )
     size: Size = setting(
         "auto",
-        "tiny (128 filters, 512 units), small (256, 1024: the paper's and the notebook's), large (1024, 2048), or "
-        "auto: tiny below 100,000 training rows, else small.",
+        "Size of the network. tiny: 128 filters and 512 units. small: 256 filters and 1024 units, as in the paper and "
+        "in the notebook. large: 1024 filters and 2048 units. auto: tiny for fewer than 100,000 training rows, "
+        "otherwise small.",
         networks=("paper",),
     )
     dropout: Optional[float] = setting(
         None,
-        "dropout probability. crepe: of the numbers at each position, 0.1 by default. paper: of the hidden dense "
-        "layers, 0.5 by default.",
+        "Dropout probability. crepe drops single values of the n-gram embeddings. paper drops units of the hidden "
+        "dense layers. Default: 0.1 for crepe, 0.5 for paper.",
         float_range(0, 1, open_above=True),
         networks=("crepe", "paper"),
     )
     precision: Precision = setting(
         "auto",
-        "data type of products and activations; parameters, sums and losses are always float32. auto: "
-        "bfloat16 on a CPU with AMX, or with AVX512-BF16 unless float32 is faster there; with our own kernels on a "
-        "GPU bfloat16 from compute capability 8.0 on, before it float16 with loss scaling; else float32.",
+        "Data type of activations and of the factors of matrix products. Parameters, sums and losses are always "
+        "float32. auto on a CPU: bfloat16 with AMX, also with AVX512-BF16 unless float32 is faster on that CPU, "
+        "otherwise float32. auto on a GPU with native kernels: bfloat16 for compute capability 8.0 or newer, "
+        "otherwise float16 with loss scaling. auto with mxnet kernels: float32.",
         networks=("crepe", "paper"),
     )
     kernels: Kernels = setting(
         "auto",
-        "native: on CPUs the best build, compiled with the package, for the processors of all processes, and on GPUs "
-        "(crepe, ngrams) our CUDA kernels, which are compiled at the first use; one build for CPUs, to get the bits "
-        "of a run on another processor; mxnet: (paper) MXNet's operators; or auto: native if they can compute, else "
-        "mxnet.",
+        "Kernels that compute the network. native: the kernels of this package. On CPUs, this is the fastest build "
+        "that all processes support. On GPUs (crepe and ngrams only), these are CUDA kernels that are compiled at "
+        "their first use. generic, avx2, avx512, avx512_bf16, amx: exactly this CPU build, to reproduce a run on "
+        "another processor. mxnet: MXNet's operators (paper only). auto: native if the native kernels support the "
+        "network and the device, otherwise mxnet.",
     )
 
 
@@ -125,36 +141,38 @@ class ModelOptions(Settings, group="model"):
 class OptimizerOptions(Settings, group="optimizer"):
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["adam", "sgd"] = setting("adam", "adam, or sgd with momentum.")
+    name: Literal["adam", "sgd"] = setting("adam", "Optimizer. adam: Adam. sgd: SGD with momentum.")
     learning_rate: float = setting(
         0.001,
-        "initial learning rate. Parameters have multiples of it; those of crepe and ngrams are up to twice as large in "
-        "a run of fewer than 750 steps from random parameters.",
+        "Initial learning rate. Each parameter multiplies it by a factor of its own. With crepe and ngrams, the "
+        "factors are up to twice as large if the run starts from random parameters and has fewer than 750 steps.",
         float_range(0, 1000, open_below=True),
     )
-    momentum: float = setting(0.9, "momentum of sgd.", float_range(0, 1, open_above=True))
+    momentum: float = setting(0.9, "Momentum of sgd.", float_range(0, 1, open_above=True))
     weight_decay: float = setting(
         0.00001,
-        "factor of the L2 penalty on weights and biases. Our kernels for CPUs apply it to a row of an embedding table "
-        "only in the steps that touch the row.",
+        "Factor of the L2 penalty on weights and biases. The native CPU kernels apply the penalty to a row of an "
+        "embedding table only in the steps that use this row.",
         float_range(0, 1),
     )
     clip_norm: Optional[float] = setting(
         None,
-        "largest Euclidean norm of the mean gradient over all parameters; null: no clipping.",
+        "Largest Euclidean norm of the mean gradient of all parameters together. A longer gradient is scaled down to "
+        "this norm. Default: no clipping.",
         float_range(0, MAX_COUNT, open_below=True),
     )
     schedule: Literal["constant", "halving", "cosine"] = setting(
         "cosine",
-        "constant; halving (every three epochs, at most ten times, as in the paper); or cosine (to zero at the last "
-        "epoch).",
+        "Learning-rate schedule. constant: no change. halving: half the rate after every three epochs, at most ten "
+        "times, as in the paper. cosine: a cosine curve down to zero at the end of the last epoch.",
     )
 
 
-# Epochs by default. Few documents need more, because the number of steps matters; much text needs fewer.
-MIN_EPOCHS, MAX_EPOCHS = 2, 20
+MIN_EPOCHS, MAX_EPOCHS = 2, 20  # Limits of the default number of epochs.
+# A network needs a number of optimizer steps to learn, whatever the amount of data. The default number of epochs
+# therefore rises on small data, at any cost up to MIN_STEPS, and within the network's limit up to FEW_STEPS.
 MIN_STEPS, FEW_STEPS = 128, 750
-MANY_CHARACTERS = 100_000_000  # of all training documents, padded
+MANY_CHARACTERS = 100_000_000  # Padded characters of the training split above which the number of epochs falls.
 
 
 def default_epochs(
@@ -166,11 +184,14 @@ def default_epochs(
     is_taught: bool = False,
     has_several_labels: bool,
 ) -> int:
-    """Return a network's default number of epochs for so many training documents of ``feature_len`` characters.
+    """Return the default number of epochs of a network.
 
     Args:
-        is_taught: most documents have the soft labels of a teacher, which can be learnt for longer.
-        has_several_labels: a document may have several labels, which take longer to learn.
+        documents: number of documents of the training split.
+        feature_len: length of a document in characters, padding included.
+        is_taught: most documents have pseudo labels. Networks overfit pseudo labels later than true labels, so the
+            number of epochs is doubled.
+        has_several_labels: a document may have several labels. Such data take more epochs to learn.
     """
     usual: int = network_registry.config_class(network).default_epochs
     most: int = MAX_EPOCHS if has_several_labels else network_registry.config_class(network).max_default_epochs
@@ -183,33 +204,38 @@ def default_epochs(
     return min(MAX_EPOCHS, 2 * epochs) if is_taught else epochs
 
 
-PATIENCE = 2  # epochs
-MIN_VALIDATION_ROWS = 200  # documents by which to stop early
+PATIENCE = 2  # Default number of epochs without improvement before training stops early.
+MIN_VALIDATION_ROWS = 200  # Documents of the validation split below which early stopping is off by default.
 
 
 def default_patience(network: str, documents: int) -> int:
-    """Return a network's default patience with so many documents of one label in the validation split."""
+    """Return the default patience of a network in epochs; 0 disables early stopping.
+
+    Args:
+        documents: number of documents of the validation split that have exactly one label.
+    """
     return PATIENCE if network_registry.config_class(network).early_stopping and documents >= MIN_VALIDATION_ROWS else 0
 
 
+# Limits of the weight of one class. The limits keep the loss finite.
+CLASS_WEIGHT_RANGE = float_range(1e-4, MAX_COUNT)
+
+
 class ClassWeightsType(ValueType):
-    """Weights of classes: none, balanced, or some by name."""
+    """Type of class weights: ``none``, ``balanced``, or a mapping from class names to weights."""
 
     def read(self, text: str) -> Any:
         return parse_json(text.encode()) if text.startswith("{") else text
 
     def check(self, value: Any) -> Any:
         if isinstance(value, dict) and all(isinstance(name, str) and name.strip() for name in value):
-            return {name: WEIGHT.check(weight) for name, weight in value.items()}
+            return {name: CLASS_WEIGHT_RANGE.check(weight) for name, weight in value.items()}
         if value not in ("none", "balanced"):
             raise ValueError
         return value
 
     def __str__(self) -> str:
-        return f'none, balanced, or names with values such as {{"spam": 3}}, each {WEIGHT}'
-
-
-WEIGHT = float_range(1e-4, MAX_COUNT)
+        return f'none, balanced, or class names with weights such as {{"spam": 3}}, each {CLASS_WEIGHT_RANGE}'
 
 
 @dataclass
@@ -218,88 +244,92 @@ class TrainingOptions(Settings, group="training"):
 
     epochs: Optional[int] = setting(
         None,
-        "passes over the training split. null: by the amount of text. That is 3 (paper: 5); "
-        "more, at most 8 (paper, and several labels per text: 20), if they are less than 750 steps, and at most 20 if"
-        " less than 128; fewer, at least 2, for more than 100 million characters; and training ends before if it "
-        "stops early, see `patience`. With unlabelled texts, twice as many, at most 20.",
+        "Number of passes over the training split. Early stopping may end training sooner; see `patience`. "
+        "Default: 3 (paper: 5). Small data get more epochs, until the run has 750 steps (at most 8 epochs; paper and "
+        "multilabel data: 20) or 128 steps (at most 20 epochs). Data of more than 100 million characters get fewer "
+        "epochs, at least 2. With unlabelled texts, the number is doubled, to at most 20.",
         int_range(1, MAX_COUNT),
     )
     init_from: Optional[str] = setting(
         None,
-        ".params file, run folder or exported folder to start from instead of random parameters, on the same or other"
-        " data. It decides the network and its sizes. Classes keep their outputs by name; those that it lacks start "
-        "as usual.",
+        "Weights to start from: a .params file, a run folder or an exported folder. The data may be the same or "
+        "others. The weights decide the network and its sizes. Outputs are copied for classes of the same name. "
+        "Classes that the weights lack get new outputs. Default: random parameters.",
         PATH,
     )
     patience: Optional[int] = setting(
         None,
-        "stop early, after this many epochs in a row that improve neither the score of `metric_for_best_model` nor the "
-        "loss of calibrated probabilities by more than chance; 0: never. Requires a validation split. null: 2 with the "
-        "default of `epochs` and 200 validation documents of one label each, else 0; 0 for paper and with unlabelled "
-        "texts.",
+        "Stop early after this number of epochs in a row without an improvement. An epoch improves if its score (see "
+        "`metric_for_best_model`) or its calibrated loss is better by more than chance. Requires a validation split. "
+        "0: never stop early. Default: 2 if `epochs` is not given and the validation split has at least 200 documents "
+        "of one label each. Otherwise 0. For paper and with unlabelled texts, always 0.",
         int_range(0, MAX_COUNT),
     )
     metric_for_best_model: Literal["accuracy", "macro_f1"] = setting(
         "accuracy",
-        "score of the validation split that chooses the epoch: accuracy (of several labels: micro F1), or macro_f1, in "
-        "which rare classes count as much as frequent ones. Within its standard error the loss of calibrated "
-        "probabilities decides, and at last the later epoch.",
+        "Validation score that selects the epoch. accuracy: accuracy, or micro F1 for multilabel data. macro_f1: mean "
+        "F1 of all classes, so that rare classes count as much as frequent ones. If two scores differ by less than one "
+        "standard error, the lower calibrated loss wins. If the losses are equal within their tolerance, the later "
+        "epoch wins.",
     )
     label_smoothing: Optional[float] = setting(
         None,
-        "fraction of each label spread over all classes, from 0 to below 1. It makes the predicted probabilities less"
-        " extreme. null: 0.1 for crepe, else 0.",
+        "Fraction of each label that is spread evenly over all classes. Smoothing makes the predicted probabilities "
+        "less extreme. Default: 0.1 for crepe, otherwise 0.",
         float_range(0, 1, open_above=True),
     )
     class_weights: Union[str, dict[str, float]] = setting(
         "none",
-        "weight of a document in the loss by its class. none: all equal; balanced: rare classes count as much as "
-        'frequent ones; or weights by class name, such as {"spam": 3}, with 1 for all other classes. The largest is'
-        " at most a million times the smallest, and 10,000 times with several labels.",
+        "Weight of a document in the loss, by its class. none: all documents weigh the same. balanced: rare "
+        'classes count as much as frequent ones. Weights by class name, such as {"spam": 3}: other classes have the '
+        "weight 1. The largest weight is at most a million times the smallest, or 10,000 times for multilabel data.",
         ClassWeightsType(),
     )
     unlabelled: bool = setting(
         True,
-        "learn from the unlabelled texts of the data as well, if it has some (prepare --unlabelled): a first network,"
-        " trained on the labelled texts, labels the others softly. Requires a validation split.",
+        "Also learn from the unlabelled texts of the data (see `prepare --unlabelled`). A first network is trained on "
+        "the labelled texts and gives pseudo labels to the unlabelled ones. Requires a validation split. Without "
+        "unlabelled texts, the setting has no effect.",
     )
     sentence_encoder: Optional[str] = setting(
         None,
-        "sentence encoder that helps to label the unlabelled texts: wordllama, model2vec:MODEL, sentence-transformers:"
-        "MODEL, MODEL.onnx with tokenizer.json beside it, or VECTORS.npy. null: none.",
+        "Sentence encoder that helps to find the pseudo labels of unlabelled texts: wordllama, model2vec:MODEL, "
+        "sentence-transformers:MODEL, MODEL.onnx with tokenizer.json in the same folder, or VECTORS.npy. "
+        "Default: none.",
         PATH,
     )
     refit: Optional[bool] = setting(
         None,
-        "once the validation split has made its choices, train the n-gram table again, on the rows of this split as "
-        "well. null: unless it was given as files. With `init_from`, never.",
+        "After the validation split has selected the epoch, train the n-gram table once more, on the training and "
+        "validation rows together. A run with `init_from` is never refitted. Default: true, or false if the validation "
+        "split was given as files of its own.",
         Boolean(),
         networks=("crepe", "ngrams"),
     )
     seed: int = setting(
-        0, "random seed of initialisation, data order, dropout and typing errors.", int_range(0, (1 << 63) - 1)
+        0, "Random seed of initialisation, data order, dropout and typing errors.", int_range(0, (1 << 63) - 1)
     )
 
     @property
     def num_epochs(self) -> int:
-        """Number of epochs, once the data decided what was not given."""
+        """Number of epochs. It is available once the default has been computed from the data."""
         assert self.epochs is not None
         return self.epochs
 
 
 @dataclass
 class StateOptions(Settings, group="state"):
-    """The resume state, from which an interrupted run continues."""
+    """The resume state: the file from which an interrupted run continues."""
 
     save_steps: Optional[int] = setting(
         None,
-        "save the resume state after this many steps, even if `save_seconds` have not passed. It is a strict limit: "
-        "training waits for a slow disk. null: `save_seconds` alone decides.",
+        "Number of steps after which the resume state is saved, even if `save_seconds` have not passed. The limit is "
+        "strict: training waits for a slow disk. Default: no limit; only `save_seconds` counts.",
         int_range(1, MAX_COUNT),
     )
     save_seconds: float = setting(
         60,
-        "save the resume state every so many seconds. A killed process loses at most this much work, unless the disk "
+        "Seconds between two saves of the resume state. A killed process loses at most this much work, unless the disk "
         "is slow.",
         float_range(0, MAX_COUNT, open_below=True),
     )
@@ -307,48 +337,56 @@ class StateOptions(Settings, group="state"):
 
 @dataclass
 class LoggingOptions(Settings, group="logging"):
-    """Output of training; without influence on the result."""
+    """Output of training. These settings do not change the result."""
 
     tensorboard: bool = setting(
-        True, "write TensorBoard events into the run folder, if the extra `reports` is installed."
+        True, "Write TensorBoard events into the run folder, if the extra `reports` is installed."
     )
     report: bool = setting(
         True,
-        "write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is "
+        "Write report.html and model_card.md into the run folder at the end of the run, if the extra `reports` is "
         "installed.",
     )
 
 
 @dataclass
 class SafetyOptions(Settings, group="safety"):
-    """Checks that end a faulty run."""
+    """Checks that stop a faulty run."""
 
     watchdog_s: float = setting(
         120.0,
-        "seconds without progress after which a process counts as hung. All processes then write their stacks and end. "
-        "NCCL has half of it to start.",
+        "Seconds without progress after which a process counts as hung. All processes then write their stacks and "
+        "exit. NCCL gets half of this time to start.",
         float_range(0, MAX_COUNT, open_below=True),
     )
 
 
-PORT = 8080
+PORT = 8080  # Default port of the HTTP service.
 MODEL_NAME = String("at most 100 letters, digits and the signs _ . -", re.compile(r"[A-Za-z0-9_.-]{1,100}").fullmatch)
 
 
 @dataclass
 class ServiceOptions(Settings):
-    """Settings of the service.
+    """Settings of the HTTP service.
 
     Args:
-        names: host names, in lower case, that the service answers to besides IP addresses and localhost.
+        names: host names in lower case. The service answers requests to these names, to IP addresses and to localhost.
     """
 
-    model_name: str = setting("crepe", "name of the model in /v2/models/NAME (Open Inference Protocol)", MODEL_NAME)
-    max_chars: int = setting(100_000, "characters of a text, its title included", int_range(1, MAX_DOCUMENT_LENGTH))
-    max_batch: int = setting(256, "texts per request", int_range(1, 1 << 20))
-    max_body: int = setting(1 << 20, "bytes per request", int_range(1, 1 << 30))
-    queue: int = setting(64, "requests that run or wait; others get status 503", int_range(1, 1 << 20))
+    model_name: str = setting("crepe", "Name of the model in /v2/models/NAME (Open Inference Protocol).", MODEL_NAME)
+    max_chars: int = setting(
+        100_000, "Maximum number of characters of a text, its title included.", int_range(1, MAX_DOCUMENT_LENGTH)
+    )
+    max_batch: int = setting(256, "Maximum number of texts in a request.", int_range(1, 1 << 20))
+    max_body: int = setting(1 << 20, "Maximum size of a request in bytes.", int_range(1, 1 << 30))
+    queue: int = setting(
+        64,
+        "Maximum number of requests that run or wait. Further requests get the status 503.",
+        int_range(1, 1 << 20),
+    )
     timeout: float = setting(
-        10.0, "seconds for a request to arrive, and again for its turn to come", float_range(0, 86_400, open_below=True)
+        10.0,
+        "Timeout in seconds. It applies to the arrival of a request, and separately to its wait in the queue.",
+        float_range(0, 86_400, open_below=True),
     )
     names: frozenset = field(default=frozenset())  # type: ignore[type-arg]

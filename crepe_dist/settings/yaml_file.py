@@ -1,4 +1,4 @@
-"""Reader of YAML settings from untrusted files: plain values, lists and mappings only."""
+"""Reader of YAML files of settings. The files may be untrusted, so only plain values, lists and mappings are read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import MAX_DIGITS, read_bytes
 from crepe_dist.settings.aliases import current_settings
 
-MAX_BYTES = 1 << 18
-MAX_EVENTS = 10_000
-MAX_DEPTH = 8
+MAX_BYTES = 1 << 18  # Largest size of a file of settings.
+MAX_EVENTS = 10_000  # Largest number of parser events, about one for each value and two for each list or mapping.
+MAX_DEPTH = 8  # Largest depth of nested lists and mappings.
 
 
 class _SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Loader of YAML 1.1 without dates, but with the numbers of YAML 1.2, such as 1e-3."""
+    """Loader of YAML 1.1 that reads dates as texts, and also reads numbers in the form of YAML 1.2, such as 1e-3."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         letter: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
@@ -34,7 +34,10 @@ _SafeLoader.add_implicit_resolver(
 
 
 def _number(construct: Callable[[Any, Any], Any], loader: _SafeLoader, node: yaml.ScalarNode) -> Any:
-    """Refuse long numbers: Python cannot print hexadecimal ones, nor convert sexagesimal ones to floats."""
+    """Construct a number, and refuse long ones.
+
+    Python raises an error when it prints a long hexadecimal integer or converts a long sexagesimal one to a float.
+    """
     if len(node.value) > MAX_DIGITS:
         raise yaml.YAMLError(f"a number of {len(node.value):,} characters in line {node.start_mark.line + 1}")
     return construct(loader, node)
@@ -45,16 +48,20 @@ _SafeLoader.add_constructor("tag:yaml.org,2002:float", partial(_number, yaml.Saf
 
 
 def load(text: str) -> Any:
-    """Parse YAML after a check of its structure, because PyYAML's constructor recurses and expands aliases.
+    """Parse YAML after a check of its structure.
+
+    The check is necessary because PyYAML recurses for nested values and expands aliases, so that a small file could
+    take all memory.
 
     Raises:
-        yaml.YAMLError: invalid YAML; anchors, aliases or tags; nested too deeply; too many values; or a long number.
-        ValueError: digits that are no number.
+        yaml.YAMLError: the YAML is invalid, has anchors, aliases or tags, is nested too deeply, or has too many values
+            or a long number.
+        ValueError: a value looks like a number and cannot be converted.
     """
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
-        if getattr(event, "anchor", None):  # an alias has one too
+        if getattr(event, "anchor", None):  # Anchors and aliases both have it.
             raise yaml.YAMLError(f"an anchor or alias in line {line}: write out the value instead")
         if tag := getattr(event, "tag", None):
             raise yaml.YAMLError(f"the tag {tag[:40]} in line {line}: only plain values are allowed")
@@ -65,7 +72,7 @@ def load(text: str) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a settings file into a mapping, with today's names of settings that were renamed."""
+    """Read a file of settings into a mapping. Old names of settings are replaced by today's names."""
     try:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         if settings is None:
