@@ -211,7 +211,7 @@ def labelled_options(
         needs_label=source.needs_label,
         texts=own.texts or (() if composition.columns else trained.columns.texts),
         id=own.id or id,
-        needs_id=own.id is not None,
+        id_required=own.id is not None,
     )
     return replace(
         trained,
