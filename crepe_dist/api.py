@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from crepe_dist.commands.prepare import COMMAND_ONLY, Prepare, for_python, prepare
+from crepe_dist.commands.prepare import COMMAND_ONLY, Prepare, prepare, translate_for_python
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.elastic.training_subprocess import NO_REPORTS
@@ -91,13 +91,13 @@ def fit(
                 _note(warnings(open_run(folder / "run"), trained.classes))
             return trained
         except UserError as error:
-            raise for_python(error) from error.__cause__
+            raise translate_for_python(error) from error.__cause__
 
 
 def _note(found: Sequence[Mapping[str, str]]) -> None:
     """Print warnings about the data or the model."""
     for warning in found:
-        note = for_python(UserError(warning["what"], warning["why"], warning["do"]))
+        note = translate_for_python(UserError(warning["what"], warning["why"], warning["do"]))
         print(note.described("note"), flush=True)
 
 

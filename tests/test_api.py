@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.commands.prepare import for_python
+from crepe_dist.commands.prepare import translate_for_python
 from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
 from tests.conftest import launch_prefix, run
@@ -250,8 +250,12 @@ def test_warnings_about_the_data_are_printed_with_arguments(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.endswith("merge them: rename=['Bill=bill']") for line in lines)
     assert any(line.strip().startswith("do:  strip_html=True removes HTML") for line in lines)
-    told = for_python(UserError("--header yes, --dedupe near", "--strip-html", "--rename 'a b=c d' --rename x=y …"))
+    told = translate_for_python(
+        UserError("--header yes, --dedupe near", "--strip-html", "--rename 'a b=c d' --rename x=y …")
+    )
     assert (told.what, told.why) == ('header="yes", dedupe="near"', "strip_html=True")
     assert told.remedy == "rename=['a b=c d', 'x=y'] …"
-    told = for_python(UserError("", "--rename FILE takes both", "--rename " + shlex.quote("it's=its") + ", or else"))
+    told = translate_for_python(
+        UserError("", "--rename FILE takes both", "--rename " + shlex.quote("it's=its") + ", or else")
+    )
     assert (told.why, told.remedy) == ("rename=FILE takes both", """rename=["it's=its"], or else""")

@@ -12,8 +12,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent, pluralize
 from crepe_dist.inspecting.candidate_pool import MAX_TEXTS, CandidatePool
 from crepe_dist.inspecting.corpus import Corpus
-from crepe_dist.inspecting.inspection import ERRORS, NEXT, PAIRS, find_issues, write
-from crepe_dist.inspecting.out_of_fold import out_of_fold
+from crepe_dist.inspecting.inspection import ERRORS, LABEL_NEXT, PAIRS, find_issues, write_issues
+from crepe_dist.inspecting.out_of_fold import predict_out_of_fold
 from crepe_dist.network_registry import NETWORKS
 from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Choice, int_range, setting
 from crepe_dist.settings.flags import ENCODING, Command, TextEncoding, check_folder
@@ -57,7 +57,7 @@ class Inspect(Command):
         dataset = open_dataset(self.data)
         out = self.out or Path("inspect") / dataset.name
         check_folder(out)
-        before = [out / name for name in (ERRORS, PAIRS, NEXT) if (out / name).exists()]
+        before = [out / name for name in (ERRORS, PAIRS, LABEL_NEXT) if (out / name).exists()]
         if before and not self.overwrite:
             raise UserError(
                 f"{before[0]} exists",
@@ -69,13 +69,13 @@ class Inspect(Command):
         if pool:
             chosen, others = (
                 f"{min(self.num_suggestions, len(pool)):,} of {pluralize(len(pool), 'text')}",
-                pool.read - len(pool),
+                pool.num_read - len(pool),
             )
             _say(f"choosing {chosen}; {pluralize(others, 'other row')} repeat a text, or cannot be classified")
-        scored, of_pool = out_of_fold(corpus, self.model, self.folds, self.seed, pool, _say)
+        scored, of_pool = predict_out_of_fold(corpus, self.model, self.folds, self.seed, pool, _say)
         findings = find_issues(corpus, scored)
-        findings[NEXT] = pool.select_for_labelling(of_pool, self.num_suggestions, self.seed) if pool else []
-        files, errors = write(findings, out), len(findings[ERRORS])
+        findings[LABEL_NEXT] = pool.select_for_labelling(of_pool, self.num_suggestions, self.seed) if pool else []
+        files, errors = write_issues(findings, out), len(findings[ERRORS])
         right = percent(float((scored.argmax(axis=1) == corpus.labels).mean()))
         _say(f"{right} of the labels are the most probable class of a network that has not seen the text")
         wrong = f"{pluralize(errors, 'label is', 'labels are')} probably wrong ({percent(errors, len(corpus))})"
@@ -93,5 +93,5 @@ class Inspect(Command):
             _say(f"with the other flags that prepared {self.data}; the command is in its report.html")
             _say("this changes training labels only; --correct all also changes the validation and the test split")
         if pool:
-            texts = shlex.quote(str(out / NEXT))
+            texts = shlex.quote(str(out / LABEL_NEXT))
             _say(f"fill in its labels, then: {invocation.command_line('prepare')} SOURCE {texts} --out DIR")

@@ -34,8 +34,8 @@ from crepe_dist.predicting.output_formats import (
 )
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
-from crepe_dist.preparing.sources import PIPE, by_suffix
+from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
+from crepe_dist.preparing.sources import PIPE, format_by_suffix
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.fields import (
     ANY_TEXT,
@@ -117,7 +117,7 @@ def _is_stream(out: str) -> bool:
 
 def _format_of(out: Optional[str]) -> str:
     path = Path(urlsplit(out or "").path)
-    kind = by_suffix(path) or "text"
+    kind = format_by_suffix(path) or "text"
     if kind not in STYLES or path.suffix.lower() == ".gz":
         raise UserError(
             f"--out is {truncate(str(out))}, a kind of file that predict does not write",
@@ -299,7 +299,7 @@ def _conclude(counts: Counts, args: Any, encoding: CharEncoder) -> None:
         raise UserError(
             f"{sum(counts.problems.values()):,} of {pluralize(counts.rows, 'row')} could not be classified",
             join_words([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
-            FROM_WINDOWS if NOT_UTF_8 in counts.problems else remedy,
+            ENCODING_REMEDY if NOT_UTF_8 in counts.problems else remedy,
         )
 
 

@@ -21,10 +21,10 @@ from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files import printable, temporary_folder
-from crepe_dist.preparing.dataframe_source import is_table, label_type, write_table
+from crepe_dist.preparing.dataframe_source import find_label_type, is_table, write_table
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import ColumnSpec
-from crepe_dist.preparing.worker_pool import ProgressCallback, unsaid
+from crepe_dist.preparing.worker_pool import ProgressCallback, print_nothing
 from crepe_dist.reports import data_page
 from crepe_dist.settings.fields import PATH_ARGUMENT, did_you_mean, setting, settings_of
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
 # Flags --rename OLD=NEW, as words of a shell.
-RENAMES = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
+RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
 COMMAND_ONLY = {"verify"}  # no arguments of the function
 
 
@@ -81,7 +81,7 @@ def prepare(
     """
     with temporary_folder() as folder:
         texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
-        beside = {name: _names(options.pop(name, ())) for name in ("category", "number")}
+        beside = {name: _to_names(options.pop(name, ())) for name in ("category", "number")}
         wanted = ColumnSpec(
             label, texts, weight, tuple(label_columns), id, categories=beside["category"], numbers=beside["number"]
         )
@@ -112,42 +112,42 @@ def prepare(
             sources = file(source, "table")
             options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
             more = file(unlabelled, UNLABELLED)
-            options[UNLABELLED] = () if more is None else _names(more)
+            options[UNLABELLED] = () if more is None else _to_names(more)
             columns = {"label": wanted.label, "weight": wanted.weight, "id": wanted.id}
             options |= {name: None if each is None else str(each) for name, each in columns.items()}
             options |= {"category": wanted.categories, "number": wanted.numbers}
-            options |= {"text": _names(wanted.texts), "label_columns": ",".join(map(str, wanted.labels)) or None}
+            options |= {"text": _to_names(wanted.texts), "label_columns": ",".join(map(str, wanted.labels)) or None}
             known = [each.name for each in settings_of(Prepare) if each.name not in COMMAND_ONLY]
             if unknown := options.keys() - set(known):
                 name = unknown.pop()
                 remedy = did_you_mean(name, known) or "docs/how-to/python.md lists them"
                 raise UserError(f"prepare has no argument {name}", remedy=remedy)
             if is_table(source):
-                options["label_type"] = label_type(source, wanted.label)
-            flags = Prepare(source=_names(sources), out=Path(out), **options).as_given(options)
-            command, say = f"crepe_dist.prepare(…, {str(out)!r})", _say if verbose else unsaid
-            return flags.prepare(data_page.optional_page(), command, say=say)
+                options["label_type"] = find_label_type(source, wanted.label)
+            flags = Prepare(source=_to_names(sources), out=Path(out), **options).as_given(options)
+            command, say = f"crepe_dist.prepare(…, {str(out)!r})", _print_to_stderr if verbose else print_nothing
+            return flags.prepare(data_page.optional_page(), command, print_line=say)
         except UserError as error:
-            raise for_python(error) from error.__cause__
+            raise translate_for_python(error) from error.__cause__
 
 
-def _say(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     """Print a line to standard error, where it disturbs no output of the caller."""
     print(escape_controls(line), file=sys.stderr)
 
 
-def _names(given: Any) -> tuple[str, ...]:
+def _to_names(given: Any) -> tuple[str, ...]:
     return tuple(map(str, given if isinstance(given, (list, tuple)) else [given]))
 
 
-def for_python(error: UserError) -> UserError:
+def translate_for_python(error: UserError) -> UserError:
     """Spell the flags in a message as arguments of ``prepare``.
 
     Messages come from checks that the command shares, and name its flags, which a caller in Python cannot paste.
     """
     for name in ("what", "why", "remedy"):
         text = re.sub(r"--(overwrite|strip-html|keep-unlabelled|stratified)\b(?!=)", r"--\1=True", getattr(error, name))
-        text = RENAMES.sub(lambda each: f"rename={shlex.split(each[0])[1::2]}{' ' * each[0].endswith(' ')}", text)
+        text = RENAME_FLAGS.sub(lambda each: f"rename={shlex.split(each[0])[1::2]}{' ' * each[0].endswith(' ')}", text)
         text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
         text = re.sub(
             r"--(labels|header|dedupe|alphabet) (single|multilabel|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
@@ -199,20 +199,20 @@ class Prepare(PreparationFlags):
             raise UserError("--out is missing: it names the folder to create", remedy="add --out data/NAME")
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # stay immune if the shell asks for it: background jobs
-                signal.signal(number, _stop)
+                signal.signal(number, _interrupt)
         command = printable(f"{invocation.command_line('prepare')} {shlex.join(sys.argv[1:])}")
         try:
-            with _bar() as show:
+            with _show_progress_bar() as show:
                 say = partial(print, flush=True)
                 summary = self.prepare(
-                    data_page.optional_page(), command, show, say=lambda line: say(escape_controls(line))
+                    data_page.optional_page(), command, show, print_line=lambda line: say(escape_controls(line))
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped and cleaned up. To start again: {command}") from None
         data_page.show(summary, Console(), printable(self.out))
 
 
-def _stop(*_: object) -> None:
+def _interrupt(*_: object) -> None:
     """Handle SIGTERM like Ctrl-C, and ignore further signals during the clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -220,7 +220,7 @@ def _stop(*_: object) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[ProgressCallback]:
+def _show_progress_bar() -> Iterator[ProgressCallback]:
     """Show a progress bar for each phase, if standard error is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -125,8 +125,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             UserError: training failed.
         """
         wanted = self._columns()
-        if wanted.beside and not is_table(X):
-            raise InvalidInput(f"the texts have no column {wanted.beside[0]!r}", remedy="give a data frame")
+        if wanted.feature_columns and not is_table(X):
+            raise InvalidInput(f"the texts have no column {wanted.feature_columns[0]!r}", remedy="give a data frame")
         texts = extract_texts(X, wanted)
         several = _are_several(y)
         classes, numbers = encode_multilabel(y, texts) if several else encode_labels(y, texts)

@@ -90,11 +90,13 @@ def fit_checkpoint(
 
 def _values(texts: Sequence[str], beside: ColumnSpec) -> dict[str, list[str]]:
     """Divide rows: return their texts and values by the names of the columns."""
-    if taken := {"text", "label", "weight"}.intersection(beside.beside):
+    if taken := {"text", "label", "weight"}.intersection(beside.feature_columns):
         raise UserError(f"the column beside the text is called {taken.pop()}", remedy="rename it")
-    if not beside.beside:
+    if not beside.feature_columns:
         return {"text": list(texts)}
-    table = dict(zip(("text", *beside.beside), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts)))))
+    table = dict(
+        zip(("text", *beside.feature_columns), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts))))
+    )
     for name in beside.numbers:
         for row, value in enumerate(table[name]):
             if problem := unusable_number(name, value):

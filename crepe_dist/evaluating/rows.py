@@ -20,9 +20,9 @@ from crepe_dist.formatting import excerpt, join_words, pluralize
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
-from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
+from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import UNKNOWN_LABEL
-from crepe_dist.preparing.sources import PIPE, ReadOptions, by_suffix
+from crepe_dist.preparing.sources import PIPE, ReadOptions, format_by_suffix
 from crepe_dist.runs.checkpoint import CONFIG
 from crepe_dist.runs.run_dir import run_of
 from crepe_dist.training.display import ProgressDisplay
@@ -71,7 +71,7 @@ class EvalRows:
                 named += [f"{len(counts) - MAX_SHOWN:,} more"] if len(counts) > MAX_SHOWN else []
                 notes.append(f"not scored: {pluralize(sum(counts.values()), 'row')} {what}: {join_words(named)}")
         if NOT_UTF_8 in self.invalid:
-            notes.append(f"  do:  {FROM_WINDOWS}")
+            notes.append(f"  do:  {ENCODING_REMEDY}")
         if self.unchecked:
             notes.append(f"not checked whether the run has learnt from these rows: {excerpt(self.unchecked)}")
         return notes
@@ -85,7 +85,7 @@ def is_labelled_file(source: str) -> bool:
 def is_file(source: str) -> bool:
     """Return True if a source is a file, a URL or a pipe with labelled texts, and False if it is a folder."""
     path = Path(urlsplit(source).path if remote.is_url(source) else source)
-    return source == PIPE or by_suffix(path) is not None
+    return source == PIPE or format_by_suffix(path) is not None
 
 
 def load_eval_rows(

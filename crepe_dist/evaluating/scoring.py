@@ -22,7 +22,7 @@ from crepe_dist.files import temporary_folder, write_csv, write_json, write_text
 from crepe_dist.formatting import excerpt, percent, pluralize, score_name
 from crepe_dist.model.calibration import softmax
 from crepe_dist.predicting.predictor import Predictor, check_finite, open_checkpoint
-from crepe_dist.preparing.flags import names_in
+from crepe_dist.preparing.flags import split_names
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.reports import findings
@@ -51,7 +51,7 @@ def score(args: Any, world: ProcessGroup) -> None:
         checkpoint.log_model_in_use(path, args.checkpoint)
     opened = world.run_on_all("model", lambda: open_checkpoint(path, **args.external_weights_kwargs()))
     predictor = opened.to(args.device, world)
-    columns = ColumnSpec(args.label, args.text, labels=names_in(args.label_columns))
+    columns = ColumnSpec(args.label, args.text, labels=split_names(args.label_columns))
     given = ReadOptions(args.input_format, args.header, columns, encoding=args.encoding)
     with temporary_folder() as folder:
         rows = load_eval_rows(args.file or args.data, predictor, folder, args.split, world, given)

@@ -14,14 +14,14 @@ from crepe_dist.data.word_hashing import DocumentWords, WordHasher, concatenate
 from crepe_dist.errors import UserError
 from crepe_dist.files import GUARDED
 from crepe_dist.formatting import pluralize
-from crepe_dist.inspecting.corpus import CHUNK, Corpus, Rows, chunks
+from crepe_dist.inspecting.corpus import CHUNK_ROWS, Corpus, Rows, iter_chunks
 from crepe_dist.predicting.input_reader import InputRow, open_inputs, unlabelled_options, warn_of_encoding
 from crepe_dist.preparing.sources import PIPE, ReadOptions
 
 MAX_TEXTS = 100_000  # texts that are read
-CANDIDATES = 5  # for each text that is chosen, those with the lowest margins
+CANDIDATES_PER_TEXT = 5  # for each text that is chosen, those with the lowest margins
 MAX_REPRESENTED = 3000  # texts drawn at random that the chosen ones stand for
-DIMENSIONS = 256
+PROJECTION_SIZE = 256
 MIN_DOCUMENT_FREQUENCY = 2  # texts with a word; a word of one text is like no other
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -54,32 +54,32 @@ class CandidatePool:
         inputs = open_inputs(name, reading=options, keep=True)
         self._names = inputs.columns
         self._texts = data.composition.columns or ("text",)
-        self._columns = (*self._texts, *given.beside, *filter(None, [id_]))
+        self._columns = (*self._texts, *given.feature_columns, *filter(None, [id_]))
         self._labels = dict.fromkeys(given.labels or (given.label or "label",), "")
         self._weights = {given.weight: "1"} if given.weight else {}
-        self.read, self._rows, seen = 0, list[InputRow](), {"", *corpus.normalized_texts}
+        self.num_read, self._rows, seen = 0, list[InputRow](), {"", *corpus.normalized_texts}
         rows = islice(chain.from_iterable(inputs), MAX_TEXTS)
-        while some := list(islice(rows, CHUNK)):
-            self.read += len(some)
+        while some := list(islice(rows, CHUNK_ROWS)):
+            self.num_read += len(some)
             warn_of_encoding(name, some)
             some = [row for row in some if not (row.problem or data.composition.validation_error(row.text))]
-            for row, letters in zip(some, corpus.normalize_texts(self._codes(some))):
+            for row, letters in zip(some, corpus.normalize_texts(self._encode(some))):
                 if letters not in seen:
                     seen.add(letters)
                     self._rows.append(row)
         if not self._rows:
             raise UserError(
                 f"{name} has no text to label",
-                f"of its {pluralize(self.read, 'row')}, each repeats a text of {data.folder} or cannot be classified",
+                f"each of its {pluralize(self.num_read, 'row')} repeats a text of {data.folder}, or is unusable",
                 "name a file of other texts",
             )
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def codes(self, numbers: Rows) -> CharIds:
+    def char_ids(self, numbers: Rows) -> CharIds:
         """Return the codes of texts, uint8 [n, L]."""
-        return self._codes([self._rows[row] for row in numbers.tolist()])
+        return self._encode([self._rows[row] for row in numbers.tolist()])
 
     def select_for_labelling(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
         """Choose texts to label; return them as rows for ``prepare``, with an empty label.
@@ -93,15 +93,15 @@ class CandidatePool:
         """
         generator = np.random.default_rng(seed)
         second, first = np.sort(probabilities, axis=1)[:, -2:].T
-        candidates = np.argsort(first - second, kind="stable")[: CANDIDATES * count]
+        candidates = np.argsort(first - second, kind="stable")[: CANDIDATES_PER_TEXT * count]
         drawn = generator.permutation(len(self))[:MAX_REPRESENTED]
         find, both = WordHasher(self._data.encoding).find, np.concatenate([candidates, drawn])
-        vectors = _vectors(concatenate([find(self.codes(some)) for some in chunks(both)]), generator)
+        vectors = _project_tfidf(concatenate([find(self.char_ids(some)) for some in iter_chunks(both)]), generator)
         alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
         chosen = candidates[facility_location(alike, (1 - first + second)[drawn], min(count, len(self)))]
         return [self._record(self._rows[row]) for row in chosen.tolist()]
 
-    def _codes(self, rows: Sequence[InputRow]) -> CharIds:
+    def _encode(self, rows: Sequence[InputRow]) -> CharIds:
         return self._data.encoding.encode([self._data.composition.text(row.text) for row in rows])
 
     def _record(self, row: InputRow) -> dict[str, str]:
@@ -112,16 +112,16 @@ class CandidatePool:
         return {**self._labels, **values, **self._weights, GUARDED: ""}
 
 
-def _vectors(words: DocumentWords, generator: np.random.Generator) -> Floats:
+def _project_tfidf(words: DocumentWords, generator: np.random.Generator) -> Floats:
     """Project the TF-IDF vectors of texts at random, to unit length, float32 [texts, ``DIMENSIONS``]."""
     counts = np.bincount(words.words, minlength=words.size)
     common = np.flatnonzero(counts >= MIN_DOCUMENT_FREQUENCY)
-    values = np.log(len(words) / counts[common])[:, None] * generator.standard_normal((len(common), DIMENSIONS))
+    values = np.log(len(words) / counts[common])[:, None] * generator.standard_normal((len(common), PROJECTION_SIZE))
     vectors = words.select(common).sums(values).astype(np.float32)
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
 
 
-def facility_location(alike: Floats, weights: Floats, count: int) -> list[int]:
+def facility_location(similarities: Floats, weights: Floats, count: int) -> list[int]:
     """Choose rows of similarities greedily, of which the weighted sum of each column's largest grows fastest.
 
     The gain of a row only falls as others are chosen, so it is computed anew only where it may be the largest.
@@ -130,14 +130,14 @@ def facility_location(alike: Floats, weights: Floats, count: int) -> list[int]:
         alike: float32 [rows, columns].
         weights: float64 [columns].
     """
-    best, gains = np.zeros(len(weights), np.float32), np.maximum(alike, 0) @ weights
+    best, gains = np.zeros(len(weights), np.float32), np.maximum(similarities, 0) @ weights
     chosen: list[int] = []
-    computed = np.zeros(len(alike), np.int64)  # numbers of rows that were chosen before a gain was computed
+    computed = np.zeros(len(similarities), np.int64)  # numbers of rows that were chosen before a gain was computed
     while len(chosen) < count:
         row = int(gains.argmax())
         if computed[row] == len(chosen):
             chosen.append(row)
-            best, gains[row] = np.maximum(best, alike[row]), -1.0
+            best, gains[row] = np.maximum(best, similarities[row]), -1.0
         else:
-            gains[row], computed[row] = np.maximum(alike[row] - best, 0) @ weights, len(chosen)
+            gains[row], computed[row] = np.maximum(similarities[row] - best, 0) @ weights, len(chosen)
     return chosen

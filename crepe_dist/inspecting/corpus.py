@@ -15,14 +15,14 @@ from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_docu
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.errors import UserError
 
-CHUNK = 4096  # rows that are copied together
+CHUNK_ROWS = 4096  # rows that are copied together
 Rows = npt.NDArray[np.int64]
 
 
-def chunks(numbers: Rows) -> Iterator[Rows]:
+def iter_chunks(numbers: Rows) -> Iterator[Rows]:
     """Yield the numbers of some thousand texts at a time."""
-    for start in range(0, len(numbers), CHUNK):
-        yield numbers[start : start + CHUNK]
+    for start in range(0, len(numbers), CHUNK_ROWS):
+        yield numbers[start : start + CHUNK_ROWS]
 
 
 class Corpus:
@@ -56,19 +56,19 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def row_of(self, number: int) -> tuple[str, int]:
+    def locate(self, number: int) -> tuple[str, int]:
         """Return the split of a text, and its row there."""
         split = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._splits[split].name, number - int(self._starts[split])
 
-    def normalize_texts(self, codes: CharIds) -> list[str]:
+    def normalize_texts(self, char_ids: CharIds) -> list[str]:
         """Return the letters and digits of texts, in lower case: near duplicates have the same."""
-        return ["".join(filter(str.isalnum, self.dataset.encoding.decode(row).lower())) for row in codes]
+        return ["".join(filter(str.isalnum, self.dataset.encoding.decode(row).lower())) for row in char_ids]
 
     @cached_property
     def normalized_texts(self) -> list[str]:
         """Letters and digits of all texts; see ``letters_of``."""
-        codes = (self.documents.char_ids(some) for some in chunks(np.arange(len(self))))
+        codes = (self.documents.char_ids(some) for some in iter_chunks(np.arange(len(self))))
         return [each for some in codes for each in self.normalize_texts(some)]
 
     @cached_property
@@ -82,7 +82,7 @@ class Corpus:
             [first.setdefault(each, n) if each else n for n, each in enumerate(self.normalized_texts)], np.int64
         )
 
-    def folds(self, count: int, seed: int) -> Rows:
+    def assign_folds(self, num_folds: int, seed: int) -> Rows:
         """Deal the texts into folds with about the same share of each class, int64 [n].
 
         Near duplicates share a fold: else a wrong label would be confirmed by its copy.
@@ -90,7 +90,7 @@ class Corpus:
         chance = np.random.default_rng(seed).random(len(self))
         order = np.lexsort((chance, self.labels))
         fold = np.empty(len(self), np.int64)
-        fold[order] = np.arange(len(self)) % count
+        fold[order] = np.arange(len(self)) % num_folds
         return np.asarray(fold[self.duplicate_groups])
 
     def write(self, folder: Path, train: Rows, test: Rows) -> Dataset:

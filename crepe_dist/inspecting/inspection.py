@@ -12,7 +12,7 @@ from crepe_dist.files import write_csv
 from crepe_dist.inspecting.corpus import Corpus, Rows
 from crepe_dist.inspecting.out_of_fold import Floats
 
-ERRORS, PAIRS, NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
+ERRORS, PAIRS, LABEL_NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
 MAX_PAIRS = 100
 Record = dict[str, Any]
 Issues = dict[str, list[Record]]  # rows of the CSV files by their names; the most urgent first
@@ -22,11 +22,11 @@ def find_issues(corpus: Corpus, probabilities: Floats) -> Issues:
     """Find wrong labels, and classes that overlap, by out-of-fold probabilities."""
     labels, predicted = corpus.labels, probabilities.argmax(axis=1)
     wrong = find_label_errors(probabilities, labels)
-    pairs = _pairs(corpus.dataset.classes, labels, predicted, wrong)
-    return {ERRORS: _errors(corpus, probabilities[wrong], wrong), PAIRS: pairs}
+    pairs = _find_confused_pairs(corpus.dataset.classes, labels, predicted, wrong)
+    return {ERRORS: _describe_errors(corpus, probabilities[wrong], wrong), PAIRS: pairs}
 
 
-def write(findings: Issues, folder: Path) -> list[Path]:
+def write_issues(findings: Issues, folder: Path) -> list[Path]:
     """Write the CSV files that have rows, and remove the others of an earlier inspection; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in findings.items():
@@ -68,13 +68,13 @@ def find_label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> R
     return np.asarray(errors[np.argsort(of_label[errors], kind="stable")])
 
 
-def _errors(corpus: Corpus, probabilities: Floats, wrong: Rows) -> list[Record]:
+def _describe_errors(corpus: Corpus, probabilities: Floats, wrong: Rows) -> list[Record]:
     """List texts with the columns by which a person, and ``prepare --corrections``, find them again."""
     classes = corpus.dataset.classes
     errors = []
     for number, shares in zip(wrong.tolist(), probabilities):
         label, suggested = int(corpus.labels[number]), int(shares.argmax())
-        split, row = corpus.row_of(number)
+        split, row = corpus.locate(number)
         origin = corpus.dataset.origin(split, row)
         errors.append(
             {
@@ -92,7 +92,9 @@ def _errors(corpus: Corpus, probabilities: Floats, wrong: Rows) -> list[Record]:
     return errors
 
 
-def _pairs(classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, wrong: Rows) -> list[Record]:
+def _find_confused_pairs(
+    classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, wrong: Rows
+) -> list[Record]:
     """List pairs of classes that are confused even where the label is probably correct, the largest share first."""
     confused, errors = (np.zeros((len(classes), len(classes)), np.int64) for _ in range(2))
     np.add.at(confused, (labels, predicted), 1)

@@ -13,20 +13,20 @@ from crepe_dist.elastic.training_subprocess import NO_REPORTS, train_in_subproce
 from crepe_dist.files import temporary_folder
 from crepe_dist.formatting import pluralize
 from crepe_dist.inspecting.candidate_pool import CandidatePool
-from crepe_dist.inspecting.corpus import Corpus, chunks
+from crepe_dist.inspecting.corpus import Corpus, iter_chunks
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 from crepe_dist.predicting.predictor import Predictor, load
 
 Floats = npt.NDArray[np.float64]
 
 
-def out_of_fold(
+def predict_out_of_fold(
     corpus: Corpus,
     network: str,
-    folds: int,
+    num_folds: int,
     seed: int,
     pool: CandidatePool | None,
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
 ) -> tuple[Floats, Floats]:
     """Train a network on all folds but one, for each of them in turn, and score the one left out.
 
@@ -41,33 +41,34 @@ def out_of_fold(
         UserError: training failed.
     """
     classes = len(corpus.dataset.classes)
-    fold = corpus.folds(folds, seed)
+    fold = corpus.assign_folds(num_folds, seed)
     logits = np.zeros((len(corpus), classes), np.float32)
     others = np.zeros((len(pool) if pool else 0, classes))
     trained = 0
-    for number in range(folds):
+    for number in range(num_folds):
         started = time.monotonic()
         held = np.flatnonzero(fold == number)
         if not len(held):  # of few texts
             continue
         with temporary_folder() as folder:
             data = corpus.write(folder / "data", np.flatnonzero(fold != number), held)
-            predictor = _trained(data.folder, folder, network, seed)
-            for some in chunks(held):
+            predictor = _train(data.folder, folder, network, seed)
+            for some in iter_chunks(held):
                 logits[some] = predictor.logits(corpus.documents.char_ids(some))
             if pool:
-                for some in chunks(np.arange(len(pool))):
-                    others[some] += softmax(predictor.logits(pool.codes(some)), np.float64)
+                for some in iter_chunks(np.arange(len(pool))):
+                    others[some] += softmax(predictor.logits(pool.char_ids(some)), np.float64)
         trained += 1
-        say(f"fold {number + 1} of {folds}: {pluralize(len(held), 'text')} scored, {time.monotonic() - started:.0f} s")
+        seconds = time.monotonic() - started
+        print_line(f"fold {number + 1} of {num_folds}: {pluralize(len(held), 'text')} scored, {seconds:.0f} s")
     counts = TemperatureFitter()
-    for some in chunks(np.arange(len(corpus))):
+    for some in iter_chunks(np.arange(len(corpus))):
         counts.add(logits[some], corpus.labels[some])
     probabilities = softmax(logits / np.float32(counts.calibration().temperature), np.float64)
     return probabilities, others / trained
 
 
-def _trained(data: Path, folder: Path, network: str, seed: int) -> Predictor:
+def _train(data: Path, folder: Path, network: str, seed: int) -> Predictor:
     settings = {
         "data.source": str(data),
         "run_dir": str(folder / "run"),

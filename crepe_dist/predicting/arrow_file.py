@@ -19,7 +19,7 @@ from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import pluralize
 from crepe_dist.preparing.formats import RawBatch
-from crepe_dist.preparing.formats.parquet import ParquetRows, own_rows
+from crepe_dist.preparing.formats.parquet import ParquetReader, own_rows
 
 GROUP_BYTES, GROUP_ROWS = 1 << 23, 1 << 16  # size of a row group
 TYPES = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
@@ -48,7 +48,7 @@ def write_parquet(
     if twice := [name for name in names if names.count(name) > 1]:
         remedy = "rename that column, or use --format csv"
         raise UserError(f"the answers would have two columns {twice[0]!r:.80}", remedy=remedy)
-    if rows is not None and not all(field.nullable for field in schema) and any(batch.bad for batch in rows):
+    if rows is not None and not all(field.nullable for field in schema) and any(batch.invalid for batch in rows):
         schema = pa.schema([field.with_nullable(True) for field in schema], schema.metadata)
     for name, kind in added.items():
         schema = schema.append(pa.field(name, TYPES[kind]))
@@ -81,18 +81,18 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return pa.array([value.encode("utf-8", "replace").decode() for value in values], kind)
 
 
-def _beside(rows: ParquetRows, groups: Iterable[list[Record]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _beside(rows: ParquetReader, groups: Iterable[list[Record]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a Parquet file that have a record, with their predictions."""
     records = chain.from_iterable(groups)
     record, lost = next(records, None), 0
     for batch in rows:
-        end = batch.line + (batch.bad[0].lines if batch.bad else batch.content.num_rows)
+        end = batch.line + (batch.invalid[0].lines if batch.invalid else batch.content.num_rows)
         while record is not None and record[0] < end:
             found: list[Record] = []
             while record is not None and record[0] < end and len(found) < GROUP_ROWS:
                 found.append(record)
                 record = next(records, None)
-            lost += len(found) if batch.bad else 0
+            lost += len(found) if batch.invalid else 0
             own = _own_columns(batch, found, schema)
             yield pa.RecordBatch.from_arrays([*own, *_arrays(found, schema)], schema=schema)
     if lost:
@@ -105,7 +105,7 @@ def _own_columns(batch: RawBatch, records: Sequence[Record], schema: pa.Schema) 
 
     If the rows cannot be read again, the columns are null, and the records get a problem.
     """
-    if not batch.bad:
+    if not batch.invalid:
         content: pa.RecordBatch = batch.content
         places = [record[0] - batch.line for record in records]
         if len(places) == content.num_rows:
@@ -115,7 +115,7 @@ def _own_columns(batch: RawBatch, records: Sequence[Record], schema: pa.Schema) 
         except pa.ArrowNotImplementedError:  # views of text, for example
             return list(pa.concat_batches([content.slice(place, 1) for place in places]).columns)
     for record in records:
-        record[-1] = record[-1] or f"line {record[0]}: {batch.bad[0].reason}"
+        record[-1] = record[-1] or f"line {record[0]}: {batch.invalid[0].reason}"
     answers = len(records[0]) - 1
     return [pa.nulls(len(records), kind) for kind in schema.types[: len(schema) - answers]]
 

@@ -17,7 +17,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.predicting.input_reader import InvalidInput, model_columns
 from crepe_dist.predicting.output_formats import answer_cells, answer_types
 from crepe_dist.predicting.predictor import Predictor, load
-from crepe_dist.preparing.dataframe_source import is_missing, text_column
+from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing
 from crepe_dist.preparing.remote import is_url
 
 _turn = threading.Lock()  # one thread opens the model; a worker or MLflow's server may have several
@@ -94,7 +94,7 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     wanted = model_columns(predictor.composition, texts=tuple(texts))
     table = frame if isinstance(frame, pd.DataFrame) else _arrow_columns(frame)
     try:
-        column = text_column(table, wanted)
+        column = extract_table_texts(table, wanted)
     except UserError as error:
         raise InvalidInput(error.what, error.why, 'name the column, as in text="body"') from None
     several, top = predictor.is_multilabel, min(top, len(predictor.classes))

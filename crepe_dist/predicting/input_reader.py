@@ -15,12 +15,12 @@ from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import pluralize
 from crepe_dist.invocation import command_line
-from crepe_dist.preparing.dataframe_source import is_missing, is_table, text_column
-from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, BadRow, OpenFile, RawBatch, Row, check_text
+from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing, is_table
+from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, InvalidRow, OpenFile, RawBatch, Row, check_text
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
-from crepe_dist.preparing.open_source import HEEDED, check_heeded, open_source
-from crepe_dist.preparing.sources import LINES, PIPE, TEXTS, ReadOptions, Source, by_suffix
+from crepe_dist.preparing.open_source import EFFECTIVE_OPTIONS, check_options_used, open_source
+from crepe_dist.preparing.sources import LINES, LINES_OR_FASTTEXT, PIPE, ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
 from crepe_dist.settings.fields import COLUMN, HEADERS, Choice, Repeated, Settings, setting
 from crepe_dist.settings.flags import ENCODING, HEADER, UTF_8, TextEncoding
@@ -86,15 +86,15 @@ class InputReader:
             return
         fewer = f"OMP_NUM_THREADS=1 {command_line('predict')} …"
         with open_worker_pool(processes, fewer, lambda batch: list(map(answer, self._groups(batch)))) as workers:
-            yield from chain.from_iterable(workers.in_order(call_inherited, batches))
+            yield from chain.from_iterable(workers.map_in_order(call_inherited, batches))
 
     def _batches(self) -> Iterator[RawBatch]:
         """Yield the batches; divide one of lost rows, of which a damaged file may declare any number."""
         for batch in self._opened.iter_checked():
-            lost = batch.bad[0] if batch.bad and self.format == "parquet" else BadRow(0, "", "", 0)
+            lost = batch.invalid[0] if batch.invalid and self.format == "parquet" else InvalidRow(0, "", "", 0)
             for start in range(0, lost.lines, LOST_ROWS_PER_BATCH):
                 bad = lost._replace(line=lost.line + start, lines=min(LOST_ROWS_PER_BATCH, lost.lines - start))
-                yield batch._replace(bad=(bad,))
+                yield batch._replace(invalid=(bad,))
             if not lost.lines:
                 yield batch
         self._opened.file.close()
@@ -102,7 +102,7 @@ class InputReader:
     def _groups(self, batch: RawBatch) -> Iterator[list[InputRow]]:
         parsed = self._opened.parse(batch)
         rows: Iterator[InputRow] = map(self._input, parsed.rows)
-        if bad := sorted((*parsed.bad, *batch.bad), key=attrgetter("line")):
+        if bad := sorted((*parsed.invalid, *batch.invalid), key=attrgetter("line")):
             rows = heapq.merge(rows, chain.from_iterable(map(self._unusable, bad)), key=attrgetter("line"))
         while group := list(islice(rows, ROWS_PER_GROUP)):
             yield group
@@ -114,7 +114,7 @@ class InputReader:
             return InputRow(row.line, "", str(error), row.cells, row.id)
         return InputRow(row.line, row.text, "", row.cells, row.id)
 
-    def _unusable(self, bad: BadRow) -> Iterator[InputRow]:
+    def _unusable(self, bad: InvalidRow) -> Iterator[InputRow]:
         """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
         problem = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
         count = bad.lines if self._opened.format == "parquet" else 1
@@ -142,13 +142,13 @@ def open_inputs(
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
     # An empty label: look for no label column, but do not mistake one for the text.
     source = Source(path, name, format=format_of(name, kind), label="")
-    opened = open_source(source, reading or ReadOptions(), keep=keep, live=True)
+    opened = open_source(source, reading or ReadOptions(), keep_cells=keep, live=True)
     return InputReader(opened if path else opened._replace(name="the standard input"))
 
 
 def format_of(name: str, kind: str | None) -> str:
     """Return the format of a file of texts, given one of ``KINDS`` or ``None``."""
-    return kind or (None if name == PIPE else by_suffix(Path(name))) or TEXTS
+    return kind or (None if name == PIPE else format_by_suffix(Path(name))) or LINES_OR_FASTTEXT
 
 
 @dataclass
@@ -178,14 +178,14 @@ class TextFlags(Settings):
         given = ReadOptions(None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding)
         options = unlabelled_options(model.reading, model.composition, model.id, given)
         inputs = open_inputs(name, self.input_format, options, keep=keep)
-        check_heeded(given, HEEDED[inputs.format], f"{name}, which is read as {inputs.format}")
+        check_options_used(given, EFFECTIVE_OPTIONS[inputs.format], f"{name}, which is read as {inputs.format}")
         return inputs
 
 
 def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:
     """Warn if rows are left out because their bytes are not of the encoding."""
     if count := sum(row.problem.startswith(NOT_UTF_8) for row in rows):
-        warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {FROM_WINDOWS}", stacklevel=2)
+        warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {ENCODING_REMEDY}", stacklevel=2)
 
 
 class InvalidInput(UserError, ValueError):
@@ -261,7 +261,7 @@ def extract_texts(texts: Any, wanted: ColumnSpec) -> list[str]:
     """
     if is_table(texts):
         try:
-            texts = text_column(texts, wanted)
+            texts = extract_table_texts(texts, wanted)
         except UserError as error:
             raise InvalidInput(error.what, error.why, "give one column of texts, such as table['text']") from None
     shape: tuple[int, ...] | None = getattr(texts, "shape", None)

@@ -21,7 +21,7 @@ from crepe_dist.preparing.dataframe_source import is_table, write_table
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.formats.lines import LineReader, is_fasttext
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import ReadOptions, by_suffix, find_labelled
+from crepe_dist.preparing.sources import ReadOptions, find_scoring_sources, format_by_suffix
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 
@@ -78,7 +78,7 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
         reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
     elif remote.is_url(source):
         path = str(remote.download(source, folder / "copy"))
-    if given.format is None and (by_suffix(Path(path)) or _has_labels(Path(path))):
+    if given.format is None and (format_by_suffix(Path(path)) or _has_labels(Path(path))):
         reading = replace(reading, format=None)
     classes, beside = tuple(predictor.classes), predictor.composition.beside
     spec = PreparationSpec(
@@ -90,7 +90,7 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: Rea
         feature_columns=beside,
         explicit_options=given,
     )
-    done = prepare(find_labelled(path, reading), folder / "data", spec)
+    done = prepare(find_scoring_sources(path, reading), folder / "data", spec)
     return dict(done["quarantine"])
 
 

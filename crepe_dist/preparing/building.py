@@ -28,22 +28,22 @@ from crepe_dist.data.targets import ONE, Targets, argmax_classes, targets_file
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
-from crepe_dist.preparing.corrections import correct
+from crepe_dist.preparing.corrections import apply_corrections
 from crepe_dist.preparing.feature_columns import fit_feature_columns
 from crepe_dist.preparing.fit_encoder import fit_encoder
 from crepe_dist.preparing.label_parsing import ABSENT, collect_classes, encode_labels, parse_label
-from crepe_dist.preparing.quarantine import Quarantine, check, write_quarantine
-from crepe_dist.preparing.renaming import given_classes
+from crepe_dist.preparing.quarantine import Quarantine, check_rows, write_quarantine
+from crepe_dist.preparing.renaming import listed_classes
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import (
-    PIECE,
+    CHUNK_ROWS,
     TEST,
     TRAIN,
     UNKNOWN,
     UNLABELLED,
     Assignment,
     assign_splits,
-    used_labels,
+    training_labels,
 )
 from crepe_dist.preparing.spool import RowSubset, SpooledRows
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
@@ -61,7 +61,7 @@ class TextCounts:
         lengths: number of texts that had so many codes before they were cut.
     """
 
-    points: Counter[int] = field(default_factory=Counter)
+    code_points: Counter[int] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -71,7 +71,7 @@ class TextCounts:
 
     def add(self, other: TextCounts) -> None:
         """Add the counts of further texts."""
-        self.points.update(other.points)
+        self.code_points.update(other.code_points)
         self.lengths.update(other.lengths)
 
 
@@ -88,8 +88,8 @@ class BuildResult:
         counts: counts of the texts that are kept.
     """
 
-    encoding: CharEncoder
-    composition: TextPreprocessor
+    encoder: CharEncoder
+    preprocessor: TextPreprocessor
     classes: list[str]
     assignment: Assignment
     targets: Targets
@@ -98,57 +98,57 @@ class BuildResult:
     rows: dict[str, int]
 
 
-def build(
+def build_dataset(
     folder: Path,
     spec: PreparationSpec,
     collected: SpooledRows,
     workers: WorkerPool,
-    show: ProgressCallback,
+    show_progress: ProgressCallback,
 ) -> BuildResult:
     """Write a data set into an existing folder, except for its report.
 
     Raises:
         UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
     """
-    fixed_of = np.array([ALL_SPLITS.index(source.part) for source in collected.sources], dtype=np.uint8)
-    with_files = {source.part for source in collected.sources}
+    fixed_of = np.array([ALL_SPLITS.index(source.split) for source in collected.sources], dtype=np.uint8)
+    with_files = {source.split for source in collected.sources}
     shares: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in with_files}
     fixed = fixed_of[collected.rows["file"]]
     if ABSENT in collected.labels:
         fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
-    names, usable = _classes(spec, collected, fixed)
+    names, usable = _find_classes(spec, collected, fixed)
     fate = assign_splits(collected.rows, fixed, replace(spec.split, **shares), usable)
     emptied: set[str] = set()
     if (
         spec.corrections is not None
     ):  # after the draw, which depends on labels: no correction moves a row to another split
-        before, _ = _classes(spec, collected, fate)
-        correct(collected, spec, spec.corrections, fate, names)
+        before, _ = _find_classes(spec, collected, fate)
+        apply_corrections(collected, spec, spec.corrections, fate, names)
         # A class that lost all of its training rows cannot be learnt: it is no output, and its other rows are unknown.
-        emptied = before - _classes(spec, collected, fate)[0]
-        names, usable = _classes(spec, collected, fixed, emptied)
+        emptied = before - _find_classes(spec, collected, fate)[0]
+        names, usable = _find_classes(spec, collected, fixed, emptied)
         fate[(fate <= TEST) & ~usable[collected.rows["label"]]] = UNKNOWN
-    listed = [name for name in given_classes(spec.read_options) if name not in emptied]
-    classes = list(spec.classes or listed or sorted(names, key=_label_order))
+    listed = [name for name in listed_classes(spec.read_options) if name not in emptied]
+    classes = list(spec.classes or listed or sorted(names, key=_label_sort_key))
     quarantine = write_quarantine(folder, spec, collected, fate)
-    check(spec, collected, fate, classes, quarantine)
+    check_rows(spec, collected, fate, classes, quarantine)
     number = {label: index for index, label in enumerate(classes)}
-    labels, targets = _labels(spec.label_kind, collected, number)
+    labels, targets = _build_targets(spec.label_kind, collected, number)
     if spec.classes is None and not (fate == TRAIN).any():
         raise UserError(
-            f"none of {collected.read:,} rows is left to train on",
+            f"none of {collected.num_read:,} rows is left to train on",
             remedy="give more rows, or smaller --test and --validation",
         )
     columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
     beside, values = spec.feature_columns, ""
-    if spec.classes is None and spec.read_options.columns.beside:
+    if spec.classes is None and spec.read_options.columns.feature_columns:
         beside, values = fit_feature_columns(
-            spec.read_options.columns, collected.some(np.flatnonzero(fate == TRAIN)), workers
+            spec.read_options.columns, collected.subset(np.flatnonzero(fate == TRAIN)), workers
         )
     composition = TextPreprocessor(tuple(columns), spec.read_options.strip_html, beside)
-    encoding, fitted = spec.encoding, collected.some(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
+    encoding, fitted = spec.encoder, collected.subset(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
     if len(fitted):
-        encoding = fit_encoder(spec, composition, values, fitted, workers, show)
+        encoding = fit_encoder(spec, composition, values, fitted, workers, show_progress)
     del fitted  # memory of many millions of rows
     id_name = (spec.read_options.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     splits: dict[str, dict[str, Any]] = {}
@@ -163,18 +163,18 @@ def build(
         if code != UNLABELLED and targets.kind != ONE:
             files |= write_array(folder, targets_file(split), targets.stored[chosen])
         if split == "train" and spec.read_options.columns.weight is not None:
-            files |= write_array(folder, WEIGHTS, _relative(collected.rows["weight"][chosen]))
+            files |= write_array(folder, WEIGHTS, _divide_by_mean(collected.rows["weight"][chosen]))
         sizes = []
         kinds = (TEXTS,) * (split in SPLITS_WITH_TEXTS) + (IDS,) * (id_name is not None)
         size = max(1, SHARD_BYTES // encoding.feature_len)
-        of_split = collected.some(chosen)
+        of_split = collected.subset(chosen)
         shards = enumerate(of_split[start : start + size] for start in range(0, len(chosen), size))
         write = partial(write_shard, folder, split, encoding, composition, kinds)
-        for shard_files, shard_counts in workers.in_order(write, shards):
+        for shard_files, shard_counts in workers.map_in_order(write, shards):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)
-            show("encoding", counts.rows, len(collected.rows))
+            show_progress("encoding", counts.rows, len(collected.rows))
         splits[split] = {"rows": len(chosen), "shards": sizes, "files": files}
     label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
     given = spec.read_options.columns
@@ -187,7 +187,7 @@ def build(
         "splits": splits,
         "split": asdict(spec.split),
         "sources": [
-            {"file": source.name, "split": source.part, "sha256": collected.files[file]["sha256"]}
+            {"file": source.name, "split": source.split, "sha256": collected.files[file]["sha256"]}
             for file, source in enumerate(collected.sources)
         ],
         "bad_rows": quarantine.lines,
@@ -200,8 +200,8 @@ def build(
             what = f"no class has {separator!r:.40} in its name, such as {classes[0]!r:.60}"
             raise UserError(what, remedy="give the separator of the levels, or leave --levels out")
         manifest["levels"] = separator
-    if collected.corrected is not None:
-        manifest["corrections"] = collected.corrected
+    if collected.corrections is not None:
+        manifest["corrections"] = collected.corrections
     if targets.kind != ONE:
         manifest["labels"] = {"kind": targets.kind, "most": targets.max_labels}
     write_manifest(folder, manifest)
@@ -210,8 +210,8 @@ def build(
     return BuildResult(encoding, composition, classes, fate, targets, counts, quarantine, rows)
 
 
-def _classes(
-    spec: PreparationSpec, collected: SpooledRows, fate: Assignment, emptied: Set[str] = frozenset()
+def _find_classes(
+    spec: PreparationSpec, collected: SpooledRows, assignment: Assignment, emptied: Set[str] = frozenset()
 ) -> tuple[set[str], npt.NDArray[np.bool_]]:
     """Return the classes of training rows, and for each label whether they include all of its classes, bool [labels].
 
@@ -219,7 +219,7 @@ def _classes(
         fate: fate of each row, or the fate of its file.
         emptied: classes to leave out.
     """
-    used = used_labels(collected.rows, fate)
+    used = training_labels(collected.rows, assignment)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
     names = collect_classes(trained, spec.label_kind) - emptied if spec.classes is None else set(spec.classes)
     return names, np.array(
@@ -230,56 +230,58 @@ def _classes(
 def write_shard(
     folder: Path,
     split: str,
-    encoding: CharEncoder,
-    composition: TextPreprocessor,
+    encoder: CharEncoder,
+    preprocessor: TextPreprocessor,
     kinds: tuple[str, ...],
     shard: tuple[int, RowSubset],
 ) -> tuple[Files, TextCounts]:
     """Encode and write one shard, given its number and rows. Runs in a worker."""
     number, rows = shard
     texts = rows.texts()
-    known = np.flatnonzero(encoding.has_id(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
+    known = np.flatnonzero(encoder.has_id(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     counts = TextCounts()
-    writer = ShardWriter(folder, split, number, len(rows), encoding.feature_len, kinds)
-    step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoding.feature_len))
+    writer = ShardWriter(folder, split, number, len(rows), encoder.feature_len, kinds)
+    step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoder.feature_len))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step].records()
         data = texts.get(chunk)
         read = [text.decode("utf-8") for text in data]
-        if composition.beside:
-            read = list(map(composition.without_html_stripping.text, read))
-        codes, lengths = encoding.encode_and_measure(read)
+        if preprocessor.beside:
+            read = list(map(preprocessor.without_html_stripping.text, read))
+        codes, lengths = encoder.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are ASCII and in the alphabet, so only the others are counted individually.
-        of_texts = (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if composition.beside else data
+        of_texts = (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if preprocessor.beside else data
         left = b"".join(of_texts).translate(None, known).decode("utf-8")
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)
-            counts.points.update(dict(zip(values.tolist(), times.tolist())))
+            counts.code_points.update(dict(zip(values.tolist(), times.tolist())))
     return writer.close(), counts
 
 
 def _write_origins(folder: Path, split: str, collected: SpooledRows, chosen: npt.NDArray[np.int64]) -> Files:
     """Write where the rows of a split are from; see ``data/arrays``."""
-    pieces = (collected.rows[chosen[start : start + PIECE]] for start in range(0, len(chosen), PIECE))
+    pieces = (collected.rows[chosen[start : start + CHUNK_ROWS]] for start in range(0, len(chosen), CHUNK_ROWS))
     columns = ("file", "line", "exact")
     arrays = (np.stack([rows[name].astype(np.uint64) for name in columns], axis=1) for rows in pieces)
     return write_in_chunks(folder, origins_file(split), np.uint64, (len(chosen), ORIGIN_COLUMNS), arrays)
 
 
-def _labels(kind: str, collected: SpooledRows, number: dict[str, int]) -> tuple[npt.NDArray[np.int32], Targets]:
+def _build_targets(
+    kind: str, collected: SpooledRows, class_index: dict[str, int]
+) -> tuple[npt.NDArray[np.int32], Targets]:
     """Return the first or most probable class of each row, and its targets."""
     if kind == ONE:
-        relabel = np.array([number.get(label, -1) for label in collected.labels], dtype=np.int32)
+        relabel = np.array([class_index.get(label, -1) for label in collected.labels], dtype=np.int32)
         labels = relabel[collected.rows["label"]]
-        return labels, Targets(ONE, labels, len(number))
-    pairs = encode_labels(collected.labels, number)
+        return labels, Targets(ONE, labels, len(class_index))
+    pairs = encode_labels(collected.labels, class_index)
     label = collected.rows["label"]
-    return argmax_classes(pairs)[label], Targets(kind, pairs[label], len(number))
+    return argmax_classes(pairs)[label], Targets(kind, pairs[label], len(class_index))
 
 
-def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _divide_by_mean(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Divide weights by their mean, so that they change neither the loss nor the meaning of the learning rate."""
     mean = weights.mean(dtype=np.float64)
     if mean == 0:
@@ -293,6 +295,6 @@ def _relative(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(weights / mean, dtype=np.float32)
 
 
-def _label_order(label: str) -> tuple[int, float, str]:
+def _label_sort_key(label: str) -> tuple[int, float, str]:
     """Sort key: numbers by value, then other labels alphabetically."""
     return (0, float(label), label) if label.isdecimal() else (1, 0.0, label)

@@ -52,7 +52,7 @@ class Corrections:
 
     file: str
     sha256: str
-    of: dict[Place, Correction]
+    by_place: dict[Place, Correction]
     held_out: bool = False
 
 
@@ -67,11 +67,11 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
     name = printable(path)
     corrections: dict[Place, Correction] = {}
     wanted = ColumnSpec(label="label", texts=("suggested",))
-    table = open_table("csv", LineReader(path), name, wanted, "yes", None, keep=True)
+    table = open_table("csv", LineReader(path), name, wanted, "yes", None, keep_cells=True)
     if missing := [column for column in COLUMNS if column not in table.kept_columns]:
         raise UserError(f"{name} has no column {missing[0]!r}", remedy="give the label_errors.csv of inspect")
-    for parsed in table.parsed():
-        for bad in parsed.bad:
+    for parsed in table.iter_parsed():
+        for bad in parsed.invalid:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:
             cells = dict(zip(table.kept_columns, (files.unescape_cell(cell).strip() for cell in row.cells)))
@@ -84,8 +84,8 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
     return Corrections(printable(path.name), sha256(path), corrections, held_out)
 
 
-def correct(
-    collected: SpooledRows, spec: PreparationSpec, corrections: Corrections, fate: Assignment, classes: Set[str]
+def apply_corrections(
+    collected: SpooledRows, spec: PreparationSpec, corrections: Corrections, assignment: Assignment, classes: Set[str]
 ) -> None:
     """Change labels of the rows that were read, in their file, and count the outcomes of the corrections.
 
@@ -107,20 +107,20 @@ def correct(
     names = [source.name for source in collected.sources]
     first = {name: index for index, name in reversed(list(enumerate(names)))}
     ends = np.searchsorted(rows["file"], np.arange(len(names) + 1))
-    for (file, line), correction in corrections.of.items():
+    for (file, line), correction in corrections.by_place.items():
         if correction.suggested in ("", correction.label):
             counts[CONFIRMED] += 1
             continue
         start, end = ends[first[file] : first[file] + 2].tolist() if file in first else (0, 0)
         row = start + int(np.searchsorted(rows["line"][start:end], line))
         same = row < end and rows["line"][row] == line and format_hash(int(rows["exact"][row])) == correction.hash
-        label = _spelled(correction.suggested, spec, classes, corrections.file)
+        label = _parse_suggestion(correction.suggested, spec, classes, corrections.file)
         if same and labels[rows["label"][row]] == label:
             counts[ALREADY_APPLIED] += 1
         elif not same or (spec.label_kind == ONE and labels[rows["label"][row]] != correction.label):
             counts[OUTDATED] += 1
             stale = stale or f"{file}:{line}"
-        elif fate[row] in (VALIDATION, TEST) and not corrections.held_out:
+        elif assignment[row] in (VALIDATION, TEST) and not corrections.held_out:
             counts[HELD_OUT] += 1
         else:
             if label not in number:
@@ -128,7 +128,7 @@ def correct(
                 labels.append(label)
             rows["label"][row] = number[label]
             counts[APPLIED] += 1
-            changed[int(fate[row])] += 1
+            changed[int(assignment[row])] += 1
     if counts[OUTDATED] and not counts[APPLIED] + counts[ALREADY_APPLIED] + counts[HELD_OUT]:
         raise UserError(
             f"none of the {counts[OUTDATED]:,} corrections in {corrections.file} is for these sources",
@@ -138,10 +138,10 @@ def correct(
     outcomes = {name: counts[name] for name in OUTCOMES}
     splits = {split: changed[code] for code, split in enumerate(SPLITS)}
     about = {"file": corrections.file, "sha256": corrections.sha256, **outcomes, "splits": splits, "first_stale": stale}
-    collected.labels, collected.corrected = labels, about
+    collected.labels, collected.corrections = labels, about
 
 
-def _spelled(suggested: str, spec: PreparationSpec, known: Set[str], file: str) -> str:
+def _parse_suggestion(suggested: str, spec: PreparationSpec, known: Set[str], file: str) -> str:
     """Return the label string of a suggestion. Its classes must be classes of training rows."""
 
     def name(label: str) -> str:
@@ -152,4 +152,4 @@ def _spelled(suggested: str, spec: PreparationSpec, known: Set[str], file: str) 
         what = f"{file} gives a row the label {label!r:.60}, which no row of the sources has that is trained on"
         raise UserError(what, remedy=remedy)
 
-    return name(suggested) if spec.label_kind == ONE else spec.read_options.labelling.label(suggested, name)
+    return name(suggested) if spec.label_kind == ONE else spec.read_options.labelling.parse(suggested, name)

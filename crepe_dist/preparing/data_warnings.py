@@ -9,26 +9,26 @@ from typing import Any
 from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.formatting import join_words, number, percent, pluralize
-from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8
+from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
-from crepe_dist.preparing.similar_names import similar_names
+from crepe_dist.preparing.similar_names import find_similar_names
 from crepe_dist.settings.options import MIN_FEATURE_LEN
 
-FEW_ROWS = 50
+MIN_ROWS_PER_CLASS = 50
 MAX_SHOWN = 10  # classes
 MAX_FLAGS = 4  # flags in a remedy, so that the terminal cuts none
-MAX_VALUES = 0.5  # values of a category, by training row
-NOTABLE = 0.005  # fraction of the rows from which a defect is reported
-Warned = tuple[str, str, str]  # what is wrong, why, and what to do
+MAX_CATEGORY_RATIO = 0.5  # values of a category, by training row
+MIN_DEFECT_FRACTION = 0.005  # fraction of the rows from which a defect is reported
+DataWarning = tuple[str, str, str]  # what is wrong, why, and what to do
 
 
 def data_warnings(summary: dict[str, Any]) -> list[dict[str, str]]:
     """Judge the numbers of a report."""
-    found = [*_of_reading(summary), *_of_classes(summary), *_of_texts(summary)]
+    found = [*_warn_about_reading(summary), *_warn_about_classes(summary), *_warn_about_texts(summary)]
     return [dict(zip(("what", "why", "do"), each)) for each in found]
 
 
-def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
+def _warn_about_reading(summary: dict[str, Any]) -> Iterator[DataWarning]:
     reasons = summary["quarantine"]["reasons"]
     corrected = summary.get("corrections", {})
     if corrected.get("stale"):
@@ -49,7 +49,7 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
         what = (
             f"{pluralize(wrong, 'row')} {'is' if wrong == 1 else 'are'} not UTF-8, and {'is' if wrong == 1 else 'are'}"
         )
-        yield f"{what} left out", "the file probably has another encoding", FROM_WINDOWS
+        yield f"{what} left out", "the file probably has another encoding", ENCODING_REMEDY
     for source in summary["sources"]:
         if source.get("doubt"):
             what, _, remedy = source["doubt"].partition("; ")
@@ -69,20 +69,21 @@ def _of_reading(summary: dict[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
+def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
     classes = summary["classes"]
     train = summary["splits"]["train"]["classes"]
     all_classes = pluralize(len(classes), "class", "classes")
-    small = [f"{name} ({count})" for name, count in zip(classes, train) if count < FEW_ROWS]
+    small = [f"{name} ({count})" for name, count in zip(classes, train) if count < MIN_ROWS_PER_CLASS]
     if small:
         yield (
-            f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {FEW_ROWS} training rows",
+            f"{len(small)} of {all_classes} {'has' if len(small) == 1 else 'have'} fewer than {MIN_ROWS_PER_CLASS} "
+            f"training rows",
             ", ".join(small[:MAX_SHOWN]) + " …" * (len(small) > MAX_SHOWN),
             "collect more rows, or merge these classes with others: a network learns little from so few",
         )
     totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
     of_class = dict(zip(classes, totals))
-    if alike := similar_names(of_class, summary.get("levels", "")):
+    if alike := find_similar_names(of_class, summary.get("levels", "")):
         pairs = [f"{rare!r:.60} like {usual!r:.60}" for rare, usual in alike[:MAX_SHOWN]]
         by_flag = [f"{rare}={usual}" for rare, usual in alike if "=" not in rare][:MAX_FLAGS]  # which ends the name
         flags = " ".join(f"--rename {shlex.quote(each)}" for each in by_flag)
@@ -102,10 +103,10 @@ def _of_classes(summary: dict[str, Any]) -> Iterator[Warned]:
         )
 
 
-def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
+def _warn_about_texts(summary: dict[str, Any]) -> Iterator[DataWarning]:
     feature_len, lengths = summary["encoding"]["feature_len"], summary["lengths"]
     for column in summary["beside"]:
-        if column["values"] > MAX_VALUES * summary["splits"]["train"]["rows"]:
+        if column["values"] > MAX_CATEGORY_RATIO * summary["splits"]["train"]["rows"]:
             yield (
                 f"column {column['name']} has {pluralize(column['values'], 'value')}, nearly one for each training row",
                 "it tells nothing about new rows",
@@ -130,13 +131,13 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
             else "--alphabet auto makes an alphabet from the characters of these texts",
         )
     noticed, read = summary["noticed"], summary["rows"]["read"]
-    if noticed[HTML] >= NOTABLE * read and not summary["strip_html"]:
+    if noticed[HTML] >= MIN_DEFECT_FRACTION * read and not summary["strip_html"]:
         yield (
             f"{pluralize(noticed[HTML], 'row')} of {number(read)} contain HTML",
             "the network reads tags as text",
             "--strip-html removes HTML, here and in prediction",
         )
-    if noticed[GARBLED] >= NOTABLE * read:
+    if noticed[GARBLED] >= MIN_DEFECT_FRACTION * read:
         named = summary["file_encoding"]
         yield (
             f"{pluralize(noticed[GARBLED], 'row')} of {number(read)} contain garbled characters, such as Ã¼ for ü",
@@ -166,7 +167,7 @@ def _of_texts(summary: dict[str, Any]) -> Iterator[Warned]:
             )
     conflicting = summary["duplicates"]["conflicting"]
     labelled = sum(each["rows"] for each in summary["splits"].values())
-    if conflicting >= NOTABLE * labelled:
+    if conflicting >= MIN_DEFECT_FRACTION * labelled:
         yield (
             f"{percent(conflicting, labelled)} of the rows have the text of an earlier row, but another label",
             f"{pluralize(conflicting, 'such row')}: the text does not tell which one is right; --dedupe keeps the "

@@ -17,8 +17,8 @@ from crepe_dist import files
 from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
 from crepe_dist.data.text_preprocessing import join, with_values
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import LOOK_AT
-from crepe_dist.preparing.formats.columns import ColumnSpec, choose
+from crepe_dist.preparing.formats import DETECTION_ROWS
+from crepe_dist.preparing.formats.columns import ColumnSpec, choose_columns
 
 
 def is_table(source: object) -> bool:
@@ -26,7 +26,7 @@ def is_table(source: object) -> bool:
     return isinstance(source, Mapping) or (hasattr(source, "columns") and hasattr(source, "items"))
 
 
-def write_table(table: Any, path: Path, wanted: ColumnSpec, *, labelled: bool = True) -> ColumnSpec:
+def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = True) -> ColumnSpec:
     """Write the columns of label and text as JSON Lines, a line per row, in order; line n is row n, from 1.
 
     Returns:
@@ -37,13 +37,13 @@ def write_table(table: Any, path: Path, wanted: ColumnSpec, *, labelled: bool = 
     """
     name = path.stem
     items = [(str(key), column) for key, column in table.items()]
-    columns = _columns(items, name, files.has_guards([key for key, _ in items]))
+    columns = _to_lists(items, name, files.has_guards([key for key, _ in items]))
     if not any(map(len, columns.values())):
         raise UserError(f"{name} has no rows", remedy=f"give texts{' and their labels' * labelled}")
     names = list(columns)
-    first = list(zip(*([_spelled(value) for value in column[:LOOK_AT]] for column in columns.values())))
-    chosen = choose(name, names, wanted, label_given=not labelled, rows=first)
-    labels, texts = chosen.named(chosen.labels), chosen.named(chosen.texts)
+    first = list(zip(*([_to_text(value) for value in column[:DETECTION_ROWS]] for column in columns.values())))
+    chosen = choose_columns(name, names, spec, has_label=not labelled, rows=first)
+    labels, texts = chosen.names_at(chosen.labels), chosen.names_at(chosen.texts)
     places = (chosen.label, chosen.weight, chosen.id)
     label, weight, id_ = (None if place is None else names[place] for place in places)
     for each in texts:
@@ -51,76 +51,76 @@ def write_table(table: Any, path: Path, wanted: ColumnSpec, *, labelled: bool = 
         if not isinstance(value, str):
             what = f"{name}: column {each!r} is not text, but {value!r:.40} of type {type(value).__name__}"
             raise UserError(what, remedy="name a column of strings with --text-column")
-    beside = chosen.named(chosen.beside)
+    beside = chosen.names_at(chosen.feature_columns)
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
         stream.write(codecs.BOM_UTF8)  # --encoding applies to files, such as a test file
         for values in zip(*(columns[each] for each in (*plain, *beside, *texts))):
-            row = {each: _label(value) for each, value in zip(plain, values)}
-            row |= {each: value_text(value) for each, value in zip(beside, values[len(plain) :])}
-            row |= {each: _text(value) for each, value in zip(texts, values[len(plain) + len(beside) :])}
+            row = {each: _label_to_json(value) for each, value in zip(plain, values)}
+            row |= {each: format_value(value) for each, value in zip(beside, values[len(plain) :])}
+            row |= {each: _text_to_json(value) for each, value in zip(texts, values[len(plain) + len(beside) :])}
             # A lone surrogate becomes bytes that are not UTF-8, which reading rejects with that reason.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    end = len(wanted.categories)
+    end = len(spec.categories)
     return ColumnSpec(label, texts, weight, labels, id_, categories=beside[:end], numbers=beside[end:])
 
 
-def label_type(table: Any, label: str | None) -> str:
+def find_label_type(table: Any, label: str | None) -> str:
     """Return the type of the labels in a column of a table, one of ``LABEL_TYPES``; empty: text.
 
     The labels of a row may be a list or a mapping.
     """
     column = next((column for key, column in table.items() if str(key) == label), ())
-    each = chain.from_iterable(value if _are_several(value) else [value] for value in column)
-    found = {type(_plain(value)).__name__ for value in each if not is_missing(value)}
+    each = chain.from_iterable(value if _is_iterable(value) else [value] for value in column)
+    found = {type(_to_python(value)).__name__ for value in each if not is_missing(value)}
     if found == {INT, FLOAT}:  # a column with gaps
         return FLOAT
     return found.pop() if len(found) == 1 and found.issubset(LABEL_TYPES) else ""
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     """Convert a number or a bool of NumPy to one of Python."""
     return value.item() if isinstance(value, (np.number, np.bool_)) else value
 
 
-def _are_several(value: Any) -> bool:
+def _is_iterable(value: Any) -> bool:
     return not isinstance(value, (str, bytes)) and hasattr(value, "__iter__")
 
 
-def text_column(table: Any, wanted: ColumnSpec) -> Sequence[Any]:
+def extract_table_texts(table: Any, spec: ColumnSpec) -> Sequence[Any]:
     """Return the texts of a table without labels, and the values of columns beside them, composed as those of a file.
 
     Only these columns are converted.
     """
     items = [(str(key), column) for key, column in table.items()]
-    chosen = choose("the table", [key for key, _ in items], wanted, label_given=True)
-    names, beside = chosen.named(chosen.texts), chosen.named(chosen.beside)
+    chosen = choose_columns("the table", [key for key, _ in items], spec, has_label=True)
+    names, beside = chosen.names_at(chosen.texts), chosen.names_at(chosen.feature_columns)
     chosen_items = [(key, column) for key, column in items if key in (*names, *beside)]
-    columns = _columns(chosen_items, "the table", files.has_guards([key for key, _ in items]))
+    columns = _to_lists(chosen_items, "the table", files.has_guards([key for key, _ in items]))
     texts, values = ([columns[name] for name in each] for each in (names, beside))
-    joined = texts[0] if len(texts) == 1 else [_joined(of_row) for of_row in zip(*texts)]
-    return [_with_values(*row) for row in zip(joined, *values)] if values else joined
+    joined = texts[0] if len(texts) == 1 else [_join_texts(of_row) for of_row in zip(*texts)]
+    return [_append_values(*row) for row in zip(joined, *values)] if values else joined
 
 
-def _with_values(text: Any, *values: Any) -> Any:
+def _append_values(text: Any, *values: Any) -> Any:
     """Append the values of a row to its text; return a text that is none as it is, for its message."""
     text = "" if is_missing(text) else text
-    return with_values(text, list(map(value_text, values))) if isinstance(text, str) else text
+    return with_values(text, list(map(format_value, values))) if isinstance(text, str) else text
 
 
-def value_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return the value of a column beside the text as a file has it; empty for a missing one."""
     return "" if is_missing(value) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _joined(values: Sequence[Any]) -> Any:
+def _join_texts(values: Sequence[Any]) -> Any:
     """Join the texts of a row; return the first value that is neither a text nor missing instead, for its message."""
     texts = ["" if is_missing(value) else value for value in values]
     not_texts = [value for value in texts if not isinstance(value, str)]
     return not_texts[0] if not_texts else join(texts)
 
 
-def _columns(items: Sequence[tuple[str, Any]], name: str, has_guards: bool) -> dict[str, Sequence[Any]]:
+def _to_lists(items: Sequence[tuple[str, Any]], name: str, has_guards: bool) -> dict[str, Sequence[Any]]:
     for key, count in Counter(key for key, _ in items).items():
         if count > 1:
             raise UserError(f"{name} has several columns named {key!r}", remedy="rename them, or leave all but one out")
@@ -148,38 +148,38 @@ def _columns(items: Sequence[tuple[str, Any]], name: str, has_guards: bool) -> d
 
 def is_missing(value: object) -> bool:
     """Tell whether a value is None, NaN, or pandas' NA or NaT."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in MISSING_TYPES
 
 
-_MISSING = ("NAType", "NaTType")  # pandas is not imported for them
+MISSING_TYPES = ("NAType", "NaTType")  # pandas is not imported for them
 
 
-def _label(value: Any) -> Any:
+def _label_to_json(value: Any) -> Any:
     """Convert a label to a value of JSON. Whole numbers lose the `.0` that pandas adds to a column with gaps."""
     if is_missing(value):
         return None
-    value = _plain(value)
+    value = _to_python(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):
-        return {_name(name): _label(share) for name, share in value.items()}
+        return {_class_to_text(name): _label_to_json(share) for name, share in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(map(_name, value))
-    if _are_several(value):  # a list, a tuple, an array
-        return [_label(item) for item in value]
+        return sorted(map(_class_to_text, value))
+    if _is_iterable(value):  # a list, a tuple, an array
+        return [_label_to_json(item) for item in value]
     return value if isinstance(value, (str, bool, int, float)) else str(value)
 
 
-def _name(value: Any) -> str:
+def _class_to_text(value: Any) -> str:
     """Return the name of a class that is a key of a mapping, or in a set, as a list of labels spells it."""
-    label = _label(value)
+    label = _label_to_json(value)
     return label if isinstance(label, str) else json.dumps(label)
 
 
-def _text(value: Any) -> Any:
+def _text_to_json(value: Any) -> Any:
     """Convert a text to a value of JSON. Reading rejects True as not a text."""
     return None if is_missing(value) else value if isinstance(value, str) else True
 
 
-def _spelled(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return "" if is_missing(value) else str(value)

@@ -21,14 +21,14 @@ from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.spool import RowSubset
 from crepe_dist.preparing.worker_pool import WorkerPool
 
-PIECE = 1 << 15  # rows per task
+TASK_ROWS = 1 << 15  # rows per task
 Floats = npt.NDArray[np.float64]
 MAX_CATEGORIES = MAX_PAIRED + MAX_CHARACTERS  # categories of a column of which some can have codes
 NUM_QUANTILE_BINS = 16  # of a number, with about as many rows in each
 
 
 def fit_feature_columns(
-    wanted: ColumnSpec, training: RowSubset, workers: WorkerPool
+    spec: ColumnSpec, training: RowSubset, workers: WorkerPool
 ) -> tuple[tuple[FeatureColumn, ...], str]:
     """Describe the columns beside the text by the training rows; return them and the characters of their values.
 
@@ -37,21 +37,21 @@ def fit_feature_columns(
     Raises:
         UserError: a column has no values, or there are too many columns of many values.
     """
-    counts: list[Counter[str]] = [Counter() for _ in wanted.beside]
-    pieces = (training[start : start + PIECE] for start in range(0, len(training), PIECE))
-    for found in workers.in_order(count_values, pieces):
+    counts: list[Counter[str]] = [Counter() for _ in spec.feature_columns]
+    pieces = (training[start : start + TASK_ROWS] for start in range(0, len(training), TASK_ROWS))
+    for found in workers.map_in_order(count_values, pieces):
         for total, of_piece in zip(counts, found):
             total.update(of_piece)
     columns: list[FeatureColumn] = []
     frequencies: list[int] = []
-    for name, values in zip(wanted.beside, counts):
-        if name in wanted.numbers:
+    for name, values in zip(spec.feature_columns, counts):
+        if name in spec.numbers:
             for nan in [value for value in values if value and not numeric(value)]:
                 values[""] += values.pop(nan)
         missing = values.pop("", 0)
         if not values:
             raise UserError(f"column {name!r} is empty in all training rows", remedy="leave it out")
-        if name in wanted.categories:
+        if name in spec.categories:
             categories = sorted(values, key=lambda value: (-values[value], value))[:MAX_CATEGORIES]
             columns.append(FeatureColumn(name, tuple(categories)))
             frequencies += [missing, *(values[category] for category in categories)]
@@ -71,9 +71,9 @@ def fit_feature_columns(
     return tuple(columns), "".join(characters[number] for number in order)
 
 
-def count_values(piece: RowSubset) -> list[Counter[str]]:
+def count_values(subset: RowSubset) -> list[Counter[str]]:
     """Count the values of each column beside the text in some rows, without blanks around them. Runs in a worker."""
-    rows = [text.decode("utf-8").split(FIELD_SEPARATOR)[1:] for text in piece.texts().get(piece.records())]
+    rows = [text.decode("utf-8").split(FIELD_SEPARATOR)[1:] for text in subset.texts().get(subset.records())]
     return [Counter(map(category, column)) for column in zip(*rows)]
 
 

@@ -29,27 +29,27 @@ from crepe_dist.preparing.spool import RowSubset
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
 from crepe_dist.settings.options import MAX_AUTO_LENGTH, MIN_FEATURE_LEN, STEP, WHOLE
 
-PIECE = 1 << 15  # rows per task
-PIECE_BYTES = 1 << 20  # bytes of text that are counted at a time
-SAMPLE = 1 << 14  # maximum number of rows that are read to decide on a new alphabet, or a length in codes
-MISSED = 0.01  # a new alphabet is worthwhile if it covers more in this share of the characters, or of the rows
-LOST = 0.2  # share of its letters that counts as a row's loss
+TASK_ROWS = 1 << 15  # rows per task
+CHUNK_BYTES = 1 << 20  # bytes of text that are counted at a time
+MAX_SAMPLE_ROWS = 1 << 14  # maximum number of rows that are read to decide on a new alphabet, or a length in codes
+MIN_COVERAGE_GAIN = 0.01  # a new alphabet must cover at least this fraction more of the characters, or of the rows
+MIN_LETTER_GAIN = 0.2  # share of its letters that counts as a row's loss
 
 
-def fitting_length(codes: npt.NDArray[Any]) -> int:
+def fit_length(lengths: npt.NDArray[Any]) -> int:
     """Return the fitted ``feature_len`` for texts with these numbers of codes [n]."""
-    needed = int(np.percentile(codes, WHOLE, method="inverted_cdf"))
+    needed = int(np.percentile(lengths, WHOLE, method="inverted_cdf"))
     steps = -(-max(0, needed - MIN_FEATURE_LEN) // STEP)
     return min(MIN_FEATURE_LEN + steps * STEP, MAX_AUTO_LENGTH)
 
 
 def fit_encoder(
     spec: PreparationSpec,
-    composition: TextPreprocessor,
-    values: str,
+    preprocessor: TextPreprocessor,
+    value_characters: str,
     training: RowSubset,
     workers: WorkerPool,
-    show: ProgressCallback,
+    show_progress: ProgressCallback,
 ) -> CharEncoder:
     """Return ``spec.encoding`` with the parameters that are fitted to the training texts.
 
@@ -61,19 +61,21 @@ def fit_encoder(
             others are not read.
         training: training and unlabelled rows, at least one.
     """
-    count_points = partial(count_points_of, bool(composition.beside))
-    sample = training[:: -(-len(training) // SAMPLE)]
-    encoding = spec.encoding
-    is_needed = spec.fit_alphabet == IF_NEEDED and _coverage_gain(encoding, sample, count_points) >= MISSED
+    count_points = partial(count_code_points, bool(preprocessor.beside))
+    sample = training[:: -(-len(training) // MAX_SAMPLE_ROWS)]
+    encoding = spec.encoder
+    is_needed = spec.fit_alphabet == IF_NEEDED and _coverage_gain(encoding, sample, count_points) >= MIN_COVERAGE_GAIN
     if spec.fit_alphabet == ALWAYS or is_needed:
         counts: Counter[int] = Counter()
-        pieces = (training[i : i + PIECE] for i in range(0, len(training), PIECE))
-        for done, piece_counts in enumerate(workers.in_order(count_points, pieces), 1):
+        pieces = (training[i : i + TASK_ROWS] for i in range(0, len(training), TASK_ROWS))
+        for done, piece_counts in enumerate(workers.map_in_order(count_points, pieces), 1):
             counts.update(piece_counts)
-            show("counting characters", min(done * PIECE, len(training)), len(training))
+            show_progress("counting characters", min(done * TASK_ROWS, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
-    if values:
-        own, rare = split_frequent_and_rare(values, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired))
+    if value_characters:
+        own, rare = split_frequent_and_rare(
+            value_characters, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired)
+        )
         alphabet, paired = (
             sort_alphabet(encoding.alphabet + "".join(own)),
             sort_alphabet(encoding.paired + "".join(rare)),
@@ -83,13 +85,13 @@ def fit_encoder(
         needed = training.column("characters")
         codes = encoding.lengths(
             [
-                composition.without_html_stripping.text(text.decode("utf-8"))
+                preprocessor.without_html_stripping.text(text.decode("utf-8"))
                 for text in sample.texts().get(sample.records())
             ]
         )
         if (codes != sample.column("characters")).any():  # some characters have several codes
             needed = codes
-        encoding = replace(encoding, feature_len=fitting_length(needed))
+        encoding = replace(encoding, feature_len=fit_length(needed))
     return encoding
 
 
@@ -116,14 +118,14 @@ def _coverage_gain(
     for text in sample.texts().get(sample.records()) if changed else ():
         letters = [] if changed.keys().isdisjoint(decoded := text.decode("utf-8")) else [*filter(str.isalpha, decoded)]
         gained = sum(changed.get(letter, 0) for letter in letters)
-        rows += (gained >= LOST * len(letters) > 0) - (gained <= -LOST * len(letters) < 0)
+        rows += (gained >= MIN_LETTER_GAIN * len(letters) > 0) - (gained <= -MIN_LETTER_GAIN * len(letters) < 0)
     return max(float((gain * times).sum() / max(1, times.sum())), rows / len(sample))
 
 
-def count_points_of(has_values: bool, piece: RowSubset) -> dict[int, int]:
+def count_code_points(has_values: bool, subset: RowSubset) -> dict[int, int]:
     """Count the code points in the texts of some rows, without the values beside them. Runs in a worker."""
-    texts, rows = piece.texts(), piece.records()
-    full = np.cumsum(rows["bytes"], dtype=np.int64) // PIECE_BYTES
+    texts, rows = subset.texts(), subset.records()
+    full = np.cumsum(rows["bytes"], dtype=np.int64) // CHUNK_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
     for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
         found = texts.get(chunk)

@@ -15,15 +15,15 @@ from crepe_dist.errors import UserError
 from crepe_dist.files import read_json, temporary_folder
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.corrections import read_corrections
-from crepe_dist.preparing.fit_encoder import MISSED
+from crepe_dist.preparing.fit_encoder import MIN_COVERAGE_GAIN
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.preparation import check_out, prepare
 from crepe_dist.preparing.renaming import read_renames
 from crepe_dist.preparing.sources import SAMPLE_DEDUPE, SAMPLE_FEATURE_LEN, ReadOptions, Source, find_sources
 from crepe_dist.preparing.spec import ALWAYS, FIXED, IF_NEEDED, MAX_BAD, PreparationSpec
-from crepe_dist.preparing.splitting import DEDUPE, VALIDATION_FROM, SplitOptions
-from crepe_dist.preparing.worker_pool import ProgressCallback, Say, no_progress, unsaid
+from crepe_dist.preparing.splitting import DEDUPE, MIN_ROWS_FOR_VALIDATION, SplitOptions
+from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, no_progress, print_nothing
 from crepe_dist.settings.fields import (
     ANY_TEXT,
     COLUMN,
@@ -46,7 +46,7 @@ from crepe_dist.settings.options import MAX_AUTO_LENGTH
 AUTO = "auto"  # fitted to the training texts
 STANDARD = "standard"  # the standard alphabet of the mode
 LABELS_CHOICES = {"single": ONE, "multilabel": SEVERAL, "soft": SOFT}  # values of --labels, and the values in files
-CORRECTED = TRAINING, ALL = "train", "all"  # values of --correct
+CORRECT_CHOICES = TRAINING, ALL = "train", "all"  # values of --correct
 
 
 class FileOrFraction(ValueType):
@@ -142,13 +142,13 @@ class PreparationFlags(ColumnFlags, Command):
         "splits in which --corrections may change labels. train: the training split only, because a model that "
         "suggested the labels of the test split would score too well on it. all: also the validation and the test "
         "split, once a person has read every row of the list. Default: train",
-        Choice(CORRECTED),
+        Choice(CORRECT_CHOICES),
     )
     test: Any = setting(None, "test split; default: the sources' own test files, else 0.2", FileOrFraction())
     validation: Any = setting(
         None,
         "split for choosing the best epoch and stopping early; default: the sources' own validation files, else 0.1 of "
-        f"at least {VALIDATION_FROM:,} rows",
+        f"at least {MIN_ROWS_FOR_VALIDATION:,} rows",
         FileOrFraction(),
     )
     unlabelled: tuple[str, ...] = setting(
@@ -189,8 +189,8 @@ class PreparationFlags(ColumnFlags, Command):
         None,
         "known characters. standard: the standard alphabet of the mode. auto: the characters of the training texts. A "
         "prepared folder, a run, or a checkpoint's .json: the alphabet of that model. Default: auto if it covers more "
-        f"in {100 * MISSED:g} % of the texts or characters, else standard. A character that loses its accent is not "
-        "covered",
+        f"in {100 * MIN_COVERAGE_GAIN:g} % of the texts or characters, else standard. A character that loses its "
+        "accent is not covered",
         NON_EMPTY,
     )
     processes: Optional[int] = setting(None, "number of worker processes; default: one per core", int_range(1, 4096))
@@ -198,11 +198,11 @@ class PreparationFlags(ColumnFlags, Command):
 
     def prepare(
         self,
-        page: Optional[Callable[[dict[str, Any]], str]],
+        render_page: Optional[Callable[[dict[str, Any]], str]],
         command: str,
-        show: ProgressCallback = no_progress,
+        show_progress: ProgressCallback = no_progress,
         copies: Optional[Path] = None,
-        say: Say = unsaid,
+        print_line: PrintLine = print_nothing,
     ) -> dict[str, Any]:
         """Run the preparation, and return the numbers of the report.
 
@@ -222,7 +222,9 @@ class PreparationFlags(ColumnFlags, Command):
             check_out(self.out, self.overwrite)  # before a long download
             self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
             with temporary_folder(self.out.absolute().parent) as folder:  # on the disk of the data set
-                paths = {url: str(remote.download(url, folder, show=show)) for url in dict.fromkeys(urls)}
+                paths = {
+                    url: str(remote.download(url, folder, show_progress=show_progress)) for url in dict.fromkeys(urls)
+                }
                 local = replace(
                     self,
                     source=tuple(paths.get(name, name) for name in self.source),
@@ -230,7 +232,9 @@ class PreparationFlags(ColumnFlags, Command):
                     validation=paths.get(self.validation, self.validation),
                     unlabelled=tuple(paths.get(name, name) for name in self.unlabelled),
                 )
-                return local.as_given(self.given).prepare(page, remote.redact_url(command), show, folder, say)
+                return local.as_given(self.given).prepare(
+                    render_page, remote.redact_url(command), show_progress, folder, print_line
+                )
         spec = self.to_spec()
         sources = self._find_sources(spec.read_options)
         if copies:  # a name that had to be a path does not say where the copy was
@@ -242,9 +246,9 @@ class PreparationFlags(ColumnFlags, Command):
             processes=self.processes,
             overwrite=self.overwrite,
             command=command,
-            page=page,
-            show=show,
-            say=say,
+            render_page=render_page,
+            show_progress=show_progress,
+            print_line=print_line,
         )
 
     def to_spec(self) -> PreparationSpec:
@@ -266,7 +270,7 @@ class PreparationFlags(ColumnFlags, Command):
             self.mode,  # type: ignore[arg-type]
             MAX_AUTO_LENGTH if length == AUTO else length,
             None,
-            *(("", "") if self.alphabet in (None, AUTO, STANDARD) else _alphabet_of(Path(self.alphabet or ""))),
+            *(("", "") if self.alphabet in (None, AUTO, STANDARD) else _read_alphabet(Path(self.alphabet or ""))),
         )
         split = SplitOptions(
             test=self.test if isinstance(self.test, float) else 0.2,
@@ -292,11 +296,11 @@ class PreparationFlags(ColumnFlags, Command):
 
     def _read_options(self) -> ReadOptions:
         """Return the options of reading the source files."""
-        labelling, columns = self._labelling()
+        labelling, columns = self._parse_label_flags()
         wanted = ColumnSpec(
             self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
         )
-        if wanted.beside and self.mode == "notebook":
+        if wanted.feature_columns and self.mode == "notebook":
             why = "it reads the beginning of a text, and values follow it"
             raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
         renames = read_renames(self.rename)
@@ -308,15 +312,15 @@ class PreparationFlags(ColumnFlags, Command):
         """Find the source files, and refuse flags of splits that these files contradict."""
         shares = {"test": self.test, "validation": self.validation}
         files = {name: part for name, part in shares.items() if isinstance(part, str)}
-        sources = find_sources(self.source, reading=options, unlabelled=self.unlabelled, **files)
+        sources = find_sources(self.source, options=options, unlabelled=self.unlabelled, **files)
         _check_fractions(sources, shares)
-        if shares.keys() <= {source.part for source in sources}:
+        if shares.keys() <= {source.split for source in sources}:
             self.refuse(["stratified"], "no split is drawn: all are files")
         return sources
 
-    def _labelling(self) -> tuple[LabelFormat, tuple[str, ...]]:
+    def _parse_label_flags(self) -> tuple[LabelFormat, tuple[str, ...]]:
         """Return the labels of rows, and the columns of the classes."""
-        columns = names_in(self.label_columns)
+        columns = split_names(self.label_columns)
         separator = self.label_separator or ""
         spelling = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
         kind = LABELS_CHOICES[spelling]
@@ -343,12 +347,12 @@ class PreparationFlags(ColumnFlags, Command):
         return LabelFormat(kind, separator, self.levels or "", self.label_type), columns
 
 
-def names_in(flag: Optional[str]) -> tuple[str, ...]:
+def split_names(flag: Optional[str]) -> tuple[str, ...]:
     """Return the names that a flag gives, separated by commas."""
     return tuple(name.strip() for name in (flag or "").split(",") if name.strip())
 
 
-def _alphabet_of(path: Path) -> tuple[str, str]:
+def _read_alphabet(path: Path) -> tuple[str, str]:
     """Read the custom alphabet of a prepared folder, a run or a checkpoint's description, and its rare characters."""
     if path.is_dir():  # all checkpoints of a run have the same
         path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)  # not the scores beside them
@@ -366,7 +370,7 @@ def _alphabet_of(path: Path) -> tuple[str, str]:
 
 def _check_fractions(sources: Sequence[Source], shares: dict[str, Any]) -> None:
     for part, value in shares.items():
-        names = [source.name for source in sources if source.part == part]
+        names = [source.name for source in sources if source.split == part]
         if isinstance(value, float) and value > 0 and names:
             raise UserError(
                 f"--{part} {value:g} cannot be used: the sources have their own {part} split, {', '.join(names)[:200]}",

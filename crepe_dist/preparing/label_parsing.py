@@ -18,10 +18,10 @@ import numpy as np
 from crepe_dist.data.targets import MAX_LABELS, ONE, PROB_SCALE, SOFT, Pairs
 from crepe_dist.data.text_preprocessing import category
 
-Name = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
+ParseClassName = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
 WHITE_SPACE = "space"  # as --label-separator
-MANY = "several labels"
+MULTIPLE_LABELS = "several labels"
 ABSENT = ""
 FASTTEXT = "__label__"
 
@@ -47,15 +47,15 @@ class LabelFormat:
     levels: str = ""
     type: str = ""
 
-    def label(self, cell: str, name: Name) -> str:
+    def parse(self, cell: str, name: ParseClassName) -> str:
         """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""
-        return _encoded(self._soft(cell, name) if self.kind == SOFT else self._several(cell, name))
+        return _encode_units(self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name))
 
-    def path(self, cell: str) -> str:
+    def join_levels(self, cell: str) -> str:
         """Join the levels of a label that have a column each (``labels_to_cell``); raise ``ValueError`` if they
         cannot be.
         """
-        parts = list(map(category, _json(cell).values()))
+        parts = list(map(category, _parse_json(cell).values()))
         while parts and not parts[-1]:
             parts.pop()  # a code of fewer levels
         if not all(parts):
@@ -64,13 +64,13 @@ class LabelFormat:
             raise ValueError(f"unusable level: {unusable!r:.40} contains the separator of --levels")
         return self.levels.join(parts)
 
-    def _several(self, cell: str, name: Name) -> dict[str, int]:
+    def _parse_multilabel(self, cell: str, name: ParseClassName) -> dict[str, int]:
         labels: Iterable[str]
-        values = _json(cell)
+        values = _parse_json(cell)
         if isinstance(values, dict):
             labels = [label for label, value in values.items() if _is_set(label, value)]
         elif isinstance(values, list):
-            labels = _list(values)
+            labels = _names_in_list(values)
         elif self.separator == WHITE_SPACE:
             labels = cell.split()
         else:
@@ -78,8 +78,8 @@ class LabelFormat:
             labels = [label for label in labels if label.strip()] or [""]
         return {name(label): PROB_SCALE for label in labels}
 
-    def _soft(self, cell: str, name: Name) -> dict[str, int]:
-        values = _json(cell)
+    def _parse_soft(self, cell: str, name: ParseClassName) -> dict[str, int]:
+        values = _parse_json(cell)
         if not isinstance(values, dict):
             return {name(cell): PROB_SCALE}
         shares: dict[str, float] = {}
@@ -96,10 +96,10 @@ class LabelFormat:
         if not 0 < total < math.inf:
             problem = "the sum of the row's shares is too large" if total else "all shares of the row are 0"
             raise ValueError(f"unusable share: {problem}")
-        return _units({label: share / total for label, share in shares.items()})
+        return _round_probs({label: share / total for label, share in shares.items()})
 
 
-def _units(shares: dict[str, float]) -> dict[str, int]:
+def _round_probs(shares: dict[str, float]) -> dict[str, int]:
     """Round shares to whole units with the exact sum, by largest remainders."""
     units = {label: int(share * PROB_SCALE) for label, share in shares.items()}
     order = sorted(shares, key=lambda label: units[label] - shares[label] * PROB_SCALE)
@@ -108,7 +108,7 @@ def _units(shares: dict[str, float]) -> dict[str, int]:
     return {label: count for label, count in units.items() if count}
 
 
-def _encoded(units: dict[str, int]) -> str:
+def _encode_units(units: dict[str, int]) -> str:
     if len(units) > MAX_LABELS:
         raise ValueError(f"more than {MAX_LABELS:,} labels")
     return json.dumps(units, sort_keys=True, ensure_ascii=False)
@@ -129,28 +129,28 @@ def collect_classes(labels: Iterable[str], kind: str) -> set[str]:
     return {name for label in labels for name in parse_label(label, kind)}
 
 
-def encode_labels(labels: Sequence[str], number: Mapping[str, int]) -> Pairs:
+def encode_labels(labels: Sequence[str], class_index: Mapping[str, int]) -> Pairs:
     """Return the classes and shares of label strings, uint16 [labels, most, 2]; see ``data/targets``.
 
     Args:
         number: index of each class; labels with another class get no pairs.
     """
     sets = [json.loads(label) if label != ABSENT else {} for label in labels]
-    sets = [shares if shares.keys() <= number.keys() else {} for shares in sets]
+    sets = [shares if shares.keys() <= class_index.keys() else {} for shares in sets]
     pairs = np.zeros((len(sets), max(1, max(map(len, sets), default=1)), 2), np.uint16)
     for row, shares in zip(pairs, sets):
-        ordered = sorted((number[name], share) for name, share in shares.items())
+        ordered = sorted((class_index[name], share) for name, share in shares.items())
         if ordered:
             row[: len(ordered)] = ordered
     return pairs
 
 
-def fasttext_cell(words: Sequence[str], kind: str) -> str:
+def fasttext_labels_to_cell(words: Sequence[str], kind: str) -> str:
     """Return the cell for the ``__label__…`` words of a line; raise ``ValueError`` if several cannot be labels."""
     labels = [word[len(FASTTEXT) :] for word in words]
     if kind == ONE:
         if len(labels) > 1:
-            raise ValueError(f"{MANY}: {', '.join(labels)}"[:200])
+            raise ValueError(f"{MULTIPLE_LABELS}: {', '.join(labels)}"[:200])
         return labels[0] if labels else ""
     return json.dumps(labels, ensure_ascii=False) if labels else ""
 
@@ -162,13 +162,13 @@ def _is_set(label: str, value: Any) -> bool:
     return text in TRUE
 
 
-def _list(values: list[Any]) -> list[str]:
+def _names_in_list(values: list[Any]) -> list[str]:
     if any(isinstance(label, (dict, list)) or label is None for label in values):
         raise ValueError("unusable label: the list holds more than names")
     return [str(label).lower() if isinstance(label, bool) else str(label) for label in values]
 
 
-def _json(cell: str) -> Any:
+def _parse_json(cell: str) -> Any:
     """Return the object or the list that a cell holds; ``None`` if it holds neither."""
     if not cell.lstrip().startswith(("{", "[")):
         return None

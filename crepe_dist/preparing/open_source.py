@@ -15,8 +15,8 @@ from crepe_dist.data.text_preprocessing import EMPTY, strip_field_separators
 from crepe_dist.errors import UserError
 from crepe_dist.files import sha256
 from crepe_dist.preparing.formats import (
-    BLOCK,
-    LOOK_AT,
+    BATCH_BYTES,
+    DETECTION_ROWS,
     MAX_RECORD,
     NOT_UTF_8,
     TOO_LONG,
@@ -24,23 +24,23 @@ from crepe_dist.preparing.formats import (
     Parsed,
     RawBatch,
     Row,
-    parse_each,
+    parse_rows,
 )
 from crepe_dist.preparing.formats.columns import ResolvedColumns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
-from crepe_dist.preparing.formats.lines import STARTS_OF_JSON, LineReader, is_fasttext, open_fasttext, open_lines
+from crepe_dist.preparing.formats.lines import JSON_STARTS, LineReader, is_fasttext, open_fasttext, open_lines
 from crepe_dist.preparing.formats.tables import ExcelReader, TableParser, open_table
-from crepe_dist.preparing.sources import LINES, TEXTS, ReadOptions, Source, list_documents
+from crepe_dist.preparing.sources import LINES, LINES_OR_FASTTEXT, ReadOptions, Source, list_documents
 from crepe_dist.settings.fields import FORMATS, refuse
 from crepe_dist.settings.flags import UTF_8
 
-FILES = 256  # documents in a batch
-PARQUET = b"PAR1"  # first bytes of a Parquet file
+BATCH_FILES = 256  # documents in a batch
+PARQUET_MAGIC = b"PAR1"  # first bytes of a Parquet file
 
 
 # The reading options that have an effect on each format.
 TABULAR = {"header", "encoding", "text", "label"}
-HEEDED = {
+EFFECTIVE_OPTIONS = {
     "csv": TABULAR,
     "tsv": TABULAR,
     "xlsx": TABULAR - {"encoding"},
@@ -52,50 +52,50 @@ HEEDED = {
 }
 
 
-def heeded(source: Source, opened: OpenFile) -> set[str]:
+def effective_options(source: Source, opened: OpenFile) -> set[str]:
     """Return the reading options that have an effect on a source, and its format."""
     if source.format == SAMPLE:
         return set()
-    return HEEDED[opened.format] - ({"label"} if source.label else set()) | {opened.format}
+    return EFFECTIVE_OPTIONS[opened.format] - ({"label"} if source.label else set()) | {opened.format}
 
 
-def check_heeded(given: ReadOptions, options: Collection[str], names: str) -> None:
+def check_options_used(read_options: ReadOptions, used: Collection[str], names: str) -> None:
     """Raise ``UserError`` if an option that the user gave has an effect on none of the sources.
 
     Args:
         options: options that have an effect on some source, and the formats of the sources.
         names: names of the sources.
     """
-    columns = given.columns
+    columns = read_options.columns
     flags = {
-        "--input-format": (given.format, given.format is not None),
-        "--header": ("header", given.header != "auto"),
-        "--encoding": ("encoding", given.encoding is not None),
+        "--input-format": (read_options.format, read_options.format is not None),
+        "--header": ("header", read_options.header != "auto"),
+        "--encoding": ("encoding", read_options.encoding is not None),
         "--text-column": ("text", bool(columns.texts)),
         "--label": ("label", columns.label is not None),
         "--label-columns": ("label", bool(columns.labels)),
-        "--label-separator": ("label", bool(given.labelling.separator)),
+        "--label-separator": ("label", bool(read_options.labelling.separator)),
     }
-    unused = [flag for flag, (option, is_given) in flags.items() if is_given and option not in options]
+    unused = [flag for flag, (option, is_given) in flags.items() if is_given and option not in used]
     refuse(unused, "the format has no such thing, or the names of files and folders give it", on=f" on {names}")
 
 
-def open_source(source: Source, reading: ReadOptions, *, keep: bool = False, live: bool = False) -> OpenFile:
+def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = False, live: bool = False) -> OpenFile:
     """Open a source, and detect its format and columns from its first bytes unless ``reading`` gives them.
 
     Args:
         keep: keep the values of all columns in ``Row.cells``.
         live: pass rows from a pipe on as soon as they arrive.
     """
-    name, label, kind_of_labels = source.name, source.label, reading.labelling.kind
-    is_unlabelled = source.part == UNLABELLED
+    name, label, kind_of_labels = source.name, source.label, options.labelling.kind
+    is_unlabelled = source.split == UNLABELLED
     if is_unlabelled:  # no label is read, so any will do
         label, kind_of_labels = "", SEVERAL
-    if source.part != "train":  # scores do not use weights
-        reading = replace(reading, columns=replace(reading.columns, weight=None))
-    wanted, nested, encoding = reading.columns, kind_of_labels != ONE, reading.encoding or reading.default_encoding
+    if source.split != "train":  # scores do not use weights
+        options = replace(options, columns=replace(options.columns, weight=None))
+    wanted, nested, encoding = options.columns, kind_of_labels != ONE, options.encoding or options.default_encoding
     if source.format == "folder":
-        _check_no_columns(source, reading)
+        _check_no_columns(source, options)
         assert source.path is not None
         assert label is not None
         folder, parse = DocumentFolder(source.path, encoding), partial(_parse_documents, source.path, label, encoding)
@@ -107,65 +107,65 @@ def open_source(source: Source, reading: ReadOptions, *, keep: bool = False, liv
         if source.format == "parquet":
             from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
-            return open_parquet(source.path, name, wanted, label, keep=keep, nested=nested)
+            return open_parquet(source.path, name, wanted, label, keep_cells=keep_cells, nested=nested)
         sheet = ExcelReader(source.path, name)
-        return open_table("xlsx", sheet, name, wanted, reading.header, label, keep=keep)
-    json_encoding = reading.encoding or UTF_8
+        return open_table("xlsx", sheet, name, wanted, options.header, label, keep_cells=keep_cells)
+    json_encoding = options.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
     elif source.format is not None:  # A text that begins with a brace is not JSON then.
         json_encoding = encoding
     lines = LineReader(source.path, encoding, json_encoding=json_encoding, live=live)
     if source.format == SAMPLE:
-        _check_no_columns(source, reading)
+        _check_no_columns(source, options)
         lines.skip_lines(1)
         table = TableParser("tsv", ResolvedColumns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(name, lines, lines, table.parse, "tsv")
-    kind = source.format or _kind_of(lines.head, name, is_unlabelled)
-    if kind == TEXTS:
+    kind = source.format or _detect_format(lines.head, name, is_unlabelled)
+    if kind == LINES_OR_FASTTEXT:
         kind = "fasttext" if is_fasttext(lines.head) else LINES
     if kind in (LINES, "fasttext"):
-        _check_no_columns(source, reading)
+        _check_no_columns(source, options)
     if kind == LINES:
-        return open_lines(lines, name, keep=keep, strict=is_unlabelled)
+        return open_lines(lines, name, keep_cells=keep_cells, strict=is_unlabelled)
     if kind == "jsonl":
-        return open_json_lines(lines, name, wanted, label, keep=keep, nested=nested)
+        return open_json_lines(lines, name, wanted, label, keep_cells=keep_cells, nested=nested)
     if kind == "fasttext":
         if label is None:
             return open_fasttext(lines, name, kind_of_labels)
-        opened = open_fasttext(lines, name, SEVERAL, keep=keep, strict=is_unlabelled)
+        opened = open_fasttext(lines, name, SEVERAL, keep_cells=keep_cells, strict=is_unlabelled)
         return opened._replace(columns_description="text: other words, ignored: words with __label__")
     if kind == "parquet":
         lines.close()
-        return open_source(replace(source, format=kind), reading, keep=keep)
-    return open_table(kind, lines, name, wanted, reading.header, label, keep=keep)
+        return open_source(replace(source, format=kind), options, keep_cells=keep_cells)
+    return open_table(kind, lines, name, wanted, options.header, label, keep_cells=keep_cells)
 
 
 def _check_no_columns(source: Source, reading: ReadOptions) -> None:
     wanted = reading.columns
     # Of a model's columns, the values are missing then.
-    beside = () if wanted.preferred_texts else (("category", name) for name in wanted.beside)
+    beside = () if wanted.preferred_texts else (("category", name) for name in wanted.feature_columns)
     for flag, column in (("weight", wanted.weight), ("id", wanted.id), *beside):
         if column is not None and (flag != "id" or wanted.id_required):
             raise UserError(f"{source.name} has no columns, and so no {flag} {column!r}", remedy=f"leave --{flag} out")
 
 
-def read_options_for_unlabelled(reading: ReadOptions, opened: OpenFile) -> ReadOptions:
+def read_options_for_unlabelled(options: ReadOptions, opened: OpenFile) -> ReadOptions:
     """Return the options to read unlabelled texts with: their columns are those of the training file, if it has any.
 
     Their own label is not read, and an id is optional.
     """
-    wanted = replace(reading.columns, labels=(), weight=None, id_required=False)
+    wanted = replace(options.columns, labels=(), weight=None, id_required=False)
     if opened.columns is not None:
         wanted = replace(wanted, texts=(), preferred_texts=opened.texts, reference_columns=opened.columns)
-    return replace(reading, columns=wanted)
+    return replace(options, columns=wanted)
 
 
-def _kind_of(head: bytes, name: str, is_unlabelled: bool) -> str:
-    if head.startswith(PARQUET):
+def _detect_format(head: bytes, name: str, is_unlabelled: bool) -> str:
+    if head.startswith(PARQUET_MAGIC):
         return "parquet"
     line = head.lstrip().split(b"\n", 1)[0]
-    if line.startswith(b'{"' if is_unlabelled else STARTS_OF_JSON):
+    if line.startswith(b'{"' if is_unlabelled else JSON_STARTS):
         return "jsonl"
     if is_fasttext(line):
         return "fasttext"
@@ -186,7 +186,7 @@ def _parse_documents(folder: Path, label: str, encoding: str, batch: RawBatch) -
     def row(number: int, name: str) -> Row:
         return Row(number, label, strip_field_separators(_read_document(folder / name, encoding)), id=name)
 
-    return parse_each(enumerate(batch.content, start=batch.line), row)
+    return parse_rows(enumerate(batch.content, start=batch.line), row)
 
 
 class DocumentFolder:
@@ -198,14 +198,14 @@ class DocumentFolder:
         self._folder = folder
         self._names = list_documents(folder)
         # Workers read the documents, and each would repeat the warning.
-        first = () if encoding == UTF_8 else self._names[:LOOK_AT]
-        self.doubt = next(filter(None, (_doubt(folder / name, encoding) for name in first)), "")
+        first = () if encoding == UTF_8 else self._names[:DETECTION_ROWS]
+        self.encoding_warning = next(filter(None, (_encoding_warning(folder / name, encoding) for name in first)), "")
 
     def __iter__(self) -> Iterator[RawBatch]:
         start = size = 0
         for end, name in enumerate(self._names, start=1):
             size += (self._folder / name).stat().st_size
-            if end - start == FILES or size >= BLOCK or end == len(self._names):
+            if end - start == BATCH_FILES or size >= BATCH_BYTES or end == len(self._names):
                 self.position += size
                 yield RawBatch(start + 1, self._names[start:end], size)
                 start, size = end, 0
@@ -225,14 +225,14 @@ class DocumentFolder:
         pass
 
 
-def _doubt(path: Path, encoding: str) -> str:
+def _encoding_warning(path: Path, encoding: str) -> str:
     """Return ``LineReader.doubt`` about the start of a document; empty if it cannot be read."""
     try:
         lines = LineReader(path, encoding)
     except UserError:
         return ""
     lines.close()
-    return lines.doubt
+    return lines.encoding_warning
 
 
 def _read_document(path: Path, encoding: str) -> str:

@@ -19,10 +19,10 @@ from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files import printable, write_json, write_text
 from crepe_dist.invocation import command_line
-from crepe_dist.preparing.building import build
-from crepe_dist.preparing.quarantine import keep_quarantine, quarantine_beside
-from crepe_dist.preparing.reading import read
-from crepe_dist.preparing.renaming import rename
+from crepe_dist.preparing.building import build_dataset
+from crepe_dist.preparing.quarantine import quarantine_path, save_quarantine
+from crepe_dist.preparing.reading import read_sources
+from crepe_dist.preparing.renaming import rename_classes
 from crepe_dist.preparing.sources import (
     SAMPLE_DEDUPE,
     SAMPLE_FEATURE_LEN,
@@ -33,21 +33,21 @@ from crepe_dist.preparing.sources import (
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.preparing.summary import build_data_report
-from crepe_dist.preparing.worker_pool import ProgressCallback, Say, no_progress, open_worker_pool, unsaid
+from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, no_progress, open_worker_pool, print_nothing
 
-KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
+ARRAY_KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
 REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.REPORT, dataset.REPORT_NUMBERS)
-OURS = re.compile(
-    rf"({'|'.join(dataset.ALL_SPLITS)})\.({KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS))
+DATASET_FILES = re.compile(
+    rf"({'|'.join(dataset.ALL_SPLITS)})\.({ARRAY_KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS))
 )
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
-SMALL = 1 << 24  # bytes that one process reads before others have started
+SMALL_BYTES = 1 << 24  # bytes that one process reads before others have started
 
 
-def prepare_sample(out: Path, page: Callable[[dict[str, Any]], str] | None) -> None:
+def prepare_sample(out: Path, render_page: Callable[[dict[str, Any]], str] | None) -> None:
     """Prepare the sample as training does if it is missing; ``page`` renders its report."""
     spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT)
-    prepare(find_sources([dataset.SAMPLE]), out, spec, processes=1, page=page)
+    prepare(find_sources([dataset.SAMPLE]), out, spec, processes=1, render_page=render_page)
 
 
 def prepare(
@@ -58,9 +58,9 @@ def prepare(
     processes: int | None = None,
     overwrite: bool = False,
     command: str = "",
-    page: Callable[[dict[str, Any]], str] | None = None,
-    show: ProgressCallback = no_progress,
-    say: Say = unsaid,
+    render_page: Callable[[dict[str, Any]], str] | None = None,
+    show_progress: ProgressCallback = no_progress,
+    print_line: PrintLine = print_nothing,
 ) -> dict[str, Any]:
     """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
 
@@ -82,7 +82,7 @@ def prepare(
     options = spec.read_options
     if options.class_names is None and not options.columns.labels:
         spec = replace(spec, read_options=replace(options, class_names=find_class_names(sources)))
-    is_small = sum(source.bytes for source in sources) < SMALL and all(source.path for source in sources)
+    is_small = sum(source.bytes for source in sources) < SMALL_BYTES and all(source.path for source in sources)
     processes = processes or (1 if is_small else hardware.cores())
     is_scoring = spec.classes is not None
     fewer = (
@@ -93,22 +93,22 @@ def prepare(
     with new_folder(out, overwrite) as partial, open_worker_pool(processes, fewer) as workers:
         folder = partial / "spool"
         folder.mkdir()
-        collected = read(sources, folder, spec, workers, show, say)
+        collected = read_sources(sources, folder, spec, workers, show_progress, print_line)
         if spec.read_options.renames:
-            rename(collected, spec)
+            rename_classes(collected, spec)
         try:
-            built = build(partial, spec, collected, workers, show)
+            built = build_dataset(partial, spec, collected, workers, show_progress)
         except UserError as error:
-            if not is_scoring and (kept := keep_quarantine(partial, out)):
+            if not is_scoring and (kept := save_quarantine(partial, out)):
                 error.why = "; ".join(filter(None, (error.why, f"the unusable rows are in {kept}")))
             raise
         summary = build_data_report(printable(out.absolute().name), spec, collected, built, command)
         write_json(partial / REPORT_NUMBERS, summary)
-        if page is not None:
-            write_text(partial / REPORT, page(summary))
+        if render_page is not None:
+            write_text(partial / REPORT, render_page(summary))
         shutil.rmtree(folder)
     open_dataset(out, trains=not is_scoring)
-    quarantine_beside(out).unlink(missing_ok=True)
+    quarantine_path(out).unlink(missing_ok=True)
     return summary
 
 
@@ -164,6 +164,6 @@ def check_out(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
-    if not (out / dataset.MANIFEST).is_file() or not all(OURS.fullmatch(path.name) for path in out.iterdir()):
+    if not (out / dataset.MANIFEST).is_file() or not all(DATASET_FILES.fullmatch(path.name) for path in out.iterdir()):
         why = "it is not a prepared data set, or it contains other files"
         raise UserError(f"{out} is not replaced", why, "choose another --out")

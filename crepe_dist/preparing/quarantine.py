@@ -18,9 +18,9 @@ from crepe_dist.data.dataset import ALL_SPLITS, QUARANTINE
 from crepe_dist.errors import UserError
 from crepe_dist.files import sync
 from crepe_dist.formatting import percent, truncate_to_width
-from crepe_dist.preparing.formats import FROM_WINDOWS, NOT_UTF_8, excerpt
-from crepe_dist.preparing.formats.lines import ENDS_EARLY
-from crepe_dist.preparing.label_parsing import ABSENT, MANY, parse_label
+from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, excerpt
+from crepe_dist.preparing.formats.lines import DAMAGED_GZIP
+from crepe_dist.preparing.label_parsing import ABSENT, MULTIPLE_LABELS, parse_label
 from crepe_dist.preparing.reading import MAX_CLASSES, NO_LABEL, UNKNOWN_LABEL
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import TEST, UNKNOWN, UNLABELLED, Assignment
@@ -32,14 +32,14 @@ LABEL_WIDTH = 40  # terminal columns of a label in a message
 MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
-    MANY: "give --labels multilabel, or keep one label per row",
+    MULTIPLE_LABELS: "give --labels multilabel, or keep one label per row",
     "not a single value": "give --labels soft for shares of classes, --labels multilabel for a list, or name a key in "
     "it",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
     "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",
     "unusable number": "leave missing ones empty, and write 1234.5 for 1.234,5; or read the column with --category",
     "unusable share": "give every row a share from 0 for each class, and at least one above 0",
-    NOT_UTF_8: FROM_WINDOWS,
+    NOT_UTF_8: ENCODING_REMEDY,
     "empty text": "fill in or remove the rows without text",
     UNKNOWN_LABEL: "use only labels that occur in the training rows (or in classes.txt)",
     "not CSV": "double the quotes inside quoted fields",
@@ -58,7 +58,7 @@ class Quarantine(NamedTuple):
 
     reasons: Counter[str]
     unlabelled: int
-    first: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
     damaged: dict[int, str]
 
     @property
@@ -67,34 +67,36 @@ class Quarantine(NamedTuple):
         return sum(self.reasons.values())
 
 
-def write_quarantine(folder: Path, spec: PreparationSpec, collected: SpooledRows, fate: Assignment) -> Quarantine:
+def write_quarantine(folder: Path, spec: PreparationSpec, collected: SpooledRows, assignment: Assignment) -> Quarantine:
     """Write all unusable rows in the order of the sources."""
     reasons: Counter[str] = Counter()
     of_unlabelled = 0
     damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
-    unknown = _unknown_labels(spec, collected, fate)
-    everything = heapq.merge(collected.bad_rows(), unknown, key=lambda record: (record["source"], record["line"]))
+    unknown = _iter_unknown(spec, collected, assignment)
+    everything = heapq.merge(
+        collected.iter_invalid_rows(), unknown, key=lambda record: (record["source"], record["line"])
+    )
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
         for record in everything:
             source = record.pop("source")
-            if record["reason"].startswith(ENDS_EARLY):
+            if record["reason"].startswith(DAMAGED_GZIP):
                 damaged[source] = record["reason"]
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             reasons[record["reason"].split(":")[0]] += record["lines"]
-            of_unlabelled += record["lines"] * (collected.sources[source].part == dataset.UNLABELLED)
+            of_unlabelled += record["lines"] * (collected.sources[source].split == dataset.UNLABELLED)
             kept = left_out if record["reason"] == NO_LABEL else first
             kept += [record] if len(kept) < MAX_SHOWN else []
     sync(folder / QUARANTINE)
     return Quarantine(reasons, of_unlabelled, [*first, *left_out][:MAX_SHOWN], damaged)
 
 
-def _unknown_labels(spec: PreparationSpec, collected: SpooledRows, fate: Assignment) -> Iterator[dict[str, Any]]:
-    corrected = " once they are corrected" * (collected.corrected is not None)
+def _iter_unknown(spec: PreparationSpec, collected: SpooledRows, assignment: Assignment) -> Iterator[dict[str, Any]]:
+    corrected = " once they are corrected" * (collected.corrections is not None)
     of = f"in the training rows{corrected}" if spec.classes is None else "a class of the model"
     texts = SpooledTexts(collected.texts)
-    for index in np.flatnonzero(fate == UNKNOWN).tolist():
+    for index in np.flatnonzero(assignment == UNKNOWN).tolist():
         row = collected.rows[index : index + 1]
         file, label = int(row["file"][0]), collected.labels[int(row["label"][0])]
         label = ", ".join(parse_label(label, spec.label_kind))
@@ -108,36 +110,36 @@ def _unknown_labels(spec: PreparationSpec, collected: SpooledRows, fate: Assignm
         }
 
 
-def keep_quarantine(folder: Path, out: Path) -> Path | None:
+def save_quarantine(folder: Path, out: Path) -> Path | None:
     """Save the quarantine of a failed preparation beside ``out``, under a name that is not read as data later."""
     if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
         return None
-    kept = quarantine_beside(out)
+    kept = quarantine_path(out)
     shutil.copyfile(folder / QUARANTINE, kept)
     return kept
 
 
-def quarantine_beside(out: Path) -> Path:
+def quarantine_path(out: Path) -> Path:
     """Return the path of the quarantine that a failed preparation leaves beside ``out``."""
     return out.with_name(f"{out.name}.quarantine")
 
 
-def check(
-    spec: PreparationSpec, collected: SpooledRows, fate: Assignment, classes: list[str], quarantine: Quarantine
+def check_rows(
+    spec: PreparationSpec, collected: SpooledRows, assignment: Assignment, classes: list[str], quarantine: Quarantine
 ) -> None:
     """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
     reasons, damaged = quarantine.reasons, quarantine.damaged
-    labelled = sum(count for label, count in collected.good.items() if label != ABSENT)
-    unlabelled = collected.good[ABSENT] + quarantine.unlabelled
-    total = collected.read - unlabelled
-    shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.first]
+    labelled = sum(count for label, count in collected.valid.items() if label != ABSENT)
+    unlabelled = collected.valid[ABSENT] + quarantine.unlabelled
+    total = collected.num_read - unlabelled
+    shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.examples]
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     remedy = REMEDIES.get(
         most,
         "correct them, or set --input-format, --header, --label or --text-column to read them differently",
     )
     read_part = "train" if spec.classes is None else "test"
-    used = ", ".join(source.name for source in collected.sources if source.part == read_part)[:200]
+    used = ", ".join(source.name for source in collected.sources if source.split == read_part)[:200]
     if not labelled:
         why = f"the first: {'; '.join(shown)}" if shown else "it has no rows, or only a header"
         raise UserError(f"no usable row was found in {used}", why, remedy)
@@ -165,7 +167,7 @@ def check(
         )
     first = ", ".join(repr(truncate_to_width(name, LABEL_WIDTH)) for name in classes[:5])
     if spec.classes is not None:
-        if not (fate == TEST).any():
+        if not (assignment == TEST).any():
             raise UserError(
                 f"none of the {total:,} rows of {used} can be scored",
                 f"the first classes of the model are {first}; the first rows: {'; '.join(shown)}",
@@ -173,8 +175,8 @@ def check(
             )
         return
     for code, part in enumerate(ALL_SPLITS):
-        files = [source.name for source in collected.sources if source.part == part]
-        if part != "train" and files and not (fate == code).any():
+        files = [source.name for source in collected.sources if source.split == part]
+        if part != "train" and files and not (assignment == code).any():
             where = "unlabelled files, or all are among the labelled rows" if code == UNLABELLED else f"{part} files"
             remedy = f"name other files with --{part}, or leave them out"
             raise UserError(f"no usable row was found in the {where}", ", ".join(files)[:200], remedy)

@@ -20,13 +20,18 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, number_of, stored, unusable_number
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import truncate_to_width
-from crepe_dist.preparing.formats import NOT_UTF_8, BadRow, OpenFile, Parsed, RawBatch, Row, check_text, excerpt
-from crepe_dist.preparing.label_parsing import ABSENT, Name
-from crepe_dist.preparing.open_source import check_heeded, heeded, open_source, read_options_for_unlabelled
+from crepe_dist.preparing.formats import NOT_UTF_8, InvalidRow, OpenFile, Parsed, RawBatch, Row, check_text, excerpt
+from crepe_dist.preparing.label_parsing import ABSENT, ParseClassName
+from crepe_dist.preparing.open_source import (
+    check_options_used,
+    effective_options,
+    open_source,
+    read_options_for_unlabelled,
+)
 from crepe_dist.preparing.sources import ReadOptions, Source
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.spool import BAD_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, SpooledRows, append_texts
-from crepe_dist.preparing.worker_pool import ProgressCallback, Say, WorkerPool, unsaid
+from crepe_dist.preparing.spool import INVALID_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, SpooledRows, append_texts
+from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, WorkerPool, print_nothing
 
 MAX_LABEL = 200  # characters
 MAX_ID = 200  # characters; longer ones are cut
@@ -36,12 +41,12 @@ _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
 MAX_CLASSES = 1 << 16
-MAX_SETS = 1 << 24  # different sets of labels
+MAX_LABEL_SETS = 1 << 24  # different sets of labels
 MAX_REASON = 300  # characters
 # Bytes of UTF-8 that were decoded as Latin-1 or Windows-1252: signs and letters of Western languages, and quotes.
 _SECOND = "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")
 MOJIBAKE = re.compile(f"[ÂÃ][{_SECOND}]|â[€\x80][{_SECOND}]")
-NOTICED = HTML, GARBLED = "html", "mojibake"
+DEFECTS = HTML, GARBLED = "html", "mojibake"
 
 
 Task = tuple[
@@ -62,42 +67,42 @@ class BatchRows(NamedTuple):
 
     rows: Rows
     labels: list[str]
-    good: list[int]
-    bad: list[BadRow]
-    noticed: Counter[str]
+    valid: list[int]
+    invalid: list[InvalidRow]
+    defects: Counter[str]
     file: int
     texts: Path
 
 
-def read(
+def read_sources(
     sources: Sequence[Source],
     folder: Path,
     spec: PreparationSpec,
     workers: WorkerPool,
-    show: ProgressCallback,
-    say: Say = unsaid,
+    show_progress: ProgressCallback,
+    print_line: PrintLine = print_nothing,
 ) -> SpooledRows:
     """Read sources into a spool folder, in order, while workers check the next batches."""
     collected = SpooledRows(folder, sources)
     number: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
-    most = MAX_CLASSES if spec.label_kind == ONE else MAX_SETS
-    with (folder / ROWS).open("wb") as rows, (folder / BAD_ROWS).open("w", encoding="utf-8") as bad:
+    most = MAX_CLASSES if spec.label_kind == ONE else MAX_LABEL_SETS
+    with (folder / ROWS).open("wb") as rows, (folder / INVALID_ROWS).open("w", encoding="utf-8") as bad:
         # A worker gets these options with each batch, but not the corrections, which may be many.
         work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
-        for batch in workers.in_order(work, _batches(sources, spec, collected.files, say)):
+        for batch in workers.map_in_order(work, _iter_tasks(sources, spec, collected.files, print_line)):
             about, name = collected.files[batch.file], sources[batch.file].name
-            for row in batch.bad:
+            for row in batch.invalid:
                 record = {"file": name, "source": batch.file, **row._asdict()}
                 record["reason"] = excerpt(row.reason, MAX_REASON)
                 bad.write(json.dumps(record, ensure_ascii=False) + "\n")
                 about["bad"] += row.lines
-                collected.bad += row.lines
-            for label, good in zip(batch.labels, batch.good):
+                collected.invalid += row.lines
+            for label, good in zip(batch.labels, batch.valid):
                 number.setdefault(label, len(number))
-                collected.good[label] += good
+                collected.valid[label] += good
                 about["rows"] += good
-            collected.noticed.update(batch.noticed)
+            collected.defects.update(batch.defects)
             if len(number) > most:
                 what = "labels" if most == MAX_CLASSES else "sets of labels"
                 raise UserError(
@@ -112,36 +117,36 @@ def read(
                 batch.rows["label"] = np.array([number[label] for label in batch.labels], np.int32)[batch.rows["label"]]
                 batch.rows["texts"] = collected.texts.index(batch.texts)
                 rows.write(batch.rows.tobytes())
-            show("reading", sum(each["bytes"] for each in collected.files.values()), total)
+            show_progress("reading", sum(each["bytes"] for each in collected.files.values()), total)
     collected.labels = list(number)
     return collected
 
 
-def _batches(
-    sources: Sequence[Source], spec: PreparationSpec, files: dict[int, dict[str, Any]], say: Say
+def _iter_tasks(
+    sources: Sequence[Source], spec: PreparationSpec, files: dict[int, dict[str, Any]], print_line: PrintLine
 ) -> Iterator[Task]:
     """Open the sources one by one, describe them in ``files``, and yield their batches.
 
     Unlabelled texts are read like the first training file, so that both have the same columns. Each way of reading is
     described once.
     """
-    first = next((source for source in sources if source.part == "train"), sources[0])
+    first = next((source for source in sources if source.split == "train"), sources[0])
     reading = of_unlabelled = spec.read_options
     options: set[str] = set()
     described: set[str] = set()
     for file, source in enumerate(sources):
-        opened = open_source(source, of_unlabelled if source.part == UNLABELLED else reading)
+        opened = open_source(source, of_unlabelled if source.split == UNLABELLED else reading)
         if source is first:  # those without labels are the last of all
             of_unlabelled = read_options_for_unlabelled(reading, opened)
-        options |= heeded(source, opened)
-        if (reads := _described(source, opened)) not in described:
+        options |= effective_options(source, opened)
+        if (reads := _describe_source(source, opened)) not in described:
             described.add(reads)
             others = f" (and {len(sources) - file - 1:,} more)" if file + 1 < len(sources) else ""
-            say(f"reads {source.name}{others}: {reads}")
-            if opened.hint and source.part != UNLABELLED:
-                say(opened.hint)
+            print_line(f"reads {source.name}{others}: {reads}")
+            if opened.hint and source.split != UNLABELLED:
+                print_line(opened.hint)
         if spec.explicit_options and file == len(sources) - 1:
-            check_heeded(
+            check_options_used(
                 spec.explicit_options, options, truncate_to_width(", ".join(each.name for each in sources), MAX_REASON)
             )
         about = files[file] = {
@@ -151,16 +156,16 @@ def _batches(
         }  # fmt: skip
         for batch in opened.iter_checked():
             about["bytes"] = opened.file.position
-            yield file, source.part, opened.parse, batch
-        about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position, "doubt": opened.file.doubt}
+            yield file, source.split, opened.parse, batch
+        about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position, "doubt": opened.file.encoding_warning}
         opened.file.close()
 
 
-def _described(source: Source, opened: OpenFile) -> str:
+def _describe_source(source: Source, opened: OpenFile) -> str:
     """Describe how a source is read: its columns, format and encoding."""
-    label = "label: the name, " if source.label is not None and source.part != UNLABELLED else ""
+    label = "label: the name, " if source.label is not None and source.split != UNLABELLED else ""
     encoding = f" in {opened.file.encoding}" if opened.file.encoding else ""
-    kind = "without labels, " if source.part == UNLABELLED else ""
+    kind = "without labels, " if source.split == UNLABELLED else ""
     return f"{kind}{label}{opened.columns_description or 'text'}; {opened.format}{encoding}"
 
 
@@ -168,20 +173,22 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     """Parse and check one batch, and append its texts to this process's file. Runs in a worker."""
     file, part, parse, batch = task
     parsed = parse(batch)
-    bad = [*batch.bad, *parsed.bad]
+    bad = [*batch.invalid, *parsed.invalid]
     labels: dict[str, int] = {}
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
-    name = partial(class_name, class_names=options.class_names)
+    name = partial(parse_class_name, class_names=options.class_names)
     for row in parsed.rows:
         row = row._replace(text=stored(row.text, options.strip_html))
         try:
             can_lack_label = keep_unlabelled and part == "train"
-            label, text = _checked(row, options, name, is_unlabelled=part == UNLABELLED, can_lack_label=can_lack_label)
-            weights.append(_weight(row))
+            label, text = _check_row(
+                row, options, name, is_unlabelled=part == UNLABELLED, can_lack_label=can_lack_label
+            )
+            weights.append(_parse_weight(row))
         except ValueError as error:
-            bad.append(BadRow(row.line, str(error), excerpt(row.text)))
+            bad.append(InvalidRow(row.line, str(error), excerpt(row.text)))
         else:
             labels.setdefault(label, len(labels))
             rows.append(Row(row.line, label, row.text, id=row.id))
@@ -196,12 +203,12 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
     path, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
-    _describe(records, rows, texts, start, has_values=bool(options.columns.beside))
-    noticed = Counter(what for row in rows for what in _noticed(row.text))
+    _fill_records(records, rows, texts, start, has_values=bool(options.columns.feature_columns))
+    noticed = Counter(what for row in rows for what in _find_defects(row.text))
     return BatchRows(records, list(labels), good, bad, noticed, file, path)
 
 
-def _noticed(text: str) -> Iterator[str]:
+def _find_defects(text: str) -> Iterator[str]:
     """Yield what looks wrong in a text, of ``NOTICED``."""
     if "<" in text and TAG.search(text):
         yield HTML
@@ -209,14 +216,14 @@ def _noticed(text: str) -> Iterator[str]:
         yield GARBLED
 
 
-def _checked(
-    row: Row, options: ReadOptions, name: Name, *, is_unlabelled: bool, can_lack_label: bool
+def _check_row(
+    row: Row, options: ReadOptions, name: ParseClassName, *, is_unlabelled: bool, can_lack_label: bool
 ) -> tuple[str, bytes]:
     """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
     columns, labelling = options.columns, options.labelling
     if cell and columns.labels and labelling.kind == ONE:
-        cell = labelling.path(cell)
+        cell = labelling.join_levels(cell)
     for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
         if problem := unusable_number(column, value):
             raise ValueError(problem)
@@ -224,10 +231,10 @@ def _checked(
         return ABSENT, text
     if labelling.kind == ONE or not cell:
         return name(cell), text
-    return labelling.label(cell, name), text
+    return labelling.parse(cell, name), text
 
 
-def class_name(label: str, class_names: Sequence[str] | None) -> str:
+def parse_class_name(label: str, class_names: Sequence[str] | None) -> str:
     """Return the name of the class that a label means; raise ``ValueError`` if it is unusable."""
     label = label.strip()
     try:
@@ -245,7 +252,7 @@ def class_name(label: str, class_names: Sequence[str] | None) -> str:
     return label
 
 
-def _weight(row: Row) -> float:
+def _parse_weight(row: Row) -> float:
     """Return a row's weight, 1 if rows have none; raise ``ValueError`` if it is unusable."""
     if row.weight is None:
         return 1.0
@@ -255,25 +262,25 @@ def _weight(row: Row) -> float:
     return weight
 
 
-def _describe(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, *, has_values: bool) -> None:
+def _fill_records(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], start: int, *, has_values: bool) -> None:
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     records["bytes"] = lengths
     ends = start + np.cumsum(lengths + records["id"])
     records["offset"] = ends - lengths - records["id"]
-    _hash(records, [row.text for row in rows], texts, "exact", "near")
+    _fill_hashes(records, [row.text for row in rows], texts, "exact", "near")
     alone = [row.text.partition(FIELD_SEPARATOR)[0] for row in rows]
     records["characters"] = list(map(len, alone))
     if has_values:
-        _hash(records, alone, [text.encode() for text in alone], "exact_alone", "near_alone")
+        _fill_hashes(records, alone, [text.encode() for text in alone], "exact_alone", "near_alone")
 
 
-def _hash(records: Rows, texts: Sequence[str], data: Sequence[bytes], exact: str, near: str) -> None:
-    keys = list(map(_letters, texts, data))
+def _fill_hashes(records: Rows, texts: Sequence[str], data: Sequence[bytes], exact: str, near: str) -> None:
+    keys = list(map(_normalize_text, texts, data))
     records[exact] = hash_texts(data)
     records[near] = hash_texts([key or text for key, text in zip(keys, data)])
 
 
-def _letters(text: str, data: bytes) -> bytes:
+def _normalize_text(text: str, data: bytes) -> bytes:
     """Reduce a text to its letters and digits in lower case and compatibility form, to find near duplicates."""
     if text.isascii():
         return data.translate(_LOWER, _NOT_ALPHANUMERIC)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import requests
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
-CHUNK = 1 << 22  # bytes read at once
-MAX_UNKNOWN = 1 << 32  # bytes of a file whose size is not given
+CHUNK_BYTES = 1 << 22  # bytes read at once
+MAX_BYTES_OF_UNKNOWN_SIZE = 1 << 32  # bytes of a file whose size is not given
 MAX_REDIRECTS = 5
-TIMEOUT = 60  # seconds until a server answers, and then without a byte
+TIMEOUT_SECONDS = 60  # seconds until a server answers, and then without a byte
 
 
 def is_url(name: str | None) -> bool:
@@ -42,7 +42,7 @@ def redact_url(text: str) -> str:
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
 
 
-def download(url: str, folder: Path, show: ProgressCallback = no_progress) -> Path:
+def download(url: str, folder: Path, show_progress: ProgressCallback = no_progress) -> Path:
     """Copy a file, or a folder with all that is in it, below ``folder``.
 
     fsspec finds the credentials, as its documentation says: in the environment, and in its and the service's own files.
@@ -59,7 +59,7 @@ def download(url: str, folder: Path, show: ProgressCallback = no_progress) -> Pa
     shown = redact_url(url)
     extras.require("remote", shown)
     if urlsplit(url).scheme in ("http", "https"):
-        return _from_web(url, folder, show)
+        return _download_from_web(url, folder, show_progress)
     import fsspec
 
     with _translate_errors(url):
@@ -70,36 +70,36 @@ def download(url: str, folder: Path, show: ProgressCallback = no_progress) -> Pa
             names = {name: PurePosixPath(name).relative_to(root) for name in sizes}
         else:
             sizes, names = {path: system.info(path).get("size")}, {path: PurePosixPath()}
-    target = _target(url, folder, [root, *names.values()])
+    target = _copy_path(url, folder, [root, *names.values()])
     done, total = 0, sum(size or 0 for size in sizes.values())
-    _check_room(shown, total, folder)
+    _check_disk_space(shown, total, folder)
     for name, size in sizes.items():
         before = done
-        for received in _write(_chunks(url, system, name), target / names[name], size, shown):
+        for received in _write(_iter_chunks(url, system, name), target / names[name], size, shown):
             done = before + received
-            show("copying", done, total)
+            show_progress("copying", done, total)
     return target
 
 
-def _from_web(url: str, folder: Path, show: ProgressCallback) -> Path:
+def _download_from_web(url: str, folder: Path, show_progress: ProgressCallback) -> Path:
     shown = redact_url(url)
     # The name of a web page may come with a query. Pages that link to others are no folders.
-    target = _target(url, folder, [PurePosixPath(urlsplit(url).path)])
+    target = _copy_path(url, folder, [PurePosixPath(urlsplit(url).path)])
     with _translate_errors(url):
-        response = _answer(url, shown)
+        response = _request(url, shown)
     if response.status_code != 200:
         remedy = "check the spelling of the URL, and your credentials"
         raise UserError(f"{shown} cannot be read: the server answered {response.status_code}", remedy=remedy)
     length = response.headers.get("Content-Length", "")
     size = int(length) if length.isascii() and length.isdecimal() and len(length) < 19 else None
-    pieces = iter(partial(response.raw.read1, CHUNK, decode_content=False), b"")
-    _check_room(shown, size or 0, folder)
-    for received in _write(_reading(url, pieces), target, size, shown):
-        show("copying", received, size or 0)
+    pieces = iter(partial(response.raw.read1, CHUNK_BYTES, decode_content=False), b"")
+    _check_disk_space(shown, size or 0, folder)
+    for received in _write(_iter_translating_errors(url, pieces), target, size, shown):
+        show_progress("copying", received, size or 0)
     return target
 
 
-def _answer(url: str, shown: str) -> requests.Response:
+def _request(url: str, shown: str) -> requests.Response:
     """Request a file, in ``TIMEOUT`` seconds with all redirects: headers may drip for ever, a byte at a time.
 
     Redirects to other hosts are followed, as to a mirror, but not to other schemes or without TLS. requests would read
@@ -117,7 +117,7 @@ def _answer(url: str, shown: str) -> requests.Response:
                 session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
                 for _ in range(1 + MAX_REDIRECTS):
                     response = session.get(
-                        address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT
+                        address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT_SECONDS
                     )
                     if not response.is_redirect:
                         return answer.set_result(response)
@@ -134,20 +134,20 @@ def _answer(url: str, shown: str) -> requests.Response:
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        return answer.result(TIMEOUT)
+        return answer.result(TIMEOUT_SECONDS)
     except FutureTimeout:
-        what = f"{shown} cannot be read: the server did not answer in {TIMEOUT} seconds"
+        what = f"{shown} cannot be read: the server did not answer in {TIMEOUT_SECONDS} seconds"
         raise UserError(what, remedy="try again later") from None
 
 
-def _target(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
+def _copy_path(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
     """Return the path of the copy of the first name."""
     if any(".." in name.parts for name in names):
         raise UserError(f"{redact_url(url)} cannot be copied", "a name in it has the part ..", "rename that file")
     return folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / (str(names[0]).strip("/") or "index")
 
 
-def _check_room(shown: str, total: int, folder: Path) -> None:
+def _check_disk_space(shown: str, total: int, folder: Path) -> None:
     """Refuse what cannot fit on the disk before any of it is copied."""
     free = shutil.disk_usage(folder.parent).free
     if total > free:
@@ -158,7 +158,7 @@ def _check_room(shown: str, total: int, folder: Path) -> None:
 def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
     """Write a file of ``size`` bytes; yield the bytes that have arrived."""
     copy.parent.mkdir(parents=True, exist_ok=True)
-    limit, received = MAX_UNKNOWN if size is None else size, 0
+    limit, received = MAX_BYTES_OF_UNKNOWN_SIZE if size is None else size, 0
     with copy.open("wb") as stream:
         for chunk in chunks:
             received += len(chunk)
@@ -175,14 +175,14 @@ def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) ->
         raise UserError(f"{shown} has changed or was cut off", why, "run the command again")
 
 
-def _chunks(url: str, system: Any, name: str) -> Iterator[bytes]:
+def _iter_chunks(url: str, system: Any, name: str) -> Iterator[bytes]:
     with _translate_errors(url):
-        stream = system.open(name, "rb", block_size=CHUNK)
+        stream = system.open(name, "rb", block_size=CHUNK_BYTES)
     with stream:
-        yield from _reading(url, iter(partial(stream.read, CHUNK), b""))
+        yield from _iter_translating_errors(url, iter(partial(stream.read, CHUNK_BYTES), b""))
 
 
-def _reading(url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _iter_translating_errors(url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
     while True:
         with _translate_errors(url):
             chunk = next(chunks, b"")
@@ -220,14 +220,14 @@ def upload(path: Path, url: str) -> None:
         system.put_file(str(path), name)
 
 
-def _install(message: str) -> str:
+def _install_command(message: str) -> str:
     """Spell how to install the library that an error of fsspec's names, as in "Install s3fs to access S3"."""
     named = re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)
     return f"{'uv ' if invocation.uv_prefix() else ''}pip install {named[1]}" if named else "install that library"
 
 
 @contextmanager
-def _translate_errors(url: str, done: str = "read") -> Iterator[None]:
+def _translate_errors(url: str, action: str = "read") -> Iterator[None]:
     """Turn any error of fsspec's many libraries into one for the user, without the secrets of the URL."""
     shown = redact_url(url)
     try:
@@ -237,7 +237,7 @@ def _translate_errors(url: str, done: str = "read") -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{shown} does not exist", remedy="check the spelling of the URL") from error
     except ImportError as error:
-        raise UserError(f"{shown} cannot be {done}", str(error), _install(str(error))) from error
+        raise UserError(f"{shown} cannot be {action}", str(error), _install_command(str(error))) from error
     except Exception as error:  # every library has its own
         why = redact_url(f"{type(error).__name__}: {error}".replace(url, shown))[:300]
-        raise UserError(f"{shown} cannot be {done}", why, "check the URL, the network and your credentials") from None
+        raise UserError(f"{shown} cannot be {action}", why, "check the URL, the network and your credentials") from None

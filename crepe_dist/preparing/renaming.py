@@ -17,24 +17,24 @@ from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.reading import MAX_LABEL
-from crepe_dist.preparing.sources import ReadOptions, Source, by_suffix
+from crepe_dist.preparing.sources import ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.spec import PreparationSpec
-from crepe_dist.preparing.splitting import PIECE
+from crepe_dist.preparing.splitting import CHUNK_ROWS
 from crepe_dist.preparing.spool import ROW, ROWS, SpooledRows
 
 OLD, NEW = "old", "new"  # columns of a file
 Pairs = tuple[tuple[str, str], ...]
 
 
-def read_renames(given: Iterable[tuple[str, str] | str]) -> Pairs:
+def read_renames(values: Iterable[tuple[str, str] | str]) -> Pairs:
     """Return the old and new names of classes; a text among ``given`` names a table with the columns old and new.
 
     Raises:
         UserError: a table cannot be read, a name is empty or too long, or a class has two new names.
     """
     pairs: dict[str, str] = {}
-    for each in given:
-        for old, new in _of_file(Path(each)) if isinstance(each, str) else [each]:
+    for each in values:
+        for old, new in _read_file(Path(each)) if isinstance(each, str) else [each]:
             old, new = old.strip(), new.strip()
             if not old or not 0 < len(new) <= MAX_LABEL:
                 why = f"a name has 1 to {MAX_LABEL} characters"
@@ -46,21 +46,21 @@ def read_renames(given: Iterable[tuple[str, str] | str]) -> Pairs:
     return tuple(pairs.items())
 
 
-def _of_file(path: Path) -> Iterable[tuple[str, str]]:
+def _read_file(path: Path) -> Iterable[tuple[str, str]]:
     if not path.is_file():
         raise UserError(
             f"--rename: {path} is not a file, and has no '='",
             remedy=f"give --rename old=new, or a CSV file with the columns {OLD} and {NEW}",
         )
     wanted = ReadOptions(header="yes", columns=ColumnSpec(label=OLD, texts=(NEW,)))
-    table = open_source(Source(path, printable(path), format=by_suffix(path) or "csv"), wanted)
-    for parsed in table.parsed():
-        for bad in parsed.bad:
+    table = open_source(Source(path, printable(path), format=format_by_suffix(path) or "csv"), wanted)
+    for parsed in table.iter_parsed():
+        for bad in parsed.invalid:
             raise UserError(f"{table.name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         yield from ((row.label, row.text) for row in parsed.rows)
 
 
-def renamed(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, str]:
+def rename_label(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, str]:
     """Return the new name of a class, and the old name that was replaced: the name of the class or of a node above it.
 
     The old name is empty if nothing was replaced.
@@ -73,13 +73,13 @@ def renamed(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, s
     return name, ""
 
 
-def given_classes(reading: ReadOptions) -> list[str]:
+def listed_classes(options: ReadOptions) -> list[str]:
     """Return the classes that a file ``classes.txt`` names, by their new names; none without such a file."""
-    pairs, separator = dict(reading.renames), reading.labelling.levels
-    return list(dict.fromkeys(renamed(name, pairs, separator)[0] for name in reading.class_names or ()))
+    pairs, separator = dict(options.renames), options.labelling.levels
+    return list(dict.fromkeys(rename_label(name, pairs, separator)[0] for name in options.class_names or ()))
 
 
-def rename(collected: SpooledRows, spec: PreparationSpec) -> None:
+def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
     """Rename the classes of the rows that were read, in their file, and count the rows of each old name.
 
     All names are replaced at once, so two classes can be swapped.
@@ -97,23 +97,23 @@ def rename(collected: SpooledRows, spec: PreparationSpec) -> None:
         new = label
         if label != ABSENT:
             shares = {label: PROB_SCALE} if spec.label_kind == ONE else json.loads(label)
-            found = {name: renamed(name, pairs, spec.read_options.labelling.levels) for name in shares}
+            found = {name: rename_label(name, pairs, spec.read_options.labelling.levels) for name in shares}
             known |= found.keys()
             counts.update(dict.fromkeys((old for _, old in found.values() if old), count))
-            new = _joined(shares, {name: pair[0] for name, pair in found.items()}, spec.label_kind)
+            new = _rename_probs(shares, {name: pair[0] for name, pair in found.items()}, spec.label_kind)
         moved[number] = labels.setdefault(new, len(labels))
-        good[new] += collected.good[label]
+        good[new] += collected.valid[label]
     if spec.classes is None and (missing := [old for old in pairs if not counts[old]]):
         alike = difflib.get_close_matches(missing[0], known, 1)
         remedy = f"did you mean {alike[0]!r:.60}?" if alike else "leave it out, or give the name of a class"
         raise UserError(f"--rename: no row has the label {missing[0]!r:.60}", remedy=remedy)
-    for start in range(0, len(rows), PIECE):
-        rows["label"][start : start + PIECE] = moved[rows["label"][start : start + PIECE]]
-    collected.labels, collected.good = list(labels), good
+    for start in range(0, len(rows), CHUNK_ROWS):
+        rows["label"][start : start + CHUNK_ROWS] = moved[rows["label"][start : start + CHUNK_ROWS]]
+    collected.labels, collected.valid = list(labels), good
     collected.renamed = [{OLD: old, NEW: new, "rows": counts[old]} for old, new in pairs.items()]
 
 
-def _joined(shares: Mapping[str, int], new: Mapping[str, str], kind: str) -> str:
+def _rename_probs(shares: Mapping[str, int], new: Mapping[str, str], kind: str) -> str:
     """Return the label string of renamed classes; soft shares of the same class are added."""
     if kind == ONE:
         return next(iter(new.values()))

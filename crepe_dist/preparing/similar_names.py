@@ -6,14 +6,14 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
-MAX_TYPED = 10_000  # names among which misspellings are looked for
+MAX_NAMES = 10_000  # names among which misspellings are looked for
 MIN_LETTERS = 5  # of a misspelt word: words that differ in a letter are often other words if they are short
-MAX_RARE = 0.2  # rows of a misspelt name, by row of the right one
-BETWEEN = re.compile(r"(?<=\w)[\s_\-./]+(?=\w)")
+MAX_MISSPELT_RATIO = 0.2  # rows of a misspelt name, by row of the right one
+WORD_SEPARATORS = re.compile(r"(?<=\w)[\s_\-./]+(?=\w)")
 Words = tuple[str, ...]
 
 
-def similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[str, str]]:
+def find_similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[str, str]]:
     """Return pairs of names that look alike, the rare one first; the most frequent pairs come first.
 
     Args:
@@ -28,19 +28,19 @@ def similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[
             above = nodes.setdefault(path[:end], {})
             node = separator.join(parts[: end + 1]).strip()
             above[node] = above.get(node, 0) + count
-    pairs = {pair: of[pair[1]] for of in nodes.values() for pair in _alike(of, separator)}
+    pairs = {pair: of[pair[1]] for of in nodes.values() for pair in _find_similar_siblings(of, separator)}
     return sorted(pairs, key=lambda pair: (-pairs[pair], pair))
 
 
-def _alike(counts: Mapping[str, int], separator: str) -> Iterator[tuple[str, str]]:
+def _find_similar_siblings(counts: Mapping[str, int], separator: str) -> Iterator[tuple[str, str]]:
     """Yield pairs of names whose last parts look alike; the nodes above are the same."""
     order = sorted(counts, key=lambda name: (-counts[name], name))
-    last = {name: _folded(name.rpartition(separator)[2] if separator else name) for name in order}
+    last = {name: _normalize_name(name.rpartition(separator)[2] if separator else name) for name in order}
     first: dict[str, str] = {}
     for name in order:
         if any(map(str.isalpha, key := last[name])) and first.setdefault(key.replace(" ", ""), name) != name:
             yield name, first[key.replace(" ", "")]
-    if len(first) > MAX_TYPED:
+    if len(first) > MAX_NAMES:
         return
     # Two words that differ in a letter are equal once it is left out of one or of both.
     usual: dict[tuple[Words, str, Words], tuple[str, str]] = {}
@@ -51,13 +51,13 @@ def _alike(counts: Mapping[str, int], separator: str) -> Iterator[tuple[str, str
                 continue
             for left in dict.fromkeys([word, *(word[:i] + word[i + 1 :] for i in range(1, len(word)))]):
                 other, common = usual.setdefault((words[:place], left, words[place + 1 :]), (name, word))
-                if other != name and _is_misspelt(word, common) and counts[name] <= MAX_RARE * counts[other]:
+                if other != name and _is_misspelt(word, common) and counts[name] <= MAX_MISSPELT_RATIO * counts[other]:
                     yield name, other
 
 
-def _folded(name: str) -> str:
+def _normalize_name(name: str) -> str:
     """Return a name in lower case and compatibility form, with blanks in place of what separates words."""
-    return BETWEEN.sub(" ", unicodedata.normalize("NFKC", name).casefold().strip())
+    return WORD_SEPARATORS.sub(" ", unicodedata.normalize("NFKC", name).casefold().strip())
 
 
 def _is_misspelt(word: str, common: str) -> bool:

@@ -24,14 +24,14 @@ SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
 SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
 PIPE = "-"
 MAX_DEPTH = 32  # levels of nested folders
-TEXTS = "texts"  # format of texts to classify: lines, or fastText's lines if the first one has a label
+LINES_OR_FASTTEXT = "texts"  # format of texts to classify: lines, or fastText's lines if the first one has a label
 LINES = "lines"  # unlabelled texts, one per line
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",
 }  # fmt: skip
 AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")  # 5-core files, whose name gives the class
-PART_NAMES = {
+SPLIT_NAMES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "unlabelled": UNLABELLED, "unlabeled": UNLABELLED, "unsup": UNLABELLED,
@@ -59,7 +59,7 @@ class Source:
 
     path: Path | None
     name: str
-    part: str = "train"
+    split: str = "train"
     format: str | None = None
     label: str | None = None
 
@@ -117,10 +117,10 @@ class ReadOptions:
 
 
 def find_sources(
-    given: Sequence[str],
+    names: Sequence[str],
     test: str | None = None,
     validation: str | None = None,
-    reading: ReadOptions | None = None,
+    options: ReadOptions | None = None,
     unlabelled: Sequence[str] = (),
 ) -> list[Source]:
     """Resolve ``sample``, ``-``, files and folders, in a fixed order; docs/data.md describes the layout of folders.
@@ -128,30 +128,30 @@ def find_sources(
     Raises:
         UserError: A source does not exist, or a folder holds nothing that can be read.
     """
-    reading = reading or ReadOptions()
-    files = [source for name in given for source in _named(name, reading)]
+    options = options or ReadOptions()
+    files = [source for name in names for source in _resolve(name, options)]
     for part, name in (("test", test), ("validation", validation)):
         if name is not None:
             held_out = [
-                replace(source, part=part) for source in _named(name, reading) if source.part in ("train", part)
+                replace(source, split=part) for source in _resolve(name, options) if source.split in ("train", part)
             ]
             if not held_out:
                 raise UserError(f"{name} holds nothing for the {part} split", remedy=f"name the files with --{part}")
-            files = [source for source in files if source.part != part] + held_out
-    files += [source for name in unlabelled for source in _unlabelled(name, reading)]
-    files.sort(key=lambda source: source.part == UNLABELLED)  # their columns are those of a training file
+            files = [source for source in files if source.split != part] + held_out
+    files += [source for name in unlabelled for source in _resolve_unlabelled(name, options)]
+    files.sort(key=lambda source: source.split == UNLABELLED)  # their columns are those of a training file
     if sum(source.path is None for source in files) > 1:
         raise UserError("the standard input can be read only once", remedy="give - once")
-    if not any(source.part == "train" for source in files):
-        raise UserError(f"{' '.join(given)} holds nothing to train on", remedy="name the training data as well")
+    if not any(source.split == "train" for source in files):
+        raise UserError(f"{' '.join(names)} holds nothing to train on", remedy="name the training data as well")
     return list(_with_unique_names(files))
 
 
-def find_labelled(name: str, reading: ReadOptions) -> list[Source]:
+def find_scoring_sources(name: str, options: ReadOptions) -> list[Source]:
     """Resolve a name as ``find_sources`` does, for scoring: all rows, or those of test files if there are any."""
-    found = _named(name, reading)
-    part = "test" if any(source.part == "test" for source in found) else "train"
-    return list(_with_unique_names([replace(source, part="test") for source in found if source.part == part]))
+    found = _resolve(name, options)
+    part = "test" if any(source.split == "test" for source in found) else "train"
+    return list(_with_unique_names([replace(source, split="test") for source in found if source.split == part]))
 
 
 def _with_unique_names(files: list[Source]) -> Iterator[Source]:
@@ -164,7 +164,7 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
 
 def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
     """Read ``classes.txt`` beside the first training file, or the first file: the names of the labels 1 … C."""
-    first = next((source for source in sources if source.part == "train"), sources[0])
+    first = next((source for source in sources if source.split == "train"), sources[0])
     if first.path is None or first.label is not None:
         return None
     file = first.path.parent / "classes.txt"
@@ -177,33 +177,33 @@ def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _unlabelled(name: str, reading: ReadOptions) -> Iterator[Source]:
+def _resolve_unlabelled(name: str, options: ReadOptions) -> Iterator[Source]:
     """Find unlabelled texts: all files of a folder, whose names mean nothing."""
     path = Path(name)
     if name in (SAMPLE, PIPE) or not path.is_dir() or (path / MANIFEST).is_file():
-        yield from (replace(source, part=UNLABELLED) for source in _named(name, reading))
+        yield from (replace(source, split=UNLABELLED) for source in _resolve(name, options))
     else:
-        yield from _unlabelled_in(path, path, reading)
+        yield from _iter_unlabelled(path, path, options)
 
 
-def _unlabelled_in(folder: Path, root: Path, reading: ReadOptions) -> Iterator[Source]:
+def _iter_unlabelled(folder: Path, root: Path, options: ReadOptions) -> Iterator[Source]:
     """Yield the data files below a folder; if there are none, the folder, whose files are the texts."""
     names = list_documents(folder, root)
-    data = [folder / name for name in names if by_suffix(Path(name))]
-    if data and reading.format != "folder":
-        yield from (replace(_file(path, _below(path, root), reading), part=UNLABELLED) for path in data)
+    data = [folder / name for name in names if format_by_suffix(Path(name))]
+    if data and options.format != "folder":
+        yield from (replace(_file_source(path, _relative_name(path, root), options), split=UNLABELLED) for path in data)
     elif names:
-        name = folder.name if folder == root else _below(folder, root)
+        name = folder.name if folder == root else _relative_name(folder, root)
         yield Source(folder, name, UNLABELLED, format="folder")
     else:
         raise UserError(f"{folder} holds no file", remedy="name the files of the unlabelled texts, or their folder")
 
 
-def _named(name: str, reading: ReadOptions) -> list[Source]:
+def _resolve(name: str, options: ReadOptions) -> list[Source]:
     if name == SAMPLE:
         return [Source(path, path.name, format=SAMPLE, label=label) for label, path in _sample_files().items()]
     if name == PIPE:
-        return [Source(None, PIPE, format=reading.format)]
+        return [Source(None, PIPE, format=options.format)]
     path = Path(name)
     if not path.exists():
         raise UserError(f"{path} does not exist", remedy="give files, folders, - for a pipe, or `sample`")
@@ -211,27 +211,27 @@ def _named(name: str, reading: ReadOptions) -> list[Source]:
         remedy = f"train with it: {invocation.command_line('train')} --data {path}; or prepare its source"
         raise UserError(f"{path} is a prepared data set", remedy=remedy)
     if path.is_dir():
-        return list(_in_folder(path, path, reading))
+        return list(_iter_folder(path, path, options))
     if path.is_char_device() or path.is_block_device() or path.is_socket():
         raise UserError(f"{path} is a device or socket, not a file", remedy="give files, folders, or - for a pipe")
-    return [_file(path, path.name, reading)]
+    return [_file_source(path, path.name, options)]
 
 
-def _file(path: Path, name: str, reading: ReadOptions) -> Source:
-    kind = reading.format or by_suffix(path)
+def _file_source(path: Path, name: str, options: ReadOptions) -> Source:
+    kind = options.format or format_by_suffix(path)
     if kind == "folder":
         raise UserError(f"{name} is a file", remedy="name the folder, or leave --input-format out")
     category = AMAZON.fullmatch(path.name)
     return Source(path, name, format=kind, label=category[1] if category and kind == "jsonl" else None)
 
 
-def by_suffix(path: Path) -> str | None:
+def format_by_suffix(path: Path) -> str | None:
     """Return the format given by a file name's suffix, if any."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
-def _in_folder(folder: Path, root: Path, reading: ReadOptions, above: tuple[str, ...] = ()) -> Iterator[Source]:
+def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[str, ...] = ()) -> Iterator[Source]:
     """Yield the files and folders named after splits; else all data files; else one folder per class.
 
     Pipes and devices are ignored, because opening one could block for ever.
@@ -244,18 +244,18 @@ def _in_folder(folder: Path, root: Path, reading: ReadOptions, above: tuple[str,
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
     for path in entries:
         check_link(path, root)
-    parts = {path: _part_of(path) for path in entries if path.is_dir() or by_suffix(path)}
+    parts = {path: _split_by_name(path) for path in entries if path.is_dir() or format_by_suffix(path)}
     data = [path for path, part in parts.items() if part != UNLABELLED]
     named = [path for path in data if parts[path]]
     are_splits = named and (len(named) == len(data) or any(parts[path] == "train" for path in named))
     for path, part in parts.items():
         if part == UNLABELLED or (part and are_splits):
             if path.is_file():
-                inner = iter([_file(path, _below(path, root), reading)])
+                inner = iter([_file_source(path, _relative_name(path, root), options)])
             else:
                 is_split = part != UNLABELLED
-                inner = _in_folder(path, root, reading, above) if is_split else _unlabelled_in(path, root, reading)
-            yield from (each if each.part == UNLABELLED else replace(each, part=part) for each in inner)
+                inner = _iter_folder(path, root, options, above) if is_split else _iter_unlabelled(path, root, options)
+            yield from (each if each.split == UNLABELLED else replace(each, split=part) for each in inner)
     if are_splits:
         return
     if named:
@@ -266,14 +266,14 @@ def _in_folder(folder: Path, root: Path, reading: ReadOptions, above: tuple[str,
         )
     files = [path for path in data if path.is_file()]
     folders = [path for path in data if path.is_dir()]
-    if files and reading.format != "folder":
-        yield from (_file(path, _below(path, root), reading) for path in files)
-    elif len(folders) == 1 and reading.format != "folder":
-        yield from _in_folder(folders[0], root, reading, above)
+    if files and options.format != "folder":
+        yield from (_file_source(path, _relative_name(path, root), options) for path in files)
+    elif len(folders) == 1 and options.format != "folder":
+        yield from _iter_folder(folders[0], root, options, above)
     elif folders:
         for path in folders:
             if list_documents(path, root):
-                yield Source(path, _below(path, root), format="folder", label=path.name)
+                yield Source(path, _relative_name(path, root), format="folder", label=path.name)
     else:
         raise UserError(
             f"{folder} holds nothing that can be read",
@@ -282,13 +282,13 @@ def _in_folder(folder: Path, root: Path, reading: ReadOptions, above: tuple[str,
         )
 
 
-def _part_of(path: Path) -> str | None:
+def _split_by_name(path: Path) -> str | None:
     """Return the split given by the letters that start a name: train-00000.parquet, test2.csv, but not trains.csv."""
     letters = re.match(r"[a-z]*", path.name.lower())
-    return PART_NAMES.get(letters[0]) if letters else None
+    return SPLIT_NAMES.get(letters[0]) if letters else None
 
 
-def _below(path: Path, root: Path) -> str:
+def _relative_name(path: Path, root: Path) -> str:
     return str(path.relative_to(root))
 
 

@@ -43,7 +43,7 @@ class PreparationSpec:
             ``None`` skips this check.
     """
 
-    encoding: CharEncoder = field(default_factory=CharEncoder)
+    encoder: CharEncoder = field(default_factory=CharEncoder)
     split: SplitOptions = field(default_factory=SplitOptions)
     read_options: ReadOptions = field(default_factory=ReadOptions)
     fit_length: bool = False

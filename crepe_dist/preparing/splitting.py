@@ -21,8 +21,8 @@ Assignment = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.ALL_SPLITS``
 DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
-PIECE = 1 << 20  # rows that are read or sorted at a time
-VALIDATION_FROM = 2000  # a tenth of so many can choose an epoch: training.patience wants 200
+CHUNK_ROWS = 1 << 20  # rows that are read or sorted at a time
+MIN_ROWS_FOR_VALIDATION = 2000  # a tenth of so many can choose an epoch: training.patience wants 200
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,18 @@ class SplitOptions:
             raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
 
 
-def _draw_for(rows: Rows, seed: int, purpose: int) -> Numbers:
+def _draw(rows: Rows, seed: int, purpose: int) -> Numbers:
     """Draw for each row, in pieces, to bound the memory for many millions of rows."""
     drawn = np.empty(len(rows), dtype=np.uint64)
-    for start in range(0, len(rows), PIECE):
-        piece = rows[start : start + PIECE]
-        drawn[start : start + PIECE] = hash_random(seed * 8 + purpose, piece["file"], piece["line"])
+    for start in range(0, len(rows), CHUNK_ROWS):
+        piece = rows[start : start + CHUNK_ROWS]
+        drawn[start : start + CHUNK_ROWS] = hash_random(seed * 8 + purpose, piece["file"], piece["line"])
     return drawn
 
 
-def assign_splits(rows: Rows, fixed: Assignment, split: SplitOptions, known: npt.NDArray[np.bool_]) -> Assignment:
+def assign_splits(
+    rows: Rows, given_split: Assignment, split: SplitOptions, known_labels: npt.NDArray[np.bool_]
+) -> Assignment:
     """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, ``UNLABELLED``, or the reason to leave it out.
 
     Args:
@@ -86,53 +88,53 @@ def assign_splits(rows: Rows, fixed: Assignment, split: SplitOptions, known: npt
     Returns:
         uint8 [n].
     """
-    fate = fixed.copy()
+    fate = given_split.copy()
     label = np.array(rows["label"])
-    fate[(fate != UNLABELLED) & ~known[label]] = UNKNOWN
+    fate[(fate != UNLABELLED) & ~known_labels[label]] = UNKNOWN
     if split.dedupe != "no" or (fate == UNLABELLED).any():
         for again, _ in iter_duplicates(rows["near" if split.dedupe == "near" else "exact"], fate):
             fate[again if split.dedupe != "no" else again[fate[again] == UNLABELLED]] = DUPLICATE
     if split.max_per_class is not None:
         free = np.flatnonzero(fate == TRAIN)
-        _, position = _by_class(rows, free, label, split.seed, SAMPLE_DRAW)
+        _, position = _rank_in_class(rows, free, label, split.seed, SAMPLE_DRAW)
         fate[free[position >= split.max_per_class]] = SAMPLED_OUT
-    _divide(rows, fate, label, split)
+    _draw_splits(rows, fate, label, split)
     return fate
 
 
-def used_labels(rows: Rows, fixed: Assignment) -> npt.NDArray[np.bool_]:
+def training_labels(rows: Rows, assignment: Assignment) -> npt.NDArray[np.bool_]:
     """Tell which labels occur in training rows, bool [largest label + 1]."""
     largest = int(rows["label"].max(initial=-1))
-    return np.asarray(np.bincount(rows["label"][fixed == TRAIN], minlength=largest + 1) > 0)
+    return np.asarray(np.bincount(rows["label"][assignment == TRAIN], minlength=largest + 1) > 0)
 
 
-def _divide(rows: Rows, fate: Assignment, label: npt.NDArray[np.int32], split: SplitOptions) -> None:
-    count = np.count_nonzero(fate == TRAIN)
+def _draw_splits(rows: Rows, assignment: Assignment, label: npt.NDArray[np.int32], split: SplitOptions) -> None:
+    count = np.count_nonzero(assignment == TRAIN)
     if count == 0:
         return
     validation = split.validation
     if validation is None:
-        validation = 0.1 if count >= VALIDATION_FROM and split.test < 0.9 else 0.0
+        validation = 0.1 if count >= MIN_ROWS_FOR_VALIDATION and split.test < 0.9 else 0.0
     if split.stratified:
-        free = np.flatnonzero(fate == TRAIN)
-        size, position = _by_class(rows, free, label, split.seed, SPLIT_DRAW)
+        free = np.flatnonzero(assignment == TRAIN)
+        size, position = _rank_in_class(rows, free, label, split.seed, SPLIT_DRAW)
         counts = np.rint(size * split.test)
         test, held_out = free[position < counts], free[position < counts + np.rint(size * validation)]
     else:  # the smallest draws, found without the indices of a sort
-        drawn = _draw_for(rows, split.seed, SPLIT_DRAW)
-        drawn[fate != TRAIN] = np.iinfo(np.uint64).max
+        drawn = _draw(rows, split.seed, SPLIT_DRAW)
+        drawn[assignment != TRAIN] = np.iinfo(np.uint64).max
         ends = np.cumsum([int(count * split.test), int(count * validation)])
         smallest = np.partition(drawn, ends)
         test, held_out = (drawn < smallest[end] for end in ends)
-    fate[held_out] = VALIDATION
-    fate[test] = TEST
+    assignment[held_out] = VALIDATION
+    assignment[test] = TEST
 
 
-def _by_class(
+def _rank_in_class(
     rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return, for each of the rows ``free``, the size of its class and its random rank within the class."""
-    drawn = _draw_for(rows, seed, purpose)[free]
+    drawn = _draw(rows, seed, purpose)[free]
     order = np.lexsort((drawn, label[free]))
     counts = np.bincount(label[free])
     starts = np.cumsum(counts) - counts
@@ -141,7 +143,7 @@ def _by_class(
     return counts[label[free]], position - starts[label[free]]
 
 
-def iter_duplicates(keys: Any, fate: Assignment) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+def iter_duplicates(keys: Any, assignment: Assignment) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Yield the rows of the splits that repeat the key of an earlier row, and the first rows with these keys, by index.
 
     Test rows count as earlier than validation rows, those as earlier than training rows, and unlabelled ones as the
@@ -152,7 +154,7 @@ def iter_duplicates(keys: Any, fate: Assignment) -> Iterator[tuple[npt.NDArray[n
     """
     keys = np.ascontiguousarray(keys)
     for rows in partition_by_key(keys):
-        rows = np.concatenate([rows[fate[rows] == split] for split in (TEST, VALIDATION, TRAIN, UNLABELLED)])
+        rows = np.concatenate([rows[assignment[rows] == split] for split in (TEST, VALIDATION, TRAIN, UNLABELLED)])
         values = keys[rows]
         order = np.argsort(values, kind="stable")
         values, rows = values[order], rows[order]
@@ -164,7 +166,7 @@ def iter_duplicates(keys: Any, fate: Assignment) -> Iterator[tuple[npt.NDArray[n
 
 def partition_by_key(keys: Numbers) -> Iterator[npt.NDArray[np.int64]]:
     """Divide rows by their keys, and yield the indices of each part; bounds the memory for many millions of rows."""
-    parts = np.uint64(-(-len(keys) // PIECE))
+    parts = np.uint64(-(-len(keys) // CHUNK_ROWS))
     for part in range(int(parts)):
-        pieces = range(0, len(keys), PIECE)
-        yield np.concatenate([i + np.flatnonzero(keys[i : i + PIECE] % parts == part) for i in pieces])
+        pieces = range(0, len(keys), CHUNK_ROWS)
+        yield np.concatenate([i + np.flatnonzero(keys[i : i + CHUNK_ROWS] % parts == part) for i in pieces])

@@ -22,7 +22,7 @@ from crepe_dist.files import open_regular
 from crepe_dist.preparing.sources import Source
 
 ROWS = "rows.bin"
-BAD_ROWS = "bad.jsonl"
+INVALID_ROWS = "bad.jsonl"
 Rows = npt.NDArray[Any]  # dtype ROW
 ROW = np.dtype(
     [
@@ -48,7 +48,7 @@ class SpooledTexts:
     """Reader of the texts of rows, memory-mapped from the files of a spool."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [_map(path) for path in paths]
+        self._files = [_map_bytes(path) for path in paths]
 
     def get(self, rows: Rows) -> list[bytes]:
         """Return the UTF-8 texts of rows."""
@@ -63,7 +63,7 @@ class SpooledTexts:
         return [self._files[file][start : start + length] for file, start, length in places]
 
 
-def _map(path: Path) -> Any:
+def _map_bytes(path: Path) -> Any:
     with open_regular(path, follow=False) as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
 
@@ -128,12 +128,12 @@ class SpooledRows:
     folder: Path
     sources: Sequence[Source]
     labels: list[str] = field(default_factory=list)
-    good: Counter[str] = field(default_factory=Counter)
-    bad: int = 0
+    valid: Counter[str] = field(default_factory=Counter)
+    invalid: int = 0
     files: dict[int, dict[str, Any]] = field(default_factory=dict)
     texts: list[Path] = field(default_factory=list)
-    corrected: dict[str, Any] | None = None
-    noticed: Counter[str] = field(default_factory=Counter)
+    corrections: dict[str, Any] | None = None
+    defects: Counter[str] = field(default_factory=Counter)
     renamed: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
@@ -142,16 +142,16 @@ class SpooledRows:
         return map_rows(self.folder / ROWS)
 
     @property
-    def read(self) -> int:
+    def num_read(self) -> int:
         """Number of rows that were read."""
-        return sum(self.good.values()) + self.bad
+        return sum(self.valid.values()) + self.invalid
 
-    def bad_rows(self) -> Iterator[dict[str, Any]]:
+    def iter_invalid_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the records of unusable rows, in the order of (file, line)."""
-        with (self.folder / BAD_ROWS).open(encoding="utf-8") as lines:
+        with (self.folder / INVALID_ROWS).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
-    def some(self, chosen: npt.NDArray[np.int64]) -> RowSubset:
+    def subset(self, chosen: npt.NDArray[np.int64]) -> RowSubset:
         """Choose rows by their indices, int64 [n]."""
         return RowSubset(self.folder / ROWS, tuple(self.texts), chosen)
 

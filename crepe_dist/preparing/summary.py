@@ -14,11 +14,11 @@ from crepe_dist.data.targets import ONE
 from crepe_dist.preparing.building import BuildResult
 from crepe_dist.preparing.data_warnings import data_warnings
 from crepe_dist.preparing.label_parsing import ABSENT, parse_label
-from crepe_dist.preparing.reading import NOTICED
+from crepe_dist.preparing.reading import DEFECTS
 from crepe_dist.preparing.spec import FIXED, PreparationSpec
 from crepe_dist.preparing.splitting import (
+    CHUNK_ROWS,
     DUPLICATE,
-    PIECE,
     SAMPLED_OUT,
     TEST,
     TRAIN,
@@ -51,60 +51,60 @@ def build_data_report(
     }
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
     without = np.asarray(collected.rows["label"] == absent)
-    values, known = set(built.composition.characters()), set(built.encoding.alphabet + built.encoding.paired)
+    values, known = set(built.preprocessor.characters()), set(built.encoder.alphabet + built.encoder.paired)
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
-        "encoding": built.encoding.to_dict(),
+        "encoding": built.encoder.to_dict(),
         "fit": {
             "length": spec.fit_length,
-            "alphabet": spec.fit_alphabet != FIXED and known - values != set(spec.encoding.alphabet),
+            "alphabet": spec.fit_alphabet != FIXED and known - values != set(spec.encoder.alphabet),
             "characters": len(known - values),
-            "rare": len(set(built.encoding.paired) - values),
+            "rare": len(set(built.encoder.paired) - values),
         },
         "beside": [
             {"name": column.name, "values": column.size - 1, "read": len(known.intersection(column.characters(start)))}
-            for column, start in built.composition.code_point_ranges()
+            for column, start in built.preprocessor.code_point_ranges()
         ],
         "classes": built.classes,
         "splits": {split: {"rows": built.rows[split], "classes": count.tolist()} for split, count in counts.items()},
         "sources": [
-            {"file": source.name, "split": source.part, **collected.files[file]}
+            {"file": source.name, "split": source.split, **collected.files[file]}
             for file, source in enumerate(collected.sources)
         ],
         "rows": {
-            "read": collected.read,
+            "read": collected.num_read,
             "bad": built.quarantine.lines,
             "duplicates": int((built.assignment == DUPLICATE).sum()),
             "sampled_out": int((built.assignment == SAMPLED_OUT).sum()),
             "kept": built.counts.rows,
         },
-        "lengths": _lengths(built.counts.lengths, built.encoding.feature_len),
-        "characters": _characters(built, characters),
-        "duplicates": _duplicates(collected, built, without),
-        "noticed": {name: collected.noticed[name] for name in NOTICED},
-        "examples": _examples(collected, built),
+        "lengths": _describe_lengths(built.counts.lengths, built.encoder.feature_len),
+        "characters": _count_characters(built, characters),
+        "duplicates": _count_duplicates(collected, built, without),
+        "noticed": {name: collected.defects[name] for name in DEFECTS},
+        "examples": _pick_examples(collected, built),
         "quarantine": {
             "rows": built.quarantine.lines,
             "reasons": dict(built.quarantine.reasons.most_common()),
-            "first": built.quarantine.first,
-            "unknown": _unknown(spec, collected, built),
+            "first": built.quarantine.examples,
+            "unknown": _count_unknown_labels(spec, collected, built),
         },
         "command": command,
         "strip_html": spec.read_options.strip_html,
         "file_encoding": spec.read_options.encoding or UTF_8,
     }
-    if built.composition.beside:
-        alone = _duplicates(collected, built, without, "_alone")
+    if built.preprocessor.beside:
+        alone = _count_duplicates(collected, built, without, "_alone")
         summary["duplicates"]["text_alone"] = {name: alone[name] for name in ("exact", "near", "across")}
     if levels := spec.read_options.labelling.levels:
         summary["levels"] = levels
     if collected.renamed:
         summary["renamed"] = collected.renamed
-    if collected.corrected is not None:
-        summary["corrections"] = collected.corrected
+    if collected.corrections is not None:
+        summary["corrections"] = collected.corrections
     if built.targets.kind != ONE:
-        summary["labels"] = _labels(built)
+        summary["labels"] = _describe_labels(built)
     if without.any():
         repeated = int((without & (built.assignment == DUPLICATE)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
@@ -113,7 +113,7 @@ def build_data_report(
     return summary
 
 
-def _unknown(spec: PreparationSpec, collected: SpooledRows, built: BuildResult) -> dict[str, int]:
+def _count_unknown_labels(spec: PreparationSpec, collected: SpooledRows, built: BuildResult) -> dict[str, int]:
     """Count rows by the first of their labels that is not a class, the most frequent first."""
     counts: Counter[str] = Counter()
     known = set(built.classes)
@@ -125,7 +125,7 @@ def _unknown(spec: PreparationSpec, collected: SpooledRows, built: BuildResult) 
     return dict(counts.most_common())
 
 
-def _labels(built: BuildResult) -> dict[str, Any]:
+def _describe_labels(built: BuildResult) -> dict[str, Any]:
     """Count how many labels the kept rows have: at most, on average, and rows without any."""
     per_row = np.count_nonzero(built.targets.label_pairs(np.flatnonzero(built.assignment <= TEST))[..., 1], axis=1)
     return {
@@ -136,9 +136,9 @@ def _labels(built: BuildResult) -> dict[str, Any]:
     }
 
 
-def _lengths(number: Counter[int], feature_len: int) -> dict[str, Any]:
+def _describe_lengths(counts_by_length: Counter[int], feature_len: int) -> dict[str, Any]:
     """Describe the lengths of texts, given the number of texts of each length."""
-    lengths, counts = np.array(sorted(number.items())).T
+    lengths, counts = np.array(sorted(counts_by_length.items())).T
     rows = int(counts.sum())
     ranks = [max(1, -(-percentile * rows // 100)) for percentile in PERCENTILES]
     values = lengths[np.searchsorted(np.cumsum(counts), ranks)].tolist()
@@ -157,10 +157,10 @@ def _lengths(number: Counter[int], feature_len: int) -> dict[str, Any]:
     }
 
 
-def _characters(built: BuildResult, total: int) -> dict[str, Any]:
-    points = np.array(sorted(built.counts.points), dtype=np.uint32)
-    known = built.encoding.has_id(points) if len(points) else np.zeros(0, dtype=bool)
-    unknown = Counter({int(point): built.counts.points[int(point)] for point in points[~known]})
+def _count_characters(built: BuildResult, total: int) -> dict[str, Any]:
+    points = np.array(sorted(built.counts.code_points), dtype=np.uint32)
+    known = built.encoder.has_id(points) if len(points) else np.zeros(0, dtype=bool)
+    unknown = Counter({int(point): built.counts.code_points[int(point)] for point in points[~known]})
     # Break ties by code point, so that the same data give the same report.
     top = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]
     return {
@@ -170,8 +170,8 @@ def _characters(built: BuildResult, total: int) -> dict[str, Any]:
     }
 
 
-def _duplicates(
-    collected: SpooledRows, built: BuildResult, without: npt.NDArray[np.bool_], alone: str = ""
+def _count_duplicates(
+    collected: SpooledRows, built: BuildResult, is_unlabelled: npt.NDArray[np.bool_], suffix: str = ""
 ) -> dict[str, Any]:
     """Count the labelled rows that repeat others, and those that have another label.
 
@@ -179,10 +179,10 @@ def _duplicates(
         without: rows without a label, bool [n].
         alone: end of the names of the hashes: empty, or ``_alone`` for texts without the columns beside them.
     """
-    keys_of = {kind: collected.rows[f"{kind}{alone}"] for kind in ("exact", "near")}
+    keys_of = {kind: collected.rows[f"{kind}{suffix}"] for kind in ("exact", "near")}
     # Count rows dropped as duplicates too, so that the report shows their number.
     fate = np.where(built.assignment == DUPLICATE, TRAIN, built.assignment).astype(np.uint8)
-    fate[without] = UNKNOWN
+    fate[is_unlabelled] = UNKNOWN
     exact = sum(len(again) for again, _ in iter_duplicates(keys_of["exact"], fate))
     near = conflicting = 0
     for again, first in iter_duplicates(keys_of["near"], fate):
@@ -201,20 +201,20 @@ def _duplicates(
         "exact": exact,
         "near": near,
         "conflicting": conflicting,
-        "removed": int(((built.assignment == DUPLICATE) & ~without).sum()),
+        "removed": int(((built.assignment == DUPLICATE) & ~is_unlabelled).sum()),
         "across": {f"{SPLITS[one]} in {SPLITS[other]}": counts for (one, other), counts in across.items()},
     }
 
 
-def _examples(collected: SpooledRows, built: BuildResult) -> dict[str, list[str]]:
+def _pick_examples(collected: SpooledRows, built: BuildResult) -> dict[str, list[str]]:
     texts = SpooledTexts(collected.texts)
     training = np.flatnonzero(built.assignment == TRAIN)
     examples: dict[str, list[str]] = {name: [] for name in built.classes[:EXAMPLE_CLASSES]}
-    for start in range(0, len(training), PIECE):
-        rows = training[start : start + PIECE]
+    for start in range(0, len(training), CHUNK_ROWS):
+        rows = training[start : start + CHUNK_ROWS]
         place, labels = built.targets.iter_labels(rows)
         for index, found in enumerate(examples.values()):
             chosen = rows[place[labels == index][: EXAMPLES - len(found)]]
             data = texts.get(collected.rows[chosen])
-            found += [built.composition.display_text(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
+            found += [built.preprocessor.display_text(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
     return examples

@@ -18,21 +18,21 @@ from typing import Any, Callable, TypeVar
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import ended
 
-AHEAD = 3  # tasks in flight per process
+TASKS_PER_PROCESS = 3  # tasks in flight per process
 _inherited: list[Any] = []
 
 
-Say = Callable[[str], None]  # prints a line
+PrintLine = Callable[[str], None]  # prints a line
 ProgressCallback = Callable[
     [str, int, int], None
 ]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
 
 
-def no_progress(doing: str, done: int, total: int) -> None:
+def no_progress(phase: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
-def unsaid(line: str) -> None:
+def print_nothing(line: str) -> None:
     """Print nothing."""
 
 
@@ -49,9 +49,9 @@ class WorkerPool:
     """
 
     executor: Executor | None
-    ahead: int
+    max_tasks: int
 
-    def in_order(self, work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
+    def map_in_order(self, work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
         """Yield the results of ``work`` in the order of the tasks."""
         if self.executor is None:
             yield from map(work, tasks)
@@ -59,14 +59,14 @@ class WorkerPool:
         waiting: deque[Future[Done]] = deque()
         for task in tasks:
             waiting.append(self.executor.submit(work, task))
-            if len(waiting) >= self.ahead:
+            if len(waiting) >= self.max_tasks:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
 @contextmanager
-def open_worker_pool(processes: int, fewer: str, work: Callable[[Any], Any] | None = None) -> Iterator[WorkerPool]:
+def open_worker_pool(processes: int, remedy: str, work: Callable[[Any], Any] | None = None) -> Iterator[WorkerPool]:
     """Provide ``processes`` workers.
 
     With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
@@ -86,16 +86,16 @@ def open_worker_pool(processes: int, fewer: str, work: Callable[[Any], Any] | No
         with suppress(OSError):
             executor = ProcessPoolExecutor(processes, context, initializer=_start_worker)
     try:
-        yield WorkerPool(executor, AHEAD * processes)
+        yield WorkerPool(executor, TASKS_PER_PROCESS * processes)
     except BrokenProcessPool as error:
-        how, why = _how_one_ended(executor)
-        raise UserError(f"a worker process {how}", why, f"run the command again, in one process: {fewer}") from error
+        how, why = _describe_failure(executor)
+        raise UserError(f"a worker process {how}", why, f"run the command again, in one process: {remedy}") from error
     finally:
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _how_one_ended(executor: Any) -> tuple[str, str]:
+def _describe_failure(executor: Any) -> tuple[str, str]:
     """Describe the end of the worker that broke a pool, and its likely cause; the pool terminates the other workers."""
     workers = list((getattr(executor, "_processes", None) or {}).values())
     executor.shutdown(wait=True)  # Then all workers have ended, and their exit codes are known.
@@ -116,9 +116,9 @@ def _start_worker() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()
     gc.set_threshold(1 << 17)  # rows make no cycles, but as many objects as otherwise start a search for some
-    threading.Thread(target=_exit_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def _exit_with(parent: Any) -> None:
+def _exit_with_parent(parent: Any) -> None:
     parent.join()
     os._exit(1)

@@ -21,7 +21,7 @@ from crepe_dist.data.text_preprocessing import (
 )
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.formatting import join_words
-from crepe_dist.preparing.dataframe_source import value_text
+from crepe_dist.preparing.dataframe_source import format_value
 from crepe_dist.settings.options import ServiceOptions
 
 TOP = 5
@@ -79,7 +79,7 @@ class Question(BaseModel):
         if self.texts:
             return list(map(strip_field_separators, self.texts))
         own = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
-        values = {name: value_text(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
+        values = {name: format_value(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
         beside = {column.name: column for column in composition.beside}
         known = [*(composition.columns or ("text",)), *beside]
         for name, value in values.items():

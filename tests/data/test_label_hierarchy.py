@@ -109,9 +109,9 @@ def test_a_column_for_each_level(folder, tmp_path, printed_by):
     printed = printed_by("evaluate", folder / "1", tmp_path / "new.csv", "--label-columns=first,second", cwd=folder)
     assert "level 1: 3 nodes" in printed
     labelling = LabelFormat(levels=".")
-    assert labelling.path('{"first": "a", "second": ""}') == "a"
+    assert labelling.join_levels('{"first": "a", "second": ""}') == "a"
     with pytest.raises(ValueError, match="the one above 'x' is empty"):
-        labelling.path('{"first": " ", "second": "x"}')
+        labelling.join_levels('{"first": " ", "second": "x"}')
     with pytest.raises(UserError, match="'x' contains the separator"):
         crepe_dist.prepare(tmp_path / "codes.csv", tmp_path / "other", levels="x", **columns)
 

@@ -23,7 +23,7 @@ from crepe_dist.inspecting.candidate_pool import CandidatePool, facility_locatio
 from crepe_dist.inspecting.corpus import Corpus
 from crepe_dist.inspecting.inspection import find_label_errors
 from crepe_dist.predicting.input_reader import model_columns, open_inputs
-from crepe_dist.preparing.dataframe_source import text_column
+from crepe_dist.preparing.dataframe_source import extract_table_texts
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import ReadOptions, find_sources
 from crepe_dist.preparing.spec import PreparationSpec
@@ -135,8 +135,8 @@ def test_what_cannot_be_inspected(complaint, tmp_path):
 class TestCorpus:
     def test_folds_are_balanced_and_keep_duplicates_together(self, place):
         corpus = Corpus(open_dataset(place / "data"))
-        fold = corpus.folds(4, seed=1)
-        assert np.array_equal(fold, corpus.folds(4, seed=1))
+        fold = corpus.assign_folds(4, seed=1)
+        assert np.array_equal(fold, corpus.assign_folds(4, seed=1))
         assert np.array_equal(fold, fold[corpus.duplicate_groups])
         for label in range(3):
             counts = np.bincount(fold[corpus.labels == label], minlength=4)
@@ -154,7 +154,7 @@ class TestCorpus:
         )
         corpus = Corpus(open_dataset(tmp_path / "data"))
         assert sorted(np.unique(corpus.duplicate_groups, return_counts=True)[1]) == [1, 1, 1, 2, 3]
-        read = [corpus.dataset.text(*corpus.row_of(row)) for row in range(len(corpus))]
+        read = [corpus.dataset.text(*corpus.locate(row)) for row in range(len(corpus))]
         alike = corpus.duplicate_groups == corpus.duplicate_groups[read.index("一丁七")]
         assert {read[row] for row in np.flatnonzero(alike)} == {"一丁七", "一丁七。", "!一丁 七"}
 
@@ -200,7 +200,7 @@ def test_texts_to_label_come_back_as_they_were(tmp_path):
             map(FIELD_SEPARATOR.join, zip(*new.values()))
         )
     frame = frame.rename(columns=unescape_cell)
-    assert sorted(text_column(frame, model_columns(data.composition))) == sorted(
+    assert sorted(extract_table_texts(frame, model_columns(data.composition))) == sorted(
         map(FIELD_SEPARATOR.join, zip(*new.values()))
     )
     write_csv(tmp_path / "answers.csv", [{"text": "=x", **dict.fromkeys(ANSWERED, "")}])

@@ -25,7 +25,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import MAX_RECORD, lines, tables
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.open_source import open_source
-from crepe_dist.preparing.reading import read as collect
+from crepe_dist.preparing.reading import read_sources as collect
 from crepe_dist.preparing.sources import ReadOptions, Source, find_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.spool import SpooledTexts
@@ -42,13 +42,13 @@ class Read:
         folder.mkdir()
         spec = PreparationSpec(read_options=replace(reading or ReadOptions(), class_names=class_names))
         with open_worker_pool(1, "") as workers:
-            found = collect(sources, folder, spec, replace(workers, ahead=ahead), no_progress)
+            found = collect(sources, folder, spec, replace(workers, max_tasks=ahead), no_progress)
         texts = SpooledTexts(found.texts).get(found.rows)
         self.files = found.files
         self.rows = [
             (int(row["line"]), found.labels[row["label"]], text.decode()) for row, text in zip(found.rows, texts)
         ]
-        self.bad = list(found.bad_rows())
+        self.bad = list(found.iter_invalid_rows())
         self.reasons = [(bad["line"], bad["reason"]) for bad in self.bad]
 
 
@@ -216,7 +216,7 @@ def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
         assert [(row[1], row[2]) for row in expected.rows] == [tuple(row) for row in csv.reader(io.StringIO(content))]
         assert expected.bad == []
     for size in (100, 2500):
-        monkeypatch.setattr(lines, "BLOCK", size)
+        monkeypatch.setattr(lines, "BATCH_BYTES", size)
         monkeypatch.setattr(lines, "PIECE", 64)
         got = Read(tmp_path, sources, reading, ahead=3)
         assert (got.rows, got.bad) == (expected.rows, expected.bad)
@@ -295,7 +295,7 @@ class TestParquet:
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table.cast(schema), path)
         sources = find_sources([str(tmp_path / "hf")])
-        assert [source.part for source in sources] == ["test", "train", "train"]
+        assert [source.split for source in sources] == ["test", "train", "train"]
         got = Read(tmp_path, sources)
         assert [row[1] for row in got.rows] == ["neg", "pos", "neg", "pos", "neg", "neg", "pos"]
         assert got.bad == []
@@ -434,7 +434,7 @@ class TestWorkbooks:
         ]  # fmt: skip
         rows = [f'<row><c t="s"><v>0</v></c><c t="s"><v>{i}</v></c></row>'.encode() for i in range(len(spelled))]
         workbook(tmp_path / "a.xlsx", rows, [each.encode() for each in spelled])
-        found = tables.ExcelReader(tmp_path / "a.xlsx", "a").first
+        found = tables.ExcelReader(tmp_path / "a.xlsx", "a").first_rows
         sheet = openpyxl.load_workbook(tmp_path / "a.xlsx").worksheets[0]
         assert [[*cells, ""][1] for _, cells in found] == [cell or "" for _, cell in sheet.values]
 

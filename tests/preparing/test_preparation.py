@@ -39,7 +39,7 @@ def prepared(tmp_path, lines, name="rows.csv", page=None, spec=None, **split):
     path = tmp_path / name
     path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
     spec = replace(spec or PreparationSpec(ENCODING), split=SplitOptions(**split))
-    return prepare(find_sources([str(path)]), tmp_path / "out", spec, page=page)
+    return prepare(find_sources([str(path)]), tmp_path / "out", spec, render_page=page)
 
 
 def contents(folder):
@@ -97,8 +97,8 @@ class TestProcesses:
 
     def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
         """Whoever counts, in however many pieces; and only what is trained on counts."""
-        monkeypatch.setattr("crepe_dist.preparing.fit_encoder.PIECE", 100)
-        monkeypatch.setattr("crepe_dist.preparing.fit_encoder.PIECE_BYTES", 1000)
+        monkeypatch.setattr("crepe_dist.preparing.fit_encoder.TASK_ROWS", 100)
+        monkeypatch.setattr("crepe_dist.preparing.fit_encoder.CHUNK_BYTES", 1000)
         (tmp_path / "in").mkdir()
         for name, rows, letters in (("train", 3000, "αβγΔέ"), ("test", 200, "жщы")):
             lines = (f"{n % 2},{letters * (1 + n % 5)} {chr(0x4E00 + n % 700) * 40}\n" for n in range(rows))

@@ -168,9 +168,9 @@ def liar():
     ],
 )  # fmt: skip
 def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
-    monkeypatch.setattr(remote, "MAX_UNKNOWN", 10**6)
+    monkeypatch.setattr(remote, "MAX_BYTES_OF_UNKNOWN_SIZE", 10**6)
     if kind == "drip":
-        monkeypatch.setattr(remote, "TIMEOUT", 2)
+        monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 2)
     if message is None:
         report = crepe_dist.prepare(f"{liar}/{kind}/train.csv", tmp_path / "out")
         assert report["rows"]["read"] == len(ROWS)

@@ -14,7 +14,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import ReadOptions, find_labelled
+from crepe_dist.preparing.sources import ReadOptions, find_scoring_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from tests.conftest import write_rows
@@ -50,7 +50,7 @@ def test_classes_are_merged_in_all_splits(tmp_path, printed_by):
     # A file that is scored later may have the old names.
     reading = ReadOptions.from_dict(json.loads((tmp_path / "data" / "dataset.json").read_text())["reading"])
     reading = ReadOptions(columns=ColumnSpec(label="label", texts=("text",)), renames=reading.renames)
-    sources = find_labelled(str(tmp_path / "new.csv"), reading)
+    sources = find_scoring_sources(str(tmp_path / "new.csv"), reading)
     encoding = open_dataset(tmp_path / "data").encoding
     spec = PreparationSpec(encoding, SplitOptions(0.0), reading, classes=tuple(report["classes"]))
     prepare(sources, tmp_path / "scored", spec)

@@ -18,7 +18,7 @@ from crepe_dist.preparing.splitting import (
     SplitOptions,
     assign_splits,
     iter_duplicates,
-    used_labels,
+    training_labels,
 )
 from crepe_dist.preparing.spool import ROW
 
@@ -35,7 +35,7 @@ def rows(count, labels=2, **columns):
 
 def fates(made, fixed=None, **split):
     fixed = np.zeros(len(made), dtype=np.uint8) if fixed is None else np.array(fixed, dtype=np.uint8)
-    return assign_splits(made, fixed, SplitOptions(**split), used_labels(made, fixed))
+    return assign_splits(made, fixed, SplitOptions(**split), training_labels(made, fixed))
 
 
 def counts(fate):
@@ -109,7 +109,7 @@ class TestDuplicates:
         keys, fate = generator.integers(0, 300, 1000, dtype=np.uint64), generator.integers(0, 7, 1000).astype(np.uint8)
         ((again, first),) = iter_duplicates(keys, fate)
         whole = dict(zip(again.tolist(), first.tolist()))
-        monkeypatch.setattr(splitting, "PIECE", 64)
+        monkeypatch.setattr(splitting, "CHUNK_ROWS", 64)
         parts = [dict(zip(again.tolist(), first.tolist())) for again, first in iter_duplicates(keys, fate)]
         assert len(parts) > 10
         assert {row: first for part in parts for row, first in part.items()} == whole

@@ -64,7 +64,7 @@ def written(path: Path, rows: list[str]) -> Path:
 @pytest.mark.parametrize("name", ["u.csv", "labels.csv", "labels.jsonl", "u.parquet", "u.txt", "u.ft", "folder"])
 def test_every_format_with_and_without_labels(labelled, tmp_path, name):
     summary, data = made(labelled, written(tmp_path / name, TEXTS))
-    assert [data.encoding.decode(codes) for codes in data.unlabelled.codes(np.arange(30))] == TEXTS
+    assert [data.encoding.decode(codes) for codes in data.unlabelled.char_ids(np.arange(30))] == TEXTS
     assert data.unlabelled.source_rows[:, 2].tolist() == hash_texts(text.encode() for text in TEXTS).tolist()
     assert data.origin("unlabelled", 3).file == name
     assert data.classes == ["a", "b"]
@@ -103,7 +103,7 @@ class TestRowsWithoutLabel:
 
     def test_are_kept(self, partly):
         summary, data = made(partly, keep_unlabelled=True)
-        texts = [data.encoding.decode(codes) for codes in data.unlabelled.codes(np.arange(10))]
+        texts = [data.encoding.decode(codes) for codes in data.unlabelled.char_ids(np.arange(10))]
         assert texts == [f"text {n}" for n in range(0, 40, 4)]
         assert data.classes == ["a", "b"]
         assert (summary["rows"]["bad"], summary["unlabelled"]["rows"]) == (0, 10)
@@ -143,9 +143,9 @@ class TestColumns:
         )
         more = write_rows(tmp_path / "more.csv", [("body", "note", "head"), ("new body", "?", "new head")])
         reading = ReadOptions(columns=ColumnSpec(texts=("head", "body")))
-        sources = find_sources([str(rows)], reading=reading, unlabelled=[str(more)])
+        sources = find_sources([str(rows)], options=reading, unlabelled=[str(more)])
         prepare(sources, tmp_path / "out", PreparationSpec(ENCODING, read_options=reading))
-        (codes,) = opened(tmp_path / "out").codes(np.arange(1))
+        (codes,) = opened(tmp_path / "out").char_ids(np.arange(1))
         assert ENCODING.decode(codes) == "new head | new body"
 
     @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ class TestColumns:
         rows.write_text("".join(f"{'ab'[n % 2]},title,text {n}\n" for n in range(9)))
         (tmp_path / "more.csv").write_text(f"{line}\n")
         _, data = made(rows, tmp_path / "more.csv")
-        assert ENCODING.decode(data.unlabelled.codes(np.arange(1))[0]) == read
+        assert ENCODING.decode(data.unlabelled.char_ids(np.arange(1))[0]) == read
 
 
 class TestFolders:
@@ -191,5 +191,5 @@ def test_tables_in_memory(tmp_path):
     more = {"body": ["new", None], "head": ["x", "y"], "label": ["?", "?"]}
     crepe_dist.prepare(rows, tmp_path / "out", text=["head", "body"], unlabelled=more, max_bad=0.5, feature_len=40)
     data = open_dataset(tmp_path / "out")
-    codes = opened(tmp_path / "out").codes(np.arange(2))
+    codes = opened(tmp_path / "out").char_ids(np.arange(2))
     assert [data.encoding.decode(each) for each in codes] == ["x | new", "y"]

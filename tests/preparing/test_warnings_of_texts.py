@@ -11,7 +11,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.preparing.reading import MAX_CLASSES, MOJIBAKE
-from crepe_dist.preparing.similar_names import similar_names
+from crepe_dist.preparing.similar_names import find_similar_names
 from crepe_dist.reports.findings import basic_limits
 
 
@@ -26,7 +26,7 @@ from crepe_dist.reports.findings import basic_limits
     ],
 )
 def test_names_that_look_alike(names, pairs):
-    found = similar_names(names)
+    found = find_similar_names(names)
     assert found == pairs or sorted(rare for rare, _ in found) == sorted(pairs)
 
 
@@ -38,11 +38,11 @@ def test_names_that_look_alike(names, pairs):
     ],
 )  # fmt: skip
 def test_names_of_different_classes(names):
-    assert similar_names(dict(zip(names, (100, 1, 1)))) == []
+    assert find_similar_names(dict(zip(names, (100, 1, 1)))) == []
 
 
 def test_words_that_are_as_frequent_are_different():
-    assert similar_names({"horse": 100, "house": 80}) == []
+    assert find_similar_names({"horse": 100, "house": 80}) == []
 
 
 def test_nodes_are_compared_below_the_same_node():
@@ -54,20 +54,20 @@ def test_nodes_are_compared_below_the_same_node():
         "Art > Painting": 40,
         "Art > Paintng": 1,
     }
-    assert similar_names(names, ">") == [("sport", "Sport"), ("Art > Paintng", "Art > Painting")]
+    assert find_similar_names(names, ">") == [("sport", "Sport"), ("Art > Paintng", "Art > Painting")]
 
 
 def test_blanks_around_a_separator_make_no_name_like_itself():
     names = {"b/x": 9, " b / x": 2, "a/Billing": 40, "a/Billling": 1}
-    assert similar_names(names, "/") == [("a/Billling", "a/Billing"), ("b / x", "b/x")]
+    assert find_similar_names(names, "/") == [("a/Billling", "a/Billing"), ("b / x", "b/x")]
 
 
 def test_many_names_take_little_time():
     generator = random.Random(1)
     names = {"".join(generator.choices("abcdefgh", k=12)): 1 for _ in range(MAX_CLASSES)}
     started = time.perf_counter()
-    similar_names({f"aaaaaaa{chr(0x4E00 + number)}": 1 for number in range(9000)})
-    similar_names(names)
+    find_similar_names({f"aaaaaaa{chr(0x4E00 + number)}": 1 for number in range(9000)})
+    find_similar_names(names)
     assert time.perf_counter() - started < 20
 
 

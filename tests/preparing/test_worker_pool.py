@@ -36,6 +36,6 @@ def test_the_error_says_how_a_worker_ended_and_guesses_memory_only_after_sigkill
         pytest.raises(UserError, match=f"a worker process {re.escape(how)}") as caught,
         open_worker_pool(2, "crepe predict …", end if is_forked else None) as workers,
     ):
-        list(workers.in_order(call_inherited if is_forked else end, [0, 0, code, 0, 0]))
+        list(workers.map_in_order(call_inherited if is_forked else end, [0, 0, code, 0, 0]))
     assert ("memory" in caught.value.why) == (code == -signal.SIGKILL)
     assert caught.value.remedy.endswith("crepe predict …")

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from crepe_dist.preparing.formats.columns import ResolvedColumns
 
 Text = TypeVar("Text", str, bytes)
-BLOCK = 1 << 21  # bytes that are parsed together
+BATCH_BYTES = 1 << 21  # bytes that are parsed together
 MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
 MAX_EXPANSION = 200  # of gzip's largest, 1,032; texts compress 3 to 20 times
-ALWAYS_ALLOWED = 1 << 30  # bytes to which any file may expand
+MIN_EXPANSION_BYTES = 1 << 30  # bytes to which any file may expand
 EXCERPT = 80  # characters
-LOOK_AT = 200  # rows from which a header and columns are detected
+DETECTION_ROWS = 200  # rows from which a header and columns are detected
 NOT_UTF_8 = "not UTF-8"
 TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
-FROM_WINDOWS = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
+ENCODING_REMEDY = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
 
 
 class Row(NamedTuple):
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     id: str = ""
 
 
-class BadRow(NamedTuple):
+class InvalidRow(NamedTuple):
     """One or more unusable lines from ``line`` on, with the reason and the start of the first line."""
 
     line: int
@@ -64,14 +64,14 @@ class RawBatch(NamedTuple):
     line: int
     content: Any
     size: int
-    bad: tuple[BadRow, ...] = ()
+    invalid: tuple[InvalidRow, ...] = ()
 
 
 class Parsed(NamedTuple):
     """Rows of a batch. Bytes that are not UTF-8 may appear as lone surrogates."""
 
     rows: list[Row]
-    bad: list[BadRow]
+    invalid: list[InvalidRow]
 
 
 class SourceFile(Protocol):
@@ -83,7 +83,7 @@ class SourceFile(Protocol):
     """
 
     encoding: str
-    doubt: str
+    encoding_warning: str
 
     @property
     def position(self) -> int:
@@ -136,11 +136,11 @@ class OpenFile(NamedTuple):
         """
         expanded, is_warned = 0, False
         for batch in self.batches:
-            if self.file.doubt and not is_warned:
+            if self.file.encoding_warning and not is_warned:
                 is_warned = True
-                warnings.warn(f"{self.name} {self.file.doubt}", stacklevel=2)
+                warnings.warn(f"{self.name} {self.file.encoding_warning}", stacklevel=2)
             expanded += batch.size
-            limit = max(ALWAYS_ALLOWED, MAX_EXPANSION * self.file.position)
+            limit = max(MIN_EXPANSION_BYTES, MAX_EXPANSION * self.file.position)
             if expanded > limit:
                 raise UserError(
                     f"{self.name} expands to more than {limit / 1e9:,.1f} GB",
@@ -149,15 +149,15 @@ class OpenFile(NamedTuple):
                 )
             yield batch
 
-    def parsed(self) -> Iterator[Parsed]:
+    def iter_parsed(self) -> Iterator[Parsed]:
         """Parse all batches in this process, and close the file."""
         for batch in self.iter_checked():
             parsed = self.parse(batch)
-            yield parsed._replace(bad=[*parsed.bad, *batch.bad])
+            yield parsed._replace(invalid=[*parsed.invalid, *batch.invalid])
         self.file.close()
 
 
-def parse_each(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text], Row | None]) -> Parsed:
+def parse_rows(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text], Row | None]) -> Parsed:
     """Parse the contents of rows, given with their numbers; ``ValueError`` makes a row unusable, ``None`` skips it."""
     result = Parsed([], [])
     for number, content in contents:
@@ -165,7 +165,7 @@ def parse_each(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text]
             if (row := parse(number, content)) is not None:
                 result.rows.append(row)
         except ValueError as error:
-            result.bad.append(BadRow(number, str(error), excerpt(content)))
+            result.invalid.append(InvalidRow(number, str(error), excerpt(content)))
     return result
 
 

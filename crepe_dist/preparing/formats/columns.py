@@ -16,25 +16,25 @@ from crepe_dist.files import GUARDED
 from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.label_parsing import labels_to_cell
 
-LABELS = (
+LABEL_NAMES = (
     "label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y",
     "stars", "rating",
 )  # fmt: skip
-TEXTS = (
+TEXT_NAMES = (
     "text", "content", "review", "reviewtext", "review text", "review body", "body", "sentence", "document",
     "description", "message", "tweet", "comment",
 )  # fmt: skip
 # Row numbers, as pandas and others write them: neither label nor text.
-INDICES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
+INDEX_NAMES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
 # A decimal comma with at most two digits after it; three digits after a comma may be thousands.
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
-MAX_ABOVE = 10  # rows above a header, at most
+MAX_TITLE_ROWS = 10  # rows above a header, at most
 MIN_PROPORTION = 0.9  # share of the values that decides what a column is
-DISTINCT = 40  # rows that are needed to say that all differ
+MIN_ROWS_TO_COMPARE = 40  # rows that are needed to say that all differ
 MAX_CATEGORIES = 20  # values of a column of categories, at most
-SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))  # between the digits of numbers, dates and times; to be removed
-TITLES = ("title", "headline", "subject", "summary", "review title", "review headline")
+NUMBER_SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))  # between the digits of numbers, dates and times; to be removed
+TITLE_NAMES = ("title", "headline", "subject", "summary", "review title", "review headline")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,19 @@ class ColumnSpec:
     @property
     def names(self) -> list[str]:
         """All given columns."""
-        given = (self.label, *self.texts, self.weight, self.id, *self.labels, *self.preferred_texts, *self.beside)
+        given = (
+            self.label,
+            *self.texts,
+            self.weight,
+            self.id,
+            *self.labels,
+            *self.preferred_texts,
+            *self.feature_columns,
+        )
         return [name for name in given if name is not None]
 
     @property
-    def beside(self) -> tuple[str, ...]:
+    def feature_columns(self) -> tuple[str, ...]:
         """Columns beside the text, in the order of their values."""
         return (*self.categories, *self.numbers)
 
@@ -88,71 +96,73 @@ class ResolvedColumns:
     labels: tuple[int, ...] = ()
     id: int | None = None
     ignored: int | None = None
-    beside: tuple[int, ...] = ()
+    feature_columns: tuple[int, ...] = ()
 
     @property
     def used(self) -> list[int]:
         """Positions of all columns that are read."""
-        positions = (self.label, *self.labels, *self.texts, self.id, self.weight, *self.beside)
+        positions = (self.label, *self.labels, *self.texts, self.id, self.weight, *self.feature_columns)
         return [i for i in positions if i is not None]
 
-    def named(self, positions: Sequence[int]) -> tuple[str, ...]:
+    def names_at(self, positions: Sequence[int]) -> tuple[str, ...]:
         """Return the names of columns."""
         return tuple(self.names[i] for i in positions)
 
-    def moved(self, positions: Sequence[int]) -> ResolvedColumns:
+    def reindex(self, positions: Sequence[int]) -> ResolvedColumns:
         """Describe the same columns in a table of those at these positions alone."""
         to: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
-        several = (self.texts, self.labels, self.beside)
+        several = (self.texts, self.labels, self.feature_columns)
         texts, labels, beside = (tuple(positions.index(i) for i in columns) for columns in several)
         one = {name: to.get(getattr(self, name)) for name in ("label", "weight", "id")}
-        return ResolvedColumns(self.named(positions), texts=texts, labels=labels, beside=beside, **one)
+        return ResolvedColumns(self.names_at(positions), texts=texts, labels=labels, feature_columns=beside, **one)
 
     def describe(self) -> str:
         """Describe the columns read, for the report."""
         label = "" if self.label is None else f"label: {self.names[self.label]}, "
-        label += f"labels: {', '.join(self.named(self.labels))}, " if self.labels else ""
+        label += f"labels: {', '.join(self.names_at(self.labels))}, " if self.labels else ""
         pairs = (("weight", self.weight), ("id", self.id), ("ignored", self.ignored))
         others = [(what, i) for what, i in pairs if i is not None]
         more = "".join(f", {what}: {self.names[i]}" for what, i in others)
-        beside = f", beside it: {', '.join(self.named(self.beside))}" if self.beside else ""
-        return f"{label}text: {SEPARATOR.join(self.named(self.texts))}{beside}{more}"
+        beside = f", beside it: {', '.join(self.names_at(self.feature_columns))}" if self.feature_columns else ""
+        return f"{label}text: {SEPARATOR.join(self.names_at(self.texts))}{beside}{more}"
 
-    def hint(self, rows: Sequence[Sequence[str]], *, has_header: bool = True) -> str:
+    def unread_hint(self, rows: Sequence[Sequence[str]], *, has_header: bool = True) -> str:
         """Name the columns that are not read, and the flags that would read them beside the text; empty if none is.
 
         Args:
             rows: first rows.
         """
         read = {*self.used, self.ignored}
-        others = [i for i, name in enumerate(self.names) if i not in read and not INDICES.fullmatch(_plain(name))]
+        others = [
+            i for i, name in enumerate(self.names) if i not in read and not INDEX_NAMES.fullmatch(_normalize(name))
+        ]
         flags, commas = [], ""
         for i in others:
-            values, name = _values(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
-            if _are_mostly(lambda value: number_of(value) is not None, values):
+            values, name = _filled(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
+            if _mostly_pass(lambda value: number_of(value) is not None, values):
                 flags.append(f"--number {name}")
-            elif _are_mostly(DECIMAL_COMMA.fullmatch, values):
+            elif _mostly_pass(DECIMAL_COMMA.fullmatch, values):
                 point = values[0].replace(".", "").replace(",", ".")
                 commas = commas or f"; --number {name} needs decimal points, such as {point}"
-            elif _are_few(i, rows):
+            elif _is_categorical(i, rows):
                 flags.append(f"--category {name}")
         if not others:
             return ""
         beside = f"; to read them beside the text: {' '.join(flags)}" if flags else ""
-        return f"not read: {', '.join(self.named(others))}{beside}{commas}"
+        return f"not read: {', '.join(self.names_at(others))}{beside}{commas}"
 
-    def row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
+    def make_row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
         """Make a row of the values of all columns; ``given`` is the class of all rows, if the file name gives it."""
         label = given if self.label is None else values[self.label]
         if self.labels:
-            label = labels_to_cell(self.named(self.labels), [values[i] for i in self.labels])
+            label = labels_to_cell(self.names_at(self.labels), [values[i] for i in self.labels])
         weight = None if self.weight is None else values[self.weight]
         id_ = "" if self.id is None else values[self.id]
         text = values[self.texts[0]] if len(self.texts) == 1 else join([values[i] for i in self.texts])
-        return Row(line, label or "", with_values(text, [values[i] for i in self.beside]), cells, weight, id_)
+        return Row(line, label or "", with_values(text, [values[i] for i in self.feature_columns]), cells, weight, id_)
 
 
-def is_header(rows: Sequence[Sequence[str]], wanted: ColumnSpec) -> bool:
+def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
     """Tell whether the first row is a header, which names a wanted column or has a usual name of a label or text.
 
     A word that occurs again in its column does not count, because a class may be called "review".
@@ -160,15 +170,15 @@ def is_header(rows: Sequence[Sequence[str]], wanted: ColumnSpec) -> bool:
     if not rows:
         return False
     cells, *others = rows
-    if any(name in cells for name in wanted.names if not name.isdecimal()):
+    if any(name in cells for name in spec.names if not name.isdecimal()):
         return True
     return any(
-        _plain(cell) in LABELS + TEXTS and all(cell != row[i] for row in others if i < len(row))
+        _normalize(cell) in LABEL_NAMES + TEXT_NAMES and all(cell != row[i] for row in others if i < len(row))
         for i, cell in enumerate(cells)
     )
 
 
-def rows_above_header(rows: Sequence[Sequence[str]], wanted: ColumnSpec, *, is_sure: bool) -> int:
+def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, has_header: bool) -> int:
     """Count the rows above the header, such as a title and a blank row; 0 if the first row may be the header.
 
     Such a row has at most one cell that is not blank, and the rows below it have more.
@@ -178,11 +188,11 @@ def rows_above_header(rows: Sequence[Sequence[str]], wanted: ColumnSpec, *, is_s
     """
     widths = [sum(map(bool, map(str.strip, row))) for row in rows]
     above = next((i for i, width in enumerate(widths) if width > 1), 0)
-    is_title = 0 < above < MAX_ABOVE and sum(width > 1 for width in widths) > MIN_PROPORTION * (len(rows) - above)
-    if not is_title or (not is_sure and is_header(rows[:1], wanted)):
+    is_title = 0 < above < MAX_TITLE_ROWS and sum(width > 1 for width in widths) > MIN_PROPORTION * (len(rows) - above)
+    if not is_title or (not has_header and is_header(rows[:1], spec)):
         return 0
     below = rows[above:]
-    return above if is_sure or is_header(below, wanted) or may_be_header(below) else 0
+    return above if has_header or is_header(below, spec) or may_be_header(below) else 0
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -205,25 +215,25 @@ def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
     return cells[0] not in count and min(count.values()) > 1 and len(count) <= len(others) / 3
 
 
-def _are_mostly(test: Callable[[str], object], values: Sequence[str]) -> bool:
+def _mostly_pass(test: Callable[[str], object], values: Sequence[str]) -> bool:
     """Tell whether nearly all values of a column pass a test."""
     return bool(values) and sum(map(bool, map(test, values))) > MIN_PROPORTION * len(values)
 
 
-def _are_few(place: int, rows: Sequence[Sequence[str]]) -> bool:
+def _is_categorical(place: int, rows: Sequence[Sequence[str]]) -> bool:
     """Tell whether a column has few values, as one of categories has."""
-    values = _values(place, rows)
+    values = _filled(place, rows)
     return 2 <= len(set(values)) <= min(MAX_CATEGORIES, len(values) / 4)
 
 
-def _values(place: int, rows: Sequence[Sequence[str]]) -> list[str]:
+def _filled(place: int, rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the values of a column that are not blank."""
     return [row[place].strip() for row in rows if place < len(row) and row[place].strip()]
 
 
-def _is_figure(value: str) -> bool:
+def _is_numeric(value: str) -> bool:
     """Tell whether a value is a number, such as 1.5e-3, 1.234,50 or 9 €, or a date or time in digits."""
-    return number_of(value) is not None or value.translate(SIGNS).isdecimal()
+    return number_of(value) is not None or value.translate(NUMBER_SIGNS).isdecimal()
 
 
 def _is_number(text: str) -> bool:
@@ -231,12 +241,12 @@ def _is_number(text: str) -> bool:
     return bool(text.strip()) and not text.strip().strip("0123456789+-.,:/ T")
 
 
-def choose(
+def choose_columns(
     file: str,
     names: Sequence[str],
-    wanted: ColumnSpec,
+    spec: ColumnSpec,
     *,
-    label_given: bool,
+    has_label: bool,
     rows: Sequence[Sequence[str]] = (),
     has_header: bool = True,
 ) -> ResolvedColumns:
@@ -252,45 +262,45 @@ def choose(
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
     """
-    names, like = tuple(names), wanted.reference_columns
-    if not has_header and label_given and like is not None and len(names) == len(like.names):
+    names, like = tuple(names), spec.reference_columns
+    if not has_header and has_label and like is not None and len(names) == len(like.names):
         return replace(like, names=names, label=None, weight=None, labels=(), ignored=like.label)
-    if not has_header and label_given and like is not None and len(names) == len(like.texts):
+    if not has_header and has_label and like is not None and len(names) == len(like.texts):
         return ResolvedColumns(names, None, tuple(range(len(names))))
-    needed = wanted.beside if wanted.preferred_texts else ()
-    if not wanted.texts and not set(wanted.preferred_texts).isdisjoint(names):
-        wanted, needed = replace(wanted, texts=wanted.preferred_texts), (*wanted.preferred_texts, *needed)
-    if missing := [name for name in needed if name not in names and not _is_place(name, len(names))]:
+    needed = spec.feature_columns if spec.preferred_texts else ()
+    if not spec.texts and not set(spec.preferred_texts).isdisjoint(names):
+        spec, needed = replace(spec, texts=spec.preferred_texts), (*spec.preferred_texts, *needed)
+    if missing := [name for name in needed if name not in names and not _is_column_number(name, len(names))]:
         raise UserError(
             f"{file} has no column {missing[0]!r}",
             f"the model was trained on {SEPARATOR.join(needed)}; it has {', '.join(names)}"[:500],
             "add that column, which may be empty"
-            + ("" if missing[0] in wanted.beside else ", or name the columns of the text with --text-column"),
+            + ("" if missing[0] in spec.feature_columns else ", or name the columns of the text with --text-column"),
         )
-    label_given = label_given or bool(wanted.labels)
-    place = partial(_position, file, names, has_header)
-    labels = tuple(place("label-columns", name) for name in wanted.labels)
-    weight = None if wanted.weight is None else place("weight", wanted.weight)
-    has_id = wanted.id is not None and (wanted.id_required or wanted.id in names or _is_place(wanted.id, len(names)))
-    id_ = place("id", str(wanted.id)) if has_id else None
-    kinds = (("category", wanted.categories), ("number", wanted.numbers))
+    has_label = has_label or bool(spec.labels)
+    place = partial(_find_column, file, names, has_header)
+    labels = tuple(place("label-columns", name) for name in spec.labels)
+    weight = None if spec.weight is None else place("weight", spec.weight)
+    has_id = spec.id is not None and (spec.id_required or spec.id in names or _is_column_number(spec.id, len(names)))
+    id_ = place("id", str(spec.id)) if has_id else None
+    kinds = (("category", spec.categories), ("number", spec.numbers))
     beside = tuple(place(kind, name) for kind, given in kinds for name in given)
     taken: set[int | None] = {*labels, weight, id_, *beside}
 
     def usual(kinds: Sequence[str]) -> int | None:
-        found = (i for kind in kinds for i, name in enumerate(names) if _plain(name) == kind and i not in taken)
+        found = (i for kind in kinds for i, name in enumerate(names) if _normalize(name) == kind and i not in taken)
         return next(found, None) if has_header else None
 
     label: int | None = None
-    if not wanted.labels:
-        is_needed = wanted.label is not None and wanted.needs_label and not label_given
-        label = place("label", str(wanted.label)) if is_needed or wanted.label in names else usual(LABELS)
-    texts: list[int | None] = [place("text", name) for name in wanted.texts]
+    if not spec.labels:
+        is_needed = spec.label is not None and spec.needs_label and not has_label
+        label = place("label", str(spec.label)) if is_needed or spec.label in names else usual(LABEL_NAMES)
+    texts: list[int | None] = [place("text", name) for name in spec.texts]
     taken |= {label, *texts[1:]}
-    texts = texts or [usual(TEXTS)]
-    title = None if wanted.texts else usual(TITLES)
-    named = [i for i, name in enumerate(names) if name != GUARDED and not INDICES.fullmatch(_plain(name))]
-    free = [i for i in named if not _are_mostly(DATE.match, _values(i, rows))]
+    texts = texts or [usual(TEXT_NAMES)]
+    title = None if spec.texts else usual(TITLE_NAMES)
+    named = [i for i, name in enumerate(names) if name != GUARDED and not INDEX_NAMES.fullmatch(_normalize(name))]
+    free = [i for i in named if not _mostly_pass(DATE.match, _filled(i, rows))]
 
     def only(what: str, left: list[int]) -> int:
         """Choose a column without a usual name if it is the only one left."""
@@ -301,16 +311,16 @@ def choose(
         raise UserError(
             f"{file}: which column is the {what}?",
             f"the columns are {', '.join(names)}"[:500] + header,
-            f"give its name or its number from 1 to {len(names)} with {_flag(what)}",
+            f"give its name or its number from 1 to {len(names)} with {_flag_name(what)}",
         )
 
-    if label is None and not label_given:
+    if label is None and not has_label:
         taken |= {*texts, title}
-        if read := [names[i] for i in beside if _plain(names[i]) in LABELS]:
+        if read := [names[i] for i in beside if _normalize(names[i]) in LABEL_NAMES]:
             why = f"{read[0]!r:.60} is read beside the text"
             raise UserError(f"{file}: which column is the label?", why, "give --label")
         if has_header:
-            left = [i for i in free if i not in taken and not _are_distinct(i, rows)]
+            left = [i for i in free if i not in taken and not _is_mostly_unique(i, rows)]
         elif len(names) == 1:
             raise UserError(f"{file} has only one column", remedy="check the columns, or give another --input-format")
         else:
@@ -319,45 +329,47 @@ def choose(
     taken |= {label, title}
     if texts == [None]:
         words = [
-            i for i in (free if has_header else range(len(names))) if not _are_mostly(_is_figure, _values(i, rows))
+            i for i in (free if has_header else range(len(names))) if not _mostly_pass(_is_numeric, _filled(i, rows))
         ]
-        left = [i for i in words if i not in taken and not (title is not None and _are_few(i, rows))]
+        left = [i for i in words if i not in taken and not (title is not None and _is_categorical(i, rows))]
         if not left and title is not None:
             texts = []
-        elif has_header or label_given:
-            texts = [only("text", left or [i for i in words if label_given and i not in taken - {label}])]
+        elif has_header or has_label:
+            texts = [only("text", left or [i for i in words if has_label and i not in taken - {label}])]
         else:
             texts = [*left] or [only("text", left)]
     joined = tuple(i for i in (title, *texts) if i is not None)
-    label, ignored = (None, label) if label_given else (label, None)
+    label, ignored = (None, label) if has_label else (label, None)
     ignored = None if ignored in joined else ignored
-    return _distinct(file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, beside))
+    return _check_no_repeats(file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, beside))
 
 
-def _are_distinct(place: int, rows: Sequence[Sequence[str]]) -> bool:
+def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:
     """Tell whether nearly all values of a column differ, as those of labels do not."""
     values = [row[place] for row in rows if place < len(row)]
-    return len(values) >= DISTINCT and len(set(values)) > MIN_PROPORTION * len(values)
+    return len(values) >= MIN_ROWS_TO_COMPARE and len(set(values)) > MIN_PROPORTION * len(values)
 
 
-def _position(file: str, names: Sequence[str], has_header: bool, what: str, column: str) -> int:
+def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, column: str) -> int:
     if column in names:
         return list(names).index(column)
-    if _is_place(column, len(names)):
+    if _is_column_number(column, len(names)):
         return int(column) - 1
-    alike = [name for name in names if _plain(name) == _plain(column)] or difflib.get_close_matches(column, names, 1)
+    alike = [name for name in names if _normalize(name) == _normalize(column)] or difflib.get_close_matches(
+        column, names, 1
+    )
     raise UserError(
         f"{file} has no column {column!r}",
         f"it has {', '.join(names)}"[:500],
         (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
-        + f"give a name or a number from 1 to {len(names)} with {_flag(what)}"
+        + f"give a name or a number from 1 to {len(names)} with {_flag_name(what)}"
         + ("" if has_header else "; --header yes reads names"),
     )
 
 
-def _distinct(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
+def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
     """Refuse a column that is chosen twice; only an id may be read as a text, too."""
-    count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.beside))
+    count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.feature_columns))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:
         why = f"it is {chosen.names[twice - 1]!r:.60}"
@@ -365,14 +377,14 @@ def _distinct(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
     return chosen
 
 
-def _flag(what: str) -> str:
+def _flag_name(what: str) -> str:
     # `predict` has these columns too, and its --text is a text to classify.
     return f"--{what}" if what in ("label", "label-columns", "id", "category", "number") else f"--{what}-column"
 
 
-def _is_place(column: str, width: int) -> bool:
+def _is_column_number(column: str, width: int) -> bool:
     return column.isdecimal() and len(column) < 10 and 1 <= int(column) <= width
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.strip().lower().replace("_", " ")

@@ -11,7 +11,7 @@ from typing import Any
 
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
-    LOOK_AT,
+    DETECTION_ROWS,
     MAX_RECORD,
     NOT_UTF_8,
     TOO_LONG,
@@ -19,17 +19,17 @@ from crepe_dist.preparing.formats import (
     Parsed,
     RawBatch,
     Row,
-    parse_each,
+    parse_rows,
 )
-from crepe_dist.preparing.formats.columns import LABELS, ColumnSpec, ResolvedColumns, choose
+from crepe_dist.preparing.formats.columns import LABEL_NAMES, ColumnSpec, ResolvedColumns, choose_columns
 from crepe_dist.preparing.formats.lines import LineReader
-from crepe_dist.preparing.label_parsing import DECODER, MANY
+from crepe_dist.preparing.label_parsing import DECODER, MULTIPLE_LABELS
 
 MAX_DEPTH = 4  # levels of nested objects whose keys are listed
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLinesParser:
     """Parser of JSON Lines, with one object per line.
 
     Args:
@@ -40,41 +40,41 @@ class JsonLines:
     """
 
     columns: ResolvedColumns
-    given: str | None = None
+    label: str | None = None
     kept: tuple[str, ...] = ()
     nested: bool = False
 
     def parse(self, batch: RawBatch) -> Parsed:
-        return parse_each(enumerate(batch.content.split(b"\n"), start=batch.line), self._row)
+        return parse_rows(enumerate(batch.content.split(b"\n"), start=batch.line), self._row)
 
     def _row(self, number: int, line: bytes) -> Row | None:
         if not line or line.isspace():
             return None
         if len(line) > MAX_RECORD:
             raise ValueError(TOO_LONG)
-        record = _load(line)
+        record = _parse_object(line)
         columns, values = self.columns, [""] * len(self.columns.names)
         for i in (*columns.labels, *(() if columns.weight is None else (columns.weight,))):
-            values[i] = _scalar(record, columns.names[i])
-        for i in (*columns.beside, *(() if columns.id is None else (columns.id,))):
-            values[i] = _cell(record, columns.names[i])
+            values[i] = _scalar_to_text(record, columns.names[i])
+        for i in (*columns.feature_columns, *(() if columns.id is None else (columns.id,))):
+            values[i] = _value_to_text(record, columns.names[i])
         if columns.label is not None:
             values[columns.label] = self._label(record, columns.names[columns.label])
         for i in columns.texts:
             key = columns.names[i]
-            is_missing = _value(record, key) is None and i != columns.texts[-1]
-            values[i] = "" if is_missing else _text(record, key)
-        return columns.row(number, values, self.given, tuple(_cell(record, key) for key in self.kept))
+            is_missing = _get_value(record, key) is None and i != columns.texts[-1]
+            values[i] = "" if is_missing else _get_text(record, key)
+        return columns.make_row(number, values, self.label, tuple(_value_to_text(record, key) for key in self.kept))
 
     def _label(self, record: dict[str, Any], key: str) -> str:
-        value = _value(record, key)
+        value = _get_value(record, key)
         if not self.nested and isinstance(value, list):
-            raise ValueError(f"{MANY}: {json.dumps(value, ensure_ascii=False)}"[:200])
-        return _cell(record, key) if self.nested else _scalar(record, key)
+            raise ValueError(f"{MULTIPLE_LABELS}: {json.dumps(value, ensure_ascii=False)}"[:200])
+        return _value_to_text(record, key) if self.nested else _scalar_to_text(record, key)
 
 
 def open_json_lines(
-    file: LineReader, name: str, wanted: ColumnSpec, label: str | None, *, keep: bool, nested: bool
+    file: LineReader, name: str, spec: ColumnSpec, label: str | None, *, keep_cells: bool, nested: bool
 ) -> OpenFile:
     """Open a JSON Lines file. The keys of its first object are the columns.
 
@@ -84,31 +84,35 @@ def open_json_lines(
     Raises:
         UserError: A wanted key is missing, or the file is a single JSON value.
     """
-    file.look(1)
+    file.fill_head(1)
     if file.head.lstrip()[:1] == b"[":
         raise UserError(f"{name} is one JSON array", "one object per line is needed", f"jq -c '.[]' {name} > {name}l")
-    first = list(islice(_records(file.head), LOOK_AT))
-    keys = list(dict.fromkeys((*wanted.names, "label", "text")))  # of a file without a readable line
+    first = list(islice(_iter_objects(file.head), DETECTION_ROWS))
+    keys = list(dict.fromkeys((*spec.names, "label", "text")))  # of a file without a readable line
     if first:
-        keys = list(_names(first[0], (wanted.label, *LABELS) if nested else (wanted.label,)))
-        keys += [key for key in wanted.beside if key not in keys and any(_value(row, key) is not None for row in first)]
-    rows = [[_cell(row, key) for key in keys] for row in first]
-    columns = choose(name, keys, wanted, label_given=label is not None, rows=rows)
-    reads, texts = columns.describe() if first else "", columns.named(columns.texts)
-    kept = () if not keep else columns.names if first else texts
-    parser = JsonLines(columns, label, kept, nested)
-    hint = columns.hint(rows) if first else ""
+        keys = list(_iter_keys(first[0], (spec.label, *LABEL_NAMES) if nested else (spec.label,)))
+        keys += [
+            key
+            for key in spec.feature_columns
+            if key not in keys and any(_get_value(row, key) is not None for row in first)
+        ]
+    rows = [[_value_to_text(row, key) for key in keys] for row in first]
+    columns = choose_columns(name, keys, spec, has_label=label is not None, rows=rows)
+    reads, texts = columns.describe() if first else "", columns.names_at(columns.texts)
+    kept = () if not keep_cells else columns.names if first else texts
+    parser = JsonLinesParser(columns, label, kept, nested)
+    hint = columns.unread_hint(rows) if first else ""
     return OpenFile(name, file, file, parser.parse, "jsonl", reads, texts, kept, columns=columns, hint=hint)
 
 
-def _records(head: bytes) -> Iterator[dict[str, Any]]:
+def _iter_objects(head: bytes) -> Iterator[dict[str, Any]]:
     """Yield the objects of the first lines that can be read."""
     for line in head.splitlines():
         with suppress(ValueError):
-            yield _load(line)
+            yield _parse_object(line)
 
 
-def _load(line: bytes) -> dict[str, Any]:
+def _parse_object(line: bytes) -> dict[str, Any]:
     try:
         record = DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -120,28 +124,28 @@ def _load(line: bytes) -> dict[str, Any]:
     return record
 
 
-def _names(record: dict[str, Any], labels: tuple[str | None, ...] = (), before: str = "") -> Iterator[str]:
+def _iter_keys(record: dict[str, Any], labels: tuple[str | None, ...] = (), before: str = "") -> Iterator[str]:
     """Yield the keys of scalar values; keys of nested objects are written `outer.inner`. ``labels`` may be nested."""
     for name, value in record.items():
         if isinstance(value, (dict, list)) and f"{before}{name}" in labels:
             yield f"{before}{name}"
         elif isinstance(value, dict) and before.count(".") < MAX_DEPTH:
-            yield from _names(value, labels, f"{before}{name}.")
+            yield from _iter_keys(value, labels, f"{before}{name}.")
         elif not isinstance(value, (dict, list)):
             yield f"{before}{name}"
 
 
-def _value(record: dict[str, Any], key: str) -> Any:
+def _get_value(record: dict[str, Any], key: str) -> Any:
     """Return the value of a key or of a path of keys; ``None`` if it does not exist."""
     if key in record:
         return record[key]
     outer, _, inner = key.partition(".")
     within = record.get(outer)
-    return _value(within, inner) if inner and isinstance(within, dict) else None
+    return _get_value(within, inner) if inner and isinstance(within, dict) else None
 
 
-def _scalar(record: dict[str, Any], key: str) -> str:
-    value = _value(record, key)
+def _scalar_to_text(record: dict[str, Any], key: str) -> str:
+    value = _get_value(record, key)
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -151,14 +155,14 @@ def _scalar(record: dict[str, Any], key: str) -> str:
     return str(value)
 
 
-def _cell(record: dict[str, Any], key: str) -> str:
+def _value_to_text(record: dict[str, Any], key: str) -> str:
     """Return any value as text, for ``Row.cells``."""
-    value = _value(record, key)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _scalar(record, key)
+    value = _get_value(record, key)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _scalar_to_text(record, key)
 
 
-def _text(record: dict[str, Any], key: str) -> str:
-    value = _value(record, key)
+def _get_text(record: dict[str, Any], key: str) -> str:
+    value = _get_value(record, key)
     if value is None and key not in record:
         raise ValueError(f"no such key: {key!r} (there are {', '.join(map(repr, record))[:200]})")
     if not isinstance(value, (str, type(None))):

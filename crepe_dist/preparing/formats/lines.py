@@ -21,23 +21,23 @@ from typing import Any
 from crepe_dist.data.text_preprocessing import strip_field_separators
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
-    BLOCK,
+    BATCH_BYTES,
     EXCERPT,
     MAX_RECORD,
     TOO_LONG,
-    BadRow,
+    InvalidRow,
     OpenFile,
     Parsed,
     RawBatch,
     Row,
     excerpt,
-    parse_each,
+    parse_rows,
 )
-from crepe_dist.preparing.label_parsing import FASTTEXT, fasttext_cell
+from crepe_dist.preparing.label_parsing import FASTTEXT, fasttext_labels_to_cell
 from crepe_dist.settings.flags import UTF_8
 
-GZIP = b"\x1f\x8b"
-ENDS_EARLY = "the gzip data"  # start of the reasons why data end early
+GZIP_MAGIC = b"\x1f\x8b"
+DAMAGED_GZIP = "the gzip data"  # start of the reasons why data end early
 PIECE = 1 << 18  # bytes
 UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
@@ -45,18 +45,18 @@ UNSUPPORTED = {
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
     b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --input-format xlsx"),
 }
-STARTS_OF_JSON = (b"{", b"[")
-AS_UTF_8 = "give --encoding utf-8"
-NAME_IT = "name the encoding of the file, such as --encoding cp1252"
-MARKS = {
+JSON_STARTS = (b"{", b"[")
+USE_UTF_8 = "give --encoding utf-8"
+NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
+BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32-le",  # begins with the mark of UTF-16
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: UTF_8,
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-WRONG = "crepe_dist.wrong"  # wrong bytes of any encoding become one that is wrong in UTF-8
-codecs.register_error(WRONG, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
+INVALID_BYTE = "crepe_dist.wrong"  # wrong bytes of any encoding become one that is wrong in UTF-8
+codecs.register_error(INVALID_BYTE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
 
 class _Raw:
@@ -73,12 +73,12 @@ class _Raw:
         except OSError as error:
             raise self._unreadable(error) from error
         self._head = b""  # bytes that were looked at, and are still to be read
-        while any(magic.startswith(self._head) for magic in (GZIP, *UNSUPPORTED)) and (data := self._read(PIECE)):
+        while any(magic.startswith(self._head) for magic in (GZIP_MAGIC, *UNSUPPORTED)) and (data := self._read(PIECE)):
             self._head += data
         for magic, (name, remedy) in UNSUPPORTED.items():
             if self._head.startswith(magic):
                 raise UserError(f"{self.name} is {name}", remedy=f"convert it to a plain file or .gz first: {remedy}")
-        self.is_gzip = self._head.startswith(GZIP)
+        self.is_gzip = self._head.startswith(GZIP_MAGIC)
 
     def read(self, size: int = PIECE) -> bytes:
         """Read up to ``size`` bytes; from a pipe, those that it holds."""
@@ -123,16 +123,16 @@ class LineReader:
     ) -> None:
         self._raw = _Raw(path)
         self._live = live and _is_live(self._raw.file)
-        self._most = PIECE if live else BLOCK  # bytes in a batch of several lines
+        self._most = PIECE if live else BATCH_BYTES  # bytes in a batch of several lines
         self.problem = ""  # reason why the data end early
         self.encoding = encoding
         self._json_encoding = json_encoding or encoding
-        self.doubt = ""
+        self.encoding_warning = ""
         self._pieces = self._in_utf8()
         self._ended = False
         self._line = 1
         self.head = b""  # the next bytes, which are not yet consumed
-        self.look(1)
+        self.fill_head(1)
 
     @property
     def position(self) -> int:
@@ -156,11 +156,11 @@ class LineReader:
             data.append(piece)
         return b"".join(data)
 
-    def look(self, lines: int) -> None:
+    def fill_head(self, lines: int) -> None:
         """Fill ``head``; from a live pipe, until it has so many lines."""
         pieces, size = [self.head], len(self.head)
         count = self.head.count(b"\n")
-        while size < BLOCK and not self._ended and not (self._live and count >= lines):
+        while size < BATCH_BYTES and not self._ended and not (self._live and count >= lines):
             pieces.append(next(self._pieces, b""))
             self._ended = not pieces[-1]
             size += len(pieces[-1])
@@ -176,7 +176,7 @@ class LineReader:
 
     def __iter__(self) -> Iterator[RawBatch]:
         while True:
-            self.look(1)
+            self.fill_head(1)
             end = self.head.rfind(b"\n", 0, self._most) + 1 or self.head.rfind(b"\n") + 1
             if self._ended and not self.problem and (not end or len(self.head) <= self._most):
                 end = len(self.head)
@@ -189,7 +189,7 @@ class LineReader:
             else:
                 break
         if self.problem:  # the last line is incomplete, so report it as lost
-            yield RawBatch(self._line, b"", 0, (BadRow(self._line, self.problem, excerpt(self.head)),))
+            yield RawBatch(self._line, b"", 0, (InvalidRow(self._line, self.problem, excerpt(self.head)),))
 
     def _shorten_line(self) -> None:
         start = self.head[:EXCERPT].replace(b'"', b"")  # an open quote would swallow the next lines
@@ -204,24 +204,24 @@ class LineReader:
             while data := source.read(PIECE) if source is self._raw else source.read1(PIECE):
                 yield data
         except EOFError:
-            self.problem = f"{ENDS_EARLY} are truncated"
+            self.problem = f"{DAMAGED_GZIP} are truncated"
         except (gzip.BadGzipFile, zlib.error) as error:
-            self.problem = f"{ENDS_EARLY} are broken: {error}"
+            self.problem = f"{DAMAGED_GZIP} are broken: {error}"
 
     def _in_utf8(self) -> Iterator[bytes]:
         """Convert the decompressed bytes."""
         pieces = self._decompressed()
         first = next(pieces, b"")
-        while any(mark.startswith(first) for mark in MARKS) and (more := next(pieces, b"")):
+        while any(mark.startswith(first) for mark in BYTE_ORDER_MARKS) and (more := next(pieces, b"")):
             first += more
-        mark = next(filter(first.startswith, MARKS), b"")
-        is_json = first.lstrip().startswith(STARTS_OF_JSON)
-        encoding = self.encoding = MARKS.get(mark, self._json_encoding if is_json else self.encoding)
+        mark = next(filter(first.startswith, BYTE_ORDER_MARKS), b"")
+        is_json = first.lstrip().startswith(JSON_STARTS)
+        encoding = self.encoding = BYTE_ORDER_MARKS.get(mark, self._json_encoding if is_json else self.encoding)
         pieces = chain([first[len(mark) :]] if len(first) > len(mark) else [], pieces)
         if encoding == UTF_8:
             yield from pieces
             return
-        decoder = codecs.getincrementaldecoder(encoding)(WRONG)
+        decoder = codecs.getincrementaldecoder(encoding)(INVALID_BYTE)
         try:
             for data in chain(pieces if mark else self._doubted(pieces), [b""]):
                 if text := decoder.decode(data, final=not data):
@@ -241,7 +241,9 @@ class LineReader:
                 except UnicodeDecodeError:
                     is_open = False
                 else:
-                    self.doubt = "" if is_open else f"is valid UTF-8, but is read as {self.encoding}; {AS_UTF_8}"
+                    self.encoding_warning = (
+                        "" if is_open else f"is valid UTF-8, but is read as {self.encoding}; {USE_UTF_8}"
+                    )
             yield data
 
 
@@ -252,31 +254,33 @@ def _is_live(file: Any) -> bool:
         return False
 
 
-def numbered(batch: RawBatch, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
+def number_lines(batch: RawBatch, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
     """Yield the lines of a batch with their numbers. Bytes that are not UTF-8 become lone surrogates by default."""
     lines = batch.content.decode("utf-8", errors).removesuffix("\n").split("\n") if batch.content else []
     return enumerate(lines, start=batch.line)
 
 
-def open_lines(lines: LineReader, name: str, *, keep: bool, strict: bool) -> OpenFile:
+def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) -> OpenFile:
     """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
 
     Args:
         strict: skip empty lines, and keep bytes that are not UTF-8, so that their row is rejected.
     """
-    parse = partial(_parse_lines, keep, strict)
-    batches = lines if strict else _with_doubt(lines)
-    return OpenFile(name, lines, batches, parse, "lines", "text: whole lines", kept_columns=("text",) * keep)
+    parse = partial(_parse_lines, keep_cells, strict)
+    batches = lines if strict else _check_encoding(lines)
+    return OpenFile(name, lines, batches, parse, "lines", "text: whole lines", kept_columns=("text",) * keep_cells)
 
 
-def _with_doubt(lines: LineReader) -> Iterator[RawBatch]:
+def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
     """Set the file's ``doubt`` if bytes will be replaced."""
     for batch in lines:
-        if not lines.doubt and not batch.content.isascii():
+        if not lines.encoding_warning and not batch.content.isascii():
             try:
                 batch.content.decode(UTF_8)
             except UnicodeDecodeError:
-                lines.doubt = f"has bytes that are not {lines.encoding}, which count as unknown characters; {NAME_IT}"
+                lines.encoding_warning = (
+                    f"has bytes that are not {lines.encoding}, which count as unknown characters; {NAME_ENCODING}"
+                )
         yield batch
 
 
@@ -287,7 +291,7 @@ def _parse_lines(keep: bool, strict: bool, batch: RawBatch) -> Parsed:
             raise ValueError(TOO_LONG)
         return None if strict and not text.strip() else Row(number, "", text, (text,) * keep)
 
-    return parse_each(numbered(batch, "surrogateescape" if strict else "replace"), row)
+    return parse_rows(number_lines(batch, "surrogateescape" if strict else "replace"), row)
 
 
 def is_fasttext(head: bytes) -> bool:
@@ -295,7 +299,9 @@ def is_fasttext(head: bytes) -> bool:
     return head.lstrip().startswith(FASTTEXT.encode())
 
 
-def open_fasttext(lines: LineReader, name: str, kind: str, *, keep: bool = False, strict: bool = True) -> OpenFile:
+def open_fasttext(
+    lines: LineReader, name: str, kind: str, *, keep_cells: bool = False, strict: bool = True
+) -> OpenFile:
     """Open fastText's lines, `__label__a __label__b text`.
 
     Args:
@@ -303,8 +309,8 @@ def open_fasttext(lines: LineReader, name: str, kind: str, *, keep: bool = False
         strict: as for ``open_lines``.
     """
     reads = "label: words with __label__, text: other words"
-    parse = partial(_parse_fasttext, kind, keep, strict)
-    return OpenFile(name, lines, lines, parse, "fasttext", reads, kept_columns=("text",) * keep)
+    parse = partial(_parse_fasttext, kind, keep_cells, strict)
+    return OpenFile(name, lines, lines, parse, "fasttext", reads, kept_columns=("text",) * keep_cells)
 
 
 def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: RawBatch) -> Parsed:
@@ -315,6 +321,6 @@ def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: RawBatch) -> Par
             raise ValueError(TOO_LONG)
         labels = [word for word in words if word.startswith(FASTTEXT)]
         text = " ".join(word for word in words if not word.startswith(FASTTEXT))
-        return Row(number, fasttext_cell(labels, kind), text, (text,) * keep)
+        return Row(number, fasttext_labels_to_cell(labels, kind), text, (text,) * keep)
 
-    return parse_each(numbered(batch, "surrogateescape" if strict else "replace"), row)
+    return parse_rows(number_lines(batch, "surrogateescape" if strict else "replace"), row)

@@ -17,18 +17,18 @@ import pyarrow.parquet as pq
 from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
-    BLOCK,
-    LOOK_AT,
+    BATCH_BYTES,
+    DETECTION_ROWS,
     MAX_RECORD,
     TOO_LONG,
-    BadRow,
+    InvalidRow,
     OpenFile,
     Parsed,
     RawBatch,
     excerpt,
 )
-from crepe_dist.preparing.formats.columns import ColumnSpec, ResolvedColumns, choose
-from crepe_dist.preparing.formats.lines import GZIP
+from crepe_dist.preparing.formats.columns import ColumnSpec, ResolvedColumns, choose_columns
+from crepe_dist.preparing.formats.lines import GZIP_MAGIC
 
 DATE, NUMBER = "2000-01-01", "1"  # examples of values
 MAX_ROWS = 8192  # read at a time
@@ -37,7 +37,7 @@ MAX_CHUNK = 1 << 30  # bytes of a column in a row group
 
 
 @dataclass(frozen=True)
-class Parquet:
+class ParquetParser:
     """Parser of Arrow record batches of the columns that are read, as text.
 
     Args:
@@ -57,26 +57,28 @@ class Parquet:
         result = Parsed([], [])
         names = None if self.label_names is None else dict(enumerate(self.label_names))
         for number, values in enumerate(zip(*map(_values, batch.content.columns)), start=batch.line):
-            row = self.columns.row(number, values, self.label, tuple(values[i] for i in self.kept))
+            row = self.columns.make_row(number, values, self.label, tuple(values[i] for i in self.kept))
             try:
                 if len(row.text) > MAX_RECORD:
                     raise ValueError(TOO_LONG)
                 if names is not None and row.label:
-                    row = row._replace(label=_labels(row.label, names) if self.nested else _label(row.label, names))
+                    row = row._replace(
+                        label=_name_labels(row.label, names) if self.nested else _name_label(row.label, names)
+                    )
                 result.rows.append(row)
             except ValueError as error:
-                result.bad.append(BadRow(number, str(error), excerpt(row.text)))
+                result.invalid.append(InvalidRow(number, str(error), excerpt(row.text)))
         return result
 
 
-def _label(number: str, names: Mapping[int, str]) -> str:
+def _name_label(number: str, names: Mapping[int, str]) -> str:
     """Return the name of a label; raise ``ValueError`` if it has none."""
     if not number.isdecimal() or len(number) > 9 or int(number) not in names:
         raise ValueError(f"unknown label: {number:.40} is not one of 0 to {len(names) - 1}")
     return names[int(number)]
 
 
-def _labels(cell: str, names: Mapping[int, str]) -> str:
+def _name_labels(cell: str, names: Mapping[int, str]) -> str:
     """Replace the numbers in a label, or in its list, by names."""
     try:
         numbers = json.loads(cell) if cell.startswith("[") else [int(cell)] if cell.isdecimal() else []
@@ -85,7 +87,7 @@ def _labels(cell: str, names: Mapping[int, str]) -> str:
         raise ValueError(f"unknown label: {cell:.40} is not a list of numbers") from None
 
 
-class ParquetRows:
+class ParquetReader:
     """Batches of the chosen columns of a Parquet file.
 
     Args:
@@ -94,7 +96,7 @@ class ParquetRows:
         of_text: refuse columns with more bytes than texts may have.
     """
 
-    encoding = doubt = ""
+    encoding = encoding_warning = ""
 
     def __init__(
         self,
@@ -125,16 +127,16 @@ class ParquetRows:
                     line += rows.num_rows
             except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
                 reason = f"unreadable: {error}"[:300]
-                yield RawBatch(line, pa.record_batch([], names=[]), 0, (BadRow(line, reason, "", end + 1 - line),))
+                yield RawBatch(line, pa.record_batch([], names=[]), 0, (InvalidRow(line, reason, "", end + 1 - line),))
 
     def _pieces(self, group: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group, a few rows at a time: many rows can repeat a long text."""
         rows = self._rows_at_a_time(self._file.metadata.row_group(group))
         for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
-            ends = np.cumsum(sum((_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64)))
+            ends = np.cumsum(sum((_text_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64)))
             start = 0
             while start < batch.num_rows:
-                most = BLOCK + (ends[start - 1] if start else 0)
+                most = BATCH_BYTES + (ends[start - 1] if start else 0)
                 end = max(start + 1, int(np.searchsorted(ends, most, "right")))
                 piece = batch.slice(start, end - start)
                 arrays = [self._convert(name, piece.column(name)) for name in self._columns]
@@ -167,7 +169,7 @@ class ParquetRows:
         return max(1, min(rows, MAX_SIZE * int(group.num_rows) // total))
 
 
-def _sizes(column: pa.Array) -> Any:
+def _text_sizes(column: pa.Array) -> Any:
     """Return the bytes of each text, int64 [rows]; 0 for other values."""
     if not pa.types.is_dictionary(column.type) or not _has_length(column.type.value_type):
         return 0
@@ -175,7 +177,9 @@ def _sizes(column: pa.Array) -> Any:
     return lengths.fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def open_parquet(path: Path, name: str, wanted: ColumnSpec, label: str | None, *, keep: bool, nested: bool) -> OpenFile:
+def open_parquet(
+    path: Path, name: str, spec: ColumnSpec, label: str | None, *, keep_cells: bool, nested: bool
+) -> OpenFile:
     """Open a Parquet file and choose its columns.
 
     Args:
@@ -185,7 +189,7 @@ def open_parquet(path: Path, name: str, wanted: ColumnSpec, label: str | None, *
         UserError: The file is not Parquet, or a wanted column does not exist or is not text.
     """
     with path.open("rb") as stream:
-        if stream.read(2) == GZIP:
+        if stream.read(2) == GZIP_MAGIC:
             raise UserError(f"{name} is gzipped", "Parquet has its own compression", "decompress it first: gunzip")
     try:
         schema = pq.read_schema(path)
@@ -196,7 +200,7 @@ def open_parquet(path: Path, name: str, wanted: ColumnSpec, label: str | None, *
     simple = [field for field in schema if not pa.types.is_nested(field.type) or (nested and _is_list(field.type))]
     names, types = [field.name for field in simple], [field.type for field in simple]
     first = _first_rows(path, schema, simple)
-    columns = choose(name, names, wanted, label_given=label is not None, rows=first)
+    columns = choose_columns(name, names, spec, has_label=label is not None, rows=first)
     for position in columns.texts:
         kind = types[position]
         if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
@@ -204,16 +208,16 @@ def open_parquet(path: Path, name: str, wanted: ColumnSpec, label: str | None, *
                 f"{name}: column {names[position]!r} is not text, but {kind}",
                 remedy="name a text column with --text-column",
             )
-    kept = [i for i, kind in enumerate(types) if keep and _is_writable(kind)]
+    kept = [i for i, kind in enumerate(types) if keep_cells and _converts_to_text(kind)]
     read = sorted({*columns.used, *kept})
-    for column in columns.named(read):
+    for column in columns.names_at(read):
         if names.count(column) > 1:
             raise UserError(f"{name} has several columns named {column!r}", remedy="rename them, or choose others")
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
-    of_batch = columns.moved(read)
-    parser = Parquet(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
-    rows = _text_rows(path, schema, of_batch.names)
-    texts, kept_names, hint = columns.named(columns.texts), columns.named(kept), columns.hint(first)
+    of_batch = columns.reindex(read)
+    parser = ParquetParser(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
+    rows = _open_as_text(path, schema, of_batch.names)
+    texts, kept_names, hint = columns.names_at(columns.texts), columns.names_at(kept), columns.unread_hint(first)
     reads = columns.describe()
     return OpenFile(name, rows, rows, parser.parse, "parquet", reads, texts, kept_names, columns=columns, hint=hint)
 
@@ -226,9 +230,13 @@ def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> li
     names = [field.name for field in fields]
     types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in fields]
     by_type = [DATE if pa.types.is_temporal(kind) else NUMBER if _is_number(kind) else "" for kind in types]
-    readable = [name for name, kind in zip(names, types) if names.count(name) == 1 and _is_writable(kind)]
-    contents = (batch.content.slice(0, LOOK_AT) for batch in (_text_rows(path, schema, readable) if readable else ()))
-    rows = list(islice(chain.from_iterable(zip(*map(_values, content.columns)) for content in contents), LOOK_AT))
+    readable = [name for name, kind in zip(names, types) if names.count(name) == 1 and _converts_to_text(kind)]
+    contents = (
+        batch.content.slice(0, DETECTION_ROWS) for batch in (_open_as_text(path, schema, readable) if readable else ())
+    )
+    rows = list(
+        islice(chain.from_iterable(zip(*map(_values, content.columns)) for content in contents), DETECTION_ROWS)
+    )
     cells = [dict(zip(readable, row)) for row in rows or [("",) * len(readable)]]
     return [[DATE if usual == DATE else row.get(name) or usual for name, usual in zip(names, by_type)] for row in cells]
 
@@ -237,12 +245,12 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _text_rows(path: Path, schema: pa.Schema, columns: Sequence[str]) -> ParquetRows:
+def _open_as_text(path: Path, schema: pa.Schema, columns: Sequence[str]) -> ParquetReader:
     """Open the rows of a file with these columns as text."""
-    return ParquetRows(path, _measurable(path, schema, columns), columns, lambda _, array: _as_text(array))
+    return ParquetReader(path, _open_file(path, schema, columns), columns, lambda _, array: _as_text(array))
 
 
-def own_rows(path: Path) -> tuple[pa.Schema, ParquetRows]:
+def own_rows(path: Path) -> tuple[pa.Schema, ParquetReader]:
     """Open the rows of a Parquet file with all columns in their own types, and return its schema with its metadata.
 
     Raises:
@@ -257,10 +265,10 @@ def own_rows(path: Path) -> tuple[pa.Schema, ParquetRows]:
         is_repeated = pa.types.is_dictionary(array.type) and not pa.types.is_dictionary(kind)
         return (array.dictionary_decode() if is_repeated else array).cast(kind)
 
-    return schema, ParquetRows(path, _measurable(path, schema, schema.names), schema.names, original, of_text=False)
+    return schema, ParquetReader(path, _open_file(path, schema, schema.names), schema.names, original, of_text=False)
 
 
-def _measurable(path: Path, schema: pa.Schema, columns: Sequence[str]) -> pq.ParquetFile:
+def _open_file(path: Path, schema: pa.Schema, columns: Sequence[str]) -> pq.ParquetFile:
     """Open a file so that texts and bytes are read as dictionaries.
 
     A dictionary holds a text once that many rows repeat, so that it can be measured before it is copied to them.
@@ -281,7 +289,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type)
 
 
-def _is_writable(kind: pa.DataType) -> bool:
+def _converts_to_text(kind: pa.DataType) -> bool:
     """Tell whether Arrow can convert values of a type to text."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     try:

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 from crepe_dist import files
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats import (
-    BLOCK,
-    FROM_WINDOWS,
-    LOOK_AT,
+    BATCH_BYTES,
+    DETECTION_ROWS,
+    ENCODING_REMEDY,
     MAX_RECORD,
     TOO_LONG,
-    BadRow,
+    InvalidRow,
     OpenFile,
     Parsed,
     RawBatch,
@@ -32,12 +32,12 @@ from crepe_dist.preparing.formats import (
 from crepe_dist.preparing.formats.columns import (
     ColumnSpec,
     ResolvedColumns,
-    choose,
+    choose_columns,
+    count_rows_above_header,
     is_header,
     may_be_header,
-    rows_above_header,
 )
-from crepe_dist.preparing.formats.lines import LineReader, numbered
+from crepe_dist.preparing.formats.lines import LineReader, number_lines
 
 # A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
 # Otherwise only its first line is skipped, so that a stray quote does not swallow the file.
@@ -50,7 +50,7 @@ MAX_WORKBOOK_BYTES = 1 << 29  # bytes of a workbook after decompression
 MAX_CELLS = 1 << 25
 MAX_STRINGS = 1 << 20  # of a workbook, one for each row of a sheet; openpyxl keeps all of them in memory
 MAX_TAGS = 1 << 20  # XML tags in a row, in a string, or in a part that is parsed as a whole
-REMEDY = "save the sheet as CSV UTF-8"
+SAVE_AS_CSV = "save the sheet as CSV UTF-8"
 NumberedFields = tuple[int, list[str]]
 
 
@@ -68,16 +68,16 @@ class TableParser:
     columns: ResolvedColumns
     label: str | None = None
     delimiter: str = ","
-    keep: bool = False
-    guarded: bool = False
+    keep_cells: bool = False
+    has_guards: bool = False
 
     def parse(self, batch: RawBatch) -> Parsed:
         result = Parsed([], [])
-        rows, width, row, add = batch.content, len(self.columns.names), self.columns.row, result.rows.append
+        rows, width, row, add = batch.content, len(self.columns.names), self.columns.make_row, result.rows.append
         if isinstance(rows, bytes) and self.kind == "csv":
-            rows, result.bad[:], _ = _csv_rows(_lines_of(rows), self.delimiter, batch.line)
+            rows, result.invalid[:], _ = _split_csv(_split_lines(rows), self.delimiter, batch.line)
         elif isinstance(rows, bytes):
-            rows = _tsv_rows(numbered(batch))
+            rows = _split_tsv(number_lines(batch))
         for line, fields in rows:
             if self.kind == "xlsx":  # empty fields at the end of a row are left out
                 fields += [""] * (width - len(fields))
@@ -86,10 +86,10 @@ class TableParser:
             elif len(fields) != width:
                 reason = f"wrong columns: {len(fields)} instead of {width}"
             else:
-                fields = list(map(files.unescape_cell, fields)) if self.guarded else fields
-                add(row(line, fields, self.label, tuple(fields) if self.keep else ()))
+                fields = list(map(files.unescape_cell, fields)) if self.has_guards else fields
+                add(row(line, fields, self.label, tuple(fields) if self.keep_cells else ()))
                 continue
-            result.bad.append(BadRow(line, reason, excerpt(self.delimiter.join(fields))))
+            result.invalid.append(InvalidRow(line, reason, excerpt(self.delimiter.join(fields))))
         return result
 
 
@@ -111,20 +111,20 @@ class CsvRecords:
                 continue
             first = first if rest else batch.line
             data = rest + batch.content
-            lines = _lines_of(data)
-            rows, bad, used = _csv_rows(lines, self.delimiter, first, is_last=not batch.content)
+            lines = _split_lines(data)
+            rows, bad, used = _split_csv(lines, self.delimiter, first, is_last=not batch.content)
             rest = "".join(lines[used:]).encode("utf-8", "surrogateescape")
-            yield RawBatch(first, rows if bad else data[: len(data) - len(rest)], batch.size, (*bad, *batch.bad))
+            yield RawBatch(first, rows if bad else data[: len(data) - len(rest)], batch.size, (*bad, *batch.invalid))
             first += used
 
 
-def _lines_of(data: bytes) -> list[str]:
+def _split_lines(data: bytes) -> list[str]:
     return list(io.StringIO(data.decode("utf-8", "surrogateescape"), newline="\n"))
 
 
-def _csv_rows(
+def _split_csv(
     lines: Sequence[str], delimiter: str, first: int, *, is_last: bool = True
-) -> tuple[list[NumberedFields], list[BadRow], int]:
+) -> tuple[list[NumberedFields], list[InvalidRow], int]:
     """Divide lines into records and their fields; return the rows, those that are broken, and how many lines they are.
 
     Args:
@@ -133,7 +133,7 @@ def _csv_rows(
     """
     csv.field_size_limit(2 * MAX_RECORD)
     rows: list[NumberedFields] = []
-    bad: list[BadRow] = []
+    bad: list[InvalidRow] = []
     start = 0  # of the record
     while start < len(lines):
         begin, left = start, map(lines.__getitem__, range(start, len(lines))) if start else lines
@@ -144,16 +144,18 @@ def _csv_rows(
                     rows.append((first + start, fields))
                 start = begin + reader.line_num
         except csv.Error as error:
-            skipped = _broken_lines(lines[start : start + BROKEN_LINES])
+            skipped = _count_broken_lines(lines[start : start + BROKEN_LINES])
             at_end = begin + reader.line_num == len(lines) or not skipped
             if not is_last and at_end and sum(map(len, lines[start:])) <= 2 * MAX_RECORD:
                 break
-            bad.append(BadRow(first + start, f"not CSV: {error}", excerpt(lines[start].rstrip("\r\n")), skipped or 1))
+            bad.append(
+                InvalidRow(first + start, f"not CSV: {error}", excerpt(lines[start].rstrip("\r\n")), skipped or 1)
+            )
             start += skipped or 1
     return rows, bad, start
 
 
-def _broken_lines(lines: Sequence[str]) -> int:
+def _count_broken_lines(lines: Sequence[str]) -> int:
     """Return the number of lines of the broken record that begins these; 0 if more lines are needed to tell."""
     quotes = 0
     for count, line in enumerate(lines, start=1):
@@ -173,12 +175,12 @@ class ExcelReader:
         UserError: It is no workbook, is damaged, or expands too much.
     """
 
-    encoding = doubt = ""
+    encoding = encoding_warning = ""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
         self._rows = self._read()
-        self.first = list(islice(self._rows, LOOK_AT))
+        self.first_rows = list(islice(self._rows, DETECTION_ROWS))
         self.position = path.stat().st_size
 
     def sha256(self) -> str:
@@ -189,10 +191,10 @@ class ExcelReader:
 
     def skip_lines(self, last: int) -> None:
         """Skip the rows up to a number."""
-        self.first = [row for row in self.first if row[0] > last]
+        self.first_rows = [row for row in self.first_rows if row[0] > last]
 
     def __iter__(self) -> Iterator[RawBatch]:
-        rows = chain(self.first, self._rows)
+        rows = chain(self.first_rows, self._rows)
         while content := list(islice(rows, SHEET_ROWS)):
             yield RawBatch(content[0][0], content, 0)
 
@@ -202,7 +204,8 @@ class ExcelReader:
                 size = sum(member.file_size for member in archive.infolist())
             if size > MAX_WORKBOOK_BYTES:
                 raise UserError(
-                    f"{self._name} expands to {size:,} bytes, and the limit is {MAX_WORKBOOK_BYTES:,}", remedy=REMEDY
+                    f"{self._name} expands to {size:,} bytes, and the limit is {MAX_WORKBOOK_BYTES:,}",
+                    remedy=SAVE_AS_CSV,
                 )
             with self._path.open("rb") as stream:
                 with warnings.catch_warnings():
@@ -218,7 +221,7 @@ class ExcelReader:
                         raise UserError(
                             f"{self._name} has more than {MAX_CELLS:,} cells, and most of them are empty",
                             f"row {number:,} reaches to column {len(row):,} of the sheet",
-                            f"delete the columns to the right of the table, or {REMEDY}",
+                            f"delete the columns to the right of the table, or {SAVE_AS_CSV}",
                         )
                     cells = ["" if cell is None else str(cell) for cell in row]
                     while cells and not cells[-1]:
@@ -229,7 +232,7 @@ class ExcelReader:
             raise
         except Exception as error:  # openpyxl may raise anything
             why = f"{type(error).__name__}: {error}"[:300]
-            raise UserError(f"{self._name} cannot be read as a workbook", why, REMEDY) from error
+            raise UserError(f"{self._name} cannot be read as a workbook", why, SAVE_AS_CSV) from error
 
 
 class _Archive(zipfile.ZipFile):
@@ -252,12 +255,12 @@ class _Archive(zipfile.ZipFile):
 
         def checked(size: int | None = -1) -> bytes:
             if size is None or size < 0:
-                return b"".join(iter(partial(checked, BLOCK), b""))
+                return b"".join(iter(partial(checked, BATCH_BYTES), b""))
             data = read(size)
             self.tags += data.count(b"<")  # a byte of "<" in all encodings that XML can have
             if self.tags > MAX_TAGS:
                 why = f"it has more than {MAX_TAGS:,} XML tags in a row or a string, or outside of them"
-                raise UserError(f"{self._name} cannot be read as a workbook", why, REMEDY)
+                raise UserError(f"{self._name} cannot be read as a workbook", why, SAVE_AS_CSV)
             return data
 
         stream.read = checked  # type: ignore[method-assign]
@@ -290,7 +293,7 @@ def _open_workbook(stream: BinaryIO, name: str) -> tuple[_Archive, Any]:
                         raise UserError(
                             f"{name} has more than {MAX_STRINGS:,} strings",
                             "all strings of a workbook must fit into memory",
-                            REMEDY,
+                            SAVE_AS_CSV,
                         )
 
     reader = Reader(stream, read_only=True, data_only=True, keep_links=False)
@@ -303,11 +306,11 @@ def open_table(
     kind: str,
     file: LineReader | ExcelReader,
     name: str,
-    wanted: ColumnSpec,
+    spec: ColumnSpec,
     header: str,
     label: str | None,
     *,
-    keep: bool,
+    keep_cells: bool,
 ) -> OpenFile:
     """Open a table and detect its delimiter, header and columns from its first rows.
 
@@ -320,37 +323,37 @@ def open_table(
     """
     delimiter, head = ",", ""
     if isinstance(file, LineReader):
-        file.look(LOOK_AT if header == "auto" else 1)
+        file.fill_head(DETECTION_ROWS if header == "auto" else 1)
         head = file.head.decode("utf-8", "replace")
-        delimiter, first = _look(head, "\t" if kind == "tsv" else DELIMITERS)
+        delimiter, first = _detect_delimiter(head, "\t" if kind == "tsv" else DELIMITERS)
     else:
-        first = file.first
+        first = file.first_rows
     rows = [fields for _, fields in first]
     guarded = bool(rows) and files.has_guards(rows[0])
     if guarded:
         rows = [list(map(files.unescape_cell, fields)) for fields in rows]
-    if "\0" in head and _usual_width(rows) == 1:
+    if "\0" in head and _most_common_width(rows) == 1:
         raise UserError(f"{name} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
-    if header != "no" and (above := rows_above_header(rows, wanted, is_sure=header == "yes")):
+    if header != "no" and (above := count_rows_above_header(rows, spec, has_header=header == "yes")):
         raise UserError(
             f"{name}: row {first[above][0]} seems to name the columns, not the first row",
             f"the first row has one cell, {''.join(rows[0]).strip()[:80]!r}; row {first[above][0]} has "
             f"{', '.join(rows[above])}"[:500],
             f"delete what is above row {first[above][0]}",
         )
-    is_named = header == "yes" or (header == "auto" and (guarded or is_header(rows, wanted)))
+    is_named = header == "yes" or (header == "auto" and (guarded or is_header(rows, spec)))
     is_unsure = bool(rows) and not is_named and header == "auto" and may_be_header(rows)
     is_replaced = bool(rows) and "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in getattr(file, "head", b"")
     if (is_named or is_unsure) and is_replaced:
-        raise UserError(f"the first line of {name} is not UTF-8", "names of columns must be", FROM_WINDOWS)
+        raise UserError(f"the first line of {name} is not UTF-8", "names of columns must be", ENCODING_REMEDY)
     texts: tuple[str, ...] = ()
     hint = ""
     if not rows:
         columns = ResolvedColumns(("column 1",), None, (0,))
     elif is_named:
         names = [cell.strip() for cell in rows[0]]
-        columns = choose(name, names, wanted, label_given=label is not None, rows=rows[1:])
-        texts, hint = columns.named(columns.texts), columns.hint(rows[1:])
+        columns = choose_columns(name, names, spec, has_label=label is not None, rows=rows[1:])
+        texts, hint = columns.names_at(columns.texts), columns.unread_hint(rows[1:])
         file.skip_lines(first[0][0])
     elif is_unsure:
         raise UserError(
@@ -360,29 +363,29 @@ def open_table(
             + ("the column: --text-column" if label is not None else "the columns: --label, --text-column"),
         )
     else:
-        names = [f"column {number}" for number in range(1, _usual_width(rows) + 1)]
-        columns = choose(name, names, wanted, label_given=label is not None, rows=rows, has_header=False)
-        hint = columns.hint(rows, has_header=False)
+        names = [f"column {number}" for number in range(1, _most_common_width(rows) + 1)]
+        columns = choose_columns(name, names, spec, has_label=label is not None, rows=rows, has_header=False)
+        hint = columns.unread_hint(rows, has_header=False)
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter!r}") if rows else ""
     batches = CsvRecords(file, delimiter) if isinstance(file, LineReader) and kind == "csv" else file
-    table = TableParser(kind, columns, label, delimiter, keep, guarded)
-    kept = columns.names if keep else ()
+    table = TableParser(kind, columns, label, delimiter, keep_cells, guarded)
+    kept = columns.names if keep_cells else ()
     return OpenFile(name, file, batches, table.parse, kind, reads, texts, kept, delimiter, columns, hint)
 
 
-def _look(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
+def _detect_delimiter(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
     """Detect the delimiter, and return it with the first rows and the line on which each ends.
 
     Spreadsheets may write "CSV" with semicolons. The best delimiter yields columns with usual names; then the most rows
     of equal width; then the fewest distinct labels.
     """
     if delimiters == "\t":
-        return delimiters, list(islice(_tsv_rows(enumerate(text.split("\n"), start=1)), LOOK_AT))
+        return delimiters, list(islice(_split_tsv(enumerate(text.split("\n"), start=1)), DETECTION_ROWS))
     heads = {delimiter: _csv_head(text, delimiter) for delimiter in delimiters}
 
     def merit(delimiter: str) -> tuple[bool, bool, float, int]:
         rows = [fields for _, fields in heads[delimiter]]
-        width = _usual_width(rows)
+        width = _most_common_width(rows)
         agreed = sum(len(row) == width for row in rows) / max(1, len(rows))
         return width > 1, is_header(rows, ColumnSpec()), agreed, -len({row[0] for row in rows})
 
@@ -390,7 +393,7 @@ def _look(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
     return best, heads[best]
 
 
-def _usual_width(rows: Sequence[Sequence[str]]) -> int:
+def _most_common_width(rows: Sequence[Sequence[str]]) -> int:
     return Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
 
 
@@ -399,14 +402,14 @@ def _csv_head(text: str, delimiter: str) -> list[NumberedFields]:
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
     rows: list[NumberedFields] = []
     fields: list[str] | None = []
-    while fields is not None and len(rows) < LOOK_AT:
+    while fields is not None and len(rows) < DETECTION_ROWS:
         with suppress(csv.Error):
             if fields := next(reader, None):
                 rows.append((reader.line_num, fields))
     return rows
 
 
-def _tsv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[NumberedFields]:
+def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[NumberedFields]:
     """Divide lines at tabs. Quotes are ordinary characters, but those around a whole field are removed."""
     for number, line in lines:
         if line := line.rstrip("\r"):
