@@ -90,9 +90,9 @@ def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
     """A killed process leaves its folder; the next command removes it, and none that is in use."""
     code = f"""
 import os, tempfile
-from crepe_dist.files import scratch
+from crepe_dist.files import temporary_folder
 tempfile.tempdir = {str(tmp_path)!r}
-with scratch() as folder:
+with temporary_folder() as folder:
     (folder / "left").write_text("x")
     os.kill(os.getpid(), 9)
 """

@@ -28,7 +28,7 @@ from tests.helpers.programs import program
     ],
 )
 def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> None:
-    world = SimpleNamespace(size=2, gather=lambda value, name: usable)
+    world = SimpleNamespace(size=2, all_gather_object=lambda value, name: usable)
     assert common_kernels(cast(ProcessGroup, cast(Any, world))) == chosen
 
 
@@ -38,7 +38,7 @@ def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> 
      ("bfloat16", ["bfloat16", "float32"], "bfloat16")],
 )  # fmt: skip
 def test_the_precision_that_suits_all(requested: Precision, precisions: list[str], chosen: str) -> None:
-    world = SimpleNamespace(gather=lambda value, name: precisions)
+    world = SimpleNamespace(all_gather_object=lambda value, name: precisions)
     own = Backend("bfloat16", None, "the processor has AVX512-BF16")
     found = common_precision(own, ModelOptions(precision=requested), cast(ProcessGroup, cast(Any, world)))
     assert found.precision == chosen

@@ -78,9 +78,9 @@ def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):
 def same(rows, test) -> None:
     """Check that rows are those of a test split, as the network reads them."""
     split, every = rows.dataset.splits["test"], np.arange(len(test))
-    np.testing.assert_array_equal(split.codes(every), test.codes(every))
+    np.testing.assert_array_equal(split.char_ids(every), test.char_ids(every))
     np.testing.assert_array_equal(split.labels, test.labels)
-    np.testing.assert_array_equal(split.targets.shares(every), test.targets.shares(every))
+    np.testing.assert_array_equal(split.targets.label_probs(every), test.targets.label_probs(every))
 
 
 @pytest.mark.parametrize("name", ["march.csv", "march.csv.gz", "march.parquet", "several"])

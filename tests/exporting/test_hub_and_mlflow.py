@@ -36,7 +36,7 @@ def model(tmp_path):
 
 
 def exported(model, form: str, out: Path, **about: Any) -> list[str]:
-    predictor = replace(model[1], about={**model[1].about, **about})
+    predictor = replace(model[1], metadata={**model[1].metadata, **about})
     files, difference = export(predictor, form, out, texts())
     assert difference == 0
     return [str(file.relative_to(out)) for file in files]

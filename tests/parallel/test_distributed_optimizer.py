@@ -18,7 +18,7 @@ from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer
 def test_ranks_at_different_steps_or_batches_are_refused(other):
     rows = [[0.5, 5.0, 50.0, 0.0], [0.5, *other, 2.0]]
     exchange: Any = SimpleNamespace(_all_reduce=lambda loss, numbers: (rows, (), False))
-    batch: Any = SimpleNamespace(step=5, documents=50)
+    batch: Any = SimpleNamespace(step=5, global_batch_size=50)
     with pytest.raises(UserError, match="step 5 of 50 documents") as raised:
         DistributedOptimizer.all_reduce(exchange, 0.5, batch)
     assert raised.value.on_all_ranks

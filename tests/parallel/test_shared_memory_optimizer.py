@@ -58,7 +58,7 @@ def test_memory_that_cannot_be_shared_is_given_back(tmp_path, monkeypatch, file,
         return [value, answer]
 
     monkeypatch.setattr(host_shared_memory, "FOLDER", tmp_path)
-    ranks: Any = SimpleNamespace(rank=0, gather=gather)
+    ranks: Any = SimpleNamespace(rank=0, all_gather_object=gather)
     before = os.listdir("/proc/self/fd")  # an open file keeps its memory, even if it is removed
     assert host_shared_memory.open_shared(ranks, [0, 1], 1 << 20) is None
     assert os.listdir("/proc/self/fd") == before

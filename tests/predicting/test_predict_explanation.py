@@ -49,7 +49,7 @@ def test_marks_are_on_the_characters_as_written(text, mode, of, marked):
     worth = 2 if of == "s" else 1
     assert found.scores == pytest.approx([float(worth * (place in marked)) for place in range(len(text))])
     if len(text) == 32:
-        assert found.cut == (range(20, 32) if mode == "notebook" else range(9, 22))
+        assert found.truncated == (range(20, 32) if mode == "notebook" else range(9, 22))
 
 
 def test_words_as_far_as_they_are_read():

@@ -97,7 +97,7 @@ def test_logits_are_those_of_training(python, runs, data, name, tmp_path):
     code = (
         "import sys, numpy as np, crepe_dist; from crepe_dist.data.dataset import open_dataset\n"
         "part = open_dataset(sys.argv[2]).splits['test']\n"
-        "np.save('logits.npy', crepe_dist.load(sys.argv[1]).engine.logits(part.codes(np.arange(len(part)))))\n"
+        "np.save('logits.npy', crepe_dist.load(sys.argv[1]).engine.logits(part.char_ids(np.arange(len(part)))))\n"
         "assert not {'mxnet', 'horovod', 'pandas', 'pydantic'} & set(sys.modules)"
     )
     run([str(python), "-c", code, str(runs[name]), str(data)], tmp_path)

@@ -53,16 +53,16 @@ def saving(monkeypatch):
 
     monkeypatch.setattr(save_callback, "capture_state", capture)
     metrics = SimpleNamespace(sync=lambda: calls.append("metrics"))
-    saver = MagicMock(durable_step=7, **{"due.return_value": False})
+    saver = MagicMock(last_saved_step=7, **{"should_save.return_value": False})
     saver.save.side_effect = lambda state: calls.append(f"write {state}")
     context: Any = SimpleNamespace(
         job=SimpleNamespace(control=SignalHandler()),
-        world=SINGLE_PROCESS,
+        group=SINGLE_PROCESS,
         engine=MagicMock(),
         metrics=metrics,
         progress=SimpleNamespace(step=7, finished=False),
         config=SimpleNamespace(fresh=True),
-        display=SimpleNamespace(say=calls.append),
+        display=SimpleNamespace(print=calls.append),
     )
     return SaveCallback(context, saver, Recorder(calls, "logger")), saver, context, calls
 

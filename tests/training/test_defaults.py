@@ -77,7 +77,7 @@ def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
 
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
 def test_labels_are_smoothed_for_crepe(kind, smoothing):
-    shape: Any = network_registry.import_network_module(kind, "shape").SHAPE
+    shape: Any = network_registry.import_network_module(kind, "config").CONFIG_CLASS
     one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=Targets(ONE, np.zeros(1), 2))}))
     assert create_loss(parse([]).training, one_label, shape).smoothing == smoothing
     assert create_loss(parse(["--label-smoothing=0.2"]).training, one_label, shape).smoothing == 0.2

@@ -99,10 +99,12 @@ def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monk
     monkeypatch.setattr(context, "MetricsLogger", lambda *_, **__: None)
     monkeypatch.setattr(context.ModelSelection, "of", lambda *_: None)
     given: list[int] = []
-    engine: Any = SimpleNamespace(group_size=8, open_exchange=lambda world, options, documents: given.append(documents))
-    display = SimpleNamespace(say=print)
+    engine: Any = SimpleNamespace(
+        reduction_group=8, create_optimizer=lambda world, options, documents: given.append(documents)
+    )
+    display = SimpleNamespace(print=print)
     for rank in range(3):  # all processes of a host lay out the same memory
-        world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, on_root=lambda *_: None)
+        world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, run_on_rank0=lambda *_: None)
         job: Any = SimpleNamespace(world=world, display=display)
         context.TrainContext.create(parse(["--data", "x", "--batch-size=50"]), None, engine, RunDir(tmp_path), job)  # type: ignore[arg-type]
     assert given == [24, 24, 24]
