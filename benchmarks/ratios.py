@@ -36,7 +36,7 @@ from timing import alternate, rate
 from crepe_dist import command_runner, hardware
 from crepe_dist.data.char_encoder import ALPHABET, CharEncoder, CharIds
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.distributed.device import check_mxnet, select_device
+from crepe_dist.distributed.device import check_mxnet_gpu, select_device
 from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import UserError
 from crepe_dist.files import temporary_folder
@@ -103,7 +103,7 @@ def main() -> None:
     python = None if options.no_peers else _python(options.peers)
     import_mxnet()
     with temporary_folder() as folder:
-        figures = run(sizes, folder, select_device(options.device, check_mxnet), python)
+        figures = run(sizes, folder, select_device(options.device, check_mxnet_gpu), python)
     show(figures)
     if options.json is not None:
         flat = figures.pop("ratios") | figures

@@ -46,13 +46,13 @@ class Worker:
         """Build the network, on a GPU of its own or on the CPU."""
         from workloads import Training  # after join, which sets the number of MXNet's threads
 
-        from crepe_dist.distributed.device import Device, check_mxnet, select_device
+        from crepe_dist.distributed.device import Device, check_mxnet_gpu, select_device
         from crepe_dist.networks.paper.config import PaperConfig
 
         self._shape = PaperConfig(**shape)
         # Independent processes do not know of each other's GPUs.
         apart = on == "gpu" and self._world.size == 1
-        device = Device("gpu", self._slot) if apart else select_device(on, check_mxnet, self._world)
+        device = Device("gpu", self._slot) if apart else select_device(on, check_mxnet_gpu, self._world)
         self._training = Training(self._shape, self._world, device, precision)
         return {}
 

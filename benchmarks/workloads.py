@@ -21,7 +21,7 @@ from crepe_dist.data.dataset import Split
 from crepe_dist.data.loader import DataLoader, epoch_order
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import Engine, create_engine
-from crepe_dist.engines.gluon_engine import context
+from crepe_dist.engines.gluon_engine import mxnet_context
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperConfig
@@ -158,7 +158,7 @@ class NotebookTraining:
         self, texts: Sequence[str], labels: Sequence[int], shape: PaperConfig, batch_size: int, device: Any
     ) -> None:
         self._network = notebook_network(shape)
-        self._device = context(device)
+        self._device = mxnet_context(device)
         self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=self._device)
         self._network.hybridize()
         self._loss = gluon.loss.SoftmaxCrossEntropyLoss()

@@ -27,7 +27,7 @@ from mxnet import autograd, gluon
 from crepe_dist.data.batch import unpack_batch
 from crepe_dist.data.dataset import Dataset, Split, open_dataset
 from crepe_dist.data.loader import DataLoader, epoch_order
-from crepe_dist.engines.gluon_engine import values
+from crepe_dist.engines.gluon_engine import parameter_values
 from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.runs import checkpoint
@@ -112,7 +112,7 @@ def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accur
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }
-    return checkpoint.write(run_dir, values(network), about)
+    return checkpoint.write(run_dir, parameter_values(network), about)
 
 
 def main() -> None:

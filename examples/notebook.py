@@ -21,8 +21,8 @@ import pandas as pd
 from mxnet import autograd, gluon
 
 from crepe_dist.data.char_encoder import CharEncoder
-from crepe_dist.distributed.device import check_mxnet, select_device
-from crepe_dist.engines.gluon_engine import context
+from crepe_dist.distributed.device import check_mxnet_gpu, select_device
+from crepe_dist.engines.gluon_engine import mxnet_context
 from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.runs.checkpoint import file_name
@@ -82,7 +82,7 @@ test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size
 # ### Network, initial parameters, loss, optimizer
 
 # %%
-device = context(select_device("auto", check_mxnet))  # mx.gpu(), or mx.cpu() without one
+device = mxnet_context(select_device("auto", check_mxnet_gpu))  # mx.gpu(), or mx.cpu() without one
 net = Paper(
     PaperConfig(encoding.num_ids, encoding.feature_len, len(categories), args.filters, args.units, dropout=args.dropout)
 )

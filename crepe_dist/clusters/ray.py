@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.distributed.launch import THREADS, default_num_threads
+from crepe_dist.distributed.launch import NUM_THREADS_ENV, default_num_threads
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.elastic.driver import Cluster, ElasticDriver, NodeLostError, Slot
 from crepe_dist.elastic.process import ALIKE, WorkerProcess
@@ -38,7 +38,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
         Stopped: SIGTERM or SIGINT arrived. Workers whose run had begun have saved its state.
     """
     extras.require("ray", "training on Ray")
-    cluster = RayCluster(default_num_threads() if os.environ.get(THREADS) else 1, config.device == "gpu")
+    cluster = RayCluster(default_num_threads() if os.environ.get(NUM_THREADS_ENV) else 1, config.device == "gpu")
     with SignalHandler() as control, control.defer():
         limit = config.safety.watchdog_s
         driver = ElasticDriver(cluster, config.to_arguments(), processes, max_restarts, control, limit)

@@ -154,7 +154,7 @@ def gpus() -> Iterator[Check]:
 def horovod() -> Check:
     """Check Horovod and MXNet, which ``horovodrun`` needs."""
     on_gpus = mxnet_cuda.is_installed()
-    if error := mxnet_cuda.missing():
+    if error := mxnet_cuda.load_error():
         return Check("MXNet", error.what, "problem", error.remedy)
     if find_spec("horovod") is None:
         return Check("Horovod", "not installed; several processes start by crepe supervise, mpiexec and others")
@@ -173,7 +173,7 @@ def horovod() -> Check:
         return Check("Horovod", "built without Gloo", "problem", f"{INSTALL} --reinstall-package horovod")
     if on_gpus and "nccl" not in built:
         what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
-        return Check("Horovod", what, "note", mxnet_cuda.HOROVOD)
+        return Check("Horovod", what, "note", mxnet_cuda.HOROVOD_BUILD_HINT)
     return Check("Horovod", f"built with {', '.join(built)}")
 
 

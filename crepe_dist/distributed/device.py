@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from crepe_dist import invocation
 from crepe_dist.cuda import driver
 from crepe_dist.distributed.launch import import_mxnet
-from crepe_dist.distributed.process_group import SAME_MACHINES, SINGLE_PROCESS, ProcessGroup
+from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import join_words, pluralize
 from crepe_dist.settings.fields import DEVICES
@@ -29,10 +29,10 @@ class Device:
 
 
 CPU = Device("cpu")
-Check = Callable[[Device], object]
+GpuCheck = Callable[[Device], object]
 
 
-def select_device(device: str, check: Check, world: ProcessGroup = SINGLE_PROCESS) -> Device:
+def select_device(device: str, check: GpuCheck, group: ProcessGroup = SINGLE_PROCESS) -> Device:
     """Choose a GPU that no other rank uses, or the CPU on request or if ``auto`` finds no GPU; all ranks call it.
 
     GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
@@ -44,13 +44,13 @@ def select_device(device: str, check: Check, world: ProcessGroup = SINGLE_PROCES
     Raises:
         UserError: on every rank, if one of them finds no GPU for ``gpu``, or no GPU of its own, or if some have none.
     """
-    gpus = world.run_on_all("GPUs", lambda: _usable_gpus(device, check), mismatch_hint=SAME_MACHINES)
-    seen = world.all_gather_object([socket.gethostname(), list(gpus)], "visible GPUs")
-    chosen = world.run_on_all("device", lambda: assign_gpus(seen)[world.rank], mismatch_hint=SAME_MACHINES)
+    gpus = group.run_on_all("GPUs", lambda: _usable_gpus(device, check), mismatch_hint=SAME_MACHINES_HINT)
+    seen = group.all_gather_object([socket.gethostname(), list(gpus)], "visible GPUs")
+    chosen = group.run_on_all("device", lambda: assign_gpus(seen)[group.rank], mismatch_hint=SAME_MACHINES_HINT)
     return CPU if chosen is None else list(gpus.values())[chosen]
 
 
-def _usable_gpus(device: str, check: Check) -> dict[str, Device]:
+def _usable_gpus(device: str, check: GpuCheck) -> dict[str, Device]:
     """Return the GPUs that this process may use, in the order of their numbers, by UUID.
 
     A GPU without a UUID is taken for the one that has the same number in the other processes of its host.
@@ -75,7 +75,7 @@ def _usable_gpus(device: str, check: Check) -> dict[str, Device]:
     return usable
 
 
-def assign_gpus(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
+def assign_gpus(visible_gpus: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
     """Give each rank the first GPU that it sees and that no lower rank has.
 
     This is the GPU of the local rank's number where the processes of a host see the same GPUs, and 0 where each of them
@@ -90,8 +90,8 @@ def assign_gpus(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
     Raises:
         UserError: other ranks have all the GPUs that a rank sees, or only some ranks see any.
     """
-    without = [f"rank {rank} (host {host})" for rank, (host, gpus) in enumerate(seen) if not gpus]
-    if 0 < len(without) < len(seen):
+    without = [f"rank {rank} (host {host})" for rank, (host, gpus) in enumerate(visible_gpus) if not gpus]
+    if 0 < len(without) < len(visible_gpus):
         raise UserError(
             f"some processes have a GPU and others have none: {', '.join(without[:MAX_SHOWN_RANKS])}",
             remedy=f"run {invocation.command_line('doctor')} on the hosts without a GPU, leave them out, or use "
@@ -99,10 +99,10 @@ def assign_gpus(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
         )
     owners: dict[str, int] = {}
     numbers = []
-    for rank, (host, gpus) in enumerate(seen):
+    for rank, (host, gpus) in enumerate(visible_gpus):
         number = next((number for number, gpu in enumerate(gpus) if gpu not in owners), None)
         if gpus and number is None:
-            others = join_words([f"rank {owners[gpu]} (host {seen[owners[gpu]][0]})" for gpu in gpus])
+            others = join_words([f"rank {owners[gpu]} (host {visible_gpus[owners[gpu]][0]})" for gpu in gpus])
             raise UserError(
                 f"rank {rank} (host {host}) has no GPU of its own",
                 f"it sees {pluralize(len(gpus), 'GPU')}, used by {others}; each process trains on one GPU of its own",
@@ -115,7 +115,7 @@ def assign_gpus(seen: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
     return numbers
 
 
-def check_mxnet(gpu: Device) -> None:
+def check_mxnet_gpu(gpu: Device) -> None:
     """Check that MXNet sees a GPU, which imports MXNet.
 
     Raises:

@@ -28,48 +28,50 @@ from typing import Any, TypeVar
 
 from crepe_dist.errors import UserError
 
-SECRET = "CREPE_DIST_SECRET"
+SECRET_ENV = "CREPE_DIST_SECRET"
 MIN_SECRET_LENGTH = 16  # characters
 MAX_RANKS = 1 << 20
-FIRST_SECONDS = 5.0  # for the greeting and the first message of a caller, who may be a stranger
-FIRST_BYTES = 1 << 12  # of each of these
-STRANGERS = 64  # callers beside the expected ones that a listener hears at a time
+HANDSHAKE_SECONDS = 5.0  # for the greeting and the first message of a caller, who may be a stranger
+MAX_MESSAGE_BYTES = 1 << 12  # of each of these
+MAX_UNKNOWN_CALLERS = 64  # callers beside the expected ones that a listener hears at a time
 POLL_SECONDS = 0.1
-LENGTH = struct.Struct("<I")
-CONTEXT = struct.Struct("<16sIII")  # of a key: this protocol, the ranks of listener and caller, and the world size
+LENGTH_STRUCT = struct.Struct("<I")
+KEY_CONTEXT_STRUCT = struct.Struct(
+    "<16sIII"
+)  # of a key: this protocol, the ranks of listener and caller, and the world size
 PROTOCOL = b"crepe_dist 1"
-NUMBER = struct.Struct("<?I")  # before the content of a message in its MAC: sent by the caller; its number
+MAC_PREFIX_STRUCT = struct.Struct("<?I")  # before the content of a message in its MAC: sent by the caller; its number
 DIGEST = "sha256"
 MAC_BYTES = 32
 # Errors of accept that belong to the connection, according to Linux's manual: the caller has gone.
-CALLER_GONE = (
+CALLER_GONE_ERRNOS = (
     errno.ECONNABORTED, errno.EINTR, errno.EAGAIN, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET,
 )  # fmt: skip
 Message = dict[str, Any]
-Checks = Mapping[str, Callable[[Any], bool]]
+Schema = Mapping[str, Callable[[Any], bool]]
 T = TypeVar("T")
 Steps = Generator[None, None, T]
 
 
-class Stranger(ValueError):
+class UnknownPeerError(ValueError):
     """The other end is no process of this job, or has ended."""
 
 
-class WrongSecret(Stranger):
+class WrongSecretError(UnknownPeerError):
     """The other end does not prove that it has the same secret."""
 
 
-class Refused(Stranger):
+class RefusedError(UnknownPeerError):
     """A listener refuses this process, which has not proved that it has the same secret."""
 
 
-def text(most: int) -> Callable[[Any], bool]:
+def string_check(most: int) -> Callable[[Any], bool]:
     """Return a check for a string of at most ``most`` characters."""
     return lambda value: isinstance(value, str) and len(value) <= most
 
 
-def whole(first: int, last: int) -> Callable[[Any], bool]:
+def int_check(first: int, last: int) -> Callable[[Any], bool]:
     """Return a check for an integer from ``first`` to ``last``."""
     return lambda value: type(value) is int and first <= value <= last
 
@@ -78,8 +80,8 @@ def is_token(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-GREETING: Checks = {"rank": whole(0, MAX_RANKS - 1), "size": whole(1, MAX_RANKS), "nonce": is_token}
-ANSWER: Checks = {"nonce": is_token}
+GREETING_SCHEMA: Schema = {"rank": int_check(0, MAX_RANKS - 1), "size": int_check(1, MAX_RANKS), "nonce": is_token}
+ANSWER_SCHEMA: Schema = {"nonce": is_token}
 
 
 def read_secret(environment: Mapping[str, str]) -> bytes:
@@ -88,10 +90,10 @@ def read_secret(environment: Mapping[str, str]) -> bytes:
     Raises:
         UserError: it is too short.
     """
-    secret = environment.get(SECRET, "").strip()
+    secret = environment.get(SECRET_ENV, "").strip()
     if 0 < len(secret) < MIN_SECRET_LENGTH:
         raise UserError(
-            f"{SECRET} has {len(secret)} characters",
+            f"{SECRET_ENV} has {len(secret)} characters",
             "someone who records the start of a job can try all short secrets",
             f"give all processes the same {MIN_SECRET_LENGTH} characters or more, as `openssl rand -hex 32` prints "
             f"them",
@@ -99,7 +101,7 @@ def read_secret(environment: Mapping[str, str]) -> bytes:
     return secret.encode(errors="surrogateescape")
 
 
-def check_descriptors(error: BaseException) -> None:
+def raise_resource_error(error: BaseException) -> None:
     """Raise ``UserError`` if an error means that this process or its host has no file descriptor or memory left."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         raise UserError(
@@ -114,7 +116,7 @@ def check_descriptors(error: BaseException) -> None:
 
 
 @dataclass(frozen=True)
-class Own:
+class LocalProcess:
     """This process: its rank, the world size, and the secret of the connections that it takes part in."""
 
     rank: int
@@ -137,13 +139,13 @@ class Channel:
         self._is_caller = is_caller
         self._sent = self._received = 0
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Send a message."""
         data = json.dumps(message).encode()
         _send_message(self.peer, data + self._mac(self._is_caller, self._sent, data))
         self._sent += 1
 
-    def hear(self, checks: Checks, most: int = FIRST_BYTES) -> Steps[Message]:
+    def receive(self, checks: Schema, most: int = MAX_MESSAGE_BYTES) -> Steps[Message]:
         """Receive a message of at most ``most`` bytes that passes the checks.
 
         Raises:
@@ -155,21 +157,21 @@ class Channel:
         data = yield from _receive_message(self.peer, most + MAC_BYTES)
         content, mac = data[:-MAC_BYTES], data[-MAC_BYTES:]
         if not data:
-            raise Refused("this process has not proved that it has the same secret")
+            raise RefusedError("this process has not proved that it has the same secret")
         if not hmac.compare_digest(mac, self._mac(not self._is_caller, self._received, content)):
-            raise WrongSecret("it does not prove that it has the secret")
+            raise WrongSecretError("it does not prove that it has the secret")
         self._received += 1
-        return _checked(content, checks)
+        return _parse_message(content, checks)
 
     def refuse(self) -> None:
         """Tell a caller that its MAC is wrong."""
         _send_message(self.peer, b"")
 
     def _mac(self, by_caller: bool, number: int, content: bytes) -> bytes:
-        return hmac.digest(self._key, NUMBER.pack(by_caller, number) + content, DIGEST)
+        return hmac.digest(self._key, MAC_PREFIX_STRUCT.pack(by_caller, number) + content, DIGEST)
 
 
-def call(peer: socket.socket, own: Own, rank: int) -> Steps[Channel]:
+def greet(peer: socket.socket, own: LocalProcess, rank: int) -> Steps[Channel]:
     """Greet the listener that should be ``rank``; return the channel. Its first message proves the listener's secret.
 
     Raises:
@@ -178,34 +180,36 @@ def call(peer: socket.socket, own: Own, rank: int) -> Steps[Channel]:
     peer.setblocking(False)
     greeting = {"rank": own.rank, "size": own.size, "nonce": secrets.token_hex(32)}
     _send_message(peer, json.dumps(greeting).encode())
-    answer = _checked((yield from _receive_message(peer, FIRST_BYTES)), ANSWER)
-    return Channel(peer, _key(own, rank, greeting, answer), is_caller=True)
+    answer = _parse_message((yield from _receive_message(peer, MAX_MESSAGE_BYTES)), ANSWER_SCHEMA)
+    return Channel(peer, _derive_key(own, rank, greeting, answer), is_caller=True)
 
 
-def _answer(peer: socket.socket, host: str, own: Own, checks: Checks, ranks: Sequence[int]) -> Steps[Arrival]:
+def _authenticate_caller(
+    peer: socket.socket, host: str, own: LocalProcess, checks: Schema, ranks: Sequence[int]
+) -> Steps[AuthenticatedCaller]:
     """Answer a caller; return it once it has proved that it has the secret."""
-    greeting = _checked((yield from _receive_message(peer, FIRST_BYTES)), GREETING)
+    greeting = _parse_message((yield from _receive_message(peer, MAX_MESSAGE_BYTES)), GREETING_SCHEMA)
     if greeting["rank"] not in ranks:
-        raise Stranger("it has a rank that is not expected")
+        raise UnknownPeerError("it has a rank that is not expected")
     answer = {"nonce": secrets.token_hex(32)}
     _send_message(peer, json.dumps(answer).encode())
-    channel = Channel(peer, _key(own, own.rank, greeting, answer), is_caller=False)
+    channel = Channel(peer, _derive_key(own, own.rank, greeting, answer), is_caller=False)
     try:
-        said = yield from channel.hear(checks)
-    except WrongSecret:
+        said = yield from channel.receive(checks)
+    except WrongSecretError:
         channel.refuse()
         raise
-    return Arrival(channel, host, greeting["rank"], greeting["size"], said)
+    return AuthenticatedCaller(channel, host, greeting["rank"], greeting["size"], said)
 
 
-def _key(own: Own, listener: int, greeting: Message, answer: Message) -> bytes:
-    context = CONTEXT.pack(PROTOCOL, listener, greeting["rank"], greeting["size"])
+def _derive_key(own: LocalProcess, listener: int, greeting: Message, answer: Message) -> bytes:
+    context = KEY_CONTEXT_STRUCT.pack(PROTOCOL, listener, greeting["rank"], greeting["size"])
     nonces = bytes.fromhex(answer["nonce"]) + bytes.fromhex(greeting["nonce"])
     return hmac.digest(own.secret, context + nonces, DIGEST)
 
 
 @dataclass(frozen=True)
-class Arrival:
+class AuthenticatedCaller:
     """A caller that has proved its secret.
 
     Attributes:
@@ -218,10 +222,10 @@ class Arrival:
     host: str
     rank: int
     size: int
-    said: Message
+    message: Message
 
 
-class Callers:
+class CallerListener:
     """Callers of a listening socket. All of them are served at the same time.
 
     Iteration yields an ``Arrival`` for each that is one of ``ranks`` and has the secret, and ``None`` whenever it has
@@ -238,15 +242,17 @@ class Callers:
         UserError: this process has no file descriptor left for a caller.
     """
 
-    def __init__(self, listener: socket.socket, own: Own, ranks: Sequence[int], checks: Checks) -> None:
-        self.refused = ""
+    def __init__(self, listener: socket.socket, own: LocalProcess, ranks: Sequence[int], checks: Schema) -> None:
+        self.refused_host = ""
         self._listener = listener
         self._own = own
         self._ranks = ranks
         self._checks = checks
-        self._heard: dict[socket.socket, tuple[Steps[Arrival], str, float]] = {}  # in the order of their calls
+        self._heard: dict[
+            socket.socket, tuple[Steps[AuthenticatedCaller], str, float]
+        ] = {}  # in the order of their calls
 
-    def __iter__(self) -> Iterator[Arrival | None]:
+    def __iter__(self) -> Iterator[AuthenticatedCaller | None]:
         with self._listener, selectors.DefaultSelector() as look:
             self._listener.setblocking(False)
             look.register(self._listener, selectors.EVENT_READ)
@@ -269,21 +275,23 @@ class Callers:
         try:
             peer, (host, _) = self._listener.accept()
         except OSError as error:
-            if error.errno in CALLER_GONE:
+            if error.errno in CALLER_GONE_ERRNOS:
                 return
             if not self._heard:
-                check_descriptors(error)
+                raise_resource_error(error)
                 raise
             self._let_go(next(iter(self._heard)), look)  # perhaps a stranger has them; a process of the job calls again
             return
         peer.setblocking(False)
-        if len(self._heard) >= STRANGERS + len(self._ranks):  # a process of the job would have finished long ago
+        if len(self._heard) >= MAX_UNKNOWN_CALLERS + len(
+            self._ranks
+        ):  # a process of the job would have finished long ago
             self._let_go(next(iter(self._heard)), look)
-        steps = _answer(peer, host, self._own, self._checks, self._ranks)
-        self._heard[peer] = steps, host, time.monotonic() + FIRST_SECONDS
+        steps = _authenticate_caller(peer, host, self._own, self._checks, self._ranks)
+        self._heard[peer] = steps, host, time.monotonic() + HANDSHAKE_SECONDS
         look.register(peer, selectors.EVENT_READ)
 
-    def _hear(self, peer: Any, look: selectors.BaseSelector) -> Arrival | None:
+    def _hear(self, peer: Any, look: selectors.BaseSelector) -> AuthenticatedCaller | None:
         if peer not in self._heard:  # let go after it had become ready
             return None
         try:
@@ -291,10 +299,10 @@ class Callers:
         except StopIteration as end:
             look.unregister(peer)
             del self._heard[peer]
-            arrival: Arrival = end.value
+            arrival: AuthenticatedCaller = end.value
             return arrival
-        except WrongSecret:
-            self.refused = self._heard[peer][1]
+        except WrongSecretError:
+            self.refused_host = self._heard[peer][1]
             self._let_go(peer, look)
         except (OSError, ValueError):
             self._let_go(peer, look)
@@ -306,7 +314,7 @@ class Callers:
         peer.close()
 
 
-def within(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
+def run_with_timeout(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
     """Run a generator of this module to its end, waiting for the other end of a connection.
 
     Raises:
@@ -328,14 +336,14 @@ def within(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
 def _send_message(peer: socket.socket, data: bytes) -> None:
     with suppress(OSError):  # found out in hearing from it
         timeout = peer.gettimeout()
-        peer.settimeout(FIRST_SECONDS)
-        peer.sendall(LENGTH.pack(len(data)) + data)
+        peer.settimeout(HANDSHAKE_SECONDS)
+        peer.sendall(LENGTH_STRUCT.pack(len(data)) + data)
         peer.settimeout(timeout)
 
 
 def _receive_message(peer: socket.socket, most: int) -> Steps[bytes]:
     """Receive a message of at most ``most`` bytes."""
-    data, length = bytearray(), LENGTH.size
+    data, length = bytearray(), LENGTH_STRUCT.size
     while len(data) < length:
         try:
             piece = peer.recv(length - len(data))
@@ -343,22 +351,22 @@ def _receive_message(peer: socket.socket, most: int) -> Steps[bytes]:
             yield
             continue
         if not piece:
-            raise Stranger("another program answers, or the process has ended")
+            raise UnknownPeerError("another program answers, or the process has ended")
         data += piece
-        if len(data) == LENGTH.size and length == LENGTH.size:
-            length += LENGTH.unpack(data)[0]
-            if length > LENGTH.size + most:
-                raise Stranger("another program answers")
-    return bytes(data[LENGTH.size :])
+        if len(data) == LENGTH_STRUCT.size and length == LENGTH_STRUCT.size:
+            length += LENGTH_STRUCT.unpack(data)[0]
+            if length > LENGTH_STRUCT.size + most:
+                raise UnknownPeerError("another program answers")
+    return bytes(data[LENGTH_STRUCT.size :])
 
 
-def _checked(content: bytes, checks: Checks) -> Message:
+def _parse_message(content: bytes, checks: Schema) -> Message:
     """Parse a message: a JSON object with the keys of ``checks``. Each value passes the check of its key."""
     message: Any = None
     with suppress(ValueError, RecursionError):
         message = json.loads(content)
     if not isinstance(message, dict) or message.keys() != checks.keys():
-        raise Stranger("another program answers, or another version of crepe_dist")
+        raise UnknownPeerError("another program answers, or another version of crepe_dist")
     if wrong := [name for name, check in checks.items() if not check(message[name])]:
-        raise Stranger(f"another program answers, with a wrong {wrong[0]}")
+        raise UnknownPeerError(f"another program answers, with a wrong {wrong[0]}")
     return message

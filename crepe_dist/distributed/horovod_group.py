@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import horovod.mxnet as hvd
 import mxnet as mx
 
-from crepe_dist.distributed.chunked_messages import PiecewiseWorld
+from crepe_dist.distributed.chunked_messages import ChunkedProcessGroup
 from crepe_dist.distributed.messages import Bytes
-from crepe_dist.distributed.mxnet_internals import view
+from crepe_dist.distributed.mxnet_internals import numpy_view
 from crepe_dist.errors import PeerLostError
 
 # In the text of an MXNetError after a lost peer, for which there is no type: Gloo's error, behind its source file, or
@@ -20,7 +20,7 @@ from crepe_dist.errors import PeerLostError
 LOST_PEER = re.compile(r"/gloo/\S+\] (.*)|Horovod has been shut down")
 
 
-class HorovodProcessGroup(PiecewiseWorld):
+class HorovodProcessGroup(ChunkedProcessGroup):
     """World over Horovod, in which collectives without a name pair up by a counter that may differ by rank."""
 
     backend = "Horovod"
@@ -29,13 +29,13 @@ class HorovodProcessGroup(PiecewiseWorld):
         hvd.init()
         super().__init__(hvd.rank(), hvd.size())
 
-    def _carry(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+    def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         # On the memory of `data`, which MXNet makes read-only: hence a view.
         array = mx.nd.from_numpy(data[:], zero_copy=True)
-        with collective():
+        with detect_lost_peer():
             received, from_each = hvd.alltoall(array, splits=list(sizes), name=name)
             received.wait_to_read()
-            return view(received), from_each.asnumpy().tolist()
+            return numpy_view(received), from_each.asnumpy().tolist()
 
     def close(self) -> None:
         mx.nd.waitall()  # otherwise the last update may be lost, and MXNet complains at exit
@@ -43,7 +43,7 @@ class HorovodProcessGroup(PiecewiseWorld):
 
 
 @contextmanager
-def collective() -> Iterator[None]:
+def detect_lost_peer() -> Iterator[None]:
     """Run a collective of Horovod to its end.
 
     Raises:

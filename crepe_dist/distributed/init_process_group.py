@@ -27,7 +27,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings.config import Config
 
 
-def init_process_group(configured: Callable[[], Config] | None = None) -> ProcessGroup:
+def init_process_group(load_config: Callable[[], Config] | None = None) -> ProcessGroup:
     """Join the world that the launcher describes, and give this process its share of the host's threads.
 
     Horovod carries the collectives under ``horovodrun``, mpi4py under ``mpiexec`` if it is installed, else TCP.
@@ -40,7 +40,7 @@ def init_process_group(configured: Callable[[], Config] | None = None) -> Proces
     """
     launch = read_launcher_env()
     try:
-        world = _join(launch, configured)
+        world = _create_group(launch, load_config)
         if world.size != launch.size:
             what = f"{launch.launcher} started {launch.size} processes, but {world.backend} sees {world.size}"
             remedy = "take mpiexec and mpi4py of one environment" if world.backend == "MPI" else "run the command again"
@@ -54,12 +54,12 @@ def init_process_group(configured: Callable[[], Config] | None = None) -> Proces
     return world
 
 
-def _join(launch: LauncherEnv, configured: Callable[[], Config] | None) -> ProcessGroup:
+def _create_group(launch: LauncherEnv, load_config: Callable[[], Config] | None) -> ProcessGroup:
     if launch.size == 1:
         require_complete_rank_env(launch)
         return ProcessGroup()
     if launch.launcher == HOROVODRUN:
-        return _join_horovod(launch, configured)
+        return _create_horovod_group(launch, load_config)
     if launch.launcher in MPI and importlib.util.find_spec("mpi4py") is not None:
         try:
             from crepe_dist.distributed.mpi_group import MpiProcessGroup
@@ -72,7 +72,7 @@ def _join(launch: LauncherEnv, configured: Callable[[], Config] | None) -> Proce
     return TcpProcessGroup(launch.rank, rendezvous.rendezvous(launch))
 
 
-def _join_horovod(launch: LauncherEnv, configured: Callable[[], Config] | None) -> ProcessGroup:
+def _create_horovod_group(launch: LauncherEnv, load_config: Callable[[], Config] | None) -> ProcessGroup:
     try:
         if has_mxnet():
             import_mxnet()
@@ -87,10 +87,10 @@ def _join_horovod(launch: LauncherEnv, configured: Callable[[], Config] | None) 
             "or start with crepe supervise",
             on_all_ranks=True,
         ) from error
-    _check_name()
+    _check_hostname()
     config = None
     with suppress(UserError):  # told later, when all ranks can
-        config = configured and configured()
+        config = load_config and load_config()
     os.environ.setdefault("HOROVOD_CYCLE_TIME", horovod_cycle_time(launch, config))
     return HorovodProcessGroup()
 
@@ -112,7 +112,7 @@ def horovod_cycle_time(launch: LauncherEnv, config: Config | None) -> str:
     return "10" if (nccl.version() if on_gpus else launch.local_size == launch.size) else "1"
 
 
-def _check_name() -> None:
+def _check_hostname() -> None:
     """Check this host's name before Gloo does, which would end the process without an explanation."""
     name = socket.gethostname()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crepe_dist.errors import ExitCode
 
-ENDED = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # of Horovod 0.28.1
+PROCESS_EXIT = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # of Horovod 0.28.1
 
 
 def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
@@ -21,7 +21,7 @@ def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
     Raises:
         Exception: ``error``, if it is of another kind.
     """
-    if (match := ENDED.search(str(error))) is None:
+    if (match := PROCESS_EXIT.search(str(error))) is None:
         raise error
     rank, code = match[1], int(match[2])
     again = shlex.join([Path(command[0]).name, *(word for word in command[1:] if word != "--fresh")])

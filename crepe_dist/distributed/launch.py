@@ -16,7 +16,7 @@ from crepe_dist.errors import UserError
 
 HOROVODRUN = "horovodrun"
 MPI = "Open MPI", "MPICH"
-THREADS = "OMP_NUM_THREADS"
+NUM_THREADS_ENV = "OMP_NUM_THREADS"
 # (launcher, rank, size, local size); the first one whose rank and size are both set counts.
 # RANK and WORLD_SIZE are torchrun's convention, and set by hand in manifests and scripts: they take precedence over a
 # scheduler's own variables, which may describe the surrounding process.
@@ -33,14 +33,14 @@ LAUNCHERS = (
 # cudnn_pooling-inl.h). A resumed run would not be bit-identical. On Ampere and later, cuBLAS and cuDNN also round the
 # factors of float32 products to TF32, with the 10 bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's
 # "cuDNN developer guide", ``CUDNN_DEFAULT_MATH``).
-ENVIRONMENT = {
+MXNET_ENVIRONMENT = {
     "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
     "MXNET_ENFORCE_DETERMINISM": "1",
     "NVIDIA_TF32_OVERRIDE": "0",
     "MXNET_USE_FUSION": "0",  # compiles operators to PTX, which drivers older than NVRTC do not translate
 }
 # Optional MXNet imports that we never need.
-UNUSED = ("scipy", "sklearn", "onnx")
+UNUSED_MXNET_IMPORTS = ("scipy", "sklearn", "onnx")
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def default_num_threads(processes: int = 1) -> int:
         UserError: OMP_NUM_THREADS is not a number above zero.
     """
     share = max(1, hardware.cores() // processes)
-    number = (os.environ.get(THREADS, "").strip() or str(share)).split(",")[0].strip()
+    number = (os.environ.get(NUM_THREADS_ENV, "").strip() or str(share)).split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
-        raise UserError(f"{THREADS} is {number!r}", remedy="give a number of threads above zero, or unset it")
+        raise UserError(f"{NUM_THREADS_ENV} is {number!r}", remedy="give a number of threads above zero, or unset it")
     return int(number)
 
 
@@ -110,8 +110,8 @@ def set_omp_threads(processes: int = 1) -> None:
     Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
     """
     number = default_num_threads(processes)
-    if not os.environ.get(THREADS, "").strip():
-        os.environ[THREADS] = str(number)
+    if not os.environ.get(NUM_THREADS_ENV, "").strip():
+        os.environ[NUM_THREADS_ENV] = str(number)
 
 
 def has_mxnet() -> bool:
@@ -140,11 +140,11 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
             "cu112; elsewhere: pip install mxnet==1.9.1 'numpy<1.24'",
         )
     set_omp_threads(read_launcher_env().local_size)
-    for name, value in ENVIRONMENT.items():
+    for name, value in MXNET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if error := mxnet_cuda.missing():
+    if error := mxnet_cuda.load_error():
         raise error
-    hidden = [name for name in UNUSED if name not in sys.modules]
+    hidden = [name for name in UNUSED_MXNET_IMPORTS if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
     try:
         with contextlib.suppress(ImportError, OSError):

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from crepe_dist.errors import ExitCode, UserError
 
 Bytes = npt.NDArray[np.uint8]
-FIELDS = struct.Struct("<QQQII")  # see ``Head``
-CHECK = struct.Struct("<I")  # of the fields
-HEAD_BYTES = FIELDS.size + CHECK.size
+HEADER_FIELDS = struct.Struct("<QQQII")  # see ``Head``
+HEADER_CHECKSUM = struct.Struct("<I")  # of the fields
+HEADER_BYTES = HEADER_FIELDS.size + HEADER_CHECKSUM.size
 MAX_BYTES = 1 << 40  # of a message
 
 
-class Head(NamedTuple):
+class Header(NamedTuple):
     """Head of a message.
 
     Attributes:
@@ -41,7 +41,7 @@ class Head(NamedTuple):
     checksum: int
 
 
-class Messages:
+class MessageChecker:
     """Heads of the messages of one rank. It makes heads for what it sends, and checks the heads of what it receives.
 
     Attributes:
@@ -54,28 +54,31 @@ class Messages:
         self._number = 0
         self._name = ""
 
-    def begin(self, name: str) -> None:
+    def start_collective(self, name: str) -> None:
         """Begin the next collective."""
         self._number += 1
         self._name = name
 
-    def head(self, message: Bytes, largest: int = 0) -> bytes:
+    def make_header(self, message: Bytes, largest: int = 0) -> bytes:
         """Return the head of a message of the current collective."""
-        head = Head(self._number, message.size, largest, zlib.crc32(self._name.encode()), zlib.crc32(message.data))
-        fields = FIELDS.pack(*head)
-        return fields + CHECK.pack(zlib.crc32(fields))
+        head = Header(self._number, message.size, largest, zlib.crc32(self._name.encode()), zlib.crc32(message.data))
+        fields = HEADER_FIELDS.pack(*head)
+        return fields + HEADER_CHECKSUM.pack(zlib.crc32(fields))
 
-    def read(self, peer: int, head: Bytes) -> Head:
+    def parse_header(self, peer: int, head: Bytes) -> Header:
         """Read the head of a message from ``peer``.
 
         Raises:
             UserError: it was damaged.
             RuntimeError: it belongs to another collective.
         """
-        fields = head[: FIELDS.size].tobytes()
-        read = Head(*FIELDS.unpack(fields))
-        if CHECK.unpack(head[FIELDS.size :].tobytes())[0] != zlib.crc32(fields) or read.size > MAX_BYTES:
-            raise self._damaged(peer)
+        fields = head[: HEADER_FIELDS.size].tobytes()
+        read = Header(*HEADER_FIELDS.unpack(fields))
+        if (
+            HEADER_CHECKSUM.unpack(head[HEADER_FIELDS.size :].tobytes())[0] != zlib.crc32(fields)
+            or read.size > MAX_BYTES
+        ):
+            raise self._damaged_error(peer)
         if read.name != zlib.crc32(self._name.encode()):
             raise RuntimeError(f"rank {peer} is at another point of the program than {self._name!r}")
         if read.number != self._number:
@@ -83,23 +86,23 @@ class Messages:
             raise RuntimeError(f"rank {peer} sent message {read.number}, and {expected}")
         return read
 
-    def check(self, peer: int, message: Bytes, head: Head) -> None:
+    def check_content(self, peer: int, message: Bytes, head: Header) -> None:
         """Check a message from ``peer``, which has all its bytes.
 
         Raises:
             UserError: it was damaged.
         """
         if message.size != head.size or zlib.crc32(message.data) != head.checksum:
-            raise self._damaged(peer)
+            raise self._damaged_error(peer)
 
-    def _damaged(self, peer: int) -> UserError:
+    def _damaged_error(self, peer: int) -> UserError:
         return UserError(
-            f"message {self._number} ({self._name}) was damaged on its way from {self._named(peer)} to "
-            f"{self._named(self._rank)}",
+            f"message {self._number} ({self._name}) was damaged on its way from {self._describe_rank(peer)} to "
+            f"{self._describe_rank(self._rank)}",
             "its checksum is wrong: the memory or the network of one of these hosts is faulty",
             "run the same command again to resume; if it happens again, test the memory of these hosts, or use others",
             code=ExitCode.FAILURE,
         )
 
-    def _named(self, rank: int) -> str:
+    def _describe_rank(self, rank: int) -> str:
         return f"rank {rank}" + (f" (host {self.hosts[rank]})" if self.hosts else "")

@@ -11,7 +11,7 @@ from typing import Any
 import mpi4py
 import numpy as np
 
-from crepe_dist.distributed.chunked_messages import PiecewiseWorld
+from crepe_dist.distributed.chunked_messages import ChunkedProcessGroup
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.errors import PeerLostError
 
@@ -22,7 +22,7 @@ SPIN_SECONDS = 0.01  # a longer wait for other ranks sleeps between its looks, a
 POLL_SECONDS = 0.001
 
 
-class MpiProcessGroup(PiecewiseWorld):
+class MpiProcessGroup(ChunkedProcessGroup):
     """World of all processes of MPI; a waiting rank handles signals.
 
     Raises:
@@ -37,7 +37,7 @@ class MpiProcessGroup(PiecewiseWorld):
         self._group = MPI.COMM_WORLD
         super().__init__(self._group.rank, self._group.size)
 
-    def _carry(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
+    def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         incoming = np.empty(self.size, np.int64)
         self._wait(self._group.Ialltoall(np.array(sizes, np.int64), incoming))
         from_each = incoming.tolist()

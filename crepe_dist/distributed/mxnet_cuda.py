@@ -14,8 +14,8 @@ from crepe_dist.cuda import driver
 from crepe_dist.cuda.compiler import load_from_package
 from crepe_dist.errors import UserError
 
-FLAVOUR = "mxnet-cu112"
-HOROVOD = "build Horovod with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
+GPU_PACKAGE = "mxnet-cu112"
+HOROVOD_BUILD_HINT = "build Horovod with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
 # Libraries that the flavour's libmxnet.so needs (readelf -d), each with its package and the package's folder.
 LIBRARIES = {
     "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
@@ -33,11 +33,11 @@ LIBRARIES = {
 @cache
 def is_installed() -> bool:
     """Return whether MXNet's GPU flavour is installed."""
-    return FLAVOUR in hardware.versions()
+    return GPU_PACKAGE in hardware.versions()
 
 
 @cache
-def missing() -> UserError | None:
+def load_error() -> UserError | None:
     """Load the libraries that the GPU flavour needs; return the error that names those that are missing."""
     if not is_installed():
         return None

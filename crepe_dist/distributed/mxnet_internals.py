@@ -26,7 +26,7 @@ class _Memory:
         self.__array_interface__ = {"data": (address.value, False), "shape": array.shape, "typestr": kind, "version": 3}
 
 
-def view(array: Any) -> Any:
+def numpy_view(array: Any) -> Any:
     """Return a NumPy view of an array in host memory, on which no operation may be pending.
 
     The documented ways to read an array copy it or wait for the engine, which takes ten times as long as filling a
@@ -51,7 +51,7 @@ def trainer_parameters(trainer: Any) -> list[Any]:
     return found
 
 
-def let_sum(trainer: Any) -> None:
+def disable_averaging(trainer: Any) -> None:
     """Let Horovod's trainer sum gradients, and Gluon's update divide them by what it is given alone.
 
     Built with NCCL, Horovod averages (checked with MXNet 1.9.1 and Horovod 0.28.1:
@@ -60,7 +60,7 @@ def let_sum(trainer: Any) -> None:
     trainer._average_in_framework, trainer._postscale_factor, trainer._scale = True, 1.0, 1.0
 
 
-def update_arrays_one_by_one(trainer: Any) -> None:
+def disable_aggregated_updates(trainer: Any) -> None:
     """Update one array per optimizer operator.
 
     Aggregated updates reduce the number of kernel launches on a GPU, but take twice as long on a CPU (checked with
@@ -69,7 +69,7 @@ def update_arrays_one_by_one(trainer: Any) -> None:
     trainer._optimizer.aggregate_num = 1
 
 
-def optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
+def get_optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
     """Return the optimizer's number of updates, and its state arrays by parameter index.
 
     ``Trainer.save_states`` would pickle them (checked with MXNet 1.9.1: ``Trainer._optimizer``, ``Trainer._updaters``).

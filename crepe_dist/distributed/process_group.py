@@ -20,15 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist import hardware, invocation
-from crepe_dist.distributed.messages import Bytes, Messages
+from crepe_dist.distributed.messages import Bytes, MessageChecker
 from crepe_dist.distributed.signals import StopRequested
 from crepe_dist.errors import UserError
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
 # Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
-SAME_FILES = "make the same files visible at the same path on every host"
-SAME_MACHINES = (
+SAME_FILES_HINT = "make the same files visible at the same path on every host"
+SAME_MACHINES_HINT = (
     f"run {invocation.command_line('doctor')} on these hosts and compare their hardware, driver and "
     f"packages with the others'"
 )
@@ -56,8 +56,8 @@ class ProcessGroup:
         self.rank, self.size = rank, size
         self.heartbeat: Callable[[], None] = lambda: None
         self.pause_watchdog: Callable[[], None] = lambda: None
-        self.patience = math.inf
-        self._messages = Messages(rank)
+        self.timeout = math.inf
+        self._messages = MessageChecker(rank)
         places = self.all_gather_object([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
         self._messages.hosts = hosts = [host for host, _ in places]
         self.hosts = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
@@ -104,7 +104,7 @@ class ProcessGroup:
         counts = self._chunk_lengths(array.size)
         received, _ = self.all_to_all(array.reshape(-1), counts, name)
         part = received.reshape(self.size, -1).sum(axis=0, dtype=array.dtype)
-        return self._join(part, name).reshape(array.shape)
+        return self._all_gather_chunks(part, name).reshape(array.shape)
 
     def broadcast_parameters(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Replace the values of arrays, which have the same names on every rank, by rank 0's."""
@@ -112,12 +112,12 @@ class ProcessGroup:
         for name, array in sorted(arrays.items()):
             counts = self._chunk_lengths(array.size) if self.is_root else [0] * self.size
             part, _ = self.all_to_all(array.reshape(-1)[: sum(counts)], counts, name)
-            array[...] = self._join(part, name).reshape(array.shape)
+            array[...] = self._all_gather_chunks(part, name).reshape(array.shape)
 
     def _chunk_lengths(self, count: int) -> list[int]:
         return [count * (rank + 1) // self.size - count * rank // self.size for rank in range(self.size)]
 
-    def _join(self, part: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    def _all_gather_chunks(self, part: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """Concatenate the parts of all ranks, on every rank."""
         return self.all_to_all(np.tile(part, self.size), [part.size] * self.size, name)[0]
 
@@ -126,7 +126,7 @@ class ProcessGroup:
         name: str,
         fn: Callable[[], T],
         compare_by: Callable[[T], Any] | None = None,
-        mismatch_hint: str = SAME_FILES,
+        mismatch_hint: str = SAME_FILES_HINT,
     ) -> T:
         """Run ``work`` on every rank and return its result if it succeeded everywhere.
 
@@ -159,8 +159,8 @@ class ProcessGroup:
             if other["same"] != first["same"]:
                 raise UserError(
                     f"the processes disagree on the {name}",
-                    f"rank 0 (host {first['host']}) has {_short(first['same'], other['same'])}, "
-                    f"rank {rank} (host {other['host']}) has {_short(other['same'], first['same'])}",
+                    f"rank 0 (host {first['host']}) has {_describe_difference(first['same'], other['same'])}, "
+                    f"rank {rank} (host {other['host']}) has {_describe_difference(other['same'], first['same'])}",
                     "start every process with the same command, files and package versions, on machines that are alike "
                     f"({invocation.command_line('doctor')} describes them)",
                     on_all_ranks=True,
@@ -185,7 +185,7 @@ class ProcessGroup:
 
         return self.run_steps_on_rank0(name, single_step())
 
-    def run_steps_on_rank0(self, name: str, work: Iterator[T]) -> T | None:
+    def run_steps_on_rank0(self, name: str, steps: Iterator[T]) -> T | None:
         """Run a generator to its end on rank 0 while the other ranks wait.
 
         All ranks take part in a small collective every ``HEARTBEAT_SECONDS``. Otherwise Horovod or the network could
@@ -210,7 +210,7 @@ class ProcessGroup:
             if end is not None:
                 return None
         try:
-            for item in work:
+            for item in steps:
                 last = item
                 self.heartbeat()
                 if time.monotonic() >= due:
@@ -257,11 +257,11 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def _short(mine: Any, other: Any) -> str:
+def _describe_difference(mine: Any, other: Any) -> str:
     """Describe the first setting of ``mine`` that differs from ``other``."""
     if isinstance(mine, dict) and isinstance(other, dict):
         for key in sorted(mine.keys() | other.keys()):
             if mine.get(key) != other.get(key):
-                inner = _short(mine.get(key), other.get(key))
+                inner = _describe_difference(mine.get(key), other.get(key))
                 return f"{key}: {inner}" if isinstance(mine.get(key), dict) else f"{key} = {inner}"
     return json.dumps(mine)[:200]

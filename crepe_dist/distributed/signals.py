@@ -50,8 +50,8 @@ class SignalHandler:
     """
 
     def __init__(self) -> None:
-        self.vote = StepAction.CONTINUE
-        self.why = ""
+        self.requested_action = StepAction.CONTINUE
+        self.reason = ""
         self.code: int = ExitCode.STOPPED
         self._deferring = False
         self._before: dict[int, Any] = {}
@@ -73,8 +73,8 @@ class SignalHandler:
             self._deferring = before
 
     def stop_exception(self, *, on_all_ranks: bool = False) -> StopRequested:
-        self.why = self.why or "another process was asked to stop"
-        return StopRequested(self.why, self.code, on_all_ranks=on_all_ranks)
+        self.reason = self.reason or "another process was asked to stop"
+        return StopRequested(self.reason, self.code, on_all_ranks=on_all_ranks)
 
     def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
@@ -90,9 +90,9 @@ class SignalHandler:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self.vote = self.vote is StepAction.STOP, StepAction.STOP
-        if not self.why:
-            self.why = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
+        again, self.requested_action = self.requested_action is StepAction.STOP, StepAction.STOP
+        if not self.reason:
+            self.reason = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
             self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
         if number == signal.SIGINT and (again or not self._deferring):
             raise KeyboardInterrupt  # a second Ctrl-C stops at once
@@ -101,7 +101,7 @@ class SignalHandler:
 
     def request_stop(self, why: str) -> None:
         """Ask this process to stop, as SIGTERM does; callable from any thread."""
-        self.why = self.why or why
+        self.reason = self.reason or why
         os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted
 
 

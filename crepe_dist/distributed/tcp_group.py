@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.distributed.messages import HEAD_BYTES, Bytes
+from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import PeerLostError
 
-FIRST_BYTES = 1 << 14  # sent with the head; a connection takes those of two messages from a process that is behind
-LOST_SECONDS = 30  # without an answer, after which a host is gone
-OPTIONS = (
+EAGER_BYTES = 1 << 14  # sent with the head; a connection takes those of two messages from a process that is behind
+PEER_TIMEOUT_SECONDS = 30  # without an answer, after which a host is gone
+SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, LOST_SECONDS // 3),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, LOST_SECONDS // 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * LOST_SECONDS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_SECONDS // 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PEER_TIMEOUT_SECONDS // 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * PEER_TIMEOUT_SECONDS),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
 
@@ -44,20 +44,20 @@ class TcpProcessGroup(ProcessGroup):
         self._peers = peers
         for peer in peers.values():
             peer.settimeout(None)
-            for option in OPTIONS:
+            for option in SOCKET_OPTIONS:
                 peer.setsockopt(*option)
         super().__init__(rank, len(peers) + 1)
 
     def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        self._messages.begin(name)
+        self._messages.start_collective(name)
         pieces = np.split(data, np.cumsum(sizes)[:-1])
         above = [(self.rank + distance) % self.size for distance in range(1, self.size)]
         self._send_all(
-            {peer: self._messages.head(pieces[peer]) + pieces[peer][:FIRST_BYTES].tobytes() for peer in above}
+            {peer: self._messages.make_header(pieces[peer]) + pieces[peer][:EAGER_BYTES].tobytes() for peer in above}
         )
-        heads = {peer: self._messages.read(peer, self._receive(peer, HEAD_BYTES)) for peer in reversed(above)}
+        heads = {peer: self._messages.parse_header(peer, self._receive(peer, HEADER_BYTES)) for peer in reversed(above)}
         # All are here. If one were only late, its connection, full for LOST_SECONDS, would count as lost.
-        rests = {peer: rest for peer in above if (rest := self._send(peer, pieces[peer][FIRST_BYTES:])).size}
+        rests = {peer: rest for peer in above if (rest := self._send(peer, pieces[peer][EAGER_BYTES:])).size}
         sending = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
         if rests:
             sending.start()
@@ -65,7 +65,7 @@ class TcpProcessGroup(ProcessGroup):
         if rests:
             sending.join()
         for peer, head in heads.items():
-            self._messages.check(peer, received[peer], head)
+            self._messages.check_content(peer, received[peer], head)
         in_order = [pieces[rank] if rank == self.rank else received[rank] for rank in range(self.size)]
         return np.concatenate(in_order), [piece.size for piece in in_order]
 

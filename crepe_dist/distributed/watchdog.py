@@ -38,8 +38,8 @@ class Watchdog:
         limit: seconds without progress that count as a hang.
     """
 
-    def __init__(self, control: SignalHandler, limit: float, rank: int) -> None:
-        self._control = control
+    def __init__(self, signal_handler: SignalHandler, limit: float, rank: int) -> None:
+        self._control = signal_handler
         self._limit = limit
         self._rank = rank
         self._phase = "start"
@@ -52,7 +52,7 @@ class Watchdog:
         self._parent = os.getppid()
         self._launched = read_launcher_env().size > 1
 
-    def beat(self, phase: str = "") -> None:
+    def heartbeat(self, phase: str = "") -> None:
         """Record progress.
 
         It never returns once the watchdog is ending the process, because a suspended process may have been continued
@@ -65,16 +65,16 @@ class Watchdog:
         self._phase = phase or self._phase
         self._since = time.monotonic()
 
-    def before_long_wait(self) -> None:
+    def pause(self) -> None:
         """Suspend the limit until the next beat, because the other ranks have watchdogs of their own.
 
         A suspended process of this host still counts as a hang, because its watchdog is suspended, too.
         """
         self._since = math.inf
 
-    def set_position_source(self, where: Callable[[], dict[str, Any]]) -> None:
+    def set_position_source(self, position_source: Callable[[], dict[str, Any]]) -> None:
         """Set the function that returns step, epoch, documents and rows; another thread calls it."""
-        self._locate = where
+        self._locate = position_source
 
     def position(self) -> dict[str, Any]:
         """Return the position of this process: rank, phase, and what ``locate`` was given."""
@@ -96,7 +96,7 @@ class Watchdog:
 
     def identity(self) -> dict[str, Any]:
         pid = os.getpid()
-        return {"host": socket.gethostname(), "pid": pid, "start": start_time(pid)}
+        return {"host": socket.gethostname(), "pid": pid, "start": process_start_time(pid)}
 
     def __enter__(self) -> Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -116,7 +116,7 @@ class Watchdog:
         last = peers_moved = time.monotonic()
         while True:
             now = time.monotonic()
-            if not any(running(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):  # suspended
+            if not any(process_state(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):  # suspended
                 peers_moved = now
             if now - last > POLL_SECONDS + SUSPENDED_SECONDS:
                 self._since += now - last
@@ -164,12 +164,12 @@ class Watchdog:
 
     def _signal_peers(self, number: signal.Signals) -> None:
         for pid, start in self._peers:
-            if start_time(pid) == start:
+            if process_start_time(pid) == start:
                 with suppress(OSError):
                     os.kill(pid, number)
 
 
-def running(pid: int) -> tuple[bytes, int] | None:
+def process_state(pid: int) -> tuple[bytes, int] | None:
     """Return the state of a process and its start in clock ticks since boot; ``None`` if it does not run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
@@ -180,7 +180,7 @@ def running(pid: int) -> tuple[bytes, int] | None:
     return None if state in (b"Z", b"X") else (state, int(fields[18]))
 
 
-def start_time(pid: int) -> int | None:
+def process_start_time(pid: int) -> int | None:
     """Return the start of a process in clock ticks since boot; ``None`` if it does not run."""
-    found = running(pid)
+    found = process_state(pid)
     return found and found[1]

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crepe_dist.distributed.handshake import SECRET
-from crepe_dist.distributed.launch import THREADS
-from crepe_dist.distributed.rendezvous import ADDRESS, PORT, SECONDS, time_limit
+from crepe_dist.distributed.handshake import SECRET_ENV
+from crepe_dist.distributed.launch import NUM_THREADS_ENV
+from crepe_dist.distributed.rendezvous import ADDRESS_ENV, PORT_ENV, SECONDS_ENV, read_time_limit
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction
 from crepe_dist.elastic.process import WorkerProcess
 from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
@@ -242,7 +242,7 @@ class ElasticDriver:
 
     def _start(self, fewest: int) -> _WorkerGroup:
         """Start as many ranks as there is room for."""
-        seconds = time_limit(os.environ)
+        seconds = read_time_limit(os.environ)
         due, want = 0.0, pluralize(fewest, "process", "processes")
         while True:
             room = self.cluster.free_slots()
@@ -257,7 +257,7 @@ class ElasticDriver:
                 raise UserError(
                     f"the {self.cluster.name} cluster has no room for {want}",
                     f"all its nodes together have room for {room}",
-                    f"give a lower --processes, or add nodes; {SECONDS} sets the time limit",
+                    f"give a lower --processes, or add nodes; {SECONDS_ENV} sets the time limit",
                 )
             self._sleep(self.cluster.poll_seconds)
 
@@ -274,17 +274,17 @@ class ElasticDriver:
             group.exit_codes[0] = None
             return group
         # A process that is left of an earlier start, on a node that was lost, cannot join this one.
-        secret = {SECRET: secrets.token_hex(32)}
-        meeting = {"WORLD_SIZE": str(len(places)), ADDRESS: places[0].host, PORT: str(port), **secret}
+        secret = {SECRET_ENV: secrets.token_hex(32)}
+        meeting = {"WORLD_SIZE": str(len(places)), ADDRESS_ENV: places[0].host, PORT_ENV: str(port), **secret}
         for rank, place in enumerate(places):
-            threads = {} if place.threads is None else {THREADS: str(place.threads)}
+            threads = {} if place.threads is None else {NUM_THREADS_ENV: str(place.threads)}
             variables = {**threads, **self._variables, **meeting, "RANK": str(rank)}
             cluster.call(rank, "start", self.arguments, os.getcwd(), variables, __version__)
             group.calls[rank] = cluster.call(rank, "poll")
         return group
 
     def _check_stop(self) -> None:
-        if self.control.vote is StepAction.STOP:
+        if self.control.requested_action is StepAction.STOP:
             raise self.control.stop_exception(on_all_ranks=True)
 
     def _sleep(self, seconds: float) -> None:
@@ -323,7 +323,7 @@ class ElasticDriver:
             what = f"rank {hung[0]} on {place.host} has been suspended, or has not answered, for {seconds:.0f} s"
             self._say(f"{what}; all ranks are killed")
             group.is_hung, group.kill_at = True, min(group.kill_at, now)
-        if self.control.vote is StepAction.STOP and not group.is_asked:
+        if self.control.requested_action is StepAction.STOP and not group.is_asked:
             self._ask(group)
         if now > group.kill_at:
             self._kill(group)

@@ -16,7 +16,7 @@ from typing import IO
 
 from crepe_dist.distributed.launch import env_without_rank
 from crepe_dist.distributed.signals import terminate_with_parent
-from crepe_dist.distributed.watchdog import running
+from crepe_dist.distributed.watchdog import process_state
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
@@ -94,7 +94,7 @@ class WorkerProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)  # the processes that it started
             for reader in self._readers:
                 reader.join(DRAIN_SECONDS)
-        found = running(self._process.pid) if self._process is not None and code is None else None
+        found = process_state(self._process.pid) if self._process is not None and code is None else None
         is_suspended = found is not None and found[0] == b"T"
         return [self._lines.get() for _ in range(self._lines.qsize())], code, is_suspended
 

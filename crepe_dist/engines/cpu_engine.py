@@ -20,7 +20,7 @@ from crepe_dist.parallel.sharded_embedding import SparseParameter
 from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
-MAX_CACHED = 1 << 29  # bytes of a process's cache of documents' n-grams
+MAX_CACHE_BYTES = 1 << 29  # bytes of a process's cache of documents' n-grams
 
 
 class CpuEngine(Engine):
@@ -32,7 +32,7 @@ class CpuEngine(Engine):
         quanta: quanta of the gradients, once the exchange is open.
     """
 
-    quanta: FixedPointScales
+    scales: FixedPointScales
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
         shape, objective = self.shape, self.loss
@@ -45,17 +45,19 @@ class CpuEngine(Engine):
         self._addresses = to_c_parameters(parameter.data for parameter in self.parameters.values())
         self.load_weights()
 
-    def create_optimizer(self, world: ProcessGroup, options: OptimizerOptions, documents: int) -> SharedMemoryOptimizer:
+    def create_optimizer(
+        self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
+    ) -> SharedMemoryOptimizer:
         sparse = [
-            SparseParameter(name, self.parameters[name], rows, partial(self._use_table, which))
-            for which, (name, rows) in enumerate(self.shape.max_rows_per_batch(documents).items())
+            SparseParameter(name, self.parameters[name], rows, partial(self._attach_embedding, which))
+            for which, (name, rows) in enumerate(self.shape.max_rows_per_batch(max_shard_size).items())
         ]
-        self.quanta = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
-        self._exchange = SharedMemoryOptimizer(world, OptimizerSpec(options), self.quanta, sparse)
-        return self._exchange
+        self.scales = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
+        self._optimizer = SharedMemoryOptimizer(group, OptimizerSpec(options), self.scales, sparse)
+        return self._optimizer
 
-    def _use_table(self, which: int, table: int) -> None:
-        cached = min(MAX_CACHED, hardware.memory() // 32)
+    def _attach_embedding(self, which: int, table: int) -> None:
+        cached = min(MAX_CACHE_BYTES, hardware.memory() // 32)
         self._kernels.call("crepe_attach_embedding", which, table, cached)
 
     def load_weights(self) -> None:
@@ -70,25 +72,25 @@ class CpuEngine(Engine):
 
     def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
         """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
-        rows, stride = self._shape_of(batch)
+        rows, stride = self._check_batch(batch)
         logits = np.empty((parts, rows, self.shape.num_classes), np.float32)
         self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> float:
-        rows, _ = self._shape_of(batch)
-        packed, quanta, loss = batch.packed.ctypes.data, self.quanta, ctypes.c_double()
+        rows, _ = self._check_batch(batch)
+        packed, quanta, loss = batch.packed.ctypes.data, self.scales, ctypes.c_double()
         dropping = self.shape.dropout, batch.seed, batch.first
         quanta.start_step(batch.global_batch_size)
         self._kernels.call("crepe_set_parameters", self._addresses, False)  # only what is trained has changed
-        self._exchange.wait_for_update()
+        self._optimizer.wait_for_update()
         self._kernels.call("crepe_find_rows", packed, rows)
-        self._exchange.pull_rows()
-        rounded = quanta.gradients, quanta.exponents, quanta.bound_unit, quanta.sum_bounds
+        self._optimizer.pull_rows()
+        rounded = quanta.grad_addresses, quanta.exponents, quanta.bound_unit, quanta.sum_bounds
         self._kernels.call("crepe_forward_backward", packed, rows, *dropping, *rounded, ctypes.byref(loss))
         return loss.value
 
-    def _shape_of(self, batch: Batch) -> tuple[int, int]:
+    def _check_batch(self, batch: Batch) -> tuple[int, int]:
         """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
         rows, stride = batch.packed.shape
         length = self.shape.feature_len

@@ -32,64 +32,66 @@ class CudaEngine(Engine):
         quanta: quanta of the gradients, once the exchange is open.
     """
 
-    quanta: FixedPointScales
+    scales: FixedPointScales
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
         shape = self.shape
         self.parameters = parameters
         network = network_registry.import_network_module(shape.kind, "cuda")
         gpu, of_all = Gpu(self.device.device_id), shared_constants()
-        self._run = KernelProgram(gpu, network.PROGRAM, {**of_all, **network.constants(shape)}, self.backend.precision)
-        self._values = {name: gpu.copy(each.data) for name, each in self.parameters.items()}
-        self._parts: list[Branch] = network.branches(shape, self._run, self._values)
-        class_weights = self.loss.class_weights(shape.num_classes) / np.float32(len(self._parts))
+        self._program = KernelProgram(
+            gpu, network.PROGRAM, {**of_all, **network.constants(shape)}, self.backend.precision
+        )
+        self._buffers = {name: gpu.copy(each.data) for name, each in self.parameters.items()}
+        self._branches: list[Branch] = network.branches(shape, self._program, self._buffers)
+        class_weights = self.loss.class_weights(shape.num_classes) / np.float32(len(self._branches))
         self._class_weights = gpu.copy(class_weights)
-        self._exchange: CudaOptimizer | None = None
+        self._optimizer: CudaOptimizer | None = None
 
     def wait(self) -> None:
-        self._run.gpu.wait()
+        self._program.gpu.wait()
 
     def state_dict(self) -> Arrays:
         for name, parameter in self.parameters.items():
-            self._values[name].read(parameter.data)
+            self._buffers[name].read(parameter.data)
         return super().state_dict()
 
     def load_state_dict(self, arrays: Arrays) -> None:
         super().load_state_dict(arrays)
         for name, parameter in self.parameters.items():
-            self._values[name].write(parameter.data)
+            self._buffers[name].write(parameter.data)
 
-    def create_optimizer(self, world: ProcessGroup, options: OptimizerOptions, documents: int) -> CudaOptimizer:
-        self.quanta = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
-        on_gpu = self._run, self._values, self.shape.sparse_parameters, self.loss_scale
-        self._exchange = CudaOptimizer(world, OptimizerSpec(options), self.quanta, *on_gpu)
-        return self._exchange
+    def create_optimizer(self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int) -> CudaOptimizer:
+        self.scales = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
+        on_gpu = self._program, self._buffers, self.shape.sparse_parameters, self.grad_scaler
+        self._optimizer = CudaOptimizer(group, OptimizerSpec(options), self.scales, *on_gpu)
+        return self._optimizer
 
     def logits(self, batch: Batch) -> Logits:
         parts = self.branch_logits(batch)
         return add_branches(parts, 1.0) if self.shape.num_branches > 1 else parts[:, 0]
 
     def branch_logits(self, batch: Batch) -> Logits:
-        logits = np.empty((len(self._parts), len(batch.packed), self.shape.num_classes), np.float32)
-        texts, _ = self._texts(batch)
+        logits = np.empty((len(self._branches), len(batch.packed), self.shape.num_classes), np.float32)
+        texts, _ = self._copy_batch(batch)
         self._forward(texts).read(logits)
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> DeviceBuffer:
         """Compute the gradients of a batch; return the losses, float32 [summands, documents], which may be pending."""
-        exchange, run, documents = self._exchange, self._run, len(batch.packed)
+        exchange, run, documents = self._optimizer, self._program, len(batch.packed)
         assert exchange is not None, "open_exchange comes first"
-        self.quanta.start_step(batch.global_batch_size)
+        self.scales.start_step(batch.global_batch_size)
         # That of the global batch, so that the loss scale does not depend on the number of ranks.
-        scale = self.loss_scale.scale_for(batch.global_batch_size)
+        scale = self.grad_scaler.scale_for(batch.global_batch_size)
         dropping = DropoutState(self.shape.dropout, batch.seed)
         objective = self.loss.smoothing, self.loss.max_labels, self.loss.label_type == SEVERAL
-        texts, packed = self._texts(batch)
+        texts, packed = self._copy_batch(batch)
         logits = self._forward(texts, dropping)
-        gradients, of_parts = self._of_parts("logit gradients", documents)
-        losses = run.buffer("losses", 4 * len(self._parts) * documents).view(0, 4 * len(self._parts) * documents)
+        gradients, of_parts = self._branch_buffers("logit gradients", documents)
+        losses = run.buffer("losses", 4 * len(self._branches) * documents).view(0, 4 * len(self._branches) * documents)
         run(
-            "compute_losses", (documents, len(self._parts)),
+            "compute_losses", (documents, len(self._branches)),
             logits, self.shape.num_classes, packed, batch.packed.shape[1],
             self.shape.feature_len, *objective, self._class_weights, scale, gradients, losses,
         )  # fmt: skip
@@ -100,20 +102,20 @@ class CudaEngine(Engine):
 
     def _forward(self, texts: DeviceBatch, dropping: DropoutState | None = None) -> DeviceBuffer:
         """Compute and return the logits of all parts, float32 [parts, documents, classes]."""
-        logits, of_parts = self._of_parts("logits", texts.documents)
+        logits, of_parts = self._branch_buffers("logits", texts.documents)
         for part, own in of_parts:
             part.forward(texts, own, dropping)
         return logits
 
-    def _of_parts(self, name: str, documents: int) -> tuple[DeviceBuffer, list[tuple[Branch, DeviceBuffer]]]:
+    def _branch_buffers(self, name: str, documents: int) -> tuple[DeviceBuffer, list[tuple[Branch, DeviceBuffer]]]:
         """Return memory for float32 [parts, documents, classes], and each part with its own piece of it."""
         size = 4 * documents * self.shape.num_classes
-        memory = self._run.buffer(name, len(self._parts) * size)
-        return memory, [(part, memory.view(number * size, size)) for number, part in enumerate(self._parts)]
+        memory = self._program.buffer(name, len(self._branches) * size)
+        return memory, [(part, memory.view(number * size, size)) for number, part in enumerate(self._branches)]
 
-    def _texts(self, batch: Batch) -> tuple[DeviceBatch, DeviceBuffer]:
+    def _copy_batch(self, batch: Batch) -> tuple[DeviceBatch, DeviceBuffer]:
         """Copy a batch to the GPU and unpack its texts; return them and the batch as it was."""
-        run, (documents, stride), length = self._run, batch.packed.shape, self.shape.feature_len
+        run, (documents, stride), length = self._program, batch.packed.shape, self.shape.feature_len
         packed = run.buffer("packed", batch.packed.nbytes)
         packed.write(np.ascontiguousarray(batch.packed))
         texts = run.buffer("texts", documents * (length + 2))

@@ -28,7 +28,7 @@ from crepe_dist.settings.options import OptimizerOptions
 Logits = npt.NDArray[np.float32]
 
 # Rows, labels and logits of a batch: int64 [n], int32 [n], float32 [n, classes] or [n, summands, classes].
-Scored = tuple[RowIndices, npt.NDArray[np.int32], Logits]
+LogitsBatch = tuple[RowIndices, npt.NDArray[np.int32], Logits]
 
 
 class Engine(ABC):
@@ -56,14 +56,14 @@ class Engine(ABC):
         shape: NetworkConfig,
         parameters: Mapping[str, Parameter],
         backend: Backend,
-        objective: Loss = DEFAULT_LOSS,
+        loss: Loss = DEFAULT_LOSS,
         device: Device = CPU,
     ) -> None:
         self.shape = shape
         self.backend = backend
-        self.loss = objective
+        self.loss = loss
         self.device = device
-        self.loss_scale = GradScaler(backend.precision)
+        self.grad_scaler = GradScaler(backend.precision)
         self._open({name: parameters[name] for name in shape.parameter_shapes()})
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Engine(ABC):
 
     def iter_logits(
         self, split: Split, batch_size: int, rank: int, size: int, compute: Callable[[Batch], Logits] | None = None
-    ) -> Iterator[Scored]:
+    ) -> Iterator[LogitsBatch]:
         """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters.
 
         Args:
@@ -103,7 +103,9 @@ class Engine(ABC):
             parameter.data[:] = arrays[name]
 
     @abstractmethod
-    def create_optimizer(self, world: ProcessGroup, options: OptimizerOptions, documents: int) -> DistributedOptimizer:
+    def create_optimizer(
+        self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
+    ) -> DistributedOptimizer:
         """Open the exchange of the gradients, which updates the parameters; every rank calls it.
 
         Args:
@@ -132,7 +134,7 @@ def create_engine(
     shape: NetworkConfig,
     parameters: Mapping[str, Parameter],
     backend: Backend,
-    objective: Loss = DEFAULT_LOSS,
+    loss: Loss = DEFAULT_LOSS,
     device: Device = CPU,
 ) -> Engine:
     """Open the engine that ``backend`` selects for a network with these parameters; see ``Engine`` for the arguments.
@@ -140,7 +142,7 @@ def create_engine(
     Raises:
         UserError: MXNet is needed, and not installed.
     """
-    given = shape, parameters, backend, objective, device
+    given = shape, parameters, backend, loss, device
     if backend.on_cuda:
         from crepe_dist.engines.cuda_engine import CudaEngine
 

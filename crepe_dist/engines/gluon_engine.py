@@ -30,7 +30,7 @@ class GluonEngine(Engine):
     """
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
-        self._context = context(self.device)
+        self._context = mxnet_context(self.device)
         self.network = network_registry.import_network_module(self.shape.kind, "gluon").BLOCK(self.shape)
         self.network.initialize(mx.init.Zero(), ctx=self._context)
         for name, parameter in structural_parameters(self.network).items():
@@ -41,7 +41,7 @@ class GluonEngine(Engine):
         mx.nd.waitall()
 
     def state_dict(self) -> Arrays:
-        return values(self.network)
+        return parameter_values(self.network)
 
     def load_state_dict(self, arrays: Arrays) -> None:
         validate(arrays, self.shape)
@@ -52,10 +52,12 @@ class GluonEngine(Engine):
             parameter.set_data(mx.nd.array(arrays[name]))
         self.network.hybridize(static_alloc=True, static_shape=True)  # a compiled graph holds the old arrays
 
-    def create_optimizer(self, world: ProcessGroup, options: OptimizerOptions, documents: int) -> DistributedOptimizer:
+    def create_optimizer(
+        self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
+    ) -> DistributedOptimizer:
         parameters, optimizer = self.network.collect_params(), OptimizerSpec(options)
         names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
-        return HorovodOptimizer(world, parameters, optimizer, names)
+        return HorovodOptimizer(group, parameters, optimizer, names)
 
     def logits(self, batch: Batch) -> Logits:
         codes = batch.packed[:, : self.shape.feature_len]
@@ -77,11 +79,11 @@ class GluonEngine(Engine):
         return mx.nd.array(array, dtype=array.dtype).as_in_context(self._context)
 
 
-def context(device: Device) -> mx.Context:
+def mxnet_context(device: Device) -> mx.Context:
     """Return MXNet's context of a device."""
     return mx.gpu(device.device_id) if device.device_type == "gpu" else mx.cpu()
 
 
-def values(network: gluon.Block) -> Arrays:
+def parameter_values(network: gluon.Block) -> Arrays:
     """Copy all parameters of a block as float32 arrays, by structural name."""
     return {name: parameter.data().asnumpy() for name, parameter in structural_parameters(network).items()}

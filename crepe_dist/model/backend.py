@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from crepe_dist.cuda import compiler, driver
-from crepe_dist.distributed.device import CPU, Device, check_mxnet
+from crepe_dist.distributed.device import CPU, Device, check_mxnet_gpu
 from crepe_dist.errors import UserError
 from crepe_dist.native import library
 from crepe_dist.native.library import Library
@@ -122,7 +122,7 @@ def _select_backend(
             f"only float32 can be computed by {FALLBACK_NAMES[without]}", trouble, "use --precision auto or float32"
         )
     if device.device_type == "gpu":
-        check_mxnet(device)
+        check_mxnet_gpu(device)
     return Backend("float32", None, trouble, without)
 
 

@@ -58,23 +58,23 @@ class FixedPointScales:
         self.start_step(1)
 
     @cached_property
-    def gradients(self) -> Any:
+    def grad_addresses(self) -> Any:
         """Addresses of the gradients, null for parameters that are trained row by row."""
         return pointers(parameter.grad for parameter in self.parameters.values())
 
-    def start_step(self, documents: int) -> None:
+    def start_step(self, global_batch_size: int) -> None:
         """Begin a step on a global batch of ``documents``, or another attempt, with the quanta of the last ``fit``."""
-        self.bound_unit = BOUND_UNIT if documents <= SMALL_BATCH else LARGE_BATCH_BOUND_UNIT
+        self.bound_unit = BOUND_UNIT if global_batch_size <= SMALL_BATCH else LARGE_BATCH_BOUND_UNIT
         self.exponents[:] = self._next or self._kept or [INITIAL_EXPONENT] * len(self.parameters)
         self._next = None
 
-    def update_scales(self, bounds: Sequence[Sequence[float]]) -> bool:
+    def update_scales(self, sum_bounds: Sequence[Sequence[float]]) -> bool:
         """Return whether all sums fit into int32; choose the quanta of the next step or, if not, of another attempt.
 
         Args:
             bounds: bounds of each process, [processes, parameters].
         """
-        totals = [sum(of_parameter) * (self.bound_unit / BOUND_UNIT) for of_parameter in zip(*bounds)]
+        totals = [sum(of_parameter) * (self.bound_unit / BOUND_UNIT) for of_parameter in zip(*sum_bounds)]
         if not all(map(math.isfinite, totals)):
             return True
         now = self.exponents[:]
@@ -113,15 +113,15 @@ def _next_exponent(exponent: int, total: float) -> int:
     return min(max(wanted, MIN_EXPONENT), MAX_EXPONENT)
 
 
-def mean_and_clip_factor(documents: float, clip_norm: float | None, squares: Callable[[], float]) -> float:
+def mean_and_clip_factor(global_batch_size: float, clip_norm: float | None, squared_norm: Callable[[], float]) -> float:
     """Return the factor of sums of gradients that gives their mean, clipped to a norm of ``clip_norm`` if it is given.
 
     Args:
         squares: returns the sum of the squares of the sums.
     """
-    scale = np.float32(1 / documents)
+    scale = np.float32(1 / global_batch_size)
     if clip_norm is None:
         return float(scale)
-    norm = np.sqrt(np.float32(squares())) * scale
+    norm = np.sqrt(np.float32(squared_norm())) * scale
     clip = np.minimum(np.float32(clip_norm) / (norm + np.float32(1e-12)), np.float32(1))
     return float(scale) * float(clip)

@@ -21,14 +21,14 @@ class GradScaler:
 
     def __init__(self, precision: str) -> None:
         self.scale = INIT_SCALE if precision == "float16" else None
-        self.factor = 1.0
+        self.grad_factor = 1.0
         self._good = 0
 
-    def scale_for(self, documents: int) -> float:
+    def scale_for(self, global_batch_size: int) -> float:
         """Return the factor of a loss that is a sum over the documents of the global batch."""
         if self.scale is not None:
-            self.factor = self.scale / (1 << (documents - 1).bit_length())
-        return self.factor
+            self.grad_factor = self.scale / (1 << (global_batch_size - 1).bit_length())
+        return self.grad_factor
 
     def record_finite_step(self) -> None:
         """Record a step whose summed gradients were finite."""

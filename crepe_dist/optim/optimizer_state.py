@@ -36,7 +36,7 @@ class OptimizerState:
         count: Any = self._read("updates", np.int64, (1,))
         if count is None:
             raise incompatible_state_error("it has no count of updates")
-        self.updates = int(count[0])
+        self.num_updates = int(count[0])
 
     def moments(self, parameter: str, shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[np.float32]] | None:
         """Return the moments of a parameter; ``None`` if it has none."""
@@ -44,19 +44,19 @@ class OptimizerState:
         moments = [moment for moment in found if moment is not None]
         return moments if len(moments) == len(shapes) > 0 else None
 
-    def lazy_state(self, parameter: str, rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+    def lazy_state(self, parameter: str, num_rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
         """Return the drift since each update, and the update of each row."""
         drift: Any = self._read(f"{parameter}.drift", np.float64, None)
-        updated: Any = self._read(f"{parameter}.updated", np.int32, (rows,))
+        updated: Any = self._read(f"{parameter}.updated", np.int32, (num_rows,))
         if drift is None or updated is None:
-            return np.zeros(1), np.zeros(rows, np.int32)
-        if drift.ndim != 1 or not 0 <= updated.min() <= updated.max() < len(drift) <= self.updates + 1:
+            return np.zeros(1), np.zeros(num_rows, np.int32)
+        if drift.ndim != 1 or not 0 <= updated.min() <= updated.max() < len(drift) <= self.num_updates + 1:
             raise incompatible_state_error(f"its arrays {parameter}.drift and {parameter}.updated do not fit")
         return drift, updated
 
-    def quanta(self, parameters: int) -> npt.NDArray[np.int32] | None:
+    def exponents(self, num_parameters: int) -> npt.NDArray[np.int32] | None:
         """Return the exponents of the quanta; ``None`` if there are none."""
-        return self._read("quanta", np.int32, (parameters,))
+        return self._read("quanta", np.int32, (num_parameters,))
 
     def _read(self, name: str, dtype: Any, shape: tuple[int, ...] | None) -> npt.NDArray[Any] | None:
         array = self._arrays.get(name)

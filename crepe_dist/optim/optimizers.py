@@ -54,11 +54,11 @@ class OptimizerSpec:
         self.weight_decay = options.weight_decay
         self.clip_norm = options.clip_norm
 
-    def bias_corrected_lr(self, learning_rate: float, updates: int) -> float:
+    def bias_corrected_lr(self, learning_rate: float, num_updates: int) -> float:
         """Correct the learning rate for the bias of Adam's moments at its update number ``updates``, from 1."""
         if self.name != "adam":
             return learning_rate
-        first, second = (1 - decay**updates for decay in self.betas)
+        first, second = (1 - decay**num_updates for decay in self.betas)
         return float(learning_rate * math.sqrt(second) / first)
 
     def state_shapes(self, parameter: Parameter) -> list[tuple[int, ...]]:
@@ -76,10 +76,10 @@ class FusedOptimizer:
         parameters: parameters by name, with the memory of their gradients.
     """
 
-    def __init__(self, optimizer: OptimizerSpec, parameters: Mapping[str, Parameter], quanta: FixedPointScales) -> None:
+    def __init__(self, optimizer: OptimizerSpec, parameters: Mapping[str, Parameter], scales: FixedPointScales) -> None:
         self._parameters = dict(parameters)
         self._optimizer = optimizer
-        self._quanta = quanta
+        self._scales = scales
         self._functions, self._threads = library.functions(), library.num_threads()
         self._moments = {
             name: [np.zeros(shape, np.float32) for shape in optimizer.state_shapes(parameter)]
@@ -90,7 +90,7 @@ class FusedOptimizer:
         sizes = (ctypes.c_int64 * len(values))(*[value.size for value in values])
         self._addresses = sizes, *map(pointers, (values, firsts, seconds, gradients))
 
-    def update(self, rate: float, scale: float) -> None:
+    def step(self, learning_rate: float, grad_factor: float) -> None:
         """Update the parameters with ``scale`` times their gradients.
 
         Args:
@@ -98,8 +98,8 @@ class FusedOptimizer:
         """
         optimizer, parameters = self._optimizer, self._parameters.values()
         numbers = ctypes.c_double * len(parameters)
-        rates = numbers(*[rate * parameter.lr_mult for parameter in parameters])
-        scales = numbers(*[scale * self._quanta.scale_of(name) for name in self._parameters])
+        rates = numbers(*[learning_rate * parameter.lr_mult for parameter in parameters])
+        scales = numbers(*[grad_factor * self._scales.scale_of(name) for name in self._parameters])
         self._functions.crepe_update_parameters(
             optimizer.kernel_id, optimizer.constants, len(parameters), *self._addresses, rates, scales,
             optimizer.weight_decay, self._threads,
@@ -112,14 +112,14 @@ class FusedOptimizer:
             assert parameter.grad is not None
             self._functions.crepe_squared_norm(parameter.grad.ctypes.data, parameter.grad.size, sums)
             low, high = sums
-            total += (low + (high << 32)) * self._quanta.scale_of(name) ** 2
+            total += (low + (high << 32)) * self._scales.scale_of(name) ** 2
         return total
 
-    def arrays(self) -> Arrays:
+    def state_dict(self) -> Arrays:
         """Copy the moments."""
         return {f"{name}.{k}": m.copy() for name, moments in self._moments.items() for k, m in enumerate(moments)}
 
-    def restore(self, saved: OptimizerState) -> None:
+    def load_state_dict(self, saved: OptimizerState) -> None:
         """Restore the result of ``arrays``, if the saved state has it."""
         for name, parameter in self._parameters.items():
             for own, moment in zip(

@@ -69,7 +69,7 @@ class DistributedOptimizer(ABC):
 
     reduce_backend = ""
 
-    def all_reduce(self, loss: Any, batch: Batch, vote: StepAction = StepAction.CONTINUE) -> StepResult:
+    def all_reduce(self, loss: Any, batch: Batch, requested_action: StepAction = StepAction.CONTINUE) -> StepResult:
         """Sum the dense gradients, the losses and the votes over the ranks, bit-identically on every rank.
 
         The gradients of dense parameters are replaced by their sums. On one host, the gradients of row-sparse
@@ -83,7 +83,9 @@ class DistributedOptimizer(ABC):
         Raises:
             UserError: on every rank, if the ranks are at different steps.
         """
-        rows, bad_gradients, overflowed = self._all_reduce(loss, (batch.step, batch.global_batch_size, vote))
+        rows, bad_gradients, overflowed = self._all_reduce(
+            loss, (batch.step, batch.global_batch_size, requested_action)
+        )
         losses, _, _, votes = zip(*rows)
         places = sorted({f"step {step:.0f} of {documents:.0f} documents" for _, step, documents, _ in rows})
         if len(places) > 1:  # the replicas would diverge
@@ -101,7 +103,7 @@ class DistributedOptimizer(ABC):
         )
 
     @abstractmethod
-    def _all_reduce(self, loss: Any, numbers: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
+    def _all_reduce(self, loss: Any, step_info: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
         """Sum the dense gradients over the ranks, and gather the losses and the numbers of all ranks.
 
         Returns:
@@ -109,7 +111,7 @@ class DistributedOptimizer(ABC):
         """
 
     @abstractmethod
-    def step(self, documents: float, learning_rate: float) -> None:
+    def step(self, global_batch_size: float, learning_rate: float) -> None:
         """Update the parameters with the mean gradient of the last ``all_reduce``.
 
         On one host, this call also sums the gradients of row-sparse parameters: the owner of a row adds the gradients

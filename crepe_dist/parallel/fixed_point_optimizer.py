@@ -14,12 +14,12 @@ from crepe_dist.optim.fixed_point import FixedPointScales
 from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, StepStats
 
 
-def num_step_stats(quanta: FixedPointScales) -> int:
+def num_step_stats(scales: FixedPointScales) -> int:
     """Return how many floats each rank sends with its gradients.
 
     They are one bound per trained parameter, the loss, the step, the global batch size and the vote.
     """
-    return len(quanta.parameters) + 4
+    return len(scales.parameters) + 4
 
 
 class FixedPointOptimizer(DistributedOptimizer):
@@ -29,23 +29,23 @@ class FixedPointOptimizer(DistributedOptimizer):
         quanta: The trained parameters, and the fixed-point scales of their gradients.
     """
 
-    def __init__(self, quanta: FixedPointScales) -> None:
-        self._quanta = quanta
-        self._updates = 0
+    def __init__(self, scales: FixedPointScales) -> None:
+        self._scales = scales
+        self._num_updates = 0
 
-    def _all_reduce(self, loss: float, numbers: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
-        quanta, parameters = self._quanta, len(self._quanta.parameters)
-        rows = self._add(loss, numbers)
+    def _all_reduce(self, loss: float, step_info: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
+        quanta, parameters = self._scales, len(self._scales.parameters)
+        rows = self._sum_gradients(loss, step_info)
         bounds = [row[:parameters] for row in rows]
         not_finite = tuple(rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank)))
         return [row[parameters:] for row in rows], not_finite, not quanta.update_scales(bounds)
 
     @abstractmethod
-    def _add(self, loss: Any, numbers: Sequence[int]) -> list[StepStats]:
+    def _sum_gradients(self, loss: Any, step_info: Sequence[int]) -> list[StepStats]:
         """Sum the dense gradients over the ranks. Return the bounds, the loss and the numbers of each rank."""
 
     def state_dict(self) -> Arrays:
-        arrays: Arrays = {"updates": np.array([self._updates], dtype=np.int64)}
-        if (quanta := self._quanta.state_dict()) is not None:
+        arrays: Arrays = {"updates": np.array([self._num_updates], dtype=np.int64)}
+        if (quanta := self._scales.state_dict()) is not None:
             arrays["quanta"] = quanta
         return arrays

@@ -18,12 +18,12 @@ from mxnet import gluon
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.distributed.mxnet_internals import (
-    let_sum,
-    optimizer_state,
+    disable_aggregated_updates,
+    disable_averaging,
+    get_optimizer_state,
+    numpy_view,
     set_optimizer_state,
     trainer_parameters,
-    update_arrays_one_by_one,
-    view,
 )
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
@@ -41,34 +41,35 @@ class HorovodOptimizer(DistributedOptimizer):
     """
 
     def __init__(
-        self, world: ProcessGroup, parameters: Mapping[str, Any], optimizer: OptimizerSpec, names: Mapping[str, str]
+        self, group: ProcessGroup, parameters: Mapping[str, Any], optimizer: OptimizerSpec, names: Mapping[str, str]
     ) -> None:
-        self._world = world
+        self._group = group
         self._optimizer = optimizer
         self._device = next(iter(parameters.values())).list_ctx()[0]
         own = mx.optimizer.create(optimizer.name, **optimizer.mxnet_kwargs)  # each update gets its learning rate
         self._collective: Callable[[], AbstractContextManager[None]] = nullcontext
-        if world.size == 1:
+        if group.size == 1:
             self._trainer = gluon.Trainer(parameters, own, kvstore=None)
         else:
             self.reduce_backend = "Horovod"
-            if world.backend != "Horovod":
+            if group.backend != "Horovod":
                 remedy = "start it with horovodrun, or train this network on CPUs with our own kernels"
                 raise UserError("MXNet's trainer in several processes needs Horovod", remedy=remedy, on_all_ranks=True)
             import horovod.mxnet as hvd
 
-            from crepe_dist.distributed.horovod_group import collective
+            from crepe_dist.distributed.horovod_group import detect_lost_peer
 
-            self._collective = collective
+            self._collective = detect_lost_peer
             if self._device.device_type == "gpu" and not hvd.cuda_built():  # Horovod would crash
-                remedy = f"{mxnet_cuda.HOROVOD}; or train in one process on one GPU, or in several with --device cpu"
+                hint = mxnet_cuda.HOROVOD_BUILD_HINT
+                remedy = f"{hint}; or train in one process on one GPU, or in several with --device cpu"
                 raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)
             # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
             # handling of a failed collective.
             self._trainer = hvd.DistributedTrainer(parameters, own, num_groups=1)
-            let_sum(self._trainer)
+            disable_averaging(self._trainer)
         if self._device.device_type == "cpu":
-            update_arrays_one_by_one(self._trainer)
+            disable_aggregated_updates(self._trainer)
         self._parameters = trainer_parameters(self._trainer)
         self._names = [names[parameter.name] for parameter in self._parameters]
 
@@ -76,30 +77,32 @@ class HorovodOptimizer(DistributedOptimizer):
     def gradients(self) -> list[Any]:
         return [parameter.grad() for parameter in self._parameters]
 
-    def _all_reduce(self, loss: mx.nd.NDArray, numbers: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
+    def _all_reduce(
+        self, loss: mx.nd.NDArray, step_info: Sequence[int]
+    ) -> tuple[list[StepStats], tuple[int, ...], bool]:
         # The all-reduce overwrites the gradients, so the norms of this rank's gradients are computed first. They are
         # read only after a failure, to name the rank with the non-finite gradient.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
         with self._collective():
             self._trainer.allreduce_grads()
-            losses, finite = read(loss, self.gradients)
+            losses, finite = read_and_check_finite(loss, self.gradients)
         own_are_good = finite or bool(np.isfinite(norms.asnumpy()).all())
-        rows = self._world.all_gather_object([own_are_good, float(losses[0]), *numbers], "step")
+        rows = self._group.all_gather_object([own_are_good, float(losses[0]), *step_info], "step")
         culprits = tuple(rank for rank, row in enumerate(rows) if not row[0])
-        not_finite = () if finite else culprits or tuple(range(self._world.size))
+        not_finite = () if finite else culprits or tuple(range(self._group.size))
         return [row[1:] for row in rows], not_finite, False
 
-    def step(self, documents: float, learning_rate: float) -> None:
+    def step(self, global_batch_size: float, learning_rate: float) -> None:
         if self._optimizer.clip_norm is not None:
-            largest = self._optimizer.clip_norm * documents
+            largest = self._optimizer.clip_norm * global_batch_size
             gluon.utils.clip_global_norm(self.gradients, largest, check_isfinite=False)
         self._trainer.set_learning_rate(learning_rate)
-        self._trainer.update(documents)
+        self._trainer.update(global_batch_size)
 
     def state_dict(self) -> Arrays:
-        if not self._world.is_root:
+        if not self._group.is_root:
             return {}
-        updates, states = optimizer_state(self._trainer)
+        updates, states = get_optimizer_state(self._trainer)
         arrays: Arrays = {"updates": np.array([updates], dtype=np.int64)}
         for index, state in states.items():
             arrays.update({f"{self._names[index]}.{k}": array.asnumpy() for k, array in enumerate(state)})
@@ -111,15 +114,15 @@ class HorovodOptimizer(DistributedOptimizer):
             moments = saved.moments(name, [tuple(parameter.shape)] * self._optimizer.num_moments)
             if moments is not None:
                 states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
-        set_optimizer_state(self._trainer, saved.updates, states, self._device)
+        set_optimizer_state(self._trainer, saved.num_updates, states, self._device)
 
 
-def read(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:
+def read_and_check_finite(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:
     """Read a small array, and check that no gradient holds an infinity or NaN, with one wait for the device."""
     if numbers.context.device_type == "cpu":
         # MXNet's operator takes about a second for 12 million gradients there (MXNet 1.9.1).
         mx.nd.waitall()
-        return view(numbers).copy(), all(_is_finite(view(gradient).reshape(-1)) for gradient in gradients)
+        return numpy_view(numbers).copy(), all(_is_finite(numpy_view(gradient).reshape(-1)) for gradient in gradients)
     finite = mx.nd.multi_all_finite(*gradients, num_arrays=len(gradients))
     values = mx.nd.concat(numbers, finite, dim=0).asnumpy()
     return values[:-1], bool(values[-1])

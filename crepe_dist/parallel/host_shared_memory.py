@@ -26,7 +26,7 @@ STALE_SECONDS = 60.0
 POLL_SECONDS = 0.2  # interval between two checks that the others are alive
 HUGE_PAGE = 2 << 20  # bytes
 MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # of Linux, which the module mmap lacks
-FAILED = ctypes.c_void_p(-1).value
+MAP_FAILED = ctypes.c_void_p(-1).value
 LIBC = ctypes.CDLL(None)
 LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 LIBC.mmap.restype = ctypes.c_void_p
@@ -45,11 +45,11 @@ class HostSharedMemory:
         rank: local rank of this process.
     """
 
-    def __init__(self, pages: Sequence[Any], files: Sequence[int], rank: int) -> None:
-        self.segments = pages
-        self.rank = rank
+    def __init__(self, segments: Sequence[Any], files: Sequence[int], local_rank: int) -> None:
+        self.segments = segments
+        self.local_rank = local_rank
         self._files = files
-        self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(pages[0]))
+        self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(segments[0]))
         self._round: int | None = None  # of the barrier, from `arrive` to the end of `wait`
 
     @cached_property
@@ -90,7 +90,7 @@ class HostSharedMemory:
         Raises:
             PeerGone: one of them ended.
         """
-        if any(rank != self.rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
+        if any(rank != self.local_rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
             raise PeerLostError("another process of this host ended")
 
     def barrier(self) -> None:
@@ -106,7 +106,7 @@ def allocate_private(size: int) -> HostSharedMemory:
     return HostSharedMemory([pages], (), 0)
 
 
-def open_shared(ranks: ProcessGroup, host: Sequence[int], size: int) -> HostSharedMemory | None:
+def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> HostSharedMemory | None:
     """Create this rank's memory and open those of its host; every rank calls it.
 
     Args:
@@ -117,17 +117,17 @@ def open_shared(ranks: ProcessGroup, host: Sequence[int], size: int) -> HostShar
         The memory, or ``None`` on all ranks if one of them cannot share, because /dev/shm is too small (a container has
         64 MB by default) or belongs to another container.
     """
-    remove_stale()
-    created = _create(size)
+    remove_stale_files()
+    created = _create_segment(size)
     files: list[int] = []
     try:
-        names = ranks.all_gather_object(created and created[0].name, "shared memory")
+        names = group.all_gather_object(created and created[0].name, "shared memory")
         if None not in names:
-            files, pages = _open([names[rank] for rank in host], size)
-            if 0 not in ranks.all_gather_object(len(pages), "shared memory opened"):
-                own = pages[host.index(ranks.rank)]
+            files, pages = _open_segments([names[rank] for rank in host_ranks], size)
+            if 0 not in group.all_gather_object(len(pages), "shared memory opened"):
+                own = pages[host_ranks.index(group.rank)]
                 back_with_huge_pages(ctypes.addressof(own), size)
-                return HostSharedMemory(pages, files, host.index(ranks.rank))
+                return HostSharedMemory(pages, files, host_ranks.index(group.rank))
     finally:
         if created is not None:
             created[0].unlink(missing_ok=True)  # the memory lives until the last process ends, even if it is killed
@@ -145,7 +145,7 @@ def back_with_huge_pages(start: int, size: int) -> None:
     LIBC.madvise(aligned, max(0, start + size - aligned), MADV_COLLAPSE)
 
 
-def remove_stale() -> None:
+def remove_stale_files() -> None:
     """Remove files of processes that were killed between creating and removing one."""
     for path in FOLDER.glob(f"{PREFIX}*"):
         with suppress(OSError):  # gone by now, in use, or another user's
@@ -165,7 +165,7 @@ def _owner_is_gone(file: int) -> bool:
     return True
 
 
-def _create(size: int) -> tuple[Path, int] | None:
+def _create_segment(size: int) -> tuple[Path, int] | None:
     """Create a file of that size, locked until its descriptor is closed; ``None`` if that fails."""
     path = FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
@@ -182,19 +182,19 @@ def _create(size: int) -> tuple[Path, int] | None:
     return path, descriptor
 
 
-def _open(names: Sequence[str], size: int) -> tuple[list[int], list[Any]]:
+def _open_segments(names: Sequence[str], size: int) -> tuple[list[int], list[Any]]:
     """Open the memories of all processes; empty if one cannot be opened."""
     files: list[int] = []
     try:
         files.extend(os.open(FOLDER / name, os.O_RDWR) for name in names)  # keeps those before one that fails
-        return files, [_map(file, size) for file in files]
+        return files, [_map_segment(file, size) for file in files]
     except (OSError, ValueError):
         for file in files:
             os.close(file)
         return [], []
 
 
-def _map(file: int, size: int) -> Any:
+def _map_segment(file: int, size: int) -> Any:
     """Map a file at an address that huge pages can back, as an array of characters.
 
     Rows of tables are read in random order: with small pages a step takes half as long again. Files in /dev/shm have
@@ -204,10 +204,10 @@ def _map(file: int, size: int) -> Any:
         raise ValueError("the file is shorter than its mapping")
     protection, reserved = mmap.PROT_READ | mmap.PROT_WRITE, size + HUGE_PAGE
     start = LIBC.mmap(None, reserved, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    if start == FAILED:
+    if start == MAP_FAILED:
         raise OSError("no address space is left")
     aligned = -(-start // HUGE_PAGE) * HUGE_PAGE
-    if LIBC.mmap(aligned, size, protection, mmap.MAP_SHARED | MAP_FIXED, file, 0) == FAILED:
+    if LIBC.mmap(aligned, size, protection, mmap.MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED:
         LIBC.munmap(start, reserved)
         raise OSError("the memory cannot be mapped")
     array = (ctypes.c_char * size).from_address(aligned)

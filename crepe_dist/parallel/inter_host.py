@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.native import library
-from crepe_dist.parallel.sharded_embedding import Numbers, ShardedEmbedding
+from crepe_dist.parallel.sharded_embedding import Int32Array, ShardedEmbedding
 
 
 class InterHostReducer:
@@ -35,25 +35,25 @@ class InterHostReducer:
 
     def __init__(
         self,
-        world: ProcessGroup,
+        group: ProcessGroup,
         hosts: Sequence[Sequence[int]],
-        peers: Sequence[int],
-        part: Numbers,
-        tables: Sequence[ShardedEmbedding],
+        slice_peers: Sequence[int],
+        grad_slice: Int32Array,
+        embeddings: Sequence[ShardedEmbedding],
     ) -> None:
-        self._world = world
-        self._peers = sorted(peers)
-        self._part = part
-        self._tables = tables
-        host = next(host for host in hosts if world.rank in host)
+        self._world = group
+        self._peers = sorted(slice_peers)
+        self._part = grad_slice
+        self._tables = embeddings
+        host = next(host for host in hosts if group.rank in host)
         order = [rank for host in hosts for rank in host]
-        self._own = order.index(world.rank)
+        self._own = order.index(group.rank)
         self._remote = {rank: owner for owner, rank in enumerate(order) if rank not in host}
-        mine = host.index(world.rank)
+        mine = host.index(group.rank)
         self._owners = {rank: owner for rank, owner in self._remote.items() if owner % len(host) == mine}
         # The ranks that deal with this owner, one on each other host.
         self._askers = [other[self._own % len(other)] for other in hosts if other is not host]
-        self._requested_rows: dict[int, list[Numbers]] = {}  # by rank: the rows of each table that it has asked for
+        self._requested_rows: dict[int, list[Int32Array]] = {}  # by rank: the rows of each table that it has asked for
 
     def pull_rows(self) -> None:
         """Get the values of the rows that this host's batch touches; every rank calls it."""
@@ -100,24 +100,28 @@ class InterHostReducer:
         )
         self._part[:] = np.concatenate([nothing, *(sums[peer][0] for peer in self._peers)])
 
-    def gather_rows(self, table: ShardedEmbedding, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]) -> None:
+    def gather_rows(
+        self, embedding: ShardedEmbedding, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]
+    ) -> None:
         """Copy the rows of other hosts into arrays of a table on some ranks; every rank calls it.
 
         Args:
             arrays: arrays [rows, …] of four bytes a number, which hold this rank's rows.
             ranks: those that get the rows.
         """
-        own = [array[table.shard_slice(self._own)].reshape(-1).view(np.int32) for array in arrays]
-        blocks = {rank: table.shard_slice(owner) for rank, owner in self._remote.items() if self._world.rank in ranks}
+        own = [array[embedding.shard_slice(self._own)].reshape(-1).view(np.int32) for array in arrays]
+        blocks = {
+            rank: embedding.shard_slice(owner) for rank, owner in self._remote.items() if self._world.rank in ranks
+        }
         expected = {rank: [array[block].size for array in arrays] for rank, block in blocks.items()}
-        name = f"rows of {table.name}"
+        name = f"rows of {embedding.name}"
         received = self._send({rank: own for rank in ranks if rank in self._remote}, name, expected)
         for rank, parts in received.items():
             for array, part in zip(arrays, parts):
                 rows = array[blocks[rank]]
                 rows[:] = part.view(array.dtype).reshape(rows.shape)
 
-    def _check(self, rows: Numbers, table: ShardedEmbedding) -> Numbers:
+    def _check(self, rows: Int32Array, table: ShardedEmbedding) -> Int32Array:
         """Return rows that another rank has asked for; the kernels cannot check them.
 
         Raises:
@@ -128,13 +132,13 @@ class InterHostReducer:
             raise RuntimeError(f"another rank asked for rows of {table.name} that this one does not own")
         return rows
 
-    def _remote_buffers(self, rank: int) -> list[Numbers]:
+    def _remote_buffers(self, rank: int) -> list[Int32Array]:
         """Return the numbers of the rows of each table for which this rank has asked another, if it asks that one."""
         return [table.remote_buffer(self._owners[rank]) for table in self._tables] if rank in self._owners else []
 
     def _send(
-        self, messages: Mapping[int, Sequence[Numbers]], name: str, expected: Mapping[int, Sequence[int | None]]
-    ) -> dict[int, list[Numbers]]:
+        self, messages: Mapping[int, Sequence[Int32Array]], name: str, expected: Mapping[int, Sequence[int | None]]
+    ) -> dict[int, list[Int32Array]]:
         """Send lists of arrays to ranks, and return the lists that came, by rank; every rank calls it.
 
         Args:
@@ -145,7 +149,7 @@ class InterHostReducer:
                 copied to all.
         """
         world = self._world
-        parts: list[Numbers] = []
+        parts: list[Int32Array] = []
         counts = [0] * world.size
         for rank, own in sorted(messages.items()):
             head = np.array([len(own), *map(len, own)], np.int64).view(np.int32)
@@ -167,7 +171,7 @@ def _fit(lengths: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(lengths) == len(wanted) and all(want in (None, length) for length, want in zip(lengths, wanted))
 
 
-def _arrays(message: Numbers) -> list[Numbers]:
+def _arrays(message: Int32Array) -> list[Int32Array]:
     """Split a message into its arrays.
 
     Raises:
@@ -186,13 +190,13 @@ def _described(lengths: Sequence[int | None]) -> str:
     return f"arrays of lengths {', '.join(names)}" if names else "no arrays"
 
 
-def pack_int16(numbers: Numbers) -> Numbers:
+def pack_int16(numbers: Int32Array) -> Int32Array:
     """Return a message of numbers: 16 bits each, and 32 more for each that does not fit into them."""
     message = np.empty(-(-len(numbers) // 2) + len(numbers), np.int32)
     return message[: library.functions().crepe_pack_int16(numbers.ctypes.data, len(numbers), message.ctypes.data)]
 
 
-def unpack_int16(message: Numbers, count: int) -> Numbers:
+def unpack_int16(message: Int32Array, count: int) -> Int32Array:
     """Return the numbers of a message.
 
     Raises:

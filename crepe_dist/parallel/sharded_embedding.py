@@ -27,7 +27,7 @@ from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.host_shared_memory import back_with_huge_pages
 
-Numbers = npt.NDArray[np.int32]
+Int32Array = npt.NDArray[np.int32]
 LazyState = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
 Moments = list[npt.NDArray[np.float32]]
 
@@ -60,12 +60,12 @@ class SparseParameter:
     on_open: Callable[[int], None]
 
     @property
-    def shape(self) -> Any:
+    def c_shape(self) -> Any:
         return (ctypes.c_int64 * 3)(*self.parameter.shape, self.max_rows_per_step)
 
-    def bytes(self, owners: RowSharding) -> int:
+    def segment_bytes(self, sharding: RowSharding) -> int:
         """Return the memory that each process of a host needs, in whole pages."""
-        size = library.functions().crepe_embedding_bytes(self.shape, ctypes.byref(owners))
+        size = library.functions().crepe_embedding_bytes(self.c_shape, ctypes.byref(sharding))
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
@@ -82,46 +82,46 @@ class ShardedEmbedding:
         self,
         sparse: SparseParameter,
         optimizer: OptimizerSpec,
-        owners: RowSharding,
-        memories: Sequence[npt.NDArray[np.uint8]],
-        rank: int,
+        sharding: RowSharding,
+        segments: Sequence[npt.NDArray[np.uint8]],
+        local_rank: int,
     ) -> None:
-        self._owners = owners
-        self._memories = memories
+        self._owners = sharding
+        self._memories = segments
         self.name = sparse.name
         self.parameter = sparse.parameter
         self._optimizer = optimizer
         self._updates = 0
         self._run = library.functions()
-        self._table = self._run.crepe_embedding_open(
-            sparse.shape,
+        self._handle = self._run.crepe_embedding_open(
+            sparse.c_shape,
             optimizer.kernel_id,
             optimizer.constants,
-            (ctypes.c_void_p * len(memories))(*[memory.ctypes.data for memory in memories]),
-            ctypes.byref(owners),
-            rank,
+            (ctypes.c_void_p * len(segments))(*[memory.ctypes.data for memory in segments]),
+            ctypes.byref(sharding),
+            local_rank,
             library.num_threads(),
         )
-        _check(self._table is None)
+        _check_memory(self._handle is None)
         value = self.parameter.data
         back_with_huge_pages(value.ctypes.data, value.nbytes)  # scoring reads it
-        weakref.finalize(self, self._run.crepe_embedding_close, self._table)
-        self._rows_each = self._run.crepe_embedding_rows_per_shard(sparse.shape, ctypes.byref(owners))
-        self._bounds = np.zeros(owners.num_shards + 1, np.int64)  # of the rows of each owner among those of `keep`
+        weakref.finalize(self, self._run.crepe_embedding_close, self._handle)
+        self._rows_each = self._run.crepe_embedding_rows_per_shard(sparse.c_shape, ctypes.byref(sharding))
+        self._bounds = np.zeros(sharding.num_shards + 1, np.int64)  # of the rows of each owner among those of `keep`
         self._kept = np.zeros(0, np.int32), np.zeros((0, self.parameter.shape[1]), np.int32)
-        self.load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
-        sparse.on_open(self._table)
+        self._load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
+        sparse.on_open(self._handle)
 
     def squared_norm(self) -> int:
         """Return the sum of the squares of the last sum, in quanta."""
         sums = (ctypes.c_uint64 * 2)()
-        self._run.crepe_embedding_squared_norm(self._table, sums)
+        self._run.crepe_embedding_squared_norm(self._handle, sums)
         low, high = sums
         return low + (high << 32)
 
-    def shard_slice(self, owner: int, number: int = 1) -> slice:
+    def shard_slice(self, shard: int, count: int = 1) -> slice:
         """Return the rows of an owner, or of a number of neighbours."""
-        return slice(*[min(at * self._rows_each, self.parameter.shape[0]) for at in (owner, owner + number)])
+        return slice(*[min(at * self._rows_each, self.parameter.shape[0]) for at in (shard, shard + count)])
 
     @property
     def host_slice(self) -> slice:
@@ -131,7 +131,7 @@ class ShardedEmbedding:
     def collect_remote_rows(self) -> None:
         """List the rows of other hosts that the host's batch touches, of the owners that this process deals with."""
         addresses = (ctypes.c_void_p * 2)()
-        self._run.crepe_embedding_collect_remote_rows(self._table, self._bounds.ctypes.data, addresses)
+        self._run.crepe_embedding_collect_remote_rows(self._handle, self._bounds.ctypes.data, addresses)
         count, columns = int(self._bounds[-1]), self.parameter.shape[1]
         rows, numbers = (
             np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int32)), (size,))
@@ -139,34 +139,36 @@ class ShardedEmbedding:
         )
         self._kept = rows, numbers.reshape(count, columns)
 
-    def remote_row_ids(self, owner: int) -> Numbers:
+    def remote_row_ids(self, shard: int) -> Int32Array:
         """Return the rows of an owner that ``keep`` has listed, int32 [n]."""
-        return self._kept[0][slice(*self._bounds[owner : owner + 2])]
+        return self._kept[0][slice(*self._bounds[shard : shard + 2])]
 
-    def remote_buffer(self, owner: int) -> Numbers:
+    def remote_buffer(self, shard: int) -> Int32Array:
         """Return the memory of the numbers of these rows, flat: values, to be written; or sums, see ``sum_kept``."""
-        return self._kept[1][slice(*self._bounds[owner : owner + 2])].reshape(-1)
+        return self._kept[1][slice(*self._bounds[shard : shard + 2])].reshape(-1)
 
-    def num_elements(self, rows: Numbers) -> int:
+    def num_elements(self, rows: Int32Array) -> int:
         """Return the count of the numbers of rows."""
         return len(rows) * int(self.parameter.shape[1])
 
-    def read_rows(self, rows: Numbers) -> Numbers:
+    def read_rows(self, rows: Int32Array) -> Int32Array:
         """Return the values of ascending rows of this process, float32 as int32, flat."""
         values = np.empty(self.num_elements(rows), np.float32)
-        self._run.crepe_embedding_read_rows(self._table, rows.ctypes.data, len(rows), values.ctypes.data)
+        self._run.crepe_embedding_read_rows(self._handle, rows.ctypes.data, len(rows), values.ctypes.data)
         return values.view(np.int32)
 
     def reduce_remote_grads(self) -> None:
         """Replace the values of the rows of ``keep`` by the sums of their gradients on this host, in quanta."""
-        _check(self._run.crepe_embedding_reduce_remote_grads(self._table))
+        _check_memory(self._run.crepe_embedding_reduce_remote_grads(self._handle))
 
-    def accumulate(self, rows: Sequence[Numbers], sums: Sequence[Numbers]) -> None:
+    def accumulate(self, rows: Sequence[Int32Array], sums: Sequence[Int32Array]) -> None:
         """Add sums of other hosts to this one's: lists of this process's rows, and their sums."""
         counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
-        _check(self._run.crepe_embedding_accumulate(self._table, pointers(rows), pointers(sums), counts, len(rows)))
+        _check_memory(
+            self._run.crepe_embedding_accumulate(self._handle, pointers(rows), pointers(sums), counts, len(rows))
+        )
 
-    def step(self, learning_rate: float, scale: float) -> None:
+    def step(self, learning_rate: float, grad_factor: float) -> None:
         """Update the rows of this process with the sum of their gradients.
 
         If ``add`` was not called in this step, this call sums the gradients over the processes of the host, in the same
@@ -177,14 +179,14 @@ class ShardedEmbedding:
         """
         self._updates += 1
         rate = self._optimizer.bias_corrected_lr(learning_rate * self.parameter.lr_mult, self._updates)
-        _check(self._run.crepe_embedding_update(self._table, rate, scale, self._optimizer.weight_decay))
+        _check_memory(self._run.crepe_embedding_update(self._handle, rate, grad_factor, self._optimizer.weight_decay))
 
     def synchronize(self) -> None:
         """Move all of this process's rows on to the last update, and round them to float16, as files have them.
 
         All processes call it, and none reads before all have returned.
         """
-        _check(self._run.crepe_embedding_apply_lazy_updates(self._table))
+        _check_memory(self._run.crepe_embedding_apply_lazy_updates(self._handle))
 
     def copy_to_parameter(self) -> None:
         """Copy the values of this host's rows into the parameter."""
@@ -203,34 +205,34 @@ class ShardedEmbedding:
         self._store(rows, [*arrays.values()], updated)
         return {**arrays, f"{self.name}.updated": updated}
 
-    def _store(self, rows: slice, arrays: Sequence[npt.NDArray[np.float32]], updated: Numbers | None = None) -> None:
+    def _store(self, rows: slice, arrays: Sequence[npt.NDArray[np.float32]], updated: Int32Array | None = None) -> None:
         addresses = pointers([*[*arrays, None, None][:3], updated])
-        self._run.crepe_embedding_store(self._table, rows.start, rows.stop, *addresses)
+        self._run.crepe_embedding_store(self._handle, rows.start, rows.stop, *addresses)
 
-    def drift(self) -> npt.NDArray[np.float64]:
+    def drift_history(self) -> npt.NDArray[np.float64]:
         """Return the drift since each update, float64 [updates since ``flush`` + 1]."""
-        history = np.empty(self._run.crepe_embedding_drift_history(self._table, None))
-        self._run.crepe_embedding_drift_history(self._table, history.ctypes.data)
+        history = np.empty(self._run.crepe_embedding_drift_history(self._handle, None))
+        self._run.crepe_embedding_drift_history(self._handle, history.ctypes.data)
         return history
 
     def load_state_dict(self, saved: OptimizerState) -> None:
         """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
         ages = saved.lazy_state(self.name, self.parameter.shape[0])
-        self.load(saved.updates, saved.moments(self.name, self._optimizer.state_shapes(self.parameter)), ages)
+        self._load(saved.num_updates, saved.moments(self.name, self._optimizer.state_shapes(self.parameter)), ages)
 
-    def load(self, updates: int, moments: Moments | None, ages: LazyState) -> None:
+    def _load(self, updates: int, moments: Moments | None, ages: LazyState) -> None:
         """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
         arrays = [np.ascontiguousarray(array) for array in (self.parameter.data, *(moments or []))]
         addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
         drift, updated = map(np.ascontiguousarray, ages)
-        _check(
-            self._run.crepe_embedding_load(self._table, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift))
+        _check_memory(
+            self._run.crepe_embedding_load(self._handle, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift))
         )
         self._updates = updates
 
 
 def apply_lazy_updates(
-    values: npt.NDArray[np.float32], moments: Moments, ages: LazyState, optimizer: OptimizerSpec
+    values: npt.NDArray[np.float32], moments: Moments, lazy_state: LazyState, optimizer: OptimizerSpec
 ) -> tuple[npt.NDArray[np.float32], Moments]:
     """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
 
@@ -240,7 +242,7 @@ def apply_lazy_updates(
     Returns:
         The values and the moments for such an optimizer.
     """
-    drift, updated = ages
+    drift, updated = lazy_state
     if len(drift) == 1:
         return values, moments
     change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
@@ -252,6 +254,6 @@ def apply_lazy_updates(
     return moved.astype(np.float32), decayed
 
 
-def _check(failed: int) -> None:
+def _check_memory(failed: int) -> None:
     if failed:
         raise MemoryError("there is not enough memory for the table of rows")

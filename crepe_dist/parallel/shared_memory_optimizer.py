@@ -45,58 +45,62 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
     def __init__(
         self,
-        world: ProcessGroup,
+        group: ProcessGroup,
         optimizer: OptimizerSpec,
-        quanta: FixedPointScales,
-        sparse: Sequence[SparseParameter] = (),
+        scales: FixedPointScales,
+        sparse_parameters: Sequence[SparseParameter] = (),
     ) -> None:
-        super().__init__(quanta)
-        self._world = world
+        super().__init__(scales)
+        self._group = group
         self._optimizer = optimizer
-        by_row = {each.name for each in sparse}
-        dense = {name: parameter for name, parameter in quanta.parameters.items() if name not in by_row}
-        width = num_step_stats(quanta)
+        by_row = {each.name for each in sparse_parameters}
+        dense = {name: parameter for name, parameter in scales.parameters.items() if name not in by_row}
+        width = num_step_stats(scales)
         self._add_whole = library.functions().crepe_sum_int32
         gradients = sum(_aligned(parameter.data.size) for parameter in dense.values())
-        count = gradients + _aligned(2 * world.size * width)  # float64, as two words
+        count = gradients + _aligned(2 * group.size * width)  # float64, as two words
         self._squares_at = START + 4 * count
-        tables_at = -(-(self._squares_at + 16 * len(sparse)) // mmap.PAGESIZE) * mmap.PAGESIZE
+        tables_at = -(-(self._squares_at + 16 * len(sparse_parameters)) // mmap.PAGESIZE) * mmap.PAGESIZE
 
         def memory_of(processes: int) -> int:
-            return tables_at + sum(each.bytes(RowSharding(world.size, 0, processes)) for each in sparse)
+            return tables_at + sum(
+                each.segment_bytes(RowSharding(group.size, 0, processes)) for each in sparse_parameters
+            )
 
-        self._hosts, self._memory = open_host_memory(world, memory_of)
-        memory, rank = self._memory, self._memory.rank
+        self._hosts, self._memory = open_host_memory(group, memory_of)
+        memory, rank = self._memory, self._memory.local_rank
         self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.segments]
         self._arrays = (ctypes.c_void_p * memory.num_processes)(*[words.ctypes.data for words in self._words])
-        numbers = np.frombuffer(memory.segments[rank], np.float64, world.size * width, START + 4 * gradients)
-        self._rows = numbers.reshape(world.size, width)
+        numbers = np.frombuffer(memory.segments[rank], np.float64, group.size * width, START + 4 * gradients)
+        self._rows = numbers.reshape(group.size, width)
         offset = 0
         for parameter in dense.values():  # The kernels write the gradients into the memory of this process.
             size = parameter.data.size
             parameter.grad = self._words[rank][offset : offset + size].reshape(parameter.shape)
             offset += _aligned(size)
-        self._dense = FusedOptimizer(optimizer, dense, quanta)
+        self._dense_optimizer = FusedOptimizer(optimizer, dense, scales)
 
-        self._tables: list[ShardedEmbedding] = []
-        place, here = tables_at, next(at for at, host in enumerate(self._hosts) if world.rank in host)
-        owners = RowSharding(world.size, sum(map(len, self._hosts[:here])), memory.num_processes)
-        for each in sparse:
-            memories = [np.frombuffer(pages, np.uint8, each.bytes(owners), place) for pages in memory.segments]
-            self._tables.append(ShardedEmbedding(each, optimizer, owners, memories, rank))
-            place += each.bytes(owners)
+        self._embeddings: list[ShardedEmbedding] = []
+        place, here = tables_at, next(at for at, host in enumerate(self._hosts) if group.rank in host)
+        owners = RowSharding(group.size, sum(map(len, self._hosts[:here])), memory.num_processes)
+        for each in sparse_parameters:
+            memories = [np.frombuffer(pages, np.uint8, each.segment_bytes(owners), place) for pages in memory.segments]
+            self._embeddings.append(ShardedEmbedding(each, optimizer, owners, memories, rank))
+            place += each.segment_bytes(owners)
         self._own = owners.first_local_shard + rank
 
         parts = min(map(len, self._hosts))
         self._part = slice(*[count * min(part, parts) // parts for part in (rank, rank + 1)])
-        self._between: InterHostReducer | None = None
+        self._inter_host: InterHostReducer | None = None
         if len(self._hosts) > 1:
             peers = [host[rank] for host in self._hosts] if rank < parts else []
-            self._between = InterHostReducer(world, self._hosts, peers, self._words[rank][self._part], self._tables)
-            self.reduce_backend = (
-                f"shared memory and {world.backend}" if max(map(len, self._hosts)) > 1 else world.backend
+            self._inter_host = InterHostReducer(
+                group, self._hosts, peers, self._words[rank][self._part], self._embeddings
             )
-        elif world.size > 1:
+            self.reduce_backend = (
+                f"shared memory and {group.backend}" if max(map(len, self._hosts)) > 1 else group.backend
+            )
+        elif group.size > 1:
             self.reduce_backend = "shared memory"
         memory.barrier()
 
@@ -104,21 +108,21 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._memory.wait()  # Until all processes of the host have updated their rows.
 
     def pull_rows(self) -> None:
-        if self._between and self._tables:
+        if self._inter_host and self._embeddings:
             self._memory.barrier()  # Until all processes have listed their rows.
-            self._between.pull_rows()
+            self._inter_host.pull_rows()
             self._memory.barrier()
 
-    def _add(self, loss: float, numbers: Sequence[int]) -> list[StepStats]:
-        row = [*self._quanta.sum_bounds, loss, *numbers]
+    def _sum_gradients(self, loss: float, step_info: Sequence[int]) -> list[StepStats]:
+        row = [*self._scales.sum_bounds, loss, *step_info]
         self._rows[:] = 0
-        self._rows[self._world.rank, : len(row)] = row
+        self._rows[self._group.rank, : len(row)] = row
         self._memory.barrier()
-        rank, part, processes = self._memory.rank, self._part, self._memory.num_processes
-        into = rank if self._between else -1  # -1: write the sums into the arrays of all processes.
+        rank, part, processes = self._memory.local_rank, self._part, self._memory.num_processes
+        into = rank if self._inter_host else -1  # -1: write the sums into the arrays of all processes.
         self._add_whole(self._arrays, processes, into, part.start, part.stop)
-        if self._between:
-            self._between.all_reduce()
+        if self._inter_host:
+            self._inter_host.all_reduce()
             for other in range(processes):
                 if other != rank:
                     self._words[other][part] = self._words[rank][part]
@@ -128,54 +132,54 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         rows: list[StepStats] = self._rows.tolist()
         return rows
 
-    def step(self, documents: float, learning_rate: float) -> None:
-        scale = mean_and_clip_factor(documents, self._optimizer.clip_norm, self._squares)
-        self._updates += 1
-        self._dense.update(self._optimizer.bias_corrected_lr(learning_rate, self._updates), scale)
-        for table in self._tables:
-            table.step(learning_rate, scale * self._quanta.scale_of(table.name))
+    def step(self, global_batch_size: float, learning_rate: float) -> None:
+        scale = mean_and_clip_factor(global_batch_size, self._optimizer.clip_norm, self._squared_norm)
+        self._num_updates += 1
+        self._dense_optimizer.step(self._optimizer.bias_corrected_lr(learning_rate, self._num_updates), scale)
+        for table in self._embeddings:
+            table.step(learning_rate, scale * self._scales.scale_of(table.name))
         self._memory.arrive()  # A process that reads rows waits for all arrivals first (``ready``).
 
-    def _squares(self) -> float:
+    def _squared_norm(self) -> float:
         """Return the squared norm of all summed gradients, the same on every rank. Clipping needs it."""
-        total = self._dense.squared_norm()
+        total = self._dense_optimizer.squared_norm()
         # Each rank sums the gradients of the rows that it owns. The ranks then exchange these sums of squares.
-        own = [table.squared_norm() for table in self._tables]
-        for table, squares in zip(self._tables, zip(*self._of_all(own))):
-            total += sum(squares) * self._quanta.scale_of(table.name) ** 2
+        own = [table.squared_norm() for table in self._embeddings]
+        for table, squares in zip(self._embeddings, zip(*self._of_all(own))):
+            total += sum(squares) * self._scales.scale_of(table.name) ** 2
         return float(total)
 
     def _of_all(self, squares: list[int]) -> list[list[int]]:
         """Return the sums of squares of all ranks, given this rank's."""
-        if self._between:
-            return self._world.all_gather_object(squares, "squares")
+        if self._inter_host:
+            return self._group.all_gather_object(squares, "squares")
         words = [np.frombuffer(pages, np.uint64, 2 * len(squares), self._squares_at) for pages in self._memory.segments]
         for number, of_table in enumerate(squares):
-            words[self._memory.rank][2 * number : 2 * number + 2] = of_table % 2**64, of_table >> 64
+            words[self._memory.local_rank][2 * number : 2 * number + 2] = of_table % 2**64, of_table >> 64
         self._memory.barrier()
         return [[low + (high << 64) for low, high in each.reshape(-1, 2).tolist()] for each in words]
 
     def synchronize(self) -> None:
         self._memory.barrier()  # Rank 0 may still copy the rows of other processes for a saved state.
-        for table in self._tables:
+        for table in self._embeddings:
             table.synchronize()
         self._memory.barrier()
-        for table in self._tables:
+        for table in self._embeddings:
             table.copy_to_parameter()
-            if self._between:
-                self._between.gather_rows(table, [table.parameter.data], range(self._world.size))
+            if self._inter_host:
+                self._inter_host.gather_rows(table, [table.parameter.data], range(self._group.size))
 
     def state_dict(self) -> Arrays:
         self._memory.wait()
-        arrays, is_root = super().state_dict(), self._world.is_root
-        if not self._updates or not (is_root or self._between):
+        arrays, is_root = super().state_dict(), self._group.is_root
+        if not self._num_updates or not (is_root or self._inter_host):
             return arrays
-        arrays.update(self._dense.arrays())
-        for table in self._tables:
+        arrays.update(self._dense_optimizer.state_dict())
+        for table in self._embeddings:
             rows = table.state_dict(table.host_slice if is_root else table.shard_slice(self._own))
-            if self._between:
-                self._between.gather_rows(table, [*rows.values()], [0])
-            drift = table.drift()
+            if self._inter_host:
+                self._inter_host.gather_rows(table, [*rows.values()], [0])
+            drift = table.drift_history()
             if len(drift) > 1:
                 rows[f"{table.name}.drift"] = drift
             else:
@@ -185,15 +189,17 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
     def load_state_dict(self, arrays: Arrays) -> None:
         saved = OptimizerState(arrays)
-        self._dense.restore(saved)
-        for table in self._tables:
+        self._dense_optimizer.load_state_dict(saved)
+        for table in self._embeddings:
             table.load_state_dict(saved)
-        self._quanta.load_state_dict(saved.quanta(len(self._quanta.parameters)))
-        self._updates = saved.updates
+        self._scales.load_state_dict(saved.exponents(len(self._scales.parameters)))
+        self._num_updates = saved.num_updates
         self._memory.arrive()
 
 
-def open_host_memory(world: ProcessGroup, size: Callable[[int], int]) -> tuple[list[list[int]], HostSharedMemory]:
+def open_host_memory(
+    group: ProcessGroup, segment_bytes: Callable[[int], int]
+) -> tuple[list[list[int]], HostSharedMemory]:
     """Open the memory of this host's processes; every rank calls it.
 
     Args:
@@ -202,11 +208,11 @@ def open_host_memory(world: ProcessGroup, size: Callable[[int], int]) -> tuple[l
     Returns:
         The ranks of each host, and the memory. If one process cannot share, each is a host of its own.
     """
-    if len(world.hosts) < world.size:
-        host = next(host for host in world.hosts if world.rank in host)
-        if memory := open_shared(world, host, size(len(host))):
-            return world.hosts, memory
-    return [[rank] for rank in range(world.size)], allocate_private(size(1))
+    if len(group.hosts) < group.size:
+        host = next(host for host in group.hosts if group.rank in host)
+        if memory := open_shared(group, host, segment_bytes(len(host))):
+            return group.hosts, memory
+    return [[rank] for rank in range(group.size)], allocate_private(segment_bytes(1))
 
 
 def _aligned(count: int) -> int:

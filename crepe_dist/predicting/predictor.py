@@ -18,7 +18,7 @@ from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.data.label_types import typed
 from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_separators
 from crepe_dist.distributed.device import CPU, select_device
-from crepe_dist.distributed.process_group import SAME_MACHINES, SINGLE_PROCESS, ProcessGroup
+from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
 from crepe_dist.files import read_bytes, sha256, temporary_folder, write_json
 from crepe_dist.formatting import excerpt, join_words, percent, pluralize, score_name
@@ -156,7 +156,7 @@ class Predictor:
 
         chosen = choose_for_inference(shape, self.precision, picked)
         opened = ranks.run_on_all(
-            "engine", lambda: GpuInferenceEngine(shape, arrays, chosen, picked), mismatch_hint=SAME_MACHINES
+            "engine", lambda: GpuInferenceEngine(shape, arrays, chosen, picked), mismatch_hint=SAME_MACHINES_HINT
         )
         return replace(self, engine=opened)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.process_group import ProcessGroup
-from crepe_dist.engines.engine import Engine, Scored
+from crepe_dist.engines.engine import Engine, LogitsBatch
 from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs.scores import AnyScores
@@ -47,13 +47,13 @@ class _Weighing:
         self.split = split
         self.weight: float | None = None
         self._remembers = 2 * 4 * len(split) * engine.shape.num_classes <= MAX_REMEMBERED
-        self._remembered: list[Scored] = []
+        self._remembered: list[LogitsBatch] = []
 
     @property
     def shape(self) -> NetworkConfig:
         return self._engine.shape
 
-    def iter_logits(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[Scored]:
+    def iter_logits(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[LogitsBatch]:
         is_known = self.weight is not None and split is self.split and self._remembers
         apart = self._engine.iter_logits(split, batch_size, rank, size, self._engine.branch_logits)
         for rows, labels, parts in self._remembered if is_known else apart:

@@ -121,9 +121,9 @@ class WatchdogCallback(Callback):
         return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": rows}
 
     def on_step_begin(self, batch: Batch) -> StepAction:
-        self._watchdog.beat("train")
+        self._watchdog.heartbeat("train")
         self._rows = batch.rows
         return StepAction.CONTINUE
 
     def on_save(self) -> None:
-        self._watchdog.beat("save")
+        self._watchdog.heartbeat("save")

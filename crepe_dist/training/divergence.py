@@ -26,7 +26,7 @@ def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
     Raises:
         UserError: on every rank, if a loss is not finite, or if there is no loss scale to lower.
     """
-    if not result.nonfinite_loss_ranks and context.engine.loss_scale.back_off():
+    if not result.nonfinite_loss_ranks and context.engine.grad_scaler.back_off():
         return
     before, train, config = context.progress, context.data.splits["train"], context.config
     ranks = sorted({*result.nonfinite_loss_ranks, *result.nonfinite_grad_ranks})

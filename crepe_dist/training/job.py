@@ -48,8 +48,8 @@ def run_training_job(config: Config, world: ProcessGroup, control: SignalHandler
     """
     oom_errors = oom_as_user_error("data.batch_size", config.data.batch_size, world.size)
     with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, oom_errors:
-        world.heartbeat, world.pause_watchdog = watchdog.beat, watchdog.before_long_wait
-        world.patience = config.safety.watchdog_s / 2
+        world.heartbeat, world.pause_watchdog = watchdog.heartbeat, watchdog.pause
+        world.timeout = config.safety.watchdog_s / 2
         job = JobContext(world, control, watchdog, ProgressDisplay(world.is_root))
         display = job.display
         _note_missing_libraries(config, display)

@@ -8,7 +8,7 @@ from crepe_dist import hardware, network_registry
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.distributed.device import select_device
-from crepe_dist.distributed.process_group import SAME_MACHINES, ProcessGroup
+from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, ProcessGroup
 from crepe_dist.engines.engine import Engine, create_engine
 from crepe_dist.errors import UserError
 from crepe_dist.model.backend import Backend, choose_backend
@@ -48,7 +48,9 @@ def build_engine(config: Config, data: Dataset, world: ProcessGroup) -> Engine:
     )
     library.pin_build(computing.library)
     objective = world.run_on_all("class weights", lambda: create_loss(config.training, data, shape))
-    made = world.run_on_all("network", lambda: initial_parameters(config, shape, start), mismatch_hint=SAME_MACHINES)
+    made = world.run_on_all(
+        "network", lambda: initial_parameters(config, shape, start), mismatch_hint=SAME_MACHINES_HINT
+    )
     if adapt := getattr(network_registry.import_network_module(shape.kind, "init"), "init_from_data", None):
         steps = num_steps(config, len(data.splits["train"]))
         adapt(made, shape, data, world, config.training.seed, steps, start.arrays if start else {})
@@ -62,7 +64,7 @@ def build_engine(config: Config, data: Dataset, world: ProcessGroup) -> Engine:
                 f"this network ({shape}) is too large for {device}", str(error), shape.too_large_hint
             ) from error
 
-    engine = world.run_on_all("engine", opened, mismatch_hint=SAME_MACHINES)
+    engine = world.run_on_all("engine", opened, mismatch_hint=SAME_MACHINES_HINT)
     engine.pretrained_summary = start.summary if start else ""
     return engine
 

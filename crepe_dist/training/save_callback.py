@@ -31,7 +31,10 @@ class SaveCallback(Callback):
         self._control = context.job.control
 
     def on_step_begin(self, batch: Batch) -> StepAction:
-        return max(self._control.vote, StepAction.SAVE if self._saver.should_save(batch.step) else StepAction.CONTINUE)
+        return max(
+            self._control.requested_action,
+            StepAction.SAVE if self._saver.should_save(batch.step) else StepAction.CONTINUE,
+        )
 
     def on_step_end(self, result: StepResult, learning_rate: float) -> None:
         """Save or stop.

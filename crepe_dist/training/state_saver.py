@@ -27,7 +27,7 @@ def capture_state(context: TrainContext) -> ResumeState | None:
     if not context.group.is_root:
         return None
     engine, backend = context.engine, context.engine.backend
-    scale = engine.loss_scale.state_dict()
+    scale = engine.grad_scaler.state_dict()
     copied = replace(context.progress.copy(), precision=backend.precision, kernels=backend.build_name, loss_scale=scale)
     parameters = {
         name: arrays.pop(name) if name in arrays else array.copy() for name, array in engine.state_dict().items()
@@ -41,7 +41,7 @@ def restore(saved: ResumeState, context: TrainContext) -> None:
     context.optimizer.load_state_dict(saved.optimizer)
     context.engine.load_weights()
     context.progress.restore(saved.progress)
-    context.engine.loss_scale.load_state_dict(saved.progress.loss_scale)
+    context.engine.grad_scaler.load_state_dict(saved.progress.loss_scale)
 
 
 def resume(context: TrainContext) -> LoadedState | None:

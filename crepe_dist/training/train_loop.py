@@ -126,11 +126,11 @@ def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[
         Stopped: A request to stop arrived during the evaluation, and the state is saved.
         UserError: The loss on a split is not finite.
     """
-    context.job.watchdog.beat("evaluate")
+    context.job.watchdog.heartbeat("evaluate")
     context.optimizer.synchronize()
     try:
         scores, branch_weight = fit_branch_weight_and_evaluate(
-            context.engine, context.data, context.group, lambda: context.job.control.vote is StepAction.STOP
+            context.engine, context.data, context.group, lambda: context.job.control.requested_action is StepAction.STOP
         )
     except EvaluationStopped:
         callbacks.on_stop()

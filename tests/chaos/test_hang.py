@@ -11,7 +11,7 @@ import time
 import pytest
 
 from crepe_dist.distributed.signals import SignalHandler
-from crepe_dist.distributed.watchdog import Watchdog, start_time
+from crepe_dist.distributed.watchdog import Watchdog, process_start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
@@ -73,11 +73,11 @@ def test_only_the_processes_that_were_named_are_ended(tmp_path):
         if child == 0:
             time.sleep(60)
             os._exit(0)
-        me, began = watchdog.identity(), start_time(child) or 0
+        me, began = watchdog.identity(), process_start_time(child) or 0
         other = {**me, "pid": child, "start": began}
         # Another process that was given its id, or one of another host, is left alone.
         for named in ({**other, "start": began + 1}, {**other, "host": "another"}, other):
-            assert start_time(child) == began
+            assert process_start_time(child) == began
             watchdog.open_stack_file(tmp_path / "stacks" / "rank_0.txt", [me, named])
             watchdog._signal_peers(signal.SIGKILL)
             time.sleep(0.1)

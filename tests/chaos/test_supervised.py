@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crepe_dist.distributed.watchdog import start_time
+from crepe_dist.distributed.watchdog import process_start_time
 from crepe_dist.errors import ExitCode
 from tests.chaos import harness
 from tests.chaos.harness import slow
@@ -82,10 +82,10 @@ def test_preempted_by_others_it_starts_again_and_that_costs_no_restart(supervise
 def test_killed_itself_it_leaves_no_orphan_and_nothing_is_lost(supervised, trial):
     process = supervised(2, plan=trial.fault("mark", 6))
     harness.wait_for(lambda: trial.has_struck or process.poll() is not None)
-    started = {pid: start_time(pid) or 0 for pid in descendants(process.pid)}
+    started = {pid: process_start_time(pid) or 0 for pid in descendants(process.pid)}
     process.kill()
     assert harness.finish(process)[0] == -signal.SIGKILL
-    harness.wait_for(lambda: not any(start_time(pid) == start for pid, start in started.items()))
+    harness.wait_for(lambda: not any(process_start_time(pid) == start for pid, start in started.items()))
     assert harness.saved_step(trial.run_dir) >= 6
     trial.resume()
 

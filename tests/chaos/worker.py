@@ -79,7 +79,7 @@ def arm(fault: Fault) -> None:
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
             loss = forward_backward(batch)
-            context.engine.quanta.sum_bounds[0] = float(kind)  # as the kernels tell it
+            context.engine.scales.sum_bounds[0] = float(kind)  # as the kernels tell it
             return loss
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")

@@ -22,7 +22,7 @@ def test_deferred_it_is_a_wish_and_nothing_is_raised(number, code):
     with SignalHandler() as control:
         with control.defer():
             os.kill(os.getpid(), number)
-            assert control.vote is StepAction.STOP
+            assert control.requested_action is StepAction.STOP
         assert control.stop_exception().code == code
     assert signal.getsignal(number) is before
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crepe_dist.distributed.messages import CHECK, FIELDS, HEAD_BYTES
-from crepe_dist.distributed.tcp_group import FIRST_BYTES, TcpProcessGroup
+from crepe_dist.distributed.messages import HEADER_BYTES, HEADER_CHECKSUM, HEADER_FIELDS
+from crepe_dist.distributed.tcp_group import EAGER_BYTES, TcpProcessGroup
 from crepe_dist.errors import ExitCode, PeerLostError, UserError
 
 
@@ -41,9 +41,9 @@ def test_a_process_that_ends_within_a_message(worlds):
     data = np.zeros(1 << 24, np.uint8)  # more than the connection holds, so rank 0 also waits in sending
 
     def end() -> None:
-        worlds[1]._messages.begin("x")
-        worlds[1]._send_all({0: worlds[1]._messages.head(data[:1])})
-        worlds[1]._receive(0, 2 * FIRST_BYTES)
+        worlds[1]._messages.start_collective("x")
+        worlds[1]._send_all({0: worlds[1]._messages.make_header(data[:1])})
+        worlds[1]._receive(0, 2 * EAGER_BYTES)
         worlds[1].close()
 
     assert isinstance(both(lambda: worlds[0]._all_to_all_bytes(data, [0, data.size], "x"), end)[0], PeerLostError)
@@ -70,14 +70,14 @@ def test_ranks_at_different_points_of_the_program(worlds):
 
 def test_messages_have_a_number(worlds):
     """The same name is not enough: one rank has called it once more."""
-    worlds[1]._messages.begin("x")
+    worlds[1]._messages.start_collective("x")
     ended = both(*(lambda world=world: world.all_gather_object(0, "x") for world in worlds))
     assert list(map(str, ended)) == [
         f"rank {1 - n} sent message {3 - n}, and rank {n} expects message {2 + n} ('x')" for n in (0, 1)
     ]
 
 
-@pytest.mark.parametrize("size", [1, FIRST_BYTES, FIRST_BYTES + 1, 1 << 20])
+@pytest.mark.parametrize("size", [1, EAGER_BYTES, EAGER_BYTES + 1, 1 << 20])
 @pytest.mark.parametrize("place", ["head", "first", "last"])
 def test_a_damaged_message_is_told_with_both_ranks(worlds, monkeypatch, size, place):
     name = socket.gethostname()
@@ -85,7 +85,7 @@ def test_a_damaged_message_is_told_with_both_ranks(worlds, monkeypatch, size, pl
 
     def damaging(peer: int, count: int) -> Any:
         data = receive(peer, count)
-        if (place == "head") == (count == HEAD_BYTES):
+        if (place == "head") == (count == HEADER_BYTES):
             data[-1 if place == "last" else 0] ^= 4
         return data
 
@@ -104,8 +104,8 @@ def test_a_damaged_message_is_told_with_both_ranks(worlds, monkeypatch, size, pl
 
 
 def test_a_head_of_a_foreign_size_reserves_no_memory(worlds):
-    fields = FIELDS.pack(2, 1 << 50, 0, zlib.crc32(b"x"), 0)
-    head = np.frombuffer(fields + CHECK.pack(zlib.crc32(fields)), np.uint8)
-    worlds[0]._messages.begin("x")
+    fields = HEADER_FIELDS.pack(2, 1 << 50, 0, zlib.crc32(b"x"), 0)
+    head = np.frombuffer(fields + HEADER_CHECKSUM.pack(zlib.crc32(fields)), np.uint8)
+    worlds[0]._messages.start_collective("x")
     with pytest.raises(UserError, match="was damaged"):
-        worlds[0]._messages.read(1, head)
+        worlds[0]._messages.parse_header(1, head)

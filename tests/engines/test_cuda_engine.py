@@ -122,7 +122,7 @@ def test_sixteen_bits_are_those_of_a_reference_that_rounds_alike(precision, widt
     network, batch = varied(shape), some_batch(shape, rows)
     engine = on_gpu(network, precision)
     found, got = gradients(engine, batch, 1, 5)
-    rounded = {"precision": precision, "scale": engine.loss_scale.factor}
+    rounded = {"precision": precision, "scale": engine.grad_scaler.grad_factor}
     loss, expected = reference.learnt(shape, network.values, batch, seed=1, step=5, **rounded)
     assert abs(found - loss) <= 1e-3 * loss
     for name, array in expected.items():
@@ -137,11 +137,11 @@ def test_neither_the_division_of_a_batch_nor_another_time_changes_a_bit(precisio
         engine = on_gpu(varied(DROPPING), precision)
         exchange = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}
-        row = np.zeros(len(engine.quanta.parameters) + 4)  # bounds and loss
+        row = np.zeros(len(engine.scales.parameters) + 4)  # bounds and loss
         for first, last in zip(cuts, cuts[1:]):
-            engine.quanta.load_state_dict(np.full(len(engine.quanta.parameters), -18, np.int32))
+            engine.scales.load_state_dict(np.full(len(engine.scales.parameters), -18, np.int32))
             part = batch._replace(packed=batch.packed[first:last], first=batch.first + first).for_step(6, 1)
-            row += exchange._add(engine.forward_backward(part), (0, 0, 0))[0]
+            row += exchange._sum_gradients(engine.forward_backward(part), (0, 0, 0))[0]
             sums = {name: array + sums.get(name, 0) for name, array in total(exchange).items()}
         found.append((row.tolist(), sums))
     for of_row, sums in found[1:]:
@@ -238,7 +238,7 @@ def test_what_is_not_finite_is_told(name, precision):
 
 def test_buffers_that_grow_are_freed_first(monkeypatch):
     gpu = on_gpu(varied(DROPPING))
-    device, free = gpu._run.gpu, []
+    device, free = gpu._program.gpu, []
     monkeypatch.setattr(DeviceBuffer, "clear", lambda memory: free.append(device.memory()[0]))  # after each allocation
     for rows in (4, 16):
         gpu.logits(some_batch(DROPPING, rows))

@@ -191,7 +191,7 @@ def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarra
         whole = np.empty(shape[::-1] if len(shape) == 3 else shape, np.int32)  # of convolutions: [taps, in, out]
         total.read(whole)
         found[name] = (
-            (whole.T if len(shape) == 3 else whole) * (engine.quanta.scale_of(name) / engine.loss_scale.factor)
+            (whole.T if len(shape) == 3 else whole) * (engine.scales.scale_of(name) / engine.grad_scaler.grad_factor)
         ).astype(np.float32)
     return outcome.loss, found
 
@@ -201,9 +201,9 @@ def whole_gradients(engine: CpuEngine) -> FixedPointScales:
     trained = {name: each for name, each in engine.parameters.items() if each.requires_grad}
     for parameter in trained.values():
         parameter.grad = np.zeros(parameter.shape, np.int32)
-    engine.quanta = FixedPointScales(trained)
-    engine._exchange = cast("Any", SimpleNamespace(wait_for_update=lambda: None, pull_rows=lambda: None))
-    return engine.quanta
+    engine.scales = FixedPointScales(trained)
+    engine._optimizer = cast("Any", SimpleNamespace(wait_for_update=lambda: None, pull_rows=lambda: None))
+    return engine.scales
 
 
 def floating(quanta: FixedPointScales) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from crepe_dist.distributed import handshake, rendezvous
-from crepe_dist.distributed.handshake import Callers, Channel, Own
+from crepe_dist.distributed.handshake import CallerListener, Channel, LocalProcess
 from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.distributed.rendezvous import Endpoint
 from crepe_dist.errors import ExitCode, UserError
@@ -105,25 +105,27 @@ def greet(port: int, message: bytes) -> socket.socket:
 
 def message(**said: object) -> bytes:
     data = json.dumps(said).encode()
-    return handshake.LENGTH.pack(len(data)) + data
+    return handshake.LENGTH_STRUCT.pack(len(data)) + data
 
 
-def listening(size: int) -> tuple[int, Callers]:
+def listening(size: int) -> tuple[int, CallerListener]:
     """Listen as rank 0 does; return the port and the callers."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-    return listener.getsockname()[1], Callers(listener, Own(0, size, b""), range(1, size), rendezvous.REPORT)
+    return listener.getsockname()[1], CallerListener(
+        listener, LocalProcess(0, size, b""), range(1, size), rendezvous.REPORT_SCHEMA
+    )
 
 
 def report(at: int, rank: int, size: int, secret: bytes = b"", **said: object) -> Channel:
     """Report to rank 0 as a process does, and say what it does not."""
     caller = socket.create_connection(("127.0.0.1", at), timeout=10)
-    channel = handshake.within(10, caller, handshake.call(caller, Own(rank, size, secret), 0))
-    channel.tell({"host": "there", "pid": 1, "port": 1, **said})
+    channel = handshake.run_with_timeout(10, caller, handshake.greet(caller, LocalProcess(rank, size, secret), 0))
+    channel.send({"host": "there", "pid": 1, "port": 1, **said})
     return channel
 
 
 def hear(channel: Channel) -> dict[str, Any]:
-    return handshake.within(10, channel.peer, channel.hear(rendezvous.VERDICT))
+    return handshake.run_with_timeout(10, channel.peer, channel.receive(rendezvous.VERDICT_SCHEMA))
 
 
 def test_one_that_was_started_anew_takes_the_place_of_the_one_before(ranks):
@@ -144,8 +146,8 @@ GREETING = {"rank": 1, "size": 2, "nonce": NONCE}
 FORGED = [
     b"GET / HTTP/1.0\r\n\r\n",
     bytes(4),
-    handshake.LENGTH.pack(4000) + b"[" * 4000,
-    handshake.LENGTH.pack(2**32 - 1),
+    handshake.LENGTH_STRUCT.pack(4000) + b"[" * 4000,
+    handshake.LENGTH_STRUCT.pack(2**32 - 1),
     *(message(**{**GREETING, **other}) for other in (
         {"rank": "1"}, {"rank": True}, {"rank": 9}, {"rank": 0}, {"rank": [1]}, {"size": None}, {"size": 2**40},
         {"size": 0}, {"nonce": "0"}, {"nonce": 0}, {"more": 1}, {"rank": 1.0}, {"nonce": "\ud800" * 64},
@@ -154,7 +156,7 @@ FORGED = [
     message(rank=1, size=2, job=""),
     message(**GREETING) + bytes(4),  # a report that is empty,
     message(**GREETING) + message(host="x", pid=1, port=1),  # or has no MAC
-    message(**GREETING) + handshake.LENGTH.pack(40) + bytes(40),
+    message(**GREETING) + handshake.LENGTH_STRUCT.pack(40) + bytes(40),
 ]  # fmt: skip
 
 
@@ -184,20 +186,20 @@ def test_a_malformed_report_is_a_stranger_s(said):
         while not known.done():
             assert next(arrivals) is None
     assert list(itertools.islice(arrivals, 3)) == [None] * 3
-    with pytest.raises((handshake.Stranger, ConnectionError)):
+    with pytest.raises((handshake.UnknownPeerError, ConnectionError)):
         hear(known.result())
     known.result().peer.close()
 
 
 def test_strangers_are_let_go(monkeypatch):
-    monkeypatch.setattr(handshake, "FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.2)
     port, callers = listening(3)
     arrivals = iter(callers)
     strangers = [greet(port, said) for said in (b"", b"\5\0")]  # silent, halting
     with ThreadPoolExecutor(1) as thread:
         known = thread.submit(report, port, 2, 3)
         arrival = next(filter(None, arrivals))
-        assert (arrival.rank, arrival.said) == (2, {"host": "there", "pid": 1, "port": 1})
+        assert (arrival.rank, arrival.message) == (2, {"host": "there", "pid": 1, "port": 1})
     due = time.monotonic() + 1
     while time.monotonic() < due:
         next(arrivals)
@@ -207,7 +209,7 @@ def test_strangers_are_let_go(monkeypatch):
 
 
 def test_many_silent_strangers_neither_delay_a_process_nor_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(handshake, "STRANGERS", 5)
+    monkeypatch.setattr(handshake, "MAX_UNKNOWN_CALLERS", 5)
     port, callers = listening(2)
     arrivals = iter(callers)
     strangers = [greet(port, b"\5\0") for _ in range(40)]
@@ -215,7 +217,7 @@ def test_many_silent_strangers_neither_delay_a_process_nor_fill_the_memory(monke
     with ThreadPoolExecutor(1) as thread:
         known = thread.submit(report, port, 1, 2)
         arrival = next(filter(None, arrivals))
-    assert time.monotonic() - began < handshake.FIRST_SECONDS
+    assert time.monotonic() - began < handshake.HANDSHAKE_SECONDS
     assert len(callers._heard) <= 6
     for each in (*strangers, known.result().peer, arrival.channel.peer):
         each.close()
@@ -252,14 +254,14 @@ class TestSecrets:
             port = listener.getsockname()[1]
             caller = socket.create_connection(("127.0.0.1", port))
             peer, _ = listener.accept()
-            steps = handshake.call(caller, Own(1, 2, SECRET.encode()), 0)
-            channel = thread.submit(handshake.within, 10, caller, steps)
+            steps = handshake.greet(caller, LocalProcess(1, 2, SECRET.encode()), 0)
+            channel = thread.submit(handshake.run_with_timeout, 10, caller, steps)
             peer.sendall(message(nonce=NONCE))
             made: Channel = channel.result()
-            made.tell({})
+            made.send({})
             forged = Channel(peer, b"", is_caller=False)
-            forged.tell({"error": None, "code": 0})
-            with pytest.raises(handshake.WrongSecret, match="does not prove"):
+            forged.send({"error": None, "code": 0})
+            with pytest.raises(handshake.WrongSecretError, match="does not prove"):
                 hear(made)
             for each in (caller, peer):
                 each.close()
@@ -267,21 +269,23 @@ class TestSecrets:
     def test_messages_are_neither_sent_back_nor_repeated(self):
         ends = socket.socketpair()
         first, second = (Channel(end, b"key", is_caller) for end, is_caller in zip(ends, (True, False)))
-        first.tell({})
+        first.send({})
         data = ends[1].recv(1000, socket.MSG_PEEK)
-        assert handshake.within(1, ends[1], second.hear({})) == {}
+        assert handshake.run_with_timeout(1, ends[1], second.receive({})) == {}
         ends[0].sendall(data)
-        with pytest.raises(handshake.WrongSecret):
-            handshake.within(1, ends[1], second.hear({}))
+        with pytest.raises(handshake.WrongSecretError):
+            handshake.run_with_timeout(1, ends[1], second.receive({}))
         ends[1].sendall(data)
-        with pytest.raises(handshake.WrongSecret):
-            handshake.within(1, ends[0], first.hear({}))
+        with pytest.raises(handshake.WrongSecretError):
+            handshake.run_with_timeout(1, ends[0], first.receive({}))
         for end in ends:
             end.close()
 
     def test_the_key_depends_on_all_that_was_said(self):
         keys = {
-            handshake._key(Own(rank, 2, secret), rank, {"rank": caller, "size": size, "nonce": one}, {"nonce": two})
+            handshake._derive_key(
+                LocalProcess(rank, 2, secret), rank, {"rank": caller, "size": size, "nonce": one}, {"nonce": two}
+            )
             for rank in (0, 1) for caller in (2, 3) for size in (4, 5) for one in (NONCE, "1" * 64)
             for two in (NONCE, "1" * 64) for secret in (b"a", b"b")
         }  # fmt: skip
@@ -364,7 +368,7 @@ class TestErrors:
 
 
 def test_one_host_needs_no_address():
-    assert str(Endpoint.of(LauncherEnv("srun", 1, 4, 4), {})) == "127.0.0.1:29500"
+    assert str(Endpoint.from_environment(LauncherEnv("srun", 1, 4, 4), {})) == "127.0.0.1:29500"
 
 
 @pytest.fixture

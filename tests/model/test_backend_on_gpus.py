@@ -53,7 +53,7 @@ def machine(monkeypatch):
             if mxnet is not None:
                 raise mxnet
 
-        monkeypatch.setattr(backend, "check_mxnet", check_mxnet)
+        monkeypatch.setattr(backend, "check_mxnet_gpu", check_mxnet)
 
     describe()
     return describe

@@ -38,7 +38,7 @@ def site(tmp_path):
     """What `--group cu112` installs as far as ``cuda`` looks at it, and a GPU, for the processes of a test."""
     cuda_emulator.only_stand_ins("MXNet")
     folder = tmp_path / "packages"
-    for package in (mxnet_cuda.FLAVOUR, *(package for package, _ in mxnet_cuda.LIBRARIES.values())):
+    for package in (mxnet_cuda.GPU_PACKAGE, *(package for package, _ in mxnet_cuda.LIBRARIES.values())):
         facts = folder / f"{package.replace('-', '_')}-1.9.1.dist-info"
         facts.mkdir(parents=True)
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.9.1\n")

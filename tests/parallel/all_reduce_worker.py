@@ -20,7 +20,7 @@ from crepe_dist.settings.options import OptimizerOptions
 def main() -> None:
     with init_process_group() as world:
         if sys.argv[1:] == ["unshared"] and world.rank == 0:
-            host_shared_memory._open = lambda names, size: ([], [])
+            host_shared_memory._open_segments = lambda names, size: ([], [])
         shapes = {"a": (3, 5), "b": (1,), "c": (40, 33)}
         parameters = {name: Parameter(np.zeros(shape, np.float32)) for name, shape in shapes.items()}
         quanta = FixedPointScales(parameters)

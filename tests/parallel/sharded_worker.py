@@ -17,5 +17,5 @@ if __name__ == "__main__":
         if hosts := json.loads(sys.argv[2]):
             world.hosts = hosts
         else:
-            host_shared_memory._create = lambda size: None
+            host_shared_memory._create_segment = lambda size: None
         test_sharded_embedding.train_together(world, getattr(test_sharded_embedding, sys.argv[1]))

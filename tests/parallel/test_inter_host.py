@@ -22,19 +22,19 @@ class Table:
     def __init__(self) -> None:
         self.values = np.zeros((2, COLUMNS), np.int32)
 
-    def keep(self) -> None:
+    def collect_remote_rows(self) -> None:
         pass
 
-    def kept_rows(self, owner: int) -> Any:
+    def remote_row_ids(self, shard: int) -> Any:
         return np.array([ROWS, ROWS + 2], np.int32)
 
-    def kept(self, owner: int) -> Any:
+    def remote_buffer(self, shard: int) -> Any:
         return self.values.reshape(-1)
 
-    def block(self, owner: int) -> slice:
-        return slice(owner * ROWS, (owner + 1) * ROWS)
+    def shard_slice(self, shard: int) -> slice:
+        return slice(shard * ROWS, (shard + 1) * ROWS)
 
-    def read(self, rows: Any) -> Any:
+    def read_rows(self, rows: Any) -> Any:
         return np.zeros(len(rows) * COLUMNS, np.int32)
 
 
@@ -112,8 +112,8 @@ def test_wrong_counts_are_told(answers, error):
 )
 def test_other_messages_are_counted_too(work: Any, answer: Any, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     between, _ = exchange([answer])
-    monkeypatch.setattr(Table, "sum_kept", lambda table: None, raising=False)
-    monkeypatch.setattr("crepe_dist.parallel.inter_host.shortened", lambda numbers: numbers)
+    monkeypatch.setattr(Table, "reduce_remote_grads", lambda table: None, raising=False)
+    monkeypatch.setattr("crepe_dist.parallel.inter_host.pack_int16", lambda numbers: numbers)
     with pytest.raises(RuntimeError, match=error):
         work(between)
 

@@ -58,9 +58,9 @@ def test_memory_that_cannot_be_shared_is_given_back(tmp_path, monkeypatch, file,
         return [value, answer]
 
     monkeypatch.setattr(host_shared_memory, "FOLDER", tmp_path)
-    ranks: Any = SimpleNamespace(rank=0, all_gather_object=gather)
+    group: Any = SimpleNamespace(rank=0, all_gather_object=gather)
     before = os.listdir("/proc/self/fd")  # an open file keeps its memory, even if it is removed
-    assert host_shared_memory.open_shared(ranks, [0, 1], 1 << 20) is None
+    assert host_shared_memory.open_shared(group, [0, 1], 1 << 20) is None
     assert os.listdir("/proc/self/fd") == before
     assert not list(tmp_path.iterdir())
 
@@ -84,10 +84,10 @@ def test_what_an_ended_process_left_is_removed_and_nothing_else(tmp_path, monkey
     left, young, other = (tmp_path / name for name in ("crepe_dist-1-left", "crepe_dist-2-young", "something"))
     for path in (left, young, other):
         path.touch()
-    created = host_shared_memory._create(100)
+    created = host_shared_memory._create_segment(100)
     assert created is not None
     mine, _ = created
     for path in (left, other, mine):
         os.utime(path, (0, 0))
-    host_shared_memory.remove_stale()
+    host_shared_memory.remove_stale_files()
     assert sorted(tmp_path.iterdir()) == sorted([young, other, mine])

@@ -13,7 +13,7 @@ from crepe_dist.commands.evaluate import Evaluate
 from crepe_dist.commands.export import Export
 from crepe_dist.commands.inspect import Inspect
 from crepe_dist.commands.prepare import Prepare
-from crepe_dist.distributed.rendezvous import time_limit
+from crepe_dist.distributed.rendezvous import read_time_limit
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_dir import select_run_dir_on_rank0
 from crepe_dist.sealed_json import digest
@@ -122,7 +122,7 @@ def test_the_help_has_no_old_names():
 
 def test_the_old_variable_sets_the_time_limit():
     old, new = "CREPE_DIST_MEETING_SECONDS", "CREPE_DIST_RENDEZVOUS_SECONDS"
-    assert [time_limit(given) for given in ({}, {old: "7"}, {old: "7", new: "8"})] == [300, 7, 8]
+    assert [read_time_limit(given) for given in ({}, {old: "7"}, {old: "7", new: "8"})] == [300, 7, 8]
 
 
 def test_the_estimator_takes_length_and_reads_earlier_pickles():
