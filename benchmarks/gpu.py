@@ -47,7 +47,8 @@ from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import create_engine
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, write_json, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.settings.flags import Parser, check_output
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions

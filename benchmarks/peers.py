@@ -20,7 +20,7 @@ from workers import Workers
 
 from crepe_dist.data.char_encoder import ALPHABET
 from crepe_dist.errors import UserError
-from crepe_dist.files import cache_folder
+from crepe_dist.files.folders import cache_folder
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.config import CONVOLUTIONS
 

@@ -39,7 +39,7 @@ from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.distributed.device import check_mxnet_gpu, select_device
 from crepe_dist.distributed.launch import import_mxnet
 from crepe_dist.errors import UserError
-from crepe_dist.files import temporary_folder
+from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import percent
 from crepe_dist.native import library
 from crepe_dist.networks.paper.config import PaperConfig

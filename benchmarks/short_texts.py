@@ -20,7 +20,7 @@ from commands import TRAIN, call
 from short_texts_worker import EPOCHS, FASTTEXT
 
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.files import read_json
+from crepe_dist.files.json_file import read_json
 from crepe_dist.native import library
 from crepe_dist.predicting.predictor import load
 from crepe_dist.settings.options import Network

@@ -15,7 +15,7 @@ from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.elastic.training_subprocess import NO_REPORTS
 from crepe_dist.errors import UserError
-from crepe_dist.files import temporary_folder
+from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import join_words, number, pluralize
 from crepe_dist.predicting.input_reader import check_column
 from crepe_dist.predicting.predictor import Predictor, load

@@ -17,7 +17,7 @@ from pathlib import Path
 from crepe_dist import hardware, invocation
 from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_text
+from crepe_dist.files.atomic_write import write_text
 
 LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import integer, parse_finite, read_json, write_json
+from crepe_dist.files.json_file import integer, parse_finite, read_json, write_json
 
 FORMAT, SEAL = "format", "sha256"  # first and last key
 MAX_INTEGER = 1 << 53

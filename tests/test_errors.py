@@ -15,7 +15,7 @@ import crepe_dist.train
 from crepe_dist.cli import COMMANDS, parser_of
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json
+from crepe_dist.files.json_file import read_json
 from crepe_dist.preparing.flags import FileOrFraction
 from crepe_dist.preparing.preparation import prepare
 from crepe_dist.preparing.sources import find_sources

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import name_path_in_errors, open_regular, read_bytes, read_json, sha256, write_json, write_text
+from crepe_dist.files.atomic_write import name_path_in_errors, write_text
+from crepe_dist.files.json_file import read_json, write_json
+from crepe_dist.files.safe_read import open_regular, read_bytes, sha256
 from crepe_dist.settings.flags import check_output
 
 

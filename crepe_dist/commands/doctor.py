@@ -19,7 +19,8 @@ from crepe_dist.distributed import mxnet_cuda
 from crepe_dist.distributed.device import CPU, Device
 from crepe_dist.elastic.training_subprocess import LOG, NO_REPORTS, train_in_subprocess
 from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
-from crepe_dist.files import temporary_folder, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import pluralize, size
 from crepe_dist.model.backend import Backend, choose_backend
 from crepe_dist.native import library

@@ -12,7 +12,7 @@ from typing import Optional, Union
 from crepe_dist import extras, invocation
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files import cache_folder, list_abandoned
+from crepe_dist.files.folders import cache_folder, list_abandoned
 from crepe_dist.formatting import percent, size
 from crepe_dist.runs import checkpoint, run_dir
 from crepe_dist.runs.checkpoint import RUN_KEY_FILE

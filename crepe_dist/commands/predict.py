@@ -19,7 +19,8 @@ from crepe_dist.data.char_encoder import CharEncoder, describe_truncation
 from crepe_dist.data.text_preprocessing import strip_field_separators
 from crepe_dist.distributed.launch import set_omp_threads
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files import is_stream, open_stream, temporary_folder
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.output_streams import is_stream, open_stream
 from crepe_dist.formatting import excerpt, join_words, pluralize
 from crepe_dist.native.library import num_threads
 from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags, format_of

@@ -20,7 +20,8 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files import printable, temporary_folder
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.safe_read import printable
 from crepe_dist.preparing.dataframe_source import find_label_type, is_table, write_table
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import ColumnSpec

@@ -8,7 +8,8 @@ from typing import Any, Optional
 
 from crepe_dist.elastic.training_subprocess import NO_REPORTS, train_in_subprocess
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files import sha256, temporary_folder
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.formatting import pluralize
 from crepe_dist.model.backend import gpu_builds, is_gpu_build
 from crepe_dist.native import library

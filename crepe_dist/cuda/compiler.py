@@ -19,7 +19,9 @@ from crepe_dist import extras
 from crepe_dist.cuda import driver
 from crepe_dist.cuda.driver import FALLBACK_HINT, dotted
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.files import atomic_replace, cache_folder, read_bytes
+from crepe_dist.files.atomic_write import atomic_replace
+from crepe_dist.files.folders import cache_folder
+from crepe_dist.files.safe_read import read_bytes
 
 LIBRARY = "libnvrtc.so.12"
 PACKAGE, PATH = "nvidia-cuda-nvrtc-cu12", f"nvidia/cuda_nvrtc/lib/{LIBRARY}"

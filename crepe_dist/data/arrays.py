@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.files import name_path_in_errors, open_regular, sync
+from crepe_dist.files.atomic_write import name_path_in_errors, sync
+from crepe_dist.files.safe_read import open_regular
 
 TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}

@@ -41,7 +41,7 @@ from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.data.targets import ONE, SEVERAL, Targets, open_targets, read_label_type
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
-from crepe_dist.files import integer
+from crepe_dist.files.json_file import integer
 from crepe_dist.sealed_json import damaged_error, digest, read_record, write_sealed_json
 
 FORMAT = 4

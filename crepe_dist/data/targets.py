@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import map_array
-from crepe_dist.files import integer
+from crepe_dist.files.json_file import integer
 
 ONE, SEVERAL, SOFT = KINDS = ("one", "several", "soft")  # labels of a row
 PROB_SCALE = 65535  # the share 1 in a pair

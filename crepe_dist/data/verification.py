@@ -11,7 +11,8 @@ from typing import Any
 from crepe_dist import hardware
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, sha256, write_json
+from crepe_dist.files.json_file import read_json, write_json
+from crepe_dist.files.safe_read import sha256
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:

@@ -17,7 +17,7 @@ import yaml
 from crepe_dist.distributed.launch import env_without_rank
 from crepe_dist.distributed.signals import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.files import write_text
+from crepe_dist.files.atomic_write import write_text
 
 CONFIG = "settings.yaml"
 LOG = "log.txt"

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, unusable_number
 from crepe_dist.elastic.training_subprocess import NO_REPORTS, failure, iter_log_lines, training_subprocess
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files import read_bytes, read_json, temporary_folder
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.json_file import read_json
+from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES, Predictor
 from crepe_dist.preparing.dataframe_source import write_table
 from crepe_dist.preparing.flags import PreparationFlags

@@ -21,7 +21,9 @@ from crepe_dist.evaluating.drift_statistics import (
     drop_duplicates,
 )
 from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
-from crepe_dist.files import temporary_folder, write_json, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.json_file import write_json
 from crepe_dist.formatting import escape_nested, excerpt, join_words, percent, pluralize, truncate_to_width
 from crepe_dist.invocation import command_line
 from crepe_dist.predicting.input_reader import warn_of_encoding

@@ -18,7 +18,10 @@ from crepe_dist.data.label_hierarchy import HierarchyLevel
 from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.evaluating.rows import EvalRows, load_eval_rows
-from crepe_dist.files import temporary_folder, write_csv, write_json, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.csv_cells import write_csv
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.json_file import write_json
 from crepe_dist.formatting import excerpt, percent, pluralize, score_name
 from crepe_dist.model.calibration import softmax
 from crepe_dist.predicting.predictor import Predictor, check_finite, open_checkpoint

@@ -20,7 +20,8 @@ from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import hub_and_mlflow
-from crepe_dist.files import name_path_in_errors, sync, temporary_folder
+from crepe_dist.files.atomic_write import name_path_in_errors, sync
+from crepe_dist.files.folders import temporary_folder
 from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.inference import open_inference

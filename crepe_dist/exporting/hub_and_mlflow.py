@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from crepe_dist.files import write_text
+from crepe_dist.files.atomic_write import write_text
 from crepe_dist.formatting import percent
 from crepe_dist.predicting.output_formats import answer_types
 from crepe_dist.predicting.predictor import Predictor

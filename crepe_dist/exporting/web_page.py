@@ -23,7 +23,9 @@ from markupsafe import Markup
 
 from crepe_dist.data import markup
 from crepe_dist.errors import UserError
-from crepe_dist.files import cache_folder, read_bytes, sync
+from crepe_dist.files.atomic_write import sync
+from crepe_dist.files.folders import cache_folder
+from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.formatting import size
 from crepe_dist.model.weights_io import config_class
 from crepe_dist.predicting.prediction import NONE

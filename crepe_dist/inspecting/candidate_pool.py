@@ -12,7 +12,7 @@ import numpy.typing as npt
 from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.word_hashing import DocumentWords, WordHasher, concatenate
 from crepe_dist.errors import UserError
-from crepe_dist.files import GUARDED
+from crepe_dist.files.csv_cells import GUARDED
 from crepe_dist.formatting import pluralize
 from crepe_dist.inspecting.corpus import CHUNK_ROWS, Corpus, Rows, iter_chunks
 from crepe_dist.predicting.input_reader import InputRow, open_inputs, unlabelled_options, warn_of_encoding

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.files import write_csv
+from crepe_dist.files.csv_cells import write_csv
 from crepe_dist.inspecting.corpus import Corpus, Rows
 from crepe_dist.inspecting.out_of_fold import Floats
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.elastic.training_subprocess import NO_REPORTS, train_in_subprocess
-from crepe_dist.files import temporary_folder
+from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import pluralize
 from crepe_dist.inspecting.candidate_pool import CandidatePool
 from crepe_dist.inspecting.corpus import Corpus, iter_chunks

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import parse_finite
+from crepe_dist.files.json_file import parse_finite
 
 TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)  # from 1/4 to 4; the nearest one is at most 2.2 % off
 PRIOR_STRENGTH = 10  # strength of the belief in temperature 1, in texts

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from crepe_dist.files import open_regular
+from crepe_dist.files.safe_read import open_regular
 
 MAGIC = 0x112
 ARRAY = 0xF993FAC9

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.files import integer, parse_finite
+from crepe_dist.files.json_file import integer, parse_finite
 
 if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds

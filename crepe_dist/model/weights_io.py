@@ -24,7 +24,8 @@ from safetensors.numpy import save as to_safetensors
 from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.files import atomic_replace, open_regular
+from crepe_dist.files.atomic_write import atomic_replace
+from crepe_dist.files.safe_read import open_regular
 from crepe_dist.model import mxnet_params, quantization
 from crepe_dist.model.network_config import MODEL_HINT, NOT_A_CREPE_MODEL, NetworkConfig
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from crepe_dist import hardware
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from crepe_dist import files
 from crepe_dist.errors import UserError
+from crepe_dist.files.safe_read import fingerprint
 from crepe_dist.formatting import pluralize
 from crepe_dist.preparing.formats import RawBatch
 from crepe_dist.preparing.formats.parquet import ParquetReader, own_rows
@@ -52,12 +52,12 @@ def write_parquet(
         schema = pa.schema([field.with_nullable(True) for field in schema], schema.metadata)
     for name, kind in added.items():
         schema = schema.append(pa.field(name, TYPES[kind]))
-    state = None if source is None else files.state(source)
+    state = None if source is None else fingerprint(source)
     with parquet.ParquetWriter(target, schema) as writer:
         batches = _text_batches(groups, schema) if rows is None else _beside(rows, groups, schema)
         for table in _grouped(batches, schema):
             writer.write_table(table, row_group_size=table.num_rows)
-    if source is not None and files.state(source) != state:
+    if source is not None and fingerprint(source) != state:
         raise UserError(f"{source} has changed while its rows were classified", remedy="run the command again")
 
 

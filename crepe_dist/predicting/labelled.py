@@ -13,7 +13,7 @@ import numpy as np
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.errors import UserError
-from crepe_dist.files import temporary_folder
+from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import excerpt, join_words
 from crepe_dist.predicting.input_reader import check_column, labelled_options
 from crepe_dist.preparing import remote

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from crepe_dist.errors import escape_controls
-from crepe_dist.files import LOCK, cache_folder, name_path_in_errors, sync
+from crepe_dist.files.atomic_write import name_path_in_errors, sync
+from crepe_dist.files.folders import LOCK, cache_folder
 from crepe_dist.preparing import remote
 
 CACHED = "predictions"  # folder in the user's cache for files that are uploaded to a URL

@@ -10,8 +10,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from crepe_dist import files
 from crepe_dist.errors import escape_character, escape_to_one_line
+from crepe_dist.files.csv_cells import cells
 from crepe_dist.formatting import percent
 from crepe_dist.predicting.input_reader import InputRow
 from crepe_dist.predicting.occlusion import Explanation
@@ -129,7 +129,7 @@ class CsvAnswers(Formatter):
 
     def _written(self, rows: list[list[Any]]) -> list[str]:
         self._records.clear()
-        self._writer.writerows(map(files.cells, rows))
+        self._writer.writerows(map(cells, rows))
         return [record[:-2] for record in self._records]
 
 

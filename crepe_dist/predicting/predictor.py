@@ -20,7 +20,9 @@ from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_sep
 from crepe_dist.distributed.device import CPU, select_device
 from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_bytes, sha256, temporary_folder, write_json
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.json_file import write_json
+from crepe_dist.files.safe_read import read_bytes, sha256
 from crepe_dist.formatting import excerpt, join_words, percent, pluralize, score_name
 from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference, is_gpu_build

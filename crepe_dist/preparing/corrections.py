@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crepe_dist import files
 from crepe_dist.data.arrays import format_hash
 from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import ONE
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable, sha256
+from crepe_dist.files.csv_cells import unescape_cell
+from crepe_dist.files.safe_read import printable, sha256
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.formats.lines import LineReader
 from crepe_dist.preparing.formats.tables import open_table
@@ -74,7 +74,7 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
         for bad in parsed.invalid:
             raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
         for row in parsed.rows:
-            cells = dict(zip(table.kept_columns, (files.unescape_cell(cell).strip() for cell in row.cells)))
+            cells = dict(zip(table.kept_columns, (unescape_cell(cell).strip() for cell in row.cells)))
             if not cells["line"].isdecimal() or len(cells["line"]) > MAX_LINE_LENGTH:
                 raise UserError(f"{name}:{row.line} names no line", f"its line is {cells['line']!r:.40}", "delete it")
             place = (cells["file"], int(cells["line"]))

@@ -12,7 +12,8 @@ from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import ONE, SEVERAL, SOFT
 from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, temporary_folder
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.files.json_file import read_json
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.corrections import read_corrections
 from crepe_dist.preparing.fit_encoder import MIN_COVERAGE_GAIN

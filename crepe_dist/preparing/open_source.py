@@ -13,7 +13,7 @@ from crepe_dist.data.dataset import SAMPLE, UNLABELLED
 from crepe_dist.data.targets import ONE, SEVERAL
 from crepe_dist.data.text_preprocessing import EMPTY, strip_field_separators
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.formats import (
     BATCH_BYTES,
     DETECTION_ROWS,

@@ -17,7 +17,9 @@ from crepe_dist.data import dataset
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable, write_json, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.json_file import write_json
+from crepe_dist.files.safe_read import printable
 from crepe_dist.invocation import command_line
 from crepe_dist.preparing.building import build_dataset
 from crepe_dist.preparing.quarantine import quarantine_path, save_quarantine

@@ -12,7 +12,7 @@ import numpy as np
 
 from crepe_dist.data.targets import ONE, PROB_SCALE, SOFT
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable
+from crepe_dist.files.safe_read import printable
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.open_source import open_source

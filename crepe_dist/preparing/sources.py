@@ -15,7 +15,7 @@ from typing import Any, Literal
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, UNLABELLED
 from crepe_dist.errors import UserError
-from crepe_dist.files import printable, read_names
+from crepe_dist.files.safe_read import printable, read_names
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.settings.flags import UTF_8

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.files import open_regular
+from crepe_dist.files.safe_read import open_regular
 from crepe_dist.preparing.sources import Source
 
 ROWS = "rows.bin"

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.formatting import escape_nested, excerpt
 from crepe_dist.model.weights_io import config_class
 from crepe_dist.reports import findings

@@ -19,7 +19,8 @@ import numpy as np
 from crepe_dist import invocation
 from crepe_dist.data.dataset import REPORT_NUMBERS, Dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.json_file import read_json
 from crepe_dist.formatting import duration, escape_nested, excerpt, percent, pluralize, size
 from crepe_dist.reports import data_page, drawing, findings
 from crepe_dist.reports.model_card import CARD, MAX_COMMAND_CHARS, render_model_card

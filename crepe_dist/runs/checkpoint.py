@@ -22,7 +22,10 @@ from crepe_dist.data.label_types import LABEL_TYPES
 from crepe_dist.data.targets import SEVERAL
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files import cache_folder, read_json, sha256, sync, temporary_folder, write_json
+from crepe_dist.files.atomic_write import sync
+from crepe_dist.files.folders import cache_folder, temporary_folder
+from crepe_dist.files.json_file import read_json, write_json
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.network_config import NetworkConfig

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.files import name_path_in_errors, open_regular, parse_json, sync, write_text
+from crepe_dist.files.atomic_write import name_path_in_errors, sync, write_text
+from crepe_dist.files.json_file import parse_json
+from crepe_dist.files.safe_read import open_regular
 from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.files import identity, sha256, sync
+from crepe_dist.files.atomic_write import sync
+from crepe_dist.files.safe_read import identity, sha256
 from crepe_dist.sealed_json import read_record, write_sealed_json
 from crepe_dist.version import __version__
 

@@ -27,7 +27,8 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV
 from crepe_dist.errors import UserError
-from crepe_dist.files import is_temporary, read_json, remove_temporary, sync, temporary_files, write_json, write_text
+from crepe_dist.files.atomic_write import is_temporary, remove_temporary, sync, temporary_files, write_text
+from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.formatting import percent, score_name
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUN_KEY_FILE, RUNS, result_of

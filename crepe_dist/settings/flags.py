@@ -19,7 +19,8 @@ from typing import Any, Callable, ClassVar, NoReturn, Optional
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_names, unwritable
+from crepe_dist.files.output_streams import unwritable
+from crepe_dist.files.safe_read import read_names
 from crepe_dist.settings.aliases import FLAGS, Alias, current_name, current_value
 from crepe_dist.settings.fields import (
     COLUMN,

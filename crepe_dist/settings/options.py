@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
 from crepe_dist import network_registry
-from crepe_dist.files import parse_json
+from crepe_dist.files.json_file import parse_json
 from crepe_dist.settings.fields import (
     MAX_COUNT,
     MAX_DOCUMENT_LENGTH,

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import yaml
 
 from crepe_dist.errors import UserError
-from crepe_dist.files import MAX_DIGITS, read_bytes
+from crepe_dist.files.json_file import MAX_DIGITS
+from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.settings.aliases import current_settings
 
 MAX_BYTES = 1 << 18  # Largest size of a file of settings.

@@ -33,7 +33,8 @@ from crepe_dist.data.targets import (
 )
 from crepe_dist.data.word_hashing import DocumentWords, WordHasher, concatenate
 from crepe_dist.engines.engine import Engine
-from crepe_dist.files import atomic_replace, identity
+from crepe_dist.files.atomic_write import atomic_replace
+from crepe_dist.files.safe_read import identity
 from crepe_dist.formatting import excerpt, percent, pluralize
 from crepe_dist.model import weights_io
 from crepe_dist.model.teacher_ensemble import Logits, common_words, fit_logistic_regression, iter_teacher_ensembles

@@ -19,7 +19,7 @@ import numpy as np
 from crepe_dist import extras
 from crepe_dist.data.dataset import UNLABELLED, Dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import cache_folder
+from crepe_dist.files.folders import cache_folder
 from crepe_dist.formatting import number
 from crepe_dist.model.teacher_ensemble import quantize_unit_vectors
 from crepe_dist.native.library import num_threads

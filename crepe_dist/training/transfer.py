@@ -15,7 +15,7 @@ from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.text_preprocessing import FeatureColumn
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.model import weights_io
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.optim.parameter import Parameter

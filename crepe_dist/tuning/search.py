@@ -16,7 +16,9 @@ from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.elastic.training_subprocess import failure, killed_by, nested, terminate, training_subprocess
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json, write_csv, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.csv_cells import write_csv
+from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, loss_of, read
 from crepe_dist.settings.config import Config

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.files import write_json
+from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import resume_state
 from tests.conftest import QUICK, launch_prefix, readable
 from tests.helpers.programs import program

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from crepe_dist.errors import ExitCode
-from crepe_dist.files import write_json
+from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import metrics
 from tests.chaos import harness
 

@@ -57,7 +57,7 @@ class Fault:
 
 def arm(fault: Fault) -> None:
     """Puts the fault into the places where it may strike; imports NumPy."""
-    from crepe_dist import files
+    from crepe_dist.files.atomic_write import write_text
     from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, resume_state
     from crepe_dist.training import eval_loop, state_saver
@@ -126,7 +126,7 @@ def arm(fault: Fault) -> None:
 
     def reporting(path: Path, text: str, **options: bool) -> None:
         fault.signal("report", done[0])
-        files.write_text(path, text, **options)
+        write_text(path, text, **options)
 
     run_page.write_text = reporting
 

@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from functools import partial
 
 import pytest
 
-from crepe_dist import files
-from crepe_dist.files import write_json, write_text
+from crepe_dist.files.atomic_write import write_text
+from crepe_dist.files.folders import PREFIX, list_abandoned, temporary_folder
+from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import write_sealed_json
@@ -44,7 +46,7 @@ def finished_run(path):
 def cleaned(tmp_path, monkeypatch, printed_by):
     """Runs the command in a folder of its own; returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return partial(printed_by, "clean")
 
@@ -90,7 +92,7 @@ def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
     """A killed process leaves its folder; the next command removes it, and none that is in use."""
     code = f"""
 import os, tempfile
-from crepe_dist.files import temporary_folder
+from crepe_dist.files.folders import temporary_folder
 tempfile.tempdir = {str(tmp_path)!r}
 with temporary_folder() as folder:
     (folder / "left").write_text("x")
@@ -98,17 +100,17 @@ with temporary_folder() as folder:
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     (left,) = tmp_path.glob("crepe-scratch-*")
-    assert files.list_abandoned() == []  # it may be about to be locked
+    assert list_abandoned() == []  # it may be about to be locked
     os.utime(left, (0, 0))
-    with files.temporary_folder() as used:
+    with temporary_folder() as used:
         assert not left.exists()
         os.utime(used, (0, 0))
-        assert files.list_abandoned() == []
+        assert list_abandoned() == []
     assert not used.exists()
     write_text(tmp_path / "elsewhere", "x")
-    (tmp_path / f"{files.PREFIX}link").symlink_to(tmp_path)
-    os.utime(tmp_path / f"{files.PREFIX}link", (0, 0), follow_symlinks=False)
-    assert files.list_abandoned() == []
+    (tmp_path / f"{PREFIX}link").symlink_to(tmp_path)
+    os.utime(tmp_path / f"{PREFIX}link", (0, 0), follow_symlinks=False)
+    assert list_abandoned() == []
 
 
 def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
@@ -117,7 +119,7 @@ def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
     (tmp_path / "named").mkdir()
     (cache / "models").mkdir(parents=True)
     names = ("models/1f2e/model.json", "models/crepe-scratch-left/part", "predictions/left/a", "predictions/busy/.lock")
-    with files.temporary_folder(cache / "models") as copying, ExitStack() as stack:
+    with temporary_folder(cache / "models") as copying, ExitStack() as stack:
         for name in names:
             (cache / name).parent.mkdir(parents=True)
             write_text(cache / name, "x" * 100)

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from crepe_dist.commands import verify
-from crepe_dist.files import read_json, sha256, write_json
+from crepe_dist.files.json_file import read_json, write_json
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.native import library
 from tests.conftest import NGRAMS, QUICK, command, needs_kernels, readable, run, train
 

@@ -15,7 +15,7 @@ import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.runs import checkpoint
 from tests.conftest import NGRAMS, QUICK, readable, run, train

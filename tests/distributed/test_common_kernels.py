@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from crepe_dist.distributed.process_group import ProcessGroup
-from crepe_dist.files import read_json
+from crepe_dist.files.json_file import read_json
 from crepe_dist.model.backend import Backend
 from crepe_dist.native import library
 from crepe_dist.settings.options import ModelOptions, Precision

@@ -18,7 +18,7 @@ import yaml
 import crepe_dist
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.exporting.exporter import export
-from crepe_dist.files import cache_folder
+from crepe_dist.files.folders import cache_folder
 from crepe_dist.predicting.dataframe import _load_pyfunc, predict_frame
 from tests.conftest import run
 from tests.exporting.test_export import CALIBRATION, CLASSES, ENCODINGS, make, texts

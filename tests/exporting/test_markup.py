@@ -13,7 +13,7 @@ from crepe_dist.data.markup import without_tags
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.exporting import web_page
 from crepe_dist.exporting.exporter import export
-from crepe_dist.files import read_json, write_json
+from crepe_dist.files.json_file import read_json, write_json
 from tests.exporting.test_export import ENCODINGS, make
 from tests.exporting.test_export import texts as usual
 from tests.helpers.browsing import chromium, needs_browser

@@ -12,7 +12,7 @@ import crepe_dist
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import web_page
 from crepe_dist.exporting.exporter import export
-from crepe_dist.files import cache_folder
+from crepe_dist.files.folders import cache_folder
 from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN
 from tests.exporting.test_export import CLASSES, ENCODINGS, make

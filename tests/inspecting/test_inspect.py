@@ -17,7 +17,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.errors import UserError
-from crepe_dist.files import ANSWERED, unescape_cell, write_csv
+from crepe_dist.files.csv_cells import ANSWERED, unescape_cell, write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.candidate_pool import CandidatePool, facility_location
 from crepe_dist.inspecting.corpus import Corpus

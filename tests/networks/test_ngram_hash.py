@@ -17,7 +17,7 @@ from crepe_dist.cuda import gpu
 from crepe_dist.cuda.branch import KernelProgram
 from crepe_dist.engines.cuda_engine import shared_constants
 from crepe_dist.exporting import web_page
-from crepe_dist.files import cache_folder
+from crepe_dist.files.folders import cache_folder
 from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.native import library
 from crepe_dist.native.constants import NUM_BUCKET_GROUPS

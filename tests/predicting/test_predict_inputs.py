@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crepe_dist import files
 from crepe_dist.errors import UserError
+from crepe_dist.files import csv_cells
 from crepe_dist.predicting.input_reader import InputRow, open_inputs
 from crepe_dist.predicting.output_formats import create_formatter, json_record
 from crepe_dist.predicting.prediction import Prediction
@@ -167,9 +167,9 @@ PLAIN = ["", "a = b", "-5", "+3.5e-7", "- 1,000", "+", " - ", "'tis", "-12 %"]
 
 @pytest.mark.parametrize("text", [*FORMULAS, *PLAIN, "''=1"])
 def test_cells_that_a_spreadsheet_would_compute(text):
-    cell = files.cell(text)
+    cell = csv_cells.cell(text)
     assert cell == (text if text in PLAIN else f"'{text}")
-    assert files.unescape_cell(cell) == text
+    assert csv_cells.unescape_cell(cell) == text
 
 
 FASTTEXT = "__label__a __label__b the text\n\n__label__a of\tthree lines\nno label\n"

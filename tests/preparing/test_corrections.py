@@ -10,7 +10,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import write_csv
+from crepe_dist.files.csv_cells import write_csv
 from tests.conftest import write_rows
 from tests.inspecting.test_inspect import labels_by_line
 

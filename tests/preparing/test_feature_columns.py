@@ -26,7 +26,7 @@ from crepe_dist.data.text_preprocessing import (
     with_values,
 )
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.predicting.prediction import UNKNOWN
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint

@@ -9,7 +9,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.errors import UserError
-from crepe_dist.files import read_json
+from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV
 from crepe_dist.errors import UserError
-from crepe_dist.files import atomic_text
+from crepe_dist.files.atomic_write import atomic_text
 from crepe_dist.runs import run_dir
 from crepe_dist.settings.config import Config, parse
 from tests.conftest import DEAD

@@ -20,7 +20,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import PROB_SCALE
 from crepe_dist.data.word_hashing import WordHasher, concatenate
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.model.teacher_ensemble import (
     BAYES,
     common_words,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.model import mxnet_params
 from crepe_dist.runs import checkpoint
 from tests import conftest

@@ -13,7 +13,7 @@ import crepe_dist
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.errors import UserError
-from crepe_dist.files import sha256
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.model import weights_io
 from crepe_dist.model.quantization import CompressedArray
 from crepe_dist.preparing.preparation import prepare

@@ -12,7 +12,7 @@ from functools import partial
 
 from crepe_dist.data.text_preprocessing import SEPARATOR, join, number_of, with_values
 from crepe_dist.errors import UserError
-from crepe_dist.files import GUARDED
+from crepe_dist.files.csv_cells import GUARDED
 from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.label_parsing import labels_to_cell
 

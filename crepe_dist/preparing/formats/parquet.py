@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crepe_dist import files
 from crepe_dist.errors import UserError
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.formats import (
     BATCH_BYTES,
     DETECTION_ROWS,
@@ -111,7 +111,7 @@ class ParquetReader:
         self.position = 0
 
     def sha256(self) -> str:
-        return files.sha256(self._path)
+        return sha256(self._path)
 
     def close(self) -> None:
         self._file.close()

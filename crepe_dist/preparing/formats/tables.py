@@ -15,8 +15,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from crepe_dist import files
 from crepe_dist.errors import UserError
+from crepe_dist.files.csv_cells import has_guards, unescape_cell
+from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.formats import (
     BATCH_BYTES,
     DETECTION_ROWS,
@@ -61,7 +62,7 @@ class TableParser:
     Args:
         label: class of all rows, if the file name gives it.
         keep: keep the values of all columns in ``Row.cells``.
-        guarded: ``files.cell`` made the fields.
+        guarded: ``cell`` made the fields.
     """
 
     kind: str
@@ -86,7 +87,7 @@ class TableParser:
             elif len(fields) != width:
                 reason = f"wrong columns: {len(fields)} instead of {width}"
             else:
-                fields = list(map(files.unescape_cell, fields)) if self.has_guards else fields
+                fields = list(map(unescape_cell, fields)) if self.has_guards else fields
                 add(row(line, fields, self.label, tuple(fields) if self.keep_cells else ()))
                 continue
             result.invalid.append(InvalidRow(line, reason, excerpt(self.delimiter.join(fields))))
@@ -184,7 +185,7 @@ class ExcelReader:
         self.position = path.stat().st_size
 
     def sha256(self) -> str:
-        return files.sha256(self._path)
+        return sha256(self._path)
 
     def close(self) -> None:
         self._rows.close()
@@ -329,9 +330,9 @@ def open_table(
     else:
         first = file.first_rows
     rows = [fields for _, fields in first]
-    guarded = bool(rows) and files.has_guards(rows[0])
+    guarded = bool(rows) and has_guards(rows[0])
     if guarded:
-        rows = [list(map(files.unescape_cell, fields)) for fields in rows]
+        rows = [list(map(unescape_cell, fields)) for fields in rows]
     if "\0" in head and _most_common_width(rows) == 1:
         raise UserError(f"{name} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
     if header != "no" and (above := count_rows_above_header(rows, spec, has_header=header == "yes")):
