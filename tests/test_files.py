@@ -159,7 +159,7 @@ def test_an_open_file_that_cannot_be_written_is_refused(tmp_path):
 
 def test_standard_output_gets_the_file_after_what_was_printed(tmp_path):
     code = "print('before'); write_text(Path('out'), 'text\\n', follow=True); print('after')"
-    code = f"from pathlib import Path; from crepe_dist.files import write_text; {code}"
+    code = f"from pathlib import Path; from crepe_dist.files.atomic_write import write_text; {code}"
     (tmp_path / "out").symlink_to("/dev/stdout")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with (tmp_path / "file").open("w") as stream:
