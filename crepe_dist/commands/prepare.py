@@ -1,4 +1,4 @@
-"""Prepare a data set."""
+"""The command ``prepare``, and the function ``crepe_dist.prepare``."""
 
 import re
 import shlex
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
-# Flags --rename OLD=NEW, as words of a shell.
+# One or more flags --rename OLD=NEW in a message, quoted as for a shell.
 RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
-COMMAND_ONLY = {"verify"}  # no arguments of the function
+# Flags of the command that are not arguments of the function.
+COMMAND_ONLY = {"verify"}
 
 
 def prepare(
@@ -54,102 +55,106 @@ def prepare(
     verbose: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
-    """Prepare a table in memory, or files, as a data set folder; also called ``crepe_dist.prepare``.
+    """Prepare a table in memory, or files, as a data set folder. The public name is ``crepe_dist.prepare``.
 
-    Rows are checked as those of files are: unusable ones, such as those with None or NaN as their text, go to
-    ``quarantine.jsonl`` with their number, from 1, and the reason.
+    The rows of a table are checked like the rows of a file. Invalid rows, such as rows with None or NaN as their text,
+    are written to ``quarantine.jsonl`` with their number (from 1) and the reason.
 
     Args:
-        source: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, or the names of
-            files and folders.
-        out: folder to create.
-        text, label: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
-        weight: column of the weights of training rows; ``None``: all count alike.
-        label_columns: columns of the classes, in place of ``label``: 0 or 1, or shares with ``labels="soft"``.
-        id: column of the ids, by which rows can be found again; ``None``: none.
-        test, validation: table or file of this split, or its share of the rows of ``source``; ``None``: 0.2, and 0.1
-            of at least 2,000 rows.
-        unlabelled: table or files of texts without labels for training; ``None``: none.
-        verbose: print to standard error which columns are read.
-        options: further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
+        source: Data frame; or mapping of column names to lists, such as ``{"text": texts, "label": labels}``; or names
+            of files and folders.
+        out: Folder to create.
+        text: Column of the text, or several columns, which are joined in this order. ``None``: columns with usual
+            names.
+        label: Column of the label. ``None``: a column with a usual name.
+        weight: Column with the weights of the training rows. ``None``: all rows have the same weight.
+        label_columns: Columns of the classes, which replace ``label``. Their values are 0 or 1, or probabilities with
+            ``labels="soft"``.
+        id: Column with ids, which lists of mistakes and predictions show. ``None``: rows have no id.
+        test: Table or file of the test split, or its fraction of the rows of ``source``. ``None``: 0.2.
+        validation: Table or file of the validation split, or its fraction of the rows of ``source``. ``None``: 0.1 if
+            there are at least 2,000 rows, otherwise 0.
+        unlabelled: Table or files of unlabelled texts for training. ``None``: no unlabelled texts.
+        verbose: Print to standard error which columns are read.
+        options: Further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
             ``labels="multilabel"``, labels may be lists.
 
     Returns:
         The numbers of the report, as in ``report.json``.
 
     Raises:
-        UserError: the columns or their lengths do not fit, too many rows are unusable, or ``out`` exists.
+        UserError: A column does not exist, columns differ in length, too many rows are invalid, or ``out`` exists.
     """
     with temporary_folder() as folder:
         texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
-        beside = {name: _to_names(options.pop(name, ())) for name in ("category", "number")}
-        wanted = ColumnSpec(
-            label, texts, weight, tuple(label_columns), id, categories=beside["category"], numbers=beside["number"]
-        )
+        categories, numbers = (_to_names(options.pop(name, ())) for name in ("category", "number"))
+        columns = ColumnSpec(label, texts, weight, tuple(label_columns), id, categories=categories, numbers=numbers)
 
-        def file(given: Any, name: str) -> Any:
-            """Write a table to a file, and return its path; return the names of files as they are."""
-            nonlocal wanted
-            if not is_table(given):
-                for each in given if isinstance(given, (list, tuple)) else (given,):
-                    if not isinstance(each, (str, Path, float, int, type(None))):
+        def to_file(data: Any, name: str) -> Any:
+            """Write a table to a file and return its path. Return anything else, such as names of files, unchanged."""
+            nonlocal columns
+            if not is_table(data):
+                for item in data if isinstance(data, (list, tuple)) else (data,):
+                    if not isinstance(item, (str, Path, float, int, type(None))):
                         raise UserError(
-                            f"the {name} cannot be of type {type(each).__name__}",
-                            "a table has a column of texts and one of labels",
+                            f"the {name} cannot be of type {type(item).__name__}",
+                            "a table has a column of texts and a column of labels",
                             'give a data frame, {"text": texts, "label": labels}, or the name of a file',
                         )
-                return given
+                return data
             path = folder / name
             if name == UNLABELLED:
-                like = replace(wanted, label=None, texts=(), weight=None, labels=(), id_required=False)
-                like = replace(like, preferred_texts=wanted.texts)
-                write_table(given, path, like, labelled=False)
+                spec = replace(columns, label=None, texts=(), weight=None, labels=(), id_required=False)
+                write_table(data, path, replace(spec, preferred_texts=columns.texts), labelled=False)
                 return path
-            read = write_table(given, path, wanted if name == "table" else replace(wanted, weight=None))
-            wanted = read if name == "table" else wanted
+            written = write_table(data, path, columns if name == "table" else replace(columns, weight=None))
+            # The other tables must have the columns of the first one.
+            columns = written if name == "table" else columns
             return path
 
         try:
-            sources = file(source, "table")
-            options |= {"test": file(test, "test"), "validation": file(validation, "validation")}
-            more = file(unlabelled, UNLABELLED)
-            options[UNLABELLED] = () if more is None else _to_names(more)
-            columns = {"label": wanted.label, "weight": wanted.weight, "id": wanted.id}
-            options |= {name: None if each is None else str(each) for name, each in columns.items()}
-            options |= {"category": wanted.categories, "number": wanted.numbers}
-            options |= {"text": _to_names(wanted.texts), "label_columns": ",".join(map(str, wanted.labels)) or None}
-            known = [each.name for each in settings_of(Prepare) if each.name not in COMMAND_ONLY]
+            sources = to_file(source, "table")
+            options |= {"test": to_file(test, "test"), "validation": to_file(validation, "validation")}
+            unlabelled_files = to_file(unlabelled, UNLABELLED)
+            options[UNLABELLED] = () if unlabelled_files is None else _to_names(unlabelled_files)
+            single = {"label": columns.label, "weight": columns.weight, "id": columns.id}
+            options |= {name: None if column is None else str(column) for name, column in single.items()}
+            options |= {"category": columns.categories, "number": columns.numbers}
+            options |= {"text": _to_names(columns.texts), "label_columns": ",".join(map(str, columns.labels)) or None}
+            known = [field.name for field in settings_of(Prepare) if field.name not in COMMAND_ONLY]
             if unknown := options.keys() - set(known):
                 name = unknown.pop()
                 remedy = did_you_mean(name, known) or "docs/how-to/python.md lists them"
                 raise UserError(f"prepare has no argument {name}", remedy=remedy)
             if is_table(source):
-                options["label_type"] = find_label_type(source, wanted.label)
+                options["label_type"] = find_label_type(source, columns.label)
             flags = Prepare(source=_to_names(sources), out=Path(out), **options).as_given(options)
-            command, say = f"crepe_dist.prepare(…, {str(out)!r})", _print_to_stderr if verbose else print_nothing
-            return flags.prepare(data_page.optional_page(), command, print_line=say)
+            command, print_line = f"crepe_dist.prepare(…, {str(out)!r})", _print_to_stderr if verbose else print_nothing
+            return flags.prepare(data_page.optional_page(), command, print_line=print_line)
         except UserError as error:
             raise translate_for_python(error) from error.__cause__
 
 
 def _print_to_stderr(line: str) -> None:
-    """Print a line to standard error, where it disturbs no output of the caller."""
+    """Print a line to standard error, because standard output belongs to the caller."""
     print(escape_controls(line), file=sys.stderr)
 
 
-def _to_names(given: Any) -> tuple[str, ...]:
-    return tuple(map(str, given if isinstance(given, (list, tuple)) else [given]))
+def _to_names(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value if isinstance(value, (list, tuple)) else [value]))
 
 
 def translate_for_python(error: UserError) -> UserError:
-    """Spell the flags in a message as arguments of ``prepare``.
+    """Replace the flags in a message by keyword arguments of ``prepare``.
 
-    Messages come from checks that the command shares, and name its flags, which a caller in Python cannot paste.
+    The function shares its checks with the command, so messages name flags, which a caller in Python cannot paste.
     """
     for name in ("what", "why", "remedy"):
         text = re.sub(r"--(overwrite|strip-html|keep-unlabelled|stratified)\b(?!=)", r"--\1=True", getattr(error, name))
-        text = RENAME_FLAGS.sub(lambda each: f"rename={shlex.split(each[0])[1::2]}{' ' * each[0].endswith(' ')}", text)
-        text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda each: f"give text={each[1].split()[1::2]}", text)
+        text = RENAME_FLAGS.sub(
+            lambda flags: f"rename={shlex.split(flags[0])[1::2]}{' ' * flags[0].endswith(' ')}", text
+        )
+        text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda flags: f"give text={flags[1].split()[1::2]}", text)
         text = re.sub(
             r"--(labels|header|dedupe|alphabet) (single|multilabel|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
         )
@@ -165,9 +170,9 @@ def translate_for_python(error: UserError) -> UserError:
 class Prepare(PreparationFlags):
     """Encode texts as a data set folder for training.
 
-    SOURCE is a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), a folder of files named train*, test*, validation*,
-    a folder with a subfolder for each class, a URL of such a file or folder, `-` for a pipe, or `sample`; several
-    sources are joined.
+    SOURCE is a file (CSV, TSV, JSON Lines, Parquet or Excel; text files may be gzipped), a folder of files named
+    train*, test* and validation*, a folder with a subfolder for each class, a URL of such a file or folder, `-` for a
+    pipe, or `sample`. If several sources are named, their rows are joined.
     """
 
     usage = """
@@ -182,39 +187,47 @@ class Prepare(PreparationFlags):
         crepe prepare --verify data/reviews
         """
 
-    verify: Optional[Path] = setting(None, "compare a prepared folder with its checksums", PATH_ARGUMENT)
+    verify: Optional[Path] = setting(
+        None, "Compare the files of a prepared folder with their checksums, and prepare nothing.", PATH_ARGUMENT
+    )
 
     def run(self) -> None:
         if self.verify is not None:
             if self.source or self.out:
-                raise UserError("--verify prepares nothing", remedy="leave SOURCE and --out out")
+                raise UserError("--verify prepares nothing", remedy="leave out SOURCE and --out")
             self.refuse(sorted(self.given - {"verify"}), "--verify prepares nothing")
             verify(open_dataset(self.verify))
             print(f"{self.verify} is unchanged since it was prepared")
             return
         if not self.source:
             raise UserError(
-                "there is nothing to prepare", remedy=f"{invocation.command_line('prepare')} --help shows examples"
+                "there is nothing to prepare",
+                "no SOURCE is named",
+                f"{invocation.command_line('prepare')} --help shows examples",
             )
         if self.out is None:
-            raise UserError("--out is missing: it names the folder to create", remedy="add --out data/NAME")
+            raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:  # stay immune if the shell asks for it: background jobs
+            # A shell that ignores a signal for a background job wants it to stay ignored.
+            if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _interrupt)
         command = printable(f"{invocation.command_line('prepare')} {shlex.join(sys.argv[1:])}")
         try:
-            with _show_progress_bar() as show:
-                say = partial(print, flush=True)
+            with _show_progress_bar() as show_progress:
+                print_line = partial(print, flush=True)
                 summary = self.prepare(
-                    data_page.optional_page(), command, show, print_line=lambda line: say(escape_controls(line))
+                    data_page.optional_page(),
+                    command,
+                    show_progress,
+                    print_line=lambda line: print_line(escape_controls(line)),
                 )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped and cleaned up. To start again: {command}") from None
+            raise KeyboardInterrupt(f"stopped and cleaned up. To run the command again: {command}") from None
         data_page.show(summary, Console(), printable(self.out))
 
 
 def _interrupt(*_: object) -> None:
-    """Handle SIGTERM like Ctrl-C, and ignore further signals during the clean-up."""
+    """Handle a signal as Ctrl-C, and ignore further signals during the clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -222,14 +235,14 @@ def _interrupt(*_: object) -> None:
 
 @contextmanager
 def _show_progress_bar() -> Iterator[ProgressCallback]:
-    """Show a progress bar for each phase, if standard error is a terminal."""
+    """Provide a function that shows a progress bar for each phase if standard error is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def show(doing: str, done: int, total: int) -> None:
-            if doing not in tasks:
-                tasks[doing] = bar.add_task(escape(doing))
-            bar.update(tasks[doing], completed=done, total=total or None)
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(escape(phase))
+            bar.update(tasks[phase], completed=done, total=total or None)
 
         yield show

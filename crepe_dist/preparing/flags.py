@@ -1,4 +1,4 @@
-"""Flags of `prepare`, which are the arguments of `crepe_dist.prepare`, and the preparation that they describe."""
+"""Flags of the command ``prepare``, which are also the keyword arguments of ``crepe_dist.prepare``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,16 +44,20 @@ from crepe_dist.settings.fields import (
 from crepe_dist.settings.flags import ColumnFlags, Command
 from crepe_dist.settings.options import MAX_AUTO_LENGTH
 
-AUTO = "auto"  # fitted to the training texts
-STANDARD = "standard"  # the standard alphabet of the mode
-LABELS_CHOICES = {"single": ONE, "multilabel": SEVERAL, "soft": SOFT}  # values of --labels, and the values in files
-CORRECT_CHOICES = TRAINING, ALL = "train", "all"  # values of --correct
+# Value of --feature-len and --alphabet: fit to the training texts.
+AUTO = "auto"
+# Value of --alphabet: the standard alphabet of the mode.
+STANDARD = "standard"
+# Values of --labels, with the kind of labels that manifests store.
+LABELS_CHOICES = {"single": ONE, "multilabel": SEVERAL, "soft": SOFT}
+# Values of --correct.
+CORRECT_CHOICES = TRAINING, ALL = "train", "all"
 
 
 class FileOrFraction(ValueType):
-    """File of a split, or its share of the rows."""
+    """Type of a flag that names the file of a split, or its fraction of the rows."""
 
-    metavar = "FILE|SHARE"
+    metavar = "FILE|FRACTION"
 
     def read(self, text: str) -> Union[str, float]:
         try:
@@ -65,21 +69,21 @@ class FileOrFraction(ValueType):
         return float(value) if isinstance(value, (int, float)) else NON_EMPTY.check(str(value))
 
     def __str__(self) -> str:
-        return "a file, or a share of the rows such as 0.2"
+        return "a file, or a fraction of the rows such as 0.2"
 
 
 class Renames(Repeated):
-    """Old and new names of classes: pairs, names of files, or in Python a mapping."""
+    """Type of --rename: OLD=NEW or the name of a file. In Python, pairs or a mapping of old to new names also work."""
 
     def check(self, value: Any) -> tuple[Any, ...]:
-        given = value.items() if isinstance(value, Mapping) else (value,) if isinstance(value, (str, Path)) else value
-        return tuple(map(self._pair, given))
+        items = value.items() if isinstance(value, Mapping) else (value,) if isinstance(value, (str, Path)) else value
+        return tuple(map(self._parse, items))
 
-    def _pair(self, each: Any) -> Any:
-        if isinstance(each, (str, Path)):
-            old, is_pair, new = str(each).partition("=")
-            return (old, new) if is_pair else NON_EMPTY.check(str(each))
-        old, new = each
+    def _parse(self, item: Any) -> Any:
+        if isinstance(item, (str, Path)):
+            old, is_pair, new = str(item).partition("=")
+            return (old, new) if is_pair else NON_EMPTY.check(str(item))
+        old, new = item
         return ANY_TEXT.check(str(old)), ANY_TEXT.check(str(new))
 
     def __str__(self) -> str:
@@ -88,114 +92,137 @@ class Renames(Repeated):
 
 @dataclass
 class PreparationFlags(ColumnFlags, Command):
-    """Flags of a preparation."""
+    """Flags that describe a preparation: the sources, the splits, the labels and the encoding."""
 
-    source: tuple[str, ...] = setting((), "files, folders, URLs, - or sample", Repeated(NON_EMPTY), positional="*")
-    out: Optional[Path] = setting(None, "folder to create", PATH_ARGUMENT)
-    overwrite: bool = setting(False, "replace --out if it is a prepared folder")
+    source: tuple[str, ...] = setting(
+        (), "Files, folders, URLs, `-` for a pipe, or `sample`.", Repeated(NON_EMPTY), positional="*"
+    )
+    out: Optional[Path] = setting(None, "Folder to create.", PATH_ARGUMENT)
+    overwrite: bool = setting(False, "Replace --out if it is a prepared folder.")
     weight: Optional[str] = setting(
         None,
-        "column of the weights of training rows in the loss, numbers from 0; they are divided by their mean; scores do "
-        "not use them; default: all rows count alike",
+        "Column with the weights of the training rows in the loss: numbers from 0. The weights are divided by their "
+        "mean. Scores ignore them. Default: all rows have the same weight.",
         COLUMN,
     )
     id: Optional[str] = setting(
         None,
-        "column that names a row, such as a ticket number: mistakes and answers show it",
+        "Column that identifies a row, such as a ticket number. Lists of mistakes and predictions show it. Default: "
+        "rows have no id.",
         COLUMN,
     )
     category: tuple[str, ...] = setting(
-        (), "column beside the text whose values are read as a whole, such as a sector; repeatable", Repeated(COLUMN)
+        (),
+        "Categorical feature column, such as the sector of a company. The network reads its value in addition to the "
+        "text. Repeat the flag for more columns.",
+        Repeated(COLUMN),
     )
     number: tuple[str, ...] = setting(
-        (), "column of numbers beside the text, such as a turnover; repeatable", Repeated(COLUMN)
+        (),
+        "Numeric feature column, such as a turnover. The network reads the quantile bin of its value in addition to "
+        "the text. Repeat the flag for more columns.",
+        Repeated(COLUMN),
     )
     labels: Optional[str] = setting(
         None,
-        "labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated. soft: a "
-        "proportion for each class, in a JSON object or in columns. Default: single; with --label-separator, or with "
-        "--label-columns without --levels: multilabel",
+        "Labels of a row. single: one label. multilabel: any number of labels, in a JSON list or separated by "
+        "--label-separator. soft: a probability for each class, in a JSON object or in columns. Default: multilabel "
+        "with --label-separator, or with --label-columns if --levels is not given; otherwise single.",
         Choice(tuple(LABELS_CHOICES)),
     )
     label_separator: Optional[str] = setting(
-        None, "separator of several labels in a cell, such as ';', or space for white space", ANY_TEXT
+        None, "Separator of multiple labels in a cell, such as ';'. space: any white space.", ANY_TEXT
     )
     levels: Optional[str] = setting(
         None,
-        "separator of the levels of a label, such as '.' in 47.11.2, if the classes form a tree; with --label-columns, "
-        "each column has the part of a level",
+        "Separator of the levels of a hierarchical label, such as '.' in 47.11.2. With --label-columns, each column "
+        "holds one level. Default: labels have no hierarchy.",
         ANY_TEXT,
     )
     rename: tuple[Any, ...] = setting(
         (),
-        "class to rename, such as Billling=Billing, which merges two spellings of one; with --levels also a node; or a "
-        "CSV file with the columns old and new; repeatable; applies to all splits, and to files that evaluate scores",
+        "Class to rename, such as Billling=Billing. Two names that become equal are merged. With --levels, OLD may "
+        "also be a node of the hierarchy. FILE is a CSV file with the columns old and new. The renaming applies to "
+        "all splits, and to files that `evaluate` scores. Repeat the flag for more classes.",
         Renames(String("", str.strip, "OLD=NEW|FILE")),
     )
-    max_bad: float = setting(MAX_BAD, "largest share of unusable rows", float_range(0, 1))
+    max_bad: float = setting(MAX_BAD, "Maximum fraction of invalid rows.", float_range(0, 1))
     corrections: Optional[Path] = setting(
         None,
-        "labels to give in place of those in the source: a label_errors.csv of inspect, edited as you like",
+        "CSV file of corrected labels: the label_errors.csv of `inspect`, which you may edit. Its labels replace the "
+        "labels of the source.",
         PATH_ARGUMENT,
     )
     correct: Optional[str] = setting(
         None,
-        "splits in which --corrections may change labels. train: the training split only, because a model that "
-        "suggested the labels of the test split would score too well on it. all: also the validation and the test "
-        "split, once a person has read every row of the list. Default: train",
+        "Splits in which --corrections may change labels. train: only the training split, because a model that "
+        "suggested labels of the test split would get too high a score on it. all: also the validation and test "
+        "splits. Choose all only if a person has read every row of the list. Default: train.",
         Choice(CORRECT_CHOICES),
     )
-    test: Any = setting(None, "test split; default: the sources' own test files, else 0.2", FileOrFraction())
+    test: Any = setting(
+        None,
+        "Test split: a file, or a fraction of the rows. Default: the test files of the sources, otherwise 0.2.",
+        FileOrFraction(),
+    )
     validation: Any = setting(
         None,
-        "split for choosing the best epoch and stopping early; default: the sources' own validation files, else 0.1 of "
-        f"at least {MIN_ROWS_FOR_VALIDATION:,} rows",
+        "Validation split, which selects the best epoch and stops training early: a file, or a fraction of the rows. "
+        f"Default: the validation files of the sources, otherwise 0.1 if there are at least "
+        f"{MIN_ROWS_FOR_VALIDATION:,} rows, otherwise 0.",
         FileOrFraction(),
     )
     unlabelled: tuple[str, ...] = setting(
         (),
-        "texts without labels for training: a file of any format, plain lines too, a folder or a URL; repeatable; "
-        "labels in it are ignored; default: files and folders named unlabelled* in the sources",
+        "Unlabelled texts for training: a file of any format (also plain lines), a folder or a URL. Labels in it are "
+        "ignored. Repeat the flag for more sources. Default: files and folders named unlabelled* in the sources.",
         Repeated(NON_EMPTY),
     )
     keep_unlabelled: bool = setting(
-        False, "keep the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out"
+        False, "Use the rows of SOURCE that have no label as unlabelled texts, instead of leaving them out."
     )
-    stratified: bool = setting(False, "split every class in the same proportions")
+    stratified: bool = setting(False, "Draw the splits from each class separately, so that all have its proportion.")
     max_per_class: Optional[int] = setting(
-        None, "sample at most so many rows per class, uniformly", int_range(1, 10**12)
+        None,
+        "Maximum number of rows per class. Larger classes are sampled uniformly. Default: no maximum.",
+        int_range(1, 10**12),
     )
     dedupe: Optional[str] = setting(
         None,
-        "drop repeated texts; near ignores case, spaces and punctuation; default: no, sample " + SAMPLE_DEDUPE,
+        "Leave out repeated texts. no: keep all texts. exact: compare the texts as they are. near: ignore case, "
+        f"spaces and punctuation. Default: {SAMPLE_DEDUPE} for `sample`, otherwise no.",
         Choice(DEDUPE),
     )
-    seed: int = setting(0, "random seed of the selection", int_range(0, (1 << 32) - 1))
+    seed: int = setting(0, "Random seed of the sampling and of the splits.", int_range(0, (1 << 32) - 1))
     mode: str = setting(
         "paper",
-        "paper: lower case, read in reverse; full: upper and lower case, read in reverse; notebook: read in order, "
-        "upper case and line breaks unknown",
+        "Encoding of the texts. paper: lower case, read in reverse order. full: upper and lower case, read in reverse "
+        "order. notebook: read in order; upper-case letters and line breaks are unknown characters.",
         Choice(MODES),
     )
     feature_len: Any = setting(
         None,
-        f"characters per document; auto keeps 99 % of the training texts whole, at most {MAX_AUTO_LENGTH}; default: "
-        f"auto, sample {SAMPLE_FEATURE_LEN}",
+        "Maximum length of a text in characters; longer texts are cut. auto: the length that keeps 99 % of the "
+        f"training texts whole, at most {MAX_AUTO_LENGTH}. Default: {SAMPLE_FEATURE_LEN} for `sample`, otherwise auto.",
         int_range(1, MAX_DOCUMENT_LENGTH, AUTO),
     )
     strip_html: bool = setting(
-        False, "remove HTML tags from the texts, and read &amp; as &; models of these data do the same"
+        False,
+        "Remove HTML tags from the texts, and read &amp; as &. Models that are trained on this data do the same.",
     )
     alphabet: Optional[str] = setting(
         None,
-        "known characters. standard: the standard alphabet of the mode. auto: the characters of the training texts. A "
-        "prepared folder, a run, or a checkpoint's .json: the alphabet of that model. Default: auto if it covers more "
-        f"in {100 * MIN_COVERAGE_GAIN:g} % of the texts or characters, else standard. A character that loses its "
-        "accent is not covered",
+        "Known characters. standard: the standard alphabet of --mode. auto: an alphabet learned from the training "
+        "texts. PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
+        f"learned alphabet covers at least {100 * MIN_COVERAGE_GAIN:g} % more of the characters or texts, otherwise "
+        "standard. A letter that is read without its accent does not count as covered.",
         NON_EMPTY,
     )
-    processes: Optional[int] = setting(None, "number of worker processes; default: one per core", int_range(1, 4096))
-    label_type: str = ""  # no flag: type of the labels of a table in memory
+    processes: Optional[int] = setting(
+        None, "Number of worker processes. Default: one per core; one for small sources.", int_range(1, 4096)
+    )
+    # Type of the labels of a table in memory. Only ``crepe_dist.prepare`` sets it; it is no flag.
+    label_type: str = ""
 
     def prepare(
         self,
@@ -207,22 +234,25 @@ class PreparationFlags(ColumnFlags, Command):
     ) -> dict[str, Any]:
         """Run the preparation, and return the numbers of the report.
 
+        Sources that are URLs are downloaded first. The method then calls itself with the paths of the copies.
+
         Args:
-            page: function that renders the report's numbers as HTML; ``None`` for no page.
-            command: command line, for the report.
-            show: function that is called with the progress.
-            copies: folder with the copies of URLs among the sources.
-            say: function that prints how the sources are read.
+            render_page: Function that renders the numbers of the report as HTML. ``None``: no page is written.
+            command: Command line that the report shows.
+            show_progress: Function that is called with the progress.
+            copies: Folder that holds the downloaded copies. ``None`` if no source is a URL.
+            print_line: Function that prints how the sources are read.
 
         Raises:
-            UserError: a source does not exist, or flags contradict each other.
+            UserError: A source does not exist, or flags contradict each other.
         """
         assert self.out is not None
         named = (*self.source, self.test, self.validation, *self.unlabelled)
         if urls := [name for name in named if isinstance(name, str) and remote.is_url(name)]:
-            check_out(self.out, self.overwrite)  # before a long download
+            check_out(self.out, self.overwrite)  # Fail before a long download.
             self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-            with temporary_folder(self.out.absolute().parent) as folder:  # on the disk of the data set
+            # The copies are on the disk of the data set, because /tmp may be small.
+            with temporary_folder(self.out.absolute().parent) as folder:
                 paths = {
                     url: str(remote.download(url, folder, show_progress=show_progress)) for url in dict.fromkeys(urls)
                 }
@@ -238,7 +268,7 @@ class PreparationFlags(ColumnFlags, Command):
                 )
         spec = self.to_spec()
         sources = self._find_sources(spec.read_options)
-        if copies:  # a name that had to be a path does not say where the copy was
+        if copies:  # Names in reports do not show the temporary folder of the copies.
             sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
         return prepare(
             sources,
@@ -253,17 +283,17 @@ class PreparationFlags(ColumnFlags, Command):
         )
 
     def to_spec(self) -> PreparationSpec:
-        """Resolve the flags, whose defaults depend on one another.
+        """Resolve the flags to a specification. The defaults of some flags depend on other flags.
 
         Raises:
-            UserError: flags contradict each other, or a file that a flag names cannot be read.
+            UserError: Flags contradict each other, or a file that a flag names cannot be read.
         """
         options = self._read_options()
         corrections = None
         if self.corrections is not None:
             corrections = read_corrections(self.corrections, held_out=self.correct == ALL)
         elif self.correct is not None:
-            remedy = "leave it out, or name a list with --corrections"
+            remedy = "leave out --correct, or name the corrected labels with --corrections FILE"
             refuse(["--correct"], "", remedy, on=" without --corrections")
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
@@ -282,7 +312,7 @@ class PreparationFlags(ColumnFlags, Command):
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
             keep_unlabelled=self.keep_unlabelled,
         )
-        # Mode notebook exists for the published parameters, which need its standard alphabet.
+        # Mode notebook exists for the published parameters of the original notebook, which need its standard alphabet.
         is_fitted = self.alphabet is None and self.mode != "notebook"
         return PreparationSpec(
             encoding,
@@ -296,35 +326,38 @@ class PreparationFlags(ColumnFlags, Command):
         )
 
     def _read_options(self) -> ReadOptions:
-        """Return the options of reading the source files."""
-        labelling, columns = self._parse_label_flags()
-        wanted = ColumnSpec(
-            self.label, self.text, self.weight, columns, self.id, categories=self.category, numbers=self.number
+        """Return the options for reading the source files."""
+        label_format, label_columns = self._parse_label_flags()
+        columns = ColumnSpec(
+            self.label, self.text, self.weight, label_columns, self.id, categories=self.category, numbers=self.number
         )
-        if wanted.feature_columns and self.mode == "notebook":
-            why = "it reads the beginning of a text, and values follow it"
-            raise UserError("--mode notebook does not read --category and --number", why, "leave --mode out")
+        if columns.feature_columns and self.mode == "notebook":
+            raise UserError(
+                "--mode notebook cannot be combined with --category and --number",
+                "the values of these columns follow the text, and this mode reads only the beginning",
+                "leave out --mode",
+            )
         renames = read_renames(self.rename)
         return ReadOptions(
-            self.input_format, self.header, wanted, labelling, self.strip_html, self.encoding, renames=renames
+            self.input_format, self.header, columns, label_format, self.strip_html, self.encoding, renames=renames
         )
 
     def _find_sources(self, options: ReadOptions) -> list[Source]:
-        """Find the source files, and refuse flags of splits that these files contradict."""
-        shares = {"test": self.test, "validation": self.validation}
-        files = {name: part for name, part in shares.items() if isinstance(part, str)}
+        """Find the source files, and refuse flags of splits that contradict these files."""
+        splits = {"test": self.test, "validation": self.validation}
+        files = {split: value for split, value in splits.items() if isinstance(value, str)}
         sources = find_sources(self.source, options=options, unlabelled=self.unlabelled, **files)
-        _check_fractions(sources, shares)
-        if shares.keys() <= {source.split for source in sources}:
-            self.refuse(["stratified"], "no split is drawn: all are files")
+        _check_fractions(sources, splits)
+        if splits.keys() <= {source.split for source in sources}:
+            self.refuse(["stratified"], "all splits are files, so no split is drawn")
         return sources
 
     def _parse_label_flags(self) -> tuple[LabelFormat, tuple[str, ...]]:
-        """Return the labels of rows, and the columns of the classes."""
+        """Return the format of the labels, and the names of the columns in --label-columns."""
         columns = split_names(self.label_columns)
         separator = self.label_separator or ""
-        spelling = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
-        kind = LABELS_CHOICES[spelling]
+        choice = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
+        kind = LABELS_CHOICES[choice]
         problem = ""
         if kind == ONE and (separator or (columns and not self.levels)):
             problem = (
@@ -333,47 +366,60 @@ class PreparationFlags(ColumnFlags, Command):
         elif kind == SOFT and separator:
             problem = "--labels soft cannot be combined with --label-separator"
         elif self.levels and kind != ONE:
-            problem = f"--levels cannot be combined with --labels {spelling}"
+            problem = f"--levels cannot be combined with --labels {choice}"
         elif columns and (separator or self.label):
             problem = "--label-columns cannot be combined with --label or --label-separator"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
             problem = "--label-columns needs at least two different columns"
         elif kind != ONE and (self.stratified or self.max_per_class is not None):
-            problem = f"--labels {spelling} cannot be combined with --stratified or --max-per-class: "
-            problem += "they need one class per row"
+            problem = f"--labels {choice} cannot be combined with --stratified or --max-per-class: "
+            problem += "these flags need exactly one class per row"
         if problem:
             raise UserError(
-                problem, remedy=f"leave one out; {invocation.command_line('prepare')} --help describes them"
+                problem,
+                remedy=f"leave out one of them; {invocation.command_line('prepare')} --help describes the flags",
             )
         return LabelFormat(kind, separator, self.levels or "", self.label_type), columns
 
 
 def split_names(flag: Optional[str]) -> tuple[str, ...]:
-    """Return the names that a flag gives, separated by commas."""
+    """Split the value of a flag at its commas."""
     return tuple(name.strip() for name in (flag or "").split(",") if name.strip())
 
 
 def _read_alphabet(path: Path) -> tuple[str, str]:
-    """Read the custom alphabet of a prepared folder, a run or a checkpoint's description, and its rare characters."""
-    if path.is_dir():  # all checkpoints of a run have the same
-        path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)  # not the scores beside them
+    """Read the custom alphabet and the rare characters of a prepared folder, a run or the .json file of a checkpoint.
+
+    Characters that encode the values of feature columns are left out.
+    """
+    if path.is_dir():
+        # All checkpoints of a run have the same alphabet. The pattern excludes their files of scores.
+        path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)
     try:
         encoding = CharEncoder.from_dict(read_json(path)["encoding"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = "give auto, a prepared folder, a run, or the .json beside a checkpoint"
-        raise UserError(f"--alphabet: {path} has no alphabet: {type(error).__name__}", remedy=remedy) from error
+        raise UserError(
+            f"--alphabet: {path} has no alphabet",
+            f"reading it failed with {type(error).__name__}",
+            "give auto, standard, a prepared folder, a run, or the .json file of a checkpoint",
+        ) from error
     if not encoding.is_custom:
-        remedy = f"use --mode {encoding.mode}, whose alphabet it has"
-        raise UserError(f"--alphabet: {path} has no custom alphabet", remedy=remedy)
-    own, rare = (sort_alphabet(set(PRIVATE.sub("", each))) for each in (encoding.alphabet, encoding.paired))
-    return own, rare  # without the values of columns
+        raise UserError(
+            f"--alphabet: {path} has no custom alphabet",
+            f"it uses the standard alphabet of the mode {encoding.mode}",
+            f"leave out --alphabet and give --mode {encoding.mode}",
+        )
+    frequent, rare = (sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.paired))
+    return frequent, rare
 
 
-def _check_fractions(sources: Sequence[Source], shares: dict[str, Any]) -> None:
-    for part, value in shares.items():
-        names = [source.name for source in sources if source.split == part]
+def _check_fractions(sources: Sequence[Source], splits: dict[str, Any]) -> None:
+    """Refuse a fraction for a split that has files of its own."""
+    for split, value in splits.items():
+        names = [source.name for source in sources if source.split == split]
         if isinstance(value, float) and value > 0 and names:
             raise UserError(
-                f"--{part} {value:g} cannot be used: the sources have their own {part} split, {', '.join(names)[:200]}",
-                remedy=f"leave --{part} out, or name the training files alone",
+                f"--{split} {value:g} cannot be used",
+                f"the sources already have files of the {split} split: {', '.join(names)[:200]}",
+                f"leave out --{split}, or name only the training files as sources",
             )

@@ -1,4 +1,4 @@
-"""The resolved description of a preparation."""
+"""Specification of a preparation, with all defaults resolved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ FitAlphabet = Literal["fixed", "if_needed", "always"]
 FIXED: FitAlphabet = "fixed"
 IF_NEEDED: FitAlphabet = "if_needed"
 ALWAYS: FitAlphabet = "always"
-MAX_BAD = 0.01  # default of ``PreparationSpec.max_bad``
+# Default maximum fraction of invalid rows.
+MAX_BAD = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,18 @@ class PreparationSpec:
     ``PreparationFlags.to_spec`` makes the specification from the flags of the user.
 
     Args:
-        encoding: character encoder before fitting.
-        split: selection of rows and their division into splits.
-        read_options: format, columns, labels and encoding of the source files.
-        fit_length: fit ``encoding.feature_len`` to the training texts: the smallest ``SHORTEST`` + n × ``STEP`` that
-            keeps 99 % of the texts whole, at most ``MAX_AUTO_LENGTH``.
-        fit_alphabet: ``fixed`` keeps the alphabet of ``encoding``. ``always`` makes a new alphabet of the characters
-            of the training texts. ``if_needed`` makes a new alphabet if it covers clearly more of the training texts.
-        max_bad: maximum fraction of unusable rows.
-        corrections: corrections of labels; ``None`` for none.
-        classes: classes of the model that scores the rows, which are all test rows; ``None``: the classes are those
-            of the training rows.
-        feature_columns: columns beside the text that the same model reads.
-        explicit_options: read options that the user gave explicitly. Each of them must have an effect on some source.
+        encoder: Character encoder before fitting.
+        split: Rules for sampling rows and dividing them into splits.
+        read_options: Format, columns, labels and encoding of the source files.
+        fit_length: Fit the maximum length of the encoder to the training texts; see ``fit_encoder.fit_length``.
+        fit_alphabet: ``fixed``: use the alphabet of ``encoder``. ``always``: learn an alphabet from the training texts.
+            ``if_needed``: learn an alphabet if it covers clearly more of the training texts.
+        max_bad: Maximum fraction of invalid rows, from 0 to 1.
+        corrections: Corrections of labels. ``None``: no labels are corrected.
+        classes: Classes of the model that will score the rows; all rows are test rows. ``None``: the rows are for
+            training, and the classes are taken from the training rows.
+        feature_columns: Feature columns of the same model.
+        explicit_options: Read options that the user gave explicitly. Each of them must have an effect on some source.
             ``None`` skips this check.
     """
 

@@ -70,7 +70,8 @@ def test_the_command_finds_what_was_planted(place, printed_by, monkeypatch):
     given = ("inspect", "data", "--out", "out", "--folds", "2", "--unlabelled", "new.txt", "--num-suggestions", "2")
     printed = printed_by(*given)
     assert "fold 2 of 2: " in printed
-    assert "choosing 2 of 3 texts; 3 other rows repeat a text, or cannot be classified" in printed
+    assert "selecting 2 of 3 texts" in printed
+    assert "skipping 3 rows that repeat a text or cannot be classified" in printed
     texts = {text for _, text in list(rows())[:PLANTED]}
     errors = read(place / "out" / "label_errors.csv")
     found = {row["text"] for row in errors}

@@ -282,7 +282,7 @@ def test_signals(tmp_path, sent, left):
     assert not (tmp_path / "out").exists()
     if sent != signal.SIGKILL:
         assert running.returncode == 130
-        assert "stopped and cleaned up. To start again: python -m crepe_dist prepare" in said
+        assert "stopped and cleaned up. To run the command again: python -m crepe_dist prepare" in said
         assert "Traceback" not in said
     wait_for(lambda: not any(Path("/proc", str(worker)).exists() for worker in workers))
     fifo.unlink()
