@@ -207,7 +207,7 @@ def kernel_times(bench: Bench, precision: Any) -> list[Row]:
             step(batch, number, 0.001)
         engine.wait()
 
-    steps(1, 4)  # until the quanta are found
+    steps(1, 4)  # Until the fixed-point scales have settled.
     found = (traffic if bench.emulated else event_times)(partial(steps, 4, 4 + bench.steps))
     return [{"precision": backend.precision, "kernel": name, **each} for name, each in found.items()]
 

@@ -1,1 +1,1 @@
-"""What computes an update: optimizers, parameters, and gradients in fixed-point numbers."""
+"""Optimizers (Adam and SGD), the parameters that they update, and fixed-point gradients."""

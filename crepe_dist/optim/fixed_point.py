@@ -1,13 +1,14 @@
-"""Gradients in whole numbers, so that their sums are bit-identical for any number of processes and threads.
+"""Fixed-point gradients: integer sums are bit-identical for any number of processes and threads.
 
-The order in which floating-point numbers are added changes the last bits of their sum, and it depends on how processes
-and threads divide a batch. Our own kernels therefore round each term of a gradient to a multiple of a power of two, the
-quantum of its parameter, and count quanta in int32 (``native/fixed_point.h``). The terms are those of a few
-documents, always the same ones, and whole numbers add up exactly in any order.
+Floating-point addition is not associative. The order of the additions changes the last bits of a sum, and the order
+depends on how processes and threads divide a batch. Our own kernels therefore represent gradients as int32 numbers in
+units of a power of two, the scale of the parameter (``native/fixed_point.h``). A kernel computes the contribution of a
+small, fixed group of documents in floating point and rounds it to an integer. The sum of these integers does not depend
+on the order of the additions.
 
-The kernels also bound each sum. The bound determines the quantum of the next step, with room for a sum eight times as
-large. A step whose sum might overflow is computed again with a larger quantum, and the first step is repeated until the
-quanta are small enough.
+The kernels also compute a bound of each sum. The bound determines the scale of the next step, which leaves room for a
+sum eight times as large. If a sum may overflow int32, the step is computed again with a larger scale. The first step is
+repeated until all scales are small enough.
 """
 
 from __future__ import annotations
@@ -24,28 +25,30 @@ import numpy.typing as npt
 from crepe_dist.native.library import pointers
 from crepe_dist.optim.parameter import Parameter
 
-# Exponents of a quantum. With the highest, a sum of thousands of float32's largest numbers fits.
+# A scale is 2**exponent. With MAX_EXPONENT, the sum of thousands of the largest float32 numbers fits into int32.
 INITIAL_EXPONENT, MIN_EXPONENT, MAX_EXPONENT = -24, -90, 110
-# Bounds in 1024 quanta. Sums with a bound from 2**20 on may not fit into 31 bits. The next bound is meant to be below
-# 2**17, and the first at least 2**14.
-BOUND_UNIT, MIN_BOUND, TARGET_BITS, OVERFLOW_BOUND = 1024, 2**14, 17, 2**20
-# A document's term counts as at least one unit, so 2**17 documents would never fit: the bounds of more than FEW are in
-# smaller units. float32 adds them up exactly up to 2**24, and never rounds a larger sum to less.
+BOUND_UNIT = 1024  # Unit of the bounds in a small batch, in fixed-point units.
+OVERFLOW_BOUND = 2**20  # A sum with this bound or a larger one may overflow int32. In units of BOUND_UNIT.
+TARGET_BITS = 17  # The scale of the next step is chosen so that the bound is below 2**17 units of BOUND_UNIT.
+MIN_BOUND = 2**14  # The first step is repeated with a smaller scale while a bound is below this one.
+# Each term adds at least one unit to a bound. With BOUND_UNIT, the bounds of 2**17 documents would always be above the
+# target, and the scale would grow in every step. Batches of more than SMALL_BATCH documents therefore have bounds in a
+# smaller unit. float32 sums of bounds are exact up to 2**24, and a larger sum is never rounded below 2**24.
 SMALL_BATCH, LARGE_BATCH_BOUND_UNIT = 2**16, 64
-OVERFLOW_STEP_BITS = 6  # bits, where the bound is only known to be too large
+OVERFLOW_STEP_BITS = 6  # Added to the exponent after a possible overflow, because the true bound is unknown then.
 
 
 class FixedPointScales:
-    """Quanta of the gradients of a network.
+    """Fixed-point scales of the gradients of a network, one per trained parameter.
 
     Args:
-        parameters: trained parameters by name, in the order of the kernels.
+        parameters: Trained parameters by name, in the order that the kernels expect.
 
     Attributes:
-        exponents: a quantum is 2**exponent, a C array of int32 [parameters].
-        unit: unit of the bounds, in quanta.
-        bounds: bounds of the sums of this process's terms, a C array of float32 [parameters], NaN for terms that are
-            not finite; the kernels write them.
+        exponents: Exponents of the scales, C array of int32 [parameters]. A scale is 2**exponent.
+        bound_unit: Unit of ``sum_bounds``, in fixed-point units.
+        sum_bounds: Bounds of the sums of this process's terms, C array of float32 [parameters]. The kernels write it.
+            A bound is NaN if a term is not finite.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
@@ -53,71 +56,77 @@ class FixedPointScales:
         self.exponents: Any = (ctypes.c_int32 * len(self.parameters))()
         self.sum_bounds: Any = (ctypes.c_float * len(self.parameters))()
         self._index = {name: index for index, name in enumerate(parameters)}
-        self._kept: list[int] | None = None  # exponents of the next step
-        self._next: list[int] | None = None  # those of the next attempt, if it is not that of the next step
+        self._step_exponents: list[int] | None = None  # Exponents of the next step. None before the first update.
+        self._retry_exponents: list[int] | None = None  # Exponents of the next attempt at the same step, if any.
         self.start_step(1)
 
     @cached_property
     def grad_addresses(self) -> Any:
-        """Addresses of the gradients, null for parameters that are trained row by row."""
+        """C array of the addresses of the gradients. An address is null for row-sparse parameters."""
         return pointers(parameter.grad for parameter in self.parameters.values())
 
     def start_step(self, global_batch_size: int) -> None:
-        """Begin a step on a global batch of ``documents``, or another attempt, with the quanta of the last ``fit``."""
+        """Set the scales that the last ``update_scales`` has chosen, for a step or for another attempt at a step."""
         self.bound_unit = BOUND_UNIT if global_batch_size <= SMALL_BATCH else LARGE_BATCH_BOUND_UNIT
-        self.exponents[:] = self._next or self._kept or [INITIAL_EXPONENT] * len(self.parameters)
-        self._next = None
+        self.exponents[:] = self._retry_exponents or self._step_exponents or [INITIAL_EXPONENT] * len(self.parameters)
+        self._retry_exponents = None
 
     def update_scales(self, sum_bounds: Sequence[Sequence[float]]) -> bool:
-        """Return whether all sums fit into int32; choose the quanta of the next step or, if not, of another attempt.
+        """Choose the scales of the next step from the bounds of this step.
 
         Args:
-            bounds: bounds of each process, [processes, parameters].
+            sum_bounds: Bounds of each process, [processes, parameters].
+
+        Returns:
+            True if all sums fit into int32, or if a bound is not finite. False if the step must be computed again; the
+            scales of that attempt have then been chosen.
         """
-        totals = [sum(of_parameter) * (self.bound_unit / BOUND_UNIT) for of_parameter in zip(*sum_bounds)]
+        totals = [sum(process_bounds) * (self.bound_unit / BOUND_UNIT) for process_bounds in zip(*sum_bounds)]
         if not all(map(math.isfinite, totals)):
             return True
-        now = self.exponents[:]
-        wanted = [_next_exponent(exponent, total) for exponent, total in zip(now, totals)]
-        if any(total >= OVERFLOW_BOUND and exponent < MAX_EXPONENT for exponent, total in zip(now, totals)):
-            self.exponents[:] = self._next = list(map(max, wanted, now))
+        current = self.exponents[:]
+        fitted = [_next_exponent(exponent, total) for exponent, total in zip(current, totals)]
+        if any(total >= OVERFLOW_BOUND and exponent < MAX_EXPONENT for exponent, total in zip(current, totals)):
+            self.exponents[:] = self._retry_exponents = list(map(max, fitted, current))
             return False
-        if self._kept is None and any(
-            total < MIN_BOUND and next_one < exponent for exponent, total, next_one in zip(now, totals, wanted)
+        if self._step_exponents is None and any(
+            total < MIN_BOUND and next_exponent < exponent
+            for exponent, total, next_exponent in zip(current, totals, fitted)
         ):
-            self.exponents[:] = self._next = wanted
+            self.exponents[:] = self._retry_exponents = fitted
             return False
-        # Slowly, because single steps may have small gradients.
-        self._kept = [max(next_one, exponent - 1) for exponent, next_one in zip(now, wanted)]
+        # An exponent decreases by at most 1 per step, because the gradients of a single step may be small by chance.
+        self._step_exponents = [max(next_exponent, exponent - 1) for exponent, next_exponent in zip(current, fitted)]
         return True
 
     def scale_of(self, parameter: str) -> float:
-        """Return the quantum of a parameter."""
+        """Return the scale of a parameter's gradient in the current step."""
         return float(2.0 ** self.exponents[self._index[parameter]])
 
     def state_dict(self) -> npt.NDArray[np.int32] | None:
-        """Return the exponents of the next step, for ``restore``; ``None`` before the first sum."""
-        return None if self._kept is None else np.array(self._kept, np.int32)
+        """Return the exponents of the next step, or ``None`` before the first step."""
+        return None if self._step_exponents is None else np.array(self._step_exponents, np.int32)
 
     def load_state_dict(self, state: npt.NDArray[np.int32] | None) -> None:
-        """Restore the result of ``state``."""
-        self._kept = None if state is None else state.tolist()
+        """Restore the result of ``state_dict``."""
+        self._step_exponents = None if state is None else state.tolist()
 
 
 def _next_exponent(exponent: int, total: float) -> int:
-    """Return the exponent of the next quantum of a sum whose bound is ``total``."""
+    """Return the exponent for the next step, given this step's exponent and the bound of its sum."""
     if total >= OVERFLOW_BOUND:
-        wanted = exponent + OVERFLOW_STEP_BITS
+        fitted = exponent + OVERFLOW_STEP_BITS
     else:
-        wanted = exponent + math.frexp(total)[1] - TARGET_BITS if total > 0 else exponent
-    return min(max(wanted, MIN_EXPONENT), MAX_EXPONENT)
+        fitted = exponent + math.frexp(total)[1] - TARGET_BITS if total > 0 else exponent
+    return min(max(fitted, MIN_EXPONENT), MAX_EXPONENT)
 
 
 def mean_and_clip_factor(global_batch_size: float, clip_norm: float | None, squared_norm: Callable[[], float]) -> float:
-    """Return the factor of sums of gradients that gives their mean, clipped to a norm of ``clip_norm`` if it is given.
+    """Return the factor that turns summed gradients into their mean, clipped to a norm of at most ``clip_norm``.
 
     Args:
-        squares: returns the sum of the squares of the sums.
+        clip_norm: Maximum norm of the mean gradient. ``None``: no clipping.
+        squared_norm: Function that returns the squared norm of the summed gradients. It is called only for clipping.
     """
     scale = np.float32(1 / global_batch_size)
     if clip_norm is None:

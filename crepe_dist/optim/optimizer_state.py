@@ -11,60 +11,73 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
 
+Moments = list[npt.NDArray[np.float32]]
+LazyState = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # Result of ``OptimizerState.lazy_state``.
+
 
 class OptimizerState:
-    """State of an optimizer as plain arrays of a saved state, whose checksum has been verified, to be read one by one.
+    """Reader of the optimizer state in a saved state. It reads one array at a time.
 
-    ``updates``          number of updates, int64 [1]
-    ``<parameter>.<k>``  momentum; or mean and mean square: float32 in the parameter's shape; the mean square of a table
-                         is that of each row, [rows, 1]
-    ``<parameter>.updated``  the update that each row of a table is from, int32 [rows]; none if all are up to date
-    ``<parameter>.drift``    the drift since each of them, float64 [updates + 1]
-    ``quanta``           exponents of the next quanta, int32 [parameters]; see ``FixedPointScales``
+    The caller has already verified the checksum of the file. The arrays are:
 
-    A parameter has its structural name, such as ``ngrams.weight``; the quanta are in the order of the trained ones.
+    ``updates``                  Number of updates, int64 [1].
+    ``<parameter>.0``            SGD: momentum. Adam: first moment. float32, in the shape of the parameter.
+    ``<parameter>.1``            Adam: second moment, float32. Its shape is the shape of the parameter, or [rows, 1] if
+                                 each row has one second moment.
+    ``<parameter>.last_update``  Number of the update that last wrote each row of a row-sparse parameter, int32 [rows].
+                                 Updates are counted since all rows were last brought up to date. The array is missing
+                                 if all rows are up to date.
+    ``<parameter>.lazy_drift``   Change of a row that was written in update k, caused by the updates since k, as a
+                                 multiple of its first moments; float64 [updates + 1].
+    ``exponents``                Exponents of the fixed-point scales of the next step, int32 [parameters]. See
+                                 ``FixedPointScales``.
+
+    A parameter has its structural name, such as ``ngrams.weight``. The exponents are in the order of the trained
+    parameters.
 
     Attributes:
-        updates: number of updates.
+        num_updates: Number of updates.
 
     Raises:
-        UserError: in every method: an array has not the dtype or the shape that the kernels will access.
+        UserError: By every method: an array does not have the dtype or the shape that the kernels will access.
     """
 
     def __init__(self, arrays: Arrays) -> None:
         self._arrays = arrays
-        count: Any = self._read("updates", np.int64, (1,))
-        if count is None:
-            raise incompatible_state_error("it has no count of updates")
-        self.num_updates = int(count[0])
+        num_updates: Any = self._read("updates", np.int64, (1,))
+        if num_updates is None:
+            raise incompatible_state_error("it has no number of updates")
+        self.num_updates = int(num_updates[0])
 
-    def moments(self, parameter: str, shapes: Sequence[tuple[int, ...]]) -> list[npt.NDArray[np.float32]] | None:
-        """Return the moments of a parameter; ``None`` if it has none."""
-        found = [self._read(f"{parameter}.{k}", np.float32, shape) for k, shape in enumerate(shapes)]
-        moments = [moment for moment in found if moment is not None]
+    def moments(self, parameter: str, shapes: Sequence[tuple[int, ...]]) -> Moments | None:
+        """Return the moments of a parameter, or ``None`` if the state does not have all of them."""
+        arrays = [self._read(f"{parameter}.{k}", np.float32, shape) for k, shape in enumerate(shapes)]
+        moments = [array for array in arrays if array is not None]
         return moments if len(moments) == len(shapes) > 0 else None
 
-    def lazy_state(self, parameter: str, num_rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
-        """Return the drift since each update, and the update of each row."""
-        drift: Any = self._read(f"{parameter}.drift", np.float64, None)
-        updated: Any = self._read(f"{parameter}.updated", np.int32, (num_rows,))
-        if drift is None or updated is None:
+    def lazy_state(self, parameter: str, num_rows: int) -> LazyState:
+        """Return the drift since each update, and the last update of each row, of a row-sparse parameter."""
+        drift: Any = self._read(f"{parameter}.lazy_drift", np.float64, None)
+        last_update: Any = self._read(f"{parameter}.last_update", np.int32, (num_rows,))
+        if drift is None or last_update is None:
             return np.zeros(1), np.zeros(num_rows, np.int32)
-        if drift.ndim != 1 or not 0 <= updated.min() <= updated.max() < len(drift) <= self.num_updates + 1:
-            raise incompatible_state_error(f"its arrays {parameter}.drift and {parameter}.updated do not fit")
-        return drift, updated
+        if drift.ndim != 1 or not 0 <= last_update.min() <= last_update.max() < len(drift) <= self.num_updates + 1:
+            raise incompatible_state_error(
+                f"its arrays {parameter}.lazy_drift and {parameter}.last_update do not match"
+            )
+        return drift, last_update
 
     def exponents(self, num_parameters: int) -> npt.NDArray[np.int32] | None:
-        """Return the exponents of the quanta; ``None`` if there are none."""
-        return self._read("quanta", np.int32, (num_parameters,))
+        """Return the exponents of the fixed-point scales, or ``None`` if the state has none."""
+        return self._read("exponents", np.int32, (num_parameters,))
 
     def _read(self, name: str, dtype: Any, shape: tuple[int, ...] | None) -> npt.NDArray[Any] | None:
         array = self._arrays.get(name)
         if array is not None and (array.dtype != dtype or shape not in (None, array.shape)):
-            raise incompatible_state_error(f"array {name} is {array.dtype} {list(array.shape)}")
+            raise incompatible_state_error(f"its array {name} is {array.dtype} {list(array.shape)}")
         return array
 
 
 def incompatible_state_error(why: str) -> UserError:
-    """Make the error for a saved state that does not fit the optimizer or the parameters."""
+    """Return the error for a saved state that does not match the optimizer or the parameters."""
     return UserError("the saved state belongs to another optimizer", why, "start another run with --fresh")

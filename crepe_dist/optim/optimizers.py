@@ -1,6 +1,7 @@
-"""Optimizers: their constants, and the update of parameters by our kernels on a CPU.
+"""Constants of the optimizers, and updates of dense parameters by our CPU kernels.
 
-The update is that of parameters with gradients of all rows; for tables see ``table``, for GPUs ``cuda``.
+The updates of row-sparse parameters are in ``parallel/sharded_embedding.py``, and the updates on GPUs are in
+``parallel/cuda_optimizer.py``.
 """
 
 from __future__ import annotations
@@ -19,26 +20,28 @@ from crepe_dist.optim.optimizer_state import OptimizerState
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 
-OPTIMIZERS = ("adam", "sgd")  # in the order of native/optimizer.h
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam: beta1, beta2 and epsilon
+OPTIMIZERS = ("adam", "sgd")  # In the order of OptimizerKind in native/optimizer.h.
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's beta1 and beta2, and epsilon.
 
 
 class OptimizerSpec:
     """Constants of an optimizer.
 
-    State and constants are the same for our kernels and for MXNet's operators, so a run may change from one to the
-    other. Our kernels pass over the memory once. MXNet's operators take several passes: for 11 million parameters on
-    two cores Adam takes six times as long, SGD three times.
+    Our kernels and MXNet's operators have the same constants and state, so a resumed run may switch from one to the
+    other. Our kernels pass over the memory once, and MXNet's operators pass over it repeatedly. With 11 million
+    parameters on two cores, MXNet's Adam takes six times as long as our kernel, and MXNet's SGD takes three times as
+    long.
 
     Attributes:
-        name: adam or sgd.
-        number: number of the optimizer in ``native/optimizer.h``.
-        decays: Adam's beta1 and beta2; momentum and 0.
-        epsilon: Adam's epsilon; else 0.
-        constants: C array of the decays and epsilon.
-        mxnet: arguments of MXNet's optimizer.
-        moments: number of moments; without momentum, SGD has none.
-        clip_norm: largest norm of the mean gradient; ``None``: no clipping.
+        name: "adam" or "sgd".
+        kernel_id: Number of the optimizer in ``native/optimizer.h``.
+        betas: Adam: beta1 and beta2. SGD: momentum and 0.
+        epsilon: Adam's epsilon. It is 0 for SGD.
+        constants: Betas and epsilon as a C array.
+        mxnet_kwargs: Keyword arguments of MXNet's optimizer.
+        num_moments: Number of moments: 2 for Adam, 1 for SGD with momentum, 0 for SGD without momentum.
+        weight_decay: Coefficient of the weight decay.
+        clip_norm: Maximum norm of the mean gradient. ``None``: no clipping.
     """
 
     def __init__(self, options: OptimizerOptions) -> None:
@@ -55,10 +58,14 @@ class OptimizerSpec:
         self.clip_norm = options.clip_norm
 
     def bias_corrected_lr(self, learning_rate: float, num_updates: int) -> float:
-        """Correct the learning rate for the bias of Adam's moments at its update number ``updates``, from 1."""
+        """Return the learning rate, for Adam with the correction of the bias of its moments.
+
+        Args:
+            num_updates: Number of updates, including the one that is about to be made.
+        """
         if self.name != "adam":
             return learning_rate
-        first, second = (1 - decay**num_updates for decay in self.betas)
+        first, second = (1 - beta**num_updates for beta in self.betas)
         return float(learning_rate * math.sqrt(second) / first)
 
     def state_shapes(self, parameter: Parameter) -> list[tuple[int, ...]]:
@@ -70,43 +77,45 @@ class OptimizerSpec:
 
 
 class FusedOptimizer:
-    """Optimizer of the parameters, which our own kernels update in one call.
+    """Optimizer of the dense parameters. One call of a CPU kernel updates all of them (PyTorch: ``fused=True``).
 
     Args:
-        parameters: parameters by name, with the memory of their gradients.
+        parameters: Dense parameters by name. Their ``grad`` arrays have been allocated.
     """
 
     def __init__(self, optimizer: OptimizerSpec, parameters: Mapping[str, Parameter], scales: FixedPointScales) -> None:
         self._parameters = dict(parameters)
         self._optimizer = optimizer
         self._scales = scales
-        self._functions, self._threads = library.functions(), library.num_threads()
+        self._functions, self._num_threads = library.functions(), library.num_threads()
         self._moments = {
             name: [np.zeros(shape, np.float32) for shape in optimizer.state_shapes(parameter)]
             for name, parameter in parameters.items()
         }
+        # The kernel takes two moments per parameter. A moment that the optimizer does not have is a null pointer.
         firsts, seconds = zip(*[(*moments, None, None)[:2] for moments in self._moments.values()])
         values, gradients = zip(*[(parameter.data, parameter.grad) for parameter in parameters.values()])
-        sizes = (ctypes.c_int64 * len(values))(*[value.size for value in values])
-        self._addresses = sizes, *map(pointers, (values, firsts, seconds, gradients))
+        sizes = (ctypes.c_int64 * len(values))(*[array.size for array in values])
+        self._kernel_arrays = sizes, *map(pointers, (values, firsts, seconds, gradients))
 
     def step(self, learning_rate: float, grad_factor: float) -> None:
-        """Update the parameters with ``scale`` times their gradients.
+        """Update the parameters.
 
         Args:
-            rate: learning rate, for Adam with the correction of its bias.
+            learning_rate: Result of ``OptimizerSpec.bias_corrected_lr``.
+            grad_factor: Factor that turns the summed gradients into the clipped mean.
         """
         optimizer, parameters = self._optimizer, self._parameters.values()
-        numbers = ctypes.c_double * len(parameters)
-        rates = numbers(*[learning_rate * parameter.lr_mult for parameter in parameters])
-        scales = numbers(*[grad_factor * self._scales.scale_of(name) for name in self._parameters])
+        double_array = ctypes.c_double * len(parameters)
+        learning_rates = double_array(*[learning_rate * parameter.lr_mult for parameter in parameters])
+        grad_factors = double_array(*[grad_factor * self._scales.scale_of(name) for name in self._parameters])
         self._functions.crepe_update_parameters(
-            optimizer.kernel_id, optimizer.constants, len(parameters), *self._addresses, rates, scales,
-            optimizer.weight_decay, self._threads,
+            optimizer.kernel_id, optimizer.constants, len(parameters), *self._kernel_arrays,
+            learning_rates, grad_factors, optimizer.weight_decay, self._num_threads,
         )  # fmt: skip
 
     def squared_norm(self) -> float:
-        """Return the sum of the squares of the gradients."""
+        """Return the squared norm of the summed gradients."""
         total, sums = 0.0, (ctypes.c_uint64 * 2)()
         for name, parameter in self._parameters.items():
             assert parameter.grad is not None
@@ -116,13 +125,12 @@ class FusedOptimizer:
         return total
 
     def state_dict(self) -> Arrays:
-        """Copy the moments."""
+        """Copy the moments, under the names of ``OptimizerState``."""
         return {f"{name}.{k}": m.copy() for name, moments in self._moments.items() for k, m in enumerate(moments)}
 
-    def load_state_dict(self, saved: OptimizerState) -> None:
-        """Restore the result of ``arrays``, if the saved state has it."""
+    def load_state_dict(self, state: OptimizerState) -> None:
+        """Restore the moments of each parameter that has moments in the saved state."""
         for name, parameter in self._parameters.items():
-            for own, moment in zip(
-                self._moments[name], saved.moments(name, self._optimizer.state_shapes(parameter)) or ()
-            ):
-                own[:] = moment
+            saved_moments = state.moments(name, self._optimizer.state_shapes(parameter)) or ()
+            for moment, saved_moment in zip(self._moments[name], saved_moments):
+                moment[:] = saved_moment

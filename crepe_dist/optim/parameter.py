@@ -10,15 +10,17 @@ import numpy.typing as npt
 
 @dataclass(eq=False)
 class Parameter:
-    """A parameter of a network in training.
+    """Parameter of a network in training.
 
     Attributes:
-        value: its numbers, float32; on a CPU, our kernels read and write them in place, but for tables.
-        rate: multiple of the learning rate.
-        row_moments: Adam keeps one second moment for each row.
-        is_trained: the optimizer updates it; else it was counted in the training split.
-        gradient: the sum of its gradients in quanta, int32, of which an exchange decides the place; ``None`` on a GPU,
-            or if there is none, or the parameter is trained row by row.
+        data: Values of the parameter, float32. On a CPU, our kernels read and write this array in place. Exception:
+            the current values of row-sparse parameters are in a ``ShardedEmbedding``.
+        lr_mult: Multiplier of the learning rate.
+        rowwise_second_moment: True if Adam keeps one second moment per row instead of one per number.
+        requires_grad: True if the optimizer updates the parameter. False for buffers, which are computed once from the
+            training split.
+        grad: Sum of the gradients as fixed-point int32 numbers. The distributed optimizer allocates this array. It is
+            ``None`` on a GPU, for parameters that are not trained, and for row-sparse parameters.
     """
 
     data: npt.NDArray[np.float32]

@@ -1,7 +1,8 @@
-"""Sums of the gradients of all ranks, and updates of the parameters with these sums.
+"""Data-parallel training: gradients are summed over all ranks, and the parameters are updated with the sums.
 
-Our own kernels compute gradients as whole numbers. On CPUs, the processes of a host sum them in shared memory, and
-hosts sum theirs by an all-to-all; on GPUs, NCCL sums them, or without it the hosts. With
-``--kernels mxnet``, and for the paper's network on GPUs, MXNet computes floating-point gradients, and Horovod's
-``DistributedTrainer`` sums them. An engine opens the exchange that fits its gradients.
+Our own kernels compute fixed-point gradients (``optim/fixed_point.py``). On CPUs, the processes of a host sum these
+gradients in shared memory, and hosts sum them by an all-to-all. On GPUs, NCCL sums them; without NCCL, the gradients
+are summed in host memory. MXNet computes floating-point gradients if ``--kernels mxnet`` is set, and for the paper's
+network on GPUs; Horovod's ``DistributedTrainer`` sums them. An engine creates the distributed optimizer that suits its
+gradients.
 """

@@ -1,8 +1,9 @@
-"""Exchange of gradients in whole numbers in the memory of GPUs.
+"""Distributed optimizer on GPUs: all-reduce of fixed-point gradients by NCCL, and updates on the GPU.
 
-Behind the gradients is a table with a row of numbers for each rank, which is summed with them: by NCCL from GPU to GPU
-or, without NCCL, in the memory of the hosts. Whole numbers add up to the same bits in any order. The host waits once in
-a step: it reads this table, and sums of the gradients' squares behind it.
+Behind the gradients is a table with one row of statistics per rank, which is summed with the gradients. NCCL sums
+directly between GPUs. Without NCCL, the gradients are copied to the host and summed there. Integer sums do not depend
+on the order of the additions, so both ways are bit-identical. The host waits for the GPU once per step: it reads the
+statistics, and the squared norms of the gradients, which follow the statistics in memory.
 """
 
 from __future__ import annotations
@@ -29,21 +30,22 @@ from crepe_dist.parallel.fixed_point_optimizer import FixedPointOptimizer, num_s
 from crepe_dist.parallel.sharded_embedding import apply_lazy_updates
 from crepe_dist.parallel.shared_memory_optimizer import open_host_memory
 
-ALIGNMENT = 64  # numbers to which gradients are aligned
-MAX_BLOCKS_PER_PARAMETER = 1 << 10  # that share out a parameter
+ALIGNMENT = 64  # Each gradient begins at a multiple of so many int32 numbers.
+MAX_BLOCKS_PER_PARAMETER = 1 << 10  # Maximum number of thread blocks that process one parameter.
 
 
 class CudaOptimizer(FixedPointOptimizer):
-    """Exchange that sums on GPUs and updates the parameters there.
+    """Optimizer that sums the gradients on GPUs and updates the parameters there.
 
     Args:
-        run: kernels of the network.
-        values: parameters on the GPU, by name.
-        tables: names of the parameters that ``flush`` rounds.
-        loss_scale: factor of the gradients.
+        program: Kernels of the network.
+        buffers: Parameters on the GPU, by name.
+        sparse_names: Names of the embedding parameters, which ``synchronize`` rounds to float16.
+        grad_scaler: Scale of the loss, by which the gradients are too large.
 
     Attributes:
-        totals: the sum of each trained parameter's gradients, int32, on the GPU; a convolution's are [taps, in, out].
+        grad_sums: Sum of each trained parameter's gradients on the GPU, int32. The layout of the gradient of a
+            convolution is [taps, in, out].
     """
 
     def __init__(
@@ -64,15 +66,16 @@ class CudaOptimizer(FixedPointOptimizer):
         self._sparse_names = sparse_names
         self._grad_scaler = grad_scaler
         sizes = {name: parameter.data.size for name, parameter in scales.parameters.items()}
+        # Layout of the memory: gradients, statistics of all ranks, squared norms. The first two are all-reduced.
         *starts, end = accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes.values()), initial=0)
-        rows, squares = 8 * group.size * num_step_stats(scales), 16 * len(sizes)
-        self._count = end + rows // 4
-        self._memory = program.gpu.allocate(4 * end + rows + squares)
+        stats_bytes, squares_bytes = 8 * group.size * num_step_stats(scales), 16 * len(sizes)
+        self._num_reduced = end + stats_bytes // 4
+        self._memory = program.gpu.allocate(4 * end + stats_bytes + squares_bytes)
         self._is_zero = True
-        self._stats_buffer = self._memory.view(4 * end, rows + squares)
-        self._squares = self._memory.view(4 * self._count, squares)
-        self._read = program.gpu.pinned(rows + squares)
-        self._rows = self._read[:rows].view(np.float64).reshape(group.size, -1)
+        self._stats_and_squares = self._memory.view(4 * end, stats_bytes + squares_bytes)
+        self._squares = self._memory.view(4 * self._num_reduced, squares_bytes)
+        self._host_copy = program.gpu.pinned(stats_bytes + squares_bytes)
+        self._stats = self._host_copy[:stats_bytes].view(np.float64).reshape(group.size, -1)
         self.grad_sums = {
             name: self._memory.view(4 * start, 4 * size) for start, (name, size) in zip(starts, sizes.items())
         }
@@ -80,87 +83,103 @@ class CudaOptimizer(FixedPointOptimizer):
             name: [program.gpu.allocate(4 * math.prod(shape)) for shape in optimizer.state_shapes(parameter)]
             for name, parameter in scales.parameters.items()
         }
-        trained = np.array([self._trained(name, parameter) for name, parameter in scales.parameters.items()], np.int64)
-        of = [min(blocks(size), MAX_BLOCKS_PER_PARAMETER) for size in sizes.values()]
-        pieces = np.array([(n, piece, of[n]) for n in range(len(of)) for piece in range(of[n])], np.int32)
-        self._parameters, self._pieces = (program.gpu.copy(trained), program.gpu.copy(pieces)), len(pieces)
+        trained = np.array(
+            [self._trained_parameter(name, parameter) for name, parameter in scales.parameters.items()], np.int64
+        )
+        num_blocks = [min(blocks(size), MAX_BLOCKS_PER_PARAMETER) for size in sizes.values()]
+        slices = np.array(
+            [(index, block, count) for index, count in enumerate(num_blocks) for block in range(count)], np.int32
+        )
+        self._parameters_and_slices = program.gpu.copy(trained), program.gpu.copy(slices)
+        self._num_slices = len(slices)
         self._rates = program.gpu.allocate(8 * len(sizes))
         self._communicator: nccl.Communicator | None = None
         if group.size > 1:
-            why_not = _nccl_unavailable_reason(group, program.gpu.number)
-            self.reduce_backend = f"{group.backend} ({why_not})" if why_not else "NCCL"
-            if not why_not:
-                # NCCL hears of the end of a process of another host only.
-                _, memory = open_host_memory(group, lambda processes: mmap.PAGESIZE)
-                name = group.broadcast_object(nccl.unique_id() if group.is_root else None, "NCCL's id")
+            reason = _nccl_unavailable_reason(group, program.gpu.number)
+            self.reduce_backend = f"{group.backend} ({reason})" if reason else "NCCL"
+            if not reason:
+                # NCCL does not detect the end of a process on the same host. The locks of the shared memory do.
+                _, memory = open_host_memory(group, lambda num_processes: mmap.PAGESIZE)
+                unique_id = group.broadcast_object(nccl.unique_id() if group.is_root else None, "NCCL's id")
                 group.heartbeat()
-                limits = memory.check_peers_alive, group.timeout
-                self._communicator = nccl.Communicator(program.gpu, group.rank, group.size, name, *limits)
+                self._communicator = nccl.Communicator(
+                    program.gpu, group.rank, group.size, unique_id, memory.check_peers_alive, group.timeout
+                )
 
-    def _trained(self, name: str, parameter: Parameter) -> list[int]:
-        """Return ``TrainedParameter`` of kernels/optimizer.cuh."""
+    def _trained_parameter(self, name: str, parameter: Parameter) -> list[int]:
+        """Return the fields of the struct ``TrainedParameter`` in kernels/optimizer.cuh."""
         arrays = self._buffers[name], self.grad_sums[name], *self._moments[name]
+        addresses = [*(buffer.address for buffer in arrays), 0, 0][:4]
         columns = parameter.shape[1] if parameter.rowwise_second_moment else 0
-        addresses = [*(memory.address for memory in arrays), 0, 0][:4]
+        lanes = min(32, 1 << (columns - 1).bit_length())
         channels = parameter.shape[1] if len(parameter.shape) == 3 else 0
-        return [parameter.data.size, *addresses, columns, min(32, 1 << (columns - 1).bit_length()), channels]
+        return [parameter.data.size, *addresses, columns, lanes, channels]
 
-    def zero_grad(self, documents: int) -> GradAccumulators:
-        """Return sums that are zero, for the gradients of ``documents`` of this rank."""
-        if not self._is_zero:  # another attempt, or the last step was not finite
+    def zero_grad(self, num_documents: int) -> GradAccumulators:
+        """Return accumulators that are zero, for the gradients of this rank's ``num_documents`` documents."""
+        # The update sets the gradients to zero. Clear them here if there was no update, because the step is computed
+        # again or was not finite.
+        if not self._is_zero:
             self._memory.clear()
         self._is_zero = False
-        self._documents, each = documents, 4 * documents
-        self._largest = self._program.buffer("largest terms", each * len(self.grad_sums))
+        self._num_documents, size = num_documents, 4 * num_documents
+        self._largest_terms = self._program.buffer("largest terms", size * len(self.grad_sums))
         return {
-            name: GradAccumulator(total, 1 / self._scales.scale_of(name), self._largest.view(each * number, each))
-            for number, (name, total) in enumerate(self.grad_sums.items())
+            name: GradAccumulator(
+                grad_sum, 1 / self._scales.scale_of(name), self._largest_terms.view(size * index, size)
+            )
+            for index, (name, grad_sum) in enumerate(self.grad_sums.items())
         }
 
     def _sum_gradients(self, loss: DeviceBuffer, step_info: Sequence[int]) -> list[StepStats]:
-        """Add up the gradients; ``loss``: float32 [summands, documents]."""
-        world, run, of_largest = self._group, self._program, (self._largest, self._documents, self._scales.bound_unit)
-        place, summands = (world.rank, world.size, self._stats_buffer), loss.size // (4 * self._documents)
-        run("write_step_stats", len(self.grad_sums) + 1, *of_largest, loss, summands, *step_info, *place)
+        """Sum the gradients over the ranks. ``loss`` is float32 [branches, documents]."""
+        group, program = self._group, self._program
+        terms = self._largest_terms, self._num_documents, self._scales.bound_unit
+        num_branches = loss.size // (4 * self._num_documents)
+        program(
+            "write_step_stats", len(self.grad_sums) + 1,
+            *terms, loss, num_branches, *step_info, group.rank, group.size, self._stats_and_squares,
+        )  # fmt: skip
         if self._communicator is not None:
-            self._communicator.all_reduce(self._memory, self._count)
-        elif world.size > 1:
-            on_host = np.empty(self._count, np.int32)
+            self._communicator.all_reduce(self._memory, self._num_reduced)
+        elif group.size > 1:
+            on_host = np.empty(self._num_reduced, np.int32)
             self._memory.read(on_host)
-            self._memory.write(world.all_reduce(on_host, "gradients"))
+            self._memory.write(group.all_reduce(on_host, "gradients"))
         if self._optimizer.clip_norm is not None:
-            run("add_squared_norms", self._pieces, *self._parameters, self._squares)
-        self._stats_buffer.read_async(self._read)
-        (self._communicator or run.gpu).wait()
-        return list(self._rows.tolist())
+            program("add_squared_norms", self._num_slices, *self._parameters_and_slices, self._squares)
+        self._stats_and_squares.read_async(self._host_copy)
+        (self._communicator or program.gpu).wait()
+        return list(self._stats.tolist())
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
-        optimizer, quanta = self._optimizer, self._scales
-        scale = mean_and_clip_factor(
-            self._grad_scaler.grad_factor * global_batch_size, optimizer.clip_norm, self._sum_of_squares
+        optimizer, scales = self._optimizer, self._scales
+        grad_factor = mean_and_clip_factor(
+            self._grad_scaler.grad_factor * global_batch_size, optimizer.clip_norm, self._squared_norm
         )
         self._grad_scaler.record_finite_step()
         self._num_updates += 1
         rates = [
             (
                 optimizer.bias_corrected_lr(learning_rate * parameter.lr_mult, self._num_updates),
-                scale * quanta.scale_of(name),
+                grad_factor * scales.scale_of(name),
             )
-            for name, parameter in quanta.parameters.items()
+            for name, parameter in scales.parameters.items()
         ]
         self._rates.write(np.array(rates, np.float32))
-        constants = optimizer.weight_decay, *optimizer.betas, optimizer.epsilon
         self._program(
-            "update_parameters", self._pieces, *self._parameters, self._rates, optimizer.kernel_id, *constants
-        )
+            "update_parameters", self._num_slices,
+            *self._parameters_and_slices, self._rates, optimizer.kernel_id,
+            optimizer.weight_decay, *optimizer.betas, optimizer.epsilon,
+        )  # fmt: skip
         self._is_zero = True
 
-    def _sum_of_squares(self) -> float:
-        """Return the sum of the squares of all summed gradients, the same on every rank."""
-        read = self._read[self._rows.nbytes :].view(np.uint64).reshape(-1, 2)
+    def _squared_norm(self) -> float:
+        """Return the squared norm of all summed gradients, the same on every rank."""
+        squares = self._host_copy[self._stats.nbytes :].view(np.uint64).reshape(-1, 2)
         return sum(
             (int(low) + (int(high) << 32)) * self._scales.scale_of(name) ** 2
-            for (low, high), name in zip(read, self._scales.parameters)
+            for (low, high), name in zip(squares, self._scales.parameters)
         )
 
     def synchronize(self) -> None:
@@ -171,30 +190,30 @@ class CudaOptimizer(FixedPointOptimizer):
     def state_dict(self) -> Arrays:
         arrays = super().state_dict()
         for name, parameter in self._scales.parameters.items() if self._num_updates and self._group.is_root else ():
-            for number, shape in enumerate(self._optimizer.state_shapes(parameter)):
-                arrays[f"{name}.{number}"] = np.empty(shape, np.float32)
-                self._moments[name][number].read(arrays[f"{name}.{number}"])
+            for index, shape in enumerate(self._optimizer.state_shapes(parameter)):
+                arrays[f"{name}.{index}"] = np.empty(shape, np.float32)
+                self._moments[name][index].read(arrays[f"{name}.{index}"])
         return arrays
 
     def load_state_dict(self, arrays: Arrays) -> None:
-        saved = OptimizerState(arrays)
+        state = OptimizerState(arrays)
         for name, parameter in self._scales.parameters.items():
-            ages = saved.lazy_state(name, parameter.shape[0] if parameter.rowwise_second_moment else 0)
-            moments = saved.moments(name, self._optimizer.state_shapes(parameter))
+            lazy_state = state.lazy_state(name, parameter.shape[0] if parameter.rowwise_second_moment else 0)
+            moments = state.moments(name, self._optimizer.state_shapes(parameter))
             if moments is not None:
-                value, moments = apply_lazy_updates(parameter.data, moments, ages, self._optimizer)
-                self._buffers[name].write(np.ascontiguousarray(value))
-                for memory, moment in zip(self._moments[name], moments):
-                    memory.write(np.ascontiguousarray(moment))
-        self._scales.load_state_dict(saved.exponents(len(self._scales.parameters)))
-        self._num_updates = saved.num_updates
+                values, moments = apply_lazy_updates(parameter.data, moments, lazy_state, self._optimizer)
+                self._buffers[name].write(np.ascontiguousarray(values))
+                for buffer, moment in zip(self._moments[name], moments):
+                    buffer.write(np.ascontiguousarray(moment))
+        self._scales.load_state_dict(state.exponents(len(self._scales.parameters)))
+        self._num_updates = state.num_updates
 
 
 def _nccl_unavailable_reason(group: ProcessGroup, gpu: int) -> str:
-    """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank; empty if it can."""
-    versions, places = zip(*group.all_gather_object([nccl.version(), driver.gpu_location(gpu)], "NCCL"))
+    """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank. The reason is empty if NCCL can."""
+    versions, locations = zip(*group.all_gather_object([nccl.version(), driver.gpu_location(gpu)], "NCCL"))
     if not all(versions):
         return f"rank {versions.index(0)} has no NCCL 2.14 or later"
     if len(set(versions)) > 1:
         return f"the ranks have versions {min(versions)} and {max(versions)} of NCCL"
-    return "NCCL takes no slices of one GPU" if len(set(places)) < group.size else ""
+    return "NCCL cannot use several MIG slices of one GPU" if len(set(locations)) < group.size else ""

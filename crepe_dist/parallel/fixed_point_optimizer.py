@@ -17,7 +17,7 @@ from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, Step
 def num_step_stats(scales: FixedPointScales) -> int:
     """Return how many floats each rank sends with its gradients.
 
-    They are one bound per trained parameter, the loss, the step, the global batch size and the vote.
+    They are one bound per trained parameter, the loss, the step, the global batch size and the requested action.
     """
     return len(scales.parameters) + 4
 
@@ -26,7 +26,7 @@ class FixedPointOptimizer(DistributedOptimizer):
     """Base class of the optimizers whose gradients are fixed-point numbers. Integer sums do not depend on their order.
 
     Args:
-        quanta: The trained parameters, and the fixed-point scales of their gradients.
+        scales: The trained parameters, and the fixed-point scales of their gradients.
     """
 
     def __init__(self, scales: FixedPointScales) -> None:
@@ -34,18 +34,21 @@ class FixedPointOptimizer(DistributedOptimizer):
         self._num_updates = 0
 
     def _all_reduce(self, loss: float, step_info: Sequence[int]) -> tuple[list[StepStats], tuple[int, ...], bool]:
-        quanta, parameters = self._scales, len(self._scales.parameters)
-        rows = self._sum_gradients(loss, step_info)
-        bounds = [row[:parameters] for row in rows]
-        not_finite = tuple(rank for rank, of_rank in enumerate(bounds) if not all(map(math.isfinite, of_rank)))
-        return [row[parameters:] for row in rows], not_finite, not quanta.update_scales(bounds)
+        num_parameters = len(self._scales.parameters)
+        stats = self._sum_gradients(loss, step_info)
+        sum_bounds = [rank_stats[:num_parameters] for rank_stats in stats]
+        nonfinite_ranks = tuple(
+            rank for rank, rank_bounds in enumerate(sum_bounds) if not all(map(math.isfinite, rank_bounds))
+        )
+        needs_recompute = not self._scales.update_scales(sum_bounds)
+        return [rank_stats[num_parameters:] for rank_stats in stats], nonfinite_ranks, needs_recompute
 
     @abstractmethod
     def _sum_gradients(self, loss: Any, step_info: Sequence[int]) -> list[StepStats]:
-        """Sum the dense gradients over the ranks. Return the bounds, the loss and the numbers of each rank."""
+        """Sum the dense gradients over the ranks. Return the bounds, the loss and the ``step_info`` of each rank."""
 
     def state_dict(self) -> Arrays:
         arrays: Arrays = {"updates": np.array([self._num_updates], dtype=np.int64)}
-        if (quanta := self._scales.state_dict()) is not None:
-            arrays["quanta"] = quanta
+        if (exponents := self._scales.state_dict()) is not None:
+            arrays["exponents"] = exponents
         return arrays

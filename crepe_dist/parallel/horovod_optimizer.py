@@ -1,7 +1,7 @@
 """Horovod around Gluon's ``Trainer``: all-reduce of the floating-point gradients that MXNet computes.
 
-It trains the paper's network: ``horovodrun -np 2 crepe train --model paper --kernels mxnet``. Horovod's
-``DistributedTrainer`` sums the gradients of all processes; a single process has Gluon's own trainer.
+This optimizer trains the paper's network: ``horovodrun -np 2 crepe train --model paper --kernels mxnet``. Horovod's
+``DistributedTrainer`` sums the gradients of all processes. A single process uses Gluon's own trainer.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class HorovodOptimizer(DistributedOptimizer):
         self._group = group
         self._optimizer = optimizer
         self._device = next(iter(parameters.values())).list_ctx()[0]
-        own = mx.optimizer.create(optimizer.name, **optimizer.mxnet_kwargs)  # each update gets its learning rate
+        mxnet_optimizer = mx.optimizer.create(optimizer.name, **optimizer.mxnet_kwargs)  # `step` sets its learning rate
         self._collective: Callable[[], AbstractContextManager[None]] = nullcontext
         if group.size == 1:
-            self._trainer = gluon.Trainer(parameters, own, kvstore=None)
+            self._trainer = gluon.Trainer(parameters, mxnet_optimizer, kvstore=None)
         else:
             self.reduce_backend = "Horovod"
             if group.backend != "Horovod":
@@ -60,13 +60,13 @@ class HorovodOptimizer(DistributedOptimizer):
             from crepe_dist.distributed.horovod_group import detect_lost_peer
 
             self._collective = detect_lost_peer
-            if self._device.device_type == "gpu" and not hvd.cuda_built():  # Horovod would crash
+            if self._device.device_type == "gpu" and not hvd.cuda_built():  # Horovod would crash.
                 hint = mxnet_cuda.HOROVOD_BUILD_HINT
                 remedy = f"{hint}; or train in one process on one GPU, or in several with --device cpu"
                 raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)
-            # One group fixes the order of additions, which otherwise depends on timing, and avoids a race in MXNet's
-            # handling of a failed collective.
-            self._trainer = hvd.DistributedTrainer(parameters, own, num_groups=1)
+            # One group fixes the order of additions, which otherwise depends on timing. It also avoids a race in
+            # MXNet's handling of a failed collective.
+            self._trainer = hvd.DistributedTrainer(parameters, mxnet_optimizer, num_groups=1)
             disable_averaging(self._trainer)
         if self._device.device_type == "cpu":
             disable_aggregated_updates(self._trainer)
@@ -85,49 +85,53 @@ class HorovodOptimizer(DistributedOptimizer):
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
         with self._collective():
             self._trainer.allreduce_grads()
-            losses, finite = read_and_check_finite(loss, self.gradients)
-        own_are_good = finite or bool(np.isfinite(norms.asnumpy()).all())
-        rows = self._group.all_gather_object([own_are_good, float(losses[0]), *step_info], "step")
-        culprits = tuple(rank for rank, row in enumerate(rows) if not row[0])
-        not_finite = () if finite else culprits or tuple(range(self._group.size))
-        return [row[1:] for row in rows], not_finite, False
+            losses, sums_are_finite = read_and_check_finite(loss, self.gradients)
+        own_are_finite = sums_are_finite or bool(np.isfinite(norms.asnumpy()).all())
+        stats = self._group.all_gather_object([own_are_finite, float(losses[0]), *step_info], "step")
+        nonfinite_ranks: tuple[int, ...] = ()
+        if not sums_are_finite:
+            nonfinite_ranks = tuple(rank for rank, rank_stats in enumerate(stats) if not rank_stats[0])
+            # If the gradients of every rank are finite, the sum overflowed, and all ranks are named.
+            nonfinite_ranks = nonfinite_ranks or tuple(range(self._group.size))
+        return [rank_stats[1:] for rank_stats in stats], nonfinite_ranks, False
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
         if self._optimizer.clip_norm is not None:
-            largest = self._optimizer.clip_norm * global_batch_size
-            gluon.utils.clip_global_norm(self.gradients, largest, check_isfinite=False)
+            max_norm = self._optimizer.clip_norm * global_batch_size
+            gluon.utils.clip_global_norm(self.gradients, max_norm, check_isfinite=False)
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.update(global_batch_size)
 
     def state_dict(self) -> Arrays:
         if not self._group.is_root:
             return {}
-        updates, states = get_optimizer_state(self._trainer)
-        arrays: Arrays = {"updates": np.array([updates], dtype=np.int64)}
-        for index, state in states.items():
-            arrays.update({f"{self._names[index]}.{k}": array.asnumpy() for k, array in enumerate(state)})
+        num_updates, moments = get_optimizer_state(self._trainer)
+        arrays: Arrays = {"updates": np.array([num_updates], dtype=np.int64)}
+        for index, parameter_moments in moments.items():
+            arrays.update({f"{self._names[index]}.{k}": array.asnumpy() for k, array in enumerate(parameter_moments)})
         return arrays
 
     def load_state_dict(self, arrays: Arrays) -> None:
-        saved, states = OptimizerState(arrays), {}
+        state, mxnet_states = OptimizerState(arrays), {}
         for index, (name, parameter) in enumerate(zip(self._names, self._parameters)):
-            moments = saved.moments(name, [tuple(parameter.shape)] * self._optimizer.num_moments)
+            moments = state.moments(name, [tuple(parameter.shape)] * self._optimizer.num_moments)
             if moments is not None:
-                states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
-        set_optimizer_state(self._trainer, saved.num_updates, states, self._device)
+                mxnet_states[index] = tuple(mx.nd.array(moment, ctx=self._device) for moment in moments)
+        set_optimizer_state(self._trainer, state.num_updates, mxnet_states, self._device)
 
 
-def read_and_check_finite(numbers: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:
-    """Read a small array, and check that no gradient holds an infinity or NaN, with one wait for the device."""
-    if numbers.context.device_type == "cpu":
-        # MXNet's operator takes about a second for 12 million gradients there (MXNet 1.9.1).
+def read_and_check_finite(array: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:
+    """Read a small array, and return also whether all gradients are finite. Wait for the device only once."""
+    if array.context.device_type == "cpu":
+        # On a CPU, MXNet's operator takes about a second for 12 million gradients (MXNet 1.9.1). NumPy is faster.
         mx.nd.waitall()
-        return numpy_view(numbers).copy(), all(_is_finite(numpy_view(gradient).reshape(-1)) for gradient in gradients)
-    finite = mx.nd.multi_all_finite(*gradients, num_arrays=len(gradients))
-    values = mx.nd.concat(numbers, finite, dim=0).asnumpy()
+        return numpy_view(array).copy(), all(_is_finite(numpy_view(gradient).reshape(-1)) for gradient in gradients)
+    are_finite = mx.nd.multi_all_finite(*gradients, num_arrays=len(gradients))
+    values = mx.nd.concat(array, are_finite, dim=0).asnumpy()
     return values[:-1], bool(values[-1])
 
 
 def _is_finite(numbers: npt.NDArray[np.float32]) -> bool:
-    # The sum of squares takes a third of the time; only if it overflows is each number checked.
+    # The sum of squares takes a third of the time of a check of each number. It can overflow although all numbers are
+    # finite, so each number is checked if the sum is not finite.
     return bool(np.isfinite(np.dot(numbers, numbers)) or np.isfinite(numbers).all())

@@ -1,4 +1,4 @@
-"""Memory that the processes of a host share: files in /dev/shm that are removed as soon as all have opened them."""
+"""Memory that the processes of a host share: files in /dev/shm, which are removed as soon as all have opened them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from crepe_dist.errors import PeerLostError
 from crepe_dist.native import library
 
 FOLDER = hardware.SHARED_MEMORY
-PREFIX = "crepe_dist-"
-STALE_SECONDS = 60.0
-POLL_SECONDS = 0.2  # interval between two checks that the others are alive
-HUGE_PAGE = 2 << 20  # bytes
-MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # of Linux, which the module mmap lacks
+PREFIX = "crepe_dist-"  # Prefix of the names of our files in FOLDER.
+STALE_SECONDS = 60.0  # Minimum age of a file that ``remove_stale_files`` removes.
+POLL_SECONDS = 0.2  # Interval between two checks that the other processes are alive.
+HUGE_PAGE = 2 << 20  # Bytes of a huge page.
+MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # Linux constants that Python's mmap module does not have.
 MAP_FAILED = ctypes.c_void_p(-1).value
 LIBC = ctypes.CDLL(None)
 LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
@@ -35,14 +35,15 @@ LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class HostSharedMemory:
-    """Memory of the processes of a host; the first process's first page holds a barrier.
+    """Memory segments of all processes of a host. The first page of the first segment holds a barrier.
 
-    A process holds a lock on its file while it lives; the kernel releases the lock at its end.
+    Each process holds a lock on its file while it lives. The kernel releases the lock when the process ends, so the
+    other processes can detect its end.
 
     Args:
-        pages: memory of each process, in the order of local ranks.
-        files: their open files; none for a single process.
-        rank: local rank of this process.
+        segments: Memory of each process, in the order of local ranks.
+        files: Open files of the segments, in the same order. Empty for a single process.
+        local_rank: Local rank of this process.
     """
 
     def __init__(self, segments: Sequence[Any], files: Sequence[int], local_rank: int) -> None:
@@ -50,72 +51,79 @@ class HostSharedMemory:
         self.local_rank = local_rank
         self._files = files
         self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(segments[0]))
-        self._round: int | None = None  # of the barrier, from `arrive` to the end of `wait`
+        self._round: int | None = None  # Round of the barrier from ``arrive`` to the end of ``wait``.
 
     @cached_property
     def _functions(self) -> ctypes.CDLL:
-        return library.functions()  # not for ``check``, which GPUs use without kernels for CPUs
+        # Loaded at the first use, because ``check_peers_alive`` is also called by GPU processes that have no CPU
+        # kernels.
+        return library.functions()
 
     @property
     def num_processes(self) -> int:
         return len(self.segments)
 
     def arrive(self) -> None:
-        """Tell the other processes of the host that this one has come to this point; see ``wait``."""
+        """Signal to the other processes of the host that this process has reached this point. Do not wait for them."""
         self.wait()
         if self.num_processes > 1:
             self._round = self._functions.crepe_barrier_arrive(self._barrier, self.num_processes)
 
     def wait(self) -> None:
-        """Wait until all processes of the host have come to the point of this one's last ``arrive``.
+        """Wait until all processes of the host have reached the point of this process's last ``arrive``.
 
         Raises:
-            PeerGone: one of them ended.
+            PeerLostError: One of the processes ended.
         """
         if self._round is None:
             return
-        # Wait in short pieces, so that signals are handled and the end of a process is noticed.
+        # Wait in short intervals, so that signals are handled and the end of a process is detected.
         while not self._functions.crepe_barrier_wait(self._barrier, self._round, POLL_SECONDS):
             try:
                 self.check_peers_alive()
             except PeerLostError:
+                # A process may have arrived at the barrier before it ended. Then there is no need to fail.
                 if not self._functions.crepe_barrier_wait(self._barrier, self._round, 0.0):
                     raise
-                break  # it ended after it had arrived
+                break
         self._round = None
 
     def check_peers_alive(self) -> None:
-        """Check that all processes of the host are there.
+        """Check that all processes of the host are alive.
 
         Raises:
-            PeerGone: one of them ended.
+            PeerLostError: One of the processes ended.
         """
-        if any(rank != self.local_rank and _owner_is_gone(file) for rank, file in enumerate(self._files)):
+        if any(rank != self.local_rank and _has_owner_ended(file) for rank, file in enumerate(self._files)):
             raise PeerLostError("another process of this host ended")
 
     def barrier(self) -> None:
-        """Wait until all processes of the host have called it; raises as ``wait``."""
+        """Wait until all processes of the host have called this method.
+
+        Raises:
+            PeerLostError: One of the processes ended.
+        """
         self.arrive()
         self.wait()
 
 
 def allocate_private(size: int) -> HostSharedMemory:
-    """Allocate the memory of a process that shares it with no other."""
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages.madvise(mmap.MADV_HUGEPAGE)  # rows of tables are read in random order
-    return HostSharedMemory([pages], (), 0)
+    """Allocate ``size`` bytes of memory for a process that shares no memory."""
+    segment = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    segment.madvise(mmap.MADV_HUGEPAGE)  # Embedding rows are read in random order, so huge pages save TLB misses.
+    return HostSharedMemory([segment], (), 0)
 
 
 def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> HostSharedMemory | None:
-    """Create this rank's memory and open those of its host; every rank calls it.
+    """Create this rank's segment, and open the segments of its host. Every rank must call this function.
 
     Args:
-        host: ranks of this host, in the order of local ranks.
-        size: bytes of each memory.
+        host_ranks: Ranks of this host, in the order of local ranks.
+        size: Bytes of each segment.
 
     Returns:
-        The memory, or ``None`` on all ranks if one of them cannot share, because /dev/shm is too small (a container has
-        64 MB by default) or belongs to another container.
+        The memory, or ``None`` on all ranks if one rank cannot share memory. Its /dev/shm may be too small (a
+        container has 64 MB by default) or may belong to another container.
     """
     remove_stale_files()
     created = _create_segment(size)
@@ -123,32 +131,34 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
     try:
         names = group.all_gather_object(created and created[0].name, "shared memory")
         if None not in names:
-            files, pages = _open_segments([names[rank] for rank in host_ranks], size)
-            if 0 not in group.all_gather_object(len(pages), "shared memory opened"):
-                own = pages[host_ranks.index(group.rank)]
-                back_with_huge_pages(ctypes.addressof(own), size)
-                return HostSharedMemory(pages, files, host_ranks.index(group.rank))
+            files, segments = _open_segments([names[rank] for rank in host_ranks], size)
+            if 0 not in group.all_gather_object(len(segments), "shared memory opened"):
+                local_rank = host_ranks.index(group.rank)
+                back_with_huge_pages(ctypes.addressof(segments[local_rank]), size)
+                return HostSharedMemory(segments, files, local_rank)
     finally:
         if created is not None:
-            created[0].unlink(missing_ok=True)  # the memory lives until the last process ends, even if it is killed
+            # The memory lives until the last process ends. Because the file is removed now, the memory is freed even
+            # if all processes are killed.
+            created[0].unlink(missing_ok=True)
     for file in files if created is None else [*files, created[1]]:
-        os.close(file)  # otherwise it would keep the memory
+        os.close(file)  # An open file would keep the memory alive.
     return None
 
 
 def back_with_huge_pages(start: int, size: int) -> None:
-    """Back memory that the process has written with huge pages where it can have them; rows are read in random order.
+    """Back memory with huge pages if possible, because embedding rows are read in random order.
 
-    An older Linux than 6.1 ignores it.
+    The process has already written the memory. Linux before 6.1 ignores the request.
     """
     aligned = -(-start // HUGE_PAGE) * HUGE_PAGE
     LIBC.madvise(aligned, max(0, start + size - aligned), MADV_COLLAPSE)
 
 
 def remove_stale_files() -> None:
-    """Remove files of processes that were killed between creating and removing one."""
+    """Remove the files of processes that were killed before they could remove their file."""
     for path in FOLDER.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # gone by now, in use, or another user's
+        with suppress(OSError):  # The file was removed meanwhile, is locked by its process, or belongs to another user.
             if time.time() - path.stat().st_mtime < STALE_SECONDS:
                 continue
             with path.open("r+b") as file:
@@ -156,7 +166,8 @@ def remove_stale_files() -> None:
                 path.unlink()
 
 
-def _owner_is_gone(file: int) -> bool:
+def _has_owner_ended(file: int) -> bool:
+    """Return whether the process that created a file has ended, which released its lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -166,7 +177,7 @@ def _owner_is_gone(file: int) -> bool:
 
 
 def _create_segment(size: int) -> tuple[Path, int] | None:
-    """Create a file of that size, locked until its descriptor is closed; ``None`` if that fails."""
+    """Create a file of ``size`` bytes, and lock it until its descriptor is closed. Return ``None`` if that fails."""
     path = FOLDER / f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -174,7 +185,8 @@ def _create_segment(size: int) -> tuple[Path, int] | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.posix_fallocate(descriptor, 0, size)  # otherwise a full /dev/shm would kill the process at the first write
+        # Reserve the memory now. Otherwise a full /dev/shm would kill the process (SIGBUS) at the first write.
+        os.posix_fallocate(descriptor, 0, size)
     except OSError:
         path.unlink()
         os.close(descriptor)
@@ -183,10 +195,11 @@ def _create_segment(size: int) -> tuple[Path, int] | None:
 
 
 def _open_segments(names: Sequence[str], size: int) -> tuple[list[int], list[Any]]:
-    """Open the memories of all processes; empty if one cannot be opened."""
+    """Open and map the files of all processes. Return empty lists if one of them cannot be opened."""
     files: list[int] = []
     try:
-        files.extend(os.open(FOLDER / name, os.O_RDWR) for name in names)  # keeps those before one that fails
+        # ``extend`` keeps the files that were opened before a failure, so that they can be closed.
+        files.extend(os.open(FOLDER / name, os.O_RDWR) for name in names)
         return files, [_map_segment(file, size) for file in files]
     except (OSError, ValueError):
         for file in files:
@@ -195,14 +208,15 @@ def _open_segments(names: Sequence[str], size: int) -> tuple[list[int], list[Any
 
 
 def _map_segment(file: int, size: int) -> Any:
-    """Map a file at an address that huge pages can back, as an array of characters.
+    """Map a file at an address that is aligned to huge pages, and return it as a ctypes array of characters.
 
-    Rows of tables are read in random order: with small pages a step takes half as long again. Files in /dev/shm have
-    huge pages only if the mount says so, or if a mapping of them is collapsed.
+    Embedding rows are read in random order, and a step takes half as long again with small pages. Files in /dev/shm
+    have huge pages only if the mount says so, or after ``back_with_huge_pages``.
     """
     if os.fstat(file).st_size < size:
         raise ValueError("the file is shorter than its mapping")
     protection, reserved = mmap.PROT_READ | mmap.PROT_WRITE, size + HUGE_PAGE
+    # Reserve addresses for one huge page more than needed, and map the file at the first aligned one among them.
     start = LIBC.mmap(None, reserved, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     if start == MAP_FAILED:
         raise OSError("no address space is left")
@@ -210,6 +224,7 @@ def _map_segment(file: int, size: int) -> Any:
     if LIBC.mmap(aligned, size, protection, mmap.MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED:
         LIBC.munmap(start, reserved)
         raise OSError("the memory cannot be mapped")
-    array = (ctypes.c_char * size).from_address(aligned)
-    weakref.finalize(array, LIBC.munmap, start, reserved).atexit = False  # threads may use it until the end
-    return array
+    segment = (ctypes.c_char * size).from_address(aligned)
+    # Not at exit of the interpreter, because other threads may use the memory until the process ends.
+    weakref.finalize(segment, LIBC.munmap, start, reserved).atexit = False
+    return segment

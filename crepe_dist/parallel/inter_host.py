@@ -1,6 +1,6 @@
-"""Messages between hosts: sums of the dense gradients, and rows of tables.
+"""Exchange between hosts: sums of the dense gradients, and rows of sharded embeddings.
 
-An all-reduce over all ranks would send every number through every rank; an all-to-all sends each number once to each
+An all-reduce over all ranks would send every number through every rank. An all-to-all sends each number once to each
 host that needs it.
 """
 
@@ -18,19 +18,21 @@ from crepe_dist.parallel.sharded_embedding import Int32Array, ShardedEmbedding
 
 
 class InterHostReducer:
-    """Exchange between hosts: sums of a part of the dense gradients, and rows of tables.
+    """All-reduce of gradient slices over the hosts, and exchange of embedding rows between hosts.
 
-    The ranks that have the same part, one on each host, add a piece of it each: they send each other these pieces, then
-    the sums. A host sends 2 (hosts - 1) / hosts of the part, as in a ring.
+    Dense gradients: the ranks with the same slice, one on each host, divide the slice into pieces. Each of these ranks
+    receives its piece from the others, sums it, and sends the sum to the others (reduce-scatter, then all-gather). A
+    host sends 2 (hosts - 1) / hosts of the slice, as in a ring all-reduce.
 
-    Each row of a table has an owner. The processes of a host deal with some owners on other hosts each: a process asks
-    these for the rows that the host's batch touches, and later sends them the host's sums, most of which fit into 16
-    bits.
+    Embedding rows: each row has an owner, which is a rank. The processes of a host divide the owners on other hosts
+    among themselves. A process requests from its owners the rows that the host's batch uses. It later sends the
+    gradients of these rows, summed over the host, to the owners. Most of these sums fit into 16 bits.
 
     Args:
-        hosts: ranks of each host. In this order they own the blocks of each table.
-        peers: the ranks that have this part, one per host; empty if this rank has no part.
-        part: this rank's part, int32 [n], which the sum replaces.
+        hosts: Ranks of each host. The ranks own the shards of each embedding in this order.
+        slice_peers: Ranks that have the same gradient slice as this rank, one per host. Empty if this rank has no
+            slice.
+        grad_slice: Gradient slice of this rank, int32 [n]. ``all_reduce`` replaces it by its sum.
     """
 
     def __init__(
@@ -41,166 +43,192 @@ class InterHostReducer:
         grad_slice: Int32Array,
         embeddings: Sequence[ShardedEmbedding],
     ) -> None:
-        self._world = group
-        self._peers = sorted(slice_peers)
-        self._part = grad_slice
-        self._tables = embeddings
-        host = next(host for host in hosts if group.rank in host)
-        order = [rank for host in hosts for rank in host]
-        self._own = order.index(group.rank)
-        self._remote = {rank: owner for owner, rank in enumerate(order) if rank not in host}
-        mine = host.index(group.rank)
-        self._owners = {rank: owner for rank, owner in self._remote.items() if owner % len(host) == mine}
-        # The ranks that deal with this owner, one on each other host.
-        self._askers = [other[self._own % len(other)] for other in hosts if other is not host]
-        self._requested_rows: dict[int, list[Int32Array]] = {}  # by rank: the rows of each table that it has asked for
+        self._group = group
+        self._slice_peers = sorted(slice_peers)
+        self._grad_slice = grad_slice
+        self._embeddings = embeddings
+        own_host = next(host for host in hosts if group.rank in host)
+        shard_ranks = [rank for host in hosts for rank in host]
+        self._own_shard = shard_ranks.index(group.rank)
+        # The shards of ranks on other hosts, by rank.
+        self._remote_shards = {rank: shard for shard, rank in enumerate(shard_ranks) if rank not in own_host}
+        local_rank = own_host.index(group.rank)
+        # The remote shards whose rows this process requests. The kernels divide the shards in the same way
+        # (RowSharding::local_process_for).
+        self._requested_shards = {
+            rank: shard for rank, shard in self._remote_shards.items() if shard % len(own_host) == local_rank
+        }
+        # The ranks that request rows of this rank's shard, one on each other host.
+        self._requesting_ranks = [host[self._own_shard % len(host)] for host in hosts if host is not own_host]
+        self._requested_rows: dict[int, list[Int32Array]] = {}  # Rows of each embedding that a rank has requested.
 
     def pull_rows(self) -> None:
-        """Get the values of the rows that this host's batch touches; every rank calls it."""
-        for table in self._tables:
-            table.collect_remote_rows()
-        questions = {
-            rank: [table.remote_row_ids(owner) for table in self._tables] for rank, owner in self._owners.items()
+        """Get the values of the remote rows that this host's batch uses. Every rank must call this method."""
+        for embedding in self._embeddings:
+            embedding.collect_remote_rows()
+        requests = {
+            rank: [embedding.remote_row_ids(shard) for embedding in self._embeddings]
+            for rank, shard in self._requested_shards.items()
         }
         self._requested_rows = self._send(
-            questions, "rows", {rank: [None] * len(self._tables) for rank in self._askers}
+            requests, "rows", {rank: [None] * len(self._embeddings) for rank in self._requesting_ranks}
         )
-        answers = {
-            rank: [table.read_rows(self._check(rows, table)) for table, rows in zip(self._tables, lists)]
-            for rank, lists in self._requested_rows.items()
+        replies = {
+            rank: [
+                embedding.read_rows(self._check_rows(rows, embedding))
+                for embedding, rows in zip(self._embeddings, row_lists)
+            ]
+            for rank, row_lists in self._requested_rows.items()
         }
-        expected = {rank: [len(kept) for kept in self._remote_buffers(rank)] for rank in self._owners}
-        for rank, values in self._send(answers, "values", expected).items():
-            for kept, received in zip(self._remote_buffers(rank), values):
-                kept[:] = received
+        expected = {rank: [len(buffer) for buffer in self._remote_buffers(rank)] for rank in self._requested_shards}
+        for rank, values in self._send(replies, "values", expected).items():
+            for buffer, received in zip(self._remote_buffers(rank), values):
+                buffer[:] = received
 
     def all_reduce(self) -> None:
-        """Replace the part by its sum over the hosts, and complete the sums of own rows; every rank calls it."""
-        for table in self._tables:
-            table.reduce_remote_grads()
-        pieces = dict(zip(self._peers, np.array_split(self._part, len(self._peers) or 1)))
-        nothing = self._part[:0]
+        """Sum this rank's gradient slice over the hosts, and the gradients of the rows that this rank owns.
+
+        Every rank must call this method.
+        """
+        for embedding in self._embeddings:
+            embedding.reduce_remote_grads()
+        num_peers = len(self._slice_peers)
+        pieces = dict(zip(self._slice_peers, np.array_split(self._grad_slice, num_peers or 1)))
+        empty = self._grad_slice[:0]
+        # Each message contains a piece of the slice, and the gradients of the receiver's rows in each embedding.
         messages = {
-            rank: [pieces.get(rank, nothing), *map(pack_int16, self._remote_buffers(rank))]
-            for rank in {*pieces, *self._owners}
+            rank: [pieces.get(rank, empty), *map(pack_int16, self._remote_buffers(rank))]
+            for rank in {*pieces, *self._requested_shards}
         }
-        sizes = {rank: len(piece) for rank, piece in pieces.items()}
-        expected: dict[int, list[int | None]] = {rank: [sizes.get(self._world.rank, 0)] for rank in self._peers}
-        for rank in self._askers:
-            expected[rank] = [*expected.get(rank, [0]), *[None] * len(self._tables)]
+        piece_lengths = {rank: len(piece) for rank, piece in pieces.items()}
+        own_length = piece_lengths.get(self._group.rank, 0)
+        expected: dict[int, list[int | None]] = {rank: [own_length] for rank in self._slice_peers}
+        for rank in self._requesting_ranks:
+            expected[rank] = [*expected.get(rank, [0]), *[None] * len(self._embeddings)]
         received = self._send(messages, "gradients", expected)
-        for number, table in enumerate(self._tables):
-            rows = [lists[number] for lists in self._requested_rows.values()]
-            counts = [table.num_elements(of_rank) for of_rank in rows]
-            short = [received[rank][1 + number] for rank in self._requested_rows]
-            table.accumulate(rows, [*map(unpack_int16, short, counts)])
-        total = sum((received[peer][0] for peer in self._peers), np.zeros(1, np.int32))
+        for index, embedding in enumerate(self._embeddings):
+            rows = [row_lists[index] for row_lists in self._requested_rows.values()]
+            counts = [embedding.num_elements(rank_rows) for rank_rows in rows]
+            packed = [received[rank][1 + index] for rank in self._requested_rows]
+            embedding.accumulate(rows, [*map(unpack_int16, packed, counts)])
+        total = sum((received[peer][0] for peer in self._slice_peers), np.zeros(1, np.int32))
         sums = self._send(
-            {peer: [total] for peer in self._peers}, "sums", {rank: [sizes[rank]] for rank in self._peers}
+            {peer: [total] for peer in self._slice_peers},
+            "sums",
+            {rank: [piece_lengths[rank]] for rank in self._slice_peers},
         )
-        self._part[:] = np.concatenate([nothing, *(sums[peer][0] for peer in self._peers)])
+        self._grad_slice[:] = np.concatenate([empty, *(sums[peer][0] for peer in self._slice_peers)])
 
     def gather_rows(
         self, embedding: ShardedEmbedding, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]
     ) -> None:
-        """Copy the rows of other hosts into arrays of a table on some ranks; every rank calls it.
+        """Copy the rows of other hosts into arrays on some ranks. Every rank must call this method.
 
         Args:
-            arrays: arrays [rows, …] of four bytes a number, which hold this rank's rows.
-            ranks: those that get the rows.
+            arrays: Arrays [rows, …] of numbers of four bytes. They already contain this rank's rows.
+            ranks: Ranks that receive the rows.
         """
-        own = [array[embedding.shard_slice(self._own)].reshape(-1).view(np.int32) for array in arrays]
-        blocks = {
-            rank: embedding.shard_slice(owner) for rank, owner in self._remote.items() if self._world.rank in ranks
-        }
-        expected = {rank: [array[block].size for array in arrays] for rank, block in blocks.items()}
+        own_rows = [array[embedding.shard_slice(self._own_shard)].reshape(-1).view(np.int32) for array in arrays]
+        is_receiver = self._group.rank in ranks
+        slices = {rank: embedding.shard_slice(shard) for rank, shard in self._remote_shards.items() if is_receiver}
+        expected = {rank: [array[rows].size for array in arrays] for rank, rows in slices.items()}
         name = f"rows of {embedding.name}"
-        received = self._send({rank: own for rank in ranks if rank in self._remote}, name, expected)
-        for rank, parts in received.items():
-            for array, part in zip(arrays, parts):
-                rows = array[blocks[rank]]
-                rows[:] = part.view(array.dtype).reshape(rows.shape)
+        received = self._send({rank: own_rows for rank in ranks if rank in self._remote_shards}, name, expected)
+        for rank, rank_arrays in received.items():
+            for array, numbers in zip(arrays, rank_arrays):
+                target = array[slices[rank]]
+                target[:] = numbers.view(array.dtype).reshape(target.shape)
 
-    def _check(self, rows: Int32Array, table: ShardedEmbedding) -> Int32Array:
-        """Return rows that another rank has asked for; the kernels cannot check them.
+    def _check_rows(self, rows: Int32Array, embedding: ShardedEmbedding) -> Int32Array:
+        """Return rows that another rank has requested, after a check. The kernels do not check the rows.
 
         Raises:
-            RuntimeError: they do not ascend, or are not this rank's.
+            RuntimeError: The rows are not in ascending order, or this rank does not own them.
         """
-        own = table.shard_slice(self._own)
-        if len(rows) and not (own.start <= rows[0] and rows[-1] < own.stop and (rows[1:] > rows[:-1]).all()):
-            raise RuntimeError(f"another rank asked for rows of {table.name} that this one does not own")
+        own_rows = embedding.shard_slice(self._own_shard)
+        if len(rows) and not (own_rows.start <= rows[0] and rows[-1] < own_rows.stop and (rows[1:] > rows[:-1]).all()):
+            raise RuntimeError(f"another rank requested rows of {embedding.name} that this rank does not own")
         return rows
 
     def _remote_buffers(self, rank: int) -> list[Int32Array]:
-        """Return the numbers of the rows of each table for which this rank has asked another, if it asks that one."""
-        return [table.remote_buffer(self._owners[rank]) for table in self._tables] if rank in self._owners else []
+        """Return the buffers of the rows that this rank requests from ``rank``, one buffer per embedding.
+
+        The list is empty if this rank requests no rows from ``rank``.
+        """
+        if rank not in self._requested_shards:
+            return []
+        return [embedding.remote_buffer(self._requested_shards[rank]) for embedding in self._embeddings]
 
     def _send(
         self, messages: Mapping[int, Sequence[Int32Array]], name: str, expected: Mapping[int, Sequence[int | None]]
     ) -> dict[int, list[Int32Array]]:
-        """Send lists of arrays to ranks, and return the lists that came, by rank; every rank calls it.
+        """Send a list of arrays to each rank in ``messages``. Every rank must call this method.
 
         Args:
-            expected: lengths of the arrays that each rank sends; ``None`` for any length.
+            messages: Arrays to send, by receiver.
+            expected: Lengths of the arrays that each sender sends. ``None`` is any length.
+
+        Returns:
+            The received arrays, by sender.
 
         Raises:
-            RuntimeError: other arrays came. A missing one would leave old numbers in place, and one number would be
-                copied to all.
+            RuntimeError: The received arrays have other lengths. Without this check, a missing array would leave old
+                numbers in place, and NumPy would copy a single number to all elements.
         """
-        world = self._world
+        group = self._group
         parts: list[Int32Array] = []
-        counts = [0] * world.size
-        for rank, own in sorted(messages.items()):
-            head = np.array([len(own), *map(len, own)], np.int64).view(np.int32)
-            parts += [head, *own]
-            counts[rank] = len(head) + sum(map(len, own))
-        received, sizes = world.all_to_all(np.concatenate([self._part[:0], *parts]), counts, name)
-        came = enumerate(np.split(received, np.cumsum(sizes)[:-1]))
-        lists = {rank: _arrays(message) for rank, message in came if len(message)}
-        for rank in sorted({*expected, *lists}):
-            lengths, wanted = [len(each) for each in lists.get(rank, [])], expected.get(rank, [])
-            if (rank in lists) != (rank in expected) or not _fit(lengths, wanted):
+        counts = [0] * group.size
+        for rank, arrays in sorted(messages.items()):
+            header = np.array([len(arrays), *map(len, arrays)], np.int64).view(np.int32)
+            parts += [header, *arrays]
+            counts[rank] = len(header) + sum(map(len, arrays))
+        received, sizes = group.all_to_all(np.concatenate([self._grad_slice[:0], *parts]), counts, name)
+        received_messages = enumerate(np.split(received, np.cumsum(sizes)[:-1]))
+        received_arrays = {rank: _split_message(message) for rank, message in received_messages if len(message)}
+        for rank in sorted({*expected, *received_arrays}):
+            lengths, expected_lengths = list(map(len, received_arrays.get(rank, []))), expected.get(rank, [])
+            if (rank in received_arrays) != (rank in expected) or not _match(lengths, expected_lengths):
                 raise RuntimeError(
-                    f"rank {rank} sent {_described(lengths)} to rank {world.rank} as {name}, not {_described(wanted)}"
+                    f"rank {rank} sent {_describe_lengths(lengths)} to rank {group.rank} as {name}, "
+                    f"not {_describe_lengths(expected_lengths)}"
                 )
-        return lists
+        return received_arrays
 
 
-def _fit(lengths: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(lengths) == len(wanted) and all(want in (None, length) for length, want in zip(lengths, wanted))
+def _match(lengths: Sequence[int], expected: Sequence[int | None]) -> bool:
+    return len(lengths) == len(expected) and all(limit in (None, length) for length, limit in zip(lengths, expected))
 
 
-def _arrays(message: Int32Array) -> list[Int32Array]:
-    """Split a message into its arrays.
+def _split_message(message: Int32Array) -> list[Int32Array]:
+    """Split a message into its arrays. The header has their number and their lengths, as int64 numbers.
 
     Raises:
-        RuntimeError: it is malformed.
+        RuntimeError: The message is malformed.
     """
     words = message[: len(message) // 2 * 2].view(np.int64)
-    number = int(words[0]) if len(words) else -1
-    lengths, numbers = words[1 : 1 + number], message[2 + 2 * number :]
-    if not 0 <= number < len(words) or (lengths < 0).any() or sum(lengths.tolist()) != len(numbers):
+    num_arrays = int(words[0]) if len(words) else -1
+    lengths, content = words[1 : 1 + num_arrays], message[2 + 2 * num_arrays :]
+    if not 0 <= num_arrays < len(words) or (lengths < 0).any() or sum(lengths.tolist()) != len(content):
         raise RuntimeError(f"a message of {len(message)} words does not hold the arrays that it names")
-    return np.split(numbers, np.cumsum(lengths)[:-1]) if number else []
+    return np.split(content, np.cumsum(lengths)[:-1]) if num_arrays else []
 
 
-def _described(lengths: Sequence[int | None]) -> str:
-    names = ["any" if each is None else str(each) for each in lengths]
+def _describe_lengths(lengths: Sequence[int | None]) -> str:
+    names = ["any" if length is None else str(length) for length in lengths]
     return f"arrays of lengths {', '.join(names)}" if names else "no arrays"
 
 
 def pack_int16(numbers: Int32Array) -> Int32Array:
-    """Return a message of numbers: 16 bits each, and 32 more for each that does not fit into them."""
+    """Compress numbers into a message. Each number takes 16 bits, and 32 bits more if it does not fit into 16 bits."""
     message = np.empty(-(-len(numbers) // 2) + len(numbers), np.int32)
     return message[: library.functions().crepe_pack_int16(numbers.ctypes.data, len(numbers), message.ctypes.data)]
 
 
 def unpack_int16(message: Int32Array, count: int) -> Int32Array:
-    """Return the numbers of a message.
+    """Return the numbers of a message of ``pack_int16``.
 
     Raises:
-        RuntimeError: the message has not that count of numbers.
+        RuntimeError: The message does not contain ``count`` numbers.
     """
     numbers = np.empty(count, np.int32)
     if library.functions().crepe_unpack_int16(message.ctypes.data, len(message), count, numbers.ctypes.data):

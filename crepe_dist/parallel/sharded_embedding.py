@@ -1,10 +1,9 @@
-"""Row-sparse training of a parameter: each step reads, sums and updates only the rows that its documents touch.
+"""Row-sparse training of an embedding: each step reads, sums and updates only the rows that its documents use.
 
-The result is that of the dense optimizer up to rounding: a row that a step does not touch is moved on when it is next
-read or updated, by as much as its momentum would have moved it since
-(``native/sharded_embedding.h``). Two things are different:
-weight decay acts on a row in the steps that touch it, and the change of Adam's epsilon is neglected meanwhile. GPUs
-update all rows (``cuda``).
+The result equals the result of a dense optimizer, up to rounding. A dense optimizer also changes a row that has no
+gradient, by the momentum of the row. Here, such changes are lazy: they are applied when the row is next read or updated
+(``native/sharded_embedding.h``). There are two differences. Weight decay acts on a row only in the steps that use it.
+Adam's epsilon is not rescaled while the row has no gradient. GPUs update all rows (``cuda_optimizer.py``).
 """
 
 from __future__ import annotations
@@ -22,23 +21,24 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.native import library
 from crepe_dist.native.library import pointers
-from crepe_dist.optim.optimizer_state import OptimizerState
+from crepe_dist.optim.optimizer_state import LazyState, Moments, OptimizerState
 from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.host_shared_memory import back_with_huge_pages
 
 Int32Array = npt.NDArray[np.int32]
-LazyState = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # drift and update of each row; see ``Table.arrays``
-Moments = list[npt.NDArray[np.float32]]
 
 
 class RowSharding(ctypes.Structure):
-    """The ranks that own the rows of a table, a block each; those of a host are neighbours.
+    """Division of the rows of an embedding among ranks. Each rank owns a shard, which is a contiguous block of rows.
+
+    The shards of a host are neighbours. The struct of the same name in ``native/sharded_embedding.h`` has the same
+    fields.
 
     Attributes:
-        all: their number.
-        first: number of this host's first one.
-        processes: number of those of this host.
+        num_shards: Number of ranks.
+        first_local_shard: First shard of this host.
+        num_local_shards: Number of shards of this host, which is its number of processes.
     """
 
     _fields_ = (("num_shards", ctypes.c_int), ("first_local_shard", ctypes.c_int), ("num_local_shards", ctypes.c_int))
@@ -46,12 +46,13 @@ class RowSharding(ctypes.Structure):
 
 @dataclass(frozen=True)
 class SparseParameter:
-    """A parameter to be trained row by row.
+    """Row-sparse parameter.
 
     Attributes:
-        parameter: parameter [rows, columns] without a gradient.
-        most_rows: largest number of rows that this rank touches in a step.
-        attach: called with the address of the table, from which the engine reads and to which it adds its gradient.
+        parameter: Parameter [rows, columns]. Its ``grad`` is ``None``.
+        max_rows_per_step: Maximum number of rows that this rank uses in a step.
+        on_open: Function that is called with the address of the native embedding. The engine reads rows from this
+            embedding and adds its gradients to it.
     """
 
     name: str
@@ -61,21 +62,22 @@ class SparseParameter:
 
     @property
     def c_shape(self) -> Any:
+        """C array of the number of rows, the number of columns and ``max_rows_per_step``."""
         return (ctypes.c_int64 * 3)(*self.parameter.shape, self.max_rows_per_step)
 
     def segment_bytes(self, sharding: RowSharding) -> int:
-        """Return the memory that each process of a host needs, in whole pages."""
+        """Return the memory that each process of a host needs in bytes, rounded up to whole pages."""
         size = library.functions().crepe_embedding_bytes(self.c_shape, ctypes.byref(sharding))
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class ShardedEmbedding:
-    """Values and optimizer state of a parameter's rows, divided among all ranks, each of which owns a block.
+    """Embedding whose rows and optimizer state are sharded over all ranks.
 
     Args:
-        sparse: the parameter; its current values are copied.
-        memories: memory of each process of the host, uint8.
-        rank: local rank of this process among them.
+        sparse: The parameter. Its current values are copied.
+        segments: Memory of each process of the host, uint8.
+        local_rank: Local rank of this process.
     """
 
     def __init__(
@@ -86,174 +88,212 @@ class ShardedEmbedding:
         segments: Sequence[npt.NDArray[np.uint8]],
         local_rank: int,
     ) -> None:
-        self._owners = sharding
-        self._memories = segments
+        self._sharding = sharding
+        self._segments = segments
         self.name = sparse.name
         self.parameter = sparse.parameter
         self._optimizer = optimizer
-        self._updates = 0
-        self._run = library.functions()
-        self._handle = self._run.crepe_embedding_open(
+        self._num_updates = 0
+        self._functions = library.functions()
+        self._handle = self._functions.crepe_embedding_open(
             sparse.c_shape,
             optimizer.kernel_id,
             optimizer.constants,
-            (ctypes.c_void_p * len(segments))(*[memory.ctypes.data for memory in segments]),
+            (ctypes.c_void_p * len(segments))(*[segment.ctypes.data for segment in segments]),
             ctypes.byref(sharding),
             local_rank,
             library.num_threads(),
         )
         _check_memory(self._handle is None)
-        value = self.parameter.data
-        back_with_huge_pages(value.ctypes.data, value.nbytes)  # scoring reads it
-        weakref.finalize(self, self._run.crepe_embedding_close, self._handle)
-        self._rows_each = self._run.crepe_embedding_rows_per_shard(sparse.c_shape, ctypes.byref(sharding))
-        self._bounds = np.zeros(sharding.num_shards + 1, np.int64)  # of the rows of each owner among those of `keep`
-        self._kept = np.zeros(0, np.int32), np.zeros((0, self.parameter.shape[1]), np.int32)
+        values = self.parameter.data
+        back_with_huge_pages(values.ctypes.data, values.nbytes)  # Evaluation reads these values in random order.
+        weakref.finalize(self, self._functions.crepe_embedding_close, self._handle)
+        self._rows_per_shard = self._functions.crepe_embedding_rows_per_shard(sparse.c_shape, ctypes.byref(sharding))
+        # Remote rows that ``collect_remote_rows`` has collected: their ids, their numbers [rows, columns], and the
+        # place of the first row of each shard among them.
+        self._shard_bounds = np.zeros(sharding.num_shards + 1, np.int64)
+        self._remote_ids = np.zeros(0, np.int32)
+        self._remote_numbers = np.zeros((0, self.parameter.shape[1]), np.int32)
         self._load(0, None, (np.zeros(1), np.zeros(self.parameter.shape[0], np.int32)))
         sparse.on_open(self._handle)
 
     def squared_norm(self) -> int:
-        """Return the sum of the squares of the last sum, in quanta."""
+        """Return the squared norm of the last summed gradient, in fixed-point units.
+
+        It covers the rows that this process updates.
+        """
         sums = (ctypes.c_uint64 * 2)()
-        self._run.crepe_embedding_squared_norm(self._handle, sums)
+        self._functions.crepe_embedding_squared_norm(self._handle, sums)
         low, high = sums
         return low + (high << 32)
 
     def shard_slice(self, shard: int, count: int = 1) -> slice:
-        """Return the rows of an owner, or of a number of neighbours."""
-        return slice(*[min(at * self._rows_each, self.parameter.shape[0]) for at in (shard, shard + count)])
+        """Return the rows of ``count`` neighbouring shards, of which ``shard`` is the first."""
+        num_rows = self.parameter.shape[0]
+        return slice(*[min(index * self._rows_per_shard, num_rows) for index in (shard, shard + count)])
 
     @property
     def host_slice(self) -> slice:
-        """The rows of this host's owners."""
-        return self.shard_slice(self._owners.first_local_shard, self._owners.num_local_shards)
+        """Rows of this host's shards."""
+        return self.shard_slice(self._sharding.first_local_shard, self._sharding.num_local_shards)
 
     def collect_remote_rows(self) -> None:
-        """List the rows of other hosts that the host's batch touches, of the owners that this process deals with."""
+        """Collect the ids of the remote rows that this host's batch uses.
+
+        The processes of a host divide the remote shards among themselves. Each process collects only the rows of its
+        own remote shards.
+        """
         addresses = (ctypes.c_void_p * 2)()
-        self._run.crepe_embedding_collect_remote_rows(self._handle, self._bounds.ctypes.data, addresses)
-        count, columns = int(self._bounds[-1]), self.parameter.shape[1]
-        rows, numbers = (
+        self._functions.crepe_embedding_collect_remote_rows(self._handle, self._shard_bounds.ctypes.data, addresses)
+        count, columns = int(self._shard_bounds[-1]), self.parameter.shape[1]
+        self._remote_ids, numbers = (
             np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int32)), (size,))
             for address, size in zip(addresses, (count, count * columns))
         )
-        self._kept = rows, numbers.reshape(count, columns)
+        self._remote_numbers = numbers.reshape(count, columns)
 
     def remote_row_ids(self, shard: int) -> Int32Array:
-        """Return the rows of an owner that ``keep`` has listed, int32 [n]."""
-        return self._kept[0][slice(*self._bounds[shard : shard + 2])]
+        """Return the ids of the collected remote rows of a shard, int32 [n]."""
+        return self._remote_ids[slice(*self._shard_bounds[shard : shard + 2])]
 
     def remote_buffer(self, shard: int) -> Int32Array:
-        """Return the memory of the numbers of these rows, flat: values, to be written; or sums, see ``sum_kept``."""
-        return self._kept[1][slice(*self._bounds[shard : shard + 2])].reshape(-1)
+        """Return the memory of the collected remote rows of a shard, as a flat array.
+
+        The caller writes the values of the rows to it. ``reduce_remote_grads`` replaces them by gradients.
+        """
+        return self._remote_numbers[slice(*self._shard_bounds[shard : shard + 2])].reshape(-1)
 
     def num_elements(self, rows: Int32Array) -> int:
-        """Return the count of the numbers of rows."""
+        """Return the number of elements of rows."""
         return len(rows) * int(self.parameter.shape[1])
 
     def read_rows(self, rows: Int32Array) -> Int32Array:
-        """Return the values of ascending rows of this process, float32 as int32, flat."""
+        """Return the values of rows of this process's shard as a flat array.
+
+        Args:
+            rows: Ids of the rows in ascending order.
+
+        Returns:
+            float32 numbers, as an int32 view.
+        """
         values = np.empty(self.num_elements(rows), np.float32)
-        self._run.crepe_embedding_read_rows(self._handle, rows.ctypes.data, len(rows), values.ctypes.data)
+        self._functions.crepe_embedding_read_rows(self._handle, rows.ctypes.data, len(rows), values.ctypes.data)
         return values.view(np.int32)
 
     def reduce_remote_grads(self) -> None:
-        """Replace the values of the rows of ``keep`` by the sums of their gradients on this host, in quanta."""
-        _check_memory(self._run.crepe_embedding_reduce_remote_grads(self._handle))
+        """Replace the values of the collected remote rows by their fixed-point gradients, summed over this host."""
+        _check_memory(self._functions.crepe_embedding_reduce_remote_grads(self._handle))
 
     def accumulate(self, rows: Sequence[Int32Array], sums: Sequence[Int32Array]) -> None:
-        """Add sums of other hosts to this one's: lists of this process's rows, and their sums."""
+        """Add the gradients of other hosts to the gradients of this host.
+
+        Args:
+            rows: For each other host, ids of rows of this process's shard.
+            sums: For each other host, the gradients of these rows, summed over that host.
+        """
         counts = (ctypes.c_int64 * len(rows))(*map(len, rows))
         _check_memory(
-            self._run.crepe_embedding_accumulate(self._handle, pointers(rows), pointers(sums), counts, len(rows))
+            self._functions.crepe_embedding_accumulate(self._handle, pointers(rows), pointers(sums), counts, len(rows))
         )
 
     def step(self, learning_rate: float, grad_factor: float) -> None:
         """Update the rows of this process with the sum of their gradients.
 
-        If ``add`` was not called in this step, this call sums the gradients over the processes of the host, in the same
-        pass over memory. All processes call it, and no process reads rows before all calls have returned.
+        If ``accumulate`` was not called in this step, this call sums the gradients over the processes of the host, in
+        the same pass over memory. All processes call this method. No process reads rows before the call has returned
+        in all processes.
 
         Args:
-            scale: Factor of the sum, which is in units of the fixed-point scale.
+            grad_factor: Factor of the summed gradient, which is in fixed-point units.
         """
-        self._updates += 1
-        rate = self._optimizer.bias_corrected_lr(learning_rate * self.parameter.lr_mult, self._updates)
-        _check_memory(self._run.crepe_embedding_update(self._handle, rate, grad_factor, self._optimizer.weight_decay))
+        self._num_updates += 1
+        corrected_lr = self._optimizer.bias_corrected_lr(learning_rate * self.parameter.lr_mult, self._num_updates)
+        _check_memory(
+            self._functions.crepe_embedding_update(
+                self._handle, corrected_lr, grad_factor, self._optimizer.weight_decay
+            )
+        )
 
     def synchronize(self) -> None:
-        """Move all of this process's rows on to the last update, and round them to float16, as files have them.
+        """Apply the lazy updates to all rows of this process's shard, and round the rows to float16.
 
-        All processes call it, and none reads before all have returned.
+        Model files contain float16 numbers, so evaluation uses the same values. All processes call this method. No
+        process reads rows before the call has returned in all processes.
         """
-        _check_memory(self._run.crepe_embedding_apply_lazy_updates(self._handle))
+        _check_memory(self._functions.crepe_embedding_apply_lazy_updates(self._handle))
 
     def copy_to_parameter(self) -> None:
-        """Copy the values of this host's rows into the parameter."""
+        """Copy the values of this host's rows to the parameter."""
         self._store(self.host_slice, [self.parameter.data])
 
     def state_dict(self, rows: slice) -> Arrays:
-        """Copy rows of this host into new arrays of all rows, under the names of ``OptimizerState``.
+        """Copy rows of this host to new arrays, under the names of ``OptimizerState``.
 
         Returns:
-            The values, which may not have been moved on, the moments, and the update that each row is from.
+            The values without lazy updates, the moments, and the last update of each row. The arrays have the length
+            of the whole embedding; only ``rows`` are filled.
         """
         arrays: Arrays = {self.name: np.empty(self.parameter.shape, np.float32)}
-        for number, shape in enumerate(self._optimizer.state_shapes(self.parameter)):
-            arrays[f"{self.name}.{number}"] = np.empty(shape, np.float32)
-        updated = np.empty(self.parameter.shape[0], np.int32)
-        self._store(rows, [*arrays.values()], updated)
-        return {**arrays, f"{self.name}.updated": updated}
+        for index, shape in enumerate(self._optimizer.state_shapes(self.parameter)):
+            arrays[f"{self.name}.{index}"] = np.empty(shape, np.float32)
+        last_update = np.empty(self.parameter.shape[0], np.int32)
+        self._store(rows, [*arrays.values()], last_update)
+        return {**arrays, f"{self.name}.last_update": last_update}
 
-    def _store(self, rows: slice, arrays: Sequence[npt.NDArray[np.float32]], updated: Int32Array | None = None) -> None:
-        addresses = pointers([*[*arrays, None, None][:3], updated])
-        self._run.crepe_embedding_store(self._handle, rows.start, rows.stop, *addresses)
+    def _store(
+        self, rows: slice, arrays: Sequence[npt.NDArray[np.float32]], last_update: Int32Array | None = None
+    ) -> None:
+        """Copy the values and the moments of rows to ``arrays``, and their last updates to ``last_update``."""
+        addresses = pointers([*[*arrays, None, None][:3], last_update])
+        self._functions.crepe_embedding_store(self._handle, rows.start, rows.stop, *addresses)
 
     def drift_history(self) -> npt.NDArray[np.float64]:
-        """Return the drift since each update, float64 [updates since ``flush`` + 1]."""
-        history = np.empty(self._run.crepe_embedding_drift_history(self._handle, None))
-        self._run.crepe_embedding_drift_history(self._handle, history.ctypes.data)
+        """Return the lazy drift since each update, float64 [updates since ``synchronize`` + 1]."""
+        history = np.empty(self._functions.crepe_embedding_drift_history(self._handle, None))
+        self._functions.crepe_embedding_drift_history(self._handle, history.ctypes.data)
         return history
 
-    def load_state_dict(self, saved: OptimizerState) -> None:
-        """Restore the parameter's current values and the result of ``arrays``; every process calls it."""
-        ages = saved.lazy_state(self.name, self.parameter.shape[0])
-        self._load(saved.num_updates, saved.moments(self.name, self._optimizer.state_shapes(self.parameter)), ages)
+    def load_state_dict(self, state: OptimizerState) -> None:
+        """Load the parameter's current values and the saved optimizer state. Every process calls this method."""
+        moments = state.moments(self.name, self._optimizer.state_shapes(self.parameter))
+        self._load(state.num_updates, moments, state.lazy_state(self.name, self.parameter.shape[0]))
 
-    def _load(self, updates: int, moments: Moments | None, ages: LazyState) -> None:
-        """Load the parameter's current values, and the optimizer's state after ``updates`` updates."""
+    def _load(self, num_updates: int, moments: Moments | None, lazy_state: LazyState) -> None:
+        """Load the parameter's current values, and the state of the optimizer after ``num_updates`` updates."""
         arrays = [np.ascontiguousarray(array) for array in (self.parameter.data, *(moments or []))]
         addresses = [array.ctypes.data for array in arrays] + [None] * (3 - len(arrays))
-        drift, updated = map(np.ascontiguousarray, ages)
+        drift, last_update = map(np.ascontiguousarray, lazy_state)
         _check_memory(
-            self._run.crepe_embedding_load(self._handle, *addresses, updated.ctypes.data, drift.ctypes.data, len(drift))
+            self._functions.crepe_embedding_load(
+                self._handle, *addresses, last_update.ctypes.data, drift.ctypes.data, len(drift)
+            )
         )
-        self._updates = updates
+        self._num_updates = num_updates
 
 
 def apply_lazy_updates(
     values: npt.NDArray[np.float32], moments: Moments, lazy_state: LazyState, optimizer: OptimizerSpec
 ) -> tuple[npt.NDArray[np.float32], Moments]:
-    """Move all rows of a saved table on to the last update, for an optimizer that updates all rows in each step.
+    """Apply the lazy updates to all rows of a saved embedding, for an optimizer that updates all rows in each step.
 
     Args:
-        ages: result of ``OptimizerState.lazy_state``.
+        lazy_state: Result of ``OptimizerState.lazy_state``.
 
     Returns:
         The values and the moments for such an optimizer.
     """
-    drift, updated = lazy_state
+    drift, last_update = lazy_state
     if len(drift) == 1:
         return values, moments
-    change, age = drift[updated][:, None], (len(drift) - 1 - updated)[:, None].astype(np.float64)
-    decayed = [(moment * decay**age).astype(np.float32) for moment, decay in zip(moments, optimizer.betas)]
+    row_drift, age = drift[last_update][:, None], (len(drift) - 1 - last_update)[:, None].astype(np.float64)
+    decayed = [(moment * beta**age).astype(np.float32) for moment, beta in zip(moments, optimizer.betas)]
     if len(moments) == 1:
-        return (values + change * moments[0]).astype(np.float32), decayed
+        return (values + row_drift * moments[0]).astype(np.float32), decayed
     first, second = moments
-    moved = values - change * first / (np.sqrt(second) + optimizer.epsilon)
-    return moved.astype(np.float32), decayed
+    updated = values - row_drift * first / (np.sqrt(second) + optimizer.epsilon)
+    return updated.astype(np.float32), decayed
 
 
-def _check_memory(failed: int) -> None:
-    if failed:
-        raise MemoryError("there is not enough memory for the table of rows")
+def _check_memory(has_failed: int) -> None:
+    if has_failed:
+        raise MemoryError("there is not enough memory for the embedding table")

@@ -5,8 +5,8 @@ with one row of statistics per rank, which is summed like a gradient. Rank k of 
 the processes of the host. It then sums the slice with the ranks that have the same slice on the other hosts, by an
 all-to-all. If hosts have different numbers of processes, the surplus ranks have no slice.
 
-Each row of an n-gram table has one owner among all ranks, which sums the gradients of the row and updates it. On one
-host, the owner does both in ``update``. If one process cannot share memory, each process counts as a host.
+Each row of an n-gram table has one owner among all ranks. The owner sums the gradients of the row and updates the row.
+On one host, the owner does both in ``step``. If one process cannot share memory, each process counts as a host.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from crepe_dist.parallel.host_shared_memory import HostSharedMemory, allocate_pr
 from crepe_dist.parallel.inter_host import InterHostReducer
 from crepe_dist.parallel.sharded_embedding import RowSharding, ShardedEmbedding, SparseParameter
 
-# Place of the gradients in a process's memory, behind the barrier. They begin where NumPy's large arrays do, 16 bytes
-# into a page: an update reads several arrays at the same index, and takes a third longer on an Intel Xeon if their
-# alignments differ.
-START = mmap.PAGESIZE + 16
+# Offset of the gradients in a process's segment, behind the barrier, in bytes. It is 16 bytes into a page, like the
+# data of NumPy's large arrays. An update reads several arrays at the same index, and takes a third longer on an Intel
+# Xeon if the alignments of the arrays differ.
+GRADIENTS_OFFSET = mmap.PAGESIZE + 16
 
 
 class SharedMemoryOptimizer(FixedPointOptimizer):
     """Optimizer that sums in shared memory and, between hosts, by all-to-all. Our own kernels update the parameters.
 
     Args:
-        quanta: The trained parameters, and the fixed-point scales of their gradients.
-        sparse: The row-sparse ones among the trained parameters.
+        scales: The trained parameters, and the fixed-point scales of their gradients.
+        sparse_parameters: The row-sparse ones among the trained parameters.
     """
 
     def __init__(
@@ -53,50 +53,55 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         super().__init__(scales)
         self._group = group
         self._optimizer = optimizer
-        by_row = {each.name for each in sparse_parameters}
-        dense = {name: parameter for name, parameter in scales.parameters.items() if name not in by_row}
-        width = num_step_stats(scales)
-        self._add_whole = library.functions().crepe_sum_int32
-        gradients = sum(_aligned(parameter.data.size) for parameter in dense.values())
-        count = gradients + _aligned(2 * group.size * width)  # float64, as two words
-        self._squares_at = START + 4 * count
-        tables_at = -(-(self._squares_at + 16 * len(sparse_parameters)) // mmap.PAGESIZE) * mmap.PAGESIZE
+        sparse_names = {sparse_parameter.name for sparse_parameter in sparse_parameters}
+        dense = {name: parameter for name, parameter in scales.parameters.items() if name not in sparse_names}
+        num_stats = num_step_stats(scales)
+        self._sum_int32 = library.functions().crepe_sum_int32
+        num_gradients = sum(_aligned(parameter.data.size) for parameter in dense.values())
+        num_words = num_gradients + _aligned(2 * group.size * num_stats)  # A statistic is a float64: two int32 words.
+        self._squares_offset = GRADIENTS_OFFSET + 4 * num_words
+        squares_end = self._squares_offset + 16 * len(sparse_parameters)
+        embeddings_offset = -(-squares_end // mmap.PAGESIZE) * mmap.PAGESIZE
 
-        def memory_of(processes: int) -> int:
-            return tables_at + sum(
-                each.segment_bytes(RowSharding(group.size, 0, processes)) for each in sparse_parameters
-            )
+        def segment_bytes(num_processes: int) -> int:
+            sharding = RowSharding(group.size, 0, num_processes)
+            return embeddings_offset + sum(sparse.segment_bytes(sharding) for sparse in sparse_parameters)
 
-        self._hosts, self._memory = open_host_memory(group, memory_of)
-        memory, rank = self._memory, self._memory.local_rank
-        self._words = [np.frombuffer(pages, np.int32, count, START) for pages in memory.segments]
-        self._arrays = (ctypes.c_void_p * memory.num_processes)(*[words.ctypes.data for words in self._words])
-        numbers = np.frombuffer(memory.segments[rank], np.float64, group.size * width, START + 4 * gradients)
-        self._rows = numbers.reshape(group.size, width)
+        self._hosts, self._memory = open_host_memory(group, segment_bytes)
+        memory, local_rank = self._memory, self._memory.local_rank
+        self._words = [np.frombuffer(segment, np.int32, num_words, GRADIENTS_OFFSET) for segment in memory.segments]
+        self._word_addresses = (ctypes.c_void_p * memory.num_processes)(*[words.ctypes.data for words in self._words])
+        stats = np.frombuffer(
+            memory.segments[local_rank], np.float64, group.size * num_stats, GRADIENTS_OFFSET + 4 * num_gradients
+        )
+        self._stats = stats.reshape(group.size, num_stats)
         offset = 0
-        for parameter in dense.values():  # The kernels write the gradients into the memory of this process.
+        for parameter in dense.values():  # The kernels write the gradients into the segment of this process.
             size = parameter.data.size
-            parameter.grad = self._words[rank][offset : offset + size].reshape(parameter.shape)
+            parameter.grad = self._words[local_rank][offset : offset + size].reshape(parameter.shape)
             offset += _aligned(size)
         self._dense_optimizer = FusedOptimizer(optimizer, dense, scales)
 
         self._embeddings: list[ShardedEmbedding] = []
-        place, here = tables_at, next(at for at, host in enumerate(self._hosts) if group.rank in host)
-        owners = RowSharding(group.size, sum(map(len, self._hosts[:here])), memory.num_processes)
-        for each in sparse_parameters:
-            memories = [np.frombuffer(pages, np.uint8, each.segment_bytes(owners), place) for pages in memory.segments]
-            self._embeddings.append(ShardedEmbedding(each, optimizer, owners, memories, rank))
-            place += each.segment_bytes(owners)
-        self._own = owners.first_local_shard + rank
+        offset = embeddings_offset
+        host_index = next(index for index, host_ranks in enumerate(self._hosts) if group.rank in host_ranks)
+        sharding = RowSharding(group.size, sum(map(len, self._hosts[:host_index])), memory.num_processes)
+        for sparse in sparse_parameters:
+            num_bytes = sparse.segment_bytes(sharding)
+            segments = [np.frombuffer(segment, np.uint8, num_bytes, offset) for segment in memory.segments]
+            self._embeddings.append(ShardedEmbedding(sparse, optimizer, sharding, segments, local_rank))
+            offset += num_bytes
+        self._own_shard = sharding.first_local_shard + local_rank
 
-        parts = min(map(len, self._hosts))
-        self._part = slice(*[count * min(part, parts) // parts for part in (rank, rank + 1)])
+        num_slices = min(map(len, self._hosts))
+        self._slice = slice(
+            *[num_words * min(index, num_slices) // num_slices for index in (local_rank, local_rank + 1)]
+        )
         self._inter_host: InterHostReducer | None = None
         if len(self._hosts) > 1:
-            peers = [host[rank] for host in self._hosts] if rank < parts else []
-            self._inter_host = InterHostReducer(
-                group, self._hosts, peers, self._words[rank][self._part], self._embeddings
-            )
+            slice_peers = [host_ranks[local_rank] for host_ranks in self._hosts] if local_rank < num_slices else []
+            grad_slice = self._words[local_rank][self._slice]
+            self._inter_host = InterHostReducer(group, self._hosts, slice_peers, grad_slice, self._embeddings)
             self.reduce_backend = (
                 f"shared memory and {group.backend}" if max(map(len, self._hosts)) > 1 else group.backend
             )
@@ -114,60 +119,65 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
             self._memory.barrier()
 
     def _sum_gradients(self, loss: float, step_info: Sequence[int]) -> list[StepStats]:
-        row = [*self._scales.sum_bounds, loss, *step_info]
-        self._rows[:] = 0
-        self._rows[self._group.rank, : len(row)] = row
+        own_stats = [*self._scales.sum_bounds, loss, *step_info]
+        self._stats[:] = 0
+        self._stats[self._group.rank, : len(own_stats)] = own_stats
         self._memory.barrier()
-        rank, part, processes = self._memory.local_rank, self._part, self._memory.num_processes
-        into = rank if self._inter_host else -1  # -1: write the sums into the arrays of all processes.
-        self._add_whole(self._arrays, processes, into, part.start, part.stop)
+        local_rank, grad_slice, num_processes = self._memory.local_rank, self._slice, self._memory.num_processes
+        # With several hosts, the sum is written only into this process's segment; -1: into the segments of all.
+        target = local_rank if self._inter_host else -1
+        self._sum_int32(self._word_addresses, num_processes, target, grad_slice.start, grad_slice.stop)
         if self._inter_host:
             self._inter_host.all_reduce()
-            for other in range(processes):
-                if other != rank:
-                    self._words[other][part] = self._words[rank][part]
+            for peer in range(num_processes):
+                if peer != local_rank:
+                    self._words[peer][grad_slice] = self._words[local_rank][grad_slice]
         self._memory.barrier()
-        # The rows can be read after the barrier, because a process clears its rows only in the next call. Other
-        # processes write into its memory only after the barrier of that call.
-        rows: list[StepStats] = self._rows.tolist()
-        return rows
+        # The statistics can be read after the barrier, because a process clears its statistics only in the next call.
+        # Other processes write into its segment only after the barrier of that call.
+        stats: list[StepStats] = self._stats.tolist()
+        return stats
 
     def step(self, global_batch_size: float, learning_rate: float) -> None:
-        scale = mean_and_clip_factor(global_batch_size, self._optimizer.clip_norm, self._squared_norm)
+        grad_factor = mean_and_clip_factor(global_batch_size, self._optimizer.clip_norm, self._squared_norm)
         self._num_updates += 1
-        self._dense_optimizer.step(self._optimizer.bias_corrected_lr(learning_rate, self._num_updates), scale)
-        for table in self._embeddings:
-            table.step(learning_rate, scale * self._scales.scale_of(table.name))
-        self._memory.arrive()  # A process that reads rows waits for all arrivals first (``ready``).
+        corrected_lr = self._optimizer.bias_corrected_lr(learning_rate, self._num_updates)
+        self._dense_optimizer.step(corrected_lr, grad_factor)
+        for embedding in self._embeddings:
+            embedding.step(learning_rate, grad_factor * self._scales.scale_of(embedding.name))
+        self._memory.arrive()  # ``wait_for_update`` waits for the arrival of all processes before rows are read.
 
     def _squared_norm(self) -> float:
         """Return the squared norm of all summed gradients, the same on every rank. Clipping needs it."""
         total = self._dense_optimizer.squared_norm()
-        # Each rank sums the gradients of the rows that it owns. The ranks then exchange these sums of squares.
-        own = [table.squared_norm() for table in self._embeddings]
-        for table, squares in zip(self._embeddings, zip(*self._of_all(own))):
-            total += sum(squares) * self._scales.scale_of(table.name) ** 2
+        # Each rank sums the gradients of the rows that it owns. The ranks then gather these sums of squares.
+        own_squares = [embedding.squared_norm() for embedding in self._embeddings]
+        for embedding, squares in zip(self._embeddings, zip(*self._gather_squares(own_squares))):
+            total += sum(squares) * self._scales.scale_of(embedding.name) ** 2
         return float(total)
 
-    def _of_all(self, squares: list[int]) -> list[list[int]]:
-        """Return the sums of squares of all ranks, given this rank's."""
+    def _gather_squares(self, own_squares: list[int]) -> list[list[int]]:
+        """Return the sums of squares of all ranks, one per embedding."""
         if self._inter_host:
-            return self._group.all_gather_object(squares, "squares")
-        words = [np.frombuffer(pages, np.uint64, 2 * len(squares), self._squares_at) for pages in self._memory.segments]
-        for number, of_table in enumerate(squares):
-            words[self._memory.local_rank][2 * number : 2 * number + 2] = of_table % 2**64, of_table >> 64
+            return self._group.all_gather_object(own_squares, "squares")
+        words = [
+            np.frombuffer(segment, np.uint64, 2 * len(own_squares), self._squares_offset)
+            for segment in self._memory.segments
+        ]
+        for index, squares in enumerate(own_squares):
+            words[self._memory.local_rank][2 * index : 2 * index + 2] = squares % 2**64, squares >> 64
         self._memory.barrier()
-        return [[low + (high << 64) for low, high in each.reshape(-1, 2).tolist()] for each in words]
+        return [[low + (high << 64) for low, high in rank_words.reshape(-1, 2).tolist()] for rank_words in words]
 
     def synchronize(self) -> None:
         self._memory.barrier()  # Rank 0 may still copy the rows of other processes for a saved state.
-        for table in self._embeddings:
-            table.synchronize()
+        for embedding in self._embeddings:
+            embedding.synchronize()
         self._memory.barrier()
-        for table in self._embeddings:
-            table.copy_to_parameter()
+        for embedding in self._embeddings:
+            embedding.copy_to_parameter()
             if self._inter_host:
-                self._inter_host.gather_rows(table, [table.parameter.data], range(self._group.size))
+                self._inter_host.gather_rows(embedding, [embedding.parameter.data], range(self._group.size))
 
     def state_dict(self) -> Arrays:
         self._memory.wait()
@@ -175,47 +185,50 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         if not self._num_updates or not (is_root or self._inter_host):
             return arrays
         arrays.update(self._dense_optimizer.state_dict())
-        for table in self._embeddings:
-            rows = table.state_dict(table.host_slice if is_root else table.shard_slice(self._own))
+        for embedding in self._embeddings:
+            # Rank 0 reads all rows of its host in shared memory. A rank of another host sends the rows of its shard.
+            rows = embedding.host_slice if is_root else embedding.shard_slice(self._own_shard)
+            embedding_arrays = embedding.state_dict(rows)
             if self._inter_host:
-                self._inter_host.gather_rows(table, [*rows.values()], [0])
-            drift = table.drift_history()
+                self._inter_host.gather_rows(embedding, [*embedding_arrays.values()], [0])
+            drift = embedding.drift_history()
             if len(drift) > 1:
-                rows[f"{table.name}.drift"] = drift
-            else:
-                del rows[f"{table.name}.updated"]
-            arrays.update(rows)
+                embedding_arrays[f"{embedding.name}.lazy_drift"] = drift
+            else:  # All rows are up to date.
+                del embedding_arrays[f"{embedding.name}.last_update"]
+            arrays.update(embedding_arrays)
         return arrays
 
     def load_state_dict(self, arrays: Arrays) -> None:
-        saved = OptimizerState(arrays)
-        self._dense_optimizer.load_state_dict(saved)
-        for table in self._embeddings:
-            table.load_state_dict(saved)
-        self._scales.load_state_dict(saved.exponents(len(self._scales.parameters)))
-        self._num_updates = saved.num_updates
+        state = OptimizerState(arrays)
+        self._dense_optimizer.load_state_dict(state)
+        for embedding in self._embeddings:
+            embedding.load_state_dict(state)
+        self._scales.load_state_dict(state.exponents(len(self._scales.parameters)))
+        self._num_updates = state.num_updates
         self._memory.arrive()
 
 
 def open_host_memory(
     group: ProcessGroup, segment_bytes: Callable[[int], int]
 ) -> tuple[list[list[int]], HostSharedMemory]:
-    """Open the memory of this host's processes; every rank calls it.
+    """Open the memory that the processes of this host share. Every rank must call this function.
 
     Args:
-        size: function that returns the bytes of each process, given the number of processes of its host.
+        segment_bytes: Function that returns the size of a process's segment in bytes, given the number of processes of
+            its host.
 
     Returns:
-        The ranks of each host, and the memory. If one process cannot share, each is a host of its own.
+        The ranks of each host, and the memory. If one process cannot share memory, each process counts as a host.
     """
     if len(group.hosts) < group.size:
-        host = next(host for host in group.hosts if group.rank in host)
-        if memory := open_shared(group, host, segment_bytes(len(host))):
+        host_ranks = next(host_ranks for host_ranks in group.hosts if group.rank in host_ranks)
+        if memory := open_shared(group, host_ranks, segment_bytes(len(host_ranks))):
             return group.hosts, memory
     return [[rank] for rank in range(group.size)], allocate_private(segment_bytes(1))
 
 
-def _aligned(count: int) -> int:
-    """Round the number of elements of a gradient up to whole pages."""
-    step = mmap.PAGESIZE // 4
-    return -(-count // step) * step
+def _aligned(num_words: int) -> int:
+    """Round a number of int32 words up to whole pages."""
+    page_words = mmap.PAGESIZE // 4
+    return -(-num_words // page_words) * page_words

@@ -24,7 +24,7 @@ from crepe_dist.files.safe_read import identity, sha256
 from crepe_dist.sealed_json import read_record, write_sealed_json
 from crepe_dist.version import __version__
 
-FORMAT = 7
+FORMAT = 8
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors")
 SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook

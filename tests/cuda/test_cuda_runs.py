@@ -24,7 +24,7 @@ from tests.helpers.programs import program
 from tests.training.test_without_mxnet import FOLDER
 
 pytestmark = needs("g++")
-# Dropout and Adam, and quanta that the first step has to find; a short run, because a step takes about a second.
+# Dropout, Adam, and fixed-point scales that the first step chooses. The run is short because a step takes a second.
 SHORT = ("--device=gpu", "--epochs=1", "--logging.report=true")
 
 
@@ -80,7 +80,7 @@ def test_any_number_of_gpus_computes_the_same_bits(processes, data, alone, tmp_p
 
 def test_slices_of_a_gpu_are_summed_without_nccl(data, alone, tmp_path):
     printed = train(tmp_path / "run", data, 2, supervised=True, DRIVER_SLICES=1)
-    assert "(NCCL takes no slices of one GPU)" in printed, printed
+    assert "(NCCL cannot use several MIG slices of one GPU)" in printed, printed
     harness.assert_same(tmp_path / "run", alone)
 
 

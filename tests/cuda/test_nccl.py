@@ -78,7 +78,7 @@ def test_nccl_has_a_time_limit_for_its_start(tmp_path):
         ((22602, "this machine, bus 2"), ""),
         ((0, "this machine, bus 2"), "rank 1 has no NCCL 2.14 or later"),
         ((22803, "this machine, bus 2"), "the ranks have versions 22602 and 22803 of NCCL"),
-        ((22602, "this machine, bus 1"), "NCCL takes no slices of one GPU"),
+        ((22602, "this machine, bus 1"), "NCCL cannot use several MIG slices of one GPU"),
     ],
     ids=["two GPUs", "no NCCL", "another NCCL", "slices"],
 )

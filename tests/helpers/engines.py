@@ -119,14 +119,14 @@ def best() -> str | None:
 
 
 def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tuple[float, dict[str, np.ndarray]]:
-    """The loss of a batch and the gradients of all trained parameters, tables included, float32."""
+    """Return the loss of a batch and the gradients of all trained parameters, embeddings included, as float32."""
     batch = batch.for_step(step + 1, seed)
     if isinstance(engine, CpuEngine):
-        quanta = whole_gradients(engine)
+        scales = whole_gradients(engine)
         loss = engine.forward_backward(batch)
-        while not quanta.update_scales([quanta.sum_bounds[:]]):
+        while not scales.update_scales([scales.sum_bounds[:]]):
             loss = engine.forward_backward(batch)
-        return loss, floating(quanta)
+        return loss, floating(scales)
     if isinstance(engine, CudaEngine):
         return on_gpu(engine, batch)
     from crepe_dist.distributed.mxnet_internals import structural_parameters
@@ -157,48 +157,50 @@ def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most:
         assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name
 
 
-def summed(engine: Engine, exchange: DistributedOptimizer, batch: Batch) -> StepResult:
-    """The sums of a step, as the training loop computes them."""
-    outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
-    while outcome.needs_recompute:
-        outcome = exchange.all_reduce(engine.forward_backward(batch), batch)
-    return outcome
+def summed(engine: Engine, optimizer: DistributedOptimizer, batch: Batch) -> StepResult:
+    """Compute and sum the gradients of a batch, as the training loop does."""
+    result = optimizer.all_reduce(engine.forward_backward(batch), batch)
+    while result.needs_recompute:
+        result = optimizer.all_reduce(engine.forward_backward(batch), batch)
+    return result
 
 
 class TrainingStep:
-    """Steps of an engine and its exchange, as those of the training loop."""
+    """Training step of an engine and its optimizer, as in the training loop."""
 
-    def __init__(self, engine: Engine, exchange: DistributedOptimizer, seed: int = 0) -> None:
-        self.engine, self.exchange, self.seed = engine, exchange, seed
+    def __init__(self, engine: Engine, optimizer: DistributedOptimizer, seed: int = 0) -> None:
+        self.engine, self.optimizer, self.seed = engine, optimizer, seed
 
     def sum(self, batch: Batch, step: int) -> StepResult:
-        return summed(self.engine, self.exchange, batch.for_step(step, self.seed))
+        return summed(self.engine, self.optimizer, batch.for_step(step, self.seed))
 
     def __call__(self, batch: Batch, step: int, learning_rate: float) -> StepResult:
-        outcome = self.sum(batch, step)
-        if outcome.is_finite:
-            self.exchange.step(batch.global_batch_size, learning_rate)
-        return outcome
+        result = self.sum(batch, step)
+        if result.is_finite:
+            self.optimizer.step(batch.global_batch_size, learning_rate)
+        return result
 
 
 def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarray]]:
-    """What ``gradients`` returns, of our engine for GPUs."""
-    exchange = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), len(batch.packed))
-    outcome = summed(engine, exchange, batch)
-    found = {}
-    for name, total in exchange.grad_sums.items():
+    """Return the result of ``gradients`` for the CUDA engine."""
+    optimizer = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), len(batch.packed))
+    result = summed(engine, optimizer, batch)
+    arrays = {}
+    for name, grad_sum in optimizer.grad_sums.items():
         shape = engine.parameters[name].shape
-        whole = np.empty(shape[::-1] if len(shape) == 3 else shape, np.int32)  # of convolutions: [taps, in, out]
-        total.read(whole)
-        found[name] = (
-            (whole.T if len(shape) == 3 else whole) * (engine.scales.scale_of(name) / engine.grad_scaler.grad_factor)
+        is_convolution = len(shape) == 3  # On a GPU, the layout of its gradient is [taps, in, out].
+        fixed_point = np.empty(shape[::-1] if is_convolution else shape, np.int32)
+        grad_sum.read(fixed_point)
+        arrays[name] = (
+            (fixed_point.T if is_convolution else fixed_point)
+            * (engine.scales.scale_of(name) / engine.grad_scaler.grad_factor)
         ).astype(np.float32)
-    return outcome.loss, found
+    return result.loss, arrays
 
 
 def whole_gradients(engine: CpuEngine) -> FixedPointScales:
-    """Let an engine leave the gradients of all trained parameters in arrays of their own, tables included."""
-    trained = {name: each for name, each in engine.parameters.items() if each.requires_grad}
+    """Let an engine write the gradients of all trained parameters to arrays of their own, embeddings included."""
+    trained = {name: parameter for name, parameter in engine.parameters.items() if parameter.requires_grad}
     for parameter in trained.values():
         parameter.grad = np.zeros(parameter.shape, np.int32)
     engine.scales = FixedPointScales(trained)
@@ -206,10 +208,10 @@ def whole_gradients(engine: CpuEngine) -> FixedPointScales:
     return engine.scales
 
 
-def floating(quanta: FixedPointScales) -> dict[str, np.ndarray]:
-    """The gradients of whole numbers as float32."""
+def floating(scales: FixedPointScales) -> dict[str, np.ndarray]:
+    """Convert fixed-point gradients to float32."""
     return {
-        name: (each.grad * quanta.scale_of(name)).astype(np.float32)
-        for name, each in quanta.parameters.items()
-        if each.grad is not None
+        name: (parameter.grad * scales.scale_of(name)).astype(np.float32)
+        for name, parameter in scales.parameters.items()
+        if parameter.grad is not None
     }

@@ -112,7 +112,7 @@ class Case:
                 engine.branch_logits(batch)
             self.infer(network.values, batch)
         if step is not None:
-            step.exchange.synchronize()
+            step.optimizer.synchronize()
 
     def infer(self, arrays: dict[str, Any], batch: Batch) -> None:
         codes = np.ascontiguousarray(batch.packed[: batch.global_batch_size, : self.shape.feature_len])

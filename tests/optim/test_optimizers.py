@@ -1,4 +1,4 @@
-"""Our kernels of the optimizers, and MXNet's, compute what the reference does."""
+"""Our optimizer kernels and MXNet's optimizers compute the same as a reference in NumPy."""
 
 from __future__ import annotations
 
@@ -25,59 +25,61 @@ SHAPES = {"a": (5,), "b": (33, 7), "c": (1000, 3)}
 STEPS = 7
 
 
-def whole(step: int) -> dict[str, np.ndarray]:
-    """Gradients of a step."""
+def fixed_point_gradients(step: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(step)
     return {name: generator.integers(-(2**20), 2**20, shape) for name, shape in SHAPES.items()}
 
 
-def rate(step: int) -> float:
+def learning_rate(step: int) -> float:
     return 0.05 if step < 3 else 0.02
 
 
-def made() -> dict[str, Parameter]:
+def create_parameters() -> dict[str, Parameter]:
     return {name: Parameter(np.ones(shape, np.float32)) for name, shape in SHAPES.items()}
 
 
-def by_mxnet(options: OptimizerOptions) -> dict[str, np.ndarray]:
-    parameters, optimizer = mx.gluon.ParameterDict(), OptimizerSpec(options)
+def train_by_mxnet(options: OptimizerOptions) -> dict[str, np.ndarray]:
+    parameters, spec = mx.gluon.ParameterDict(), OptimizerSpec(options)
     for name, shape in SHAPES.items():
         parameters.get(name, shape=shape, init="ones")
     parameters.initialize()
-    exchange = HorovodOptimizer(ProcessGroup(), parameters, optimizer, {name: name for name in SHAPES})
+    optimizer = HorovodOptimizer(ProcessGroup(), parameters, spec, {name: name for name in SHAPES})
     for step in range(STEPS):
-        for name, gradient in whole(step).items():
+        for name, gradient in fixed_point_gradients(step).items():
             parameters[name].grad()[:] = gradient * 2.0**INITIAL_EXPONENT
             parameters[name].data()._fresh_grad = True
-        exchange._all_reduce(mx.nd.zeros(1), ())
-        exchange.step(0.01, rate(step))
+        optimizer._all_reduce(mx.nd.zeros(1), ())
+        optimizer.step(0.01, learning_rate(step))
     return {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
 
 
-def by_kernels(options: OptimizerOptions) -> dict[str, np.ndarray]:
-    parameters = made()
-    quanta = FixedPointScales(parameters)
-    quanta.load_state_dict(np.full(len(SHAPES), INITIAL_EXPONENT, np.int32))
-    exchange = SharedMemoryOptimizer(ProcessGroup(), OptimizerSpec(options), quanta)
+def train_by_kernels(options: OptimizerOptions) -> dict[str, np.ndarray]:
+    parameters = create_parameters()
+    scales = FixedPointScales(parameters)
+    scales.load_state_dict(np.full(len(SHAPES), INITIAL_EXPONENT, np.int32))
+    optimizer = SharedMemoryOptimizer(ProcessGroup(), OptimizerSpec(options), scales)
     for step in range(STEPS):
-        for name, gradient in whole(step).items():
+        for name, gradient in fixed_point_gradients(step).items():
             gradients = parameters[name].grad
             assert gradients is not None
             gradients[:] = gradient
-        quanta.start_step(8)
-        quanta.sum_bounds[:] = [2**16] * len(SHAPES)
-        exchange._all_reduce(0.0, ())
-        exchange.step(0.01, rate(step))
+        scales.start_step(8)
+        scales.sum_bounds[:] = [2**16] * len(SHAPES)
+        optimizer._all_reduce(0.0, ())
+        optimizer.step(0.01, learning_rate(step))
     return {name: parameter.data for name, parameter in parameters.items()}
 
 
-def assert_near(got: dict[str, np.ndarray], options: OptimizerOptions) -> None:
-    optimizer = Reference(options, made())
+def assert_close_to_reference(values: dict[str, np.ndarray], options: OptimizerOptions) -> None:
+    optimizer = Reference(options, create_parameters())
     for step in range(STEPS):
-        optimizer.update({name: each * 2.0**INITIAL_EXPONENT / 0.01 for name, each in whole(step).items()}, rate(step))
-    for parameter, values in optimizer.values.items():
-        np.testing.assert_allclose(got[parameter], values, rtol=1e-5, atol=1e-6, err_msg=parameter)
-        assert np.abs(values - 1).max() > 0.01
+        optimizer.update(
+            {name: gradient * 2.0**INITIAL_EXPONENT / 0.01 for name, gradient in fixed_point_gradients(step).items()},
+            learning_rate(step),
+        )
+    for name, expected in optimizer.values.items():
+        np.testing.assert_allclose(values[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert np.abs(expected - 1).max() > 0.01
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -86,9 +88,9 @@ def assert_near(got: dict[str, np.ndarray], options: OptimizerOptions) -> None:
 def test_our_kernels(build, threads, options, monkeypatch):
     monkeypatch.setenv(library.KERNELS_ENV, build)
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    assert_near(by_kernels(options), options)
+    assert_close_to_reference(train_by_kernels(options), options)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_mxnet(options):
-    assert_near(by_mxnet(options), options)
+    assert_close_to_reference(train_by_mxnet(options), options)

@@ -1,6 +1,7 @@
-"""Program of ``test_horovod_optimizer.py``: three sums of gradients.
+"""Worker of ``test_horovod_optimizer.py``: all-reduces of gradients by Horovod.
 
-Horovod claims to be built with NCCL 2.10, with which it would average."""
+Horovod reports that it was built with NCCL 2.10. In such a build, it averages gradients instead of summing them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from crepe_dist.settings.options import OptimizerOptions
 
 
 def main() -> None:
-    with init_process_group() as world:
+    with init_process_group() as group:
         # MXNet and Horovod must not be imported before the process group has prepared the import.
         import horovod.mxnet as hvd
         import mxnet as mx
@@ -25,27 +26,27 @@ def main() -> None:
         for name in "abc":
             parameters.get(name, shape=(3, 5), init="zeros")
         parameters.initialize()
-        optimizer = OptimizerSpec(OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0))
-        exchange = HorovodOptimizer(world, parameters, optimizer, {name: name for name in "abc"})
+        spec = OptimizerSpec(OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.0))
+        optimizer = HorovodOptimizer(group, parameters, spec, {name: name for name in "abc"})
 
-        def total(value, *numbers):
+        def all_reduce(value, *step_info):
             for parameter in parameters.values():
                 parameter.grad()[:] = value
                 parameter.data()._fresh_grad = True
-            return exchange._all_reduce(mx.nd.array([0.1]), numbers)
+            return optimizer._all_reduce(mx.nd.array([0.1]), step_info)
 
         for step in range(3):
-            rows, _, _ = total(0.1 + world.rank, 2**40 - 1 - step, world.rank)
-            assert rows == [[np.float32(0.1), 2**40 - 1 - step, rank] for rank in range(world.size)], rows
-            exchange.step(world.size, 1.0)
-        mean = 0.1 + (world.size - 1) / 2
+            stats, _, _ = all_reduce(0.1 + group.rank, 2**40 - 1 - step, group.rank)
+            assert stats == [[np.float32(0.1), 2**40 - 1 - step, rank] for rank in range(group.size)], stats
+            optimizer.step(group.size, 1.0)
+        mean = 0.1 + (group.size - 1) / 2
         for parameter in parameters.values():
             assert np.allclose(parameter.data().asnumpy(), -3 * mean), parameter.data()
-            assert len(set(world.all_gather_object(parameter.data().asnumpy().tobytes().hex(), "value"))) == 1
-        for bad, culprit in ((np.nan, 0), (np.inf, world.size - 1)):
-            assert total(bad if world.rank == culprit else 1, 1, 1)[1] == (culprit,)
-        assert total(3e38, 1, 1)[1] == tuple(range(world.size))  # each term is finite, but the sum overflows
-        print("all well on", world.rank)
+            assert len(set(group.all_gather_object(parameter.data().asnumpy().tobytes().hex(), "value"))) == 1
+        for bad, culprit in ((np.nan, 0), (np.inf, group.size - 1)):
+            assert all_reduce(bad if group.rank == culprit else 1, 1, 1)[1] == (culprit,)
+        assert all_reduce(3e38, 1, 1)[1] == tuple(range(group.size))  # Each term is finite, and the sum overflows.
+        print("all well on", group.rank)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Program of ``test_shared_memory_optimizer.py``: the rank of the argument is killed while the others wait in a sum.
+"""Worker of ``test_shared_memory_optimizer.py``: one rank is killed while the others wait in an all-reduce.
 
-The ranks stand for two hosts of two processes. No process ends before all others have said why they end.
+The argument is the rank that is killed. The four ranks simulate two hosts of two processes. Each process waits until
+all processes have printed why they end, because the launcher would kill the others when the first process ends.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from crepe_dist.settings.options import OptimizerOptions
 
 
 def train() -> None:
-    with init_process_group() as world:
-        world.hosts = [[0, 1], [2, 3]]
-        quanta = FixedPointScales({"a": Parameter(np.zeros(3, np.float32))})
-        exchange = SharedMemoryOptimizer(world, OptimizerSpec(OptimizerOptions(name="sgd")), quanta)
-        exchange._all_reduce(0.0, ())
-        if world.rank == int(sys.argv[1]):
+    with init_process_group() as group:
+        group.hosts = [[0, 1], [2, 3]]
+        scales = FixedPointScales({"a": Parameter(np.zeros(3, np.float32))})
+        optimizer = SharedMemoryOptimizer(group, OptimizerSpec(OptimizerOptions(name="sgd")), scales)
+        optimizer._all_reduce(0.0, ())
+        if group.rank == int(sys.argv[1]):
             os.kill(os.getpid(), signal.SIGKILL)
-        exchange._all_reduce(0.0, ())
+        optimizer._all_reduce(0.0, ())
 
 
 if __name__ == "__main__":
@@ -38,7 +39,7 @@ if __name__ == "__main__":
         command_runner.run(train)
     _, status = os.waitpid(child, 0)
     Path(f"ended {rank}").touch()
-    due = time.monotonic() + 60
-    while time.monotonic() < due and len(list(Path().glob("ended *"))) < size:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(Path().glob("ended *"))) < size:
         time.sleep(0.05)
     print("rank", rank, "ended with", os.waitstatus_to_exitcode(status))

@@ -1,6 +1,7 @@
-"""Program of ``test_sharded_embedding.py``: trains a network of its constants on the hosts of the JSON argument.
+"""Worker of ``test_sharded_embedding.py``: ``python sharded_worker.py NETWORK HOSTS``.
 
-``python sharded_worker.py NETWORK HOSTS``; without hosts, no rank can create shared memory.
+NETWORK is the name of a network configuration in the test module. HOSTS is JSON with the ranks of each host. If HOSTS
+is empty, no rank can create shared memory.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from crepe_dist.parallel import host_shared_memory
 from tests.parallel import test_sharded_embedding
 
 if __name__ == "__main__":
-    with init_process_group() as world:
+    with init_process_group() as group:
         if hosts := json.loads(sys.argv[2]):
-            world.hosts = hosts
+            group.hosts = hosts
         else:
             host_shared_memory._create_segment = lambda size: None
-        test_sharded_embedding.train_together(world, getattr(test_sharded_embedding, sys.argv[1]))
+        test_sharded_embedding.train_together(group, getattr(test_sharded_embedding, sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Gradients that MXNet computes: their sums, and the numbers of each rank."""
+"""All-reduce of the gradients that MXNet computes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from tests.conftest import run
 from tests.helpers.programs import program
 
 
-def test_sums_where_horovod_would_average(tmp_path):
+def test_gradients_are_summed_even_if_horovod_averages_by_default(tmp_path):
     printed = run(program("parallel/averaging_worker.py", processes=3), tmp_path)
     assert printed.count("all well on") == 3

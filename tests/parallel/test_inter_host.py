@@ -1,4 +1,4 @@
-"""Counts of what another host sends: no number is left in place, and none is copied to many."""
+"""Check of the lengths of received arrays: no old number stays in place, and no number is copied to many elements."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from crepe_dist.parallel.inter_host import InterHostReducer
 
 HOSTS = [[0], [1]]
-ROWS, COLUMNS = 4, 3  # of each owner
+ROWS, COLUMNS = 4, 3  # Of each shard.
 
 
-class Table:
-    """A table of two owners. This host's batch touches two rows of the other owner."""
+class StubEmbedding:
+    """Stand-in of an embedding with two shards. This host's batch uses two rows of the other shard."""
 
     name = "t"
 
@@ -39,87 +39,89 @@ class Table:
 
 
 def message(*arrays: Any) -> Any:
-    head = np.array([len(arrays), *map(len, arrays)], np.int64).view(np.int32)
-    return np.concatenate([head, *(np.asarray(each, np.int32) for each in arrays)])
+    header = np.array([len(arrays), *map(len, arrays)], np.int64).view(np.int32)
+    return np.concatenate([header, *(np.asarray(array, np.int32) for array in arrays)])
 
 
-def exchange(answers: list[Any]) -> tuple[InterHostReducer, Table]:
-    """The exchange of rank 0 with a rank 1 that sends these messages."""
-    came = iter(answers)
+def create_reducer(messages: list[Any]) -> tuple[InterHostReducer, StubEmbedding]:
+    """Return the reducer of rank 0, and its embedding. Rank 1 sends these messages."""
+    messages_of_rank1 = iter(messages)
 
     def all_to_all(array: Any, counts: Any, name: str) -> Any:
-        message = next(came)
+        message = next(messages_of_rank1)
         own = array[: counts[0]]
         return np.concatenate([own, message]), np.array([len(own), len(message)])
 
-    world: Any = SimpleNamespace(rank=0, size=2, all_to_all=all_to_all)
-    table: Any = Table()
-    return InterHostReducer(world, HOSTS, [0, 1], np.arange(5, dtype=np.int32), [table]), table
+    group: Any = SimpleNamespace(rank=0, size=2, all_to_all=all_to_all)
+    embedding: Any = StubEmbedding()
+    return InterHostReducer(group, HOSTS, [0, 1], np.arange(5, dtype=np.int32), [embedding]), embedding
 
 
-ASKED = message([0, 1])
+REQUEST = message([0, 1])
 VALUES = np.arange(2 * COLUMNS)
 
 
 def test_values_arrive():
-    between, table = exchange([ASKED, message(VALUES)])
-    between.pull_rows()
-    assert table.values.reshape(-1).tolist() == VALUES.tolist()
+    reducer, embedding = create_reducer([REQUEST, message(VALUES)])
+    reducer.pull_rows()
+    assert embedding.values.reshape(-1).tolist() == VALUES.tolist()
 
 
 @pytest.mark.parametrize(
-    ("answers", "error"),
+    ("messages", "error"),
     [
         ([message(), message(VALUES)], "rank 1 sent no arrays to rank 0 as rows, not arrays of lengths any"),
-        ([ASKED, message()], "rank 1 sent no arrays to rank 0 as values, not arrays of lengths 6"),
-        ([ASKED, message([7])], "rank 1 sent arrays of lengths 1 to rank 0 as values, not arrays of lengths 6"),
-        ([ASKED, message(VALUES, [1])], "sent arrays of lengths 6, 1 to rank 0 as values"),
-        ([ASKED, VALUES[:0]], "rank 1 sent no arrays to rank 0 as values"),
-        ([ASKED, message(VALUES)[:-1]], "a message of 9 words does not hold the arrays that it names"),
-        ([ASKED, np.array([-1, -1, 0, 0], np.int32)], "does not hold the arrays"),
-        ([ASKED, np.array([1, 0, -1, -1], np.int32)], "does not hold the arrays"),
-        ([ASKED, np.array([0, 1], np.int32)], "does not hold the arrays"),
-        ([ASKED, np.array([0], np.int32)], "does not hold the arrays"),
+        ([REQUEST, message()], "rank 1 sent no arrays to rank 0 as values, not arrays of lengths 6"),
+        ([REQUEST, message([7])], "rank 1 sent arrays of lengths 1 to rank 0 as values, not arrays of lengths 6"),
+        ([REQUEST, message(VALUES, [1])], "sent arrays of lengths 6, 1 to rank 0 as values"),
+        ([REQUEST, VALUES[:0]], "rank 1 sent no arrays to rank 0 as values"),
+        ([REQUEST, message(VALUES)[:-1]], "a message of 9 words does not hold the arrays that it names"),
+        ([REQUEST, np.array([-1, -1, 0, 0], np.int32)], "does not hold the arrays"),
+        ([REQUEST, np.array([1, 0, -1, -1], np.int32)], "does not hold the arrays"),
+        ([REQUEST, np.array([0, 1], np.int32)], "does not hold the arrays"),
+        ([REQUEST, np.array([0], np.int32)], "does not hold the arrays"),
     ],
 )
-def test_wrong_counts_are_told(answers, error):
-    between, table = exchange(answers)
+def test_wrong_lengths_are_reported(messages, error):
+    reducer, embedding = create_reducer(messages)
     with pytest.raises(RuntimeError, match=error):
-        between.pull_rows()
-    assert not table.values.any()
+        reducer.pull_rows()
+    assert not embedding.values.any()
 
 
 @pytest.mark.parametrize(
-    ("work", "answer", "error"),
+    ("call", "reply", "error"),
     [
         (
-            lambda between: between.gather_rows(Table(), [np.zeros((8, 3), np.int32)], [0]),
+            lambda reducer: reducer.gather_rows(StubEmbedding(), [np.zeros((8, 3), np.int32)], [0]),
             message([1]),
             "not .* lengths 12",
         ),
         (
-            lambda between: between.gather_rows(Table(), [np.zeros((8, 3), np.int32)], [1]),
+            lambda reducer: reducer.gather_rows(StubEmbedding(), [np.zeros((8, 3), np.int32)], [1]),
             message([1]),
             "not no arrays",
         ),
         (
-            lambda between: between.all_reduce(),
+            lambda reducer: reducer.all_reduce(),
             message([1, 2, 3]),
             "lengths 3 to rank 0 as gradients, not .* lengths 3, any",
         ),
     ],
     ids=["too few rows", "rows for nobody", "no sums of rows"],
 )
-def test_other_messages_are_counted_too(work: Any, answer: Any, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    between, _ = exchange([answer])
-    monkeypatch.setattr(Table, "reduce_remote_grads", lambda table: None, raising=False)
+def test_wrong_lengths_of_other_messages_are_reported(
+    call: Any, reply: Any, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reducer, _ = create_reducer([reply])
+    monkeypatch.setattr(StubEmbedding, "reduce_remote_grads", lambda embedding: None, raising=False)
     monkeypatch.setattr("crepe_dist.parallel.inter_host.pack_int16", lambda numbers: numbers)
     with pytest.raises(RuntimeError, match=error):
-        work(between)
+        call(reducer)
 
 
-def test_lengths_beyond_32_bits_are_kept():
-    head = np.array([1, 1 << 33], np.int64).view(np.int32)
-    between, _ = exchange([ASKED, head])
+def test_lengths_have_64_bits():
+    header = np.array([1, 1 << 33], np.int64).view(np.int32)
+    reducer, _ = create_reducer([REQUEST, header])
     with pytest.raises(RuntimeError, match="a message of 4 words does not hold"):
-        between.pull_rows()
+        reducer.pull_rows()

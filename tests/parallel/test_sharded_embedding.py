@@ -1,4 +1,4 @@
-"""Row-sparse training: the tables of n-grams and of Crepe, in one process and in many."""
+"""Row-sparse training of the embeddings of the n-gram network and of Crepe, in one process and in many."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ from tests.helpers.engines import TrainingStep, best, floating, initial, whole_g
 from tests.helpers.optimizers import Reference
 from tests.helpers.programs import program, supervised
 
-DOCUMENTS = 19  # three groups of documents that Crepe keeps together, the last one smaller
+DOCUMENTS = 19  # Three reduction groups of Crepe. The last group is smaller.
 TABLE = NGramConfig(69, 40, 3, 3, 1 << 12, 36, 1 << 10)
-WIDE = NGramConfig(69, 12, 700, 2, 300, 36, 75)  # records of many cache lines, no whole words of buckets
+WIDE = NGramConfig(
+    69, 12, 700, 2, 300, 36, 75
+)  # A record has many cache lines. The last word of the bitmap is not full.
 CREPE = CrepeConfig(69, 24, 3, 3, 1 << 12, 36, 1 << 10, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
 BOTH = pytest.mark.parametrize("shape", [TABLE, CREPE], ids=["n-grams", "crepe"])
 OPTIMIZERS = [
@@ -54,66 +56,69 @@ def _build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 each_build = pytest.mark.usefixtures("_build")
 
 
-class DenseExchange:
-    """The whole numbers of our kernels, without tables, and the updates of the reference, of all rows."""
+class DenseOptimizer:
+    """Optimizer that gets dense fixed-point gradients from our kernels, and updates all rows by the reference."""
 
     def __init__(self, engine, options):
-        self.quanta = whole_gradients(engine)
-        self.optimizer = Reference(options, self.quanta.parameters)
+        self.scales = whole_gradients(engine)
+        self.optimizer = Reference(options, self.scales.parameters)
         self.clip_norm = options.clip_norm
 
     def all_reduce(self, loss, batch):
-        overflowed = not self.quanta.update_scales([self.quanta.sum_bounds[:]])
-        return StepResult(batch.step, batch.global_batch_size, loss, StepAction.CONTINUE, needs_recompute=overflowed)
+        needs_recompute = not self.scales.update_scales([self.scales.sum_bounds[:]])
+        return StepResult(
+            batch.step, batch.global_batch_size, loss, StepAction.CONTINUE, needs_recompute=needs_recompute
+        )
 
     def step(self, documents, learning_rate):
-        gradients = {name: each.astype(float) / documents for name, each in floating(self.quanta).items()}
-        norm = sum((each**2).sum() for each in gradients.values()) ** 0.5
+        gradients = {name: total.astype(float) / documents for name, total in floating(self.scales).items()}
+        norm = sum((gradient**2).sum() for gradient in gradients.values()) ** 0.5
         factor = min(1, self.clip_norm / norm) if self.clip_norm else 1
-        self.optimizer.update({name: factor * each for name, each in gradients.items()}, learning_rate)
+        self.optimizer.update({name: factor * gradient for name, gradient in gradients.items()}, learning_rate)
         for name, values in self.optimizer.values.items():
-            self.quanta.parameters[name].data[:] = values
+            self.scales.parameters[name].data[:] = values
 
     def synchronize(self):
-        """Nothing: all rows are up to date."""
+        """Do nothing, because all rows are up to date."""
 
 
 class Training:
-    """A network, its exchange and its steps on this rank's share of each batch.
+    """Network that is trained on this rank's shard of each batch.
 
     Args:
-        sparse: train tables row by row; else the reference updates all rows.
+        sparse: True to train embeddings row by row. Otherwise the reference updates all rows.
     """
 
-    def __init__(self, shape, optimizer=OPTIMIZERS[0], *, sparse=True, clip_norm=0.5, world=None):
-        self.shape, self.world = shape, world or ProcessGroup()
-        optimizer = replace(optimizer, clip_norm=clip_norm)
+    def __init__(self, shape, options=OPTIMIZERS[0], *, sparse=True, clip_norm=0.5, group=None):
+        self.shape, self.group = shape, group or ProcessGroup()
+        options = replace(options, clip_norm=clip_norm)
         network = initial(shape)
         for name in shape.buffers:
             network.values[name][:] = np.arange(shape.buckets) % 5 == 0
         self.engine = network.opened(best())
-        self.exchange = (
-            self.engine.create_optimizer(self.world, optimizer, DOCUMENTS)
+        optimizer: Any = (
+            self.engine.create_optimizer(self.group, options, DOCUMENTS)
             if sparse
-            else DenseExchange(self.engine, optimizer)
+            else DenseOptimizer(self.engine, options)
         )
-        exchange: Any = self.exchange
-        self.step = TrainingStep(self.engine, exchange)
-        self.rate = 0.002 if shape.is_matmul_bound else 0.02
+        self.optimizer = optimizer
+        self.step = TrainingStep(self.engine, optimizer)
+        self.learning_rate = 0.002 if shape.is_matmul_bound else 0.02
 
     def batch(self, number):
-        """Make a batch with characters of its own, so that most rows are not touched for many steps."""
-        generator, size, group = np.random.default_rng(number), self.world.size, self.engine.reduction_group
+        """Return this rank's shard of a batch with few characters, so that most rows are not used for many steps."""
+        generator, reduction_group = np.random.default_rng(number), self.engine.reduction_group
         first = number % 16 * 4
         codes = generator.integers(first, first + 5, (DOCUMENTS, self.shape.feature_len)).astype(np.uint8)
         labels = generator.integers(0, self.shape.num_classes, DOCUMENTS).astype(np.int32)
-        start, stop = shard_range(0, DOCUMENTS, self.world.rank, size, group)
-        _, most = shard_range(0, DOCUMENTS, 0, size, group)
-        return pack_batch(codes[start:stop], labels[start:stop], most, DOCUMENTS, start)
+        start, stop = shard_range(0, DOCUMENTS, self.group.rank, self.group.size, reduction_group)
+        _, max_shard_size = shard_range(0, DOCUMENTS, 0, self.group.size, reduction_group)
+        return pack_batch(codes[start:stop], labels[start:stop], max_shard_size, DOCUMENTS, start)
 
     def steps(self, first, last):
         for number in range(first, last):
-            assert self.step(self.batch(number), number + 1, self.rate if number < 30 else self.rate / 2).is_finite
+            learning_rate = self.learning_rate if number < 30 else self.learning_rate / 2
+            assert self.step(self.batch(number), number + 1, learning_rate).is_finite
         return self
 
     def save(self):
@@ -124,67 +129,68 @@ class Training:
         return self
 
     def _run(self) -> Any:
-        return SimpleNamespace(engine=self.engine, optimizer=self.exchange, progress=TrainerState(), group=self.world)
+        return SimpleNamespace(engine=self.engine, optimizer=self.optimizer, progress=TrainerState(), group=self.group)
 
     def values(self):
-        self.exchange.synchronize()
+        self.optimizer.synchronize()
         return {name: self.engine.state_dict()[name].copy() for name in self.shape.parameter_shapes()}
 
     def digest(self):
-        return hashlib.sha256(b"".join(each.tobytes() for each in self.values().values())).hexdigest()
+        return hashlib.sha256(b"".join(array.tobytes() for array in self.values().values())).hexdigest()
 
 
-def assert_close(found, expected):
-    assert found.keys() == expected.keys()
+def assert_close(arrays, expected):
+    assert arrays.keys() == expected.keys()
     for name, array in expected.items():
         scale = np.abs(array).max()
         assert scale > 0
-        np.testing.assert_allclose(found[name], array, rtol=2e-3, atol=1e-3 * scale, err_msg=name)
+        np.testing.assert_allclose(arrays[name], array, rtol=2e-3, atol=1e-3 * scale, err_msg=name)
 
 
 @pytest.mark.parametrize(("shape", "steps", "clip_norm"), [(TABLE, 60, 0.5), (WIDE, 12, None), (CREPE, 20, 0.5)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @each_build
-def test_it_computes_what_the_dense_optimizer_does(optimizer, shape, steps, clip_norm):
-    sparse, dense = (Training(shape, optimizer, sparse=each, clip_norm=clip_norm) for each in (True, False))
+def test_sparse_training_equals_dense_training(optimizer, shape, steps, clip_norm):
+    sparse, dense = (Training(shape, optimizer, sparse=is_sparse, clip_norm=clip_norm) for is_sparse in (True, False))
     assert_close(sparse.steps(0, steps).values(), dense.steps(0, steps).values())
 
 
 @BOTH
 @each_build
-def test_the_same_bits_for_any_number_of_threads(shape, monkeypatch):
-    found = set()
+def test_bit_identical_for_any_number_of_threads(shape, monkeypatch):
+    digests = set()
     for threads in (1, 2, 3, 5):
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        found.add(Training(shape).steps(0, 10).digest())
-    assert len(found) == 1
+        digests.add(Training(shape).steps(0, 10).digest())
+    assert len(digests) == 1
 
 
 def test_builds_with_a_fused_multiply_add_agree_in_float32(monkeypatch):
-    """That for AMX was not tried; its float32 is the code of AVX512."""
+    """The AMX build is not compared; its float32 code is the code of the AVX512 build."""
     builds = [name for name in library.supported_builds() if name in ("avx512_bf16", "avx512", "avx2")]
     if len(builds) < 2:
         pytest.skip("this processor has fewer than two of the builds")
-    found = set()
+    digests = set()
     for build in builds:
         monkeypatch.setenv(library.KERNELS_ENV, build)
-        found.add(Training(CREPE).steps(0, 10).digest())
-    assert len(found) == 1
+        digests.add(Training(CREPE).steps(0, 10).digest())
+    assert len(digests) == 1
 
 
 @needs_kernels
 @BOTH
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("flushed", [False, True])
-def test_a_restored_table_goes_on_with_the_same_bits(optimizer, flushed, shape):
+@pytest.mark.parametrize("is_synchronized", [False, True])
+def test_a_restored_embedding_continues_bit_identically(optimizer, is_synchronized, shape):
     whole, first, second = (Training(shape, optimizer) for _ in range(3))
     for training in (whole, first):
         training.steps(0, 20)
-        if flushed:
-            training.exchange.synchronize()
+        if is_synchronized:
+            training.optimizer.synchronize()
     saved = first.save()
     for name in shape.sparse_parameters:
-        assert flushed == all(f"{name}.{array}" not in saved.optimizer for array in ("updated", "drift"))
+        arrays = {f"{name}.last_update", f"{name}.lazy_drift"}
+        assert arrays.isdisjoint(saved.optimizer) if is_synchronized else arrays <= saved.optimizer.keys()
     second.restore(saved)
     assert second.steps(20, 40).digest() == whole.steps(20, 40).digest()
 
@@ -199,12 +205,12 @@ ROWS, VALUES = (TABLE.buckets,), (TABLE.buckets, TABLE.num_classes)
         {"updates": None},
         {"weight.0": np.zeros(3, np.float32)},
         {"weight.1": np.zeros((TABLE.buckets, 1))},
-        {"weight.drift": np.array(0.0)},
-        {"weight.drift": np.zeros(7)},  # more updates than there were
-        {"weight.updated": np.full(ROWS, 6, np.int32)},  # beyond the history
-        {"weight.updated": np.full(ROWS, -1, np.int32)},
-        {"weight.updated": np.zeros(ROWS, np.int64)},
-        {"quanta": np.zeros(3, np.int32)},
+        {"weight.lazy_drift": np.array(0.0)},
+        {"weight.lazy_drift": np.zeros(7)},  # More updates than the state has.
+        {"weight.last_update": np.full(ROWS, 6, np.int32)},  # Beyond the history.
+        {"weight.last_update": np.full(ROWS, -1, np.int32)},
+        {"weight.last_update": np.zeros(ROWS, np.int64)},
+        {"exponents": np.zeros(3, np.int32)},
     ],
 )
 def test_a_damaged_state_is_refused(change):
@@ -215,51 +221,51 @@ def test_a_damaged_state_is_refused(change):
 
 
 @needs_kernels
-def test_weight_decay_acts_on_the_rows_of_the_step():
+def test_weight_decay_acts_only_on_the_rows_of_the_step():
     training = Training(TABLE, OptimizerOptions(name="sgd", momentum=0.0, weight_decay=0.5))
-    before = training.steps(0, 1).values()["weight"]
-    change = training.steps(1, 2).values()["weight"] - before
-    touched = np.abs(change).sum(axis=1) > 0
-    assert 0 < touched.sum() < len(touched) / 2
+    values = training.steps(0, 1).values()["weight"]
+    change = training.steps(1, 2).values()["weight"] - values
+    has_changed = np.abs(change).sum(axis=1) > 0
+    assert 0 < has_changed.sum() < len(has_changed) / 2
 
 
-def train_together(world, shape):
-    """Train with a save and a restoration in the middle, then with a gradient that is not finite."""
-    if saved := Training(shape, world=world).steps(0, 6).save():
+def train_together(group, shape):
+    """Train, save and restore the state, train on, and compute a step with a non-finite gradient on one rank."""
+    if saved := Training(shape, group=group).steps(0, 6).save():
         resume_state.save(Path("state"), saved)
-    world.all_gather_object(0, "saved")
-    found: Any = resume_state.load_newest(Path("state"))
-    training = Training(shape, world=world).restore(found.snapshot).steps(6, 12)
+    group.all_gather_object(0, "saved")
+    loaded: Any = resume_state.load_newest(Path("state"))
+    training = Training(shape, group=group).restore(loaded.snapshot).steps(6, 12)
     digest = training.digest()
-    assert world.all_gather_object(digest, "digest") == [digest] * world.size
+    assert group.all_gather_object(digest, "digest") == [digest] * group.size
     loss = large_loss(training)
-    culprit = min(world.size, 3) - 1  # Crepe gives a fourth rank no documents
-    if world.rank == culprit:
-        weigh(training.engine, 3e38)  # gradients are infinite
-    outcome = training.step.sum(training.batch(12), 13)
-    assert outcome.nonfinite_grad_ranks == (culprit,), outcome
-    if world.is_root:
-        print("summed by", training.exchange.reduce_backend)
+    culprit = min(group.size, 3) - 1  # With Crepe, a fourth rank has no documents.
+    if group.rank == culprit:
+        set_class_weight(training.engine, 3e38)  # The gradients are infinite.
+    result = training.step.sum(training.batch(12), 13)
+    assert result.nonfinite_grad_ranks == (culprit,), result
+    if group.is_root:
+        print("summed by", training.optimizer.reduce_backend)
         print("parameters", digest)
         print("loss", loss)
 
 
-def weigh(engine, weight):
-    """Weigh all classes."""
+def set_class_weight(engine, weight):
+    """Give all classes the same weight."""
     weights = np.full(engine.shape.num_classes, weight, np.float32)
     constants = ctypes.byref(DEFAULT_LOSS.constants)
     engine._kernels.call("crepe_set_loss", constants, weights.ctypes.data, len(weights))
 
 
 def large_loss(training):
-    """Compute the loss of a batch, of a thousand nats a document."""
-    weigh(training.engine, 1000)
+    """Return the loss of a batch, about a thousand nats per document."""
+    set_class_weight(training.engine, 1000)
     return training.step.sum(training.batch(12), 13).loss
 
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("shape", "hosts", "by"),
+    ("shape", "hosts", "backend"),
     [
         ("TABLE", [[0, 1]], "shared memory"),
         ("CREPE", [[0, 2], [1]], "shared memory and Horovod"),
@@ -267,26 +273,26 @@ def large_loss(training):
         ("CREPE", [], "Horovod"),
     ],
 )
-def test_processes_and_hosts_do_not_matter(tmp_path, shape, hosts, by):
-    start, processes = program if "Horovod" in by else supervised, sum(map(len, hosts)) or 3
+def test_the_result_does_not_depend_on_processes_and_hosts(tmp_path, shape, hosts, backend):
+    start, processes = program if "Horovod" in backend else supervised, sum(map(len, hosts)) or 3
     printed = run(start("parallel/sharded_worker.py", shape, json.dumps(hosts), processes=processes), tmp_path)
     one = Training(globals()[shape]).steps(0, 12)
-    for line in (f"summed by {by}", f"parameters {one.digest()}", f"loss {large_loss(one)}"):
+    for line in (f"summed by {backend}", f"parameters {one.digest()}", f"loss {large_loss(one)}"):
         assert f"{line}\n" in printed
 
 
 @each_build
-def test_a_flushed_table_has_numbers_of_half_precision():
-    """Rounded as NumPy does, and no more than once."""
+def test_a_synchronized_embedding_has_float16_numbers():
+    """The numbers are rounded as by NumPy, and only once."""
     training, generator = Training(TABLE), np.random.default_rng(0)
     sizes = np.exp2(generator.integers(-40, 15, VALUES))
     values = (generator.standard_normal(VALUES) * sizes).astype(np.float32)
     values[:2, :3] = [[2**-24, 2**-25, -(2**-14)], [65504, -65505, 0]]
-    training.engine.parameters["weight"].value[:] = values
-    training.exchange = training.engine.create_optimizer(ProcessGroup(), OPTIMIZERS[0], DOCUMENTS)
-    step = TrainingStep(training.engine, training.exchange)
+    training.engine.parameters["weight"].data[:] = values
+    training.optimizer = training.engine.create_optimizer(ProcessGroup(), OPTIMIZERS[0], DOCUMENTS)
+    step = TrainingStep(training.engine, training.optimizer)
     step(training.batch(0), 1, 0.0)
-    found = training.values()["weight"]
-    np.testing.assert_array_equal(found, values.astype(np.float16).astype(np.float32))
+    rounded = training.values()["weight"]
+    np.testing.assert_array_equal(rounded, values.astype(np.float16).astype(np.float32))
     step(training.batch(1), 2, 0.0)
-    np.testing.assert_array_equal(training.values()["weight"], found)
+    np.testing.assert_array_equal(training.values()["weight"], rounded)

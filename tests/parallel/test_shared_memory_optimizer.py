@@ -1,4 +1,4 @@
-"""All-reduce in shared memory within a host, and its fallback to Horovod."""
+"""All-reduce in the shared memory of a host, and its fallback to the backend of the process group."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from tests.helpers.programs import program, supervised
 
 
 def leftovers() -> set[Path]:
-    """Files that stay. Those of another run live for a moment, until all of its processes have opened them."""
-    found, due = set(Path("/dev/shm").glob("crepe_dist-*")), time.monotonic() + 10
-    while found and time.monotonic() < due:
+    """Return the files that stay in /dev/shm for ten seconds.
+
+    A file of another run disappears earlier, as soon as all processes of that run have opened it.
+    """
+    files, deadline = set(Path("/dev/shm").glob("crepe_dist-*")), time.monotonic() + 10
+    while files and time.monotonic() < deadline:
         time.sleep(0.1)
-        found &= set(Path("/dev/shm").glob("crepe_dist-*"))
-    return found
+        files &= set(Path("/dev/shm").glob("crepe_dist-*"))
+    return files
 
 
-@needs_kernels  # they add the gradients
-def test_sums_are_right_and_the_same_bits_everywhere(tmp_path):
+@needs_kernels  # The kernels sum the gradients.
+def test_sums_are_correct_and_bit_identical_on_all_ranks(tmp_path):
     printed = run(supervised("parallel/all_reduce_worker.py", processes=3), tmp_path)
     assert printed.count("all well") == printed.count("summed by shared memory\n") == 3
     assert not leftovers()
@@ -35,7 +38,7 @@ def test_sums_are_right_and_the_same_bits_everywhere(tmp_path):
 
 @needs_kernels
 @pytest.mark.parametrize("largest", [2**15 - 1, 2**15, 2**31 - 1])
-def test_whole_numbers_of_any_size_travel(largest):
+def test_integers_of_any_size_are_packed_and_unpacked(largest):
     numbers = np.random.default_rng(0).integers(-largest - 1, largest, 1001).astype(np.int32)
     message = inter_host.pack_int16(numbers)
     assert (inter_host.unpack_int16(message, 1001) == numbers).all()
@@ -45,33 +48,33 @@ def test_whole_numbers_of_any_size_travel(largest):
             inter_host.unpack_int16(wrong, 1001)
 
 
-def test_where_one_process_cannot_share_all_use_horovod(tmp_path):
+def test_all_ranks_use_horovod_if_one_of_them_cannot_share_memory(tmp_path):
     printed = run(program("parallel/all_reduce_worker.py", "unshared", processes=2), tmp_path)
     assert printed.count("all well") == printed.count("summed by Horovod\n") == 2
     assert not leftovers()
 
 
 @pytest.mark.parametrize(("file", "opened"), [(None, 2), ("missing", 2), ("own", 0)])
-def test_memory_that_cannot_be_shared_is_given_back(tmp_path, monkeypatch, file, opened):
+def test_memory_that_cannot_be_shared_is_released(tmp_path, monkeypatch, file, opened):
     def gather(value, name):
-        answer = opened if name == "shared memory opened" else value if file == "own" else file
-        return [value, answer]
+        other_value = opened if name == "shared memory opened" else value if file == "own" else file
+        return [value, other_value]
 
     monkeypatch.setattr(host_shared_memory, "FOLDER", tmp_path)
     group: Any = SimpleNamespace(rank=0, all_gather_object=gather)
-    before = os.listdir("/proc/self/fd")  # an open file keeps its memory, even if it is removed
+    descriptors = os.listdir("/proc/self/fd")  # An open file keeps its memory, even if the file is removed.
     assert host_shared_memory.open_shared(group, [0, 1], 1 << 20) is None
-    assert os.listdir("/proc/self/fd") == before
+    assert os.listdir("/proc/self/fd") == descriptors
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_with_gpus_are_watched_without_kernels_for_cpus(monkeypatch):
+def test_peers_with_gpus_are_checked_without_cpu_kernels(monkeypatch):
     monkeypatch.setenv("CREPE_DIST_KERNELS", "none")
     host_shared_memory.allocate_private(1 << 12).check_peers_alive()
 
 
 @needs_kernels
-def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path):
+def test_the_end_of_a_process_is_detected_even_if_the_launcher_does_not_report_it(tmp_path):
     dead = 2
     printed = run(program("parallel/killed_worker.py", dead, processes=4), tmp_path)
     for rank in range(4):
@@ -79,15 +82,15 @@ def test_a_process_that_ends_is_noticed_even_if_the_launcher_does_not(tmp_path):
         assert (f"[rank {rank}] stopped because another process ended" in printed) == (rank != dead), printed
 
 
-def test_what_an_ended_process_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+def test_only_stale_files_of_ended_processes_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(host_shared_memory, "FOLDER", tmp_path)
-    left, young, other = (tmp_path / name for name in ("crepe_dist-1-left", "crepe_dist-2-young", "something"))
-    for path in (left, young, other):
+    stale, recent, foreign = (tmp_path / name for name in ("crepe_dist-1-stale", "crepe_dist-2-recent", "something"))
+    for path in (stale, recent, foreign):
         path.touch()
     created = host_shared_memory._create_segment(100)
     assert created is not None
-    mine, _ = created
-    for path in (left, other, mine):
+    own, _ = created
+    for path in (stale, foreign, own):
         os.utime(path, (0, 0))
     host_shared_memory.remove_stale_files()
-    assert sorted(tmp_path.iterdir()) == sorted([young, other, mine])
+    assert sorted(tmp_path.iterdir()) == sorted([recent, foreign, own])
