@@ -103,11 +103,11 @@ def compare(data: Path, rivals: dict[str, Callable[..., Models]], ours: Sequence
 
 def rows_of(dataset: Dataset, name: str) -> pd.DataFrame:
     """Decode a split: the texts, the labels, and the values of the columns beside the text as they are read."""
-    split, composition = dataset.splits[name], dataset.composition
-    texts = list(map(dataset.encoding.decode, split.char_ids(np.arange(len(split)))))
+    split, composition = dataset.splits[name], dataset.preprocessor
+    texts = list(map(dataset.encoder.decode, split.char_ids(np.arange(len(split)))))
     rows = pd.DataFrame({TEXT: [PRIVATE.sub("", text).strip() for text in texts], LABEL: split.labels})
     for column, start in composition.code_point_ranges():
-        known = {chr(start + number): column.described(number) for number in range(column.size)}
+        known = {chr(start + number): column.describe_value(number) for number in range(column.size)}
         found = (next((known[each] for each in text if each in known), "") for text in texts)
         rows[f"{column.name}="] = list(found)
     return rows
@@ -132,7 +132,7 @@ def scored(dataset: Dataset, rows: pd.DataFrame, answers: Answers, least: float)
     true, right, answered = rows[LABEL], answers.classes == rows[LABEL], answers.scores >= least
     confusion = confusion_matrix(true, answers.classes, labels=range(len(dataset.classes)))
     means = [f1_score(true, answers.classes, labels=true.unique(), average=each) for each in ("macro", "weighted")]
-    tree = dataset.levels.f1(confusion) if dataset.levels else np.nan
+    tree = dataset.hierarchy.f1(confusion) if dataset.hierarchy else np.nan
     return [right.mean(), *means, tree, answered.mean(), right[answered].mean()]
 
 

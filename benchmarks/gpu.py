@@ -196,7 +196,7 @@ def kernel_times(bench: Bench, precision: Any) -> list[Row]:
     split, size = data.splits["train"], 64 if bench.emulated else bench.batch
     rows = np.resize(np.arange(len(split)), size)
     options = ModelOptions(precision=precision)
-    shape: Any = network_registry.config_class("crepe").for_data(options, data.encoding, len(data.classes), len(split))
+    shape: Any = network_registry.config_class("crepe").for_data(options, data.encoder, len(data.classes), len(split))
     backend = choose_backend(options, device, shape)
     engine: Any = create_engine(shape, initial(shape).parameters, backend, device=device)
     step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), size))

@@ -122,7 +122,7 @@ def _write_lines(data: Dataset, folder: Path) -> None:
     """Write the texts for the other tools: the characters that our network reads."""
     for name in ("train", "test"):
         split = data.splits[name]
-        texts = map(data.encoding.decode, split.char_ids(np.arange(len(split))))
+        texts = map(data.encoder.decode, split.char_ids(np.arange(len(split))))
         lines = [f"__label__{label} {' '.join(text.split())}\n" for label, text in zip(split.labels.tolist(), texts)]
         # As documentation of fastText advises, in random order: it reads the file as it is.
         order = np.random.default_rng(0).permutation(len(lines))
@@ -136,7 +136,7 @@ def measure(kind: Network, epochs: int, sample: Path, run_folder: Path, data: Da
     seconds = time.perf_counter() - began
     predictor = load(run_folder)
     split = data.splits["test"]
-    texts = [data.encoding.decode(codes) for codes in split.char_ids(np.arange(len(split)))]
+    texts = [data.encoder.decode(codes) for codes in split.char_ids(np.arange(len(split)))]
     began = time.perf_counter()
     predictor.predict(texts)
     return {
@@ -175,7 +175,7 @@ def _long(data: Dataset, documents: int, folder: Path) -> Path:
         for number in range(documents):
             label = number % len(data.classes)
             rows = generator.choice(np.flatnonzero(split.labels == label), JOINED)
-            stream.write(f"{label}\t{' '.join(map(data.encoding.decode, split.char_ids(rows)))}\n")
+            stream.write(f"{label}\t{' '.join(map(data.encoder.decode, split.char_ids(rows)))}\n")
     return prepare(str(source), folder / "long", "--header", "no", "--test", "0.05")
 
 

@@ -55,7 +55,7 @@ def train(args: argparse.Namespace) -> None:
     device = mx.gpu(hvd.local_rank() % gpus) if gpus else mx.cpu()
 
     mx.random.seed(args.seed)
-    encoding = dataset.encoding
+    encoding = dataset.encoder
     shape = PaperConfig(
         encoding.num_ids, encoding.feature_len, len(dataset.classes), args.filters, args.units, args.dropout
     )
@@ -107,8 +107,8 @@ def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accur
     about = {
         "epoch": epoch,
         "test_accuracy": test_accuracy,
-        "encoding": dataset.encoding.to_dict(),
-        "composition": dataset.composition.to_dict(),
+        "encoding": dataset.encoder.to_dict(),
+        "composition": dataset.preprocessor.to_dict(),
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }

@@ -29,7 +29,7 @@ Arrays = dict[str, npt.NDArray[Any]]  # by name
 Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
 
 
-def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Return the header of an array in a .npy file, as NumPy writes it; the values follow in C order."""
     about = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
     text = "{" + "".join(f"{name!r}: {value!r}, " for name, value in about.items()) + "}"
@@ -47,7 +47,7 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
     dtype = np.dtype(kind)
     with open_regular(path, follow=False) as stream:
         size = HEADER + math.prod(shape) * dtype.itemsize
-        if stream.read(HEADER) != header(dtype, shape) or os.fstat(stream.fileno()).st_size != size:
+        if stream.read(HEADER) != npy_header(dtype, shape) or os.fstat(stream.fileno()).st_size != size:
             raise ValueError(f"{path.name} is not the array {dtype.str} {list(shape)} that prepare has written")
         return np.memmap(stream, dtype=dtype, mode="r", offset=HEADER, shape=shape)
 
@@ -118,15 +118,15 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
         self._folder = folder
         self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
-        self._codes.write(header(np.dtype(np.uint8), (rows, feature_len)))
+        self._codes.write(npy_header(np.dtype(np.uint8), (rows, feature_len)))
         self._strings: dict[str, tuple[_HashedFile, str, list[int]]] = {}  # with the file of offsets, and the lengths
         for kind in kinds:
             strings, offsets = string_files(split, kind, shard)
             self._strings[kind] = _HashedFile(folder / strings), offsets, [0]
 
-    def append(self, codes: npt.NDArray[np.uint8], **strings: list[bytes]) -> None:
+    def append(self, char_ids: npt.NDArray[np.uint8], **strings: list[bytes]) -> None:
         """Write rows: uint8 [n, feature_len], and n byte strings of each kind, those not ``kinds`` being ignored."""
-        self._codes.write(np.ascontiguousarray(codes).data)
+        self._codes.write(np.ascontiguousarray(char_ids).data)
         for kind, (file, _, lengths) in self._strings.items():
             file.write(b"".join(strings[kind]))
             lengths.extend(map(len, strings[kind]))
@@ -169,7 +169,7 @@ def write_in_chunks(
     """Write an array to disk in pieces of its rows, and return its manifest entry."""
     with name_path_in_errors(folder / name):
         file = _HashedFile(folder / name)
-        file.write(header(np.dtype(kind), shape))
+        file.write(npy_header(np.dtype(kind), shape))
         for piece in pieces:
             file.write(np.ascontiguousarray(piece).data)
         return file.close()

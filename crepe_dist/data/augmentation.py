@@ -20,7 +20,7 @@ DEFAULT_ENCODER = CharEncoder()
 Places = npt.NDArray[np.int64]
 
 
-def add_typos(codes: CharIds, rate: float, keys: Numbers, letters: CharIds, kept: tuple[int, int]) -> CharIds:
+def add_typos(char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharIds, kept: tuple[int, int]) -> CharIds:
     """Add typing errors to documents, as a function of the codes, the rate and the keys.
 
     Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
@@ -39,25 +39,25 @@ def add_typos(codes: CharIds, rate: float, keys: Numbers, letters: CharIds, kept
     Returns:
         A copy with errors.
     """
-    known = codes != PAD_UNK_ID
-    documents, length = codes.shape
+    known = char_ids != PAD_UNK_ID
+    documents, length = char_ids.shape
     ends = np.where(known.any(axis=1), length - known[:, ::-1].argmax(axis=1), 0)
-    places = np.arange(length)
-    drawn = splitmix64(keys[:, None] + places.astype(np.uint64))
-    is_hit = bernoulli(rate, drawn) & (places < ends[:, None])
+    positions = np.arange(length)
+    drawn = splitmix64(keys[:, None] + positions.astype(np.uint64))
+    is_hit = bernoulli(typo_prob, drawn) & (positions < ends[:, None])
     document, place = np.nonzero(is_hit)
     hits, drawn = document * length + place, splitmix64(drawn[is_hit])
     substituted, deleted, inserted, swapped = (drawn & np.uint64(3) == kind for kind in range(4))
     random = drawn >> np.uint64(2)
 
-    flat = codes.flatten()
+    flat = char_ids.flatten()
     _swap(flat, hits[swapped & (place + 1 < ends[document])])
     _substitute(flat, hits[substituted], random[substituted], letters)
     # Insert and delete in all documents at once; `start` below then follows their changed lengths.
     flat = np.insert(flat, hits[inserted], letters[random[inserted] % np.uint64(len(letters))])
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
-    result = np.full_like(codes, PAD_UNK_ID)
+    result = np.full_like(char_ids, PAD_UNK_ID)
     start, (front, back) = 0, kept
     for row, count, end in zip(result, (length + gained).tolist(), (ends + gained).tolist()):
         if end > length:
@@ -69,44 +69,44 @@ def add_typos(codes: CharIds, rate: float, keys: Numbers, letters: CharIds, kept
     return result
 
 
-def _swap(flat: npt.NDArray[Any], places: Places) -> None:
+def _swap(flat: npt.NDArray[Any], positions: Places) -> None:
     """Swap each of these characters with the next one, in order; in a run of neighbours the first moves to the end."""
-    is_first = np.diff(places, prepend=-2) != 1
-    is_last = np.append(is_first[1:], True)[: len(places)]
-    moved = flat[places[is_first]]
-    flat[places] = flat[places + 1]
-    flat[places[is_last] + 1] = moved
+    is_first = np.diff(positions, prepend=-2) != 1
+    is_last = np.append(is_first[1:], True)[: len(positions)]
+    moved = flat[positions[is_first]]
+    flat[positions] = flat[positions + 1]
+    flat[positions[is_last] + 1] = moved
 
 
-def _substitute(flat: npt.NDArray[Any], places: Places, random: Numbers, letters: CharIds) -> None:
-    old, count = flat[places], len(letters)
+def _substitute(flat: npt.NDArray[Any], positions: Places, random: Numbers, letters: CharIds) -> None:
+    old, count = flat[positions], len(letters)
     which = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
     # For a letter, choose among the others, counted from the one after it.
     others = which + np.uint64(1) + random % np.uint64(max(1, count - 1))
-    flat[places] = letters[np.where(letters[which] == old, others, random) % np.uint64(count)]
+    flat[positions] = letters[np.where(letters[which] == old, others, random) % np.uint64(count)]
 
 
 def with_typos(
-    split: Split, rate: float, seed: int = 0, epoch: int = 0, encoding: CharEncoder = DEFAULT_ENCODER
+    split: Split, typo_prob: float, seed: int = 0, epoch: int = 0, encoder: CharEncoder = DEFAULT_ENCODER
 ) -> Split:
     """Return a view of a split with typing errors in its codes; its texts stay unchanged.
 
     The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors. A
     rare character has two codes, and an error in either makes another or an unknown character of it.
     """
-    if not rate:
+    if not typo_prob:
         return split
     letters, kept = (
-        encoding.typo_ids,
-        encoding.head_tail_lengths if encoding.in_reading_order else encoding.head_tail_lengths[::-1],
+        encoder.typo_ids,
+        encoder.head_tail_lengths if encoder.in_reading_order else encoder.head_tail_lengths[::-1],
     )
 
     return split.with_transform(
-        lambda codes, rows: add_typos(codes, rate, hash_random(seed, epoch, rows), letters, kept)
+        lambda char_ids, rows: add_typos(char_ids, typo_prob, hash_random(seed, epoch, rows), letters, kept)
     )
 
 
-def word_dropout(codes: CharIds, most: float, keys: Numbers, finder: WordHasher) -> CharIds:
+def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: WordHasher) -> CharIds:
     """Leave out words, and the character after each; a document keeps at least one word (Iyyer et al. 2015, ACL).
 
     Soft labels of a teacher repeat what it knows of a text's most telling words. A student that does not always see
@@ -118,21 +118,23 @@ def word_dropout(codes: CharIds, most: float, keys: Numbers, finder: WordHasher)
             are nearly whole, as those that a network classifies are.
         keys: key of the random numbers of each document, uint64 [n].
     """
-    is_word, starts = finder.bounds(codes)[:2]
+    is_word, starts = finder.bounds(char_ids)[:2]
     number = np.cumsum(starts, axis=1).astype(np.uint64)  # from 1 on within words; 0 draws the probability
-    rates = most * (splitmix64(keys) >> np.uint64(32)) / (1 << 32)
+    rates = max_prob * (splitmix64(keys) >> np.uint64(32)) / (1 << 32)
     is_left_out = is_word & bernoulli(rates[:, None], splitmix64(keys[:, None] + number))
     is_left_out &= (is_word & ~is_left_out).any(axis=1, keepdims=True)
     is_left_out[:, 1:] |= is_left_out[:, :-1] & ~is_word[:, 1:]
     order = np.argsort(is_left_out, axis=1, kind="stable")
-    return np.take_along_axis(np.where(is_left_out, PAD_UNK_ID, codes), order, axis=1)
+    return np.take_along_axis(np.where(is_left_out, PAD_UNK_ID, char_ids), order, axis=1)
 
 
-def with_word_dropout(split: Split, most: float, encoding: CharEncoder) -> Split:
+def with_word_dropout(split: Split, max_prob: float, encoder: CharEncoder) -> Split:
     """Return a view of a training split that leaves out words in each epoch; see ``word_dropout``."""
-    finder = WordHasher(encoding)
+    finder = WordHasher(encoder)
 
     def of_epoch(seed: int, epoch: int) -> Transform:
-        return lambda codes, rows: word_dropout(codes, most, splitmix64(hash_random(seed, epoch, rows)), finder)
+        return lambda char_ids, rows: word_dropout(
+            char_ids, max_prob, splitmix64(hash_random(seed, epoch, rows)), finder
+        )
 
     return replace(split, epoch_transform=of_epoch)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import PAD_UNK_ID, CharIds
 from crepe_dist.data.dataset import UNIT_WEIGHT_BYTES, WEIGHT_BYTES, WEIGHT_SCALE
-from crepe_dist.data.targets import PAIR_BYTES, PROB_SCALE, Shares
+from crepe_dist.data.targets import PAIR_BYTES, PROB_SCALE, LabelProbs
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 
 LABEL_BYTES = 2  # of a row with one label
@@ -52,10 +52,10 @@ class Batch(NamedTuple):
 
 
 def pack_batch(
-    codes: CharIds,
+    char_ids: CharIds,
     labels: npt.NDArray[np.int32],
     rows: int,
-    documents: int,
+    global_batch_size: int,
     first: int = 0,
     weights: CharIds = UNIT_WEIGHT_BYTES,
     targets: CharIds | None = None,
@@ -71,29 +71,29 @@ def pack_batch(
         weights: their weights in bytes, uint8 [n or 1, 3]; see ``Split.weight_bytes``.
         targets: their classes and shares in bytes, see ``Targets.bytes``; ``None``: the labels.
     """
-    count, length = codes.shape
+    count, length = char_ids.shape
     if targets is None:
         targets = labels.astype("<u2")[:, None].view(np.uint8)
     packed = np.empty((rows, length + targets.shape[1] + WEIGHT_BYTES), np.uint8)
-    packed[:count, :length] = codes
+    packed[:count, :length] = char_ids
     packed[count:, :length] = PAD_UNK_ID
     packed[:count, length:-WEIGHT_BYTES] = targets
     packed[:count, -WEIGHT_BYTES:] = weights
     packed[count:, length:] = 0
-    return Batch(packed, labels, documents, first)
+    return Batch(packed, labels, global_batch_size, first)
 
 
-def unpack_batch(batch: Batch, classes: int, pairs: int = 0) -> tuple[CharIds, Shares, npt.NDArray[np.float32]]:
+def unpack_batch(batch: Batch, classes: int, pairs: int = 0) -> tuple[CharIds, LabelProbs, npt.NDArray[np.float32]]:
     """Return a batch's codes, uint8 [B, L], shares of the classes, float32 [B, classes], and weights, float32 [B, 1].
 
     Args:
         pairs: pairs of class and share in a row; 0: its label.
     """
-    codes, rest = np.split(batch.packed, [-num_trailer_bytes(pairs)], axis=1)
+    char_ids, rest = np.split(batch.packed, [-num_trailer_bytes(pairs)], axis=1)
     labels, weights = np.split(rest.astype(np.float32), [-WEIGHT_BYTES], axis=1)
     labels = labels.reshape(len(labels), -1, PAIR_BYTES if pairs else LABEL_BYTES)
     of_pairs = (labels[..., 2] + 256 * labels[..., 3]) / PROB_SCALE if pairs else 1
     shares = np.zeros((len(labels), classes), np.float32)
     classes_of_pairs = (labels[..., 0] + 256 * labels[..., 1]).astype(np.int32)
     np.add.at(shares, (np.arange(len(labels))[:, None], classes_of_pairs), of_pairs)
-    return codes, shares, weights @ np.array([[1 / WEIGHT_SCALE], [256 / WEIGHT_SCALE], [1]], np.float32)
+    return char_ids, shares, weights @ np.array([[1 / WEIGHT_SCALE], [256 / WEIGHT_SCALE], [1]], np.float32)

@@ -129,11 +129,11 @@ class CharEncoder:
 
     @property
     def _table(self) -> CharIds:
-        return characters.code_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired, self.is_custom)
+        return characters.id_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired, self.is_custom)
 
     @property
     def _spelling(self) -> dict[int, str]:
-        return characters.spelling_of(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
+        return characters.spelling_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
 
     def encode(self, texts: Sequence[str]) -> CharIds:
         """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""

@@ -142,7 +142,7 @@ def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
 
 
 @cache
-def code_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_custom: bool) -> npt.NDArray[np.uint8]:
+def id_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_custom: bool) -> npt.NDArray[np.uint8]:
     """Return the code of every code point, uint8 [0x110000]; ``SYMBOLS`` have those after the alphabet's."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
     codes = {character: code for code, character in enumerate(alphabet)}
@@ -155,7 +155,7 @@ def code_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_cu
 
 
 @cache
-def spelling_of(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dict[int, str]:
+def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dict[int, str]:
     """Return the characters of one code that each code point of several is read as, for ``str.translate``.
 
     These are two ``SYMBOLS`` for a rare one, and the letters of one that is read as several. A symbol in a text is read

@@ -38,7 +38,7 @@ from crepe_dist.data.arrays import (
 )
 from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
 from crepe_dist.data.label_hierarchy import LabelHierarchy
-from crepe_dist.data.targets import ONE, SEVERAL, Targets, open_targets, read_label_type
+from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, Targets, open_targets, read_label_type
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import integer
@@ -65,7 +65,7 @@ Weights = Union[npt.NDArray[np.float32], None]
 Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]  # from the codes of rows, and the rows, to other codes
 
 
-def folder_of(source: str) -> Path:
+def dataset_folder(source: str) -> Path:
     """Return the prepared folder named by the setting ``data.source``."""
     return Path("data") / SAMPLE if source == SAMPLE else Path(source)
 
@@ -106,7 +106,7 @@ class Documents:
 
     def lengths(self) -> npt.NDArray[np.uint16]:
         """Return a measure of the length of each row, uint16 [rows]: how many of every eighth codes are not blank."""
-        lengths = (np.count_nonzero(codes[:, ::8] != PAD_UNK_ID, axis=1) for codes in self.shards)
+        lengths = (np.count_nonzero(char_ids[:, ::8] != PAD_UNK_ID, axis=1) for char_ids in self.shards)
         return np.concatenate([np.minimum(each, 65535).astype(np.uint16) for each in lengths])
 
     def text(self, row: int) -> str | None:
@@ -143,8 +143,8 @@ class Split(Documents):
 
     def char_ids(self, rows: npt.NDArray[np.int64]) -> CharIds:
         """Gather the codes of rows, uint8 [len(rows), feature_len], as ``alter`` changes them."""
-        codes = super().char_ids(rows)
-        return codes if self.transform is None else self.transform(codes, rows)
+        char_ids = super().char_ids(rows)
+        return char_ids if self.transform is None else self.transform(char_ids, rows)
 
     def weight_bytes(self, rows: npt.NDArray[np.int64]) -> CharIds:
         """Return the weights of rows as whole numbers of 1 / ``WEIGHT_SCALE`` in three bytes, uint8 [len(rows), 3]."""
@@ -157,11 +157,12 @@ class Split(Documents):
         """Return a view of the rows as they are in an epoch of training."""
         return self if self.epoch_transform is None else self.with_transform(self.epoch_transform(seed, epoch))
 
-    def with_transform(self, alter: Transform) -> Split:
+    def with_transform(self, transform: Transform) -> Split:
         """Return a view of all rows whose codes ``alter`` changes, too."""
         before = self.transform
         return replace(
-            self, transform=alter if before is None else lambda codes, rows: alter(before(codes, rows), rows)
+            self,
+            transform=transform if before is None else lambda char_ids, rows: transform(before(char_ids, rows), rows),
         )
 
     def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
@@ -220,8 +221,8 @@ class Dataset:
 
     folder: Path
     manifest: dict[str, Any]
-    encoding: CharEncoder
-    composition: TextPreprocessor
+    encoder: CharEncoder
+    preprocessor: TextPreprocessor
     splits: dict[str, Split]
     unlabelled: Documents | None = None
 
@@ -236,12 +237,12 @@ class Dataset:
         return list(self.manifest["classes"])
 
     @property
-    def levels(self) -> LabelHierarchy | None:
+    def hierarchy(self) -> LabelHierarchy | None:
         """Levels of the classes, if these form a tree."""
         return LabelHierarchy(self.manifest["levels"], tuple(self.classes)) if "levels" in self.manifest else None
 
     @property
-    def labelled(self) -> str:
+    def label_kind(self) -> str:
         """Labels of a row: ``one``, ``several`` or ``soft``."""
         return read_label_type(self.manifest)[0]
 
@@ -260,9 +261,9 @@ class Dataset:
         original = documents.text(row)
         if original is None:
             return "".join(
-                map(self.composition.describe_character, self.encoding.decode(documents.char_ids(np.array([row]))[0]))
+                map(self.preprocessor.describe_character, self.encoder.decode(documents.char_ids(np.array([row]))[0]))
             )
-        return self.composition.display_text(original)
+        return self.preprocessor.display_text(original)
 
     def origin(self, name: str, row: int) -> SourceRow:
         """Return where a row is from.
@@ -313,12 +314,12 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         )
     manifest = read_record(path, FORMAT, prepare_again)
     try:
-        encoding, composition = (
+        encoder, preprocessor = (
             CharEncoder.from_dict(manifest["encoding"]),
             TextPreprocessor.from_dict(manifest["composition"]),
         )
         classes = list(map(str, manifest["classes"]))
-        documents = {name: _open_documents(folder, name, encoding, manifest) for name in manifest["splits"]}
+        documents = {name: _open_documents(folder, name, encoder, manifest) for name in manifest["splits"]}
         splits = {
             name: _open_split(each, len(classes), manifest) for name, each in documents.items() if name != UNLABELLED
         }
@@ -328,7 +329,7 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         raise UserError(
             f"{folder} holds nothing to train on", "it needs at least two classes and one training row", prepare_again
         )
-    return Dataset(folder, manifest, encoding, composition, splits, documents.get(UNLABELLED))
+    return Dataset(folder, manifest, encoder, preprocessor, splits, documents.get(UNLABELLED))
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -360,7 +361,7 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
     return {"rows": len(rows), "shards": list(map(len, shards)), "files": files}
 
 
-def _open_documents(folder: Path, name: str, encoding: CharEncoder, manifest: dict[str, Any]) -> Documents:
+def _open_documents(folder: Path, name: str, encoder: CharEncoder, manifest: dict[str, Any]) -> Documents:
     """Check the files of a split, and map its documents."""
     about = manifest["splits"][name]
     sizes = [integer(rows, name="a number of rows") for rows in about["shards"]]
@@ -376,15 +377,15 @@ def _open_documents(folder: Path, name: str, encoding: CharEncoder, manifest: di
                 f"it has {size} bytes, {MANIFEST} says {written['bytes']}" if size is not None else "",
                 "prepare the data again",
             )
-    codes = tuple(
-        map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoding.feature_len))
+    char_ids = tuple(
+        map_array(folder / f"{name}.codes-{shard:05d}.npy", np.uint8, (sizes[shard], encoder.feature_len))
         for shard in shards
     )
     for kind in [TEXTS] * (name in SPLITS_WITH_TEXTS) + [IDS] * has_ids:
         for shard in shards:
             check_strings(folder, name, kind, shard, sizes[shard])
     origin_rows = map_array(folder / origins_file(name), np.uint64, (about["rows"], ORIGIN_COLUMNS))
-    return Documents(folder, name, codes, np.cumsum([0, *sizes]), origin_rows, has_ids)
+    return Documents(folder, name, char_ids, np.cumsum([0, *sizes]), origin_rows, has_ids)
 
 
 def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) -> Split:
@@ -392,15 +393,15 @@ def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) ->
     folder, name, rows = documents.folder, documents.name, len(documents)
     labelled, most = read_label_type(manifest)
     labels = map_array(folder / f"{name}.labels.npy", np.int32, (rows,))
-    least = -1 if labelled == SEVERAL else 0
+    least = -1 if labelled == MULTILABEL else 0
     if rows and not least <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}.labels.npy does not match the shards or classes")
     weighted = WEIGHTS in manifest["splits"][name]["files"]
     weights = map_array(folder / WEIGHTS, np.float32, (rows,)) if weighted else None
     if weights is not None and not (len(weights) and 0 <= weights.min() <= weights.max() <= MAX_WEIGHT):
         raise ValueError(f"{WEIGHTS} holds weights that are not from 0 to {MAX_WEIGHT:g}")
-    if labelled == ONE:
-        targets = Targets(ONE, labels, classes)
+    if labelled == SINGLE_LABEL:
+        targets = Targets(SINGLE_LABEL, labels, classes)
     else:
         targets = open_targets(folder, name, rows, labelled, most, classes)
     return Split(**vars(documents), labels=labels, weights=weights, targets=targets)

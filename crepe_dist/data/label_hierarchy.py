@@ -43,7 +43,7 @@ class HierarchyLevel:
 
     def confusion(self, of_classes: Counts) -> Counts:
         """Add up a confusion matrix, [classes, classes] → [nodes, nodes]."""
-        true, predicted, documents = cells_of(of_classes)
+        true, predicted, documents = nonzero_cells(of_classes)
         result = np.zeros((len(self.names), len(self.names)), np.int64)
         np.add.at(result, (self.of_class[true], self.of_class[predicted]), documents)
         return result
@@ -103,7 +103,7 @@ class LabelHierarchy:
 
     def accuracies(self, confusion: Counts) -> list[float]:
         """Return the share of documents whose node of each inner level is right."""
-        true, predicted, documents = cells_of(confusion)
+        true, predicted, documents = nonzero_cells(confusion)
         rights = (level.of_class[true] == level.of_class[predicted] for level in self.inner_levels)
         return [float((documents @ is_right) / documents.sum()) for is_right in rights]
 
@@ -121,7 +121,7 @@ class LabelHierarchy:
         nodes = np.full((lengths.max(), len(paths)), -1)  # of each class; two names may be one, without their blanks
         for place, path in enumerate(paths):
             nodes[: len(path), place] = list(path)
-        true, predicted, documents = cells_of(confusion)
+        true, predicted, documents = nonzero_cells(confusion)
         common = 0
         for of_true in nodes:
             for of_predicted in nodes:
@@ -130,7 +130,7 @@ class LabelHierarchy:
         return 2.0 * common / max(float(documents @ (lengths[true] + lengths[predicted])), 1.0)
 
 
-def cells_of(confusion: Counts) -> tuple[Counts, Counts, Counts]:
+def nonzero_cells(confusion: Counts) -> tuple[Counts, Counts, Counts]:
     """Return true class, predicted class and number of documents of the non-zero cells of a confusion matrix, in order.
 
     There are at most as many as documents. The matrix of 20,000 classes has 400 million cells.

@@ -13,7 +13,7 @@ LABEL_TYPES: dict[str, Callable[[str], Any]] = {
 }
 
 
-def typed(classes: Sequence[str], label_type: str) -> list[Any]:
+def to_label_type(classes: Sequence[str], label_type: str) -> list[Any]:
     """Return the labels that classes are named after.
 
     Args:

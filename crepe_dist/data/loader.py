@@ -75,7 +75,7 @@ def shard_range(start: int, stop: int, rank: int, size: int, group_size: int = 1
     return min(stop, start + first * group_size), min(stop, start + last * group_size)
 
 
-def most_documents(batch_size: int, size: int, group_size: int = 1) -> int:
+def max_shard_size(batch_size: int, size: int, group_size: int = 1) -> int:
     """Return the largest number of documents in one rank's share of a batch; the same on every rank."""
     return shard_range(0, batch_size, 0, size, group_size)[1]
 
@@ -115,7 +115,7 @@ class DataLoader:
     ) -> None:
         self._split = split
         self._shares = iter_shards(order, batch_size, rank, size, first, group_size)
-        self._rows = most_documents(batch_size, size, group_size)
+        self._rows = max_shard_size(batch_size, size, group_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""

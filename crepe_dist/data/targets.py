@@ -16,13 +16,13 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import map_array
 from crepe_dist.files.json_file import integer
 
-ONE, SEVERAL, SOFT = KINDS = ("one", "several", "soft")  # labels of a row
+SINGLE_LABEL, MULTILABEL, SOFT = LABEL_KINDS = ("one", "several", "soft")  # labels of a row
 PROB_SCALE = 65535  # the share 1 in a pair
 MAX_LABELS = 1024  # pairs per row
 PIECE = 1 << 16  # rows that are counted at a time
 PAIR_BYTES = 4  # in a batch: the class and the share, low bytes first
 Pairs = npt.NDArray[np.uint16]
-Shares = npt.NDArray[np.float32]
+LabelProbs = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Targets:
     @property
     def max_labels(self) -> int:
         """Number of pairs stored of each row; 0 for ``one``."""
-        return 0 if self.kind == ONE else int(self.stored.shape[1])
+        return 0 if self.kind == SINGLE_LABEL else int(self.stored.shape[1])
 
     def label_pairs(self, rows: npt.NDArray[np.int64]) -> Pairs:
         """Return the classes and shares of rows, uint16 [len(rows), pairs, 2]."""
         stored = self.stored[rows]
-        if self.kind == ONE:
+        if self.kind == SINGLE_LABEL:
             stored = np.stack([stored, np.full(len(rows), PROB_SCALE)], axis=1).astype(np.uint16)[:, None]
         return np.asarray(stored)
 
@@ -58,7 +58,7 @@ class Targets:
             np.ascontiguousarray(self.stored[rows], "<u2").reshape(len(rows), 2 * self.max_labels or 1).view(np.uint8)
         )
 
-    def label_probs(self, rows: npt.NDArray[np.int64]) -> Shares:
+    def label_probs(self, rows: npt.NDArray[np.int64]) -> LabelProbs:
         """Return the share of each class in rows, float32 [len(rows), classes]."""
         pairs = self.label_pairs(rows)
         shares = np.zeros((len(pairs), self.classes), np.float32)
@@ -99,8 +99,8 @@ def read_label_type(manifest: dict[str, Any]) -> tuple[str, int]:
     """Read the kind of labels and ``Targets.max_labels`` of a manifest; with one label per row it has no such entry."""
     about = manifest.get("labels")
     if about is None:
-        return ONE, 0
-    if about["kind"] not in (SEVERAL, SOFT):
+        return SINGLE_LABEL, 0
+    if about["kind"] not in (MULTILABEL, SOFT):
         raise ValueError(f"the labels are {str(about)[:80]}")
     return about["kind"], integer(about["most"], 1, MAX_LABELS, "labels.most")
 

@@ -29,17 +29,17 @@ UNKNOWN_CHARACTER = "\0"  # is unknown to every alphabet
 EMPTY = "empty text"
 
 
-def join(columns: Sequence[str]) -> str:
+def join_columns(columns: Sequence[str]) -> str:
     """Join the text columns of a row as ``title | text``, as the notebook does, except for blank ones."""
     return columns[0] if len(columns) == 1 else SEPARATOR.join(column for column in columns if column.strip())
 
 
-def with_values(text: str, values: Sequence[str]) -> str:
+def append_values(text: str, values: Sequence[str]) -> str:
     """Append the values of a row's columns to its text, if it has any; nothing in the text can pass for a value."""
     return FIELD_SEPARATOR.join([each.replace(FIELD_SEPARATOR, " ") for each in (text, *values)])
 
 
-def stored(row: str, strip_html: bool) -> str:
+def normalize_row(row: str, strip_html: bool) -> str:
     """Return a row as a data set stores it: HTML is removed first, since an entity can spell any character.
 
     Training, predictions and scores all read texts by this function.
@@ -73,16 +73,16 @@ class FeatureColumn:
 
     @cached_property
     def _number(self) -> dict[str, int]:
-        return {category(name): number for number, name in enumerate(self.categories or (), start=1)}
+        return {normalize_category(name): number for number, name in enumerate(self.categories or (), start=1)}
 
-    def number(self, value: str) -> int | None:
+    def value_index(self, value: str) -> int | None:
         """Return the number of a value's character, 0 for a missing one; ``None`` for one that is not read."""
-        value = category(value) if self.categories is not None else numeric(value)
+        value = normalize_category(value) if self.categories is not None else normalize_number(value)
         if not value or self.categories is not None:
             return self._number.get(value) if value else 0
-        return None if (found := number_of(value)) is None else 1 + bisect_right(self.edges, found)
+        return None if (found := parse_number(value)) is None else 1 + bisect_right(self.edges, found)
 
-    def described(self, number: int) -> str:
+    def describe_value(self, number: int) -> str:
         """Describe the values of a character by its number."""
         if number == 0:
             return "missing"
@@ -93,7 +93,7 @@ class FeatureColumn:
         return " ".join(limits) or "given"
 
 
-def category(value: str) -> str:
+def normalize_category(value: str) -> str:
     """Return a value as formats spell it alike.
 
     Whole numbers are without the ``.0`` of pandas, ``true`` is as in JSON, and times are without the zeros of
@@ -111,13 +111,13 @@ def category(value: str) -> str:
     return whole if float(whole) else whole.removeprefix("-")
 
 
-def numeric(value: str) -> str:
+def normalize_number(value: str) -> str:
     """Return a value of a column of numbers as ``category`` does; NaN, which CSV spells out, is a missing one."""
-    value = category(value)
+    value = normalize_category(value)
     return "" if value.lower().lstrip("+-") == "nan" else value
 
 
-def number_of(value: str) -> float | None:
+def parse_number(value: str) -> float | None:
     """Read a finite number, as Python writes it; ``None`` if it is none."""
     try:
         found = float(value)
@@ -153,7 +153,7 @@ class TextPreprocessor:
 
     def read(self, row: str) -> tuple[str, str]:
         """Return ``text`` and ``problem`` of a row. Its HTML is removed only one time."""
-        text, *values = stored(row if self.beside else strip_field_separators(row), self.strip_html).split(
+        text, *values = normalize_row(row if self.beside else strip_field_separators(row), self.strip_html).split(
             FIELD_SEPARATOR
         )
         problem = "" if text.strip() else EMPTY
@@ -162,10 +162,10 @@ class TextPreprocessor:
         values += [""] * (len(self.beside) - len(values))
         ends = [text, " "]
         for (column, start), value in zip(self.code_point_ranges(), values):
-            number = column.number(value)
+            number = column.value_index(value)
             ends += (UNKNOWN_CHARACTER, UNKNOWN_CHARACTER if number is None else chr(start + number))
             if number is None and column.categories is None:
-                problem = problem or unusable_number(column.name, value)
+                problem = problem or describe_unusable_number(column.name, value)
         return "".join(ends), problem
 
     @cached_property
@@ -184,11 +184,11 @@ class TextPreprocessor:
         """Return the characters of all values, those of each column in the order of its numbers."""
         return "".join(column.characters(start) for column, start in self.code_point_ranges())
 
-    def values_of(self, text: str) -> str:
+    def value_characters(self, text: str) -> str:
         """Return the characters of the values at the end of a composed text."""
         return text[len(text) - 2 * len(self.beside) + 1 :: 2]
 
-    def without(self, name: str, row: str) -> str:
+    def hide_column(self, name: str, row: str) -> str:
         """Return a row without the value of a column, which then counts as one that is not read."""
         text, *values = row.split(FIELD_SEPARATOR)
         hidden = [UNKNOWN_CHARACTER if column.name == name else value for column, value in zip(self.beside, values)]
@@ -204,7 +204,7 @@ class TextPreprocessor:
         """Return what the character of a value stands for, for people; other characters as they are, but ``UNREAD``."""
         for column, start in self.code_point_ranges():
             if start <= ord(character) < start + column.size:
-                return f"| {column.name}: {column.described(ord(character) - start)}"
+                return f"| {column.name}: {column.describe_value(ord(character) - start)}"
         return character.replace(UNKNOWN_CHARACTER, " ")
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,9 +225,11 @@ class TextPreprocessor:
         return cls(tuple(map(str, saved["columns"])), bool(saved["strip_html"]), tuple(beside))
 
 
-def unusable_number(name: str, value: str) -> str:
+def describe_unusable_number(name: str, value: str) -> str:
     """Describe a value that is neither missing nor a finite number; empty if it is one of them."""
-    return f"unusable number: {name} is {value!r:.40}" if numeric(value) and number_of(value) is None else ""
+    return (
+        f"unusable number: {name} is {value!r:.40}" if normalize_number(value) and parse_number(value) is None else ""
+    )
 
 
 def strip_field_separators(text: str) -> str:

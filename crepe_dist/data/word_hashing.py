@@ -40,10 +40,10 @@ class DocumentWords:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def counts(self, shares: Floats) -> Floats:
+    def counts(self, label_probs: Floats) -> Floats:
         """Sum the shares, [documents, classes], of the documents with each word, [size, classes]; integers exactly."""
         lengths = np.diff(self.starts)
-        columns = (np.bincount(self.words, np.repeat(share, lengths), self.size) for share in shares.T)
+        columns = (np.bincount(self.words, np.repeat(share, lengths), self.size) for share in label_probs.T)
         return np.stack(list(columns), axis=1)
 
     def sums(self, values: Floats) -> Floats:
@@ -72,36 +72,36 @@ def concatenate(parts: list[DocumentWords]) -> DocumentWords:
 class WordHasher:
     """Finder of the words of encoded documents."""
 
-    def __init__(self, encoding: CharEncoder) -> None:
-        characters = encoding.alphabet
+    def __init__(self, encoder: CharEncoder) -> None:
+        characters = encoder.alphabet
         lower = [characters.find(character.lower()) for character in characters]
         self._value = np.zeros(256, np.uint64)
-        self._value[: encoding.num_ids] = np.arange(1, encoding.num_ids + 1)
+        self._value[: encoder.num_ids] = np.arange(1, encoder.num_ids + 1)
         self._value[: len(characters)] = [1 + (code if same < 0 else same) for code, same in enumerate(lower)]
         self._kind = np.zeros(256, np.uint8)
         self._kind[: len(characters)] = [_kind(character) for character in characters]
-        ends = (PAIR, PAIR_END) if encoding.in_reading_order else (PAIR_END, PAIR)
-        self._kind[len(characters) : encoding.num_ids] = np.repeat(ends, encoding.pair_base)
+        ends = (PAIR, PAIR_END) if encoder.in_reading_order else (PAIR_END, PAIR)
+        self._kind[len(characters) : encoder.num_ids] = np.repeat(ends, encoder.pair_base)
         self._kind[PAD_UNK_ID] = OUTSIDE
-        length = encoding.feature_len
+        length = encoder.feature_len
         self._powers = _powers(RADIX, length)
         self._inverses = _powers(pow(RADIX, -1, 1 << 64), length)
 
-    def bounds(self, codes: CharIds) -> tuple[Places, Places, Places]:
+    def bounds(self, char_ids: CharIds) -> tuple[Places, Places, Places]:
         """Tell which codes, uint8 [n, feature_len], are in words, begin words and end words, bool [n, feature_len]."""
-        kind = np.pad(self._kind[codes], ((0, 0), (1, 1)))
+        kind = np.pad(self._kind[char_ids], ((0, 0), (1, 1)))
         before, kind, after = kind[:, :-2], kind[:, 1:-1], kind[:, 2:]
         is_word = kind != OUTSIDE
         starts = is_word & ~_continues(before, kind)
         return is_word, starts, is_word & ~((after != OUTSIDE) & _continues(kind, after))
 
-    def find(self, codes: CharIds) -> DocumentWords:
+    def find(self, char_ids: CharIds) -> DocumentWords:
         """Find the distinct words of documents, uint8 [n, feature_len]; their numbers ascend."""
-        is_word, starts, ends = self.bounds(codes)
+        is_word, starts, ends = self.bounds(char_ids)
         document, first = np.nonzero(starts)
         last = np.nonzero(ends)[1]
         # The digits of a word are read off the sums of those of its document.
-        sums = np.cumsum(np.where(is_word, self._value[codes] * self._powers, np.uint64(0)), axis=1, dtype=np.uint64)
+        sums = np.cumsum(np.where(is_word, self._value[char_ids] * self._powers, np.uint64(0)), axis=1, dtype=np.uint64)
         sums = np.pad(sums, ((0, 0), (1, 0)))
         words = splitmix64_finalize((sums[document, last + 1] - sums[document, first]) * self._inverses[first])
         is_next = document[1:] == document[:-1]
@@ -109,7 +109,7 @@ class WordHasher:
         buckets = np.concatenate([words, splitmix64_finalize(pairs[is_next])]) >> np.uint64(64 - BUCKET_BITS)
         documents = np.concatenate([document, document[1:][is_next]])
         keys = np.unique(documents << BUCKET_BITS | buckets.astype(np.int64))
-        starts_at = np.searchsorted(keys, np.arange(len(codes) + 1) << BUCKET_BITS)
+        starts_at = np.searchsorted(keys, np.arange(len(char_ids) + 1) << BUCKET_BITS)
         return DocumentWords(starts_at, keys & ((1 << BUCKET_BITS) - 1), 1 << BUCKET_BITS)
 
 

@@ -35,7 +35,7 @@ class CpuEngine(Engine):
     scales: FixedPointScales
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
-        shape, objective = self.shape, self.loss
+        shape, objective = self.config, self.loss
         self.reduction_group = shape.reduction_group
         self.parameters = parameters
         self._kernels = NativeModel(shape, self.backend, num_threads())
@@ -50,7 +50,7 @@ class CpuEngine(Engine):
     ) -> SharedMemoryOptimizer:
         sparse = [
             SparseParameter(name, self.parameters[name], rows, partial(self._attach_embedding, which))
-            for which, (name, rows) in enumerate(self.shape.max_rows_per_batch(max_shard_size).items())
+            for which, (name, rows) in enumerate(self.config.max_rows_per_batch(max_shard_size).items())
         ]
         self.scales = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
         self._optimizer = SharedMemoryOptimizer(group, OptimizerSpec(options), self.scales, sparse)
@@ -67,20 +67,20 @@ class CpuEngine(Engine):
         return self._forward("crepe_forward", batch, 1)[:, 0]
 
     def branch_logits(self, batch: Batch) -> Logits:
-        summands = self.shape.num_branches
+        summands = self.config.num_branches
         return self._forward("crepe_forward" if summands == 1 else "crepe_branch_logits", batch, summands)
 
     def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
         """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
         rows, stride = self._check_batch(batch)
-        logits = np.empty((parts, rows, self.shape.num_classes), np.float32)
+        logits = np.empty((parts, rows, self.config.num_classes), np.float32)
         self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> float:
         rows, _ = self._check_batch(batch)
         packed, quanta, loss = batch.packed.ctypes.data, self.scales, ctypes.c_double()
-        dropping = self.shape.dropout, batch.seed, batch.first
+        dropping = self.config.dropout, batch.seed, batch.first
         quanta.start_step(batch.global_batch_size)
         self._kernels.call("crepe_set_parameters", self._addresses, False)  # only what is trained has changed
         self._optimizer.wait_for_update()
@@ -93,7 +93,7 @@ class CpuEngine(Engine):
     def _check_batch(self, batch: Batch) -> tuple[int, int]:
         """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
         rows, stride = batch.packed.shape
-        length = self.shape.feature_len
+        length = self.config.feature_len
         expected = length + num_trailer_bytes(self.loss.max_labels)
         if stride != expected:
             raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {expected}")

@@ -9,7 +9,7 @@ from crepe_dist.cuda.branch import Branch, DeviceBatch, DropoutState, KernelProg
 from crepe_dist.cuda.gpu import DeviceBuffer, Gpu
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.batch import Batch
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import Engine, Logits
 from crepe_dist.model.branch_weight import add_branches
@@ -35,7 +35,7 @@ class CudaEngine(Engine):
     scales: FixedPointScales
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
-        shape = self.shape
+        shape = self.config
         self.parameters = parameters
         network = network_registry.import_network_module(shape.kind, "cuda")
         gpu, of_all = Gpu(self.device.device_id), shared_constants()
@@ -63,16 +63,16 @@ class CudaEngine(Engine):
 
     def create_optimizer(self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int) -> CudaOptimizer:
         self.scales = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
-        on_gpu = self._program, self._buffers, self.shape.sparse_parameters, self.grad_scaler
+        on_gpu = self._program, self._buffers, self.config.sparse_parameters, self.grad_scaler
         self._optimizer = CudaOptimizer(group, OptimizerSpec(options), self.scales, *on_gpu)
         return self._optimizer
 
     def logits(self, batch: Batch) -> Logits:
         parts = self.branch_logits(batch)
-        return add_branches(parts, 1.0) if self.shape.num_branches > 1 else parts[:, 0]
+        return add_branches(parts, 1.0) if self.config.num_branches > 1 else parts[:, 0]
 
     def branch_logits(self, batch: Batch) -> Logits:
-        logits = np.empty((len(self._branches), len(batch.packed), self.shape.num_classes), np.float32)
+        logits = np.empty((len(self._branches), len(batch.packed), self.config.num_classes), np.float32)
         texts, _ = self._copy_batch(batch)
         self._forward(texts).read(logits)
         return logits.swapaxes(0, 1)
@@ -84,16 +84,16 @@ class CudaEngine(Engine):
         self.scales.start_step(batch.global_batch_size)
         # That of the global batch, so that the loss scale does not depend on the number of ranks.
         scale = self.grad_scaler.scale_for(batch.global_batch_size)
-        dropping = DropoutState(self.shape.dropout, batch.seed)
-        objective = self.loss.smoothing, self.loss.max_labels, self.loss.label_type == SEVERAL
+        dropping = DropoutState(self.config.dropout, batch.seed)
+        objective = self.loss.smoothing, self.loss.max_labels, self.loss.label_type == MULTILABEL
         texts, packed = self._copy_batch(batch)
         logits = self._forward(texts, dropping)
         gradients, of_parts = self._branch_buffers("logit gradients", documents)
         losses = run.buffer("losses", 4 * len(self._branches) * documents).view(0, 4 * len(self._branches) * documents)
         run(
             "compute_losses", (documents, len(self._branches)),
-            logits, self.shape.num_classes, packed, batch.packed.shape[1],
-            self.shape.feature_len, *objective, self._class_weights, scale, gradients, losses,
+            logits, self.config.num_classes, packed, batch.packed.shape[1],
+            self.config.feature_len, *objective, self._class_weights, scale, gradients, losses,
         )  # fmt: skip
         sums = exchange.zero_grad(documents)
         for part, own in of_parts:
@@ -109,18 +109,18 @@ class CudaEngine(Engine):
 
     def _branch_buffers(self, name: str, documents: int) -> tuple[DeviceBuffer, list[tuple[Branch, DeviceBuffer]]]:
         """Return memory for float32 [parts, documents, classes], and each part with its own piece of it."""
-        size = 4 * documents * self.shape.num_classes
+        size = 4 * documents * self.config.num_classes
         memory = self._program.buffer(name, len(self._branches) * size)
         return memory, [(part, memory.view(number * size, size)) for number, part in enumerate(self._branches)]
 
     def _copy_batch(self, batch: Batch) -> tuple[DeviceBatch, DeviceBuffer]:
         """Copy a batch to the GPU and unpack its texts; return them and the batch as it was."""
-        run, (documents, stride), length = self._program, batch.packed.shape, self.shape.feature_len
+        run, (documents, stride), length = self._program, batch.packed.shape, self.config.feature_len
         packed = run.buffer("packed", batch.packed.nbytes)
         packed.write(np.ascontiguousarray(batch.packed))
         texts = run.buffer("texts", documents * (length + 2))
         lengths = run.buffer("lengths", 4 * documents)
-        run("add_boundary_symbols", documents, packed, stride, length, self.shape.alphabet_size, texts, lengths)
+        run("add_boundary_symbols", documents, packed, stride, length, self.config.alphabet_size, texts, lengths)
         return DeviceBatch(documents, batch.first, length + 2, texts, lengths), packed
 
 

@@ -59,7 +59,7 @@ class Engine(ABC):
         loss: Loss = DEFAULT_LOSS,
         device: Device = CPU,
     ) -> None:
-        self.shape = shape
+        self.config = shape
         self.backend = backend
         self.loss = loss
         self.device = device
@@ -98,7 +98,7 @@ class Engine(ABC):
         Raises:
             UserError: A name or shape differs from the network's, or a value is not finite.
         """
-        validate(arrays, self.shape)
+        validate(arrays, self.config)
         for name, parameter in self.parameters.items():
             parameter.data[:] = arrays[name]
 

@@ -31,7 +31,7 @@ class GluonEngine(Engine):
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
         self._context = mxnet_context(self.device)
-        self.network = network_registry.import_network_module(self.shape.kind, "gluon").BLOCK(self.shape)
+        self.network = network_registry.import_network_module(self.config.kind, "gluon").BLOCK(self.config)
         self.network.initialize(mx.init.Zero(), ctx=self._context)
         for name, parameter in structural_parameters(self.network).items():
             parameter.set_data(mx.nd.array(parameters[name].data))
@@ -44,7 +44,7 @@ class GluonEngine(Engine):
         return parameter_values(self.network)
 
     def load_state_dict(self, arrays: Arrays) -> None:
-        validate(arrays, self.shape)
+        validate(arrays, self.config)
         # After an inference pass on the CPU, weights are in oneDNN's own layout, in which `set_data` fails
         # asynchronously and leaves the old values. A cast restores the plain layout (checked with MXNet 1.9.1).
         self.network.cast("float32")
@@ -60,12 +60,12 @@ class GluonEngine(Engine):
         return HorovodOptimizer(group, parameters, optimizer, names)
 
     def logits(self, batch: Batch) -> Logits:
-        codes = batch.packed[:, : self.shape.feature_len]
+        codes = batch.packed[:, : self.config.feature_len]
         logits: Logits = self.network(self._on_device(codes)).asnumpy()
         return logits
 
     def forward_backward(self, batch: Batch) -> mx.nd.NDArray:
-        codes, shares, weights = unpack_batch(batch, self.shape.num_classes, self.loss.max_labels)
+        codes, shares, weights = unpack_batch(batch, self.config.num_classes, self.loss.max_labels)
         arrays = codes, *self.loss.targets(shares, weights)
         codes, targets, weights = map(self._on_device, arrays)
         # The masks of dropout depend on the position, so that those of two ranks differ.

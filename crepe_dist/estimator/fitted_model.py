@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, unusable_number
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number
 from crepe_dist.elastic.training_subprocess import NO_REPORTS, failure, iter_log_lines, training_subprocess
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
@@ -101,7 +101,7 @@ def _values(texts: Sequence[str], beside: ColumnSpec) -> dict[str, list[str]]:
     )
     for name in beside.numbers:
         for row, value in enumerate(table[name]):
-            if problem := unusable_number(name, value):
+            if problem := describe_unusable_number(name, value):
                 raise UserError(f"row {row}: {problem}", remedy="give numbers, or leave the value out")
     return table
 

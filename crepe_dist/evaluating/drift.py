@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.arrays import HASH
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, stored
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, normalize_row
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.evaluating.drift_statistics import (
     HISTOGRAM,
@@ -101,7 +101,7 @@ def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[s
     data, split = rows.dataset, rows.dataset.splits["test"]
     composition = predictor.composition
     usable = (row.text for row in inputs if not (row.problem or composition.validation_error(row.text)))
-    given = [stored(row, composition.strip_html) for row in usable]
+    given = [normalize_row(row, composition.strip_html) for row in usable]
     if absent := FIELD_SEPARATOR * len(composition.beside):
         given = [row if FIELD_SEPARATOR in row else row + absent for row in given]
     others = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]

@@ -44,9 +44,9 @@ class DriftStatistics:
     """
 
     def __init__(self, predictor: Predictor, texts: list[str]) -> None:
-        lengths, shape = sorted(len(text.partition(FIELD_SEPARATOR)[0]) for text in texts), predictor.engine.shape
+        lengths, shape = sorted(len(text.partition(FIELD_SEPARATOR)[0]) for text in texts), predictor.engine.config
         self._short, self._long = lengths[len(lengths) // TAIL], lengths[-1 - len(lengths) // TAIL]
-        self._predictor, self._table = predictor, getattr(shape, "table", shape)
+        self._predictor, self._table = predictor, getattr(shape, "ngram_config", shape)
         if isinstance(self._table, NGramConfig):
             # A row starts at zero, and the first training document that has it moves it.
             self._is_new = ~predictor.engine.arrays[shape.sparse_parameters[0]].any(axis=1)
@@ -89,11 +89,11 @@ class DriftStatistics:
         found[text, f"at least {pluralize(self._long, 'character')}"] = lengths >= self._long, ones
         found[text, "longer than the network reads"] = symbols > predictor.encoding.feature_len, ones
         for column, values in zip(beside, columns):
-            group, numbers = f"column {column.name}", np.array(list(map(column.number, values)), np.float64)
+            group, numbers = f"column {column.name}", np.array(list(map(column.value_index, values)), np.float64)
             found[group, "(never seen in training)"] = np.isnan(numbers), ones
             found[group, "(missing)"] = numbers == 0, ones
             for number in range(1, min(column.size, 1 + MAX_VALUES)):  # the most frequent categories come first
-                found[group, column.described(number)] = numbers == number, ones
+                found[group, column.describe_value(number)] = numbers == number, ones
         return found
 
 

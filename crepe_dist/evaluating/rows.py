@@ -13,7 +13,7 @@ import numpy as np
 
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, Dataset, open_dataset
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import excerpt, join_words, pluralize
@@ -126,12 +126,12 @@ def load_eval_rows(
 
 def _check(predictor: Predictor, dataset: Dataset) -> None:
     """Check that a data set was prepared as the data of the model were."""
-    strips, several = [each.composition.strip_html for each in (predictor, dataset)], dataset.labelled == SEVERAL
+    strips = predictor.composition.strip_html, dataset.preprocessor.strip_html
     pairs: dict[str, tuple[Any, Any]] = {
-        "columns beside the text": (predictor.composition.beside, dataset.composition.beside),
-        "encoding": (predictor.encoding, dataset.encoding),
-        "removal of HTML": (strips[0], strips[1]),
-        "number of labels": (predictor.is_multilabel, several),
+        "columns beside the text": (predictor.composition.beside, dataset.preprocessor.beside),
+        "encoding": (predictor.encoding, dataset.encoder),
+        "removal of HTML": strips,
+        "number of labels": (predictor.is_multilabel, dataset.label_kind == MULTILABEL),
         "classes": (predictor.classes, dataset.classes),
     }
     if different := [name for name, (mine, theirs) in pairs.items() if mine != theirs]:

@@ -65,10 +65,10 @@ def score(args: Any, world: ProcessGroup) -> None:
                     [f"{escape_controls(path.name)} on {escape_controls(rows.name)}, {documents}", *rows.notes(), ""]
                 )
             )
-        split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoding
+        split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoder
         beside = predictor.composition.beside if rows.split in SPLITS_WITH_TEXTS else ()
         # By the share of typing errors, or the name of the column that is left out.
-        views: dict[Any, Split] = {rate: with_typos(split, rate, encoding=encoding) for rate in args.typos}
+        views: dict[Any, Split] = {rate: with_typos(split, rate, encoder=encoding) for rate in args.typos}
         views |= {column.name: without_column(split, column.name, predictor) for column in beside}
         scores, *others = (scores_of(view, predictor, world, args.batch_size) for view in (split, *views.values()))
         if world.is_root:
@@ -80,7 +80,7 @@ def without_column(split: Split, name: str, predictor: Predictor) -> Split:
     composition, encoding = predictor.composition, predictor.encoding
 
     def alter(codes: CharIds, rows: npt.NDArray[np.int64]) -> CharIds:
-        texts = (composition.without(name, split.text(row) or "") for row in rows.tolist())
+        texts = (composition.hide_column(name, split.text(row) or "") for row in rows.tolist())
         return encoding.encode(list(map(composition.without_html_stripping.text, texts)))
 
     return split.with_transform(alter)
@@ -123,15 +123,15 @@ def _write(args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, o
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
         numbers["sure_answers"] = scores.selective_scores
         numbers["per_class"] = scores.per_class(dataset.classes)
-        if dataset.levels and isinstance(scores, MulticlassScores):
-            numbers["hierarchical_f1"] = dataset.levels.f1(scores.confusion)
-            numbers["level_accuracies"] = dataset.levels.accuracies(scores.confusion)
+        if dataset.hierarchy and isinstance(scores, MulticlassScores):
+            numbers["hierarchical_f1"] = dataset.hierarchy.f1(scores.confusion)
+            numbers["level_accuracies"] = dataset.hierarchy.accuracies(scores.confusion)
         numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
         numbers["without"] = {name: each.summary() for name, each in reduced.items()}
         write_json(args.json, numbers, follow=True)
     if args.html is not None:
         about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),
-                 "encoding": dataset.encoding.to_dict()}  # fmt: skip
+                 "encoding": dataset.encoder.to_dict()}  # fmt: skip
         worst_rows = [mistake.row for mistake in scores.mistakes] if isinstance(scores, MulticlassScores) else []
         html = page(scores, dataset.classes, quote_rows(dataset, split, worst_rows), about)
         write_text(args.html, html, follow=True)
@@ -155,7 +155,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         loss += f" ({scores.uncalibrated_loss:.4f} before temperature {temperature:.2f})"
         before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
     level, above = None, ""
-    if levels := dataset.levels:
+    if levels := dataset.hierarchy:
         level, above = levels.inner_levels[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
         above += "".join(
             f"\nlevel {number}: {len(each.names):,} nodes, accuracy {percent(share)}"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.dataset import Dataset, open_dataset
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.process_group import SINGLE_PROCESS
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.exporter import atomic_folder, dataset_of_run
@@ -50,13 +50,13 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
         UserError: the data are missing or encoded differently, or the network cannot be compressed to this size.
     """
     engine, about = predictor.engine, predictor.metadata
-    dataset = _dataset(predictor, data) if engine.shape.sparse_parameters else None
-    counts = row_importance(engine.shape, engine.arrays, dataset) if dataset else {}
+    dataset = _dataset(predictor, data) if engine.config.sparse_parameters else None
+    counts = row_importance(engine.config, engine.arrays, dataset) if dataset else {}
     described: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
     described["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
     whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
     whole["calibration"] = predictor.calibration.to_dict()
-    stored, numbers, rows = _compressed(engine.shape, engine.arrays, counts, limit, whole)
+    stored, numbers, rows = _compressed(engine.config, engine.arrays, counts, limit, whole)
     with atomic_folder(out) as folder:
         file = folder / weights_io.MODEL_FILE
         weights_io.write_safetensors(stored, file)
@@ -71,7 +71,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
 
 def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
     dataset = open_dataset(data or dataset_of_run(predictor.path))
-    here, there = dataset.encoding, predictor.encoding
+    here, there = dataset.encoder, predictor.encoding
     if not here.same_mapping(there) or here.feature_len != there.feature_len:
         what = f"{dataset.folder} is encoded differently from the texts of {predictor.path}"
         raise UserError(what, remedy="name the data that it was trained on with --data")
@@ -81,7 +81,7 @@ def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
 def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> list[str]:
     if not dataset or not (split := dataset.splits.get("test")):
         return []
-    if (before.is_multilabel, len(before.classes)) != (dataset.labelled == SEVERAL, len(dataset.classes)):
+    if (before.is_multilabel, len(before.classes)) != (dataset.label_kind == MULTILABEL, len(dataset.classes)):
         return []
     some = split.select(np.linspace(0, len(split) - 1, min(MAX_SCORED, len(split))).astype(np.int64))
     scores = [

@@ -100,7 +100,7 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
         return []
     count = len(dataset.splits["test"])
     rows = np.linspace(0, count - 1, min(TEXTS, count)).astype(int).tolist()
-    return [dataset.composition.without_html_stripping.text(dataset.splits["test"].text(row) or "") for row in rows]
+    return [dataset.preprocessor.without_html_stripping.text(dataset.splits["test"].text(row) or "") for row in rows]
 
 
 def dataset_of_run(path: Path) -> Path:
@@ -121,7 +121,7 @@ def synthetic_texts(encoding: CharEncoder) -> list[str]:
 
 
 def _in_float32(predictor: Predictor) -> Predictor:
-    shape, arrays = predictor.engine.shape, predictor.engine.arrays
+    shape, arrays = predictor.engine.config, predictor.engine.arrays
     engine = open_inference(shape, arrays, choose_for_inference(shape, "float32"))
     return replace(predictor, engine=engine)
 

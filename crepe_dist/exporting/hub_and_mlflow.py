@@ -33,7 +33,7 @@ def write_card(predictor: Predictor, folder: Path) -> None:
         "hub_card.md",
         metadata=Markup(yaml.safe_dump(_metadata(name, predictor), allow_unicode=True, sort_keys=False)),
         name=escaped(name),
-        network=escaped(predictor.engine.shape.title),
+        network=escaped(predictor.engine.config.title),
         version=__version__,
         measure=predictor.score_name,
         result="" if accuracy is None else percent(accuracy),

@@ -53,7 +53,7 @@ def _model(ours: Predictor) -> bytes:
     Raises:
         UserError: the parameters are too large for an ONNX file.
     """
-    shape, arrays, temperature = ours.engine.shape, ours.engine.arrays, ours.calibration.temperature
+    shape, arrays, temperature = ours.engine.config, ours.engine.arrays, ours.calibration.temperature
     total = sum(array.nbytes for array in arrays.values())
     if total > MAX_PARAMETER_BYTES:
         raise UserError(f"the parameters are too large for an ONNX file: {size(total)}", remedy="use --format crepe")

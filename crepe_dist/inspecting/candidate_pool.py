@@ -50,10 +50,10 @@ class CandidatePool:
             )
         if name == PIPE:
             raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
-        options = unlabelled_options(reading, data.composition, id_, ReadOptions(encoding=encoding))
+        options = unlabelled_options(reading, data.preprocessor, id_, ReadOptions(encoding=encoding))
         inputs = open_inputs(name, reading=options, keep=True)
         self._names = inputs.columns
-        self._texts = data.composition.columns or ("text",)
+        self._texts = data.preprocessor.columns or ("text",)
         self._columns = (*self._texts, *given.feature_columns, *filter(None, [id_]))
         self._labels = dict.fromkeys(given.labels or (given.label or "label",), "")
         self._weights = {given.weight: "1"} if given.weight else {}
@@ -62,7 +62,7 @@ class CandidatePool:
         while some := list(islice(rows, CHUNK_ROWS)):
             self.num_read += len(some)
             warn_of_encoding(name, some)
-            some = [row for row in some if not (row.problem or data.composition.validation_error(row.text))]
+            some = [row for row in some if not (row.problem or data.preprocessor.validation_error(row.text))]
             for row, letters in zip(some, corpus.normalize_texts(self._encode(some))):
                 if letters not in seen:
                     seen.add(letters)
@@ -95,14 +95,14 @@ class CandidatePool:
         second, first = np.sort(probabilities, axis=1)[:, -2:].T
         candidates = np.argsort(first - second, kind="stable")[: CANDIDATES_PER_TEXT * count]
         drawn = generator.permutation(len(self))[:MAX_REPRESENTED]
-        find, both = WordHasher(self._data.encoding).find, np.concatenate([candidates, drawn])
+        find, both = WordHasher(self._data.encoder).find, np.concatenate([candidates, drawn])
         vectors = _project_tfidf(concatenate([find(self.char_ids(some)) for some in iter_chunks(both)]), generator)
         alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
         chosen = candidates[facility_location(alike, (1 - first + second)[drawn], min(count, len(self)))]
         return [self._record(self._rows[row]) for row in chosen.tolist()]
 
     def _encode(self, rows: Sequence[InputRow]) -> CharIds:
-        return self._data.encoding.encode([self._data.composition.text(row.text) for row in rows])
+        return self._data.encoder.encode([self._data.preprocessor.text(row.text) for row in rows])
 
     def _record(self, row: InputRow) -> dict[str, str]:
         cells = dict(zip(self._names, row.cells))

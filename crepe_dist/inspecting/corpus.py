@@ -12,7 +12,7 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import write_array
 from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_documents, write_manifest
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.errors import UserError
 
 CHUNK_ROWS = 4096  # rows that are copied together
@@ -37,7 +37,7 @@ class Corpus:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        if dataset.labelled == SEVERAL:
+        if dataset.label_kind == MULTILABEL:
             raise UserError(
                 f"{dataset.folder} has several labels per text",
                 "inspect judges one label per text",
@@ -63,7 +63,7 @@ class Corpus:
 
     def normalize_texts(self, char_ids: CharIds) -> list[str]:
         """Return the letters and digits of texts, in lower case: near duplicates have the same."""
-        return ["".join(filter(str.isalnum, self.dataset.encoding.decode(row).lower())) for row in char_ids]
+        return ["".join(filter(str.isalnum, self.dataset.encoder.decode(row).lower())) for row in char_ids]
 
     @cached_property
     def normalized_texts(self) -> list[str]:

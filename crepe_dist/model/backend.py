@@ -77,7 +77,7 @@ class Backend:
         return f"{self.precision}, {kernels}" + (f" ({self.why})" if self.why else "")
 
 
-def choose_backend(options: ModelOptions, device: Device, shape: NetworkConfig, common: str | None = None) -> Backend:
+def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig, common: str | None = None) -> Backend:
     """Select precision and kernels for training a network on a device.
 
     Args:
@@ -87,33 +87,33 @@ def choose_backend(options: ModelOptions, device: Device, shape: NetworkConfig, 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
     """
-    if not shape.is_matmul_bound and options.precision not in ("auto", "float32"):
+    if not config.is_matmul_bound and options.precision not in ("auto", "float32"):
         raise UserError(
             f"this network does not compute in {options.precision}",
             "it only adds numbers, so a lower precision would save nothing",
             "use --precision auto, or --model crepe",
         )
     kernels = common if common and options.kernels in ("auto", "native") else options.kernels
-    return _select_backend(kernels, options.precision, device, shape, "mxnet")
+    return _select_backend(kernels, options.precision, device, config, "mxnet")
 
 
-def choose_for_inference(shape: NetworkConfig, precision: Precision = "auto", device: Device = CPU) -> Backend:
+def choose_for_inference(config: NetworkConfig, precision: Precision = "auto", device: Device = CPU) -> Backend:
     """Select precision and kernels for inference, which NumPy computes on a CPU without compiled kernels."""
-    supported = precision if shape.is_matmul_bound else "float32"
-    return _select_backend("auto", supported, device, shape, "numpy" if device.device_type == "cpu" else "mxnet")
+    supported = precision if config.is_matmul_bound else "float32"
+    return _select_backend("auto", supported, device, config, "numpy" if device.device_type == "cpu" else "mxnet")
 
 
 def _select_backend(
-    kernels: str, precision: str, device: Device, shape: NetworkConfig, without: Literal["mxnet", "numpy"]
+    kernels: str, precision: str, device: Device, config: NetworkConfig, without: Literal["mxnet", "numpy"]
 ) -> Backend:
     own = _gpu_backend if device.device_type == "gpu" else _cpu_backend
-    chosen = ("--kernels is mxnet", "") if kernels == "mxnet" else own(kernels, precision, device, shape)
+    chosen = ("--kernels is mxnet", "") if kernels == "mxnet" else own(kernels, precision, device, config)
     if isinstance(chosen, Backend):
         return chosen
     trouble, remedy = chosen
-    if without == "mxnet" and not shape.has_mxnet:
+    if without == "mxnet" and not config.has_mxnet:
         if kernels == "mxnet":
-            raise UserError(f"MXNet's operators do not compute --model {shape.kind}", remedy="omit --kernels mxnet")
+            raise UserError(f"MXNet's operators do not compute --model {config.kind}", remedy="omit --kernels mxnet")
         raise UserError(f"no kernels can compute this network on {device}", trouble, remedy)
     if kernels not in ("auto", "mxnet"):
         raise UserError(f"our own kernels cannot compute this network on {device}", trouble, "use --kernels auto")
@@ -126,9 +126,9 @@ def _select_backend(
     return Backend("float32", None, trouble, without)
 
 
-def _cpu_backend(kernels: str, precision: str, device: Device, shape: NetworkConfig) -> Backend | tuple[str, str]:
+def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
     """Select our own kernels for CPUs; return why they cannot compute, and a remedy, if they cannot."""
-    if not shape.has_kernels:
+    if not config.has_kernels:
         return "there are no kernels of our own for it", ""
     if kernels in library.BUILDS:
         native, trouble = library.load_build(kernels, "--kernels"), ""
@@ -144,7 +144,7 @@ def _cpu_backend(kernels: str, precision: str, device: Device, shape: NetworkCon
         raise UserError(
             "this processor cannot compute in bfloat16", trouble or lacks, "use --precision auto or float32"
         )
-    if not shape.is_matmul_bound:
+    if not config.is_matmul_bound:
         return Backend("float32", native, trouble)
     if precision != "auto":
         why = "as requested"
@@ -159,13 +159,13 @@ def _cpu_backend(kernels: str, precision: str, device: Device, shape: NetworkCon
     return Backend(precision, native, f"{why}; {trouble}" if trouble else why)
 
 
-def _gpu_backend(kernels: str, precision: str, device: Device, shape: NetworkConfig) -> Backend | tuple[str, str]:
+def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
     """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
     if kernels not in ("auto", "native"):
         return f"--kernels is {kernels}", "use --kernels auto or native, or --device cpu"
     if os.environ.get(library.KERNELS_ENV) == library.NONE:
         return f"{library.KERNELS_ENV} is {library.NONE}", f"unset {library.KERNELS_ENV}"
-    if trouble := shape.cuda_unsupported_reason:
+    if trouble := config.cuda_unsupported_reason:
         return trouble, CPU_REMEDY
     found = driver.compute_capability(device.device_id)
     if found < MIN_COMPUTE_CAPABILITY:
@@ -177,8 +177,8 @@ def _gpu_backend(kernels: str, precision: str, device: Device, shape: NetworkCon
     if error := driver.version_error() or compiler.missing():
         return f"{error.what}; {error.why}", error.remedy
     if precision == "auto":
-        return Backend(half if shape.is_matmul_bound else "float32", None, "", architecture=_architecture(found))
-    return Backend(precision, None, "as requested" * shape.is_matmul_bound, architecture=_architecture(found))
+        return Backend(half if config.is_matmul_bound else "float32", None, "", architecture=_architecture(found))
+    return Backend(precision, None, "as requested" * config.is_matmul_bound, architecture=_architecture(found))
 
 
 def gpu_build(architecture: str) -> str:

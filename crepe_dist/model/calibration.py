@@ -57,7 +57,7 @@ class Calibration:
     thresholds: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, about: Mapping[str, Any]) -> Calibration:
+    def from_metadata(cls, about: Mapping[str, Any]) -> Calibration:
         """Read the calibration of a checkpoint from its description; the default one if it has none."""
         saved = about.get("calibration", UNCALIBRATED.to_dict())
         thresholds = tuple(about["labels"]["thresholds"]) if "labels" in about else ()
@@ -107,7 +107,7 @@ class Calibration:
             classes, places, *counts = _numbers(self.labels)
             is_reached = wilson_lower_bound(*counts) >= precision
             found = np.full(classes[-1] + 1, math.inf)
-            np.minimum.at(found, classes[is_reached], threshold_of(places[is_reached]))
+            np.minimum.at(found, classes[is_reached], interval_threshold(places[is_reached]))
             return list(found.tolist())
         percents, texts, right = np.arange(PERCENTS)[:, None], *_numbers(self.answers)
         right = right[:, None]
@@ -145,7 +145,7 @@ def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.N
     return Calibration(labels=lines, thresholds=tuple(thresholds.tolist()))
 
 
-def intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def to_intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Return the interval of each log-odds, int64, 0 to ``INTERVALS`` - 1; those of a network that diverged are 0."""
     scaled = np.nan_to_num((np.clip(logits, -HIGHEST, HIGHEST) + HIGHEST) * PER_UNIT)
     return np.minimum(scaled.astype(np.int64), INTERVALS - 1)
@@ -156,7 +156,7 @@ def log_odds(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.log(thresholds / (1 - thresholds)).astype(np.float32)
 
 
-def threshold_of(interval: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def interval_threshold(interval: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the probability at the lower end of an interval of the log-odds."""
     return np.asarray(1 / (1 + np.exp(HIGHEST - np.asarray(interval, np.float64) / PER_UNIT)))
 

@@ -45,14 +45,14 @@ class InferenceEngine(ABC):
         UserError: The parameters do not belong to this network, or are not finite.
     """
 
-    def __init__(self, shape: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
-        validate(arrays, shape)
-        self.shape = shape
+    def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
+        validate(arrays, config)
+        self.config = config
         self.parameters: Arrays = {
             name: array
             if isinstance(array := arrays[name], RowReadableArray)
             else np.ascontiguousarray(array, np.float32)
-            for name in shape.parameter_shapes()
+            for name in config.parameter_shapes()
         }
         self.backend = backend
         self.threads = num_threads()
@@ -63,7 +63,7 @@ class InferenceEngine(ABC):
         return {name: decompress(array) for name, array in self.parameters.items()}
 
     @abstractmethod
-    def logits(self, codes: CharIds) -> Logits:
+    def logits(self, char_ids: CharIds) -> Logits:
         """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
 
     def iter_logits(
@@ -75,10 +75,10 @@ class InferenceEngine(ABC):
             yield rows, np.asarray(split.labels[rows]), self.logits(split.char_ids(rows))
 
 
-def open_inference(shape: NetworkConfig, arrays: Arrays, backend: Backend) -> InferenceEngine:
+def open_inference(config: NetworkConfig, arrays: Arrays, backend: Backend) -> InferenceEngine:
     """Build the engine on the CPU that ``backend`` selects; see ``InferenceEngine`` for the arguments."""
     kind = NumpyInferenceEngine if backend.library is None else CpuInferenceEngine
-    return kind(shape, arrays, backend)
+    return kind(config, arrays, backend)
 
 
 class NativeModel:
@@ -91,11 +91,11 @@ class NativeModel:
         MemoryError: There is not enough memory.
     """
 
-    def __init__(self, shape: NetworkConfig, backend: Backend, number: int) -> None:
+    def __init__(self, config: NetworkConfig, backend: Backend, number: int) -> None:
         assert backend.library is not None
         self._functions = backend.library.functions
-        binding = network_registry.import_network_module(shape.kind, "kernels")
-        self._handle = binding.open_network(self._functions, shape, backend.precision, number)
+        binding = network_registry.import_network_module(config.kind, "kernels")
+        self._handle = binding.open_network(self._functions, config, backend.precision, number)
         _check(self._handle is None)
         weakref.finalize(self, self._functions.crepe_close, self._handle)
 
@@ -118,10 +118,10 @@ def to_c_parameters(arrays: Iterable[Any]) -> Any:
 
 
 def _stored(array: RowReadableArray) -> CParameter:
-    words, before, values, codes = pointers((array.words, array.before, array.values, array.codes))
+    words, before, values, char_ids = pointers((array.words, array.before, array.values, array.codes))
     numbers = 0 if array.codes is None else array.values.shape[1]
     is_half = values is not None and array.values.dtype == np.float16
-    return CParameter(words, before, len(array.words), values, codes, numbers, is_half)
+    return CParameter(words, before, len(array.words), values, char_ids, numbers, is_half)
 
 
 def _check(failed: int) -> None:
@@ -136,12 +136,12 @@ class CpuInferenceEngine(InferenceEngine):
     as in their file. A forked child starts again with one thread, because it shares the cores with others.
     """
 
-    def __init__(self, shape: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
-        super().__init__(shape, arrays, backend)
+    def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
+        super().__init__(config, arrays, backend)
         for name, array in self.parameters.items():
             is_flags = isinstance(array, RowReadableArray) and array.values is None
             if name not in (
-                shape.buffers if is_flags else shape.sparse_parameters
+                config.buffers if is_flags else config.sparse_parameters
             ):  # the kernels read single rows of these only
                 self.parameters[name] = decompress(array)
         self._start()
@@ -160,7 +160,7 @@ class CpuInferenceEngine(InferenceEngine):
             kernels = self._idle[number].pop() if self._idle[number] else None
         try:
             if kernels is None:
-                kernels = NativeModel(self.shape, self.backend, number)
+                kernels = NativeModel(self.config, self.backend, number)
                 kernels.call("crepe_set_parameters", to_c_parameters(self.parameters.values()), True)
             yield kernels, number
             self._idle[number].append(kernels)
@@ -168,18 +168,18 @@ class CpuInferenceEngine(InferenceEngine):
             with self._lock:
                 self._running -= 1
 
-    def logits(self, codes: CharIds) -> Logits:
+    def logits(self, char_ids: CharIds) -> Logits:
         if self._process != os.getpid():
             self.threads = 1
             self._start()
-        codes = np.ascontiguousarray(codes)
-        rows, length = codes.shape
-        if length != self.shape.feature_len:
-            raise ValueError(f"the documents have {length} characters, the network reads {self.shape.feature_len}")
-        logits = np.empty((rows, self.shape.num_classes), np.float32)
+        char_ids = np.ascontiguousarray(char_ids)
+        rows, length = char_ids.shape
+        if length != self.config.feature_len:
+            raise ValueError(f"the documents have {length} characters, the network reads {self.config.feature_len}")
+        logits = np.empty((rows, self.config.num_classes), np.float32)
         with self._workspace() as (kernels, number):
             for start in range(0, rows, MAX_ROWS_PER_PASS * number):
-                some, out = codes[start : start + MAX_ROWS_PER_PASS * number], logits[start:]
+                some, out = char_ids[start : start + MAX_ROWS_PER_PASS * number], logits[start:]
                 kernels.call("crepe_forward", some.ctypes.data, length, len(some), out.ctypes.data)
         return logits
 
@@ -187,31 +187,31 @@ class CpuInferenceEngine(InferenceEngine):
 class NumpyInferenceEngine(InferenceEngine):
     """Engine on NumPy, in float32."""
 
-    def __init__(self, shape: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
-        super().__init__(shape, arrays, backend)
+    def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
+        super().__init__(config, arrays, backend)
         self._arrays = self.arrays
-        self._logits = network_registry.import_network_module(shape.kind, "numpy").logits
-        self._rows = max(1, MAX_ACTIVATIONS // shape.activations)
+        self._logits = network_registry.import_network_module(config.kind, "numpy").logits
+        self._rows = max(1, MAX_ACTIVATIONS // config.activations)
 
-    def logits(self, codes: CharIds) -> Logits:
-        starts = range(0, len(codes), self._rows)
+    def logits(self, char_ids: CharIds) -> Logits:
+        starts = range(0, len(char_ids), self._rows)
         with np.errstate(over="ignore", invalid="ignore"):  # an answer that is not finite is refused with its cause
-            parts = [self._logits(self.shape, self._arrays, codes[start : start + self._rows]) for start in starts]
-        return np.concatenate([np.empty((0, self.shape.num_classes), np.float32), *parts])
+            parts = [self._logits(self.config, self._arrays, char_ids[start : start + self._rows]) for start in starts]
+        return np.concatenate([np.empty((0, self.config.num_classes), np.float32), *parts])
 
 
 # Layers of the networks' numpy.py. Activations are [n, positions, channels], so that a convolution is a sum of matrix
 # products.
 
 
-def convolved(x: Floats, weight: Floats) -> Floats:
+def convolve(x: Floats, weight: Floats) -> Floats:
     """Convolve [n, positions, channels] with a weight [filters, channels, kernel], without padding and bias."""
     kernel = weight.shape[2]
     positions = x.shape[1] - kernel + 1
-    return total([x[:, tap : tap + positions] @ weight[:, :, tap].T for tap in range(kernel)])
+    return sum_in_order([x[:, tap : tap + positions] @ weight[:, :, tap].T for tap in range(kernel)])
 
 
-def total(terms: list[Floats]) -> Floats:
+def sum_in_order(terms: list[Floats]) -> Floats:
     """Add arrays up, from the first to the last."""
     result = terms[0]
     for term in terms[1:]:
@@ -219,6 +219,6 @@ def total(terms: list[Floats]) -> Floats:
     return result
 
 
-def pooled(x: Floats, size: int) -> Floats:
+def max_pool(x: Floats, size: int) -> Floats:
     """Return the maxima of ``size`` neighbouring positions each, which divides their number."""
     return np.asarray(x.reshape(len(x), x.shape[1] // size, size, *x.shape[2:]).max(axis=2))

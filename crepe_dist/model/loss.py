@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL
 from crepe_dist.errors import UserError
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native.constants import LOSS_UNIT
@@ -54,12 +54,12 @@ class Loss:
 
     smoothing: float = 0.0
     weights: tuple[float, ...] = ()
-    label_type: str = ONE
+    label_type: str = SINGLE_LABEL
     max_labels: int = 0
 
     @property
     def constants(self) -> Constants:
-        return Constants(self.smoothing, self.max_labels, self.label_type == SEVERAL)
+        return Constants(self.smoothing, self.max_labels, self.label_type == MULTILABEL)
 
     def class_weights(self, classes: int) -> npt.NDArray[np.float32]:
         """Return the class weights, float32 [classes].
@@ -81,13 +81,13 @@ class Loss:
             weights: weights of the documents, float32 [n, 1].
         """
         of_classes, smoothing = self.class_weights(shares.shape[1]), np.float32(self.smoothing)
-        if self.label_type == SEVERAL:
+        if self.label_type == MULTILABEL:
             return (1 - smoothing) * shares + smoothing / 2, weights * of_classes
         return (1 - smoothing) * shares + smoothing / shares.shape[1], weights * (shares @ of_classes)[:, None]
 
     def gluon_loss(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
         """Return the sum of the losses of documents, with the operators of ``mxnet.nd``; see ``targets``."""
-        if self.label_type == SEVERAL:
+        if self.label_type == MULTILABEL:
             losses = nd.relu(logits) - logits * targets + nd.Activation(-nd.abs(logits), act_type="softrelu")
         else:
             losses = -nd.log_softmax(logits) * targets
@@ -104,7 +104,7 @@ class Loss:
             documents: number of documents, which may have several labels.
         """
         weights = self.class_weights(len(mass))
-        if self.label_type == SEVERAL:
+        if self.label_type == MULTILABEL:
             positive = (1 - self.smoothing) * mass / documents + self.smoothing / 2
             both = np.clip(np.stack([positive, 1 - positive]), 1e-300, 1)
             return -float((weights * both * np.log(both)).sum())
@@ -118,20 +118,20 @@ class Loss:
 DEFAULT_LOSS = Loss()
 
 
-def create_loss(options: TrainingOptions, dataset: Dataset, shape: NetworkConfig) -> Loss:
+def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfig) -> Loss:
     """Make the objective that the settings ask for on a data set.
 
     Raises:
         UserError: A class weight is of no class, or the weights are too far apart.
     """
     weights, smoothing = options.class_weights, options.label_smoothing
-    smoothing = shape.label_smoothing if smoothing is None else smoothing
+    smoothing = config.label_smoothing if smoothing is None else smoothing
     targets = dataset.splits["train"].targets
     labelled = targets.kind, targets.max_labels
     if weights == "none":
         return Loss(smoothing, (), *labelled)
     if weights == "balanced":
-        of_classes = balanced(dataset.class_counts())
+        of_classes = balanced_weights(dataset.class_counts())
     else:
         assert isinstance(weights, dict)
         unknown = set(weights) - set(dataset.classes)
@@ -143,7 +143,7 @@ def create_loss(options: TrainingOptions, dataset: Dataset, shape: NetworkConfig
             )
         of_classes = tuple(weights.get(name, 1.0) for name in dataset.classes)
     lightest, heaviest = min(of_classes), max(of_classes)
-    most = MAX_RATIO_OF_SEVERAL if targets.kind == SEVERAL else MAX_RATIO
+    most = MAX_RATIO_OF_SEVERAL if targets.kind == MULTILABEL else MAX_RATIO
     if heaviest > most * lightest:
         light, heavy = (truncate(dataset.classes[of_classes.index(weight)]) for weight in (lightest, heaviest))
         raise UserError(
@@ -154,7 +154,7 @@ def create_loss(options: TrainingOptions, dataset: Dataset, shape: NetworkConfig
     return Loss(smoothing, of_classes, *labelled)
 
 
-def balanced(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
+def balanced_weights(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
     """Return weights that give all classes equal influence and average 1 per document.
 
     The weight of a class is documents / (classes × documents of the class); that of a class without any is 1, since it

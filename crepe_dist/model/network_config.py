@@ -94,11 +94,11 @@ class NetworkConfig(ABC):
         return tuple(field.name for field in fields(cls)[len(fields(NetworkConfig)) :])
 
     @classmethod
-    def for_data(cls: type[Self], options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> Self:
+    def for_data(cls: type[Self], options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> Self:
         """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
         sizes = {name: getattr(options, cls.option_names.get(name, name)) for name in cls.hyperparameter_names()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
-        return cls(alphabet_size=encoding.num_ids, feature_len=encoding.feature_len, num_classes=classes, **chosen)
+        return cls(alphabet_size=encoder.num_ids, feature_len=encoder.feature_len, num_classes=classes, **chosen)
 
     @classmethod
     def of_parameters(
@@ -208,7 +208,7 @@ class NetworkConfig(ABC):
         """Return the largest numbers of rows that so many documents touch, by name of the table, in their order."""
         return {}
 
-    def row_usage(self, arrays: Arrays, codes: CharIds) -> dict[str, RowUsage]:
+    def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
         """Return the rows of each table that documents use, once for each use, by name of the table.
 
         A use has the square of the factor of the row, times a constant of the table.

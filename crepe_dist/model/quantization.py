@@ -120,7 +120,7 @@ class CompressedArray:
     book: Any
     codes: Any
 
-    def checked(self) -> RowReadableArray:
+    def validate(self) -> RowReadableArray:
         """Return the array in a form to be read; raise ``ValueError`` if its parts do not fit each other."""
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         kept = np.ones(rows, np.uint8) if self.kept is None else _part(self.kept, self.kept.shape[:1], np.uint8)

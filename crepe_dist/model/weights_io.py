@@ -68,9 +68,8 @@ def load(path: Path) -> Arrays:
         arrays = quantization.group_compressed(read(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a {what}", str(error), MODEL_HINT) from error
-    renamed: Arrays = network_registry.import_network_module(network_registry.LEGACY_NETWORK, "config").renamed(
-        path, arrays
-    )
+    paper = network_registry.import_network_module(network_registry.LEGACY_NETWORK, "config")
+    renamed: Arrays = paper.rename_notebook_parameters(path, arrays)
     return renamed
 
 
@@ -79,8 +78,8 @@ def config_class(network: Mapping[str, Any]) -> type[NetworkConfig]:
     kind = network.get("kind", network_registry.LEGACY_NETWORK)
     if not isinstance(kind, str) or kind not in network_registry.NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r} among {', '.join(network_registry.NETWORKS)}")
-    shape: type[NetworkConfig] = network_registry.config_class(kind)
-    return shape
+    config: type[NetworkConfig] = network_registry.config_class(kind)
+    return config
 
 
 def infer_config(
@@ -98,20 +97,20 @@ def infer_config(
         UserError: The parameters do not belong to such a network, or to this alphabet or length.
     """
     network = network or {}
-    shape = config_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
-    for name, expected in shape.parameter_shapes().items():
+    config = config_class(network).of_parameters(arrays, alphabet_size, feature_len, network)
+    for name, expected in config.parameter_shapes().items():
         if name not in arrays or arrays[name].shape != expected:
             problem = f"has {list(arrays[name].shape)} instead of {list(expected)}" if name in arrays else "is missing"
             raise UserError(NOT_A_CREPE_MODEL, f"{name} {problem}", MODEL_HINT)
-    return shape
+    return config
 
 
-def decompress_all(arrays: Arrays, shape: NetworkConfig) -> Arrays:
+def decompress_all(arrays: Arrays, config: NetworkConfig) -> Arrays:
     """Restore compressed arrays; raise ``UserError`` as ``checked`` does."""
-    return {name: quantization.decompress(array) for name, array in validate_compressed(arrays, shape).items()}
+    return {name: quantization.decompress(array) for name, array in validate_compressed(arrays, config).items()}
 
 
-def validate_compressed(arrays: Arrays, shape: NetworkConfig) -> Arrays:
+def validate_compressed(arrays: Arrays, config: NetworkConfig) -> Arrays:
     """Return compressed arrays as ``RowReadableArray``; they must have the names and shapes of a network, see
     ``infer_config``.
 
@@ -123,31 +122,31 @@ def validate_compressed(arrays: Arrays, shape: NetworkConfig) -> Arrays:
     }
     if not packed:
         return arrays
-    _check_names(arrays, shape)
-    if shape.num_parameters > quantization.MAX_NUMBERS:
-        limit = f"the network has {shape.num_parameters:,} parameters; the limit is {quantization.MAX_NUMBERS:,}"
+    _check_names(arrays, config)
+    if config.num_parameters > quantization.MAX_NUMBERS:
+        limit = f"the network has {config.num_parameters:,} parameters; the limit is {quantization.MAX_NUMBERS:,}"
         raise UserError("the parameters cannot be unpacked", limit, MODEL_HINT)
     try:
-        return {**arrays, **{name: array.checked() for name, array in packed.items()}}
+        return {**arrays, **{name: array.validate() for name, array in packed.items()}}
     except ValueError as error:
         raise UserError("the compressed parameters are damaged", str(error), MODEL_HINT) from error
 
 
-def _check_names(arrays: Arrays, shape: NetworkConfig) -> None:
-    if odd := ", ".join(sorted(arrays.keys() ^ shape.parameter_shapes().keys())[:6]):
+def _check_names(arrays: Arrays, config: NetworkConfig) -> None:
+    if odd := ", ".join(sorted(arrays.keys() ^ config.parameter_shapes().keys())[:6]):
         raise UserError(
             "the parameters do not belong to this network", f"missing or unexpected names: {odd}", MODEL_HINT
         )
 
 
-def validate(arrays: Arrays, shape: NetworkConfig) -> None:
+def validate(arrays: Arrays, config: NetworkConfig) -> None:
     """Check that the parameters are those of a network, and finite.
 
     Raises:
         UserError: A name or shape differs from the network's, or a value is not finite.
     """
-    _check_names(arrays, shape)
-    expected = shape.parameter_shapes()
+    _check_names(arrays, config)
+    expected = config.parameter_shapes()
     for name, array in arrays.items():
         if tuple(array.shape) != expected[name]:
             raise UserError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL
 from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import excerpt, join_words
@@ -107,6 +107,6 @@ def _read_options(predictor: Predictor, given: ReadOptions) -> ReadOptions:
     """Return the options to read labelled rows as the data of the model were read."""
     options = labelled_options(predictor.reading, predictor.composition, predictor.id, given)
     kind = options.labelling.kind
-    if predictor.is_multilabel != (kind == SEVERAL):
-        kind = SEVERAL if predictor.is_multilabel else ONE
+    if predictor.is_multilabel != (kind == MULTILABEL):
+        kind = MULTILABEL if predictor.is_multilabel else SINGLE_LABEL
     return replace(options, labelling=replace(options.labelling, kind=kind))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import CharEncoder, CharIds
 from crepe_dist.data.label_hierarchy import LabelHierarchy
-from crepe_dist.data.label_types import typed
+from crepe_dist.data.label_types import to_label_type
 from crepe_dist.data.text_preprocessing import TextPreprocessor, strip_field_separators
 from crepe_dist.distributed.device import CPU, select_device
 from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, SINGLE_PROCESS, ProcessGroup
@@ -103,7 +103,7 @@ class Predictor:
     @property
     def classes_(self) -> npt.NDArray[Any]:
         """The classes in the order of the outputs, of the type of the labels of the training, [classes]."""
-        return np.array(typed(self.classes, self.label_type))
+        return np.array(to_label_type(self.classes, self.label_type))
 
     @property
     def is_multilabel(self) -> bool:
@@ -150,7 +150,7 @@ class Predictor:
         Raises:
             UserError: as ``device.select_device`` raises it, or the GPU cannot be used.
         """
-        shape, arrays = self.engine.shape, self.engine.parameters
+        shape, arrays = self.engine.config, self.engine.parameters
         picked = select_device(device, lambda gpu: choose_for_inference(shape, self.precision, gpu), ranks)
         if picked == CPU:
             return self
@@ -196,7 +196,7 @@ class Predictor:
         found = self._predict_rows(texts, windows)
         if not self.label_type:
             return list(found)
-        labels: dict[str, Any] = dict(zip(self.classes, typed(self.classes, self.label_type)))
+        labels: dict[str, Any] = dict(zip(self.classes, to_label_type(self.classes, self.label_type)))
         return [
             each._replace(
                 label=labels.get(each.label, each.label),  # a node above the classes keeps its name
@@ -275,7 +275,7 @@ class Predictor:
         """Subtract the values of columns at the ends of composed texts from the numbers of known characters."""
         if not self.composition.beside:
             return known
-        counts = np.array([self.encoding.count_unknown(self.composition.values_of(text)) for text in texts])
+        counts = np.array([self.encoding.count_unknown(self.composition.value_characters(text)) for text in texts])
         return np.asarray(np.maximum(known + counts[:, 0] - counts[:, 1], 0))
 
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
@@ -302,7 +302,7 @@ class Predictor:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} cannot be made: {error.strerror}", remedy="choose another name") from error
-        weights_io.write_safetensors(weights_io.to_file_arrays(self.engine.arrays, type(self.engine.shape)), path)
+        weights_io.write_safetensors(weights_io.to_file_arrays(self.engine.arrays, type(self.engine.config)), path)
         self.describe(path)
 
     def files(self) -> dict[str, bytes]:
@@ -314,7 +314,7 @@ class Predictor:
     def describe(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         """Write the description of a parameter file beside it, from the predictor's own and the checkpoint's."""
         about = self.metadata if about is None else about
-        network = {**about.get("network", {}), **self.engine.shape.settings()}
+        network = {**about.get("network", {}), **self.engine.config.settings()}
         description = {**about, "encoding": self.encoding.to_dict(), "classes": self.classes, "network": network}
         description |= {"calibration": self.calibration.to_dict()}
         write_json(path.with_suffix(".json"), {**description, "format": checkpoint.FORMAT, "sha256": sha256(path)})
@@ -322,7 +322,7 @@ class Predictor:
     def index(self, label: Any) -> int:
         """Return the position of a class; raise ``UserError`` if the model does not know it."""
         if self.label_type and not isinstance(label, str):
-            labels = typed(self.classes, self.label_type)
+            labels = to_label_type(self.classes, self.label_type)
             label = self.classes[labels.index(label)] if label in labels else str(label)
         if label not in self.classes:
             why = f"the classes are {', '.join(self.classes)}"[:500]
@@ -478,7 +478,7 @@ def open_checkpoint(
         if path.parent.name == checkpoint.FOLDER and (name := RunDir(path.parent.parent).name):
             about["name"] = name
         encoding, classes, network = checkpoint.parse_metadata(path, about)
-        calibration, composition = Calibration.of(about), checkpoint.composition(about)
+        calibration, composition = Calibration.from_metadata(about), checkpoint.composition(about)
     shape = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
     if len(classes) != shape.num_classes:
         raise UserError(
@@ -492,7 +492,7 @@ def open_checkpoint(
     )
     label_type = about.get("label_type", "")
     try:
-        typed(classes, label_type)
+        to_label_type(classes, label_type)
     except ValueError as error:
         raise damaged_error(path.with_suffix(".json"), error, checkpoint.OTHER_CHECKPOINT_HINT) from error
     return Predictor(

@@ -24,7 +24,7 @@ from crepe_dist.data.arrays import (
 )
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import ALL_SPLITS, MAX_WEIGHT, SHARD_BYTES, SPLITS_WITH_TEXTS, WEIGHTS, write_manifest
-from crepe_dist.data.targets import ONE, Targets, argmax_classes, targets_file
+from crepe_dist.data.targets import SINGLE_LABEL, Targets, argmax_classes, targets_file
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import sync
@@ -160,7 +160,7 @@ def build_dataset(
         files = _write_origins(folder, split, collected, chosen)
         if code != UNLABELLED:
             files |= write_array(folder, f"{split}.labels.npy", labels[chosen])
-        if code != UNLABELLED and targets.kind != ONE:
+        if code != UNLABELLED and targets.kind != SINGLE_LABEL:
             files |= write_array(folder, targets_file(split), targets.stored[chosen])
         if split == "train" and spec.read_options.columns.weight is not None:
             files |= write_array(folder, WEIGHTS, _divide_by_mean(collected.rows["weight"][chosen]))
@@ -202,7 +202,7 @@ def build_dataset(
         manifest["levels"] = separator
     if collected.corrections is not None:
         manifest["corrections"] = collected.corrections
-    if targets.kind != ONE:
+    if targets.kind != SINGLE_LABEL:
         manifest["labels"] = {"kind": targets.kind, "most": targets.max_labels}
     write_manifest(folder, manifest)
     sync(folder)
@@ -272,10 +272,10 @@ def _build_targets(
     kind: str, collected: SpooledRows, class_index: dict[str, int]
 ) -> tuple[npt.NDArray[np.int32], Targets]:
     """Return the first or most probable class of each row, and its targets."""
-    if kind == ONE:
+    if kind == SINGLE_LABEL:
         relabel = np.array([class_index.get(label, -1) for label in collected.labels], dtype=np.int32)
         labels = relabel[collected.rows["label"]]
-        return labels, Targets(ONE, labels, len(class_index))
+        return labels, Targets(SINGLE_LABEL, labels, len(class_index))
     pairs = encode_labels(collected.labels, class_index)
     label = collected.rows["label"]
     return argmax_classes(pairs)[label], Targets(kind, pairs[label], len(class_index))

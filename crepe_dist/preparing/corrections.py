@@ -16,7 +16,7 @@ import numpy as np
 
 from crepe_dist.data.arrays import format_hash
 from crepe_dist.data.dataset import SPLITS
-from crepe_dist.data.targets import ONE
+from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import unescape_cell
 from crepe_dist.files.safe_read import printable, sha256
@@ -117,7 +117,7 @@ def apply_corrections(
         label = _parse_suggestion(correction.suggested, spec, classes, corrections.file)
         if same and labels[rows["label"][row]] == label:
             counts[ALREADY_APPLIED] += 1
-        elif not same or (spec.label_kind == ONE and labels[rows["label"][row]] != correction.label):
+        elif not same or (spec.label_kind == SINGLE_LABEL and labels[rows["label"][row]] != correction.label):
             counts[OUTDATED] += 1
             stale = stale or f"{file}:{line}"
         elif assignment[row] in (VALIDATION, TEST) and not corrections.held_out:
@@ -152,4 +152,4 @@ def _parse_suggestion(suggested: str, spec: PreparationSpec, known: Set[str], fi
         what = f"{file} gives a row the label {label!r:.60}, which no row of the sources has that is trained on"
         raise UserError(what, remedy=remedy)
 
-    return name(suggested) if spec.label_kind == ONE else spec.read_options.labelling.parse(suggested, name)
+    return name(suggested) if spec.label_kind == SINGLE_LABEL else spec.read_options.labelling.parse(suggested, name)

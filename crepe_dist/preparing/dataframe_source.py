@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
-from crepe_dist.data.text_preprocessing import join, with_values
+from crepe_dist.data.text_preprocessing import append_values, join_columns
 from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import has_guards, unescape_cell
 from crepe_dist.preparing.formats import DETECTION_ROWS
@@ -105,7 +105,7 @@ def extract_table_texts(table: Any, spec: ColumnSpec) -> Sequence[Any]:
 def _append_values(text: Any, *values: Any) -> Any:
     """Append the values of a row to its text; return a text that is none as it is, for its message."""
     text = "" if is_missing(text) else text
-    return with_values(text, list(map(format_value, values))) if isinstance(text, str) else text
+    return append_values(text, list(map(format_value, values))) if isinstance(text, str) else text
 
 
 def format_value(value: Any) -> str:
@@ -117,7 +117,7 @@ def _join_texts(values: Sequence[Any]) -> Any:
     """Join the texts of a row; return the first value that is neither a text nor missing instead, for its message."""
     texts = ["" if is_missing(value) else value for value in values]
     not_texts = [value for value in texts if not isinstance(value, str)]
-    return not_texts[0] if not_texts else join(texts)
+    return not_texts[0] if not_texts else join_columns(texts)
 
 
 def _to_lists(items: Sequence[tuple[str, Any]], name: str, has_guards: bool) -> dict[str, Sequence[Any]]:

@@ -13,8 +13,8 @@ from crepe_dist.data.text_preprocessing import (
     FIELD_SEPARATOR,
     FeatureColumn,
     TextPreprocessor,
-    category,
-    numeric,
+    normalize_category,
+    normalize_number,
 )
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import ColumnSpec
@@ -46,7 +46,7 @@ def fit_feature_columns(
     frequencies: list[int] = []
     for name, values in zip(spec.feature_columns, counts):
         if name in spec.numbers:
-            for nan in [value for value in values if value and not numeric(value)]:
+            for nan in [value for value in values if value and not normalize_number(value)]:
                 values[""] += values.pop(nan)
         missing = values.pop("", 0)
         if not values:
@@ -74,7 +74,7 @@ def fit_feature_columns(
 def count_values(subset: RowSubset) -> list[Counter[str]]:
     """Count the values of each column beside the text in some rows, without blanks around them. Runs in a worker."""
     rows = [text.decode("utf-8").split(FIELD_SEPARATOR)[1:] for text in subset.texts().get(subset.records())]
-    return [Counter(map(category, column)) for column in zip(*rows)]
+    return [Counter(map(normalize_category, column)) for column in zip(*rows)]
 
 
 def _quantile_edges(numbers: Floats, times: npt.NDArray[np.int64]) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from crepe_dist import invocation
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.characters import sort_alphabet
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
-from crepe_dist.data.targets import ONE, SEVERAL, SOFT
+from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT
 from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
@@ -49,7 +49,7 @@ AUTO = "auto"
 # Value of --alphabet: the standard alphabet of the mode.
 STANDARD = "standard"
 # Values of --labels, with the kind of labels that manifests store.
-LABELS_CHOICES = {"single": ONE, "multilabel": SEVERAL, "soft": SOFT}
+LABELS_CHOICES = {"single": SINGLE_LABEL, "multilabel": MULTILABEL, "soft": SOFT}
 # Values of --correct.
 CORRECT_CHOICES = TRAINING, ALL = "train", "all"
 
@@ -359,19 +359,19 @@ class PreparationFlags(ColumnFlags, Command):
         choice = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
         kind = LABELS_CHOICES[choice]
         problem = ""
-        if kind == ONE and (separator or (columns and not self.levels)):
+        if kind == SINGLE_LABEL and (separator or (columns and not self.levels)):
             problem = (
                 "--labels single cannot be combined with --label-separator, or with --label-columns without --levels"
             )
         elif kind == SOFT and separator:
             problem = "--labels soft cannot be combined with --label-separator"
-        elif self.levels and kind != ONE:
+        elif self.levels and kind != SINGLE_LABEL:
             problem = f"--levels cannot be combined with --labels {choice}"
         elif columns and (separator or self.label):
             problem = "--label-columns cannot be combined with --label or --label-separator"
         elif len(columns) == 1 or len(set(columns)) < len(columns):
             problem = "--label-columns needs at least two different columns"
-        elif kind != ONE and (self.stratified or self.max_per_class is not None):
+        elif kind != SINGLE_LABEL and (self.stratified or self.max_per_class is not None):
             problem = f"--labels {choice} cannot be combined with --stratified or --max-per-class: "
             problem += "these flags need exactly one class per row"
         if problem:

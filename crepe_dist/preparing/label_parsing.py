@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from crepe_dist.data.targets import MAX_LABELS, ONE, PROB_SCALE, SOFT, Pairs
-from crepe_dist.data.text_preprocessing import category
+from crepe_dist.data.targets import MAX_LABELS, PROB_SCALE, SINGLE_LABEL, SOFT, Pairs
+from crepe_dist.data.text_preprocessing import normalize_category
 
 ParseClassName = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
@@ -35,14 +35,14 @@ class LabelFormat:
     """The labels of rows.
 
     Args:
-        kind: one of ``targets.KINDS``.
+        kind: one of ``targets.LABEL_KINDS``.
         separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
         levels: separator of the levels of a label's name, if the classes form a tree; empty if they do not. Where there
             are columns of labels, each has the part of a level.
         type: type of the labels of a table in memory, one of ``LABEL_TYPES``; empty: text.
     """
 
-    kind: str = ONE
+    kind: str = SINGLE_LABEL
     separator: str = ""
     levels: str = ""
     type: str = ""
@@ -55,7 +55,7 @@ class LabelFormat:
         """Join the levels of a label that have a column each (``labels_to_cell``); raise ``ValueError`` if they
         cannot be.
         """
-        parts = list(map(category, _parse_json(cell).values()))
+        parts = list(map(normalize_category, _parse_json(cell).values()))
         while parts and not parts[-1]:
             parts.pop()  # a code of fewer levels
         if not all(parts):
@@ -121,7 +121,7 @@ def labels_to_cell(names: Sequence[str], cells: Sequence[str]) -> str:
 
 def parse_label(label: str, kind: str) -> list[str]:
     """Return the classes in a label string; one label is a string by itself."""
-    return [label] if kind == ONE else list(json.loads(label)) if label != ABSENT else []
+    return [label] if kind == SINGLE_LABEL else list(json.loads(label)) if label != ABSENT else []
 
 
 def collect_classes(labels: Iterable[str], kind: str) -> set[str]:
@@ -148,7 +148,7 @@ def encode_labels(labels: Sequence[str], class_index: Mapping[str, int]) -> Pair
 def fasttext_labels_to_cell(words: Sequence[str], kind: str) -> str:
     """Return the cell for the ``__label__…`` words of a line; raise ``ValueError`` if several cannot be labels."""
     labels = [word[len(FASTTEXT) :] for word in words]
-    if kind == ONE:
+    if kind == SINGLE_LABEL:
         if len(labels) > 1:
             raise ValueError(f"{MULTIPLE_LABELS}: {', '.join(labels)}"[:200])
         return labels[0] if labels else ""

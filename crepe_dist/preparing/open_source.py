@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import SAMPLE, UNLABELLED
-from crepe_dist.data.targets import ONE, SEVERAL
+from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL
 from crepe_dist.data.text_preprocessing import EMPTY, strip_field_separators
 from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import sha256
@@ -90,10 +90,11 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     name, label, kind_of_labels = source.name, source.label, options.labelling.kind
     is_unlabelled = source.split == UNLABELLED
     if is_unlabelled:  # no label is read, so any will do
-        label, kind_of_labels = "", SEVERAL
+        label, kind_of_labels = "", MULTILABEL
     if source.split != "train":  # scores do not use weights
         options = replace(options, columns=replace(options.columns, weight=None))
-    wanted, nested, encoding = options.columns, kind_of_labels != ONE, options.encoding or options.default_encoding
+    wanted, encoding = options.columns, options.encoding or options.default_encoding
+    nested = kind_of_labels != SINGLE_LABEL
     if source.format == "folder":
         _check_no_columns(source, options)
         assert source.path is not None
@@ -133,7 +134,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     if kind == "fasttext":
         if label is None:
             return open_fasttext(lines, name, kind_of_labels)
-        opened = open_fasttext(lines, name, SEVERAL, keep_cells=keep_cells, strict=is_unlabelled)
+        opened = open_fasttext(lines, name, MULTILABEL, keep_cells=keep_cells, strict=is_unlabelled)
         return opened._replace(columns_description="text: other words, ignored: words with __label__")
     if kind == "parquet":
         lines.close()

@@ -16,8 +16,8 @@ import numpy as np
 from crepe_dist.data.arrays import hash_texts
 from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.data.markup import TAG
-from crepe_dist.data.targets import ONE
-from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, number_of, stored, unusable_number
+from crepe_dist.data.targets import SINGLE_LABEL
+from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number, normalize_row, parse_number
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import truncate_to_width
 from crepe_dist.preparing.formats import NOT_UTF_8, InvalidRow, OpenFile, Parsed, RawBatch, Row, check_text, excerpt
@@ -86,7 +86,7 @@ def read_sources(
     collected = SpooledRows(folder, sources)
     number: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
-    most = MAX_CLASSES if spec.label_kind == ONE else MAX_LABEL_SETS
+    most = MAX_CLASSES if spec.label_kind == SINGLE_LABEL else MAX_LABEL_SETS
     with (folder / ROWS).open("wb") as rows, (folder / INVALID_ROWS).open("w", encoding="utf-8") as bad:
         # A worker gets these options with each batch, but not the corrections, which may be many.
         work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
@@ -180,7 +180,7 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     weights: list[float] = []
     name = partial(parse_class_name, class_names=options.class_names)
     for row in parsed.rows:
-        row = row._replace(text=stored(row.text, options.strip_html))
+        row = row._replace(text=normalize_row(row.text, options.strip_html))
         try:
             can_lack_label = keep_unlabelled and part == "train"
             label, text = _check_row(
@@ -222,14 +222,14 @@ def _check_row(
     """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
     text, cell = check_text(row.text), row.label.strip()
     columns, labelling = options.columns, options.labelling
-    if cell and columns.labels and labelling.kind == ONE:
+    if cell and columns.labels and labelling.kind == SINGLE_LABEL:
         cell = labelling.join_levels(cell)
     for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
-        if problem := unusable_number(column, value):
+        if problem := describe_unusable_number(column, value):
             raise ValueError(problem)
     if is_unlabelled or (can_lack_label and not cell):
         return ABSENT, text
-    if labelling.kind == ONE or not cell:
+    if labelling.kind == SINGLE_LABEL or not cell:
         return name(cell), text
     return labelling.parse(cell, name), text
 
@@ -256,7 +256,7 @@ def _parse_weight(row: Row) -> float:
     """Return a row's weight, 1 if rows have none; raise ``ValueError`` if it is unusable."""
     if row.weight is None:
         return 1.0
-    weight = number_of(row.weight)
+    weight = parse_number(row.weight)
     if weight is None or not 0 <= weight <= MAX_WEIGHT:
         raise ValueError(f"unusable weight: {row.weight!r:.40} is not a number from 0 to {MAX_WEIGHT:g}")
     return weight

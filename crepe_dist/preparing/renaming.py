@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crepe_dist.data.targets import ONE, PROB_SCALE, SOFT
+from crepe_dist.data.targets import PROB_SCALE, SINGLE_LABEL, SOFT
 from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import printable
 from crepe_dist.preparing.formats.columns import ColumnSpec
@@ -96,7 +96,7 @@ def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
     for number, (label, count) in enumerate(zip(collected.labels, of_label)):
         new = label
         if label != ABSENT:
-            shares = {label: PROB_SCALE} if spec.label_kind == ONE else json.loads(label)
+            shares = {label: PROB_SCALE} if spec.label_kind == SINGLE_LABEL else json.loads(label)
             found = {name: rename_label(name, pairs, spec.read_options.labelling.levels) for name in shares}
             known |= found.keys()
             counts.update(dict.fromkeys((old for _, old in found.values() if old), count))
@@ -115,7 +115,7 @@ def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
 
 def _rename_probs(shares: Mapping[str, int], new: Mapping[str, str], kind: str) -> str:
     """Return the label string of renamed classes; soft shares of the same class are added."""
-    if kind == ONE:
+    if kind == SINGLE_LABEL:
         return next(iter(new.values()))
     units = Counter[str]()
     for name, share in shares.items():

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from crepe_dist.data import dataset
 from crepe_dist.data.dataset import SPLITS
-from crepe_dist.data.targets import ONE
+from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.preparing.building import BuildResult
 from crepe_dist.preparing.data_warnings import data_warnings
 from crepe_dist.preparing.label_parsing import ABSENT, parse_label
@@ -103,7 +103,7 @@ def build_data_report(
         summary["renamed"] = collected.renamed
     if collected.corrections is not None:
         summary["corrections"] = collected.corrections
-    if built.targets.kind != ONE:
+    if built.targets.kind != SINGLE_LABEL:
         summary["labels"] = _describe_labels(built)
     if without.any():
         repeated = int((without & (built.assignment == DUPLICATE)).sum())

@@ -15,7 +15,7 @@ from rich.text import Text
 from crepe_dist import extras, formatting
 from crepe_dist.data.char_encoder import describe_truncation
 from crepe_dist.data.dataset import SPLITS
-from crepe_dist.data.targets import SEVERAL, SOFT
+from crepe_dist.data.targets import MULTILABEL, SOFT
 from crepe_dist.formatting import join_words, number, percent, truncate_to_width
 from crepe_dist.reports import drawing
 from crepe_dist.reports.drawing import SPLIT_COLOURS
@@ -170,7 +170,7 @@ def _class_facts(summary: Summary) -> list[str]:
     most, fewest = counts.index(max(counts)), counts.index(min(counts))
     found.append(f"training rows: {number(counts[most])} of {names[most]}, {number(counts[fewest])} of {names[fewest]}")
     scored = next(name for name in reversed(SPLITS) if name in splits)
-    if labels.get("kind") != SEVERAL and splits[scored]["rows"]:
+    if labels.get("kind") != MULTILABEL and splits[scored]["rows"]:
         share = percent(splits[scored]["classes"][most], splits[scored]["rows"])
         found.append(f"majority-class baseline: {share} {scored} accuracy")
     return found

@@ -19,7 +19,7 @@ from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import MANIFEST, Dataset, open_dataset
 from crepe_dist.data.label_types import LABEL_TYPES
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.atomic_write import sync
@@ -63,7 +63,7 @@ DESCRIPTION = {
     "test_accuracy?": float,
     "metrics?": dict,
     "composition?": dict,
-    "labels?": {"kind": (SEVERAL,), "thresholds": list[float]},
+    "labels?": {"kind": (MULTILABEL,), "thresholds": list[float]},
     "levels?": str,
     "label_type?": tuple(LABEL_TYPES),
     "computed?": dict[str, str],
@@ -119,14 +119,14 @@ def build_metadata(
     several = (
         {}
         if isinstance(test, MulticlassScores)
-        else {"labels": {"kind": SEVERAL, "thresholds": test.thresholds.tolist()}}
+        else {"labels": {"kind": MULTILABEL, "thresholds": test.thresholds.tolist()}}
     )
     return {
         "epoch": record["epoch"],
         "test_accuracy": record["test_accuracy"],
         "metrics": record,
-        "encoding": data.encoding.to_dict(),
-        "composition": data.composition.to_dict(),
+        "encoding": data.encoder.to_dict(),
+        "composition": data.preprocessor.to_dict(),
         "classes": data.classes,
         **several,
         **{name: data.manifest[name] for name in ("levels", "label_type") if name in data.manifest},
@@ -208,7 +208,7 @@ def parse_metadata(path: Path, described: Json) -> tuple[CharEncoder, list[str],
     try:
         encoding, network = CharEncoder.from_dict(described["encoding"]), described["network"]
         weights_io.config_class(network).check_settings(network)
-        Calibration.of(described)
+        Calibration.from_metadata(described)
         composition(described)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged_error(path.with_suffix(".json"), error, OTHER_CHECKPOINT_HINT) from error

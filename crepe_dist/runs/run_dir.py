@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import HASH
-from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, folder_of, open_dataset
+from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, dataset_folder, open_dataset
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV
 from crepe_dist.errors import UserError
@@ -473,7 +473,7 @@ class RunRecord:
     def data_folder(self) -> Path:
         """Folder that held the data during training."""
         source = str(self.settings.get("data.source", SAMPLE))
-        return Path(self.provenance["data"]) if self.provenance else folder_of(source)
+        return Path(self.provenance["data"]) if self.provenance else dataset_folder(source)
 
     def changed(self) -> Settings:
         """Return the settings that differ from this version's defaults, such as those computed from the data."""

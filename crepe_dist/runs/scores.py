@@ -14,16 +14,16 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.label_hierarchy import cells_of
+from crepe_dist.data.label_hierarchy import nonzero_cells
 from crepe_dist.model.calibration import (
     INTERVALS,
     PERCENTS,
     UNCALIBRATED,
     Calibration,
-    intervals,
+    interval_threshold,
     log_odds,
     reverse_cumsum,
-    threshold_of,
+    to_intervals,
 )
 
 BINS = 15  # intervals of the predicted probability, as in Guo et al. 2017
@@ -213,7 +213,7 @@ class MulticlassScores(ClassificationScores):
     @cached_property
     def cells(self) -> tuple[Counts, Counts, Counts]:
         """Non-zero cells of ``confusion``, see ``cells_of``."""
-        return cells_of(self.confusion)
+        return nonzero_cells(self.confusion)
 
     @property
     def documents(self) -> int:
@@ -338,7 +338,7 @@ def choose_thresholds(histogram: Counts) -> Floats:
         Probabilities, float64 [classes].
     """
     group_size, number = _best(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
-    return threshold_of(np.rint((number * _best(histogram) + PRIOR * group_size) / (number + PRIOR)))
+    return interval_threshold(np.rint((number * _best(histogram) + PRIOR * group_size) / (number + PRIOR)))
 
 
 def _best(histogram: Counts) -> npt.NDArray[np.int64]:
@@ -355,7 +355,7 @@ def confusion_at_thresholds(histogram: Counts, thresholds: Floats) -> Counts:
     """Count documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3]."""
     is_possible = thresholds < 1
     odds = log_odds(np.where(is_possible, thresholds, DEFAULT_THRESHOLD))
-    lowest = np.where(is_possible, intervals(odds + np.float32(1e-4)), INTERVALS)
+    lowest = np.where(is_possible, to_intervals(odds + np.float32(1e-4)), INTERVALS)
     is_predicted = np.arange(INTERVALS) >= lowest[:, None]
     without, with_label = (np.where(is_predicted, histogram[..., n], 0).sum(axis=1) for n in (0, 1))
     return np.stack([with_label, without, histogram[..., 1].sum(axis=1) - with_label], axis=1)

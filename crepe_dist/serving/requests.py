@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crepe_dist.data.text_preprocessing import (
     SEPARATOR,
     TextPreprocessor,
-    join,
+    append_values,
+    describe_unusable_number,
+    join_columns,
     strip_field_separators,
-    unusable_number,
-    with_values,
 )
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.formatting import join_words
@@ -86,7 +86,11 @@ class Question(BaseModel):
             if name not in known:
                 why = f"the model reads no column {name!r:.60}"
                 raise Problem(422, "the request has an unknown column", why, f"the columns are {join_words(known)}")
-            if name in beside and beside[name].categories is None and (problem := unusable_number(name, value)):
+            if (
+                name in beside
+                and beside[name].categories is None
+                and (problem := describe_unusable_number(name, value))
+            ):
                 raise Problem(422, problem, remedy="give a number or null")
         parts = {**own, **{name: value for name, value in values.items() if name not in beside}}
         if not parts:
@@ -96,15 +100,15 @@ class Question(BaseModel):
                 remedy=f"give text, or {composition.columns[0]!r:.60}" if composition.columns else "give text",
             )
         if parts.keys() <= set(composition.columns):
-            joined = join([parts.get(name, "") for name in composition.columns])
+            joined = join_columns([parts.get(name, "") for name in composition.columns])
         elif parts.keys() == own.keys():
-            joined = join([self.title or "", self.text or ""])
+            joined = join_columns([self.title or "", self.text or ""])
         else:
             why = f"the model was trained on {SEPARATOR.join(composition.columns)}"
             raise Problem(
                 422, "the request names its text in two ways", why, "give text, or the columns by their names"
             )
-        return [with_values(strip_field_separators(joined), [values.get(name, "") for name in beside])]
+        return [append_values(strip_field_separators(joined), [values.get(name, "") for name in beside])]
 
 
 class Encoded(Response):

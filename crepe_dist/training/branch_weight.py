@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from crepe_dist.data.dataset import Dataset, Split
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import Engine, LogitsBatch
 from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
@@ -28,7 +28,7 @@ def fit_branch_weight_and_evaluate(
     Raises:
         EvaluationStopped: on every rank, if ``is_stopping`` became true on one.
     """
-    if engine.shape.num_branches == 1 or "validation" not in data.splits or data.labelled == SEVERAL:
+    if engine.config.num_branches == 1 or "validation" not in data.splits or data.label_kind == MULTILABEL:
         return evaluate_splits(engine, data, world, is_stopping), 1.0
     scorer = _Weighing(engine, data.splits["validation"])
     scorer.weight = run_eval_loop(scorer, scorer.split, BATCH_SIZE, world, _WeightAccumulator(), is_stopping)
@@ -46,12 +46,12 @@ class _Weighing:
         self._engine = engine
         self.split = split
         self.weight: float | None = None
-        self._remembers = 2 * 4 * len(split) * engine.shape.num_classes <= MAX_REMEMBERED
+        self._remembers = 2 * 4 * len(split) * engine.config.num_classes <= MAX_REMEMBERED
         self._remembered: list[LogitsBatch] = []
 
     @property
-    def shape(self) -> NetworkConfig:
-        return self._engine.shape
+    def config(self) -> NetworkConfig:
+        return self._engine.config
 
     def iter_logits(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[LogitsBatch]:
         is_known = self.weight is not None and split is self.split and self._remembers

@@ -11,7 +11,7 @@ from typing import Any
 from crepe_dist.data.augmentation import with_typos
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.loader import DataLoader, most_documents, training_order
+from crepe_dist.data.loader import DataLoader, max_shard_size, training_order
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
@@ -76,7 +76,7 @@ class TrainContext:
         metrics = MetricsLogger(
             folder.path, job.display.print, tensorboard=config.logging.tensorboard, is_root=world.is_root
         )
-        most = most_documents(config.data.batch_size, world.size, engine.reduction_group)
+        most = max_shard_size(config.data.batch_size, world.size, engine.reduction_group)
         optimizer = engine.create_optimizer(world, config.optimizer, most)
         choice = ModelSelection.of(config, data)
         return cls(config, data, engine, optimizer, TrainerState(), choice, folder, metrics, job)
@@ -93,7 +93,7 @@ class TrainContext:
         """Yield this rank's share of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].for_epoch(seed, epoch)
-        train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoding)
+        train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
         size, world, group = self.config.data.batch_size, self.group, self.engine.reduction_group
         order = training_order(train, seed, epoch, size)
         found = DataLoader(train, order, size, world.rank, world.size, self.progress.documents, group)
@@ -109,7 +109,7 @@ class TrainContext:
             "processes": self.group.size,
             "device": str(self.engine.device),
             "computes": str(self.engine.backend),
-            "parameters": self.engine.shape.num_parameters,
+            "parameters": self.engine.config.num_parameters,
             "environment": describe(),
             "data": str(self.data.folder),
             "rows": {name: self.data.class_counts(name).tolist() for name in self.data.splits},

@@ -27,7 +27,7 @@ class Scorer(Protocol):
     """Engine that computes the logits of a split: that of training, or one for inference."""
 
     @property
-    def shape(self) -> NetworkConfig:
+    def config(self) -> NetworkConfig:
         """Configuration of the network."""
 
     def iter_logits(
@@ -75,7 +75,7 @@ def run_eval_loop(
 
 def predict_logits(engine: Scorer, split: Split, batch_size: int, world: ProcessGroup) -> npt.NDArray[np.float32]:
     """Compute the logits of a split, float32 [documents, classes]. Every rank computes its shard, and gets all."""
-    logits = np.zeros((len(split), engine.shape.num_classes), np.float32)
+    logits = np.zeros((len(split), engine.config.num_classes), np.float32)
     for rows, _, of_rows in engine.iter_logits(split, batch_size, world.rank, world.size):
         logits[rows] = of_rows
         world.heartbeat()

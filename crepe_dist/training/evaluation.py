@@ -9,7 +9,7 @@ import numpy as np
 
 from crepe_dist.data.dataset import Dataset, Split
 from crepe_dist.data.label_hierarchy import HierarchyLevel, LabelHierarchy
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.calibration import UNCALIBRATED, Calibration
 from crepe_dist.runs.scores import DEFAULT_THRESHOLD, AnyScores
@@ -40,11 +40,11 @@ def evaluate_splits(
     for name in ("validation", "test"):
         if name in data.splits:
             split, is_validation = data.splits[name], name == "validation"
-            accumulator = score_accumulator(engine, split, calibration, data.levels, fits_calibration=is_validation)
+            accumulator = score_accumulator(engine, split, calibration, data.hierarchy, fits_calibration=is_validation)
             scores[name] = run_eval_loop(engine, split, BATCH_SIZE, world, accumulator, is_stopping)
             calibration = accumulator.calibration
-            if is_validation and data.levels is not None:
-                nodes = HierarchyAccumulator(data.levels, len(split), calibration)
+            if is_validation and data.hierarchy is not None:
+                nodes = HierarchyAccumulator(data.hierarchy, len(split), calibration)
                 calibration = run_eval_loop(engine, split, BATCH_SIZE, world, nodes, is_stopping)
     return scores
 
@@ -78,8 +78,8 @@ def score_accumulator(
     fits_calibration: bool = False,
 ) -> ScoreAccumulator:
     """Make the accumulator of the scores of a split, for one label or several labels per document."""
-    classes, targets = engine.shape.num_classes, split.targets
-    if targets.kind == SEVERAL:
+    classes, targets = engine.config.num_classes, split.targets
+    if targets.kind == MULTILABEL:
         calibration = replace(calibration, thresholds=calibration.thresholds or (DEFAULT_THRESHOLD,) * classes)
         return MultilabelAccumulator(len(split), targets, calibration, fits_calibration=fits_calibration)
     all_levels = levels.all_levels if levels else [HierarchyLevel([""] * classes, np.arange(classes))]

@@ -58,7 +58,7 @@ def run_training_job(config: Config, world: ProcessGroup, control: SignalHandler
         first = pseudo_labels.supervised_run(config, data) if is_taught else (config, data)
         # Before the run folder is created, because building the engine finds missing libraries and lack of memory.
         engine = build_engine(*first, world)
-        has_refit = refit.refit_config(config, data, engine.shape) is not None
+        has_refit = refit.refit_config(config, data, engine.config) is not None
         folder = select_run_dir(config, data, world)
         finished = world.run_on_all("result", lambda: read_result(folder))
         if finished is not None and (folder.is_refitted or not has_refit):

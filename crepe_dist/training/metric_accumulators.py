@@ -18,10 +18,10 @@ from crepe_dist.model.calibration import (
     UNCALIBRATED,
     Calibration,
     TemperatureFitter,
-    intervals,
     log_odds,
     multilabel_calibration,
     softmax,
+    to_intervals,
 )
 from crepe_dist.model.loss import quantize_losses
 from crepe_dist.runs.scores import (
@@ -248,7 +248,9 @@ class MultilabelAccumulator(ScoreAccumulator):
             return
         is_label = self._targets.label_probs(rows) > 0
         classes = np.arange(logits.shape[1])
-        np.add.at(self._histogram, (np.broadcast_to(classes, logits.shape), intervals(logits), is_label.astype(int)), 1)
+        np.add.at(
+            self._histogram, (np.broadcast_to(classes, logits.shape), to_intervals(logits), is_label.astype(int)), 1
+        )
         exact = logits.astype(np.float64)
         losses = (np.logaddexp(0, exact) - is_label * exact).sum(axis=1)
         probabilities = np.nan_to_num(1 / (1 + np.exp(-np.clip(exact, -500, 500)))).ravel()

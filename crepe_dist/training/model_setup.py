@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from crepe_dist import hardware, network_registry
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.device import select_device
 from crepe_dist.distributed.process_group import SAME_MACHINES_HINT, ProcessGroup
 from crepe_dist.engines.engine import Engine, create_engine
@@ -112,7 +112,7 @@ def select_network_config(options: ModelOptions, dataset: Dataset) -> NetworkCon
     """Return the shape of the network that the options select for a data set."""
     rows, classes = len(dataset.splits["train"]), len(dataset.classes)
     shape: type[NetworkConfig] = network_registry.config_class(options.network)
-    return shape.for_data(options, dataset.encoding, classes, rows)
+    return shape.for_data(options, dataset.encoder, classes, rows)
 
 
 def _check_memory(shape: NetworkConfig) -> None:
@@ -130,7 +130,7 @@ def _check_memory(shape: NetworkConfig) -> None:
 def _check_scores(data: Dataset) -> None:
     """Reject more classes than can be scored in this machine's memory."""
     classes, needed = len(data.classes), 8 * CONFUSION_MATRICES * len(data.classes) ** 2
-    if data.labelled != SEVERAL and needed > hardware.memory():
+    if data.label_kind != MULTILABEL and needed > hardware.memory():
         raise UserError(
             f"{classes:,} classes are too many for this machine",
             f"scores count the documents of each pair of true and predicted class, which takes {needed / 1e9:,.0f} GB; "

@@ -22,8 +22,8 @@ from crepe_dist.data.arrays import write_array
 from crepe_dist.data.augmentation import with_word_dropout
 from crepe_dist.data.dataset import UNLABELLED, Dataset, Documents, Split
 from crepe_dist.data.targets import (
+    MULTILABEL,
     PROB_SCALE,
-    SEVERAL,
     SOFT,
     Targets,
     argmax_classes,
@@ -95,7 +95,7 @@ def self_train(
     labelled = train_loop.train_or_load_result(*first, engine, folder.supervised, job)
     lesson = label_unlabelled(config, data, engine, labelled, folder, job)
     taught = with_soft_labels(data, lesson.targets)
-    hidden = with_word_dropout(taught.splits["train"], MAX_WORD_DROPOUT, data.encoding)
+    hidden = with_word_dropout(taught.splits["train"], MAX_WORD_DROPOUT, data.encoder)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
     student = build_engine(config, taught, job.world)
     if (result := job.world.run_on_all("result", lambda: read_result(folder))) is None:
@@ -120,7 +120,7 @@ def label_unlabelled(
     if not world.broadcast_object((path / LESSON).is_file(), "lesson"):  # its manifest is written last
         assert data.unlabelled is not None
         saved = world.run_on_all("first network", lambda: weights_io.load(first.checkpoint))
-        engine.load_state_dict(weights_io.decompress_all(saved, engine.shape))
+        engine.load_state_dict(weights_io.decompress_all(saved, engine.config))
         validation = data.splits["validation"]
         texts = without_labels(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
@@ -134,7 +134,7 @@ def label_unlabelled(
 def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: JobContext) -> Iterator[None]:
     """Write a lesson; yield every few seconds."""
     assert data.unlabelled is not None
-    if data.labelled == SEVERAL:
+    if data.label_kind == MULTILABEL:
         targets = soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
         figures: dict[str, Any] = {"teacher": {"members": {SUPERVISED: 1.0}}}
     else:
@@ -164,7 +164,7 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: J
 
 def _words(data: Dataset, documents: Documents) -> Generator[None, None, DocumentWords]:
     """Find the words of documents; yield after each piece."""
-    finder, size = WordHasher(data.encoding), max(1, CHUNK // data.encoding.feature_len)
+    finder, size = WordHasher(data.encoder), max(1, CHUNK // data.encoder.feature_len)
     found = []
     for start in range(0, len(documents), size):
         found.append(finder.find(documents.char_ids(np.arange(start, min(start + size, len(documents))))))
@@ -220,7 +220,7 @@ def soft_labels(probabilities: npt.NDArray[np.float64], *, several: bool = False
     else:
         units = np.floor(shares / shares.sum(axis=1, keepdims=True) * PROB_SCALE).astype(np.int64)
         units[:, 0] += PROB_SCALE - units.sum(axis=1)
-    return Targets(SEVERAL if several else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
+    return Targets(MULTILABEL if several else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
 
 
 def without_labels(documents: Documents, like: Targets) -> Split:
@@ -233,7 +233,7 @@ def without_labels(documents: Documents, like: Targets) -> Split:
 def with_soft_labels(data: Dataset, targets: Targets) -> Dataset:
     """Add the unlabelled texts of a data set, with soft labels, to its training split."""
     assert data.unlabelled is not None
-    kind, given = SEVERAL if data.labelled == SEVERAL else SOFT, data.splits["train"]
+    kind, given = MULTILABEL if data.label_kind == MULTILABEL else SOFT, data.splits["train"]
     most = max(targets.max_labels, given.targets.max_labels)
     splits = {name: replace(split, targets=_wide(split.targets, kind, most)) for name, split in data.splits.items()}
     targets = _wide(targets, kind, most)

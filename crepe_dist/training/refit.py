@@ -31,7 +31,7 @@ NGRAM_BRANCH = "ngrams"  # network of the table alone, and prefix of its paramet
 
 def refit_config(config: Config, data: Dataset, shape: NetworkConfig) -> NetworkConfig | None:
     """Return the shape of the table that a run refits; ``None`` if it refits none."""
-    table: NetworkConfig = getattr(shape, "table", shape)
+    table: NetworkConfig = getattr(shape, "ngram_config", shape)
     is_given = any(file["split"] == "validation" for file in data.manifest["sources"])
     is_wanted = not is_given if config.training.refit is None else config.training.refit
     is_possible = "validation" in data.splits and not config.training.init_from
@@ -47,7 +47,7 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, chosen: Re
         engine: engine of this network, whose parameters are replaced.
         chosen: result of the run before the refit.
     """
-    world, shape, folder, splits = job.world, engine.shape, RunDir(chosen.run_dir), data.splits
+    world, shape, folder, splits = job.world, engine.config, RunDir(chosen.run_dir), data.splits
     if (table := refit_config(config, data, shape)) is None:
         return chosen
     held = splits["validation"]
@@ -63,7 +63,7 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, chosen: Re
     prefix = "" if shape == table else f"{NGRAM_BRANCH}."
     arrays |= {f"{prefix}{name}": array for name, array in context.engine.state_dict().items()}
     engine.load_state_dict(arrays)
-    test = evaluate(engine, splits["test"], BATCH_SIZE, world, Calibration.of(about), data.levels)
+    test = evaluate(engine, splits["test"], BATCH_SIZE, world, Calibration.from_metadata(about), data.hierarchy)
     figures = {"rows": len(every.splits["train"]), "test_accuracy": chosen.test_accuracy}
     name = checkpoint.file_name(chosen.epoch, test.accuracy, is_multilabel="labels" in about, refit=True)
     scored = {f"test_{metric}": value for metric, value in test.metrics().items()}

@@ -32,7 +32,7 @@ FINGERPRINT_TEXT = "Where is my order? It should have arrived 3 days ago!"  # it
 def texts(data: Dataset) -> list[str]:
     """Return the texts of ``ENCODED`` as the network reads them."""
     parts = map(data.documents_in, ENCODED_SPLITS)
-    return [data.encoding.decode(codes).strip() for part in parts for codes in part.char_ids(np.arange(len(part)))]
+    return [data.encoder.decode(codes).strip() for part in parts for codes in part.char_ids(np.arange(len(part)))]
 
 
 def load_sentence_encoder(name: str, data: Dataset) -> Any:

@@ -26,7 +26,7 @@ SAME_SPLITS = "prepare both data sets from the same sources with the same --seed
 
 def banner(context: TrainContext) -> str:
     """Describe a run in a few lines."""
-    config, data, shape, device = context.config, context.data, context.engine.shape, context.engine.device
+    config, data, shape, device = context.config, context.data, context.engine.config, context.engine.device
     if is_refit(data):
         documents = number(len(data.splits["train"]))
         return f"refit     the n-gram table learns from all {documents} rows of the train and the validation split"
@@ -37,7 +37,7 @@ def banner(context: TrainContext) -> str:
     if device.device_type == "cpu":
         processes += f", OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
     lines = [
-        f"data      {data.name}: {rows} documents of {data.encoding.feature_len} characters, "
+        f"data      {data.name}: {rows} documents of {data.encoder.feature_len} characters, "
         f"{len(data.classes)} classes",
         f"network   {shape}; {shape.num_parameters:,} parameters",
         f"training  {'up to ' if config.training.patience else ''}"
@@ -67,7 +67,7 @@ def _choice(config: Config, data: Dataset) -> str:
 
 def startup_warnings(context: TrainContext) -> list[str]:
     """Return the notes about a run, before its first step; every rank calls it."""
-    config, data, shape, world = context.config, context.data, context.engine.shape, context.group
+    config, data, shape, world = context.config, context.data, context.engine.config, context.group
     rows = len(data.splits["train"])
     if is_refit(data):
         return []  # the run before has said them
@@ -128,7 +128,7 @@ def unused_gpu(config: Config, engine: Engine) -> list[str]:
         try:
             if error := driver.init_error():
                 raise error
-            choose_backend(config.model, Device("gpu"), engine.shape)
+            choose_backend(config.model, Device("gpu"), engine.config)
         except UserError as error:
             name = driver.gpu_name(0) or "the GPU"
             because = f"{error.what}\n  why: {error.why}\n  do:  {error.remedy}"

@@ -148,14 +148,14 @@ def save_checkpoint(
         The record of the epoch.
     """
     progress, engine = context.progress, context.engine
-    more = {"tower_weight": branch_weight} if engine.shape.num_branches > 1 else {}
+    more = {"tower_weight": branch_weight} if engine.config.num_branches > 1 else {}
     record = checkpoint.epoch_record(progress, scores, more)
     progress.epochs.append(record)
 
     def write() -> None:
         precision, numerics = context.config.model.precision, context.numerics()
-        metadata = checkpoint.build_metadata(record, context.data, engine.shape, precision, numerics, scores)
-        arrays = engine.shape.with_branch_weight(engine.state_dict(), branch_weight)
+        metadata = checkpoint.build_metadata(record, context.data, engine.config, precision, numerics, scores)
+        arrays = engine.config.with_branch_weight(engine.state_dict(), branch_weight)
         checkpoint.save(context.folder.path, arrays, metadata, scores)
         needed = context.selection.checkpoints_to_keep(progress, saver.scored_epochs_on_disk)
         context.folder.remove(context.folder.checkpoints_except(needed))

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from crepe_dist import invocation
-from crepe_dist.data.dataset import SAMPLE, Dataset, folder_of, open_dataset
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.dataset import SAMPLE, Dataset, dataset_folder, open_dataset
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.data.verification import verify
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
@@ -36,7 +36,7 @@ def open_training_data(config: Config, world: ProcessGroup, display: ProgressDis
             on_all_ranks=True,
         )
     if (name := config.training.sentence_encoder) is not None:
-        if data.labelled == SEVERAL or not uses_unlabelled(config, data):
+        if data.label_kind == MULTILABEL or not uses_unlabelled(config, data):
             why = "it helps to label unlabelled texts, with one label each"
             raise UserError(
                 f"--sentence-encoder {name} has no use", why, "train without --sentence-encoder", on_all_ranks=True
@@ -70,7 +70,7 @@ def open_data(source: str, world: ProcessGroup, display: ProgressDisplay) -> Dat
     Raises:
         UserError: on every rank, if one of them cannot open the folder or sees different data.
     """
-    folder = folder_of(source)
+    folder = dataset_folder(source)
     if source == SAMPLE and world.broadcast_object(not folder.exists(), "sample missing"):
         # Only this case needs these modules, and their imports take long.
         from crepe_dist.preparing.preparation import prepare_sample
@@ -104,7 +104,7 @@ def resolve_epochs(config: Config, data: Dataset) -> Config:
     """Return the configuration with the given number of epochs and patience, or those that suit the data."""
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     documents, is_taught = len(data.splits["train"]), uses_unlabelled(config, data)
-    has_several_labels = data.labelled == SEVERAL
+    has_several_labels = data.label_kind == MULTILABEL
     if "validation" not in data.splits:
         patience = 0
     elif patience is None:
@@ -112,7 +112,7 @@ def resolve_epochs(config: Config, data: Dataset) -> Config:
         patience = default_patience(network, 0 if is_fixed else len(data.splits.get("validation", ())))
     if epochs is None:
         documents += len(data.unlabelled or ()) if is_taught else 0
-        size = data.encoding.feature_len, config.data.batch_size
+        size = data.encoder.feature_len, config.data.batch_size
         epochs = default_epochs(network, documents, *size, is_taught=is_taught, has_several_labels=has_several_labels)
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 

@@ -65,7 +65,7 @@ def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> Pre
     path = checkpoint.resolve_model(source)
     about = checkpoint.read_metadata(path)
     arrays = weights_io.load(path)
-    encoding = dataset.encoding
+    encoding = dataset.encoder
     classes: list[str] | None = None
     network: dict[str, Any] = {}
     if about is not None:
@@ -138,8 +138,8 @@ def _check_encoding(
 
     Folding accents does not matter. All networks except ``paper`` read texts of any length.
     """
-    here = dataset.encoding
-    if beside != dataset.composition.beside:
+    here = dataset.encoder
+    if beside != dataset.preprocessor.beside:
         why = "other columns, values or intervals, or another order of values, have other meanings"
         remedy = f"train on {dataset.folder} without --init-from, or on the data that the network knows"
         raise UserError(f"{path} was trained on other columns beside the text than {dataset.folder} has", why, remedy)

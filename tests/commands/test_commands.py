@@ -40,7 +40,7 @@ def test_prepare(tmp_path, complaint, printed_by):
     printed = printed_by("prepare", "mine.csv", "--out", "out", "--feature-len", 123, "--mode", "full", cwd=tmp_path)
     assert "100 documents in 3 classes" in printed
     assert "out/report.html" in printed
-    assert open_dataset(tmp_path / "out").encoding.mode == "full"
+    assert open_dataset(tmp_path / "out").encoder.mode == "full"
     assert "is unchanged since it was prepared" in printed_by("prepare", "--verify", "out")
     (tmp_path / "train.csv").write_text("1,a\n")
     (tmp_path / "test.csv").write_text("1,a\n")

@@ -114,7 +114,7 @@ def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
     flags = f"--model={network}", "--optimizer=sgd", "--learning-rate=0.01"  # steps too small for errors to grow
     train(tmp_path / "gpu", data, 1, *flags, f"--precision={precision}")
     train(tmp_path / "cpu", data, 1, *flags, "--precision=float32", "--device=cpu")
-    start = initial(crepe_dist.load(tmp_path / "cpu", device="cpu").engine.shape).values
+    start = initial(crepe_dist.load(tmp_path / "cpu", device="cpu").engine.config).values
     got, expected = harness.result(tmp_path / "gpu"), harness.result(tmp_path / "cpu")
     for name, array in expected.items():
         assert np.linalg.norm(got[name] - array) <= most * np.linalg.norm(array - start[name]), name

@@ -12,7 +12,7 @@ import pytest
 import crepe_dist
 from crepe_dist.data.batch import pack_batch
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.targets import ONE, PROB_SCALE, SEVERAL, SOFT, Targets, open_targets
+from crepe_dist.data.targets import MULTILABEL, PROB_SCALE, SINGLE_LABEL, SOFT, Targets, open_targets
 from crepe_dist.errors import UserError
 from crepe_dist.model.loss import MAX_RATIO_OF_SEVERAL, Loss
 from crepe_dist.native.library import supported_builds
@@ -78,7 +78,7 @@ def test_lines_of_fasttext(tmp_path):
     assert 'labels="multilabel"' in caught.value.remedy
     (tmp_path / "single.txt").write_text("".join(f"__label__{i % 2} text {i}\n" for i in range(9)))
     crepe_dist.prepare(tmp_path / "single.txt", tmp_path / "single", **ALL)
-    assert open_dataset(tmp_path / "single").labelled == ONE
+    assert open_dataset(tmp_path / "single").label_kind == SINGLE_LABEL
 
 
 def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
@@ -116,7 +116,7 @@ def some_targets(kind: str, rows: int, classes: int) -> Targets:
     generator = np.random.default_rng(3)
     pairs = np.zeros((rows, 3, 2), np.uint16)
     pairs[..., 0] = [generator.permutation(classes)[:3] for _ in range(rows)]
-    if kind == SEVERAL:
+    if kind == MULTILABEL:
         pairs[..., 1] = generator.integers(0, 2, (rows, 3)) * PROB_SCALE
         pairs[0, :, 1] = 0
     else:
@@ -126,16 +126,19 @@ def some_targets(kind: str, rows: int, classes: int) -> Targets:
 
 PAPER = PaperConfig(69, 123, 5, 8, 16, 0.0)
 CREPE = sized(blocks=1)
-ENGINES = [*((name, shape) for name in supported_builds() for shape in (CREPE, PAPER, CREPE.table)), (None, PAPER)]
+ENGINES = [
+    *((name, shape) for name in supported_builds() for shape in (CREPE, PAPER, CREPE.ngram_config)),
+    (None, PAPER),
+]
 
 
 @pytest.mark.usefixtures("every_build")
-@pytest.mark.parametrize("kind", [ONE, SEVERAL, SOFT])
+@pytest.mark.parametrize("kind", [SINGLE_LABEL, MULTILABEL, SOFT])
 @pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
 def test_the_gradients_are_those_of_the_reference(name, shape, kind):
     rows = 6
-    targets = None if kind == ONE else some_targets(kind, rows, shape.num_classes).bytes(np.arange(rows))
-    objective = Loss(0.1, tuple(1 + 0.5 * n for n in range(shape.num_classes)), kind, 0 if kind == ONE else 3)
+    targets = None if kind == SINGLE_LABEL else some_targets(kind, rows, shape.num_classes).bytes(np.arange(rows))
+    objective = Loss(0.1, tuple(1 + 0.5 * n for n in range(shape.num_classes)), kind, 0 if kind == SINGLE_LABEL else 3)
     generator = np.random.default_rng(2)
     codes = generator.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
     half = np.full((rows, 3), [0, 128, 0], np.uint8)
@@ -153,13 +156,13 @@ def test_the_gradients_are_those_of_the_reference(name, shape, kind):
 def test_a_heavy_class_leaves_the_others_their_gradients(name, shape):
     """Of several labels, since only the gradients of the heavy class's own logit grow with its weight."""
     rows, codes = 60, np.random.default_rng(2).integers(0, shape.alphabet_size, (60, shape.feature_len))
-    targets, whole = some_targets(SEVERAL, rows, shape.num_classes), np.full((rows, 3), [0, 0, 1], np.uint8)
+    targets, whole = some_targets(MULTILABEL, rows, shape.num_classes), np.full((rows, 3), [0, 0, 1], np.uint8)
     batch = pack_batch(
         codes.astype(np.uint8), np.zeros(rows, np.int32), rows, rows, 0, whole, targets.bytes(np.arange(rows))
     )
     found = []
     for heavy in (1, MAX_RATIO_OF_SEVERAL):
-        objective = Loss(0.0, (heavy, *[1.0] * (shape.num_classes - 1)), SEVERAL, 3)
+        objective = Loss(0.0, (heavy, *[1.0] * (shape.num_classes - 1)), MULTILABEL, 3)
         found.append(learnt(initial(shape, seed=1).opened(name, objective=objective), batch))
     for (key, expected), got in zip(found[0].items(), found[1].values()):
         if "convolution" not in key and shape.num_classes in expected.shape:
@@ -168,8 +171,8 @@ def test_a_heavy_class_leaves_the_others_their_gradients(name, shape):
 
 
 IMPOSSIBLE = [
-    (SEVERAL, 5, PROB_SCALE),
-    (SEVERAL, 65535, 0),
+    (MULTILABEL, 5, PROB_SCALE),
+    (MULTILABEL, 65535, 0),
     (SOFT, 0, PROB_SCALE - 1),
     (SOFT, 9, PROB_SCALE),
 ]

@@ -16,7 +16,7 @@ from crepe_dist.data.loader import (
     epoch_order,
     iter_shards,
     length_balanced_order,
-    most_documents,
+    max_shard_size,
     shard_range,
 )
 
@@ -36,7 +36,7 @@ def test_shares_are_disjoint_complete_and_even(start, count, size, group_size):
 
 @given(st.integers(1, 200), st.integers(1, 9), st.sampled_from([1, 4, 8]))
 def test_no_rank_has_more_documents_than_the_bound(count, size, group_size):
-    most = most_documents(count, size, group_size)
+    most = max_shard_size(count, size, group_size)
     for documents in range(1, count + 1):  # the last batch of an epoch has fewer
         found = [shard_range(0, documents, rank, size, group_size) for rank in range(size)]
         assert max(end - begin for begin, end in found) <= most

@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize("network", ["paper", "ngrams"])
 def test_a_checkpoint_reads_what_its_data_did(place, network):
     predictor, data = crepe_dist.load(place / network), open_dataset(place / "letters")
-    assert predictor.encoding == data.encoding
+    assert predictor.encoding == data.encoder
     assert set(predictor.encoding.alphabet) == set("".join(sum(WORDS.values(), FILLING)).lower()) | {" "}
     texts = ["Η ΟΜΆΔΑ και ποδόσφαιρο", "Сыр и вино", "日本"]
     sport, food, unknown = predictor.predict(texts)
@@ -53,7 +53,7 @@ def test_a_checkpoint_reads_what_its_data_did(place, network):
 def test_other_data_can_be_given_a_checkpoint_s_alphabet(place, complaint, printed_by):
     crepe_dist.prepare(place / "letters.csv", place / "latin", alphabet="standard")
     assert "different: encoding" in complaint("evaluate", "ngrams", "--data", "latin", cwd=place)
-    flags = open_dataset(place / "letters").encoding.flags(place / "letters")
+    flags = open_dataset(place / "letters").encoder.flags(place / "letters")
     printed_by("prepare", "letters.csv", "--out", "again", "--seed", 3, *shlex.split(flags))
     assert "accuracy" in printed_by("evaluate", "ngrams", "--data", "again", "--json", "scores.json")
     assert json.loads((place / "scores.json").read_text())["accuracy"] > 0.9

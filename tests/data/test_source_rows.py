@@ -41,7 +41,7 @@ def test_every_row_of_every_format(tmp_path, form):
             origin = data.origin(name, row)
             text = text_of[origin.id]
             assert part.text(row) in (None, text)
-            assert (part.char_ids(np.array([row])) == data.encoding.encode([text])).all()
+            assert (part.char_ids(np.array([row])) == data.encoder.encode([text])).all()
             assert origin.line == line_of[origin.id]
             assert origin.file == ("table" if form == "frame" else f"rows.{form}")
             assert origin.hash == f"x{int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), 'little'):016x}"

@@ -11,7 +11,7 @@ import pytest
 from crepe_dist.cuda import driver
 from crepe_dist.cuda.gpu import DeviceBuffer
 from crepe_dist.data.batch import Batch, pack_batch
-from crepe_dist.data.targets import SEVERAL, SOFT
+from crepe_dist.data.targets import MULTILABEL, SOFT
 from crepe_dist.distributed.device import Device
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import create_engine
@@ -100,7 +100,7 @@ def labelled(shape, objective: Loss) -> Batch:
     return pack_batch(some_codes(shape, 20), labels, 22, 20, 0, weights, shares.view(np.uint8).reshape(20, -1))
 
 
-@pytest.mark.parametrize(("kind", "pairs"), [(SOFT, 2), (SEVERAL, 3)])
+@pytest.mark.parametrize(("kind", "pairs"), [(SOFT, 2), (MULTILABEL, 3)])
 @pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
 def test_objectives_are_those_of_the_kernels_for_cpus(shape, kind, pairs):
     objective = Loss(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), kind, pairs)

@@ -26,7 +26,7 @@ class Guesser:
 def place(data):
     """The data set, a predictor that makes mistakes, and which of its predictions are right."""
     dataset = open_dataset(data)
-    predictor = Predictor(Guesser(), dataset.encoding, dataset.classes)  # type: ignore[arg-type]
+    predictor = Predictor(Guesser(), dataset.encoder, dataset.classes)  # type: ignore[arg-type]
     test = dataset.splits["test"]
     predicted = predictor.logits(test.char_ids(np.arange(len(test)))).argmax(axis=1)
     return dataset, predictor, predicted == test.labels
@@ -63,7 +63,7 @@ def test_the_worst_are_shown(place):
     assert lines[0] == f"  test.csv:{line}: {true} 0.1 %, predicted as {other} 90.0 %"
     assert lines[1].strip().startswith(str(dataset.splits["test"].text(rows[0]))[:60].strip())
     page = score_page.template_values(
-        scores, dataset.classes, quote_rows(dataset, "test", rows), dataset.encoding.to_dict()
+        scores, dataset.classes, quote_rows(dataset, "test", rows), dataset.encoder.to_dict()
     )
     assert page["mistakes"][0]["place"] == f"test.csv:{line}"
     assert (

@@ -52,7 +52,7 @@ def test_few_different_vectors_come_back_exactly(numbers, columns):
     )
     assert found["y"].tolist() == [1, 1]
     assert stored["x.codes"].shape == (kept.sum(), -(-columns // numbers))
-    np.testing.assert_allclose(found["x"].checked().unpack(), array * kept[:, None], atol=1e-3)
+    np.testing.assert_allclose(found["x"].validate().unpack(), array * kept[:, None], atol=1e-3)
     again = quantization.product_quantize("x", array, numbers, kept, np.ones(300))
     assert all((stored[name] == again[name]).all() for name in stored)
 
@@ -107,10 +107,10 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, pri
     assert f"{tmp_path / 'small' / 'model.safetensors'} (" in printed
     after = crepe_dist.load(tmp_path / "small", device="cpu")
     assert after.classes == before.classes
-    assert after.engine.shape == before.engine.shape
+    assert after.engine.config == before.engine.config
     assert after.metadata["compressed"]["sha256"] == before.metadata["sha256"]
     for name, array in arrays.items():
-        if array.size < SMALL or name in before.engine.shape.buffers:
+        if array.size < SMALL or name in before.engine.config.buffers:
             assert (after.engine.arrays[name] == array).all()
     if trained.name != "paper":  # it stays at chance in so few steps
         assert "accuracy on 97 test texts: 100.0 % before, " in printed
@@ -154,4 +154,4 @@ def test_damaged_arrays_are_refused(change):
     with pytest.raises(ValueError):  # noqa: PT011, PT012
         arrays = quantization.group_compressed(stored)
         for each in ("x", "y"):
-            arrays[each].checked()
+            arrays[each].validate()

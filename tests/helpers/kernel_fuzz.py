@@ -14,7 +14,7 @@ import numpy as np
 
 from crepe_dist.data.batch import Batch, pack_batch
 from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
-from crepe_dist.data.targets import SEVERAL, SOFT
+from crepe_dist.data.targets import MULTILABEL, SOFT
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model import quantization, weights_io
 from crepe_dist.model.backend import Backend
@@ -65,7 +65,7 @@ class Case:
 
     def objective(self) -> Loss:
         weights = tuple([10.0 ** self.pick(-3, 3)] * self.shape.num_classes)
-        kind: Any = self.random.choice([SOFT, SEVERAL]) if self.chance(0.5) else None
+        kind: Any = self.random.choice([SOFT, MULTILABEL]) if self.chance(0.5) else None
         more = (str(kind), self.pick(1, 5)) if kind else ()
         return Loss(float(self.random.choice([0, 0.1])), weights, *more)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from crepe_dist.data.batch import Batch, unpack_batch
 from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.counter_rng import GOLDEN, splitmix64_finalize
-from crepe_dist.data.targets import SEVERAL
+from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.model.loss import DEFAULT_LOSS, Loss
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.native.constants import (
@@ -89,7 +89,7 @@ def _loss(logits: Floats, shares: Floats, weights: Floats, objective: Loss) -> t
     """Return the sum of the losses, and its gradient by the logits."""
     classes, smoothing = logits.shape[1], objective.smoothing
     of_classes = objective.class_weights(classes).astype(float)
-    if objective.label_type == SEVERAL:
+    if objective.label_type == MULTILABEL:
         wanted, weights = (1 - smoothing) * shares + smoothing / 2, weights * of_classes
         losses, gradient = np.logaddexp(0, logits) - wanted * logits, 1 / (1 + np.exp(-logits)) - wanted
     else:
@@ -122,7 +122,7 @@ class _Network:
         if isinstance(self.shape, NGramConfig):
             return [self.table(self.shape, "")]
         assert isinstance(self.shape, CrepeConfig)
-        return [self.table(self.shape.table, "ngrams."), self.tower()]
+        return [self.table(self.shape.ngram_config, "ngrams."), self.tower()]
 
     def table(self, shape: NGramConfig, prefix: str) -> tuple[Floats, Back]:
         weight, significant = self.values[f"{prefix}weight"], self.values[f"{prefix}significant"]

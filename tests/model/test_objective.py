@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.model.loss import Loss, balanced
+from crepe_dist.model.loss import Loss, balanced_weights
 
 COUNTS = np.array([50, 30, 20])
 
@@ -21,6 +21,6 @@ def test_ignorance_is_the_best_that_one_prediction_for_all_can_do(objective):
 
 
 def test_balanced_weights_make_every_class_count_the_same_and_a_document_1_on_average():
-    weights = np.array(balanced(COUNTS))
+    weights = np.array(balanced_weights(COUNTS))
     assert COUNTS * weights == pytest.approx([100 / 3] * 3)
-    assert balanced(np.array([4, 0, 4])) == (1.0, 1.0, 1.0)
+    assert balanced_weights(np.array([4, 0, 4])) == (1.0, 1.0, 1.0)

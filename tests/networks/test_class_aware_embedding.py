@@ -50,13 +50,13 @@ def test_the_tower_counts_what_it_sees(data):
     )
     for label, each, known in zip(part.labels, buckets, own):
         expected[np.unique(each[known]), label] += 1
-    assert (ngrams.count_ngrams(shape.embedding, dataset, world) == expected).all()
-    joined = ngrams.count_ngrams(replace(shape.embedding, num_classes=2), dataset, world)
+    assert (ngrams.count_ngrams(shape.embedding_config, dataset, world) == expected).all()
+    joined = ngrams.count_ngrams(replace(shape.embedding_config, num_classes=2), dataset, world)
     assert (joined == np.stack([expected[:, 0::2].sum(axis=1), expected[:, 1::2].sum(axis=1)], axis=1)).all()
 
 
 def shape_for(dataset: Dataset) -> CrepeConfig:
-    encoding = dataset.encoding
+    encoding = dataset.encoder
     return CrepeConfig.for_data(parse(SMALL).model, encoding, len(dataset.classes), 100)
 
 
@@ -71,7 +71,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     monkeypatch.setattr(init, "CLASS_AWARE_SCALE", 0.0)
     without = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert without.std() == pytest.approx(0.2, rel=0.1)
-    counts = ngrams.count_ngrams(shape.embedding, dataset, ProcessGroup())
+    counts = ngrams.count_ngrams(shape.embedding_config, dataset, ProcessGroup())
     expected = class_aware_embedding(counts, dataset.class_counts(), shape.width, seed=parse([]).training.seed)
     assert expected.any()
     monkeypatch.setattr(init, "CLASS_AWARE_SCALE", 0.5)
@@ -86,7 +86,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
 def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data):
     dataset, rows = open_dataset(data), 1 << 14
     shape = replace(shape_for(dataset), rows=rows)
-    used = ngrams.count_ngrams(shape.embedding, dataset, ProcessGroup()).any(axis=1)
+    used = ngrams.count_ngrams(shape.embedding_config, dataset, ProcessGroup()).any(axis=1)
     assert 0 < used.sum() < rows
     assert (table(parse([*SMALL, "--device=cpu", f"--embedding-rows={rows}"]), dataset).any(axis=1) == used).all()
 

@@ -14,7 +14,7 @@ from crepe_dist.data.batch import pack_batch
 from crepe_dist.data.char_encoder import ALPHABET, PAD_UNK_ID, CharEncoder
 from crepe_dist.errors import UserError
 from crepe_dist.model import weights_io
-from crepe_dist.networks.paper.config import SIZES, PaperConfig, lengths
+from crepe_dist.networks.paper.config import SIZES, PaperConfig, layer_lengths
 from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.settings.options import ModelOptions
 from tests.helpers.engines import initial
@@ -28,9 +28,9 @@ def opened(shape: PaperConfig = SHAPE):
 
 
 def test_lengths_are_the_papers():
-    assert lengths(1014) == [1014, 1008, 336, 330, 110, 108, 106, 104, 102, 34]
-    assert lengths(123)[-1] == 1
-    assert lengths(122)[-1] < 1
+    assert layer_lengths(1014) == [1014, 1008, 336, 330, 110, 108, 106, 104, 102, 34]
+    assert layer_lengths(123)[-1] == 1
+    assert layer_lengths(122)[-1] < 1
 
 
 @pytest.mark.parametrize(("size", "inputs", "count"), [("small", 8704, 11_341_063), ("large", 34816, 95_939_591)])

@@ -15,7 +15,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from crepe_dist.data.text_preprocessing import FEATURE_CODE_POINTS, FIELD_SEPARATOR, TextPreprocessor, stored
+from crepe_dist.data.text_preprocessing import FEATURE_CODE_POINTS, FIELD_SEPARATOR, TextPreprocessor, normalize_row
 from crepe_dist.exporting import crepe_runtime, exporter
 from crepe_dist.predicting.dataframe import predict_frame
 from crepe_dist.predicting.input_reader import TextFlags
@@ -72,7 +72,7 @@ def models(tmp_path_factory):
         of = data(strip, beside)
         about = {"reading": of.manifest["reading"]}
         engine: Any = Recording(2)
-        return Predictor(engine, of.encoding, of.classes, composition=of.composition, metadata=about)
+        return Predictor(engine, of.encoder, of.classes, composition=of.preprocessor, metadata=about)
 
     return model
 
@@ -174,8 +174,10 @@ def test_no_text_has_the_codes_of_a_value(models, text):
 
 def test_double_escaped_entities_are_resolved_once():
     row = f"&amp;#{RED};{FIELD_SEPARATOR}&#{RED};"
-    assert stored(row, True) == f"&#{RED};{FIELD_SEPARATOR}&#{RED};"
+    assert normalize_row(row, True) == f"&#{RED};{FIELD_SEPARATOR}&#{RED};"
     assert (
-        TextPreprocessor(strip_html=True).without_html_stripping.text(stored(row, True).split(FIELD_SEPARATOR)[0])
+        TextPreprocessor(strip_html=True).without_html_stripping.text(
+            normalize_row(row, True).split(FIELD_SEPARATOR)[0]
+        )
         == f"&#{RED};"
     )

@@ -58,7 +58,7 @@ def model_of(data) -> Predictor:
     engine: Any = None
     about = {"reading": data.manifest["reading"]}
     return Predictor(
-        engine, data.encoding, data.classes, composition=data.composition, metadata=about, id=data.manifest["id"]
+        engine, data.encoder, data.classes, composition=data.preprocessor, metadata=about, id=data.manifest["id"]
     )
 
 

@@ -22,8 +22,8 @@ from crepe_dist.data.text_preprocessing import (
     UNKNOWN_CHARACTER,
     FeatureColumn,
     TextPreprocessor,
-    category,
-    with_values,
+    append_values,
+    normalize_category,
 )
 from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import sha256
@@ -53,10 +53,10 @@ def characters(*numbers):
 @pytest.mark.parametrize(
     ("row", "numbers"),
     [
-        (with_values("a <b>text</b>", ["blue", "-1"]), (2, 4)),
-        (with_values("a text", ["", ""]), (0, 3)),
-        (with_values("a text", [" red ", "0"]), (1, 5)),
-        (with_values("a text", ["green", "1e9"]), (UNKNOWN_CHARACTER, 6)),
+        (append_values("a <b>text</b>", ["blue", "-1"]), (2, 4)),
+        (append_values("a text", ["", ""]), (0, 3)),
+        (append_values("a text", [" red ", "0"]), (1, 5)),
+        (append_values("a text", ["green", "1e9"]), (UNKNOWN_CHARACTER, 6)),
         ("a text", (0, 3)),
     ],
 )
@@ -66,12 +66,12 @@ def test_a_value_is_one_character_that_stands_alone(row, numbers):
 
 
 def test_no_text_can_pretend_a_value():
-    row = with_values(f"a{FIELD_SEPARATOR}b {chr(FEATURE_CODE_POINTS.start + 1)}", ["red", f"1{FIELD_SEPARATOR}"])
+    row = append_values(f"a{FIELD_SEPARATOR}b {chr(FEATURE_CODE_POINTS.start + 1)}", ["red", f"1{FIELD_SEPARATOR}"])
     assert COLUMNS.text(row) == f"a b {UNKNOWN_CHARACTER} {characters(1, 5)}"
 
 
 def test_values_for_people():
-    assert COLUMNS.display_text(with_values("a text", ["red", "3"])) == "a text | colour: red | amount: 3"
+    assert COLUMNS.display_text(append_values("a text", ["red", "3"])) == "a text | colour: red | amount: 3"
     described = [COLUMNS.describe_character(chr(FEATURE_CODE_POINTS.start + number)) for number in (0, 2, 4, 5, 6)]
     assert described == [
         "| colour: missing", "| colour: blue", "| amount: below 0", "| amount: from 0 below 10", "| amount: from 10",
@@ -163,13 +163,13 @@ def test_a_request_may_name_columns_as_in_training(folder):
     for question in alike:
         assert _asked(question, model) == want
     model.composition = replace(model.composition, columns=("body", "title", "note"))
-    want = [with_values("B | T | N", ["red", ""])]
+    want = [append_values("B | T | N", ["red", ""])]
     assert _asked({"title": "T", "note": "N", "body": "B", "colour": "red"}, model) == want  # in the order of training
-    assert _asked({"body": "B", "colour": None}, model) == [with_values("B", ["", ""])]
-    assert _asked({"title": "T", "text": "B"}, model) == [with_values("T | B", ["", ""])]
+    assert _asked({"body": "B", "colour": None}, model) == [append_values("B", ["", ""])]
+    assert _asked({"title": "T", "text": "B"}, model) == [append_values("T | B", ["", ""])]
     tensors = [_tensor("note", "N", ""), _tensor("body", "B", "b"), _tensor("colour", "red", "blue")]
     assert _rows(tensors, b"", model.composition) == [
-        with_values("B | N", ["red", ""]), with_values("b", ["blue", ""])
+        append_values("B | N", ["red", ""]), append_values("b", ["blue", ""])
     ]  # fmt: skip
     assert _rows([_tensor("text", "B")], b"", model.composition) == ["B"]
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -200,7 +200,7 @@ def _asked(question, model):
 
 def test_an_explanation_names_values(folder):
     model = crepe_dist.load(folder / "run-1")
-    explanation = model.explain(with_values("alpha", ["red", "50"]))
+    explanation = model.explain(append_values("alpha", ["red", "50"]))
     assert [word.text.split(":")[0] for word in explanation.words] == ["alpha", "| colour", "| amount"]
     assert len(explanation.scores) == len(explanation.text)
 
@@ -221,9 +221,9 @@ def test_bad_columns(folder, tmp_path):
     many["shade"], many["size"] = many.colour + " dark", many.amount > 0
     crepe_dist.prepare(many, tmp_path / "many", category=["colour", "shade", "size"])
     data = open_dataset(tmp_path / "many")
-    encoding, values = data.encoding, data.composition.beside
+    encoding, values = data.encoder, data.preprocessor.beside
     assert [column.size for column in values] == [9471, 9471, 3]
-    of_size = set(data.composition.characters()[-2:])
+    of_size = set(data.preprocessor.characters()[-2:])
     assert of_size < set(encoding.alphabet + encoding.paired)  # the most frequent ones
     assert 5000 < len(encoding.alphabet) + len(encoding.paired) < 10_000
 
@@ -246,7 +246,13 @@ def test_values_of_python_and_of_texts(folder):
     problems = [each.problem for each in model.predict(frame)]
     assert problems == ["unusable number: amount is 'many'", "unusable number: amount is 'inf'", ""]
     assert model.predict([f"alpha{FIELD_SEPARATOR}red{FIELD_SEPARATOR}50"]) == model.predict(["alpha red 50"])
-    assert [category(each) for each in ("7.0", " 007 ", "True", "1.50", ".0")] == ["7", "007", "true", "1.50", ".0"]
+    assert [normalize_category(each) for each in ("7.0", " 007 ", "True", "1.50", ".0")] == [
+        "7",
+        "007",
+        "true",
+        "1.50",
+        ".0",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -264,8 +270,8 @@ def test_values_of_python_and_of_texts(folder):
 def test_formats_spell_a_value_alike(spellings, expected):
     from crepe_dist.exporting import crepe_runtime
 
-    assert set(map(category, spellings)) == set(map(crepe_runtime.category, spellings)) == {expected}
-    assert [FeatureColumn("when", (spellings[-1],)).number(each) for each in spellings] == [1] * len(spellings)
+    assert set(map(normalize_category, spellings)) == set(map(crepe_runtime.category, spellings)) == {expected}
+    assert [FeatureColumn("when", (spellings[-1],)).value_index(each) for each in spellings] == [1] * len(spellings)
 
 
 def test_a_network_starts_from_one_of_the_same_columns_only(folder):

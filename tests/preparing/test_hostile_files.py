@@ -39,10 +39,10 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     folder = tmp_path_factory.mktemp("good")
     (folder / "data").symlink_to(data)
     dataset = open_dataset(data)
-    shape = PaperConfig(dataset.encoding.num_ids, FEATURE_LEN, 3, filters=8, units=8)
+    shape = PaperConfig(dataset.encoder.num_ids, FEATURE_LEN, 3, filters=8, units=8)
     arrays = initial(shape).values
-    about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoding.to_dict()}
-    about["composition"] = dataset.composition.to_dict()
+    about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoder.to_dict()}
+    about["composition"] = dataset.preprocessor.to_dict()
     about |= {"classes": dataset.classes, "network": shape.settings()}
     checkpoint.write(folder / "run", arrays, about)
     (folder / "good.csv").write_bytes(GOOD_CSV)

@@ -108,7 +108,7 @@ class TestProcesses:
         prepare(sources, tmp_path / "whole", spec, processes=1)
         prepare(sources, tmp_path / "two", spec, processes=2)
         assert contents(tmp_path / "two") == contents(tmp_path / "whole")
-        found = open_dataset(tmp_path / "whole").encoding
+        found = open_dataset(tmp_path / "whole").encoder
         assert found.feature_len == 123
         assert found.num_ids == MAX_CHARACTERS
         assert found.paired
@@ -181,7 +181,7 @@ class TestReport:
         summary = prepared(tmp_path, lines, spec=PreparationSpec(ENCODING, read_options=ReadOptions(strip_html=True)))
         assert "HTML tags are removed, as in predict" in data_page.facts(summary)["encoding"]
         data = open_dataset(tmp_path / "out")
-        assert data.composition == TextPreprocessor((), True)
+        assert data.preprocessor == TextPreprocessor((), True)
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"texts & {n} <x@y.z>" for n in range(200)}
 
@@ -194,7 +194,7 @@ class TestReplacing:
             prepared(tmp_path, lines)
         sources = find_sources([str(tmp_path / "rows.csv")])
         prepare(sources, tmp_path / "out", PreparationSpec(CharEncoder(feature_len=20)), overwrite=True)
-        assert open_dataset(tmp_path / "out").encoding.feature_len == 20
+        assert open_dataset(tmp_path / "out").encoder.feature_len == 20
 
     def test_only_a_prepared_folder_is_ever_replaced(self, tmp_path):
         prepared(tmp_path, [f"{n % 2},text" for n in range(20)])

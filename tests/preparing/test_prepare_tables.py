@@ -46,15 +46,15 @@ def test_several_columns_of_text_are_joined_in_their_order(tmp_path, printed_by)
         data = open_dataset(tmp_path / "out")
         texts = {data.splits["test"].text(row) for row in range(len(data.splits["test"]))}
         assert texts <= {f"{text} | s{row}" if row != 3 else text for row, text in enumerate(TEXTS)}, source
-        assert data.composition.columns == ("body", "subject")
-    assert extract_texts(frame[3:5], ColumnSpec(preferred_texts=data.composition.columns)) == [
+        assert data.preprocessor.columns == ("body", "subject")
+    assert extract_texts(frame[3:5], ColumnSpec(preferred_texts=data.preprocessor.columns)) == [
         TEXTS[3],
         f"{TEXTS[4]} | s4",
     ]
     # The command takes the flag twice, and numbers too.
     flags = ("--out", "two", "--label=topic", "--text=4", "--text=body", "--test=0.5")
     printed_by("prepare", "table.csv", *flags, cwd=tmp_path)
-    assert open_dataset(tmp_path / "two").composition.columns == ("subject", "body")
+    assert open_dataset(tmp_path / "two").preprocessor.columns == ("subject", "body")
 
 
 def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):

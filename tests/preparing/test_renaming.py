@@ -51,7 +51,7 @@ def test_classes_are_merged_in_all_splits(tmp_path, printed_by):
     reading = ReadOptions.from_dict(json.loads((tmp_path / "data" / "dataset.json").read_text())["reading"])
     reading = ReadOptions(columns=ColumnSpec(label="label", texts=("text",)), renames=reading.renames)
     sources = find_scoring_sources(str(tmp_path / "new.csv"), reading)
-    encoding = open_dataset(tmp_path / "data").encoding
+    encoding = open_dataset(tmp_path / "data").encoder
     spec = PreparationSpec(encoding, SplitOptions(0.0), reading, classes=tuple(report["classes"]))
     prepare(sources, tmp_path / "scored", spec)
     assert len(open_dataset(tmp_path / "scored", trains=False).splits["test"]) == 5

@@ -64,7 +64,7 @@ def written(path: Path, rows: list[str]) -> Path:
 @pytest.mark.parametrize("name", ["u.csv", "labels.csv", "labels.jsonl", "u.parquet", "u.txt", "u.ft", "folder"])
 def test_every_format_with_and_without_labels(labelled, tmp_path, name):
     summary, data = made(labelled, written(tmp_path / name, TEXTS))
-    assert [data.encoding.decode(codes) for codes in data.unlabelled.char_ids(np.arange(30))] == TEXTS
+    assert [data.encoder.decode(codes) for codes in data.unlabelled.char_ids(np.arange(30))] == TEXTS
     assert data.unlabelled.source_rows[:, 2].tolist() == hash_texts(text.encode() for text in TEXTS).tolist()
     assert data.origin("unlabelled", 3).file == name
     assert data.classes == ["a", "b"]
@@ -103,7 +103,7 @@ class TestRowsWithoutLabel:
 
     def test_are_kept(self, partly):
         summary, data = made(partly, keep_unlabelled=True)
-        texts = [data.encoding.decode(codes) for codes in data.unlabelled.char_ids(np.arange(10))]
+        texts = [data.encoder.decode(codes) for codes in data.unlabelled.char_ids(np.arange(10))]
         assert texts == [f"text {n}" for n in range(0, 40, 4)]
         assert data.classes == ["a", "b"]
         assert (summary["rows"]["bad"], summary["unlabelled"]["rows"]) == (0, 10)
@@ -129,7 +129,7 @@ def test_they_decide_the_alphabet_and_the_length(labelled, tmp_path):
             labelled, written(tmp_path / "u.txt", texts), out=texts[0][:4], encoding=CharEncoder(feature_len=1014),
             fit=True,
         )  # fmt: skip
-        encodings.append(data.encoding)
+        encodings.append(data.encoder)
     plain, other = encodings
     assert "ж" in other.alphabet
     assert "ж" not in plain.alphabet
@@ -192,4 +192,4 @@ def test_tables_in_memory(tmp_path):
     crepe_dist.prepare(rows, tmp_path / "out", text=["head", "body"], unlabelled=more, max_bad=0.5, feature_len=40)
     data = open_dataset(tmp_path / "out")
     codes = opened(tmp_path / "out").char_ids(np.arange(2))
-    assert [data.encoding.decode(each) for each in codes] == ["x | new", "y"]
+    assert [data.encoder.decode(each) for each in codes] == ["x | new", "y"]

@@ -79,7 +79,7 @@ def training_logits(path: Path, split: Split) -> np.ndarray:
     """What training's own engine computes with the parameters of a checkpoint."""
     opened = load(path).engine
     given = {name: Parameter(array) for name, array in opened.arrays.items()}
-    engine = create_engine(opened.shape, given, choose_backend(ModelOptions(), CPU, opened.shape))
+    engine = create_engine(opened.config, given, choose_backend(ModelOptions(), CPU, opened.config))
     return np.concatenate([logits for _, _, logits in engine.iter_logits(split, 50, 0, 1)])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crepe_dist.model.calibration import HIGHEST, INTERVALS, PER_UNIT, intervals, threshold_of
+from crepe_dist.model.calibration import HIGHEST, INTERVALS, PER_UNIT, interval_threshold, to_intervals
 from crepe_dist.runs.scores import (
     BINS,
     MILLION,
@@ -39,8 +39,8 @@ def test_thresholds_are_chosen_by_f1():
     logits[0, 0], logits[1, 1] = 100, -100
     wanted = logits + generator.normal(0, 1, logits.shape) > np.array([1.0, 20])  # nothing has the second label
     histogram = np.zeros((2, INTERVALS, 2), np.int64)
-    np.add.at(histogram, (np.broadcast_to([0, 1], logits.shape), intervals(logits), wanted.astype(int)), 1)
-    thresholds, edges = choose_thresholds(histogram), threshold_of(np.arange(1, INTERVALS))
+    np.add.at(histogram, (np.broadcast_to([0, 1], logits.shape), to_intervals(logits), wanted.astype(int)), 1)
+    thresholds, edges = choose_thresholds(histogram), interval_threshold(np.arange(1, INTERVALS))
 
     def f1(threshold: float, which: list[int]) -> float:
         predicted = logits[:, which] >= np.log(threshold / (1 - threshold))
@@ -55,4 +55,4 @@ def test_thresholds_are_chosen_by_f1():
     hits = wanted[np.argsort(-logits[:, 0], kind="stable"), 0]
     exact = (np.cumsum(hits) / np.arange(1, 501))[hits].mean()
     assert average_precision(histogram)[0] == pytest.approx(exact, abs=0.01)
-    assert threshold_of(np.array([HIGHEST * PER_UNIT])) == 0.5
+    assert interval_threshold(np.array([HIGHEST * PER_UNIT])) == 0.5

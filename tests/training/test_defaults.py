@@ -11,7 +11,7 @@ import pytest
 
 from crepe_dist import network_registry
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.data.targets import ONE, SEVERAL, SOFT, Targets
+from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT, Targets
 from crepe_dist.model.loss import create_loss
 from crepe_dist.networks.ngrams.init import raise_lr_for_few_steps, table_lr_mult
 from crepe_dist.optim.parameter import Parameter
@@ -20,11 +20,11 @@ from crepe_dist.training.model_setup import num_steps
 from crepe_dist.training.training_data import resolve_epochs
 
 
-def data(rows: int, length: int, validation: int = 0, labelled: str = ONE) -> Dataset:
+def data(rows: int, length: int, validation: int = 0, labelled: str = SINGLE_LABEL) -> Dataset:
     """As much of a data set as is asked for."""
     parts = {"train": range(rows), **({"validation": range(validation)} if validation else {})}
-    about = {"splits": parts, "labelled": labelled, "encoding": SimpleNamespace(feature_len=length), "unlabelled": None}
-    return cast(Dataset, SimpleNamespace(**about))
+    about = {"splits": parts, "label_kind": labelled, "encoder": SimpleNamespace(feature_len=length)}
+    return cast(Dataset, SimpleNamespace(**about, unlabelled=None))
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,16 @@ def test_few_documents_need_more_epochs_and_much_text_needs_fewer(rows, length, 
 @pytest.mark.parametrize(
     ("flags", "validation", "labelled", "patience"),
     [
-        ([], 200, ONE, 2),
-        ([], 199, ONE, 0),  # too few to tell an improvement from chance
-        ([], 0, ONE, 0),
+        ([], 200, SINGLE_LABEL, 2),
+        ([], 199, SINGLE_LABEL, 0),  # too few to tell an improvement from chance
+        ([], 0, SINGLE_LABEL, 0),
         ([], 200, SOFT, 2),
-        ([], 200, SEVERAL, 0),
-        (["--model=ngrams"], 200, ONE, 2),
-        (["--model=paper"], 200, ONE, 0),  # it may stay at chance for some epochs
-        (["--epochs=9"], 200, ONE, 0),  # as many as were asked for
-        (["--patience=0"], 200, ONE, 0),
-        (["--patience=5", "--epochs=9"], 20, ONE, 5),
+        ([], 200, MULTILABEL, 0),
+        (["--model=ngrams"], 200, SINGLE_LABEL, 2),
+        (["--model=paper"], 200, SINGLE_LABEL, 0),  # it may stay at chance for some epochs
+        (["--epochs=9"], 200, SINGLE_LABEL, 0),  # as many as were asked for
+        (["--patience=0"], 200, SINGLE_LABEL, 0),
+        (["--patience=5", "--epochs=9"], 20, SINGLE_LABEL, 5),
     ],
 )
 def test_training_stops_early_where_the_validation_split_can_tell(flags, validation, labelled, patience):
@@ -78,7 +78,9 @@ def test_all_parameters_learn_faster_in_a_run_of_few_steps(steps, multiple):
 @pytest.mark.parametrize(("kind", "smoothing"), [("crepe", 0.1), ("ngrams", 0.0), ("paper", 0.0)])
 def test_labels_are_smoothed_for_crepe(kind, smoothing):
     shape: Any = network_registry.import_network_module(kind, "config").CONFIG_CLASS
-    one_label = cast(Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=Targets(ONE, np.zeros(1), 2))}))
+    one_label = cast(
+        Dataset, SimpleNamespace(splits={"train": SimpleNamespace(targets=Targets(SINGLE_LABEL, np.zeros(1), 2))})
+    )
     assert create_loss(parse([]).training, one_label, shape).smoothing == smoothing
     assert create_loss(parse(["--label-smoothing=0.2"]).training, one_label, shape).smoothing == 0.2
     assert create_loss(parse(["--label-smoothing=0"]).training, one_label, shape).smoothing == 0.0

@@ -17,7 +17,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
-from crepe_dist.model.calibration import INTERVALS, multilabel_calibration, threshold_of
+from crepe_dist.model.calibration import INTERVALS, interval_threshold, multilabel_calibration
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.scores import MultilabelScores
 from tests.conftest import QUICK, command, losses, run, train
@@ -84,7 +84,7 @@ def test_labels_that_are_sure(folder):
     histogram = np.zeros((2, INTERVALS, 2), np.int64)
     histogram[:, 300, 0], histogram[:, 400, 1] = 99, (30, 5)  # all of thirty are right, and all of five
     assert multilabel_calibration(np.array([0.5, 0.5]), histogram).thresholds_for(0.9) == [
-        threshold_of(np.array(301)),
+        interval_threshold(np.array(301)),
         math.inf,
     ]
 

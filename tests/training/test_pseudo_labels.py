@@ -162,7 +162,7 @@ class TestWordDropout:
     def test_words_depend_on_the_epoch_and_the_row_alone(self, folder):
         data = open_dataset(folder / "data")
         train = data.splits["train"]
-        dropped = with_word_dropout(train, 0.3, data.encoding)
+        dropped = with_word_dropout(train, 0.3, data.encoder)
         rows = np.arange(len(train))
         whole = dropped.for_epoch(1, 2).char_ids(rows)
         assert np.array_equal(dropped.for_epoch(1, 2).char_ids(rows[5:9]), whole[5:9])

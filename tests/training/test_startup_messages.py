@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crepe_dist import hardware
-from crepe_dist.data.targets import ONE, Targets
+from crepe_dist.data.targets import SINGLE_LABEL, Targets
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.paper.config import PaperConfig
@@ -33,7 +33,7 @@ def test_what_is_advised_is_enough():
 
 def test_classes_without_rows():
     def noted(*labels: int) -> str:
-        targets = Targets(ONE, np.array(labels, np.int32), 3)
+        targets = Targets(SINGLE_LABEL, np.array(labels, np.int32), 3)
         data: Any = SimpleNamespace(classes=["a", "b", "c"], splits={"train": SimpleNamespace(targets=targets)})
         return empty_classes(data)
 

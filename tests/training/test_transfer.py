@@ -56,8 +56,8 @@ def write_run(folder: Path, options: ModelOptions, dataset: Dataset) -> str:
     about = {
         "epoch": 0,
         "test_accuracy": 0.5,
-        "encoding": dataset.encoding.to_dict(),
-        "composition": dataset.composition.to_dict(),
+        "encoding": dataset.encoder.to_dict(),
+        "composition": dataset.preprocessor.to_dict(),
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }
@@ -95,7 +95,7 @@ def given_arrays(given: str) -> weights_io.Arrays:
     """The parameters of ``given``, which may have no description."""
     arrays = weights_io.load(checkpoint.resolve_model(given))
     return {
-        name: array.checked().unpack() if isinstance(array, CompressedArray) else array
+        name: array.validate().unpack() if isinstance(array, CompressedArray) else array
         for name, array in arrays.items()
     }
 
@@ -164,16 +164,16 @@ class TestEncodings:
     )
     def test_another_one_is_refused_with_what_to_prepare_with(self, runs, dataset, encoding, flag):
         with pytest.raises(UserError, match="encoded differently") as error:
-            transfer.load_pretrained(runs["paper"], ModelOptions(), replace(dataset, encoding=encoding))
+            transfer.load_pretrained(runs["paper"], ModelOptions(), replace(dataset, encoder=encoding))
         assert flag in error.value.remedy
         assert error.value.remedy.endswith("--alphabet standard")
 
     def test_n_grams_may_be_of_longer_texts_but_not_of_other_characters(self, runs, dataset):
-        longer = replace(dataset, encoding=CharEncoder(feature_len=200))
+        longer = replace(dataset, encoder=CharEncoder(feature_len=200))
         assert transfer.load_pretrained(runs["ngrams"], ModelOptions(), longer).shape.feature_len == 200
         with pytest.raises(UserError, match="encoded differently"):
             transfer.load_pretrained(
-                runs["ngrams"], ModelOptions(), replace(dataset, encoding=CharEncoder("notebook", FEATURE_LEN))
+                runs["ngrams"], ModelOptions(), replace(dataset, encoder=CharEncoder("notebook", FEATURE_LEN))
             )
 
 
@@ -201,7 +201,7 @@ class TestForeign:
 
     def test_the_length_to_prepare_with_is_told(self, foreign, dataset):
         with pytest.raises(UserError, match="do not fit documents of 1014") as error:
-            transfer.load_pretrained(foreign, ModelOptions(), replace(dataset, encoding=CharEncoder()))
+            transfer.load_pretrained(foreign, ModelOptions(), replace(dataset, encoder=CharEncoder()))
         assert f"such as {FEATURE_LEN}; to train, prepare" in error.value.remedy
 
 

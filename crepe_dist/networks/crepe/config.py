@@ -112,10 +112,10 @@ class CrepeConfig(NetworkConfig):
     dropout: float = 0.1
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> CrepeConfig:
+    def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> CrepeConfig:
         if options.size != "auto":
             raise UserError("--model crepe has no --size", "only the paper's has", "omit it, or use --model paper")
-        table = NGramConfig.for_data(options, encoding, classes, rows)
+        table = NGramConfig.for_data(options, encoder, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
         stride = min(stride_for(table.feature_len), MAX_STRIDE)
         reach, embeddings = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
@@ -129,14 +129,14 @@ class CrepeConfig(NetworkConfig):
         return 4 if self.positions > SHORT_POSITIONS else 8
 
     @property
-    def table(self) -> NGramConfig:
+    def ngram_config(self) -> NGramConfig:
         """Shape of the n-gram table."""
         return NGramConfig(**{field.name: getattr(self, field.name) for field in fields(NGramConfig)})
 
     @property
-    def embedding(self) -> NGramConfig:
+    def embedding_config(self) -> NGramConfig:
         """Shape of a table of the n-grams that the tower sees, for counting them."""
-        return replace(self.table, longest=self.reach, buckets=self.rows, words=0)
+        return replace(self.ngram_config, longest=self.reach, buckets=self.rows, words=0)
 
     @property
     def cuda_unsupported_reason(self) -> str:
@@ -149,7 +149,7 @@ class CrepeConfig(NetworkConfig):
         return self.positions * max(self.width, self.stride * self.reach)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {f"ngrams.{name}": shape for name, shape in self.table.parameter_shapes().items()}
+        shapes = {f"ngrams.{name}": shape for name, shape in self.ngram_config.parameter_shapes().items()}
         shapes["tower.table"] = (self.rows, self.width)
         for number in range(2 * self.blocks):
             shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, CONV_KERNEL_SIZE)
@@ -162,13 +162,15 @@ class CrepeConfig(NetworkConfig):
         return {name: array * np.float32(weight) if name in names else array for name, array in arrays.items()}
 
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
-        (most,) = self.table.max_rows_per_batch(documents).values()
+        (most,) = self.ngram_config.max_rows_per_batch(documents).values()
         return {"ngrams.weight": most, "tower.table": min(self.rows, documents * (self.feature_len + 2) * self.reach)}
 
-    def row_usage(self, arrays: Arrays, codes: CharIds) -> dict[str, RowUsage]:
-        buckets, known, _ = hash_positions(codes, self.alphabet_size, self.reach, self.rows, self.stride)
+    def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
+        buckets, known, _ = hash_positions(char_ids, self.alphabet_size, self.reach, self.rows, self.stride)
         return {
-            "ngrams.weight": self.table.row_usage({"significant": arrays["ngrams.significant"]}, codes)["weight"],
+            "ngrams.weight": self.ngram_config.row_usage({"significant": arrays["ngrams.significant"]}, char_ids)[
+                "weight"
+            ],
             "tower.table": (buckets[known], np.ones(known.sum())),
         }
 
@@ -191,7 +193,7 @@ class CrepeConfig(NetworkConfig):
 Positions = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
 
 
-def hash_positions(codes: CharIds, alphabet_size: int, reach: int, rows: int, stride: int) -> Positions:
+def hash_positions(char_ids: CharIds, alphabet_size: int, reach: int, rows: int, stride: int) -> Positions:
     """Hash the n-grams of each position.
 
     Args:
@@ -204,7 +206,7 @@ def hash_positions(codes: CharIds, alphabet_size: int, reach: int, rows: int, st
         The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; a mask of the n-grams that exist, bool of the
         same shape; and a mask of the document's positions, bool [B, T].
     """
-    text = characters(codes, alphabet_size, stride).reshape(len(codes), -1)
+    text = characters(char_ids, alphabet_size, stride).reshape(len(char_ids), -1)
     length, known = text.shape[1], text <= alphabet_size
     buckets, exists = np.zeros((*text.shape, reach), np.int32), np.zeros((*text.shape, reach), np.bool_)
     for n, (key, good) in enumerate(ngram_keys(text, alphabet_size + 1, min(reach, length))):
@@ -215,9 +217,9 @@ def hash_positions(codes: CharIds, alphabet_size: int, reach: int, rows: int, st
     return buckets.reshape(by_position), exists.reshape(by_position), inside
 
 
-def characters(codes: CharIds, alphabet_size: int, stride: int) -> CharIds:
+def characters(char_ids: CharIds, alphabet_size: int, stride: int) -> CharIds:
     """Return the characters of each position, with the symbols of both edges, uint8 [B, T, stride]."""
-    text = add_boundary_symbols(codes, alphabet_size)
+    text = add_boundary_symbols(char_ids, alphabet_size)
     text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=PAD_UNK_ID)
     return text.reshape(len(text), -1, stride)
 

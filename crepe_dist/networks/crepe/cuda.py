@@ -25,14 +25,14 @@ SIDE = 16  # of the squares that a warp multiplies
 TILE_BYTES = 128  # of a channel of the positions that a block of threads computes at a time
 
 
-def constants(shape: CrepeConfig) -> dict[str, int]:
+def constants(config: CrepeConfig) -> dict[str, int]:
     """Return the constants of the program besides those of all networks."""
-    return {"CHANNELS": shape.width, "SIDE": SIDE, "TILE_BYTES": TILE_BYTES}
+    return {"CHANNELS": config.width, "SIDE": SIDE, "TILE_BYTES": TILE_BYTES}
 
 
-def branches(shape: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[Branch]:
+def branches(config: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[Branch]:
     """Return the parts of the network whose logits are added."""
-    return [NGramBranch(shape.table, program, values, "ngrams."), ConvBranch(shape, program, values)]
+    return [NGramBranch(config.ngram_config, program, values, "ngrams."), ConvBranch(config, program, values)]
 
 
 class ConvBranch:
@@ -42,11 +42,11 @@ class ConvBranch:
         values: parameters by name.
     """
 
-    def __init__(self, shape: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> None:
-        self._shape = shape
+    def __init__(self, config: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> None:
+        self._shape = config
         self._run = program
         self._values = values
-        self._width = width = -(-shape.width // SIDE) * SIDE
+        self._width = width = -(-config.width // SIDE) * SIDE
         row = program.number_bytes * (width + 16)  # ROW_STRIDE in kernels/crepe.cu, in bytes
         tile = TILE_BYTES // program.number_bytes
         self._tile = tile
@@ -55,7 +55,7 @@ class ConvBranch:
             "shared": max((tile + CONV_KERNEL_SIZE - 1) * row, 4 * tile * (width + 8)),
         }
         size = CONV_KERNEL_SIZE * width**2 * program.number_bytes
-        numbers = range(2 * shape.blocks)
+        numbers = range(2 * config.blocks)
         weights = [values[f"tower.convolutions.{number}.weight"].address for number in numbers]
         self._weights = program.gpu.copy(np.array(weights, np.uint64))
         self._packed = program.gpu.allocate(size * len(weights)), program.gpu.allocate(size * len(weights))
@@ -64,63 +64,63 @@ class ConvBranch:
 
     def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
         """Compute the logits, float32 [documents, classes]."""
-        shape, run, documents, lengths = self._shape, self._run, texts.documents, texts.lengths
+        config, run, documents, lengths = self._shape, self._run, texts.documents, texts.lengths
         of_embedding, of_features = self._dropouts(dropping)
-        first, places = texts.first, shape.positions * shape.stride
-        memory = _Buffers(shape, run, documents, self._width)
+        first, places = texts.first, config.positions * config.stride
+        memory = _Buffers(config, run, documents, self._width)
         run(
             "hash_positions", blocks(documents * places), texts.texts, lengths, documents, texts.symbols, places,
-            shape.reach, shape.rows, memory.rows,
+            config.reach, config.rows, memory.rows,
         )  # fmt: skip
         run(
-            "embed", blocks(documents * shape.positions * self._width // 4), memory.rows, lengths, documents,
-            shape.positions, shape.stride, shape.stride * shape.reach, self._values["tower.table"],
+            "embed", blocks(documents * config.positions * self._width // 4), memory.rows, lengths, documents,
+            config.positions, config.stride, config.stride * config.reach, self._values["tower.table"],
             *of_embedding.arguments(), first, memory.activations[0],
         )  # fmt: skip
-        grid = blocks(CONV_KERNEL_SIZE * self._width**2), 2 * shape.blocks
+        grid = blocks(CONV_KERNEL_SIZE * self._width**2), 2 * config.blocks
         run("pack_convolutions", grid, self._weights, *self._packed)
-        for block in range(shape.blocks):
+        for block in range(config.blocks):
             inside, hidden, out = memory.activations[block], memory.hidden[block], memory.activations[block + 1]
             after = memory.scratch[0] if block < POOLED_BLOCKS else out
             self._convolve(texts, block, 2 * block, inside, hidden)
             self._convolve(texts, block, 2 * block + 1, hidden, after, residual=inside)
             if block < POOLED_BLOCKS:
                 run(
-                    "pool", blocks(documents * shape.positions_in(block + 1) * self._width), after, lengths, documents,
+                    "pool", blocks(documents * config.positions_in(block + 1) * self._width), after, lengths, documents,
                     *self._at(texts, block)[1:], out, memory.maxima[block],
                 )  # fmt: skip
         run(
-            "pool_features", documents, memory.activations[-1], *self._at(texts, shape.blocks),
+            "pool_features", documents, memory.activations[-1], *self._at(texts, config.blocks),
             *of_features.arguments(), first, memory.features, memory.best,
         )  # fmt: skip
         run(
-            "compute_branch_logits", blocks(32 * documents * shape.num_classes), memory.features,
-            self._values["tower.out.weight"], self._values["tower.out.bias"], documents, shape.num_classes, logits,
+            "compute_branch_logits", blocks(32 * documents * config.num_classes), memory.features,
+            self._values["tower.out.weight"], self._values["tower.out.bias"], documents, config.num_classes, logits,
         )  # fmt: skip
 
     def backward(
         self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
     ) -> None:
         """Add the gradients of the last batch to their sums."""
-        shape, run, documents = self._shape, self._run, texts.documents
-        memory = _Buffers(shape, run, documents, self._width)
+        config, run, documents = self._shape, self._run, texts.documents
+        memory = _Buffers(config, run, documents, self._width)
         of_embedding, of_features = self._dropouts(dropping)
         out, bias, table = sums["tower.out.weight"], sums["tower.out.bias"], sums["tower.table"]
         run(
-            "add_last_layer_gradients", documents, memory.features, logit_gradients, shape.num_classes,
+            "add_last_layer_gradients", documents, memory.features, logit_gradients, config.num_classes,
             out.inverse_scale, bias.inverse_scale, out.total, bias.total, out.largest, bias.largest,
         )  # fmt: skip
         gradients, other, inner = memory.scratch
         run(
-            "unpool_features", documents, logit_gradients, shape.num_classes, self._values["tower.out.weight"],
-            memory.features, memory.best, memory.activations[-1], *self._at(texts, shape.blocks), of_features.scale,
+            "unpool_features", documents, logit_gradients, config.num_classes, self._values["tower.out.weight"],
+            memory.features, memory.best, memory.activations[-1], *self._at(texts, config.blocks), of_features.scale,
             gradients,
         )  # fmt: skip
-        for block in reversed(range(shape.blocks)):
+        for block in reversed(range(config.blocks)):
             inside, hidden = memory.activations[block], memory.hidden[block]
             if block < POOLED_BLOCKS:
                 run(
-                    "unpool", blocks(documents * shape.positions_in(block) * self._width), gradients,
+                    "unpool", blocks(documents * config.positions_in(block) * self._width), gradients,
                     memory.maxima[block], texts.lengths, documents, *self._at(texts, block)[1:], other,
                 )  # fmt: skip
                 gradients, other = other, gradients
@@ -129,14 +129,14 @@ class ConvBranch:
             self._add_gradients(texts, block, inside, inner, 2 * block, sums)
             self._convolve(texts, block, 2 * block, inner, other, residual=gradients, hidden=inside, back=True)
             gradients, other = other, gradients
-        positions, terms = shape.positions, run.buffer("terms", 4 * documents * shape.positions * self._width)
+        positions, terms = config.positions, run.buffer("terms", 4 * documents * config.positions * self._width)
         run(
-            "quantize_embedding_gradients", documents, gradients, texts.lengths, positions, shape.stride,
+            "quantize_embedding_gradients", documents, gradients, texts.lengths, positions, config.stride,
             of_embedding.scale * table.inverse_scale, terms, table.largest,
         )  # fmt: skip
         run(
-            "add_embedding_gradients", blocks(documents * positions * shape.width), terms, memory.rows, texts.lengths,
-            documents, positions, shape.stride, shape.stride * shape.reach, table.total,
+            "add_embedding_gradients", blocks(documents * positions * config.width), terms, memory.rows, texts.lengths,
+            documents, positions, config.stride, config.stride * config.reach, table.total,
         )  # fmt: skip
 
     def _convolve(
@@ -190,14 +190,14 @@ class _Buffers:
         best: positions of the maxima among them, int32 [documents, width].
     """
 
-    def __init__(self, shape: CrepeConfig, run: KernelProgram, documents: int, width: int) -> None:
+    def __init__(self, config: CrepeConfig, run: KernelProgram, documents: int, width: int) -> None:
         def numbers(name: str, block: int, each: int = run.number_bytes) -> DeviceBuffer:
-            return run.buffer(name, each * documents * shape.positions_in(block) * width)
+            return run.buffer(name, each * documents * config.positions_in(block) * width)
 
-        self.rows = run.buffer("rows", 4 * documents * shape.positions * shape.stride * shape.reach)
-        self.activations = [numbers(f"activations {block}", block) for block in range(shape.blocks + 1)]
-        self.hidden = [numbers(f"hidden {block}", block) for block in range(shape.blocks)]
+        self.rows = run.buffer("rows", 4 * documents * config.positions * config.stride * config.reach)
+        self.activations = [numbers(f"activations {block}", block) for block in range(config.blocks + 1)]
+        self.hidden = [numbers(f"hidden {block}", block) for block in range(config.blocks)]
         self.scratch = [numbers(f"scratch {number}", 0) for number in range(3)]
-        self.maxima = [numbers(f"maxima {block}", block + 1, 1) for block in range(min(shape.blocks, POOLED_BLOCKS))]
-        self.features = run.buffer("features", 8 * documents * shape.width)
-        self.best = run.buffer("best", 4 * documents * shape.width)
+        self.maxima = [numbers(f"maxima {block}", block + 1, 1) for block in range(min(config.blocks, POOLED_BLOCKS))]
+        self.features = run.buffer("features", 8 * documents * config.width)
+        self.best = run.buffer("best", 4 * documents * config.width)

@@ -26,28 +26,28 @@ FRACTION = 1 << 12  # of 1; multiples of it have exact sums
 PREFIX = "ngrams."  # of the names of the table's parameters
 
 
-def init_parameters(shape: CrepeConfig, seed: int) -> dict[str, Parameter]:
+def init_parameters(config: CrepeConfig, seed: int) -> dict[str, Parameter]:
     """Make the parameters; the second convolution of each block starts at zero."""
     generator = np.random.default_rng([seed, 1])  # other numbers than those of the head start
-    made = {f"{PREFIX}{name}": each for name, each in ngrams.init_parameters(shape.table, seed).items()}
+    made = {f"{PREFIX}{name}": each for name, each in ngrams.init_parameters(config.ngram_config, seed).items()}
     made["tower.table"] = Parameter(
-        normal(generator, (shape.rows, shape.width), 0.2), EMBEDDING_LR_MULT, rowwise_second_moment=True
+        normal(generator, (config.rows, config.width), 0.2), EMBEDDING_LR_MULT, rowwise_second_moment=True
     )
-    for name, size in shape.parameter_shapes().items():
+    for name, size in config.parameter_shapes().items():
         if name.startswith("tower.convolutions."):
             starts_random = name.endswith("weight") and int(name.split(".")[2]) % 2 == 0
             made[name] = Parameter(kaiming_normal(generator, size) if starts_random else zeros(*size), CONV_LR_MULT)
-    features = 2 * shape.width
-    made["tower.out.weight"] = Parameter(uniform(generator, (shape.num_classes, features), features**-0.5))
-    made["tower.out.bias"] = Parameter(zeros(shape.num_classes))
+    features = 2 * config.width
+    made["tower.out.weight"] = Parameter(uniform(generator, (config.num_classes, features), features**-0.5))
+    made["tower.out.bias"] = Parameter(zeros(config.num_classes))
     return made
 
 
 def init_from_data(
     parameters: Mapping[str, Parameter],
-    shape: CrepeConfig,
+    config: CrepeConfig,
     data: Dataset,
-    world: ProcessGroup,
+    process_group: ProcessGroup,
     seed: int,
     steps: int,
     loaded: Collection[str],
@@ -61,18 +61,18 @@ def init_from_data(
     """
     table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
     of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
-    ngrams.init_from_data(table, shape.table, data, world, seed, steps, of_table)
+    ngrams.init_from_data(table, config.ngram_config, data, process_group, seed, steps, of_table)
     if loaded:
         return
     ngrams.raise_lr_for_few_steps(
         {name: each for name, each in parameters.items() if not name.startswith(PREFIX)}, steps
     )
-    counted = replace(shape.embedding, num_classes=min(shape.num_classes, MAX_COUNTS // shape.rows))
+    counted = replace(config.embedding_config, num_classes=min(config.num_classes, MAX_COUNTS // config.rows))
     documents = data.class_counts()
     joined = np.bincount(np.arange(len(documents)) % counted.num_classes, documents).astype(np.int64)
-    counts = count_ngrams(counted, data, world)
+    counts = count_ngrams(counted, data, process_group)
     embeddings = parameters["tower.table"].data
-    embeddings += np.float32(CLASS_AWARE_SCALE) * class_aware_embedding(counts, joined, shape.width, seed)
+    embeddings += np.float32(CLASS_AWARE_SCALE) * class_aware_embedding(counts, joined, config.width, seed)
     embeddings[~counts.any(axis=1)] = 0
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from crepe_dist.networks.crepe.config import CrepeConfig
 
 
-def sizes(shape: CrepeConfig) -> npt.NDArray[np.int64]:
+def sizes(config: CrepeConfig) -> npt.NDArray[np.int64]:
     """Return the sizes of both parts, in the order of ``crepe_open_crepe`` in native/engine.cpp."""
-    tower = [shape.reach, shape.rows, shape.width, shape.blocks, shape.stride, shape.reduction_group]
-    return np.array([*ngrams.sizes(shape.table), *tower], np.int64)
+    tower = [config.reach, config.rows, config.width, config.blocks, config.stride, config.reduction_group]
+    return np.array([*ngrams.sizes(config.ngram_config), *tower], np.int64)
 
 
-def open_network(functions: Any, shape: CrepeConfig, precision: str, threads: int) -> Any:
+def open_network(functions: Any, config: CrepeConfig, precision: str, threads: int) -> Any:
     """Open the network; return ``None`` if memory runs out."""
     bfloat16 = precision == "bfloat16"
-    return functions.crepe_open_crepe(bfloat16, sizes(shape).ctypes.data, shape.FEATURE_DROPOUT, threads)
+    return functions.crepe_open_crepe(bfloat16, sizes(config).ctypes.data, config.FEATURE_DROPOUT, threads)

@@ -6,38 +6,38 @@ import numpy as np
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import CharIds
-from crepe_dist.model.inference import Floats, convolved, pooled, total
+from crepe_dist.model.inference import Floats, convolve, max_pool, sum_in_order
 from crepe_dist.native.constants import BRANCH_SUM_SCALE, CONV_KERNEL_SIZE, POOLED_BLOCKS
 from crepe_dist.networks.crepe.config import CrepeConfig, hash_positions
 from crepe_dist.networks.ngrams import numpy as ngrams
 
 
-def logits(shape: CrepeConfig, arrays: Arrays, codes: CharIds) -> Floats:
+def logits(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
-    table = ngrams.logits(shape.table, _part(arrays, "ngrams."), codes)
-    return np.asarray(np.float32(BRANCH_SUM_SCALE) * (table + _tower(shape, _part(arrays, "tower."), codes)))
+    table = ngrams.logits(config.ngram_config, _part(arrays, "ngrams."), char_ids)
+    return np.asarray(np.float32(BRANCH_SUM_SCALE) * (table + _tower(config, _part(arrays, "tower."), char_ids)))
 
 
 def _part(arrays: Arrays, prefix: str) -> Arrays:
     return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _tower(shape: CrepeConfig, arrays: Arrays, codes: CharIds) -> Floats:
-    buckets, known, is_inside = hash_positions(codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride)
+def _tower(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
+    buckets, known, is_inside = hash_positions(char_ids, config.alphabet_size, config.reach, config.rows, config.stride)
     table = arrays["table"]
-    x = np.maximum(total([table[buckets[:, :, n]] * known[:, :, n, None] for n in range(buckets.shape[2])]), 0)
+    x = np.maximum(sum_in_order([table[buckets[:, :, n]] * known[:, :, n, None] for n in range(buckets.shape[2])]), 0)
     inside = is_inside[:, :, None].astype(np.float32)
 
     def block_convolved(x: Floats, number: int) -> Floats:
         padded = np.pad(x, ((0, 0), (CONV_KERNEL_SIZE // 2, CONV_KERNEL_SIZE // 2), (0, 0)))
         name = f"convolutions.{number}"
-        return np.asarray(convolved(padded, arrays[f"{name}.weight"]) + arrays[f"{name}.bias"])
+        return np.asarray(convolve(padded, arrays[f"{name}.weight"]) + arrays[f"{name}.bias"])
 
-    for block in range(shape.blocks):
+    for block in range(config.blocks):
         hidden = np.maximum(block_convolved(x, 2 * block), 0) * inside
         x = np.maximum(x + block_convolved(hidden, 2 * block + 1), 0) * inside
         if block < POOLED_BLOCKS:  # all numbers are at least 0, which an odd position may therefore be padded with
-            x, inside = (pooled(np.pad(a, ((0, 0), (0, a.shape[1] % 2), (0, 0))), 2) for a in (x, inside))
+            x, inside = (max_pool(np.pad(a, ((0, 0), (0, a.shape[1] % 2), (0, 0))), 2) for a in (x, inside))
     mean = x.sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
     features = np.concatenate([x.max(axis=1), mean], axis=1)
     return np.asarray(features @ arrays["out.weight"].T + arrays["out.bias"])

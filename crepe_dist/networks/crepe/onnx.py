@@ -12,17 +12,17 @@ from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams import onnx as ngrams
 
 
-def logits(graph: GraphBuilder, shape: CrepeConfig, arrays: Arrays, codes: str) -> str:
+def logits(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
-    codes = ngrams.add_boundary_symbols(graph, codes, shape.alphabet_size, shape.stride)
-    table = ngrams.table_logits(graph, shape.table, arrays, codes, "ngrams.")
-    both = graph.node("Add", table, _tower(graph, shape, arrays, codes))
+    char_ids = ngrams.add_boundary_symbols(graph, char_ids, config.alphabet_size, config.stride)
+    table = ngrams.table_logits(graph, config.ngram_config, arrays, char_ids, "ngrams.")
+    both = graph.node("Add", table, _tower(graph, config, arrays, char_ids))
     return graph.node("Mul", both, graph.value(np.array(BRANCH_SUM_SCALE, np.float32)))
 
 
-def _tower(graph: GraphBuilder, shape: CrepeConfig, arrays: Arrays, codes: str) -> str:
-    number = shape.stride * shape.reach
-    places = ngrams.hash_to_rows(graph, codes, shape.reach, shape.rows, shape.rows)
+def _tower(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: str) -> str:
+    number = config.stride * config.reach
+    places = ngrams.hash_to_rows(graph, char_ids, config.reach, config.rows, config.rows)
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))
     # A last row of zeros stands for "no n-gram".
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
@@ -30,7 +30,7 @@ def _tower(graph: GraphBuilder, shape: CrepeConfig, arrays: Arrays, codes: str) 
     embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))
     axes = graph.value(np.array([1, 2], np.int64))
     # A document ends with its last known symbol.
-    known = graph.node("Less", places, graph.value(np.array(shape.rows, np.int32)))
+    known = graph.node("Less", places, graph.value(np.array(config.rows, np.int32)))
     known = graph.node("ReduceMax", graph.node("Cast", known, to=TensorProto.FLOAT), graph.sizes(2), keepdims=0)
     later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
     one = graph.value(np.array(1, np.float32))
@@ -44,7 +44,7 @@ def _tower(graph: GraphBuilder, shape: CrepeConfig, arrays: Arrays, codes: str) 
         values = graph.value(arrays[weight][:, :, None], weight), graph.value(arrays[bias], bias)
         return graph.node("Conv", x, *values, kernel_shape=[1, CONV_KERNEL_SIZE], pads=[0, CONV_KERNEL_SIZE // 2] * 2)
 
-    for block in range(shape.blocks):
+    for block in range(config.blocks):
         hidden = graph.node("Mul", graph.node("Relu", convolved(x, 2 * block)), inside)
         x = graph.node("Relu", graph.node("Add", x, convolved(hidden, 2 * block + 1)))
         x = graph.node("Mul", x, inside)

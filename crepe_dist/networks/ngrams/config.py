@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from crepe_dist.settings.options import ModelOptions
 
 DEFAULT_MAXN, MAX_MAXN = 6, 7  # characters of the longest n-grams of a table: by default, and at most
-SHARE_OF_WORDS = 0.25  # of the buckets
+WORD_BUCKET_FRACTION = 0.25  # of the buckets
 MAX_BUCKETS = 1 << 20
 MIN_BUCKETS = 1 << 14
 MAX_PARAMETERS = 8_000_000  # of a table with the default number of buckets
@@ -84,10 +84,10 @@ class NGramConfig(NetworkConfig):
     words: int
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> NGramConfig:
+    def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> NGramConfig:
         buckets = options.buckets or buckets_for(classes)
-        of_words = encoding.num_word_ids, int(buckets * SHARE_OF_WORDS)
-        return cls(encoding.num_ids, encoding.feature_len, classes, DEFAULT_MAXN, buckets, *of_words)
+        of_words = encoder.num_word_ids, int(buckets * WORD_BUCKET_FRACTION)
+        return cls(encoder.num_ids, encoder.feature_len, classes, DEFAULT_MAXN, buckets, *of_words)
 
     @property
     def activations(self) -> int:
@@ -104,8 +104,8 @@ class NGramConfig(NetworkConfig):
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
 
-    def row_usage(self, arrays: Arrays, codes: CharIds) -> dict[str, RowUsage]:
-        buckets, counts = hash_documents(codes, self)
+    def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
+        buckets, counts = hash_documents(char_ids, self)
         used = np.arange(buckets.shape[1]) < counts[:, None]
         groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.words))[buckets]
         own = [(groups == number) & used for number in range(NUM_BUCKET_GROUPS)]

@@ -14,14 +14,14 @@ FINDERS = 1024  # see kernels/ngrams.cu
 BLOCKS = 512  # that keep a GPU busy: those of few documents are in pieces
 
 
-def constants(shape: NGramConfig) -> dict[str, int]:
+def constants(config: NGramConfig) -> dict[str, int]:
     """Return the constants of the program besides those of all networks."""
     return {}
 
 
-def branches(shape: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[NGramBranch]:
+def branches(config: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[NGramBranch]:
     """Return the parts of the network whose logits are added."""
-    return [NGramBranch(shape, program, values)]
+    return [NGramBranch(config, program, values)]
 
 
 class NGramBranch:
@@ -33,29 +33,29 @@ class NGramBranch:
     """
 
     def __init__(
-        self, shape: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer], prefix: str = ""
+        self, config: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer], prefix: str = ""
     ) -> None:
-        self._shape = shape
+        self._shape = config
         self._run = program
         self._values = values
         self._prefix = prefix
-        self._wide = min(THREADS, 1 << (shape.num_classes - 1).bit_length())
+        self._wide = min(THREADS, 1 << (config.num_classes - 1).bit_length())
 
     def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
         """Compute the logits, float32 [documents, classes]."""
-        shape, documents = self._shape, texts.documents
-        weight, bias, significant = (self._values[f"{self._prefix}{name}"] for name in shape.parameter_shapes())
+        config, documents = self._shape, texts.documents
+        weight, bias, significant = (self._values[f"{self._prefix}{name}"] for name in config.parameter_shapes())
         places = self._places(texts)
         size = 1 << (2 * places - 1).bit_length()  # of a hash set, at most half full
         ngrams, counts = self._found(texts)
         sets = self._run.buffer("sets", 8 * documents * size)
         self._run(
-            "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, shape.longest, shape.buckets,
-            shape.letters, shape.words, significant, sets, size, ngrams, counts, block=FINDERS,
+            "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, config.longest, config.buckets,
+            config.letters, config.words, significant, sets, size, ngrams, counts, block=FINDERS,
         )  # fmt: skip
-        grid = documents, -(-shape.num_classes // self._wide)
+        grid = documents, -(-config.num_classes // self._wide)
         self._run(
-            "compute_ngram_logits", grid, ngrams, places, counts, weight, bias, shape.num_classes, self._wide, logits
+            "compute_ngram_logits", grid, ngrams, places, counts, weight, bias, config.num_classes, self._wide, logits
         )
 
     def backward(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from crepe_dist.networks.ngrams.config import NGramConfig
 
 
-def add_boundary_symbols(codes: CharIds, alphabet_size: int) -> CharIds:
+def add_boundary_symbols(char_ids: CharIds, alphabet_size: int) -> CharIds:
     """Put a symbol with the code ``alphabet_size`` before and after each text; leave empty texts empty.
 
     Args:
@@ -47,19 +47,19 @@ def add_boundary_symbols(codes: CharIds, alphabet_size: int) -> CharIds:
     Returns:
         The codes, uint8 [B, L + 2].
     """
-    known = codes < alphabet_size
-    out = np.pad(np.where(known, codes, np.uint8(PAD_UNK_ID)), ((0, 0), (1, 1)), constant_values=PAD_UNK_ID)
+    known = char_ids < alphabet_size
+    out = np.pad(np.where(known, char_ids, np.uint8(PAD_UNK_ID)), ((0, 0), (1, 1)), constant_values=PAD_UNK_ID)
     (rows,) = np.nonzero(known.any(axis=1))
-    lengths = codes.shape[1] - known[rows, ::-1].argmax(axis=1)
+    lengths = char_ids.shape[1] - known[rows, ::-1].argmax(axis=1)
     out[rows, 0] = out[rows, lengths + 1] = alphabet_size
     return out
 
 
 def ngram_keys(
-    codes: CharIds, alphabet_size: int, longest: int
+    char_ids: CharIds, alphabet_size: int, longest: int
 ) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
     """For n = 1 … longest, yield the keys of all n-grams, uint64 [B, L - n + 1], and the mask of those fully known."""
-    digits, known = codes.astype(np.uint64) + np.uint64(1), codes < alphabet_size
+    digits, known = char_ids.astype(np.uint64) + np.uint64(1), char_ids < alphabet_size
     key, good = digits, known
     for n in range(longest):
         if n:
@@ -84,7 +84,7 @@ def word_keys(text: CharIds, letters: int) -> list[int]:
     return keys
 
 
-def hash_documents(codes: CharIds, shape: NGramConfig) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def hash_documents(char_ids: CharIds, config: NGramConfig) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Hash the n-grams and words of documents into buckets, without duplicates.
 
     N-grams with unknown characters are skipped.
@@ -96,22 +96,22 @@ def hash_documents(codes: CharIds, shape: NGramConfig) -> tuple[npt.NDArray[np.i
         The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], and how many of them count, int64 [B].
     """
     native, _ = library.find()
-    size, counts = (len(codes), shape.max_ngrams), np.zeros(len(codes), np.int64)
+    size, counts = (len(char_ids), config.max_ngrams), np.zeros(len(char_ids), np.int64)
     if native is None:
         buckets = np.zeros(size, np.int32)
-        texts, first_word = add_boundary_symbols(codes, shape.alphabet_size), shape.buckets - shape.words
-        ngrams = list(ngram_keys(texts, shape.alphabet_size + 1, shape.longest))
+        texts, first_word = add_boundary_symbols(char_ids, config.alphabet_size), config.buckets - config.words
+        ngrams = list(ngram_keys(texts, config.alphabet_size + 1, config.longest))
         for row, text in enumerate(texts):
             found = [hash_to_rows(key[row][known[row]], first_word) for key, known in ngrams]
-            if shape.words:
-                words = np.array(word_keys(text, shape.letters), np.uint64)
-                found.append(first_word + hash_to_rows(words, shape.words))
+            if config.words:
+                words = np.array(word_keys(text, config.letters), np.uint64)
+                found.append(first_word + hash_to_rows(words, config.words))
             distinct = np.unique(np.concatenate(found))
             buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
         return buckets, counts
-    codes, sizes, buckets = np.ascontiguousarray(codes), sizes_of(shape), np.empty(size, np.int32)
+    char_ids, sizes, buckets = np.ascontiguousarray(char_ids), sizes_of(config), np.empty(size, np.int32)
     failed = native.functions.crepe_find_ngrams(
-        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, shape.max_ngrams,
+        char_ids.ctypes.data, char_ids.shape[1], len(char_ids), sizes.ctypes.data, config.max_ngrams,
         buckets.ctypes.data, counts.ctypes.data, library.num_threads(),
     )  # fmt: skip
     if failed:

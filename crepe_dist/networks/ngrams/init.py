@@ -39,34 +39,34 @@ def raise_lr_for_few_steps(parameters: Mapping[str, Parameter], steps: int) -> N
         parameter.lr_mult *= multiple
 
 
-def init_parameters(shape: NGramConfig, seed: int) -> dict[str, Parameter]:
+def init_parameters(config: NGramConfig, seed: int) -> dict[str, Parameter]:
     """Make the parameters; no n-gram is significant until ``adapt`` has counted them."""
     return {
-        "weight": Parameter(zeros(shape.buckets, shape.num_classes), rowwise_second_moment=True),
-        "bias": Parameter(zeros(shape.num_classes)),
-        "significant": Parameter(zeros(shape.buckets), requires_grad=False),
+        "weight": Parameter(zeros(config.buckets, config.num_classes), rowwise_second_moment=True),
+        "bias": Parameter(zeros(config.num_classes)),
+        "significant": Parameter(zeros(config.buckets), requires_grad=False),
     }
 
 
 def init_from_data(
     parameters: Mapping[str, Parameter],
-    shape: NGramConfig,
+    config: NGramConfig,
     data: Dataset,
-    world: ProcessGroup,
+    process_group: ProcessGroup,
     seed: int,
     steps: int,
     loaded: Collection[str],
 ) -> None:
     """Set the significant n-grams and multiples of the learning rate."""
     if "significant" not in loaded:
-        counts, documents = count_ngrams(shape, data, world), data.class_counts()
+        counts, documents = count_ngrams(config, data, process_group), data.class_counts()
         parameters["significant"].data[:] = select_significant(counts, documents, DEVIATIONS)
     parameters["weight"].lr_mult = table_lr_mult(steps)
     if not loaded:
         raise_lr_for_few_steps(parameters, steps)
 
 
-def count_ngrams(shape: NGramConfig, dataset: Dataset, world: ProcessGroup) -> npt.NDArray[np.int32]:
+def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGroup) -> npt.NDArray[np.int32]:
     """Count the training documents of each class, modulo ``shape.classes``, that contain each bucket.
 
     Every rank counts its share.
@@ -75,15 +75,15 @@ def count_ngrams(shape: NGramConfig, dataset: Dataset, world: ProcessGroup) -> n
         The counts over all shares, int32 [buckets, classes].
     """
     split = dataset.splits["train"]
-    counts = np.zeros((shape.buckets, shape.num_classes), np.int32)
-    first, last = shard_range(0, len(split), world.rank, world.size)
+    counts = np.zeros((config.buckets, config.num_classes), np.int32)
+    first, last = shard_range(0, len(split), process_group.rank, process_group.size)
     for start in range(first, last, COUNTED_AT_ONCE):
         rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
         indices, labels = split.targets.iter_labels(rows)  # a document counts once for each of its labels
         rows = rows[indices]
-        _count(split.char_ids(rows), labels % shape.num_classes, shape, counts)
-        world.heartbeat()
-    return world.all_reduce(counts, "n-grams")
+        _count(split.char_ids(rows), labels % config.num_classes, config, counts)
+        process_group.heartbeat()
+    return process_group.all_reduce(counts, "n-grams")
 
 
 def class_z_scores(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -136,7 +136,9 @@ def iter_frequent_buckets(counts: npt.NDArray[np.int32], least: float) -> Iterat
         yield start + np.flatnonzero(2 * np.sqrt(bucket_totals(counts[start : start + buckets])) > least)
 
 
-def _count(codes: CharIds, labels: npt.NDArray[np.int32], shape: NGramConfig, counts: npt.NDArray[np.int32]) -> None:
+def _count(
+    char_ids: CharIds, labels: npt.NDArray[np.int32], config: NGramConfig, counts: npt.NDArray[np.int32]
+) -> None:
     """Add documents to the counts of ``deviations``.
 
     Args:
@@ -146,13 +148,13 @@ def _count(codes: CharIds, labels: npt.NDArray[np.int32], shape: NGramConfig, co
     """
     native, _ = library.find()
     if native is None:
-        for label, buckets, number in zip(labels, *hash_documents(codes, shape)):
+        for label, buckets, number in zip(labels, *hash_documents(char_ids, config)):
             counts[buckets[:number], label] += 1
         return
-    codes, labels, sizes = np.ascontiguousarray(codes), np.ascontiguousarray(labels), sizes_of(shape)
+    char_ids, labels, sizes = np.ascontiguousarray(char_ids), np.ascontiguousarray(labels), sizes_of(config)
     failed = native.functions.crepe_count_ngrams(
-        codes.ctypes.data, codes.shape[1], len(codes), sizes.ctypes.data, labels.ctypes.data, counts.ctypes.data,
-        library.num_threads(),
+        char_ids.ctypes.data, char_ids.shape[1], len(char_ids), sizes.ctypes.data, labels.ctypes.data,
+        counts.ctypes.data, library.num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("there is not enough memory to count the n-grams")

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from crepe_dist.networks.ngrams.config import NGramConfig
 
 
-def sizes(shape: NGramConfig) -> npt.NDArray[np.int64]:
+def sizes(config: NGramConfig) -> npt.NDArray[np.int64]:
     """Return the sizes of the table, in the order of ``ngram_shape`` in native/engine.cpp."""
-    own = [getattr(shape, name) for name in shape.hyperparameter_names()]
-    return np.array([shape.alphabet_size, shape.feature_len, shape.num_classes, *own], np.int64)
+    own = [getattr(config, name) for name in config.hyperparameter_names()]
+    return np.array([config.alphabet_size, config.feature_len, config.num_classes, *own], np.int64)
 
 
-def open_network(functions: Any, shape: NGramConfig, precision: str, threads: int) -> Any:
+def open_network(functions: Any, config: NGramConfig, precision: str, threads: int) -> Any:
     """Open the network; return ``None`` if memory runs out."""
-    return functions.crepe_open_ngrams(sizes(shape).ctypes.data, threads)
+    return functions.crepe_open_ngrams(sizes(config).ctypes.data, threads)

@@ -12,12 +12,12 @@ from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.ngrams.hashing import hash_documents
 
 
-def logits(shape: NGramConfig, arrays: Arrays, codes: CharIds) -> Floats:
+def logits(config: NGramConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
-    result = np.tile(arrays["bias"], (len(codes), 1))
-    for row, buckets, number in zip(result, *hash_documents(codes, shape)):
+    result = np.tile(arrays["bias"], (len(char_ids), 1))
+    for row, buckets, number in zip(result, *hash_documents(char_ids, config)):
         buckets = buckets[:number]
-        groups = arrays["significant"][buckets] + 2 * (buckets >= shape.buckets - shape.words)
+        groups = arrays["significant"][buckets] + 2 * (buckets >= config.buckets - config.words)
         factors = np.zeros(number, np.float32)
         for group in (groups == number for number in range(NUM_BUCKET_GROUPS)):
             size = max(float(group.sum()), 1)

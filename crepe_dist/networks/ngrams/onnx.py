@@ -15,34 +15,34 @@ ENDLESS = 1 << 31  # end of a slice that goes to the end
 EDGES = 66  # columns of texts beside their characters, at most: two edges, and padding to a multiple of a stride
 
 
-def logits(graph: GraphBuilder, shape: NGramConfig, arrays: Arrays, codes: str) -> str:
+def logits(graph: GraphBuilder, config: NGramConfig, arrays: Arrays, char_ids: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
-    return table_logits(graph, shape, arrays, add_boundary_symbols(graph, codes, shape.alphabet_size))
+    return table_logits(graph, config, arrays, add_boundary_symbols(graph, char_ids, config.alphabet_size))
 
 
-def add_boundary_symbols(graph: GraphBuilder, codes: str, alphabet_size: int, stride: int = 1) -> str:
+def add_boundary_symbols(graph: GraphBuilder, char_ids: str, alphabet_size: int, stride: int = 1) -> str:
     """Add the nodes that put a symbol before and after each text, as ``hashing.add_boundary_symbols`` does.
 
     The width is that of the longest text, and a multiple of ``stride``.
     """
     node = graph.node
-    positions = node("Cast", node("Gather", node("Shape", codes), 1), to=TensorProto.INT32)
-    known = node("Cast", node("Less", codes, PAD_UNK_ID), to=TensorProto.INT32)
+    positions = node("Cast", node("Gather", node("Shape", char_ids), 1), to=TensorProto.INT32)
+    known = node("Cast", node("Less", char_ids, PAD_UNK_ID), to=TensorProto.INT32)
     end = node("Mul", known, node("Range", 1, node("Add", positions, 1), 1))
     end = node("ReduceMax", end, graph.sizes(1), keepdims=1)
     longest = node("Cast", node("Max", node("ReduceMax", end, keepdims=0), 1), to=TensorProto.INT64)
     longest = node("Reshape", longest, graph.sizes(1))
-    codes = node("Slice", codes, graph.sizes(0), longest, graph.sizes(1))
+    char_ids = node("Slice", char_ids, graph.sizes(0), longest, graph.sizes(1))
     more = node("Mod", node("Sub", graph.sizes(-2), longest), graph.sizes(stride))  # 0 … stride - 1
     pads = node("Concat", graph.sizes(0, 1, 0), node("Add", more, graph.sizes(1)), axis=0)
-    codes = node("Pad", codes, pads, PAD_UNK_ID)
-    width = node("Cast", node("Gather", node("Shape", codes), 1), to=TensorProto.INT32)
+    char_ids = node("Pad", char_ids, pads, PAD_UNK_ID)
+    width = node("Cast", node("Gather", node("Shape", char_ids), 1), to=TensorProto.INT32)
     place = node("Range", 0, width, 1)
     is_edge = node("Or", node("Equal", place, 0), node("Equal", place, node("Add", end, 1)))
-    return node("Where", node("And", node("Greater", end, 0), is_edge), alphabet_size, codes)
+    return node("Where", node("And", node("Greater", end, 0), is_edge), alphabet_size, char_ids)
 
 
-def later(graph: GraphBuilder, values: str) -> str:
+def next_values(graph: GraphBuilder, values: str) -> str:
     """Add the nodes of the next value at each position of [batch, positions], and 0 at the last."""
     return graph.node("Pad", _all_but_first(graph, values), graph.sizes(0, 0, 0, 1))
 
@@ -55,7 +55,7 @@ def _all_but_last(graph: GraphBuilder, values: str) -> str:
     return graph.node("Slice", values, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
 
 
-def mixed(graph: GraphBuilder, keys: str, rows: int) -> str:
+def keys_to_rows(graph: GraphBuilder, keys: str, rows: int) -> str:
     """Add the nodes that map keys, int64, to rows, int32 (``hashing.hash_to_rows``)."""
     node = graph.node
 
@@ -78,45 +78,45 @@ def mixed(graph: GraphBuilder, keys: str, rows: int) -> str:
     return node("Cast", shifted(times(shifted(z, 32), rows), 32), to=TensorProto.INT32)
 
 
-def hash_to_rows(graph: GraphBuilder, codes: str, longest: int, rows: int, none: int) -> str:
+def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, none: int) -> str:
     """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest] (``hashing``).
 
     Where there is no n-gram, the row is ``none``.
     """
     node = graph.node
-    digit = node("Cast", node("Add", codes, 1), to=TensorProto.INT64)
-    known = node("Cast", node("Less", codes, PAD_UNK_ID), to=TensorProto.INT32)
+    digit = node("Cast", node("Add", char_ids, 1), to=TensorProto.INT64)
+    known = node("Cast", node("Less", char_ids, PAD_UNK_ID), to=TensorProto.INT32)
     key, all_known, keys, knowns = digit, known, [digit], [known]
     for _ in range(longest - 1):
-        digit, known = later(graph, digit), later(graph, known)
+        digit, known = next_values(graph, digit), next_values(graph, known)
         key = node("Add", node("Mul", key, graph.value(np.array(RADIX, np.int64))), digit)
         all_known = node("Mul", all_known, known)
         keys.append(key)
         knowns.append(all_known)
     last = graph.sizes(2)
     keys, knowns = ([node("Unsqueeze", each, last) for each in values] for values in (keys, knowns))
-    row = mixed(graph, node("Concat", *keys, axis=2), rows)
+    row = keys_to_rows(graph, node("Concat", *keys, axis=2), rows)
     return node("Where", node("Equal", node("Concat", *knowns, axis=2), 1), row, none)
 
 
-def word_rows(graph: GraphBuilder, edged_codes: str, shape: NGramConfig) -> str:
+def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> str:
     """Add the nodes that hash the words of texts and their pairs, int32 [batch, most words and pairs].
 
     Where there is none, the row is ``shape.buckets``. A key is the sum of digit × RADIX^(end - place): the difference
     of two sums of digit / RADIX^place, times RADIX^end.
     """
     node = graph.node
-    inside = node("Cast", node("Less", edged_codes, shape.letters), to=TensorProto.INT64)
-    ends = node("Mul", inside, node("Sub", graph.sizes(1), later(graph, inside)))
+    inside = node("Cast", node("Less", edged_char_ids, config.letters), to=TensorProto.INT64)
+    ends = node("Mul", inside, node("Sub", graph.sizes(1), next_values(graph, inside)))
     number = node("CumSum", ends, graph.value(np.array(1, np.int32)))
     width = node("Slice", node("Shape", ends), graph.sizes(1), graph.sizes(2))
 
     def powers(base: int) -> str:
-        steps = np.full(shape.feature_len + EDGES, base, np.uint64)
+        steps = np.full(config.feature_len + EDGES, base, np.uint64)
         steps[0] = 1
         return node("Slice", graph.value(np.cumprod(steps).astype(np.int64)), graph.sizes(0), width, graph.sizes(0))
 
-    digits = node("Mul", inside, node("Cast", node("Add", edged_codes, 1), to=TensorProto.INT64))
+    digits = node("Mul", inside, node("Cast", node("Add", edged_char_ids, 1), to=TensorProto.INT64))
     sums = node("CumSum", node("Mul", digits, powers(pow(RADIX, -1, 1 << 64))), graph.value(np.array(1, np.int32)))
     count = node("ReduceMax", number, graph.sizes(1), keepdims=1)
     most = node("Reshape", node("ReduceMax", count, keepdims=0), graph.sizes(1))
@@ -134,22 +134,24 @@ def word_rows(graph: GraphBuilder, edged_codes: str, shape: NGramConfig) -> str:
     pair = node("Mul", _all_but_last(graph, key), graph.value(np.array(GOLDEN, np.uint64).astype(np.int64)))
     pair = node("Add", pair, _all_but_first(graph, key))
     exists = node("Concat", exists, _all_but_first(graph, exists), axis=1)
-    row = mixed(graph, node("Concat", key, pair, axis=1), shape.words)
-    return node("Where", exists, node("Add", row, shape.buckets - shape.words), shape.buckets)
+    row = keys_to_rows(graph, node("Concat", key, pair, axis=1), config.words)
+    return node("Where", exists, node("Add", row, config.buckets - config.words), config.buckets)
 
 
-def table_logits(graph: GraphBuilder, shape: NGramConfig, arrays: Arrays, edged_codes: str, prefix: str = "") -> str:
+def table_logits(
+    graph: GraphBuilder, config: NGramConfig, arrays: Arrays, edged_char_ids: str, prefix: str = ""
+) -> str:
     """Add the nodes of the table, whose parameters have names with a prefix; return the name of the logits."""
-    first_word = shape.buckets - shape.words
-    hashed = hash_to_rows(graph, edged_codes, shape.longest, first_word, shape.buckets)
+    first_word = config.buckets - config.words
+    hashed = hash_to_rows(graph, edged_char_ids, config.longest, first_word, config.buckets)
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
-    hashed = graph.node("Concat", hashed, word_rows(graph, edged_codes, shape), axis=1)
+    hashed = graph.node("Concat", hashed, word_rows(graph, edged_char_ids, config), axis=1)
     number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))
     # The first of two outputs: the rows of a text in ascending order. Each counts once, where it differs from the last.
     hashed = graph.node("TopK", hashed, number, axis=1, largest=0, sorted=1)
     before = graph.node("Slice", hashed, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
     before = graph.node("Pad", before, graph.sizes(0, 1, 0, 0), -1)
-    is_own = graph.node("And", graph.node("Less", hashed, shape.buckets), graph.node("Less", before, hashed))
+    is_own = graph.node("And", graph.node("Less", hashed, config.buckets), graph.node("Less", before, hashed))
     buckets = graph.node("Where", is_own, hashed, 0)
     own = graph.node("Cast", is_own, to=TensorProto.FLOAT)
     bias = graph.value(arrays[f"{prefix}bias"], f"{prefix}bias")

@@ -62,7 +62,7 @@ class PaperConfig(NetworkConfig):
     dropout: float = PAPER_DROPOUT
 
     def __post_init__(self) -> None:
-        if lengths(self.feature_len)[-1] < 1:
+        if layer_lengths(self.feature_len)[-1] < 1:
             raise UserError(
                 f"documents of {self.feature_len} characters are too short for this network",
                 "six convolutions and three pools need at least 123",
@@ -70,11 +70,11 @@ class PaperConfig(NetworkConfig):
             )
 
     @classmethod
-    def for_data(cls, options: ModelOptions, encoding: CharEncoder, classes: int, rows: int) -> PaperConfig:
+    def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> PaperConfig:
         dropout = PAPER_DROPOUT if options.dropout is None else options.dropout
         automatic = "tiny" if rows < TINY_BELOW_ROWS else "small"
         size = automatic if options.size == "auto" else options.size
-        return cls(encoding.num_ids, encoding.feature_len, classes, *SIZES[size], dropout)
+        return cls(encoder.num_ids, encoder.feature_len, classes, *SIZES[size], dropout)
 
     @classmethod
     def of_parameters(
@@ -93,11 +93,11 @@ class PaperConfig(NetworkConfig):
                 f"the parameters expect an alphabet of {channels} characters; the encoding has {alphabet_size}",
                 remedy="give the --mode that they were trained with; to train, prepare the data with it",
             )
-        if width != lengths(feature_len)[-1] * filters:
+        if width != layer_lengths(feature_len)[-1] * filters:
             raise UserError(
                 f"the parameters do not fit documents of {feature_len} characters",
                 f"their first dense layer has {width} inputs; {feature_len} characters give "
-                f"{lengths(feature_len)[-1] * filters}",
+                f"{layer_lengths(feature_len)[-1] * filters}",
                 f"give the --feature-len that they were trained with{_such_as(width, filters)}; "
                 "to train, prepare the data with it",
             )
@@ -126,7 +126,7 @@ class PaperConfig(NetworkConfig):
         for name, (kernel, _) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
             shapes |= {f"{name}.weight": (self.filters, channels, kernel), f"{name}.bias": (self.filters,)}
             channels = self.filters
-        width = lengths(self.feature_len)[-1] * self.filters
+        width = layer_lengths(self.feature_len)[-1] * self.filters
         for name, units in zip(DENSE_NAMES, (self.units, self.units, self.num_classes)):
             shapes |= {f"{name}.weight": (units, width), f"{name}.bias": (units,)}
             width = units
@@ -136,7 +136,7 @@ class PaperConfig(NetworkConfig):
         return f"the paper's network, {self.filters} filters, {self.units} units"
 
 
-def lengths(feature_len: int) -> list[int]:
+def layer_lengths(feature_len: int) -> list[int]:
     """Return the number of positions of the input and after each convolution and pool.
 
     For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
@@ -149,7 +149,7 @@ def lengths(feature_len: int) -> list[int]:
     return result
 
 
-def shortest(positions: int) -> int:
+def min_feature_len(positions: int) -> int:
     """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool; the inverse of ``lengths``."""
     for kernel, pooled in reversed(CONVOLUTIONS):
         positions = (positions * PAPER_POOL if pooled else positions) + kernel - 1
@@ -159,10 +159,10 @@ def shortest(positions: int) -> int:
 def _such_as(width: int, filters: int) -> str:
     """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs, if any fits."""
     positions, rest = divmod(width, filters)
-    return f", such as {shortest(positions)}" if not rest and positions else ""
+    return f", such as {min_feature_len(positions)}" if not rest and positions else ""
 
 
-def renamed(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+def rename_notebook_parameters(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
     """Map the notebook's names to structural ones by the order of the layers; return other arrays as they are."""
     if not all(map(NOTEBOOK_NAME.fullmatch, arrays)):
         return arrays

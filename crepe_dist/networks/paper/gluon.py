@@ -7,7 +7,7 @@ from typing import Any
 from mxnet.gluon import nn
 
 from crepe_dist.native.constants import PAPER_POOL
-from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperConfig, lengths
+from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperConfig, layer_lengths
 
 CHANNEL_BLOCK = 16  # oneDNN's fast kernels need input channels in multiples of it
 
@@ -20,30 +20,30 @@ class Paper(nn.HybridSequential):
     broadcast of the parameters to the first forward pass.
     """
 
-    def __init__(self, shape: PaperConfig, **kwargs: Any) -> None:
+    def __init__(self, config: PaperConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.shape = shape
+        self.config = config
         with self.name_scope():
             for number, (kernel, pooled) in enumerate(CONVOLUTIONS):
-                layer, channels = (nn.Conv1D, shape.filters) if number else (OneHotConv1D, shape.alphabet_size)
-                self.add(layer(shape.filters, kernel, in_channels=channels, activation="relu"))
+                layer, channels = (nn.Conv1D, config.filters) if number else (OneHotConv1D, config.alphabet_size)
+                self.add(layer(config.filters, kernel, in_channels=channels, activation="relu"))
                 if pooled:
                     self.add(nn.MaxPool1D(PAPER_POOL, PAPER_POOL))
             self.add(nn.Flatten())  # small, 1014 characters: 34 × 256 = 8704 inputs
-            width = lengths(shape.feature_len)[-1] * shape.filters
+            width = layer_lengths(config.feature_len)[-1] * config.filters
             for _ in range(2):
-                self.add(nn.Dense(shape.units, in_units=width, activation="relu"), Dropout(shape.dropout))
-                width = shape.units
-            self.add(nn.Dense(shape.num_classes, in_units=width))
+                self.add(nn.Dense(config.units, in_units=width, activation="relu"), Dropout(config.dropout))
+                width = config.units
+            self.add(nn.Dense(config.num_classes, in_units=width))
 
 
 class OneHotConv1D(nn.Conv1D):
     """Convolution of one-hot codes. MXNet's ``one_hot`` turns codes beyond the alphabet into zeros, as blanks are."""
 
-    def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
+    def hybrid_forward(self, F: Any, char_ids: Any, weight: Any, bias: Any) -> Any:
         filters, alphabet_size, kernel = self.weight.shape
         padding = -alphabet_size % CHANNEL_BLOCK
-        one_hot = F.transpose(F.one_hot(codes, depth=alphabet_size + padding), axes=(0, 2, 1))
+        one_hot = F.transpose(F.one_hot(char_ids, depth=alphabet_size + padding), axes=(0, 2, 1))
         if padding:
             weight = F.concat(weight, F.zeros((filters, padding, kernel)), dim=1)
         return super().hybrid_forward(F, one_hot, weight, bias)

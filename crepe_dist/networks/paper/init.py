@@ -11,7 +11,7 @@ from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.optim.parameter import Parameter
 
 
-def init_parameters(shape: PaperConfig, seed: int) -> dict[str, Parameter]:
+def init_parameters(config: PaperConfig, seed: int) -> dict[str, Parameter]:
     """Draw the weights by the notebook's rule: uniform, of magnitude 2.24 (Glorot & Bengio 2010)."""
     generator = np.random.default_rng(seed)
 
@@ -21,4 +21,4 @@ def init_parameters(shape: PaperConfig, seed: int) -> dict[str, Parameter]:
         outputs, inputs, *taps = size
         return uniform(generator, size, math.sqrt(2.24 / ((inputs + outputs) * math.prod(taps) / 2)))
 
-    return {name: Parameter(values(size)) for name, size in shape.parameter_shapes().items()}
+    return {name: Parameter(values(size)) for name, size in config.parameter_shapes().items()}

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from crepe_dist.networks.paper.config import PaperConfig
 
 
-def sizes(shape: PaperConfig) -> npt.NDArray[np.int64]:
+def sizes(config: PaperConfig) -> npt.NDArray[np.int64]:
     """Return the sizes of the network, in the order of ``crepe_open_paper`` in native/engine.cpp."""
-    return np.array([shape.alphabet_size, shape.feature_len, shape.num_classes, shape.filters, shape.units], np.int64)
+    return np.array(
+        [config.alphabet_size, config.feature_len, config.num_classes, config.filters, config.units], np.int64
+    )
 
 
-def open_network(functions: Any, shape: PaperConfig, precision: str, threads: int) -> Any:
+def open_network(functions: Any, config: PaperConfig, precision: str, threads: int) -> Any:
     """Open the network; return ``None`` if memory runs out."""
-    return functions.crepe_open_paper(precision == "bfloat16", sizes(shape).ctypes.data, threads)
+    return functions.crepe_open_paper(precision == "bfloat16", sizes(config).ctypes.data, threads)

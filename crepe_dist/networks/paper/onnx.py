@@ -13,14 +13,14 @@ from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DE
 CODES = 256  # values of a byte
 
 
-def logits(graph: GraphBuilder, shape: PaperConfig, arrays: Arrays, codes: str) -> str:
+def logits(graph: GraphBuilder, config: PaperConfig, arrays: Arrays, char_ids: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
     # The network reads texts of one length.
-    padded = graph.node("Pad", codes, graph.sizes(0, 0, 0, shape.feature_len), PAD_UNK_ID)
-    codes = graph.node("Slice", padded, graph.sizes(0), graph.sizes(shape.feature_len), graph.sizes(1))
+    padded = graph.node("Pad", char_ids, graph.sizes(0, 0, 0, config.feature_len), PAD_UNK_ID)
+    char_ids = graph.node("Slice", padded, graph.sizes(0), graph.sizes(config.feature_len), graph.sizes(1))
     # Look up one-hot vectors in a table, in which codes beyond the alphabet are zeros.
-    table = np.eye(CODES, shape.alphabet_size, dtype=np.float32)
-    last = graph.node("Gather", graph.value(table, "one-hot"), codes)
+    table = np.eye(CODES, config.alphabet_size, dtype=np.float32)
+    last = graph.node("Gather", graph.value(table, "one-hot"), char_ids)
     last = graph.node("Transpose", last, perm=[0, 2, 1])
     # Two-dimensional convolutions of height 1 take half the time in ONNX Runtime on a CPU.
     last = graph.node("Unsqueeze", last, graph.value(np.array([2], np.int64)))

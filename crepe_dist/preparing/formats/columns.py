@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from crepe_dist.data.text_preprocessing import SEPARATOR, join, number_of, with_values
+from crepe_dist.data.text_preprocessing import SEPARATOR, append_values, join_columns, parse_number
 from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import GUARDED
 from crepe_dist.preparing.formats import Row
@@ -139,7 +139,7 @@ class ResolvedColumns:
         flags, commas = [], ""
         for i in others:
             values, name = _filled(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
-            if _mostly_pass(lambda value: number_of(value) is not None, values):
+            if _mostly_pass(lambda value: parse_number(value) is not None, values):
                 flags.append(f"--number {name}")
             elif _mostly_pass(DECIMAL_COMMA.fullmatch, values):
                 point = values[0].replace(".", "").replace(",", ".")
@@ -158,8 +158,10 @@ class ResolvedColumns:
             label = labels_to_cell(self.names_at(self.labels), [values[i] for i in self.labels])
         weight = None if self.weight is None else values[self.weight]
         id_ = "" if self.id is None else values[self.id]
-        text = values[self.texts[0]] if len(self.texts) == 1 else join([values[i] for i in self.texts])
-        return Row(line, label or "", with_values(text, [values[i] for i in self.feature_columns]), cells, weight, id_)
+        text = values[self.texts[0]] if len(self.texts) == 1 else join_columns([values[i] for i in self.texts])
+        return Row(
+            line, label or "", append_values(text, [values[i] for i in self.feature_columns]), cells, weight, id_
+        )
 
 
 def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
@@ -233,7 +235,7 @@ def _filled(place: int, rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _is_numeric(value: str) -> bool:
     """Tell whether a value is a number, such as 1.5e-3, 1.234,50 or 9 €, or a date or time in digits."""
-    return number_of(value) is not None or value.translate(NUMBER_SIGNS).isdecimal()
+    return parse_number(value) is not None or value.translate(NUMBER_SIGNS).isdecimal()
 
 
 def _is_number(text: str) -> bool:
