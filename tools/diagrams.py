@@ -145,8 +145,8 @@ def draw_step() -> None:
         )  # fmt: skip
         diagram.arrow((middle, 534), (middle, 558))
         diagram.box(
-            "plain", left, 558, 360, 72, f"optimizer.step: {half} of the table rows",
-            "The rank owns these rows. It adds their gradients", "from both processes, and updates them.",
+            "plain", left, 558, 360, 72, f"optimizer.step: {half} of the used table rows",
+            "The rank adds the gradients of these rows", "from both processes, and updates the rows.",
         )  # fmt: skip
     diagram.box(
         "shared", 120, 292, 560, 138,

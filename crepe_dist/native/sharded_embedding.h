@@ -109,11 +109,11 @@ inline float round_to_float16(float number) {
 
 // Sharded embedding table with its optimizer state.
 //
-// Each row has one owner among all ranks. The owner adds the gradients of all ranks, and updates the row. All processes
-// of a host read the rows of this host in shared memory. For the rows of other hosts, one process of the host collects
-// the rows that the host's batch touches, requests their values from their owners, and later sends the sums of the
-// host's gradients to the owners. On a single host, the touched rows are divided evenly among the processes,
-// independent of their owners.
+// Each row has one owner among all ranks, whose memory stores it. All processes of a host read the rows of this host in
+// shared memory. With several hosts, the owner adds the gradients of all ranks, and updates the row. One process of each
+// host collects the rows of other hosts that its host's batch touches, requests their values from their owners, and
+// later sends the sums of its host's gradients to the owners. On a single host, the touched rows are divided evenly
+// among the processes, independent of their owners. Each process adds and updates its part.
 //
 // Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in
 // each step would be too slow. A record is written only when its row has a gradient, and contains the number of that
