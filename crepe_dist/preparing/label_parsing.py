@@ -1,8 +1,8 @@
-"""Labels of rows: one, several, or soft ones (shares of classes), and how the cells of a row spell them.
+"""Parsing of labels: a single label, multiple labels, or soft labels (a probability for each class).
 
-From reading to building, several or soft labels of a row are one string, ``Label``: a JSON object of the classes in
-alphabetical order with their shares in units of 1 / ``PROB_SCALE``. Equal sets are equal strings. Rows that are kept
-without a label have the string ``ABSENT``.
+Until the data set is written, the labels of a row are one label string. A single label is the string itself. Multiple
+or soft labels are a JSON object. Its keys are the classes in alphabetical order, and its values are the probabilities
+in units of 1 / ``PROB_SCALE``, so equal labels are equal strings. A row without a label has the string ``ABSENT``.
 """
 
 from __future__ import annotations
@@ -18,28 +18,34 @@ import numpy as np
 from crepe_dist.data.targets import MAX_LABELS, PROB_SCALE, SINGLE_LABEL, SOFT, Pairs
 from crepe_dist.data.text_preprocessing import normalize_category
 
-ParseClassName = Callable[[str], str]  # checks a label as read, and returns the name of its class; raises ValueError
+# Function that returns the name of the class for a label in a file. It raises ``ValueError`` for an invalid label.
+ParseClassName = Callable[[str], str]
+# Values in the column of a class.
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
-WHITE_SPACE = "space"  # as --label-separator
+# Value of --label-separator.
+WHITE_SPACE = "space"
+# Start of the reason why a row is invalid.
 MULTIPLE_LABELS = "several labels"
+# Label string of a row without a label.
 ABSENT = ""
+# Prefix of a label in a file of fastText.
 FASTTEXT = "__label__"
 
-# Keep the spelling of numbers: they may be labels, and converting a million digits would take long.
-# NaN, which Python writes for a missing value, is one.
+# Decoder that returns numbers as they are written, because they may be labels. Also, converting a million digits to an
+# integer would take long. NaN, which Python writes for a missing value, becomes ``None``.
 DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN": None}.get)
 
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """The labels of rows.
+    """Format of the labels in a source.
 
     Args:
-        kind: one of ``targets.LABEL_KINDS``.
-        separator: separator of several labels in a cell; empty if cells are JSON lists or there is a column for each.
-        levels: separator of the levels of a label's name, if the classes form a tree; empty if they do not. Where there
-            are columns of labels, each has the part of a level.
-        type: type of the labels of a table in memory, one of ``LABEL_TYPES``; empty: text.
+        kind: Single, multiple or soft labels; one of ``targets.LABEL_KINDS``.
+        separator: Separator of multiple labels in a cell. Empty if the cells are JSON lists or each class has a column.
+        levels: Separator of the levels in a hierarchical label. Empty if the labels have no hierarchy. If there are
+            several columns of labels, each column holds one level.
+        type: Type of the labels of a table in memory, one of ``LABEL_TYPES``. Empty for text.
     """
 
     kind: str = SINGLE_LABEL
@@ -48,21 +54,27 @@ class LabelFormat:
     type: str = ""
 
     def parse(self, cell: str, name: ParseClassName) -> str:
-        """Return the string for the labels in a cell; raise ``ValueError`` if it is unusable."""
+        """Return the label string for a cell with multiple or soft labels.
+
+        Raises:
+            ValueError: The cell is invalid.
+        """
         return _encode_units(self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name))
 
     def join_levels(self, cell: str) -> str:
-        """Join the levels of a label that have a column each (``labels_to_cell``); raise ``ValueError`` if they
-        cannot be.
+        """Join the levels of a hierarchical label. The cell is the result of ``labels_to_cell``.
+
+        Raises:
+            ValueError: A level is empty although a lower level is not, or a level contains the separator.
         """
-        parts = list(map(normalize_category, _parse_json(cell).values()))
-        while parts and not parts[-1]:
-            parts.pop()  # a code of fewer levels
-        if not all(parts):
-            raise ValueError(f"unusable level: the one above {parts[parts.index('') + 1]!r:.40} is empty")
-        if unusable := next((part for part in parts if self.levels.strip() in part), None):
-            raise ValueError(f"unusable level: {unusable!r:.40} contains the separator of --levels")
-        return self.levels.join(parts)
+        levels = list(map(normalize_category, _parse_json(cell).values()))
+        while levels and not levels[-1]:
+            levels.pop()  # A label may have fewer levels than there are columns.
+        if not all(levels):
+            raise ValueError(f"unusable level: the level above {levels[levels.index('') + 1]!r:.40} is empty")
+        if invalid := next((level for level in levels if self.levels.strip() in level), None):
+            raise ValueError(f"unusable level: {invalid!r:.40} contains the separator of --levels")
+        return self.levels.join(levels)
 
     def _parse_multilabel(self, cell: str, name: ParseClassName) -> dict[str, int]:
         labels: Iterable[str]
@@ -82,27 +94,30 @@ class LabelFormat:
         values = _parse_json(cell)
         if not isinstance(values, dict):
             return {name(cell): PROB_SCALE}
-        shares: dict[str, float] = {}
+        weights: dict[str, float] = {}
         for label, value in values.items():
             try:
-                share = float(value or 0)
+                weight = float(value or 0)
             except (TypeError, ValueError):
-                share = math.nan
-            if not 0 <= share < math.inf:
-                raise ValueError(f"unusable share: {value!r:.40} of {label!r:.40} is not a number from 0")
-            if share:
-                shares[name(label)] = shares.get(name(label), 0) + share
-        total = sum(shares.values())
+                weight = math.nan
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"unusable probability: {value!r:.40} of {label!r:.40} is not a number from 0")
+            if weight:
+                weights[name(label)] = weights.get(name(label), 0) + weight
+        total = sum(weights.values())
         if not 0 < total < math.inf:
-            problem = "the sum of the row's shares is too large" if total else "all shares of the row are 0"
-            raise ValueError(f"unusable share: {problem}")
-        return _round_probs({label: share / total for label, share in shares.items()})
+            problem = "the sum of the row is too large" if total else "all values of the row are 0"
+            raise ValueError(f"unusable probability: {problem}")
+        return _round_probs({label: weight / total for label, weight in weights.items()})
 
 
-def _round_probs(shares: dict[str, float]) -> dict[str, int]:
-    """Round shares to whole units with the exact sum, by largest remainders."""
-    units = {label: int(share * PROB_SCALE) for label, share in shares.items()}
-    order = sorted(shares, key=lambda label: units[label] - shares[label] * PROB_SCALE)
+def _round_probs(probs: dict[str, float]) -> dict[str, int]:
+    """Round probabilities to integer multiples of 1 / ``PROB_SCALE`` whose sum is exactly 1.
+
+    The remaining units go to the classes with the largest remainders.
+    """
+    units = {label: int(prob * PROB_SCALE) for label, prob in probs.items()}
+    order = sorted(probs, key=lambda label: units[label] - probs[label] * PROB_SCALE)
     for label in order[: PROB_SCALE - sum(units.values())]:
         units[label] += 1
     return {label: count for label, count in units.items() if count}
@@ -115,38 +130,44 @@ def _encode_units(units: dict[str, int]) -> str:
 
 
 def labels_to_cell(names: Sequence[str], cells: Sequence[str]) -> str:
-    """Return the cell for rows that have a column for each class."""
+    """Combine the cells of several columns of labels into one cell, a JSON object."""
     return json.dumps(dict(zip(names, cells)), ensure_ascii=False)
 
 
 def parse_label(label: str, kind: str) -> list[str]:
-    """Return the classes in a label string; one label is a string by itself."""
+    """Return the classes in a label string."""
     return [label] if kind == SINGLE_LABEL else list(json.loads(label)) if label != ABSENT else []
 
 
 def collect_classes(labels: Iterable[str], kind: str) -> set[str]:
-    """Return all classes in label strings."""
+    """Return the set of all classes in label strings."""
     return {name for label in labels for name in parse_label(label, kind)}
 
 
 def encode_labels(labels: Sequence[str], class_index: Mapping[str, int]) -> Pairs:
-    """Return the classes and shares of label strings, uint16 [labels, most, 2]; see ``data/targets``.
+    """Return the class indices and probabilities of label strings, uint16 [labels, max labels, 2].
+
+    The module ``data/targets`` describes the array.
 
     Args:
-        number: index of each class; labels with another class get no pairs.
+        class_index: Index of each class. A label string with an unknown class gets no pairs.
     """
     sets = [json.loads(label) if label != ABSENT else {} for label in labels]
-    sets = [shares if shares.keys() <= class_index.keys() else {} for shares in sets]
+    sets = [probs if probs.keys() <= class_index.keys() else {} for probs in sets]
     pairs = np.zeros((len(sets), max(1, max(map(len, sets), default=1)), 2), np.uint16)
-    for row, shares in zip(pairs, sets):
-        ordered = sorted((class_index[name], share) for name, share in shares.items())
+    for row, probs in zip(pairs, sets):
+        ordered = sorted((class_index[name], prob) for name, prob in probs.items())
         if ordered:
             row[: len(ordered)] = ordered
     return pairs
 
 
 def fasttext_labels_to_cell(words: Sequence[str], kind: str) -> str:
-    """Return the cell for the ``__label__…`` words of a line; raise ``ValueError`` if several cannot be labels."""
+    """Return the cell for the ``__label__…`` words of a line.
+
+    Raises:
+        ValueError: There are multiple labels, but ``kind`` allows only one.
+    """
     labels = [word[len(FASTTEXT) :] for word in words]
     if kind == SINGLE_LABEL:
         if len(labels) > 1:
@@ -158,18 +179,18 @@ def fasttext_labels_to_cell(words: Sequence[str], kind: str) -> str:
 def _is_set(label: str, value: Any) -> bool:
     text = "" if value is None else str(value).strip()
     if text not in TRUE + FALSE:
-        raise ValueError(f"unusable label: {text!r:.40} in column {label!r:.40} is neither 0 nor 1")
+        raise ValueError(f"unusable label: {text!r:.40} in column {label!r:.40} is not 0 or 1")
     return text in TRUE
 
 
 def _names_in_list(values: list[Any]) -> list[str]:
     if any(isinstance(label, (dict, list)) or label is None for label in values):
-        raise ValueError("unusable label: the list holds more than names")
+        raise ValueError("unusable label: the list contains values that are no names")
     return [str(label).lower() if isinstance(label, bool) else str(label) for label in values]
 
 
 def _parse_json(cell: str) -> Any:
-    """Return the object or the list that a cell holds; ``None`` if it holds neither."""
+    """Parse a cell that is a JSON object or list. Return ``None`` for other cells."""
     if not cell.lstrip().startswith(("{", "[")):
         return None
     try:

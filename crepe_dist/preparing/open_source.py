@@ -1,4 +1,4 @@
-"""Opening of a source: its format and columns are detected from its first bytes, unless the user gave them."""
+"""Opening of a source. The format and columns are detected from its first bytes, unless the user gave them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ from crepe_dist.preparing.sources import LINES, LINES_OR_FASTTEXT, ReadOptions, 
 from crepe_dist.settings.fields import FORMATS, refuse
 from crepe_dist.settings.flags import UTF_8
 
-BATCH_FILES = 256  # documents in a batch
-PARQUET_MAGIC = b"PAR1"  # first bytes of a Parquet file
+# Maximum number of documents in a batch.
+BATCH_FILES = 256
+# First bytes of a Parquet file.
+PARQUET_MAGIC = b"PAR1"
 
 
-# The reading options that have an effect on each format.
+# Read options that have an effect on each format.
 TABULAR = {"header", "encoding", "text", "label"}
 EFFECTIVE_OPTIONS = {
     "csv": TABULAR,
@@ -53,7 +55,7 @@ EFFECTIVE_OPTIONS = {
 
 
 def effective_options(source: Source, opened: OpenFile) -> set[str]:
-    """Return the reading options that have an effect on a source, and its format."""
+    """Return the read options that have an effect on a source, and the format of the source."""
     if source.format == SAMPLE:
         return set()
     return EFFECTIVE_OPTIONS[opened.format] - ({"label"} if source.label else set()) | {opened.format}
@@ -63,8 +65,8 @@ def check_options_used(read_options: ReadOptions, used: Collection[str], names: 
     """Raise ``UserError`` if an option that the user gave has an effect on none of the sources.
 
     Args:
-        options: options that have an effect on some source, and the formats of the sources.
-        names: names of the sources.
+        used: Options that have an effect on some source, and the formats of the sources.
+        names: Names of the sources, for the message.
     """
     columns = read_options.columns
     flags = {
@@ -77,24 +79,26 @@ def check_options_used(read_options: ReadOptions, used: Collection[str], names: 
         "--label-separator": ("label", bool(read_options.labelling.separator)),
     }
     unused = [flag for flag, (option, is_given) in flags.items() if is_given and option not in used]
-    refuse(unused, "the format has no such thing, or the names of files and folders give it", on=f" on {names}")
+    refuse(unused, "the format has no such property, or the names of files and folders determine it", on=f" on {names}")
 
 
 def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = False, live: bool = False) -> OpenFile:
-    """Open a source, and detect its format and columns from its first bytes unless ``reading`` gives them.
+    """Open a source. Detect its format and columns from its first bytes, unless ``options`` gives them.
 
     Args:
-        keep: keep the values of all columns in ``Row.cells``.
-        live: pass rows from a pipe on as soon as they arrive.
+        keep_cells: Return the values of all columns in ``Row.cells``.
+        live: Return rows from a pipe as soon as they arrive.
+
+    Raises:
+        UserError: The source cannot be read, or its format or columns cannot be detected.
     """
-    name, label, kind_of_labels = source.name, source.label, options.labelling.kind
+    name, label, label_kind = source.name, source.label, options.labelling.kind
     is_unlabelled = source.split == UNLABELLED
-    if is_unlabelled:  # no label is read, so any will do
-        label, kind_of_labels = "", MULTILABEL
-    if source.split != "train":  # scores do not use weights
+    if is_unlabelled:  # With a given label, no column of labels is searched for.
+        label, label_kind = "", MULTILABEL
+    if source.split != "train":  # Only training uses weights.
         options = replace(options, columns=replace(options.columns, weight=None))
-    wanted, encoding = options.columns, options.encoding or options.default_encoding
-    nested = kind_of_labels != SINGLE_LABEL
+    spec, nested, encoding = options.columns, label_kind != SINGLE_LABEL, options.encoding or options.default_encoding
     if source.format == "folder":
         _check_no_columns(source, options)
         assert source.path is not None
@@ -108,13 +112,13 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
         if source.format == "parquet":
             from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
 
-            return open_parquet(source.path, name, wanted, label, keep_cells=keep_cells, nested=nested)
+            return open_parquet(source.path, name, spec, label, keep_cells=keep_cells, nested=nested)
         sheet = ExcelReader(source.path, name)
-        return open_table("xlsx", sheet, name, wanted, options.header, label, keep_cells=keep_cells)
+        return open_table("xlsx", sheet, name, spec, options.header, label, keep_cells=keep_cells)
     json_encoding = options.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
-    elif source.format is not None:  # A text that begins with a brace is not JSON then.
+    elif source.format is not None:  # In another format, a text that starts with a brace is not JSON.
         json_encoding = encoding
     lines = LineReader(source.path, encoding, json_encoding=json_encoding, live=live)
     if source.format == SAMPLE:
@@ -122,44 +126,49 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
         lines.skip_lines(1)
         table = TableParser("tsv", ResolvedColumns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(name, lines, lines, table.parse, "tsv")
-    kind = source.format or _detect_format(lines.head, name, is_unlabelled)
-    if kind == LINES_OR_FASTTEXT:
-        kind = "fasttext" if is_fasttext(lines.head) else LINES
-    if kind in (LINES, "fasttext"):
+    format = source.format or _detect_format(lines.head, name, is_unlabelled)
+    if format == LINES_OR_FASTTEXT:
+        format = "fasttext" if is_fasttext(lines.head) else LINES
+    if format in (LINES, "fasttext"):
         _check_no_columns(source, options)
-    if kind == LINES:
+    if format == LINES:
         return open_lines(lines, name, keep_cells=keep_cells, strict=is_unlabelled)
-    if kind == "jsonl":
-        return open_json_lines(lines, name, wanted, label, keep_cells=keep_cells, nested=nested)
-    if kind == "fasttext":
+    if format == "jsonl":
+        return open_json_lines(lines, name, spec, label, keep_cells=keep_cells, nested=nested)
+    if format == "fasttext":
         if label is None:
-            return open_fasttext(lines, name, kind_of_labels)
+            return open_fasttext(lines, name, label_kind)
         opened = open_fasttext(lines, name, MULTILABEL, keep_cells=keep_cells, strict=is_unlabelled)
         return opened._replace(columns_description="text: other words, ignored: words with __label__")
-    if kind == "parquet":
+    if format == "parquet":
         lines.close()
-        return open_source(replace(source, format=kind), options, keep_cells=keep_cells)
-    return open_table(kind, lines, name, wanted, options.header, label, keep_cells=keep_cells)
+        return open_source(replace(source, format=format), options, keep_cells=keep_cells)
+    return open_table(format, lines, name, spec, options.header, label, keep_cells=keep_cells)
 
 
-def _check_no_columns(source: Source, reading: ReadOptions) -> None:
-    wanted = reading.columns
-    # Of a model's columns, the values are missing then.
-    beside = () if wanted.preferred_texts else (("category", name) for name in wanted.feature_columns)
-    for flag, column in (("weight", wanted.weight), ("id", wanted.id), *beside):
-        if column is not None and (flag != "id" or wanted.id_required):
-            raise UserError(f"{source.name} has no columns, and so no {flag} {column!r}", remedy=f"leave --{flag} out")
+def _check_no_columns(source: Source, options: ReadOptions) -> None:
+    """Refuse columns for a source without columns. Feature columns of a model may be missing."""
+    spec = options.columns
+    features = () if spec.preferred_texts else (("category", name) for name in spec.feature_columns)
+    for flag, column in (("weight", spec.weight), ("id", spec.id), *features):
+        if column is not None and (flag != "id" or spec.id_required):
+            raise UserError(
+                f"{source.name} has no column {column!r}",
+                "the rows of this format have no columns",
+                f"leave out --{flag}",
+            )
 
 
 def read_options_for_unlabelled(options: ReadOptions, opened: OpenFile) -> ReadOptions:
-    """Return the options to read unlabelled texts with: their columns are those of the training file, if it has any.
+    """Return the options for reading unlabelled texts.
 
-    Their own label is not read, and an id is optional.
+    The texts have the columns of the training file ``opened``, if it has columns. Labels are not read, and an id is
+    optional.
     """
-    wanted = replace(options.columns, labels=(), weight=None, id_required=False)
+    spec = replace(options.columns, labels=(), weight=None, id_required=False)
     if opened.columns is not None:
-        wanted = replace(wanted, texts=(), preferred_texts=opened.texts, reference_columns=opened.columns)
-    return replace(options, columns=wanted)
+        spec = replace(spec, texts=(), preferred_texts=opened.texts, reference_columns=opened.columns)
+    return replace(options, columns=spec)
 
 
 def _detect_format(head: bytes, name: str, is_unlabelled: bool) -> str:
@@ -177,8 +186,8 @@ def _detect_format(head: bytes, name: str, is_unlabelled: bool) -> str:
     if b"," in line or not line:
         return "csv"
     raise UserError(
-        f"{name}: the format is unknown",
-        "its name does not give it, and its first line is not JSON and has no commas or tabs",
+        f"the format of {name} is unknown",
+        "the suffix of the name is unknown, and the first line is not JSON and has no commas or tabs",
         f"give --input-format {' or '.join(FORMATS)}",
     )
 
@@ -191,14 +200,17 @@ def _parse_documents(folder: Path, label: str, encoding: str, batch: RawBatch) -
 
 
 class DocumentFolder:
-    """Paths of the documents of a class folder, whose "lines" are their numbers. Files count as read once listed."""
+    """Folder with the documents of a class. The line of a document is its number in the sorted list of files.
+
+    The workers read the files, so ``position`` counts a file as read when its batch is yielded.
+    """
 
     def __init__(self, folder: Path, encoding: str) -> None:
         self.position = 0
         self.encoding = encoding
         self._folder = folder
         self._names = list_documents(folder)
-        # Workers read the documents, and each would repeat the warning.
+        # The encoding is checked here, because each of the workers would repeat the warning.
         first = () if encoding == UTF_8 else self._names[:DETECTION_ROWS]
         self.encoding_warning = next(filter(None, (_encoding_warning(folder / name, encoding) for name in first)), "")
 
@@ -212,13 +224,13 @@ class DocumentFolder:
                 start, size = end, 0
 
     def sha256(self) -> str:
-        """Hash all names and contents."""
+        """Return the SHA-256 of all names and contents."""
         digest = hashlib.sha256()
         for name in self._names:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
             try:
                 digest.update(bytes.fromhex(sha256(self._folder / name)))
-            except (OSError, ValueError):  # the file is in quarantine
+            except (OSError, ValueError):  # The file is in the quarantine.
                 digest.update(b"not readable")
         return digest.hexdigest()
 
@@ -227,7 +239,7 @@ class DocumentFolder:
 
 
 def _encoding_warning(path: Path, encoding: str) -> str:
-    """Return ``LineReader.doubt`` about the start of a document; empty if it cannot be read."""
+    """Return ``LineReader.encoding_warning`` for the start of a document; empty if the document cannot be read."""
     try:
         lines = LineReader(path, encoding)
     except UserError:

@@ -1,4 +1,4 @@
-"""Quarantine: the unusable rows of a preparation, each with its reason, and the check that most rows are usable."""
+"""Quarantine: the file with the invalid rows of a preparation, and the check that only few rows are invalid."""
 
 from __future__ import annotations
 
@@ -26,19 +26,23 @@ from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import TEST, UNKNOWN, UNLABELLED, Assignment
 from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 
+# Maximum number of invalid rows that a message shows.
 MAX_SHOWN = 5
-LABEL_WIDTH = 40  # terminal columns of a label in a message
-# If MIN_ROWS rows or more have more distinct labels than this fraction of them, another column must be the label.
+# Width of a label in a message, in terminal columns.
+LABEL_WIDTH = 40
+# More than MIN_ROWS rows must not have more distinct labels than this fraction of the rows. Otherwise the column is
+# probably not the label.
 MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
+# What to do about the most frequent reason, by the start of the reason.
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
     MULTIPLE_LABELS: "give --labels multilabel, or keep one label per row",
-    "not a single value": "give --labels soft for shares of classes, --labels multilabel for a list, or name a key in "
-    "it",
+    "not a single value": "give --labels soft for probabilities of classes, --labels multilabel for a list, or "
+    "name a key in the object",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
     "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",
-    "unusable number": "leave missing ones empty, and write 1234.5 for 1.234,5; or read the column with --category",
-    "unusable share": "give every row a share from 0 for each class, and at least one above 0",
+    "unusable number": "leave missing numbers empty, and write 1234.5 for 1.234,5; or read the column with --category",
+    "unusable probability": "give every row a probability from 0 for each class, and at least one above 0",
     NOT_UTF_8: ENCODING_REMEDY,
     "empty text": "fill in or remove the rows without text",
     UNKNOWN_LABEL: "use only labels that occur in the training rows (or in classes.txt)",
@@ -47,13 +51,13 @@ REMEDIES = {
 
 
 class Quarantine(NamedTuple):
-    """The unusable rows.
+    """Summary of the invalid rows.
 
     Attributes:
-        reasons: number of lines by kind of reason.
-        unlabelled: number of lines of files without labels.
-        first: first records; those without a label come last.
-        damaged: sources that end early, by index, with the reason.
+        reasons: Number of lines by the start of the reason, without its details.
+        unlabelled: Number of invalid lines in sources of unlabelled texts.
+        examples: First invalid rows. Rows without a label come last.
+        damaged: Reasons why sources end early, by the index of the source.
     """
 
     reasons: Counter[str]
@@ -63,17 +67,17 @@ class Quarantine(NamedTuple):
 
     @property
     def lines(self) -> int:
-        """Number of unusable lines."""
+        """Number of invalid lines."""
         return sum(self.reasons.values())
 
 
 def write_quarantine(folder: Path, spec: PreparationSpec, collected: SpooledRows, assignment: Assignment) -> Quarantine:
-    """Write all unusable rows in the order of the sources."""
+    """Write all invalid rows to the quarantine, in the order of the sources, and return a summary."""
     reasons: Counter[str] = Counter()
     of_unlabelled = 0
     damaged: dict[int, str] = {}
     first: list[dict[str, Any]] = []
-    left_out: list[dict[str, Any]] = []
+    without_label: list[dict[str, Any]] = []
     unknown = _iter_unknown(spec, collected, assignment)
     everything = heapq.merge(
         collected.iter_invalid_rows(), unknown, key=lambda record: (record["source"], record["line"])
@@ -86,15 +90,15 @@ def write_quarantine(folder: Path, spec: PreparationSpec, collected: SpooledRows
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             reasons[record["reason"].split(":")[0]] += record["lines"]
             of_unlabelled += record["lines"] * (collected.sources[source].split == dataset.UNLABELLED)
-            kept = left_out if record["reason"] == NO_LABEL else first
-            kept += [record] if len(kept) < MAX_SHOWN else []
+            examples = without_label if record["reason"] == NO_LABEL else first
+            examples += [record] if len(examples) < MAX_SHOWN else []
     sync(folder / QUARANTINE)
-    return Quarantine(reasons, of_unlabelled, [*first, *left_out][:MAX_SHOWN], damaged)
+    return Quarantine(reasons, of_unlabelled, [*first, *without_label][:MAX_SHOWN], damaged)
 
 
 def _iter_unknown(spec: PreparationSpec, collected: SpooledRows, assignment: Assignment) -> Iterator[dict[str, Any]]:
-    corrected = " once they are corrected" * (collected.corrections is not None)
-    of = f"in the training rows{corrected}" if spec.classes is None else "a class of the model"
+    corrected = " after the corrections" * (collected.corrections is not None)
+    expected = f"in the training rows{corrected}" if spec.classes is None else "a class of the model"
     texts = SpooledTexts(collected.texts)
     for index in np.flatnonzero(assignment == UNKNOWN).tolist():
         row = collected.rows[index : index + 1]
@@ -104,66 +108,75 @@ def _iter_unknown(spec: PreparationSpec, collected: SpooledRows, assignment: Ass
             "file": collected.sources[file].name,
             "source": file,
             "line": int(row["line"][0]),
-            "reason": f"{UNKNOWN_LABEL}: {label!r:.40} is not {of}",
+            "reason": f"{UNKNOWN_LABEL}: {label!r:.40} is not {expected}",
             "excerpt": excerpt(texts.get(row)[0]),
             "lines": 1,
         }
 
 
 def save_quarantine(folder: Path, out: Path) -> Path | None:
-    """Save the quarantine of a failed preparation beside ``out``, under a name that is not read as data later."""
+    """Save the quarantine of a failed preparation next to ``out``. Return its path, or ``None`` if it is empty.
+
+    The suffix of its name is no data format, so a later preparation of the folder does not read it.
+    """
     if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
         return None
-    kept = quarantine_path(out)
-    shutil.copyfile(folder / QUARANTINE, kept)
-    return kept
+    path = quarantine_path(out)
+    shutil.copyfile(folder / QUARANTINE, path)
+    return path
 
 
 def quarantine_path(out: Path) -> Path:
-    """Return the path of the quarantine that a failed preparation leaves beside ``out``."""
+    """Return the path where a failed preparation of ``out`` saves its quarantine."""
     return out.with_name(f"{out.name}.quarantine")
 
 
 def check_rows(
     spec: PreparationSpec, collected: SpooledRows, assignment: Assignment, classes: list[str], quarantine: Quarantine
 ) -> None:
-    """Raise ``UserError`` if too many rows are unusable, or the labels are no classes."""
+    """Check that enough rows are valid, and that the labels are classes.
+
+    Raises:
+        UserError: Too many rows are invalid, a source ends early, a split has no valid row, or the column of the label
+            is probably another one.
+    """
     reasons, damaged = quarantine.reasons, quarantine.damaged
     labelled = sum(count for label, count in collected.valid.items() if label != ABSENT)
     unlabelled = collected.valid[ABSENT] + quarantine.unlabelled
     total = collected.num_read - unlabelled
-    shown = [f"{bad['file']}:{bad['line']}: {bad['reason']}" for bad in quarantine.examples]
+    shown = [f"{row['file']}:{row['line']}: {row['reason']}" for row in quarantine.examples]
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     remedy = REMEDIES.get(
         most,
-        "correct them, or set --input-format, --header, --label or --text-column to read them differently",
+        "correct the rows, or read the file differently with --input-format, --header, --label or --text-column",
     )
     read_part = "train" if spec.classes is None else "test"
     used = ", ".join(source.name for source in collected.sources if source.split == read_part)[:200]
     if not labelled:
-        why = f"the first: {'; '.join(shown)}" if shown else "it has no rows, or only a header"
-        raise UserError(f"no usable row was found in {used}", why, remedy)
-    # Many texts without labels may not hide that most of the others are unusable.
-    for bad, of, rows in (
+        why = f"the first invalid rows: {'; '.join(shown)}" if shown else "the file has no rows, or only a header"
+        raise UserError(f"{used} has no valid row", why, remedy)
+    # Labelled and unlabelled rows are checked separately. Otherwise many valid unlabelled texts could hide that most
+    # labelled rows are invalid.
+    for num_invalid, num_rows, name in (
         (quarantine.lines - quarantine.unlabelled - reasons[NO_LABEL], total, "rows"),
         (quarantine.unlabelled, unlabelled, "unlabelled rows"),
     ):
-        if bad > spec.max_bad * of:
+        if num_invalid > spec.max_bad * num_rows:
             raise UserError(
-                f"{bad:,} of {of:,} {rows} are unusable, more than {percent(spec.max_bad)}",
-                f"the first: {'; '.join(each for each in shown if not each.endswith(f': {NO_LABEL}'))}",
-                # 1.234 would still be read as a number, among others such as 1.234.567.
+                f"{num_invalid:,} of {num_rows:,} {name} are invalid, more than {percent(spec.max_bad)}",
+                f"the first: {'; '.join(row for row in shown if not row.endswith(f': {NO_LABEL}'))}",
+                # --max-bad is not suggested for numbers: it would skip 1.234.567 but read 1.234 as a decimal number.
                 remedy
                 if most == "unusable number"
-                else f"{remedy}; or skip them with --max-bad {math.ceil(100 * bad / of) / 100:g}",
+                else f"{remedy}; or skip these rows with --max-bad {math.ceil(100 * num_invalid / num_rows) / 100:g}",
             )
     if damaged and spec.max_bad < 1:
         file, reason = next(iter(damaged.items()))
         more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise UserError(
             f"{collected.sources[file].name}{more} cannot be read to its end: {reason}",
-            f"{collected.files[file]['rows']:,} of its rows were read; the rest is lost and cannot be counted",
-            "get the file again; or use the rows that were read: --max-bad 1",
+            f"{collected.files[file]['rows']:,} rows were read, and the number of lost rows is unknown",
+            "get a complete copy of the file; or use the rows that were read with --max-bad 1",
         )
     first = ", ".join(repr(truncate_to_width(name, LABEL_WIDTH)) for name in classes[:5])
     if spec.classes is not None:
@@ -174,18 +187,23 @@ def check_rows(
                 "give rows with these labels, or name the column of the label with --label",
             )
         return
-    for code, part in enumerate(ALL_SPLITS):
-        files = [source.name for source in collected.sources if source.split == part]
-        if part != "train" and files and not (assignment == code).any():
-            where = "unlabelled files, or all are among the labelled rows" if code == UNLABELLED else f"{part} files"
-            remedy = f"name other files with --{part}, or leave them out"
-            raise UserError(f"no usable row was found in the {where}", ", ".join(files)[:200], remedy)
+    for code, split in enumerate(ALL_SPLITS):
+        files = [source.name for source in collected.sources if source.split == split]
+        if split != "train" and files and not (assignment == code).any():
+            why = f"the files are {', '.join(files)[:200]}"
+            if code == UNLABELLED:
+                why += "; all their texts are invalid, or repeat labelled texts"
+            raise UserError(
+                f"the {split} files have no valid row",
+                why,
+                f"name other files with --{split}, or leave out these files",
+            )
     is_text = len(classes) > MAX_CLASSES or (len(classes) > MAX_CLASS_FRACTION * labelled and labelled > MIN_ROWS)
     if is_text or len(classes) < 2:
-        reads = next((about["reads"] for about in collected.files.values() if about["reads"]), "label and text")
+        reads = next((entry["reads"] for entry in collected.files.values() if entry["reads"]), "label and text")
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
-            f"read as {truncate_to_width(reads, 200)}; the first labels: {first}",
-            "name the column of the label: --label and --text-column take names or numbers (--label 3 --text-column "
-            "2); use --header yes if the first line has names",
+            f"the columns are {truncate_to_width(reads, 200)}; the first labels are {first}",
+            "name the column of the label with --label COLUMN, by name or number (--label 3 --text-column 2); use "
+            "--header yes if the first line has names",
         )

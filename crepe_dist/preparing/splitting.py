@@ -1,6 +1,7 @@
-"""Selection of rows and their division into splits, as a function of (seed, file, line).
+"""Sampling and deduplication of rows, and their division into splits.
 
-The result does not depend on the order of reading or on the number of processes.
+The random number of a row is a function of the seed, the file and the line. So the result does not depend on the order
+of reading or on the number of processes.
 """
 
 from __future__ import annotations
@@ -17,32 +18,40 @@ from crepe_dist.errors import UserError
 from crepe_dist.invocation import command_line
 from crepe_dist.preparing.spool import Rows
 
+# Split of each row, or the reason why the row is left out, uint8 [rows].
 Assignment = npt.NDArray[np.uint8]
-TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)  # the first as ``dataset.ALL_SPLITS``
+# The first four values are indices in ``dataset.ALL_SPLITS``. The others are reasons to leave out a row: it repeats
+# another row, its class has too many rows, or its label is no class.
+TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)
+# Values of --dedupe.
 DEDUPE = ("no", "exact", "near")
+# Purposes of random numbers, which make the draws for sampling and splitting independent.
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
-CHUNK_ROWS = 1 << 20  # rows that are read or sorted at a time
-MIN_ROWS_FOR_VALIDATION = 2000  # a tenth of so many can choose an epoch: training.patience wants 200
+# Number of rows that are read or sorted at a time.
+CHUNK_ROWS = 1 << 20
+# By default, at least so many rows get a validation split. A tenth of them, 200 rows, is enough for early stopping.
+MIN_ROWS_FOR_VALIDATION = 2000
 
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Parameters of the selection.
+    """Options for sampling, deduplication and splitting.
 
     Args:
-        test: fraction of the rows held out for testing, among sources without a split of their own.
-        validation: fraction of the same rows for choosing the best epoch and for early stopping; ``None``: 0.1 of at
-            least ``VALIDATION_FROM`` rows, else 0.
-        seed: random seed, 0 to 2^32 - 1.
-        stratified: apply both fractions to each class separately.
-        max_per_class: maximum number of rows per class; larger classes are sampled uniformly.
-        dedupe: drop rows whose text repeats an earlier one: ``exact``, or ``near`` (ignoring case, spaces and
-            punctuation). Rows of given test files count as earlier than all others, then rows of given validation
-            files. A text without a label is always dropped if it repeats another one: exactly, unless this is ``near``.
-        keep_unlabelled: keep the rows of training files that have no label, as unlabelled texts.
+        test: Fraction of the rows for the test split. It applies to the rows of training files.
+        validation: Fraction of the same rows for the validation split. ``None``: 0.1 if there are at least
+            ``MIN_ROWS_FOR_VALIDATION`` rows, otherwise 0.
+        seed: Random seed, 0 to 2^32 - 1.
+        stratified: Apply both fractions to each class separately.
+        max_per_class: Maximum number of rows per class. Larger classes are sampled uniformly. ``None``: no maximum.
+        dedupe: Leave out rows that repeat the text of an earlier row. ``no``: keep them. ``exact``: compare the texts
+            as they are. ``near``: ignore case, spaces and punctuation. Rows of test files count as the earliest, then
+            rows of validation files. An unlabelled text that repeats another text is always left out. Unlabelled texts
+            are compared exactly, except with ``near``.
+        keep_unlabelled: Use the rows of training files that have no label as unlabelled texts.
 
     Raises:
-        UserError: A fraction or number is out of range, or nothing is left to train on.
+        UserError: A fraction is out of range, or the fractions leave no rows for training.
     """
 
     test: float = 0.2
@@ -54,56 +63,59 @@ class SplitOptions:
     keep_unlabelled: bool = False
 
     def __post_init__(self) -> None:
-        shares = {"test": self.test, "validation": self.validation or 0.0}
-        for name, value in shares.items():
+        fractions = {"test": self.test, "validation": self.validation or 0.0}
+        for name, value in fractions.items():
             if not 0 <= value < 1:
                 remedy = (
-                    f"give a fraction from 0 to below 1; to score a model on a file: "
+                    f"give a fraction from 0 to below 1; to score a model on a file, run "
                     f"{command_line('evaluate')} RUN FILE"
                 )
                 raise UserError(f"the {name} fraction is {value}", remedy=remedy)
-        if sum(shares.values()) >= 1:
-            raise UserError("the test and validation fractions leave nothing to train on", remedy="make them smaller")
+        if sum(fractions.values()) >= 1:
+            raise UserError(
+                "the test and validation fractions leave no rows for training",
+                f"their sum is {sum(fractions.values()):g}",
+                "give fractions whose sum is below 1",
+            )
 
 
 def _draw(rows: Rows, seed: int, purpose: int) -> Numbers:
-    """Draw for each row, in pieces, to bound the memory for many millions of rows."""
-    drawn = np.empty(len(rows), dtype=np.uint64)
+    """Draw a random number for each row, uint64 [rows]. Chunks bound the memory for many million rows."""
+    numbers = np.empty(len(rows), dtype=np.uint64)
     for start in range(0, len(rows), CHUNK_ROWS):
-        piece = rows[start : start + CHUNK_ROWS]
-        drawn[start : start + CHUNK_ROWS] = hash_random(seed * 8 + purpose, piece["file"], piece["line"])
-    return drawn
+        chunk = rows[start : start + CHUNK_ROWS]
+        numbers[start : start + CHUNK_ROWS] = hash_random(seed * 8 + purpose, chunk["file"], chunk["line"])
+    return numbers
 
 
 def assign_splits(
     rows: Rows, given_split: Assignment, split: SplitOptions, known_labels: npt.NDArray[np.bool_]
 ) -> Assignment:
-    """Decide the fate of each row: ``TRAIN``, ``VALIDATION``, ``TEST``, ``UNLABELLED``, or the reason to leave it out.
+    """Assign each row to a split, or to a reason to leave it out.
 
     Args:
-        rows: records in the order of (file, line).
-        fixed: split of each row's file, or ``UNLABELLED``, uint8 [n]; rows of ``TRAIN`` are divided further.
-        known: labels whose classes are those of training rows, bool [labels].
-
-    Returns:
-        uint8 [n].
+        rows: Records, sorted by (file, line).
+        given_split: Split of the file of each row. Rows of ``TRAIN`` are divided into splits. Rows without a label
+            are ``UNLABELLED``.
+        split: Options for sampling and splitting.
+        known_labels: True for each label string whose classes are all known, bool [labels].
     """
-    fate = given_split.copy()
-    label = np.array(rows["label"])
-    fate[(fate != UNLABELLED) & ~known_labels[label]] = UNKNOWN
-    if split.dedupe != "no" or (fate == UNLABELLED).any():
-        for again, _ in iter_duplicates(rows["near" if split.dedupe == "near" else "exact"], fate):
-            fate[again if split.dedupe != "no" else again[fate[again] == UNLABELLED]] = DUPLICATE
+    assignment = given_split.copy()
+    labels = np.array(rows["label"])
+    assignment[(assignment != UNLABELLED) & ~known_labels[labels]] = UNKNOWN
+    if split.dedupe != "no" or (assignment == UNLABELLED).any():
+        for repeated, _ in iter_duplicates(rows["near" if split.dedupe == "near" else "exact"], assignment):
+            assignment[repeated if split.dedupe != "no" else repeated[assignment[repeated] == UNLABELLED]] = DUPLICATE
     if split.max_per_class is not None:
-        free = np.flatnonzero(fate == TRAIN)
-        _, position = _rank_in_class(rows, free, label, split.seed, SAMPLE_DRAW)
-        fate[free[position >= split.max_per_class]] = SAMPLED_OUT
-    _draw_splits(rows, fate, label, split)
-    return fate
+        free = np.flatnonzero(assignment == TRAIN)
+        _, position = _rank_in_class(rows, free, labels, split.seed, SAMPLE_DRAW)
+        assignment[free[position >= split.max_per_class]] = SAMPLED_OUT
+    _draw_splits(rows, assignment, labels, split)
+    return assignment
 
 
 def training_labels(rows: Rows, assignment: Assignment) -> npt.NDArray[np.bool_]:
-    """Tell which labels occur in training rows, bool [largest label + 1]."""
+    """Return for each label whether it occurs in a training row, bool [largest label + 1]."""
     largest = int(rows["label"].max(initial=-1))
     return np.asarray(np.bincount(rows["label"][assignment == TRAIN], minlength=largest + 1) > 0)
 
@@ -120,12 +132,12 @@ def _draw_splits(rows: Rows, assignment: Assignment, label: npt.NDArray[np.int32
         size, position = _rank_in_class(rows, free, label, split.seed, SPLIT_DRAW)
         counts = np.rint(size * split.test)
         test, held_out = free[position < counts], free[position < counts + np.rint(size * validation)]
-    else:  # the smallest draws, found without the indices of a sort
-        drawn = _draw(rows, split.seed, SPLIT_DRAW)
-        drawn[assignment != TRAIN] = np.iinfo(np.uint64).max
+    else:  # Rows with the smallest random numbers. Partitioning needs less time and memory than sorting indices.
+        draws = _draw(rows, split.seed, SPLIT_DRAW)
+        draws[assignment != TRAIN] = np.iinfo(np.uint64).max
         ends = np.cumsum([int(count * split.test), int(count * validation)])
-        smallest = np.partition(drawn, ends)
-        test, held_out = (drawn < smallest[end] for end in ends)
+        smallest = np.partition(draws, ends)
+        test, held_out = (draws < smallest[end] for end in ends)
     assignment[held_out] = VALIDATION
     assignment[test] = TEST
 
@@ -133,9 +145,9 @@ def _draw_splits(rows: Rows, assignment: Assignment, label: npt.NDArray[np.int32
 def _rank_in_class(
     rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return, for each of the rows ``free``, the size of its class and its random rank within the class."""
-    drawn = _draw(rows, seed, purpose)[free]
-    order = np.lexsort((drawn, label[free]))
+    """Return the size of the class, and a random rank within the class, for each of the rows ``free``."""
+    draws = _draw(rows, seed, purpose)[free]
+    order = np.lexsort((draws, label[free]))
     counts = np.bincount(label[free])
     starts = np.cumsum(counts) - counts
     position = np.empty(len(free), dtype=np.int64)
@@ -144,13 +156,13 @@ def _rank_in_class(
 
 
 def iter_duplicates(keys: Any, assignment: Assignment) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield the rows of the splits that repeat the key of an earlier row, and the first rows with these keys, by index.
+    """Yield the indices of rows that repeat the key of an earlier row, and the indices of these earlier rows.
 
-    Test rows count as earlier than validation rows, those as earlier than training rows, and unlabelled ones as the
-    last.
+    Test rows come first, then validation rows, training rows and unlabelled rows. Rows that are already left out are
+    ignored.
 
     Args:
-        keys: hashes, uint64 [n].
+        keys: Hashes of the texts, uint64 [rows].
     """
     keys = np.ascontiguousarray(keys)
     for rows in partition_by_key(keys):
@@ -160,13 +172,16 @@ def iter_duplicates(keys: Any, assignment: Assignment) -> Iterator[tuple[npt.NDA
         values, rows = values[order], rows[order]
         is_new = np.ones(len(values), dtype=bool)
         is_new[1:] = values[1:] != values[:-1]
-        again, first = np.flatnonzero(~is_new), np.flatnonzero(is_new)
-        yield rows[again], rows[first[np.searchsorted(first, again) - 1]]
+        repeated, first = np.flatnonzero(~is_new), np.flatnonzero(is_new)
+        yield rows[repeated], rows[first[np.searchsorted(first, repeated) - 1]]
 
 
 def partition_by_key(keys: Numbers) -> Iterator[npt.NDArray[np.int64]]:
-    """Divide rows by their keys, and yield the indices of each part; bounds the memory for many millions of rows."""
-    parts = np.uint64(-(-len(keys) // CHUNK_ROWS))
-    for part in range(int(parts)):
-        pieces = range(0, len(keys), CHUNK_ROWS)
-        yield np.concatenate([i + np.flatnonzero(keys[i : i + CHUNK_ROWS] % parts == part) for i in pieces])
+    """Divide rows into partitions by their keys, and yield the indices of the rows in each partition.
+
+    Rows with equal keys are in the same partition. The size of a partition bounds the memory for many million rows.
+    """
+    num_partitions = np.uint64(-(-len(keys) // CHUNK_ROWS))
+    for number in range(int(num_partitions)):
+        starts = range(0, len(keys), CHUNK_ROWS)
+        yield np.concatenate([i + np.flatnonzero(keys[i : i + CHUNK_ROWS] % num_partitions == number) for i in starts])

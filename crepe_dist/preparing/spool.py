@@ -1,6 +1,7 @@
-"""The spool: rows on disk between reading and selection, one fixed-size record each, and files of their texts.
+"""The spool: files that hold all rows between reading and splitting.
 
-Rows are identified by file and line, so that the later selection does not depend on the number of reading processes.
+Each row has a record of fixed size in one file. The texts and ids are in other files. A row is identified by its source
+and line, so the splits do not depend on the number of processes that read.
 """
 
 from __future__ import annotations
@@ -23,44 +24,46 @@ from crepe_dist.preparing.sources import Source
 
 ROWS = "rows.bin"
 INVALID_ROWS = "bad.jsonl"
-Rows = npt.NDArray[Any]  # dtype ROW
+# Array of records, dtype ``ROW``.
+Rows = npt.NDArray[Any]
 ROW = np.dtype(
     [
-        ("file", "<u4"),  # index of the source
-        ("line", "<i8"),
-        ("label", "<i4"),  # index in the labels that were read
-        ("characters", "<u4"),
-        ("texts", "<u2"),  # index of the file of texts
-        ("offset", "<i8"),  # position of the text in it, in bytes
-        ("bytes", "<u4"),
-        ("id", "<u2"),  # bytes of the row's id, which follows the text
-        ("exact", "<u8"),  # hash of the text
-        ("near", "<u8"),  # hash of its letters and digits in lower case
-        ("exact_alone", "<u8"),  # the same hashes of the text alone, if there are columns beside it
-        ("near_alone", "<u8"),
-        ("weight", "<f4"),
+        ("file", "<u4"),  # Index of the source.
+        ("line", "<i8"),  # Number of the row's first line, from 1.
+        ("label", "<i4"),  # Index in ``SpooledRows.labels``.
+        ("characters", "<u4"),  # Length of the text in characters.
+        ("texts", "<u2"),  # Index in ``SpooledRows.texts`` of the file that holds the text.
+        ("offset", "<i8"),  # Position of the text in this file, in bytes.
+        ("bytes", "<u4"),  # Length of the text, with the values of feature columns, in bytes.
+        ("id", "<u2"),  # Length of the row's id, which follows the text, in bytes.
+        ("exact", "<u8"),  # Hash of the text and the values of feature columns.
+        ("near", "<u8"),  # Hash of the letters and digits of the same, in lower case.
+        ("exact_alone", "<u8"),  # Hash of the text without the values; 0 if there are no feature columns.
+        ("near_alone", "<u8"),  # Hash of the letters and digits of the text without the values; 0 as above.
+        ("weight", "<f4"),  # Weight of the row; 1 if the rows have no weights.
     ]
 )
+# Maximum weight of a row in a source.
 MAX_WEIGHT = 1e9
 
 
 class SpooledTexts:
-    """Reader of the texts of rows, memory-mapped from the files of a spool."""
+    """Reader of texts and ids, which memory-maps the files of a spool."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [_map_bytes(path) for path in paths]
 
     def get(self, rows: Rows) -> list[bytes]:
-        """Return the UTF-8 texts of rows."""
+        """Return the texts of rows, in UTF-8."""
         return self._strings(rows, rows["offset"], rows["bytes"])
 
     def ids(self, rows: Rows) -> list[bytes]:
-        """Return the ids of rows, in UTF-8; empty for rows without one."""
+        """Return the ids of rows, in UTF-8. The id is empty if a row has none."""
         return self._strings(rows, rows["offset"] + rows["bytes"], rows["id"])
 
     def _strings(self, rows: Rows, starts: Any, lengths: Any) -> list[bytes]:
-        places = zip(rows["texts"].tolist(), starts.tolist(), lengths.tolist())
-        return [self._files[file][start : start + length] for file, start, length in places]
+        positions = zip(rows["texts"].tolist(), starts.tolist(), lengths.tolist())
+        return [self._files[file][start : start + length] for file, start, length in positions]
 
 
 def _map_bytes(path: Path) -> Any:
@@ -78,12 +81,14 @@ def map_rows(path: Path) -> Rows:
 
 @dataclass(frozen=True)
 class RowSubset:
-    """Some rows of a spool. A worker gets their indices, and maps the files itself.
+    """Subset of the rows of a spool.
+
+    It holds only indices, so it is cheap to send to a worker process, which maps the files itself.
 
     Attributes:
-        file: file of the records.
-        text_files: files of the texts.
-        chosen: indices of the rows, int64 [n].
+        file: File of the records.
+        text_files: Files of the texts.
+        chosen: Indices of the rows, int64 [n].
     """
 
     file: Path
@@ -93,15 +98,15 @@ class RowSubset:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, part: slice) -> RowSubset:
-        return RowSubset(self.file, self.text_files, self.chosen[part])
+    def __getitem__(self, index: slice) -> RowSubset:
+        return RowSubset(self.file, self.text_files, self.chosen[index])
 
     def records(self) -> Rows:
         """Read the records of these rows."""
         return np.asarray(map_rows(self.file)[self.chosen])
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Read a field of these records alone, since there may be many millions."""
+        """Read one field of these records. This needs less memory than all fields of many million records."""
         return np.asarray(map_rows(self.file)[name][self.chosen])
 
     def texts(self) -> SpooledTexts:
@@ -111,18 +116,18 @@ class RowSubset:
 
 @dataclass
 class SpooledRows:
-    """Everything that was read, in a spool folder.
+    """All rows that were read, in a spool folder.
 
     Attributes:
-        sources: the sources in the order of their indices.
-        labels: label names that the rows' labels index, in the order of appearance.
-        good: usable rows of each label.
-        bad: number of unusable rows.
-        files: format, row counts and checksum of each source, by index.
-        texts: files of texts.
-        corrected: what corrections did, see ``corrections.correct``; ``None`` if there were none.
-        noticed: number of usable rows that look wrong, by ``reading.NOTICED``.
-        renamed: old and new names of classes, and the number of rows that had the old one.
+        sources: Sources in the order of their indices.
+        labels: Label strings that the records index, in the order of their first rows; see ``label_parsing``.
+        valid: Number of valid rows of each label.
+        invalid: Number of invalid rows.
+        files: Format, row counts and checksum of each source, by its index.
+        texts: Files of the texts.
+        corrections: Outcomes of corrections, see ``corrections.apply_corrections``. ``None`` if there are none.
+        defects: Number of valid rows with each defect of ``reading.DEFECTS``.
+        renamed: Old and new names of classes, with the number of rows that had the old name.
     """
 
     folder: Path
@@ -138,7 +143,7 @@ class SpooledRows:
 
     @cached_property
     def rows(self) -> Rows:
-        """Records in the order of (file, line)."""
+        """Records, sorted by (file, line)."""
         return map_rows(self.folder / ROWS)
 
     @property
@@ -147,17 +152,17 @@ class SpooledRows:
         return sum(self.valid.values()) + self.invalid
 
     def iter_invalid_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of unusable rows, in the order of (file, line)."""
+        """Yield descriptions of the invalid rows, sorted by (file, line)."""
         with (self.folder / INVALID_ROWS).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
     def subset(self, chosen: npt.NDArray[np.int64]) -> RowSubset:
-        """Choose rows by their indices, int64 [n]."""
+        """Return the rows with these indices, int64 [n]."""
         return RowSubset(self.folder / ROWS, tuple(self.texts), chosen)
 
 
 def append_texts(folder: Path, texts: Sequence[bytes]) -> tuple[Path, int]:
-    """Append texts to this process's file; return its path, and the offset of the first text in bytes."""
+    """Append texts to the file of this process. Return its path, and the offset of the first text in bytes."""
     path = folder / f"texts-{os.getpid()}.bin"
     with path.open("ab") as stream:
         start = stream.tell()

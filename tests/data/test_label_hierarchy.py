@@ -110,7 +110,7 @@ def test_a_column_for_each_level(folder, tmp_path, printed_by):
     assert "level 1: 3 nodes" in printed
     labelling = LabelFormat(levels=".")
     assert labelling.join_levels('{"first": "a", "second": ""}') == "a"
-    with pytest.raises(ValueError, match="the one above 'x' is empty"):
+    with pytest.raises(ValueError, match="the level above 'x' is empty"):
         labelling.join_levels('{"first": " ", "second": "x"}')
     with pytest.raises(UserError, match="'x' contains the separator"):
         crepe_dist.prepare(tmp_path / "codes.csv", tmp_path / "other", levels="x", **columns)

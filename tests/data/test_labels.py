@@ -73,7 +73,7 @@ def test_lines_of_fasttext(tmp_path):
     crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "out", labels="multilabel", **ALL)
     _, shares = shares_of(tmp_path / "out")
     np.testing.assert_array_equal(shares, expected([each for each in SETS if each]))
-    with pytest.raises(UserError, match="rows are unusable") as caught:
+    with pytest.raises(UserError, match="rows are invalid") as caught:
         crepe_dist.prepare(tmp_path / "train.txt", tmp_path / "one", **ALL)
     assert 'labels="multilabel"' in caught.value.remedy
     (tmp_path / "single.txt").write_text("".join(f"__label__{i % 2} text {i}\n" for i in range(9)))
@@ -97,8 +97,8 @@ def test_soft_labels_are_shares_that_sum_to_one(tmp_path):
 @pytest.mark.parametrize(
     ("given", "flags", "what"),
     [
-        ({"label": SETS}, {}, "no usable row"),
-        ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "y"]}, "no usable row"),
+        ({"label": SETS}, {}, "has no valid row"),
+        ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "y"]}, "has no valid row"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x"]}, "two different columns"),
         ({"x": [2] * 40, "y": [1] * 40}, {"label_columns": ["x", "z"]}, "no column 'z'"),
         ({"label": SETS}, {"labels": "multilabel", "stratified": True}, "one class per row"),

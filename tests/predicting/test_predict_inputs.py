@@ -72,7 +72,7 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     line = {"line": 2, "id": "007", **json.loads(json_record(prediction, 2))}
     assert create_formatter("jsonl", None, 2).line(one, prediction) == json.dumps(line)
     (tmp_path / "a.txt").write_text("one\n")
-    with pytest.raises(UserError, match="has no columns, and so no id"):
+    with pytest.raises(UserError, match="has no column "):
         rows(tmp_path / "a.txt", None, ReadOptions(columns=ColumnSpec(id="ticket")))
 
 

@@ -162,4 +162,4 @@ def test_a_class_without_training_rows_after_corrections_is_no_output(tmp_path, 
     assert min(report["splits"]["train"]["classes"]) > 0
     assert report["quarantine"]["unknown"] == {"Privacy": 20 - len(lines)}
     reasons = {row["reason"] for row in map(json.loads, (tmp_path / "after" / "quarantine.jsonl").open())}
-    assert reasons == {"unknown label: 'Privacy' is not in the training rows once they are corrected"}
+    assert reasons == {"unknown label: 'Privacy' is not in the training rows after the corrections"}

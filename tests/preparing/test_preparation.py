@@ -231,7 +231,7 @@ def test_a_part_without_a_usable_row_is_an_error(tmp_path, part, content):
     (tmp_path / "part.csv").write_text(content)
     own = str(tmp_path / "part.csv")
     sources = find_sources([str(path)], own, None) if part == "test" else find_sources([str(path)], None, own)
-    with pytest.raises(UserError, match=f"no usable row was found in the {part} files"):
+    with pytest.raises(UserError, match=f"the {part} files have no valid row"):
         prepare(sources, tmp_path / "out", PreparationSpec(ENCODING))
 
 

@@ -68,7 +68,7 @@ def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
     ]  # fmt: skip
     with pytest.raises(UserError) as caught:
         crepe_dist.prepare(frame, tmp_path / "strict")
-    assert "4 of 45 rows are unusable" in str(caught.value)
+    assert "4 of 45 rows are invalid" in str(caught.value)
     assert "max_bad=0.09" in caught.value.remedy
 
 

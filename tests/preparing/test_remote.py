@@ -161,7 +161,7 @@ def liar():
     ("kind", "message"),
     [
         ("good", None), ("host", None), ("packed", None), ("none", "the server answered 404"),
-        ("small", "rows are unusable"),  # by HTTP, the rest is no part of the file
+        ("small", "rows are invalid"),  # by HTTP, the rest is no part of the file
         ("large", "cannot be read"), ("huge", "does not fit on the disk"), ("endless", "does not end"),
         ("file", "redirects to an address of file"), ("ftp", "redirects to an address of ftp"),
         ("loop", "more than 5 consecutive redirects"), ("drip", "did not answer in 2 seconds"),

@@ -95,7 +95,7 @@ def test_a_node_is_renamed_with_the_classes_below_it(tmp_path):
         ({"Accounts": "account"}, "no row has the label 'Accounts'", "did you mean 'account'"),
         (["account=x", "account=y"], "two names", "keep one"),
         ("account=", "cannot give 'account' the name ''", "old=new"),
-        ("names.csv", "is not a file, and has no '='", "columns old and new"),
+        ("names.csv", "names.csv cannot be used", "columns old and new"),
         (5, "rename is 5", "old=new"),
     ],
 )

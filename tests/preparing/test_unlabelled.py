@@ -86,7 +86,7 @@ class TestDuplicates:
         assert summary["duplicates"] == {**summary["duplicates"], "exact": 0, "near": 0, "removed": 0, "conflicting": 0}
 
     def test_nothing_new_is_an_error(self, labelled):
-        with pytest.raises(UserError, match="no usable row was found in the unlabelled files"):
+        with pytest.raises(UserError, match="the unlabelled files have no valid row"):
             made(labelled, labelled)
 
 
@@ -176,13 +176,13 @@ class TestUnusableRows:
     def test_too_many_are_an_error(self, labelled, tmp_path):
         path = tmp_path / "u.txt"
         path.write_bytes(b"good\n\xff bad\n")
-        with pytest.raises(UserError, match="1 of 2 unlabelled rows are unusable"):
+        with pytest.raises(UserError, match="1 of 2 unlabelled rows are invalid"):
             made(labelled, path)
 
     def test_many_good_ones_do_not_hide_bad_labelled_ones(self, labelled, tmp_path):
         with labelled.open("a") as stream:
             stream.write("a,\r\n" * 2)
-        with pytest.raises(UserError, match="2 of 42 rows are unusable"):
+        with pytest.raises(UserError, match="2 of 42 rows are invalid"):
             made(labelled, written(tmp_path / "u.txt", [f"{n} more" for n in range(1000)]))
 
 
