@@ -11,7 +11,7 @@ cpu)
     selected="--group horovod"
     ;;
 cu112)
-    selected="--group horovod-cu112 --extra gpu" # for the paper's network MXNet, for the others our own kernels
+    selected="--group horovod-cu112 --extra gpu" # MXNet for the paper's network, our own kernels for the others
     export HOROVOD_MXNET_PACKAGE=mxnet-cu112 HOROVOD_GPU_OPERATIONS=NCCL
     export CC=gcc-11 CXX=g++-11 # supported by nvcc 11.8
     ;;
@@ -20,8 +20,9 @@ cu112)
     exit 2
     ;;
 esac
-# Not editable: the final stage gets the environment only. No cache: it would be discarded.
-# Compiled to bytecode: the image's user may not write what Python would otherwise compile at each start.
+# The installation is not editable, because only the environment is copied to the final stage. A cache would be discarded.
+# Python files are compiled to bytecode now. The user of the image cannot write bytecode, so Python would compile the files
+# at each start.
 UV_PROJECT_ENVIRONMENT=/opt/crepe_dist \
     /opt/uv/bin/uv sync --quiet --no-cache --no-editable --compile-bytecode --python /usr/bin/python3 \
     --extra excel --extra parquet --extra remote --extra reports --extra serve \

@@ -1,10 +1,11 @@
-"""Classify a table on Dask, a partition at a time.
+"""Classify a Parquet table on a Dask cluster, one partition at a time.
 
     python examples/classify_dask.py MODEL INPUT.parquet OUTPUT/
 
-Every worker sees MODEL, INPUT and OUTPUT under the same name: a shared folder, or a URL such as s3://bucket/model.
-DASK_SCHEDULER_ADDRESS names the cluster; without it, Dask starts one on this machine. Give a worker one thread for each
-process (`dask worker --nworkers -1 --nthreads 1 …`), because the threads of a process take turns with the model.
+Every worker must see MODEL, INPUT and OUTPUT under the same name. Each of them is a path in a shared folder, or a URL
+such as s3://bucket/model. DASK_SCHEDULER_ADDRESS names the cluster. Without this variable, Dask starts a cluster on
+this machine. Start each worker process with one thread (`dask worker --nworkers -1 --nthreads 1 …`), because the
+threads of a process use the model one after the other.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Classify a table on Ray, an actor with the model on each CPU.
+"""Classify a Parquet table on a Ray cluster. Each CPU runs an actor that holds the model.
 
     python examples/classify_ray.py MODEL INPUT.parquet OUTPUT/
 
-Every node sees MODEL, INPUT and OUTPUT under the same name: a shared folder, or a URL such as s3://bucket/model.
-RAY_ADDRESS names the cluster; without it, Ray starts one on this machine.
+Every node must see MODEL, INPUT and OUTPUT under the same name. Each of them is a path in a shared folder, or a URL
+such as s3://bucket/model. RAY_ADDRESS names the cluster. Without this variable, Ray starts a cluster on this machine.
 """
 
 import os
@@ -17,17 +17,20 @@ import crepe_dist
 
 def main(model: str, source: str, out: str) -> None:
     ray.init()
-    ray.data.DataContext.get_current().target_max_block_size = 4 << 20  # so that each actor gets some
+    # Blocks of 4 MiB, so that a small table has blocks for all actors.
+    ray.data.DataContext.get_current().target_max_block_size = 4 << 20
     rows = ray.data.read_parquet(source)
-    answers = rows.map_batches(
+    predictions = rows.map_batches(
         crepe_dist.FramePredictor,
         fn_constructor_args=[model if "://" in model else os.path.abspath(model)],
         batch_format="pyarrow",
         batch_size=4096,
         compute=ActorPoolStrategy(size=int(ray.cluster_resources()["CPU"])),
-        num_cpus=0,  # so that there is room for the tasks that read and write; Ray gives each actor one thread
+        # The actors reserve no CPUs, because the tasks that read and write also need some. Ray gives each actor one
+        # thread.
+        num_cpus=0,
     )
-    answers.write_parquet(out)
+    predictions.write_parquet(out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Classify a table on Spark, which sends the model to all executors.
+"""Classify a Parquet table on Spark. Spark sends the model to all executors.
 
     spark-submit examples/classify_spark.py MODEL INPUT.parquet OUTPUT/
 
-MODEL is a folder of `crepe export --format crepe`, INPUT and OUTPUT are what Spark reads and writes. Install
-crepe_dist where the executors are.
+MODEL is a folder that `crepe export --format crepe` has written. INPUT and OUTPUT are paths or URLs that Spark can read
+and write. Install crepe_dist on all executors.
 """
 
 import sys
@@ -16,7 +16,7 @@ from pyspark.sql.types import StructType
 
 import crepe_dist
 
-ANSWERS = "predicted_class string, predicted_probability double, characters_cut long, problem string"
+PREDICTION_COLUMNS = "predicted_class string, predicted_probability double, characters_cut long, problem string"
 
 
 def classify(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -28,7 +28,7 @@ def main(model: str, source: str, out: str) -> None:
     for file in ("model.json", "model.safetensors"):
         spark.sparkContext.addFile(f"{model}/{file}")
     rows = spark.read.parquet(source)
-    schema = StructType([*rows.schema, *StructType.fromDDL(ANSWERS)])
+    schema = StructType([*rows.schema, *StructType.fromDDL(PREDICTION_COLUMNS)])
     rows.mapInPandas(classify, schema).write.parquet(out)
 
 

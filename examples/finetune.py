@@ -1,10 +1,10 @@
-"""Fine-tune the paper's network on other classes, and compare it with the same network trained from scratch.
+"""Fine-tune the paper's network on other classes, and compare it with the same network trained from random parameters.
 
     python -m crepe_dist.train --model paper --run-dir runs/sample
     python examples/finetune.py runs/sample mine.csv
 
-`mine.csv` is any source that `crepe prepare` reads. The same on the command line:
-`prepare mine.csv` with the run's encoding, then `train --init-from runs/sample`.
+`mine.csv` is any source that `crepe prepare` reads. On the command line, the same result takes two commands:
+`crepe prepare mine.csv` with the encoding of the run, and `crepe train --init-from runs/sample`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 
 
-def prepared(source: str, folder: Path, trained: Predictor) -> Path:
-    """Return ``folder`` with ``source`` encoded as the trained network reads texts; prepare it if it is missing."""
+def ensure_prepared(source: str, folder: Path, trained: Predictor) -> Path:
+    """Prepare ``source`` with the encoding of the trained network, unless ``folder`` exists. Return ``folder``."""
     if not folder.exists():
         prepare(find_sources([source]), folder, PreparationSpec(trained.encoding, SplitOptions(test=0.2)))
     return folder
@@ -38,8 +38,9 @@ def main() -> None:
     args = parser.parse_args()
 
     trained = crepe_dist.load(args.run)
-    data = prepared(args.source, args.out / "data", trained)
-    # The network's sizes come from the run. All layers but the last keep what they learnt; all of them are trained.
+    data = ensure_prepared(args.source, args.out / "data", trained)
+    # The sizes of the network come from the run. All layers except the last start from the weights of the run. All
+    # layers are trained.
     settings = {"epochs": args.epochs, "batch_size": args.batch_size}
     finetuned = crepe_dist.fit(data, run_dir=args.out / "finetuned", init_from=args.run, **settings)
     random = crepe_dist.fit(data, run_dir=args.out / "random", model="paper", **settings)

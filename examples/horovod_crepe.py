@@ -1,11 +1,12 @@
-"""The classical Horovod training script: it trains the paper's network, the notebook's, by `DistributedTrainer`.
+"""Train the paper's network in a plain Horovod training loop with `DistributedTrainer`.
 
     crepe prepare sample --out data/sample
     horovodrun -np 2 python examples/horovod_crepe.py --data data/sample
     python examples/horovod_crepe.py --data data/sample                     # one process, without a launcher
 
-`horovodrun -np 2 crepe train --model paper --kernels mxnet` does the same, resumes unfinished runs, and guards each
-step; without `--kernels mxnet` with faster kernels. Start from this script for a loop that you can change line by line.
+`horovodrun -np 2 crepe train --model paper --kernels mxnet` trains the same network. That command also resumes
+unfinished runs and checks each step. Without `--kernels mxnet`, it uses the faster kernels of this package. Use this
+script if you want a loop that you can change line by line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from crepe_dist import command_runner
 from crepe_dist.distributed.launch import import_mxnet
 
-import_mxnet()  # sets this process's share of the host's threads, which MXNet reads once, when it is imported
+import_mxnet()  # sets the number of threads of this process first, because MXNet reads the number when it is imported
 
 import horovod.mxnet as hvd
 import mxnet as mx
@@ -51,7 +52,7 @@ def parse() -> argparse.Namespace:
 
 def train(args: argparse.Namespace) -> None:
     dataset = open_dataset(args.data)
-    gpus = mx.context.num_gpus()  # those of the host, or one if the scheduler gives each process its own
+    gpus = mx.context.num_gpus()  # all GPUs of the host, or one if the scheduler gives each process its own GPU
     device = mx.gpu(hvd.local_rank() % gpus) if gpus else mx.cpu()
 
     mx.random.seed(args.seed)
@@ -63,48 +64,51 @@ def train(args: argparse.Namespace) -> None:
     network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
     network.hybridize()
     hvd.broadcast_parameters(network.collect_params(), root_rank=0)
-    mx.random.seed(args.seed + 1 + hvd.rank())  # different dropout masks on each rank
+    mx.random.seed(args.seed + 1 + hvd.rank())  # each rank needs other dropout masks
 
-    # One group fixes the order of additions, which would otherwise depend on timing.
+    # With one group, the gradients are added in a fixed order. Otherwise the order would depend on timing.
     settings = {"learning_rate": args.learning_rate}
     trainer = hvd.DistributedTrainer(network.collect_params(), args.optimizer, settings, num_groups=1)
     cross_entropy = gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=False)
     split = dataset.splits["train"]
     for epoch in range(1, args.epochs + 1):
-        # All ranks use the same permutation and share every global batch, so all do the same number of steps.
+        # All ranks use the same permutation, and each rank trains on its shard of every global batch. All ranks
+        # therefore execute the same number of steps.
         order = epoch_order(len(split), args.seed, epoch - 1)
         for step, batch in enumerate(DataLoader(split, order, args.batch_size, hvd.rank(), hvd.size()), 1):
             arrays = unpack_batch(batch, len(dataset.classes))
-            codes, shares, weights = (mx.nd.array(each, device, each.dtype) for each in arrays)
+            char_ids, label_probs, weights = (mx.nd.array(array, device, array.dtype) for array in arrays)
             with autograd.record():
-                loss = cross_entropy(network(codes), shares, weights).sum()  # weight 0: a padding row
+                loss = cross_entropy(network(char_ids), label_probs, weights).sum()  # padding rows have the weight 0
             loss.backward()
-            # Each gradient is that of a SUM of losses, and Horovod averages them over the ranks. Divided by the global
-            # batch size / size on every rank, the update is that of the mean loss of the global batch. If each rank
-            # passed the size of its own share instead, the replicas would diverge.
+            # Each rank computes the gradient of the SUM of its losses, and Horovod averages the gradients over the
+            # ranks. `step` divides by (global batch size / number of ranks), so the update uses the gradient of the
+            # mean loss of the global batch. If each rank passed the size of its own shard instead, the replicas would
+            # diverge.
             trainer.step(batch.global_batch_size / hvd.size())
             if step % args.log_every == 0:
                 total = hvd.allreduce(loss, average=False, name="loss").asscalar()
                 if hvd.rank() == 0:
                     print(f"epoch {epoch} step {step} loss {total / batch.global_batch_size:.6f}", flush=True)
-        if hvd.rank() == 0:  # the other ranks wait in the next epoch's first all-reduce
-            share = accuracy(network, dataset.splits["test"], device)
-            print(f"epoch {epoch} test accuracy {share:.1%} {save(args.run_dir, network, dataset, epoch, share)}")
+        if hvd.rank() == 0:  # the other ranks wait in the first all-reduce of the next epoch
+            test_accuracy = compute_accuracy(network, dataset.splits["test"], device)
+            path = save_checkpoint(args.run_dir, network, dataset, epoch, test_accuracy)
+            print(f"epoch {epoch} test accuracy {test_accuracy:.1%} {path}")
 
 
-def accuracy(network: Paper, split: Split, device: Any) -> float:
-    """Return the fraction of documents classified correctly."""
+def compute_accuracy(network: Paper, split: Split, device: Any) -> float:
+    """Return the fraction of the documents that are classified correctly."""
     correct = 0
     for batch in DataLoader(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
-        codes = mx.nd.array(batch.packed[:, : network.shape.feature_len], device, "uint8")
-        predicted = network(codes).argmax(axis=1).asnumpy()[: len(batch.labels)]
+        char_ids = mx.nd.array(batch.packed[:, : network.shape.feature_len], device, "uint8")
+        predicted = network(char_ids).argmax(axis=1).asnumpy()[: len(batch.labels)]
         correct += int((predicted == batch.labels).sum())
     return correct / len(split)
 
 
-def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accuracy: float) -> Path:
-    """Write parameters and the description that lets `crepe predict` open them; return the path."""
-    about = {
+def save_checkpoint(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accuracy: float) -> Path:
+    """Write a checkpoint: the parameters, and the metadata that `crepe predict` needs. Return its path."""
+    metadata = {
         "epoch": epoch,
         "test_accuracy": test_accuracy,
         "encoding": dataset.encoder.to_dict(),
@@ -112,14 +116,14 @@ def save(run_dir: Path, network: Paper, dataset: Dataset, epoch: int, test_accur
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }
-    return checkpoint.write(run_dir, parameter_values(network), about)
+    return checkpoint.write(run_dir, parameter_values(network), metadata)
 
 
 def main() -> None:
     args = parse()
-    hvd.init()  # without a launcher: a group of one process
+    hvd.init()  # without a launcher, the group has one process
     train(args)
-    mx.nd.waitall()  # no operation may be pending when Horovod shuts down
+    mx.nd.waitall()  # all operations must be finished before Horovod shuts down
     hvd.shutdown()
 
 

@@ -1,11 +1,12 @@
 # %% [markdown]
-# The steps of the original notebook, `Crepe-Gluon.ipynb`, with today's API. It runs as a script, and cell by cell in
-# an editor that knows `# %%`:
+# The steps of the original Gluon notebook, `Crepe-Gluon.ipynb`, with the API of this package. The file runs as a
+# script, or cell by cell in an editor that supports `# %%`:
 #
 #     python examples/notebook.py reviews.csv
 #
-# `reviews.csv` has the columns `label` and `text`. docs/data.md says how to prepare the notebook's own
-# seven Amazon categories for `python -m crepe_dist.train`, which needs far less memory than this script.
+# `reviews.csv` has the columns `label` and `text`. The notebook was trained on seven categories of Amazon reviews.
+# docs/data.md describes how to prepare these for `python -m crepe_dist.train`, which needs far less memory than this
+# script.
 
 # %%
 import argparse
@@ -28,7 +29,8 @@ from crepe_dist.networks.paper.gluon import Paper
 from crepe_dist.runs.checkpoint import file_name
 
 # %% [markdown]
-# ### Settings; the defaults are the notebook's
+# ### Settings
+# The defaults are the settings of the notebook.
 
 # %%
 parser = argparse.ArgumentParser(description="Train the paper's network step by step.")
@@ -47,7 +49,7 @@ parser.add_argument("--out", type=Path, default=Path())
 parser.add_argument("--text", default="Good stuff | This album is definitely above the previous one")
 args = parser.parse_args()
 mx.random.seed(args.seed)
-np.random.seed(args.seed)  # Gluon's DataLoader shuffles with NumPy's global generator
+np.random.seed(args.seed)  # Gluon's DataLoader shuffles with the global generator of NumPy
 
 # %% [markdown]
 # ### Load and shuffle the data
@@ -59,22 +61,23 @@ print(data["label"].value_counts())
 
 # %% [markdown]
 # ### Encode
-# One byte per character instead of the notebook's 69 floats: the network makes the one-hot matrix on the device. Mode
-# `notebook` works like the notebook's `encode`: it reads the first characters in order, and upper case is unknown. The
-# default mode, `CharEncoder()`, is the paper's: it lower-cases and reads the last characters backwards.
+# A character takes one byte. In the notebook, it takes 69 floats; here, the network computes the one-hot matrix on the
+# device. Mode `notebook` works like the function `encode` of the notebook: it reads the first characters in order, and
+# upper case is unknown. The default mode of `CharEncoder()` is the encoding of the paper: it lower-cases the text, and
+# reads it in reverse.
 
 # %%
 encoding = CharEncoder("notebook", args.feature_len)
-codes = encoding.encode(data["text"].tolist())  # uint8 [documents, feature_len]
+char_ids = encoding.encode(data["text"].tolist())  # uint8 [documents, feature_len]
 labels = data["label"].map(categories.index).to_numpy("float32")
 
 # %% [markdown]
-# ### SplitOptions, data sets, loaders
+# ### Splits, data sets, loaders
 
 # %%
 split = int(0.8 * len(data))
-train_dataset = gluon.data.ArrayDataset(codes[:split], labels[:split])
-test_dataset = gluon.data.ArrayDataset(codes[split:], labels[split:])
+train_dataset = gluon.data.ArrayDataset(char_ids[:split], labels[:split])
+test_dataset = gluon.data.ArrayDataset(char_ids[split:], labels[split:])
 train_loader = gluon.data.DataLoader(train_dataset, batch_size=args.batch_size, shuffle=True)
 test_loader = gluon.data.DataLoader(test_dataset, batch_size=6 * args.batch_size)
 
@@ -128,7 +131,7 @@ for epoch in range(args.epochs):
 
 # %% [markdown]
 # ### Predict
-# The parameter file does not contain encoding and classes, so another program must name them:
+# The parameter file contains neither the encoding nor the classes, so another program must name them:
 # `crepe_dist.load(path, mode="notebook", feature_len=1014, classes=categories)`.
 
 # %%

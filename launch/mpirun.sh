@@ -1,6 +1,7 @@
 #!/bin/bash
 # Train with processes that Open MPI 5 starts: launch/mpirun.sh [flags of crepe_dist.train]     (docs/how-to/many-hosts.md)
-# MPI starts them and passes signals on; with mpi4py it also carries their messages. Exit code 75: stopped and saved; run the same command again to resume.
+# Open MPI starts the processes and forwards signals. With mpi4py, the processes also communicate through MPI.
+# Exit code 75: stopped and saved. Run the same command again to resume.
 
 processes=2
 hosts= # node1:4,node2:4, rank 0 first; empty: the scheduler's hosts, or this one
@@ -15,14 +16,14 @@ done
 if [ -n "$hosts" ]; then first=${hosts%%[:,]*}; fi
 if [ -n "${first:-}" ]; then export MASTER_ADDR=${MASTER_ADDR:-$first}; fi
 export PYTHONUNBUFFERED=1 MASTER_PORT=${MASTER_PORT:-$((20000 + RANDOM % 10000))}
-# The processes prove to each other that they have it. It is passed by its name, so no command line contains it.
+# The processes prove to each other that they have this secret. It is passed by its name, so no command line contains it.
 export CREPE_DIST_SECRET=${CREPE_DIST_SECRET:-$("$python" -c 'import secrets; print(secrets.token_hex(32))')}
 
 flags=(-np "$processes" --wdir "$PWD" --output tag)
 if [ -n "$hosts" ]; then flags+=(--host "$hosts"); fi
 # Otherwise Open MPI binds each of two processes to one core, whatever its number of threads.
 flags+=(--bind-to none)
-# mpirun copies none of these to other hosts by itself.
+# mpirun does not copy these variables to other hosts by itself.
 for name in MASTER_ADDR MASTER_PORT CREPE_DIST_SECRET PYTHONUNBUFFERED OMP_NUM_THREADS \
     CREPE_DIST_RENDEZVOUS_SECONDS CREPE_DIST_MEETING_SECONDS; do
     if [ -n "${!name:-}" ]; then flags+=(-x "$name"); fi
@@ -30,7 +31,7 @@ done
 
 mpirun "${flags[@]}" "$python" -m crepe_dist.train "$@" &
 mpirun=$!
-# mpirun kills all processes a second after SIGTERM. It passes SIGUSR2 on, which stops training in the same way.
+# mpirun kills all processes a second after SIGTERM. It forwards SIGUSR2, which also makes training save and stop.
 told=
 trap 'told=yes; kill -USR2 "$mpirun"' TERM INT HUP
 code=0
