@@ -57,10 +57,10 @@ def train(args: argparse.Namespace) -> None:
 
     mx.random.seed(args.seed)
     encoding = dataset.encoder
-    shape = PaperConfig(
+    config = PaperConfig(
         encoding.num_ids, encoding.feature_len, len(dataset.classes), args.filters, args.units, args.dropout
     )
-    network = Paper(shape)
+    network = Paper(config)
     network.initialize(mx.init.Xavier(magnitude=2.24), ctx=device)
     network.hybridize()
     hvd.broadcast_parameters(network.collect_params(), root_rank=0)
@@ -100,7 +100,7 @@ def compute_accuracy(network: Paper, split: Split, device: Any) -> float:
     """Return the fraction of the documents that are classified correctly."""
     correct = 0
     for batch in DataLoader(split, np.arange(len(split)), batch_size=512, rank=0, size=1):
-        char_ids = mx.nd.array(batch.packed[:, : network.shape.feature_len], device, "uint8")
+        char_ids = mx.nd.array(batch.packed[:, : network.config.feature_len], device, "uint8")
         predicted = network(char_ids).argmax(axis=1).asnumpy()[: len(batch.labels)]
         correct += int((predicted == batch.labels).sum())
     return correct / len(split)
@@ -114,7 +114,7 @@ def save_checkpoint(run_dir: Path, network: Paper, dataset: Dataset, epoch: int,
         "encoding": dataset.encoder.to_dict(),
         "composition": dataset.preprocessor.to_dict(),
         "classes": dataset.classes,
-        "network": network.shape.settings(),
+        "network": network.config.settings(),
     }
     return checkpoint.write(run_dir, parameter_values(network), metadata)
 
