@@ -35,7 +35,7 @@ from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.data.text_preprocessing import PRIVATE
 from crepe_dist.errors import UserError
 from crepe_dist.model.calibration import PERCENTS, Calibration
-from crepe_dist.predicting.predictor import load
+from crepe_dist.predicting.loading import load
 from crepe_dist.settings.flags import Parser
 
 SVM = [{"C": penalty} for penalty in (0.1, 0.3, 1)]

@@ -22,7 +22,7 @@ from short_texts_worker import EPOCHS, FASTTEXT
 from crepe_dist.data.dataset import Dataset, open_dataset
 from crepe_dist.files.json_file import read_json
 from crepe_dist.native import library
-from crepe_dist.predicting.predictor import load
+from crepe_dist.predicting.loading import load
 from crepe_dist.settings.options import Network
 
 WORKER = Path(__file__).with_name("short_texts_worker.py")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crepe_dist.commands.prepare import prepare as prepare
     from crepe_dist.estimator.classifier import CrepeClassifier as CrepeClassifier
     from crepe_dist.predicting.dataframe import FramePredictor as FramePredictor
-    from crepe_dist.predicting.predictor import load as load
+    from crepe_dist.predicting.loading import load as load
     from crepe_dist.runs.run_dir import Result as Result
     from crepe_dist.settings.config import Config as Config
     from crepe_dist.settings.options import DataOptions as DataOptions
@@ -40,7 +40,7 @@ _HOMES = {
     "Result": "crepe_dist.runs.run_dir",
     "TrainingOptions": "crepe_dist.settings.options",
     "fit": "crepe_dist.api",
-    "load": "crepe_dist.predicting.predictor",
+    "load": "crepe_dist.predicting.loading",
     "on_ray": "crepe_dist.clusters.ray",
     "prepare": "crepe_dist.commands.prepare",
 }

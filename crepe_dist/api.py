@@ -18,7 +18,8 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.formatting import join_words, number, pluralize
 from crepe_dist.predicting.input_reader import check_column
-from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.loading import load
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.run_dir import open_run

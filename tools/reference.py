@@ -69,7 +69,7 @@ More than one command has these flags:
 API = (
     ("Train", "crepe_dist.api", ("fit",)),
     ("Prepare", "crepe_dist.commands.prepare", ("prepare",)),
-    ("Use", "crepe_dist.predicting.predictor", ("load", "Predictor")),
+    ("Use", "crepe_dist.predicting.loading", ("load", "Predictor")),
     ("Predictions", "crepe_dist.predicting.predictor", ("Prediction", "Explanation")),
     ("As an estimator", "crepe_dist.estimator.classifier", ("CrepeClassifier",)),
     ("On a cluster", "crepe_dist", ("FramePredictor", "on_ray", "Result")),
@@ -78,7 +78,7 @@ INTERNAL = (
     *(
         "to",
         "logits",
-        "describe",
+        "write_metadata",
         "index",
         "predict_stream",
         "reading",
@@ -142,7 +142,9 @@ def describe(name: str, value: Any, level: str = "###") -> list[str]:
         lines += ["", f"**{title}**", "", *rows] * bool(rows)
     members = {key: member for key, member in vars(value).items() if key[0] != "_" and key not in INTERNAL}
     lines += [
-        f"- `{key}`: {plain(inspect.getdoc(member))}" for key, member in members.items() if isinstance(member, property)
+        f"- `{key}`: {plain(inspect.getdoc(member))}"
+        for key, member in members.items()
+        if isinstance(member, property) and member.__doc__
     ]
     if doc.returns:
         lines += ["", f"Returns: {plain(doc.returns.description)}"]

@@ -69,7 +69,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
             raise UserError(f"--max-size-mb does not apply to --format {form}", remedy="use --format crepe")
         set_omp_threads()
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
-        from crepe_dist.predicting.predictor import load
+        from crepe_dist.predicting.loading import load
         from crepe_dist.runs import checkpoint
 
         path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint, self.data), self.checkpoint)

@@ -23,14 +23,14 @@ from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.output_streams import is_stream, open_stream
 from crepe_dist.formatting import excerpt, join_words, pluralize
 from crepe_dist.native.library import num_threads
-from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags, format_of
+from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags, detect_format
 from crepe_dist.predicting.output_file import temporary_output
 from crepe_dist.predicting.output_formats import (
-    STYLES,
-    TABLES,
+    OUTPUT_FORMATS,
+    TABLE_FORMATS,
     Formatter,
     InputAndPrediction,
-    ParquetAnswers,
+    ParquetFormatter,
     create_formatter,
 )
 from crepe_dist.predicting.prediction import Prediction
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     """Classify texts: the lines of standard input, the rows of --file, or the text of --text.
 
-    There is one answer per row, in order. A row that cannot be classified gets an answer with the reason, and the exit
-    code is 1.
+    The output contains one prediction per row, in the order of the rows. If a row cannot be classified, its prediction
+    contains the reason, and the exit code is 1.
     """
 
     usage = """
@@ -73,39 +73,56 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         crepe predict --text "what a wonderful little film" --explain
         """
 
-    text: tuple[str, ...] = setting((), "text to classify, instead of a file; repeatable", Repeated(ANY_TEXT))
-    file: Optional[str] = setting(
-        None, "file of texts, plain or .gz, or its URL; default: -, standard input", NON_EMPTY
+    text: tuple[str, ...] = setting(
+        (), "Text to classify, instead of a file. Repeat the option for several texts.", Repeated(ANY_TEXT)
     )
-    id: Optional[str] = setting(None, "column that answers repeat; default: that of prepare, if it is there", COLUMN)
+    file: Optional[str] = setting(
+        None, "File of texts, plain or .gz, or its URL. -: standard input. Default: standard input.", NON_EMPTY
+    )
+    id: Optional[str] = setting(
+        None,
+        "Id column, which is copied to each prediction. Default: the id column of the training data, if the file has "
+        "this column.",
+        COLUMN,
+    )
     windows: bool = setting(
         False,
-        "read the whole of a long text in windows, and predict from their mean logits, weighted by known characters",
+        "Read a long text completely, in overlapping windows. The prediction is computed from the mean of the windows' "
+        "logits, weighted by the number of known characters in each window. Default: a long text is truncated.",
     )
-    score_class: Optional[str] = setting(None, "class whose probability each answer has as its score", NON_EMPTY)
+    score_class: Optional[str] = setting(
+        None, "Class whose probability is added to each prediction as `score`. Default: no score.", NON_EMPTY
+    )
     min_score: Optional[float] = setting(
-        None, "leave out rows whose score is lower; needs --score-class", float_range(0, 1)
+        None,
+        "Minimum score. Rows with a lower score are left out of the output. Requires --score-class. Default: all rows "
+        "are written.",
+        float_range(0, 1),
     )
     top: Optional[int] = setting(
-        None, "number of classes in an answer; default: 5, and 1 with --format csv or parquet", int_range(1, 10**9)
+        None,
+        "Number of classes in a prediction, the most probable first. Default: 1 with --format csv or parquet, "
+        "otherwise 5.",
+        int_range(1, 10**9),
     )
     format: Optional[str] = setting(
         None,
-        "format; csv and parquet keep the input's columns; default: by the name of --out, else text",
-        Choice(STYLES),
+        "Output format. csv and parquet: the columns of the input are copied. Default: determined by the name of "
+        "--out. Without --out: text.",
+        Choice(OUTPUT_FORMATS),
     )
     out: Optional[str] = setting(
         None,
-        "file for the predictions, or its URL; the file appears when it is complete; default: standard output",
+        "Output file, or its URL. The file gets this name when it is complete. Default: standard output.",
         NON_EMPTY,
     )
-    explain: bool = setting(False, "show which characters support the class")
+    explain: bool = setting(False, "Show for each character how much it supports the class.")
 
     def run(self) -> None:
-        self.format = self.format or _format_of(self.out)
+        self.format = self.format or _detect_output_format(self.out)
         _check(self)
         set_omp_threads()
-        from crepe_dist.predicting.predictor import load
+        from crepe_dist.predicting.loading import load  # This import is slow, and --help does not need it.
 
         path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint), self.checkpoint)
         predictor = load(path, **self.external_weights_kwargs(), device=self.device, **self.thresholds())
@@ -116,15 +133,15 @@ def _is_stream(out: str) -> bool:
     return not remote.is_url(out) and is_stream(Path(out))
 
 
-def _format_of(out: Optional[str]) -> str:
+def _detect_output_format(out: Optional[str]) -> str:
     path = Path(urlsplit(out or "").path)
-    kind = format_by_suffix(path) or "text"
-    if kind not in STYLES or path.suffix.lower() == ".gz":
+    output_format = format_by_suffix(path) or "text"
+    if output_format not in OUTPUT_FORMATS or path.suffix.lower() == ".gz":
         raise UserError(
             f"--out is {truncate(str(out))}, a kind of file that predict does not write",
             remedy="give a name that ends in .csv, .jsonl, .parquet or .txt, or the format with --format",
         )
-    return kind
+    return output_format
 
 
 def _check(args: Any) -> None:
@@ -135,7 +152,7 @@ def _check(args: Any) -> None:
         )
     if args.text:
         args.refuse(["header", "encoding"], "--text gives the texts themselves, and no file is read")
-    if args.format in TABLES and args.explain:
+    if args.format in TABLE_FORMATS and args.explain:
         raise UserError(f"--format {args.format} does not support --explain", remedy="use --format jsonl")
     if args.windows and args.explain:
         raise UserError("--windows does not support --explain", remedy="leave one of them out")
@@ -145,7 +162,7 @@ def _check(args: Any) -> None:
         extras.require("parquet", "--format parquet")
         if args.out is None or _is_stream(args.out):
             where = "standard output" if args.out is None else f"{args.out} is a pipe or a device, which"
-            why = f"{where} cannot be read backwards, and a Parquet file is read from its end"
+            why = f"{where} does not support seeking, and a Parquet file is read from its end"
             raise UserError("--format parquet requires a file", why, "give --out FILE.parquet")
     if remote.is_url(args.out):
         remote.check_writable(args.out)
@@ -157,74 +174,77 @@ def _check(args: Any) -> None:
 
 def _predict(predictor: "Predictor", args: Any) -> None:
     if not args.text and args.file in (None, PIPE) and sys.stdin is not None and sys.stdin.isatty():
-        print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
+        print("type a text and press Enter; press Ctrl-D to finish", file=sys.stderr)
     if args.score_class is not None:
         predictor.index(args.score_class)
-    counts = Counts()
+    counts = RowCounts()
     with ExitStack() as stack:
         file = args.file
         if remote.is_url(file):
             file = str(remote.download(file, stack.enter_context(temporary_folder()) / "copy"))
         columns, groups, delimiter = _inputs(args, predictor, file)
-        layout = {"columns": columns, "several": predictor.is_multilabel, "score": args.score_class}
+        layout = {"columns": columns, "is_multilabel": predictor.is_multilabel, "score_class": args.score_class}
         layout |= {"delimiter": delimiter} if args.format == "csv" else {}
         formatter = create_formatter(args.format, args.top, len(predictor.classes), **layout)
-        work = _Work(predictor, formatter, args.windows, args.min_score)
-        processes = 1
+        classifier = _RowClassifier(predictor, formatter, args.windows, args.min_score)
+        num_processes = 1
         if isinstance(groups, InputReader) and file is not None and os.path.isfile(file):
-            from crepe_dist.model.inference import CpuInferenceEngine  # our own kernels can be forked
+            from crepe_dist.model.inference import CpuInferenceEngine
 
-            processes = num_threads() if isinstance(predictor.engine, CpuInferenceEngine) else 1
-        predictions = groups.map_groups(work, processes) if isinstance(groups, InputReader) else map(work, groups)
-        if isinstance(formatter, ParquetAnswers):
-            from crepe_dist.predicting.arrow_file import write_parquet  # PyArrow takes 0.2 s to import
+            # Only the native CPU kernels work in forked processes.
+            num_processes = num_threads() if isinstance(predictor.engine, CpuInferenceEngine) else 1
+        predictions = (
+            groups.map_groups(classifier, num_processes) if isinstance(groups, InputReader) else map(classifier, groups)
+        )
+        if isinstance(formatter, ParquetFormatter):
+            from crepe_dist.predicting.arrow_file import write_parquet  # Importing PyArrow takes 0.2 s.
 
             source = Path(str(file)) if isinstance(groups, InputReader) and groups.format == "parquet" else None
             target = stack.enter_context(temporary_output(args.out))
-            write_parquet(target, source, columns, formatter.types, counts.count(predictions))
+            write_parquet(target, source, columns, formatter.types, counts.add(predictions))
         else:
             stream = stack.enter_context(_text_output(args.out))
-            # A terminal acts on control characters, which CSV keeps.
-            work.clean = escape_controls if stream.isatty() else str
-            stream.write(work.clean(formatter.header))
-            for text in counts.count(work.explained(groups, stream) if args.explain else predictions):
+            # A terminal interprets control characters, and the CSV format does not escape them.
+            classifier.clean = escape_controls if stream.isatty() else str
+            stream.write(classifier.clean(formatter.header))
+            for text in counts.add(classifier.explain(groups, stream) if args.explain else predictions):
                 stream.write(text)
                 stream.flush()
-    _conclude(counts, args, predictor.encoding)
+    _print_summary(counts, args, predictor.encoding)
 
 
 @dataclass
-class Counts:
+class RowCounts:
     """Numbers of rows.
 
     Args:
-        rows: all rows.
-        dropped: rows that are left out because their score is too low.
-        long: rows whose text is cut.
-        problems: rows that are not classified, by the reason.
+        rows: number of all rows.
+        dropped: number of rows that are left out because their score is too low.
+        truncated: number of rows with a truncated text.
+        errors: number of rows that cannot be classified, by reason.
     """
 
     rows: int = 0
     dropped: int = 0
-    long: int = 0
-    problems: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
 
-    def count(self, results: Iterable[tuple[Any, "Counts"]]) -> Iterator[Any]:
-        """Yield the outputs of ``results``, and add the numbers of rows that come with the outputs."""
+    def add(self, results: Iterable[tuple[Any, "RowCounts"]]) -> Iterator[Any]:
+        """Yield the outputs in ``results``. Add the numbers of rows that accompany the outputs."""
         for output, counts in results:
             self.rows += counts.rows
             self.dropped += counts.dropped
-            self.long += counts.long
-            self.problems += counts.problems
+            self.truncated += counts.truncated
+            self.errors += counts.errors
             yield output
 
 
 @dataclass
-class _Work:
+class _RowClassifier:
     """Classifier of groups of rows.
 
     Attributes:
-        clean: replaces control characters of a line if the output is a terminal.
+        clean: function that escapes the control characters of a line if the output is a terminal.
     """
 
     predictor: "Predictor"
@@ -233,52 +253,61 @@ class _Work:
     min_score: Optional[float]
     clean: Callable[[str], str] = str
 
-    def __call__(self, rows: list[InputRow]) -> tuple[Any, Counts]:
+    def __call__(self, rows: list[InputRow]) -> tuple[Any, RowCounts]:
         """Classify a group of rows.
 
         Returns:
-            Text of all lines, or a list of records for Parquet; and the numbers of rows.
+            The text of all lines, or a list of records for Parquet; and the numbers of rows.
         """
-        pairs = self._predicted(rows)
-        kept = self._kept(pairs)
-        if isinstance(self.formatter, ParquetAnswers):
-            return self.formatter.records(kept), _counts(pairs, kept)
-        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(kept)]), _counts(pairs, kept)
+        pairs = self._predict(rows)
+        written = self._filter(pairs)
+        counts = _count_rows(pairs, written)
+        if isinstance(self.formatter, ParquetFormatter):
+            return self.formatter.records(written), counts
+        return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(written)]), counts
 
-    def explained(self, groups: Iterable[list[InputRow]], stream: TextIO) -> Iterator[tuple[str, Counts]]:
-        """Write each answer and its explanation, which is coloured if ``stream`` is a terminal; yield the numbers."""
-        from crepe_dist.reports import explanation as explanations  # Rich takes a tenth of a second
+    def explain(self, groups: Iterable[list[InputRow]], stream: TextIO) -> Iterator[tuple[str, RowCounts]]:
+        """Write each prediction and its explanation. Yield an empty output and the numbers of rows.
+
+        The explanation is coloured if ``stream`` is a terminal.
+        """
+        from crepe_dist.reports import explanation as explanations  # Importing Rich takes 0.1 s.
 
         has_explained = False
-        for pair in chain.from_iterable(map(self._predicted, groups)):
-            for row, prediction in (kept := self._kept([pair])):
-                explanation = None if prediction.problem else self.predictor.explain(row.text, self.formatter.score)
+        for pair in chain.from_iterable(map(self._predict, groups)):
+            for row, prediction in (written := self._filter([pair])):
+                explanation = None if prediction.error else self.predictor.explain(row.text, self.formatter.score_class)
                 stream.write(f"{self.clean(self.formatter.line(row, prediction, explanation))}\n")
                 if explanation and type(self.formatter) is Formatter:
                     explanations.write(explanation, stream, legend=not has_explained)
                     has_explained = True
-            yield "", _counts([pair], kept)
+            yield "", _count_rows([pair], written)
 
-    def _predicted(self, rows: list[InputRow]) -> list[InputAndPrediction]:
-        predictions = self.predictor.predict_stream((row.text for row in rows if not row.problem), self.windows)
-        return [(row, Prediction("", 0.0, (), 0, row.problem) if row.problem else next(predictions)) for row in rows]
+    def _predict(self, rows: list[InputRow]) -> list[InputAndPrediction]:
+        predictions = self.predictor.predict_stream((row.text for row in rows if not row.error), self.windows)
+        return [(row, Prediction("", 0.0, (), 0, row.error) if row.error else next(predictions)) for row in rows]
 
-    def _kept(self, pairs: list[InputAndPrediction]) -> list[InputAndPrediction]:
-        """Leave out the rows whose score is too low."""
-        score, least = self.formatter.score, self.min_score
-        if score is None or least is None:
+    def _filter(self, pairs: list[InputAndPrediction]) -> list[InputAndPrediction]:
+        """Drop the rows with a score that is too low. Rows with an error have no score and are not dropped."""
+        score_class, min_score = self.formatter.score_class, self.min_score
+        if score_class is None or min_score is None:
             return pairs
-        return [pair for pair in pairs if pair[1].problem or pair[1].probability_of(score) >= least]
+        return [pair for pair in pairs if pair[1].error or pair[1].probability_of(score_class) >= min_score]
 
 
-def _counts(pairs: Sequence[InputAndPrediction], kept: Sequence[InputAndPrediction]) -> Counts:
-    problems = Counter(re.split("[:;]", prediction.problem)[0] for _, prediction in pairs if prediction.problem)
-    long = sum(prediction.characters_cut > 0 for _, prediction in pairs if not prediction.problem)
-    return Counts(len(pairs), len(pairs) - len(kept), long, problems)
+def _count_rows(pairs: Sequence[InputAndPrediction], written: Sequence[InputAndPrediction]) -> RowCounts:
+    # The reason ends at the first colon or semicolon. Details of the row follow.
+    errors = Counter(re.split("[:;]", prediction.error)[0] for _, prediction in pairs if prediction.error)
+    truncated = sum(prediction.characters_truncated > 0 for _, prediction in pairs if not prediction.error)
+    return RowCounts(len(pairs), len(pairs) - len(written), truncated, errors)
 
 
-def _conclude(counts: Counts, args: Any, encoding: CharEncoder) -> None:
-    """Print what was done; raise ``UserError`` if rows could not be classified."""
+def _print_summary(counts: RowCounts, args: Any, encoding: CharEncoder) -> None:
+    """Print the numbers of written, dropped and truncated rows.
+
+    Raises:
+        UserError: Some rows could not be classified.
+    """
     out = escape_controls(remote.redact_url(args.out or ""))
     if out:
         print(f"{pluralize(counts.rows - counts.dropped, 'row')} written to {out}", file=sys.stderr)
@@ -287,59 +316,63 @@ def _conclude(counts: Counts, args: Any, encoding: CharEncoder) -> None:
         print(f"{dropped}: their score is below {args.min_score:g}", file=sys.stderr)
     if not counts.rows:
         print(f"{escape_controls(args.file or 'standard input')} has no rows", file=sys.stderr)
-    if counts.long:
-        longer = (
-            f"{counts.long:,} of {pluralize(counts.rows, 'text')} {'is' if counts.long == 1 else 'are'} longer than"
-        )
-        read = (
-            f"{encoding.feature_len:,} characters, of which the network reads {describe_truncation(encoding.to_dict())}"
-        )
-        print(f"{longer} {read}; --windows reads all of them", file=sys.stderr)
-    if counts.problems:
-        remedy = f"find them by their answers{f' in {out}' if out else ''} and fix them; all other rows are classified"
+    if counts.truncated:
+        texts = f"{counts.truncated:,} of {pluralize(counts.rows, 'text')} {'is' if counts.truncated == 1 else 'are'}"
+        length = f"{encoding.feature_len:,} characters"
+        read = f"the network reads only {describe_truncation(encoding.to_dict())}; to read everything, give --windows"
+        print(f"{texts} longer than {length}: {read}", file=sys.stderr)
+    if counts.errors:
+        where = f" in {out}" if out else ""
+        remedy = f"find these rows by the errors{where}, and fix them; all other rows are classified"
         raise UserError(
-            f"{sum(counts.problems.values()):,} of {pluralize(counts.rows, 'row')} could not be classified",
-            join_words([f"{kind} ({count:,})" for kind, count in counts.problems.most_common()]),
-            ENCODING_REMEDY if NOT_UTF_8 in counts.problems else remedy,
+            f"{sum(counts.errors.values()):,} of {pluralize(counts.rows, 'row')} could not be classified",
+            join_words([f"{error} ({count:,})" for error, count in counts.errors.most_common()]),
+            ENCODING_REMEDY if NOT_UTF_8 in counts.errors else remedy,
         )
 
 
 def _inputs(
     args: Any, predictor: "Predictor", file: Optional[str]
 ) -> tuple[tuple[str, ...], Iterable[list[InputRow]], str]:
-    """Return the names of the columns to keep, the rows in groups, and the delimiter for CSV.
+    """Return the names of the columns to copy, the groups of rows, and the delimiter for CSV.
 
-    The columns of the text and of the ids are those of the model's data, unless others are given.
+    The text columns and the id column are the columns of the training data, unless the user gave other columns.
     """
     if args.text:
-        given = enumerate(map(strip_field_separators, args.text), start=1)
-        return ("text",), [[InputRow(line, text, "", (text,)) for line, text in given]], ","
+        texts = enumerate(map(strip_field_separators, args.text), start=1)
+        return ("text",), [[InputRow(line, text, "", (text,)) for line, text in texts]], ","
     file = file or PIPE
-    # From Parquet to Parquet, write_parquet copies the columns in their own types.
-    keep = args.format == "csv" or (args.format == "parquet" and format_of(file, args.input_format) != "parquet")
-    inputs = args.opened(file, predictor, args.id, keep=keep)
+    # If both files are Parquet files, write_parquet copies the columns with their types.
+    keep_columns = args.format == "csv" or (
+        args.format == "parquet" and detect_format(file, args.input_format) != "parquet"
+    )
+    inputs = args.open_inputs(file, predictor, args.id, keep_columns=keep_columns)
     if inputs.format == "parquet" and args.format == "csv":
-        _warn_of_columns(file, args.file, inputs.columns)
+        _warn_of_nested_columns(file, args.file, inputs.columns)
     if inputs.format == "fasttext":
-        note = "words with __label__ are labels, and are left out of the texts; --input-format lines keeps them"
+        note = "words that begin with __label__ are removed from the texts; --input-format lines keeps these words"
         print(f"{escape_controls(args.file or 'standard input')}: {note}", file=sys.stderr)
     return inputs.columns, inputs, inputs.delimiter
 
 
-def _warn_of_columns(file: str, given: str, kept: Sequence[str]) -> None:
-    """Warn about columns of a Parquet file that CSV cannot hold."""
-    from pyarrow import parquet  # takes 0.2 s
+def _warn_of_nested_columns(file: str, name: str, copied: Sequence[str]) -> None:
+    """Warn about columns of a Parquet file that CSV cannot represent.
 
-    if left := [name for name in parquet.read_schema(file).names if name not in kept]:
-        what = (
-            f"CSV does not have the columns {join_words(left)} of {remote.redact_url(given)}: their values are nested"
-        )
-        warnings.warn(f"{excerpt(what)}; --format parquet keeps them", stacklevel=2)
+    Args:
+        file: path of the Parquet file, or of the local copy of a remote file.
+        name: file name as the user gave it.
+        copied: names of the columns that are copied to the CSV file.
+    """
+    from pyarrow import parquet  # Importing PyArrow takes 0.2 s.
+
+    if nested := [column for column in parquet.read_schema(file).names if column not in copied]:
+        what = f"the columns {join_words(nested)} of {remote.redact_url(name)} are not copied: their values are nested"
+        warnings.warn(f"{excerpt(what)}; --format parquet copies them", stacklevel=2)
 
 
 @contextmanager
 def _text_output(out: Optional[str]) -> Iterator[TextIO]:
-    """Open the stream for predictions as text; a kept column may contain lone surrogates."""
+    """Open the stream for predictions as text. Lone surrogates in copied columns are replaced by question marks."""
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="replace")

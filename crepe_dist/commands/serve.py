@@ -53,7 +53,7 @@ def _stop(number: int, frame: Optional[FrameType]) -> None:
 
 def _serve(args: Serve) -> None:
     # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
-    from crepe_dist.predicting.predictor import load
+    from crepe_dist.predicting.loading import load
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
     from crepe_dist.serving.app import ServiceMetrics, create_app

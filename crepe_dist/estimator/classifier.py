@@ -17,7 +17,7 @@ from crepe_dist.data.text_preprocessing import EMPTY
 from crepe_dist.errors import UserError
 from crepe_dist.estimator.fitted_model import DEFAULT_VALIDATION_FRACTION, fit_checkpoint, probabilities
 from crepe_dist.predicting.input_reader import InvalidInput, extract_texts
-from crepe_dist.predicting.predictor import open_files
+from crepe_dist.predicting.loading import open_files
 from crepe_dist.preparing.dataframe_source import is_missing, is_table
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.settings.aliases import ARGUMENTS, current_name

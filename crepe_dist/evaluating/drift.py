@@ -27,7 +27,8 @@ from crepe_dist.files.json_file import write_json
 from crepe_dist.formatting import escape_nested, excerpt, join_words, percent, pluralize, truncate_to_width
 from crepe_dist.invocation import command_line
 from crepe_dist.predicting.input_reader import warn_of_encoding
-from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.loading import load
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports.page import render
@@ -96,11 +97,11 @@ def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[s
     with temporary_folder() as folder:
         rows = load_eval_rows(args.data, predictor, folder)
         path = str(remote.download(args.file, folder / "copy")) if remote.is_url(args.file) else args.file
-        inputs = list(chain.from_iterable(args.opened(path, predictor)))
+        inputs = list(chain.from_iterable(args.open_inputs(path, predictor)))
     warn_of_encoding(args.file, inputs)
     data, split = rows.dataset, rows.dataset.splits["test"]
     composition = predictor.composition
-    usable = (row.text for row in inputs if not (row.problem or composition.validation_error(row.text)))
+    usable = (row.text for row in inputs if not (row.error or composition.validation_error(row.text)))
     given = [normalize_row(row, composition.strip_html) for row in usable]
     if absent := FIELD_SEPARATOR * len(composition.beside):
         given = [row if FIELD_SEPARATOR in row else row + absent for row in given]

@@ -24,7 +24,8 @@ from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import write_json
 from crepe_dist.formatting import excerpt, percent, pluralize, score_name
 from crepe_dist.model.calibration import softmax
-from crepe_dist.predicting.predictor import Predictor, check_finite, open_checkpoint
+from crepe_dist.predicting.loading import open_checkpoint
+from crepe_dist.predicting.predictor import Predictor, check_finite
 from crepe_dist.preparing.flags import split_names
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.sources import ReadOptions

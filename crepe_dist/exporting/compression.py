@@ -19,7 +19,8 @@ from crepe_dist.formatting import percent, pluralize, score_name, size
 from crepe_dist.model import quantization, weights_io
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.model.quantization import Mask
-from crepe_dist.predicting.predictor import Predictor, open_checkpoint
+from crepe_dist.predicting.loading import open_checkpoint
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.training.evaluation import evaluate
 
 # (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
@@ -60,7 +61,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     with atomic_folder(out) as folder:
         file = folder / weights_io.MODEL_FILE
         weights_io.write_safetensors(stored, file)
-        predictor.describe(file, {**described, "network": about.get("network", {})})
+        predictor.write_metadata(file, {**described, "network": about.get("network", {})})
         files = sorted(folder.iterdir())
         assert sum(each.stat().st_size for each in files) <= limit
         again = open_checkpoint(file)

@@ -25,7 +25,8 @@ from crepe_dist.files.folders import temporary_folder
 from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference
 from crepe_dist.model.inference import open_inference
-from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor, open_checkpoint
+from crepe_dist.predicting.loading import open_checkpoint
+from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import open_run
 

@@ -12,7 +12,7 @@ import yaml
 
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.formatting import percent
-from crepe_dist.predicting.output_formats import answer_types
+from crepe_dist.predicting.output_formats import output_column_types
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.version import __version__
 
@@ -72,7 +72,7 @@ def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) ->
         columns: columns of the training data with the texts.
     """
     loader = {"loader_module": "crepe_dist.predicting.dataframe", "python_version": platform.python_version()}
-    outputs = {name: TYPES[kind] for name, kind in answer_types(1, predictor.is_multilabel).items()}
+    outputs = {name: TYPES[kind] for name, kind in output_column_types(1, predictor.is_multilabel).items()}
     tensors = {"inputs": dict.fromkeys(columns, "string"), "outputs": outputs}
     signature = {
         which: json.dumps([{"name": name, "type": kind, "required": True} for name, kind in each.items()])

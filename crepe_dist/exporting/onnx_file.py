@@ -38,7 +38,7 @@ def write(ours: Predictor, folder: Path, *, in_page: bool) -> Classifier:
     model = _model(ours)
     classifier = Classifier(model)
     if in_page:
-        web_page.write(model, classifier.about, ours, folder)
+        web_page.write(model, classifier.metadata, ours, folder)
     else:
         (folder / MODEL).write_bytes(model)
     return classifier

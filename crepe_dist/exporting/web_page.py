@@ -28,7 +28,7 @@ from crepe_dist.files.folders import cache_folder
 from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.formatting import size
 from crepe_dist.model.weights_io import config_class
-from crepe_dist.predicting.prediction import NONE
+from crepe_dist.predicting.prediction import REJECTED
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports import page
 from crepe_dist.reports.explanation import BARS
@@ -72,7 +72,7 @@ def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) ->
         "limits": basic_limits(about, model.is_multilabel),
         "runtime": Markup(script),
         "runtime_version": VERSION,
-        "rejected": NONE,
+        "rejected": REJECTED,
         "markup": markup if model.composition.strip_html else None,
         "version": __version__,
     }

@@ -51,7 +51,7 @@ class CandidatePool:
         if name == PIPE:
             raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
         options = unlabelled_options(reading, data.preprocessor, id_, ReadOptions(encoding=encoding))
-        inputs = open_inputs(name, reading=options, keep=True)
+        inputs = open_inputs(name, reading=options, keep_columns=True)
         self._names = inputs.columns
         self._texts = data.preprocessor.columns or ("text",)
         self._columns = (*self._texts, *given.feature_columns, *filter(None, [id_]))
@@ -62,7 +62,7 @@ class CandidatePool:
         while some := list(islice(rows, CHUNK_ROWS)):
             self.num_read += len(some)
             warn_of_encoding(name, some)
-            some = [row for row in some if not (row.problem or data.preprocessor.validation_error(row.text))]
+            some = [row for row in some if not (row.error or data.preprocessor.validation_error(row.text))]
             for row, letters in zip(some, corpus.normalize_texts(self._encode(some))):
                 if letters not in seen:
                     seen.add(letters)

@@ -15,7 +15,8 @@ from crepe_dist.formatting import pluralize
 from crepe_dist.inspecting.candidate_pool import CandidatePool
 from crepe_dist.inspecting.corpus import Corpus, iter_chunks
 from crepe_dist.model.calibration import TemperatureFitter, softmax
-from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.loading import load
+from crepe_dist.predicting.predictor import Predictor
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Predictions for tables in memory, pandas data frames and Arrow tables, as engines for clusters pass them."""
+"""Predictions for data frames of pandas and tables of Arrow, which cluster engines such as Spark and Ray pass."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ import pandas as pd
 
 from crepe_dist.errors import UserError
 from crepe_dist.predicting.input_reader import InvalidInput, model_columns
-from crepe_dist.predicting.output_formats import answer_cells, answer_types
-from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.loading import load
+from crepe_dist.predicting.output_formats import output_cells, output_column_types
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing
 from crepe_dist.preparing.remote import is_url
 
-_turn = threading.Lock()  # one thread opens the model; a worker or MLflow's server may have several
+# A worker or a server of MLflow may have many threads. The lock ensures that only one of them opens the model.
+_lock = threading.Lock()
 
 
 class FramePredictor:
     """Function that classifies the rows of a data frame, for engines that send functions to other processes.
 
-    It is pickled as the name of the model and the options below. Each process opens the model once, in its first call.
+    Its pickle contains only the name of the model and the options below. Each process opens the model in its first
+    call, and then reuses it.
 
     >>> predict_frame = crepe_dist.FramePredictor("runs/reviews")                  # doctest: +SKIP
     >>> predict_frame(pd.DataFrame({"text": ["what a wonderful little film"]}))    # doctest: +SKIP
 
     Args:
-        model: run folder, model folder or checkpoint that every process sees under this name, or the URL of a model
+        model: run folder, model folder or checkpoint that every process can open under this name, or the URL of a model
             folder.
-        text: column of the text, or several that are joined in this order; ``None``: those that the model was trained
-            on, or a column with a usual name.
-        top: number of classes in an answer.
+        text: text column, or a sequence of text columns that are joined in this order. ``None``: the columns that the
+            model was trained on, or a column with a common name.
+        top: number of classes in a prediction.
         min_probability: as for ``load``.
         device: as for ``load``.
     """
@@ -58,23 +61,25 @@ class FramePredictor:
         self.device = device
 
     def __call__(self, frame: Any) -> Any:
-        """Return the rows with the columns that ``predict --format csv`` adds: the class, its probability and more.
+        """Return the rows with the columns that ``predict --format csv`` adds, such as the class and its probability.
 
-        A row that cannot be classified has the reason in ``problem``, no class, and NaN for its probability.
+        If a row cannot be classified, its column ``problem`` contains the reason. Its class is empty, and its
+        probability is NaN.
 
         Args:
-            frame: pandas' ``DataFrame``, or Arrow's ``Table`` or ``RecordBatch``; the result is of the same kind.
+            frame: pandas' ``DataFrame``, or Arrow's ``Table`` or ``RecordBatch``. The result has the same type.
 
         Raises:
-            UserError: there is no model on this host, the columns of the text cannot be chosen, or hold no texts.
+            UserError: There is no model on this host, the text columns cannot be selected, or the text columns do not
+                contain strings.
         """
-        with _turn:
-            predictor = _opened(self.model, self.min_probability, self.device)
-        return _joined(frame, predict_frame(predictor, frame, self.texts, self.top))
+        with _lock:
+            predictor = _load_cached(self.model, self.min_probability, self.device)
+        return _append_columns(frame, predict_frame(predictor, frame, self.texts, self.top))
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str, min_probability: float | str, device: str) -> Predictor:
+def _load_cached(model: str, min_probability: float | str, device: str) -> Predictor:
     if not is_url(model) and not os.path.exists(model):
         remedy = "name a folder that all nodes share, or a URL; on Spark, a file of SparkContext.addFile"
         raise UserError(f"{model} does not exist on {socket.gethostname()}", remedy=remedy)
@@ -82,28 +87,30 @@ def _opened(model: str, min_probability: float | str, device: str) -> Predictor:
 
 
 def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), top: int = 1) -> pd.DataFrame:
-    """Classify the rows of a data frame; return the columns that ``predict --format csv`` adds, and its index.
+    """Classify the rows of a data frame. Return only the columns that ``predict --format csv`` adds.
+
+    The result has the index of ``frame``.
 
     Args:
-        texts: columns of the text; none: those that the model was trained on, or a column with a usual name.
-        top: number of classes in an answer.
+        texts: text columns. Empty: the columns that the model was trained on, or a column with a common name.
+        top: number of classes in a prediction.
 
     Raises:
-        UserError: the columns of the text cannot be chosen, or hold something else than texts.
+        UserError: The text columns cannot be selected, or they do not contain strings.
     """
-    wanted = model_columns(predictor.composition, texts=tuple(texts))
     table = frame if isinstance(frame, pd.DataFrame) else _arrow_columns(frame)
     try:
-        column = extract_table_texts(table, wanted)
+        column = extract_table_texts(table, model_columns(predictor.composition, texts=tuple(texts)))
     except UserError as error:
         raise InvalidInput(error.what, error.why, 'name the column, as in text="body"') from None
-    several, top = predictor.is_multilabel, min(top, len(predictor.classes))
+    top = min(top, len(predictor.classes))
+    without_prediction = [*["[]"] * predictor.is_multilabel, *["", math.nan] * top, 0]
     predictions = predictor.predict_stream("" if is_missing(text) else text for text in column)
     rows = [
-        [*["[]"] * several, *["", math.nan] * top, 0, each.problem] if each.problem else answer_cells(each, top)
-        for each in predictions
+        [*without_prediction, prediction.error] if prediction.error else output_cells(prediction, top)
+        for prediction in predictions
     ]
-    types = answer_types(top, several)
+    types = output_column_types(top, predictor.is_multilabel)
     index = frame.index if isinstance(frame, pd.DataFrame) else None
     return pd.DataFrame(rows, columns=list(types), index=index).astype(types)
 
@@ -117,23 +124,24 @@ def _arrow_columns(frame: Any) -> dict[str, Any]:
     return dict(zip(frame.schema.names, frame.columns))
 
 
-def _joined(frame: Any, answers: pd.DataFrame) -> Any:
-    """Return a data frame with the columns of the answers after its own."""
+def _append_columns(frame: Any, added: pd.DataFrame) -> Any:
+    """Return a data frame or an Arrow table with the columns of ``added`` after its own columns."""
     is_pandas = isinstance(frame, pd.DataFrame)
     for name in frame.columns if is_pandas else frame.schema.names:
-        if name in answers:
+        if name in added:
             raise UserError(f"the frame already has a column {name!r}", remedy="rename it, or leave it out")
     if is_pandas:
-        return pd.concat([frame, answers], axis=1)
+        return pd.concat([frame, added], axis=1)
     import pyarrow as pa
 
-    types = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}
-    added = [(name, types[str(answers[name].dtype)]) for name in answers]
-    arrays = [pa.array(answers[name], kind) for name, kind in added]
-    schema = pa.schema([*frame.schema, *(pa.field(*each) for each in added)], frame.schema.metadata)
+    from crepe_dist.predicting.arrow_file import TYPES
+
+    fields = [pa.field(name, TYPES[str(added[name].dtype)]) for name in added]
+    arrays = [pa.array(added[field.name], field.type) for field in fields]
+    schema = pa.schema([*frame.schema, *fields], frame.schema.metadata)
     return type(frame).from_arrays([*frame.columns, *arrays], schema=schema)
 
 
 def _load_pyfunc(path: str) -> Any:
-    """Open a folder of ``export --format mlflow``; MLflow calls this function, and ``predict``, by their names."""
+    """Open a folder of ``export --format mlflow``. MLflow requires the names of this function and of ``predict``."""
     return SimpleNamespace(predict=partial(predict_frame, load(path)))

@@ -1,4 +1,4 @@
-"""Texts to classify: of files and pipes, with unusable rows in their places, and in memory."""
+"""Reader of texts to classify, from files, pipes and memory. Invalid rows keep their positions."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from crepe_dist.settings.flags import ENCODING, HEADER, UTF_8, TextEncoding
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
-KINDS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
-ROWS_PER_GROUP = 256  # rows in a group
-LOST_ROWS_PER_BATCH = 1 << 14  # lost rows in a batch
+INPUT_FORMATS = (LINES, "csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext")
+ROWS_PER_GROUP = 256  # Number of rows that are classified together.
+# Maximum number of unreadable rows in a batch. A damaged Parquet file may declare any number of rows.
+LOST_ROWS_PER_BATCH = 1 << 14
 InputAndPrediction = TypeVar("InputAndPrediction")
 
 
@@ -38,20 +39,22 @@ class InputRow(NamedTuple):
     """Row of a file or pipe.
 
     Args:
-        line: number of the row's first line, from 1; in a Parquet file, the number of the row.
-        problem: reason why the row cannot be classified; empty if it can.
-        id: value of the column of ids; empty if there is none.
+        line: number of the row's first line, from 1. In a Parquet file, the number of the row.
+        text: text to classify. Empty if there is an error.
+        error: reason why the row cannot be classified. Empty if the row is valid.
+        cells: values of all columns of the file, if they are copied to the output.
+        id: value of the id column. Empty if there is no id column.
     """
 
     line: int
     text: str
-    problem: str = ""
+    error: str = ""
     cells: tuple[str, ...] = ()
     id: str = ""
 
     @property
     def place(self) -> str:
-        """Line and id, for people."""
+        """Line number and id, as messages name the row."""
         return f"line {self.line}" + (f" ({self.id})" if self.id else "")
 
 
@@ -59,9 +62,9 @@ class InputReader:
     """Iterator over the rows of one file or pipe, in bounded memory.
 
     Attributes:
-        columns: names of the columns; empty if their values are not kept.
-        delimiter: delimiter of a CSV file; a comma for other formats.
-        format: one of ``KINDS``.
+        columns: names of the columns that are copied to the output. Empty if no columns are copied.
+        delimiter: delimiter of a CSV file. A comma for other formats.
+        format: one of ``INPUT_FORMATS``.
     """
 
     def __init__(self, opened: OpenFile) -> None:
@@ -71,25 +74,32 @@ class InputReader:
         self._opened = opened
 
     def __iter__(self) -> Iterator[list[InputRow]]:
-        """Yield groups of rows: some hundred at a time from a file, those that have arrived from a pipe."""
+        """Yield groups of rows: up to ``ROWS_PER_GROUP`` from a file, and the rows that have arrived from a pipe."""
         return chain.from_iterable(map(self._groups, self._batches()))
 
     def map_groups(
-        self, answer: Callable[[list[InputRow]], InputAndPrediction], processes: int
+        self, function: Callable[[list[InputRow]], InputAndPrediction], num_processes: int
     ) -> Iterator[InputAndPrediction]:
-        """Yield the answers to the groups, in order; processes that are forked from this one share a large file."""
+        """Apply a function to the groups of rows. Yield the results in the order of the groups.
+
+        Args:
+            function: function that classifies a group. It need not be picklable, because processes are forked.
+            num_processes: number of processes that share a large file. A small file is read in this process.
+        """
         batches = self._batches()
-        first = list(islice(batches, 2))
-        batches = chain(first, batches)
-        if len(first) < 2 or processes < 2:
-            yield from map(answer, chain.from_iterable(map(self._groups, batches)))
+        first_batches = list(islice(batches, 2))
+        batches = chain(first_batches, batches)
+        if len(first_batches) < 2 or num_processes < 2:
+            yield from map(function, chain.from_iterable(map(self._groups, batches)))
             return
-        fewer = f"OMP_NUM_THREADS=1 {command_line('predict')} …"
-        with open_worker_pool(processes, fewer, lambda batch: list(map(answer, self._groups(batch)))) as workers:
+        single_process_command = f"OMP_NUM_THREADS=1 {command_line('predict')} …"
+        with open_worker_pool(
+            num_processes, single_process_command, lambda batch: list(map(function, self._groups(batch)))
+        ) as workers:
             yield from chain.from_iterable(workers.map_in_order(call_inherited, batches))
 
     def _batches(self) -> Iterator[RawBatch]:
-        """Yield the batches; divide one of lost rows, of which a damaged file may declare any number."""
+        """Yield the batches of the file. Divide a batch of unreadable rows, because it may be huge."""
         for batch in self._opened.iter_checked():
             lost = batch.invalid[0] if batch.invalid and self.format == "parquet" else InvalidRow(0, "", "", 0)
             for start in range(0, lost.lines, LOST_ROWS_PER_BATCH):
@@ -115,40 +125,40 @@ class InputReader:
         return InputRow(row.line, row.text, "", row.cells, row.id)
 
     def _unusable(self, bad: InvalidRow) -> Iterator[InputRow]:
-        """Yield one row per broken record; one per lost row for Parquet, where a record stands for several rows."""
-        problem = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
+        """Yield one row for a broken record. In Parquet, a ``InvalidRow`` stands for many rows: yield each of them."""
+        error = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
         count = bad.lines if self._opened.format == "parquet" else 1
-        return map(InputRow, range(bad.line, bad.line + count), repeat(""), repeat(problem))
+        return map(InputRow, range(bad.line, bad.line + count), repeat(""), repeat(error))
 
 
 def open_inputs(
-    name: str, kind: str | None = None, reading: ReadOptions | None = None, *, keep: bool = False
+    name: str, format: str | None = None, reading: ReadOptions | None = None, *, keep_columns: bool = False
 ) -> InputReader:
     """Open a file of texts.
 
     Args:
         name: path of the file, or ``-`` for standard input.
-        kind: one of ``KINDS``; ``None`` decides by the file name, and otherwise reads lines: fastText's lines if the
-            first one begins with ``__label__``.
-        reading: header and columns of a table; its ``format`` is ignored.
-        keep: whether to keep the values of all columns.
+        format: one of ``INPUT_FORMATS``. ``None``: the file name determines the format. If the file name has no known
+            suffix, the format is fastText if the first line begins with ``__label__``, otherwise lines.
+        reading: header and columns. The attribute ``format`` is ignored.
+        keep_columns: True to read the values of all columns, so that they can be copied to the output.
 
     Raises:
-        UserError: the file cannot be read, or the text column is ambiguous.
+        UserError: The file cannot be read, or the text column is ambiguous.
     """
     path = None if name == PIPE else Path(name)
     if path is not None and not (path.is_file() or path.is_fifo()):
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
-    # An empty label: look for no label column, but do not mistake one for the text.
-    source = Source(path, name, format=format_of(name, kind), label="")
-    opened = open_source(source, reading or ReadOptions(), keep_cells=keep, live=True)
+    # The empty label means that no label column is needed, but that a label column is not used as the text.
+    source = Source(path, name, format=detect_format(name, format), label="")
+    opened = open_source(source, reading or ReadOptions(), keep_cells=keep_columns, live=True)
     return InputReader(opened if path else opened._replace(name="the standard input"))
 
 
-def format_of(name: str, kind: str | None) -> str:
-    """Return the format of a file of texts, given one of ``KINDS`` or ``None``."""
-    return kind or (None if name == PIPE else format_by_suffix(Path(name))) or LINES_OR_FASTTEXT
+def detect_format(name: str, format: str | None) -> str:
+    """Return the format of a file of texts: the given format, or the format that the file name implies."""
+    return format or (None if name == PIPE else format_by_suffix(Path(name))) or LINES_OR_FASTTEXT
 
 
 @dataclass
@@ -157,115 +167,122 @@ class TextFlags(Settings):
 
     input_format: str | None = setting(
         None,
-        "format; default: by the file name, else lines, or fasttext if the first line begins with __label__",
-        Choice(KINDS),
+        "Format of the input file. Default: determined by the file name. If the file name has no known suffix: "
+        "fasttext if the first line begins with __label__, otherwise lines.",
+        Choice(INPUT_FORMATS),
     )
     header: str = setting("auto", HEADER, Choice(HEADERS))
     encoding: str | None = setting(None, ENCODING, TextEncoding())
     text_column: tuple[str, ...] = setting(
         (),
-        "column name, or number from 1; repeat it to join several in this order; default: the columns that the model "
-        "was trained on, else guessed",
+        "Name or number (from 1) of the text column. Repeat the option to join the texts of several columns in this "
+        "order. Default: the columns that the model was trained on. If the file lacks these columns, the text column "
+        "is guessed.",
         Repeated(COLUMN),
     )
 
-    def opened(self, name: str, model: Predictor, id: str | None = None, *, keep: bool = False) -> InputReader:
-        """Open a file of texts for a model; see ``open_inputs``.
+    def open_inputs(
+        self, name: str, model: Predictor, id: str | None = None, *, keep_columns: bool = False
+    ) -> InputReader:
+        """Open a file of texts for a model; see the function ``open_inputs``.
 
         Args:
-            id: column of the ids that the user gave; ``None``: the column of the ids in the model's data.
+            id: id column that the user gave. ``None``: the id column of the training data.
         """
-        given = ReadOptions(None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding)
-        options = unlabelled_options(model.reading, model.composition, model.id, given)
-        inputs = open_inputs(name, self.input_format, options, keep=keep)
-        check_options_used(given, EFFECTIVE_OPTIONS[inputs.format], f"{name}, which is read as {inputs.format}")
+        explicit = ReadOptions(
+            None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding
+        )
+        options = unlabelled_options(model.reading, model.composition, model.id, explicit)
+        inputs = open_inputs(name, self.input_format, options, keep_columns=keep_columns)
+        check_options_used(explicit, EFFECTIVE_OPTIONS[inputs.format], f"{name}, which is read as {inputs.format}")
         return inputs
 
 
 def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:
-    """Warn if rows are left out because their bytes are not of the encoding."""
-    if count := sum(row.problem.startswith(NOT_UTF_8) for row in rows):
+    """Warn if rows are left out because their bytes are invalid in the encoding of the file."""
+    if count := sum(row.error.startswith(NOT_UTF_8) for row in rows):
         warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {ENCODING_REMEDY}", stacklevel=2)
 
 
 class InvalidInput(UserError, ValueError):
-    """Texts, labels or parameters that cannot be used; scikit-learn expects a ``ValueError``."""
+    """Error about invalid texts, labels or parameters. It is a ``ValueError``, as scikit-learn requires."""
 
 
 def labelled_options(
-    trained: ReadOptions, composition: TextPreprocessor, id: str | None, given: ReadOptions
+    trained: ReadOptions, composition: TextPreprocessor, id: str | None, explicit: ReadOptions
 ) -> ReadOptions:
-    """Return the options to read labelled rows as the data of a model were read.
+    """Return the options that read labelled rows in the same way as the training data of a model.
 
     Args:
-        trained: options that the data of the model were read with.
-        composition: composition of the model's texts.
-        id: column of the ids in the data of the model; new rows may lack it.
-        given: options that the user gave. They take precedence.
+        trained: options that the training data were read with.
+        composition: preprocessing of the training texts.
+        id: id column of the training data. New rows may lack this column.
+        explicit: options that the user gave. They take precedence.
     """
-    own, source = given.columns, given.columns if given.columns.label or given.columns.labels else trained.columns
+    columns = explicit.columns
+    label_columns = columns if columns.label or columns.labels else trained.columns
     columns = model_columns(
         composition,
-        label=source.label,
-        labels=source.labels,
-        needs_label=source.needs_label,
-        texts=own.texts or (() if composition.columns else trained.columns.texts),
-        id=own.id or id,
-        id_required=own.id is not None,
+        label=label_columns.label,
+        labels=label_columns.labels,
+        needs_label=label_columns.needs_label,
+        texts=columns.texts or (() if composition.columns else trained.columns.texts),
+        id=columns.id or id,
+        id_required=columns.id is not None,
     )
     return replace(
         trained,
-        format=given.format or trained.format,
-        header=trained.header if given.header == "auto" else given.header,
+        format=explicit.format or trained.format,
+        header=trained.header if explicit.header == "auto" else explicit.header,
         columns=columns,
         strip_html=composition.strip_html,
-        encoding=given.encoding,
+        encoding=explicit.encoding,
         default_encoding=trained.encoding or UTF_8,
     )
 
 
 def unlabelled_options(
-    trained: ReadOptions, composition: TextPreprocessor, id: str | None, given: ReadOptions
+    trained: ReadOptions, composition: TextPreprocessor, id: str | None, explicit: ReadOptions
 ) -> ReadOptions:
-    """Return the options to read texts as ``labelled_options`` reads labelled rows.
+    """Return the options that read unlabelled texts; see ``labelled_options`` for the arguments.
 
-    Files of texts may lack the label, so the positions of columns in the data of the model say nothing about them. They
-    may also lack a header that these data have.
+    Files of unlabelled texts may lack the label column. Therefore the column numbers of the training data do not apply
+    to these files. The files may also lack a header that the training data have.
     """
-    options = labelled_options(trained, composition, id, given)
+    options = labelled_options(trained, composition, id, explicit)
     return replace(
         options,
-        header="auto" if given.header == "auto" and options.header == "yes" else options.header,
-        columns=replace(options.columns, labels=(), texts=given.columns.texts),
+        header="auto" if explicit.header == "auto" and options.header == "yes" else options.header,
+        columns=replace(options.columns, labels=(), texts=explicit.columns.texts),
         labelling=LabelFormat(),
     )
 
 
-def model_columns(composition: TextPreprocessor, **given: Any) -> ColumnSpec:
-    """Return the columns that a model was trained on, and those that are given besides."""
-    categories = tuple(each.name for each in composition.beside if each.categories is not None)
-    numbers = tuple(each.name for each in composition.beside if each.categories is None)
-    return ColumnSpec(preferred_texts=composition.columns, categories=categories, numbers=numbers, **given)
+def model_columns(composition: TextPreprocessor, **attributes: Any) -> ColumnSpec:
+    """Return the text columns and feature columns of a model, with further attributes of ``ColumnSpec``."""
+    categories = tuple(column.name for column in composition.beside if column.categories is not None)
+    numbers = tuple(column.name for column in composition.beside if column.categories is None)
+    return ColumnSpec(preferred_texts=composition.columns, categories=categories, numbers=numbers, **attributes)
 
 
-def extract_texts(texts: Any, wanted: ColumnSpec) -> list[str]:
+def extract_texts(texts: Any, columns: ColumnSpec) -> list[str]:
     """Return the texts of an iterable, an array, a series, or a table.
 
-    The columns of a table, which is a data frame or a mapping of names to columns, are chosen as those of a file.
-
     Args:
-        wanted: columns to choose.
+        texts: texts. A table is a data frame, or a mapping of column names to columns. Its text columns are selected
+            in the same way as the text columns of a file.
+        columns: columns to select from a table.
 
     Raises:
-        InvalidInput: ``texts`` is something else, its columns cannot be chosen, or a text is not a string.
+        InvalidInput: ``texts`` has another type, the columns cannot be selected, or a text is not a string.
     """
     if is_table(texts):
         try:
-            texts = extract_table_texts(texts, wanted)
+            texts = extract_table_texts(texts, columns)
         except UserError as error:
             raise InvalidInput(error.what, error.why, "give one column of texts, such as table['text']") from None
     shape: tuple[int, ...] | None = getattr(texts, "shape", None)
-    # A set has no order for the answers.
+    # A set is refused because predictions are returned in the order of the texts, and a set has no order.
     if isinstance(texts, (str, bytes, bytearray, set, frozenset)) or not hasattr(texts, "__iter__") or shape == ():
         remedy = "give a list of strings, or a data frame; put a single text into a list: [text]"
         raise InvalidInput(f"the texts are of type {type(texts).__name__}", remedy=remedy)
@@ -284,7 +301,12 @@ def extract_texts(texts: Any, wanted: ColumnSpec) -> list[str]:
 
 
 def check_column(what: str, name: object) -> None:
-    """Raise ``UserError`` unless ``name`` can name a column."""
+    """Raise ``UserError`` unless ``name`` is a string or ``None``, and so can name a column.
+
+    Args:
+        what: content of the column, for the message.
+        name: value that the user gave.
+    """
     if not isinstance(name, (str, type(None))):
         remedy = 'give its name, and texts and labels as one table: {"text": texts, "label": labels}'
         raise UserError(f"the column of the {what} cannot be of type {type(name).__name__}", remedy=remedy)

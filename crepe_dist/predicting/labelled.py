@@ -1,4 +1,4 @@
-"""Labelled rows, of files and of tables in memory, that are read as the data of a model were."""
+"""Labelled rows of files and data frames, which are read in the same way as the training data of a model."""
 
 from __future__ import annotations
 
@@ -28,74 +28,83 @@ from crepe_dist.preparing.splitting import SplitOptions
 if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
-MAX_SHOWN = 5  # labels in a warning
+MAX_SHOWN_LABELS = 5  # Number of labels in a warning.
+BATCH_SIZE = 256  # Approximate number of texts in a batch.
 
 
 def accuracy(predictor: Predictor, table: Any, label: str | None, label_columns: Sequence[str]) -> float:
-    """Return the accuracy on a table, or the micro F1 of several labels; see ``Predictor.score``."""
+    """Return the accuracy on a table, or the micro F1 of a multilabel model; see ``Predictor.score``."""
     check_column("label", label)
     if not is_table(table):
         remedy = 'give a data frame, or {"text": texts, "label": labels}; crepe evaluate scores files'
         raise UserError(f"the labelled texts cannot be of type {type(table).__name__}", remedy=remedy)
-    right = count = 0
+    num_correct = num_total = 0
     with temporary_folder() as folder:
         try:
-            bad = prepare_labelled(
+            invalid = prepare_labelled(
                 predictor, table, folder, ReadOptions(columns=ColumnSpec(label, labels=tuple(label_columns)))
             )
         except UserError as error:
             error.remedy = "name the column: model.score(table, label=…)" if "--" in error.remedy else error.remedy
             raise
         split = open_dataset(folder / "data", trains=False).splits["test"]
-        if unusable := sum(bad["reasons"].values()):
-            reasons = [f"{name} ({count:,})" for name, count in bad["reasons"].items()]
-            unknown = f": {join_words([repr(excerpt(name, 40)) for name in [*bad['unknown']][:MAX_SHOWN]])}"
-            unknown *= bool(bad["unknown"])
-            what = f"{unusable:,} of {unusable + len(split):,} rows are not scored"
+        if num_invalid := sum(invalid["reasons"].values()):
+            reasons = [f"{name} ({count:,})" for name, count in invalid["reasons"].items()]
+            shown_labels = [repr(excerpt(name, 40)) for name in [*invalid["unknown"]][:MAX_SHOWN_LABELS]]
+            unknown = f": {join_words(shown_labels)}" if shown_labels else ""
+            what = f"{num_invalid:,} of {num_invalid + len(split):,} rows are not scored"
             warnings.warn(f"{what}: {join_words(reasons)}{unknown}", stacklevel=3)
-        for rows in np.array_split(np.arange(len(split)), len(split) // 256 + 1):
+        for rows in np.array_split(np.arange(len(split)), len(split) // BATCH_SIZE + 1):
             logits = predictor.logits(split.char_ids(rows))
             if predictor.thresholds is None:
-                right, count = right + int((logits.argmax(axis=1) == split.labels[rows]).sum()), count + len(rows)
+                num_correct += int((logits.argmax(axis=1) == split.labels[rows]).sum())
+                num_total += len(rows)
             else:
-                wanted, given = (
-                    split.targets.label_probs(rows) > 0,
-                    predictor.probabilities(logits) >= predictor.thresholds,
-                )
-                right, count = right + 2 * int((wanted & given).sum()), count + int(wanted.sum() + given.sum())
-    return right / max(count, 1)
+                # F1 is twice the true positives, divided by the sum of the true and the predicted labels.
+                true = split.targets.label_probs(rows) > 0
+                predicted = predictor.probabilities(logits) >= predictor.thresholds
+                num_correct += 2 * int((true & predicted).sum())
+                num_total += int(true.sum() + predicted.sum())
+    return num_correct / max(num_total, 1)
 
 
-def prepare_labelled(predictor: Predictor, source: Any, folder: Path, given: ReadOptions) -> dict[str, Any]:
-    """Prepare a file, folder, URL or table as the test split of ``folder/data``; return the numbers of unusable rows.
+def prepare_labelled(predictor: Predictor, source: Any, folder: Path, explicit: ReadOptions) -> dict[str, Any]:
+    """Prepare labelled rows as the test split of the data set ``folder/data``.
 
     Args:
-        given: format, header, columns and encoding that take precedence over those of the model's data.
+        predictor: model. The rows are read in the same way as its training data.
+        source: file, folder, URL or table.
+        folder: temporary folder.
+        explicit: format, header, columns and encoding that the user gave. They take precedence over the options of the
+            training data.
+
+    Returns:
+        Numbers of rows that cannot be scored: ``reasons`` by reason, and ``unknown`` by unknown label.
     """
-    reading, path = _read_options(predictor, given), source
+    reading, path = _read_options(predictor, explicit), source
     if is_table(source):
         path = str(folder / "table.jsonl")
         reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
     elif remote.is_url(source):
         path = str(remote.download(source, folder / "copy"))
-    if given.format is None and (format_by_suffix(Path(path)) or _has_labels(Path(path))):
+    # The format of the training data applies only to files whose format cannot be detected.
+    if explicit.format is None and (format_by_suffix(Path(path)) or _is_fasttext_file(Path(path))):
         reading = replace(reading, format=None)
-    classes, beside = tuple(predictor.classes), predictor.composition.beside
     spec = PreparationSpec(
         predictor.encoding,
         SplitOptions(test=0.0),
         reading,
         max_bad=1.0,
-        classes=classes,
-        feature_columns=beside,
-        explicit_options=given,
+        classes=tuple(predictor.classes),
+        feature_columns=predictor.composition.beside,
+        explicit_options=explicit,
     )
-    done = prepare(find_scoring_sources(path, reading), folder / "data", spec)
-    return dict(done["quarantine"])
+    manifest = prepare(find_scoring_sources(path, reading), folder / "data", spec)
+    return dict(manifest["quarantine"])
 
 
-def _has_labels(path: Path) -> bool:
-    """Tell whether a file has fastText's lines, which need no other format."""
+def _is_fasttext_file(path: Path) -> bool:
+    """Return True if a file contains lines in the format of fastText."""
     if not path.is_file():
         return False
     lines = LineReader(path)
@@ -103,9 +112,9 @@ def _has_labels(path: Path) -> bool:
     return is_fasttext(lines.head)
 
 
-def _read_options(predictor: Predictor, given: ReadOptions) -> ReadOptions:
-    """Return the options to read labelled rows as the data of the model were read."""
-    options = labelled_options(predictor.reading, predictor.composition, predictor.id, given)
+def _read_options(predictor: Predictor, explicit: ReadOptions) -> ReadOptions:
+    """Return the options that read labelled rows in the same way as the training data of the model."""
+    options = labelled_options(predictor.reading, predictor.composition, predictor.id, explicit)
     kind = options.labelling.kind
     if predictor.is_multilabel != (kind == MULTILABEL):
         kind = MULTILABEL if predictor.is_multilabel else SINGLE_LABEL

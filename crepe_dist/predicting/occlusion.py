@@ -1,11 +1,11 @@
 """Explanation of predictions by occlusion.
 
-Each character, and each word, is replaced by a blank in turn; its score is the drop in the log-odds of the class.
+Each character and each word is replaced by a blank in turn. Its score is the drop in the log-odds of the class.
 Zeiler & Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2) do the same with grey
 squares on an image. The difference of log-odds is the "weight of evidence" of Robnik-Šikonja & Kononenko (IEEE TKDE
-2008); unlike a difference of probabilities, it does not vanish when the network is confident.
+2008). A difference of probabilities vanishes if the network is confident. A difference of log-odds does not.
 
-A blank is the code of an unknown character. No gradients are needed, so this works with every engine.
+A blank is the id of an unknown character. No gradients are needed, so occlusion works with every engine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
+from crepe_dist.predicting.former_names import accept_former_names
 from crepe_dist.predicting.prediction import Prediction
 
 _WORD = re.compile(r"[^\s\0]+")
@@ -31,7 +32,7 @@ class Word:
     """Word of an explained text: ``text[start:stop]``, without white space.
 
     Args:
-        score: drop in the log-odds of the class when the word is blank.
+        score: drop in the log-odds of the class if the word is replaced by blanks.
     """
 
     text: str
@@ -40,20 +41,22 @@ class Word:
     score: float
 
 
+@accept_former_names({"cut": "truncated", "spelled": "with_display_text"})
 @dataclass(frozen=True)
 class Explanation:
     """Evidence in a text for and against a class.
 
     Attributes:
-        text: the text as the network reads it: without HTML tags if the model strips them. The values of columns follow
-            it, each after the name of its column.
-        label: the class that is explained.
-        prediction: the prediction for the text.
-        cut: positions of the characters that the network does not read, because the text is too long.
-        scores: one score for each character (code point) of ``text``: the drop in the log-odds of the class when the
-            character is blank. Positive scores support the class, negative scores contradict it. Characters that are
-            not read or not known score 0. A combining character has the score of the character before it.
-        words: the words that the network reads.
+        text: text as the network reads it. HTML tags are removed if the model strips HTML. If the model has feature
+            columns, the name and the value of each column follow the text.
+        label: name of the explained class.
+        prediction: prediction for the text.
+        truncated: positions of the characters that the network does not read because the text is too long.
+        scores: one score for each character (code point) of ``text``: the drop in the log-odds of the class if the
+            character is replaced by a blank. Positive scores support the class. Negative scores contradict it.
+            Characters that are truncated or unknown have the score 0. A combining character has the score of the
+            character before it.
+        words: words that the network reads.
     """
 
     text: str
@@ -63,9 +66,14 @@ class Explanation:
     scores: tuple[float, ...]
     words: tuple[Word, ...]
 
-    def with_display_text(self, spell: Callable[[str], str]) -> Explanation:
-        """Replace each character by what it stands for, which has its score."""
-        pieces = list(map(spell, self.text))
+    def with_display_text(self, describe_character: Callable[[str], str]) -> Explanation:
+        """Return a copy for display.
+
+        Args:
+            describe_character: function that returns the display text of a character. Each character of the display
+                text gets the score of the replaced character.
+        """
+        pieces = list(map(describe_character, self.text))
         ends = np.cumsum([0, *map(len, pieces)]).tolist()
         text = "".join(pieces)
         words = [
@@ -73,45 +81,51 @@ class Explanation:
             for word in self.words
         ]
         scores = [score for score, piece in zip(self.scores, pieces) for _ in piece]
-        cut = range(ends[self.truncated.start], ends[self.truncated.stop])
-        return replace(self, text=text, truncated=cut, scores=tuple(scores), words=tuple(words))
+        truncated = range(ends[self.truncated.start], ends[self.truncated.stop])
+        return replace(self, text=text, truncated=truncated, scores=tuple(scores), words=tuple(words))
 
 
 def occlude(
     text: str, encoding: CharEncoder, logits: Logits, batch_size: int, index: int
 ) -> tuple[list[float], list[Word]]:
-    """Score each character of a text, and each of its words, by replacing it with blanks.
+    """Score each character and each word of a text by replacing it with blanks.
 
     Args:
-        logits: function from uint8 [n, feature_len] to float32 [n, classes], for at most ``batch_size`` rows.
+        text: text as the network reads it.
+        encoding: encoder of the model.
+        logits: function from uint8 [n, feature_len] to float32 [n, classes]. n is at most ``batch_size``.
+        batch_size: maximum number of variants of the text in a call of ``logits``.
         index: index of the class in the logits.
 
     Returns:
         A score for each character of ``text``, and the words that the network reads.
     """
-    (codes,) = encoding.encode([text])
-    positions, cut = encoding.offset_mapping(text), encoding.truncated_range(text)
-    parts = ((0, cut.start), (cut.stop, len(text)))  # what is read
-    characters = [(i, i + 1) for part in parts for i in range(*part)]
-    words = [word.span() for part in parts for word in _WORD.finditer(text, *part)]
-    drops, known = np.zeros(len(characters) + len(words)), codes[: len(positions)] != PAD_UNK_ID
-    blanks = [np.flatnonzero(known & (positions >= start) & (positions < stop)) for start, stop in characters + words]
-    changed = [number for number, places in enumerate(blanks) if len(places)]
-    whole = _log_odds(logits(codes[None]), index)
-    for begin in range(0, len(changed), batch_size):
-        batch = changed[begin : begin + batch_size]
-        rows = np.repeat(codes[None], len(batch), axis=0)
+    (char_ids,) = encoding.encode([text])
+    positions, truncated = encoding.offset_mapping(text), encoding.truncated_range(text)
+    # The network reads the beginning and the end of the text. The truncated range lies between them.
+    ranges_read = ((0, truncated.start), (truncated.stop, len(text)))
+    character_spans = [(i, i + 1) for bounds in ranges_read for i in range(*bounds)]
+    word_spans = [word.span() for bounds in ranges_read for word in _WORD.finditer(text, *bounds)]
+    spans, is_known = character_spans + word_spans, char_ids[: len(positions)] != PAD_UNK_ID
+    blanks = [np.flatnonzero(is_known & (positions >= start) & (positions < stop)) for start, stop in spans]
+    # A span without known characters needs no forward pass: its drop is 0.
+    occluded = [number for number, places in enumerate(blanks) if len(places)]
+    drops = np.zeros(len(spans))
+    complete = _log_odds(logits(char_ids[None]), index)
+    for start in range(0, len(occluded), batch_size):
+        batch = occluded[start : start + batch_size]
+        rows = np.repeat(char_ids[None], len(batch), axis=0)
         for row, number in zip(rows, batch):
             row[blanks[number]] = PAD_UNK_ID
-        drops[batch] = whole - _log_odds(logits(rows), index)
+        drops[batch] = complete - _log_odds(logits(rows), index)
     scores = [0.0] * len(text)
-    for (i, _), drop in zip(characters, drops.tolist()):
+    for (i, _), drop in zip(character_spans, drops.tolist()):
         scores[i] = drop
     for i, character in enumerate(text):
-        # A combining character is drawn on the character before it.
+        # A combining character is drawn on top of the character before it, so both must have the same colour.
         if i and unicodedata.category(character).startswith("M"):
             scores[i] = scores[i - 1]
-    word_drops = zip(words, drops[len(characters) :].tolist())
+    word_drops = zip(word_spans, drops[len(character_spans) :].tolist())
     return scores, [Word(text[start:stop], start, stop, drop) for (start, stop), drop in word_drops]
 
 

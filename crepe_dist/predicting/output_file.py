@@ -1,4 +1,4 @@
-"""Output file of ``predict``, which appears under its name once it is complete."""
+"""Output file of ``predict``. The file gets its final name when it is complete."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from crepe_dist.files.atomic_write import name_path_in_errors, sync
 from crepe_dist.files.folders import LOCK, cache_folder
 from crepe_dist.preparing import remote
 
-CACHED = "predictions"  # folder in the user's cache for files that are uploaded to a URL
+CACHED = "predictions"  # Folder in the user's cache for files that are uploaded to a URL.
 
 
 @contextmanager
 def temporary_output(out: str) -> Iterator[Path]:
-    """Provide the path of a temporary file, and rename or upload the file to ``out`` after the block.
+    """Provide the path of a temporary file. Rename or upload the file to ``out`` after the block.
 
     The temporary file is in the folder of the target. If ``out`` is a symbolic link, the target of the link is
     replaced. If ``out`` is a URL, the temporary file is in the user's cache. After an error or an interruption, ``out``
-    is unchanged, the temporary file keeps its name, and a message says where the file is.
+    is unchanged, the temporary file keeps its name, and a message prints its path.
 
     Args:
         out: path or URL.
@@ -49,13 +49,13 @@ def temporary_output(out: str) -> Iterator[Path]:
             else:
                 temporary.replace(target)
         except BaseException:
-            _keep(temporary, out, is_complete=is_complete)
+            _report_temporary_file(temporary, out, is_complete=is_complete)
             raise
 
 
 @contextmanager
 def _cache_entry() -> Iterator[Path]:
-    """Make a folder of this process in the cache, and lock it: ``crepe clean`` removes folders without a lock."""
+    """Create and lock a folder in the cache for this process. ``crepe clean`` removes only folders without a lock."""
     folder = cache_folder() / CACHED / str(os.getpid())
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as lock:
@@ -67,8 +67,8 @@ def _cache_entry() -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _keep(temporary: Path, out: str, *, is_complete: bool) -> None:
-    """Say where the temporary file is; remove an empty file instead."""
+def _report_temporary_file(temporary: Path, out: str, *, is_complete: bool) -> None:
+    """Print the path of the temporary file. Remove the file if it is empty."""
     if not temporary.exists():
         return
     if not temporary.stat().st_size:

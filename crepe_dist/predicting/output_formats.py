@@ -1,4 +1,4 @@
-"""Formats for predictions: plain text, JSON Lines, CSV, and records for Parquet."""
+"""Output formats of predictions: plain text, JSON Lines, CSV, and records for Parquet."""
 
 from __future__ import annotations
 
@@ -15,179 +15,200 @@ from crepe_dist.files.csv_cells import cells
 from crepe_dist.formatting import percent
 from crepe_dist.predicting.input_reader import InputRow
 from crepe_dist.predicting.occlusion import Explanation
-from crepe_dist.predicting.prediction import NONE, Prediction
+from crepe_dist.predicting.prediction import REJECTED, Prediction
 
-DIGITS, SCORE_DIGITS = 6, 4
+PROBABILITY_DIGITS = 6  # Number of digits of entropies and margins in JSON.
+SCORE_DIGITS = 4  # Number of digits of the scores of an explanation in JSON.
 InputAndPrediction = tuple[InputRow, Prediction]
-_encoded = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each record
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder for each record.
 
 
-def answer_types(top: int, several: bool, score: str | None = None) -> dict[str, str]:
-    """Return the names of the columns that answers add to a table, and their types; several labels are a JSON list.
+def output_column_types(top: int, is_multilabel: bool, score_class: str | None = None) -> dict[str, str]:
+    """Return the names and types of the columns that predictions add to a table.
 
     Args:
-        score: class whose probability is a column.
+        top: number of classes in a prediction.
+        is_multilabel: True to add a column of the predicted labels, which are a JSON list.
+        score_class: class whose probability is the column ``score``. ``None``: no such column.
     """
-    types = {"predicted_labels": "object"} if several else {}
+    types = {"predicted_labels": "object"} if is_multilabel else {}
     for rank in range(1, top + 1):
-        number = "" if rank == 1 else f"_{rank}"
-        types |= {f"predicted_class{number}": "object", f"predicted_probability{number}": "float64"}
-    types |= {"score": "float64"} if score else {}
+        suffix = "" if rank == 1 else f"_{rank}"
+        types |= {f"predicted_class{suffix}": "object", f"predicted_probability{suffix}": "float64"}
+    types |= {"score": "float64"} if score_class else {}
     return {**types, "characters_cut": "int64", "problem": "object"}
 
 
-def answer_cells(
-    prediction: Prediction, top: int, number: Callable[[float], Any] = float, score: str | None = None
+def output_cells(
+    prediction: Prediction, top: int, convert: Callable[[float], Any] = float, score_class: str | None = None
 ) -> list[Any]:
-    """Return the values of these columns for a text without a problem; the class of a rejected text is empty.
+    """Return the values of the columns of ``output_column_types`` for a prediction without an error.
+
+    The class of a rejected prediction is empty.
 
     Args:
-        number: converts a probability.
+        convert: function that converts a probability to a cell.
     """
-    cells: list[Any] = [] if prediction.labels is None else [_encoded(prediction.labels)]
-    # The answer may be a node above the classes.
+    cells: list[Any] = [] if prediction.labels is None else [_to_json(prediction.labels)]
+    # The label may be an inner node of the hierarchy, which is not in the ranking.
     for label, probability in ((prediction.label, prediction.probability), *prediction.ranking[1:top]):
-        cells += (label, number(probability))
+        cells += (label, convert(probability))
     if prediction.rejected:
         cells[-2 * min(top, len(prediction.ranking))] = ""
-    if score:
-        cells.append(number(prediction.probability_of(score)))
-    return [*cells, prediction.characters_cut, ""]
+    if score_class:
+        cells.append(convert(prediction.probability_of(score_class)))
+    return [*cells, prediction.characters_truncated, ""]
 
 
 @dataclass
 class Formatter:
-    """Formatter for plain text, and the base class of the other formatters.
+    """Formatter for plain text, and base class of the other formatters.
 
     Args:
-        columns: names of the row's own columns, in a table.
-        score: class whose probability is the score.
+        top: number of classes in a prediction.
+        columns: names of the input columns that are copied to the output.
+        delimiter: delimiter of the CSV file.
+        is_multilabel: True if the model is a multilabel model.
+        score_class: class whose probability is the score. ``None``: no score.
 
     Attributes:
-        header: header above all answers, including its line end; empty if the format has none.
+        header: first line of the output, including its line end. Empty if the format has no header.
     """
 
     top: int
     columns: Sequence[str] = ()
     delimiter: str = ","
-    several: bool = False
-    score: str | None = None
+    is_multilabel: bool = False
+    score_class: str | None = None
     header = ""
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
-        """Format the answer to one row, without the line end."""
-        if prediction.problem:
-            return f"not classified: {escape_to_one_line(row.place)}: {escape_to_one_line(prediction.problem)}"
-        shares = [f"{escape_to_one_line(label)} {percent(share)}" for label, share in prediction.ranking]
-        likely = shares[: self.top]
+        """Format the prediction for one row, without the line end."""
+        if prediction.error:
+            return f"not classified: {escape_to_one_line(row.place)}: {escape_to_one_line(prediction.error)}"
+        classes = [f"{escape_to_one_line(label)} {percent(probability)}" for label, probability in prediction.ranking]
+        shown = classes[: self.top]
         if prediction.labels is not None:
-            likely = shares[: len(prediction.labels)] or [f"no label ({', '.join(likely)})"]
+            shown = classes[: len(prediction.labels)] or [f"no label ({', '.join(shown)})"]
         elif prediction.rejected:
-            likely = [NONE, *likely]
-        elif prediction.label != prediction.ranking[0][0]:  # a node above the classes
-            likely = [f"{escape_to_one_line(prediction.label)} {percent(prediction.probability)}", *likely]
-        if self.score:
-            likely = [f"score {percent(prediction.probability_of(self.score))}", *likely]
-        return (f"{escape_to_one_line(row.id)}: " if row.id else "") + "   ".join(likely)
+            shown = [REJECTED, *shown]
+        elif prediction.label != prediction.ranking[0][0]:
+            # The label is an inner node of the hierarchy, so it is not in the ranking.
+            shown = [f"{escape_to_one_line(prediction.label)} {percent(prediction.probability)}", *shown]
+        if self.score_class:
+            shown = [f"score {percent(prediction.probability_of(self.score_class))}", *shown]
+        return (f"{escape_to_one_line(row.id)}: " if row.id else "") + "   ".join(shown)
 
-    def lines(self, answers: Iterable[InputAndPrediction]) -> list[str]:
-        """Format several answers; see ``line``."""
-        return [self.line(row, prediction) for row, prediction in answers]
+    def lines(self, pairs: Iterable[InputAndPrediction]) -> list[str]:
+        """Format many predictions; see ``line``."""
+        return [self.line(row, prediction) for row, prediction in pairs]
 
 
-class JsonAnswers(Formatter):
-    """Formatter for JSON Lines: one object per row, including its explanation."""
+class JsonFormatter(Formatter):
+    """Formatter for JSON Lines: one object per row. The object contains the explanation, if there is one."""
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
         start = f'{{"line": {row.line}, ' + (f'"id": {json_line(row.id)}, ' if row.id else "")
-        return start + json_record(prediction, self.top, explanation, self.score)[1:]
+        return start + json_record(prediction, self.top, explanation, self.score_class)[1:]
 
 
-@dataclass  # whose initializer calls __post_init__
-class CsvAnswers(Formatter):
-    """Formatter for CSV: the row's own columns, and those of ``answer_types``."""
+@dataclass  # The generated __init__ calls __post_init__.
+class CsvFormatter(Formatter):
+    """Formatter for CSV: the copied input columns, then the columns of ``output_column_types``."""
 
     def __post_init__(self) -> None:
-        self._added = list(answer_types(self.top, self.several, self.score))
+        self._added = list(output_column_types(self.top, self.is_multilabel, self.score_class))
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
-        # This line end, so that "\r" and "\n" in a cell are both quoted. Without an escape, Python 3.10 refuses NUL.
+        # With this line terminator, the writer quotes cells that contain "\r" or "\n". Without an escape character,
+        # Python 3.10 refuses cells that contain NUL.
         self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
-        self.header = f"{self._written([[*self.columns, *self._added]])[0]}\n"
+        self.header = f"{self._format([[*self.columns, *self._added]])[0]}\n"
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
         return self.lines([(row, prediction)])[0]
 
-    def lines(self, answers: Iterable[InputAndPrediction]) -> list[str]:
-        return self._written([self._cells(row, prediction) for row, prediction in answers])
+    def lines(self, pairs: Iterable[InputAndPrediction]) -> list[str]:
+        return self._format([self._cells(row, prediction) for row, prediction in pairs])
 
     def _cells(self, row: InputRow, prediction: Prediction) -> list[Any]:
         cells = list(row.cells) or [""] * len(self.columns)
-        if prediction.problem:
-            return [*cells, *[""] * (len(self._added) - 1), f"line {row.line}: {prediction.problem}"]
-        return cells + answer_cells(prediction, self.top, "{:.6f}".format, self.score)
+        if prediction.error:
+            return [*cells, *[""] * (len(self._added) - 1), f"line {row.line}: {prediction.error}"]
+        return cells + output_cells(prediction, self.top, "{:.6f}".format, self.score_class)
 
-    def _written(self, rows: list[list[Any]]) -> list[str]:
+    def _format(self, rows: list[list[Any]]) -> list[str]:
         self._records.clear()
         self._writer.writerows(map(cells, rows))
         return [record[:-2] for record in self._records]
 
 
-class ParquetAnswers(Formatter):
+class ParquetFormatter(Formatter):
     """Formatter for Parquet: records of values for ``arrow_file.write_parquet``."""
 
     @property
     def types(self) -> dict[str, str]:
-        """Names and types of the columns that follow the row's own columns."""
-        return answer_types(self.top, self.several, self.score)
+        """Names and types of the columns that follow the copied input columns."""
+        return output_column_types(self.top, self.is_multilabel, self.score_class)
 
-    def records(self, answers: Iterable[InputAndPrediction]) -> list[list[Any]]:
-        """Return a list for each row: the line number, the row's own cells, and the values of ``types``."""
-        return [[row.line, *self._own(row), *self._added(row, prediction)] for row, prediction in answers]
+    def records(self, pairs: Iterable[InputAndPrediction]) -> list[list[Any]]:
+        """Return a list for each row: the line number, the copied cells of the input, and the values of ``types``."""
+        return [[row.line, *self._copied(row), *self._added(row, prediction)] for row, prediction in pairs]
 
-    def _own(self, row: InputRow) -> Sequence[str]:
+    def _copied(self, row: InputRow) -> Sequence[str]:
         return row.cells or ("",) * len(self.columns)
 
     def _added(self, row: InputRow, prediction: Prediction) -> list[Any]:
-        if not prediction.problem:
-            return answer_cells(prediction, self.top, float, self.score)
-        *others, _ = ["" if kind == "object" else None for kind in self.types.values()]
-        return [*others, f"line {row.line}: {prediction.problem}"]
+        if not prediction.error:
+            return output_cells(prediction, self.top, float, self.score_class)
+        *empty, _ = ["" if kind == "object" else None for kind in self.types.values()]
+        return [*empty, f"line {row.line}: {prediction.error}"]
 
 
-FORMATTERS = {"text": Formatter, "jsonl": JsonAnswers, "csv": CsvAnswers, "parquet": ParquetAnswers}
-STYLES, TABLES = tuple(FORMATTERS), ("csv", "parquet")  # the latter with the columns of the input
+FORMATTERS = {"text": Formatter, "jsonl": JsonFormatter, "csv": CsvFormatter, "parquet": ParquetFormatter}
+OUTPUT_FORMATS = tuple(FORMATTERS)
+TABLE_FORMATS = ("csv", "parquet")  # Formats that copy the columns of the input.
 
 
-def create_formatter(style: str, top: int | None, classes: int, **layout: Any) -> Formatter:
-    """Make the formatter of a style; ``layout`` are arguments of ``Formatter``."""
-    return FORMATTERS[style](min(top or (1 if style in TABLES else 5), classes), **layout)
+def create_formatter(format: str, top: int | None, num_classes: int, **layout: Any) -> Formatter:
+    """Create the formatter of a format.
+
+    Args:
+        format: one of ``OUTPUT_FORMATS``.
+        top: number of classes in a prediction. ``None``: 1 in tables, otherwise 5.
+        num_classes: number of classes of the model, which limits ``top``.
+        layout: further arguments of ``Formatter``.
+    """
+    return FORMATTERS[format](min(top or (1 if format in TABLE_FORMATS else 5), num_classes), **layout)
 
 
 def json_record(
-    prediction: Prediction, top: int, explanation: Explanation | None = None, score: str | None = None
+    prediction: Prediction, top: int, explanation: Explanation | None = None, score_class: str | None = None
 ) -> str:
-    """Write a prediction and its ``top`` most probable classes as a JSON object; a rejected class is null.
+    """Write a prediction and its ``top`` most probable classes as a JSON object.
 
-    A text that cannot be classified has a problem and no class.
+    The class of a rejected prediction is null. The object of a text that cannot be classified has the key ``problem``.
     """
-    if prediction.problem:
-        return json_line({"class": None, "probability": None, "top": [], "problem": prediction.problem})
-    # Four times as fast as to encode a dictionary.
-    shares = [f'{{"class": {_name(label)}, "probability": {share}}}' for label, share in prediction.ranking[:top]]
-    labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_name, prediction.labels))}], '
-    scored = f'"score": {prediction.probability_of(score)}, ' if score else ""
-    more = "" if explanation is None else f', "explanation": {json_line(explained(explanation))}'
+    if prediction.error:
+        return json_line({"class": None, "probability": None, "top": [], "problem": prediction.error})
+    # Formatting the object here is four times as fast as encoding a dictionary.
+    classes = [
+        f'{{"class": {_json_name(label)}, "probability": {probability}}}'
+        for label, probability in prediction.ranking[:top]
+    ]
+    labels = "" if prediction.labels is None else f'"labels": [{", ".join(map(_json_name, prediction.labels))}], '
+    score = f'"score": {prediction.probability_of(score_class)}, ' if score_class else ""
+    explained = "" if explanation is None else f', "explanation": {json_line(explanation_to_dict(explanation))}'
     return (
-        f'{{{labels}"class": {"null" if prediction.rejected else _name(prediction.label)}, '
-        f'"probability": {prediction.probability}, {scored}"entropy": {round(prediction.entropy, DIGITS)}, '
-        f'"margin": {round(prediction.margin, DIGITS)}, "top": [{", ".join(shares)}], '
-        f'"read": {prediction.read}, "characters_cut": {prediction.characters_cut}{more}}}'
+        f'{{{labels}"class": {"null" if prediction.rejected else _json_name(prediction.label)}, '
+        f'"probability": {prediction.probability}, {score}"entropy": {round(prediction.entropy, PROBABILITY_DIGITS)}, '
+        f'"margin": {round(prediction.margin, PROBABILITY_DIGITS)}, "top": [{", ".join(classes)}], '
+        f'"read": {prediction.characters_read}, "characters_cut": {prediction.characters_truncated}{explained}}}'
     )
 
 
-def explained(explanation: Explanation) -> dict[str, Any]:
-    """Convert an explanation to JSON-able data; positions count the code points of the text."""
+def explanation_to_dict(explanation: Explanation) -> dict[str, Any]:
+    """Convert an explanation to JSON values. Positions count the code points of the text."""
     return {
         "class": explanation.label,
         "cut": [explanation.truncated.start, explanation.truncated.stop],
@@ -199,9 +220,9 @@ def explained(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def json_line(record: Any) -> str:
-    """Encode a record or a text as one line of JSON; escape only the characters that a terminal would act on."""
-    line = _encoded(record)
+def json_line(value: Any) -> str:
+    """Encode a value as one line of JSON. Escape only the characters that a terminal would interpret."""
+    line = _to_json(value)
     if line.isprintable():
         return line
     return "".join(
@@ -209,4 +230,4 @@ def json_line(record: Any) -> str:
     )
 
 
-_name = cache(json_line)  # of a class
+_json_name = cache(json_line)  # Class names repeat in every record, so their JSON is cached.

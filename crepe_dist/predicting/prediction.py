@@ -5,55 +5,70 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-UNKNOWN = "no character that the network knows"  # problem of a text that is not empty
-NONE = "none of these"  # shown instead of the class of a rejected text
+from crepe_dist.predicting.former_names import accept_former_names
+
+# Error of a text that is not empty, but has no character that the network was trained on.
+NO_KNOWN_CHARACTERS = "no character that the network knows"
+REJECTED = "none of these"  # Text that is shown instead of the class of a rejected prediction.
 
 
+@accept_former_names(
+    {
+        "read": "characters_read",
+        "problem": "error",
+        "characters_cut": "characters_truncated",
+        "share": "probability_of",
+    }
+)
 class Prediction(NamedTuple):
     """Prediction for one text.
 
     Attributes:
-        label: the most probable class. If the classes form a tree and a precision is requested, it may be a node above
-            the classes. If the labels of the training were numbers or bools in a table in memory,
-            ``Predictor.predict`` returns such numbers or bools, also in ``ranking`` and ``labels``.
+        label: most probable class. If the classes form a hierarchy and a precision is required, ``label`` may be an
+            inner node of the hierarchy. If the training labels were numbers or bools in a data frame,
+            ``Predictor.predict`` returns numbers or bools in ``label``, ``ranking`` and ``labels``.
         probability: probability of ``label``, 0 to 1.
-        ranking: all (class, probability) pairs, the most probable first.
-        read: number of known characters that the network read, without spaces.
-        characters_cut: number of characters that were not read, because the text is too long.
-        labels: labels of the text, the most probable first, if the model gives several; ``None`` if it gives one class.
-        problem: reason why the text cannot be classified, such as "empty text"; empty if it can. If it cannot, the
-            class is meaningless. ``read`` is 0 then, unless a number in a column beside the text is unusable. The
-            command ``predict`` gives the reason instead of the class.
-        rejected: true if ``probability`` is below the predictor's threshold: perhaps none of the classes fits.
+        ranking: (class, probability) pairs of all classes. The most probable class comes first.
+        characters_read: number of known characters that the network read, without spaces.
+        error: reason why the text cannot be classified, such as "empty text". Empty if the text was classified. If
+            there is an error, ``label`` and ``probability`` are meaningless, and ``characters_read`` is 0. The command
+            ``predict`` writes the error instead of the class.
+        rejected: True if ``probability`` is below the predictor's threshold. Possibly none of the classes is correct.
+        labels: predicted labels of a multilabel model. The most probable label comes first. ``None`` for a
+            single-label model.
+        characters_truncated: number of characters that were not read because the text is too long.
     """
 
     label: Any
     probability: float
     ranking: tuple[tuple[Any, float], ...]
-    read: int
-    problem: str = ""
+    characters_read: int
+    error: str = ""
     rejected: bool = False
     labels: tuple[Any, ...] | None = None
-    characters_cut: int = 0
+    characters_truncated: int = 0
 
     @property
     def entropy(self) -> float:
-        """Entropy of the probabilities in nats: 0 if the class is certain, log(classes) if all are equally probable.
+        """Entropy of the probabilities in nats: 0 if one class is certain, log(classes) if all are equally probable.
 
-        Of several labels, it is the sum of the entropies of all classes.
+        For a multilabel model, it is the sum of the binary entropies of all classes.
         """
+        probabilities = [probability for _, probability in self.ranking]
         if self.labels is not None:
-            return sum(-p * math.log(p) for _, share in self.ranking for p in (share, 1 - share) if p > 0)
-        return -sum(share * math.log(share) for _, share in self.ranking if share > 0)
+            return sum(
+                -p * math.log(p) for probability in probabilities for p in (probability, 1 - probability) if p > 0
+            )
+        return -sum(p * math.log(p) for p in probabilities if p > 0)
 
     @property
     def margin(self) -> float:
-        """Probability of ``label`` minus the probability of the second class, 0 to 1.
+        """Probability of ``label`` minus the probability of the second class in ``ranking``, 0 to 1.
 
-        ``label`` may be a node above the classes.
+        ``label`` may be an inner node of the hierarchy.
         """
         return self.probability - (self.ranking[1][1] if len(self.ranking) > 1 else 0.0)
 
     def probability_of(self, label: Any) -> float:
         """Return the probability of a class."""
-        return next(share for name, share in self.ranking if name == label)
+        return next(probability for name, probability in self.ranking if name == label)

@@ -14,7 +14,7 @@ from rich.text import Text
 from crepe_dist import formatting
 from crepe_dist.errors import escape_to_one_line
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.predicting.prediction import NONE
+from crepe_dist.predicting.prediction import REJECTED
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.drawing import FOR, PALETTE
 from crepe_dist.reports.page import content_security_policy, render
@@ -128,7 +128,7 @@ def serve_page(model: Predictor, options: ServiceOptions) -> tuple[str, str]:
         "serve.html",
         model=model,
         bars=min(len(model.classes), BARS),
-        rejected=NONE,
+        rejected=REJECTED,
         max_chars=options.max_chars,
         offered=MAX_OFFERED,
         marked={"levels": LEVELS, "threshold": COLOUR_THRESHOLD, "noise": NOISE},

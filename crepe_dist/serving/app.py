@@ -31,7 +31,7 @@ from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.predicting.output_formats import json_record
-from crepe_dist.predicting.prediction import NONE, Prediction
+from crepe_dist.predicting.prediction import REJECTED, Prediction
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.serving import open_inference, requests
@@ -75,12 +75,12 @@ class ServiceMetrics:
         self.texts.inc(len(predictions))
         for prediction in predictions:
             labels = prediction.labels
-            if not prediction.problem:
+            if not prediction.error:
                 self.probability.observe(prediction.ranking[0][1])
-            if prediction.problem:
-                labels = (prediction.problem,)
+            if prediction.error:
+                labels = (prediction.error,)
             elif labels is None:
-                labels = (NONE if prediction.rejected else prediction.label,)
+                labels = (REJECTED if prediction.rejected else prediction.label,)
             for label in labels:
                 self.predictions.labels(escape_controls(label)).inc()
 

@@ -182,12 +182,12 @@ def _values(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[s
     A text with a problem has no label, and zeros for probabilities.
     """
     nothing = dict.fromkeys(classes, 0.0)
-    shares = [nothing if each.problem else dict(each.ranking) for each in predictions]
+    shares = [nothing if each.error else dict(each.ranking) for each in predictions]
     return {
-        "label": ["" if each.problem or each.rejected else each.label for each in predictions],
-        "labels": [json.dumps([] if each.problem else each.labels, ensure_ascii=False) for each in predictions],
+        "label": ["" if each.error or each.rejected else each.label for each in predictions],
+        "labels": [json.dumps([] if each.error else each.labels, ensure_ascii=False) for each in predictions],
         "probabilities": [share[name] for share in shares for name in classes],
-        "problem": [each.problem for each in predictions],
+        "problem": [each.error for each in predictions],
     }
 
 

@@ -108,8 +108,8 @@ class TestPredict:
         flags = ("--file", "long.csv", "--format", "csv", "--out", "long_classified.csv")
         printed_by("predict", *flags, cwd=place)
         assert (
-            "1 of 2 texts is longer than 123 characters, of which the network reads the first 61 and the last 61 "
-            "characters; --windows reads all of them\n"
+            "1 of 2 texts is longer than 123 characters: the network reads only the first 61 and the last 61 "
+            "characters; to read everything, give --windows\n"
         ) in capfd.readouterr().err
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]

@@ -43,7 +43,7 @@ def test_a_checkpoint_reads_what_its_data_did(place, network):
     assert set(predictor.encoding.alphabet) == set("".join(sum(WORDS.values(), FILLING)).lower()) | {" "}
     texts = ["Η ΟΜΆΔΑ και ποδόσφαιρο", "Сыр и вино", "日本"]
     sport, food, unknown = predictor.predict(texts)
-    assert (sport.read, food.read, unknown.read) == (19, 8, 0)
+    assert (sport.characters_read, food.characters_read, unknown.characters_read) == (19, 8, 0)
     if network == "ngrams":  # convolutions learn nothing in so few steps
         assert [sport.label, food.label] == list(WORDS)
         explained = predictor.explain("Сыр и вино")

@@ -138,12 +138,16 @@ def test_it_answers_as_predict_does(kind, name, kernels, tmp_path):
     exported = classifier(tmp_path / "out")
     expected, found = predictor.predict(given), exported.predict(given)
     for one, other in zip(found, expected, strict=True):
-        assert (one.read, one.characters_cut, one.problem) == (other.read, other.characters_cut, other.problem)
+        assert (one.characters_read, one.characters_truncated, one.error) == (
+            other.characters_read,
+            other.characters_truncated,
+            other.error,
+        )
         assert dict(one.ranking) == pytest.approx(dict(other.ranking), abs=1e-5)
         if other.margin > 1e-4:
             assert one.label == other.label
     assert len({answer.label for answer in expected}) > 1
-    assert sum(answer.characters_cut > 0 for answer in expected) > 50
+    assert sum(answer.characters_truncated > 0 for answer in expected) > 50
     assert CharEncoder.from_dict(exported.metadata) == predictor.encoding
     assert (exported.metadata["classes"], exported.metadata["version"]) == (CLASSES, crepe_dist.__version__)
 

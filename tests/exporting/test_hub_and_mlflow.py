@@ -35,8 +35,8 @@ def model(tmp_path):
     return path, crepe_dist.load(path, device="cpu")
 
 
-def exported(model, form: str, out: Path, **about: Any) -> list[str]:
-    predictor = replace(model[1], metadata={**model[1].metadata, **about})
+def exported(model, form: str, out: Path, **metadata: Any) -> list[str]:
+    predictor = replace(model[1], metadata={**model[1].metadata, **metadata})
     files, difference = export(predictor, form, out, texts())
     assert difference == 0
     return [str(file.relative_to(out)) for file in files]

@@ -44,7 +44,7 @@ def test_the_runtime_answers_as_predict_does(predictor, tmp_path):
     exported = runpy.run_path(str(tmp_path / "onnx" / "crepe_runtime.py"))["Classifier"]
     found = exported(str(tmp_path / "onnx" / "model.onnx")).predict(HTML)
     for one, other in zip(found, expected, strict=True):
-        assert (one.read, one.problem) == (other.read, other.problem)
+        assert (one.characters_read, one.error) == (other.characters_read, other.error)
         assert dict(one.ranking) == pytest.approx(dict(other.ranking), abs=1e-5)
 
 

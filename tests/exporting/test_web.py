@@ -88,12 +88,14 @@ def test_the_page_answers_as_predict_does(kind, name, browser, tmp_path):
     assert len(found) == len(given)
     typed = [re.sub("\r\n?", "\n", text) for text in given]  # as a field of a page keeps them
     for text, answer, expected in zip(given, found, predictor.predict(typed)):
-        if not expected.read:
+        if not expected.characters_read:
             assert (answer["label"], answer["shares"]) == ("", [0, 0, 0])
-            assert answer["problem"].lower().startswith(expected.problem) == bool(text)
+            assert answer["problem"].lower().startswith(expected.error) == bool(text)
             continue
         assert answer["problem"] == ""
-        assert (f"but not the {expected.characters_cut:,} " in answer["count"]) == (expected.characters_cut > 0)
+        assert (f"but not the {expected.characters_truncated:,} " in answer["count"]) == (
+            expected.characters_truncated > 0
+        )
         assert dict(zip(CLASSES, answer["shares"])) == pytest.approx(dict(expected.ranking), abs=TOLERANCE)
         if expected.margin > 10 * TOLERANCE:
             assert answer["label"] == expected.label

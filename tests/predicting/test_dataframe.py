@@ -69,7 +69,7 @@ def test_only_the_name_and_the_options_are_pickled(quick_run, frame):
 
 
 def test_a_process_opens_the_model_once_for_all_its_threads(quick_run, frame, monkeypatch):
-    dataframe._opened.cache_clear()
+    dataframe._load_cached.cache_clear()
     opened, original = [], dataframe.load
 
     def load(*args, **options):

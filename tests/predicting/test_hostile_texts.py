@@ -20,7 +20,7 @@ from crepe_dist.exporting import crepe_runtime, exporter
 from crepe_dist.predicting.dataframe import predict_frame
 from crepe_dist.predicting.input_reader import TextFlags
 from crepe_dist.predicting.labelled import prepare_labelled
-from crepe_dist.predicting.prediction import UNKNOWN
+from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.serving.requests import Question
@@ -84,12 +84,12 @@ def asked(model, texts):
 
 def usable(answer, model):
     """The codes of a text. A text of unknown characters also has codes, because training reads it."""
-    return model.engine.codes[-1] if answer.problem in ("", UNKNOWN) else None
+    return model.engine.codes[-1] if answer.error in ("", NO_KNOWN_CHARACTERS) else None
 
 
 def of_file(model, path, **flags):
-    inputs = TextFlags(**flags).opened(str(path), model)
-    return [None if row.problem else asked(model, [row.text])[0] for group in inputs for row in group]
+    inputs = TextFlags(**flags).open_inputs(str(path), model)
+    return [None if row.error else asked(model, [row.text])[0] for group in inputs for row in group]
 
 
 def readings(model, table, folder):
@@ -121,7 +121,7 @@ def readings(model, table, folder):
     )
     runtime = runpy.run_path(str(source))["Classifier"]
     classifier = object.__new__(runtime)
-    classifier.about = {"beside": model.composition.to_dict().get("beside", [])}
+    classifier.metadata = {"beside": model.composition.to_dict().get("beside", [])}
     composed = [classifier._composed(record) for record in records]
     found["onnx"] = [
         bytes(model.encoding.encode([text])[0]) if text[: len(text) - 2 * len(names)].strip() else None
@@ -133,7 +133,7 @@ def readings(model, table, folder):
 def asked_frame(model, frame):
     (answer,) = model.predict(frame)
     codes = model.engine.codes[-1]
-    assert (predict_frame(model, frame).problem[0] == "") == (not answer.problem)
+    assert (predict_frame(model, frame).problem[0] == "") == (not answer.error)
     assert model.engine.codes[-1] == codes
     return usable(answer, model) and codes
 
@@ -161,8 +161,9 @@ def test_no_text_has_the_codes_of_a_value(models, text):
         model.predict([text]),
         model.predict(pd.DataFrame({"text": ["a"], "colour": ["red"], "amount": [7]})),
     )
-    assert forged.problem == ("" if text.startswith("a") else UNKNOWN)  # values do not count as known characters
-    assert value.problem == ""
+    # Values of feature columns do not count as known characters.
+    assert forged.error == ("" if text.startswith("a") else NO_KNOWN_CHARACTERS)
+    assert value.error == ""
     characters = {
         chr(start + number)
         for column, start in model.composition.code_point_ranges()

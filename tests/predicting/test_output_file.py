@@ -45,7 +45,7 @@ def classify(printed_by, *flags: object) -> None:
 
 def interrupt_after(groups: int, monkeypatch) -> None:
     """Press Ctrl-C, in effect, after some groups of rows."""
-    count = predict.Counts.count
+    count = predict.RowCounts.add
 
     def interrupted(self, results):
         for number, output in enumerate(count(self, results)):
@@ -53,7 +53,7 @@ def interrupt_after(groups: int, monkeypatch) -> None:
                 raise KeyboardInterrupt
             yield output
 
-    monkeypatch.setattr(predict.Counts, "count", interrupted)
+    monkeypatch.setattr(predict.RowCounts, "add", interrupted)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_csv_names_the_columns_that_it_cannot_hold(quick_run, tmp_path, printed_
     pq.write_table(pa.table({"text": ["quaqua"], "list": [[1]], "n": [1]}), tmp_path / "in.parquet")
     with pytest.warns(
         UserWarning,
-        match="CSV does not have the columns list of .*: their values are nested; --format parquet keeps them",
+        match="the columns list of .* are not copied: their values are nested; --format parquet copies them",
     ):
         printed = printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--format", "csv")
     assert printed.startswith("text,n,predicted_class")
@@ -254,7 +254,7 @@ def test_rows_whose_own_columns_are_damaged_keep_their_answers(is_required, quic
     content = bytearray((tmp_path / "in.parquet").read_bytes())
     content[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(range(215, 255))
     (tmp_path / "in.parquet").write_bytes(content)
-    with pytest.warns(UserWarning, match="300 rows could not be read again: their own columns are null"):
+    with pytest.warns(UserWarning, match="300 rows could not be read a second time: their copied columns are null"):
         printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     got = pq.read_table(tmp_path / "out.parquet")
     assert got.column("list").to_pylist() == [None if 300 <= row < 600 else [row] * 9 for row in range(900)]
@@ -266,13 +266,13 @@ def test_rows_whose_own_columns_are_damaged_keep_their_answers(is_required, quic
 
 def test_a_file_that_changes_under_way_is_not_mixed_with_its_answers(quick_run, tmp_path, printed_by, monkeypatch):
     pq.write_table(pa.table({"text": ["quaqua"]}), tmp_path / "in.parquet")
-    count = predict.Counts.count
+    count = predict.RowCounts.add
 
     def changed(self, results):
         yield from count(self, results)
         os.utime(tmp_path / "in.parquet")
 
-    monkeypatch.setattr(predict.Counts, "count", changed)
+    monkeypatch.setattr(predict.RowCounts, "add", changed)
     with pytest.raises(UserError, match="has changed while its rows were classified"):
         printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.predicting.occlusion import Explanation, occlude
-from crepe_dist.predicting.output_formats import explained
+from crepe_dist.predicting.output_formats import explanation_to_dict
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.reports import explanation as report
 
@@ -58,8 +58,8 @@ def test_words_as_far_as_they_are_read():
     assert [(word.text, word.start, word.score) for word in found.words] == [
         ("lost", 0, 0), ("word", 5, 0), ("qq", 11, 2), ("and", 14, 0), ("a", 18, 0), ("Q", 20, 1),
     ]  # fmt: skip
-    assert explained(found)["words"][2] == {"text": "qq", "start": 11, "stop": 13, "score": 2.0}
-    assert explained(found)["cut"] == [9, 11]
+    assert explanation_to_dict(found)["words"][2] == {"text": "qq", "start": 11, "stop": 13, "score": 2.0}
+    assert explanation_to_dict(found)["cut"] == [9, 11]
     assert report.marked(found) == "lost word [2 characters not read] qq[+2.0] and a Q[+1.0]"
     assert report.marked(explain(text, "notebook")) == "lost words qq[+2.0] and a  [1 character not read]"
 

@@ -22,7 +22,7 @@ from crepe_dist.preparing.sources import ReadOptions
 
 
 def rows(path, kind=None, reading=None, *, keep=False):
-    return [row for group in open_inputs(str(path), kind, reading, keep=keep) for row in group]
+    return [row for group in open_inputs(str(path), kind, reading, keep_columns=keep) for row in group]
 
 
 BROKEN = {
@@ -40,8 +40,8 @@ def test_every_row_has_its_place(tmp_path, name):
     path = tmp_path / f"{name}.gz"
     path.write_bytes(gzip.compress(content.encode()))
     got = rows(path)
-    assert [row.problem.split(":")[0].split(";")[0] for row in got] == problems
-    assert all(bool(row.text) != bool(row.problem) for row in got)
+    assert [row.error.split(":")[0].split(";")[0] for row in got] == problems
+    assert all(bool(row.text) != bool(row.error) for row in got)
     assert [row.line for row in got] == sorted(row.line for row in got)
 
 
@@ -66,7 +66,7 @@ def test_ids_are_read_if_they_are_there_and_repeated(tmp_path):
     one, two = found["a.csv"]
     assert create_formatter("text", None, 2).line(one, prediction) == "007: b 75.0 %   c 25.0 %"
     assert (
-        create_formatter("text", None, 2).line(two, Prediction("", 0.0, (), 0, two.problem))
+        create_formatter("text", None, 2).line(two, Prediction("", 0.0, (), 0, two.error))
         == "not classified: line 3 (008): empty text"
     )
     line = {"line": 2, "id": "007", **json.loads(json_record(prediction, 2))}
@@ -88,7 +88,7 @@ def test_parquet_with_all_its_columns(tmp_path):
 
 def test_columns_of_json_lines_become_cells(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 7, "text": "a", "n": null}\n{"text": "b", "id": [1], "more": 2}\n')
-    inputs = open_inputs(str(tmp_path / "a.jsonl"), keep=True)
+    inputs = open_inputs(str(tmp_path / "a.jsonl"), keep_columns=True)
     assert inputs.columns == ("id", "text", "n")
     assert [row.cells for group in inputs for row in group] == [("7", "a", ""), ('["1"]', "b", "")]
 
@@ -138,7 +138,7 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
     (tmp_path / "a.csv").write_bytes(content)
     expected = rows(tmp_path / "a.csv")
     assert len(expected) == 69
-    assert sum(bool(row.problem) for row in expected) == 1
+    assert sum(bool(row.error) for row in expected) == 1
     for pause in range(1, 34, 2):
         reader, writer = os.pipe()
         os.write(writer, content[:pause])
@@ -150,7 +150,7 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
 
 
 def test_answers_in_csv_keep_their_width():
-    told = create_formatter("csv", 2, classes=3, columns=("id", "text"))
+    told = create_formatter("csv", 2, num_classes=3, columns=("id", "text"))
     prediction = Prediction("a,b", 0.75, (("a,b", 0.75), ("=c", 0.25), ("d", 0.0)), 1)
     assert told.header == (
         "id,text,predicted_class,predicted_probability,predicted_class_2,predicted_probability_2,characters_cut,problem\n"
@@ -181,7 +181,7 @@ def test_the_labels_of_fasttext_lines_are_no_part_of_the_texts(tmp_path):
     for kind in (None, "fasttext"):
         found = rows(tmp_path / "new.txt", kind)
         assert [(row.line, row.text) for row in found] == texts
-        assert [bool(row.problem) for row in found] == [False, True, False, False]
+        assert [bool(row.error) for row in found] == [False, True, False, False]
     assert [row.cells for row in rows(tmp_path / "new.txt", None, keep=True)] == [(text,) for _, text in texts]
     assert rows(tmp_path / "new.txt", "lines")[0].text == "__label__a __label__b the text"
     (tmp_path / "plain.txt").write_text("no label\n__label__a a quotation\n")

@@ -73,8 +73,8 @@ def check(place, name: str, model: Predictor, expected, **flags) -> None:
     folder.mkdir()
     prepare_labelled(model, str(place / name), folder, ReadOptions(encoding=flags.get("encoding")))
     assert scored_rows(open_dataset(folder / "data", trains=False)) == expected
-    rows = [row for group in TextFlags(**flags).opened(str(place / name), model) for row in group]
-    assert [(row.text, row.id, row.problem) for row in rows] == [(text, id_, "") for _, text, id_ in expected]
+    rows = [row for group in TextFlags(**flags).open_inputs(str(place / name), model) for row in group]
+    assert [(row.text, row.id, row.error) for row in rows] == [(text, id_, "") for _, text, id_ in expected]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -120,5 +120,5 @@ def test_a_table_without_a_header_stays_one(place):
         place / "bare.csv", place / "data", header="no", text="1", label="2", max_bad=1, test=0.2, verbose=False
     )
     model = model_of(open_dataset(place / "data"))
-    inputs = TextFlags(text_column=("1",)).opened(str(place / "bare.csv"), model)
+    inputs = TextFlags(text_column=("1",)).open_inputs(str(place / "bare.csv"), model)
     assert [row.text for group in inputs for row in group] == [text for text, _ in rows]

@@ -24,7 +24,7 @@ def test_the_mean_logits_of_windows_answer_by_their_known_characters(model, monk
     predictor = crepe_dist.load(model)
     whole, ends = predictor.predict(TEXTS, windows=True), predictor.predict(TEXTS)
     assert [answer for answer in whole if answer not in ends] == [whole[row] for row in (3, 5, 6, 7)]
-    assert not any(answer.characters_cut for answer in whole)
+    assert not any(answer.characters_truncated for answer in whole)
     for text in (TEXTS[5], TEXTS[7], "zig vex" * 20 + " " * 20 * FEATURE_LEN + "b"):
         (answer,) = predictor.predict([text], windows=True)
         starts = np.linspace(0, len(text) - FEATURE_LEN, -(-len(text) // FEATURE_LEN)).astype(int)
@@ -33,7 +33,7 @@ def test_the_mean_logits_of_windows_answer_by_their_known_characters(model, monk
         logits = np.average(predictor.logits(predictor.encoding.encode(windows)), axis=0, weights=known)[None]
         shares = predictor.probabilities(logits)[0]
         assert [answer.probability_of(name) for name in predictor.classes] == pytest.approx(shares.tolist(), abs=1e-6)
-        assert answer.read == len(text.replace(" ", ""))
+        assert answer.characters_read == len(text.replace(" ", ""))
     monkeypatch.setattr("crepe_dist.predicting.predictor.BATCH_SIZE", 3)
     assert [predictor.predict([text], windows=True)[0] for text in TEXTS] == whole
 

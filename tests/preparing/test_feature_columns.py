@@ -27,7 +27,7 @@ from crepe_dist.data.text_preprocessing import (
 )
 from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import sha256
-from crepe_dist.predicting.prediction import UNKNOWN
+from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving import open_inference
@@ -139,8 +139,15 @@ def test_all_kinds_of_input_are_read_alike(folder, printed_by):
     # Values of columns are no characters of a text: without one that is known, no class is an answer.
     rows = [{"text": text, "colour": "blue", "amount": 50} for text in ("日本", "alpha 日本", " ", "alpha")]
     own, others = model.predict(pd.DataFrame(rows)), exported.predict(rows)
-    assert [(each.read, each.problem) for each in own] == [(0, UNKNOWN), (5, ""), (0, EMPTY), (5, "")]
-    assert [(each.read, each.problem) for each in own] == [(each.read, each.problem) for each in others]
+    assert [(each.characters_read, each.error) for each in own] == [
+        (0, NO_KNOWN_CHARACTERS),
+        (5, ""),
+        (0, EMPTY),
+        (5, ""),
+    ]
+    assert [(each.characters_read, each.error) for each in own] == [
+        (each.characters_read, each.error) for each in others
+    ]
     columns = {"colour": frame.colour[0], "amount": float(frame.amount[0])}
     (asked,) = _asked({"text": frame.text[0], "columns": columns}, model)
     assert round(next(model.predict_stream(iter([asked]))).probability, 6) == expected[0]
@@ -243,7 +250,7 @@ def test_drift_leaves_out_unusable_numbers_and_counts_missing_values(folder, pri
 def test_values_of_python_and_of_texts(folder):
     model: Any = crepe_dist.load(folder / "run-1")
     frame = pd.DataFrame({"text": ["alpha"] * 3, "colour": ["red"] * 3, "amount": ["many", float("inf"), 5]})
-    problems = [each.problem for each in model.predict(frame)]
+    problems = [each.error for each in model.predict(frame)]
     assert problems == ["unusable number: amount is 'many'", "unusable number: amount is 'inf'", ""]
     assert model.predict([f"alpha{FIELD_SEPARATOR}red{FIELD_SEPARATOR}50"]) == model.predict(["alpha red 50"])
     assert [normalize_category(each) for each in ("7.0", " 007 ", "True", "1.50", ".0")] == [

@@ -16,7 +16,7 @@ from crepe_dist.distributed.device import CPU
 from crepe_dist.engines.engine import create_engine
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.predicting.predictor import load
+from crepe_dist.predicting.loading import load
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions
 from tests.conftest import NGRAMS, PAPER, QUICK, command, readable, run

@@ -29,10 +29,11 @@ from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import percent
 from crepe_dist.model.backend import Backend
+from crepe_dist.predicting.loading import load
 from crepe_dist.predicting.occlusion import Explanation, Word
-from crepe_dist.predicting.output_formats import explained, json_record
+from crepe_dist.predicting.output_formats import explanation_to_dict, json_record
 from crepe_dist.predicting.prediction import Prediction
-from crepe_dist.predicting.predictor import Predictor, load
+from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports import explanation as explanations
 from crepe_dist.serving import batching
 from crepe_dist.serving.app import ServiceMetrics, create_app
@@ -115,11 +116,11 @@ class TestAnswers:
         assert empty == {"class": None, "probability": None, "top": [], "problem": "empty text"}
         for each, expected in zip(classified, predictor.predict(texts)):
             assert each["class"] == expected.label
-            assert each["characters_cut"] == expected.characters_cut
+            assert each["characters_cut"] == expected.characters_truncated
             assert each["probability"] == pytest.approx(expected.probability, abs=1e-3)
         explanation = predictor.explain(text)
         assert (answer["class"], len(answer["top"])) == (explanation.label, 1)
-        found, other = answer["explanation"], explained(explanation)
+        found, other = answer["explanation"], explanation_to_dict(explanation)
         assert {**found, "words": [], "characters": []} == {**other, "words": [], "characters": []}
         assert found["characters"] == pytest.approx(other["characters"], abs=0.02)
         assert [each["text"] for each in found["words"]] == text.split()

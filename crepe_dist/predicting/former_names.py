@@ -1,0 +1,33 @@
+"""Former names of public attributes. They are accepted, but they are not documented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Class = TypeVar("Class", bound=type)
+
+
+def accept_former_names(names: Mapping[str, str]) -> Callable[[Class], Class]:
+    """Return a class decorator that lets users read and set attributes and methods by their former names.
+
+    Args:
+        names: current name of each former name.
+    """
+
+    def decorate(decorated: Class) -> Class:
+        for former, current in names.items():
+            setattr(decorated, former, _alias(current))
+        return decorated
+
+    return decorate
+
+
+def _alias(name: str) -> property:
+    def get(instance: Any) -> Any:
+        return getattr(instance, name)
+
+    def set(instance: Any, value: Any) -> None:
+        setattr(instance, name, value)
+
+    return property(get, set)
