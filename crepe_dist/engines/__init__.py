@@ -1,1 +1,1 @@
-"""Engines that compute and train the networks."""
+"""Engines, which compute the logits and gradients of a network."""

@@ -1,4 +1,4 @@
-"""Engine on our own kernels (``crepe_dist/native``)."""
+"""Engine on our own CPU kernels (``crepe_dist/native``)."""
 
 from __future__ import annotations
 
@@ -20,45 +20,47 @@ from crepe_dist.parallel.sharded_embedding import SparseParameter
 from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
-MAX_CACHE_BYTES = 1 << 29  # bytes of a process's cache of documents' n-grams
+MAX_CACHE_BYTES = 1 << 29  # Maximum size of a process's cache of the n-gram rows of documents.
 
 
 class CpuEngine(Engine):
-    """Engine on our own kernels, which access the memory of the parameters.
+    """Engine on our own CPU kernels, which access the arrays of the parameters directly.
 
-    Gradients are whole numbers, see ``FixedPointScales``. Tables are trained row by row. One thread calls it at a time.
+    Gradients are fixed-point numbers (``FixedPointScales``). Embeddings are trained row by row.
 
     Attributes:
-        quanta: quanta of the gradients, once the exchange is open.
+        scales: Fixed-point scales of the gradients. ``create_optimizer`` sets this attribute.
     """
 
     scales: FixedPointScales
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
-        shape, objective = self.config, self.loss
-        self.reduction_group = shape.reduction_group
+        self.reduction_group = self.config.reduction_group
         self.parameters = parameters
-        self._kernels = NativeModel(shape, self.backend, num_threads())
-        weights = np.ascontiguousarray(objective.class_weights(shape.num_classes))
-        constants = ctypes.byref(objective.constants)
-        self._kernels.call("crepe_set_loss", constants, weights.ctypes.data, len(weights))
+        self._kernels = NativeModel(self.config, self.backend, num_threads())
+        class_weights = np.ascontiguousarray(self.loss.class_weights(self.config.num_classes))
+        constants = ctypes.byref(self.loss.constants)
+        self._kernels.call("crepe_set_loss", constants, class_weights.ctypes.data, len(class_weights))
         self._addresses = to_c_parameters(parameter.data for parameter in self.parameters.values())
         self.load_weights()
 
     def create_optimizer(
         self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
     ) -> SharedMemoryOptimizer:
-        sparse = [
-            SparseParameter(name, self.parameters[name], rows, partial(self._attach_embedding, which))
-            for which, (name, rows) in enumerate(self.config.max_rows_per_batch(max_shard_size).items())
+        sparse_parameters = [
+            SparseParameter(name, self.parameters[name], max_rows, partial(self._attach_embedding, index))
+            for index, (name, max_rows) in enumerate(self.config.max_rows_per_batch(max_shard_size).items())
         ]
-        self.scales = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
-        self._optimizer = SharedMemoryOptimizer(group, OptimizerSpec(options), self.scales, sparse)
+        self.scales = FixedPointScales(
+            {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
+        )
+        self._optimizer = SharedMemoryOptimizer(group, OptimizerSpec(options), self.scales, sparse_parameters)
         return self._optimizer
 
-    def _attach_embedding(self, which: int, table: int) -> None:
-        cached = min(MAX_CACHE_BYTES, hardware.memory() // 32)
-        self._kernels.call("crepe_attach_embedding", which, table, cached)
+    def _attach_embedding(self, index: int, address: int) -> None:
+        """Make the kernels use a native embedding: it is the ``index``-th embedding of the network."""
+        cache_bytes = min(MAX_CACHE_BYTES, hardware.memory() // 32)
+        self._kernels.call("crepe_attach_embedding", index, address, cache_bytes)
 
     def load_weights(self) -> None:
         self._kernels.call("crepe_set_parameters", self._addresses, True)
@@ -67,34 +69,35 @@ class CpuEngine(Engine):
         return self._forward("crepe_forward", batch, 1)[:, 0]
 
     def branch_logits(self, batch: Batch) -> Logits:
-        summands = self.config.num_branches
-        return self._forward("crepe_forward" if summands == 1 else "crepe_branch_logits", batch, summands)
+        num_branches = self.config.num_branches
+        return self._forward("crepe_forward" if num_branches == 1 else "crepe_branch_logits", batch, num_branches)
 
-    def _forward(self, function: str, batch: Batch, parts: int) -> Logits:
-        """Compute the logits of the network or of its summands, float32 [B, parts, classes]."""
-        rows, stride = self._check_batch(batch)
-        logits = np.empty((parts, rows, self.config.num_classes), np.float32)
-        self._kernels.call(function, batch.packed.ctypes.data, stride, rows, logits.ctypes.data)
+    def _forward(self, function: str, batch: Batch, num_branches: int) -> Logits:
+        """Compute the logits of the network or of its branches, float32 [B, num_branches, classes]."""
+        num_rows, stride = self._check_batch(batch)
+        logits = np.empty((num_branches, num_rows, self.config.num_classes), np.float32)
+        self._kernels.call(function, batch.packed.ctypes.data, stride, num_rows, logits.ctypes.data)
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> float:
-        rows, _ = self._check_batch(batch)
-        packed, quanta, loss = batch.packed.ctypes.data, self.scales, ctypes.c_double()
-        dropping = self.config.dropout, batch.seed, batch.first
-        quanta.start_step(batch.global_batch_size)
-        self._kernels.call("crepe_set_parameters", self._addresses, False)  # only what is trained has changed
+        num_rows, _ = self._check_batch(batch)
+        packed, scales, loss = batch.packed.ctypes.data, self.scales, ctypes.c_double()
+        dropout = self.config.dropout, batch.seed, batch.first
+        scales.start_step(batch.global_batch_size)
+        # False: buffers are not read again, because only trained parameters have changed.
+        self._kernels.call("crepe_set_parameters", self._addresses, False)
         self._optimizer.wait_for_update()
-        self._kernels.call("crepe_find_rows", packed, rows)
+        self._kernels.call("crepe_find_rows", packed, num_rows)
         self._optimizer.pull_rows()
-        rounded = quanta.grad_addresses, quanta.exponents, quanta.bound_unit, quanta.sum_bounds
-        self._kernels.call("crepe_forward_backward", packed, rows, *dropping, *rounded, ctypes.byref(loss))
+        fixed_point = scales.grad_addresses, scales.exponents, scales.bound_unit, scales.sum_bounds
+        self._kernels.call("crepe_forward_backward", packed, num_rows, *dropout, *fixed_point, ctypes.byref(loss))
         return loss.value
 
     def _check_batch(self, batch: Batch) -> tuple[int, int]:
-        """Return a batch's number of rows and bytes per row, after checking them: the kernels cannot."""
-        rows, stride = batch.packed.shape
+        """Return the number of rows and of bytes per row of a batch, after a check. The kernels do not check them."""
+        num_rows, stride = batch.packed.shape
         length = self.config.feature_len
         expected = length + num_trailer_bytes(self.loss.max_labels)
         if stride != expected:
             raise ValueError(f"the batch has {stride} bytes per row; {length} characters need {expected}")
-        return rows, stride
+        return num_rows, stride

@@ -1,4 +1,4 @@
-"""Engine on our own kernels for GPUs (``crepe_dist/cuda``)."""
+"""Engine on our own GPU kernels (``crepe_dist/cuda``)."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from crepe_dist.settings.options import OptimizerOptions
 
 
 class CudaEngine(Engine):
-    """Engine on a GPU. Parameters, gradients and the optimizer's state are in its memory, with copies on the host.
+    """Engine on our own GPU kernels. Parameters, gradients and optimizer state are in the memory of the GPU.
 
-    Gradients are whole numbers, see ``FixedPointScales``. A term of a gradient is that of one document, so the
-    division of a
-    batch among ranks changes no bit.
+    ``Parameter.data`` is a copy of a parameter on the host; ``state_dict`` and ``load_state_dict`` transfer it.
+    Gradients are fixed-point numbers (``FixedPointScales``). The gradient of each document is rounded separately, so
+    the sum is bit-identical for every division of a batch among ranks.
 
     Attributes:
-        quanta: quanta of the gradients, once the exchange is open.
+        scales: Fixed-point scales of the gradients. ``create_optimizer`` sets this attribute.
     """
 
     scales: FixedPointScales
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
-        shape = self.config
+        config = self.config
         self.parameters = parameters
-        network = network_registry.import_network_module(shape.kind, "cuda")
-        gpu, of_all = Gpu(self.device.device_id), shared_constants()
-        self._program = KernelProgram(
-            gpu, network.PROGRAM, {**of_all, **network.constants(shape)}, self.backend.precision
-        )
-        self._buffers = {name: gpu.copy(each.data) for name, each in self.parameters.items()}
-        self._branches: list[Branch] = network.branches(shape, self._program, self._buffers)
-        class_weights = self.loss.class_weights(shape.num_classes) / np.float32(len(self._branches))
+        network = network_registry.import_network_module(config.kind, "cuda")
+        gpu = Gpu(self.device.device_id)
+        kernel_constants = {**shared_constants(), **network.constants(config)}
+        self._program = KernelProgram(gpu, network.PROGRAM, kernel_constants, self.backend.precision)
+        self._buffers = {name: gpu.copy(parameter.data) for name, parameter in self.parameters.items()}
+        self._branches: list[Branch] = network.branches(config, self._program, self._buffers)
+        # The network's loss is the mean of the losses of its branches.
+        class_weights = self.loss.class_weights(config.num_classes) / np.float32(len(self._branches))
         self._class_weights = gpu.copy(class_weights)
         self._optimizer: CudaOptimizer | None = None
 
@@ -62,72 +62,85 @@ class CudaEngine(Engine):
             self._buffers[name].write(parameter.data)
 
     def create_optimizer(self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int) -> CudaOptimizer:
-        self.scales = FixedPointScales({name: each for name, each in self.parameters.items() if each.requires_grad})
-        on_gpu = self._program, self._buffers, self.config.sparse_parameters, self.grad_scaler
-        self._optimizer = CudaOptimizer(group, OptimizerSpec(options), self.scales, *on_gpu)
+        self.scales = FixedPointScales(
+            {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
+        )
+        self._optimizer = CudaOptimizer(
+            group,
+            OptimizerSpec(options),
+            self.scales,
+            self._program,
+            self._buffers,
+            self.config.sparse_parameters,
+            self.grad_scaler,
+        )
         return self._optimizer
 
     def logits(self, batch: Batch) -> Logits:
-        parts = self.branch_logits(batch)
-        return add_branches(parts, 1.0) if self.config.num_branches > 1 else parts[:, 0]
+        branch_logits = self.branch_logits(batch)
+        return add_branches(branch_logits, 1.0) if self.config.num_branches > 1 else branch_logits[:, 0]
 
     def branch_logits(self, batch: Batch) -> Logits:
         logits = np.empty((len(self._branches), len(batch.packed), self.config.num_classes), np.float32)
-        texts, _ = self._copy_batch(batch)
-        self._forward(texts).read(logits)
+        device_batch, _ = self._copy_batch(batch)
+        self._forward(device_batch).read(logits)
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> DeviceBuffer:
-        """Compute the gradients of a batch; return the losses, float32 [summands, documents], which may be pending."""
-        exchange, run, documents = self._optimizer, self._program, len(batch.packed)
-        assert exchange is not None, "open_exchange comes first"
+        """Compute the gradients of a batch. Return the losses, float32 [branches, documents], which may be pending."""
+        optimizer, program, num_documents = self._optimizer, self._program, len(batch.packed)
+        assert optimizer is not None, "call create_optimizer first"
         self.scales.start_step(batch.global_batch_size)
-        # That of the global batch, so that the loss scale does not depend on the number of ranks.
+        # The size of the global batch, so that the loss scale does not depend on the number of ranks.
         scale = self.grad_scaler.scale_for(batch.global_batch_size)
-        dropping = DropoutState(self.config.dropout, batch.seed)
-        objective = self.loss.smoothing, self.loss.max_labels, self.loss.label_type == MULTILABEL
-        texts, packed = self._copy_batch(batch)
-        logits = self._forward(texts, dropping)
-        gradients, of_parts = self._branch_buffers("logit gradients", documents)
-        losses = run.buffer("losses", 4 * len(self._branches) * documents).view(0, 4 * len(self._branches) * documents)
-        run(
-            "compute_losses", (documents, len(self._branches)),
+        dropout = DropoutState(self.config.dropout, batch.seed)
+        loss_options = self.loss.smoothing, self.loss.max_labels, self.loss.label_type == MULTILABEL
+        device_batch, packed = self._copy_batch(batch)
+        logits = self._forward(device_batch, dropout)
+        logit_gradients, branch_gradients = self._branch_buffers("logit gradients", num_documents)
+        losses_bytes = 4 * len(self._branches) * num_documents
+        # The buffer may be larger than the losses of this batch.
+        losses = program.buffer("losses", losses_bytes).view(0, losses_bytes)
+        program(
+            "compute_losses", (num_documents, len(self._branches)),
             logits, self.config.num_classes, packed, batch.packed.shape[1],
-            self.config.feature_len, *objective, self._class_weights, scale, gradients, losses,
+            self.config.feature_len, *loss_options, self._class_weights, scale, logit_gradients, losses,
         )  # fmt: skip
-        sums = exchange.zero_grad(documents)
-        for part, own in of_parts:
-            part.backward(texts, own, sums, dropping)
+        accumulators = optimizer.zero_grad(num_documents)
+        for branch, buffer in branch_gradients:
+            branch.backward(device_batch, buffer, accumulators, dropout)
         return losses
 
-    def _forward(self, texts: DeviceBatch, dropping: DropoutState | None = None) -> DeviceBuffer:
-        """Compute and return the logits of all parts, float32 [parts, documents, classes]."""
-        logits, of_parts = self._branch_buffers("logits", texts.documents)
-        for part, own in of_parts:
-            part.forward(texts, own, dropping)
+    def _forward(self, device_batch: DeviceBatch, dropout: DropoutState | None = None) -> DeviceBuffer:
+        """Compute and return the logits of all branches, float32 [branches, documents, classes]."""
+        logits, branch_logits = self._branch_buffers("logits", device_batch.documents)
+        for branch, buffer in branch_logits:
+            branch.forward(device_batch, buffer, dropout)
         return logits
 
-    def _branch_buffers(self, name: str, documents: int) -> tuple[DeviceBuffer, list[tuple[Branch, DeviceBuffer]]]:
-        """Return memory for float32 [parts, documents, classes], and each part with its own piece of it."""
-        size = 4 * documents * self.config.num_classes
-        memory = self._program.buffer(name, len(self._branches) * size)
-        return memory, [(part, memory.view(number * size, size)) for number, part in enumerate(self._branches)]
+    def _branch_buffers(self, name: str, num_documents: int) -> tuple[DeviceBuffer, list[tuple[Branch, DeviceBuffer]]]:
+        """Return a buffer for float32 [branches, documents, classes], and each branch with its part of the buffer."""
+        size = 4 * num_documents * self.config.num_classes
+        buffer = self._program.buffer(name, len(self._branches) * size)
+        return buffer, [(branch, buffer.view(index * size, size)) for index, branch in enumerate(self._branches)]
 
     def _copy_batch(self, batch: Batch) -> tuple[DeviceBatch, DeviceBuffer]:
-        """Copy a batch to the GPU and unpack its texts; return them and the batch as it was."""
-        run, (documents, stride), length = self._program, batch.packed.shape, self.config.feature_len
-        packed = run.buffer("packed", batch.packed.nbytes)
+        """Copy a batch to the GPU and unpack its texts. Return the texts and the packed batch."""
+        program, (num_documents, stride), length = self._program, batch.packed.shape, self.config.feature_len
+        packed = program.buffer("packed", batch.packed.nbytes)
         packed.write(np.ascontiguousarray(batch.packed))
-        texts = run.buffer("texts", documents * (length + 2))
-        lengths = run.buffer("lengths", 4 * documents)
-        run("add_boundary_symbols", documents, packed, stride, length, self.config.alphabet_size, texts, lengths)
-        return DeviceBatch(documents, batch.first, length + 2, texts, lengths), packed
+        texts = program.buffer("texts", num_documents * (length + 2))
+        lengths = program.buffer("lengths", 4 * num_documents)
+        program(
+            "add_boundary_symbols", num_documents, packed, stride, length, self.config.alphabet_size, texts, lengths
+        )
+        return DeviceBatch(num_documents, batch.first, length + 2, texts, lengths), packed
 
 
 def shared_constants() -> dict[str, str]:
     """Return the constants that Python shares with the kernels, as C++ expressions."""
-    written = {}
+    expressions = {}
     for name, value in vars(constants).items():
         if name.isupper() and isinstance(value, (int, float)):
-            written[name] = f"{value!r}f" if isinstance(value, float) else f"{value}{'ull' * (value >= 2**31)}"
-    return written
+            expressions[name] = f"{value!r}f" if isinstance(value, float) else f"{value}{'ull' * (value >= 2**31)}"
+    return expressions

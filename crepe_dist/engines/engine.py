@@ -1,4 +1,4 @@
-"""Interface of the engines that compute logits and gradients: our own kernels, or MXNet's operators."""
+"""Interface of the engines, which compute the logits and gradients of a network: our own kernels, or MXNet."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ from crepe_dist.settings.options import OptimizerOptions
 
 Logits = npt.NDArray[np.float32]
 
-# Rows, labels and logits of a batch: int64 [n], int32 [n], float32 [n, classes] or [n, summands, classes].
+# Row indices int64 [n], labels int32 [n], and logits float32 [n, classes] or [n, branches, classes] of a batch.
 LogitsBatch = tuple[RowIndices, npt.NDArray[np.int32], Logits]
 
 
 class Engine(ABC):
-    """Engine that computes a network and trains its parameters.
+    """Base class of the engines. An engine computes the logits and gradients of a network. It is not thread-safe.
 
     Attributes:
-        shape: configuration of the network.
-        backend: precision and kernels.
-        objective: loss function.
-        device: device of the network.
-        group_size: number of documents that one rank must compute together; the global batch is cut at multiples of it.
-        loss_scale: scale of the loss in float16.
-        parameters: parameters by name, in the order of the kernels; MXNet keeps its own.
+        config: Configuration of the network.
+        backend: Precision and kernels.
+        loss: Loss function.
+        device: Device on which the network is computed.
+        reduction_group: Number of documents whose gradients are added in floating point before they are rounded to
+            fixed point. One rank must compute such a group, so the global batch is divided among ranks at multiples of
+            this number.
+        grad_scaler: Scale of the loss in float16.
+        parameters: Parameters by name, in the order that the kernels expect. ``GluonEngine`` does not have this
+            attribute, because the Gluon block holds its parameters.
         pretrained_summary: Description of the pretrained weights that training starts from, for the banner of the run.
             It is empty if all weights are initialised randomly.
     """
@@ -53,43 +56,45 @@ class Engine(ABC):
 
     def __init__(
         self,
-        shape: NetworkConfig,
+        config: NetworkConfig,
         parameters: Mapping[str, Parameter],
         backend: Backend,
         loss: Loss = DEFAULT_LOSS,
         device: Device = CPU,
     ) -> None:
-        self.config = shape
+        self.config = config
         self.backend = backend
         self.loss = loss
         self.device = device
         self.grad_scaler = GradScaler(backend.precision)
-        self._open({name: parameters[name] for name in shape.parameter_shapes()})
+        self._open({name: parameters[name] for name in config.parameter_shapes()})
 
     @abstractmethod
     def _open(self, parameters: dict[str, Parameter]) -> None:
-        """Open the network with these parameters, in the order of the kernels."""
+        """Create the network with these parameters, which are in the order that the kernels expect."""
 
     def iter_logits(
         self, split: Split, batch_size: int, rank: int, size: int, compute: Callable[[Batch], Logits] | None = None
     ) -> Iterator[LogitsBatch]:
-        """Yield rows, labels and logits of a rank's share of each batch of a split, with the current parameters.
+        """Yield row indices, labels and logits of a rank's shard of each batch of a split, with current parameters.
 
         Args:
-            compute: ``logits`` or ``parts``; ``None``: ``logits``.
+            rank: Rank whose shards are computed.
+            size: Number of ranks.
+            compute: ``logits`` or ``branch_logits``. ``None``: ``logits``.
         """
         self.load_weights()
         for batch in DataLoader(split, np.arange(len(split)), batch_size, rank, size):
             yield batch.rows, batch.labels, (compute or self.logits)(batch)[: len(batch.labels)]
 
     def wait(self) -> None:  # noqa: B027
-        """Wait until all computation is done."""
+        """Wait until all pending computations have finished."""
 
     def load_weights(self) -> None:  # noqa: B027
-        """Load the current parameters. Call before ``logits`` if they may have changed."""
+        """Load the current parameters. Call this before ``logits`` if the parameters may have changed."""
 
     def state_dict(self) -> Arrays:
-        """Return all parameters by structural name, to be read before the next step."""
+        """Return all parameters by structural name. The arrays are valid until the next step."""
         return {name: parameter.data for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, arrays: Arrays) -> None:
@@ -106,52 +111,53 @@ class Engine(ABC):
     def create_optimizer(
         self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
     ) -> DistributedOptimizer:
-        """Open the exchange of the gradients, which updates the parameters; every rank calls it.
+        """Create the distributed optimizer of this engine's parameters. Every rank must call this method.
 
         Args:
-            documents: upper bound of the documents of any rank's share of a batch, the same on every rank. It bounds
-                the memory of tables.
+            max_shard_size: Maximum number of documents in any rank's shard of a batch, the same on every rank. It
+                determines the memory of the embeddings' gradients.
         """
 
     @abstractmethod
     def logits(self, batch: Batch) -> Logits:
-        """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``refresh``."""
+        """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``load_weights``."""
 
     def branch_logits(self, batch: Batch) -> Logits:
-        """Compute the logits of the network's summands as ``logits`` does, float32 [B, summands, classes]."""
+        """Compute the logits of each branch of the network as ``logits`` does, float32 [B, branches, classes]."""
         return self.logits(batch)[:, None]
 
     @abstractmethod
     def forward_backward(self, batch: Batch) -> Any:
-        """Compute the gradients of the sum of the weighted losses of this rank's share of a batch, for the exchange.
+        """Compute the gradients of the sum of the weighted losses of this rank's shard of a batch.
 
         Returns:
-            The sum of the losses: a number from our own kernels for CPUs; else what the engine's exchange expects.
+            The sum of the losses, in the form that ``all_reduce`` of the engine's optimizer expects: a number with CPU
+            kernels, otherwise an array on the device.
         """
 
 
 def create_engine(
-    shape: NetworkConfig,
+    config: NetworkConfig,
     parameters: Mapping[str, Parameter],
     backend: Backend,
     loss: Loss = DEFAULT_LOSS,
     device: Device = CPU,
 ) -> Engine:
-    """Open the engine that ``backend`` selects for a network with these parameters; see ``Engine`` for the arguments.
+    """Create the engine that ``backend`` selects. The arguments are the attributes of ``Engine``.
 
     Raises:
-        UserError: MXNet is needed, and not installed.
+        UserError: MXNet is needed, and is not installed.
     """
-    given = shape, parameters, backend, loss, device
+    arguments = config, parameters, backend, loss, device
     if backend.on_cuda:
         from crepe_dist.engines.cuda_engine import CudaEngine
 
-        return CudaEngine(*given)
+        return CudaEngine(*arguments)
     if backend.library is not None:
         from crepe_dist.engines.cpu_engine import CpuEngine
 
-        return CpuEngine(*given)
+        return CpuEngine(*arguments)
     import_mxnet()
     from crepe_dist.engines.gluon_engine import GluonEngine
 
-    return GluonEngine(*given)
+    return GluonEngine(*arguments)

@@ -1,4 +1,4 @@
-"""Engine on MXNet's operators, in float32: a Gluon block, trained by Gluon's ``Trainer`` or Horovod's."""
+"""Engine on MXNet's operators, in float32: a Gluon block, trained by Gluon's or Horovod's ``Trainer``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from crepe_dist.settings.options import OptimizerOptions
 
 
 class GluonEngine(Engine):
-    """Engine of a network that has a Gluon block, which holds the parameters.
+    """Engine of a network that has a Gluon block. The block holds the parameters.
 
     Attributes:
-        network: the block.
+        network: The Gluon block.
     """
 
     def _open(self, parameters: dict[str, Parameter]) -> None:
@@ -45,42 +45,41 @@ class GluonEngine(Engine):
 
     def load_state_dict(self, arrays: Arrays) -> None:
         validate(arrays, self.config)
-        # After an inference pass on the CPU, weights are in oneDNN's own layout, in which `set_data` fails
+        # After inference on the CPU, weights are in oneDNN's own layout. In this layout, `set_data` fails
         # asynchronously and leaves the old values. A cast restores the plain layout (checked with MXNet 1.9.1).
         self.network.cast("float32")
         for name, parameter in structural_parameters(self.network).items():
             parameter.set_data(mx.nd.array(arrays[name]))
-        self.network.hybridize(static_alloc=True, static_shape=True)  # a compiled graph holds the old arrays
+        self.network.hybridize(static_alloc=True, static_shape=True)  # The compiled graph holds the old arrays.
 
     def create_optimizer(
         self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
     ) -> DistributedOptimizer:
-        parameters, optimizer = self.network.collect_params(), OptimizerSpec(options)
         names = {parameter.name: name for name, parameter in structural_parameters(self.network).items()}
-        return HorovodOptimizer(group, parameters, optimizer, names)
+        return HorovodOptimizer(group, self.network.collect_params(), OptimizerSpec(options), names)
 
     def logits(self, batch: Batch) -> Logits:
-        codes = batch.packed[:, : self.config.feature_len]
-        logits: Logits = self.network(self._on_device(codes)).asnumpy()
+        char_ids = batch.packed[:, : self.config.feature_len]
+        logits: Logits = self.network(self._to_device(char_ids)).asnumpy()
         return logits
 
     def forward_backward(self, batch: Batch) -> mx.nd.NDArray:
-        codes, shares, weights = unpack_batch(batch, self.config.num_classes, self.loss.max_labels)
-        arrays = codes, *self.loss.targets(shares, weights)
-        codes, targets, weights = map(self._on_device, arrays)
-        # The masks of dropout depend on the position, so that those of two ranks differ.
+        char_ids, label_probs, weights = unpack_batch(batch, self.config.num_classes, self.loss.max_labels)
+        arrays = char_ids, *self.loss.targets(label_probs, weights)
+        char_ids, targets, weights = map(self._to_device, arrays)
+        # The seed includes the position of the shard, so that the dropout masks of the ranks differ.
         mx.random.seed((batch.seed + batch.first) % 2**31)
         with autograd.record():
-            loss = self.loss.gluon_loss(mx.nd, self.network(codes), targets, weights)
+            loss = self.loss.gluon_loss(mx.nd, self.network(char_ids), targets, weights)
         loss.backward()
         return loss
 
-    def _on_device(self, array: Any) -> mx.nd.NDArray:
+    def _to_device(self, array: Any) -> mx.nd.NDArray:
         return mx.nd.array(array, dtype=array.dtype).as_in_context(self._context)
 
 
 def mxnet_context(device: Device) -> mx.Context:
-    """Return MXNet's context of a device."""
+    """Return the MXNet context of a device."""
     return mx.gpu(device.device_id) if device.device_type == "gpu" else mx.cpu()
 
 

@@ -18,22 +18,22 @@ from crepe_dist.optim.parameter import Parameter
 
 
 class GpuInferenceEngine(InferenceEngine):
-    """Inference by the engine that ``backend`` selects for a GPU.
+    """Inference by the training engine that ``backend`` selects for a GPU.
 
     Raises:
         MemoryError: The network does not fit into the GPU's memory.
     """
 
-    def __init__(self, shape: NetworkConfig, arrays: Arrays, backend: Backend, device: Device) -> None:
-        super().__init__(shape, arrays, backend)
+    def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend, device: Device) -> None:
+        super().__init__(config, arrays, backend)
         parameters = {name: Parameter(array) for name, array in self.arrays.items()}
-        self._engine = create_engine(shape, parameters, backend, device=device)
+        self._engine = create_engine(config, parameters, backend, device=device)
         self._engine.load_weights()
-        self._lock = threading.Lock()  # an engine is for one thread at a time
+        self._lock = threading.Lock()  # An engine is not thread-safe.
 
-    def logits(self, codes: CharIds) -> Logits:
-        # The batch is padded to a power of two, so that there are few shapes, each of which MXNet compiles.
-        rows = 1 << max(len(codes) - 1, 0).bit_length()
-        batch = pack_batch(codes, np.zeros(len(codes), np.int32), rows, len(codes))
+    def logits(self, char_ids: CharIds) -> Logits:
+        # MXNet compiles the network for each batch shape. Padding to a power of two keeps the number of shapes small.
+        num_rows = 1 << max(len(char_ids) - 1, 0).bit_length()
+        batch = pack_batch(char_ids, np.zeros(len(char_ids), np.int32), num_rows, len(char_ids))
         with self._lock:
-            return self._engine.logits(batch)[: len(codes)]
+            return self._engine.logits(batch)[: len(char_ids)]

@@ -1,4 +1,4 @@
-"""Our engine for GPUs, on the emulator, beside our kernels for CPUs."""
+"""The CUDA engine on an emulated GPU computes the same as the CPU engine."""
 
 from __future__ import annotations
 
@@ -50,65 +50,65 @@ def emulator():
 
 @pytest.fixture(params=["8.8", slow("7.1"), slow("9.1")])
 def capability(request, monkeypatch) -> None:
-    """A compute capability of the stand-in, for PTX of compute_87, compute_70 and compute_90; see ``cuda_emulator``."""
+    """Compute capability of the emulated GPU. The PTX is for compute_87, compute_70 and compute_90."""
     if request.param != "8.8":
         cuda_emulator.only_stand_ins("DRIVER_CAPABILITY")
     monkeypatch.setenv("DRIVER_CAPABILITY", request.param)
 
 
-def on_gpu(network, precision="float32", objective=DEFAULT_LOSS):
+def on_gpu(network, precision="float32", loss=DEFAULT_LOSS):
     if precision == "bfloat16" and driver.compute_capability(0) < MIN_COMPUTE_CAPABILITY_BFLOAT16:
         pytest.skip("bfloat16 needs compute capability 8.0")
     backend = Backend(precision, None, "for a test", architecture="that of the GPU")
-    return create_engine(network.shape, network.parameters, backend, objective, GPU)
+    return create_engine(network.shape, network.parameters, backend, loss, GPU)
 
 
-SHAPES = [TABLE, *CREPES[1::3]]  # each is compiled, which takes seconds
+SHAPES = [TABLE, *CREPES[1::3]]  # Only some, because the compilation of each one takes seconds.
 DROPPING = sized(width=20, blocks=3, stride=2, dropout=0.3)
 
 
-def total(exchange: CudaOptimizer) -> dict[str, np.ndarray]:
-    """The sums of whole numbers."""
-    found = {}
-    for name, memory in exchange.grad_sums.items():
-        found[name] = np.empty(memory.size // 4, np.int32)
-        memory.read(found[name])
-    return found
+def fixed_point_sums(optimizer: CudaOptimizer) -> dict[str, np.ndarray]:
+    """Copy the sums of the gradients to the host."""
+    arrays = {}
+    for name, buffer in optimizer.grad_sums.items():
+        arrays[name] = np.empty(buffer.size // 4, np.int32)
+        buffer.read(arrays[name])
+    return arrays
 
 
 @pytest.mark.usefixtures("capability")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_logits_and_gradients_are_those_of_the_kernels_for_cpus(shape):
+def test_logits_and_gradients_equal_the_cpu_engine(shape):
     shape = replace(shape, dropout=0.3) if isinstance(shape, CrepeConfig) else shape
     network, batch = varied(shape), some_batch(shape, 37)
     cpu, gpu = network.opened(best()), on_gpu(network)
-    near = {"": cpu.logits(batch), "parts": cpu.branch_logits(batch)}
-    assert_near({"": gpu.logits(batch), "parts": gpu.branch_logits(batch)}, near)
-    loss, expected = gradients(cpu, batch, 1, 5)
-    found, got = gradients(gpu, batch, 1, 5)
-    assert abs(found - loss) <= 1e-5 * loss
-    assert_near(got, expected)
+    expected_logits = {"network": cpu.logits(batch), "branches": cpu.branch_logits(batch)}
+    assert_near({"network": gpu.logits(batch), "branches": gpu.branch_logits(batch)}, expected_logits)
+    expected_loss, expected = gradients(cpu, batch, 1, 5)
+    loss, grads = gradients(gpu, batch, 1, 5)
+    assert abs(loss - expected_loss) <= 1e-5 * expected_loss
+    assert_near(grads, expected)
 
 
-def labelled(shape, objective: Loss) -> Batch:
-    """A batch with the labels and the weights that an objective needs."""
+def create_labelled_batch(shape, loss: Loss) -> Batch:
+    """Create a batch with the labels and the weights that a loss needs."""
     generator = np.random.default_rng(3)
-    shares = generator.integers(0, 1 << 15, (20, objective.max_labels, 2)).astype("<u2")
-    shares[..., 0] %= shape.num_classes
+    pairs = generator.integers(0, 1 << 15, (20, loss.max_labels, 2)).astype("<u2")
+    pairs[..., 0] %= shape.num_classes
     weights = (generator.integers(0, 256, (20, 3)) // (1, 1, 128)).astype(np.uint8)
     labels = generator.integers(0, shape.num_classes, 20).astype(np.int32)
-    return pack_batch(some_codes(shape, 20), labels, 22, 20, 0, weights, shares.view(np.uint8).reshape(20, -1))
+    return pack_batch(some_codes(shape, 20), labels, 22, 20, 0, weights, pairs.view(np.uint8).reshape(20, -1))
 
 
-@pytest.mark.parametrize(("kind", "pairs"), [(SOFT, 2), (MULTILABEL, 3)])
+@pytest.mark.parametrize(("label_type", "max_labels"), [(SOFT, 2), (MULTILABEL, 3)])
 @pytest.mark.parametrize("shape", [TABLE, sized(blocks=1)], ids=str)
-def test_objectives_are_those_of_the_kernels_for_cpus(shape, kind, pairs):
-    objective = Loss(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), kind, pairs)
-    network, batch = varied(shape), labelled(shape, objective)
-    loss, expected = gradients(network.opened(best(), objective=objective), batch)
-    found, got = gradients(on_gpu(network, objective=objective), batch)
-    assert abs(found - loss) <= 1e-5 * loss
-    assert_near(got, expected)
+def test_losses_equal_the_cpu_engine(shape, label_type, max_labels):
+    loss_function = Loss(0.1, (1.0, 2.0, 3.0, 0.5, 0.1), label_type, max_labels)
+    network, batch = varied(shape), create_labelled_batch(shape, loss_function)
+    expected_loss, expected = gradients(network.opened(best(), objective=loss_function), batch)
+    loss, grads = gradients(on_gpu(network, loss=loss_function), batch)
+    assert abs(loss - expected_loss) <= 1e-5 * expected_loss
+    assert_near(grads, expected)
 
 
 @pytest.mark.parametrize(
@@ -116,41 +116,45 @@ def test_objectives_are_those_of_the_kernels_for_cpus(shape, kind, pairs):
     [("bfloat16", 20, 2, 40), slow("bfloat16", 32, 1, 33), slow("float16", 20, 2, 40), slow("float16", 32, 1, 33)],
 )
 @pytest.mark.usefixtures("capability")
-def test_sixteen_bits_are_those_of_a_reference_that_rounds_alike(precision, width, stride, rows):
-    """Here to 0.0002. In other documents a rounding gives another position the maximum; a missing tap costs 0.3."""
+def test_16_bit_precisions_equal_a_reference_with_the_same_rounding(precision, width, stride, rows):
+    """The relative error is 0.0002 for these documents, and 0.3 if a tap of a convolution is missing.
+
+    The tolerance is 0.02, because in other documents a rounding error may select another position as the maximum.
+    """
     shape = sized(width=width, blocks=2, stride=stride, dropout=0.3)
     network, batch = varied(shape), some_batch(shape, rows)
     engine = on_gpu(network, precision)
-    found, got = gradients(engine, batch, 1, 5)
-    rounded = {"precision": precision, "scale": engine.grad_scaler.grad_factor}
-    loss, expected = reference.learnt(shape, network.values, batch, seed=1, step=5, **rounded)
-    assert abs(found - loss) <= 1e-3 * loss
+    loss, grads = gradients(engine, batch, 1, 5)
+    rounding = {"precision": precision, "scale": engine.grad_scaler.grad_factor}
+    expected_loss, expected = reference.learnt(shape, network.values, batch, seed=1, step=5, **rounding)
+    assert abs(loss - expected_loss) <= 1e-3 * expected_loss
     for name, array in expected.items():
-        assert np.linalg.norm(got[name] - array) <= 0.02 * np.linalg.norm(array), name
+        assert np.linalg.norm(grads[name] - array) <= 0.02 * np.linalg.norm(array), name
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_neither_the_division_of_a_batch_nor_another_time_changes_a_bit(precision, monkeypatch):
+def test_sums_are_bit_identical_for_every_division_of_a_batch_and_every_run(precision, monkeypatch):
     monkeypatch.setenv("EMULATOR_RACES", "1")
-    batch, found = some_batch(DROPPING, 20), []
+    batch, results = some_batch(DROPPING, 20), []
     for cuts in [(0, 21), (0, 5, 13, 21)] * (50 if cuda_emulator.is_real() else 1):
         engine = on_gpu(varied(DROPPING), precision)
-        exchange = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40)
+        optimizer = engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40)
         sums: dict[str, np.ndarray] = {}
-        row = np.zeros(len(engine.scales.parameters) + 4)  # bounds and loss
+        stats = np.zeros(len(engine.scales.parameters) + 4)
         for first, last in zip(cuts, cuts[1:]):
             engine.scales.load_state_dict(np.full(len(engine.scales.parameters), -18, np.int32))
-            part = batch._replace(packed=batch.packed[first:last], first=batch.first + first).for_step(6, 1)
-            row += exchange._sum_gradients(engine.forward_backward(part), (0, 0, 0))[0]
-            sums = {name: array + sums.get(name, 0) for name, array in total(exchange).items()}
-        found.append((row.tolist(), sums))
-    for of_row, sums in found[1:]:
-        assert of_row == found[0][0]
-        assert all(np.array_equal(array, found[0][1][name]) for name, array in sums.items())
+            shard = batch._replace(packed=batch.packed[first:last], first=batch.first + first).for_step(6, 1)
+            stats += optimizer._sum_gradients(engine.forward_backward(shard), (0, 0, 0))[0]
+            sums = {name: array + sums.get(name, 0) for name, array in fixed_point_sums(optimizer).items()}
+        results.append((stats.tolist(), sums))
+    first_stats, first_sums = results[0]
+    for run_stats, sums in results[1:]:
+        assert run_stats == first_stats
+        assert all(np.array_equal(array, first_sums[name]) for name, array in sums.items())
 
 
-def test_batches_leave_no_trace():
-    """Memory of larger and smaller batches is used again."""
+def test_gradients_do_not_depend_on_previous_batches():
+    """Buffers are reused by larger and by smaller batches."""
     network, batch = varied(DROPPING), some_batch(DROPPING, 9)
     expected, logits = gradients(on_gpu(network), batch), on_gpu(network).logits(batch)
     engine = on_gpu(network)
@@ -166,51 +170,50 @@ OPTIMIZERS = [OptimizerOptions(), *(OptimizerOptions(name="sgd", momentum=moment
 
 
 @pytest.mark.parametrize(("options", "clip_norm"), list(zip(OPTIMIZERS, (0.1, None, None))))
-def test_training_follows_the_kernels_for_cpus(options, clip_norm):
+def test_training_equals_the_cpu_engine(options, clip_norm):
     shape, trained = sized(blocks=1, dropout=0.3), []
-    for network, opened in ((varied(shape), lambda each: each.opened(best())), (varied(shape), on_gpu)):
-        engine = opened(network)
-        exchange = engine.create_optimizer(ProcessGroup(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
-        step = TrainingStep(engine, exchange, 1)
+    for engine in (varied(shape).opened(best()), on_gpu(varied(shape))):
+        optimizer = engine.create_optimizer(ProcessGroup(), replace(options, weight_decay=0.0, clip_norm=clip_norm), 40)
+        step = TrainingStep(engine, optimizer, 1)
         for number in range(6):
             step(some_batch(shape, 20 + number % 3), number + 1, 0.001)
-        exchange.synchronize()
+        optimizer.synchronize()
         trained.append({name: array.copy() for name, array in engine.state_dict().items()})
-    expected, got = trained
-    start = varied(shape).values
+    expected, values = trained
+    initial_values = varied(shape).values
     for name, array in expected.items():
-        moved = np.abs(array - start[name]).max()
-        assert np.abs(got[name] - array).max() <= 0.01 * moved, name
+        change = np.abs(array - initial_values[name]).max()
+        assert np.abs(values[name] - array).max() <= 0.01 * change, name
         if name in shape.sparse_parameters:
-            assert np.array_equal(got[name], got[name].astype(np.float16).astype(np.float32)), name
+            assert np.array_equal(values[name], values[name].astype(np.float16).astype(np.float32)), name
 
 
 @pytest.mark.parametrize("options", OPTIMIZERS[::2])
 def test_a_saved_state_continues_exactly(options):
-    def opened():
+    def create():
         engine = on_gpu(varied(DROPPING))
-        exchange = engine.create_optimizer(ProcessGroup(), options, 40)
-        return engine, exchange, TrainingStep(engine, exchange, 1)
+        optimizer = engine.create_optimizer(ProcessGroup(), options, 40)
+        return engine, optimizer, TrainingStep(engine, optimizer, 1)
 
-    engine, exchange, step = opened()
+    engine, optimizer, step = create()
     for number in range(1, 4):
         step(some_batch(DROPPING, 20 + number), number, 0.001)
-    values, state = {name: array.copy() for name, array in engine.state_dict().items()}, exchange.state_dict()
+    values, state = {name: array.copy() for name, array in engine.state_dict().items()}, optimizer.state_dict()
     step(some_batch(DROPPING, 24), 4, 0.001)
-    other, restored, resumed = opened()
+    other, restored, resumed = create()
     other.load_state_dict(values)
     restored.load_state_dict(state)
     resumed(some_batch(DROPPING, 24), 4, 0.001)
     for name, array in engine.state_dict().items():
-        assert np.array_equal(other.values()[name], array), name
-    assert all(np.array_equal(array, restored.state_dict()[name]) for name, array in exchange.state_dict().items())
+        assert np.array_equal(other.state_dict()[name], array), name
+    assert all(np.array_equal(array, restored.state_dict()[name]) for name, array in optimizer.state_dict().items())
 
 
 def test_a_step_launches_few_kernels_and_waits_once(monkeypatch):
     shape = sized(blocks=1)
     engine = on_gpu(varied(shape))
     step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40))
-    step(some_batch(shape, 20), 1, 0.001)  # of several attempts
+    step(some_batch(shape, 20), 1, 0.001)  # The first step is repeated until the scales are small enough.
     called = mock.Mock(wraps=driver.function)
     monkeypatch.setattr(driver, "function", called)
     step(some_batch(shape, 20), 2, 0.001)
@@ -223,23 +226,25 @@ def test_a_step_launches_few_kernels_and_waits_once(monkeypatch):
     ("name", "precision"),
     [("out.bias", "float32"), ("convolutions.1.weight", "float32"), ("convolutions.1.weight", "bfloat16")],
 )
-def test_what_is_not_finite_is_told(name, precision):
-    """NaN with all bits set, as GPUs compute it."""
+def test_non_finite_gradients_and_losses_are_reported(name, precision):
+    """The NaN has all bits set, as on GPUs."""
     network = varied(sized(blocks=1))
     network.values[f"tower.{name}"].view(np.int32).flat[0] = 0x7FFFFFFF
     engine = on_gpu(network, precision)
-    before = {name: array.copy() for name, array in engine.state_dict().items()}
+    values = {name: array.copy() for name, array in engine.state_dict().items()}
     step = TrainingStep(engine, engine.create_optimizer(ProcessGroup(), OptimizerOptions(), 40))
-    outcome = step(some_batch(network.shape, 20), 1, 0.001)
-    assert outcome.nonfinite_grad_ranks
-    assert bool(outcome.nonfinite_loss_ranks) == (name == "out.bias")
-    assert all(np.array_equal(array, before[name], equal_nan=True) for name, array in engine.state_dict().items())
+    result = step(some_batch(network.shape, 20), 1, 0.001)
+    assert result.nonfinite_grad_ranks
+    assert bool(result.nonfinite_loss_ranks) == (name == "out.bias")
+    assert all(np.array_equal(array, values[name], equal_nan=True) for name, array in engine.state_dict().items())
 
 
 def test_buffers_that_grow_are_freed_first(monkeypatch):
     gpu = on_gpu(varied(DROPPING))
     device, free = gpu._program.gpu, []
-    monkeypatch.setattr(DeviceBuffer, "clear", lambda memory: free.append(device.memory()[0]))  # after each allocation
+    monkeypatch.setattr(
+        DeviceBuffer, "clear", lambda memory: free.append(device.memory()[0])
+    )  # Called after each allocation.
     for rows in (4, 16):
         gpu.logits(some_batch(DROPPING, rows))
     assert min(free) == device.memory()[0]

@@ -1,4 +1,4 @@
-"""Inference without MXNet: NumPy equals our kernels, and our kernels equal those of training, bit for bit."""
+"""Inference without MXNet: NumPy equals our kernels, and inference is bit-identical to the training engine."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ BUILDS = library.supported_builds()
 def test_numpy_equals_the_kernels(name, shape, monkeypatch):
     arrays, codes = varied(shape).values, some_codes(shape, 23)
     expected = CpuInferenceEngine(shape, arrays, Backend("float32", Library(name), "")).logits(codes)
-    monkeypatch.setenv(library.KERNELS_ENV, library.NONE)  # n-grams are found by NumPy, too
-    found = open_inference(shape, arrays, choose_for_inference(shape))
-    assert isinstance(found, NumpyInferenceEngine)
+    monkeypatch.setenv(library.KERNELS_ENV, library.NONE)  # NumPy also hashes the n-grams.
+    engine = open_inference(shape, arrays, choose_for_inference(shape))
+    assert isinstance(engine, NumpyInferenceEngine)
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(found.logits(codes), expected, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(found, "_rows", 5)  # in several parts
-    np.testing.assert_allclose(found.logits(codes), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(engine.logits(codes), expected, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(engine, "_rows", 5)  # The documents are computed in several passes.
+    np.testing.assert_allclose(engine.logits(codes), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", BUILDS)
-def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
-    """Whatever documents share a batch; training scores some hundreds at a time."""
+def test_inference_is_bit_identical_to_the_training_engine(name, shape):
+    """The logits of a document do not depend on the other documents of its batch."""
     arrays, codes, native = varied(shape).values, some_codes(shape, 23), Library(name)
     parameters = {name: Parameter(array) for name, array in arrays.items()}
     for precision in ("float32", "bfloat16") if shape.is_matmul_bound else ("float32",):
@@ -62,44 +62,46 @@ def test_the_kernels_equal_those_of_training_bit_for_bit(name, shape):
         expected = create_engine(shape, parameters, backend).logits(batch)[: len(codes)]
         inference = CpuInferenceEngine(shape, arrays, backend)
         np.testing.assert_array_equal(inference.logits(codes), expected)
-        apart = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]
-        np.testing.assert_array_equal(np.concatenate(apart), expected)
+        one_by_one = [inference.logits(codes[row : row + 1]) for row in range(len(codes))]
+        np.testing.assert_array_equal(np.concatenate(one_by_one), expected)
         assert inference.logits(codes[:0]).shape == (0, shape.num_classes)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
 @pytest.mark.parametrize("name", BUILDS)
-@pytest.mark.parametrize("numbers", [0, -1, 1, 2, 3, 4, 8])  # in a byte; 0: float16, -1: float32
-def test_tables_are_read_as_stored(name, shape, numbers, monkeypatch):
+@pytest.mark.parametrize("numbers", [0, -1, 1, 2, 3, 4, 8])  # Numbers per byte. 0: float16, -1: float32.
+def test_compressed_embeddings_are_read_without_decompression(name, shape, numbers, monkeypatch):
     monkeypatch.setattr(quantization, "SAMPLE", 1 << 8)
     generator, packed = np.random.default_rng(2), {quantization.MARK: np.array([quantization.VERSION])}
-    for each, array in varied(shape).values.items():
-        kept = generator.random(len(array)) < 0.7
-        if each in shape.sparse_parameters and numbers > 0:
-            packed |= quantization.product_quantize(each, array, min(numbers, array.shape[1]), kept)
-        elif each in (*shape.sparse_parameters, *shape.buffers):
+    for parameter, array in varied(shape).values.items():
+        is_kept = generator.random(len(array)) < 0.7
+        if parameter in shape.sparse_parameters and numbers > 0:
+            packed |= quantization.product_quantize(parameter, array, min(numbers, array.shape[1]), is_kept)
+        elif parameter in (*shape.sparse_parameters, *shape.buffers):
             rounded = array if numbers else array.astype(np.float16).astype(np.float32)
-            packed |= quantization.drop_zero_rows(each, np.where(kept.reshape(-1, *[1] * (array.ndim - 1)), rounded, 0))
+            packed |= quantization.drop_zero_rows(
+                parameter, np.where(is_kept.reshape(-1, *[1] * (array.ndim - 1)), rounded, 0)
+            )
         else:
-            packed[each] = array
+            packed[parameter] = array
     arrays, codes = weights_io.validate_compressed(quantization.group_compressed(packed), shape), some_codes(shape, 23)
-    stored, whole = (
-        CpuInferenceEngine(shape, given, Backend("float32", Library(name), "")).logits(codes)
-        for given in (arrays, {each: quantization.decompress(array) for each, array in arrays.items()})
+    compressed, decompressed = (
+        CpuInferenceEngine(shape, parameters, Backend("float32", Library(name), "")).logits(codes)
+        for parameters in (arrays, {key: quantization.decompress(array) for key, array in arrays.items()})
     )
-    np.testing.assert_array_equal(stored.view(np.uint32), whole.view(np.uint32))
+    np.testing.assert_array_equal(compressed.view(np.uint32), decompressed.view(np.uint32))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_threads_that_share_an_engine_get_the_same_bits(shape):
+def test_an_engine_is_bit_identical_in_concurrent_threads(shape):
     engine = open_inference(shape, varied(shape).values, choose_for_inference(shape))
     engine.threads = 3
-    some = [some_codes(shape, rows) for rows in (1, 9, 1, 70, 200, 3)]
-    expected = list(map(engine.logits, some))
+    batches = [some_codes(shape, rows) for rows in (1, 9, 1, 70, 200, 3)]
+    expected = list(map(engine.logits, batches))
     with ThreadPoolExecutor(6) as pool:
         for _ in range(5):
-            for got, alone in zip(pool.map(engine.logits, some), expected):
-                np.testing.assert_array_equal(got, alone)
+            for logits, expected_logits in zip(pool.map(engine.logits, batches), expected):
+                np.testing.assert_array_equal(logits, expected_logits)
 
 
 def test_wrong_parameters_are_refused():
