@@ -1,1 +1,1 @@
-"""Encoding of texts, the data set folder, and its loader."""
+"""Encoding of texts as character ids, the folder of a prepared data set, and the loader of its batches."""

@@ -1,8 +1,10 @@
-"""Files of a data set folder: arrays, byte strings of the rows, and where the rows are from.
+"""Files of a data set folder: arrays, byte strings of the rows, and the source of each row.
 
-Arrays are memory-mapped. Their header is compared, because NumPy's own reader passes it to Python's parser, which a
-malicious header can make run out of memory. The byte strings of a shard's rows, such as their texts, are a file of all
-of them, and one of where each starts. The writers return the files' entries in the manifest.
+Arrays are memory-mapped ``.npy`` files. Their header is compared with the expected header byte by byte. NumPy's own
+reader passes the header to Python's parser, and a malicious header can make the parser run out of memory.
+
+The byte strings of a shard's rows, such as their texts, are two files: one with all strings, and one with the offset of
+each string. The writers return the entries of their files in the manifest.
 """
 
 from __future__ import annotations
@@ -21,16 +23,18 @@ import numpy.typing as npt
 from crepe_dist.files.atomic_write import name_path_in_errors, sync
 from crepe_dist.files.safe_read import open_regular
 
+# Kinds of byte strings of rows: the original texts, and the values of the id column.
 TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
-HEADER = 128  # bytes
-ORIGIN_COLUMNS, HASH = 3, 2  # columns of the origins: index of the source, line, hash of the text; that of hashes
-Arrays = dict[str, npt.NDArray[Any]]  # by name
-Files = dict[str, dict[str, Any]]  # size and checksum by name, for the manifest
+HEADER = 128  # Size of the header of a .npy file, in bytes.
+# The array of origins has three columns: index of the source file, line, hash of the text. HASH is the hash's column.
+ORIGIN_COLUMNS, HASH = 3, 2
+Arrays = dict[str, npt.NDArray[Any]]  # Arrays by name.
+Files = dict[str, dict[str, Any]]  # Manifest entries by file name: size in bytes and SHA-256.
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Return the header of an array in a .npy file, as NumPy writes it; the values follow in C order."""
+    """Return the header of a ``.npy`` file, byte for byte as NumPy writes it; the values follow it in C order."""
     about = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
     text = "{" + "".join(f"{name!r}: {value!r}, " for name, value in about.items()) + "}"
     start = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
@@ -38,7 +42,7 @@ def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
-    """Memory-map the array in a file, read-only.
+    """Memory-map the array of a file, read-only.
 
     Raises:
         OSError: The file cannot be read, or is a symbolic link.
@@ -53,12 +57,12 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
 
 
 def string_files(split: str, kind: str, shard: int) -> tuple[str, str]:
-    """Return the names of the file of the strings, and of that of their offsets, int64 [rows + 1]."""
+    """Return the file name of a shard's strings, and the file name of their offsets, an int64 [rows + 1] array."""
     return f"{split}.{kind}-{shard:05d}.bin", f"{split}.{_OFFSETS[kind]}-{shard:05d}.npy"
 
 
 def check_strings(folder: Path, split: str, kind: str, shard: int, rows: int) -> None:
-    """Raise ``ValueError`` if the offsets do not match the strings."""
+    """Raise ``ValueError`` if the offsets of a shard do not match its strings."""
     strings, offsets = string_files(split, kind, shard)
     starts = map_array(folder / offsets, np.int64, (rows + 1,))
     if starts[0] != 0 or starts[-1] != (folder / strings).stat().st_size or (starts[1:] < starts[:-1]).any():
@@ -76,12 +80,13 @@ def read_string(folder: Path, split: str, kind: str, shard: int, rows: int, row:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """Row of a source: where a document is from. By the hash of its text, a changed source is noticed.
+    """Place of a document in its source file. The hash of the text reveals a source file that has changed.
 
     Attributes:
-        line: first line of the row, from 1; its number in sources without lines, such as folders of files.
-        id: value of the id column, or the name of the file in a folder of files; empty if there is none.
-        hash: hash of the text, as ``spelled``.
+        line: first line of the row, from 1. In sources without lines, such as folders of files, it is the number of the
+            document.
+        id: value of the id column, or the file name in a folder of files; empty if there is none.
+        hash: hash of the text in hexadecimal, from ``format_hash``.
     """
 
     file: str
@@ -93,39 +98,54 @@ class SourceRow:
         return f"{self.file}:{self.line}" + (f" ({self.id})" if self.id else "")
 
     def cells(self) -> dict[str, Any]:
-        """Return the columns that trace a row of a CSV file."""
+        """Return the values of the columns that identify the row in CSV output."""
         return {"file": self.file, "line": self.line, "id": self.id}
 
 
 def origins_file(split: str) -> str:
-    """Return the name of the file of the origins, uint64 [rows, 3]: index of the source in the manifest, line, hash."""
+    """Return the file name of a split's origins.
+
+    The file holds an array, uint64 [rows, 3]: index of the source in the manifest, line, and hash of the text.
+    """
     return f"{split}.origins.npy"
 
 
 def hash_texts(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
-    """Hash texts in UTF-8, uint64 [n]."""
+    """Hash texts in UTF-8 with BLAKE2b, uint64 [n]."""
     return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
 
 
 def format_hash(value: int) -> str:
-    """Spell a hash for a CSV file. Spreadsheets would take some for numbers without the letter before them."""
+    """Format a hash in hexadecimal for a CSV file. The leading letter keeps spreadsheets from reading it as a number."""
     return f"x{value:016x}"
 
 
 class ShardWriter:
-    """Sequential writer of one shard of a split, with the ``kinds`` of byte strings to write: ``TEXTS``, ``IDS``."""
+    """Sequential writer of one shard of a split.
+
+    Args:
+        rows: number of rows of the shard.
+        feature_len: number of character ids per row.
+        kinds: kinds of byte strings to write: ``TEXTS``, ``IDS``.
+    """
 
     def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
         self._folder = folder
         self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
         self._codes.write(npy_header(np.dtype(np.uint8), (rows, feature_len)))
-        self._strings: dict[str, tuple[_HashedFile, str, list[int]]] = {}  # with the file of offsets, and the lengths
+        # By kind: the file of strings, the name of the file of offsets, and the lengths of the strings after a 0.
+        self._strings: dict[str, tuple[_HashedFile, str, list[int]]] = {}
         for kind in kinds:
             strings, offsets = string_files(split, kind, shard)
             self._strings[kind] = _HashedFile(folder / strings), offsets, [0]
 
     def append(self, char_ids: npt.NDArray[np.uint8], **strings: list[bytes]) -> None:
-        """Write rows: uint8 [n, feature_len], and n byte strings of each kind, those not ``kinds`` being ignored."""
+        """Write rows.
+
+        Args:
+            char_ids: encoded documents, uint8 [n, feature_len].
+            strings: n byte strings of each kind, by kind. Kinds that this writer does not write are ignored.
+        """
         self._codes.write(np.ascontiguousarray(char_ids).data)
         for kind, (file, _, lengths) in self._strings.items():
             file.write(b"".join(strings[kind]))
@@ -140,7 +160,7 @@ class ShardWriter:
 
 
 class _HashedFile:
-    """File that is hashed while it is written."""
+    """File whose SHA-256 is computed while it is written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -159,14 +179,14 @@ class _HashedFile:
 
 
 def write_array(folder: Path, name: str, array: Any) -> Files:
-    """Write an array to disk and return its manifest entry."""
+    """Write an array to a ``.npy`` file and return the file's manifest entry."""
     return write_in_chunks(folder, name, array.dtype, array.shape, [array])
 
 
 def write_in_chunks(
     folder: Path, name: str, kind: npt.DTypeLike, shape: tuple[int, ...], pieces: Iterable[npt.NDArray[Any]]
 ) -> Files:
-    """Write an array to disk in pieces of its rows, and return its manifest entry."""
+    """Write an array, given as chunks of its rows, to a ``.npy`` file, and return the file's manifest entry."""
     with name_path_in_errors(folder / name):
         file = _HashedFile(folder / name)
         file.write(npy_header(np.dtype(kind), shape))

@@ -1,6 +1,6 @@
-"""Augmentation of encoded documents: typing errors, which also measure robustness, and word dropout.
+"""Augmentation of encoded documents: typing errors and word dropout. Typing errors also measure robustness.
 
-Both change the codes, because a training document is stored as codes only.
+Both change character ids, because a training document is stored without its text.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from crepe_dist.data.dataset import Split, Transform
 from crepe_dist.data.word_hashing import WordHasher
 
 DEFAULT_ENCODER = CharEncoder()
-Places = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int64]  # Positions in the character ids of all documents, concatenated.
 
 
 def add_typos(char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharIds, kept: tuple[int, int]) -> CharIds:
-    """Add typing errors to documents, as a function of the codes, the rate and the keys.
+    """Add typing errors to documents. The result depends only on the arguments.
 
-    Each character is hit with probability ``rate``. A hit is with equal probability a substitution by another letter, a
-    deletion, an insertion of a letter before it, or a swap with the next character in the order of the codes.
-    Characters hit at one rate are also hit at every higher rate. A document that becomes too long is cut as its text
-    would be; after deletions, the end is padded.
+    Each character is changed with probability ``typo_prob``. Four changes have equal probability: a substitution by
+    another letter, a deletion, the insertion of a letter before the character, and a swap with the next character in
+    the order of the ids. A character that is changed at one probability is also changed at every higher one. A document
+    that becomes too long is truncated like a text. A document that becomes shorter is padded at its end.
 
     Args:
-        codes: documents, uint8 [n, L]. ``BLANK`` after a document's last known character is padding and stays
-            blank.
-        rate: probability of an error per character, 0 to 1.
+        char_ids: documents, uint8 [n, L]. ``PAD_UNK_ID`` after a document's last known character is padding and stays
+            padding.
+        typo_prob: probability of an error per character, from 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
-        letters: codes that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
-        kept: numbers of codes at the front and at the back of a document that becomes too long.
+        letters: ids that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
+        kept: number of ids at the front and at the back that remain of a document that becomes too long.
 
     Returns:
         A copy with errors.
@@ -53,7 +53,8 @@ def add_typos(char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharI
     flat = char_ids.flatten()
     _swap(flat, hits[swapped & (place + 1 < ends[document])])
     _substitute(flat, hits[substituted], random[substituted], letters)
-    # Insert and delete in all documents at once; `start` below then follows their changed lengths.
+    # Insertions and deletions are made in all documents at once. `start` below is the position of the next document,
+    # whose length may have changed.
     flat = np.insert(flat, hits[inserted], letters[random[inserted] % np.uint64(len(letters))])
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
@@ -70,7 +71,8 @@ def add_typos(char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharI
 
 
 def _swap(flat: npt.NDArray[Any], positions: Places) -> None:
-    """Swap each of these characters with the next one, in order; in a run of neighbours the first moves to the end."""
+    """Swap each of these characters with its successor, in order. In a run of neighbours, the first one moves to the
+    end."""
     is_first = np.diff(positions, prepend=-2) != 1
     is_last = np.append(is_first[1:], True)[: len(positions)]
     moved = flat[positions[is_first]]
@@ -79,9 +81,11 @@ def _swap(flat: npt.NDArray[Any], positions: Places) -> None:
 
 
 def _substitute(flat: npt.NDArray[Any], positions: Places, random: Numbers, letters: CharIds) -> None:
+    """Replace each of these characters by a letter other than itself, in place."""
     old, count = flat[positions], len(letters)
     which = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
-    # For a letter, choose among the others, counted from the one after it.
+    # If the character is a letter, the offset starts at the letter after it, so that the result is never the same
+    # letter.
     others = which + np.uint64(1) + random % np.uint64(max(1, count - 1))
     flat[positions] = letters[np.where(letters[which] == old, others, random) % np.uint64(count)]
 
@@ -89,10 +93,10 @@ def _substitute(flat: npt.NDArray[Any], positions: Places, random: Numbers, lett
 def with_typos(
     split: Split, typo_prob: float, seed: int = 0, epoch: int = 0, encoder: CharEncoder = DEFAULT_ENCODER
 ) -> Split:
-    """Return a view of a split with typing errors in its codes; its texts stay unchanged.
+    """Return a view of a split with typing errors in its character ids. Its texts stay unchanged.
 
-    The errors of a row are a function of (seed, epoch, row), so any rank that reads the row sees the same errors. A
-    rare character has two codes, and an error in either makes another or an unknown character of it.
+    The errors of a row depend only on the seed, the epoch and the row, so every rank that reads the row gets the same
+    errors. A rare character has two ids. An error in either id turns it into another character or an unknown one.
     """
     if not typo_prob:
         return split
@@ -107,19 +111,22 @@ def with_typos(
 
 
 def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: WordHasher) -> CharIds:
-    """Leave out words, and the character after each; a document keeps at least one word (Iyyer et al. 2015, ACL).
+    """Drop words, and the character after each of them. Every document keeps at least one word (Iyyer et al. 2015,
+    ACL).
 
-    Soft labels of a teacher repeat what it knows of a text's most telling words. A student that does not always see
-    these learns what the other words say.
+    The soft labels of a teacher depend mostly on a text's most informative words. A student that does not always read
+    these words also learns from the other words.
 
     Args:
-        codes: documents, uint8 [n, L].
-        most: largest probability that a word is left out. Each document has its own, uniform from 0 on, so that some
-            are nearly whole, as those that a network classifies are.
+        char_ids: documents, uint8 [n, L].
+        max_prob: largest probability that a word is dropped. The probability of each document is uniform from 0 to this
+            value, so that some documents are nearly complete, like the documents at prediction.
         keys: key of the random numbers of each document, uint64 [n].
+        finder: finder of the words.
     """
     is_word, starts = finder.bounds(char_ids)[:2]
-    number = np.cumsum(starts, axis=1).astype(np.uint64)  # from 1 on within words; 0 draws the probability
+    # Number of the word, from 1. Number 0 draws the document's probability.
+    number = np.cumsum(starts, axis=1).astype(np.uint64)
     rates = max_prob * (splitmix64(keys) >> np.uint64(32)) / (1 << 32)
     is_left_out = is_word & bernoulli(rates[:, None], splitmix64(keys[:, None] + number))
     is_left_out &= (is_word & ~is_left_out).any(axis=1, keepdims=True)
@@ -129,7 +136,7 @@ def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: Word
 
 
 def with_word_dropout(split: Split, max_prob: float, encoder: CharEncoder) -> Split:
-    """Return a view of a training split that leaves out words in each epoch; see ``word_dropout``."""
+    """Return a view of a training split that drops other words in each epoch; see ``word_dropout``."""
     finder = WordHasher(encoder)
 
     def of_epoch(seed: int, epoch: int) -> Transform:

@@ -1,4 +1,4 @@
-"""Batch of encoded documents in one array."""
+"""A batch of encoded documents, packed into one array."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from crepe_dist.data.dataset import UNIT_WEIGHT_BYTES, WEIGHT_BYTES, WEIGHT_SCAL
 from crepe_dist.data.targets import PAIR_BYTES, PROB_SCALE, LabelProbs
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 
-LABEL_BYTES = 2  # of a row with one label
-RowIndices = npt.NDArray[np.int64]  # row numbers
+LABEL_BYTES = 2  # Size of the label in a packed row with one label, in bytes.
+RowIndices = npt.NDArray[np.int64]  # Row numbers in a split.
 
 
 def num_trailer_bytes(pairs: int) -> int:
-    """Return the bytes of a packed row after its codes: its label, or its pairs of class and share, and its weight."""
+    """Return the number of bytes after the character ids in a packed row.
+
+    These bytes hold the label, or ``pairs`` pairs of a class and its label probability, and then the weight.
+    """
     return (PAIR_BYTES * pairs or LABEL_BYTES) + WEIGHT_BYTES
 
 
 class Batch(NamedTuple):
-    """One rank's share of a global batch, padded with blank rows of weight 0 to the same shape in every step.
+    """One rank's shard of a global batch, padded with blank rows of weight 0 to the same size in every step.
 
-    Everything is packed into one array, because a GPU takes 0.1 ms for each array that is copied to it.
+    Everything is packed into one array, because each array that is copied to a GPU takes 0.1 ms.
 
     Attributes:
-        packed: uint8 [B, L + extra_bytes(pairs)]; B is a rank's largest share of a full batch. A row holds the L codes,
-            the label and the weight, L + 5 bytes. The weight of padding is 0. If rows have several labels, a row holds
-            its pairs of class and share in place of the label, L + 4 · pairs + 3 bytes.
-        labels: labels of this rank's documents, which come first in ``packed``, int32 [n].
-        documents: number of documents in the global batch, over all ranks.
+        packed: uint8 [B, L + num_trailer_bytes(pairs)]. B is the size of the largest shard of a full batch. With one
+            label per document, a row holds the L character ids, the label and the weight, L + 5 bytes. Otherwise pairs
+            of a class and its label probability replace the label, and a row has L + 4 · pairs + 3 bytes. The weight of
+            padding is 0.
+        labels: labels of this rank's documents, int32 [n]. The documents are the first n rows of ``packed``.
+        global_batch_size: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.
         rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
-        step: number of the step that the batch is for, from 1; 0 outside of training.
-        seed: random seed of the step's dropout, uint64.
+        step: number of the training step, from 1; 0 outside of training.
+        seed: random seed of the step's dropout, a uint64 number.
     """
 
     packed: CharIds
@@ -47,7 +51,8 @@ class Batch(NamedTuple):
     seed: int = 0
 
     def for_step(self, step: int, seed: int) -> Batch:
-        """Return the batch of a step of a run with a random seed."""
+        """Return this batch with the number of a training step, and with the dropout seed that follows from the run's
+        seed."""
         return self._replace(step=step, seed=(seed * MULTIPLIER2 + (step - 1) * MULTIPLIER1) % 2**64)
 
 
@@ -63,13 +68,13 @@ def pack_batch(
     """Pack a rank's documents into a padded batch.
 
     Args:
-        codes: encoded documents, uint8 [n, L].
-        labels: their labels, int32 [n].
+        char_ids: encoded documents, uint8 [n, L].
+        labels: labels of the documents, int32 [n].
         rows: number of rows of the batch, at least n.
-        documents: number of documents in the global batch.
+        global_batch_size: number of documents in the global batch, over all ranks.
         first: position of the first document in the global batch.
-        weights: their weights in bytes, uint8 [n or 1, 3]; see ``Split.weight_bytes``.
-        targets: their classes and shares in bytes, see ``Targets.bytes``; ``None``: the labels.
+        weights: weights of the documents in bytes, uint8 [n or 1, 3]; see ``Split.weight_bytes``.
+        targets: classes and label probabilities in bytes; see ``Targets.bytes``. ``None`` uses ``labels``.
     """
     count, length = char_ids.shape
     if targets is None:
@@ -84,10 +89,13 @@ def pack_batch(
 
 
 def unpack_batch(batch: Batch, classes: int, pairs: int = 0) -> tuple[CharIds, LabelProbs, npt.NDArray[np.float32]]:
-    """Return a batch's codes, uint8 [B, L], shares of the classes, float32 [B, classes], and weights, float32 [B, 1].
+    """Return the character ids, the label probabilities and the weights of a batch.
 
     Args:
-        pairs: pairs of class and share in a row; 0: its label.
+        pairs: number of pairs of a class and its label probability in a row; 0 if a row holds one label.
+
+    Returns:
+        Character ids, uint8 [B, L]; label probabilities, float32 [B, classes]; weights, float32 [B, 1].
     """
     char_ids, rest = np.split(batch.packed, [-num_trailer_bytes(pairs)], axis=1)
     labels, weights = np.split(rest.astype(np.float32), [-WEIGHT_BYTES], axis=1)

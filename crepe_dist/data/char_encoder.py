@@ -1,10 +1,12 @@
-"""Encoding of texts as uint8 codes, by table look-up.
+"""Encoding of texts as character ids (uint8) by table look-up.
 
-A character's code is its position in the alphabet. Unknown characters and padding have the code ``BLANK``, which
-becomes an all-zero column of the one-hot matrix. The standard alphabet has the notebook's 69 characters: the paper's 70
-contain "-" twice, and the notebook replaces the second one by a space. ``characters`` folds letters and makes alphabets
-for other scripts. A text with more codes than a network reads loses its middle, of which one blank is left: its subject
-and its end are read. In mode ``notebook`` it loses its end.
+The id of a character is its position in the alphabet. Unknown characters and padding have the id ``PAD_UNK_ID``, which
+becomes an all-zero column of the one-hot matrix. The standard alphabet has 69 characters, as in the original Gluon
+notebook ("the notebook" below): the paper lists 70, but "-" twice, and the notebook replaces the second "-" by a space.
+``characters`` folds letters and builds alphabets for other scripts.
+
+If a text has more ids than a network reads, its middle is removed and one blank id marks the gap, because the beginning
+and the end of a text are the most informative. In mode ``notebook``, the end is removed instead.
 """
 
 from __future__ import annotations
@@ -27,9 +29,8 @@ from crepe_dist.settings.fields import MAX_DOCUMENT_LENGTH, MODES, Mode
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
 FULL_ALPHABET = ALPHABET[:36] + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + ALPHABET[36:]
 PAD_UNK_ID = constants.BLANK
-TRUNCATION_MARK = (
-    "\0"  # character between the beginning and the end of a text that is cut; it is unknown to every alphabet
-)
+# Character between the beginning and the end of a truncated text. No alphabet contains it.
+TRUNCATION_MARK = "\0"
 
 STANDARD_ALPHABETS: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
 CharIds = npt.NDArray[np.uint8]
@@ -37,26 +38,26 @@ CharIds = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class CharEncoder:
-    """Parameters of the encoding of a text as ``feature_len`` codes: one per code point, or two of some.
+    """Encoder of texts as ``feature_len`` character ids each: one id per code point, two ids for some characters.
 
     Modes:
-        ``paper``: lower case, in reversed order (the authors' ``train/data.lua``); white space is read as a space.
-        ``full``: as ``paper``, with separate upper and lower case: 95 characters, the paper's "Full" alphabet.
-        ``notebook``: in reading order; upper case is unknown, and so is white space other than the space. The
-            notebook's ``encode`` computes the lower-cased, reversed text but then loops over the original, and its
+        ``paper``: lower case, in reversed order (the authors' ``train/data.lua``). White space is read as a space.
+        ``full``: like ``paper``, with separate upper and lower case: 95 characters, the paper's "Full" alphabet.
+        ``notebook``: in reading order. Upper case is unknown, and so is white space other than the space. The
+            notebook's ``encode`` computes the lower-cased, reversed text but then loops over the original text, and its
             published parameters depend on that.
 
     Args:
         mode: case, direction and standard alphabet; see above.
-        feature_len: number of codes per document.
-        fold_accents: replacement of an accented letter by the first letter of its canonical decomposition (NFD,
-            é → e), and of ``LETTERS``, which have none (ß → ss), a deviation from the paper. ``None`` means off in mode
-            ``notebook`` and with a custom alphabet, on otherwise.
-        alphabet: characters in the order of their codes, those of words first. A custom alphabet contains a space, and
-            is sorted as ``characters.sort_alphabet`` does. Empty means the standard alphabet of the mode.
-        paired: rare characters, sorted by code point, for which a custom alphabet has no room. Number n is read as the
-            codes ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is the smallest square that
-            is not below their number.
+        feature_len: number of ids per document.
+        fold_accents: True to replace an accented letter by the first letter of its canonical decomposition (NFD, é →
+            e), and letters of ``LETTERS`` without a decomposition (ß → ss). The paper does not do this. ``None`` means
+            False in mode ``notebook`` and with a custom alphabet, otherwise True.
+        alphabet: characters in the order of their ids; characters of words come first. A custom alphabet contains a
+            space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
+        paired: rare characters, sorted by code point, that do not get an id of their own in a custom alphabet.
+            Character number n has the two ids ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is
+            the smallest square that is at least the number of rare characters.
 
     Raises:
         UserError: The mode is unknown, ``feature_len`` is out of range, or the custom alphabet is invalid.
@@ -84,38 +85,39 @@ class CharEncoder:
 
     @property
     def is_custom(self) -> bool:
-        """True if the alphabet differs from the mode's standard alphabet."""
+        """True if the alphabet differs from the standard alphabet of the mode."""
         return self.alphabet != STANDARD_ALPHABETS[self.mode]
 
     @property
     def in_reading_order(self) -> bool:
-        """True if the codes are in the order of the text, as in the notebook; else they are reversed."""
+        """True if the ids are in the order of the text, as in the notebook. Otherwise they are reversed."""
         return self.mode == "notebook"
 
     @property
     def pair_base(self) -> int:
-        """Number of codes that are the first of a rare character, and of those that are the second."""
+        """Number of ids for the first half of a rare character, which is also the number of ids for the second half."""
         return characters.pair_base(self.paired)
 
     @property
     def num_ids(self) -> int:
-        """Number of codes: those of the alphabet, and those of which rare characters have two."""
+        """Number of ids: one for each character of the alphabet, and the ids that rare characters consist of."""
         return len(self.alphabet) + 2 * self.pair_base
 
     @property
     def num_word_ids(self) -> int:
-        """Number of codes that stand for letters and digits of words, which are the first ones; at least 1."""
+        """Number of ids for letters and digits of words, at least 1. These ids are the lowest ones."""
         return max(1, sum(map(characters.is_in_words, self.alphabet)))
 
     def same_mapping(self, other: CharEncoder) -> bool:
-        """Return whether both map characters to the same codes, whether or not accents are folded."""
+        """Return whether both encoders map characters to the same ids. Folding of accents is not compared."""
         return (self.mode, self.alphabet, self.paired) == (other.mode, other.alphabet, other.paired)
 
     @property
     def typo_ids(self) -> CharIds:
-        """Codes that simulated typing errors produce, ascending, uint8 [n].
+        """Ids that simulated typing errors produce, ascending, uint8 [n].
 
-        These are a to z; with a custom alphabet its letters, or all its characters if it has no letters.
+        These are the ids of a to z. With a custom alphabet they are its letters, or all its characters if it has no
+        letters.
         """
         if not self.is_custom:
             return np.arange(26, dtype=np.uint8)
@@ -124,7 +126,7 @@ class CharEncoder:
 
     @property
     def head_tail_lengths(self) -> tuple[int, int]:
-        """Numbers of codes at the beginning and at the end of a text that is cut; see ``head_tail_lengths``."""
+        """Numbers of ids at the beginning and at the end of a truncated text; see the function ``head_tail_lengths``."""
         return head_tail_lengths({"feature_len": self.feature_len, "mode": self.mode})
 
     @property
@@ -136,23 +138,24 @@ class CharEncoder:
         return characters.spelling_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
 
     def encode(self, texts: Sequence[str]) -> CharIds:
-        """Encode texts as uint8 [len(texts), feature_len], padded with ``BLANK``."""
+        """Encode texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
         if self.paired or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > self.feature_len:
             texts = list(map(self._truncate, texts))
         return self._encode_cut(texts)
 
     def encode_and_measure(self, texts: Sequence[str]) -> tuple[CharIds, npt.NDArray[np.int64]]:
-        """Return what ``encode`` and ``lengths`` return, but spell the texts once."""
+        """Return the results of ``encode`` and ``lengths`` in one pass over the texts."""
         spelt = list(map(self._expand, texts))
         return self._encode_cut(list(map(self._truncate_expanded, spelt))), np.array(list(map(len, spelt)), np.int64)
 
     def _encode_cut(self, texts: Sequence[str]) -> CharIds:
-        """Encode texts that are spelt out and have at most ``feature_len`` characters."""
+        """Encode texts from ``_truncate``."""
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _expand(self, text: str) -> str:
-        """Return a text in which every character has one code."""
+        """Return a text of which each character has one id: rare characters and letters such as ß are replaced by two
+        symbols."""
         if text.isascii() and not self.paired:
             return text
         spelling = self._spelling
@@ -160,14 +163,15 @@ class CharEncoder:
         return text.translate(spelling) if is_spelt else text
 
     def _truncate(self, text: str) -> str:
-        """Return a text that is spelt out, and has at most ``feature_len`` characters."""
+        """Expand a text, and truncate it to ``feature_len`` characters."""
         length = self.feature_len
         if len(text) > 2 * length:
-            text = text[:length] + text[-length:]  # only these can be read
+            # Only these characters can be read. A long text is cut before it is expanded, which saves time.
+            text = text[:length] + text[-length:]
         return self._truncate_expanded(self._expand(text))
 
     def _truncate_expanded(self, text: str) -> str:
-        """Return a text that is spelt out with at most ``feature_len`` characters."""
+        """Truncate a text from ``_expand`` to ``feature_len`` characters."""
         length = self.feature_len
         if len(text) <= length:
             return text
@@ -175,7 +179,7 @@ class CharEncoder:
         return text[:head] + TRUNCATION_MARK * (length - head - tail) + text[len(text) - tail :]
 
     def _encode_native(self, native: library.Library, texts: Sequence[str]) -> CharIds:
-        """Encode texts from ``_cut``."""
+        """Encode texts from ``_truncate`` with the C++ kernels."""
         length = self.feature_len
         ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
         joined = "".join(texts)
@@ -196,14 +200,14 @@ class CharEncoder:
         return codes
 
     def _encode_plain(self, texts: Sequence[str]) -> CharIds:
-        """Encode texts from ``_cut``."""
+        """Encode texts from ``_truncate`` with NumPy."""
         codes = np.full((len(texts), self.feature_len), PAD_UNK_ID, np.uint8)
         for text, row in zip(texts, codes):
             row[: len(text)] = self._char_ids_of(text)
         return codes
 
     def _char_ids_of(self, text: str) -> CharIds:
-        """Encode a text that is spelt out, uint8 [n]."""
+        """Encode a text from ``_expand`` without padding, uint8 [n]."""
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
 
@@ -229,9 +233,9 @@ class CharEncoder:
         return np.repeat(places, [len(spelling.get(ord(character), " ")) for character in text])
 
     def offset_mapping(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the indices of the characters behind codes 0, 1, … of a text, int64 [n].
+        """Return the index of the character behind each id of an encoded text, int64 [n].
 
-        That of a seam is the one of the first code that it replaces.
+        The blank id in the middle of a truncated text gets the index of the first character that it replaces.
         """
         places, length, tail = self._places(text), self.feature_len, self.head_tail_lengths[1]
         if len(places) > length:
@@ -239,7 +243,7 @@ class CharEncoder:
         return places if self.in_reading_order else places[::-1]
 
     def truncated_range(self, text: str) -> range:
-        """Return the positions of the characters of a text that are cut off, which are adjacent; empty if none is."""
+        """Return the positions of the characters that truncation removes; empty if the text is not truncated."""
         length = self.feature_len
         if len(text) <= length and len(self._expand(text)) <= length:
             return range(0)
@@ -256,38 +260,42 @@ class CharEncoder:
         return np.asarray(known)
 
     def has_id(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-        """Tell which code points, uint32 [n], have codes, as bool [n]."""
+        """Return which code points, uint32 [n], have an id, as bool [n]."""
         return np.asarray(self._known[points])
 
     def count_unknown(self, text: str) -> tuple[int, int]:
-        """Count the characters of a whole text that have no code, and all but white space."""
+        """Count the characters of a text that have no id, and all characters. White space is not counted."""
         symbols = "".join(text.split())
         points = np.frombuffer(symbols.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return len(symbols) - int(self._known[points].sum()), len(symbols)
 
     def multi_id_characters(self) -> dict[str, list[int]]:
-        """Return the codes of each character with more than one: rare ones, those that count as one, and ß as ss."""
+        """Return the ids of each character that has several: rare characters, characters that fold to one, and ß as
+        ss."""
         spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) > 1}
         return {
             character: [int(self._table[ord(symbol)]) for symbol in symbols] for character, symbols in spelt.items()
         }
 
     def export_tables(self) -> dict[str, Any]:
-        """Return what an encoder in another language needs, JSON-like.
+        """Return the tables that an encoder in another language needs, as JSON-like data.
 
-        ``counted`` is the number of codes that stand for a character; the others are second codes of rare ones.
+        ``counted`` is the number of ids that stand for a character. The other ids are the second halves of rare
+        characters.
         """
-        table = self._table[: characters.SYMBOLS]  # without the codes of rare characters
+        table = self._table[: characters.SYMBOLS]  # The symbols of rare characters come after these code points.
         known = ["".join(map(chr, np.flatnonzero(table == code).tolist())) for code in range(self.num_ids)]
         listed = {"characters": known, "spellings": self.multi_id_characters()}
         return {**listed, "kept": list(self.head_tail_lengths), "counted": self.num_ids - self.pair_base}
 
     def starts_character(self, codes: CharIds) -> npt.NDArray[np.bool_]:
-        """Tell which codes stand for a known character: not those of blanks, and of a pair's two only the first."""
+        """Return which ids stand for a known character. Blanks do not, and of a rare character only the first id
+        does."""
         return np.asarray(codes < self.num_ids - self.pair_base)
 
     def decode(self, codes: CharIds) -> str:
-        """Turn codes, uint8 [feature_len], back into text in reading order, with blanks as spaces and no padding."""
+        """Turn ids, uint8 [feature_len], back into text in reading order. Blanks become spaces, and padding is
+        removed."""
         used = np.flatnonzero(codes != PAD_UNK_ID)
         numbers = codes[: used[-1] + 1 if len(used) else 0].tolist()[:: 1 if self.in_reading_order else -1]
         rare, second, text = len(self.alphabet), len(self.alphabet) + self.pair_base, []
@@ -302,20 +310,21 @@ class CharEncoder:
         return "".join(text)
 
     def flags(self, file: Path) -> str:
-        """Return the flags of ``prepare`` that select this encoding; ``file`` has a custom alphabet."""
+        """Return the flags of ``prepare`` that select this encoder; ``file`` is a file with its alphabet if that is
+        custom."""
         alphabet = str(file) if self.is_custom else "standard"
         return f"--mode {self.mode} --feature-len {self.feature_len} --alphabet {alphabet}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the encoding as JSON-like data; ``paired`` only if there are rare characters."""
+        """Return the encoder as JSON-like data. The key ``paired`` exists only if there are rare characters."""
         return {name: value for name, value in asdict(self).items() if self.paired or name != "paired"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> CharEncoder:
-        """Restore an encoding from ``to_dict``'s result.
+        """Restore an encoder from the result of ``to_dict``.
 
         Raises:
-            UserError: The encoding is invalid.
+            UserError: The encoder is invalid.
             KeyError, TypeError, ValueError: A field is missing or has the wrong type.
         """
         if not isinstance(saved["alphabet"], str) or type(saved["feature_len"]) is not int:
@@ -325,16 +334,16 @@ class CharEncoder:
 
 
 def head_tail_lengths(encoding: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the numbers of codes at the beginning and at the end of a text that are read if it is cut.
+    """Return the numbers of ids at the beginning and at the end of a truncated text.
 
     Args:
-        encoding: ``feature_len`` and ``mode`` of an encoding, as in ``CharEncoder.to_dict``.
+        encoding: ``feature_len`` and ``mode`` of an encoder, as in ``CharEncoder.to_dict``.
     """
     length = encoding["feature_len"]
     return (length, 0) if encoding["mode"] == "notebook" else ((length - 1) // 2, length // 2)
 
 
 def describe_truncation(encoding: Mapping[str, Any]) -> str:
-    """Describe what is read of a text that is cut, such as "the first 506 and the last 507 characters"."""
+    """Describe what is read of a truncated text, such as "the first 506 and the last 507 characters"."""
     ends = zip(("first", "last"), head_tail_lengths(encoding))
     return f"{' and '.join(f'the {end} {count:,}' for end, count in ends if count)} characters"

@@ -1,7 +1,7 @@
-"""Reading of characters: as themselves, a space, a letter without accent, or two codes.
+"""Reading of characters: as themselves, as a space, as a letter without accent, or as two ids.
 
-``frequent_alphabet`` makes alphabets for other scripts. If a script has more characters than there are codes, each rare
-one is read as two codes, which no other character has.
+``frequent_alphabet`` builds alphabets for other scripts. If a script has more characters than there are ids, each rare
+character is encoded as two ids. No other character uses these ids.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from crepe_dist.errors import UserError
 from crepe_dist.native.constants import BLANK
 from crepe_dist.settings.fields import Mode
 
-CODE_POINTS = 0x110000
-MAX_CHARACTERS = 254  # codes of an alphabet: they are bytes, BLANK takes one, and the edges of a text another
-MIN_COUNT = 5  # occurrences that a character needs to enter a generated alphabet
-INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # Unicode categories: controls, direction marks, line separators
-MAX_PAIRED = 96**2  # rare characters at most, so that 61 others and the space keep a code of their own
-SYMBOLS = 0x10FF00  # private code points that stand for the codes of rare characters while a text is encoded
+CODE_POINTS = 0x110000  # Number of Unicode code points.
+# Maximum number of ids of an alphabet. Ids are bytes; one value is BLANK, and one marks the start and end of a text.
+MAX_CHARACTERS = 254
+MIN_COUNT = 5  # Minimum number of occurrences of a character in a generated alphabet.
+# Unicode categories of invisible characters: controls, direction marks, private use, surrogates, separators.
+INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
+# Maximum number of rare characters. They take 2 × 96 ids, so 61 other characters and the space have an id of their own.
+MAX_PAIRED = 96**2
+# First of the private code points that stand for the ids of rare characters while a text is encoded.
+SYMBOLS = 0x10FF00
 # Code points from here on never fold to a letter of the standard alphabets, by lower case or decomposition.
 LATIN_END = 0x2200
 # Code points from here on have neither a lower case nor a decomposition.
@@ -37,7 +41,8 @@ UNSEPARATED = (
 )  # fmt: skip
 
 WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
-WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space, and the separators of ASCII
+# White space: Unicode's property White_Space, and the separators of ASCII.
+WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
 # Letters of Latin-1 and Latin Extended-A without a decomposition, as in CLDR's transform Latin-ASCII.
 LETTERS = {
     "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ĸ": "q",
@@ -46,19 +51,19 @@ LETTERS = {
 
 
 def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
-    """Make an alphabet of the most frequent characters, and list the rare ones, both as ``ordered`` sorts them.
+    """Build an alphabet of the most frequent characters, and list the rare ones. Both are sorted by ``sort_alphabet``.
 
-    Characters are counted in lower case in mode ``paper``. The alphabet always contains a space; invisible characters
-    are left out. If at most ``MAX_CHARACTERS`` occur ``MIN_COUNT`` times, these are the alphabet, and all others are
-    left out. Otherwise all but the ``MAX_PAIRED`` most frequent are left out, and as many of these have a code of
-    their own as two codes for the rest leave room. Ties are broken by code point.
+    In mode ``paper``, characters are counted in lower case. The alphabet always contains a space. Invisible characters
+    are omitted. If at most ``MAX_CHARACTERS`` characters occur ``MIN_COUNT`` times, these are the alphabet, and all
+    others are omitted. Otherwise, as many of the most frequent characters as possible get an id of their own, and up to
+    ``MAX_PAIRED`` of the following characters are encoded as two ids. Ties are broken by code point.
 
     Args:
         counts: number of occurrences of each code point.
-        mode: mode of the encoding.
+        mode: mode of the encoder.
 
     Returns:
-        The alphabet, and the rare characters of ``CharEncoder.paired``.
+        The alphabet, and the rare characters (``CharEncoder.paired``).
     """
     seen: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
@@ -77,11 +82,11 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
 def split_frequent_and_rare(
     characters: Sequence[str], codes: int, paired: int = 0
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Divide characters, the most frequent first, into those of one code and those of two; others are left out.
+    """Divide characters, the most frequent first, into characters of one id and characters of two; others are omitted.
 
     Args:
-        codes: number of codes.
-        paired: further characters of two codes, which share the codes of pairs.
+        codes: number of ids.
+        paired: number of further characters of two ids, which share the ids of the rare characters.
     """
     own = min(len(characters), codes)
     while own and _most_paired(codes - own) - paired < min(len(characters) - own, MAX_PAIRED - paired):
@@ -90,29 +95,32 @@ def split_frequent_and_rare(
 
 
 def _most_paired(codes: int) -> int:
-    """Return the number of characters of two codes for which these are enough."""
+    """Return the maximum number of characters of two ids that can be formed from this number of ids."""
     return min((codes // 2) ** 2, MAX_PAIRED)
 
 
 def is_in_words(character: str) -> bool:
-    """Return whether words consist of a character: letter, digit or mark of a script that divides them, or a value."""
+    """Return whether a character is part of a word.
+
+    That is a letter, digit or mark of a script that separates words by spaces, or the value of a feature column.
+    """
     if ord(character) in FEATURE_CODE_POINTS:
         return True
     return unicodedata.category(character)[0] in "LNM" and not any(ord(character) in each for each in UNSEPARATED)
 
 
 def sort_alphabet(alphabet: Iterable[str]) -> str:
-    """Join the characters of an alphabet, those of words first, and by code point."""
+    """Join the characters of an alphabet: characters of words first, each group sorted by code point."""
     return "".join(sorted(alphabet, key=lambda character: (not is_in_words(character), character)))
 
 
 def pair_base(paired: Sized) -> int:
-    """Return the number of codes that are the first of a pair, which is that of the second ones."""
+    """Return the number of first ids of rare characters, which equals the number of second ids."""
     return math.isqrt(max(0, len(paired) - 1)) + bool(paired)
 
 
 def check_alphabet(alphabet: str, paired: str) -> None:
-    """Raise ``UserError`` if ``frequent_alphabet`` cannot have made an alphabet."""
+    """Raise ``UserError`` if ``frequent_alphabet`` cannot have built an alphabet."""
     is_sorted = all(text == sort_alphabet(set(text)) for text in (alphabet, paired))
     visible = [character for character in alphabet + paired if ord(character) not in FEATURE_CODE_POINTS]
     is_visible = not any(unicodedata.category(character) in INVISIBLE for character in visible)
@@ -143,7 +151,8 @@ def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
 
 @cache
 def id_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_custom: bool) -> npt.NDArray[np.uint8]:
-    """Return the code of every code point, uint8 [0x110000]; ``SYMBOLS`` have those after the alphabet's."""
+    """Return the id of every code point, uint8 [0x110000]. The code points from ``SYMBOLS`` have the ids after the
+    alphabet."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
     codes = {character: code for code, character in enumerate(alphabet)}
     end = FOLDING_END if is_custom else LATIN_END
@@ -156,10 +165,10 @@ def id_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_cust
 
 @cache
 def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dict[int, str]:
-    """Return the characters of one code that each code point of several is read as, for ``str.translate``.
+    """Return the characters that replace each code point with several ids, for ``str.translate``.
 
-    These are two ``SYMBOLS`` for a rare one, and the letters of one that is read as several. A symbol in a text is read
-    as unknown.
+    A rare character is replaced by two symbols, code points from ``SYMBOLS``. A letter such as ß is replaced by the
+    letters that it is read as. A symbol that is already in a text is read as an unknown character.
     """
     if not paired and not fold_accents:
         return {}

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a pure function of their keys, independent of the order of draws."""
+"""Counter-based random numbers. They are a pure function of their keys, so the order of draws does not matter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crepe_dist.native import constants
 
 Numbers = npt.NDArray[np.uint64]
 
-GOLDEN = np.uint64(constants.GOLDEN)
+GOLDEN = np.uint64(constants.GOLDEN)  # Increment of SplitMix64: 2^64 divided by the golden ratio.
 
 
 def splitmix64_finalize(state: Numbers) -> Numbers:
@@ -22,12 +22,13 @@ def splitmix64_finalize(state: Numbers) -> Numbers:
 
 
 def splitmix64(state: Numbers) -> Numbers:
-    """Hash uint64 numbers into pseudo-random ones: the first output of SplitMix64 from each state."""
+    """Hash uint64 numbers into pseudo-random numbers: the first output of SplitMix64 from each state."""
     return splitmix64_finalize(state * GOLDEN + GOLDEN)
 
 
 def hash_random(seed: int, *keys: Any) -> Numbers:
-    """Draw a random number, uint64, for each combination of keys: whole numbers, or arrays of them that broadcast."""
+    """Draw a random number, uint64, for each combination of keys. Keys are integers, or integer arrays that
+    broadcast."""
     state = splitmix64(np.array([seed], np.uint64))
     for key in keys:
         state = splitmix64(state + np.asarray(key).astype(np.uint64))
@@ -35,5 +36,6 @@ def hash_random(seed: int, *keys: Any) -> Numbers:
 
 
 def bernoulli(rate: float | npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.bool_]:
-    """Choose from random numbers each with probability ``rate``; at a higher rate, the same ones and others."""
+    """Return which random numbers are hits, each with probability ``rate``. A hit at one rate is a hit at every higher
+    rate."""
     return np.asarray(numbers >> np.uint64(11) < np.asarray(rate * (1 << 53)).astype(np.uint64))

@@ -1,15 +1,15 @@
-"""The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.
+"""The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.|
 
 ``<split>.labels.npy``           int32 [rows]
 ``<split>.targets.npy``          uint16 [rows, most, 2], see ``targets``; only with several or soft labels
 ``train.weights.npy``            float32 [rows], with mean 1; only if rows have weights
-``<split>.codes-<shard>.npy``    uint8 [rows of the shard, feature_len]
+``<split>.codes-<shard>.npy``    character ids, uint8 [rows of the shard, feature_len]
 ``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
-``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], where each text starts and ends
+``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], start and end of each text
 ``<split>.origins.npy``          uint64 [rows, 3], see ``arrays``
-``<split>.ids-<shard>.bin``      ids of the rows in UTF-8, and ``id_offsets``; only if rows have ids
+``<split>.ids-<shard>.bin``      ids of the rows in UTF-8, with ``id_offsets``; only if rows have ids
 
-Unlabelled texts have codes, origins and ids only: no file from which a label could be read.
+Unlabelled texts have only character ids, origins and ids. No file of theirs can reveal a label.
 """
 
 from __future__ import annotations
@@ -44,29 +44,31 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import integer
 from crepe_dist.sealed_json import damaged_error, digest, read_record, write_sealed_json
 
-FORMAT = 4
+FORMAT = 4  # Version of the folder's format.
+# Names of files in a data set folder.
 MANIFEST = "dataset.json"
 WEIGHTS = "train.weights.npy"
 QUARANTINE = "quarantine.jsonl"
 REPORT = "report.html"
 REPORT_NUMBERS = "report.json"
 SPLITS = ("train", "validation", "test")
-UNLABELLED = "unlabelled"  # texts without labels, in the manifest beside the splits
+UNLABELLED = "unlabelled"  # Name of the texts without labels, which the manifest lists with the splits.
 ALL_SPLITS = (*SPLITS, UNLABELLED)
-SPLITS_WITH_TEXTS = ("validation", "test")  # splits that keep the original texts
-SAMPLE = "sample"  # name of the bundled sample, given instead of a folder
-SHARD_BYTES = 1 << 28
-WEIGHT_BYTES, WEIGHT_SCALE = 3, 1 << 16  # of a weight in a batch, and the weight 1 in these bytes, the low one first
-MAX_WEIGHT = 255.0  # times the mean
-UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # the weight 1, for all rows
-CHUNK = 4096  # documents that are copied together
+SPLITS_WITH_TEXTS = ("validation", "test")  # Splits whose original texts are stored.
+SAMPLE = "sample"  # Name of the bundled sample, given instead of a folder.
+SHARD_BYTES = 1 << 28  # Maximum size of the character ids of a shard, in bytes.
+# A weight in a batch has three bytes, the lowest first. They hold the weight in units of 1 / WEIGHT_SCALE.
+WEIGHT_BYTES, WEIGHT_SCALE = 3, 1 << 16
+MAX_WEIGHT = 255.0  # Maximum weight of a row. The mean weight is 1.
+UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # The weight 1, which broadcasts to all rows.
+CHUNK = 4096  # Documents that are copied at a time.
 
 Weights = Union[npt.NDArray[np.float32], None]
 Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]  # from the codes of rows, and the rows, to other codes
 
 
 def dataset_folder(source: str) -> Path:
-    """Return the prepared folder named by the setting ``data.source``."""
+    """Return the prepared folder that the setting ``data.source`` names."""
     return Path("data") / SAMPLE if source == SAMPLE else Path(source)
 
 
@@ -77,10 +79,10 @@ class Documents:
     Attributes:
         folder: data set folder.
         name: one of ``ALL_SPLITS``.
-        shards: codes of each shard, uint8 [rows of the shard, feature_len].
+        shards: character ids of each shard, uint8 [rows of the shard, feature_len].
         starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
-        origins: where each row is from, uint64 [rows, 3], see ``arrays``.
-        has_ids: rows have ids.
+        source_rows: source of each row, uint64 [rows, 3], see ``arrays``.
+        has_ids: True if rows have ids.
     """
 
     folder: Path
@@ -94,7 +96,7 @@ class Documents:
         return int(self.starts[-1])
 
     def char_ids(self, rows: npt.NDArray[np.int64]) -> CharIds:
-        """Gather the codes of rows, uint8 [len(rows), feature_len]."""
+        """Gather the character ids of rows, uint8 [len(rows), feature_len]."""
         if len(self.shards) == 1:
             return np.asarray(self.shards[0][rows])
         result = np.empty((len(rows), self.shards[0].shape[1]), dtype=np.uint8)
@@ -105,12 +107,13 @@ class Documents:
         return result
 
     def lengths(self) -> npt.NDArray[np.uint16]:
-        """Return a measure of the length of each row, uint16 [rows]: how many of every eighth codes are not blank."""
+        """Return an estimate of each row's length, uint16 [rows]: the number of known characters among every eighth
+        id."""
         lengths = (np.count_nonzero(char_ids[:, ::8] != PAD_UNK_ID, axis=1) for char_ids in self.shards)
         return np.concatenate([np.minimum(each, 65535).astype(np.uint16) for each in lengths])
 
     def text(self, row: int) -> str | None:
-        """Return the original text of a row; ``None`` if the split keeps no texts."""
+        """Return the original text of a row; ``None`` if the split stores no texts."""
         return self._string(TEXTS, row) if self.name in SPLITS_WITH_TEXTS else None
 
     def id(self, row: int) -> str:
@@ -128,11 +131,13 @@ class Split(Documents):
     """One split of a data set: documents with labels.
 
     Attributes:
-        labels: class of each row, int32 [rows]; of several the first, or -1 for none; of soft ones the most probable.
-        weights: weight of each row in the loss, float32 [rows]; ``None`` if all are equal.
-        targets: classes of each row with their shares.
-        alter: change of the codes as they are gathered.
-        per_epoch: change of the codes in training, a function of the random seed and the epoch.
+        labels: class of each row, int32 [rows]. With several labels it is the first one, or -1 for a row without
+            labels. With soft labels it is the most probable class.
+        weights: weight of each row in the loss, float32 [rows]; ``None`` if all weights are equal.
+        targets: classes of each row and their label probabilities.
+        transform: change of the character ids after they are gathered; ``None`` for no change.
+        epoch_transform: function of the random seed and the epoch that returns the change of the character ids in that
+            epoch of training; ``None`` for no change.
     """
 
     labels: npt.NDArray[np.int32]
@@ -142,23 +147,23 @@ class Split(Documents):
     epoch_transform: Callable[[int, int], Transform] | None = None
 
     def char_ids(self, rows: npt.NDArray[np.int64]) -> CharIds:
-        """Gather the codes of rows, uint8 [len(rows), feature_len], as ``alter`` changes them."""
+        """Gather the character ids of rows, uint8 [len(rows), feature_len], and apply ``transform``."""
         char_ids = super().char_ids(rows)
         return char_ids if self.transform is None else self.transform(char_ids, rows)
 
     def weight_bytes(self, rows: npt.NDArray[np.int64]) -> CharIds:
-        """Return the weights of rows as whole numbers of 1 / ``WEIGHT_SCALE`` in three bytes, uint8 [len(rows), 3]."""
+        """Return the weights of rows in units of 1 / ``WEIGHT_SCALE``, three bytes each, uint8 [len(rows), 3]."""
         if self.weights is None:
             return UNIT_WEIGHT_BYTES
         steps = np.rint(self.weights[rows] * WEIGHT_SCALE).astype("<u4")
         return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
 
     def for_epoch(self, seed: int, epoch: int) -> Split:
-        """Return a view of the rows as they are in an epoch of training."""
+        """Return a view of this split with the changes of one training epoch."""
         return self if self.epoch_transform is None else self.with_transform(self.epoch_transform(seed, epoch))
 
     def with_transform(self, transform: Transform) -> Split:
-        """Return a view of all rows whose codes ``alter`` changes, too."""
+        """Return a view of this split that also applies ``transform`` to the character ids."""
         before = self.transform
         return replace(
             self,
@@ -166,7 +171,7 @@ class Split(Documents):
         )
 
     def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
-        """Append documents with their labels and targets to a training split; shards stay mapped."""
+        """Append documents with their labels and targets to a training split. The shards stay memory-mapped."""
         shards, more = (*self.shards, *documents.shards), np.ones(len(documents), np.float32)
         return replace(
             self,
@@ -199,6 +204,8 @@ class Split(Documents):
 
 @dataclass(frozen=True)
 class _ChosenSplit(Split):
+    """Rows of another split, whose strings are read from the files of that split."""
+
     original: Split | None = None
     rows: npt.NDArray[np.int64] | None = None
 
@@ -215,8 +222,10 @@ class Dataset:
     Attributes:
         folder: path as given to ``open_dataset``.
         manifest: content of ``dataset.json``.
-        splits: documents with labels, by ``SPLITS``.
-        unlabelled: documents without labels, which are neither counted by class nor scored; ``None`` without any.
+        encoder: encoder of the texts.
+        preprocessor: preprocessor of the rows.
+        splits: documents with labels, by name (``SPLITS``).
+        unlabelled: documents without labels; ``None`` if there are none. They are not counted by class and not scored.
     """
 
     folder: Path
@@ -228,7 +237,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """Name of the folder, without resolving symbolic links."""
+        """Name of the folder. Symbolic links are not resolved."""
         return self.folder.absolute().name
 
     @property
@@ -238,25 +247,27 @@ class Dataset:
 
     @property
     def hierarchy(self) -> LabelHierarchy | None:
-        """Levels of the classes, if these form a tree."""
+        """Hierarchy of the classes; ``None`` if the classes have no levels."""
         return LabelHierarchy(self.manifest["levels"], tuple(self.classes)) if "levels" in self.manifest else None
 
     @property
     def label_kind(self) -> str:
-        """Labels of a row: ``one``, ``several`` or ``soft``."""
+        """Kind of the labels of a row: ``one``, ``several`` or ``soft``."""
         return read_label_type(self.manifest)[0]
 
     def class_counts(self, name: str = "train") -> npt.NDArray[np.int64]:
-        """Count the documents of each class in a split, int64 [classes]; a soft label counts as its largest share."""
+        """Count the documents of each class in a split, int64 [classes]. A soft label counts as its most probable
+        class."""
         split = self.splits[name]
         return split.targets.counts(np.arange(len(split)))
 
     def documents_in(self, name: str) -> Documents:
-        """Return the documents of a split, or the unlabelled ones; raise ``KeyError`` if there are none."""
+        """Return the documents of a split or the unlabelled documents; raise ``KeyError`` if they do not exist."""
         return self.unlabelled if name == UNLABELLED and self.unlabelled is not None else self.splits[name]
 
     def text(self, name: str, row: int) -> str:
-        """Return the text of a row for people: the original, or as the network reads it if the split keeps no texts."""
+        """Return a readable text of a row: the original text, or the decoded character ids if the split stores no
+        texts."""
         documents = self.documents_in(name)
         original = documents.text(row)
         if original is None:
@@ -266,10 +277,10 @@ class Dataset:
         return self.preprocessor.display_text(original)
 
     def origin(self, name: str, row: int) -> SourceRow:
-        """Return where a row is from.
+        """Return the source file and the line of a row.
 
         Raises:
-            UserError: the data set does not list such a source.
+            UserError: The data set does not list such a source.
         """
         documents = self.documents_in(name)
         source, line, of_text = documents.source_rows[row].tolist()
@@ -284,18 +295,20 @@ class Dataset:
         return str(self.manifest["sha256"])
 
     def split_digest(self, split: str) -> str:
-        """Hash the classes, labels and texts of a split: equal for the same documents in the same order, even if the
-        encoding or the other splits differ."""
+        """Hash the classes, labels and texts of a split.
+
+        The hash is equal for the same documents in the same order, even if the encoder or the other splits differ.
+        """
         files = self.manifest["splits"][split]["files"]
         digests = {name: about["sha256"] for name, about in files.items() if ".codes-" not in name}
         return digest([self.classes, digests])
 
 
 def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
-    """Open a folder made by ``prepare`` and check file sizes, shapes and dtypes against the manifest.
+    """Open a folder made by ``prepare``, and check file sizes, shapes and dtypes against the manifest.
 
     Args:
-        trains: it must have training rows.
+        trains: True if the folder must contain training rows.
 
     Raises:
         UserError: The folder is not a data set, has another format version, or its files do not match the manifest.
@@ -341,7 +354,7 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
     """Copy documents, without their labels, to the split ``name`` of a data set folder.
 
     Args:
-        rows: the documents, int64 [n].
+        rows: row numbers of the documents, int64 [n].
 
     Returns:
         Entry of the split in the manifest.
@@ -362,7 +375,7 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
 
 
 def _open_documents(folder: Path, name: str, encoder: CharEncoder, manifest: dict[str, Any]) -> Documents:
-    """Check the files of a split, and map its documents."""
+    """Check the files of a split, and memory-map its documents."""
     about = manifest["splits"][name]
     sizes = [integer(rows, name="a number of rows") for rows in about["shards"]]
     if name not in ALL_SPLITS or sum(sizes) != about["rows"]:
@@ -389,7 +402,7 @@ def _open_documents(folder: Path, name: str, encoder: CharEncoder, manifest: dic
 
 
 def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) -> Split:
-    """Map the labels of documents, and check them."""
+    """Memory-map the labels and weights of documents, and check them."""
     folder, name, rows = documents.folder, documents.name, len(documents)
     labelled, most = read_label_type(manifest)
     labels = map_array(folder / f"{name}.labels.npy", np.int32, (rows,))

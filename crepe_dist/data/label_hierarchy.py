@@ -1,6 +1,6 @@
-"""Classes that are the leaves of a tree, such as the codes ``47.11.2`` and ``47.19``: its nodes, and their scores.
+"""Hierarchical labels: classes that are the leaves of a tree, such as ``47.11.2`` and ``47.19``.
 
-A network is trained on the leaves alone. The probability of a node is the sum of those of its leaves.
+The network is trained on the leaves only. The probability of a node is the sum of the probabilities of its leaves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class HierarchyLevel:
     """Nodes at one depth of the tree.
 
     Args:
-        names: names of the nodes, in ascending order; the leaves are in the order of the outputs.
+        names: names of the nodes, ascending. The nodes of the leaf level are in the order of the network's outputs.
         of_class: node of each class, int64 [classes].
     """
 
@@ -31,18 +31,18 @@ class HierarchyLevel:
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> HierarchyLevel:
-        """Make a level from the name of each class's node."""
+        """Build a level from the name of each class's node."""
         nodes, of_class = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
         return cls(nodes.tolist(), of_class)
 
     def sums(self, values: Floats) -> Floats:
-        """Add the values of the classes of each node, [n, classes] → [n, nodes]."""
+        """Sum the values of the classes below each node, [n, classes] → [n, nodes]."""
         order = np.argsort(self.of_class, kind="stable")
         starts = np.searchsorted(self.of_class[order], np.arange(len(self.names)))
         return np.asarray(np.add.reduceat(np.take(values, order, axis=1), starts, axis=1))
 
     def confusion(self, of_classes: Counts) -> Counts:
-        """Add up a confusion matrix, [classes, classes] → [nodes, nodes]."""
+        """Merge a confusion matrix of classes into one of nodes, [classes, classes] → [nodes, nodes]."""
         true, predicted, documents = nonzero_cells(of_classes)
         result = np.zeros((len(self.names), len(self.names)), np.int64)
         np.add.at(result, (self.of_class[true], self.of_class[predicted]), documents)
@@ -51,11 +51,11 @@ class HierarchyLevel:
 
 @dataclass(frozen=True)
 class LabelHierarchy:
-    """Levels of the classes of a model.
+    """Hierarchy of the classes of a model.
 
     Args:
-        separator: text between the parts of a name, such as "."; blanks around parts do not count.
-        classes: names of the leaves in the order of the outputs.
+        separator: text between the parts of a class name, such as ".". White space around parts is ignored.
+        classes: names of the leaves in the order of the network's outputs.
     """
 
     separator: str
@@ -63,13 +63,16 @@ class LabelHierarchy:
 
     @cached_property
     def paths(self) -> list[list[str]]:
-        """Names of the nodes above each class from the root on, and its own."""
+        """Names of the nodes from the root to each class, including the class itself."""
         parts = [name.split(self.separator) for name in self.classes]
         return [[self.separator.join(each[:end]).strip() for end in range(1, len(each) + 1)] for each in parts]
 
     @cached_property
     def inner_levels(self) -> list[HierarchyLevel]:
-        """Levels above the leaves, the highest first; a class of fewer parts is a node of its own on each below."""
+        """Levels above the leaves, the highest first.
+
+        A class with fewer parts than others is its own node on every level below its depth.
+        """
         depth = max(map(len, self.paths))
         return [
             HierarchyLevel.from_names([path[min(number, len(path) - 1)] for path in self.paths])
@@ -78,19 +81,20 @@ class LabelHierarchy:
 
     @cached_property
     def all_levels(self) -> list[HierarchyLevel]:
-        """The inner levels, and that of the leaves, whose nodes are in the order of the outputs."""
+        """The inner levels, followed by the level of the leaves, whose nodes are in the order of the network's
+        outputs."""
         return [*self.inner_levels, HierarchyLevel(list(self.classes), np.arange(len(self.classes)))]
 
     def predict_confident(self, probabilities: Floats, thresholds: Sequence[float]) -> list[tuple[int, str, float]]:
         """Return the deepest node of each text whose probability reaches the threshold of its level.
 
         Args:
-            probabilities: of the classes, [n, classes].
-            thresholds: of each inner level, and of the leaves.
+            probabilities: probabilities of the classes, [n, classes].
+            thresholds: threshold of each inner level, and then of the leaves.
 
         Returns:
-            For each text the number of the level from 1 on, and the node's name and probability; 0, "" and 0 without
-            such a node.
+            For each text, the number of the level from 1, the name of the node and its probability. If no node reaches
+            its threshold, they are 0, "" and 0.
         """
         nodes, shares = argmax_per_level(self.all_levels, probabilities)
         found = zip(deepest_confident_level(shares, thresholds).tolist(), nodes.T.tolist(), shares.T.tolist())
@@ -102,15 +106,16 @@ class LabelHierarchy:
         ]
 
     def accuracies(self, confusion: Counts) -> list[float]:
-        """Return the share of documents whose node of each inner level is right."""
+        """Return the accuracy on each inner level: the fraction of documents whose predicted node is correct."""
         true, predicted, documents = nonzero_cells(confusion)
         rights = (level.of_class[true] == level.of_class[predicted] for level in self.inner_levels)
         return [float((documents @ is_right) / documents.sum()) for is_right in rights]
 
     def f1(self, confusion: Counts) -> float:
-        """Compute the hierarchical F1 (Kiritchenko, Matwin & Famili 2005): of all nodes on the paths of both classes.
+        """Compute the hierarchical F1 (Kiritchenko, Matwin & Famili 2005) from the nodes on the paths of both classes.
 
-        The work grows with the non-zero cells of the matrix and the square of the depth, not with the pairs of classes.
+        The time grows with the number of non-zero cells and the square of the depth, not with the number of pairs of
+        classes.
 
         Args:
             confusion: int64 [classes, classes]; row = true class, column = predicted class.
@@ -118,7 +123,9 @@ class LabelHierarchy:
         numbers: dict[str, int] = {}
         paths = [{numbers.setdefault(name, len(numbers)) for name in path} for path in self.paths]
         lengths = np.array(list(map(len, paths)))
-        nodes = np.full((lengths.max(), len(paths)), -1)  # of each class; two names may be one, without their blanks
+        # Nodes of each class. A path may be shorter than its name suggests, because names that differ in blanks are
+        # equal.
+        nodes = np.full((lengths.max(), len(paths)), -1)
         for place, path in enumerate(paths):
             nodes[: len(path), place] = list(path)
         true, predicted, documents = nonzero_cells(confusion)
@@ -131,21 +138,21 @@ class LabelHierarchy:
 
 
 def nonzero_cells(confusion: Counts) -> tuple[Counts, Counts, Counts]:
-    """Return true class, predicted class and number of documents of the non-zero cells of a confusion matrix, in order.
+    """Return the true class, predicted class and count of each non-zero cell of a confusion matrix, in order.
 
-    There are at most as many as documents. The matrix of 20,000 classes has 400 million cells.
+    There are at most as many such cells as documents, while the matrix of 20,000 classes has 400 million cells.
     """
     true, predicted = np.divmod(np.flatnonzero(confusion), len(confusion))
     return true, predicted, confusion[true, predicted].astype(np.int64)
 
 
 def argmax_per_level(levels: Sequence[HierarchyLevel], probabilities: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the most probable node of each level for each of n texts, and its probability, [levels, n]."""
+    """Return the most probable node of each level for each of n texts, and its probability, both [levels, n]."""
     sums = [level.sums(probabilities) for level in levels]
     return np.array([each.argmax(axis=1) for each in sums]), np.array([each.max(axis=1) for each in sums])
 
 
-def deepest_confident_level(shares: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Return the number, from 1, of the deepest level whose share reaches its threshold, int64 [n]; 0 without one."""
-    is_sure = shares >= np.array(thresholds)[:, None]
-    return np.asarray((is_sure * np.arange(1, len(shares) + 1)[:, None]).max(axis=0))
+def deepest_confident_level(probabilities: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
+    """Return the number of the deepest level whose probability reaches its threshold, int64 [n]; 0 if there is none."""
+    is_confident = probabilities >= np.array(thresholds)[:, None]
+    return np.asarray((is_confident * np.arange(1, len(probabilities) + 1)[:, None]).max(axis=0))

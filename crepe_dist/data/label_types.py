@@ -1,4 +1,4 @@
-"""Types of labels in Python. Classes have names, and a table in memory may have had labels of another type."""
+"""Python types of labels. Classes are stored as names; labels of a data frame may have been of another type."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LABEL_TYPES: dict[str, Callable[[str], Any]] = {
 
 
 def to_label_type(classes: Sequence[str], label_type: str) -> list[Any]:
-    """Return the labels that classes are named after.
+    """Convert class names back to the labels that they were made from.
 
     Args:
-        label_type: one of ``LABEL_TYPES``; empty: text.
+        label_type: one of ``LABEL_TYPES``; empty for text.
 
     Raises:
-        ValueError: a class does not have the name of such a label.
+        ValueError: A class name is not the name of such a label.
     """
     try:
         return list(map(LABEL_TYPES[label_type], classes)) if label_type else list(classes)

@@ -1,9 +1,10 @@
-"""Order of the rows in an epoch, the ranks' shares of them, and the batches of one rank.
+"""Order of the rows in an epoch, the shards of the ranks, and the batches of one rank.
 
 Rank and world size are plain ints, so a single process can test any rank. Each epoch visits the rows in one
-permutation, a function of (seed, epoch). Global batch k is the k-th run of ``batch_size`` rows, reordered so that
-shares take about the same time, and divided among the ranks in shares that differ by few rows. A position in training
-is therefore (epoch, documents consumed globally), for any number of ranks.
+permutation, a function of the seed and the epoch. Global batch k consists of rows k × ``batch_size`` and following of
+this permutation. The rows of a batch are reordered so that all shards take about the same time, and divided among the
+ranks. A position in training is therefore an epoch and a number of documents consumed globally, for any number of
+ranks.
 """
 
 from __future__ import annotations
@@ -20,31 +21,33 @@ import numpy.typing as npt
 from crepe_dist.data.batch import Batch, RowIndices, pack_batch
 from crepe_dist.data.dataset import Split
 
-PREFETCH = 4
-DEAL_SIZE = 8  # a multiple of the networks' group sizes
-PIECE = 1 << 16  # rows that are ordered at a time
+PREFETCH = 4  # Batches that the thread may gather each time the consumer asks for more.
+# Rows of a run, which are dealt to one shard. A multiple of every network's ``reduction_group``.
+DEAL_SIZE = 8
+PIECE = 1 << 16  # Rows that are ordered at a time.
 
 
 def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> RowIndices:
-    """Return the rows of a split in the order of an epoch's training, int64 [rows]; the same on every rank."""
+    """Return the rows of a split in the training order of an epoch, int64 [rows]; equal on every rank."""
     return length_balanced_order(epoch_order(len(split), seed, epoch), split.lengths(), batch_size)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> RowIndices:
-    """Return the permutation of all rows for one epoch, int64 [rows]; the same on every rank."""
+    """Return the permutation of all rows for one epoch, int64 [rows]; equal on every rank."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def length_balanced_order(order: RowIndices, lengths: npt.NDArray[np.uint16], batch_size: int) -> RowIndices:
-    """Reorder the rows within each global batch so that contiguous shares of it have about the same length.
+    """Reorder the rows within each global batch so that its contiguous shards have about the same total length.
 
-    The rows of a batch are sorted by length, and dealt like cards to runs of ``RUN`` rows.
+    The rows of a batch are sorted by length, and dealt like cards to runs of ``DEAL_SIZE`` rows.
 
     Args:
         lengths: length of each row of the split.
     """
     whole = len(order) // batch_size * batch_size
-    piece = max(1, PIECE // batch_size) * batch_size  # bounds the memory for many millions of rows
+    # Ordering in pieces limits the memory for many millions of rows.
+    piece = max(1, PIECE // batch_size) * batch_size
     result = order.copy()
     for start in range(0, whole, piece):
         batches = result[start : min(start + piece, whole)].reshape(-1, batch_size)
@@ -56,18 +59,20 @@ def length_balanced_order(order: RowIndices, lengths: npt.NDArray[np.uint16], ba
 def _deal_by_length(batches: RowIndices, lengths: npt.NDArray[np.uint16]) -> RowIndices:
     count = batches.shape[1]
     cards = np.arange(-(-count // DEAL_SIZE) * DEAL_SIZE).reshape(DEAL_SIZE, -1)
-    cards[1::2] = cards[1::2, ::-1]  # to and fro
-    cards[:, 1::2] = cards[:, 1::2][:, ::-1]  # the first runs have more of the longest rows
+    # The direction alternates from row to row, so that no run gets the longer text of each row.
+    cards[1::2] = cards[1::2, ::-1]
+    # The first runs would get more of the longest rows, so every other run is exchanged with one from the end.
+    cards[:, 1::2] = cards[:, 1::2][:, ::-1]
     runs = cards.T.ravel()
     by_length = np.argsort(lengths[batches], axis=1, kind="stable")
     return np.take_along_axis(batches, by_length[:, runs[runs < count]], axis=1)
 
 
 def shard_range(start: int, stop: int, rank: int, size: int, group_size: int = 1) -> tuple[int, int]:
-    """Return a rank's contiguous share of [start, stop).
+    """Return the contiguous range of rows within [start, stop) that a rank computes.
 
-    Shares are disjoint. They differ by less than two groups of ``group_size`` rows, and begin at the start of a group.
-    The first one is the largest.
+    The shards are disjoint. Their sizes differ by less than two groups of ``group_size`` rows, and each starts at a
+    group boundary. The first shard is the largest.
     """
     count, extra = divmod(-(-(stop - start) // group_size), size)
     first = rank * count + min(rank, extra)
@@ -76,14 +81,15 @@ def shard_range(start: int, stop: int, rank: int, size: int, group_size: int = 1
 
 
 def max_shard_size(batch_size: int, size: int, group_size: int = 1) -> int:
-    """Return the largest number of documents in one rank's share of a batch; the same on every rank."""
+    """Return the number of documents in the largest shard of a batch; equal on every rank."""
     return shard_range(0, batch_size, 0, size, group_size)[1]
 
 
 def iter_shards(
     order: RowIndices, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
 ) -> Iterator[tuple[RowIndices, int, int]]:
-    """Yield a rank's rows of each global batch, the documents of that batch, and where the rows begin in it."""
+    """Yield a rank's rows of each global batch, the number of documents in that batch, and the position of the first
+    row."""
     for start in range(first, len(order), batch_size):
         stop = min(start + batch_size, len(order))
         begin, end = shard_range(start, stop, rank, size, group_size)
@@ -91,16 +97,18 @@ def iter_shards(
 
 
 class DataLoader:
-    """A rank's share of each global batch, which a thread gathers from the memory map ahead of its use.
+    """Iterator over a rank's shard of each global batch. A thread gathers the rows from the memory map ahead of their
+    use.
 
-    Processes forked after ``hvd.init()`` are known to hang, and a pool of threads makes semaphores in /dev/shm, which
-    may be full. The gather in C releases the GIL.
+    It is a thread, because processes that are forked after ``hvd.init()`` are known to hang. A pool of threads would
+    create semaphores in /dev/shm, which may be full. The gather runs in C and releases the GIL.
 
     Args:
         order: row numbers in the order of the epoch, int64 [rows].
-        batch_size: documents per global batch.
-        first: number of documents of ``order`` already consumed by all ranks, when a run is resumed.
-        group_size: number of documents that one rank has to compute together, see ``Engine.reduction_group``.
+        batch_size: number of documents per global batch.
+        first: number of documents of ``order`` that all ranks have already consumed, when a run is resumed.
+        group_size: number of consecutive documents that one rank has to compute together; see
+            ``NetworkConfig.reduction_group``.
     """
 
     def __init__(
@@ -120,7 +128,8 @@ class DataLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Gather batches in another thread, at most 2 × ``PREFETCH`` of them ahead."""
         ready: queue.SimpleQueue[tuple[str, list[Any]]] = queue.SimpleQueue()
-        # True allows another PREFETCH batches, because waking the thread for each one takes time; False stops it.
+        # True allows the thread to gather another PREFETCH batches, because waking it for each batch takes time. False
+        # stops it.
         room: queue.SimpleQueue[bool] = queue.SimpleQueue()
         room.put(True)
 
@@ -145,7 +154,8 @@ class DataLoader:
                     raise content.pop()
                 if number % PREFETCH == 0:
                     room.put(True)
-                yield content.pop()  # keep no reference here: freeing a batch takes longer than getting the next one
+                # No reference stays here, because freeing a batch would delay the next one.
+                yield content.pop()
         finally:
             room.put(False)
             thread.join()

@@ -17,14 +17,15 @@ OTHERS = (
     "noscript object ol option p param pre script section select source style svg table tbody td textarea tfoot th "
     "thead title tr ul video"
 )
-# Only tags of HTML: <name@example.com> is text. The match stops at the next "<", so that it takes linear time.
+# Only tags of HTML match, because <name@example.com> is text. The match stops at the next "<", so the time is linear.
 NAMES = "|".join(f"{INLINE} {OTHERS}".split())
 TAG = re.compile(rf"<(/?)({NAMES})(?:[\s/][^<>]*)?>|<!(?:--|doctype)[^<>]*>", re.I)
 HIDDEN = ("script", "style")
 
 
 def without_tags(text: str) -> str:
-    """Remove tags, comments, scripts and styles, resolve character references, and join lines, as a browser does."""
+    """Remove tags, comments, scripts and styles, resolve character references, and collapse white space, like a
+    browser."""
     if "<" not in text and "&" not in text:
         return text
     pieces: list[str] = []

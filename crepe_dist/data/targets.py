@@ -1,7 +1,8 @@
-"""Targets of rows: pairs of a class and its share, whether rows have one label, several, or soft ones.
+"""Targets of rows: pairs of a class and its label probability, for one label, several labels and soft labels.
 
-``<split>.targets.npy``  uint16 [rows, most, 2]: classes, and shares in units of 1 / ``PROB_SCALE``; pairs that a row
-does not need have share 0. With one label per row, ``<split>.labels.npy`` says the same.
+``<split>.targets.npy`` is uint16 [rows, most, 2]: classes, and label probabilities in units of 1 / ``PROB_SCALE``.
+Unused pairs of a row have probability 0. With one label per row this file does not exist, because
+``<split>.labels.npy`` holds the same information.
 """
 
 from __future__ import annotations
@@ -16,23 +17,24 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import map_array
 from crepe_dist.files.json_file import integer
 
-SINGLE_LABEL, MULTILABEL, SOFT = LABEL_KINDS = ("one", "several", "soft")  # labels of a row
-PROB_SCALE = 65535  # the share 1 in a pair
-MAX_LABELS = 1024  # pairs per row
-PIECE = 1 << 16  # rows that are counted at a time
-PAIR_BYTES = 4  # in a batch: the class and the share, low bytes first
+SINGLE_LABEL, MULTILABEL, SOFT = LABEL_KINDS = ("one", "several", "soft")
+PROB_SCALE = 65535  # The label probability 1 in a pair.
+MAX_LABELS = 1024  # Maximum number of pairs per row.
+PIECE = 1 << 16  # Rows that are counted at a time.
+PAIR_BYTES = 4  # Size of a pair in a batch: class and label probability, two bytes each, the lower byte first.
 Pairs = npt.NDArray[np.uint16]
 LabelProbs = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The classes of each row of a split, with one interface for all kinds of labels: pairs of class and share.
+    """The classes of each row of a split, with one interface for all kinds of labels: pairs of class and label
+    probability.
 
     Attributes:
-        kind: ``one``: one class with share 1; ``several``: any number of classes, each with share 1, or in a lesson
-            with its probability; ``soft``: classes whose shares sum to 1.
-        stored: the class of each row, int32 [rows], for ``one``; else class and share, uint16 [rows, most, 2].
+        kind: ``one``: one class with probability 1. ``several``: any number of classes, each with probability 1; in
+            pseudo labels, each with its predicted probability. ``soft``: classes whose probabilities sum to 1.
+        stored: class of each row, int32 [rows], for ``one``; otherwise the pairs, uint16 [rows, most, 2].
         classes: number of classes of the data set.
     """
 
@@ -42,31 +44,33 @@ class Targets:
 
     @property
     def max_labels(self) -> int:
-        """Number of pairs stored of each row; 0 for ``one``."""
+        """Number of pairs stored per row; 0 for ``one``."""
         return 0 if self.kind == SINGLE_LABEL else int(self.stored.shape[1])
 
     def label_pairs(self, rows: npt.NDArray[np.int64]) -> Pairs:
-        """Return the classes and shares of rows, uint16 [len(rows), pairs, 2]."""
+        """Return the classes and label probabilities of rows, uint16 [len(rows), pairs, 2]."""
         stored = self.stored[rows]
         if self.kind == SINGLE_LABEL:
             stored = np.stack([stored, np.full(len(rows), PROB_SCALE)], axis=1).astype(np.uint16)[:, None]
         return np.asarray(stored)
 
     def bytes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return what a batch holds of rows, uint8 [len(rows), n]: the class, or ``PAIR_BYTES`` of each pair."""
+        """Return the targets of rows as they are in a batch, uint8 [len(rows), n]: the class, or ``PAIR_BYTES`` for
+        each pair."""
         return (
             np.ascontiguousarray(self.stored[rows], "<u2").reshape(len(rows), 2 * self.max_labels or 1).view(np.uint8)
         )
 
     def label_probs(self, rows: npt.NDArray[np.int64]) -> LabelProbs:
-        """Return the share of each class in rows, float32 [len(rows), classes]."""
+        """Return the label probability of each class in rows, float32 [len(rows), classes]."""
         pairs = self.label_pairs(rows)
         shares = np.zeros((len(pairs), self.classes), np.float32)
         np.add.at(shares, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(PROB_SCALE))
         return shares
 
     def iter_labels(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-        """Return each label of rows: its place in ``rows`` and its class. A soft label counts as its largest share."""
+        """Return each label of rows: its position in ``rows``, and its class. A soft label counts as its most probable
+        class."""
         pairs = self.label_pairs(rows)
         if self.kind == SOFT:
             return np.arange(len(pairs)), argmax_classes(pairs)
@@ -74,14 +78,14 @@ class Targets:
         return place, pairs[place, column, 0].astype(np.int32)
 
     def counts(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Count the labels of rows by class, int64 [classes]; a soft label counts as its largest share."""
+        """Count the labels of rows by class, int64 [classes]. A soft label counts as its most probable class."""
         counts = np.zeros(self.classes, np.int64)
         for start in range(0, len(rows), PIECE):
             counts += np.bincount(self.iter_labels(rows[start : start + PIECE])[1], minlength=self.classes)
         return counts
 
     def class_mass(self) -> npt.NDArray[np.float64]:
-        """Return the sum of the shares of each class, float64 [classes]."""
+        """Return the sum of the label probabilities of each class, float64 [classes]."""
         total = np.zeros(self.classes)
         for start in range(0, len(self.stored), PIECE):
             classes, shares = self.label_pairs(np.arange(start, min(start + PIECE, len(self.stored)))).reshape(-1, 2).T
@@ -90,13 +94,15 @@ class Targets:
 
 
 def argmax_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
-    """Return the class with the largest share of each row, the first among equals, int32 [rows]; -1 without any."""
+    """Return the most probable class of each row, int32 [rows]: the first among equals, or -1 for a row without
+    labels."""
     rows, best = np.arange(len(pairs)), pairs[..., 1].argmax(axis=1)
     return np.where(pairs[rows, best, 1] > 0, pairs[rows, best, 0].astype(np.int32), -1).astype(np.int32)
 
 
 def read_label_type(manifest: dict[str, Any]) -> tuple[str, int]:
-    """Read the kind of labels and ``Targets.max_labels`` of a manifest; with one label per row it has no such entry."""
+    """Read the kind of labels and ``Targets.max_labels`` from a manifest, which has no such entry with one label per
+    row."""
     about = manifest.get("labels")
     if about is None:
         return SINGLE_LABEL, 0
@@ -106,14 +112,14 @@ def read_label_type(manifest: dict[str, Any]) -> tuple[str, int]:
 
 
 def targets_file(split: str) -> str:
-    """Return the name of the file with the targets of a split."""
+    """Return the file name of a split's targets."""
     return f"{split}.targets.npy"
 
 
 def open_targets(folder: Path, split: str, rows: int, kind: str, most: int, classes: int) -> Targets:
-    """Map the pairs of a split, and check them; raise ``ValueError`` if they are malformed.
+    """Memory-map the pairs of a split, and check them; raise ``ValueError`` if they are malformed.
 
-    Labels of a lesson, of kind ``several``, may have any share.
+    Pseudo labels, which have the kind ``several``, may have any probability.
     """
     pairs = map_array(folder / targets_file(split), np.uint16, (rows, most, 2))
     if rows and pairs[..., 0].max() >= classes:

@@ -1,9 +1,12 @@
-"""Composition of a document's text: columns joined in order, HTML tags removed, and values of further columns.
+"""Preprocessing of a row's text: columns joined in order, HTML tags removed, and the values of feature columns
+appended.
 
-A value of a column beside the text is one character, a private one that no text contains (``VALUES``): a category has a
-character for each value that is frequent enough, a number one for each interval between quantiles, and both have one
-for a missing value. It stands alone after the text, so that the networks hash it as a word. Until it is composed, a row
-is its text with ``UNIT`` and the value as it was read for each column.
+The value of a feature column becomes one private Unicode character (``FEATURE_CODE_POINTS``), which no text contains. A
+categorical column has a character for each value that is frequent enough. A numeric column has a character for each
+interval between quantiles. Both have a character for a missing value. The character stands after the text between
+spaces, so that the networks hash it as a word.
+
+Until it is preprocessed, a row is its text, followed by ``FIELD_SEPARATOR`` and the raw value for each feature column.
 """
 
 from __future__ import annotations
@@ -18,31 +21,33 @@ from typing import Any
 
 from crepe_dist.data.markup import without_tags
 
-SEPARATOR = " | "
-FIELD_SEPARATOR = "\x1f"  # between the text of a row and the values of its columns
-FEATURE_CODE_POINTS = range(0xF0000, 0x10FF00)  # the private planes of Unicode, up to ``characters.SYMBOLS``
+SEPARATOR = " | "  # Separator between the joined text columns of a row.
+FIELD_SEPARATOR = "\x1f"  # Separator between the text of a row and the values of its feature columns.
+# Code points of values: the private planes of Unicode, up to ``characters.SYMBOLS``.
+FEATURE_CODE_POINTS = range(0xF0000, 0x10FF00)
 PRIVATE = re.compile(f"[{chr(FEATURE_CODE_POINTS.start)}-{chr(FEATURE_CODE_POINTS.stop - 1)}]")
 POINT_ZERO = ".0"
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?", re.ASCII)
 MIDNIGHT = "00:00:00"
-UNKNOWN_CHARACTER = "\0"  # is unknown to every alphabet
-EMPTY = "empty text"
+UNKNOWN_CHARACTER = "\0"  # A character that no alphabet contains.
+EMPTY = "empty text"  # Reason why a row without text cannot be classified.
 
 
 def join_columns(columns: Sequence[str]) -> str:
-    """Join the text columns of a row as ``title | text``, as the notebook does, except for blank ones."""
+    """Join the text columns of a row as ``title | text``, like the original notebook. Blank columns are omitted."""
     return columns[0] if len(columns) == 1 else SEPARATOR.join(column for column in columns if column.strip())
 
 
 def append_values(text: str, values: Sequence[str]) -> str:
-    """Append the values of a row's columns to its text, if it has any; nothing in the text can pass for a value."""
+    """Append the values of a row's feature columns to its text. A separator inside the text becomes a space."""
     return FIELD_SEPARATOR.join([each.replace(FIELD_SEPARATOR, " ") for each in (text, *values)])
 
 
 def normalize_row(row: str, strip_html: bool) -> str:
-    """Return a row as a data set stores it: HTML is removed first, since an entity can spell any character.
+    """Return a row as a data set stores it.
 
-    Training, predictions and scores all read texts by this function.
+    HTML is removed first, because a character reference can produce any character, including the private ones.
+    Training, prediction and scoring all read texts with this function.
     """
     text, *values = row.split(FIELD_SEPARATOR)
     text = without_tags(text) if strip_html else text
@@ -51,11 +56,11 @@ def normalize_row(row: str, strip_html: bool) -> str:
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """Column beside the text.
+    """Feature column: a categorical or numeric column that is read in addition to the text.
 
     Args:
-        categories: its values, the most frequent first, or ``None`` for a column of numbers.
-        edges: ascending limits between the intervals of a number.
+        categories: values of a categorical column, the most frequent first; ``None`` for a numeric column.
+        edges: ascending limits between the intervals of a numeric column.
     """
 
     name: str
@@ -68,7 +73,7 @@ class FeatureColumn:
         return 1 + (len(self.edges) + 1 if self.categories is None else len(self.categories))
 
     def characters(self, start: int) -> str:
-        """Return the characters of its values, of which the first has the code point ``start``."""
+        """Return the characters of the column's values; the first one has the code point ``start``."""
         return "".join(map(chr, range(start, start + self.size)))
 
     @cached_property
@@ -76,14 +81,14 @@ class FeatureColumn:
         return {normalize_category(name): number for number, name in enumerate(self.categories or (), start=1)}
 
     def value_index(self, value: str) -> int | None:
-        """Return the number of a value's character, 0 for a missing one; ``None`` for one that is not read."""
+        """Return the index of a value's character: 0 for a missing value, ``None`` for a value that is not read."""
         value = normalize_category(value) if self.categories is not None else normalize_number(value)
         if not value or self.categories is not None:
             return self._number.get(value) if value else 0
         return None if (found := parse_number(value)) is None else 1 + bisect_right(self.edges, found)
 
     def describe_value(self, number: int) -> str:
-        """Describe the values of a character by its number."""
+        """Describe the value or the interval that a character stands for."""
         if number == 0:
             return "missing"
         if self.categories is not None:
@@ -94,10 +99,10 @@ class FeatureColumn:
 
 
 def normalize_category(value: str) -> str:
-    """Return a value as formats spell it alike.
+    """Return a value in a spelling that is equal for all file formats.
 
-    Whole numbers are without the ``.0`` of pandas, ``true`` is as in JSON, and times are without the zeros of
-    Parquet and the midnight that Excel adds to a date.
+    pandas appends ``.0`` to integers, JSON has ``true`` in lower case, Parquet appends zeros to times, and Excel
+    appends midnight to dates. These differences are removed.
     """
     value = value.strip()
     if value in ("True", "False"):
@@ -112,28 +117,29 @@ def normalize_category(value: str) -> str:
 
 
 def normalize_number(value: str) -> str:
-    """Return a value of a column of numbers as ``category`` does; NaN, which CSV spells out, is a missing one."""
+    """Return the value of a numeric column as ``normalize_category`` does; NaN becomes a missing value."""
     value = normalize_category(value)
     return "" if value.lower().lstrip("+-") == "nan" else value
 
 
 def parse_number(value: str) -> float | None:
-    """Read a finite number, as Python writes it; ``None`` if it is none."""
+    """Parse a finite number in Python's syntax; return ``None`` if it is not one."""
     try:
-        found = float(value)
+        number = float(value)
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)
 class TextPreprocessor:
-    """Composition of the texts of a data set, and of all texts that its models read.
+    """Preprocessor of the texts of a data set, and of all texts that its models read.
 
     Args:
-        columns: names of the columns that are joined, in order; empty if the rows had no named columns.
-        strip_html: remove HTML tags and resolve character references such as ``&amp;``.
-        beside: columns beside the text, in the order of their values in a row.
+        columns: names of the text columns, in the order in which they are joined; empty if the rows had no named
+            columns.
+        strip_html: True to remove HTML tags and resolve character references such as ``&amp;``.
+        beside: feature columns, in the order of their values in a row.
     """
 
     columns: tuple[str, ...] = ()
@@ -141,18 +147,19 @@ class TextPreprocessor:
     beside: tuple[FeatureColumn, ...] = ()
 
     def text(self, row: str) -> str:
-        """Return a row as the network reads it; values that it does not have count as missing."""
+        """Return a row as the network reads it. Values that the row does not have count as missing."""
         return self.read(row)[0]
 
     def validation_error(self, row: str) -> str:
-        """Return why a row cannot be classified: it has no text, or a number is none; empty if it can.
+        """Return why a row cannot be classified: it has no text, or an invalid number. Return "" if it can be
+        classified.
 
-        A row without text is not trained on either, whatever its columns hold.
+        A row without text is not used for training either, whatever its feature columns contain.
         """
         return self.read(row)[1]
 
     def read(self, row: str) -> tuple[str, str]:
-        """Return ``text`` and ``problem`` of a row. Its HTML is removed only one time."""
+        """Return the results of ``text`` and ``validation_error``. HTML is removed only one time."""
         text, *values = normalize_row(row if self.beside else strip_field_separators(row), self.strip_html).split(
             FIELD_SEPARATOR
         )
@@ -170,50 +177,53 @@ class TextPreprocessor:
 
     @cached_property
     def without_html_stripping(self) -> TextPreprocessor:
-        """Composition of the rows of a data set, of which HTML has been removed already."""
+        """Preprocessor for the rows of a prepared data set, whose HTML is already removed."""
         return replace(self, strip_html=False)
 
     def code_point_ranges(self) -> Iterator[tuple[FeatureColumn, int]]:
-        """Yield each column beside the text, and the code point of its first character."""
+        """Yield each feature column, and the code point of its first character."""
         start = FEATURE_CODE_POINTS.start
         for column in self.beside:
             yield column, start
             start += column.size
 
     def characters(self) -> str:
-        """Return the characters of all values, those of each column in the order of its numbers."""
+        """Return the characters of all values, column by column, in the order of their indices."""
         return "".join(column.characters(start) for column, start in self.code_point_ranges())
 
     def value_characters(self, text: str) -> str:
-        """Return the characters of the values at the end of a composed text."""
+        """Return the characters of the values at the end of a preprocessed text."""
         return text[len(text) - 2 * len(self.beside) + 1 :: 2]
 
     def hide_column(self, name: str, row: str) -> str:
-        """Return a row without the value of a column, which then counts as one that is not read."""
+        """Return a row in which the value of one column is replaced by a value that is not read."""
         text, *values = row.split(FIELD_SEPARATOR)
         hidden = [UNKNOWN_CHARACTER if column.name == name else value for column, value in zip(self.beside, values)]
         return FIELD_SEPARATOR.join([text, *hidden])
 
     def display_text(self, row: str) -> str:
-        """Return a row for people: the text, and each value after its column's name."""
+        """Return a readable row: the text, and each value after the name of its column."""
         text, *values = row.split(FIELD_SEPARATOR)
         named = [f"{column.name}: {value.strip()}" for column, value in zip(self.beside, values) if value.strip()]
         return SEPARATOR.join([text, *named])
 
     def describe_character(self, character: str) -> str:
-        """Return what the character of a value stands for, for people; other characters as they are, but ``UNREAD``."""
+        """Return a readable form of a character: the meaning of a value's character, otherwise the character itself.
+
+        ``UNKNOWN_CHARACTER`` becomes a space.
+        """
         for column, start in self.code_point_ranges():
             if start <= ord(character) < start + column.size:
                 return f"| {column.name}: {column.describe_value(ord(character) - start)}"
         return character.replace(UNKNOWN_CHARACTER, " ")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the composition as JSON-like data; ``beside`` only if there are such columns."""
+        """Return the preprocessor as JSON-like data. The key ``beside`` exists only if there are feature columns."""
         return {name: value for name, value in asdict(self).items() if value or name != "beside"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TextPreprocessor:
-        """Restore a composition from ``to_dict``'s result."""
+        """Restore a preprocessor from the result of ``to_dict``."""
         beside = [
             FeatureColumn(
                 str(each["name"]),
@@ -226,12 +236,12 @@ class TextPreprocessor:
 
 
 def describe_unusable_number(name: str, value: str) -> str:
-    """Describe a value that is neither missing nor a finite number; empty if it is one of them."""
+    """Describe a value that is neither missing nor a finite number; return "" for all other values."""
     return (
         f"unusable number: {name} is {value!r:.40}" if normalize_number(value) and parse_number(value) is None else ""
     )
 
 
 def strip_field_separators(text: str) -> str:
-    """Return a text that has no values, whatever its characters are."""
+    """Return a text without field separators, so that no part of it can be taken for a value."""
     return text.replace(FIELD_SEPARATOR, " ")

@@ -16,7 +16,7 @@ from crepe_dist.files.safe_read import sha256
 
 
 def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None] = lambda: None) -> None:
-    """Compare the SHA-256 of every file with the manifest.
+    """Compare the SHA-256 of every file of a data set with the manifest.
 
     Args:
         record: cache file with the size, times and inode of verified files. A file that still has these is not read
@@ -24,7 +24,7 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
         beat: callback during reading, such as a watchdog's heartbeat.
 
     Raises:
-        UserError: A file differs from the manifest; the message names it.
+        UserError: A file differs from the manifest. The message names the file.
     """
     splits = dataset.manifest["splits"].values()
     digests = {file: about["sha256"] for split in splits for file, about in split["files"].items()}

@@ -1,7 +1,7 @@
-"""Words of encoded documents, hashed: what a text is about, where n-grams of characters tell how it is written.
+"""Hashed words of encoded documents. Words carry the topic of a text; character n-grams carry its style.
 
-A word is a run of letters and digits, in either case. In scripts that put no spaces between words, and for rare
-characters, each character is a word. Two neighbouring words count as a word as well.
+A word is a run of letters and digits; upper and lower case are equal. In scripts without spaces between words, each
+character is a word, and so is each rare character. Each pair of neighbouring words also counts as a word.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder, CharIds
 from crepe_dist.data.counter_rng import splitmix64, splitmix64_finalize
 from crepe_dist.native.constants import RADIX
 
-BUCKET_BITS = 24
+BUCKET_BITS = 24  # Bits of a word's number: there are 2^24 numbers.
+# Ranges of code points of scripts without spaces between words.
 UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
-OUTSIDE, LETTER, ALONE, PAIR, PAIR_END = range(5)  # kinds of codes; a pair's are in the order of the codes
+# Kinds of ids: outside of words, part of a word, a word by itself, and the two halves of a rare character as stored.
+OUTSIDE, LETTER, ALONE, PAIR, PAIR_END = range(5)
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Places = npt.NDArray[np.bool_]
@@ -25,11 +27,12 @@ Places = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class DocumentWords:
-    """The distinct words of documents.
+    """The distinct words of documents, in compressed sparse rows.
 
     Attributes:
-        starts: where the words of each document start in ``words``, then their number, int64 [documents + 1].
-        words: numbers of the words, below ``size``, int64.
+        starts: index in ``words`` of the first word of each document, then the total number of words, int64 [documents
+            + 1].
+        words: numbers of the words, from 0 to ``size`` - 1, int64.
         size: number of different words that a document may have.
     """
 
@@ -41,18 +44,25 @@ class DocumentWords:
         return len(self.starts) - 1
 
     def counts(self, label_probs: Floats) -> Floats:
-        """Sum the shares, [documents, classes], of the documents with each word, [size, classes]; integers exactly."""
+        """Sum the label probabilities of the documents that contain each word, float64 [size, classes].
+
+        Sums of integers are exact.
+
+        Args:
+            label_probs: probability of each class for each document, float64 [documents, classes].
+        """
         lengths = np.diff(self.starts)
         columns = (np.bincount(self.words, np.repeat(share, lengths), self.size) for share in label_probs.T)
         return np.stack(list(columns), axis=1)
 
     def sums(self, values: Floats) -> Floats:
-        """Sum the values, [size, classes], of the words of each document, [documents, classes]; integers exactly."""
+        """Sum the values of the words of each document, [size, classes] → [documents, classes]. Sums of integers are
+        exact."""
         columns = (np.cumsum(np.concatenate([[0.0], value[self.words]])) for value in values.T)
         return np.stack([np.diff(column[self.starts]) for column in columns], axis=1)
 
     def select(self, numbers: Numbers) -> DocumentWords:
-        """Keep the words ``numbers``, ascending, and number them from 0."""
+        """Return only the words ``numbers``, which ascend, renumbered from 0."""
         place = np.full(self.size, -1, np.int64)
         place[numbers] = np.arange(len(numbers))
         kept = place[self.words]
@@ -61,7 +71,7 @@ class DocumentWords:
 
 
 def concatenate(parts: list[DocumentWords]) -> DocumentWords:
-    """Join the words of several groups of documents."""
+    """Concatenate the words of several groups of documents."""
     offsets = np.cumsum([0, *(len(part.words) for part in parts)])
     starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets.tolist())]
     return DocumentWords(
@@ -88,7 +98,11 @@ class WordHasher:
         self._inverses = _powers(pow(RADIX, -1, 1 << 64), length)
 
     def bounds(self, char_ids: CharIds) -> tuple[Places, Places, Places]:
-        """Tell which codes, uint8 [n, feature_len], are in words, begin words and end words, bool [n, feature_len]."""
+        """Return which ids are in words, which start a word and which end a word, each bool [n, feature_len].
+
+        Args:
+            char_ids: documents, uint8 [n, feature_len].
+        """
         kind = np.pad(self._kind[char_ids], ((0, 0), (1, 1)))
         before, kind, after = kind[:, :-2], kind[:, 1:-1], kind[:, 2:]
         is_word = kind != OUTSIDE
@@ -96,11 +110,12 @@ class WordHasher:
         return is_word, starts, is_word & ~((after != OUTSIDE) & _continues(kind, after))
 
     def find(self, char_ids: CharIds) -> DocumentWords:
-        """Find the distinct words of documents, uint8 [n, feature_len]; their numbers ascend."""
+        """Find the distinct words of documents, uint8 [n, feature_len]. The word numbers of a document ascend."""
         is_word, starts, ends = self.bounds(char_ids)
         document, first = np.nonzero(starts)
         last = np.nonzero(ends)[1]
-        # The digits of a word are read off the sums of those of its document.
+        # A word's hash is the difference of two prefix sums over its document, which is faster than a loop over the
+        # words.
         sums = np.cumsum(np.where(is_word, self._value[char_ids] * self._powers, np.uint64(0)), axis=1, dtype=np.uint64)
         sums = np.pad(sums, ((0, 0), (1, 0)))
         words = splitmix64_finalize((sums[document, last + 1] - sums[document, first]) * self._inverses[first])
@@ -120,7 +135,7 @@ def _kind(character: str) -> int:
 
 
 def _continues(before: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Tell which codes continue the word of the code before."""
+    """Return which ids continue the word of the preceding id."""
     return np.asarray(((kind == LETTER) & (before == LETTER)) | ((kind == PAIR_END) & (before == PAIR)))
 
 
