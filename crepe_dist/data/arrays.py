@@ -116,7 +116,7 @@ def hash_texts(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
 
 
 def format_hash(value: int) -> str:
-    """Format a hash in hexadecimal for a CSV file. The leading letter keeps spreadsheets from reading it as a number."""
+    """Format a hash in hexadecimal for a CSV file. Its leading letter keeps spreadsheets from reading it as a number."""
     return f"x{value:016x}"
 
 
@@ -131,8 +131,8 @@ class ShardWriter:
 
     def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
         self._folder = folder
-        self._codes = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
-        self._codes.write(npy_header(np.dtype(np.uint8), (rows, feature_len)))
+        self._char_ids = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
+        self._char_ids.write(npy_header(np.dtype(np.uint8), (rows, feature_len)))
         # By kind: the file of strings, the name of the file of offsets, and the lengths of the strings after a 0.
         self._strings: dict[str, tuple[_HashedFile, str, list[int]]] = {}
         for kind in kinds:
@@ -146,14 +146,14 @@ class ShardWriter:
             char_ids: encoded documents, uint8 [n, feature_len].
             strings: n byte strings of each kind, by kind. Kinds that this writer does not write are ignored.
         """
-        self._codes.write(np.ascontiguousarray(char_ids).data)
+        self._char_ids.write(np.ascontiguousarray(char_ids).data)
         for kind, (file, _, lengths) in self._strings.items():
             file.write(b"".join(strings[kind]))
             lengths.extend(map(len, strings[kind]))
 
     def close(self) -> Files:
         """Flush the files to disk and return their manifest entries."""
-        files = self._codes.close()
+        files = self._char_ids.close()
         for file, offsets, lengths in self._strings.values():
             files |= file.close() | write_array(self._folder, offsets, np.cumsum(lengths))
         return files

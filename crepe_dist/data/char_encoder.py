@@ -121,12 +121,12 @@ class CharEncoder:
         """
         if not self.is_custom:
             return np.arange(26, dtype=np.uint8)
-        codes = [code for code, character in enumerate(self.alphabet) if character.isalpha()]
-        return np.array(codes or range(len(self.alphabet)), dtype=np.uint8)
+        char_ids = [code for code, character in enumerate(self.alphabet) if character.isalpha()]
+        return np.array(char_ids or range(len(self.alphabet)), dtype=np.uint8)
 
     @property
     def head_tail_lengths(self) -> tuple[int, int]:
-        """Numbers of ids at the beginning and at the end of a truncated text; see the function ``head_tail_lengths``."""
+        """Numbers of ids at the beginning and end of a truncated text; see the function ``head_tail_lengths``."""
         return head_tail_lengths({"feature_len": self.feature_len, "mode": self.mode})
 
     @property
@@ -154,8 +154,7 @@ class CharEncoder:
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _expand(self, text: str) -> str:
-        """Return a text of which each character has one id: rare characters and letters such as ß are replaced by two
-        symbols."""
+        """Return a text in which each character has one id. Rare characters and letters such as ß are replaced by two."""
         if text.isascii() and not self.paired:
             return text
         spelling = self._spelling
@@ -186,7 +185,7 @@ class CharEncoder:
         ascii_only = joined.isascii()
         points = joined.encode("ascii") if ascii_only else joined.encode("utf-32-le", "surrogatepass")
         table = self._table
-        codes = np.empty((len(texts), length), dtype=np.uint8)
+        char_ids = np.empty((len(texts), length), dtype=np.uint8)
         native.functions.crepe_encode(
             points,
             1 if ascii_only else 4,
@@ -195,16 +194,16 @@ class CharEncoder:
             length,
             not self.in_reading_order,
             table.ctypes.data,
-            codes.ctypes.data,
+            char_ids.ctypes.data,
         )
-        return codes
+        return char_ids
 
     def _encode_plain(self, texts: Sequence[str]) -> CharIds:
         """Encode texts from ``_truncate`` with NumPy."""
-        codes = np.full((len(texts), self.feature_len), PAD_UNK_ID, np.uint8)
-        for text, row in zip(texts, codes):
+        char_ids = np.full((len(texts), self.feature_len), PAD_UNK_ID, np.uint8)
+        for text, row in zip(texts, char_ids):
             row[: len(text)] = self._char_ids_of(text)
-        return codes
+        return char_ids
 
     def _char_ids_of(self, text: str) -> CharIds:
         """Encode a text from ``_expand`` without padding, uint8 [n]."""
@@ -212,21 +211,22 @@ class CharEncoder:
         return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
 
     def windows(self, text: str) -> tuple[CharIds, CharIds]:
-        """Encode a whole text, uint8 [n], and as windows, uint8 [windows, feature_len]; of a text that fits, it is one.
+        """Encode a whole text, uint8 [n], and divide it into overlapping windows, uint8 [windows, feature_len].
 
-        There are as few as read all of it, spaced evenly, so that each overlaps the next by the same number of codes.
+        There are as few windows as cover the text, at equal distances. A text that fits into ``feature_len`` has one
+        window.
         """
-        codes, length = self._char_ids_of(self._expand(text)), self.feature_len
-        padded = np.pad(codes, (0, max(0, length - len(codes))), constant_values=PAD_UNK_ID)
+        char_ids, length = self._char_ids_of(self._expand(text)), self.feature_len
+        padded = np.pad(char_ids, (0, max(0, length - len(char_ids))), constant_values=PAD_UNK_ID)
         starts = np.linspace(0, len(padded) - length, math.ceil(len(padded) / length)).astype(np.int64)
-        return codes, np.lib.stride_tricks.sliding_window_view(padded, length)[starts]
+        return char_ids, np.lib.stride_tricks.sliding_window_view(padded, length)[starts]
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the number of codes of each whole text, int64 [n]."""
+        """Return the number of ids of each text before truncation, int64 [n]."""
         return np.array([len(self._expand(text)) for text in texts], np.int64)
 
     def _places(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the index of the character behind each code of a whole text, int64 [n]."""
+        """Return the index of the character behind each id of a text before truncation, int64 [n]."""
         spelling, places = self._spelling, np.arange(len(text))
         if len(self._expand(text)) == len(text):
             return places
@@ -288,16 +288,16 @@ class CharEncoder:
         listed = {"characters": known, "spellings": self.multi_id_characters()}
         return {**listed, "kept": list(self.head_tail_lengths), "counted": self.num_ids - self.pair_base}
 
-    def starts_character(self, codes: CharIds) -> npt.NDArray[np.bool_]:
+    def starts_character(self, char_ids: CharIds) -> npt.NDArray[np.bool_]:
         """Return which ids stand for a known character. Blanks do not, and of a rare character only the first id
         does."""
-        return np.asarray(codes < self.num_ids - self.pair_base)
+        return np.asarray(char_ids < self.num_ids - self.pair_base)
 
-    def decode(self, codes: CharIds) -> str:
+    def decode(self, char_ids: CharIds) -> str:
         """Turn ids, uint8 [feature_len], back into text in reading order. Blanks become spaces, and padding is
         removed."""
-        used = np.flatnonzero(codes != PAD_UNK_ID)
-        numbers = codes[: used[-1] + 1 if len(used) else 0].tolist()[:: 1 if self.in_reading_order else -1]
+        used = np.flatnonzero(char_ids != PAD_UNK_ID)
+        numbers = char_ids[: used[-1] + 1 if len(used) else 0].tolist()[:: 1 if self.in_reading_order else -1]
         rare, second, text = len(self.alphabet), len(self.alphabet) + self.pair_base, []
         for code, after in zip(numbers, [*numbers[1:], PAD_UNK_ID]):
             number = (code - rare) * self.pair_base + after - second

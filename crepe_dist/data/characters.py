@@ -80,23 +80,23 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
 
 
 def split_frequent_and_rare(
-    characters: Sequence[str], codes: int, paired: int = 0
+    characters: Sequence[str], num_ids: int, paired: int = 0
 ) -> tuple[Sequence[str], Sequence[str]]:
     """Divide characters, the most frequent first, into characters of one id and characters of two; others are omitted.
 
     Args:
-        codes: number of ids.
+        num_ids: number of ids.
         paired: number of further characters of two ids, which share the ids of the rare characters.
     """
-    own = min(len(characters), codes)
-    while own and _most_paired(codes - own) - paired < min(len(characters) - own, MAX_PAIRED - paired):
+    own = min(len(characters), num_ids)
+    while own and _most_paired(num_ids - own) - paired < min(len(characters) - own, MAX_PAIRED - paired):
         own -= 1
-    return characters[:own], characters[own : own + _most_paired(codes - own) - paired]
+    return characters[:own], characters[own : own + _most_paired(num_ids - own) - paired]
 
 
-def _most_paired(codes: int) -> int:
+def _most_paired(num_ids: int) -> int:
     """Return the maximum number of characters of two ids that can be formed from this number of ids."""
-    return min((codes // 2) ** 2, MAX_PAIRED)
+    return min((num_ids // 2) ** 2, MAX_PAIRED)
 
 
 def is_in_words(character: str) -> bool:
@@ -128,7 +128,7 @@ def check_alphabet(alphabet: str, paired: str) -> None:
     if not (is_sorted and is_visible and fits and " " in alphabet):
         raise UserError(
             "the alphabet cannot be used",
-            f"it needs a space, visible characters in their order, each once, and at most {MAX_CHARACTERS} codes",
+            f"it needs a space, visible characters in their order, each once, and at most {MAX_CHARACTERS} ids",
             "prepare the data again with --alphabet auto",
         )
 
@@ -154,10 +154,10 @@ def id_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_cust
     """Return the id of every code point, uint8 [0x110000]. The code points from ``SYMBOLS`` have the ids after the
     alphabet."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
-    codes = {character: code for code, character in enumerate(alphabet)}
+    ids = {character: code for code, character in enumerate(alphabet)}
     end = FOLDING_END if is_custom else LATIN_END
     for point in (*range(end), *map(ord, WHITE_SPACE + alphabet)):
-        table[point] = codes.get(fold_character(chr(point), mode, fold_accents), BLANK)
+        table[point] = ids.get(fold_character(chr(point), mode, fold_accents), BLANK)
     symbols = 2 * pair_base(paired)
     table[SYMBOLS : SYMBOLS + symbols] = len(alphabet) + np.arange(symbols)
     return table

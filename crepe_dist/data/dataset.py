@@ -64,7 +64,8 @@ UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # The weight 1, which broad
 CHUNK = 4096  # Documents that are copied at a time.
 
 Weights = Union[npt.NDArray[np.float32], None]
-Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]  # from the codes of rows, and the rows, to other codes
+# Function that changes character ids: it gets the ids of rows and the row numbers, and returns other ids.
+Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]
 
 
 def dataset_folder(source: str) -> Path:
