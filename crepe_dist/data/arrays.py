@@ -116,7 +116,7 @@ def hash_texts(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
 
 
 def format_hash(value: int) -> str:
-    """Format a hash in hexadecimal for a CSV file. Its leading letter keeps spreadsheets from reading it as a number."""
+    """Format a hash for a CSV file. Its leading letter keeps spreadsheets from reading it as a number."""
     return f"x{value:016x}"
 
 

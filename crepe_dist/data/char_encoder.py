@@ -154,7 +154,8 @@ class CharEncoder:
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _expand(self, text: str) -> str:
-        """Return a text in which each character has one id. Rare characters and letters such as ß are replaced by two."""
+        """Return a text in which each character has one id. Rare characters and letters such as ß are replaced by
+        two."""
         if text.isascii() and not self.paired:
             return text
         spelling = self._spelling

@@ -1,1 +1,1 @@
-"""Parts that networks share: shapes, parameter files, objective, precision, calibration and inference."""
+"""What the networks share: configuration, weight files, loss, precision, calibration and inference."""

@@ -1,4 +1,4 @@
-"""Selection of the precision and the kernels."""
+"""Selection of the numeric precision and of the compute kernels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from crepe_dist.model.network_config import NetworkConfig
     from crepe_dist.settings.options import ModelOptions
 
-MIN_COMPUTE_CAPABILITY = (7, 0)  # Volta: the first with tensor cores
-MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)  # Ampere
+MIN_COMPUTE_CAPABILITY = (7, 0)  # Volta, the first architecture with tensor cores.
+MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)  # Ampere.
 CPU_REMEDY = "use --device cpu"
-GPU_BUILD = "cuda_"  # start of the names of builds, see ``Backend.build_name``
+GPU_BUILD = "cuda_"  # Prefix of the build names of our GPU kernels; see ``Backend.build_name``.
+# Display names of what computes without our own kernels.
 FALLBACK_NAMES = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 
 
@@ -29,12 +30,12 @@ class Backend:
     """Selected precision and kernels.
 
     Attributes:
-        precision: float32, bfloat16 or float16 for products and activations. Parameters, sums, losses and logits are
+        precision: float32, bfloat16 or float16, for products and activations. Parameters, sums, losses and logits are
             always float32.
-        library: our own kernels for CPUs, if they compute.
+        library: our own CPU kernels, if they compute; otherwise ``None``.
         why: reason for the selection, for display; may be empty.
-        without: what computes without our own kernels: mxnet or numpy.
-        architecture: architecture of the GPU, such as sm_80, if our own CUDA kernels compute; else empty.
+        fallback: what computes without our own kernels: mxnet or numpy.
+        architecture: architecture of the GPU, such as sm_80, if our own CUDA kernels compute; otherwise empty.
     """
 
     precision: str
@@ -54,11 +55,11 @@ class Backend:
         return "own" if self.library or self.on_cuda else self.fallback
 
     def as_settings(self) -> dict[str, str]:
-        """Return the selection, by setting."""
+        """Return the selection as values of settings, by the name of the setting."""
         return {"model.precision": self.precision, "model.kernels": self.build_name}
 
     def determinism_key(self) -> dict[str, str]:
-        """Return what decides the bits that are computed, and must be equal on all ranks."""
+        """Return the values that determine every bit of the results. They must be equal on all ranks."""
         if not self.on_cuda:
             return self.as_settings()
         compilers = compiler.compilers(divmod(int(self.architecture[3:]), 10))
@@ -66,7 +67,7 @@ class Backend:
 
     @property
     def build_name(self) -> str:
-        """Name of the build of our kernels that computes, or of what computes without it."""
+        """Name of the build of our kernels, or of the library that computes without them."""
         if self.on_cuda:
             return gpu_build(self.architecture)
         return self.library.name if self.library else self.fallback
@@ -82,7 +83,7 @@ def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig,
 
     Args:
         options: requested precision and kernels.
-        common: build of the kernels to prefer, because other processes have no better one.
+        common: preferred build of the kernels: the best one that all processes can use.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
@@ -98,7 +99,7 @@ def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig,
 
 
 def choose_for_inference(config: NetworkConfig, precision: Precision = "auto", device: Device = CPU) -> Backend:
-    """Select precision and kernels for inference, which NumPy computes on a CPU without compiled kernels."""
+    """Select precision and kernels for inference. NumPy computes on a CPU without compiled kernels."""
     supported = precision if config.is_matmul_bound else "float32"
     return _select_backend("auto", supported, device, config, "numpy" if device.device_type == "cpu" else "mxnet")
 
@@ -127,7 +128,7 @@ def _select_backend(
 
 
 def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
-    """Select our own kernels for CPUs; return why they cannot compute, and a remedy, if they cannot."""
+    """Select our own CPU kernels. If they cannot compute the network, return the reason and a remedy."""
     if not config.has_kernels:
         return "there are no kernels of our own for it", ""
     if kernels in library.BUILDS:
@@ -160,7 +161,7 @@ def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
 
 
 def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
-    """Select our own kernels for GPUs; return why they cannot compute, and a remedy, if they cannot."""
+    """Select our own GPU kernels. If they cannot compute the network, return the reason and a remedy."""
     if kernels not in ("auto", "native"):
         return f"--kernels is {kernels}", "use --kernels auto or native, or --device cpu"
     if os.environ.get(library.KERNELS_ENV) == library.NONE:
@@ -171,7 +172,8 @@ def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
     if found < MIN_COMPUTE_CAPABILITY:
         needed = f"our own kernels need compute capability {driver.dotted(MIN_COMPUTE_CAPABILITY)} (Volta) or later"
         return f"{needed}, and this GPU has {driver.dotted(found)}", CPU_REMEDY
-    half = "bfloat16" if found >= MIN_COMPUTE_CAPABILITY_BFLOAT16 else "float16"  # float16 needs loss scaling
+    # bfloat16 is preferred, because float16 needs loss scaling.
+    half = "bfloat16" if found >= MIN_COMPUTE_CAPABILITY_BFLOAT16 else "float16"
     if precision not in ("auto", "float32", half):
         return f"on this GPU, our own kernels compute in {half} or float32", "use --precision auto"
     if error := driver.version_error() or compiler.missing():
@@ -182,7 +184,7 @@ def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
 
 
 def gpu_build(architecture: str) -> str:
-    """Return the name of the kernels for an architecture: cuda_sm80 for sm_80."""
+    """Return the name of the GPU kernels for an architecture, such as cuda_sm80 for sm_80."""
     return GPU_BUILD + architecture.replace("_", "")
 
 
@@ -193,10 +195,10 @@ def gpu_builds() -> set[str]:
 
 
 def is_gpu_build(name: str) -> bool:
-    """Return whether a name is that of kernels for GPUs."""
+    """Return whether a name is the name of GPU kernels."""
     return name.startswith(GPU_BUILD)
 
 
 def _architecture(capability: tuple[int, int]) -> str:
-    """Return the architecture of a compute capability: sm_80 for 8.0."""
+    """Return the architecture of a compute capability, such as sm_80 for 8.0."""
     return f"sm_{capability[0]}{capability[1]}"

@@ -1,6 +1,7 @@
 """Calibration of a network's probabilities by one temperature (Guo et al. 2017, arXiv:1706.04599).
 
-Logits are divided by the temperature before the softmax. The order of the classes, and with it the accuracy, stays.
+Logits are divided by the temperature before the softmax. The order of the classes, and therefore the accuracy, does not
+change.
 """
 
 from __future__ import annotations
@@ -16,37 +17,42 @@ import numpy.typing as npt
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite
 
-TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)  # from 1/4 to 4; the nearest one is at most 2.2 % off
-PRIOR_STRENGTH = 10  # strength of the belief in temperature 1, in texts
-LOSS_UNITS_PER_NAT = 1 << 20  # per nat: losses are summed as integers, so the order of additions does not matter
-MAX_NATS = 1 << 20  # of one text
-BLOCK = 1 << 16  # numbers per vectorised step
-PERCENTS = 101
-DEFAULT_COVERAGE = 0.95  # share of the validation texts that reach the threshold
-DEVIATIONS = 1.645  # one-sided confidence of 95 %
-TARGET_PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # precisions whose coverage is scored
-HIGHEST, PER_UNIT = 8, 32  # log-odds of labels that are told apart, and intervals per unit
-INTERVALS = 2 * HIGHEST * PER_UNIT
+# Candidate temperatures from 1/4 to 4. The nearest one differs from any temperature between them by at most 2.2 %.
+TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)
+PRIOR_STRENGTH = 10  # Weight of the prior for temperature 1, in texts.
+# Units of a loss per nat. Losses are summed as integers, so that the order of additions does not matter.
+LOSS_UNITS_PER_NAT = 1 << 20
+MAX_NATS = 1 << 20  # Maximum loss of one text, in nats.
+BLOCK = 1 << 16  # Array elements per vectorised step.
+PERCENTS = 101  # Bins of probabilities in percent, rounded down: 0 to 100.
+DEFAULT_COVERAGE = 0.95  # Fraction of the validation texts that reach ``Calibration.min_probability``.
+DEVIATIONS = 1.645  # Standard deviations of a one-sided confidence of 95 %.
+TARGET_PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # Required precisions whose coverage is reported.
+# Log-odds of a label are clipped to -HIGHEST … HIGHEST and divided into PER_UNIT intervals per unit.
+HIGHEST, PER_UNIT = 8, 32
+INTERVALS = 2 * HIGHEST * PER_UNIT  # Number of intervals of the log-odds.
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperature and threshold of a network's probabilities, fitted to a validation split.
+    """Temperature and thresholds of a network's probabilities, fitted to the validation split.
+
+    The histograms are tuples of lines of integers, because JSON with one number per line would be long.
 
     Attributes:
         temperature: divisor of the logits; 1 without a validation split.
-        min_probability: threshold that 95 % of the validation texts reach: a text with a lower probability of its most
-            probable class may belong to none of the classes. 0 without a validation split.
-        answers: number of validation texts by the probability of their most probable class, in whole percents rounded
-            down, and of those for which it is right; empty without a validation split. Two lines of numbers, as JSON
-            with one number a line would be long.
-        nodes: if the classes form a tree, sampled validation texts: the whole percents of their most probable node of
-            each level and of their class, the number of such texts, and a bit for each level that is right; a line of
-            numbers each.
-        labels: if a text may have several, the intervals of the log-odds from which the answers of a class are surer
-            than from any lower one: lines of the classes, the intervals, and the number of validation texts that reach
-            them, all and those with the label.
-        thresholds: probability from which each of several labels is predicted; empty for one label.
+        min_probability: probability of the most probable class that 95 % of the validation texts reach. A text below it
+            may belong to none of the classes. 0 without a validation split.
+        answers: histogram of the validation texts by the probability of their most probable class, in percent rounded
+            down. The first line counts all texts, the second the correctly classified ones. Empty without a validation
+            split.
+        nodes: with hierarchical labels, a histogram of sampled validation texts. A line holds the percent of the most
+            probable node of each inner level and of the class, the number of such texts, and a number with one bit per
+            level that is set if the level is correct.
+        labels: with several labels per text, the intervals of the log-odds at which the precision of a class rises. The
+            four lines hold the classes, the intervals, the number of validation texts that reach them, and the number
+            of these texts that have the label.
+        thresholds: with several labels, the probability from which each class is predicted; otherwise empty.
     """
 
     temperature: float = 1.0
@@ -57,11 +63,11 @@ class Calibration:
     thresholds: tuple[float, ...] = ()
 
     @classmethod
-    def from_metadata(cls, about: Mapping[str, Any]) -> Calibration:
-        """Read the calibration of a checkpoint from its description; the default one if it has none."""
-        saved = about.get("calibration", UNCALIBRATED.to_dict())
-        thresholds = tuple(about["labels"]["thresholds"]) if "labels" in about else ()
-        if "labels" in about and [0 < each < 1 for each in thresholds] != [True] * len(about["classes"]):
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Calibration:
+        """Read the calibration from a checkpoint's metadata. Without one, return the default calibration."""
+        saved = metadata.get("calibration", UNCALIBRATED.to_dict())
+        thresholds = tuple(metadata["labels"]["thresholds"]) if "labels" in metadata else ()
+        if "labels" in metadata and [0 < each < 1 for each in thresholds] != [True] * len(metadata["classes"]):
             raise ValueError("the thresholds are not a probability for each class")
         temperature = parse_finite(saved["temperature"], 0.01, 100, "temperature")
         min_probability = parse_finite(saved["min_probability"], 0, 1, "min_probability")
@@ -71,35 +77,36 @@ class Calibration:
         return cls(temperature, min_probability, answers, nodes, labels, thresholds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values; the thresholds of labels are stored beside it."""
+        """Convert to JSON values. The thresholds are stored elsewhere, in the entry ``labels`` of the metadata."""
         return {name: value for name, value in asdict(self).items() if name != "thresholds"}
 
     @property
     def promised(self) -> dict[float, list[float]]:
-        """Thresholds of those of the ``ASKED`` precisions that some answers reach."""
+        """Thresholds for each of ``TARGET_PRECISIONS`` that can be reached, by precision."""
         found = {asked: self._lowest(asked) for asked in TARGET_PRECISIONS} if self.answers or self.labels else {}
         return {asked: thresholds for asked, thresholds in found.items() if min(thresholds) < math.inf}
 
     def thresholds_for(self, precision: float) -> list[float]:
-        """Return the lowest probability from which the answers to the validation texts have this precision.
+        """Return the lowest probability from which the predictions for the validation texts have this precision.
 
         The precision is the lower end of Wilson's interval (Journal of the American Statistical Association 22, 1927),
-        so that few texts promise little. A node above the classes answers only where no class and no node below it
-        does, so that level is judged by these texts.
+        so that few texts give high thresholds. A node is predicted only if no class and no node below it is. Therefore,
+        the threshold of a level is fitted to the texts that the levels below leave.
 
         Returns:
-            The threshold of each level above the classes, infinite if none is high enough, and that of the classes; or,
-            of several labels, that of each class.
+            The threshold of each inner level, infinite if none is high enough, and then the threshold of the classes.
+            With several labels, the threshold of each class.
 
         Raises:
-            UserError: there was no validation split, or no threshold is high enough.
+            UserError: There was no validation split, or no threshold is high enough.
         """
         if not (self.answers or self.labels):
-            remedy = "prepare with --validation, and train again; or give --min-probability"
-            raise UserError("the model does not know the precision of its answers", "no split told it", remedy)
+            remedy = "prepare the data with --validation and train again, or give --min-probability"
+            why = "it was trained without a validation split"
+            raise UserError("the precision of the model's predictions is unknown", why, remedy)
         if min(thresholds := self._lowest(precision)) == math.inf:
-            why = "no threshold is so sure on the validation texts"
-            raise UserError(f"the model does not reach a precision of {precision:g}", why, "ask for less")
+            why = "no threshold reaches this precision on the validation texts"
+            raise UserError(f"the model does not reach a precision of {precision:g}", why, "give a lower precision")
         return thresholds
 
     def _lowest(self, precision: float) -> list[float]:
@@ -117,7 +124,8 @@ class Calibration:
             right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
         thresholds: list[float] = []
         is_left = np.ones(len(texts), np.bool_)
-        for of_level, right_at in zip(percents.T[::-1], right.T[::-1]):  # from the classes up: those texts are answered
+        # From the classes upwards: a level only gets the texts for which no level below it makes a prediction.
+        for of_level, right_at in zip(percents.T[::-1], right.T[::-1]):
             counts = [
                 reverse_cumsum(np.bincount(of_level, weights * is_left, PERCENTS)) for weights in (texts, right_at)
             ]
@@ -131,14 +139,15 @@ UNCALIBRATED = Calibration()
 
 
 def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64]) -> Calibration:
-    """Return the calibration of several labels.
+    """Build the calibration of several labels.
 
     Args:
         thresholds: probability from which each class is predicted, float64 [classes].
-        histogram: int64 [classes, ``INTERVALS``, 2]: validation texts without and with the label in each interval.
+        histogram: number of validation texts in each interval, int64 [classes, ``INTERVALS``, 2]: without and with the
+            label.
     """
     texts, right = reverse_cumsum(histogram.sum(axis=2)), reverse_cumsum(histogram[..., 1])
-    # Steps of a percent, from one half on, keep the description of many classes short.
+    # Only steps of a percent, above one half, are stored, so that the metadata of many classes stay short.
     steps = np.maximum.accumulate(np.floor(100 * wilson_lower_bound(texts, right)).clip(50), axis=1)
     places = np.nonzero(np.diff(steps, axis=1, prepend=0))
     lines = tuple(" ".join(map(str, each.tolist())) for each in (*places, texts[places], right[places]))
@@ -146,13 +155,13 @@ def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.N
 
 
 def to_intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the interval of each log-odds, int64, 0 to ``INTERVALS`` - 1; those of a network that diverged are 0."""
+    """Return the interval of each log-odds, int64, from 0 to ``INTERVALS`` - 1. NaN becomes interval 0."""
     scaled = np.nan_to_num((np.clip(logits, -HIGHEST, HIGHEST) + HIGHEST) * PER_UNIT)
     return np.minimum(scaled.astype(np.int64), INTERVALS - 1)
 
 
 def log_odds(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Return the log-odds from which a class is predicted, float32 [classes]."""
+    """Convert thresholds from probabilities to log-odds, float32 [classes]."""
     return np.log(thresholds / (1 - thresholds)).astype(np.float32)
 
 
@@ -162,7 +171,7 @@ def interval_threshold(interval: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def reverse_cumsum(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Add up counts from each place of the last axis on."""
+    """Return the cumulative sums over the last axis, from its end to its start."""
     return np.asarray(counts[..., ::-1].cumsum(axis=-1)[..., ::-1])
 
 
@@ -177,7 +186,7 @@ def wilson_lower_bound(
 
 
 def _lines(saved: Any) -> tuple[str, ...]:
-    """Return lines of whole numbers, all of the same length; raise ``ValueError`` or ``TypeError`` if they are none."""
+    """Validate lines of integers of equal length; raise ``ValueError`` or ``TypeError`` if they are malformed."""
     lines = tuple(" ".join(map(str, map(int, each.split()))) for each in saved)
     _numbers(lines)
     return lines
@@ -196,10 +205,11 @@ def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) 
 def losses_at(
     temperatures: npt.NDArray[np.float64], logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """Yield, for some of k temperatures at a time, the losses of n texts at them, in nats.
+    """Yield the losses of n texts, in nats, for several of k temperatures at a time.
 
-    Returns:
-        Which temperatures; losses; and the inverse of the texts' largest probabilities; both float32 [k, n].
+    Yields:
+        A slice of the temperatures; the losses; and the inverse of each text's largest probability; both float32
+        [temperatures of the slice, n].
     """
     below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
     of_true = below[np.arange(len(labels)), labels]
@@ -212,27 +222,27 @@ def losses_at(
 
 
 def to_fixed_point(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Round losses in nats to whole multiples of 1/``UNITS``."""
-    # A network that diverged gives NaNs and infinities.
+    """Round losses in nats to integers, in units of 1/``LOSS_UNITS_PER_NAT``."""
+    # The losses of a network that diverged are NaN or infinite.
     return np.asarray(
         np.rint(np.nan_to_num(losses, posinf=MAX_NATS).clip(0, MAX_NATS) * LOSS_UNITS_PER_NAT).astype(np.int64)
     )
 
 
 class TemperatureFitter:
-    """Sums over scored texts from which a calibration follows. Ranks score different texts, and add their sums.
+    """Sums over scored texts, from which a calibration is computed. Ranks score different texts and add their sums.
 
     Attributes:
-        sums: int64 [temperatures, 2 + 2 * PERCENTS]; for each of ``TEMPERATURES``, the loss and its square in
-            1/``UNITS``, and the number of texts by the probability of their most probable class, in whole percents
-            rounded down: first the number of all texts, then of the correctly classified texts.
+        sums: int64 [temperatures, 2 + 2 * PERCENTS]. For each of ``TEMPERATURES``: the loss and its square in units of
+            1/``LOSS_UNITS_PER_NAT``; the number of texts by the probability of their most probable class, in percent
+            rounded down; and the same number for the correctly classified texts.
     """
 
     def __init__(self) -> None:
         self.sums = np.zeros((len(TEMPERATURES), 2 + 2 * PERCENTS), np.int64)
 
     def add(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
-        """Add a batch: logits, float32 [n, classes]; labels, int32 [n]."""
+        """Add a batch: logits, float32 [n, classes], and labels, int32 [n]."""
         if not len(labels):
             return
         is_right = logits.argmax(axis=1) == labels
@@ -247,21 +257,22 @@ class TemperatureFitter:
                 sums[:, first : first + PERCENTS] += counts.reshape(-1, PERCENTS)
 
     def loss(self) -> tuple[float, float]:
-        """Return the mean loss of at least one text at the fitted temperature, in nats, and its standard error."""
+        """Return the mean loss of the texts at the fitted temperature, in nats, and its standard error. Needs at least
+        one text."""
         total, squares = (self.sums[self._best(), :2] / LOSS_UNITS_PER_NAT).tolist()
         texts = int(self.sums[0, 2 : 2 + PERCENTS].sum())
         mean = total / texts
         return mean, math.sqrt(max(0.0, squares / texts - mean**2) / texts)
 
     def calibration(self) -> Calibration:
-        """Choose the temperature of the lowest loss, and the threshold at that temperature.
+        """Return the temperature with the lowest loss, and the threshold at that temperature.
 
-        A prior keeps the temperature of few texts near 1. Without it, ten texts that are classified correctly would
-        get the lowest temperature. It is a Gamma density of the inverse temperature with its mode at 1.
+        A prior keeps the temperature near 1 if there are few texts. Without it, ten texts that are classified correctly
+        would give the lowest temperature. The prior is a Gamma density of the inverse temperature with its mode at 1.
         """
         best = self._best()
         texts, right = self.sums[best, 2:].reshape(2, PERCENTS)
-        above = texts.sum() - np.cumsum(texts)  # texts that reach 1, 2, … percent
+        above = texts.sum() - np.cumsum(texts)  # Number of texts that reach 1, 2, … percent.
         least = int((above >= DEFAULT_COVERAGE * texts.sum()).sum())
         answers = tuple(" ".join(map(str, each.tolist())) for each in (texts, right))
         return Calibration(round(float(TEMPERATURES[best]), 4), least / 100, answers)

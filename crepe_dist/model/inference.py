@@ -1,4 +1,4 @@
-"""Engines that compute logits without MXNet: our own kernels where they are compiled, NumPy elsewhere."""
+"""Inference engines that compute logits without MXNet: our own C++ kernels, or NumPy where they are not compiled."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ from crepe_dist.native.library import CParameter, num_threads, pointers
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
-MAX_ROWS_PER_PASS = 64  # documents of a thread in a pass; more take memory and are no faster
-MAX_ACTIVATIONS = 1 << 22  # numbers in the output of one of NumPy's layers; more do not fit into a processor's cache
+# Documents per thread in one call of the kernels. More would take memory without being faster.
+MAX_ROWS_PER_PASS = 64
+# Maximum number of elements in the output of a layer in NumPy. More would not fit into a processor's cache.
+MAX_ACTIVATIONS = 1 << 22
 
 
 class InferenceEngine(ABC):
-    """Interface of the engines for trained parameters; several Python threads may call one at once.
+    """Interface of the engines for trained parameters. Several Python threads may call one engine at the same time.
 
     Attributes:
-        shape: configuration of the network.
-        parameters: float32 arrays by structural name; those of a compressed file are ``RowReadableArray``.
+        config: configuration of the network.
+        parameters: float32 arrays by structural name. Arrays of a compressed file are ``RowReadableArray``.
         backend: precision and kernels.
-        threads: most threads of a call of our own kernels.
+        threads: maximum number of threads that one call of our own kernels uses.
 
     Raises:
         UserError: The parameters do not belong to this network, or are not finite.
@@ -59,7 +61,7 @@ class InferenceEngine(ABC):
 
     @property
     def arrays(self) -> Arrays:
-        """Float32 parameters by structural name, whole; each call unpacks those that are compressed."""
+        """Float32 parameters by structural name. Compressed parameters are decompressed at each access."""
         return {name: decompress(array) for name, array in self.parameters.items()}
 
     @abstractmethod
@@ -69,23 +71,23 @@ class InferenceEngine(ABC):
     def iter_logits(
         self, split: Split, batch_size: int, rank: int = 0, size: int = 1
     ) -> Iterator[tuple[RowIndices, npt.NDArray[np.int32], Logits]]:
-        """Yield rows, labels and logits of a rank's share of each batch of a split."""
+        """Yield the row numbers, labels and logits of a rank's shard of each batch of a split."""
         for start in range(0, len(split), batch_size):
             rows = np.arange(*shard_range(start, min(start + batch_size, len(split)), rank, size))
             yield rows, np.asarray(split.labels[rows]), self.logits(split.char_ids(rows))
 
 
 def open_inference(config: NetworkConfig, arrays: Arrays, backend: Backend) -> InferenceEngine:
-    """Build the engine on the CPU that ``backend`` selects; see ``InferenceEngine`` for the arguments."""
+    """Build the CPU engine that ``backend`` selects; see ``InferenceEngine`` for the arguments."""
     kind = NumpyInferenceEngine if backend.library is None else CpuInferenceEngine
     return kind(config, arrays, backend)
 
 
 class NativeModel:
-    """A network opened in our own kernels, without parameters. It computes for one thread at a time.
+    """A network opened in our own kernels, without parameters. Only one thread may call it at a time.
 
     Args:
-        number: number of threads.
+        number: number of threads that compute.
 
     Raises:
         MemoryError: There is not enough memory.
@@ -100,7 +102,7 @@ class NativeModel:
         weakref.finalize(self, self._functions.crepe_close, self._handle)
 
     def call(self, function: str, *arguments: Any) -> None:
-        """Call a function of the library on this network."""
+        """Call a function of the kernel library on this network."""
         _check(getattr(self._functions, function)(self._handle, *arguments))
 
 
@@ -108,7 +110,7 @@ def to_c_parameters(arrays: Iterable[Any]) -> Any:
     """Return a C array of parameters for ``crepe_set_parameters``. The C array does not keep the arrays alive.
 
     Args:
-        arrays: Parameters, each a float32 array or a ``RowReadableArray``.
+        arrays: parameters, each a float32 array or a ``RowReadableArray``.
     """
     made = [
         _stored(array) if isinstance(array, RowReadableArray) else CParameter(values=array.ctypes.data)
@@ -130,10 +132,12 @@ def _check(failed: int) -> None:
 
 
 class CpuInferenceEngine(InferenceEngine):
-    """Engine on our own kernels. Its logits are bit-identical to those of training on the same build of them.
+    """Engine on our own kernels. Its logits are bit-identical to the logits of training on the same build of the
+    kernels.
 
-    Calls that run at once divide the threads among them; each has a workspace, and all read the same tables, which are
-    as in their file. A forked child starts again with one thread, because it shares the cores with others.
+    Calls that run at the same time divide the threads among them. Each call has a workspace of its own, and all calls
+    read the same tables, which stay compressed. A forked child process starts with one thread, because it shares the
+    cores with other processes.
     """
 
     def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
@@ -142,18 +146,19 @@ class CpuInferenceEngine(InferenceEngine):
             is_flags = isinstance(array, RowReadableArray) and array.values is None
             if name not in (
                 config.buffers if is_flags else config.sparse_parameters
-            ):  # the kernels read single rows of these only
+            ):  # The kernels can read single rows of these parameters only.
                 self.parameters[name] = decompress(array)
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()  # held while workspaces change hands, never while one computes
+        # The lock guards the lists of workspaces. It is never held while a workspace computes.
+        self._lock = threading.Lock()
         self._idle: dict[int, list[NativeModel]] = defaultdict(list)
         self._running, self._process = 0, os.getpid()
 
     @contextmanager
     def _workspace(self) -> Iterator[tuple[NativeModel, int]]:
-        """Lend kernels that no other call uses, and tell their number of threads."""
+        """Yield kernels that no other call uses, and their number of threads."""
         with self._lock:
             self._running += 1
             number = max(1, self.threads // self._running)
@@ -195,13 +200,14 @@ class NumpyInferenceEngine(InferenceEngine):
 
     def logits(self, char_ids: CharIds) -> Logits:
         starts = range(0, len(char_ids), self._rows)
-        with np.errstate(over="ignore", invalid="ignore"):  # an answer that is not finite is refused with its cause
+        # The caller rejects logits that are not finite, with a message that names the cause.
+        with np.errstate(over="ignore", invalid="ignore"):
             parts = [self._logits(self.config, self._arrays, char_ids[start : start + self._rows]) for start in starts]
         return np.concatenate([np.empty((0, self.config.num_classes), np.float32), *parts])
 
 
-# Layers of the networks' numpy.py. Activations are [n, positions, channels], so that a convolution is a sum of matrix
-# products.
+# Layers for the ``numpy.py`` of the networks. Activations are [n, positions, channels], so that a convolution is a sum
+# of matrix products.
 
 
 def convolve(x: Floats, weight: Floats) -> Floats:
@@ -212,7 +218,7 @@ def convolve(x: Floats, weight: Floats) -> Floats:
 
 
 def sum_in_order(terms: list[Floats]) -> Floats:
-    """Add arrays up, from the first to the last."""
+    """Add arrays from the first to the last."""
     result = terms[0]
     for term in terms[1:]:
         np.add(result, term, out=result)
@@ -220,5 +226,5 @@ def sum_in_order(terms: list[Floats]) -> Floats:
 
 
 def max_pool(x: Floats, size: int) -> Floats:
-    """Return the maxima of ``size`` neighbouring positions each, which divides their number."""
+    """Return the maximum of each group of ``size`` neighbouring positions; ``size`` divides the number of positions."""
     return np.asarray(x.reshape(len(x), x.shape[1] // size, size, *x.shape[2:]).max(axis=2))

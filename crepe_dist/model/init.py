@@ -1,4 +1,4 @@
-"""Values that parameters start with, the same on every machine."""
+"""Initial values of parameters, equal on every machine."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-CHUNK = 1 << 16  # numbers drawn at a time
+CHUNK = 1 << 16  # Random numbers that are drawn at a time.
 
 
 def zeros(*shape: int) -> Floats:
-    """Return zeros, float32."""
+    """Return an array of zeros, float32."""
     return np.zeros(shape, np.float32)
 
 
 def normal(generator: np.random.Generator, shape: tuple[int, ...], deviation: float) -> Floats:
-    """Draw normal numbers.
+    """Draw normally distributed numbers, float32.
 
-    Machines may compute their last bits in float64 differently, which rounding to float32 removes.
+    Machines may compute the last bits of the float64 numbers differently. Rounding to float32 removes the difference.
     """
     numbers = np.empty(math.prod(shape), np.float32)
     for start in range(0, len(numbers), CHUNK):
@@ -29,14 +29,14 @@ def normal(generator: np.random.Generator, shape: tuple[int, ...], deviation: fl
 
 
 def uniform(generator: np.random.Generator, shape: tuple[int, ...], largest: float) -> Floats:
-    """Draw numbers between ``-largest`` and ``largest``."""
+    """Draw uniformly distributed numbers between ``-largest`` and ``largest``, float32."""
     return (largest * (2 * generator.random(shape) - 1)).astype(np.float32)
 
 
 def kaiming_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Draw the weight of a layer with ReLU: variance 2 / inputs (He et al. 2015, arXiv:1502.01852).
+    """Draw the weight of a layer with ReLU, with variance 2 / inputs (He et al. 2015, arXiv:1502.01852).
 
     Args:
-        shape: outputs, inputs, and the taps of a convolution.
+        shape: numbers of outputs and inputs, and the kernel size of a convolution.
     """
     return normal(generator, shape, math.sqrt(2 / math.prod(shape[1:])))

@@ -1,4 +1,4 @@
-"""The training objective: cross-entropy with optional label smoothing and class weights."""
+"""Loss of training: cross-entropy with optional label smoothing and class weights."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from crepe_dist.native.constants import LOSS_UNIT
 from crepe_dist.settings.fields import truncate
 from crepe_dist.settings.options import TrainingOptions
 
-# Ratios of two class weights. Each of several labels has a gradient of its own, but they share the quantum of the
-# heaviest (docs/decisions/parallel.md).
+# Maximum ratios of two class weights. With several labels the limit is lower: each label has its own gradient, but all
+# share the fixed-point scale of the heaviest class (docs/decisions/parallel.md).
 MAX_RATIO, MAX_RATIO_OF_SEVERAL = 10**6, 10**4
 
 
 def quantize_losses(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Round losses of documents to multiples of ``LOSS_UNIT``. They add up exactly in any order, up to 2**33 nats."""
+    """Round losses of documents to multiples of ``LOSS_UNIT``. Their sums are then exact in any order, up to 2**33
+    nats."""
     return np.asarray(np.rint(np.asarray(losses, np.float64) / LOSS_UNIT) * LOSS_UNIT)
 
 
 class Constants(ctypes.Structure):
-    """Constants of the kernels: ``ObjectiveConstants`` in ``native/engine.h``."""
+    """Constants of the C++ kernels: ``ObjectiveConstants`` in ``native/engine.h``."""
 
     _fields_ = (("smoothing", ctypes.c_double), ("pairs", ctypes.c_int32), ("several", ctypes.c_int32))
 
@@ -37,19 +38,20 @@ class Constants(ctypes.Structure):
 class Loss:
     """Weighted cross-entropy with smoothed labels.
 
-    One label, or soft ones: a document's loss is its class weight times the cross-entropy with the target
-    (1 - smoothing) × share of each class + smoothing / classes. The class weight of a soft label is the mean by share.
+    One label per document, or soft labels: the loss of a document is its class weight times the cross-entropy with the
+    target (1 - smoothing) × label probability + smoothing / classes. The class weight of a soft label is the mean of
+    the class weights, weighted by the label probabilities.
 
-    Several labels: the sum over the classes of the class weight times the binary cross-entropy with the target
-    (1 - smoothing) × label + smoothing / 2. A sum, because the gradient of a logit is then as large as with one label,
-    and the same learning rates fit.
+    Several labels per document: the loss is the sum over the classes of the class weight times the binary cross-entropy
+    with the target (1 - smoothing) × label + smoothing / 2. It is a sum and no mean, because the gradient of a logit is
+    then as large as with one label, and the same learning rates work.
 
     Attributes:
-        smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, section
-            7), 0 to below 1.
+        smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567,
+            section 7), from 0 to below 1.
         weights: weight of each class; empty means 1 for all.
-        labelled: labels of a document, one of ``targets.KINDS``.
-        pairs: pairs of class and share in a document's row of a batch; 0 with one label.
+        label_type: kind of the labels, one of ``targets.LABEL_KINDS``.
+        max_labels: pairs of class and label probability in a document's row of a batch; 0 with one label.
     """
 
     smoothing: float = 0.0
@@ -77,7 +79,7 @@ class Loss:
         """Return the targets of the classes, float32 [n, classes], and the weights of their losses, [n, 1 or classes].
 
         Args:
-            shares: share of each class in each document, float32 [n, classes].
+            shares: label probability of each class for each document, float32 [n, classes].
             weights: weights of the documents, float32 [n, 1].
         """
         of_classes, smoothing = self.class_weights(shares.shape[1]), np.float32(self.smoothing)
@@ -86,7 +88,7 @@ class Loss:
         return (1 - smoothing) * shares + smoothing / shares.shape[1], weights * (shares @ of_classes)[:, None]
 
     def gluon_loss(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
-        """Return the sum of the losses of documents, with the operators of ``mxnet.nd``; see ``targets``."""
+        """Return the sum of the losses of documents, computed with ``mxnet.nd``; see ``targets`` for the arguments."""
         if self.label_type == MULTILABEL:
             losses = nd.relu(logits) - logits * targets + nd.Activation(-nd.abs(logits), act_type="softrelu")
         else:
@@ -94,14 +96,14 @@ class Loss:
         return nd.broadcast_mul(losses, weights).sum()
 
     def class_prior_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
-        """Return the loss at chance: the lowest mean loss, in nats, without looking at the documents.
+        """Return the loss at chance: the lowest mean loss, in nats, of a network that ignores the documents.
 
-        It is the entropy of the target distribution, and that of the target of each class if they are several. A
-        network whose loss stays there has only learnt the class frequencies.
+        It is the entropy of the target distribution. With several labels, it is the sum of the entropies of all
+        classes. A network whose loss stays at this value has only learnt the class frequencies.
 
         Args:
-            mass: number of documents of each class, or the sum of its shares, [classes].
-            documents: number of documents, which may have several labels.
+            mass: number of documents of each class, or the sum of its label probabilities, [classes].
+            documents: number of documents. A document may have several labels.
         """
         weights = self.class_weights(len(mass))
         if self.label_type == MULTILABEL:
@@ -119,10 +121,10 @@ DEFAULT_LOSS = Loss()
 
 
 def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfig) -> Loss:
-    """Make the objective that the settings ask for on a data set.
+    """Build the loss that the settings select for a data set.
 
     Raises:
-        UserError: A class weight is of no class, or the weights are too far apart.
+        UserError: A class weight names an unknown class, or the weights are too far apart.
     """
     weights, smoothing = options.class_weights, options.label_smoothing
     smoothing = config.label_smoothing if smoothing is None else smoothing
@@ -155,10 +157,10 @@ def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfi
 
 
 def balanced_weights(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
-    """Return weights that give all classes equal influence and average 1 per document.
+    """Return class weights that give all classes equal influence and average 1 per document.
 
-    The weight of a class is documents / (classes × documents of the class); that of a class without any is 1, since it
-    may have a share of soft labels.
+    The weight of a class is documents / (classes × documents of the class). A class without documents has weight 1,
+    since it may occur in soft labels.
     """
     weights = np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1)
     return tuple(weights.tolist())
