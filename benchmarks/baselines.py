@@ -170,7 +170,7 @@ def fasttext(rows: pd.DataFrame, settings: Settings = FASTTEXT) -> Models:
         file.writelines(lines[row] for row in np.random.default_rng(0).permutation(len(lines)))
         file.flush()
         for setting in settings:
-            fitted = train_supervised(file.name, lr=0.5, dim=10, thread=hardware.cores(), verbose=0, **setting)
+            fitted = train_supervised(file.name, lr=0.5, dim=10, thread=hardware.num_cores(), verbose=0, **setting)
 
             def model(others: pd.DataFrame, fitted: Any = fitted) -> Answers:
                 names, scores = fitted.predict(_words(others))

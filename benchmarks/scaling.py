@@ -79,7 +79,7 @@ def obstacle(on: str = "cpu") -> str:
 
 def slots(on: str) -> int:
     """Count the cores or GPUs, each of which can run one process."""
-    return hardware.cores() if on == "cpu" else driver.gpu_count()
+    return hardware.num_cores() if on == "cpu" else driver.gpu_count()
 
 
 def weak_ratio(result: Mapping[str, Any], size: int) -> float:

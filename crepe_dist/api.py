@@ -99,7 +99,7 @@ def _note(found: Sequence[Mapping[str, str]]) -> None:
     """Print warnings about the data or the model."""
     for warning in found:
         note = translate_for_python(UserError(warning["what"], warning["why"], warning["do"]))
-        print(note.described("note"), flush=True)
+        print(note.format_lines("note"), flush=True)
 
 
 def _described(summary: dict[str, Any]) -> Iterator[str]:

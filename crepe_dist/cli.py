@@ -44,7 +44,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
-MANAGING = ("runs", "use", "report", "clean")
+MANAGE_COMMANDS = ("runs", "use", "report", "clean")
 
 
 def parser() -> Parser:
@@ -62,15 +62,15 @@ def parser() -> Parser:
     )
 
 
-def command(name: str) -> Any:
+def command_class(name: str) -> Any:
     """Return the class of a command."""
-    home = "train" if name == "supervise" else f"commands.{'manage' if name in MANAGING else name}"
+    home = "train" if name == "supervise" else f"commands.{'manage' if name in MANAGE_COMMANDS else name}"
     return getattr(import_module(f"crepe_dist.{home}"), name.title())
 
 
-def parser_of(name: str) -> Parser:
+def build_parser(name: str) -> Parser:
     """Build the parser of a command."""
-    home = import_module("crepe_dist.settings.config") if name == "train" else command(name)  # train imports much
+    home = import_module("crepe_dist.settings.config") if name == "train" else command_class(name)  # train imports much
     result: Parser = home.parser()
     return result
 
@@ -101,7 +101,7 @@ def main(name: str) -> None:
             message = f"interrupted; {again} resumes from the last saved state, if there is one"
             raise KeyboardInterrupt(message) from None
         return
-    kind = command(name)
+    kind = command_class(name)
     try:
         kind.parsed().run()
     except KeyboardInterrupt as error:

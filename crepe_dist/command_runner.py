@@ -50,41 +50,43 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         main()
         code = ExitCode.DONE
     except UserError as error:
-        _say(str(error))
+        _print_error(str(error))
         code = error.code
     except StopRequested as stopped:
         # Some launchers signal the other processes when the first one ends; that must not change the exit code.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if not stopped.on_all_ranks:
-            _say(f"stopped: {stopped}")
+            _print_error(f"stopped: {stopped}")
         code = stopped.code
     except KeyboardInterrupt as error:
         print(str(error) or interrupted, file=sys.stderr)
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has closed the pipe (`… | head`), which is not an error.
-        silence()
+        silence_stdout()
         code = ExitCode.DONE
     except PeerLostError as error:
-        _say(
+        _print_error(
             f"stopped because another process ended or did not answer ({error}); see its messages, if it has any. "
             "The same command resumes"
         )
         code = ExitCode.PEER_GONE
     except Exception as error:
         if is_memory_error(error):
-            _say(str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory")))
+            _print_error(
+                str(UserError("out of memory", str(error), "use smaller batches, or a machine with more memory"))
+            )
         elif isinstance(error, OSError) and error.errno in REMEDIES:
             name = error.filename if isinstance(error.filename, str) else "a file"
-            _say(str(UserError(f"{name} cannot be used", error.strerror or str(error), REMEDIES[error.errno])))
+            _print_error(str(UserError(f"{name} cannot be used", error.strerror or str(error), REMEDIES[error.errno])))
         else:
             code = ExitCode.FAILURE
-            _say(str(crash_report.unexpected(error)))
+            _print_error(str(crash_report.report_unexpected(error)))
     sys.exit(code)
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     from crepe_dist.distributed.launch import read_launcher_env
 
     launch = read_launcher_env()
@@ -92,6 +94,6 @@ def _say(message: str) -> None:
     print(f"{prefix}{message}", file=sys.stderr, flush=True)
 
 
-def silence() -> None:
+def silence_stdout() -> None:
     """Redirect standard output to ``/dev/null``, so that flushing it at exit does not raise ``BrokenPipeError``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,7 +22,7 @@ from crepe_dist.files.atomic_write import write_text
 LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
-def unexpected(error: Exception) -> UserError:
+def report_unexpected(error: Exception) -> UserError:
     """Write the report of an exception and return the error to show; without a report, print the traceback."""
     launch = read_launcher_env()
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))

@@ -60,9 +60,9 @@ class UserError(Exception):
         self.code = code
 
     def __str__(self) -> str:
-        return self.described("error")
+        return self.format_lines("error")
 
-    def described(self, kind: str) -> str:
+    def format_lines(self, kind: str) -> str:
         """Return the lines that are printed. The first line begins with ``kind``."""
         lines = [f"{kind}: {self.what}"]
         if self.why:

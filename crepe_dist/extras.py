@@ -55,7 +55,7 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def install(extra: str) -> str:
+def install_command(extra: str) -> str:
     """Spell how to install an extra; no registry has a package of our own name."""
     in_clone = f"uv sync --inexact --extra {extra}"
     if invocation.uv_prefix():
@@ -70,10 +70,12 @@ def require(extra: str, feature: str) -> None:
         MissingExtra: one is not.
     """
     if names := missing_packages(extra):
-        raise MissingExtra(f"{feature} needs {', '.join(names)}", f"not installed in {sys.prefix}", install(extra))
+        raise MissingExtra(
+            f"{feature} needs {', '.join(names)}", f"not installed in {sys.prefix}", install_command(extra)
+        )
 
 
 def missing_note(extra: str, feature: str) -> str:
     """Return the line that says why a feature is left out and how to get it; empty if its packages are installed."""
     names = ", ".join(missing_packages(extra))
-    return f"no {feature} without {names}; to install: {install(extra)}" if names else ""
+    return f"no {feature} without {names}; to install: {install_command(extra)}" if names else ""

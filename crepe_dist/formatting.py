@@ -30,7 +30,7 @@ def percent(part: Number, whole: Number = 1) -> str:
     return f"{share:.1f} %"
 
 
-def ended(code: int) -> str:
+def describe_exit_code(code: int) -> str:
     """Describe the end of a process by its exit code, which is negative for a signal, as the rest of a sentence."""
     return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code} ({signal.strsignal(-code)})"
 
@@ -63,9 +63,9 @@ def pluralize(count: Number, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
-def score_name(several: bool) -> str:
+def score_name(is_multilabel: bool) -> str:
     """Name the score that records call accuracy: that of several labels is their micro F1."""
-    return "micro F1" if several else "accuracy"
+    return "micro F1" if is_multilabel else "accuracy"
 
 
 def head(items: list[Item], most: int) -> list[Item]:

@@ -20,7 +20,7 @@ def describe() -> dict[str, Any]:
     """Return facts for display, in order: processor, cores, memory in GB, system, versions."""
     return {
         "processor": processor(),
-        "cores": cores(),
+        "cores": num_cores(),
         "memory (GB)": round(memory() / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def cores() -> int:
+def num_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
@@ -42,7 +42,7 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def boot() -> str:
+def boot_id() -> str:
     """Return the name that Linux gave itself at its start, the same in all containers of a machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from crepe_dist.errors import UserError
-from crepe_dist.files.json_file import integer, parse_finite, read_json, write_json
+from crepe_dist.files.json_file import parse_finite, parse_integer, read_json, write_json
 
 FORMAT, SEAL = "format", "sha256"  # first and last key
 MAX_INTEGER = 1 << 53
@@ -87,7 +87,7 @@ def validate(value: Any, kind: Any, name: str = "the file") -> None:
     elif kind is float:
         parse_finite(value, name=name)
     elif kind is int:
-        integer(value, -MAX_INTEGER, MAX_INTEGER, name)
+        parse_integer(value, -MAX_INTEGER, MAX_INTEGER, name)
     elif isinstance(kind, tuple):
         if value not in kind:
             raise ValueError(f"{name} is {str(value)[:40]!r}, not {' or '.join(kind)}")

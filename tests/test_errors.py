@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist.cli import COMMANDS, parser_of
+from crepe_dist.cli import COMMANDS, build_parser
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import read_json
@@ -78,7 +78,7 @@ def said(complaint, tmp_path):
 class TestFlags:
     @pytest.mark.parametrize("name", OTHERS)
     def test_every_option_refuses_what_it_cannot_mean(self, name, said):
-        for action in parser_of(name)._actions:
+        for action in build_parser(name)._actions:
             if not action.option_strings or action.dest in ("help", "version"):
                 continue
             flag = action.option_strings[-1]

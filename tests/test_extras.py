@@ -40,7 +40,7 @@ def test_the_core_imports_no_library_of_an_extra():
     names = tuple(name for name in COMMANDS if name != "train")
     script = (
         "import sys, crepe_dist.predicting.predictor, crepe_dist.training.job; from crepe_dist import cli; "
-        f"[cli.command(name) for name in {names}]; print(*sys.modules)"
+        f"[cli.command_class(name) for name in {names}]; print(*sys.modules)"
     )
     imported = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert not {"horovod", "mxnet", "pandas", *MODULES}.intersection(imported)

@@ -188,7 +188,7 @@ def helps() -> str:
     os.environ["COLUMNS"], sys.argv[0] = HELP_WIDTH, "crepe"
     os.environ.pop("UV", None)
     for name in ("", *cli.COMMANDS):
-        parser = cli.parser_of(name) if name else cli.parser()
+        parser = cli.build_parser(name) if name else cli.parser()
         for action in parser._actions:
             action.help = LIMITS.sub("", action.help or "")
         text = parser.format_help()

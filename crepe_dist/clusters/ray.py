@@ -10,7 +10,7 @@ from crepe_dist import extras
 from crepe_dist.distributed.launch import NUM_THREADS_ENV, default_num_threads
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.elastic.driver import Cluster, ElasticDriver, NodeLostError, Slot
-from crepe_dist.elastic.process import ALIKE, WorkerProcess
+from crepe_dist.elastic.process import SAME_VERSIONS_HINT, WorkerProcess
 from crepe_dist.errors import UserError
 from crepe_dist.runs.run_dir import Result, RunDir, read_result
 from crepe_dist.settings.config import Config
@@ -75,7 +75,7 @@ def connect() -> Any:
             ) from error
         except RuntimeError as error:  # another version of Ray or Python there, or a token that is missing here
             why = " ".join(str(error).split()).rpartition("AuthenticationError: ")[2]
-            remedy = f"{ALIKE}; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
+            remedy = f"{SAME_VERSIONS_HINT}; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
             raise UserError("this Ray cluster cannot be used", why[:300], remedy) from error
     return ray
 
@@ -137,7 +137,7 @@ class RayCluster(Cluster):
         except errors.RayError as error:
             if "ModuleNotFoundError" in str(error) or not isinstance(error, errors.RayActorError):
                 last = str(error).strip().splitlines()[-1]
-                raise UserError("a node of the Ray cluster cannot run crepe_dist", last, ALIKE) from error
+                raise UserError("a node of the Ray cluster cannot run crepe_dist", last, SAME_VERSIONS_HINT) from error
             raise NodeLostError from error
 
     def release(self) -> None:

@@ -28,15 +28,15 @@ from crepe_dist.settings.fields import setting
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions
 
-INSTALL = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
+INSTALL_HINT = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
 NOT_USED = "not used"  # of a GPU
-SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
+TIMEOUT_SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
 # Of the default network, measured on the sample with batches of 64: two states of 112 MB, and checkpoints of 19 MB.
 RUN_BYTES = 300_000_000
 ROWS = 64
 TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
-PREPARE = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
-COMPUTED = re.compile(r"\d+ process(?:es)?, .*")
+PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
+TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
 # In a process of its own: an incompatible library may crash or hang.
 HOROVOD_PROBE = """
 from crepe_dist.distributed.launch import import_mxnet
@@ -78,16 +78,16 @@ class Doctor(Command):
 
     def run(self) -> None:
         found = []
-        for check in checks():
+        for check in run_checks():
             found.append(check)
-            _show(check)
+            _print_check(check)
         gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.message for check in found)
         trials = [(1, "auto"), (gpus, "gpu") if gpus > 1 else (2, "cpu")]
         with temporary_folder() as folder:
             for processes, device in trials:
                 if not self.quick and all(check.level != "problem" for check in found):
-                    found.append(trial(processes, device, folder))
-                    _show(found[-1])
+                    found.append(run_trial(processes, device, folder))
+                    _print_check(found[-1])
         if problems := [check for check in found if check.level == "problem"]:
             print(f"not ready: {problems[0].name}: {escape_to_one_line(problems[0].message)}. Do: {problems[0].remedy}")
             sys.exit(ExitCode.ERROR)
@@ -95,19 +95,19 @@ class Doctor(Command):
         print(f"ready: for one process or several, on {where}{' (untried)' * self.quick}")
 
 
-def _show(check: Check) -> None:
+def _print_check(check: Check) -> None:
     print(f"{check.level:<8} {check.name:<13} {escape_to_one_line(check.message)}", flush=True)
     if check.remedy:
         print(f"{'':<22} do: {escape_to_one_line(check.remedy)}", flush=True)
 
 
-def checks() -> Iterator[Check]:
+def run_checks() -> Iterator[Check]:
     """Run all checks, in the order of their output."""
     yield Check("machine", ", ".join(f"{name} {value}" for name, value in hardware.describe().items() if value))
-    yield kernels()
-    yield from gpus()
-    yield horovod()
-    yield disk(Path())
+    yield check_kernels()
+    yield from check_gpus()
+    yield check_horovod()
+    yield check_disk(Path())
 
 
 def default_backend(device: Device) -> Backend:
@@ -120,7 +120,7 @@ def default_backend(device: Device) -> Backend:
     )
 
 
-def kernels() -> Check:
+def check_kernels() -> Check:
     """Check that there are compiled kernels for this processor."""
     found, trouble = library.find()
     remedy = "install a C++ compiler (g++), and reinstall"
@@ -129,7 +129,7 @@ def kernels() -> Check:
     return Check("CPU kernels", str(default_backend(CPU)), *(("note", remedy) if trouble else ()))
 
 
-def gpus() -> Iterator[Check]:
+def check_gpus() -> Iterator[Check]:
     """Check what computes on each GPU, and what GPUs need besides."""
     version = driver.driver_version()
     if version is None:
@@ -147,12 +147,12 @@ def gpus() -> Iterator[Check]:
     own = f"NVRTC {'not found' if compiler.missing() else driver.dotted(compiler.version())}"
     if driver.gpu_count() > 1 and not nccl.version():
         what = f"{own}; without NCCL, gradients of several GPUs pass through main memory, which is slower"
-        yield Check("CUDA kernels", what, "note", extras.install("gpus"))
+        yield Check("CUDA kernels", what, "note", extras.install_command("gpus"))
     else:
         yield Check("CUDA kernels", own)
 
 
-def horovod() -> Check:
+def check_horovod() -> Check:
     """Check Horovod and MXNet, which ``horovodrun`` needs."""
     on_gpus = mxnet_cuda.is_installed()
     if error := mxnet_cuda.load_error():
@@ -161,24 +161,24 @@ def horovod() -> Check:
         return Check("Horovod", "not installed; several processes start by crepe supervise, mpiexec and others")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", HOROVOD_PROBE], capture_output=True, text=True, timeout=SECONDS, check=False
+            [sys.executable, "-c", HOROVOD_PROBE], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return Check("Horovod", f"cannot be imported: no answer within {SECONDS:g} s", "problem", INSTALL)
+        return Check("Horovod", f"cannot be imported: no answer within {TIMEOUT_SECONDS:g} s", "problem", INSTALL_HINT)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]  # no frames
         trouble = said[-1] if said else f"exit code {done.returncode}"
-        return Check("Horovod", f"cannot be imported: {trouble}", "problem", INSTALL)
+        return Check("Horovod", f"cannot be imported: {trouble}", "problem", INSTALL_HINT)
     built = done.stdout.split()
     if "gloo" not in built:
-        return Check("Horovod", "built without Gloo", "problem", f"{INSTALL} --reinstall-package horovod")
+        return Check("Horovod", "built without Gloo", "problem", f"{INSTALL_HINT} --reinstall-package horovod")
     if on_gpus and "nccl" not in built:
         what = "built without NCCL: MXNet's gradients on GPUs pass through main memory, which is slower"
         return Check("Horovod", what, "note", mxnet_cuda.HOROVOD_BUILD_HINT)
     return Check("Horovod", f"built with {', '.join(built)}")
 
 
-def disk(folder: Path) -> Check:
+def check_disk(folder: Path) -> Check:
     """Check that the current folder is writable and has room for a run."""
     remedy = "free some space, change the permissions, or work in another folder"
     try:
@@ -192,20 +192,24 @@ def disk(folder: Path) -> Check:
     return Check("disk", f"{size(free)} free")
 
 
-def trial(processes: int, device: str, folder: Path) -> Check:
+def run_trial(processes: int, device: str, folder: Path) -> Check:
     """Train a step in so many processes on this machine; show train's line about them."""
     name = pluralize(processes, "process", "processes")
     try:
         if not (folder / "data").is_dir():
             rows = [f"{'sunny,a warm' if row % 2 else 'rainy,a wet'} day number {row}" for row in range(2 * ROWS)]
             write_text(folder / "rows.csv", "\n".join(["label,text", *rows]) + "\n")
-            done = subprocess.run([sys.executable, *PREPARE], cwd=folder, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [sys.executable, *PREPARE_ARGUMENTS], cwd=folder, capture_output=True, text=True, check=False
+            )
             if done.returncode:
                 raise UserError("a few texts cannot be prepared", done.stderr.strip()[-1000:], "reinstall crepe_dist")
         settings = {**NO_REPORTS, **TRIAL_SETTINGS, "device": device, "run_dir": f"run{processes}"}
-        if not train_in_subprocess(settings, folder, processes, SECONDS):
-            raise UserError("it hangs", f"not done within {SECONDS:g} s", "report this with the doctor's output")
+        if not train_in_subprocess(settings, folder, processes, TIMEOUT_SECONDS):
+            raise UserError(
+                "it hangs", f"not done within {TIMEOUT_SECONDS:g} s", "report this with the doctor's output"
+            )
     except UserError as error:
         return Check(name, f"cannot train: {error.what}; {error.why}", "problem", error.remedy or "report this")
-    found = COMPUTED.search((folder / LOG).read_text(encoding="utf-8", errors="replace"))
+    found = TRAIN_LINE.search((folder / LOG).read_text(encoding="utf-8", errors="replace"))
     return Check(name, f"train: {found[0] if found else 'done'}")

@@ -22,7 +22,7 @@ from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Repeated, setti
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.yaml_file import read
 
-SEARCHES = Path("tune")
+TUNE_DIR = Path("tune")
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Clean(Command):
 
     folders: tuple[Path, ...] = setting(
         (),
-        f"run folders, or folders that contain runs; default: {checkpoint.RUNS} and {SEARCHES}",
+        f"run folders, or folders that contain runs; default: {checkpoint.RUNS} and {TUNE_DIR}",
         Repeated(PATH_ARGUMENT),
         positional="*",
     )
@@ -167,18 +167,18 @@ class Clean(Command):
             if not folder.is_dir():
                 raise UserError(f"{folder} is not a folder", remedy="name a run, or a folder that contains runs")
         freed = 0
-        for run in runs(self.folders or (checkpoint.RUNS, SEARCHES)):
+        for run in find_runs(self.folders or (checkpoint.RUNS, TUNE_DIR)):
             try:
                 with run.lock():
                     paths = run.removable_files()
-                    freed += sum(map(_listed, paths))
+                    freed += sum(map(_print_size, paths))
                     if self.yes:
                         run.remove(paths)
             except (UserError, OSError) as error:
                 reason = error.what if isinstance(error, UserError) else f"{run.path}: {error.strerror}"
                 print(f"left as it is: {escape_controls(reason)}")
-        for path in [*list_abandoned(), *([] if self.folders else cached())]:
-            freed += _listed(path)
+        for path in [*list_abandoned(), *([] if self.folders else list_cached())]:
+            freed += _print_size(path)
             if self.yes:
                 shutil.rmtree(path, ignore_errors=True)
         if not freed:
@@ -190,13 +190,13 @@ class Clean(Command):
             print(f"{size(freed)} can be freed; nothing was removed\n  do:  {escape_controls(again)}")
 
 
-def runs(folders: tuple[Path, ...]) -> Iterator[RunDir]:
+def find_runs(folders: tuple[Path, ...]) -> Iterator[RunDir]:
     """Yield the runs in these folders, and in the folders within, each once."""
     paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(RUN_KEY_FILE))}
     yield from filter(lambda run: run.is_run, map(RunDir, paths.values()))
 
 
-def cached() -> list[Path]:
+def list_cached() -> list[Path]:
     """List what the user's cache holds and no process writes: copies of models, and unfinished answers."""
     # Not at the top: they import all of preparing.
     from crepe_dist.predicting import output_file
@@ -206,7 +206,7 @@ def cached() -> list[Path]:
     return [*copies, *list_abandoned(models), *list_abandoned(answers, "*")]
 
 
-def _listed(path: Path) -> int:
+def _print_size(path: Path) -> int:
     freed = run_dir.disk_usage(path)
     print(f"{size(freed):>9}  {escape_controls(str(path))}")
     return freed

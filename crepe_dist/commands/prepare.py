@@ -21,7 +21,7 @@ from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
-from crepe_dist.files.safe_read import printable
+from crepe_dist.files.safe_read import escape_path
 from crepe_dist.preparing.dataframe_source import find_label_type, is_table, write_table
 from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import ColumnSpec
@@ -211,7 +211,7 @@ class Prepare(PreparationFlags):
             # A shell that ignores a signal for a background job wants it to stay ignored.
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _interrupt)
-        command = printable(f"{invocation.command_line('prepare')} {shlex.join(sys.argv[1:])}")
+        command = escape_path(f"{invocation.command_line('prepare')} {shlex.join(sys.argv[1:])}")
         try:
             with _show_progress_bar() as show_progress:
                 print_line = partial(print, flush=True)
@@ -223,7 +223,7 @@ class Prepare(PreparationFlags):
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped and cleaned up. To run the command again: {command}") from None
-        data_page.show(summary, Console(), printable(self.out))
+        data_page.show(summary, Console(), escape_path(self.out))
 
 
 def _interrupt(*_: object) -> None:

@@ -15,7 +15,7 @@ from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.serving.batching import DynamicBatcher
 from crepe_dist.settings.fields import NON_EMPTY, Repeated, int_range, setting
 from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, ThresholdFlag
-from crepe_dist.settings.options import PORT, ServiceOptions
+from crepe_dist.settings.options import DEFAULT_PORT, ServiceOptions
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     interrupted = "stopped: Ctrl-C"
 
     host: str = setting("127.0.0.1", "address to listen on", NON_EMPTY)
-    port: int = setting(PORT, "port; 0 picks a free one", int_range(0, 65_535))
+    port: int = setting(DEFAULT_PORT, "port; 0 picks a free one", int_range(0, 65_535))
     allow_host: tuple[str, ...] = setting((), "host name that clients may use; repeatable", Repeated(NON_EMPTY))
     log_requests: bool = setting(False, "write one line per request to standard error, without texts")
 

@@ -50,22 +50,22 @@ class Verify(Command):
         }
         if computed["device"].startswith("cpu"):
             settings["device"] = "cpu"
-        if build := same_kernels(computed):
+        if build := find_same_kernels(computed):
             os.environ[library.KERNELS_ENV] = build
-        for note in notes(computed):
+        for note in reproducibility_notes(computed):
             print(f"note: {note}", flush=True)
         with temporary_folder() as place:
             again = place / "run"
             on = pluralize(self.processes, "process", "processes")
             print(f"trains {escape_controls(record.name)} again, on {on}", flush=True)
             train_in_subprocess({**settings, "run_dir": str(again)}, place, self.processes)
-            before, now = digests(record.path), digests(again)
+            before, now = checkpoint_digests(record.path), checkpoint_digests(again)
             epochs = sorted(before.keys() & now.keys())
             differing = [epoch for epoch in epochs if before[epoch] != now[epoch]]
             for epoch in epochs:
                 bits = "other bits" if epoch in differing else "the same bits"
                 print(f"epoch {epoch}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
-            changed = "; ".join(changes(record, open_run(again)))
+            changed = "; ".join(describe_changes(record, open_run(again)))
         if differing:
             raise UserError(
                 f"{record.path} has other parameters from epoch {differing[0]} on",
@@ -75,13 +75,13 @@ class Verify(Command):
         print(f"{escape_controls(str(record.path))} is what its data and its settings give")
 
 
-def same_kernels(computed: Mapping[str, str]) -> Optional[str]:
+def find_same_kernels(computed: Mapping[str, str]) -> Optional[str]:
     """Return the value of ``library.KERNELS_ENV`` with which this machine computes as the run did, if there is one."""
     build = computed["model.kernels"]
     return library.NONE if build == "mxnet" else build if build in library.loadable_builds() else None
 
 
-def notes(computed: Mapping[str, str]) -> Iterator[str]:
+def reproducibility_notes(computed: Mapping[str, str]) -> Iterator[str]:
     """Tell why the bits may be others."""
     build, precision = computed["model.kernels"], computed["model.precision"]
     if is_gpu_build(build):
@@ -89,19 +89,19 @@ def notes(computed: Mapping[str, str]) -> Iterator[str]:
             yield f"the run was computed by the kernels {build} on a GPU, which this machine lacks: expect other bits"
     elif build == "mxnet":
         yield "the run was computed by MXNet's operators: equal bits are promised with our own kernels only"
-    elif same_kernels(computed) is None and (
+    elif find_same_kernels(computed) is None and (
         precision != "float32" or library.GENERIC in (build, *library.loadable_builds()[:1])
     ):
         yield f"the run was computed by the kernels {build}, which this machine lacks: expect other bits"
 
 
-def digests(run: Path) -> dict[int, str]:
+def checkpoint_digests(run: Path) -> dict[int, str]:
     """Return the SHA-256 of the parameters of each epoch whose checkpoint was kept."""
     matches = ((checkpoint.EPOCH.match(path.name), path) for path in (run / checkpoint.FOLDER).glob("*.params"))
     return {int(match[1]): sha256(path) for match, path in matches if match}
 
 
-def changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
+def describe_changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
     """Describe what differs in the records of where and how two runs were computed."""
     flat: list[dict[str, Any]] = [
         {**one.description["computed"], **one.provenance["environment"]} for one in (record, again)

@@ -76,7 +76,7 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
             raise UserError(
                 f"the kernels in {program} cannot be compiled for {architecture} ({_error_name(code)})",
                 " / ".join(log.splitlines()[:6]),
-                f"install {PACKAGE} again ({extras.install('gpu')}), or compute without the GPU: --device cpu",
+                f"install {PACKAGE} again ({extras.install_command('gpu')}), or compute without the GPU: --device cpu",
             )
         kind = "nvrtcGetPTX" if architecture.startswith("compute_") else "nvrtcGetCUBIN"
         return _bytes(handle, kind)
@@ -186,7 +186,7 @@ def _library() -> ctypes.CDLL:
         raise UserError(
             f"{LIBRARY}, which compiles the kernels for the GPU, cannot be loaded",
             str(error),
-            f"{extras.install('gpu')}; or compute without the GPU: --device cpu",
+            f"{extras.install_command('gpu')}; or compute without the GPU: --device cpu",
         ) from error
     found.nvrtcGetErrorString.restype = c_char_p  # All other functions return an integer.
     return found

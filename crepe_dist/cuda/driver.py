@@ -178,7 +178,7 @@ def gpu_name(gpu: int) -> str:
 
 def gpu_location(gpu: int) -> str:
     """Return the machine and the PCI address of a GPU. All MIG devices of a GPU have the same address."""
-    return f"{hardware.boot()} {_text('cuDeviceGetPCIBusId', gpu)}"
+    return f"{hardware.boot_id()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 
 def gpu_uuid(gpu: int) -> str:

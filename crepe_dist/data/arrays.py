@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.files.atomic_write import name_path_in_errors, sync
+from crepe_dist.files.atomic_write import fsync, name_path_in_errors
 from crepe_dist.files.safe_read import open_regular
 
 # Kinds of byte strings of rows: the original texts, and the values of the id column.
@@ -174,7 +174,7 @@ class _HashedFile:
     def close(self) -> Files:
         """Flush the file to disk and return its manifest entry."""
         self._stream.close()
-        sync(self._path)
+        fsync(self._path)
         return {self._path.name: {"bytes": self._path.stat().st_size, "sha256": self._digest.hexdigest()}}
 
 

@@ -41,7 +41,7 @@ from crepe_dist.data.label_hierarchy import LabelHierarchy
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, Targets, open_targets, read_label_type
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError
-from crepe_dist.files.json_file import integer
+from crepe_dist.files.json_file import parse_integer
 from crepe_dist.sealed_json import damaged_error, digest, read_record, write_sealed_json
 
 FORMAT = 4  # Version of the folder's format.
@@ -378,7 +378,7 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
 def _open_documents(folder: Path, name: str, encoder: CharEncoder, manifest: dict[str, Any]) -> Documents:
     """Check the files of a split, and memory-map its documents."""
     about = manifest["splits"][name]
-    sizes = [integer(rows, name="a number of rows") for rows in about["shards"]]
+    sizes = [parse_integer(rows, name="a number of rows") for rows in about["shards"]]
     if name not in ALL_SPLITS or sum(sizes) != about["rows"]:
         raise ValueError(f"the shards of the {name[:40]} split have {sum(sizes)} rows instead of {about['rows']}"[:300])
     shards = range(len(sizes))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.arrays import map_array
-from crepe_dist.files.json_file import integer
+from crepe_dist.files.json_file import parse_integer
 
 SINGLE_LABEL, MULTILABEL, SOFT = LABEL_KINDS = ("one", "several", "soft")
 PROB_SCALE = 65535  # The label probability 1 in a pair.
@@ -108,7 +108,7 @@ def read_label_type(manifest: dict[str, Any]) -> tuple[str, int]:
         return SINGLE_LABEL, 0
     if about["kind"] not in (MULTILABEL, SOFT):
         raise ValueError(f"the labels are {str(about)[:80]}")
-    return about["kind"], integer(about["most"], 1, MAX_LABELS, "labels.most")
+    return about["kind"], parse_integer(about["most"], 1, MAX_LABELS, "labels.most")
 
 
 def targets_file(split: str) -> str:

@@ -38,7 +38,7 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
         for file, stat in stats.items()
     }
     unread = [file for file in digests if known.get(file) != current[file]]
-    with ThreadPoolExecutor(hardware.cores()) as pool:
+    with ThreadPoolExecutor(hardware.num_cores()) as pool:
         for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file, beat), unread)):
             if digest != digests[file]:
                 raise UserError(
@@ -53,6 +53,6 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
 
 def _digest(path: Path, beat: Callable[[], None]) -> str:
     try:
-        return sha256(path, follow=False, beat=beat)
+        return sha256(path, follow=False, on_block=beat)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be verified", str(error), "prepare the data again") from error

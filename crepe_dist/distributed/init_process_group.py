@@ -64,7 +64,7 @@ def _create_group(launch: LauncherEnv, load_config: Callable[[], Config] | None)
         try:
             from crepe_dist.distributed.mpi_group import MpiProcessGroup
         except (ImportError, OSError, RuntimeError) as error:
-            why, remedy = str(error), f"install MPI for it: {extras.install('mpi')}"
+            why, remedy = str(error), f"install MPI for it: {extras.install_command('mpi')}"
             raise UserError("mpi4py cannot be loaded", why, remedy, on_all_ranks=True) from error
         return MpiProcessGroup()
     from crepe_dist.distributed.tcp_group import TcpProcessGroup

@@ -91,7 +91,7 @@ def default_num_threads(processes: int = 1) -> int:
     Raises:
         UserError: OMP_NUM_THREADS is not a number above zero.
     """
-    share = max(1, hardware.cores() // processes)
+    share = max(1, hardware.num_cores() // processes)
     number = (os.environ.get(NUM_THREADS_ENV, "").strip() or str(share)).split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
         raise UserError(f"{NUM_THREADS_ENV} is {number!r}", remedy="give a number of threads above zero, or unset it")

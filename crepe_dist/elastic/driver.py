@@ -22,23 +22,23 @@ from crepe_dist.distributed.rendezvous import ADDRESS_ENV, PORT_ENV, SECONDS_ENV
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV, SignalHandler, StepAction
 from crepe_dist.elastic.process import WorkerProcess
 from crepe_dist.errors import ExitCode, UserError, escape_to_one_line
-from crepe_dist.formatting import ended, pluralize
+from crepe_dist.formatting import describe_exit_code, pluralize
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 
 MAX_PROCESSES = 1 << 16
-HERE = "127.0.0.1"
-AGAIN = "run the same command again to resume"
-SOON_SECONDS = 60.0
-OTHERS_SECONDS = 5.0  # for the other ranks to end once a process has ended, of which they hear at once
+LOOPBACK = "127.0.0.1"
+RESUME_HINT = "run the same command again to resume"
+SHORT_GROUP_SECONDS = 60.0
+PEER_EXIT_SECONDS = 5.0  # for the other ranks to end once a process has ended, of which they hear at once
 KILL_SECONDS = 5.0  # until a killed rank must have ended
 # Beyond the limit of the ranks' watchdogs, which act first where they can, because they write stacks.
-WATCHDOG_SECONDS = 5.0
+WATCHDOG_MARGIN_SECONDS = 5.0
 POLL_SECONDS = 1.0  # at most so much time counts between two looks at the ranks: this process may have been suspended
-USAGE = 2  # argparse's code for a mistake in the flags
-KNOWN = {
+USAGE_ERROR = 2  # argparse's code for a mistake in the flags
+EXIT_MEANINGS = {
     ExitCode.ERROR: "an error that a user can fix",
-    USAGE: "a mistake in the flags",
+    USAGE_ERROR: "a mistake in the flags",
     ExitCode.PEER_GONE: "another process ended",
     ExitCode.FAILURE: "unexpected failure",
     ExitCode.STOPPED: "stopped on request",
@@ -67,14 +67,14 @@ def classify_exit(code: int | None) -> ExitKind:
     """Classify an exit code, negative for a signal; ``None`` if it is unknown because the host is gone."""
     if code == ExitCode.DONE:
         return ExitKind.DONE
-    if code in (ExitCode.ERROR, USAGE):
+    if code in (ExitCode.ERROR, USAGE_ERROR):
         return ExitKind.MISTAKE
     if code in (ExitCode.STOPPED, -signal.SIGTERM):  # the latter before it could handle signals
         return ExitKind.PREEMPTED
     return ExitKind.INTERRUPTED if code == ExitCode.INTERRUPTED else ExitKind.FAILED
 
 
-def own_code(code: int | None) -> int:
+def command_exit_code(code: int | None) -> int:
     """Map a worker's exit code to that of the command."""
     if code is None:
         return int(ExitCode.FAILURE)
@@ -87,8 +87,8 @@ def describe_exit(code: int | None, hang: bool) -> str:
         return "was lost with its node"
     if code < 0:
         guess = ", to end a hang" if hang else "; perhaps the machine ran out of memory (see dmesg)"
-        return ended(code) + guess * (code == -signal.SIGKILL)
-    return ended(code) + (f" ({KNOWN[code]})" if code in KNOWN else "")
+        return describe_exit_code(code) + guess * (code == -signal.SIGKILL)
+    return describe_exit_code(code) + (f" ({EXIT_MEANINGS[code]})" if code in EXIT_MEANINGS else "")
 
 
 class NodeLostError(Exception):
@@ -127,7 +127,7 @@ class Cluster:
     def allocate(self, processes: int) -> list[Slot]:
         """Make so many ranks, each in its own slot; return an empty list if they are not free."""
         self._processes = [WorkerProcess() for _ in range(processes)]
-        return [Slot(HERE, None)] * processes
+        return [Slot(LOOPBACK, None)] * processes
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
         """Call a method of a rank's process, and return its result, or a handle for ``answer``."""
@@ -163,29 +163,29 @@ class _WorkerGroup:
         looked: time of the last look at the ranks.
     """
 
-    places: list[Slot]
+    slots: list[Slot]
     calls: dict[int, Any] = field(default_factory=dict)
     exit_codes: dict[int, int | None] = field(default_factory=dict)
-    is_asked: bool = False
+    is_stop_requested: bool = False
     had_failed: bool = False
     kill_at: float = math.inf
     is_killed: bool = False
     is_hung: bool = False
-    silent: dict[int, float] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-    looked: float = math.inf
+    silent_seconds: dict[int, float] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.monotonic)
+    last_look: float = math.inf
 
-    def end_of(self, rank: int) -> str:
+    def describe_end(self, rank: int) -> str:
         """Describe the end of a rank."""
-        return f"rank {rank} on {self.places[rank].host} {describe_exit(self.exit_codes[rank], hang=self.is_killed)}"
+        return f"rank {rank} on {self.slots[rank].host} {describe_exit(self.exit_codes[rank], hang=self.is_killed)}"
 
 
-def find_root_cause(ends: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
+def find_root_cause(exits: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
     """Return the rank whose end explains the others', and its exit code, from those of all in the order of their ends.
 
     A mistake comes first, since no restart mends it; the end of a rank that lost another one explains nothing.
     """
-    failed = [(rank, code) for rank, code in ends if classify_exit(code) is not ExitKind.DONE]
+    failed = [(rank, code) for rank, code in exits if classify_exit(code) is not ExitKind.DONE]
     own = [(rank, code) for rank, code in failed if code != ExitCode.PEER_GONE]
     mistakes = [(rank, code) for rank, code in own if classify_exit(code) is ExitKind.MISTAKE]
     return next(iter(mistakes or own or failed), (0, ExitCode.DONE))
@@ -236,23 +236,23 @@ class ElasticDriver:
                     self.cluster.release()
                     group = self._start(1)
                 else:  # in the same places, which saves time
-                    group = self._fill(_WorkerGroup(group.places))
+                    group = self._start_workers(_WorkerGroup(group.slots))
         finally:
             self.cluster.release()
 
-    def _start(self, fewest: int) -> _WorkerGroup:
+    def _start(self, min_processes: int) -> _WorkerGroup:
         """Start as many ranks as there is room for."""
         seconds = read_time_limit(os.environ)
-        due, want = 0.0, pluralize(fewest, "process", "processes")
+        due, want = 0.0, pluralize(min_processes, "process", "processes")
         while True:
             room = self.cluster.free_slots()
-            for processes in range(min(self.processes, room), fewest - 1, -1):
+            for processes in range(min(self.processes, room), min_processes - 1, -1):
                 if places := self.cluster.allocate(processes):
-                    return self._fill(_WorkerGroup(places))
+                    return self._start_workers(_WorkerGroup(places))
                 self._check_stop()
             if not due:
                 due = time.monotonic() + seconds
-                self._say(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
+                self._log(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
             if time.monotonic() > due:
                 raise UserError(
                     f"the {self.cluster.name} cluster has no room for {want}",
@@ -261,11 +261,11 @@ class ElasticDriver:
                 )
             self._sleep(self.cluster.poll_seconds)
 
-    def _fill(self, group: _WorkerGroup) -> _WorkerGroup:
+    def _start_workers(self, group: _WorkerGroup) -> _WorkerGroup:
         """Start the processes of a group."""
-        places, cluster = group.places, self.cluster
+        places, cluster = group.slots, self.cluster
         hosts = ", ".join(f"{number} on {host}" for host, number in Counter(each.host for each in places).items())
-        self._say(f"{pluralize(len(places), 'process', 'processes')} ({hosts})")
+        self._log(f"{pluralize(len(places), 'process', 'processes')} ({hosts})")
         call = cluster.call(0, "free_port")
         try:
             while (port := cluster.get_result(call)) is None:
@@ -298,49 +298,51 @@ class ElasticDriver:
     def _watch(self, group: _WorkerGroup) -> None:
         """Read what the ranks print, and act on their ends, on hangs, and on requests to stop."""
         now = time.monotonic()
-        elapsed = min(max(0.0, now - group.looked), POLL_SECONDS)
-        group.looked = now
+        elapsed = min(max(0.0, now - group.last_look), POLL_SECONDS)
+        group.last_look = now
         for rank, call in list(group.calls.items()):
             try:
                 answer = self.cluster.get_result(call)
             except NodeLostError:
-                self._end(group, rank, None)
+                self._record_exit(group, rank, None)
                 continue
-            if rank in group.silent:
-                group.silent[rank] += elapsed
+            if rank in group.silent_seconds:
+                group.silent_seconds[rank] += elapsed
             if answer is not None:
                 lines, code, is_suspended = answer
-                group.silent[rank] = group.silent.get(rank, 0.0) if is_suspended else 0.0
+                group.silent_seconds[rank] = group.silent_seconds.get(rank, 0.0) if is_suspended else 0.0
                 for stream, line in lines:
-                    self._show(rank, stream, line)
+                    self._print_line(rank, stream, line)
                 if code is None:
                     group.calls[rank] = self.cluster.call(rank, "poll")
                 else:
-                    self._end(group, rank, code)
-        hung = [rank for rank in group.calls if group.silent.get(rank, 0.0) > self.limit + WATCHDOG_SECONDS]
+                    self._record_exit(group, rank, code)
+        hung = [
+            rank for rank in group.calls if group.silent_seconds.get(rank, 0.0) > self.limit + WATCHDOG_MARGIN_SECONDS
+        ]
         if hung and not group.is_hung:
-            place, seconds = group.places[hung[0]], group.silent[hung[0]]
+            place, seconds = group.slots[hung[0]], group.silent_seconds[hung[0]]
             what = f"rank {hung[0]} on {place.host} has been suspended, or has not answered, for {seconds:.0f} s"
-            self._say(f"{what}; all ranks are killed")
+            self._log(f"{what}; all ranks are killed")
             group.is_hung, group.kill_at = True, min(group.kill_at, now)
-        if self.control.requested_action is StepAction.STOP and not group.is_asked:
-            self._ask(group)
+        if self.control.requested_action is StepAction.STOP and not group.is_stop_requested:
+            self._request_stop(group)
         if now > group.kill_at:
             self._kill(group)
 
-    def _show(self, rank: int, stream: str, line: str) -> None:
+    def _print_line(self, rank: int, stream: str, line: str) -> None:
         _print(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
         path = Path(line.strip())  # train names its checkpoint after the result
         if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE.fullmatch(path.name):
             self.checkpoint = path
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         # The text may come from another host, so control characters are escaped.
         _print(f"{self.cluster.name}: {escape_to_one_line(text)}", "stderr")
 
-    def _ask(self, group: _WorkerGroup) -> None:
+    def _request_stop(self, group: _WorkerGroup) -> None:
         """Ask all ranks to save and stop."""
-        group.is_asked, group.had_failed = True, group.kill_at < math.inf
+        group.is_stop_requested, group.had_failed = True, group.kill_at < math.inf
         group.kill_at = min(group.kill_at, time.monotonic() + self.grace)
         for rank in group.calls:
             self.cluster.call(rank, "stop")
@@ -349,12 +351,12 @@ class ElasticDriver:
         """Kill the ranks that have not ended; give up those that were killed before."""
         for rank in list(group.calls):
             if group.is_killed:
-                self._end(group, rank, None)
+                self._record_exit(group, rank, None)
             else:
                 self.cluster.call(rank, "kill")
         group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
 
-    def _end(self, group: _WorkerGroup, rank: int, code: int | None) -> None:
+    def _record_exit(self, group: _WorkerGroup, rank: int, code: int | None) -> None:
         """Record the end of a rank, and limit the time of the others after a failure."""
         del group.calls[rank]
         if group.is_hung and code == -signal.SIGKILL:
@@ -362,13 +364,13 @@ class ElasticDriver:
         group.exit_codes[rank] = code
         if classify_exit(code) is not ExitKind.DONE:
             # A rank that was asked to stop makes the others save; of a lost node they hear by TCP, after 30 s.
-            seconds = self.grace if code is None or classify_exit(code) is ExitKind.PREEMPTED else OTHERS_SECONDS
+            seconds = self.grace if code is None or classify_exit(code) is ExitKind.PREEMPTED else PEER_EXIT_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
         if classify_exit(code) not in (
             ExitKind.DONE,
             ExitKind.MISTAKE,
         ):  # a mistake is that of all ranks, and told at the end
-            self._say(group.end_of(rank))
+            self._log(group.describe_end(rank))
 
     def _is_done(self, group: _WorkerGroup) -> bool:
         """Return whether the run is done; else all restart."""
@@ -380,20 +382,20 @@ class ElasticDriver:
         has_saved = ExitKind.PREEMPTED in map(classify_exit, group.exit_codes.values()) or (
             group.had_failed and self.restarts_left
         )
-        if group.is_asked and has_saved:
+        if group.is_stop_requested and has_saved:
             raise self.control.stop_exception(on_all_ranks=True)
         is_failure = reason is ExitKind.FAILED
         if reason in (ExitKind.MISTAKE, ExitKind.INTERRUPTED):
-            raise UserError(group.end_of(rank), remedy="see the message above", code=own_code(code))
-        if group.is_asked or (is_failure and self.restarts_left == 0):
-            why = "it had been asked to stop" if group.is_asked else "no restart is left"
-            raise UserError(group.end_of(rank), why, AGAIN, code=own_code(code))
+            raise UserError(group.describe_end(rank), remedy="see the message above", code=command_exit_code(code))
+        if group.is_stop_requested or (is_failure and self.restarts_left == 0):
+            why = "it had been asked to stop" if group.is_stop_requested else "no restart is left"
+            raise UserError(group.describe_end(rank), why, RESUME_HINT, code=command_exit_code(code))
         self.restarts_left -= is_failure
         # None at first, then 1, 2, 4 … up to 60 s for groups that end soon.
-        self._short_groups = self._short_groups + 1 if time.monotonic() - group.began < SOON_SECONDS else 0
+        self._short_groups = self._short_groups + 1 if time.monotonic() - group.started_at < SHORT_GROUP_SECONDS else 0
         delay = min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
         after = f" after {delay:g} s" if delay else ""
-        self._say(f"restarting from the newest saved state{after}; {self.restarts_left} restarts left")
+        self._log(f"restarting from the newest saved state{after}; {self.restarts_left} restarts left")
         self._sleep(delay)
         return False
 

@@ -20,7 +20,7 @@ from crepe_dist.distributed.watchdog import process_state
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
-ALIKE = "install the same crepe_dist, Python and Ray in the environment of every node"
+SAME_VERSIONS_HINT = "install the same crepe_dist, Python and Ray in the environment of every node"
 DRAIN_SECONDS = 1.0  # to read the rest of the output, whose pipe a process that this one started may keep open
 LINE_BYTES = 8 * 1024  # a longer line comes in pieces
 
@@ -57,7 +57,7 @@ class WorkerProcess:
         try:
             if version != __version__:
                 why = f"{__version__} there, {version} where the command was given"
-                raise UserError(f"another version of crepe_dist on {host}", why, ALIKE)
+                raise UserError(f"another version of crepe_dist on {host}", why, SAME_VERSIONS_HINT)
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=folder,

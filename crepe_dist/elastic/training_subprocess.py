@@ -23,11 +23,11 @@ CONFIG = "settings.yaml"
 LOG = "log.txt"
 # Settings of a training whose records nobody reads.
 NO_REPORTS = {f"logging.{name}": False for name in ("report", "tensorboard")}
-RESTARTS = 2  # of a training that was killed
-INTERVAL = 0.2  # seconds between looking for what a training has printed
-GRACE = 10.0  # seconds between asking a training to stop and killing it
+MAX_RESTARTS = 2  # of a training that was killed
+POLL_SECONDS = 0.2  # seconds between looking for what a training has printed
+GRACE_SECONDS = 10.0  # seconds between asking a training to stop and killing it
 MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")
-TAIL = 1 << 16  # characters of the log that are searched for a message
+LOG_TAIL = 1 << 16  # characters of the log that are searched for a message
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def training_subprocess(
         settings: settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
         folder: existing folder for the file of settings, the log and a crash report; where the process runs.
     """
-    write_text(folder / CONFIG, yaml.safe_dump(nested(settings), sort_keys=False))
+    write_text(folder / CONFIG, yaml.safe_dump(group_settings(settings), sort_keys=False))
     command = [sys.executable, "-m", "crepe_dist.train"]
     if processes > 1:
         command[-1:] = ["crepe_dist", "supervise", "-np", str(processes), "--max-restarts", "0", "--grace", "5"]
@@ -70,7 +70,7 @@ def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[s
             yield from lines
             if has_ended:
                 return
-            time.sleep(INTERVAL)
+            time.sleep(POLL_SECONDS)
 
 
 def train_in_subprocess(
@@ -85,7 +85,7 @@ def train_in_subprocess(
         False if the time was over.
     """
     due = None if seconds is None else time.monotonic() + seconds
-    for restarts in range(RESTARTS + 1):
+    for restarts in range(MAX_RESTARTS + 1):
         with training_subprocess(settings, folder, processes) as process:
             try:
                 code = process.wait(None if due is None else max(0.0, due - time.monotonic()))
@@ -93,12 +93,12 @@ def train_in_subprocess(
                 return False
         if code == 0:
             return True
-        if restarts == RESTARTS or not killed_by(code):
+        if restarts == MAX_RESTARTS or not signal_name(code):
             break
-    raise failure(folder, code)
+    raise error_from_log(folder, code)
 
 
-def killed_by(code: int) -> str:
+def signal_name(code: int) -> str:
     """Return the name of the signal that ended a process, by its exit code or that of supervise; else nothing."""
     number = signal.SIGTERM if code == ExitCode.STOPPED else -code if code < 0 else code - 128
     return next((known.name for known in signal.Signals if known == number), "")
@@ -109,26 +109,26 @@ def terminate(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(GRACE)
+            process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
 
 
-def failure(folder: Path, code: int) -> UserError:
+def error_from_log(folder: Path, code: int) -> UserError:
     """Return the error of a training that ended with an exit code other than 0, as its log tells it."""
-    text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-TAIL:]
+    text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
     if message := MESSAGE.search(text):
         what, why, remedy = (part or "" for part in message.groups())
         return UserError(what.strip(), why.strip(), remedy.strip(), code=ExitCode.ERROR)
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
     how, remedy = f"ended with exit code {code}", "report this"
-    if name := killed_by(code):
+    if name := signal_name(code):
         how, remedy = f"was ended by {name}", "run the same command again, with more memory if that ran out"
     return UserError(f"training {how}", last[:300], remedy, code=ExitCode.FAILURE)
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def group_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Convert settings by dotted names to the groups of a file of settings."""
     groups: dict[str, Any] = {}
     for dotted, value in settings.items():

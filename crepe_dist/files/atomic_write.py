@@ -1,4 +1,10 @@
-"""TODO docstring."""
+"""Atomic writers: a file is either complete or absent, even after a kill or a power failure.
+
+Writers treat two kinds of paths differently. A path that the user gives, such as the value of ``--json``, is written
+with ``follow``: the target of a link is replaced, and a pipe or a device is written to. Names that this package chooses
+inside a folder are written without ``follow``: a link is replaced, because a folder from elsewhere could contain a link
+to any file of the user.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +19,28 @@ from typing import TextIO
 
 from crepe_dist.files.output_streams import is_stream, open_stream
 
-TEMPORARY = re.compile(r"\..+\.\d+")  # name of a file that ``replacing`` has not renamed yet
+TEMPORARY_NAME = re.compile(r"\..+\.\d+")  # Name of the temporary file of ``atomic_replace``.
 
 
 def write_text(path: Path, text: str, *, follow: bool = False) -> None:
-    """Write a UTF-8 text file, as ``atomic_text`` does."""
+    """Write a UTF-8 text file atomically; see ``atomic_text``."""
     with atomic_text(path, follow=follow) as stream:
         stream.write(text)
 
 
 @contextmanager
 def name_path_in_errors(path: Path) -> Iterator[None]:
-    """Name the file or folder in an error of writing it; the system, and NumPy, do not.
+    """Add the name of a file or folder to an error of writing it. Neither the system nor NumPy names the file.
 
     Raises:
-        OSError: with the name and an error number.
+        OSError: the error of the block, with the name and an error number.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is not None or type(error) is not OSError:  # the others are of connections and processes
+        if (
+            error.filename is not None or type(error) is not OSError
+        ):  # Subclasses are errors of connections and processes.
             raise
         full = shutil.disk_usage(path.parent).free < 1 << 16
         number = error.errno or (errno.ENOSPC if full else errno.EIO)
@@ -41,11 +49,12 @@ def name_path_in_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_text(path: Path, errors: str = "strict", *, follow: bool = False) -> Iterator[TextIO]:
-    """Open a UTF-8 file to write as ``replacing`` does.
+    """Open a UTF-8 file for writing. The file replaces ``path`` if the block succeeds; see ``atomic_replace``.
 
     Args:
-        follow: the user gives the path. The target of a link is replaced, in the folder of the target. A stream (see
-            ``is_stream``) is written to.
+        errors: error handler of the encoding, as in ``open``.
+        follow: the user gave the path. If it is a link, the target of the link is replaced. If it is a stream (see
+            ``is_stream``), the text is written to the stream.
     """
     if follow and is_stream(path):
         with open_stream(path, errors) as stream:
@@ -58,12 +67,15 @@ def atomic_text(path: Path, errors: str = "strict", *, follow: bool = False) -> 
 
 @contextmanager
 def atomic_replace(path: Path) -> Iterator[Path]:
-    """Provide the path of a temporary file, which replaces ``path`` if the block succeeds, and is removed otherwise."""
+    """Provide the path of a temporary file for the block to write.
+
+    If the block succeeds, the temporary file is flushed to disk and replaces ``path``. Otherwise it is removed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with name_path_in_errors(path):
             yield temporary
-            sync(temporary)
+            fsync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -71,24 +83,24 @@ def atomic_replace(path: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether ``replacing`` made that file: a leftover, if its process was killed."""
-    return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+    """Return whether a file is a temporary file of ``atomic_replace``, which a killed process may have left."""
+    return TEMPORARY_NAME.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """List the leftovers of killed processes, without the files that other processes of this host are writing."""
+    """List temporary files that killed processes left. Files of running processes of this host are not listed."""
     own, paths = f".{os.getpid()}", filter(is_temporary, folder.iterdir() if folder.is_dir() else ())
     return [path for path in paths if path.suffix == own or not Path("/proc", path.suffix[1:]).exists()]
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove leftovers of killed processes; see ``temporary_files``."""
+    """Remove the files of ``temporary_files``."""
     for path in temporary_files(folder):
         path.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk."""
+def fsync(path: Path) -> None:
+    """Flush a file or the entries of a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,8 @@
-"""TODO docstring."""
+"""CSV files that are safe to open in a spreadsheet.
+
+A spreadsheet computes a cell that looks like a formula, and a formula can start programs or send other cells to a
+server. Texts and class names may come from anybody, so such cells get an apostrophe in front (OWASP, "CSV Injection").
+"""
 
 from __future__ import annotations
 
@@ -11,53 +15,56 @@ from typing import Any
 
 from crepe_dist.files.atomic_write import atomic_text
 
-# Signs in full width count as the usual ones in East Asian versions. Blanks before them do not always help.
+# Start of a formula. In East Asian versions of spreadsheets, full-width signs also start a formula. Spaces before the
+# sign do not always prevent the computation.
 _FORMULA = re.compile(r"'*(?:[\t\r]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]\s*\S)")
+# A number is safe although it may start with a sign.
 _NUMBER = re.compile(r"\s*[+-]?[\d.,\s]*\d(?:[eE][+-]?\d+)?\s*%?\s*", re.ASCII)
-GUARDED = "apostrophe before formulas"  # name of an empty column, which a table keeps when a spreadsheet saves it
-ANSWERED = ("predicted_class", "predicted_probability", "characters_cut", "problem")  # columns of ``predict``
+# Name of an empty column that marks a file with escaped cells. The column survives when a spreadsheet saves the file.
+ESCAPED_MARKER = "apostrophe before formulas"
+PREDICTION_COLUMNS = ("predicted_class", "predicted_probability", "characters_cut", "problem")  # Columns of `predict`.
 
 
 def write_csv(
     path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = (), *, follow: bool = False
 ) -> None:
-    """Write a CSV file, as ``atomic_text`` does; all rows have the columns of the first. See ``cell``.
+    """Write a CSV file atomically, with escaped cells. All rows must have the columns of the first row.
 
     Args:
-        columns: columns of a file without rows.
+        columns: columns of the file if there are no rows.
+        follow: see ``atomic_text``.
     """
     rows = iter(rows)
     first = next(rows, None)
     with atomic_text(path, errors="replace", follow=follow) as stream:
         writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerow(map(cell, columns if first is None else first))
+        writer.writerow(map(escape_cell, columns if first is None else first))
         for row in rows if first is None else chain([first], rows):
-            writer.writerow(map(cell, row.values()))
+            writer.writerow(map(escape_cell, row.values()))
 
 
-def cell(value: Any) -> Any:
-    """Return a value as the cell of a CSV file: a text with an apostrophe first if a spreadsheet would compute it.
-
-    A formula can start programs and send other cells to a server, and texts and class names may come from anybody
-    (OWASP, "CSV Injection").
-    """
+def escape_cell(value: Any) -> Any:
+    """Return a value for a cell of a CSV file. A text that looks like a formula gets an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
 
 
-def cells(values: Iterable[Any]) -> list[Any]:
-    """Return the ``cell`` of each value."""
-    # Most begin with a letter or digit, as no formula does.
-    return [value if type(value) is not str or value[:1].isalnum() else cell(value) for value in values]
+def escape_cells(values: Iterable[Any]) -> list[Any]:
+    """Apply ``escape_cell`` to each value."""
+    # Most texts start with a letter or a digit, which no formula does. This test saves the call.
+    return [value if type(value) is not str or value[:1].isalnum() else escape_cell(value) for value in values]
 
 
 def unescape_cell(text: str) -> str:
-    """Return the value of a cell that ``cell`` made."""
+    """Return the text from which ``escape_cell`` made a cell."""
     return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
 
 
-def has_guards(columns: Collection[str]) -> bool:
-    """Tell by the names of a table's columns whether ``cell`` made it: texts to label, or answers."""
-    return GUARDED in columns or all(name in columns for name in ANSWERED)
+def has_escaped_cells(columns: Collection[str]) -> bool:
+    """Return whether the cells of a table are escaped, judged by its column names.
+
+    Tables with escaped cells are texts to label, which have a marker column, and predictions.
+    """
+    return ESCAPED_MARKER in columns or all(name in columns for name in PREDICTION_COLUMNS)
 
 
 def _is_formula(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Temporary folders, and the folder of the cache."""
 
 from __future__ import annotations
 
@@ -14,40 +14,49 @@ from pathlib import Path
 
 from crepe_dist.files.atomic_write import name_path_in_errors
 
-PREFIX = "crepe-scratch-"
-LOCK = ".lock"  # held as long as the folder is in use
-YOUNG = 60.0  # seconds in which a new folder may not have been locked yet
+TEMPORARY_PREFIX = "crepe-scratch-"  # Start of the names of temporary folders.
+LOCK_NAME = ".lock"  # Name of a file in a temporary folder. Its process locks it as long as it uses the folder.
+# Age below which a folder without a lock is not taken for abandoned: its process may not have locked it yet.
+MIN_ABANDONED_SECONDS = 60.0
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be downloaded or computed again. It may not exist yet."""
+    """Return the folder for files that can be downloaded or computed again. The folder may not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crepe_dist"
 
 
 @contextmanager
-def temporary_folder(place: Path | None = None) -> Iterator[Path]:
-    """Make a temporary folder, in ``place`` or that of the system, and remove it at the end of the block."""
-    for left in list_abandoned(place):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name, (Path(name) / LOCK).open("w") as lock:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with name_path_in_errors(Path(name)):
-            yield Path(name)
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a temporary folder for the block, and remove it at the end. Also remove folders that killed processes left.
+
+    Args:
+        parent: folder in which the temporary folder is made. ``None``: the system's folder for temporary files.
+    """
+    for folder in list_abandoned(parent):
+        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent) as name:
+        folder = Path(name)
+        with (folder / LOCK_NAME).open("w") as lock:
+            with suppress(OSError):  # Some file systems have no locks.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with name_path_in_errors(folder):
+                yield folder
 
 
-def list_abandoned(place: Path | None = None, names: str = f"{PREFIX}*") -> list[Path]:
-    """List this user's folders whose process was killed: by default, the temporary ones of ``scratch``."""
-    return [path for path in sorted(Path(place or tempfile.gettempdir()).glob(names)) if _is_abandoned(path)]
+def list_abandoned(parent: Path | None = None, pattern: str = f"{TEMPORARY_PREFIX}*") -> list[Path]:
+    """List folders of this user whose process was killed. By default, these are folders of ``temporary_folder``."""
+    return [path for path in sorted(Path(parent or tempfile.gettempdir()).glob(pattern)) if _is_abandoned(path)]
 
 
 def _is_abandoned(path: Path) -> bool:
     try:
         status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or time.time() - status.st_mtime < YOUNG:
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             return False
-        with os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW), "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - status.st_mtime < MIN_ABANDONED_SECONDS:
+            return False
+        with os.fdopen(os.open(path / LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # This fails if the process that has the folder runs.
         return True
     except FileNotFoundError:
         return path.is_dir()

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Reader and writer of JSON files. The reader limits the size and the structure of untrusted files."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.safe_read import read_bytes
 
-MAX_JSON_BYTES = 1 << 25  # enough for the manifest of 65,536 classes
-# Limits on memory: JSON made of brackets or commas takes many times its length once parsed. Manifests have few.
+MAX_JSON_BYTES = 1 << 25  # Default limit of the size, enough for the manifest of 65,536 classes.
+# Limits of the number of lists and objects, and of values. They limit memory: text that consists of brackets or commas
+# takes many times its length when it is parsed. Manifests have few brackets.
 MAX_JSON_CONTAINERS = 1 << 18
 MAX_JSON_VALUES = 1 << 21
-MAX_DIGITS = 300  # of an integer: float64 holds any of them
+MAX_DIGITS = 300  # Largest number of digits of an integer, so that it can be converted to float64.
 MAX_FLOAT = sys.float_info.max
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2, *, follow: bool = False) -> None:
-    """Write a value as JSON, as ``atomic_text`` does."""
+    """Write a value as JSON atomically; see ``atomic_text``."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n", follow=follow)
 
 
 def read_json(path: Path, limit: int = MAX_JSON_BYTES, *, follow: bool = True) -> Any:
-    """Read a JSON file of at most ``limit`` bytes. Parsing takes at most about eight times that much memory.
+    """Read a JSON file of at most ``limit`` bytes. Parsing takes memory of at most about eight times the limit.
 
     Raises:
         OSError: See ``open_regular``.
@@ -49,7 +50,7 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_integer)
-        if b"\\u" in data:  # JSON can escape a lone surrogate, which could not be written to any file later
+        if b"\\u" in data:  # An escaped lone surrogate could not be written to a file later.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeError:
@@ -61,27 +62,30 @@ def parse_json(data: bytes) -> Any:
 
 
 def parse_finite(value: Any, least: float = -MAX_FLOAT, most: float = MAX_FLOAT, name: str = "a value") -> float:
-    """Return a number from JSON that is finite and in a range.
+    """Return a number from JSON as a float, if it is finite and in a range.
 
     Args:
         name: name of the value, for the message.
 
     Raises:
-        ValueError: The value is none; JSON may hold NaN, infinities and booleans, too.
+        ValueError: The value is no number, is out of range, or is NaN or an infinity, which Python's JSON allows.
     """
-    if type(value) not in (int, float) or not least <= value <= most:  # false for NaN
+    if type(value) not in (int, float) or not least <= value <= most:  # The comparison is false for NaN.
         raise ValueError(f"{name} is {str(value)[:40]!r}, not a finite number{_range(least, most)}")
     return float(value)
 
 
-def integer(value: Any, least: int = 0, most: int = 1 << 53, name: str = "a value") -> int:
-    """Return a whole number from JSON that is in a range; see ``finite``.
+def parse_integer(value: Any, least: int = 0, most: int = 1 << 53, name: str = "a value") -> int:
+    """Return an integer from JSON, if it is in a range.
+
+    Args:
+        name: name of the value, for the message.
 
     Raises:
-        ValueError: The value is none.
+        ValueError: The value is no integer, or is out of range.
     """
     if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} is {str(value)[:40]!r}, not a whole number{_range(least, most)}")
+        raise ValueError(f"{name} is {str(value)[:40]!r}, not an integer{_range(least, most)}")
     return value
 
 

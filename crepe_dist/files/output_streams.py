@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Outputs that are no regular files: pipes, devices, and files that a process has open, such as ``/dev/stdout``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-OPEN_FILES = re.compile(r"/proc/\d+(/task/\d+)?/fd")  # folder of the files that a process has open
-MAX_LINKS = 40  # in a row, as for the kernel
+OPEN_FILES = re.compile(r"/proc/\d+(/task/\d+)?/fd")  # Folder of the open files of a process.
+MAX_LINKS = 40  # Largest number of links in a row, as in Linux.
 
 
 def is_stream(path: Path) -> bool:
     """Return whether a path leads to a pipe, a character device, or a file that a process has open (``/dev/stdout``).
 
-    Data can only be written to a stream. Replacing a stream by a file would remove it for all other programs.
+    A stream must be written to. If it was replaced by a file, other programs would lose the stream.
     """
     return _open_file(path) is not None or _is_pipe_or_device(path)
 
@@ -31,7 +31,7 @@ def _is_pipe_or_device(path: Path) -> bool:
 
 
 def _open_file(path: Path) -> Path | None:
-    """Follow links until one is the entry of an open file in ``/proc``, as for ``/dev/stdout``; ``None`` for others."""
+    """Follow links to the entry of an open file in ``/proc``, as from ``/dev/stdout``; ``None`` if there is none."""
     for _ in range(MAX_LINKS):
         path = Path(os.path.realpath(path.parent), path.name)
         if OPEN_FILES.fullmatch(str(path.parent)):
@@ -43,26 +43,27 @@ def _open_file(path: Path) -> Path | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """Return the number of the open file of this process that a path leads to; ``None`` for other paths."""
+    """Return the file descriptor of this process that a path leads to; ``None`` for other paths."""
     opened = _open_file(path)
     return int(opened.name) if opened and opened.parent == Path(f"/proc/{os.getpid()}/fd") else None
 
 
 def open_stream(path: Path, errors: str = "strict") -> TextIO:
-    """Open a stream to write UTF-8 text after everything that was written to it so far; see ``is_stream``."""
+    """Open a stream (see ``is_stream``) for UTF-8 text. The text follows everything that was written before."""
     number = _descriptor(path)
     if number is None:
         number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY)
     else:
-        # A second opening would have a position of its own: it would overwrite what a redirected file contains.
+        # Duplicate the descriptor. If the path was opened a second time, the new descriptor would start at the
+        # beginning of a redirected file and overwrite its content.
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         number = os.dup(number)
     return os.fdopen(number, "w", encoding="utf-8", errors=errors)
 
 
-def unwritable(path: Path) -> str:
-    """Return the reason why a path that the user gives cannot be written; empty if no reason is known.
+def find_write_problem(path: Path) -> str:
+    """Return the reason why a path of the user cannot be written. Empty: no reason is known.
 
     Raises:
         OSError: The path cannot be examined.
@@ -72,7 +73,7 @@ def unwritable(path: Path) -> str:
         return "it is open for reading only" if is_for_reading else ""
     target = Path(os.path.realpath(path))
     if not is_stream(path):
-        if target.is_symlink() or (target.exists() and not target.is_file()):  # a circle of links, a folder, a disk
+        if target.is_symlink() or (target.exists() and not target.is_file()):  # A circle of links, a folder, or a disk.
             return "it is not a file"
         if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
             return "its folder does not exist, or writing there is not permitted"

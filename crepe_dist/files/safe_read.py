@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Readers for untrusted files. They never block on a pipe, read a device, or exceed their memory limits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from typing import Any, BinaryIO
 
 from crepe_dist.errors import UserError
 
-MAX_NAMES_BYTES = 1 << 22  # size of a file of class names
+MAX_NAMES_BYTES = 1 << 22  # Largest size of a file of class names.
+# Names of file types for messages.
 SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def fingerprint(path: str | Path) -> list[Any]:
-    """Return what changes if a file is replaced or written to: its path, without links, its size and its time."""
-    about = os.stat(path)
-    return [os.path.realpath(path), about.st_size, about.st_mtime_ns]
+    """Return values of which at least one changes if a file is replaced or written to: path, size and time.
+
+    Links in the path are resolved. The size is in bytes, and the time of modification in nanoseconds.
+    """
+    status = os.stat(path)
+    return [os.path.realpath(path), status.st_size, status.st_mtime_ns]
 
 
 def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
-    """Open a regular file for reading; reject pipes, which could block for ever, and devices, which may never end.
+    """Open a regular file for reading. Reject pipes, which could block for ever, and devices, which may never end.
 
     Args:
-        follow: accept a symbolic link, as for a path that the user gives. Files of a data set or a saved state must
+        follow: accept a symbolic link, such as a path that the user gives. Files of a data set or of a saved state must
             not be links. Links among the parent folders are always followed.
 
     Raises:
@@ -34,7 +38,8 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
         ValueError: The path is a pipe, socket, device or rejected link.
     """
     _check_regular(path, os.stat(path, follow_symlinks=follow))
-    # Check again once it is open: the path may have been swapped. O_NONBLOCK keeps a swapped-in FIFO from blocking.
+    # The path could be swapped between the check and the opening, so the open file is checked a second time. With
+    # O_NONBLOCK, opening a pipe that was swapped in does not block.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     stream = os.fdopen(os.open(path, flags), "rb")
     try:
@@ -45,11 +50,11 @@ def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     return stream
 
 
-def _check_regular(path: Path, about: os.stat_result) -> None:
-    if stat.S_ISDIR(about.st_mode):
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError(f"{path} is {SPECIAL_FILES.get(stat.S_IFMT(about.st_mode), 'a device')}, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is {SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
 
 
 def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
@@ -66,32 +71,32 @@ def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
     return data
 
 
-def sha256(path: Path, *, follow: bool = True, beat: Callable[[], None] = lambda: None) -> str:
+def sha256(path: Path, *, follow: bool = True, on_block: Callable[[], None] = lambda: None) -> str:
     """Compute the SHA-256 of a file, in hexadecimal.
 
     Args:
-        beat: callback after each block of 1 MiB, such as a watchdog's heartbeat.
+        beat: function that is called after each block of 1 MiB, such as the heartbeat of a watchdog.
     """
     digest = hashlib.sha256()
     with open_regular(path, follow=follow) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
-            beat()
+            on_block()
     return digest.hexdigest()
 
 
-def identity(path: Path) -> dict[str, Any]:
-    """Return a file's entry in a manifest: its size in bytes and its SHA-256."""
+def manifest_entry(path: Path) -> dict[str, Any]:
+    """Return the entry of a file in a manifest: its size in bytes and its SHA-256."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def printable(name: Path | str) -> str:
-    """Return a file name with undecodable bytes escaped. Linux allows any bytes in a name."""
+def escape_path(name: Path | str) -> str:
+    """Return a file name with undecodable bytes escaped. Linux allows any byte except ``/`` and NUL in a name."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_names(file: Path) -> list[str]:
-    """Read a file of class names: the lines that are not blank, without surrounding spaces.
+    """Read a file of class names. Each line that is not blank is a name, without its surrounding spaces.
 
     Raises:
         UserError: The file cannot be read, is not UTF-8, or is longer than ``MAX_NAMES_BYTES``.

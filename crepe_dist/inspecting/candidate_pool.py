@@ -12,7 +12,7 @@ import numpy.typing as npt
 from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.word_hashing import DocumentWords, WordHasher, concatenate
 from crepe_dist.errors import UserError
-from crepe_dist.files.csv_cells import GUARDED
+from crepe_dist.files.csv_cells import ESCAPED_MARKER
 from crepe_dist.formatting import pluralize
 from crepe_dist.inspecting.corpus import CHUNK_ROWS, Corpus, Rows, iter_chunks
 from crepe_dist.predicting.input_reader import InputRow, open_inputs, unlabelled_options, warn_of_encoding
@@ -109,7 +109,7 @@ class CandidatePool:
         if not any(name in cells for name in self._texts):
             cells[self._texts[-1]] = row.text
         values = {name: cells.get(name, "") for name in self._columns}
-        return {**self._labels, **values, **self._weights, GUARDED: ""}
+        return {**self._labels, **values, **self._weights, ESCAPED_MARKER: ""}
 
 
 def _project_tfidf(words: DocumentWords, generator: np.random.Generator) -> Floats:

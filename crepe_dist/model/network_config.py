@@ -14,7 +14,7 @@ import numpy.typing as npt
 from crepe_dist import network_registry
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.files.json_file import integer, parse_finite
+from crepe_dist.files.json_file import parse_finite, parse_integer
 
 if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds
@@ -133,7 +133,7 @@ class NetworkConfig(ABC):
             if name == DROPOUT:
                 parse_finite(network[name], 0, math.nextafter(1, 0), name)
             else:
-                integer(network[name], 1, cls.max_sizes.get(name, MAX_SIZE), name)
+                parse_integer(network[name], 1, cls.max_sizes.get(name, MAX_SIZE), name)
 
     @classmethod
     def epochs_needed(cls, rows: int, batch_size: int) -> int:

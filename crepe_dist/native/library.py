@@ -297,4 +297,4 @@ def _load(name: str) -> tuple[Library | None, str]:
 def num_threads() -> int:
     """Return the number of threads of this process: ``OMP_NUM_THREADS``, or by default one thread per core."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(1, int(first)) if first.isdigit() else hardware.cores()
+    return max(1, int(first)) if first.isdigit() else hardware.num_cores()

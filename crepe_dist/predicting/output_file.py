@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from crepe_dist.errors import escape_controls
-from crepe_dist.files.atomic_write import name_path_in_errors, sync
-from crepe_dist.files.folders import LOCK, cache_folder
+from crepe_dist.files.atomic_write import fsync, name_path_in_errors
+from crepe_dist.files.folders import LOCK_NAME, cache_folder
 from crepe_dist.preparing import remote
 
 CACHED = "predictions"  # Folder in the user's cache for files that are uploaded to a URL.
@@ -41,7 +41,7 @@ def temporary_output(out: str) -> Iterator[Path]:
         try:
             with name_path_in_errors(temporary):
                 yield temporary
-                sync(temporary)
+                fsync(temporary)
             is_complete = True
             if is_url:
                 remote.upload(temporary, out)
@@ -58,12 +58,12 @@ def _cache_entry() -> Iterator[Path]:
     """Create and lock a folder in the cache for this process. ``crepe clean`` removes only folders without a lock."""
     folder = cache_folder() / CACHED / str(os.getpid())
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
+    with (folder / LOCK_NAME).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             yield folder
         finally:
-            if os.listdir(folder) == [LOCK]:
+            if os.listdir(folder) == [LOCK_NAME]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from crepe_dist.errors import escape_character, escape_to_one_line
-from crepe_dist.files.csv_cells import cells
+from crepe_dist.files.csv_cells import escape_cells
 from crepe_dist.formatting import percent
 from crepe_dist.predicting.input_reader import InputRow
 from crepe_dist.predicting.occlusion import Explanation
@@ -139,7 +139,7 @@ class CsvFormatter(Formatter):
 
     def _format(self, rows: list[list[Any]]) -> list[str]:
         self._records.clear()
-        self._writer.writerows(map(cells, rows))
+        self._writer.writerows(map(escape_cells, rows))
         return [record[:-2] for record in self._records]
 
 

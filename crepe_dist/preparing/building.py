@@ -27,7 +27,7 @@ from crepe_dist.data.dataset import ALL_SPLITS, MAX_WEIGHT, SHARD_BYTES, SPLITS_
 from crepe_dist.data.targets import SINGLE_LABEL, Targets, argmax_classes, targets_file
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.errors import UserError
-from crepe_dist.files.atomic_write import sync
+from crepe_dist.files.atomic_write import fsync
 from crepe_dist.preparing.corrections import apply_corrections
 from crepe_dist.preparing.feature_columns import fit_feature_columns
 from crepe_dist.preparing.fit_encoder import fit_encoder
@@ -205,7 +205,7 @@ def build_dataset(
     if targets.kind != SINGLE_LABEL:
         manifest["labels"] = {"kind": targets.kind, "most": targets.max_labels}
     write_manifest(folder, manifest)
-    sync(folder)
+    fsync(folder)
     rows = {split: about["rows"] for split, about in splits.items()}
     return BuildResult(encoding, composition, classes, fate, targets, counts, quarantine, rows)
 

@@ -19,7 +19,7 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import unescape_cell
-from crepe_dist.files.safe_read import printable, sha256
+from crepe_dist.files.safe_read import escape_path, sha256
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.formats.lines import LineReader
 from crepe_dist.preparing.formats.tables import open_table
@@ -64,7 +64,7 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
     """
     if not path.is_file():
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv of inspect")
-    name = printable(path)
+    name = escape_path(path)
     corrections: dict[Place, Correction] = {}
     wanted = ColumnSpec(label="label", texts=("suggested",))
     table = open_table("csv", LineReader(path), name, wanted, "yes", None, keep_cells=True)
@@ -81,7 +81,7 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
             correction = Correction(cells["hash"], cells["label"], cells["suggested"])
             if corrections.setdefault(place, correction) != correction:
                 raise UserError(f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one")
-    return Corrections(printable(path.name), sha256(path), corrections, held_out)
+    return Corrections(escape_path(path.name), sha256(path), corrections, held_out)
 
 
 def apply_corrections(

@@ -16,7 +16,7 @@ import numpy as np
 from crepe_dist.data.label_types import FLOAT, INT, LABEL_TYPES
 from crepe_dist.data.text_preprocessing import append_values, join_columns
 from crepe_dist.errors import UserError
-from crepe_dist.files.csv_cells import has_guards, unescape_cell
+from crepe_dist.files.csv_cells import has_escaped_cells, unescape_cell
 from crepe_dist.preparing.formats import DETECTION_ROWS
 from crepe_dist.preparing.formats.columns import ColumnSpec, choose_columns
 
@@ -37,7 +37,7 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
     """
     name = path.stem
     items = [(str(key), column) for key, column in table.items()]
-    columns = _to_lists(items, name, has_guards([key for key, _ in items]))
+    columns = _to_lists(items, name, has_escaped_cells([key for key, _ in items]))
     if not any(map(len, columns.values())):
         raise UserError(f"{name} has no rows", remedy=f"give texts{' and their labels' * labelled}")
     names = list(columns)
@@ -96,7 +96,7 @@ def extract_table_texts(table: Any, spec: ColumnSpec) -> Sequence[Any]:
     chosen = choose_columns("the table", [key for key, _ in items], spec, has_label=True)
     names, beside = chosen.names_at(chosen.texts), chosen.names_at(chosen.feature_columns)
     chosen_items = [(key, column) for key, column in items if key in (*names, *beside)]
-    columns = _to_lists(chosen_items, "the table", has_guards([key for key, _ in items]))
+    columns = _to_lists(chosen_items, "the table", has_escaped_cells([key for key, _ in items]))
     texts, values = ([columns[name] for name in each] for each in (names, beside))
     joined = texts[0] if len(texts) == 1 else [_join_texts(of_row) for of_row in zip(*texts)]
     return [_append_values(*row) for row in zip(joined, *values)] if values else joined

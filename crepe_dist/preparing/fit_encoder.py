@@ -27,7 +27,7 @@ from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.preparing.spec import ALWAYS, IF_NEEDED, PreparationSpec
 from crepe_dist.preparing.spool import RowSubset
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
-from crepe_dist.settings.options import MAX_AUTO_LENGTH, MIN_FEATURE_LEN, STEP, WHOLE
+from crepe_dist.settings.options import AUTO_LENGTH_PERCENT, LENGTH_STEP, MAX_AUTO_LENGTH, MIN_FEATURE_LEN
 
 TASK_ROWS = 1 << 15  # rows per task
 CHUNK_BYTES = 1 << 20  # bytes of text that are counted at a time
@@ -38,9 +38,9 @@ MIN_LETTER_GAIN = 0.2  # share of its letters that counts as a row's loss
 
 def fit_length(lengths: npt.NDArray[Any]) -> int:
     """Return the fitted ``feature_len`` for texts with these numbers of codes [n]."""
-    needed = int(np.percentile(lengths, WHOLE, method="inverted_cdf"))
-    steps = -(-max(0, needed - MIN_FEATURE_LEN) // STEP)
-    return min(MIN_FEATURE_LEN + steps * STEP, MAX_AUTO_LENGTH)
+    needed = int(np.percentile(lengths, AUTO_LENGTH_PERCENT, method="inverted_cdf"))
+    steps = -(-max(0, needed - MIN_FEATURE_LEN) // LENGTH_STEP)
+    return min(MIN_FEATURE_LEN + steps * LENGTH_STEP, MAX_AUTO_LENGTH)
 
 
 def fit_encoder(

@@ -19,7 +19,7 @@ from crepe_dist.data.dataset import REPORT, REPORT_NUMBERS, open_dataset
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import write_json
-from crepe_dist.files.safe_read import printable
+from crepe_dist.files.safe_read import escape_path
 from crepe_dist.invocation import command_line
 from crepe_dist.preparing.building import build_dataset
 from crepe_dist.preparing.quarantine import quarantine_path, save_quarantine
@@ -85,7 +85,7 @@ def prepare(
     if options.class_names is None and not options.columns.labels:
         spec = replace(spec, read_options=replace(options, class_names=find_class_names(sources)))
     is_small = sum(source.bytes for source in sources) < SMALL_BYTES and all(source.path for source in sources)
-    processes = processes or (1 if is_small else hardware.cores())
+    processes = processes or (1 if is_small else hardware.num_cores())
     is_scoring = spec.classes is not None
     fewer = (
         f"taskset --cpu-list 0 {command_line('evaluate')} …"
@@ -104,7 +104,7 @@ def prepare(
             if not is_scoring and (kept := save_quarantine(partial, out)):
                 error.why = "; ".join(filter(None, (error.why, f"the unusable rows are in {kept}")))
             raise
-        summary = build_data_report(printable(out.absolute().name), spec, collected, built, command)
+        summary = build_data_report(escape_path(out.absolute().name), spec, collected, built, command)
         write_json(partial / REPORT_NUMBERS, summary)
         if render_page is not None:
             write_text(partial / REPORT, render_page(summary))

@@ -16,7 +16,7 @@ import numpy as np
 from crepe_dist.data import dataset
 from crepe_dist.data.dataset import ALL_SPLITS, QUARANTINE
 from crepe_dist.errors import UserError
-from crepe_dist.files.atomic_write import sync
+from crepe_dist.files.atomic_write import fsync
 from crepe_dist.formatting import percent, truncate_to_width
 from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, excerpt
 from crepe_dist.preparing.formats.lines import DAMAGED_GZIP
@@ -92,7 +92,7 @@ def write_quarantine(folder: Path, spec: PreparationSpec, collected: SpooledRows
             of_unlabelled += record["lines"] * (collected.sources[source].split == dataset.UNLABELLED)
             examples = without_label if record["reason"] == NO_LABEL else first
             examples += [record] if len(examples) < MAX_SHOWN else []
-    sync(folder / QUARANTINE)
+    fsync(folder / QUARANTINE)
     return Quarantine(reasons, of_unlabelled, [*first, *without_label][:MAX_SHOWN], damaged)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from crepe_dist.data.targets import PROB_SCALE, SINGLE_LABEL, SOFT
 from crepe_dist.errors import UserError
-from crepe_dist.files.safe_read import printable
+from crepe_dist.files.safe_read import escape_path
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.open_source import open_source
@@ -59,7 +59,7 @@ def _read_file(path: Path) -> Iterable[tuple[str, str]]:
             f"give --rename old=new, or a CSV file with the columns {OLD} and {NEW}",
         )
     options = ReadOptions(header="yes", columns=ColumnSpec(label=OLD, texts=(NEW,)))
-    table = open_source(Source(path, printable(path), format=format_by_suffix(path) or "csv"), options)
+    table = open_source(Source(path, escape_path(path), format=format_by_suffix(path) or "csv"), options)
     for parsed in table.iter_parsed():
         for row in parsed.invalid:
             raise UserError(f"{table.name}:{row.line} cannot be read", row.reason, "correct the line, or delete it")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from crepe_dist import invocation
 from crepe_dist.data.dataset import MANIFEST, SAMPLE, UNLABELLED
 from crepe_dist.errors import UserError
-from crepe_dist.files.safe_read import printable, read_names
+from crepe_dist.files.safe_read import escape_path, read_names
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.settings.flags import UTF_8
@@ -191,7 +191,7 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
     counts = Counter(source.name for source in files)
     for source in files:
         name = source.name if counts[source.name] == 1 else str(source.path)
-        yield replace(source, name=printable(name))
+        yield replace(source, name=escape_path(name))
 
 
 def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
@@ -360,10 +360,10 @@ def check_link(path: Path, root: Path) -> None:
     is_read = path.is_file() or path.is_dir()
     if path.is_symlink() and is_read and not path.resolve().is_relative_to(root.resolve()):
         raise UserError(
-            f"{printable(path)} is a symbolic link out of {printable(root)}",
-            f"it leads to {printable(path.resolve())}",
+            f"{escape_path(path)} is a symbolic link out of {escape_path(root)}",
+            f"it leads to {escape_path(path.resolve())}",
             "delete the link; or, if you trust the folder, copy the files that its links lead to: "
-            f"cp -rL {shlex.quote(printable(root))} COPY",
+            f"cp -rL {shlex.quote(escape_path(root))} COPY",
         )
 
 

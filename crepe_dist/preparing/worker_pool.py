@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import ended
+from crepe_dist.formatting import describe_exit_code
 
 TASKS_PER_PROCESS = 3  # tasks in flight per process
 _inherited: list[Any] = []
@@ -103,7 +103,9 @@ def _describe_failure(executor: Any) -> tuple[str, str]:
     code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
     if not codes:
         return "ended", ""
-    return ended(code), "perhaps the machine ran out of memory (see dmesg)" if code == -signal.SIGKILL else ""
+    return describe_exit_code(
+        code
+    ), "perhaps the machine ran out of memory (see dmesg)" if code == -signal.SIGKILL else ""
 
 
 def call_inherited(task: Any) -> Any:

@@ -22,7 +22,7 @@ from crepe_dist.data.label_types import LABEL_TYPES
 from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.data.text_preprocessing import TextPreprocessor
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files.atomic_write import sync
+from crepe_dist.files.atomic_write import fsync
 from crepe_dist.files.folders import cache_folder, temporary_folder
 from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.files.safe_read import sha256
@@ -186,7 +186,7 @@ def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, A
             path.unlink(missing_ok=True)
             path.with_suffix(SCORES).unlink(missing_ok=True)
         raise
-    sync(folder)
+    fsync(folder)
     return path
 
 
@@ -312,7 +312,7 @@ def _copy(url: str) -> Path:
         folder = cache / sha256(described)
         if not folder.is_dir():
             for path in (described, download(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
-                sync(path)
+                fsync(path)
             with suppress(OSError):  # another process has copied it meanwhile
                 described.parent.rename(folder)
     return folder / weights_io.MODEL_FILE

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crepe_dist import extras
-from crepe_dist.files.atomic_write import name_path_in_errors, sync, write_text
+from crepe_dist.files.atomic_write import fsync, name_path_in_errors, write_text
 from crepe_dist.files.json_file import parse_json
 from crepe_dist.files.safe_read import open_regular
 from crepe_dist.runs.resume_state import TrainerState
@@ -128,7 +128,7 @@ class MetricsLogger:
             return
         self._write()
         if self._path.is_file():
-            sync(self._path)
+            fsync(self._path)
         self._track(lambda tensorboard: tensorboard.flush())
 
     def _append(self, records: list[Record]) -> None:

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.errors import UserError
-from crepe_dist.files.atomic_write import sync
-from crepe_dist.files.safe_read import identity, sha256
+from crepe_dist.files.atomic_write import fsync
+from crepe_dist.files.safe_read import manifest_entry, sha256
 from crepe_dist.sealed_json import read_record, write_sealed_json
 from crepe_dist.version import __version__
 
@@ -150,18 +150,18 @@ def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
         for name, arrays in zip(FILES, (snapshot.parameters, snapshot.optimizer)):
             save_file(arrays, str(partial / name))
             (partial / name).chmod(usual)
-            sync(partial / name)
-        files = {name: identity(partial / name) for name in FILES}
+            fsync(partial / name)
+        files = {name: manifest_entry(partial / name) for name in FILES}
         position = {"version": __version__, "progress": asdict(snapshot.progress)}
         write_sealed_json(partial / MANIFEST, FORMAT, {**position, "files": files})
-        sync(partial)
+        fsync(partial)
         if final.exists():  # it is damaged: the run would have resumed from it otherwise
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
         partial.rename(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise error if isinstance(error, OSError) else OSError(str(error)) from error
-    sync(folder)
+    fsync(folder)
 
 
 def _prune(folder: Path, newest: Path, good: Path | None) -> bool:

@@ -27,7 +27,7 @@ from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, dataset_folder, 
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV
 from crepe_dist.errors import UserError
-from crepe_dist.files.atomic_write import is_temporary, remove_temporary, sync, temporary_files, write_text
+from crepe_dist.files.atomic_write import fsync, is_temporary, remove_temporary, temporary_files, write_text
 from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.formatting import percent, score_name
 from crepe_dist.runs import checkpoint
@@ -272,7 +272,7 @@ def write_result(
         path = f"{FOLDER}/{reported['checkpoint']}"
         result = {"checkpoint": path, "chosen_by": chosen_by, **scores, "provenance": provenance}
         write_sealed_json(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)
-        sync(folder.path)  # the state of a finished run is removed next
+        fsync(folder.path)  # the state of a finished run is removed next
 
     ranks.run_on_rank0("result", write)
     result = read_result(folder)

@@ -19,7 +19,7 @@ from typing import Any, Callable, ClassVar, NoReturn, Optional
 
 from crepe_dist import extras, invocation
 from crepe_dist.errors import UserError
-from crepe_dist.files.output_streams import unwritable
+from crepe_dist.files.output_streams import find_write_problem
 from crepe_dist.files.safe_read import read_names
 from crepe_dist.settings.aliases import FLAGS, Alias, current_name, current_value
 from crepe_dist.settings.fields import (
@@ -373,7 +373,7 @@ def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) 
     if path is None:
         return
     try:
-        why = unwritable(path)
+        why = find_write_problem(path)
         if not why and source is not None and os.path.realpath(path) == os.path.realpath(source):
             why = "it is the input file"
     except OSError as error:

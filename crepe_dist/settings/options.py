@@ -34,11 +34,11 @@ MAX_BLOCKS = 64  # Largest number of residual blocks.
 MIN_FEATURE_LEN = 123
 # The paper's network pools three times by 3. At a length of MIN_FEATURE_LEN + k · STEP characters, such as 1014, no
 # pooling layer drops a position.
-STEP = 27
+LENGTH_STEP = 27
 MAX_AUTO_LENGTH = (
-    MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // STEP * STEP
+    MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // LENGTH_STEP * LENGTH_STEP
 )  # Largest automatic length: 4092 characters.
-WHOLE = 99  # Percentage of the training texts that must fit completely into an automatic length.
+AUTO_LENGTH_PERCENT = 99  # Percentage of the training texts that must fit completely into an automatic length.
 MAX_BATCH = 1 << 20  # Largest global batch size, in documents.
 
 
@@ -171,50 +171,54 @@ class OptimizerOptions(Settings, group="optimizer"):
 MIN_EPOCHS, MAX_EPOCHS = 2, 20  # Limits of the default number of epochs.
 # A network needs a number of optimizer steps to learn, whatever the amount of data. The default number of epochs
 # therefore rises on small data, at any cost up to MIN_STEPS, and within the network's limit up to FEW_STEPS.
-MIN_STEPS, FEW_STEPS = 128, 750
-MANY_CHARACTERS = 100_000_000  # Padded characters of the training split above which the number of epochs falls.
+MIN_STEPS, ENOUGH_STEPS = 128, 750
+LARGE_DATA_CHARACTERS = 100_000_000  # Padded characters of the training split above which the number of epochs falls.
 
 
 def default_epochs(
     network: str,
-    documents: int,
+    num_documents: int,
     feature_len: int,
     batch_size: int,
     *,
-    is_taught: bool = False,
-    has_several_labels: bool,
+    has_pseudo_labels: bool = False,
+    is_multilabel: bool,
 ) -> int:
     """Return the default number of epochs of a network.
 
     Args:
-        documents: number of documents of the training split.
+        num_documents: number of documents of the training split.
         feature_len: length of a document in characters, padding included.
-        is_taught: most documents have pseudo labels. Networks overfit pseudo labels later than true labels, so the
-            number of epochs is doubled.
-        has_several_labels: a document may have several labels. Such data take more epochs to learn.
+        has_pseudo_labels: most documents have pseudo labels. Networks can learn longer from them than from true labels,
+            so the number of epochs is doubled.
+        is_multilabel: a document may have several labels. Such data take more epochs to learn.
     """
     usual: int = network_registry.config_class(network).default_epochs
-    most: int = MAX_EPOCHS if has_several_labels else network_registry.config_class(network).max_default_epochs
-    characters, steps = documents * feature_len, math.ceil(documents / batch_size)
-    if characters > MANY_CHARACTERS:
-        epochs = max(MIN_EPOCHS, math.ceil(usual * MANY_CHARACTERS / characters))
+    most: int = MAX_EPOCHS if is_multilabel else network_registry.config_class(network).max_default_epochs
+    characters, steps = num_documents * feature_len, math.ceil(num_documents / batch_size)
+    if characters > LARGE_DATA_CHARACTERS:
+        epochs = max(MIN_EPOCHS, math.ceil(usual * LARGE_DATA_CHARACTERS / characters))
     else:
-        least, enough = (math.ceil(number / steps) for number in (MIN_STEPS, FEW_STEPS))
+        least, enough = (math.ceil(number / steps) for number in (MIN_STEPS, ENOUGH_STEPS))
         epochs = max(usual, min(MAX_EPOCHS, least), min(most, enough))
-    return min(MAX_EPOCHS, 2 * epochs) if is_taught else epochs
+    return min(MAX_EPOCHS, 2 * epochs) if has_pseudo_labels else epochs
 
 
-PATIENCE = 2  # Default number of epochs without improvement before training stops early.
+DEFAULT_PATIENCE = 2  # Default number of epochs without improvement before training stops early.
 MIN_VALIDATION_ROWS = 200  # Documents of the validation split below which early stopping is off by default.
 
 
-def default_patience(network: str, documents: int) -> int:
+def default_patience(network: str, num_documents: int) -> int:
     """Return the default patience of a network in epochs; 0 disables early stopping.
 
     Args:
-        documents: number of documents of the validation split that have exactly one label.
+        num_documents: number of documents of the validation split that have exactly one label.
     """
-    return PATIENCE if network_registry.config_class(network).early_stopping and documents >= MIN_VALIDATION_ROWS else 0
+    return (
+        DEFAULT_PATIENCE
+        if network_registry.config_class(network).early_stopping and num_documents >= MIN_VALIDATION_ROWS
+        else 0
+    )
 
 
 # Limits of the weight of one class. The limits keep the loss finite.
@@ -361,7 +365,7 @@ class SafetyOptions(Settings, group="safety"):
     )
 
 
-PORT = 8080  # Default port of the HTTP service.
+DEFAULT_PORT = 8080  # Default port of the HTTP service.
 MODEL_NAME = String("at most 100 letters, digits and the signs _ . -", re.compile(r"[A-Za-z0-9_.-]{1,100}").fullmatch)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from crepe_dist.command_runner import silence
+from crepe_dist.command_runner import silence_stdout
 from crepe_dist.errors import escape_controls
 from crepe_dist.formatting import percent
 
@@ -39,7 +39,7 @@ class Throughput:
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Continue without output when its reader is gone; Rich would end the process."""
-        silence()
+        silence_stdout()
 
 
 class ProgressDisplay:

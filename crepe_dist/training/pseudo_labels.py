@@ -34,7 +34,7 @@ from crepe_dist.data.targets import (
 from crepe_dist.data.word_hashing import DocumentWords, WordHasher, concatenate
 from crepe_dist.engines.engine import Engine
 from crepe_dist.files.atomic_write import atomic_replace
-from crepe_dist.files.safe_read import identity
+from crepe_dist.files.safe_read import manifest_entry
 from crepe_dist.formatting import excerpt, percent, pluralize
 from crepe_dist.model import weights_io
 from crepe_dist.model.teacher_ensemble import Logits, common_words, fit_logistic_regression, iter_teacher_ensembles
@@ -183,7 +183,7 @@ def _read(folder: Path, data: Dataset) -> PseudoLabels:
     remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
     about = read_record(path, FORMAT, remedy)
     try:
-        if identity(folder / name) != about["files"][name]:
+        if manifest_entry(folder / name) != about["files"][name]:
             raise ValueError(f"{name} does not match its checksum")
         rows, classes = len(data.unlabelled), len(data.classes)
         targets = open_targets(folder, UNLABELLED, rows, *read_label_type(about), classes)

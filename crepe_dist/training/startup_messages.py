@@ -138,7 +138,7 @@ def unused_gpu(config: Config, engine: Engine) -> list[str]:
 
 def warn_few_cores(processes: int) -> str:
     """Note that more processes than cores were started on this host."""
-    cores = hardware.cores()
+    cores = hardware.num_cores()
     if processes <= cores:
         return ""
     return _format_note(

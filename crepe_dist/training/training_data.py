@@ -113,7 +113,9 @@ def resolve_epochs(config: Config, data: Dataset) -> Config:
     if epochs is None:
         documents += len(data.unlabelled or ()) if is_taught else 0
         size = data.encoder.feature_len, config.data.batch_size
-        epochs = default_epochs(network, documents, *size, is_taught=is_taught, has_several_labels=has_several_labels)
+        epochs = default_epochs(
+            network, documents, *size, has_pseudo_labels=is_taught, is_multilabel=has_several_labels
+        )
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 
 

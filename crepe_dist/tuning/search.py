@@ -14,7 +14,13 @@ import yaml
 
 from crepe_dist import extras
 from crepe_dist.data.dataset import Dataset
-from crepe_dist.elastic.training_subprocess import failure, killed_by, nested, terminate, training_subprocess
+from crepe_dist.elastic.training_subprocess import (
+    error_from_log,
+    group_settings,
+    signal_name,
+    terminate,
+    training_subprocess,
+)
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.csv_cells import write_csv
@@ -189,7 +195,7 @@ class Search:
             rows.append({column: about.get(column) for column in COLUMNS})
         write_csv(self._folder / TABLE, rows, COLUMNS)
         if best is not None:
-            settings = nested({"data.source": str(self._data.folder), **best.user_attrs["settings"]})
+            settings = group_settings({"data.source": str(self._data.folder), **best.user_attrs["settings"]})
             write_text(self._folder / BEST, yaml.safe_dump(settings, sort_keys=False))
 
 
@@ -239,8 +245,8 @@ def run_trial(
         best = max(epochs, key=lambda epoch: (epoch["validation_accuracy"], epoch["epoch"]))
         return {**outcome, "end": TIMED_OUT, **_scores(best)}
     if not reason:
-        error = failure(folder, code)
-        reason = KILLED if killed_by(code) else FAILED
+        error = error_from_log(folder, code)
+        reason = KILLED if signal_name(code) else FAILED
         outcome["problem"] = "\n".join((error.what, error.why, error.remedy))
     return {**outcome, "end": reason}
 

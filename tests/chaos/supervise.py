@@ -9,7 +9,7 @@ from crepe_dist.elastic import driver
 from crepe_dist.train import Supervise
 
 if __name__ == "__main__":
-    driver.SOON_SECONDS = 0.0
+    driver.SHORT_GROUP_SECONDS = 0.0
     supervisor = Supervise.parsed(sys.argv[1:])
     supervisor.worker = ["-m", "tests.chaos.worker", *supervisor.worker[2:]]
     command_runner.run(supervisor.run)

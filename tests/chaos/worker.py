@@ -108,13 +108,13 @@ def arm(fault: Fault) -> None:
             yield totals
 
     eval_loop._count = counting  # type: ignore[assignment]
-    sync = resume_state.sync
+    sync = resume_state.fsync
 
     def slow_sync(path: Path) -> None:
         fault.signal("save", done[0])  # between the files of a state
         sync(path)
 
-    resume_state.sync = slow_sync
+    resume_state.fsync = slow_sync
     assert state_saver.resume_state is resume_state
     write = checkpoint.write
 

@@ -82,10 +82,10 @@ class Pretended(Cluster):
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(driver, "OTHERS_SECONDS", 0.2)
+    monkeypatch.setattr(driver, "PEER_EXIT_SECONDS", 0.2)
     monkeypatch.setattr(driver, "KILL_SECONDS", 0.1)
-    monkeypatch.setattr(driver, "SOON_SECONDS", 0.0)
-    monkeypatch.setattr(driver, "WATCHDOG_SECONDS", 0.1)
+    monkeypatch.setattr(driver, "SHORT_GROUP_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "WATCHDOG_MARGIN_SECONDS", 0.1)
 
     def of(cluster: Cluster, restarts: int = 1) -> Any:
         with SignalHandler() as control, control.defer():

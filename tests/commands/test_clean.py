@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 
 from crepe_dist.files.atomic_write import write_text
-from crepe_dist.files.folders import PREFIX, list_abandoned, temporary_folder
+from crepe_dist.files.folders import TEMPORARY_PREFIX, list_abandoned, temporary_folder
 from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import checkpoint, resume_state
 from crepe_dist.runs.run_dir import RunDir
@@ -108,8 +108,8 @@ with temporary_folder() as folder:
         assert list_abandoned() == []
     assert not used.exists()
     write_text(tmp_path / "elsewhere", "x")
-    (tmp_path / f"{PREFIX}link").symlink_to(tmp_path)
-    os.utime(tmp_path / f"{PREFIX}link", (0, 0), follow_symlinks=False)
+    (tmp_path / f"{TEMPORARY_PREFIX}link").symlink_to(tmp_path)
+    os.utime(tmp_path / f"{TEMPORARY_PREFIX}link", (0, 0), follow_symlinks=False)
     assert list_abandoned() == []
 
 

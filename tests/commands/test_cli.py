@@ -90,6 +90,6 @@ def test_horovodrun_passes_every_flag_on(monkeypatch):
     """Its parser also reads the flags behind the command, and refuses those that begin like several of its own."""
     launch = pytest.importorskip("horovod.runner.launch")
     for name in ("train", "evaluate"):
-        flags = [flag for flag in cli.parser_of(name).flags() if flag.startswith("--")]
+        flags = [flag for flag in cli.build_parser(name).flags() if flag.startswith("--")]
         monkeypatch.setattr(sys, "argv", ["horovodrun", "-np", "2", "crepe", name, *(f"{flag}=1" for flag in flags)])
         assert launch.parse_args().command[2:] == [f"{flag}=1" for flag in flags]

@@ -33,8 +33,8 @@ def test_this_machine_is_ready(tmp_path):
 
 def test_a_problem_is_named_in_the_last_line(monkeypatch, capsys):
     note, problem = Check("second", "less\x1b[31m", "note", "do this"), Check("third", "no", "problem", "that")
-    monkeypatch.setattr(doctor, "checks", lambda: iter([Check("first", "fine"), note, problem]))
-    monkeypatch.setattr(doctor, "trial", lambda *_: pytest.fail("it tries"))
+    monkeypatch.setattr(doctor, "run_checks", lambda: iter([Check("first", "fine"), note, problem]))
+    monkeypatch.setattr(doctor, "run_trial", lambda *_: pytest.fail("it tries"))
     monkeypatch.setattr(sys, "argv", ["doctor"])
     with pytest.raises(SystemExit, match="1"):
         cli.main("doctor")
@@ -52,16 +52,16 @@ def test_what_is_tried(monkeypatch, printed_by, gpus, wanted):
         tried.append(given[:2])
         return Check("trial", "well")
 
-    monkeypatch.setattr(doctor, "checks", lambda: iter([Check(f"GPU {gpu}", "own kernels") for gpu in range(gpus)]))
-    monkeypatch.setattr(doctor, "trial", well)
+    monkeypatch.setattr(doctor, "run_checks", lambda: iter([Check(f"GPU {gpu}", "own kernels") for gpu in range(gpus)]))
+    monkeypatch.setattr(doctor, "run_trial", well)
     printed_by("doctor")
     assert tried == wanted
 
 
 def test_training_that_hangs(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "SECONDS", 0.2)
+    monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 0.2)
     (tmp_path / "data").mkdir()  # as if it were prepared
-    assert "hangs" in doctor.trial(1, "cpu", tmp_path).message
+    assert "hangs" in doctor.run_trial(1, "cpu", tmp_path).message
 
 
 @pytest.mark.parametrize(
@@ -78,19 +78,19 @@ def test_training_that_hangs(monkeypatch, tmp_path):
 )
 def test_what_horovod_was_built_with(monkeypatch, program, gpus, level, what):
     monkeypatch.setattr(doctor, "HOROVOD_PROBE", program)
-    monkeypatch.setattr(doctor, "SECONDS", 1.0 if "sleep" in program else 60.0)
+    monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 1.0 if "sleep" in program else 60.0)
     monkeypatch.setattr(doctor, "find_spec", lambda name: True)
     monkeypatch.setattr(doctor.mxnet_cuda, "is_installed", lambda: gpus)
-    found = doctor.horovod()
+    found = doctor.check_horovod()
     assert found.level == level
     assert what in found.message
     assert bool(found.remedy) == (level != "ok")
 
 
 def test_what_is_missing_or_full(tmp_path, monkeypatch):
-    assert doctor.disk(tmp_path).level == "ok"
-    assert doctor.disk(Path("/proc")).level == "problem"
+    assert doctor.check_disk(tmp_path).level == "ok"
+    assert doctor.check_disk(Path("/proc")).level == "problem"
     monkeypatch.setattr(doctor, "RUN_BYTES", 1 << 60)
-    assert "a run takes about" in doctor.disk(tmp_path).message
+    assert "a run takes about" in doctor.check_disk(tmp_path).message
     monkeypatch.setattr(doctor.library, "find", lambda: (None, "no AVX2"))
-    assert doctor.kernels().level == "problem"
+    assert doctor.check_kernels().level == "problem"

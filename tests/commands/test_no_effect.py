@@ -92,7 +92,7 @@ def test_settings_of_a_file_may_have_no_effect(tmp_path):
         parse(["--config", str(tmp_path / "config.yaml"), "--width", "64"])
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in (*cli.MANAGING, "supervise")])
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in (*cli.MANAGE_COMMANDS, "supervise")])
 def test_each_module_of_a_command_is_that_command(name, place):
     printed = run([sys.executable, "-m", f"crepe_dist.{name}", "--help"], place)
     assert printed.startswith(f"usage: python -m crepe_dist {name} ")

@@ -58,7 +58,7 @@ def test_a_run_that_is_not_finished(trained, tmp_path, complaint):
 def test_it_takes_the_kernels_of_the_run(build, precision, device, taken, noted, monkeypatch):
     monkeypatch.setattr(library, "loadable_builds", lambda: ["avx2"])
     computed = {"model.kernels": build, "model.precision": precision, "device": device}
-    assert verify.same_kernels(computed) == taken
-    notes = list(verify.notes(computed))
+    assert verify.find_same_kernels(computed) == taken
+    notes = list(verify.reproducibility_notes(computed))
     assert len(notes) == len(noted)
     assert all(part in note for part, note in zip(noted, notes))

@@ -9,6 +9,6 @@ from crepe_dist.elastic import driver
 from crepe_dist.train import Supervise
 
 if __name__ == "__main__":
-    driver.OTHERS_SECONDS = driver.WATCHDOG_SECONDS = 0.5
+    driver.PEER_EXIT_SECONDS = driver.WATCHDOG_MARGIN_SECONDS = 0.5
     values, worker = Supervise.parser().parse_known_args(sys.argv[1:])
     command_runner.run(Supervise(**vars(values), worker=worker, limit=2).run)

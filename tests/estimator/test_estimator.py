@@ -27,7 +27,7 @@ from sklearn.utils.validation import validate_data
 
 import crepe_dist.train
 from crepe_dist import CrepeClassifier
-from crepe_dist.elastic.training_subprocess import nested
+from crepe_dist.elastic.training_subprocess import group_settings
 from crepe_dist.errors import UserError
 from crepe_dist.estimator import classifier, fitted_model
 from crepe_dist.model.calibration import Calibration
@@ -61,7 +61,7 @@ def fitted(tmp_path_factory):
 @contextmanager
 def _in_this_process(settings, folder, processes=1):
     """Train like ``training``, without the seconds that another process takes to start."""
-    (folder / "settings.yaml").write_text(yaml.safe_dump(nested(settings)))
+    (folder / "settings.yaml").write_text(yaml.safe_dump(group_settings(settings)))
     crepe_dist.train.train(parse(["--config", str(folder / "settings.yaml")]))
     yield SimpleNamespace(wait=lambda: 0)
 

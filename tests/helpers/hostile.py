@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from crepe_dist.data.dataset import open_dataset, write_manifest
-from crepe_dist.files.safe_read import identity as identity_of
+from crepe_dist.files.safe_read import manifest_entry as identity_of
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.runs.resume_state import FILES, FORMAT, TrainerState
 from crepe_dist.sealed_json import write_sealed_json

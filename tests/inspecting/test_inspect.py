@@ -17,7 +17,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR
 from crepe_dist.elastic.training_subprocess import train_in_subprocess
 from crepe_dist.errors import UserError
-from crepe_dist.files.csv_cells import ANSWERED, unescape_cell, write_csv
+from crepe_dist.files.csv_cells import PREDICTION_COLUMNS, unescape_cell, write_csv
 from crepe_dist.inspecting import out_of_fold
 from crepe_dist.inspecting.candidate_pool import CandidatePool, facility_location
 from crepe_dist.inspecting.corpus import Corpus
@@ -204,6 +204,6 @@ def test_texts_to_label_come_back_as_they_were(tmp_path):
     assert sorted(extract_table_texts(frame, model_columns(data.preprocessor))) == sorted(
         map(FIELD_SEPARATOR.join, zip(*new.values()))
     )
-    write_csv(tmp_path / "answers.csv", [{"text": "=x", **dict.fromkeys(ANSWERED, "")}])
+    write_csv(tmp_path / "answers.csv", [{"text": "=x", **dict.fromkeys(PREDICTION_COLUMNS, "")}])
     ((answered,),) = open_inputs(str(tmp_path / "answers.csv"))
     assert answered.text == "=x"

@@ -132,7 +132,7 @@ def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
         "python -m crepe_dist.train --config runs/a/config.yaml --precision bfloat16 --kernels native --device gpu "
         "--fresh"
     )
-    assert list(verify.notes(record.description["computed"])) == []
+    assert list(verify.reproducibility_notes(record.description["computed"])) == []
     machine((9, 0))
-    (note,) = verify.notes(record.description["computed"])
+    (note,) = verify.reproducibility_notes(record.description["computed"])
     assert "cuda_sm80 on a GPU, which this machine lacks" in note

@@ -14,7 +14,7 @@ import yaml
 import crepe_dist
 from crepe_dist import cli
 from crepe_dist.settings.config import parse
-from crepe_dist.settings.options import PORT
+from crepe_dist.settings.options import DEFAULT_PORT
 from tests.conftest import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,12 +75,12 @@ def test_the_site_builds_and_no_link_leads_nowhere(tmp_path):
 def check(name: str, words: list[str]) -> None:
     """Parse the flags of a command."""
     if name == "supervise":
-        words = cli.parser_of(name).parse_known_args(words)[1]
+        words = cli.build_parser(name).parse_known_args(words)[1]
     if name in ("supervise", "train"):
         # The settings that tune has written are not in the repository.
         parse([word.replace("tune/reviews/best.yaml", "configs/smoke.yaml") for word in words])
     else:
-        cli.command(name).parsed(words)
+        cli.command_class(name).parsed(words)
 
 
 def test_the_commands_of_all_pages_are_understood():
@@ -95,7 +95,7 @@ def test_the_commands_of_all_pages_are_understood():
 
 def test_the_pages_ask_the_service_at_its_usual_port():
     pages = "\n".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-    assert set(re.findall(r"(?:localhost|127\.0\.0\.1):(\d+)", pages)) == {str(PORT)}
+    assert set(re.findall(r"(?:localhost|127\.0\.0\.1):(\d+)", pages)) == {str(DEFAULT_PORT)}
 
 
 def test_no_command_that_installs_removes_an_extra():
@@ -108,7 +108,7 @@ def test_no_command_that_installs_removes_an_extra():
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_has_examples_which_can_be_parsed(name, monkeypatch):
     monkeypatch.chdir(ROOT)  # configs/ is there
-    text = (cli.parser_of(name).epilog or "").partition("examples:")[2]
+    text = (cli.build_parser(name).epilog or "").partition("examples:")[2]
     examples = re.findall(r"^  .*-m crepe_dist (\w+)((?:(?!   | \| ).)*)", text, re.MULTILINE)
     assert examples
     for started, flags in examples:

@@ -42,7 +42,7 @@ def test_classes_without_rows():
 
 
 def test_cores(monkeypatch):
-    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(hardware, "num_cores", lambda: 2)
     assert warn_few_cores(2) == ""
     assert (
         warn_few_cores(3) == "note: 3 processes share 2 cores\n  do:  start at most 2 on this machine, which is faster"

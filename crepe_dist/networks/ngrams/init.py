@@ -18,7 +18,7 @@ from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.ngrams.hashing import hash_documents
 from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 from crepe_dist.optim.parameter import Parameter
-from crepe_dist.settings.options import FEW_STEPS
+from crepe_dist.settings.options import ENOUGH_STEPS
 
 DEVIATIONS = 4.25  # standard deviations between classes, from which on an n-gram is informative
 CHUNK = 1 << 20  # counts per vectorised step
@@ -34,7 +34,7 @@ def table_lr_mult(steps: int) -> float:
 
 def raise_lr_for_few_steps(parameters: Mapping[str, Parameter], steps: int) -> None:
     """Raise all learning rates for a run of few steps."""
-    multiple = min(MAX_LR_MULT, max(1.0, math.sqrt(FEW_STEPS / steps)))
+    multiple = min(MAX_LR_MULT, max(1.0, math.sqrt(ENOUGH_STEPS / steps)))
     for parameter in parameters.values():
         parameter.lr_mult *= multiple
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from crepe_dist.errors import UserError
-from crepe_dist.files.csv_cells import has_guards, unescape_cell
+from crepe_dist.files.csv_cells import has_escaped_cells, unescape_cell
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.formats import (
     BATCH_BYTES,
@@ -330,7 +330,7 @@ def open_table(
     else:
         first = file.first_rows
     rows = [fields for _, fields in first]
-    guarded = bool(rows) and has_guards(rows[0])
+    guarded = bool(rows) and has_escaped_cells(rows[0])
     if guarded:
         rows = [list(map(unescape_cell, fields)) for fields in rows]
     if "\0" in head and _most_common_width(rows) == 1:
