@@ -1,7 +1,7 @@
-"""The networks: a folder each, whose files are imported when they are needed.
+"""Registry of the networks. Each network is a package, and its modules are imported when they are needed.
 
-A folder has ``config.py``, ``init.py``, ``numpy.py`` and ``onnx.py``, and may have ``kernels.py``, ``cuda.py`` and
-``gluon.py``; see docs/how-to/network.md.
+A network package has ``config.py``, ``init.py``, ``numpy.py`` and ``onnx.py``. ``kernels.py``, ``cuda.py`` and
+``gluon.py`` are optional; see docs/how-to/network.md.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ NETWORKS = {
     "ngrams": "crepe_dist.networks.ngrams",
     "paper": "crepe_dist.networks.paper",
 }
-LEGACY_NETWORK = "paper"  # the network of parameters without a description, such as the notebook's
+# Network of weight files without metadata, such as the files of the original Gluon notebook.
+LEGACY_NETWORK = "paper"
 
 
 def import_network_module(kind: str, name: str) -> ModuleType:
-    """Import a file of a network's folder, such as ``shape``."""
+    """Import a module of a network's package, such as ``config``."""
     return importlib.import_module(f"{NETWORKS[kind]}.{name}")
 
 
@@ -30,5 +31,5 @@ def config_class(kind: str) -> Any:
 
 
 def has_network_module(kind: str, name: str) -> bool:
-    """Tell whether a network's folder has a file."""
+    """Return whether a network's package has a module."""
     return importlib.util.find_spec(f"{NETWORKS[kind]}.{name}") is not None

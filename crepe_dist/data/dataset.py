@@ -1,4 +1,4 @@
-"""The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.|
+"""The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.
 
 ``<split>.labels.npy``           int32 [rows]
 ``<split>.targets.npy``          uint16 [rows, most, 2], see ``targets``; only with several or soft labels

@@ -21,25 +21,25 @@ import numpy as np
 
 from crepe_dist.files.safe_read import open_regular
 
-MAGIC = 0x112
-ARRAY = 0xF993FAC9
-DENSE = 0
-CPU = 1  # device type
-# From mshadow/base.h, without the types that parameters do not have: bfloat16 and booleans.
+MAGIC = 0x112  # Magic number of a file.
+ARRAY = 0xF993FAC9  # Magic number of an array.
+DENSE = 0  # Storage type of a dense array.
+CPU = 1  # Device type of a CPU.
+# Dtypes by their number in mshadow/base.h. Parameters are never bfloat16 or boolean, so these types are missing.
 TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<f2"), 3: np.dtype("u1"), 4: np.dtype("<i4"),
     5: np.dtype("i1"), 6: np.dtype("<i8"),
 }  # fmt: skip
-MAX_FILE = 1 << 32  # bytes, ten times the paper's large network in float32
+MAX_FILE = 1 << 32  # Maximum size of a file in bytes: ten times the paper's large network in float32.
 MAX_ARRAYS = 10_000
 MAX_DIMENSIONS = 8
-MAX_NAME = 1 << 10  # bytes
+MAX_NAME = 1 << 10  # Maximum length of a name in bytes.
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file by name.
+    """Read the arrays of a file, by name.
 
-    All sizes are checked against the file's size before memory is allocated.
+    All sizes are compared with the size of the file before memory is allocated.
 
     Raises:
         OSError: The file cannot be read.
@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write arrays by name, with the same bytes as ``mx.nd.save``.
+    """Write arrays by name. The bytes are equal to those that ``mx.nd.save`` writes.
 
     Args:
         arrays: arrays with a dtype of ``TYPES``, and at least one dimension.
@@ -105,7 +105,7 @@ class _Reader:
         if flag not in TYPES:
             raise ValueError(f"array {number} has an unknown dtype ({flag})")
         size = math.prod(shape) * TYPES[flag].itemsize
-        # One dimension may be 0, so check the product of the others too.
+        # One dimension may be 0, so the product of the other dimensions is also checked.
         if min(shape) < 0 or math.prod(filter(None, shape)) >= 1 << 60 or size > self._left:
             raise ValueError(f"array {number} has the shape {list(shape)}, and {self._left:,} bytes follow")
         self._left -= size

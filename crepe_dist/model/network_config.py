@@ -1,4 +1,4 @@
-"""Network configurations, and the facts that follow from one without building the network."""
+"""Network configurations, and the facts that follow from a configuration without building the network."""
 
 from __future__ import annotations
 
@@ -20,49 +20,54 @@ if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds
     from crepe_dist.settings.options import ModelOptions
 
+# First line and remedy of the error for foreign weight files.
 NOT_A_CREPE_MODEL = "these are not parameters of a crepe_dist network"
 MODEL_HINT = "give a .params file or a run folder of crepe_dist"
-MAX_SIZE = 1 << 24
-RowUsage = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # rows [n], and a weight of each
-DROPOUT = "dropout"  # field of a network with dropout
+MAX_SIZE = 1 << 24  # Maximum value of a size that has no entry in ``max_sizes``.
+RowUsage = tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]  # Rows [n] of a table, and the weight of each use.
+DROPOUT = "dropout"  # Name of the field with the dropout probability, in networks with dropout.
 Self = TypeVar("Self", bound="NetworkConfig")
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Return the number of batches that hold ``rows`` training rows; the last one may be smaller."""
+    """Return the number of batches for ``rows`` training rows. The last batch may be smaller than the others."""
     return math.ceil(rows / batch_size)
 
 
 @dataclass(frozen=True)
 class NetworkConfig(ABC):
-    """Configuration of a network, which determines the shapes of its parameters.
+    """Configuration of a network. It determines the shapes of the parameters.
 
-    A network has a subclass, whose fields are its sizes (integers of at least 1) and perhaps its ``dropout``. Most
-    defaults fit a network that reads the codes of a document and has neither tables nor kernels of its own.
+    Each network has a subclass. The fields of the subclass are its sizes (integers of at least 1) and possibly its
+    ``dropout``. Most defaults are right for a network that reads the character ids of a document and has neither
+    embedding tables nor kernels of its own.
 
     Attributes:
         kind: network type, as in the setting ``model.network`` and in checkpoints.
         title: display name.
-        described: description for pages, with the names of sizes in braces.
+        description_template: description for reports, with the names of sizes in braces.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
-        tables: names of the parameters of which a document uses some rows, in the order of the kernels, which can train
-            them row by row. Files lack their rows of zeros.
-        counted: names of the parameters that are counted in the training split, not trained.
-        summands: networks whose logits are added, 1 or 2; a weight of the second is fitted to the validation split.
-        other_layers: the layers that do not depend on the classes and can be transferred to others; empty: none.
-        reads_any_length: True if the parameters fit documents of any length.
-        multiplies: True if matrix products dominate the computation, so that lower precision saves time.
-        least_steps: steps after which the network usually tells classes apart.
-        usual_epochs: epochs by default, for neither few documents nor much text.
-        most_epochs: epochs by default, at most, unless they are very few steps.
-        stops_early: True if training stops early by default.
-        label_smoothing: default for training.
-        smaller: remedy if the network is too large for the machine.
-        options: names of the options that have other names than the sizes that they set.
-        limits: largest values of sizes, by name.
-        alphabet_size: number of characters; codes from this number on are blank.
-        feature_len: characters per document.
-        classes: number of outputs.
+        sparse_parameters: names of the parameters of which a document uses only some rows, in the order of the kernels.
+            The kernels can train them row by row. Files omit their rows of zeros.
+        buffers: names of the parameters that are counted in the training split and not trained.
+        num_branches: number of branches whose logits are added, 1 or 2. The weight of the second branch is fitted to
+            the validation split.
+        transferable_layers: description of the layers that do not depend on the classes and can be transferred to
+            another task; empty if there are none.
+        accepts_any_length: True if the parameters fit documents of any length.
+        is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
+        min_useful_steps: number of steps after which the network usually separates the classes.
+        default_epochs: default number of epochs, for medium amounts of documents and text.
+        max_default_epochs: maximum of the default number of epochs. If these are very few steps, the default may exceed
+            it.
+        early_stopping: True if training stops early by default.
+        label_smoothing: default label smoothing.
+        too_large_hint: remedy if the network is too large for the machine.
+        option_names: names of the options that differ from the names of the sizes that they set, by size.
+        max_sizes: maximum values of sizes, by name.
+        alphabet_size: number of character ids. Ids from this number on are blank.
+        feature_len: number of character ids per document.
+        num_classes: number of outputs.
     """
 
     kind: ClassVar[str]
@@ -90,12 +95,12 @@ class NetworkConfig(ABC):
 
     @classmethod
     def hyperparameter_names(cls) -> tuple[str, ...]:
-        """Return the names of the fields that a network adds: its sizes, and perhaps its dropout."""
+        """Return the names of the fields that a subclass adds: its sizes, and possibly its dropout."""
         return tuple(field.name for field in fields(cls)[len(fields(NetworkConfig)) :])
 
     @classmethod
     def for_data(cls: type[Self], options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> Self:
-        """Return the shape selected by ``options`` for a data set with ``rows`` training rows."""
+        """Return the configuration that ``options`` select for a data set with ``rows`` training rows."""
         sizes = {name: getattr(options, cls.option_names.get(name, name)) for name in cls.hyperparameter_names()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
         return cls(alphabet_size=encoder.num_ids, feature_len=encoder.feature_len, num_classes=classes, **chosen)
@@ -108,7 +113,7 @@ class NetworkConfig(ABC):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> Self:
-        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``).
+        """Infer the configuration from parameters and the network entries of a checkpoint's metadata (``settings``).
 
         Raises:
             UserError: The parameters do not belong to such a network.
@@ -123,7 +128,7 @@ class NetworkConfig(ABC):
 
     @classmethod
     def check_settings(cls, network: Mapping[str, Any]) -> None:
-        """Check the network entries of a checkpoint's description.
+        """Check the network entries of a checkpoint's metadata.
 
         Raises:
             KeyError: An entry is missing.
@@ -137,12 +142,12 @@ class NetworkConfig(ABC):
 
     @classmethod
     def epochs_needed(cls, rows: int, batch_size: int) -> int:
-        """Return the epochs after which the network usually tells classes apart, with ``rows`` training rows."""
+        """Return the epochs after which the network usually separates the classes, with ``rows`` training rows."""
         return math.ceil(cls.min_useful_steps / steps_per_epoch(rows, batch_size))
 
     @property
     def has_kernels(self) -> bool:
-        """True if our own kernels compute the network."""
+        """True if our own CPU kernels compute the network."""
         return network_registry.has_network_module(self.kind, "kernels")
 
     @property
@@ -161,23 +166,24 @@ class NetworkConfig(ABC):
 
     @property
     def dropout(self) -> float:
-        """Probability of dropping a unit in training."""
+        """Probability that a unit is dropped in training."""
         return 0.0
 
     @property
     def reduction_group(self) -> int:
-        """Number of documents of a global batch whose gradients our kernels add up in floating point."""
+        """Number of documents whose gradients our kernels add in floating point before they round the sum to fixed
+        point."""
         return 1
 
     @property
     def activations(self) -> int:
-        """Number of activations of one document in the layer that has the most."""
+        """Number of activations of one document in the largest layer."""
         return self.feature_len * self.alphabet_size
 
     def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
-        """Return the sizes requested in ``options`` by attribute name; ``None`` for any size.
+        """Return the sizes requested in ``options``, by attribute name; ``None`` if any size is accepted.
 
-        A default that was given explicitly cannot be distinguished from one left out.
+        An explicit value that equals the default cannot be distinguished from a missing one.
         """
         names = {name: self.option_names.get(name, name) for name in self.hyperparameter_names() if name != DROPOUT}
         names = {name: option for name, option in names.items() if hasattr(options, option)}
@@ -186,11 +192,11 @@ class NetworkConfig(ABC):
         return {name: None if value == defaults[name] else value for name, value in values.items()}
 
     def size_mismatch_hint(self, name: str) -> str:
-        """Return the remedy for a requested size ``name`` that differs from this shape's."""
+        """Return the remedy if the requested size ``name`` differs from this configuration."""
         return f"omit model.{self.option_names.get(name, name)}, which these parameters decide"
 
     def with_training_options(self: Self, options: ModelOptions) -> Self:
-        """Return this shape with the options that may change between trainings, such as dropout."""
+        """Return this configuration with the options that may differ between trainings, such as dropout."""
         if options.dropout is None or DROPOUT not in self.hyperparameter_names():
             return self
         changed: dict[str, Any] = {DROPOUT: options.dropout}
@@ -201,22 +207,22 @@ class NetworkConfig(ABC):
         """Return the shape of every parameter by name, without allocating memory for the network."""
 
     def with_branch_weight(self, arrays: Arrays, weight: float) -> Arrays:
-        """Return the parameters of the network whose second summand has that weight."""
+        """Return the parameters with the logits of the second branch multiplied by ``weight``."""
         return arrays
 
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
-        """Return the largest numbers of rows that so many documents touch, by name of the table, in their order."""
+        """Return the maximum number of rows that a batch uses, for each sparse parameter, in their order."""
         return {}
 
     def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
-        """Return the rows of each table that documents use, once for each use, by name of the table.
+        """Return the rows of each sparse parameter that documents use, one entry per use, by name.
 
-        A use has the square of the factor of the row, times a constant of the table.
+        The weight of a use is the square of the factor that multiplies the row, times a constant of the parameter.
         """
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """Return the entries for the network in a checkpoint's description."""
+        """Return the network entries of a checkpoint's metadata."""
         return {"kind": self.kind, **{name: getattr(self, name) for name in self.hyperparameter_names()}}
 
     @property

@@ -1,7 +1,7 @@
-"""Graphs in ONNX, built node by node.
+"""ONNX graphs, built node by node.
 
-MXNet's own exporter rejects one-dimensional convolutions (because of their layout's name), works with few versions of
-onnx and writes no metadata.
+MXNet's own exporter rejects one-dimensional convolutions because of the name of their layout. It also works with few
+versions of onnx only, and writes no metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crepe_dist.model.quantization import to_float16_if_exact
 
 
 class GraphBuilder:
-    """Graph under construction."""
+    """ONNX graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -26,24 +26,24 @@ class GraphBuilder:
         self.outputs: list[Any] = []
 
     def input(self, name: str, kind: int, *shape: str | int) -> str:
-        """Add an input of a type of ``TensorProto``; return its name."""
+        """Add an input and return its name; ``kind`` is a type of ``TensorProto``."""
         self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def value(self, array: npt.ArrayLike, name: str = "") -> str:
-        """Add a constant; return its name."""
+        """Add a constant and return its name."""
         self.values.append(numpy_helper.from_array(np.asarray(array, order="C"), name or f"value{len(self.values)}"))
         return str(self.values[-1].name)
 
     def sizes(self, *values: int) -> str:
-        """Add a constant of axes, sizes or ends, int64 [n]; return its name."""
+        """Add a constant of axes, sizes or ends, int64 [n], and return its name."""
         return self.value(np.array(values, np.int64))
 
     def node(self, kind: str, *inputs: str | int, name: str = "", **settings: Any) -> str:
-        """Add a node; return the name of its first output.
+        """Add a node and return the name of its first output.
 
         Args:
-            inputs: names of values; a number is a constant int32.
+            inputs: names of values. An integer becomes a constant, int32.
         """
         name = name or f"{kind.lower()}{len(self.nodes)}"
         names = [self.value(np.array(each, np.int32)) if isinstance(each, int) else each for each in inputs]
@@ -52,7 +52,7 @@ class GraphBuilder:
         return name
 
     def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:
-        """Add the nodes that read rows of a table, for each of several inputs, as float32."""
+        """Add the nodes that read rows of a table, one node for each input of row numbers. They return float32."""
         half = to_float16_if_exact(table)
         values = self.value(table if half is None else half, name)
         return [self.node("Cast", self.node("Gather", values, each), to=TensorProto.FLOAT) for each in rows]

@@ -1,17 +1,18 @@
-"""Compressed parameters: rows left out of tables, and several numbers in a byte (Joulin et al. 2016, arXiv:1612.03651).
+"""Compressed parameters: tables without some rows, and product quantization (Joulin et al. 2016, arXiv:1612.03651).
 
-A file with compressed parameters has an array ``compressed`` = [2], the version, and for each compressed parameter X:
+A file with compressed parameters has an array ``compressed`` = [2], the version. For each compressed parameter X, it
+has:
 
-    X.shape   int64, its shape
-    X.kept    uint8, gaps between the rows that are kept (see ``gaps``); absent: all rows
-    X.rows    float16 or float32 [kept rows, columns], the kept rows; absent, and no book either: each of them is 1
-    X.book    float16 [256, d], the vectors that codes stand for
-    X.codes   uint8 [kept rows, ⌈columns / d⌉], the vectors of each row, in order
+    X.shape   int64, shape of X
+    X.kept    uint8, gaps between the stored rows, see ``delta_encode``; absent if all rows are stored
+    X.rows    float16 or float32 [stored rows, columns]; absent with a codebook, or if each stored row is 1
+    X.book    float16 [256, d], the codebook: a vector for each code
+    X.codes   uint8 [stored rows, ⌈columns / d⌉], the codes of each row, in order
 
-Rows that are left out are zero. All other arrays are as they are. A small file may name large shapes: compare them with
-the network's before ``CompressedArray.checked``. Checkpoints have the tables of n-grams as ``nonzero`` stores them,
-without a
-loss; ``code`` is lossy.
+Rows that are not stored are zero. Other arrays are stored unchanged. A small file may declare large shapes, so they
+must be compared with the shapes of the network before ``CompressedArray.validate`` is called.
+
+Checkpoints store n-gram tables with ``drop_zero_rows``, which is lossless. ``product_quantize`` is lossy.
 """
 
 from __future__ import annotations
@@ -26,20 +27,23 @@ import numpy.typing as npt
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.native import library
 
-VERSION = 2
-MARK = "compressed"
-CENTROIDS = 256
-SAMPLE = 1 << 15  # vectors from which a book is learned
-ROUNDS = 10
-CHUNK = 1 << 11  # vectors per vectorised step
-MAX_NUMBERS = 1 << 30  # of one array, and of all of a file
-WORD = 64  # rows; see native/row_set.h
+VERSION = 2  # Version of the format.
+MARK = "compressed"  # Name of the array that holds the version.
+CENTROIDS = 256  # Vectors of a codebook.
+SAMPLE = 1 << 15  # Number of vectors from which a codebook is learned.
+ROUNDS = 10  # Rounds of k-means.
+CHUNK = 1 << 11  # Vectors per vectorised step.
+MAX_NUMBERS = 1 << 30  # Maximum number of elements of an array, and of a network whose parameters are unpacked.
+WORD = 64  # Rows per bit set; see native/row_set.h.
 PARTS = ("kept", "rows", "book", "codes")
 Mask = npt.NDArray[np.bool_]
 
 
 def delta_encode(kept: Mask) -> npt.NDArray[np.uint8]:
-    """List the rows of a mask as bytes: the distance of each from the row before; 255 is a distance without a row."""
+    """Encode the rows of a mask as bytes: the distance of each row from the preceding one.
+
+    The byte 255 adds 255 to the next distance and stands for no row.
+    """
     distances = np.diff(np.flatnonzero(kept), prepend=-1)
     far = np.flatnonzero(distances >= 255)
     steps, distances[far] = np.divmod(distances[far], 255)
@@ -47,13 +51,13 @@ def delta_encode(kept: Mask) -> npt.NDArray[np.uint8]:
 
 
 def delta_decode(bytes_: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return the rows that ``gaps`` has listed, ascending."""
+    """Return the rows that ``delta_encode`` has encoded, ascending."""
     rows: npt.NDArray[np.int64] = (np.cumsum(bytes_, dtype=np.int64) - 1)[bytes_ < 255]
     return rows
 
 
 def drop_zero_rows(name: str, array: npt.NDArray[np.float32]) -> Arrays:
-    """Leave out the rows of zeros, and halve the others where float16 holds all their numbers; both lose nothing."""
+    """Omit the rows of zeros, and store the other rows as float16 if that is exact. Both are lossless."""
     rows, kept = array.reshape(len(array), -1), np.empty(len(array), np.bool_)
     half = to_float16_if_exact(rows, kept)
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64), f"{name}.kept": delta_encode(kept)}
@@ -63,11 +67,12 @@ def drop_zero_rows(name: str, array: npt.NDArray[np.float32]) -> Arrays:
 
 
 def to_float16_if_exact(rows: npt.NDArray[np.float32], kept: Mask | None = None) -> npt.NDArray[np.float16] | None:
-    """Return rows in float16, or ``None`` if that loses something.
+    """Convert rows to float16; return ``None`` if that is not exact.
 
     Args:
         rows: float32 [n, columns].
-        kept: bool [n], set to tell which rows are not zeros, the only ones returned; ``None``: all rows are.
+        kept: bool [n], set by this function: True for rows that are not zero. Only these rows are returned. With
+            ``None``, all rows are returned.
     """
     native, _ = library.find()
     if native is None:
@@ -90,12 +95,12 @@ def product_quantize(
     kept: Mask | None = None,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> Arrays:
-    """Compress an array, lossily.
+    """Compress an array by product quantization, which is lossy.
 
     Args:
-        numbers: numbers in a byte.
-        kept: rows to keep, bool [rows]; ``None``: all.
-        weights: of the rows, when the book is learned; ``None``: equal.
+        numbers: elements of the array per code.
+        kept: rows to store, bool [rows]; ``None`` for all.
+        weights: weight of each row when the codebook is learned; ``None`` for equal weights.
     """
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64)}
     rows = array.reshape(len(array), -1)
@@ -112,7 +117,7 @@ def product_quantize(
 
 @dataclass(frozen=True)
 class CompressedArray:
-    """A compressed array as it is in a file, which may be damaged. Parts that the file lacks are ``None``."""
+    """A compressed array as it is in a file, which may be damaged. Parts that the file does not have are ``None``."""
 
     shape: tuple[int, ...]
     kept: Any
@@ -121,7 +126,7 @@ class CompressedArray:
     codes: Any
 
     def validate(self) -> RowReadableArray:
-        """Return the array in a form to be read; raise ``ValueError`` if its parts do not fit each other."""
+        """Return the array in a readable form; raise ``ValueError`` if its parts do not match."""
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         kept = np.ones(rows, np.uint8) if self.kept is None else _part(self.kept, self.kept.shape[:1], np.uint8)
         listed = delta_decode(kept)
@@ -150,14 +155,15 @@ def _part(array: Any, shape: tuple[int, ...], *kinds: type) -> Any:
 
 @dataclass(frozen=True)
 class RowReadableArray:
-    """A compressed array of which our kernels read single rows.
+    """A compressed array whose rows our kernels can read one by one.
 
     Attributes:
         shape: shape of the array that ``unpack`` restores.
-        words: uint64 [⌈rows / 64⌉], a bit for each row, which is set if it is kept.
-        before: uint32 [⌈rows / 64⌉ + 1], the number of kept rows before those of each word.
-        values: float16 or float32 [kept rows, columns]; with codes the book, in float32; ``None``: each kept row is 1.
-        codes: as in the file, or ``None``.
+        words: uint64 [⌈rows / 64⌉], a bit for each row, which is set if the row is stored.
+        before: uint32 [⌈rows / 64⌉ + 1], the number of stored rows before each word.
+        values: float16 or float32 [stored rows, columns]. With codes, it is the codebook in float32. ``None`` if each
+            stored row is 1.
+        codes: codes as in the file, or ``None``.
     """
 
     shape: tuple[int, ...]
@@ -167,7 +173,7 @@ class RowReadableArray:
     codes: Any
 
     def unpack(self) -> npt.NDArray[np.float32]:
-        """Restore the array. Rows that are left out take no memory until they are read."""
+        """Restore the array. Rows that are not stored take no memory until they are read."""
         whole = np.zeros((self.shape[0], math.prod(self.shape[1:])), np.float32)
         values: Any = 1 if self.values is None else self.values
         if self.codes is not None:
@@ -182,8 +188,9 @@ def decompress(array: RowReadableArray | npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def group_compressed(stored: Arrays) -> dict[str, Any]:
-    """Return the arrays of a compressed file, ``CompressedArray`` if they are compressed; those of another file as
-    they are.
+    """Return the arrays of a file, with the parts of each compressed array joined to a ``CompressedArray``.
+
+    The arrays of an uncompressed file are returned unchanged.
 
     Raises:
         ValueError: The file has another version, or is damaged.
@@ -203,7 +210,7 @@ def group_compressed(stored: Arrays) -> dict[str, Any]:
 
 
 def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float16]:
-    """Learn a book by k-means on a sample, drawn by the weights; the same input gives the same book."""
+    """Learn a codebook by k-means on a sample that is drawn by the weights. Equal input gives an equal codebook."""
     generator = np.random.default_rng(0)
     if not len(vectors):
         return np.zeros((CENTROIDS, vectors.shape[1]), np.float16)

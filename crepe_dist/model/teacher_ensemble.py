@@ -1,12 +1,13 @@
-"""Soft labels of unlabelled texts by an ensemble of trained classifiers and a naive Bayes classifier of words.
+"""Soft labels for unlabelled texts, from an ensemble of trained classifiers and a naive Bayes classifier of words.
 
-The trained classifiers saw the labelled texts only, and do not change. Naive Bayes learns from the labels of the
-ensemble. It also counts the words of the unlabelled texts, in every class in proportion to its current probability:
-expectation maximisation (Nigam, McCallum, Thrun & Mitchell 2000, "Text classification from labeled and
-unlabeled documents using EM"). Each classifier is joined to those before it:
-weighed and calibrated by the validation split, as the parts of Crepe are, and only if it lowers the loss there.
+The trained classifiers were trained on the labelled texts only, and do not change. Naive Bayes is trained on the labels
+of the ensemble. It also counts the words of the unlabelled texts, in every class in proportion to its current
+probability: expectation maximisation (Nigam, McCallum, Thrun & Mitchell 2000, "Text classification from labeled and
+unlabeled documents using EM"). A classifier joins the ensemble only if it lowers the validation loss. Its weight and
+the temperature of the ensemble are fitted to the validation split, like those of the branches of Crepe.
 
-Counts and log-odds are whole numbers of ``PROB_SCALE`` and ``UNITS``, whose sums are exact in any order.
+Counts are integers in units of 1 / ``PROB_SCALE``, and log-odds in units of 1 / ``LOSS_UNITS_PER_NAT``, so that their
+sums are exact in any order.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ from crepe_dist.data.word_hashing import DocumentWords
 from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 
-SMOOTHING = 0.1  # documents that each class is taken to have with each word
-MIN_DOCUMENT_FREQUENCY = 2  # documents with a word; a word of one document says nothing about others
-LOSS_UNITS_PER_NAT = 1 << 16  # of log-odds, per nat
-MAX_ROUNDS = 6
-MIN_PROBABILITY = 1e-6
-LENGTH = (1 << 15) - 1  # of a vector
-INVERSE_PENALTIES = (0.3, 3.0, 30.0, 300.0)  # inverse penalties of the regression, as scikit-learn's C
-MAX_STEPS = 300
-GRADIENT_TOLERANCE = 1e-3  # length of a gradient, per text, that counts as 0
-BAYES = "a naive Bayes classifier of words"
+SMOOTHING = 0.1  # Documents that are added to the count of each word in each class (additive smoothing).
+# Minimum number of documents that contain a word. A word of one document says nothing about other documents.
+MIN_DOCUMENT_FREQUENCY = 2
+LOSS_UNITS_PER_NAT = 1 << 16  # Units of the log-odds of a word, per nat.
+MAX_ROUNDS = 6  # Maximum rounds of expectation maximisation.
+MIN_PROBABILITY = 1e-6  # Smallest probability whose logarithm is used.
+LENGTH = (1 << 15) - 1  # Length of a unit vector in its int16 form.
+# Candidate inverse penalties of the logistic regression, like scikit-learn's C.
+INVERSE_PENALTIES = (0.3, 3.0, 30.0, 300.0)
+MAX_STEPS = 300  # Maximum steps of gradient descent.
+GRADIENT_TOLERANCE = 1e-3  # Norm of the gradient per text at which gradient descent stops.
+BAYES = "a naive Bayes classifier of words"  # Name of the member.
 Floats = npt.NDArray[np.float64]
-Logits = Mapping[str, npt.NDArray[Any]]  # of the splits ``validation`` and ``unlabelled``, [texts, classes]
+Logits = Mapping[str, npt.NDArray[Any]]  # Logits [texts, classes] of ``validation`` and ``unlabelled``, by split.
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,11 @@ class TeacherEnsemble:
     """Calibrated logits of several classifiers together.
 
     Attributes:
-        probabilities: those of the unlabelled texts, float64 [texts, classes].
-        figures: JSON values: names of the ``members``, with the weight of each beside those before it; ``temperature``,
-            the divisor of their sum; ``loss`` on the validation split in nats per text, its standard ``error``, and the
-            ``accuracy``.
+        logits: calibrated logits of the validation split and of the unlabelled texts.
+        probabilities: probabilities of the unlabelled texts, float64 [texts, classes].
+        figures: JSON values. ``members``: names of the members, with the weight of each relative to the preceding ones.
+            ``temperature``: divisor of the sum of logits. ``loss``: loss on the validation split in nats per text.
+            ``error``: standard error of the loss. ``accuracy``: accuracy on the validation split.
     """
 
     logits: Logits
@@ -57,13 +61,15 @@ class TeacherEnsemble:
 def iter_teacher_ensembles(
     words: Mapping[str, DocumentWords], shares: Floats, labels: npt.NDArray[np.int32], members: Mapping[str, Logits]
 ) -> Iterator[TeacherEnsemble]:
-    """Yield the first member as a teacher, then all after each other one, and each round of naive Bayes, that helps.
+    """Yield ensembles of increasing size: the first member, then each further member that lowers the validation loss.
+
+    At the end, naive Bayes is added, with one ensemble for each round of expectation maximisation that lowers the loss.
 
     Args:
-        words: words of the splits ``train``, ``validation`` and ``unlabelled``, numbered alike.
-        shares: share of each class in the labels of the training texts, float64 [texts, classes].
+        words: words of the splits ``train``, ``validation`` and ``unlabelled``, with the same numbers.
+        shares: label probability of each class for each training text, float64 [texts, classes].
         labels: classes of the validation texts, int32 [texts].
-        members: logits of the classifiers by their names.
+        members: logits of the classifiers, by name.
     """
     (first, logits), *others = members.items()
     joined = _logs(logits)
@@ -92,7 +98,7 @@ def iter_teacher_ensembles(
 
 
 def quantize_unit_vectors(vectors: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    """Scale vectors, [..., d], to length 1, and round them to whole numbers of 1/``LENGTH``."""
+    """Scale vectors, [..., d], to length 1, and round them to integers in units of 1/``LENGTH``."""
     lengths = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=-1, keepdims=True))
     return np.asarray(np.rint(vectors / np.maximum(lengths, 1e-30) * LENGTH).astype(np.int16))
 
@@ -102,10 +108,13 @@ def fit_logistic_regression(
 ) -> Generator[None, None, Logits]:
     """Fit a logistic regression to the training split, and return its calibrated logits; yield after each step.
 
-    The validation split chooses the penalty. Gradient descent has the steps of Barzilai & Borwein (1988).
+    The penalty is chosen by the validation loss. The step sizes of the gradient descent follow Barzilai & Borwein
+    (1988).
 
     Args:
-        vectors: vectors of the texts of each split, from ``quantize_unit_vectors``; the others as for ``teachers``.
+        vectors: vectors of the texts of each split, from ``quantize_unit_vectors``.
+        shares: as for ``iter_teacher_ensembles``.
+        labels: as for ``iter_teacher_ensembles``.
     """
     x = {name: np.pad(each, ((0, 0), (0, 1)), constant_values=LENGTH) for name, each in vectors.items()}
     weights = best = np.zeros((x["train"].shape[1], shares.shape[1]))
@@ -125,7 +134,8 @@ def fit_logistic_regression(
             gradient = slope(weights, strength)
             if not (change := before - gradient).any():
                 break
-            rate = (step * change).sum() / np.square(change).sum()  # BLAS may vary
+            # Elementwise products, because the order of additions in a dot product of BLAS depends on the machine.
+            rate = (step * change).sum() / np.square(change).sum()
             yield
         counts = TemperatureFitter()
         counts.add(_product(x["validation"], weights).astype(np.float32), labels)
@@ -135,13 +145,13 @@ def fit_logistic_regression(
 
 
 def _product(units: npt.NDArray[np.int16], values: Floats) -> npt.NDArray[Any]:
-    """Multiply whole numbers, [n, k], by values, [k, m], rounded so that the sums are exact in any order."""
+    """Multiply integers, [n, k], by values, [k, m]. The values are rounded so that the sums are exact in any order."""
     bits = 52 - sum(math.frexp(each)[1] for each in (LENGTH, units.shape[1], np.abs(values).max()))
     return np.asarray(units.astype(np.float64) @ np.rint(np.ldexp(values, bits)) / np.ldexp(float(LENGTH), bits))
 
 
 def common_words(words: Mapping[str, DocumentWords]) -> dict[str, DocumentWords]:
-    """Keep the words that at least ``FEWEST`` training or unlabelled texts have."""
+    """Drop the words that occur in fewer than ``MIN_DOCUMENT_FREQUENCY`` training and unlabelled texts."""
     found = sum(np.bincount(words[name].words, minlength=words[name].size) for name in ("train", "unlabelled"))
     numbers = np.flatnonzero(found >= MIN_DOCUMENT_FREQUENCY)
     return {name: each.select(numbers) for name, each in words.items()}
@@ -150,7 +160,7 @@ def common_words(words: Mapping[str, DocumentWords]) -> dict[str, DocumentWords]
 def _add_member(
     joined: Logits, other: Logits, labels: npt.NDArray[np.int32], before: Mapping[str, float], name: str
 ) -> TeacherEnsemble:
-    """Weigh another classifier beside those joined before, and calibrate all, by the validation split."""
+    """Add a classifier to the ensemble: fit its weight and the temperature of the ensemble to the validation split."""
     parts = {split: np.stack([joined[split], other[split]], axis=1).astype(np.float32) for split in joined}
     fit, calibration = BranchWeightFitter(), TemperatureFitter()
     fit.add(parts["validation"], labels)
@@ -169,6 +179,9 @@ def _logs(logits: Logits) -> Logits:
 
 
 def _length_normalize(odds: Floats, words: DocumentWords) -> Floats:
-    """Divide log-odds by the root of the number of words: these depend on each other, so their sum says too much."""
+    """Divide log-odds by the square root of the number of words.
+
+    The words of a text depend on each other, so the sum of their log-odds would be too confident.
+    """
     lengths = np.maximum(np.diff(words.starts), 1)
     return np.asarray((odds - odds.max(axis=1, keepdims=True)) / np.sqrt(lengths)[:, None])

@@ -1,11 +1,11 @@
-"""Parameters of the networks: their files, and the configuration that they belong to.
+"""Files of network parameters, and the configuration that parameters belong to.
 
-Parameters are NumPy arrays under Gluon's structural names: ``0.weight`` … ``14.bias`` for ``Paper``, as in the
-notebook's network, so that their files are interchangeable; ``weight``, ``bias`` and ``significant`` for ``NGrams``;
-both kinds of names, behind ``ngrams.`` and ``tower.``, for ``Crepe``. Checkpoints have tables without their rows of
-zeros, see ``stored``.
+Parameters are NumPy arrays with Gluon's structural names. ``Paper`` has ``0.weight`` … ``14.bias`` like the original
+Gluon notebook, so that files are interchangeable. ``NGrams`` has ``weight``, ``bias`` and ``significant``. ``Crepe``
+has the parameters of its two branches with the prefixes ``ngrams.`` and ``tower.``. Checkpoints omit the zero rows of
+tables; see ``to_file_arrays``.
 
-A *model folder* holds ``model.safetensors``, which other programs read too, and its description, ``model.json``: a
+A *model folder* holds ``model.safetensors``, which other programs can read, and its metadata, ``model.json``. It is a
 checkpoint without its run.
 """
 
@@ -29,7 +29,7 @@ from crepe_dist.files.safe_read import open_regular
 from crepe_dist.model import mxnet_params, quantization
 from crepe_dist.model.network_config import MODEL_HINT, NOT_A_CREPE_MODEL, NetworkConfig
 
-MODEL_FILE = "model.safetensors"
+MODEL_FILE = "model.safetensors"  # Name of the weight file in a model folder.
 SAFETENSORS = ".safetensors"
 
 
@@ -40,7 +40,7 @@ def save(arrays: Arrays, path: Path) -> None:
 
 
 def to_file_arrays(arrays: Arrays, network: type[NetworkConfig]) -> Arrays:
-    """Return the arrays of a file for this package: those of a network with tables without their rows of zeros."""
+    """Return the arrays of a weight file of this package. Tables are stored without their rows of zeros."""
     tables = {*network.sparse_parameters, *network.buffers}
     if not tables:
         return arrays
@@ -51,10 +51,10 @@ def to_file_arrays(arrays: Arrays, network: type[NetworkConfig]) -> Arrays:
 
 
 def load(path: Path) -> Arrays:
-    """Read parameters: safetensors, or a ``.params`` file written by this package or by the notebook.
+    """Read parameters from a safetensors file, or from a ``.params`` file of this package or of the original notebook.
 
-    Arrays of a compressed file are ``CompressedArray``, which has a shape: check it with ``infer_config`` before
-    ``checked``.
+    Arrays of a compressed file are ``CompressedArray``. Check their shapes with ``infer_config`` before
+    ``CompressedArray.validate``.
 
     Raises:
         UserError: The file does not exist, is not a parameter file, or does not belong to one of our networks.
@@ -74,7 +74,7 @@ def load(path: Path) -> Arrays:
 
 
 def config_class(network: Mapping[str, Any]) -> type[NetworkConfig]:
-    """Return the ``NetworkConfig`` class for the network entries of a checkpoint's description."""
+    """Return the ``NetworkConfig`` class for the network entries of a checkpoint's metadata."""
     kind = network.get("kind", network_registry.LEGACY_NETWORK)
     if not isinstance(kind, str) or kind not in network_registry.NETWORKS:
         raise ValueError(f"there is no network {str(kind)[:40]!r} among {', '.join(network_registry.NETWORKS)}")
@@ -89,9 +89,9 @@ def infer_config(
 
     Args:
         arrays: parameters by structural name.
-        alphabet_size: number of characters of the encoding.
-        feature_len: characters per document.
-        network: network entries of the checkpoint's description (see ``NetworkConfig.settings``), already validated.
+        alphabet_size: number of ids of the encoder.
+        feature_len: number of ids per document.
+        network: network entries of the checkpoint's metadata (see ``NetworkConfig.settings``), already validated.
 
     Raises:
         UserError: The parameters do not belong to such a network, or to this alphabet or length.
@@ -106,16 +106,17 @@ def infer_config(
 
 
 def decompress_all(arrays: Arrays, config: NetworkConfig) -> Arrays:
-    """Restore compressed arrays; raise ``UserError`` as ``checked`` does."""
+    """Decompress arrays; raise ``UserError`` like ``validate_compressed``."""
     return {name: quantization.decompress(array) for name, array in validate_compressed(arrays, config).items()}
 
 
 def validate_compressed(arrays: Arrays, config: NetworkConfig) -> Arrays:
-    """Return compressed arrays as ``RowReadableArray``; they must have the names and shapes of a network, see
-    ``infer_config``.
+    """Convert compressed arrays to ``RowReadableArray``.
+
+    The names and shapes must be those of the network; see ``infer_config``.
 
     Raises:
-        UserError: They have not, are too large, or are damaged.
+        UserError: The names differ, or the arrays are too large or damaged.
     """
     packed: dict[str, Any] = {
         name: each for name, each in arrays.items() if isinstance(each, quantization.CompressedArray)
@@ -140,10 +141,10 @@ def _check_names(arrays: Arrays, config: NetworkConfig) -> None:
 
 
 def validate(arrays: Arrays, config: NetworkConfig) -> None:
-    """Check that the parameters are those of a network, and finite.
+    """Check that the names and shapes of parameters match a network, and that all values are finite.
 
     Raises:
-        UserError: A name or shape differs from the network's, or a value is not finite.
+        UserError: A name or shape differs from the network, or a value is not finite.
     """
     _check_names(arrays, config)
     expected = config.parameter_shapes()
@@ -159,22 +160,24 @@ def validate(arrays: Arrays, config: NetworkConfig) -> None:
 
 
 def _finite(array: Any) -> bool:
-    if array is None:  # of ones
+    if array is None:  # A compressed array of ones has no values.
         return True
-    if array.dtype == np.float16:  # its bits are compared in a fiftieth of the time of isfinite
+    # For float16, a comparison of the bits takes a fiftieth of the time of isfinite.
+    if array.dtype == np.float16:
         return bool(array.view(np.int16).max(initial=0) < 0x7C00 and array.view(np.uint16).max(initial=0) < 0xFC00)
-    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
+    # A value that is too large for float32 becomes infinite.
+    with np.errstate(over="ignore"):
         return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
 
 
 def read_safetensors(path: Path) -> Arrays:
-    """Read the arrays of a file by name.
+    """Read the arrays of a file, by name.
 
-    The library checks all sizes against the file's before it allocates memory.
+    The safetensors library compares all sizes with the size of the file before it allocates memory.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not a complete safetensors file, is too large, or has a type that NumPy lacks.
+        ValueError: The file is not a complete safetensors file, is too large, or has a dtype that NumPy does not have.
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -184,11 +187,11 @@ def read_safetensors(path: Path) -> Arrays:
         return dict(load_file(str(path)))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    except (AttributeError, KeyError, TypeError) as error:  # safetensors looks the type up in NumPy
+    except (AttributeError, KeyError, TypeError) as error:  # safetensors looks up the dtype by its name in NumPy.
         raise ValueError(f"it holds numbers of a type that NumPy lacks: {error}") from error
 
 
 def write_safetensors(arrays: Arrays, path: Path) -> None:
-    """Write arrays atomically."""
+    """Write arrays to a safetensors file, atomically."""
     with atomic_replace(path) as temporary:
         temporary.write_bytes(to_safetensors({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

@@ -1,1 +1,1 @@
-"""The networks, a folder each. ``registry.py`` lists them; other rooms reach them through it."""
+"""The networks, one package each. ``network_registry.py`` lists them, and other packages import them through it."""

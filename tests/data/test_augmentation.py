@@ -18,7 +18,7 @@ keys = st.integers(0, 2**64 - 1)
 
 
 def slowly(codes: list[int], rate: float, key: int, letters: list[int], kept: tuple[int, int]) -> list[int]:
-    """One document, character by character."""
+    """Compute the errors of one document, character by character."""
     length, used = len(codes), max((place + 1 for place, code in enumerate(codes) if code != PAD_UNK_ID), default=0)
     drawn = [int(splitmix64(np.array([(key + place) % 2**64], np.uint64))[0]) for place in range(used)]
     again = [int(splitmix64(np.array([number], np.uint64))[0]) for number in drawn]
@@ -50,7 +50,7 @@ def slowly(codes: list[int], rate: float, key: int, letters: list[int], kept: tu
     st.sampled_from([(12, 0), (6, 5), (0, 12)]),
 )
 def test_all_documents_at_once_are_as_each_by_itself(documents, rate, own, kept):
-    """Full ones and empty ones among them, with unknown characters inside."""
+    """Generate random documents. Some are full, some are empty, and they contain unknown characters."""
     rows = [codes + [PAD_UNK_ID] * (12 - len(codes)) for codes, _ in documents]
     codes = np.array(rows, np.uint8).reshape(-1, 12)
     before = codes.copy()

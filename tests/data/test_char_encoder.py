@@ -31,7 +31,7 @@ from crepe_dist.settings.fields import MODES
     ("mode", "text", "expected"),
     [
         ("paper", "Abc", [2, 1, 0, PAD_UNK_ID, PAD_UNK_ID]),
-        ("paper", "0123abc", [2, 1, PAD_UNK_ID, 27, 26]),  # without its middle
+        ("paper", "0123abc", [2, 1, PAD_UNK_ID, 27, 26]),  # The middle is removed.
         ("paper", "straße", [4, 18, PAD_UNK_ID, 19, 18]),
         ("paper", "Été", [4, 19, 4, PAD_UNK_ID, PAD_UNK_ID]),
         ("paper", "a中\nb", [1, ALPHABET.index(" "), PAD_UNK_ID, 0, PAD_UNK_ID]),
@@ -56,7 +56,7 @@ OWN = sort_alphabet(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" +
 
 
 def reference(text: str, encoding: CharEncoder) -> list[int]:
-    """The definition, one character at a time."""
+    """Encode a text by the definition, one character at a time."""
     codes = []
     for character in text:
         if character in WHITE_SPACE and encoding.mode != "notebook":
@@ -102,7 +102,7 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
     encoding = CharEncoder(mode, feature_len, fold_accents, own)
     expected = [reference(text, encoding) for text in texts]
     assert encoding.encode(texts).tolist() == expected
-    if texts:  # both ways, whichever was taken
+    if texts:  # Both implementations are compared, whichever the encoder uses.
         assert encoding._encode_plain(list(map(encoding._truncate, texts))).tolist() == expected
     codes, lengths = encoding.encode_and_measure(texts)
     assert (codes.tolist(), lengths.tolist()) == (expected, encoding.lengths(texts).tolist())
@@ -120,7 +120,7 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
 
 @given(texts)
 def test_notebook_mode_equals_the_notebook(text):
-    """As the benchmarks compute it."""
+    """Measure the time as the benchmarks do."""
     codes = CharEncoder("notebook", 30).encode([text])[0]
     one_hot = np.zeros((69, 30), dtype="float32")
     used = np.flatnonzero(codes != PAD_UNK_ID)
@@ -129,7 +129,7 @@ def test_notebook_mode_equals_the_notebook(text):
 
 
 def test_the_table_holds_all_of_unicode():
-    """Beyond LATIN_END nothing is read as a letter of the standard alphabets, beyond FOLDING_END as another at all."""
+    """No character from LATIN_END is read as a letter of the standard alphabets; none from FOLDING_END is folded."""
     read_as = [fold_character(chr(point), "paper", True) for point in range(CODE_POINTS)]
     assert not any(each in FULL_ALPHABET.replace(" ", "") or len(each) > 1 for each in read_as[LATIN_END:])
     assert all(ord(each) == point for point, each in enumerate(read_as[FOLDING_END:], FOLDING_END))
@@ -176,7 +176,7 @@ def test_alphabets_that_cannot_be_are_refused(alphabet, paired):
 
 
 class TestFrequent:
-    """The alphabet of texts."""
+    """Return the alphabet of texts."""
 
     @staticmethod
     def of(text, mode="paper"):
@@ -208,7 +208,7 @@ PAIRED = CharEncoder("paper", 6, None, "ab ", "\u0436\u8a9e\u8bed\U0001f600\U000
 
 
 class TestRareCharacters:
-    """Characters that are read as two codes: with five of them, 3 + 3 codes after those of the alphabet."""
+    """Characters that are read as two ids: five of them take 3 + 3 ids after the ids of the alphabet."""
 
     def test_codes(self):
         assert PAIRED.num_ids == 9

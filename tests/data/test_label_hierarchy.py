@@ -1,4 +1,4 @@
-"""Classes that form a tree: sums and scores of nodes, and answers that are as precise as asked."""
+"""Hierarchical labels: sums and scores of nodes, and predictions with the required precision."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_levels_of_codes():
 
 
 def test_hierarchical_f1():
-    """By hand: 1.1.1 for 1.1.2 has two nodes of three in common, 1.2 for 2.1 none of two."""
+    """Computed by hand: 1.1.1 and 1.1.2 have two of three nodes in common; 1.2 and 2.1 have none of two."""
     confusion = np.zeros((4, 4), np.int64)
     confusion[0, 0], confusion[1, 0], confusion[3, 2] = 1, 1, 1
     assert CODES.f1(confusion) == pytest.approx((3 + 2 + 0) / (3 + 3 + 2))
@@ -47,7 +47,7 @@ def test_hierarchical_f1():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Codes of which texts tell the first part for sure and the second one in two of three cases; runs ``1``, ``2``."""
+    """Labels whose first part follows from the text, and whose second part follows in two of three texts."""
     folder, generator = tmp_path_factory.mktemp("levels"), random.Random(1)
     rows = []
     for row in range(3000):
@@ -117,7 +117,7 @@ def test_a_column_for_each_level(folder, tmp_path, printed_by):
 
 
 def test_hierarchical_f1_equals_that_of_the_sets_of_all_pairs():
-    """Also where two names of a path are one without their blanks, and a class is a node of another."""
+    """Includes names that are equal without their blanks, and a class that is a node above another class."""
     generator = random.Random(1)
     for number in range(100):
         separator = generator.choice([".", " ", " > "])
@@ -140,7 +140,7 @@ def test_hierarchical_f1_equals_that_of_the_sets_of_all_pairs():
 
 
 def test_scores_of_20_000_classes_need_no_more_memory_than_their_cells():
-    """So they do not compare all pairs of classes, which takes hours."""
+    """The scores do not compare all pairs of classes, which would take hours."""
     count = 20_000
     levels = LabelHierarchy(".", tuple(f"{row // 400}.{row // 20 % 20}.{row % 20}" for row in range(count)))
     confusion: Any = np.zeros((count, count), np.bool_)  # a byte for each cell

@@ -1,4 +1,4 @@
-"""Several labels per row, and soft ones: read in every form, trained by every engine."""
+"""Several labels per row, and soft labels: read from every format, and trained by every engine."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_the_gradients_are_those_of_the_reference(name, shape, kind):
 @pytest.mark.usefixtures("every_build")
 @pytest.mark.parametrize(("name", "shape"), ENGINES, ids=str)
 def test_a_heavy_class_leaves_the_others_their_gradients(name, shape):
-    """Of several labels, since only the gradients of the heavy class's own logit grow with its weight."""
+    """Applies to several labels, because only the gradients of the heavy class's own logit grow with its weight."""
     rows, codes = 60, np.random.default_rng(2).integers(0, shape.alphabet_size, (60, shape.feature_len))
     targets, whole = some_targets(MULTILABEL, rows, shape.num_classes), np.full((rows, 3), [0, 0, 1], np.uint8)
     batch = pack_batch(

@@ -73,7 +73,7 @@ def test_shares_of_a_balanced_order_have_about_the_same_length(size, group_size)
     lengths = np.random.default_rng(0).lognormal(4.5, 0.5, 6400).astype(int)
 
     def excess(order):
-        """Length of the longest share relative to the mean, averaged over the batches."""
+        """Return the length of the longest shard relative to the mean length, averaged over the batches."""
         batches = [
             [shard_range(start, start + 64, rank, size, group_size) for rank in range(size)]
             for start in range(0, 6400, 64)

@@ -1,4 +1,4 @@
-"""Texts in non-Latin scripts, from file to prediction: data and checkpoints carry their alphabet."""
+"""Texts in non-Latin scripts, from file to prediction. Data sets and checkpoints contain their alphabet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILLING = ["και", "στην", "Ο", "и", "это", "Ещё", "один"]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Greek and Russian texts, prepared as a user would, and a run of each network on them."""
+    """Folder with Greek and Russian texts, prepared with the defaults, and a run of each network on them."""
     folder = tmp_path_factory.mktemp("scripts")
     generator = random.Random(1)
     with (folder / "letters.csv").open("w", encoding="utf-8") as stream:

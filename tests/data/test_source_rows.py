@@ -1,4 +1,4 @@
-"""Rows of a data set know where they are from: source, line, id, and a hash of the text."""
+"""Source of each row of a data set: file, line, id, and a hash of the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTML in texts."""
+"""Removal of HTML from texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choice of what computes on a GPU: our own CUDA kernels, MXNet's operators, or neither and why."""
+"""Selection of what computes on a GPU: our own CUDA kernels, MXNet's operators, or an error with a reason."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_mxnet_computes_the_papers_network_only(machine):
 
 
 def test_versions_of_the_compilers_must_be_equal_on_all_ranks(machine):
-    """That of the driver where it compiles for an architecture that NVRTC does not know."""
+    """The driver's compiler is used for an architecture that NVRTC does not support."""
     on_a100, on_h100 = (Backend("float32", None, "", architecture=name) for name in ("sm_80", "sm_90"))
     assert on_a100.determinism_key() == {**on_a100.as_settings(), "GPU": "sm_80, NVRTC 12.8"}
     assert on_h100.determinism_key()["GPU"] == "sm_90, NVRTC 12.8, driver for CUDA 12.4"

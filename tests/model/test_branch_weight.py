@@ -1,4 +1,4 @@
-"""The weight of Crepe's tower: how it is fitted, and what of it is in a run."""
+"""Weight of Crepe's convolutional branch: how it is fitted, and where a run stores it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.conftest import QUICK, needs_kernels, train
 
 
 def parts_of(share: float, rows: int = 2000, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a table and of a tower, whose labels depend on the tower's with that weight."""
+    """Generate logits of two branches, and labels that follow from their sum with the second branch multiplied by a
+    weight."""
     generator = np.random.default_rng(0)
     parts = generator.normal(0, 1, (rows, 2, classes))
     powers = np.exp(parts[:, 0] + share * parts[:, 1])
@@ -57,7 +58,7 @@ def test_any_split_over_ranks_and_batches_gives_the_same_sums():
 
 @pytest.fixture(scope="module")
 def runs(data_with_validation, tmp_path_factory):
-    """Folder with runs of one and two processes, whose tower learns less than the table."""
+    """Folder with runs of one and two processes. The convolutional branch learns less than the n-gram branch."""
     folder = tmp_path_factory.mktemp("weighed")
     flags = ["--data", data_with_validation, *QUICK, "--optimizer=adam", "--epochs=2"]
     flags += ["--learning-rate=0.0001", "--refit=false"]

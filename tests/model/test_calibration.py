@@ -1,4 +1,5 @@
-"""Probabilities: a temperature fitted to the validation split, used wherever a model answers; none of the classes."""
+"""Calibration: a temperature fitted to the validation split and used by every command, and the answer "none of the
+classes"."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from tests.exporting.test_export import ENCODINGS, classifier, make, texts
 
 
 def scored(temperature, rows=4000, classes=5, seed=0):
-    """Logits that are right at a temperature, and labels that follow them."""
+    """Generate logits that are calibrated at a temperature, and labels drawn from their probabilities."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 3, (rows, classes))
     powers = np.exp(logits / temperature)
@@ -87,7 +88,7 @@ def test_a_model_without_a_threshold(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A checkpoint with a temperature of 0.7 and a threshold of 0.6."""
+    """Path of a checkpoint with a temperature of 0.7 and a threshold of 0.6."""
     return make(tmp_path_factory.mktemp("made"), "ngrams", ENCODINGS["paper"])
 
 

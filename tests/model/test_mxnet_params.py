@@ -1,4 +1,4 @@
-"""The reader of MXNet's parameter files accepts everything that MXNet writes, and nothing else."""
+"""Reader of MXNet's parameter files: it accepts every file that MXNet writes, and rejects all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training objective."""
+"""Loss of training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNTS = np.array([50, 30, 20])
 
 @pytest.mark.parametrize("objective", [Loss(), Loss(0.2), Loss(0.1, (1.0, 4.0, 0.5))])
 def test_ignorance_is_the_best_that_one_prediction_for_all_can_do(objective):
-    """Of the mean loss of the documents of ``COUNTS``, by the definition."""
+    """Compute the mean loss of the documents of ``COUNTS`` by the definition."""
     logs = np.log(np.random.default_rng(0).dirichlet(np.ones(3), size=20_000))
     targets = (1 - objective.smoothing) * np.eye(3) + objective.smoothing / 3
     best = (-(COUNTS * objective.class_weights(3)) @ targets @ logs.T).min() / COUNTS.sum()

@@ -1,4 +1,4 @@
-"""The embeddings of the tower start with the classes of their n-grams' documents."""
+"""Class-aware initialisation of the embeddings of the convolutional branch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_n_gram_starts_in_the_directions_of_its_classes():
     lengths = [np.linalg.norm(each) for each in (first, more, other, weak)]
     assert first @ more > 0.9 * lengths[0] * lengths[1]
     assert first @ other < 0.5 * lengths[0] * lengths[2]
-    assert lengths[0] < lengths[1]  # more documents leave less to chance
+    assert lengths[0] < lengths[1]  # With more documents, the same excess is less likely by chance.
     assert 0 < lengths[3] < lengths[0]
     assert not even.any()
 

@@ -1,4 +1,4 @@
-"""The Crepe network: its shape, its n-grams, and what is its own in the kernels."""
+"""The Crepe network: its configuration, its n-grams, and its special cases in the kernels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUILDS = library.supported_builds()
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_a_text_of_one_character_repeated(name):
-    """Its positions have equal values, of which one alone is the maximum."""
+    """The positions of such a document have equal values, and only one of them counts as the maximum."""
     shape = sized(blocks=1)
     codes = np.full((4, shape.feature_len), PAD_UNK_ID, np.uint8)
     for row, known in enumerate((60, 40, 9, 7)):
@@ -40,7 +40,7 @@ def test_a_text_of_one_character_repeated(name):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", BUILDS)
 def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precision):
-    """Tiles of rows begin with a document, and see zeros around it."""
+    """Tiles of rows start with a document, and are padded with zeros."""
     shape = sized(blocks=1, length=61)
     engine, codes, labels = varied(shape).opened(name, precision), some_codes(shape, 21), np.zeros(21, np.int32)
     together = answers(engine, pack_batch(codes, labels, 21, 21))
@@ -103,7 +103,7 @@ def test_a_position_sees_the_ngrams_that_start_there():
 
 
 def test_embeddings_learn_faster_than_convolutions():
-    """Adam's first update moves each number, or the root of the mean square of a row, by the learning rate."""
+    """Adam's first update changes each element, or the root mean square of a row, by the learning rate."""
     shape = sized()
     engine = varied(shape).opened(BUILDS[0])
     before = {name: each.copy() for name, each in engine.state_dict().items() if "significant" not in name}
@@ -111,7 +111,7 @@ def test_embeddings_learn_faster_than_convolutions():
     TrainingStep(engine, exchange)(some_batch(shape, 20), 1, 0.001)
     exchange.synchronize()
     moved = {name: np.abs(engine.state_dict()[name] - array) for name, array in before.items()}
-    for table in ("ngrams.weight", "tower.table"):  # with one second moment for each row
+    for table in ("ngrams.weight", "tower.table"):  # These have one second moment per row.
         moved[table] = np.sqrt((moved[table] ** 2).mean(axis=1))
     moved = {name: each.max() for name, each in moved.items()}
     wanted = dict.fromkeys(moved, 0.001)

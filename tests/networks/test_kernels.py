@@ -1,4 +1,4 @@
-"""Our kernels compute what the reference does, in every build that this processor can run."""
+"""Our kernels compute the same as the reference, in every build that this processor can run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.engines import answers, assert_near, learnt, sized, some_batc
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.supported_builds()
 LARGE = PaperConfig(69, 1014, 7, 64, 96)
-# Widths that are and that are not multiples of the kernels' blocks, the shortest text, the largest alphabet, more
+# Widths that are multiples of the kernels' block sizes and others, the shortest text, the largest alphabet, and more
 # classes than a block.
 PAPERS = [
     PaperConfig(69, 123, 3, 8, 16),
@@ -29,8 +29,7 @@ PAPERS = [
     LARGE,
 ]
 TABLES = [NGramConfig(95, 200, 20, 7, 1 << 16, 62, 1 << 14), NGramConfig(254, 60, 2, 5, 1 << 12, 200, 1 << 10)]
-# Also each number of pools, texts of odd length, n-grams that are longer than the text, and strides that do and do not
-# divide it.
+# Each number of pools, texts of odd length, n-grams longer than the text, and strides that divide the text or do not.
 CREPES = [
     sized(blocks=1),
     sized(width=48, blocks=2, length=61),
@@ -71,7 +70,7 @@ def test_loss_gradients_and_logits_equal_the_reference(shape: NetworkConfig, mon
 @pytest.mark.parametrize("name", BUILDS)
 @pytest.mark.parametrize("shape", [*PAPERS, *CREPES[::2]], ids=str)
 def test_bfloat16_is_near_float32(name, shape):
-    """Gradients move more than values, where rounding gives another position the maximum of a pool."""
+    """Gradients differ by more than logits, because rounding can move the maximum of a pool to another position."""
     if "avx512_bf16" in library.BUILDS[name] and not Library(name).bfloat16:
         pytest.fail(f"{name} runs here but has no bfloat16")
     shape = replace(shape, dropout=0.0)
@@ -98,7 +97,7 @@ def test_bfloat16_in_software_equals_the_instruction_bit_for_bit(shape):
 @pytest.mark.parametrize("name", BUILDS)
 @pytest.mark.parametrize("shape", DROPPING, ids=str)
 def test_batches_leave_no_trace(name, precision, shape, monkeypatch):
-    """Memory of larger, smaller and differently cut batches is used again."""
+    """Buffers are reused for larger and smaller batches, and for batches that are divided differently."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     network, batch = varied(shape), some_batch(shape, 21)
     gradients = learnt(network.opened(name, precision), batch)

@@ -1,4 +1,4 @@
-"""A network of one folder and one line in the registry trains, resumes, predicts and is exported."""
+"""A new network, added by one package and one line in the registry, is trained, resumed, used and exported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train(run_dir, data, fault=None):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory, one_thread):
-    """A run of one process that nothing happened to."""
+    """Checkpoint of an uninterrupted run on one process."""
     run_dir = tmp_path_factory.mktemp("bag") / "run"
     code, printed = train(run_dir, data)
     assert code == 0, printed

@@ -75,7 +75,7 @@ def by_numpy(vector):
 
 
 def onnx_graph(vector):
-    """Make the graph from the symbols of a text to the rows of n-grams and of words."""
+    """Build the graph that maps the symbols of a text to the rows of n-grams and words."""
     graph, rows = GraphBuilder(), vector["rows"]
     codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
     outputs = [ngrams_onnx.hash_to_rows(graph, codes, vector["longest"], rows, rows)]

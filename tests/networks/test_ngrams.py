@@ -1,4 +1,4 @@
-"""The n-gram network: its counts, the equality of all kernels, and its automatic choice."""
+"""The n-gram network: its counts, the equality of all kernels, and its default size."""
 
 from __future__ import annotations
 

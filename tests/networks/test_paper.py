@@ -1,4 +1,4 @@
-"""The paper's network, and the files of the notebook that hold it."""
+"""The paper's network, and the files of the original notebook that contain it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_papers_networks(size, inputs, count):
 
 
 def test_codes_beyond_the_alphabet_are_blank():
-    """Between the alphabet and the padded depth lie zero weights; above it MXNet's one_hot gives zeros."""
+    """Ids between the alphabet and the padded depth meet zero weights; MXNet's one_hot turns higher ids into zeros."""
     codes = np.array([[code] * 123 for code in (PAD_UNK_ID, 69, 79, 80, 200)], np.uint8)
     blank, *others = opened().network(mx.nd.array(codes, dtype="uint8")).asnumpy()
     assert all((other == blank).all() for other in others)
@@ -130,7 +130,7 @@ class TestNotebookFiles:
 
 
 class TestSettingValues:
-    """MXNet 1.9.1 on the CPU: after an inference pass, `set_data` and `load_parameters` leave the old values."""
+    """In MXNet 1.9.1 on the CPU, `set_data` and `load_parameters` keep the old values after an inference pass."""
 
     batch = pack_batch(
         np.random.default_rng(0).integers(0, 69, (2, 123)).astype(np.uint8), np.arange(2, dtype=np.int32), 2, 2

@@ -1,1 +1,1 @@
-"""Crepe: residual convolutions over n-grams, and a table of n-grams."""
+"""Crepe: residual convolutions over character n-grams, and a table of n-gram weights."""

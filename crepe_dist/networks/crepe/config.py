@@ -1,26 +1,26 @@
-"""The Crepe network: residual convolutions over n-grams at each position, added to the n-gram table.
+"""The Crepe network: a convolutional branch and an n-gram branch, whose logits are added.
 
-    logits = 0.75 × (logits of the n-gram table + weight × logits of the tower)
+    logits = 0.75 × (logits of the n-gram branch + weight × logits of the convolutional branch)
 
-The factor makes the probabilities fit the accuracy, because label smoothing makes each part alone too cautious. The
-weight is 1, or fitted to the validation split (``model/branch_weight.py``); checkpoints have it in the tower's last
-layer.
+Label smoothing makes each branch by itself too cautious; the factor 0.75 fits the probabilities to the accuracy. The
+weight is 1, or fitted to the validation split (``model/branch_weight.py``). Checkpoints store it in the last layer of
+the convolutional branch.
 
-Each part is trained by a loss of its own. With one loss for both, the table, which memorises the training documents
-within an epoch, would leave nothing for the tower to learn.
+Each branch has its own loss. With one loss for both, the n-gram branch, which memorises the training documents within
+an epoch, would leave nothing for the convolutional branch to learn.
 
-The tower is a residual convolutional network over the n-grams at each position of a text:
+The convolutional branch is a residual network over the n-grams at each position of a text:
 
-    embedding(t)  = sum of table[b] over the hashed n-grams of 1 … ``reach`` known characters that start at one of the
-               ``stride`` characters of position t
-    x        = relu(embedding), with dropout of single numbers in training
-    x        = relu(x + conv(relu(conv(x)))) in each block; after the first two blocks a max pool of 2
+    embedding(t)  = sum of table[b] over the hashed n-grams of 1 … ``reach`` known characters that start at one of
+               the ``stride`` characters of position t
+    x        = relu(embedding), with dropout of single elements in training
+    x        = relu(x + conv(relu(conv(x)))) in each block; a max pool of 2 after each of the first two blocks
     logits   = out(maximum over positions of x, mean over positions of x), with dropout of the features in training
 
-A document is its characters up to the last known one, between two symbols for its start and end; beyond them everything
-is zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma 2019, arXiv:1901.09321), so that no
-normalisation is needed. The tower's table starts with normal noise and a head start from the classes of
-the documents (``class_aware_embedding``); the n-gram table starts at zero.
+A document consists of its characters up to the last known one, between a symbol for its start and one for its end.
+Positions outside of it are zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma 2019,
+arXiv:1901.09321), so no normalisation is needed. The embedding table starts with normal noise and a class-aware
+initialisation (``class_aware_embedding``). The n-gram branch starts at zero.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder
     from crepe_dist.settings.options import ModelOptions
 
-SHORT_TEXT = 64  # characters: the longest texts with a position for each character
-# (length of the longest n-grams at a position, rows of their table). Long texts have more n-grams, and where a position
-# has several characters, short n-grams tell less.
+SHORT_TEXT = 64  # Maximum length, in characters, of texts with one position per character.
+# Length of the longest n-grams at a position, and rows of the embedding table: for short and for long texts. Long texts
+# have more n-grams. Where a position has several characters, short n-grams are less informative.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
-LONG_STRIDE, MAX_STRIDE = 8, 64
-SHORT_POSITIONS = 56  # of a text, up to which eight of them are one product
-MAX_WIDTH_ON_GPUS = 128  # channels, of which two tiles fit into the shared memory of our own kernels
+LONG_STRIDE, MAX_STRIDE = 8, 64  # Smallest stride of a long text, and the maximum stride, in characters.
+SHORT_POSITIONS = 56  # Maximum number of positions at which the kernels compute eight texts in one matrix product.
+MAX_WIDTH_ON_GPUS = 128  # Maximum number of channels for which two tiles fit into a GPU's shared memory.
 
 
 def stride_for(feature_len: int) -> int:
-    """Return the default number of characters per position of the tower, a power of two that grows with √feature_len.
+    """Return the default number of characters per position, a power of two that grows with √feature_len.
 
-    The more characters per position, the faster a step, and the more text a convolution sees.
+    With more characters per position, a step is faster, and a convolution spans more text.
     """
     return 1 << max(0, math.ceil(math.log(feature_len / SHORT_TEXT, 4)))
 
@@ -69,14 +69,14 @@ class CrepeConfig(NetworkConfig):
     """Configuration of the Crepe network.
 
     Attributes:
-        longest: length of the longest n-grams of the n-gram table.
-        buckets, letters, words: of the n-gram table; see ``NGramConfig``.
-        reach: length of the longest n-grams that the tower sees at a position.
-        rows: rows of the tower's table.
-        width: columns of the tower's table, and channels of its convolutions.
-        blocks: residual blocks of the tower.
-        stride: characters per position of the tower.
-        dropout: probability of dropping a number of the tower's input.
+        longest: length of the longest n-grams of the n-gram branch, in characters.
+        buckets, letters, words: sizes of the n-gram branch; see ``NGramConfig``.
+        reach: length of the longest n-grams that the convolutional branch embeds at a position.
+        rows: rows of the embedding table.
+        width: columns of the embedding table, and channels of the convolutions.
+        blocks: number of residual blocks. Each has two convolutions.
+        stride: characters per position of the convolutional branch.
+        dropout: probability that an element of the embedding is dropped in training.
     """
 
     kind: ClassVar[str] = "crepe"
@@ -98,6 +98,7 @@ class CrepeConfig(NetworkConfig):
     max_sizes: ClassVar[Mapping[str, int]] = {
         "longest": MAX_MAXN, "reach": MAX_MAXN, "blocks": MAX_BLOCKS, "stride": MAX_STRIDE
     }  # fmt: skip
+    # Probability that a feature of the last layer is dropped in training.
     FEATURE_DROPOUT: ClassVar[float] = 0.1
 
     longest: int
@@ -114,7 +115,8 @@ class CrepeConfig(NetworkConfig):
     @classmethod
     def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> CrepeConfig:
         if options.size != "auto":
-            raise UserError("--model crepe has no --size", "only the paper's has", "omit it, or use --model paper")
+            why = "only the paper's network has one"
+            raise UserError("--model crepe has no --size", why, "omit it, or use --model paper")
         table = NGramConfig.for_data(options, encoder, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
         stride = min(stride_for(table.feature_len), MAX_STRIDE)
@@ -130,12 +132,12 @@ class CrepeConfig(NetworkConfig):
 
     @property
     def ngram_config(self) -> NGramConfig:
-        """Shape of the n-gram table."""
+        """Configuration of the n-gram branch."""
         return NGramConfig(**{field.name: getattr(self, field.name) for field in fields(NGramConfig)})
 
     @property
     def embedding_config(self) -> NGramConfig:
-        """Shape of a table of the n-grams that the tower sees, for counting them."""
+        """Configuration of a table with the n-grams that the convolutional branch embeds. It is used to count them."""
         return replace(self.ngram_config, longest=self.reach, buckets=self.rows, words=0)
 
     @property
@@ -157,7 +159,7 @@ class CrepeConfig(NetworkConfig):
         return {**shapes, "tower.out.weight": (self.num_classes, 2 * self.width), "tower.out.bias": (self.num_classes,)}
 
     def with_branch_weight(self, arrays: Arrays, weight: float) -> Arrays:
-        """Multiply the tower's last layer by the weight."""
+        """Multiply the last layer of the convolutional branch by the weight."""
         names = ("tower.out.weight", "tower.out.bias")
         return {name: array * np.float32(weight) if name in names else array for name, array in arrays.items()}
 
@@ -176,11 +178,11 @@ class CrepeConfig(NetworkConfig):
 
     @property
     def positions(self) -> int:
-        """Positions of the tower for a document of full length, which has two more symbols than characters."""
+        """Positions of the convolutional branch for a document of full length and its two boundary symbols."""
         return -(-(self.feature_len + 2) // self.stride)
 
     def positions_in(self, block: int) -> int:
-        """Return the positions of a document of full length in a block."""
+        """Return the number of positions of a document of full length in a block."""
         return -(-self.positions // (1 << min(block, POOLED_BLOCKS)))
 
     def __str__(self) -> str:
@@ -194,16 +196,16 @@ Positions = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.b
 
 
 def hash_positions(char_ids: CharIds, alphabet_size: int, reach: int, rows: int, stride: int) -> Positions:
-    """Hash the n-grams of each position.
+    """Hash the n-grams that start at each position.
 
     Args:
-        codes: encoded documents, uint8 [B, L].
+        char_ids: encoded documents, uint8 [B, L].
         reach: length of the longest n-grams.
-        rows: number of buckets.
+        rows: number of rows of the embedding table.
         stride: characters per position.
 
     Returns:
-        The buckets, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; a mask of the n-grams that exist, bool of the
+        The rows, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; a mask of the n-grams that exist, bool of the
         same shape; and a mask of the document's positions, bool [B, T].
     """
     text = characters(char_ids, alphabet_size, stride).reshape(len(char_ids), -1)
@@ -218,7 +220,7 @@ def hash_positions(char_ids: CharIds, alphabet_size: int, reach: int, rows: int,
 
 
 def characters(char_ids: CharIds, alphabet_size: int, stride: int) -> CharIds:
-    """Return the characters of each position, with the symbols of both edges, uint8 [B, T, stride]."""
+    """Return the character ids at each position, including the two boundary symbols, uint8 [B, T, stride]."""
     text = add_boundary_symbols(char_ids, alphabet_size)
     text = np.pad(text, ((0, 0), (0, -text.shape[1] % stride)), constant_values=PAD_UNK_ID)
     return text.reshape(len(text), -1, stride)

@@ -1,4 +1,4 @@
-"""Crepe in our own kernels for GPUs (``cuda/kernels/crepe.cu``)."""
+"""Crepe in our own GPU kernels (``cuda/kernels/crepe.cu``)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,23 @@ from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.cuda import NGramBranch
 
 PROGRAM = "crepe.cu"
-SIDE = 16  # of the squares that a warp multiplies
-TILE_BYTES = 128  # of a channel of the positions that a block of threads computes at a time
+SIDE = 16  # Side of the square matrices that a warp multiplies.
+# Bytes per channel of a tile: the positions that a block of threads computes at a time.
+TILE_BYTES = 128
 
 
 def constants(config: CrepeConfig) -> dict[str, int]:
-    """Return the constants of the program besides those of all networks."""
+    """Return the compile-time constants of this program. All networks have further ones."""
     return {"CHANNELS": config.width, "SIDE": SIDE, "TILE_BYTES": TILE_BYTES}
 
 
 def branches(config: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[Branch]:
-    """Return the parts of the network whose logits are added."""
+    """Return the branches of the network, whose logits are added."""
     return [NGramBranch(config.ngram_config, program, values, "ngrams."), ConvBranch(config, program, values)]
 
 
 class ConvBranch:
-    """The tower on a GPU; see ``networks/crepe/config.py``.
-
-    Args:
-        values: parameters by name.
-    """
+    """The convolutional branch on a GPU; see ``networks/crepe/config.py``."""
 
     def __init__(self, config: CrepeConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> None:
         self._shape = config
@@ -101,7 +98,7 @@ class ConvBranch:
     def backward(
         self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
     ) -> None:
-        """Add the gradients of the last batch to their sums."""
+        """Add the gradients of the last batch to the gradient sums."""
         config, run, documents = self._shape, self._run, texts.documents
         memory = _Buffers(config, run, documents, self._width)
         of_embedding, of_features = self._dropouts(dropping)
@@ -144,7 +141,7 @@ class ConvBranch:
         *, residual: DeviceBuffer | None = None,
         hidden: DeviceBuffer | None = None, back: bool = False,
     ) -> None:  # fmt: skip
-        """Compute a convolution or, ``back``, the gradient of its input; see ``convolve`` in kernels/crepe.cu."""
+        """Compute a convolution, or with ``back`` the gradient of its input; see ``convolve`` in kernels/crepe.cu."""
         bias = None if back else self._values[f"tower.convolutions.{number}.bias"]
         grid = texts.documents, -(-self._shape.positions_in(block) // self._tile)
         given = inside, self._of_convolution[number][back], bias, residual, hidden
@@ -167,27 +164,27 @@ class ConvBranch:
         )  # fmt: skip
 
     def _dropouts(self, dropping: DropoutState | None) -> tuple[DropoutState, DropoutState]:
-        """Return the dropout of the embedding and that of the features."""
+        """Return the dropout of the embedding and the dropout of the features."""
         if dropping is None:
             return NO_DROPOUT, NO_DROPOUT
         return dropping, DropoutState(self._shape.FEATURE_DROPOUT, dropping.seed ^ FEATURE_DROPOUT_STREAM)
 
     def _at(self, texts: DeviceBatch, block: int) -> tuple[DeviceBuffer, int, int, int]:
-        """Return what tells the kernels where the positions of a block are."""
+        """Return the kernel arguments that locate the positions of a block."""
         return texts.lengths, self._shape.stride, min(block, POOLED_BLOCKS), self._shape.positions_in(block)
 
 
 class _Buffers:
-    """DeviceBuffer of the tower for a batch, in which kernels leave what others read.
+    """Device buffers of the convolutional branch for a batch. The backward pass reads what the forward pass writes.
 
     Attributes:
         rows: rows of each position's n-grams, uint32 [documents, positions, stride × reach].
-        activations: inputs of the blocks, and the output of the last one.
-        hidden: activations between the convolutions of each block.
-        scratch: three arrays as large as the first activations.
-        maxima: places of the maxima of the pools.
+        activations: inputs of the blocks, and the output of the last block.
+        hidden: activations between the two convolutions of each block.
+        scratch: three arrays of the size of the first activations.
+        maxima: positions of the maxima of the max pools.
         features: features, float32 [documents, 2, width].
-        best: positions of the maxima among them, int32 [documents, width].
+        best: positions of the maxima in the features, int32 [documents, width].
     """
 
     def __init__(self, config: CrepeConfig, run: KernelProgram, documents: int, width: int) -> None:

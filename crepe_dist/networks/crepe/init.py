@@ -16,19 +16,19 @@ from crepe_dist.networks.ngrams import init as ngrams
 from crepe_dist.networks.ngrams.init import bucket_totals, class_z_scores, count_ngrams, iter_frequent_buckets
 from crepe_dist.optim.parameter import Parameter
 
-# Multiples of the learning rate. With one rate for all, the convolutions memorise training documents before the
-# embeddings, most of which are rarely updated, have learnt what the n-grams mean (docs/decisions/networks.md).
+# Multiples of the learning rate. With one rate for all parameters, the convolutions would memorise training documents
+# before the embeddings, most of which are rarely updated, are trained (docs/decisions/networks.md).
 EMBEDDING_LR_MULT, CONV_LR_MULT = 7.0, 0.3
-CLASS_AWARE_SCALE = 0.5
-MAX_COUNTS = 1 << 25  # of documents with an n-gram of the tower in a class
-CHANCE = 2.0  # standard deviations by which any count may deviate
-FRACTION = 1 << 12  # of 1; multiples of it have exact sums
-PREFIX = "ngrams."  # of the names of the table's parameters
+CLASS_AWARE_SCALE = 0.5  # Factor of the class-aware embedding in the sum with the random one.
+MAX_COUNTS = 1 << 25  # Maximum number of counts (rows of the embedding table × classes).
+CHANCE = 2.0  # Deviation of a count that is ignored, in standard deviations.
+FRACTION = 1 << 12  # Numbers are rounded to multiples of 1 / FRACTION, so that their sums are exact.
+PREFIX = "ngrams."  # Prefix of the parameter names of the n-gram branch.
 
 
 def init_parameters(config: CrepeConfig, seed: int) -> dict[str, Parameter]:
-    """Make the parameters; the second convolution of each block starts at zero."""
-    generator = np.random.default_rng([seed, 1])  # other numbers than those of the head start
+    """Create the initial parameters. The second convolution of each block starts at zero."""
+    generator = np.random.default_rng([seed, 1])  # ``class_aware_embedding`` draws other numbers, from ``seed``.
     made = {f"{PREFIX}{name}": each for name, each in ngrams.init_parameters(config.ngram_config, seed).items()}
     made["tower.table"] = Parameter(
         normal(generator, (config.rows, config.width), 0.2), EMBEDDING_LR_MULT, rowwise_second_moment=True
@@ -52,12 +52,13 @@ def init_from_data(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Adapt the table, give the tower's embeddings a head start (``class_aware_embedding``), and empty unused rows.
+    """Initialise the n-gram branch, add the class-aware embedding, and set the rows of unused n-grams to zero.
 
-    In a run of few steps from random parameters, both parts learn faster (docs/decisions/training.md).
+    In a run of few steps from random parameters, the learning rates of both branches are raised
+    (docs/decisions/training.md).
 
-    A row of which the training split has no n-gram starts at zero, so that files need not have it. With more than
-    ``MAX_COUNTS`` / rows classes, some classes share their counts and direction.
+    If no n-gram of the training split uses a row, the row starts at zero, so that files can omit it. With more than
+    ``MAX_COUNTS`` / rows classes, some classes share their counts and their direction.
     """
     table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
     of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
@@ -79,16 +80,16 @@ def init_from_data(
 def class_aware_embedding(
     counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], width: int, seed: int
 ) -> npt.NDArray[np.float32]:
-    """Embed n-grams by the classes of their documents, float32 [rows, width].
+    """Embed n-grams by the classes of the documents that contain them, float32 [rows, width].
 
-    Each class has a random direction, ``width`` numbers of ±1. The embedding is the sum of the directions, each
-    multiplied by a number between -2 and 2: the excess over chance of the class's share of the n-gram's documents, as a
-    difference of square roots. The result is the same on every machine, because the sums are exact.
+    Each class has a random direction: ``width`` numbers, each 1 or -1. The embedding of an n-gram is a weighted sum of
+    the directions. The weight of a class, between -2 and 2, is the excess over chance of the class's fraction of the
+    n-gram's documents, as a difference of square roots. The sums are exact, so the result is the same on every machine.
 
     Args:
         counts: number of documents of each class that contain an n-gram of a row, int32 [rows, classes].
         documents: number of documents of each class, int64 [classes].
-        width: numbers of an embedding.
+        width: number of elements of an embedding.
         seed: seed of the directions.
     """
     directions = np.random.default_rng(seed).choice((-1.0, 1.0), (counts.shape[1], width))

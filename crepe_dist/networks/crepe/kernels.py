@@ -1,4 +1,4 @@
-"""Crepe in our own kernels: its sizes and how it is opened."""
+"""Binding of Crepe to our own CPU kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sizes(config: CrepeConfig) -> npt.NDArray[np.int64]:
-    """Return the sizes of both parts, in the order of ``crepe_open_crepe`` in native/engine.cpp."""
+    """Return the sizes of both branches, in the order of ``crepe_open_crepe`` in native/engine.cpp."""
     tower = [config.reach, config.rows, config.width, config.blocks, config.stride, config.reduction_group]
     return np.array([*ngrams.sizes(config.ngram_config), *tower], np.int64)
 

@@ -36,7 +36,8 @@ def _tower(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
     for block in range(config.blocks):
         hidden = np.maximum(block_convolved(x, 2 * block), 0) * inside
         x = np.maximum(x + block_convolved(hidden, 2 * block + 1), 0) * inside
-        if block < POOLED_BLOCKS:  # all numbers are at least 0, which an odd position may therefore be padded with
+        # All activations are at least 0, so padding an odd number of positions with 0 does not change the maximum.
+        if block < POOLED_BLOCKS:
             x, inside = (max_pool(np.pad(a, ((0, 0), (0, a.shape[1] % 2), (0, 0))), 2) for a in (x, inside))
     mean = x.sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
     features = np.concatenate([x.max(axis=1), mean], axis=1)

@@ -24,7 +24,7 @@ def _tower(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: s
     number = config.stride * config.reach
     places = ngrams.hash_to_rows(graph, char_ids, config.reach, config.rows, config.rows)
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))
-    # A last row of zeros stands for "no n-gram".
+    # A last row of zeros is added, which is read where there is no n-gram.
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
     at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(number)]
     embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))
@@ -35,7 +35,7 @@ def _tower(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: s
     later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
     one = graph.value(np.array(1, np.float32))
     inside = graph.node("Unsqueeze", graph.node("Min", later, one), axes)
-    # Two-dimensional convolutions of height 1, as in the paper's network.
+    # Two-dimensional convolutions of height 1 are faster in ONNX Runtime, as in the paper's network.
     x = graph.node("Transpose", graph.node("Relu", embedding), perm=[0, 2, 1])
     x = graph.node("Unsqueeze", x, graph.value(np.array([2], np.int64)))
 

@@ -1,1 +1,1 @@
-"""The table of hashed character n-grams."""
+"""The n-gram network: a table of weights of hashed character n-grams and words."""

@@ -1,4 +1,4 @@
-"""The n-gram table in our own kernels for GPUs (``cuda/kernels/ngrams.cu``)."""
+"""The n-gram network in our own GPU kernels (``cuda/kernels/ngrams.cu``)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from crepe_dist.native.constants import NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams.config import NGramConfig
 
 PROGRAM = "ngrams.cu"
-FINDERS = 1024  # see kernels/ngrams.cu
-BLOCKS = 512  # that keep a GPU busy: those of few documents are in pieces
+FINDERS = 1024  # Threads per document in the kernel ``find_ngrams``; see kernels/ngrams.cu.
+# Blocks of threads that keep a GPU busy. In a batch of fewer documents, a document is divided among several blocks.
+BLOCKS = 512
 
 
 def constants(config: NGramConfig) -> dict[str, int]:
-    """Return the constants of the program besides those of all networks."""
+    """Return the compile-time constants of this program: none besides the constants of all networks."""
     return {}
 
 
 def branches(config: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[NGramBranch]:
-    """Return the parts of the network whose logits are added."""
+    """Return the branches of the network: only one."""
     return [NGramBranch(config, program, values)]
 
 
 class NGramBranch:
-    """The n-gram table on a GPU.
+    """The n-gram branch on a GPU.
 
     Args:
         values: parameters by name.
-        prefix: of their names.
+        prefix: prefix of the parameter names.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class NGramBranch:
         config, documents = self._shape, texts.documents
         weight, bias, significant = (self._values[f"{self._prefix}{name}"] for name in config.parameter_shapes())
         places = self._places(texts)
-        size = 1 << (2 * places - 1).bit_length()  # of a hash set, at most half full
+        size = 1 << (2 * places - 1).bit_length()  # Size of a document's hash set, which is at most half full.
         ngrams, counts = self._found(texts)
         sets = self._run.buffer("sets", 8 * documents * size)
         self._run(
@@ -61,7 +62,7 @@ class NGramBranch:
     def backward(
         self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
     ) -> None:
-        """Add the gradients of the last batch to their sums."""
+        """Add the gradients of the last batch to the gradient sums."""
         weight, bias = (sums[f"{self._prefix}{name}"] for name in ("weight", "bias"))
         ngrams, counts = self._found(texts)
         grid = texts.documents, max(1, BLOCKS // texts.documents)
@@ -73,10 +74,10 @@ class NGramBranch:
         )  # fmt: skip
 
     def _places(self, texts: DeviceBatch) -> int:
-        """Return the most n-grams and words of a document."""
+        """Return the maximum number of n-grams and words of a document."""
         return (self._shape.longest + 1) * texts.symbols
 
     def _found(self, texts: DeviceBatch) -> tuple[DeviceBuffer, DeviceBuffer]:
-        """Return the memory of the distinct n-grams of each document, and of their numbers."""
+        """Return the buffers of the distinct n-grams of each document, and of the numbers of these n-grams."""
         ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._places(texts))
         return ngrams, self._run.buffer("ngram counts", 4 * NUM_BUCKET_GROUPS * texts.documents)

@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 
 def add_boundary_symbols(char_ids: CharIds, alphabet_size: int) -> CharIds:
-    """Put a symbol with the code ``alphabet_size`` before and after each text; leave empty texts empty.
+    """Put a symbol with the id ``alphabet_size`` before and after each text; leave empty texts empty.
 
     Args:
-        codes: encoded documents, uint8 [B, L]. A document ends with its last known character.
+        char_ids: encoded documents, uint8 [B, L]. A document ends with its last known character.
 
     Returns:
-        The codes, uint8 [B, L + 2].
+        The ids, uint8 [B, L + 2].
     """
     known = char_ids < alphabet_size
     out = np.pad(np.where(known, char_ids, np.uint8(PAD_UNK_ID)), ((0, 0), (1, 1)), constant_values=PAD_UNK_ID)
@@ -58,7 +58,8 @@ def add_boundary_symbols(char_ids: CharIds, alphabet_size: int) -> CharIds:
 def ngram_keys(
     char_ids: CharIds, alphabet_size: int, longest: int
 ) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
-    """For n = 1 … longest, yield the keys of all n-grams, uint64 [B, L - n + 1], and the mask of those fully known."""
+    """Yield the keys of all n-grams, uint64 [B, L - n + 1], and a mask of the n-grams without blanks, for n = 1 …
+    longest."""
     digits, known = char_ids.astype(np.uint64) + np.uint64(1), char_ids < alphabet_size
     key, good = digits, known
     for n in range(longest):
@@ -68,12 +69,12 @@ def ngram_keys(
 
 
 def hash_to_rows(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32]:
-    """Map keys to rows: hash them and scale the upper 32 bits."""
+    """Map keys to rows: mix the bits of the keys, and scale the upper 32 bits to the number of rows."""
     return ((splitmix64_finalize(key) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)).astype(np.int32)
 
 
 def word_keys(text: CharIds, letters: int) -> list[int]:
-    """Return the keys of the words of a text with its edges, uint8 [L], and of pairs of neighbouring words."""
+    """Return the keys of the words of a text with boundary symbols, uint8 [L], and of pairs of neighbouring words."""
     keys, key, before = [], 0, 0
     for code in text.tolist():  # the last one is no letter
         if code < letters:
@@ -90,10 +91,11 @@ def hash_documents(char_ids: CharIds, config: NGramConfig) -> tuple[npt.NDArray[
     N-grams with unknown characters are skipped.
 
     Args:
-        codes: encoded documents, uint8 [B, L].
+        char_ids: encoded documents, uint8 [B, L].
 
     Returns:
-        The buckets of each row, ascending, int32 [B, ``shape.max_ngrams``], and how many of them count, int64 [B].
+        The buckets of each document, ascending, int32 [B, ``config.max_ngrams``], and how many of them are valid, int64
+        [B].
     """
     native, _ = library.find()
     size, counts = (len(char_ids), config.max_ngrams), np.zeros(len(char_ids), np.int64)

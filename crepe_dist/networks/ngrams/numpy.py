@@ -1,4 +1,4 @@
-"""The n-gram table in NumPy."""
+"""The n-gram network in NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The n-gram table in ONNX."""
+"""The n-gram network in ONNX."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.native.constants import GOLDEN, NGRAM_ROOT_SCALE, NGRAM_SCALE, RADIX
 from crepe_dist.networks.ngrams.config import NGramConfig
 
-ENDLESS = 1 << 31  # end of a slice that goes to the end
-EDGES = 66  # columns of texts beside their characters, at most: two edges, and padding to a multiple of a stride
+ENDLESS = 1 << 31  # End of a slice without an upper limit.
+# Maximum number of columns of a text besides its characters: two boundary symbols, and padding to a multiple of a
+# stride.
+EDGES = 66
 
 
 def logits(graph: GraphBuilder, config: NGramConfig, arrays: Arrays, char_ids: str) -> str:
@@ -21,9 +23,9 @@ def logits(graph: GraphBuilder, config: NGramConfig, arrays: Arrays, char_ids: s
 
 
 def add_boundary_symbols(graph: GraphBuilder, char_ids: str, alphabet_size: int, stride: int = 1) -> str:
-    """Add the nodes that put a symbol before and after each text, as ``hashing.add_boundary_symbols`` does.
+    """Add the nodes that put a symbol before and after each text, like ``hashing.add_boundary_symbols``.
 
-    The width is that of the longest text, and a multiple of ``stride``.
+    The width of the result is the length of the longest text, rounded up to a multiple of ``stride``.
     """
     node = graph.node
     positions = node("Cast", node("Gather", node("Shape", char_ids), 1), to=TensorProto.INT32)
@@ -43,7 +45,7 @@ def add_boundary_symbols(graph: GraphBuilder, char_ids: str, alphabet_size: int,
 
 
 def next_values(graph: GraphBuilder, values: str) -> str:
-    """Add the nodes of the next value at each position of [batch, positions], and 0 at the last."""
+    """Add the nodes that return the next value at each position of [batch, positions], and 0 at the last position."""
     return graph.node("Pad", _all_but_first(graph, values), graph.sizes(0, 0, 0, 1))
 
 
@@ -56,12 +58,12 @@ def _all_but_last(graph: GraphBuilder, values: str) -> str:
 
 
 def keys_to_rows(graph: GraphBuilder, keys: str, rows: int) -> str:
-    """Add the nodes that map keys, int64, to rows, int32 (``hashing.hash_to_rows``)."""
+    """Add the nodes that map keys, int64, to rows, int32, like ``hashing.hash_to_rows``."""
     node = graph.node
 
     def times(values: str, factor: int) -> str:
-        # Modulo 2^64: the product of signed integers has the same bits. ONNX Runtime multiplies unsigned ones only in
-        # its latest versions.
+        # Signed integers are multiplied, because ONNX Runtime multiplies unsigned ones only in its latest versions.
+        # Modulo 2^64, both products have the same bits.
         signed = node("Cast", values, to=TensorProto.INT64)
         product = node("Mul", signed, graph.value(np.array(factor, np.uint64).astype(np.int64)))
         return node("Cast", product, to=TensorProto.UINT64)
@@ -79,9 +81,9 @@ def keys_to_rows(graph: GraphBuilder, keys: str, rows: int) -> str:
 
 
 def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, none: int) -> str:
-    """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest] (``hashing``).
+    """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest]; see ``hashing``.
 
-    Where there is no n-gram, the row is ``none``.
+    If a position has no n-gram of a length, its row is ``none``.
     """
     node = graph.node
     digit = node("Cast", node("Add", char_ids, 1), to=TensorProto.INT64)
@@ -102,8 +104,8 @@ def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, no
 def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> str:
     """Add the nodes that hash the words of texts and their pairs, int32 [batch, most words and pairs].
 
-    Where there is none, the row is ``shape.buckets``. A key is the sum of digit × RADIX^(end - place): the difference
-    of two sums of digit / RADIX^place, times RADIX^end.
+    Unused elements are ``config.buckets``. A key is the sum of digit × RADIX^(end - place) over a word. It is computed
+    as the difference of two prefix sums of digit / RADIX^place, times RADIX^end.
     """
     node = graph.node
     inside = node("Cast", node("Less", edged_char_ids, config.letters), to=TensorProto.INT64)
@@ -141,13 +143,14 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
 def table_logits(
     graph: GraphBuilder, config: NGramConfig, arrays: Arrays, edged_char_ids: str, prefix: str = ""
 ) -> str:
-    """Add the nodes of the table, whose parameters have names with a prefix; return the name of the logits."""
+    """Add the nodes of the n-gram network, whose parameters have names with a prefix; return the name of the logits."""
     first_word = config.buckets - config.words
     hashed = hash_to_rows(graph, edged_char_ids, config.longest, first_word, config.buckets)
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
     hashed = graph.node("Concat", hashed, word_rows(graph, edged_char_ids, config), axis=1)
     number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))
-    # The first of two outputs: the rows of a text in ascending order. Each counts once, where it differs from the last.
+    # The first of two outputs is the buckets of a text in ascending order. A bucket counts only where it differs from
+    # the preceding one, so that duplicates count one time.
     hashed = graph.node("TopK", hashed, number, axis=1, largest=0, sorted=1)
     before = graph.node("Slice", hashed, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
     before = graph.node("Pad", before, graph.sizes(0, 1, 0, 0), -1)

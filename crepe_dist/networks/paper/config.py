@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder
     from crepe_dist.settings.options import ModelOptions
 
-# The six convolutions of the paper's table 1: (kernel width, followed by a max pool of 3).
+# The six convolutions of the paper's table 1: the kernel size, and whether a max pool of 3 follows.
 CONVOLUTIONS = tuple(zip(constants.PAPER_KERNEL_SIZES, (True, True, False, False, False, True)))
+# Structural names of the layers, as in Gluon: the index of the layer.
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
-# (filters, units): small and large are the paper's; tiny is ours, for small data and machines.
+# Filters and units by the value of --size. Small and large are from the paper; tiny is ours, for small data and
+# machines.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
-TINY_BELOW_ROWS = 100_000
-PAPER_DROPOUT = 0.5  # the paper's and the notebook's
-# Names written by `save_params` and `collect_params().save` in older Gluon versions: hybridsequential0_conv3_weight, …
-# The numbers may start anywhere.
+TINY_BELOW_ROWS = 100_000  # Number of training rows below which the default size is tiny.
+PAPER_DROPOUT = 0.5  # Dropout of the paper and of the original Gluon notebook.
+# Names such as hybridsequential0_conv3_weight, which `save_params` and `collect_params().save` of older Gluon versions
+# write. The first number may be any.
 NOTEBOOK_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
@@ -39,10 +41,10 @@ class PaperConfig(NetworkConfig):
     Attributes:
         filters: output channels of each convolution (paper: 256 small, 1024 large).
         units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
-        dropout: probability of dropping a unit after each hidden dense layer.
+        dropout: probability that a unit is dropped after each hidden dense layer in training.
 
     Raises:
-        UserError: The documents have fewer than 123 characters, which leave no position after the last pool.
+        UserError: The documents have fewer than 123 characters. No position would be left after the last pool.
     """
 
     kind: ClassVar[str] = "paper"
@@ -84,14 +86,14 @@ class PaperConfig(NetworkConfig):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> PaperConfig:
-        """Infer the shape from parameters and the network entries of a checkpoint's description (``settings``)."""
+        """Infer the configuration from parameters and the network entries of a checkpoint's metadata (``settings``)."""
         filters, channels, _ = array_shape(arrays, "0.weight", 3)
         units, width = array_shape(arrays, "10.weight", 2)
         classes, _ = array_shape(arrays, "14.weight", 2)
         if channels != alphabet_size:
             raise UserError(
                 f"the parameters expect an alphabet of {channels} characters; the encoding has {alphabet_size}",
-                remedy="give the --mode that they were trained with; to train, prepare the data with it",
+                remedy="give the --mode that the parameters were trained with; to train, prepare the data with it",
             )
         if width != layer_lengths(feature_len)[-1] * filters:
             raise UserError(
@@ -137,7 +139,7 @@ class PaperConfig(NetworkConfig):
 
 
 def layer_lengths(feature_len: int) -> list[int]:
-    """Return the number of positions of the input and after each convolution and pool.
+    """Return the number of positions of the input, and after each convolution and pool.
 
     For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
     """
@@ -150,20 +152,22 @@ def layer_lengths(feature_len: int) -> list[int]:
 
 
 def min_feature_len(positions: int) -> int:
-    """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool; the inverse of ``lengths``."""
+    """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool: the inverse of
+    ``layer_lengths``."""
     for kernel, pooled in reversed(CONVOLUTIONS):
         positions = (positions * PAPER_POOL if pooled else positions) + kernel - 1
     return positions
 
 
 def _such_as(width: int, filters: int) -> str:
-    """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs, if any fits."""
+    """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs; return "" if none fits."""
     positions, rest = divmod(width, filters)
     return f", such as {min_feature_len(positions)}" if not rest and positions else ""
 
 
 def rename_notebook_parameters(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Map the notebook's names to structural ones by the order of the layers; return other arrays as they are."""
+    """Map the names of the original notebook to structural ones by the order of the layers; return other arrays
+    unchanged."""
     if not all(map(NOTEBOOK_NAME.fullmatch, arrays)):
         return arrays
     names: dict[str, str] = {}
@@ -182,7 +186,7 @@ def rename_notebook_parameters(path: Path, arrays: dict[str, np.ndarray[Any, Any
 
 
 def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of a parameter that must have ``dimensions`` axes and no empty one.
+    """Return the shape of a parameter that must have ``dimensions`` axes, none of them empty.
 
     Raises:
         UserError: The parameter is missing or has another shape.

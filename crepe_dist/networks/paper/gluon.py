@@ -1,4 +1,4 @@
-"""The paper's network in Gluon, as in the notebook."""
+"""The paper's network in Gluon, as in the original notebook."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mxnet.gluon import nn
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperConfig, layer_lengths
 
-CHANNEL_BLOCK = 16  # oneDNN's fast kernels need input channels in multiples of it
+CHANNEL_BLOCK = 16  # oneDNN's fast kernels need a number of input channels that is a multiple of this.
 
 
 class Paper(nn.HybridSequential):
-    """Six convolutions, three pools, three dense layers: uint8 codes [B, L] → float32 logits [B, classes].
+    """Six convolutions, three pools and three dense layers: uint8 character ids [B, L] → float32 logits [B, classes].
 
-    Children have the same indices as in the notebook's ``HybridSequential``, so both can load each other's
+    The children have the same indices as in the notebook's ``HybridSequential``, so each can load the other's
     ``save_parameters`` files. Every layer gets its input size, because deferred initialisation would delay Horovod's
     broadcast of the parameters to the first forward pass.
     """
@@ -38,7 +38,7 @@ class Paper(nn.HybridSequential):
 
 
 class OneHotConv1D(nn.Conv1D):
-    """Convolution of one-hot codes. MXNet's ``one_hot`` turns codes beyond the alphabet into zeros, as blanks are."""
+    """Convolution of one-hot character ids. MXNet's ``one_hot`` turns ids beyond the alphabet into zeros."""
 
     def hybrid_forward(self, F: Any, char_ids: Any, weight: Any, bias: Any) -> Any:
         filters, alphabet_size, kernel = self.weight.shape
@@ -50,7 +50,7 @@ class OneHotConv1D(nn.Conv1D):
 
 
 class Dropout(nn.Dropout):
-    """Dropout by MXNet's generator: cuDNN's ignores ``mx.random.seed`` (apache/mxnet#15662)."""
+    """Dropout with MXNet's random generator, because cuDNN's ignores ``mx.random.seed`` (apache/mxnet#15662)."""
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.Dropout(x, p=self._rate, cudnn_off=True) if self._rate else F.identity(x)

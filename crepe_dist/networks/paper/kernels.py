@@ -1,4 +1,4 @@
-"""The paper's network in our own kernels: its sizes and how it is opened."""
+"""Binding of the paper's network to our own CPU kernels."""
 
 from __future__ import annotations
 

@@ -10,15 +10,15 @@ from crepe_dist.model.onnx_graph import GraphBuilder
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperConfig
 
-CODES = 256  # values of a byte
+CODES = 256  # Number of values of a byte.
 
 
 def logits(graph: GraphBuilder, config: PaperConfig, arrays: Arrays, char_ids: str) -> str:
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
-    # The network reads texts of one length.
+    # The network reads texts of a fixed length.
     padded = graph.node("Pad", char_ids, graph.sizes(0, 0, 0, config.feature_len), PAD_UNK_ID)
     char_ids = graph.node("Slice", padded, graph.sizes(0), graph.sizes(config.feature_len), graph.sizes(1))
-    # Look up one-hot vectors in a table, in which codes beyond the alphabet are zeros.
+    # One-hot vectors are looked up in a table. Ids beyond the alphabet have a row of zeros.
     table = np.eye(CODES, config.alphabet_size, dtype=np.float32)
     last = graph.node("Gather", graph.value(table, "one-hot"), char_ids)
     last = graph.node("Transpose", last, perm=[0, 2, 1])
