@@ -13,7 +13,11 @@ from crepe_dist.settings.flags import Command, DeviceFlag, ModelFlags, check_out
 
 @dataclass
 class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
-    """Tell whether texts without labels, read as by predict, are still such as the model was tested on."""
+    """Compare new unlabelled texts with the test split of a model, and report drift.
+
+    The file is read in the same way as by predict. Compared are, for example, the proportions of the predicted classes,
+    the mean probability, the lengths of the texts, and the unknown characters.
+    """
 
     usage = """
         crepe drift runs/reviews-1f2e3d4c5b march.csv --html drift.html
@@ -21,16 +25,26 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         """
 
     file: str = setting(
-        None, "texts: a file (lines, CSV, TSV, JSON Lines, Parquet), its URL, or -", NON_EMPTY, positional=""
+        None,
+        "File of texts (lines, CSV, TSV, JSON Lines, Parquet), or its URL. -: standard input.",
+        NON_EMPTY,
+        positional="",
     )
-    data: Optional[str] = setting(None, "prepared folder; default: the data of the run", NON_EMPTY)
+    data: Optional[str] = setting(
+        None, "Prepared folder whose test split is the reference. Default: the data set of the run.", NON_EMPTY
+    )
     min_effect: float = setting(
-        0.1, "smallest change that matters, as a difference of 2 arcsin √share", float_range(0, 3)
+        0.1,
+        "Smallest effect that counts as a change (Cohen's h: the difference of 2·arcsin(√p) for two proportions p). "
+        "0.1 is a change from 25 % to 29.5 %.",
+        float_range(0, 3),
     )
-    check: bool = setting(False, "exit with status 1 if something changed")
-    json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", PATH_ARGUMENT)
-    html: Optional[Path] = setting(None, "also write a page with figures to this file", PATH_ARGUMENT)
-    metrics: Optional[Path] = setting(None, "also write the shares for Prometheus's node_exporter", PATH_ARGUMENT)
+    check: bool = setting(False, "Exit with status 1 if there is drift.")
+    json: Optional[Path] = setting(None, "File for all numbers as JSON. Default: not written.", PATH_ARGUMENT)
+    html: Optional[Path] = setting(None, "File for a page with figures. Default: not written.", PATH_ARGUMENT)
+    metrics: Optional[Path] = setting(
+        None, "File for the proportions as metrics for Prometheus's node_exporter. Default: not written.", PATH_ARGUMENT
+    )
 
     def run(self) -> None:
         require_single_process("drift")
@@ -40,6 +54,6 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         if self.metrics is not None:
             extras.require("serve", "--metrics")
         set_omp_threads()
-        from crepe_dist.evaluating.drift import drift  # here: pandas takes a second, which --help need not wait for
+        from crepe_dist.evaluating.drift import drift  # Importing pandas takes a second, and --help does not need it.
 
         drift(self)

@@ -25,9 +25,10 @@ from crepe_dist.settings.options import MAX_BATCH
 class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     """Compute the accuracy, macro F1 and loss of a model, and show the worst mistakes.
 
-    The loss is the mean cross-entropy of the probabilities that predict gives. There are also precision, recall and F1
-    by class, and the confusion matrix; with more than 100 classes, the most frequent confusions. FILE is read as the
-    model's data were. Rows of it, or of other data than the run's, that the run has learnt from are not scored.
+    The loss is the mean cross-entropy of the calibrated probabilities. The output also contains the precision, recall
+    and F1 of each class, and the confusion matrix. With more than 100 classes, the output contains the most frequent
+    confusions instead of the matrix. FILE is read in the same way as the training data. Rows with a text that the model
+    was trained on are not scored.
     """
 
     usage = """
@@ -40,27 +41,34 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
 
     file: Optional[str] = setting(
         None,
-        "labelled texts to score: a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), a folder, a URL or -",
+        "Labelled texts: a file (CSV, TSV, JSON Lines, Parquet, plain or .gz), a folder or a URL. -: standard input. "
+        "Default: the data set of --data.",
         NON_EMPTY,
         positional="?",
     )
-    data: Optional[str] = setting(None, "prepared folder; default: the data of the run, else the sample", NON_EMPTY)
-    split: str = setting("test", "split to score", Choice(tuple(SPLITS)))
-    batch_size: int = setting(512, "documents per step, over all processes", int_range(1, MAX_BATCH))
+    data: Optional[str] = setting(
+        None, "Prepared folder. Default: the data set of the run. Without a run: the sample.", NON_EMPTY
+    )
+    split: str = setting("test", "Split of the prepared folder.", Choice(tuple(SPLITS)))
+    batch_size: int = setting(512, "Number of documents per step, over all processes.", int_range(1, MAX_BATCH))
     typos: tuple[float, ...] = setting(
         (),
-        "also score with typing errors in this share of the characters, such as 0.05; repeatable",
+        "Probability of a typing error per character, such as 0.05. The model is also scored on texts with these "
+        "random errors. Repeat the option for several probabilities. Default: no typing errors.",
         Repeated(float_range(0, 1)),
     )
-    json: Optional[Path] = setting(None, "also write all numbers to this file as JSON", PATH_ARGUMENT)
-    html: Optional[Path] = setting(None, "also write a page with figures and mistakes to this file", PATH_ARGUMENT)
+    json: Optional[Path] = setting(None, "File for all numbers as JSON. Default: not written.", PATH_ARGUMENT)
+    html: Optional[Path] = setting(
+        None, "File for a page with figures and mistakes. Default: not written.", PATH_ARGUMENT
+    )
     mistakes: Optional[Path] = setting(
-        None, "also write all mistakes to this CSV file, with file, line and id", PATH_ARGUMENT
+        None, "CSV file for all mistakes, with file, line and id of each row. Default: not written.", PATH_ARGUMENT
     )
 
     def run(self) -> None:
-        with init_process_group() as world:
-            # Not at the top: pandas and matplotlib take a second, which --help need not wait for.
+        with init_process_group() as group:
+            # These imports are not at the top of the module, because pandas and matplotlib take a second and --help
+            # needs neither.
             from crepe_dist.evaluating.rows import is_file, is_labelled_file
             from crepe_dist.evaluating.scoring import score
 
@@ -71,9 +79,10 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
             if self.data and is_file(self.data):
                 self.data, self.file = None, self.data
             if not self.file:
-                names = [each.name for each in settings_of(ColumnFlags)]
-                self.refuse(names, "no file was named, and prepared data are read as they are", "name a labelled file")
+                names = [flag.name for flag in settings_of(ColumnFlags)]
+                why = "these flags apply to a labelled file, and no file is given"
+                self.refuse(names, why, "name a labelled file")
             check_output(self.json, "--json", self.file)
             check_page(self.html, self.file)
             check_output(self.mistakes, "--mistakes", self.file)
-            score(self, world)
+            score(self, group)

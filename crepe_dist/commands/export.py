@@ -14,7 +14,7 @@ from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_
 
 @dataclass(frozen=True)
 class FormatName(Choice):
-    """One of the formats, with a message about a format that was removed."""
+    """Name of a format. A format that was removed is refused with its replacement."""
 
     def check(self, value: Any) -> str:
         if value in ("pytorch", "torch"):
@@ -29,12 +29,13 @@ class FormatName(Choice):
 
 @dataclass
 class Export(ModelFlags, ThresholdFlag, Command):
-    """Export the network for other programs.
+    """Export a model for other programs.
 
-    onnx: model.onnx, and crepe_runtime.py, which classifies texts with it and only needs ONNX Runtime. web: a page that
-    classifies text in the browser. crepe: a folder for crepe_dist elsewhere, model.safetensors and model.json; with
-    --max-size-mb a small one. huggingface, mlflow: the same as a repository of the Hub, or a model of MLflow. The
-    export is compared with our own engine on some texts, and only written if the probabilities agree.
+    onnx: model.onnx, and crepe_runtime.py, which classifies texts with it and only needs ONNX Runtime. web: a web page
+    that classifies texts in the browser. crepe: a model folder for crepe_dist, with model.safetensors and model.json.
+    huggingface: the model folder as a repository of the Hugging Face Hub. mlflow: the model folder as a model of
+    MLflow. The probabilities of the exported model are compared with the probabilities of crepe_dist on test texts and
+    synthetic texts. The export is written only if they agree.
     """
 
     usage = """
@@ -46,17 +47,20 @@ class Export(ModelFlags, ThresholdFlag, Command):
         crepe export crepe_gluon_epoch6.params --mode notebook --classes classes.txt --out exported
         """
 
-    format: Optional[str] = setting(None, "default: onnx; with --max-size-mb: crepe", FormatName(FORMATS))
+    format: Optional[str] = setting(
+        None, "Format, as described above. Default: crepe with --max-size-mb, otherwise onnx.", FormatName(FORMATS)
+    )
     max_size_mb: Optional[float] = setting(
         None,
-        "(crepe) largest size of the folder in MB: rows of the tables that matter least in the training split are left "
-        "out, and several numbers share a byte",
+        "Maximum size of the model folder in MB, for --format crepe. The least important rows of the n-gram tables are "
+        "removed, and the other numbers are quantized. Default: no compression.",
         float_range(0, 1e6, open_below=True),
     )
-    out: Path = setting(None, "folder; files of the same names are replaced", PATH_ARGUMENT)
+    out: Path = setting(None, "Output folder. Files with the same names are replaced. Required.", PATH_ARGUMENT)
     data: Optional[Path] = setting(
         None,
-        "prepared folder: test texts for the comparison, and the training split for --max-size-mb; default: the run's",
+        "Prepared folder. Its test split is used for the comparison, and its training split for --max-size-mb. "
+        "Default: the data set of the run.",
         PATH_ARGUMENT,
     )
 
@@ -64,9 +68,9 @@ class Export(ModelFlags, ThresholdFlag, Command):
         if self.out is None:
             raise UserError("--out is missing: it names the folder to write", remedy="add --out DIR")
         check_folder(self.out)
-        form = self.format or ("crepe" if self.max_size_mb else "onnx")
-        if self.max_size_mb and form != "crepe":
-            raise UserError(f"--max-size-mb does not apply to --format {form}", remedy="use --format crepe")
+        export_format = self.format or ("crepe" if self.max_size_mb else "onnx")
+        if self.max_size_mb and export_format != "crepe":
+            raise UserError(f"--max-size-mb does not apply to --format {export_format}", remedy="use --format crepe")
         set_omp_threads()
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
         from crepe_dist.predicting.loading import load
@@ -74,12 +78,13 @@ class Export(ModelFlags, ThresholdFlag, Command):
 
         path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint, self.data), self.checkpoint)
         predictor = load(path, **self.external_weights_kwargs(), device="cpu", **self.thresholds())
-        if predictor.composition.beside and form == "web":
+        if predictor.composition.beside and export_format == "web":
             remedy = "use --format onnx, huggingface, mlflow or crepe"
-            raise UserError(f"--format {form} does not read columns beside the text, as this model does", remedy=remedy)
+            what = f"--format {export_format} does not support feature columns, which this model has"
+            raise UserError(what, remedy=remedy)
         if predictor.level_thresholds:
             remedy = "leave --min-precision out, and give it to predict or serve"
-            raise UserError("no export has the thresholds of a tree of codes", remedy=remedy)
+            raise UserError("exports do not support --min-precision for hierarchical labels", remedy=remedy)
         if self.max_size_mb:
             from crepe_dist.exporting.compression import compress_to
 
@@ -88,12 +93,15 @@ class Export(ModelFlags, ThresholdFlag, Command):
             print(*notes, sep="\n")
             return
         real, synthetic = real_texts(path, self.data), synthetic_texts(predictor.encoding)
-        files, difference = export(predictor, form, self.out, real + synthetic)
+        files, difference = export(predictor, export_format, self.out, real + synthetic)
         _list(files)
-        if predictor.composition.strip_html and form == "onnx":
-            print("note: crepe_runtime.py removes HTML as in training; other programs must remove it before model.onnx")
-        texts = f"{pluralize(len(real), 'text')} of the test split and {len(synthetic)} synthetic ones"
-        print(f"compared with our own engine on {texts}: probabilities differ by at most {difference:.1e}")
+        if predictor.composition.strip_html and export_format == "onnx":
+            print(
+                "note: crepe_runtime.py removes HTML in the same way as in training; other programs must remove HTML "
+                "before they call model.onnx"
+            )
+        texts = f"{pluralize(len(real), 'text')} of the test split and {len(synthetic)} synthetic texts"
+        print(f"compared with crepe_dist on {texts}: the probabilities differ by at most {difference:.1e}")
 
 
 def _list(files: list[Path]) -> None:

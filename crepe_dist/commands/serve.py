@@ -20,7 +20,7 @@ from crepe_dist.settings.options import DEFAULT_PORT, ServiceOptions
 
 @dataclass
 class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
-    """Classify texts over HTTP, with an API for programs and a web page for people."""
+    """Classify texts over HTTP. The service has an API for programs and a web page."""
 
     usage = """
         crepe serve
@@ -28,14 +28,21 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         curl localhost:8080/predict -H 'Content-Type: application/json' -d '{"text": "arrived broken"}'
 
       paths: / (web page), POST /predict, /v2 (Open Inference Protocol), /healthz, /metrics (Prometheus), /openapi.json
-      exit codes: 0 after SIGTERM and 130 after Ctrl-C, once the requests in progress are answered; 1 after an error
+      exit codes: 0 after SIGTERM, 130 after Ctrl-C (both after the requests in progress are finished), 1 after an error
       """
     interrupted = "stopped: Ctrl-C"
 
-    host: str = setting("127.0.0.1", "address to listen on", NON_EMPTY)
-    port: int = setting(DEFAULT_PORT, "port; 0 picks a free one", int_range(0, 65_535))
-    allow_host: tuple[str, ...] = setting((), "host name that clients may use; repeatable", Repeated(NON_EMPTY))
-    log_requests: bool = setting(False, "write one line per request to standard error, without texts")
+    host: str = setting("127.0.0.1", "Address to listen on.", NON_EMPTY)
+    port: int = setting(DEFAULT_PORT, "Port. 0: a free port.", int_range(0, 65_535))
+    allow_host: tuple[str, ...] = setting(
+        (),
+        "Host name that clients may use for the service. IP addresses, localhost and --host are always allowed. Repeat "
+        "the option for several names.",
+        Repeated(NON_EMPTY),
+    )
+    log_requests: bool = setting(
+        False, "Write one line per request to standard error. The lines contain no texts of the requests."
+    )
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, _stop)
@@ -47,12 +54,12 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
 
 
 def _stop(number: int, frame: Optional[FrameType]) -> None:
-    # Unlike a stopped run, a stopped service leaves nothing to resume, so this is a success.
+    # A stopped training run can be resumed, so it has its own exit code. A stopped service has finished its work.
     raise StopRequested("SIGTERM", ExitCode.DONE)
 
 
 def _serve(args: Serve) -> None:
-    # Not at the top: FastAPI and uvicorn take 0.6 s, which --help need not wait for.
+    # These imports are not at the top of the module, because FastAPI and uvicorn take 0.6 s and --help needs neither.
     from crepe_dist.predicting.loading import load
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server
@@ -64,8 +71,8 @@ def _serve(args: Serve) -> None:
         metrics = ServiceMetrics(predictor.path.name, predictor.kernels)
 
         def predict(rows: Sequence[str]) -> list[Prediction]:
-            metrics.read(rows, predictor.encoding)
-            return list(predictor.predict_stream(iter(rows)))  # which have the values of columns
+            metrics.count_characters(rows, predictor.encoding)
+            return list(predictor.predict_stream(iter(rows)))
 
         batcher = DynamicBatcher(predict, predictor.explain, metrics.batch_texts.observe)
         try:
@@ -74,9 +81,9 @@ def _serve(args: Serve) -> None:
             print(f"listening on {server.url(listener)}", flush=True)
             if not server.is_loopback(listener):
                 print(
-                    f"warning: other machines can reach {escape_controls(args.host)}; the service has no "
-                    f"authentication and no "
-                    "encryption\n  do:  use it in a private network only, or behind a proxy that adds both",
+                    f"warning: other machines can reach {escape_controls(args.host)}, and the service has no "
+                    "authentication and no encryption\n"
+                    "  do:  use the service only in a private network, or behind a proxy that adds both",
                     file=sys.stderr,
                 )
             server.serve(create_app(batcher, predictor, metrics, args, log=args.log_requests), listener, args.timeout)

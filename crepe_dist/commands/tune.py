@@ -22,31 +22,35 @@ from crepe_dist.tuning.search import BEST, DONE, TABLE, TIMED_OUT, Search, trial
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-MAX_SHOWN = 10  # trials in the table
+MAX_SHOWN_TRIALS = 10  # Number of trials in the table on the terminal.
 
 
 @dataclass
 class Tune(Command):
-    """Search for better settings of training: network, learning rate, epochs, and for crepe dropout and width.
+    """Search for better training settings: network, learning rate, epochs, and for crepe also dropout and width.
 
-    The validation split decides. The first trial is the fastest network. The second trial has the defaults, so the
-    result is never worse on that split. The third trial is the default network with a higher learning rate and 10
-    epochs. Run the same command again to continue the search.
+    The validation score selects the best settings. The first trial is the fastest network. The second trial has the
+    default settings, so the validation score of the result is never lower. The third trial is the default network with
+    a higher learning rate and 10 epochs. Run the same command again to resume the search.
     """
 
     usage = """
         crepe tune data/reviews --minutes 10
-        crepe tune data/reviews --minutes 60     go on with the same search
+        crepe tune data/reviews --minutes 60     resume the same search
         crepe train --config tune/reviews/best.yaml
         """
-    interrupted = "interrupted; run the same command again to continue the search"
+    interrupted = "interrupted; run the same command again to resume the search"
 
-    data: Path = setting(None, "prepared folder with a validation split", PATH_ARGUMENT, positional="")
-    minutes: float = setting(10.0, "time to search", float_range(0, 1e6, open_below=True))
-    out: Optional[Path] = setting(None, "folder of the search; default: tune/DATA", PATH_ARGUMENT)
-    trials: Optional[int] = setting(None, "stop after so many trials, those of before included", int_range(1, 10**6))
-    processes: int = setting(1, "processes that train", int_range(1, 4096), "-np")
-    seed: int = setting(0, "random seed", int_range(0, 2**31))
+    data: Path = setting(None, "Prepared folder with a validation split.", PATH_ARGUMENT, positional="")
+    minutes: float = setting(10.0, "Time limit of the search, in minutes.", float_range(0, 1e6, open_below=True))
+    out: Optional[Path] = setting(None, "Folder of the search. Default: tune/DATA.", PATH_ARGUMENT)
+    trials: Optional[int] = setting(
+        None,
+        "Maximum number of finished trials, including the trials of earlier searches. Default: no limit.",
+        int_range(1, 10**6),
+    )
+    processes: int = setting(1, "Number of training processes.", int_range(1, 4096), "-np")
+    seed: int = setting(0, "Random seed.", int_range(0, 2**31))
 
     def run(self) -> None:
         deadline = time.monotonic() + 60 * self.minutes
@@ -54,31 +58,31 @@ class Tune(Command):
         out = self.out or Path("tune") / data.name
         search = Search(data, out, self.seed)
         console = Console(highlight=False)
-        if before := search.trials():
-            console.print(f"{out} has {pluralize(len(before), 'trial')}; the search goes on")
+        if earlier_trials := search.trials():
+            console.print(f"{out} has {pluralize(len(earlier_trials), 'trial')}; resuming the search")
         with console.status("") as status:
             for trial in search.run(
                 deadline,
                 self.trials,
                 self.processes,
-                lambda settings, text: status.update(escape(f"{text}   {spelled(settings)}")),
+                lambda settings, text: status.update(escape(f"{text}   {format_settings(settings)}")),
             ):
                 console.print(_line(trial), markup=False, soft_wrap=True)
-        again = [str(self.data), *(["--out", str(self.out)] if self.out else [])]
-        _show(search, out, console, f"{shlex.join(again)} --minutes {math.ceil(max(30, 3 * self.minutes))}")
+        arguments = [str(self.data), *(["--out", str(self.out)] if self.out else [])]
+        _show(search, out, console, f"{shlex.join(arguments)} --minutes {math.ceil(max(30, 3 * self.minutes))}")
 
 
 def _line(trial: "FrozenTrial") -> str:
-    about = trial.user_attrs
-    validation = f"validation {percent(about['validation'])}" if "validation" in about else about["end"]
-    validation += " so far" * (about["end"] == TIMED_OUT and "validation" in about)
-    problem = f": {about['problem'].splitlines()[0]}" if about["problem"] else ""
-    seconds, settings = duration(about["seconds"]), spelled(about["settings"])
-    return f"{about['folder']}  {validation:<26} {seconds:>7}  {settings}{problem}"
+    outcome = trial.user_attrs
+    validation = f"validation {percent(outcome['validation'])}" if "validation" in outcome else outcome["end"]
+    validation += " so far" * (outcome["end"] == TIMED_OUT and "validation" in outcome)
+    problem = f": {outcome['problem'].splitlines()[0]}" if outcome["problem"] else ""
+    seconds, settings = duration(outcome["seconds"]), format_settings(outcome["settings"])
+    return f"{outcome['folder']}  {validation:<26} {seconds:>7}  {settings}{problem}"
 
 
-def spelled(settings: dict[str, Any]) -> str:
-    """Name the settings of a trial."""
+def format_settings(settings: dict[str, Any]) -> str:
+    """Format the settings of a trial for the terminal."""
     if not settings:
         return "the defaults"
     return ", ".join(
@@ -88,30 +92,35 @@ def spelled(settings: dict[str, Any]) -> str:
     )
 
 
-def _show(search: Search, out: Path, console: Console, more: str) -> None:
+def _show(search: Search, out: Path, console: Console, resume_arguments: str) -> None:
+    """Print the table of the best trials, and how to resume the search.
+
+    Raises:
+        UserError: No epoch was evaluated.
+    """
     trials, best = search.trials(), search.best()
+    resume_command = f"{invocation.command_line('tune')} {resume_arguments}"
     if best is None:
         raise UserError(
-            "no trial completed an epoch; its training so far is saved",
-            remedy=f"continue with more time: {invocation.command_line('tune')} {more}",
+            "no trial completed an epoch within the time limit; the interrupted training is saved",
+            remedy=f"resume the search with more time: {resume_command}",
         )
     table = Table("trial", "validation", "test", "epoch", "time", "settings", box=None, pad_edge=False)
     scored = sorted((trial for trial in trials if "validation" in trial.user_attrs), key=trial_sort_key)
     done = [trial for trial in scored if trial.user_attrs["end"] == DONE]
-    for trial in [*scored[:MAX_SHOWN], *(each for each in scored[MAX_SHOWN:] if each.user_attrs.get("defaults"))]:
-        about = trial.user_attrs
-        scores = percent(about["validation"]), percent(about["test"]), str(about["epoch"])
-        table.add_row(about["folder"], *scores, duration(about["seconds"]), spelled(about["settings"]))
+    # The trial of the defaults is always shown, because it is the baseline.
+    default_trials = [trial for trial in scored[MAX_SHOWN_TRIALS:] if trial.user_attrs.get("defaults")]
+    for trial in [*scored[:MAX_SHOWN_TRIALS], *default_trials]:
+        outcome = trial.user_attrs
+        scores = percent(outcome["validation"]), percent(outcome["test"]), str(outcome["epoch"])
+        table.add_row(outcome["folder"], *scores, duration(outcome["seconds"]), format_settings(outcome["settings"]))
     console.print(table)
     lines = [
-        f"{pluralize(len(trials), 'trial')}, {len(done)} finished; the validation split chose the best",
+        f"{pluralize(len(trials), 'trial')}, {len(done)} finished; the validation score selects the best trial",
         f"all trials   {out / TABLE}",
-        f"its model    {search.checkpoint(best, out)}",
+        f"best model   {search.checkpoint(best, out)}",
         f"train it     {invocation.command_line('train')} --config {out / BEST}",
     ]
     if best not in done:
-        lines.append(
-            f"{best.user_attrs['folder']} is the best so far, and not finished: {invocation.command_line('tune')} "
-            f"{more}"
-        )
+        lines.append(f"{best.user_attrs['folder']} is the best so far, but it is not finished: {resume_command}")
     console.print("\n".join(lines), soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Comparison of texts without labels with those that a model was tested on: what ``crepe drift`` prints and writes."""
+"""Comparison of new unlabelled texts with the test split of a model, for ``crepe drift``."""
 
 from __future__ import annotations
 
@@ -36,64 +36,73 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import run_of
 from crepe_dist.version import __version__
 
-MIN_TEXTS = 30
-MAX_SHOWN, CELLS = 6, 50  # figures of a group on the terminal, and columns of their names
+MIN_TEXTS = 30  # Minimum number of texts on either side of the comparison.
+MAX_SHOWN = 6  # Number of proportions of a group on the terminal.
+CELLS = 50  # Width of the names of proportions on the terminal, in characters.
 
 
 def drift(args: Any) -> None:
-    """Compare texts as the flags of ``crepe drift`` say, and write the output.
+    """Compare texts and write the output of ``crepe drift``.
+
+    Args:
+        args: flags of the command.
 
     Raises:
-        UserError: a file or the test split cannot be opened, or has too few texts; or something changed, with --check.
+        UserError: A file or the test split cannot be opened or has too few texts. With --check, also if the texts have
+            changed.
     """
     path = checkpoint.log_model_in_use(checkpoint.resolve_model(args.checkpoint, args.data), args.checkpoint)
     predictor = load(path, **args.external_weights_kwargs(), device=args.device)
     if args.data is None and run_of(predictor.path) is None:
-        why, remedy = "so its test split is not known", "name the data that it was trained on: --data DIR"
+        why, remedy = "its test split is unknown without the run", "name the data set of the training: --data DIR"
         raise UserError(f"{predictor.path} is not in the folder of its run", why, remedy)
-    rows, old, new, others = _texts(args, predictor)
-    ruler = DriftStatistics(predictor, old)
-    table = compare_proportions(ruler.sums(old), ruler.sums(new), args.min_effect)
+    rows, reference_texts, current_texts, num_others = _texts(args, predictor)
+    statistics = DriftStatistics(predictor, reference_texts)
+    table = compare_proportions(statistics.sums(reference_texts), statistics.sums(current_texts), args.min_effect)
     figures = table[table["group"] != HISTOGRAM]
     changed = figures[figures["changed"]]
-    found = {
+    # These keys are the keys of the JSON file.
+    result = {
         "file": args.file,
-        "texts": len(new),
+        "texts": len(current_texts),
         "test": rows.name,
-        "test_texts": len(old),
+        "test_texts": len(reference_texts),
         "least": args.min_effect,
         "changed": not changed.empty,
         "verdict": _verdict(figures, changed),
         "do": _remedy(args, predictor, rows),
-        "notes": [*rows.notes(), f"not compared, because unusable, repeated or learnt from: {others:,}"],
+        "notes": [*rows.notes(), f"not compared, because invalid, repeated or used in training: {num_others:,}"],
         "figures": table.to_dict("records"),
     }
-    noise = critical_value(len(figures)) * (1 / len(old) + 1 / len(new)) ** 0.5
+    noise = critical_value(len(figures)) * (1 / len(reference_texts) + 1 / len(current_texts)) ** 0.5
     low, high = (percent(np.sin(np.pi / 6 + sign * max(noise, args.min_effect) / 2) ** 2) for sign in (-1, 1))
-    found["notes"].append(f"a class of 25 % must fall below {low}, or rise above {high}, to be told from chance")
+    result["notes"].append(f"detectable changes: a class of 25 % must fall below {low} or rise above {high}")
     if not predictor.is_multilabel and MEAN in set(figures["name"]):
-        then, (shift,) = (
-            predictor.metadata["test_accuracy"],
-            (figures["now"] - figures["then"])[figures["name"] == MEAN],
-        )
-        found["expected_accuracy"] = min(1.0, max(0.0, then + shift))
-        before = f"after {percent(then)} on the test split, if the probabilities hold"
-        found["notes"].append(f"expected accuracy: {percent(found['expected_accuracy'])}, {before}")
-    print(f"{pluralize(len(new), 'text')} of {excerpt(args.file)}, compared with {len(old):,} ({excerpt(rows.name)})\n")
-    print(_text(figures), "", *map(excerpt, found["notes"]), sep="\n")
+        test_accuracy = predictor.metadata["test_accuracy"]
+        (shift,) = (figures["now"] - figures["then"])[figures["name"] == MEAN]
+        result["expected_accuracy"] = min(1.0, max(0.0, test_accuracy + shift))
+        condition = f"if the probabilities are calibrated; on the test split it was {percent(test_accuracy)}"
+        result["notes"].append(f"expected accuracy: {percent(result['expected_accuracy'])}, {condition}")
+    compared = f"compared with {len(reference_texts):,} ({excerpt(rows.name)})"
+    print(f"{pluralize(len(current_texts), 'text')} of {excerpt(args.file)}, {compared}\n")
+    print(_format_figures(figures), "", *map(excerpt, result["notes"]), sep="\n")
     if args.json is not None:
-        write_json(args.json, found, follow=True)
+        write_json(args.json, result, follow=True)
     if args.metrics is not None:
         _write_metrics(args.metrics, figures)
     if args.html is not None:
-        write_text(args.html, render("drift.html", found=escape_nested(found), version=__version__), follow=True)
-    if args.check and found["changed"]:
-        raise UserError(found["verdict"], remedy=found["do"])
-    print(f"\n{escape_controls(found['verdict'])}" + f"\n  do:  {escape_controls(found['do'])}" * found["changed"])
+        write_text(args.html, render("drift.html", result=escape_nested(result), version=__version__), follow=True)
+    if args.check and result["changed"]:
+        raise UserError(result["verdict"], remedy=result["do"])
+    print(f"\n{escape_controls(result['verdict'])}" + f"\n  do:  {escape_controls(result['do'])}" * result["changed"])
 
 
 def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[str], int]:
-    """Return the rows of the test split, its texts and the new ones that are compared, and the number of others."""
+    """Return the rows of the test split, the reference texts, the current texts, and the number of other rows.
+
+    The reference texts are the texts of the test split. The current texts are the texts of the file. Repeated texts,
+    and texts that the run was trained on, are left out on both sides.
+    """
     with temporary_folder() as folder:
         rows = load_eval_rows(args.data, predictor, folder)
         path = str(remote.download(args.file, folder / "copy")) if remote.is_url(args.file) else args.file
@@ -102,46 +111,46 @@ def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[s
     data, split = rows.dataset, rows.dataset.splits["test"]
     composition = predictor.composition
     usable = (row.text for row in inputs if not (row.error or composition.validation_error(row.text)))
-    given = [normalize_row(row, composition.strip_html) for row in usable]
-    if absent := FIELD_SEPARATOR * len(composition.beside):
-        given = [row if FIELD_SEPARATOR in row else row + absent for row in given]
-    others = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]
-    learnt = np.concatenate([each.source_rows[:, HASH] for each in others])
-    old, new = (
-        drop_duplicates(texts, learnt) for texts in ([split.text(row) or "" for row in range(len(split))], given)
-    )
-    if min(len(old), len(new)) < MIN_TEXTS:
-        what = (
-            f"{excerpt(args.file)} has {pluralize(len(new), 'text')} to compare, and {excerpt(rows.name)} {len(old):,}"
-        )
-        why = f"at least {MIN_TEXTS} tell something; repeated ones, and those that the run learnt from, do not count"
+    file_texts = [normalize_row(row, composition.strip_html) for row in usable]
+    # If the file has no feature columns, their values are missing values.
+    if missing_values := FIELD_SEPARATOR * len(composition.beside):
+        file_texts = [row if FIELD_SEPARATOR in row else row + missing_values for row in file_texts]
+    split_texts = [split.text(row) or "" for row in range(len(split))]
+    seen_splits = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]
+    seen_hashes = np.concatenate([part.source_rows[:, HASH] for part in seen_splits])
+    reference_texts, current_texts = (drop_duplicates(texts, seen_hashes) for texts in (split_texts, file_texts))
+    if min(len(reference_texts), len(current_texts)) < MIN_TEXTS:
+        current = f"{excerpt(args.file)} has {pluralize(len(current_texts), 'text')} to compare"
+        what = f"{current}, and {excerpt(rows.name)} has {len(reference_texts):,}"
+        why = f"a comparison needs at least {MIN_TEXTS} texts; repeated texts and training texts do not count"
         raise UserError(what, why, "collect more texts")
-    return rows, old, new, len(inputs) - len(new)
+    return rows, reference_texts, current_texts, len(inputs) - len(current_texts)
 
 
 def _verdict(figures: ProportionTable, changed: ProportionTable) -> str:
-    much = f"of {pluralize(len(figures), 'figure')} differ by more than chance explains and by enough to matter"
+    total = f"of {pluralize(len(figures), 'proportion')} changed significantly and by at least --min-effect"
     if changed.empty:
-        return f"as in the test split: none {much}"
-    return f"changed: {len(changed)} {much} ({join_words(list(changed['group'].unique()))})"
+        return f"no drift: none {total}"
+    return f"drift: {len(changed)} {total} ({join_words(list(changed['group'].unique()))})"
 
 
 def _remedy(args: Any, predictor: Predictor, rows: EvalRows) -> str:
     file = "FILE" if args.file == PIPE else args.file
-    chosen = (
-        ""
-        if predictor.is_multilabel
-        else f" that {command_line('inspect')} {rows.dataset.folder} --unlabelled {file} chooses"
-    )
-    scored = f"{command_line('evaluate')} {args.checkpoint or predictor.path} LABELLED"
-    return f"label rows{chosen}, and score them: {scored}; if the model got worse, train with them"
+    inspect_command = f"{command_line('inspect')} {rows.dataset.folder} --unlabelled {file}"
+    selected = "" if predictor.is_multilabel else f" that {inspect_command} selects"
+    evaluate_command = f"{command_line('evaluate')} {args.checkpoint or predictor.path} LABELLED"
+    advice = "if it got worse, add these rows to the training data"
+    return f"label rows{selected}, and evaluate the model on them: {evaluate_command}; {advice}"
 
 
-def _text(figures: ProportionTable) -> str:
-    """Format the figures for the terminal: of each group those that differ most, with a star if they changed."""
+def _format_figures(figures: ProportionTable) -> str:
+    """Format the proportions for the terminal. Mark changed proportions with a star.
+
+    Each group shows the proportions with the largest differences.
+    """
     order = figures["effect"].abs().sort_values(ascending=False).index
     shown = figures.loc[order].groupby("group").head(MAX_SHOWN).sort_values("group", kind="stable")
-    lines = [f"{'':{CELLS + 2}}    then      now  change in points (95 %)"]
+    lines = [f"{'':{CELLS + 2}}    test      new  change in points (95 %)"]
     for row in shown.itertuples():
         name = f"{'*' if row.changed else ' '} {truncate_to_width(excerpt(f'{row.group}: {row.name}'), CELLS)}"
         low, change, high = (f"{100 * number:+.1f}" for number in (row.low, row.now - row.then, row.high))
@@ -150,12 +159,12 @@ def _text(figures: ProportionTable) -> str:
 
 
 def _write_metrics(path: Path, figures: ProportionTable) -> None:
-    """Write the shares as a file for the textfile collector of Prometheus's node_exporter."""
-    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # an extra
+    """Write the proportions as a file for the textfile collector of Prometheus's node_exporter."""
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # This is an optional dependency.
 
-    shares = Gauge("crepe_dist_drift", "Shares; changed is 0 or 1.", ["group", "name", "of"], registry=None)
+    gauge = Gauge("crepe_dist_drift", "Shares; changed is 0 or 1.", ["group", "name", "of"], registry=None)
     for row in figures.itertuples():
-        for of, value in (("test", row.then), ("new", row.now), ("changed", row.changed)):
-            shares.labels(escape_controls(row.group), escape_controls(row.name), of).set(value)
-    (registry := CollectorRegistry()).register(shares)
+        for source, value in (("test", row.then), ("new", row.now), ("changed", row.changed)):
+            gauge.labels(escape_controls(row.group), escape_controls(row.name), source).set(value)
+    (registry := CollectorRegistry()).register(gauge)
     write_text(path, generate_latest(registry).decode("utf-8"), follow=True)

@@ -1,4 +1,4 @@
-"""Compression of a network to a given size: which rows of its tables to keep, and how many numbers share a byte."""
+"""Compression of a network to a given size: removal of unimportant embedding rows, and product quantization."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from crepe_dist.predicting.loading import open_checkpoint
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.training.evaluation import evaluate
 
-# (numbers in a byte of a table, and of another layer), the most exact first. The first level whose tables keep ENOUGH
-# of their importance is taken; the last one if none does, as long as LEAST is left.
+# Levels of quantization, the most exact first. A level says how many numbers are stored in one byte, in embedding
+# tables and in other layers. The first level is used at which the tables retain KEPT_IMPORTANCE of their importance. If no
+# level retains so much, the last level is used, provided that it retains MIN_IMPORTANCE.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
-KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5
-SMALL = 1 << 12  # numbers; smaller arrays stay as they are
-HEADER = 120  # bytes of safetensors' header for one array
-MAX_CHARACTERS = 1 << 25  # of the training split, in which rows are counted
-CHARACTERS = 1 << 18  # looked up at a time
-MAX_SCORED, BATCH = 5000, 256  # texts
-# Of the description; its figures are those of the whole network.
-KEPT = ("data", "id", "labels", "levels", "composition", "reading")
+KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions.
+MIN_QUANTIZED_SIZE = 1 << 12  # Number of elements from which an array is quantized.
+HEADER_BYTES = 120  # Size of safetensors' header for one array.
+MAX_CHARACTERS = 1 << 25  # Maximum number of characters of the training split that are used to weigh rows.
+CHUNK_CHARACTERS = 1 << 18  # Number of characters that are processed together.
+MAX_SCORED = 5000  # Maximum number of test texts on which the two networks are compared.
+BATCH_SIZE = 256  # Number of texts in a batch.
+# Keys of the metadata that are copied. The scores in the metadata are not copied, because they are scores of the
+# uncompressed network.
+COPIED_KEYS = ("data", "id", "labels", "levels", "composition", "reading")
 RowCounts = dict[str, npt.NDArray[np.float64]]
 
 
@@ -42,97 +45,104 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
 
     Args:
         predictor: predictor of the checkpoint, on the CPU.
-        data: prepared folder of the training split; ``None`` for the run's.
+        limit: maximum size of the folder in bytes.
+        out: folder.
+        data: prepared folder with the training split. ``None``: the data set of the run.
 
     Returns:
-        The files, and sentences about what was lost.
+        The files, and sentences that describe the loss.
 
     Raises:
-        UserError: the data are missing or encoded differently, or the network cannot be compressed to this size.
+        UserError: The data set is missing or encoded differently, or the network cannot be compressed to this size.
     """
-    engine, about = predictor.engine, predictor.metadata
+    engine, metadata = predictor.engine, predictor.metadata
     dataset = _dataset(predictor, data) if engine.config.sparse_parameters else None
     counts = row_importance(engine.config, engine.arrays, dataset) if dataset else {}
-    described: dict[str, Any] = {name: about[name] for name in KEPT if name in about}
-    described["compressed"] = {"checkpoint": predictor.path.name, "sha256": about.get("sha256", ""), "size": limit}
-    whole = {**described, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
-    whole["calibration"] = predictor.calibration.to_dict()
-    stored, numbers, rows = _compressed(engine.config, engine.arrays, counts, limit, whole)
+    copied: dict[str, Any] = {name: metadata[name] for name in COPIED_KEYS if name in metadata}
+    copied["compressed"] = {"checkpoint": predictor.path.name, "sha256": metadata.get("sha256", ""), "size": limit}
+    complete = {**copied, "encoding": predictor.encoding.to_dict(), "classes": predictor.classes}
+    complete["calibration"] = predictor.calibration.to_dict()
+    stored, numbers, rows = _compress(engine.config, engine.arrays, counts, limit, complete)
     with atomic_folder(out) as folder:
         file = folder / weights_io.MODEL_FILE
         weights_io.write_safetensors(stored, file)
-        predictor.write_metadata(file, {**described, "network": about.get("network", {})})
+        predictor.write_metadata(file, {**copied, "network": metadata.get("network", {})})
         files = sorted(folder.iterdir())
-        assert sum(each.stat().st_size for each in files) <= limit
-        again = open_checkpoint(file)
-    notes = [f"{name} keeps {kept:,} of {count:,} rows" for name, (kept, count) in rows.items()]
-    notes += [f"each byte of a table holds {pluralize(numbers, 'number')}", *_scored(predictor, again, dataset)]
-    return [out / each.name for each in files], notes
+        assert sum(path.stat().st_size for path in files) <= limit
+        compressed = open_checkpoint(file)
+    notes = [f"{name} retains {num_kept:,} of {count:,} rows" for name, (num_kept, count) in rows.items()]
+    notes.append(f"each byte of a table stores {pluralize(numbers, 'number')}")
+    notes += _compare_scores(predictor, compressed, dataset)
+    return [out / path.name for path in files], notes
 
 
 def _dataset(predictor: Predictor, data: Path | None) -> Dataset:
     dataset = open_dataset(data or dataset_of_run(predictor.path))
-    here, there = dataset.encoder, predictor.encoding
-    if not here.same_mapping(there) or here.feature_len != there.feature_len:
-        what = f"{dataset.folder} is encoded differently from the texts of {predictor.path}"
-        raise UserError(what, remedy="name the data that it was trained on with --data")
+    encoder = dataset.encoder
+    if not encoder.same_mapping(predictor.encoding) or encoder.feature_len != predictor.encoding.feature_len:
+        what = f"{dataset.folder} is encoded differently from the training data of {predictor.path}"
+        raise UserError(what, remedy="name the data set of the training with --data")
     return dataset
 
 
-def _scored(before: Predictor, after: Predictor, dataset: Dataset | None) -> list[str]:
+def _compare_scores(before: Predictor, after: Predictor, dataset: Dataset | None) -> list[str]:
     if not dataset or not (split := dataset.splits.get("test")):
         return []
     if (before.is_multilabel, len(before.classes)) != (dataset.label_kind == MULTILABEL, len(dataset.classes)):
         return []
-    some = split.select(np.linspace(0, len(split) - 1, min(MAX_SCORED, len(split))).astype(np.int64))
-    scores = [
-        evaluate(each.engine, some, BATCH, SINGLE_PROCESS, before.calibration).accuracy for each in (before, after)
+    sample = split.select(np.linspace(0, len(split) - 1, min(MAX_SCORED, len(split))).astype(np.int64))
+    accuracies = [
+        evaluate(predictor.engine, sample, BATCH_SIZE, SINGLE_PROCESS, before.calibration).accuracy
+        for predictor in (before, after)
     ]
-    texts, shares = pluralize(len(some), "test text"), f"{percent(scores[0])} before, {percent(scores[1])} now"
-    return [f"{score_name(before.is_multilabel)} on {texts}: {shares}"]
+    texts = pluralize(len(sample), "test text")
+    comparison = f"{percent(accuracies[0])} before the compression, {percent(accuracies[1])} after it"
+    return [f"{score_name(before.is_multilabel)} on {texts}: {comparison}"]
 
 
 def row_importance(shape: NetworkConfig, arrays: Arrays, data: Dataset) -> RowCounts:
-    """Weigh how documents that a network may have learnt from use each row of its tables, by parameter name.
+    """Sum the weights with which training and validation documents use each row of the embedding tables.
 
-    Of long splits, evenly spaced documents are counted.
+    If a split is long, only a sample of evenly spaced documents is used. The result is keyed by parameter name.
     """
     counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.sparse_parameters}
-    step = max(1, CHARACTERS // shape.feature_len)
+    step = max(1, CHUNK_CHARACTERS // shape.feature_len)
     for split in (split for name, split in data.splits.items() if name != "test"):
-        some = min(len(split), max(1, MAX_CHARACTERS // shape.feature_len))
-        rows = np.linspace(0, len(split) - 1, some).astype(np.int64)
-        for start in range(0, some, step):
+        sample_size = min(len(split), max(1, MAX_CHARACTERS // shape.feature_len))
+        rows = np.linspace(0, len(split) - 1, sample_size).astype(np.int64)
+        for start in range(0, sample_size, step):
             for name, (used, weights) in shape.row_usage(arrays, split.char_ids(rows[start : start + step])).items():
                 counts[name] += np.bincount(used, weights, len(counts[name]))
     return counts
 
 
-def _compressed(
-    shape: NetworkConfig, arrays: Arrays, counts: RowCounts, limit: int, about: dict[str, Any]
+def _compress(
+    shape: NetworkConfig, arrays: Arrays, counts: RowCounts, limit: int, metadata: dict[str, Any]
 ) -> tuple[Arrays, int, dict[str, tuple[int, int]]]:
-    """Compress a network to at most ``limit`` bytes, its description ``about`` included.
+    """Compress a network to at most ``limit`` bytes. The limit includes the size of the metadata.
 
-    The importance of a row of a table is its squared length times the weight of its uses. Every table keeps the same
-    share of its importance, the largest that fits, in its most important rows.
+    The importance of a row of a table is its squared norm times the weight of its uses. Every table retains its most
+    important rows. All tables retain the same fraction of their importance, which is the largest fraction that fits.
 
     Returns:
-        The stored arrays, the numbers in a byte of a table, and the kept rows and all rows of each table.
+        The stored arrays, how many numbers of a table are stored in one byte, and the number of retained rows and of
+        all rows of each table.
 
     Raises:
-        UserError: the network cannot be compressed to this size.
+        UserError: The network cannot be compressed to this size.
     """
-    fixed = len(json.dumps(about, indent=2, ensure_ascii=False).encode()) + 1000
+    # 1000 bytes are reserved for metadata that ``write_metadata`` adds.
+    fixed = len(json.dumps(metadata, indent=2, ensure_ascii=False).encode()) + 1000
     tables = {name: _PrunableEmbedding(arrays[name], count) for name, count in counts.items()}
     for numbers, other_numbers in LEVELS:
-        others = fixed + sum(
+        other_bytes = fixed + sum(
             _size(name, array, other_numbers, shape) for name, array in arrays.items() if name not in tables
         )
-        share = _largest_share(tables, numbers, limit - others)
-        if share >= KEPT_IMPORTANCE:
+        fraction = _max_fraction(tables, numbers, limit - other_bytes)
+        if fraction >= KEPT_IMPORTANCE:
             break
-    if share < MIN_IMPORTANCE:
-        smallest = others + sum(table.size(MIN_IMPORTANCE, numbers) for table in tables.values())
+    if fraction < MIN_IMPORTANCE:
+        smallest = other_bytes + sum(table.size(MIN_IMPORTANCE, numbers) for table in tables.values())
         raise UserError(
             f"the network cannot be compressed to {size(limit)}",
             remedy=f"give --max-size-mb {smallest / 1e6 + 0.001:.3f}",
@@ -141,12 +151,12 @@ def _compressed(
     rows = {}
     for name, array in arrays.items():
         if name in tables:
-            table, kept = tables[name], tables[name].kept(share)
-            stored |= quantization.product_quantize(name, array, table.numbers(numbers), kept, table.count)
-            rows[name] = (int(kept.sum()), len(kept))
+            table, mask = tables[name], tables[name].mask(fraction)
+            stored |= quantization.product_quantize(name, array, table.numbers(numbers), mask, table.count)
+            rows[name] = (int(mask.sum()), len(mask))
         elif name in shape.buffers:
             stored |= quantization.drop_zero_rows(name, array)
-        elif array.size < SMALL:
+        elif array.size < MIN_QUANTIZED_SIZE:
             stored[name] = array
         else:
             stored |= quantization.product_quantize(name, array, other_numbers)
@@ -154,7 +164,7 @@ def _compressed(
 
 
 class _PrunableEmbedding:
-    """A table whose rows can be left out."""
+    """Embedding table with rows that can be removed."""
 
     def __init__(self, array: npt.NDArray[np.float32], count: npt.NDArray[np.float64]) -> None:
         self.array = array
@@ -163,30 +173,30 @@ class _PrunableEmbedding:
         self.order = np.argsort(-importance, kind="stable")
         self.total = np.cumsum(importance[self.order])
 
-    def rows(self, share: float) -> int:
-        """Return the number of rows that have ``share`` of the importance."""
-        return min(int(np.searchsorted(self.total, share * self.total[-1])) + 1, len(self.order))
+    def num_rows(self, fraction: float) -> int:
+        """Return the number of most important rows that together have this fraction of the importance."""
+        return min(int(np.searchsorted(self.total, fraction * self.total[-1])) + 1, len(self.order))
 
-    def kept(self, share: float) -> Mask:
+    def mask(self, fraction: float) -> Mask:
         """Return the mask of these rows."""
         mask = np.zeros(len(self.order), np.bool_)
-        mask[self.order[: self.rows(share)]] = True
+        mask[self.order[: self.num_rows(fraction)]] = True
         return mask
 
     def numbers(self, numbers: int) -> int:
-        """Return how many numbers share a byte, at most those of a row."""
+        """Return how many numbers are stored in one byte. It is at most the number of columns of the table."""
         return min(numbers, self.array.shape[1])
 
-    def size(self, share: float, numbers: int) -> int:
-        """Return an upper bound of the bytes of these rows."""
+    def size(self, fraction: float, numbers: int) -> int:
+        """Return an upper bound of the size of these rows in bytes."""
         row = 1 - (-self.array.shape[1] // self.numbers(numbers))
-        book = 2 * quantization.CENTROIDS * self.numbers(numbers)
-        return self.rows(share) * row + len(self.order) // 255 + book + 4 * HEADER
+        codebook = 2 * quantization.CENTROIDS * self.numbers(numbers)
+        return self.num_rows(fraction) * row + len(self.order) // 255 + codebook + 4 * HEADER_BYTES
 
 
-def _largest_share(tables: dict[str, _PrunableEmbedding], numbers: int, limit: int) -> float:
-    """Return the largest share of the importance that fits into ``limit`` bytes; 0 if none does."""
-    low, high = 0.0, 2.0  # of which 1 is tried first
+def _max_fraction(tables: dict[str, _PrunableEmbedding], numbers: int, limit: int) -> float:
+    """Return the largest fraction of the importance that fits into ``limit`` bytes; 0 if no fraction fits."""
+    low, high = 0.0, 2.0  # The bisection starts at 1.
     for _ in range(32):
         middle = (low + high) / 2
         fits = sum(table.size(middle, numbers) for table in tables.values()) <= limit
@@ -195,9 +205,10 @@ def _largest_share(tables: dict[str, _PrunableEmbedding], numbers: int, limit: i
 
 
 def _size(name: str, array: npt.NDArray[Any], numbers: int, shape: NetworkConfig) -> int:
-    """Return an upper bound of the bytes of an array that is no table."""
+    """Return an upper bound of the size in bytes of an array that is not an embedding table."""
     if name in shape.buffers:
-        return int(np.count_nonzero(array)) + array.size // 255 + 2 * HEADER
-    if array.size < SMALL:
-        return 4 * array.size + HEADER
-    return len(array) * -(-(array.size // len(array)) // numbers) + 2 * quantization.CENTROIDS * numbers + 3 * HEADER
+        return int(np.count_nonzero(array)) + array.size // 255 + 2 * HEADER_BYTES
+    if array.size < MIN_QUANTIZED_SIZE:
+        return 4 * array.size + HEADER_BYTES
+    rows = len(array) * -(-(array.size // len(array)) // numbers)
+    return rows + 2 * quantization.CENTROIDS * numbers + 3 * HEADER_BYTES

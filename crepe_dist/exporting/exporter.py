@@ -1,6 +1,6 @@
 """Export of a checkpoint's network to files for other programs.
 
-Every export is read back, and its probabilities are compared with our engine's, before the files appear.
+Every exported model is opened and compared with the probabilities of crepe_dist before the files get their final names.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import open_run
 
-TOLERANCE = 1e-4  # largest difference of a probability
-TEXTS = 100  # real ones, and as many synthetic ones
-UNUSUAL_CHARACTERS = (
-    "ÀéßİǅñЖλ語한\u0301\U0001f600\0"  # accented letters, other scripts, and characters outside every alphabet
-)
+TOLERANCE = 1e-4  # Maximum difference of a probability.
+NUM_TEXTS = 100  # Number of test texts, and of synthetic texts, in the comparison.
+# Accented letters, other scripts, and characters that no alphabet contains.
+UNUSUAL_CHARACTERS = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"
 RUNTIME = "crepe_runtime.py"
 
 Probabilities = npt.NDArray[np.float32]  # [n, classes]
@@ -42,27 +41,28 @@ Classify = Callable[[Sequence[str]], Probabilities]
 
 
 def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[str]) -> tuple[list[Path], float]:
-    """Export a network to a folder; files of the same names are replaced.
+    """Export a network to a folder. Files with the same names are replaced.
 
     Args:
         predictor: predictor on the CPU.
-        form: one of ``FORMATS``.
-        texts: texts for the comparison with our engine.
+        export_format: one of ``FORMATS``.
+        out: folder.
+        texts: texts for the comparison of the exported model with ``predictor``.
 
     Returns:
-        The files, and the largest difference of a probability from our engine in float32.
+        The files, and the largest difference of a probability between the exported model and ``predictor`` in float32.
 
     Raises:
-        UserError: the probabilities differ (nothing is written then), a package is missing, or the network is too large
-            for the format.
+        UserError: The probabilities differ, a package is missing, or the network is too large for the format. Nothing
+            is written.
     """
-    ours = _in_float32(predictor)
+    float32_predictor = _in_float32(predictor)
     with atomic_folder(out) as folder:
-        theirs = _export_files(ours, export_format, folder)
-        difference = float(np.abs(theirs(texts) - _probabilities(ours, texts)).max())
-        if not difference <= TOLERANCE:  # also catches NaN
+        classify = _export_files(float32_predictor, export_format, folder)
+        difference = float(np.abs(classify(texts) - _probabilities(float32_predictor, texts)).max())
+        if not difference <= TOLERANCE:  # This form of the condition is also true for NaN.
             raise UserError(
-                f"the exported network computes other probabilities than ours: one differs by {difference:.1e}",
+                f"the exported model computes different probabilities: the largest difference is {difference:.1e}",
                 remedy="use another --format, and report this with the versions of the installed packages",
             )
         names = sorted(path.name for path in folder.iterdir())
@@ -71,12 +71,12 @@ def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Make a scratch folder whose files move to ``out`` at the end of the block, or are removed on an error."""
+    """Create a temporary folder. After the block, move its files to ``out``. After an error, remove the files."""
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary_folder(out) as place, name_path_in_errors(out):
-            folder = place / "export"
+        with temporary_folder(out) as parent, name_path_in_errors(out):
+            folder = parent / "export"
             folder.mkdir()
             yield folder
             paths = list(folder.iterdir())
@@ -90,7 +90,13 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def real_texts(path: Path, data: Path | None) -> list[str]:
-    """Pick evenly spaced texts of the test split of ``data``, or of the checkpoint's data set if it is available."""
+    """Return evenly spaced texts of a test split.
+
+    Args:
+        path: checkpoint. If ``data`` is ``None``, the data set of its run is used. If that is unavailable, the result
+            is empty.
+        data: prepared folder.
+    """
     try:
         dataset = open_dataset(data or dataset_of_run(path))
         if not len(dataset.splits.get("test", ())):
@@ -100,24 +106,24 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
             raise
         return []
     count = len(dataset.splits["test"])
-    rows = np.linspace(0, count - 1, min(TEXTS, count)).astype(int).tolist()
+    rows = np.linspace(0, count - 1, min(NUM_TEXTS, count)).astype(int).tolist()
     return [dataset.preprocessor.without_html_stripping.text(dataset.splits["test"].text(row) or "") for row in rows]
 
 
 def dataset_of_run(path: Path) -> Path:
-    """Return the data set of the run that a checkpoint is from."""
+    """Return the prepared folder of the run that a checkpoint belongs to."""
     if path.parent.name != checkpoint.FOLDER:
         raise UserError(f"{path} is not in the folder of a run", remedy="name the data set with --data")
     return open_run(path.parent.parent, path).data_folder
 
 
 def synthetic_texts(encoding: CharEncoder) -> list[str]:
-    """Make random texts of known and unknown characters, up to twice as long as the network reads."""
+    """Generate random texts of known and unknown characters. The longest text is twice as long as the network reads."""
     generator = np.random.default_rng(0)
     rare = generator.permutation([*encoding.paired])[: len(encoding.alphabet)]
     characters = np.array([*encoding.alphabet, *rare, *UNUSUAL_CHARACTERS])
     longest = 2 * encoding.feature_len
-    lengths = [0, 1, longest, *generator.integers(2, longest + 1, TEXTS - 4).tolist()]
+    lengths = [0, 1, longest, *generator.integers(2, longest + 1, NUM_TEXTS - 4).tolist()]
     return [UNUSUAL_CHARACTERS[-1] * 9, *("".join(generator.choice(characters, length)) for length in lengths)]
 
 
@@ -128,40 +134,40 @@ def _in_float32(predictor: Predictor) -> Predictor:
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
-    """Compute the probabilities of texts as they are, with the characters of values that are in them."""
+    """Compute the probabilities of texts that are already preprocessed."""
     batches = (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
     logits = [predictor.logits(predictor.encoding.encode(batch)) for batch in batches]
     return predictor.probabilities(np.concatenate(logits))
 
 
-def _export_files(ours: Predictor, form: str, folder: Path) -> Classify:
-    """Write the files of a format; return the function that classifies with them."""
-    if form in ("onnx", "web"):
+def _export_files(predictor: Predictor, export_format: str, folder: Path) -> Classify:
+    """Write the files of a format. Return a function that classifies texts with these files."""
+    if export_format in ("onnx", "web"):
         extras.require("export", "export to ONNX files and web pages")
-        from crepe_dist.exporting import onnx_file  # needs ONNX and ONNX Runtime
+        from crepe_dist.exporting import onnx_file  # ONNX and ONNX Runtime are optional dependencies.
 
-        classifier = onnx_file.write(ours, folder, in_page=form == "web")
-        if form == "onnx":
+        classifier = onnx_file.write(predictor, folder, in_page=export_format == "web")
+        if export_format == "onnx":
             source = Path(__file__).with_name(RUNTIME).read_text(encoding="utf-8")
-            (folder / RUNTIME).write_text(source + _markup_source(ours), encoding="utf-8")
+            (folder / RUNTIME).write_text(source + _html_stripping_source(predictor), encoding="utf-8")
         size = classifier.batch_size
         return lambda texts: np.concatenate(
             [classifier.run(texts[start : start + size])[0] for start in range(0, len(texts), size)]
         )
     model = folder / weights_io.MODEL_FILE
-    ours.save(folder)
-    if form == "huggingface":
+    predictor.save(folder)
+    if export_format == "huggingface":
         extras.require("export", "a model card")
-        hub_and_mlflow.write_card(ours, folder)
-    elif form == "mlflow":
-        columns = checkpoint.composition(ours.metadata).columns or ("text",)
-        hub_and_mlflow.write_mlmodel(ours, columns, folder)
+        hub_and_mlflow.write_card(predictor, folder)
+    elif export_format == "mlflow":
+        columns = checkpoint.composition(predictor.metadata).columns or ("text",)
+        hub_and_mlflow.write_mlmodel(predictor, columns, folder)
     return partial(_probabilities, _in_float32(open_checkpoint(model)))
 
 
-def _markup_source(ours: Predictor) -> str:
-    """Return the source that makes an exported classifier remove HTML as the model does; empty if it does not."""
-    if not ours.composition.strip_html:
+def _html_stripping_source(predictor: Predictor) -> str:
+    """Return source code for ``crepe_runtime.py`` that strips HTML. Empty if the model does not strip HTML."""
+    if not predictor.composition.strip_html:
         return ""
     source = Path(markup.__file__).read_text(encoding="utf-8").partition("import annotations\n")[2]
     return f"\n{source}\n\nClassifier.without_tags = staticmethod(without_tags)\n"

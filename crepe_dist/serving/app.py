@@ -1,4 +1,4 @@
-"""ASGI application of the HTTP service, its metrics for Prometheus and its access log."""
+"""ASGI application of the HTTP service, with its metrics for Prometheus and its access log."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.serving import open_inference, requests
 from crepe_dist.serving.batching import DynamicBatcher
-from crepe_dist.serving.requests import Encoded, Json, Problem, RequestLimitMiddleware
+from crepe_dist.serving.requests import HttpError, JsonResponse, JsonTextResponse, RequestLimitMiddleware
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
 PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"
 EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" and "columns" (with "text") and "top" are optional'
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-SHARES = tuple(number / 20 for number in range(1, 21))
-TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Upper bounds of the buckets of histograms.
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # Seconds.
+PROBABILITY_BUCKETS = tuple(number / 20 for number in range(1, 21))
+BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # Texts.
 Result = TypeVar("Result")
 
 
 class ServiceMetrics:
-    """Counters since the start of the service, in a registry of their own."""
+    """Metrics since the start of the service. They have their own registry."""
 
     def __init__(self, checkpoint: str, kernels: str) -> None:
         registry = self._registry = CollectorRegistry()
@@ -59,19 +60,24 @@ class ServiceMetrics:
         self.requests = Counter("crepe_dist_requests", "Requests answered.", ["path", "status"], registry=registry)
         self.seconds = Histogram(
             "crepe_dist_request_seconds", "Latency of requests.", ["path"],
-            buckets=SECONDS, registry=registry,
+            buckets=LATENCY_BUCKETS, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("crepe_dist_requests_in_flight", "Requests in progress.", registry=registry)
         self.texts = Counter("crepe_dist_texts", "Texts classified.", registry=registry)
         self.predictions = Counter("crepe_dist_predictions", "Texts by predicted class.", ["class"], registry=registry)
         self.probability = Histogram(
-            "crepe_dist_probability", "Probability of the most probable class.", buckets=SHARES, registry=registry
+            "crepe_dist_probability",
+            "Probability of the most probable class.",
+            buckets=PROBABILITY_BUCKETS,
+            registry=registry,
         )
         self.characters = Counter("crepe_dist_characters", "Characters of texts.", ["known"], registry=registry)
-        self.batch_texts = Histogram("crepe_dist_batch_texts", "Texts in a batch.", buckets=TEXTS, registry=registry)
+        self.batch_texts = Histogram(
+            "crepe_dist_batch_texts", "Texts in a batch.", buckets=BATCH_SIZE_BUCKETS, registry=registry
+        )
 
-    def answered(self, predictions: Sequence[Prediction]) -> None:
-        """Count the texts of an answered request."""
+    def count_predictions(self, predictions: Sequence[Prediction]) -> None:
+        """Count the predictions of a request by their labels."""
         self.texts.inc(len(predictions))
         for prediction in predictions:
             labels = prediction.labels
@@ -84,8 +90,8 @@ class ServiceMetrics:
             for label in labels:
                 self.predictions.labels(escape_controls(label)).inc()
 
-    def read(self, texts: Sequence[str], encoding: CharEncoder) -> None:
-        """Count the characters of texts that the alphabet has, and those that it lacks."""
+    def count_characters(self, texts: Sequence[str], encoding: CharEncoder) -> None:
+        """Count the known and the unknown characters of texts. A character is known if the alphabet contains it."""
         unknown, characters = map(
             sum, zip(*(encoding.count_unknown(text.partition(FIELD_SEPARATOR)[0]) for text in texts))
         )
@@ -98,11 +104,12 @@ class ServiceMetrics:
 
 
 class MetricsMiddleware:
-    """Outermost ASGI middleware: counts and times requests, and reports unexpected errors.
+    """Outermost ASGI middleware. It counts and times requests, and prints unexpected errors.
 
     Args:
-        paths: paths that are counted by name. All others count as one, because clients can invent any number of them.
-        log: whether to write one line per request to standard error. Lines and tracebacks contain no text of a request.
+        paths: paths that are counted by name. All other paths are counted as "other", because clients can invent any
+            number of paths, and each path uses memory.
+        log: True to write one line per request to standard error. Lines and tracebacks contain no text of a request.
     """
 
     def __init__(self, app: ASGIApp, metrics: ServiceMetrics, paths: Collection[str], log: bool) -> None:
@@ -115,9 +122,9 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             return
         path = scope["path"] if scope["path"] in self.paths else "other"
-        status = 0  # stays 0 if the client disconnects before the answer
+        status = 0  # The status stays 0 if the client disconnects before the response starts.
 
-        async def send_noted(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -126,8 +133,9 @@ class MetricsMiddleware:
         start = time.perf_counter()
         try:
             with self.metrics.in_flight.track_inprogress():
-                await self.app(scope, receive, send_noted)
-        except Exception as error:  # its message may quote a text
+                await self.app(scope, receive, send_and_record_status)
+        except Exception as error:
+            # The message of the error is not printed, because it may contain a text of the request.
             trace = "".join(traceback.format_tb(error.__traceback__))
             print(f"a request failed: {type(error).__name__}\n{trace}", file=sys.stderr, end="", flush=True)
         finally:
@@ -142,53 +150,55 @@ def create_app(
     batcher: DynamicBatcher, model: Predictor, metrics: ServiceMetrics, options: ServiceOptions, *, log: bool = False
 ) -> ASGIApp:
     """Create the application with its middleware."""
-    # FastAPI's documentation pages load scripts from other sites.
+    # FastAPI's documentation pages are disabled, because they load scripts from other sites.
     app = FastAPI(
         title="crepe_dist", version=__version__, docs_url=None, redoc_url=None, openapi_url=DESCRIPTION,
         redirect_slashes=False,
     )  # fmt: skip
     html, policy = serve_page(model, options)
 
-    async def wait(answer: Future[Result]) -> Result:
+    async def wait(future: Future[Result]) -> Result:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(answer), options.timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(future), options.timeout)
         except asyncio.TimeoutError:
             remedy = "try again later, with fewer or shorter texts"
-            raise Problem(503, "the answer timed out", "the service is overloaded", remedy, retry_after=1) from None
+            raise HttpError(503, "the response timed out", "the service is overloaded", remedy, retry_after=1) from None
 
     async def classify(texts: list[str]) -> list[Prediction]:
         requests.check_size(texts, options)
         predictions = await wait(batcher.submit(texts))
-        metrics.answered(predictions)
+        metrics.count_predictions(predictions)
         return predictions
 
     def check_ready() -> None:
         if not batcher.is_working:
-            raise Problem(503, "the service is stopping")
+            raise HttpError(503, "the service is stopping")
 
     async def explain(text: str, top: int) -> Response:
         requests.check_size([text], options)
         explanation = await wait(batcher.explain(text))
-        metrics.answered([explanation.prediction])
-        return Encoded(json_record(explanation.prediction, top, explanation))
+        metrics.count_predictions([explanation.prediction])
+        return JsonTextResponse(json_record(explanation.prediction, top, explanation))
 
-    @app.post(PREDICT, summary="Classify one or several texts", openapi_extra=requests.described(requests.Question))
+    body_schema = requests.describe_body(requests.PredictRequest)
+
+    @app.post(PREDICT, summary="Classify one or several texts", openapi_extra=body_schema)
     async def predict(request: Request) -> Response:
         requests.check_type(request.headers)
-        question = requests.parse(requests.Question, await request.body(), EXAMPLE)
-        texts = question.all_texts(model.composition)
-        if question.explain:
-            return await explain(texts[0], question.top)
-        answers = [json_record(prediction, question.top) for prediction in await classify(texts)]
-        return Encoded(f'{{"predictions": [{", ".join(answers)}]}}' if question.texts else answers[0])
+        parsed = requests.parse(requests.PredictRequest, await request.body(), EXAMPLE)
+        texts = parsed.all_texts(model.composition)
+        if parsed.explain:
+            return await explain(texts[0], parsed.top)
+        records = [json_record(prediction, parsed.top) for prediction in await classify(texts)]
+        return JsonTextResponse(f'{{"predictions": [{", ".join(records)}]}}' if parsed.texts else records[0])
 
     @app.get(HEALTH, summary="Check that the service can predict")
     async def health() -> Response:
         check_ready()
-        return Json({"status": "ready", "checkpoint": model.path.name})
+        return JsonResponse({"status": "ready", "checkpoint": model.path.name})
 
     @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response)
-    async def figures() -> Response:
+    async def show_metrics() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get(PAGE, include_in_schema=False)
@@ -199,17 +209,17 @@ def create_app(
 
     @app.exception_handler(UserError)
     async def refuse(request: Request, error: UserError) -> Response:
-        problem = error if isinstance(error, Problem) else Problem(500, error.what, error.why, error.remedy)
-        return problem.response(request.url.path)
+        http_error = error if isinstance(error, HttpError) else HttpError(500, error.what, error.why, error.remedy)
+        return http_error.response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def refuse_header(request: Request, error: RequestValidationError) -> Response:
-        return Problem(422, "a header is not as it should be", error.errors()[0]["msg"]).response(request.url.path)
+        return HttpError(422, "a header is invalid", error.errors()[0]["msg"]).response(request.url.path)
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase.lower()
-        response = Problem(error.status_code, phrase, remedy=f"{DESCRIPTION} lists the paths").response(
+        response = HttpError(error.status_code, phrase, remedy=f"{DESCRIPTION} lists the paths").response(
             request.url.path
         )
         response.headers.update(error.headers or {})
@@ -217,9 +227,10 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        # Starlette raises the error again afterwards, for ``MetricsMiddleware`` to report.
-        return Problem(500, "the service failed", remedy="try again").response(request.url.path)
+        # Starlette raises the error a second time after this response, so that ``MetricsMiddleware`` prints it.
+        return HttpError(500, "the service failed", remedy="try again").response(request.url.path)
 
-    of_protocol = open_inference.paths(options.model_name)
-    guard = RequestLimitMiddleware(app, options, (PREDICT, of_protocol[-1]))
-    return MetricsMiddleware(guard, metrics, (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *of_protocol), log)
+    *protocol_paths, infer_path = open_inference.paths(options.model_name)
+    limited_app = RequestLimitMiddleware(app, options, (PREDICT, infer_path))
+    counted_paths = (PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION, *protocol_paths, infer_path)
+    return MetricsMiddleware(limited_app, metrics, counted_paths, log)

@@ -1,4 +1,4 @@
-"""Batching of requests for a model."""
+"""Dynamic batching of requests for a model."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import Callable, NamedTuple
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 
-BATCH_TEXTS = 32
+BATCH_TEXTS = 32  # Maximum number of texts in a batch of several requests.
 
 
-class _Job(NamedTuple):
+class _Request(NamedTuple):
     texts: Sequence[str]
-    answer: Future[list[Prediction]]
+    future: Future[list[Prediction]]
 
 
 class DynamicBatcher:
-    """A thread that classifies, with a queue of requests, and one that explains a text at a time.
+    """Queue of requests, with one thread that classifies batches and one thread that explains single texts.
 
-    It never waits for a batch to fill up: the next batch consists of the requests that arrived during the last one, up
-    to ``BATCH_TEXTS`` texts; a larger request is a batch of its own.
+    The thread never waits until a batch is full. The next batch consists of the requests that arrived during the
+    previous batch, up to ``BATCH_TEXTS`` texts. A request with more texts is a batch of its own.
 
     Args:
+        predict: function that classifies texts.
         explain: function that explains the prediction for a text.
-        on_batch: called with the number of texts of each batch.
+        on_batch: function that is called with the number of texts of each batch.
     """
 
     def __init__(
@@ -38,48 +39,50 @@ class DynamicBatcher:
         self._predict = predict
         self._explain = explain
         self._on_batch = on_batch
-        self._waiting: deque[_Job] = deque()
-        self._predicting, self._explaining = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._queue: deque[_Request] = deque()
+        self._predict_thread, self._explain_thread = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.is_working = True
 
     def submit(self, texts: Sequence[str]) -> Future[list[Prediction]]:
-        """Queue a request, from any thread. A future that is cancelled before its turn is skipped."""
-        job = _Job(texts, Future())
-        self._waiting.append(job)
-        self._predicting.submit(self._answer_next)  # this request, unless it was answered with earlier ones
-        return job.answer
+        """Queue a request. Any thread may call this method. A future that is cancelled while it waits is skipped."""
+        request = _Request(texts, Future())
+        self._queue.append(request)
+        # One task is submitted per request. If an earlier batch has included this request, its task finds no work.
+        self._predict_thread.submit(self._process_next_batch)
+        return request.future
 
     def explain(self, text: str) -> Future[Explanation]:
-        """Queue an explanation, from any thread."""
-        return self._explaining.submit(self._explain, text)
+        """Queue an explanation. Any thread may call this method."""
+        return self._explain_thread.submit(self._explain, text)
 
     def close(self) -> None:
-        """Answer all submitted requests, then end the threads."""
+        """Process all queued requests, then stop the threads."""
         self.is_working = False
-        self._predicting.shutdown()
-        self._explaining.shutdown()
+        self._predict_thread.shutdown()
+        self._explain_thread.shutdown()
 
-    def _answer_next(self) -> None:
-        jobs: list[_Job] = []
-        texts = 0
-        while self._waiting and (not jobs or texts + len(self._waiting[0].texts) <= BATCH_TEXTS):
-            job = self._waiting.popleft()
-            if job.answer.set_running_or_notify_cancel():
-                jobs.append(job)
-                texts += len(job.texts)
-        if jobs:
-            self._answer(jobs)
+    def _process_next_batch(self) -> None:
+        requests: list[_Request] = []
+        num_texts = 0
+        while self._queue and (not requests or num_texts + len(self._queue[0].texts) <= BATCH_TEXTS):
+            request = self._queue.popleft()
+            if request.future.set_running_or_notify_cancel():
+                requests.append(request)
+                num_texts += len(request.texts)
+        if requests:
+            self._process(requests)
 
-    def _answer(self, jobs: list[_Job]) -> None:
-        texts = [text for job in jobs for text in job.texts]
+    def _process(self, requests: list[_Request]) -> None:
+        texts = [text for request in requests for text in request.texts]
         try:
             self._on_batch(len(texts))
             predictions = iter(self._predict(texts))
-            for job in jobs:
-                job.answer.set_result([next(predictions) for _ in job.texts])
+            for request in requests:
+                request.future.set_result([next(predictions) for _ in request.texts])
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].answer.set_exception(error)
-            else:  # of one request, perhaps, which is no reason to refuse the others
-                for job in jobs:
-                    self._answer([job])
+            if len(requests) == 1:
+                requests[0].future.set_exception(error)
+            else:
+                # Possibly only one of the requests causes the error, so each request is processed separately.
+                for request in requests:
+                    self._process([request])

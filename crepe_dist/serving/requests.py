@@ -1,4 +1,4 @@
-"""Requests: their schemas, their limits (host names, size, time and number), and refusals as JSON."""
+"""Schemas and limits of HTTP requests, and errors as JSON. The limits are host names, size, time and number."""
 
 import asyncio
 import ipaddress
@@ -24,8 +24,8 @@ from crepe_dist.formatting import join_words
 from crepe_dist.preparing.dataframe_source import format_value
 from crepe_dist.settings.options import ServiceOptions
 
-TOP = 5
-PROTOCOL = "/v2"  # root of the paths of the Open Inference Protocol
+DEFAULT_TOP = 5  # Number of classes in a prediction.
+PROTOCOL = "/v2"  # Root of the paths of the Open Inference Protocol.
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -35,32 +35,34 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 Schema = TypeVar("Schema", bound=BaseModel)
-Value = Union[str, int, float, bool, None]  # of a column
+Value = Union[str, int, float, bool, None]  # Value of a column.
 
 
-class Question(BaseModel):
+class PredictRequest(BaseModel):
     """Request to classify one or several texts."""
 
-    # Names of columns as in the training data; other names are refused when the columns of the model are known.
+    # The extra keys are names of columns of the training data. ``all_texts`` refuses other names.
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, Value]
 
     text: Optional[str] = Field(None, description="text to classify")
     title: Optional[str] = Field(None, description="title of the text, joined as in training: title | text")
     columns: dict[str, Value] = Field(
-        {}, description="values of columns by their names in training, which may also stand beside the other keys"
+        {}, description="values of columns by their names in the training data; the names may also be top-level keys"
     )
     texts: Annotated[list[str], FailFast(), Field(description="texts to classify, instead of text")] = []
-    explain: bool = Field(False, description="explain the answer (with text only): scores of its characters and words")
-    top: int = Field(TOP, ge=1, description="number of classes in each answer, the most probable first")
+    explain: bool = Field(
+        False, description="explain the prediction (with text only): scores of the characters and words"
+    )
+    top: int = Field(DEFAULT_TOP, ge=1, description="number of classes in each prediction, the most probable first")
 
     @model_validator(mode="after")
-    def _has_one_source(self) -> "Question":
-        own = [name for name in ("text", "title") if getattr(self, name) is not None]
-        names = [*own, *self.columns, *(self.model_extra or ())]
+    def _check_source(self) -> "PredictRequest":
+        text_keys = [name for name in ("text", "title") if getattr(self, name) is not None]
+        names = [*text_keys, *self.columns, *(self.model_extra or ())]
         if len(set(names)) < len(names):
             raise ValueError("a column is given twice")
-        if "text" in own and self.texts:
+        if "text" in text_keys and self.texts:
             raise ValueError("give either text or texts")
         if self.texts and (names or self.explain):
             raise ValueError("title, columns and explain need a single text")
@@ -69,67 +71,67 @@ class Question(BaseModel):
         return self
 
     def all_texts(self, composition: TextPreprocessor) -> list[str]:
-        """Return the texts to classify, joined with their title and the values of columns beside them.
+        """Return the texts to classify, joined with the title and the values of the feature columns.
 
-        Columns of the text that have their names of the training are joined in the order of the training.
+        If the request gives the text columns by their names, they are joined in the same order as in the training data.
 
         Raises:
-            Problem: The model has no such column, there is no text, or a number is none.
+            HttpError: The model has no such column, there is no text, or the value of a numeric column is no number.
         """
         if self.texts:
             return list(map(strip_field_separators, self.texts))
-        own = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
+        text_keys = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
         values = {name: format_value(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
         beside = {column.name: column for column in composition.beside}
         known = [*(composition.columns or ("text",)), *beside]
         for name, value in values.items():
             if name not in known:
                 why = f"the model reads no column {name!r:.60}"
-                raise Problem(422, "the request has an unknown column", why, f"the columns are {join_words(known)}")
+                raise HttpError(422, "the request has an unknown column", why, f"the columns are {join_words(known)}")
             if (
                 name in beside
                 and beside[name].categories is None
                 and (problem := describe_unusable_number(name, value))
             ):
-                raise Problem(422, problem, remedy="give a number or null")
-        parts = {**own, **{name: value for name, value in values.items() if name not in beside}}
+                raise HttpError(422, problem, remedy="give a number or null")
+        parts = {**text_keys, **{name: value for name, value in values.items() if name not in beside}}
         if not parts:
-            raise Problem(
+            raise HttpError(
                 422,
                 "the request has no text",
                 remedy=f"give text, or {composition.columns[0]!r:.60}" if composition.columns else "give text",
             )
         if parts.keys() <= set(composition.columns):
             joined = join_columns([parts.get(name, "") for name in composition.columns])
-        elif parts.keys() == own.keys():
+        elif parts.keys() == text_keys.keys():
             joined = join_columns([self.title or "", self.text or ""])
         else:
             why = f"the model was trained on {SEPARATOR.join(composition.columns)}"
-            raise Problem(
+            raise HttpError(
                 422, "the request names its text in two ways", why, "give text, or the columns by their names"
             )
         return [append_values(strip_field_separators(joined), [values.get(name, "") for name in beside])]
 
 
-class Encoded(Response):
-    """Response of text that is JSON."""
+class JsonTextResponse(Response):
+    """Response with a string that already is JSON."""
 
     media_type = "application/json"
 
 
-class Json(Encoded):
-    """JSON response in UTF-8; lone surrogates, which UTF-8 cannot encode, are escaped."""
+class JsonResponse(JsonTextResponse):
+    """JSON response in UTF-8. Lone surrogates, which UTF-8 cannot encode, are escaped."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
-class Problem(UserError):
+class HttpError(UserError):
     """Error that is sent to the client.
 
     Args:
-        retry_after: seconds after which the same request may succeed.
-        closes: whether to close the connection, because the rest of the request was not read.
+        retry_after: seconds after which the same request may succeed. 0: unknown.
+        closes: True to close the connection, because the rest of the request was not read.
     """
 
     def __init__(
@@ -142,67 +144,75 @@ class Problem(UserError):
             self.headers["Connection"] = "close"
 
     def response(self, path: str) -> Response:
-        """Return the answer to a request: an error of the Open Inference Protocol is one text."""
-        error = {"what": self.what, "why": self.why, "do": self.remedy}
-        given = {key: value for key, value in error.items() if value}
-        one_text = path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
-        return Json({"error": "; ".join(given.values()) if one_text else given}, self.status, self.headers)
+        """Return the response. For a path of the Open Inference Protocol, the error is a single string."""
+        parts = {"what": self.what, "why": self.why, "do": self.remedy}
+        parts = {key: value for key, value in parts.items() if value}
+        is_protocol = path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
+        return JsonResponse({"error": "; ".join(parts.values()) if is_protocol else parts}, self.status, self.headers)
 
 
 def parse(schema: type[Schema], body: bytes, remedy: str) -> Schema:
     """Parse the JSON of a request.
 
     Raises:
-        Problem: 400 if it is not JSON, 422 if it does not match the schema.
+        HttpError: 400 if the body is not JSON, 422 if the body does not match the schema.
     """
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
         is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
         what = "the request does not match the schema" if is_json else "the request is not JSON"
-        raise Problem(422 if is_json else 400, what, _first(error), remedy) from None
+        raise HttpError(422 if is_json else 400, what, _describe_first_mismatch(error), remedy) from None
 
 
-def _first(error: ValidationError) -> str:
-    """Describe the first mismatch by its place, without the value, which may be long."""
+def _describe_first_mismatch(error: ValidationError) -> str:
+    """Describe the first mismatch and its place. The value is left out, because it may be long."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return escape_controls(": ".join(filter(None, [".".join(map(str, first["loc"]))[:80], first["msg"]])))
 
 
-def described(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return the OpenAPI description of a body, which FastAPI cannot infer because ``parse`` reads it."""
-    return {"requestBody": {"required": True, "content": {Json.media_type: {"schema": schema.model_json_schema()}}}}
+def describe_body(schema: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI description of a request's body. FastAPI cannot infer it, because ``parse`` reads the body."""
+    content = {JsonResponse.media_type: {"schema": schema.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def check_type(headers: Headers) -> None:
     """Refuse a request that a page of another site may have sent.
 
+    A browser does not send JSON to another site without a preflight request, and this service does not answer
+    preflight requests. So a request with another Content-Type may come from a page of another site.
+
     Raises:
-        Problem: 415 if its type is not JSON, which a browser would not send without asking the service first.
+        HttpError: 415 if the Content-Type is not JSON.
     """
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != Json.media_type:
-        raise Problem(
-            415, "the request's Content-Type is not JSON", remedy=f"send the header Content-Type: {Json.media_type}"
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != JsonResponse.media_type:
+        raise HttpError(
+            415,
+            "the request's Content-Type is not JSON",
+            remedy=f"send the header Content-Type: {JsonResponse.media_type}",
         )
 
 
 def check_size(texts: list[str], options: ServiceOptions) -> None:
-    """Raise ``Problem`` 413 if there are more texts, or longer ones, than a request may have."""
+    """Raise ``HttpError`` 413 if the number of texts or the length of a text exceeds its limit."""
     if len(texts) > options.max_batch:
         why = f"the limit is {options.max_batch:,} texts per request"
-        raise Problem(413, f"{len(texts):,} texts are too many", why, "send several requests, or raise --max-batch")
+        raise HttpError(413, f"{len(texts):,} texts are too many", why, "send several requests, or raise --max-batch")
     if (longest := max(map(len, texts))) > options.max_chars:
         why = f"the limit is {options.max_chars:,} characters, including the title"
-        raise Problem(413, f"a text of {longest:,} characters is too long", why, "shorten it, or raise --max-chars")
+        raise HttpError(413, f"a text of {longest:,} characters is too long", why, "shorten it, or raise --max-chars")
 
 
 class RequestLimitMiddleware:
-    """ASGI middleware that only passes complete bodies within the limits on to the application.
+    """ASGI middleware that passes only complete bodies within the limits to the application.
 
-    A request takes a place in the queue once its body is complete, so slow clients cannot fill the queue.
+    A request takes a place in the queue when its body is complete, so slow clients cannot fill the queue.
 
     Args:
-        predicting: paths of predictions, the only ones that take a body and a place in the queue.
+        app: application.
+        options: limits.
+        predicting: paths of predictions. Only these requests have a body and take a place in the queue.
     """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions, predicting: Collection[str]) -> None:
@@ -225,24 +235,25 @@ class RequestLimitMiddleware:
         try:
             self._check_host(Headers(scope=scope).get("host", ""))
             if scope["method"] == "HEAD":
-                scope = {**scope, "method": "GET"}  # the server leaves the body out
+                scope = {**scope, "method": "GET"}  # The server omits the body of the response.
             if scope["path"] in self.predicting:
                 await self._predict(scope, receive, send_with_headers)
             else:
                 await self.app(scope, receive, send_with_headers)
-        except Problem as problem:
-            await problem.response(scope["path"])(scope, receive, send_with_headers)
+        except HttpError as error:
+            await error.response(scope["path"])(scope, receive, send_with_headers)
 
     def _check_host(self, host: str) -> None:
         """Refuse unknown host names.
 
-        Another site can point its name at this service (DNS rebinding), but the browser then sends that name.
+        Another site can let its name point to this service (DNS rebinding). The browser then sends the name of that
+        site in the header "Host".
         """
         name, _, port = host.rpartition(":")
         name = (name if port.isdigit() else host).lower()
         if not (name == "localhost" or name in self.options.names or _is_address(name)):
             remedy = "use an IP address or localhost, or start the service with --allow-host NAME"
-            raise Problem(403, f"the host name {host[:100]!r} is not allowed", remedy=remedy, closes=True)
+            raise HttpError(403, f"the host name {host[:100]!r} is not allowed", remedy=remedy, closes=True)
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         timeout, limit = self.options.timeout, self.options.max_body
@@ -250,14 +261,14 @@ class RequestLimitMiddleware:
             body = await asyncio.wait_for(_body(receive, limit), timeout)
         except asyncio.TimeoutError:
             what = f"the request was not complete after {timeout:g} seconds"
-            raise Problem(408, what, remedy="send it faster, or raise --timeout", closes=True) from None
+            raise HttpError(408, what, remedy="send it faster, or raise --timeout", closes=True) from None
         if body is None:
             why = f"the limit is {limit:,} bytes"
-            raise Problem(413, "the request is too long", why, "send fewer texts at a time, or raise --max-body")
+            raise HttpError(413, "the request is too long", why, "send fewer texts at a time, or raise --max-body")
         if self._in_progress >= self.options.queue:
             why = f"{self.options.queue} requests are in progress"
             remedy = "try again in a second, or put several texts into one request"
-            raise Problem(503, "too many requests at a time", why, remedy, retry_after=1)
+            raise HttpError(503, "too many requests at a time", why, remedy, retry_after=1)
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
@@ -271,12 +282,15 @@ class RequestLimitMiddleware:
 
 
 async def _body(receive: Receive, limit: int) -> Optional[bytes]:
-    """Receive a body to its end, since a client only reads the answer then; ``None`` if it is too long."""
+    """Receive a complete body. Return ``None`` if the body is too long.
+
+    A body that is too long is also received to its end, because a client reads the response only after that.
+    """
     body, size, more = bytearray(), 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Problem(400, "the client disconnected during the request", closes=True)
+            raise HttpError(400, "the client disconnected during the request", closes=True)
         piece = message.get("body", b"")
         size += len(piece)
         if size <= limit:
@@ -290,4 +304,4 @@ def _is_address(name: str) -> bool:
         ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
     except ValueError:
         return False
-    return "%" not in name  # the zone of an IPv6 address can be any text
+    return "%" not in name  # The zone of an IPv6 address could be any string, so addresses with a zone are refused.

@@ -1,4 +1,4 @@
-"""HTTP server: uvicorn with limits on connections and a graceful shutdown."""
+"""HTTP server: uvicorn with limits on connections, and with a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crepe_dist.errors import UserError
 
-BACKLOG = 128
+BACKLOG = 128  # Maximum number of connections that wait to be accepted.
 MAX_CONNECTIONS = 256
-MAX_HEAD_BYTES = 16_384  # of a request's headers
-KEEP_ALIVE_S = 30
+MAX_HEAD_BYTES = 16_384  # Maximum size of the headers of a request.
+KEEP_ALIVE_S = 30  # Seconds after which an idle connection is closed.
 TCP = (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a socket on which clients can connect; they wait until ``serve`` answers.
+    """Open a listening socket. Clients can connect at once, and wait until ``serve`` runs.
 
     Raises:
-        UserError: the address does not belong to this machine, or the port is in use or not permitted.
+        UserError: The address does not belong to this machine, or the port is in use or not permitted.
     """
     with ExitStack() as on_error:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, socket.AF_UNSPEC, *TCP)[0]
-            # asyncio only sets TCP_NODELAY if the protocol is given; else each answer waits 40 ms to be acknowledged.
+            # asyncio sets TCP_NODELAY only if the socket has the protocol TCP. Without TCP_NODELAY, each response would
+            # wait 40 ms for an acknowledgement.
             listener = on_error.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
@@ -53,11 +54,13 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish the requests in progress and call the signal's handler.
+    """Serve until SIGTERM or Ctrl-C. Then finish the requests in progress, and call the handler of the signal.
 
     Args:
-        timeout: seconds for the head of a request to arrive, for a client to read what was sent, and for the requests
-            in progress at the end.
+        app: application.
+        listener: listening socket.
+        timeout: time limit in seconds. It applies to the arrival of the headers of a request, to the client's reading
+            of a response, and to the requests in progress at the shutdown.
     """
     config = uvicorn.Config(
         app,
@@ -81,14 +84,15 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
 
 def _protocol(timeout: float) -> type[H11Protocol]:
     class Connection(H11Protocol):
-        """Protocol with limits that uvicorn lacks: time to send the head of a request, and to read an answer."""
+        """Protocol with two time limits that uvicorn lacks: for sending the headers, and for reading a response."""
 
         _head_timeout: asyncio.TimerHandle | None = None
         _reader_timeout: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            transport.set_write_buffer_limits(high=0)  # pause_writing as soon as the client does not read
+            # With this limit, asyncio calls pause_writing as soon as the client stops reading.
+            transport.set_write_buffer_limits(high=0)
             self._watch_head()
 
         def data_received(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A search over settings of training with Optuna, which is bounded in time and resumes where it stopped."""
+"""Search over training settings with Optuna. The search has a time limit and can be resumed."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
-JOURNAL, BEST, TABLE, RUN = "trials.jsonl", "best.yaml", "trials.csv", "run"
-NETWORK, RATE, EPOCHS = "model.network", "optimizer.learning_rate", "training.epochs"
+JOURNAL, BEST, TABLE, RUN = "trials.jsonl", "best.yaml", "trials.csv", "run"  # Files and folder of a search.
+NETWORK, LEARNING_RATE, EPOCHS = "model.network", "optimizer.learning_rate", "training.epochs"
 DROPOUT, WIDTH = "model.dropout", "model.width"
-PATIENCE = 3  # epochs
-POLL = 0.2  # seconds
-STARTUP = 8  # random trials before Optuna models the outcomes
+PATIENCE = 3  # Early-stopping patience of each trial, in epochs.
+POLL_SECONDS = 0.2
+NUM_RANDOM_TRIALS = 8  # Number of random trials before Optuna models the outcomes.
 DONE, PRUNED, TIMED_OUT, FAILED, KILLED = "done", "pruned", "out of time", "failed", "killed"
 SCORES = ("validation", "test", "loss", "epoch")
 COLUMNS = ("folder", "end", *SCORES, "seconds", "settings")
-TrialOutcome = dict[str, Any]  # ``end``, ``seconds``, ``problem``, and ``SCORES`` if an epoch was scored
+# Keys: ``end`` (one of the five constants above), ``seconds``, ``problem``, and ``SCORES`` if an epoch was evaluated.
+TrialOutcome = dict[str, Any]
 Show = Callable[[dict[str, Any], str], None]
 
 
@@ -58,19 +59,23 @@ def first_trials(data: Dataset) -> list[dict[str, Any]]:
     network = select_network_config(config.model, data)
     defaults = {
         NETWORK: config.model.network,
-        RATE: config.optimizer.learning_rate,
+        LEARNING_RATE: config.optimizer.learning_rate,
         EPOCHS: config.training.epochs,
         DROPOUT: network.dropout,
         WIDTH: config.model.width,
     }
-    return [{NETWORK: "ngrams", RATE: 0.003, EPOCHS: 10}, defaults, {**defaults, RATE: 0.002, EPOCHS: 10}]
+    return [
+        {NETWORK: "ngrams", LEARNING_RATE: 0.003, EPOCHS: 10},
+        defaults,
+        {**defaults, LEARNING_RATE: 0.002, EPOCHS: 10},
+    ]
 
 
 def suggest(trial: Trial) -> dict[str, Any]:
-    """Choose the settings of a trial, by their dotted names; none for that with the defaults."""
+    """Choose the settings of a trial, by dotted name. The trial of the defaults has no settings."""
     settings: dict[str, Any] = {
         NETWORK: trial.suggest_categorical(NETWORK, ["crepe", "ngrams"]),
-        RATE: trial.suggest_float(RATE, 2e-4, 2e-2, log=True),
+        LEARNING_RATE: trial.suggest_float(LEARNING_RATE, 2e-4, 2e-2, log=True),
         EPOCHS: trial.suggest_int(EPOCHS, 2, 20, log=True),
     }
     if settings[NETWORK] == "crepe":
@@ -80,19 +85,21 @@ def suggest(trial: Trial) -> dict[str, Any]:
 
 
 class Search:
-    """A search in a folder; several searches of the same folder, one after the other, are one.
+    """Search in a folder. A new search in the same folder resumes the previous search.
 
-    Each of Optuna's trials notes its ``Outcome``, its ``settings`` and its ``folder``, which a resumed one shares.
+    The user attributes of each of Optuna's trials are its ``TrialOutcome``, its ``settings`` and its ``folder``. A
+    resumed trial is a new trial of Optuna with the same folder.
 
     Args:
         data: prepared data with a validation split.
-        folder: folder of the search; created if it is missing.
+        folder: folder of the search. It is created if it does not exist.
+        seed: random seed.
     """
 
     def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
         if "validation" not in data.splits:
             raise UserError(
-                f"{data.folder} has no validation split, which decides which settings are the best",
+                f"{data.folder} has no validation split, but the validation score selects the best settings",
                 remedy=f"prepare the data with --validation 0.1 --out {data.folder}-tuned",
             )
         extras.require("tune", "tune")
@@ -100,10 +107,11 @@ class Search:
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._data, self._folder = data, folder.absolute()  # trials run in folders of their own
+        # The path is absolute, because the processes of the trials have other working folders.
+        self._data, self._folder = data, folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of features that are experimental
+            warnings.simplefilter("ignore")  # Optuna warns about experimental features.
             journal = JournalFileBackend(str(self._folder / JOURNAL))
             self._study = optuna.create_study(
                 storage=optuna.storages.JournalStorage(journal),
@@ -112,9 +120,9 @@ class Search:
                 load_if_exists=True,
                 pruner=optuna.pruners.PercentilePruner(75.0, n_startup_trials=4, n_warmup_steps=1),
             )
-            # A resumed search draws other random numbers than it drew before.
+            # The seed depends on the number of trials, so that a resumed search does not repeat its random numbers.
             self._study.sampler = optuna.samplers.TPESampler(
-                seed=seed + len(self._study.trials), n_startup_trials=STARTUP, multivariate=True, group=True
+                seed=seed + len(self._study.trials), n_startup_trials=NUM_RANDOM_TRIALS, multivariate=True, group=True
             )
         if self._study.user_attrs.setdefault("data", data.fingerprint) != data.fingerprint:
             raise UserError(f"{folder} is a search on other data", remedy="choose another --out, or delete that folder")
@@ -123,23 +131,26 @@ class Search:
             for number, values in enumerate(first_trials(data)):
                 self._study.enqueue_trial(values, user_attrs={"defaults": number == 1})
         for trial in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-            self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
+            # The process of a trial that is still marked as running was killed.
+            self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         newest = {trial.user_attrs["folder"]: trial for trial in self._study.trials if "folder" in trial.user_attrs}
         for trial in newest.values():
             if trial.user_attrs.get("end", KILLED) in (TIMED_OUT, KILLED) and trial.state.is_finished():
-                kept: TrialOutcome = {name: trial.user_attrs.get(name) for name in ("folder", "defaults")}
-                self._study.enqueue_trial(trial.params, user_attrs=kept)
+                attributes: TrialOutcome = {name: trial.user_attrs.get(name) for name in ("folder", "defaults")}
+                self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
-    def run(self, deadline: float, most: int | None, processes: int, show: Show) -> Iterator[FrozenTrial]:
-        """Run trials until the deadline by ``time.monotonic``; yield each one that ended or was interrupted.
+    def run(self, deadline: float, max_trials: int | None, num_processes: int, show: Show) -> Iterator[FrozenTrial]:
+        """Run trials until the deadline. Yield each trial that finished or was interrupted.
 
         Args:
-            most: largest number of finished trials, including those of earlier searches; ``None``: no limit.
-            show: called again and again with the settings of a trial and how far it is.
+            deadline: time of ``time.monotonic``.
+            max_trials: maximum number of finished trials, including the trials of earlier searches. ``None``: no limit.
+            num_processes: number of processes of each trial.
+            show: function that is called repeatedly with the settings and the progress of the running trial.
         """
         from optuna.trial import TrialState
 
-        while time.monotonic() < deadline and (most is None or len(self.ended()) < most):
+        while time.monotonic() < deadline and (max_trials is None or len(self.finished()) < max_trials):
             trial = self._study.ask()
             settings, is_default = suggest(trial), bool(trial.user_attrs.get("defaults"))
             name = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
@@ -150,49 +161,59 @@ class Search:
                 trial.report(accuracy, epoch)
                 return trial.should_prune() and not is_default
 
-            of_all = {"training.refit": False, "logging.report": False}
-            complete = {**settings, **of_all, "data.source": str(self._data.folder.absolute())}
-            outcome = run_trial(complete, self._folder / name, processes, deadline, prune, partial(show, settings))
+            common = {
+                "training.refit": False,
+                "logging.report": False,
+                "data.source": str(self._data.folder.absolute()),
+            }
+            folder, show_progress = self._folder / name, partial(show, settings)
+            outcome = run_trial({**settings, **common}, folder, num_processes, deadline, prune, show_progress)
             for key, value in outcome.items():
                 trial.set_user_attr(key, value)
             state = {DONE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}.get(outcome["end"], TrialState.FAIL)
-            ended = self._study.tell(trial, outcome["validation"] if outcome["end"] == DONE else None, state)
+            told = self._study.tell(trial, outcome["validation"] if outcome["end"] == DONE else None, state)
             if is_default and outcome["end"] == FAILED and self.best() is None:
+                # If training fails with the defaults, it most likely fails with all settings.
                 raise UserError(*outcome["problem"].split("\n"))
-            self._keep_best()
-            yield ended
+            self._write_results()
+            yield told
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the newest outcome in each folder: of trials that ended or were interrupted, in order."""
+        """Return the trials that finished or were interrupted, in order. Only the newest trial of a folder counts."""
         trials = self._study.get_trials(deepcopy=False)
         newest = {trial.user_attrs["folder"]: trial for trial in trials if "end" in trial.user_attrs}
         return [newest[name] for name in sorted(newest)]
 
-    def ended(self) -> list[FrozenTrial]:
-        """Return the trials that neither the deadline nor a kill interrupted."""
+    def finished(self) -> list[FrozenTrial]:
+        """Return the trials that finished. Trials that the deadline or a kill interrupted are not included."""
         return [trial for trial in self.trials() if trial.user_attrs.get("end") in (DONE, PRUNED, FAILED)]
 
     def best(self) -> FrozenTrial | None:
-        """Return the best trial so far, also if it was interrupted; ``None`` if no epoch was scored."""
+        """Return the best trial so far, including interrupted trials. ``None`` if no epoch was evaluated."""
         scored = [trial for trial in self.trials() if "validation" in trial.user_attrs]
         return min(scored, key=trial_sort_key, default=None)
 
     def checkpoint(self, trial: FrozenTrial, folder: Path) -> Path:
-        """Find the checkpoint of the scored epoch of a trial, or its run's folder if that is gone."""
+        """Return the checkpoint of a trial's best epoch, or the trial's run folder if the checkpoint was removed."""
         run = folder / str(trial.user_attrs["folder"]) / RUN
         return next((run / checkpoint.FOLDER).glob(f"crepe_epoch_{trial.user_attrs['epoch']}_*.params"), run)
 
-    def _keep_best(self) -> None:
-        """Write the settings of the best trial and the table of all, and delete the runs of the others."""
+    def _write_results(self) -> None:
+        """Write the table of all trials and the settings of the best trial. Delete the runs of other finished trials.
+
+        The run of an interrupted trial is not deleted, because the trial can be resumed.
+        """
         best = self.best()
-        for trial in self.ended():  # an interrupted one needs its run
+        for trial in self.finished():
             if best is None or trial.number != best.number:
                 shutil.rmtree(self._folder / trial.user_attrs["folder"], ignore_errors=True)
         rows = []
         for trial in self.trials():
-            about = dict(trial.user_attrs)
-            about["settings"] = yaml.safe_dump(about["settings"], default_flow_style=True, width=10**6).strip()
-            rows.append({column: about.get(column) for column in COLUMNS})
+            attributes = dict(trial.user_attrs)
+            attributes["settings"] = yaml.safe_dump(
+                attributes["settings"], default_flow_style=True, width=10**6
+            ).strip()
+            rows.append({column: attributes.get(column) for column in COLUMNS})
         write_csv(self._folder / TABLE, rows, COLUMNS)
         if best is not None:
             settings = group_settings({"data.source": str(self._data.folder), **best.user_attrs["settings"]})
@@ -200,37 +221,45 @@ class Search:
 
 
 def trial_sort_key(trial: FrozenTrial) -> tuple[float, bool, float, int]:
-    """Return a sort key, the best first: validation accuracy, then finished ones, validation loss, and the earlier."""
-    about = trial.user_attrs
-    return -about["validation"], about["end"] != DONE, about["loss"], trial.number
+    """Return a sort key that puts the best trial first.
+
+    The trial with the higher validation accuracy is better. If the accuracies are equal, a finished trial is better
+    than an interrupted one, then the lower validation loss is better, then the earlier trial.
+    """
+    outcome = trial.user_attrs
+    return -outcome["validation"], outcome["end"] != DONE, outcome["loss"], trial.number
 
 
 def run_trial(
     settings: Mapping[str, Any],
     folder: Path,
-    processes: int,
+    num_processes: int,
     deadline: float,
     prune: Callable[[int, float], bool],
     show: Callable[[str], None],
 ) -> TrialOutcome:
-    """Train, or resume what was interrupted in the same folder.
+    """Train with the settings of a trial. Resume the training if an earlier one in the same folder was interrupted.
 
     Args:
-        folder: folder of the trial; the run is in ``run``.
-        deadline: time by ``time.monotonic`` at which it must end.
-        prune: called with the number and the validation accuracy of each epoch; True ends the trial.
+        settings: settings by dotted name.
+        folder: folder of the trial. Its run is in the folder ``run``.
+        num_processes: number of processes.
+        deadline: time of ``time.monotonic`` at which the training is stopped.
+        prune: function that is called with the number and the validation accuracy of each epoch. If it returns True,
+            the training is stopped.
+        show: function that is called with the progress.
     """
     folder.mkdir(exist_ok=True)
-    run, started, known, reason = folder / RUN, time.monotonic(), 0, ""
+    run, started, num_shown, reason = folder / RUN, time.monotonic(), 0, ""
     show("starting")
-    with training_subprocess({**settings, "run_dir": str(run)}, folder, processes) as process:
+    with training_subprocess({**settings, "run_dir": str(run)}, folder, num_processes) as process:
         while process.poll() is None and not reason:
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
             epochs = _epochs(run)
-            for epoch in epochs[known:]:
+            for epoch in epochs[num_shown:]:
                 show(f"epoch {epoch['epoch']}, validation {100 * epoch['validation_accuracy']:.1f} %")
                 reason = PRUNED if prune(epoch["epoch"], epoch["validation_accuracy"]) else reason
-            known = len(epochs)
+            num_shown = len(epochs)
             if not reason and time.monotonic() > deadline:
                 reason = TIMED_OUT
         if reason:
@@ -238,9 +267,10 @@ def run_trial(
         code = process.wait()
     outcome = {"seconds": time.monotonic() - started, "problem": ""}
     epochs = _epochs(run)
-    if code == 0:  # perhaps just before it was to be ended
-        reported = read_json(run / "result.json")["epoch"]
-        return {**outcome, "end": DONE, **_scores(next(each for each in epochs if each["epoch"] == reported))}
+    # The training may have finished just before it was to be stopped, so the exit code counts more than ``reason``.
+    if code == 0:
+        selected = read_json(run / "result.json")["epoch"]
+        return {**outcome, "end": DONE, **_scores(next(epoch for epoch in epochs if epoch["epoch"] == selected))}
     if reason == TIMED_OUT and epochs:
         best = max(epochs, key=lambda epoch: (epoch["validation_accuracy"], epoch["epoch"]))
         return {**outcome, "end": TIMED_OUT, **_scores(best)}
@@ -257,6 +287,6 @@ def _scores(epoch: dict[str, Any]) -> TrialOutcome:
 
 
 def _epochs(run: Path) -> list[dict[str, Any]]:
-    """Return the records of the epochs so far, each of which has scores on the validation split."""
+    """Return the records of the epochs so far. Each record contains validation scores."""
     records = {record["epoch"]: record for record in read(run / METRICS) if record["event"] == "epoch"}
     return [records[epoch] for epoch in sorted(records)]

@@ -41,7 +41,7 @@ FLAGS = {
     "train data --data other": "two data folders are given: data by position, and other by --data",
     "inspect data --num-suggestions 100": "--num-suggestions has no effect",
     "inspect data --encoding cp1252": "--encoding has no effect",
-    "evaluate run --input-format csv": "--input-format has no effect\n  why: no file was named",
+    "evaluate run --input-format csv": "--input-format has no effect\n  why: these flags apply to a labelled file",
     "evaluate run --label y --text-column x": "--label and --text-column have no effect",
     "evaluate run --header no --data data": "--header has no effect",
     "evaluate run new.csv --split train": "new.csv has no train split",

@@ -124,13 +124,13 @@ def test_drift_of_unlabelled_texts(place, tmp_path):
     foreign = [(number, label, "Привет", f"{body} мир") for number, label, _, body in tickets(99, 4, labels=("login",))]
     flags = ("--json", tmp_path / "drift.json", "--html", tmp_path / "drift.html", "--metrics", tmp_path / "drift.prom")
     printed = run(command("drift", place / "run", same, "--check", *flags), tmp_path)
-    assert "as in the test split: none of" in printed
+    assert "no drift: none of" in printed
     found = json.loads((tmp_path / "drift.json").read_text())
     assert (found["texts"], found["test_texts"], found["changed"]) == (100, 90, False)
     printed = run(
         command("drift", place / "run", write(tmp_path / "new.csv", foreign), "--check", *flags), tmp_path, code=1
     )
-    assert "error: changed: " in printed
+    assert "error: drift: " in printed
     found = {row["name"]: row for row in json.loads((tmp_path / "drift.json").read_text())["figures"]}
     assert found["login"]["changed"]
     unknown = found["unknown characters"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import crepe_dist.train
-from crepe_dist.exporting.compression import SMALL
+from crepe_dist.exporting.compression import MIN_QUANTIZED_SIZE
 from crepe_dist.model import quantization, weights_io
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.config import NGramConfig
@@ -110,7 +110,7 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, pri
     assert after.engine.config == before.engine.config
     assert after.metadata["compressed"]["sha256"] == before.metadata["sha256"]
     for name, array in arrays.items():
-        if array.size < SMALL or name in before.engine.config.buffers:
+        if array.size < MIN_QUANTIZED_SIZE or name in before.engine.config.buffers:
             assert (after.engine.arrays[name] == array).all()
     if trained.name != "paper":  # it stays at chance in so few steps
         assert "accuracy on 97 test texts: 100.0 % before, " in printed

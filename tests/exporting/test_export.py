@@ -228,7 +228,7 @@ def test_what_answers_otherwise_is_not_there(existing, scale, tmp_path, monkeypa
         out.mkdir(parents=True)
         (out / "model.onnx").write_text("of before")
     monkeypatch.setattr(ngrams_onnx, "NGRAM_ROOT_SCALE", scale)
-    with pytest.raises(UserError, match="computes other probabilities than ours"):
+    with pytest.raises(UserError, match="computes different probabilities"):
         export(predictor, "onnx", out, texts())
     found = {path.name: path.read_text() for path in out.iterdir()} if out.exists() else None
     assert found == ({"model.onnx": "of before"} if existing else None)

@@ -23,7 +23,7 @@ from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.sources import ReadOptions
-from crepe_dist.serving.requests import Question
+from crepe_dist.serving.requests import PredictRequest
 
 RED = FEATURE_CODE_POINTS.start + 1
 PIECES = [
@@ -104,7 +104,7 @@ def readings(model, table, folder):
     records = frame.to_dict("records")
     found["python"] = [asked_frame(model, pd.DataFrame([record])) for record in records]
     questions = (
-        Question.model_validate({"text": record["text"], "columns": {name: record[name] for name in names}})
+        PredictRequest.model_validate({"text": record["text"], "columns": {name: record[name] for name in names}})
         for record in records
     )
     found["serve"] = [asked(model, question.all_texts(model.composition))[0] for question in questions]
@@ -117,7 +117,7 @@ def readings(model, table, folder):
     again = [None if row is None else model.composition.without_html_stripping.text(split.text(row)) for row in places]
     found["stored"] = [None if text is None else bytes(model.encoding.encode([text])[0]) for text in again]
     (source := folder / "runtime.py").write_text(
-        Path(crepe_runtime.__file__).read_text(encoding="utf-8") + exporter._markup_source(model)
+        Path(crepe_runtime.__file__).read_text(encoding="utf-8") + exporter._html_stripping_source(model)
     )
     runtime = runpy.run_path(str(source))["Classifier"]
     classifier = object.__new__(runtime)

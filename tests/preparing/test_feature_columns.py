@@ -32,7 +32,7 @@ from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.serving import open_inference
 from crepe_dist.serving.open_inference import _rows
-from crepe_dist.serving.requests import Problem, Question
+from crepe_dist.serving.requests import HttpError, PredictRequest
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import QUICK, train
 
@@ -155,7 +155,7 @@ def test_all_kinds_of_input_are_read_alike(folder, printed_by):
     assert re.findall("data-column='(.*?)'", page) == ['"colour"', '"amount"']
     assert '<option value="blue">' in page
     for wrong, message in (({"amount": "many"}, "unusable number"), ({"size": 1}, "colour and amount")):
-        with pytest.raises(Problem, match=message):
+        with pytest.raises(HttpError, match=message):
             _asked({"text": "a", "columns": wrong}, model)
 
 
@@ -190,10 +190,10 @@ def test_a_request_may_name_columns_as_in_training(folder):
         ({}, "give either text or texts"),
     ]
     for question, message in wrong:
-        with pytest.raises((Problem, ValidationError), match=message):
+        with pytest.raises((HttpError, ValidationError), match=message):
             _asked(question, model)
     for tensors in ([_tensor("body", "B"), _tensor("body", "B")], [_tensor("body", "B"), _tensor("note", "N", "n")]):
-        with pytest.raises(Problem, match="the inputs do not fit together"):
+        with pytest.raises(HttpError, match="the inputs are inconsistent"):
             _rows(tensors, b"", model.composition)
 
 
@@ -202,7 +202,7 @@ def _tensor(name, *values):
 
 
 def _asked(question, model):
-    return Question.model_validate(question).all_texts(model.composition)
+    return PredictRequest.model_validate(question).all_texts(model.composition)
 
 
 def test_an_explanation_names_values(folder):

@@ -139,7 +139,7 @@ class TestBinaryData:
     @pytest.mark.parametrize(
         ("body", "why"),
         [
-            (with_binary(packed("a", "b") + b"\1"), "is cut off"),
+            (with_binary(packed("a", "b") + b"\1"), "is incomplete"),
             (with_binary(b"\1\0\0\0\xff", shape=(1,)), "text 0 is not UTF-8"),
             (with_binary(packed("a", "b"), size=9), "10 bytes follow"),
             (with_binary(b""), "0 texts"),

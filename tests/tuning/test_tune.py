@@ -80,7 +80,7 @@ def test_a_search_resumes_where_it_was_killed(play):
     assert sorted(name for name, _ in given) == ["trial-0001", "trial-0002"]
     assert dict(given)["trial-0001"] == {key: value for key, value in dict(given)["trial-0001"].items() if "." in key}
     assert "optimizer.learning_rate" not in dict(given)["trial-0001"]  # the defaults
-    assert len(made.ended()) == 3
+    assert len(made.finished()) == 3
 
 
 def test_an_interrupted_trial_counts_with_its_best_epoch_and_is_resumed(play, tmp_path):
@@ -91,7 +91,7 @@ def test_an_interrupted_trial_counts_with_its_best_epoch_and_is_resumed(play, tm
         most=1,
     )
     assert folders([made.best()]) == ["trial-0000"]
-    assert folders(made.ended()) == ["trial-0002"]
+    assert folders(made.finished()) == ["trial-0002"]
     assert {path.name for path in (tmp_path / "out").glob("trial-*")} == {"trial-0000", "trial-0001"}
     assert "model" in yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     made, given = play(outcome(DONE, 0.7), outcome(DONE, 0.85), most=3)
