@@ -113,7 +113,7 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, pri
         if array.size < MIN_QUANTIZED_SIZE or name in before.engine.config.buffers:
             assert (after.engine.arrays[name] == array).all()
     if trained.name != "paper":  # it stays at chance in so few steps
-        assert "accuracy on 97 test texts: 100.0 % before, " in printed
+        assert "accuracy on 97 test texts: 100.0 % before the compression, " in printed
         texts = ["aaaqua bbbqua", "aaazig dddzig", "kkkvex lllvex"]
         assert [each.label for each in after.predict(texts)] == [each.label for each in before.predict(texts)]
 
@@ -129,7 +129,7 @@ def test_the_smallest_size_is_told_and_can_be_had(trained, tmp_path, printed_by,
 
 def test_an_export_is_tried_on_the_test_split(trained, tmp_path, printed_by):
     printed = printed_by("export", trained, "--out", tmp_path / "out")
-    assert "on 97 texts of the test split and 100 synthetic ones" in printed
+    assert "on 97 texts of the test split and 100 synthetic texts" in printed
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_parameters_from_elsewhere(tmp_path, printed_by):
         if form == "web":  # tests/exporting/test_web.py has it
             continue
         printed = printed_by("export", path, "--format", form, "--out", tmp_path / "out", *told)
-        assert "on 0 texts of the test split and 100 synthetic ones" in printed
+        assert "on 0 texts of the test split and 100 synthetic texts" in printed
     assert crepe_runtime.Classifier(str(tmp_path / "out" / "model.onnx")).classes == ["a", "b", "c"]
     assert crepe_dist.load(tmp_path / "out").classes == ["a", "b", "c"]
 

@@ -79,7 +79,7 @@ class TestForms:
     def test_texts_without_an_answer(self):
         def predict(texts):
             first, second = by_length(texts)
-            return [first._replace(problem="empty text"), second._replace(rejected=True)]
+            return [first._replace(error="empty text"), second._replace(rejected=True)]
 
         with service(predict) as client:
             values = outputs(client.post(INFER, json=question("", "zig")).json())

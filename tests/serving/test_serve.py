@@ -297,7 +297,7 @@ def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
             (["--model-name", "a/b"], "--model-name is a/b"),
         ):
             assert message in complaint("serve", run_dir, *flags, cwd=tmp_path)
-    monkeypatch.setattr("crepe_dist.distributed.launch.detect", lambda: LauncherEnv("horovodrun", 0, 2))
+    monkeypatch.setattr("crepe_dist.distributed.launch.read_launcher_env", lambda: LauncherEnv("horovodrun", 0, 2))
     for each in (Serve(), Drift(file="new.csv")):
         with pytest.raises(UserError, match="started in 2 processes"):
             each.run()
