@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -35,26 +36,45 @@ def write_sealed_json(path: Path, version: int, values: dict[str, Any], indent: 
     write_json(path, {**values, SEAL: checksum(values)}, indent)
 
 
-def read_record(path: Path, version: int, remedy: str, kind: Any = None, *, follow: bool = False) -> dict[str, Any]:
+def rename_keys(values: Mapping[str, Any], former_keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return values under today's keys. ``former_keys`` maps the keys of earlier versions to today's keys."""
+    return {former_keys.get(key, key): value for key, value in values.items()}
+
+
+def read_record(
+    path: Path,
+    version: int,
+    remedy: str,
+    kind: Any = None,
+    *,
+    follow: bool = False,
+    former_versions: Collection[int] = (),
+    former_keys: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Read a file of this package.
 
     Args:
+        version: format version that this version of the package writes.
         kind: kind of the values, see ``check``; ``None``: the file is sealed.
         remedy: what a user does about a file that is damaged or of another version.
         follow: accept a symbolic link.
+        former_versions: older format versions that are also read.
+        former_keys: today's keys by the keys of the older versions.
 
     Raises:
         UserError: the file cannot be read, has another version, was altered, or is not of the kind.
     """
     try:
         values: dict[str, Any] = read_json(path, follow=follow)
-        if values[FORMAT] != version:
+        if values[FORMAT] not in (version, *former_versions):
             found = str(values[FORMAT])[:40]
             raise UserError(f"{path} has format {found}; this version reads format {version}", remedy=remedy)
+        # The seal covers the keys as they were written, and the kinds describe today's keys.
+        if kind is None and values[SEAL] != checksum(values):
+            raise ValueError("it was altered since it was written: its SHA-256 is not the one in its last line")
+        values = rename_keys(values, former_keys or {})
         if kind is not None:
             validate(values, kind)
-        elif values[SEAL] != checksum(values):
-            raise ValueError("it was altered since it was written: its SHA-256 is not the one in its last line")
         return values
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged_error(path, error, remedy) from error

@@ -116,7 +116,7 @@ def save_checkpoint(run_dir: Path, network: Paper, dataset: Dataset, epoch: int,
         "classes": dataset.classes,
         "network": network.config.settings(),
     }
-    return checkpoint.write(run_dir, parameter_values(network), metadata)
+    return checkpoint.write_checkpoint(run_dir, parameter_values(network), metadata)
 
 
 def main() -> None:

@@ -185,7 +185,7 @@ def test_what_does_not_go_together(place, said, arguments, message):
 def test_a_network_that_overflows(place, said, tmp_path):
     path = checkpoint.resolve_model(str(place / "run"))
     arrays = {name: np.full_like(array, 3e38) for name, array in crepe_dist.load(path).engine.arrays.items()}
-    huge = checkpoint.write(tmp_path, arrays, read_json(path.with_suffix(".json")))
+    huge = checkpoint.write_checkpoint(tmp_path, arrays, read_json(path.with_suffix(".json")))
     for arguments in (("predict", huge, "--text", "x"), ("evaluate", huge, "--data", "data3")):
         assert "the network returned NaN or infinity" in said(*arguments, cwd=place)
 

@@ -39,7 +39,7 @@ class Compare(Command):
 
 def show(records: Sequence[RunRecord], console: Console) -> None:
     """Print the comparison; the first run is the baseline."""
-    measures = " or ".join(dict.fromkeys(record.measure for record in records))
+    measures = " or ".join(dict.fromkeys(record.score_name for record in records))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("run", f"test {measures}", "95 %", "difference", "macro F1", "loss", "time"):
         table.add_column(Text(heading), overflow="fold", no_wrap=heading != "run")
@@ -48,7 +48,7 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
     console.print(table)
     for record in records[1:]:
         console.print(f"{excerpt(record.name)}: {differences(record, records[0])}", soft_wrap=True, markup=False)
-    if not all(record.is_tested_like(records[0]) for record in records):
+    if not all(record.has_same_test_split(records[0]) for record in records):
         console.print(
             "! the runs were tested on different texts or labels: score them on one data set, "
             f"{invocation.command_line('evaluate')} RUN --data DIR",
@@ -68,7 +68,7 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
 
 def row(record: RunRecord, baseline: RunRecord) -> list[str]:
     """Return the cells of a run."""
-    scores, metrics = record.scores.get("test"), record.metrics
+    scores, metrics = record.multiclass_scores.get("test"), record.metrics
     around = interval(round(scores.accuracy * scores.documents), scores.documents) if scores else None
     macro_f1, seconds = metrics.get("test_macro_f1"), record.history.seconds
     return [
@@ -84,7 +84,7 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
 
 def is_raw(record: RunRecord) -> bool:
     """Return True if an earlier version recorded the loss of the run at temperature 1, and calibrated the model."""
-    scores = record.scores.get("test")
+    scores = record.multiclass_scores.get("test")
     is_calibrated = scores is not None and scores.calibration.temperature != 1
     return is_calibrated and "test_uncalibrated_loss" not in record.metrics
 
@@ -99,10 +99,13 @@ def differences(record: RunRecord, baseline: RunRecord) -> str:
 
 def _difference(record: RunRecord, baseline: RunRecord) -> str:
     """Return the difference of the accuracies in points, with half its 95 % interval if both scored the same texts."""
-    if not record.is_tested_like(baseline) or record.measure != baseline.measure:
+    if not record.has_same_test_split(baseline) or record.score_name != baseline.score_name:
         return UNKNOWN
     points = f"{100 * (record.metrics['test_accuracy'] - baseline.metrics['test_accuracy']):+.2f}"
-    first, mine = ((run.scores["test"].right if "test" in run.scores else None) for run in (baseline, record))
+    first, mine = (
+        (run.multiclass_scores["test"].is_correct if "test" in run.multiclass_scores else None)
+        for run in (baseline, record)
+    )
     if first is None or mine is None:
         return points
     only_first, only_mine = int((first & ~mine).sum()), int((mine & ~first).sum())

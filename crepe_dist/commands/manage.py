@@ -42,7 +42,7 @@ class Runs(Command):
         if not runs:
             print(f"there is no run in {checkpoint.RUNS}/\n  do:  {invocation.command_line('train')}")
             return
-        newest = [*checkpoint.newest_of_each(checkpoint.list_runs()).values()]
+        newest = [*checkpoint.newest_run_per_dataset(checkpoint.list_runs()).values()]
         used = str(newest[0]) if len(newest) == 1 else ""
         with suppress(UserError):  # the chosen one is gone
             used = checkpoint.default_model() or used
@@ -124,7 +124,7 @@ class Report(Command):
         record = open_run(self.folder)
         data: Union[Dataset, UserError]
         try:
-            data = record.dataset(self.data)
+            data = record.open_dataset(self.data)
         except UserError as error:
             if self.data is not None:
                 raise
@@ -201,8 +201,8 @@ def list_cached() -> list[Path]:
     # Not at the top: they import all of preparing.
     from crepe_dist.predicting import output_file
 
-    models, answers = cache_folder() / checkpoint.CACHED, cache_folder() / output_file.CACHED
-    copies = [path.parent for path in sorted(models.glob(f"*/{checkpoint.DESCRIBED}"))]
+    models, answers = cache_folder() / checkpoint.MODEL_CACHE_FOLDER, cache_folder() / output_file.CACHED
+    copies = [path.parent for path in sorted(models.glob(f"*/{checkpoint.MODEL_METADATA_FILE}"))]
     return [*copies, *list_abandoned(models), *list_abandoned(answers, "*")]
 
 

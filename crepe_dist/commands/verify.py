@@ -39,8 +39,8 @@ class Verify(Command):
         record = open_run(self.folder)
         if not record.provenance:
             raise UserError(f"{record.path} cannot be verified", "it is not finished", "train it to its end first")
-        computed = record.description["computed"]
-        data = record.dataset(self.data)
+        computed = record.metadata["numerics"]
+        data = record.open_dataset(self.data)
         start = record.settings.get("training.init_from")
         settings = {
             **record.settings,
@@ -97,14 +97,14 @@ def reproducibility_notes(computed: Mapping[str, str]) -> Iterator[str]:
 
 def checkpoint_digests(run: Path) -> dict[int, str]:
     """Return the SHA-256 of the parameters of each epoch whose checkpoint was kept."""
-    matches = ((checkpoint.EPOCH.match(path.name), path) for path in (run / checkpoint.FOLDER).glob("*.params"))
+    matches = ((checkpoint.EPOCH_PATTERN.match(path.name), path) for path in (run / checkpoint.FOLDER).glob("*.params"))
     return {int(match[1]): sha256(path) for match, path in matches if match}
 
 
 def describe_changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
     """Describe what differs in the records of where and how two runs were computed."""
     flat: list[dict[str, Any]] = [
-        {**one.description["computed"], **one.provenance["environment"]} for one in (record, again)
+        {**one.metadata["numerics"], **one.provenance["environment"]} for one in (record, again)
     ]
     for name in {**flat[0], **flat[1]}:
         was, is_now = (one.get(name, "unknown") for one in flat)

@@ -333,7 +333,7 @@ class ElasticDriver:
     def _print_line(self, rank: int, stream: str, line: str) -> None:
         _print(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
         path = Path(line.strip())  # train names its checkpoint after the result
-        if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE.fullmatch(path.name):
+        if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE_PATTERN.fullmatch(path.name):
             self.checkpoint = path
 
     def _log(self, text: str) -> None:

@@ -134,7 +134,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         labels = [np.flatnonzero(row).tolist() for row in numbers] if several else numbers[labelled]
         table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": labels}
         if sample_weight is not None:
-            table["weight"] = weights_of(sample_weight, texts)[labelled]
+            table["weight"] = check_weights(sample_weight, texts)[labelled]
         more = [] if several else [texts[row] for row in np.flatnonzero(numbers == UNLABELLED)]
         more += [] if unlabelled is None else extract_texts(unlabelled, wanted)
         seed = self.random_state
@@ -145,13 +145,13 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 table,
                 more,
                 self._settings(classes, int(seed)),
-                length=self.max_length,
-                validation=self.validation_fraction
+                max_length=self.max_length,
+                validation_fraction=self.validation_fraction
                 or (DEFAULT_VALIDATION_FRACTION if more or self.min_precision is not None else 0),
                 processes=self.processes,
                 verbose=self.verbose,
-                beside=wanted,
-                several=several,
+                feature_columns=wanted,
+                multilabel=several,
             )
         except UserError as error:
             raise InvalidInput(error.what, error.why, error.remedy) from None
@@ -294,7 +294,7 @@ def _are_several(y: Any) -> bool:
     return isinstance(first, (list, tuple, set, frozenset))
 
 
-def weights_of(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+def check_weights(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """Return the weight of each text, float64 [n]."""
     weights: np.ndarray[Any, Any] = _check_sample_weight(sample_weight, texts, dtype=np.float64)
     if (weights < 0).any():

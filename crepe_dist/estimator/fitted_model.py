@@ -34,12 +34,12 @@ def fit_checkpoint(
     unlabelled: Sequence[str],
     settings: Mapping[str, Any],
     *,
-    length: int | None,
-    validation: float,
+    max_length: int | None,
+    validation_fraction: float,
     processes: int,
     verbose: int = 0,
-    beside: ColumnSpec,
-    several: bool,
+    feature_columns: ColumnSpec,
+    multilabel: bool,
 ) -> Files:
     """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
 
@@ -51,12 +51,12 @@ def fit_checkpoint(
         beside: columns whose values follow the texts.
         several: a label is a list of numbers.
     """
-    table = {**table, **_values(table["text"], beside)}
+    table = {**table, **_values(table["text"], feature_columns)}
     # The test split, which training needs, is a copy of one of the texts.
     first = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     parts = {"train": table, "test": {name: column[first : first + 1] for name, column in table.items()}}
-    parts |= {"unlabelled": {"text": unlabelled, **_values(unlabelled, beside)}} if unlabelled else {}
-    wanted = replace(beside, label="label", texts=("text",), weight="weight" if "weight" in table else None)
+    parts |= {"unlabelled": {"text": unlabelled, **_values(unlabelled, feature_columns)}} if unlabelled else {}
+    wanted = replace(feature_columns, label="label", texts=("text",), weight="weight" if "weight" in table else None)
     with temporary_folder() as folder:
         files = {name: folder / f"{name}.jsonl" for name in parts}
         for name, part in parts.items():
@@ -67,14 +67,14 @@ def fit_checkpoint(
             test=str(files["test"]),
             unlabelled=(str(files["unlabelled"]),) if unlabelled else (),
             label="label",
-            labels="multilabel" if several else "single",
+            labels="multilabel" if multilabel else "single",
             text=("text",),
             weight=wanted.weight,
-            category=beside.categories,
-            number=beside.numbers,
+            category=feature_columns.categories,
+            number=feature_columns.numbers,
             seed=settings["training.seed"] % 2**32,
-            feature_len=length or "auto",
-            validation=validation,
+            feature_len=max_length or "auto",
+            validation=validation_fraction,
             max_bad=1.0,
             processes=1,
         ).prepare(None, "")

@@ -33,7 +33,7 @@ from crepe_dist.preparing import remote
 from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports.page import render
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import run_of
+from crepe_dist.runs.run_dir import open_run_of_checkpoint
 from crepe_dist.version import __version__
 
 MIN_TEXTS = 30  # Minimum number of texts on either side of the comparison.
@@ -53,7 +53,7 @@ def drift(args: Any) -> None:
     """
     path = checkpoint.log_model_in_use(checkpoint.resolve_model(args.checkpoint, args.data), args.checkpoint)
     predictor = load(path, **args.external_weights_kwargs(), device=args.device)
-    if args.data is None and run_of(predictor.path) is None:
+    if args.data is None and open_run_of_checkpoint(predictor.path) is None:
         why, remedy = "its test split is unknown without the run", "name the data set of the training: --data DIR"
         raise UserError(f"{predictor.path} is not in the folder of its run", why, remedy)
     rows, reference_texts, current_texts, num_others = _texts(args, predictor)

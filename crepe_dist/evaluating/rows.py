@@ -24,7 +24,7 @@ from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import UNKNOWN_LABEL
 from crepe_dist.preparing.sources import PIPE, ReadOptions, format_by_suffix
 from crepe_dist.runs.checkpoint import CONFIG
-from crepe_dist.runs.run_dir import run_of
+from crepe_dist.runs.run_dir import open_run_of_checkpoint
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.training_data import open_data
 
@@ -111,7 +111,7 @@ def load_eval_rows(
     """
     folder = None
     if source is None:
-        record = world.run_on_all("run", lambda: run_of(predictor.path))
+        record = world.run_on_all("run", lambda: open_run_of_checkpoint(predictor.path))
         folder = record.data_folder if record else Path(SAMPLE)
     elif source == SAMPLE or (Path(source) / MANIFEST).is_file():
         folder = Path(source)
@@ -166,7 +166,7 @@ def _drop_seen_rows(rows: EvalRows, split: str, predictor: Predictor) -> EvalRow
     if isinstance(about, dict) and about.get("fingerprint") == dataset.fingerprint:
         return rows
     try:
-        if (record := run_of(predictor.path)) is None:
+        if (record := open_run_of_checkpoint(predictor.path)) is None:
             return replace(rows, unchecked="the model is not in the folder of its run")
         masks = record.seen_in_training(documents)
     except UserError as error:

@@ -32,8 +32,9 @@ from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.reports import findings
 from crepe_dist.reports.score_page import never_predicted_warning, page, quote_rows, selective_table, table
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import run_of
-from crepe_dist.runs.scores import MAX_CLASSES, AnyScores, MulticlassScores
+from crepe_dist.runs.run_dir import open_run_of_checkpoint
+from crepe_dist.runs.scores import FORMER_KEYS, MAX_STORED_CLASSES, AnyScores, MulticlassScores
+from crepe_dist.sealed_json import rename_keys
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 
 MAX_SHOWN = 10  # mistakes, and confusions of many classes, on the terminal
@@ -111,16 +112,18 @@ def _write(args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, o
     described = {f"with a typing error in {percent(rate)} of the characters": each for rate, each in noisy.items()}
     described |= {f"without the column {excerpt(name)}": each for name, each in reduced.items()}
     for what, each in described.items():
-        name = score_name(each.several)
+        name = score_name(each.is_multilabel)
         print(f"\n{what}: {name} {percent(each.accuracy)}   macro F1 {each.macro_f1:.3f}   loss {each.loss:.4f}")
-    if args.mistakes is not None and scores.right is not None:
-        count = write_mistakes(args.mistakes, predictor, dataset, split, scores.right)
+    if args.mistakes is not None and scores.is_correct is not None:
+        count = write_mistakes(args.mistakes, predictor, dataset, split, scores.is_correct)
         print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
     if args.json is not None:
-        is_large = isinstance(scores, MulticlassScores) and len(dataset.classes) > MAX_CLASSES
-        numbers = scores.to_dict("right", *["confusion"] * is_large)
+        is_large = isinstance(scores, MulticlassScores) and len(dataset.classes) > MAX_STORED_CLASSES
+        # The keys of the first versions stay, because programs read them.
+        public_keys = {key: former_key for former_key, key in FORMER_KEYS.items()}
+        numbers = rename_keys(scores.to_dict("is_correct", *["confusion"] * is_large), public_keys)
         if isinstance(scores, MulticlassScores) and is_large:
-            numbers["confusion_cells"] = np.stack(scores.cells, axis=1).tolist()
+            numbers["confusion_cells"] = np.stack(scores.confusion_cells, axis=1).tolist()
         numbers |= {**scores.summary(), "classes": dataset.classes, "left_out": rows.left_out()}
         numbers["sure_answers"] = scores.selective_scores
         numbers["per_class"] = scores.per_class(dataset.classes)
@@ -142,8 +145,8 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     """Format the scores for the terminal."""
     classes = [escape_controls(name) for name in dataset.classes]
     if not isinstance(scores, MulticlassScores):
-        precision, recall = scores.micro
-        exact = "" if scores.exact is None else f"   all labels right: {percent(scores.exact)}"
+        precision, recall = scores.micro_precision_recall
+        exact = "" if scores.exact_match is None else f"   all labels right: {percent(scores.exact_match)}"
         return (
             f"micro F1 {percent(scores.accuracy)} (precision {percent(precision)}, recall {percent(recall)})   "
             f"macro F1 {scores.macro_f1:.3f}   mean average precision {scores.mean_average_precision:.3f}   "
@@ -169,7 +172,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     above += _sure(scores)
     record = None
     with suppress(UserError):  # the scores do not need the run's record
-        record = run_of(path)
+        record = open_run_of_checkpoint(path)
     train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
     missed = (
         findings.never_predicted(record, scores, classes) if record else never_predicted_warning(scores, classes, train)
@@ -187,7 +190,8 @@ def _confusion(scores: MulticlassScores, classes: list[str], level: HierarchyLev
     names = classes if level is None else list(map(escape_controls, level.names))
     if len(names) > MAX_COLUMNS:
         rows = [
-            (classes[true], classes[predicted], documents) for true, predicted, documents in scores.confused(MAX_SHOWN)
+            (classes[true], classes[predicted], documents)
+            for true, predicted, documents in scores.top_confusions(MAX_SHOWN)
         ]
         frame = pd.DataFrame(rows, columns=["true class", "predicted class", "documents"])
         return f"most frequent confusions\n{frame.to_string(index=False)}"
@@ -206,7 +210,7 @@ def _sure(scores: AnyScores) -> str:
 
 
 def _class_table(scores: AnyScores, classes: list[str]) -> str:
-    columns = ["precision", "recall", "f1", *["AP", "threshold"] * scores.several, "documents"]
+    columns = ["precision", "recall", "f1", *["AP", "threshold"] * scores.is_multilabel, "documents"]
     rows = pd.DataFrame(table(scores, classes), pd.Index(classes, name="class")).rename(columns={"average": "AP"})
     return str(rows[columns].to_string(float_format=" {:.3f}".format, na_rep="–"))
 

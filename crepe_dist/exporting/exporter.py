@@ -160,7 +160,7 @@ def _export_files(predictor: Predictor, export_format: str, folder: Path) -> Cla
         extras.require("export", "a model card")
         hub_and_mlflow.write_card(predictor, folder)
     elif export_format == "mlflow":
-        columns = checkpoint.composition(predictor.metadata).columns or ("text",)
+        columns = checkpoint.read_preprocessor(predictor.metadata).columns or ("text",)
         hub_and_mlflow.write_mlmodel(predictor, columns, folder)
     return partial(_probabilities, _in_float32(open_checkpoint(model)))
 

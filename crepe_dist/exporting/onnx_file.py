@@ -64,7 +64,7 @@ def _model(ours: Predictor) -> bytes:
         logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
     about: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
     about |= {**ours.encoding.to_dict(), "classes": ours.classes}
-    about |= {"beside": checkpoint.composition(ours.metadata).to_dict().get("beside", [])}
+    about |= {"beside": checkpoint.read_preprocessor(ours.metadata).to_dict().get("beside", [])}
     about |= {"temperature": temperature, "min_probability": ours.min_probability}
     if ours.thresholds is None:
         graph.node("Softmax", logits, name="probabilities", axis=1)

@@ -39,13 +39,13 @@ Warning_ = dict[str, str]  # with the keys ``what``, ``why`` and ``do``
 
 def describe_result(record: RunRecord, classes: list[str]) -> str:
     """State the test accuracy and the majority-class baseline, or the scores of several labels."""
-    if (several := record.label_scores.get("test")) is not None:
+    if (several := record.multilabel_scores.get("test")) is not None:
         return (
             f"The test micro F1 of its labels is {percent(several.accuracy)} on "
             f"{pluralize(several.documents, 'text')}, "
             f"the macro F1 {several.macro_f1:.3f}, the mean average precision {several.mean_average_precision:.3f}."
         )
-    scores = record.scores.get("test")
+    scores = record.multiclass_scores.get("test")
     if scores is None:
         return f"The test accuracy is {percent(record.metrics['test_accuracy'])}."
     low, high = accuracy_interval(scores)
@@ -85,7 +85,7 @@ def _stopped(record: RunRecord) -> bool:
 
 def network(record: RunRecord) -> str:
     """Describe the network by its kind and size."""
-    about = record.description["network"]
+    about = record.metadata["network"]
     text = config_class(about).description_template.format_map(defaultdict(lambda: "?", about))
     return f"{text}, {number(record.provenance['parameters'])} parameters" if record.provenance else text
 
@@ -94,7 +94,7 @@ def training(record: RunRecord) -> str:
     """Describe the training time, the hardware and the interruptions."""
     history, made = record.history, record.provenance
     where = f"; {pluralize(made['processes'], 'process', 'processes')} on {made['device']}" if made else ""
-    resumed = f"; resumed from a saved state {pluralize(history.resumed, 'time')}" if history.resumed else ""
+    resumed = f"; resumed from a saved state {pluralize(history.num_resumes, 'time')}" if history.num_resumes else ""
     return f"Training took {duration(history.seconds)}, without evaluation{where}{resumed}."
 
 
@@ -114,13 +114,13 @@ def split_sizes(record: RunRecord) -> dict[str, int]:
     """Return the number of documents of each split by its name, if known."""
     if record.provenance:
         return dict(record.provenance["documents"])
-    splits: dict[str, AnyScores] = {**record.scores, **record.label_scores}
+    splits: dict[str, AnyScores] = {**record.multiclass_scores, **record.multilabel_scores}
     return {name: scores.documents for name, scores in splits.items()}
 
 
 def reproducible(record: RunRecord) -> bool:
     """Return whether training is bit-identical with the same settings, on any number of processes."""
-    build = str(record.description["computed"].get("model.kernels"))
+    build = str(record.metadata["numerics"].get("model.kernels"))
     return build in library.BUILDS or is_gpu_build(build)
 
 
@@ -128,7 +128,7 @@ def command(record: RunRecord) -> str:
     """Return the command that repeats the training, in one process if the number of processes does not matter."""
     processes = 1 if reproducible(record) else record.provenance.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
-    computed = {name: value for name, value in record.description["computed"].items() if name.startswith("model.")}
+    computed = {name: value for name, value in record.metadata["numerics"].items() if name.startswith("model.")}
     if is_gpu_build(str(computed.get("model.kernels"))):
         computed |= {"model.kernels": "native", "device": "gpu"}
     flags = "".join(f" {flag(name)} {shlex.quote(str(value))}" for name, value in computed.items())
@@ -167,7 +167,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     is_done = rose or _stopped(record)
     falls = not is_done and len(losses) > 1 and losses[-1] == min(losses) and losses[-1] < FALLING * losses[-2]
     longer = f"--epochs {2 * _last_epoch(record)}"
-    if (scores := record.scores.get("test")) is not None:
+    if (scores := record.multiclass_scores.get("test")) is not None:
         _, baseline = majority(scores, training_rows(record))
         low, high = accuracy_interval(scores)
         if low <= baseline:
@@ -242,11 +242,11 @@ def changed_labels(description: dict[str, Any]) -> list[str]:
 
 def describe_limits(record: RunRecord, classes: list[str]) -> list[str]:
     """Describe the limits of the model for its users."""
-    sentences = basic_limits(record.description["encoding"], "labels" in record.description)
-    sentences += changed_labels(record.description)
-    if (scores := record.scores.get("test")) is not None:
+    sentences = basic_limits(record.metadata["encoding"], "labels" in record.metadata)
+    sentences += changed_labels(record.metadata)
+    if (scores := record.multiclass_scores.get("test")) is not None:
         f1 = scores.f1.tolist()
-        order = sorted(np.flatnonzero(scores.tested).tolist(), key=f1.__getitem__)
+        order = sorted(np.flatnonzero(scores.has_support).tolist(), key=f1.__getitem__)
         weak = [
             f"{truncate_to_width(classes[index], LABEL_CELLS)} (F1 {f1[index]:.2f})"
             for index in order[:3]

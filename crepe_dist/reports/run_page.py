@@ -42,7 +42,7 @@ FILES = (
     ("checkpoints/", "parameters of the reported epoch, and of the last one if there was no refit, with scores"),
     ("state/", "saved state, from which an unfinished run resumes"),
     ("first/", "the network that was trained on the labelled texts alone"),
-    ("lesson/", "soft labels of the unlabelled texts"),
+    ("pseudo_labels/", "soft labels of the unlabelled texts"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "the same metrics for TensorBoard"),
     ("config.yaml", "settings"),
@@ -99,7 +99,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     warnings: list[dict[str, str]] = []
     unseen: list[str] = []
     if isinstance(data, Dataset):
-        if (scores := record.scores.get("test")) is not None:
+        if (scores := record.multiclass_scores.get("test")) is not None:
             texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
         with suppress(*MALFORMED):
             summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
@@ -127,7 +127,7 @@ def page(
         no_texts: reason why the texts cannot be read; empty if they can.
         data_warnings: warnings about the data set, from its preparation.
     """
-    classes, encoding = escape_nested(record.classes), escape_nested(record.description["encoding"])
+    classes, encoding = escape_nested(record.classes), escape_nested(record.metadata["encoding"])
     scores = record.test_scores
     about_data = [{**warning, "what": f"data: {warning['what']}"} for warning in data_warnings]
     return render(
@@ -142,20 +142,20 @@ def page(
         warnings=escape_nested([*findings.warnings(record, classes), *about_data]),
         history=record.history,
         scores=template_values(scores, classes, quotes, encoding) if scores else None,
-        measure=record.measure,
+        measure=record.score_name,
         chooses="validation_accuracy" in record.metrics,
         no_texts=excerpt(no_texts),
-        figures=_curves(record.history, record.epoch, record.measure),
-        changed=_settings(record.changed()),
+        figures=_curves(record.history, record.epoch, record.score_name),
+        changed=_settings(record.non_default_settings()),
         settings=_settings(record.settings),
         made=escape_nested(record.provenance),
-        data={"name": excerpt(record.description["data"]["name"]), "folder": excerpt(str(record.data_folder)),
+        data={"name": excerpt(record.metadata["data"]["name"]), "folder": excerpt(str(record.data_folder)),
               "fingerprint": excerpt(record.fingerprint)},
         splits=[(excerpt(name), count) for name, count in findings.split_sizes(record).items()],
         classes=classes,
         encoding=encoding,
         command=excerpt(findings.command(record), MAX_COMMAND_CHARS),
-        digest=record.description["sha256"],
+        digest=record.metadata["sha256"],
         reproducible=findings.reproducible(record),
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
@@ -196,7 +196,7 @@ def _loss_curves(history: History, reported: int) -> str:
         figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]
         means = [point.mean for point in history.points]
-        if history.width > 1:
+        if history.steps_per_point > 1:
             lows, highs = [point.low for point in history.points], [point.high for point in history.points]
             axes.fill_between(steps, lows, highs, color=drawing.SKY, alpha=0.25, linewidth=0)
         if len(means) >= MIN_SMOOTHED:
@@ -243,7 +243,7 @@ def accuracy_curves(history: History, reported: int | None = None, measure: str 
 
 def _axes(label: str, history: History) -> tuple[Figure, Axes]:
     """Make axes over steps, with room for a legend above."""
-    top = 0.5 if history.resumes else 0.3
+    top = 0.5 if history.resume_steps else 0.3
     figure, axes = drawing.blank(2.2 + top, left=0.75, right=0.1, top=top, bottom=0.45)
     axes.set_ylabel(label)
     axes.set_xlabel("steps", loc="right")
@@ -268,7 +268,7 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
 
 def _marks(axes: Axes, history: History) -> None:
     """Mark the steps at which the run resumed."""
-    for index, step in enumerate(history.resumes):
+    for index, step in enumerate(history.resume_steps):
         axes.axvline(step, color=drawing.GREY, linestyle=":", linewidth=1, label="resumed" if not index else None)
 
 

@@ -102,7 +102,7 @@ def template_values(
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
         calibration = percent(scores.calibration_error)
         return {**common, "several": True, "calibration": calibration, "sure": selective_table(scores)}
-    totals = scores.class_documents
+    totals = scores.support
     quotes = quotes or [None] * len(scores.mistakes)
     return {
         **common,
@@ -111,7 +111,7 @@ def template_values(
         "macro_f1": scores.macro_f1,
         "pairs": [
             (classes[true], classes[predicted], count, percent(count, int(totals[true])))
-            for true, predicted, count in scores.confused(MAX_PAIRS)
+            for true, predicted, count in scores.top_confusions(MAX_PAIRS)
         ],
         "mistakes": [
             {
@@ -129,7 +129,7 @@ def template_values(
         "reduced": len(classes) > MAX_MATRIX_CLASSES,
         "confusion": _confusion_matrix(scores, classes),
         "reliability": _reliability_diagram(scores),
-        "coverage": _coverage_curve(scores) if scores.answers.any() else "",
+        "coverage": _coverage_curve(scores) if scores.confidence_histogram.any() else "",
     }
 
 
@@ -141,8 +141,8 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
     """
     texts = pluralize(scores.documents, "text")
     if isinstance(scores, MultilabelScores):
-        precision, recall = scores.micro
-        exact = [] if scores.exact is None else [f"all labels right: {percent(scores.exact)} of the texts"]
+        precision, recall = scores.micro_precision_recall
+        exact = [] if scores.exact_match is None else [f"all labels right: {percent(scores.exact_match)} of the texts"]
         notes = [f"precision {percent(precision)}, recall {percent(recall)}", texts, *exact]
         return [
             (f"{split} micro F1", percent(scores.accuracy), notes),
@@ -152,7 +152,7 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
         ]
     low, high = accuracy_interval(scores)
     baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"
-    weakest = int(np.where(scores.tested, scores.f1, np.inf).argmin())
+    weakest = int(np.where(scores.has_support, scores.f1, np.inf).argmin())
     lowest = f"lowest: {scores.f1[weakest]:.3f}, {truncate_to_width(classes[weakest], TILE_CELLS)}"
     error, tendency = scores.calibration_error, "overconfident" if is_overconfident(scores) else "underconfident"
     notes = ["well calibrated" if error < SMALL_CALIBRATION_ERROR else tendency]
@@ -171,7 +171,7 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
 
 def majority(scores: MulticlassScores, training: list[int] | None) -> tuple[int, float]:
     """Return the majority class (of the training rows, if known), and the accuracy of always predicting it."""
-    true = scores.class_documents
+    true = scores.support
     counts = training if training and len(training) == len(true) else true.tolist()
     most = counts.index(max(counts))
     return most, float(true[most] / true.sum())
@@ -190,10 +190,10 @@ def describe_calibration(scores: MulticlassScores) -> str:
 
 def selective_table(scores: AnyScores) -> list[list[str]]:
     """Tabulate the selective predictions, below a row of headings; return an empty list if there are none."""
-    rows, head = [], ["labels found" if scores.several else "texts"]
+    rows, head = [], ["labels found" if scores.is_multilabel else "texts"]
     for each in scores.selective_scores:
         *above, of_class = each["covered"]
-        least = [] if scores.several or above else [percent(each["thresholds"][0])]
+        least = [] if scores.is_multilabel or above else [percent(each["thresholds"][0])]
         found = [of_class, *above[::-1], 1 - sum(each["covered"])] if above else [of_class]
         rows.append([f"{each['asked']:.2f}", *least, *map(percent, found), f"{each['precision']:.3f}"])
         head = ["a class", *(f"level {number}" for number in range(len(above), 0, -1)), "none"] if above else head
@@ -210,7 +210,7 @@ def never_predicted_warning(
     scores: MulticlassScores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
 ) -> dict[str, str] | None:
     """Warn about tested classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
-    places = np.flatnonzero(scores.tested & ~scores.predicted)
+    places = np.flatnonzero(scores.has_support & ~scores.is_predicted)
     if not len(places):
         return None
     names = ", ".join(truncate_to_width(classes[place], LABEL_CELLS) for place in places[:MAX_NAMES])
@@ -231,9 +231,9 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     A row of single-label scores also has the most frequent confusion of the class (``taken``). A row of multilabel
     scores has the threshold of the label (``threshold``) and its average precision (``average``).
     """
-    documents, tested, predicted, f1 = scores.class_documents, scores.tested, scores.predicted, scores.f1
+    documents, tested, predicted, f1 = scores.support, scores.has_support, scores.is_predicted, scores.f1
     precision, recall = scores.precision, scores.recall
-    confused = reversed(scores.confused()) if isinstance(scores, MulticlassScores) else ()
+    confused = reversed(scores.top_confusions()) if isinstance(scores, MulticlassScores) else ()
     taken = {
         true: (predicted, texts) for true, predicted, texts in confused
     }  # The most frequent confusion of a class comes last, and stays.
@@ -264,12 +264,12 @@ def _confusion_matrix(scores: MulticlassScores, classes: list[str]) -> list[tupl
     names = [truncate_to_width(name, MATRIX_LABEL_CELLS) for name in classes]
     matrix = scores.confusion
     if len(names) > MAX_MATRIX_CLASSES:  # keep those that are confused most, and merge the others
-        pairs = [pair[:2] for pair in scores.confused(MAX_MATRIX_CLASSES * MAX_MATRIX_CLASSES)]
+        pairs = [pair[:2] for pair in scores.top_confusions(MAX_MATRIX_CLASSES * MAX_MATRIX_CLASSES)]
         kept = sorted(list(dict.fromkeys(sum(pairs, ())))[: MAX_MATRIX_CLASSES - 1])
         index = np.full(len(names), len(kept))
         index[kept] = range(len(kept))
         matrix = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
-        true, predicted, documents = scores.cells
+        true, predicted, documents = scores.confusion_cells
         np.add.at(matrix, (index[true], index[predicted]), documents)
         names = [*(names[index] for index in kept), OTHER_CLASSES]
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -309,7 +309,7 @@ def _reliability_diagram(scores: MulticlassScores) -> str:
 
 def _coverage_curve(scores: MulticlassScores) -> str:
     """Draw the precision against the fraction of the texts that are answered, for each threshold, as SVG."""
-    texts, right = reverse_cumsum(scores.answers[:, :2].T)
+    texts, right = reverse_cumsum(scores.confidence_histogram[:, :2].T)
     texts, right = texts[right > 0], right[right > 0]
     with drawing.style():
         figure, axes = drawing.blank(3.0, left=0.85, right=0.25, bottom=0.45, top=0.3)

@@ -30,31 +30,40 @@ from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs.resume_state import TrainerState
-from crepe_dist.runs.scores import MAX_CLASSES, AnyScores, MulticlassScores, MultilabelScores
-from crepe_dist.sealed_json import damaged_error, read_record, write_sealed_json
+from crepe_dist.runs.scores import MAX_STORED_CLASSES, AnyScores, MulticlassScores, MultilabelScores
+from crepe_dist.sealed_json import damaged_error, read_record, rename_keys, write_sealed_json
 
-FORMAT = 4
-RESULT_FORMAT = 1  # of ``result.json``
+FORMAT = 5  # Version of the metadata, of the scores and of ``DEFAULT_MODEL_FILE``.
+FORMER_FORMATS = (4,)  # Versions that are also read. They differ only in their keys.
+RESULT_FORMAT = 1  # Version of ``result.json``.
 FOLDER = "checkpoints"
 RESULT = "result.json"
 CONFIG = "config.yaml"
 RUN_KEY_FILE = "run.json"
 RUNS = Path("runs")
-DEFAULT_MODEL_FILE = RUNS / "in_use.json"  # names the model of commands that are given none
-CACHED = "models"  # in the cache: copies of models at URLs
-DESCRIBED = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # description in a model folder
-LISTED = 5  # runs in a message
+DEFAULT_MODEL_FILE = RUNS / "default_model.json"  # Names the model of commands that are given no model.
+FORMER_DEFAULT_MODEL_FILE = RUNS / "in_use.json"  # Name of the file in earlier versions.
+MODEL_CACHE_FOLDER = "models"  # in the cache: copies of models at URLs
+MODEL_METADATA_FILE = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # description in a model folder
+MAX_LISTED_RUNS = 5  # runs in a message
 TEXT_FILE_SUFFIXES = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 MODEL_NAME_HINT = "name a run, a .params file or a folder of export --format crepe"
-SCORES = ".scores.json"
+SCORES_SUFFIX = ".scores.json"
+SUPERVISED, STUDENT = (
+    "supervised model",
+    "student",
+)  # The two models of a run with unlabelled texts, in ``result.json``.
+FORMER_METADATA_KEYS = {"computed": "numerics"}
 OTHER_CHECKPOINT_HINT = (
     "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 )
 Json = dict[str, Any]
-EPOCH = re.compile(r"crepe_epoch_([0-9]{1,9})_")
-FILE = re.compile(EPOCH.pattern + r"test_(acc|f1)_[0-9.]+(_refit)?\.(params|json|scores\.json)")  # see ``file_name``
+EPOCH_PATTERN = re.compile(r"crepe_epoch_([0-9]{1,9})_")
+FILE_PATTERN = re.compile(
+    EPOCH_PATTERN.pattern + r"test_(acc|f1)_[0-9.]+(_refit)?\.(params|json|scores\.json)"
+)  # see ``file_name``
 # Values of a description, see ``records.check``; those with a question mark are missing in some exported models.
-DESCRIPTION = {
+METADATA_SCHEMA = {
     "sha256": str,
     "encoding": dict,
     "classes": list[str],
@@ -66,13 +75,13 @@ DESCRIPTION = {
     "labels?": {"kind": (MULTILABEL,), "thresholds": list[float]},
     "levels?": str,
     "label_type?": tuple(LABEL_TYPES),
-    "computed?": dict[str, str],
+    "numerics?": dict[str, str],
     "data?": {"name": str, "fingerprint": str, "test": str, "corrected?": dict[str, int]},
     "calibration?": {"temperature": float, "min_probability": float},
 }
 
 
-def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, refit: bool = False) -> str:
+def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, is_refit: bool = False) -> str:
     """Name a checkpoint by its epoch, from 1, and its accuracy in percent, truncated to two decimals.
 
     Args:
@@ -80,7 +89,7 @@ def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, 
         refit: its table was refitted after the epoch was chosen.
     """
     score = f"{'f1' if is_multilabel else 'acc'}_{int(test_accuracy * 10000) / 100}"
-    return f"crepe_epoch_{epoch}_test_{score}{'_refit' * refit}.params"
+    return f"crepe_epoch_{epoch}_test_{score}{'_refit' * is_refit}.params"
 
 
 def score_name(name: str) -> str:
@@ -88,22 +97,22 @@ def score_name(name: str) -> str:
     return formatting.score_name("_test_f1_" in name)
 
 
-def save(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores]) -> None:
+def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mapping[str, AnyScores]) -> None:
     """Write the checkpoint of an epoch.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
     """
     try:
-        write(run_dir, arrays, described, scores)
+        write_checkpoint(run_dir, arrays, metadata, scores)
     except OSError as error:
-        what = f"the checkpoint of epoch {described['epoch']} cannot be written"
+        what = f"the checkpoint of epoch {metadata['epoch']} cannot be written"
         remedy = "free some disk space; the same command resumes from the newest saved state (omit --fresh)"
         raise UserError(what, str(error), remedy) from error
 
 
 def build_metadata(
-    record: Json, data: Dataset, shape: NetworkConfig, precision: str, computed: Json, scores: Mapping[str, AnyScores]
+    record: Json, data: Dataset, shape: NetworkConfig, precision: str, numerics: Json, scores: Mapping[str, AnyScores]
 ) -> Json:
     """Describe an epoch's parameters, so that they can be used without further flags.
 
@@ -131,7 +140,7 @@ def build_metadata(
         **several,
         **{name: data.manifest[name] for name in ("levels", "label_type") if name in data.manifest},
         "network": {**shape.settings(), "precision": precision},
-        "computed": computed,
+        "numerics": numerics,
         "calibration": test.calibration.to_dict(),
         "data": {
             "name": data.name,
@@ -144,7 +153,7 @@ def build_metadata(
     }
 
 
-def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], more: Mapping[str, float]) -> Json:
+def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], extra_metrics: Mapping[str, float]) -> Json:
     """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
 
     The accuracy of several labels is their micro F1. Without scores, there is no checkpoint to name.
@@ -154,15 +163,17 @@ def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], more: 
         "step": progress.step,
         "train_loss": progress.train_loss,
         **{f"{split}_{name}": value for split, score in scores.items() for name, value in score.metrics().items()},
-        **more,
+        **extra_metrics,
         "seconds": progress.seconds,
     }
     if (test := scores.get("test")) is None:
         return record
-    return {**record, "checkpoint": file_name(progress.epoch, test.accuracy, is_multilabel=test.several)}
+    return {**record, "checkpoint": file_name(progress.epoch, test.accuracy, is_multilabel=test.is_multilabel)}
 
 
-def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, AnyScores] | None = None) -> Path:
+def write_checkpoint(
+    run_dir: Path, arrays: Arrays, metadata: Json, scores: Mapping[str, AnyScores] | None = None
+) -> Path:
     """Write the parameters, and then the description that makes them usable without further flags.
 
     Args:
@@ -172,19 +183,21 @@ def write(run_dir: Path, arrays: Arrays, described: Json, scores: Mapping[str, A
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    several, refit = "labels" in described, "refit" in described
-    path = folder / file_name(described["epoch"], described["test_accuracy"], is_multilabel=several, refit=refit)
+    several, refit = "labels" in metadata, "refit" in metadata
+    path = folder / file_name(metadata["epoch"], metadata["test_accuracy"], is_multilabel=several, is_refit=refit)
     sidecar = path.with_suffix(".json")
     try:
-        weights_io.save(weights_io.to_file_arrays(arrays, weights_io.config_class(described["network"])), path)
-        if scores and len(described["classes"]) <= MAX_CLASSES:
+        weights_io.save(weights_io.to_file_arrays(arrays, weights_io.config_class(metadata["network"])), path)
+        if scores and len(metadata["classes"]) <= MAX_STORED_CLASSES:
             saved = {name: score.to_dict() for name, score in scores.items()}
-            write_sealed_json(path.with_suffix(SCORES), FORMAT, {"several": several, "splits": saved}, indent=None)
-        write_json(sidecar, {"format": FORMAT, **described, "sha256": sha256(path)})
+            write_sealed_json(
+                path.with_suffix(SCORES_SUFFIX), FORMAT, {"is_multilabel": several, "splits": saved}, indent=None
+            )
+        write_json(sidecar, {"format": FORMAT, **metadata, "sha256": sha256(path)})
     except BaseException:
         if not sidecar.exists():  # parameters alone would pass for those of another program
             path.unlink(missing_ok=True)
-            path.with_suffix(SCORES).unlink(missing_ok=True)
+            path.with_suffix(SCORES_SUFFIX).unlink(missing_ok=True)
         raise
     fsync(folder)
     return path
@@ -195,7 +208,15 @@ def read_metadata(path: Path) -> Json | None:
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         return None
-    described = read_record(sidecar, FORMAT, OTHER_CHECKPOINT_HINT, DESCRIPTION, follow=True)
+    described = read_record(
+        sidecar,
+        FORMAT,
+        OTHER_CHECKPOINT_HINT,
+        METADATA_SCHEMA,
+        follow=True,
+        former_versions=FORMER_FORMATS,
+        former_keys=FORMER_METADATA_KEYS,
+    )
     if described["sha256"] != sha256(path):
         raise UserError(
             f"{path} was altered: its SHA-256 is not the one in {sidecar.name}", remedy=OTHER_CHECKPOINT_HINT
@@ -203,39 +224,48 @@ def read_metadata(path: Path) -> Json | None:
     return described
 
 
-def parse_metadata(path: Path, described: Json) -> tuple[CharEncoder, list[str], Json]:
+def parse_metadata(path: Path, metadata: Json) -> tuple[CharEncoder, list[str], Json]:
     """Extract encoding, classes and network (``NetworkConfig.settings`` and the precision) from a description."""
     try:
-        encoding, network = CharEncoder.from_dict(described["encoding"]), described["network"]
+        encoding, network = CharEncoder.from_dict(metadata["encoding"]), metadata["network"]
         weights_io.config_class(network).check_settings(network)
-        Calibration.from_metadata(described)
-        composition(described)
+        Calibration.from_metadata(metadata)
+        read_preprocessor(metadata)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged_error(path.with_suffix(".json"), error, OTHER_CHECKPOINT_HINT) from error
-    return encoding, described["classes"], network
+    return encoding, metadata["classes"], network
 
 
-def composition(described: Json) -> TextPreprocessor:
+def read_preprocessor(metadata: Json) -> TextPreprocessor:
     """Extract the composition of the texts from a description; without it, texts are read as they are."""
-    return TextPreprocessor.from_dict(described["composition"]) if "composition" in described else TextPreprocessor()
+    return TextPreprocessor.from_dict(metadata["composition"]) if "composition" in metadata else TextPreprocessor()
 
 
-def scores(path: Path) -> dict[str, AnyScores]:
+def read_scores(path: Path) -> dict[str, AnyScores]:
     """Read the scores of each split beside a checkpoint; empty if there are none, as with many classes."""
-    beside = path.with_suffix(SCORES)
+    beside = path.with_suffix(SCORES_SUFFIX)
     if not beside.is_file():
         return {}
-    saved = read_record(beside, FORMAT, "delete it to continue without scores")
-    kind = MultilabelScores if saved["several"] else MulticlassScores
-    return {name: kind.of(of_split) for name, of_split in saved["splits"].items()}
+    remedy = "delete it to continue without scores"
+    saved = read_record(
+        beside, FORMAT, remedy, former_versions=FORMER_FORMATS, former_keys={"several": "is_multilabel"}
+    )
+    kind = MultilabelScores if saved["is_multilabel"] else MulticlassScores
+    return {name: kind.from_dict(of_split) for name, of_split in saved["splits"].items()}
 
 
-def result_of(run_dir: Path) -> Json | None:
+def read_result_file(run_dir: Path) -> Json | None:
     """Read ``result.json``; ``None`` if the run is not finished."""
     if not (run_dir / RESULT).is_file():
         return None
     remedy = f"name a .params file in {run_dir / FOLDER}, or start another run with --fresh"
-    return read_record(run_dir / RESULT, RESULT_FORMAT, remedy)
+    result = read_record(run_dir / RESULT, RESULT_FORMAT, remedy)
+    if (figures := result["provenance"].get("unlabelled")) is not None:
+        figures = rename_keys(figures, {"first": "supervised"})
+        if figures["reported"] == "first network":
+            figures["reported"] = SUPERVISED
+        result["provenance"]["unlabelled"] = figures
+    return result
 
 
 def check_present(run_dir: Path, name: str) -> None:
@@ -258,7 +288,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     epochs = {
         path: int(match[1])
         for path in folder.glob("crepe_epoch_*.params")
-        if (match := EPOCH.match(path.name)) and path.with_suffix(".json").is_file() and not path.is_symlink()
+        if (match := EPOCH_PATTERN.match(path.name)) and path.with_suffix(".json").is_file() and not path.is_symlink()
     }
     return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
@@ -305,10 +335,10 @@ def _copy(url: str) -> Path:
     """
     from crepe_dist.preparing.remote import download  # which imports all of preparing
 
-    cache = cache_folder() / CACHED
+    cache = cache_folder() / MODEL_CACHE_FOLDER
     cache.mkdir(parents=True, exist_ok=True)
     with temporary_folder(cache) as copies:
-        described = download(f"{url.rstrip('/')}/{DESCRIBED}", copies)
+        described = download(f"{url.rstrip('/')}/{MODEL_METADATA_FILE}", copies)
         folder = cache / sha256(described)
         if not folder.is_dir():
             for path in (described, download(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
@@ -340,21 +370,22 @@ def _alike(path: Path) -> str:
     return f"did you mean {alike[0]}?" if alike else ""
 
 
-def list_runs(start: str = "") -> list[Path]:
+def list_runs(prefix: str = "") -> list[Path]:
     """List the finished runs in ``runs/`` whose names start like this, the newest first; unfinished ones if none is."""
-    runs = [folder.parent for folder in RUNS.glob(f"{glob.escape(start)}*/{FOLDER}") if list_checkpoints(folder)]
+    runs = [folder.parent for folder in RUNS.glob(f"{glob.escape(prefix)}*/{FOLDER}") if list_checkpoints(folder)]
     finished = [run for run in runs if (run / RESULT).is_file()]
     return sorted(finished or runs, key=lambda run: -(run / (RESULT if finished else FOLDER)).stat().st_mtime)
 
 
 def default_model() -> str | None:
     """Return the name of the model that the command ``use`` has chosen; ``None`` if it has chosen none."""
-    if not DEFAULT_MODEL_FILE.is_file():
+    file = DEFAULT_MODEL_FILE if DEFAULT_MODEL_FILE.is_file() else FORMER_DEFAULT_MODEL_FILE
+    if not file.is_file():
         return None
     remedy = f"choose another: {invocation.command_line('use')} RUN; {invocation.command_line('runs')} lists them"
-    name: str = read_record(DEFAULT_MODEL_FILE, FORMAT, remedy)["model"]
+    name: str = read_record(file, FORMAT, remedy, former_versions=FORMER_FORMATS)["model"]
     if "://" not in name and not Path(name).exists():
-        raise UserError(f"{DEFAULT_MODEL_FILE} names {name}, which does not exist", remedy=remedy)
+        raise UserError(f"{file} names {name}, which does not exist", remedy=remedy)
     return name
 
 
@@ -363,11 +394,11 @@ def _newest(runs: list[Path], data: str | Path | None) -> Path:
     if not runs:
         remedy = f"train one ({invocation.command_line('train')}), or name a checkpoint"
         raise UserError(f"there is no trained run in {RUNS}/", remedy=remedy)
-    newest = newest_of_each(runs)
+    newest = newest_run_per_dataset(runs)
     if data is not None and Path(data, MANIFEST).is_file() and (run := newest.get(open_dataset(data).fingerprint)):
         return run
     if len(newest) > 1:
-        named = ", ".join(map(str, [*newest.values()][:LISTED]))
+        named = ", ".join(map(str, [*newest.values()][:MAX_LISTED_RUNS]))
         why = f"they are of different data; the newest of each: {named}; all, with their scores: "
         remedy = (
             f"name one after the command, or choose the model of all commands: "
@@ -378,7 +409,7 @@ def _newest(runs: list[Path], data: str | Path | None) -> Path:
     return runs[0]
 
 
-def newest_of_each(runs: Sequence[Path]) -> dict[str, Path]:
+def newest_run_per_dataset(runs: Sequence[Path]) -> dict[str, Path]:
     """Return the first run of each data set, by the fingerprint of the data; the runs are sorted by their age."""
     newest: dict[str, Path] = {}
     for run in runs:
@@ -411,7 +442,7 @@ def log_model_in_use(path: Path, name: str | None) -> Path:
 
 def _of_run(run_dir: Path) -> Path | None:
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
-    if (result := result_of(run_dir)) is None:
+    if (result := read_result_file(run_dir)) is None:
         return next(iter(list_checkpoints(folder)), None)
     reported = folder / Path(result["checkpoint"]).name
     check_present(run_dir, reported.name)

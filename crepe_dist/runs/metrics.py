@@ -24,7 +24,7 @@ MAX_LINE_LENGTH = 1 << 20
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 MAX_POINTS = 150
-MAX_EVENTS = 200
+MAX_RESUME_STEPS = 200
 Record = dict[str, Any]
 
 
@@ -104,7 +104,7 @@ class MetricsLogger:
         def is_before(record: Record) -> bool:
             return record["epoch"] in epochs if record["event"] == "epoch" else record["step"] <= progress.step
 
-        records = [record for record in read(self._path) if is_before(record)]
+        records = [record for record in iter_records(self._path) if is_before(record)]
         records.append({"event": "resume", "step": progress.step, "epoch": progress.epoch})
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
         self._purge_step = progress.step + 1
@@ -170,7 +170,7 @@ class MetricsLogger:
             self._say(f"TensorBoard gets no more metrics until the command is restarted: {error}")
 
 
-def read(path: Path) -> Iterator[Record]:
+def iter_records(path: Path) -> Iterator[Record]:
     """Yield the records of ``metrics.jsonl`` in order, skipping malformed lines such as one cut off by a kill."""
     if not path.is_file():
         return
@@ -194,7 +194,7 @@ class DownsampledPoint:
     mean: float
     count: int = 1
 
-    def join(self, after: DownsampledPoint) -> None:
+    def merge(self, after: DownsampledPoint) -> None:
         total = self.count + after.count
         self.mean += (after.mean - self.mean) * after.count / total
         self.step, self.count = after.step, total
@@ -213,16 +213,16 @@ class History:
     """
 
     points: list[DownsampledPoint] = field(default_factory=list)
-    width: int = 1
+    steps_per_point: int = 1
     epochs: list[Record] = field(default_factory=list)
-    resumes: list[int] = field(default_factory=list)
-    resumed: int = 0
+    resume_steps: list[int] = field(default_factory=list)
+    num_resumes: int = 0
 
     @classmethod
-    def of(cls, run_dir: Path) -> History:
+    def from_run_dir(cls, run_dir: Path) -> History:
         """Read the history of the run in a folder."""
         history = cls()
-        for record in read(run_dir / METRICS):
+        for record in iter_records(run_dir / METRICS):
             history.add(record)
         return history
 
@@ -239,17 +239,20 @@ class History:
         elif event == "epoch":
             self.epochs.append(record)
         elif event == "resume":
-            self.resumed += 1
-            if len(self.resumes) < MAX_EVENTS:
-                self.resumes.append(step)
+            self.num_resumes += 1
+            if len(self.resume_steps) < MAX_RESUME_STEPS:
+                self.resume_steps.append(step)
 
     def _add(self, point: DownsampledPoint) -> None:
-        if self.points and (self.points[-1].step - 1) // self.width == (point.step - 1) // self.width:
-            self.points[-1].join(point)
+        if (
+            self.points
+            and (self.points[-1].step - 1) // self.steps_per_point == (point.step - 1) // self.steps_per_point
+        ):
+            self.points[-1].merge(point)
             return
         self.points.append(point)
         if len(self.points) > 2 * MAX_POINTS:
-            self.width *= 2
+            self.steps_per_point *= 2
             before, self.points = self.points, []
             for point in before:
                 self._add(point)

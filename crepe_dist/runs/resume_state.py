@@ -51,7 +51,7 @@ class TrainerState:
     step: int = 0
     epoch: int = 1
     documents: int = 0
-    moving_loss: float | None = None
+    smoothed_loss: float | None = None
     loss_sum: float = 0.0
     seconds: float = 0.0
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -74,8 +74,8 @@ class TrainerState:
         """
         self.step += 1
         self.documents += documents
-        mean, before = loss / documents, self.moving_loss
-        self.moving_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
+        mean, before = loss / documents, self.smoothed_loss
+        self.smoothed_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
         self.loss_sum += loss
 
     def restore(self, other: TrainerState) -> None:
@@ -86,7 +86,7 @@ class TrainerState:
         return replace(self, epochs=list(self.epochs))
 
     def begin_epoch(self, epoch: int) -> None:
-        self.epoch, self.moving_loss = epoch, None
+        self.epoch, self.smoothed_loss = epoch, None
         self.documents = 0
         self.loss_sum = self.seconds = 0.0
 
@@ -115,12 +115,12 @@ class LoadedState:
     """
 
     path: Path
-    snapshot: ResumeState
+    state: ResumeState
     damaged: list[str]
     version: str
 
 
-def save(folder: Path, snapshot: ResumeState, good: Path | None = None) -> Path:
+def save(folder: Path, state: ResumeState, last_intact: Path | None = None) -> Path:
     """Write a state into ``folder``, and then remove all others except ``good``.
 
     If the write fails, such as on a full disk, remove the others first, and write once more.
@@ -128,16 +128,16 @@ def save(folder: Path, snapshot: ResumeState, good: Path | None = None) -> Path:
     Args:
         good: folder of the last state known to be intact, kept in case the new one gets damaged.
     """
-    final = folder / snapshot.name
-    if final == good:
+    final = folder / state.name
+    if final == last_intact:
         return final
     try:
-        _write(folder, final, snapshot)
+        _write(folder, final, state)
     except OSError:
-        if good is None or not _prune(folder, good, good):
+        if last_intact is None or not _prune(folder, last_intact, last_intact):
             raise
-        _write(folder, final, snapshot)
-    _prune(folder, final, good)
+        _write(folder, final, state)
+    _prune(folder, final, last_intact)
     return final
 
 
@@ -172,7 +172,7 @@ def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
     return bool(others)
 
 
-def scored_epochs(folder: Path) -> list[int]:
+def num_scored_epochs(folder: Path) -> list[int]:
     """Return the number of scored epochs of each saved state."""
     counts = (path.name.rpartition("_")[2] for path in folder.glob("step_*"))
     return [int(count) for count in counts if count.isdecimal()]

@@ -31,7 +31,7 @@ from crepe_dist.files.atomic_write import fsync, is_temporary, remove_temporary,
 from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.formatting import percent, score_name
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUN_KEY_FILE, RUNS, result_of
+from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RESULT, RUN_KEY_FILE, RUNS, read_result_file
 from crepe_dist.runs.metrics import History
 from crepe_dist.runs.scores import AnyScores, MulticlassScores, MultilabelScores
 from crepe_dist.sealed_json import damaged_error, digest, write_sealed_json
@@ -42,9 +42,9 @@ from crepe_dist.settings.yaml_file import read
 
 # Time limit for an earlier group's processes to end. NFS keeps a dead client's locks for 90 s.
 LOCK_SECONDS = 100.0
-SOON = 3.0  # seconds that an earlier group's processes usually take to end
-SUPERVISION = "supervision"  # file with the id of the driver that started the run
-REMOVED = ".removed"  # prefix of a state while it is deleted
+WAIT_MESSAGE_SECONDS = 3.0  # seconds that an earlier group's processes usually take to end
+SUPERVISION_FILE = "supervision"  # file with the id of the driver that started the run
+REMOVED_PREFIX = ".removed"  # prefix of a state while it is deleted
 LEARNED_SPLITS = ("train", "validation")  # splits whose documents decide the parameters
 Settings = dict[str, Any]
 
@@ -54,8 +54,8 @@ class RunDir:
     """The directory of a run.
 
     Every run has ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``state/``,
-    ``stacks/`` and ``verified/``. A finished run also has ``result.json``. A run with unlabelled texts has ``first/``
-    and ``lesson/``. The directory ``refit/`` exists during a refit.
+    ``stacks/`` and ``verified/``. A finished run also has ``result.json``. A run with unlabelled texts has
+    ``supervised/`` and ``pseudo_labels/``. The directory ``refit/`` exists during a refit.
     """
 
     path: Path
@@ -67,7 +67,8 @@ class RunDir:
     @property
     def supervised(self) -> RunDir:
         """Directory of the supervised model, which is trained before the unlabelled texts are used."""
-        return RunDir(self.path / "first")
+        former = self.path / "first"  # Name of the directory in earlier versions.
+        return RunDir(former if former.is_dir() else self.path / "supervised")
 
     @property
     def refit(self) -> RunDir:
@@ -77,7 +78,7 @@ class RunDir:
     @property
     def pseudo_labels(self) -> Path:
         """Directory of the pseudo labels of the unlabelled texts."""
-        return self.path / "lesson"
+        return self.path / "pseudo_labels"
 
     def stack_path(self, rank: int) -> Path:
         """Return the path of the file to which the watchdog of a rank writes stack traces."""
@@ -107,14 +108,14 @@ class RunDir:
     @property
     def result(self) -> dict[str, Any] | None:
         """Content of ``result.json``; ``None`` if the run is not finished."""
-        return result_of(self.path)
+        return read_result_file(self.path)
 
     @property
     def is_refitted(self) -> bool:
         """Whether the run is finished and its n-gram table was refitted."""
         return "refit" in (self.result or {}).get("provenance", {})
 
-    def folders(self) -> tuple[Path, ...]:
+    def folders_with_temporary_files(self) -> tuple[Path, ...]:
         """Return the folders in which killed processes leave temporary files."""
         runs = self.path, self.supervised.path, self.refit.path
         return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
@@ -127,22 +128,22 @@ class RunDir:
         latest checkpoint either if the n-gram table was refitted or the supervised model is reported. An unfinished run
         needs its resume states and the checkpoints that the states name.
         """
-        paths = [path for within in self.folders() for path in temporary_files(within)]
+        paths = [path for within in self.folders_with_temporary_files() for path in temporary_files(within)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
-        paths += self.path.glob(f"{REMOVED}-*")
+        paths += self.path.glob(f"{REMOVED_PREFIX}-*")
         if (result := self.result) is None:
             return paths
         paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
         taught = result["provenance"].get("unlabelled", {})
         # The supervised model's checkpoint replaced the student's checkpoint, so no later checkpoint is of use.
-        is_final = self.is_refitted or taught.get("reported") == "first network"
+        is_final = self.is_refitted or taught.get("reported") == checkpoint.SUPERVISED
         latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
         return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
     def checkpoints_except(self, keep: Collection[str]) -> list[Path]:
         """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
         kept = tuple(f"{Path(name).stem}." for name in keep)
-        files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE.fullmatch(path.name))
+        files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE_PATTERN.fullmatch(path.name))
         others = (path for path in files if not path.name.startswith(kept))
         return sorted(others, key=lambda path: (path.suffix != ".params", path.name))
 
@@ -157,7 +158,7 @@ class RunDir:
                     path.unlink()
                     continue
                 if path == self.state:
-                    path = path.rename(self.path / f"{REMOVED}-state")
+                    path = path.rename(self.path / f"{REMOVED_PREFIX}-state")
                 shutil.rmtree(path)
 
     def clean_up(self) -> None:
@@ -185,11 +186,11 @@ class RunDir:
             say: prints a message if the wait takes longer than ``SOON``.
         """
         began = time.monotonic()
-        due, soon = began + timeout, began + min(timeout, SOON)
+        due, soon = began + timeout, began + min(timeout, WAIT_MESSAGE_SECONDS)
         while True:
             try:
                 lock = self.lock()
-                for folder in self.folders():
+                for folder in self.folders_with_temporary_files():
                     remove_temporary(folder)
                 yield lock
                 return
@@ -252,7 +253,7 @@ def read_result(folder: RunDir) -> Result | None:
 
 
 def write_result(
-    folder: RunDir, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], ranks: ProcessGroup
+    folder: RunDir, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], group: ProcessGroup
 ) -> Result:
     """Write ``result.json`` on rank 0, which marks the run as finished, and tidy the folder; every rank calls it.
 
@@ -274,23 +275,23 @@ def write_result(
         write_sealed_json(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)
         fsync(folder.path)  # the state of a finished run is removed next
 
-    ranks.run_on_rank0("result", write)
+    group.run_on_rank0("result", write)
     result = read_result(folder)
     assert result is not None
-    if ranks.is_root:
+    if group.is_root:
         # Only now may the state be removed: a run without a result is resumed from its state.
         folder.clean_up()
     return result
 
 
-def select_run_dir(config: Config, data: Dataset, ranks: ProcessGroup) -> RunDir:
+def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir:
     """Choose the run's folder on rank 0, and check that every rank sees it.
 
     Raises:
         UserError: on every rank, as ``choose``, or if a host does not share the folder.
     """
-    folder = ranks.run_on_rank0("run folder", lambda: select_run_dir_on_rank0(config, data.name, data.fingerprint))
-    chosen = Path(ranks.broadcast_object(folder and str(folder.path), "run folder"))
+    folder = group.run_on_rank0("run folder", lambda: select_run_dir_on_rank0(config, data.name, data.fingerprint))
+    chosen = Path(group.broadcast_object(folder and str(folder.path), "run folder"))
 
     def seen() -> RunDir:
         if not chosen.is_dir():
@@ -298,11 +299,11 @@ def select_run_dir(config: Config, data: Dataset, ranks: ProcessGroup) -> RunDir
             raise UserError(f"the run folder {chosen} is not visible on this host", remedy=remedy)
         return RunDir(chosen)
 
-    return ranks.run_on_all("run folder", seen)
+    return group.run_on_all("run folder", seen)
 
 
 def lock_on_rank0(
-    folder: RunDir, ranks: ProcessGroup, is_supervised: bool, say: Callable[[str], None]
+    folder: RunDir, group: ProcessGroup, is_supervised: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
     """Lock the folder on rank 0; every rank calls it. Under a driver, wait for earlier processes to end.
 
@@ -310,7 +311,7 @@ def lock_on_rank0(
         UserError: on every rank, if another process trains in the folder.
     """
     patience = LOCK_SECONDS if is_supervised else 0.0
-    return ranks.run_steps_on_rank0("lock", folder.lock_in_steps(patience, say)) or nullcontext()
+    return group.run_steps_on_rank0("lock", folder.lock_in_steps(patience, say)) or nullcontext()
 
 
 def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: str) -> RunDir:
@@ -360,19 +361,19 @@ def _identity(path: Path) -> dict[str, Any] | None:
 
 
 def _supervision(path: Path) -> str:
-    file = path / SUPERVISION
+    file = path / SUPERVISION_FILE
     return file.read_text(encoding="utf-8").strip() if file.is_file() and not file.is_symlink() else ""
 
 
 def _is_uninitialized(path: Path) -> bool:
     """Return whether a folder holds only leftovers of a process that was killed before ``_claim`` had ended."""
-    return path.is_dir() and all(file.name == SUPERVISION or is_temporary(file) for file in path.iterdir())
+    return path.is_dir() and all(file.name == SUPERVISION_FILE or is_temporary(file) for file in path.iterdir())
 
 
 def _initialize(path: Path, identity: dict[str, Any], supervision: str) -> None:
     """Make a folder the directory of a run. ``run.json`` marks it as such, and is therefore written last."""
     if supervision:
-        write_text(path / SUPERVISION, f"{supervision}\n")
+        write_text(path / SUPERVISION_FILE, f"{supervision}\n")
     write_json(path / RUN_KEY_FILE, identity)
 
 
@@ -423,9 +424,9 @@ class RunRecord:
     settings: Settings
     result: dict[str, Any] | None
     checkpoint: Path
-    description: dict[str, Any]
-    scores: dict[str, MulticlassScores]
-    label_scores: dict[str, MultilabelScores]
+    metadata: dict[str, Any]
+    multiclass_scores: dict[str, MulticlassScores]
+    multilabel_scores: dict[str, MultilabelScores]
     history: History
 
     @property
@@ -433,27 +434,27 @@ class RunRecord:
         return self.given_name or self.path.absolute().name
 
     @property
-    def measure(self) -> str:
+    def score_name(self) -> str:
         """Name of the score that is called accuracy in the records."""
-        return score_name("labels" in self.description)
+        return score_name("labels" in self.metadata)
 
     @property
     def classes(self) -> list[str]:
-        return list(self.description["classes"])
+        return list(self.metadata["classes"])
 
     @property
     def epoch(self) -> int:
-        return int(self.description["epoch"])
+        return int(self.metadata["epoch"])
 
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics of the reported epoch, by name."""
-        return dict(self.description["metrics"])
+        return dict(self.metadata["metrics"])
 
     @property
     def test_scores(self) -> AnyScores | None:
         """Scores of the reported epoch on the test split; ``None`` if they are not stored."""
-        return self.scores.get("test") or self.label_scores.get("test")
+        return self.multiclass_scores.get("test") or self.multilabel_scores.get("test")
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -463,11 +464,11 @@ class RunRecord:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the data (``Dataset.fingerprint``)."""
-        return str(self.description["data"]["fingerprint"])
+        return str(self.metadata["data"]["fingerprint"])
 
-    def is_tested_like(self, other: RunRecord) -> bool:
+    def has_same_test_split(self, other: RunRecord) -> bool:
         """Return whether both runs are known to have been scored on the same test documents."""
-        return bool(self.description["data"]["test"] == other.description["data"]["test"])
+        return bool(self.metadata["data"]["test"] == other.metadata["data"]["test"])
 
     @property
     def data_folder(self) -> Path:
@@ -475,12 +476,12 @@ class RunRecord:
         source = str(self.settings.get("data.source", SAMPLE))
         return Path(self.provenance["data"]) if self.provenance else dataset_folder(source)
 
-    def changed(self) -> Settings:
+    def non_default_settings(self) -> Settings:
         """Return the settings that differ from this version's defaults, such as those computed from the data."""
         usual = flatten(Config().to_dict())
         return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
 
-    def dataset(self, folder: Path | None) -> Dataset:
+    def open_dataset(self, folder: Path | None) -> Dataset:
         """Open the data that the run was trained on.
 
         Args:
@@ -499,11 +500,11 @@ class RunRecord:
         Raises:
             UserError: the data of the run are gone, or are other data.
         """
-        splits, hashes = self.dataset(None).splits, documents.source_rows[:, HASH]
+        splits, hashes = self.open_dataset(None).splits, documents.source_rows[:, HASH]
         return {name: np.isin(hashes, splits[name].source_rows[:, HASH]) for name in LEARNED_SPLITS if name in splits}
 
 
-def run_of(path: Path) -> RunRecord | None:
+def open_run_of_checkpoint(path: Path) -> RunRecord | None:
     """Read the run of a checkpoint; ``None`` for a checkpoint that is in no run's folder."""
     run_dir = path.absolute().parent.parent
     return open_run(run_dir, path) if (run_dir / CONFIG).is_file() else None
@@ -525,17 +526,17 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     description = checkpoint.read_metadata(path)
     if description is None:
         raise UserError(f"{path} has no description beside it", remedy="name another run")
-    if missing := {"epoch", "metrics", "computed", "data"} - description.keys():
+    if missing := {"epoch", "metrics", "numerics", "data"} - description.keys():
         raise damaged_error(path.with_suffix(".json"), KeyError(min(missing)), "name another run")
-    folder, config, scores = RunDir(run_dir), run_dir / CONFIG, checkpoint.scores(path)
+    folder, config, scores = RunDir(run_dir), run_dir / CONFIG, checkpoint.read_scores(path)
     return RunRecord(
         path=run_dir,
         given_name=folder.name,
         settings=flatten(read(config)) if config.is_file() else {},
         result=folder.result,
         checkpoint=path,
-        description=description,
-        scores={name: score for name, score in scores.items() if isinstance(score, MulticlassScores)},
-        label_scores={name: score for name, score in scores.items() if isinstance(score, MultilabelScores)},
-        history=History.of(run_dir),
+        metadata=description,
+        multiclass_scores={name: score for name, score in scores.items() if isinstance(score, MulticlassScores)},
+        multilabel_scores={name: score for name, score in scores.items() if isinstance(score, MultilabelScores)},
+        history=History.from_run_dir(run_dir),
     )

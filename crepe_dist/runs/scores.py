@@ -25,21 +25,29 @@ from crepe_dist.model.calibration import (
     reverse_cumsum,
     to_intervals,
 )
+from crepe_dist.sealed_json import rename_keys
 
 BINS = 15  # intervals of the predicted probability, as in Guo et al. 2017
 MILLION = 1_000_000  # probabilities are summed as integer millionths, so the order of additions does not matter
-MISTAKES = 20  # kept per split
+MAX_MISTAKES = 20  # kept per split
 TOP_K_PER_MISTAKE = 3  # most probable classes kept per mistake
 TOP_K = (3, 5)  # most probable classes among which the true one may be
-MAX_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
-MAX_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
-PRIOR = 4  # documents with a label that the threshold of all labels together counts as
+MAX_STORED_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
+MAX_STORED_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
+PRIOR_DOCUMENTS = 4  # documents with a label that the threshold of all labels together counts as
 DEFAULT_THRESHOLD = 0.5
 NOT_STORED = ("loss_error",)
+# Keys of stored scores in earlier versions. ``evaluate --json`` still prints these keys.
+FORMER_KEYS = {
+    "answers": "confidence_histogram",
+    "decisions": "confusion_counts",
+    "right": "is_correct",
+    "sure": "selective_counts",
+}
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-NO_ANSWERS: Counts = np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64)
-NONE_SURE: Counts = np.zeros((0, 1, 2), np.int64)
+EMPTY_CONFIDENCE_HISTOGRAM: Counts = np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64)
+EMPTY_SELECTIVE_COUNTS: Counts = np.zeros((0, 1, 2), np.int64)
 
 
 @dataclass(frozen=True)
@@ -59,25 +67,25 @@ class Mistake:
     ranking: tuple[tuple[int, float], ...]
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> Mistake:
+    def from_dict(cls, saved: dict[str, Any]) -> Mistake:
         """Convert from the values of ``asdict``."""
         return cls(**{**saved, "ranking": tuple(map(tuple, saved["ranking"]))})
 
 
 def worst_mistakes(mistakes: list[Mistake]) -> list[Mistake]:
     """Return the ``MISTAKES`` with the least probable true classes, in an order independent of the input's."""
-    return sorted(mistakes, key=lambda mistake: (mistake.probability, mistake.row))[:MISTAKES]
+    return sorted(mistakes, key=lambda mistake: (mistake.probability, mistake.row))[:MAX_MISTAKES]
 
 
 class ClassificationScores:
     """Scores of each class, and their means, from the decisions about it."""
 
-    decisions: Counts  # true positives, false positives and false negatives, int64 [classes, 3]
+    confusion_counts: Counts  # true positives, false positives and false negatives, int64 [classes, 3]
     reliability: Counts
     calibration: Calibration
-    sure: Counts
+    selective_counts: Counts
     uncalibrated_loss: float | None = None
-    several = False
+    is_multilabel = False
 
     @property
     def selective_scores(self) -> list[dict[str, Any]]:
@@ -87,9 +95,9 @@ class ClassificationScores:
         labels that are found. A threshold is ``None`` where nothing is sure enough.
         """
         found = []
-        for (asked, thresholds), counts in zip(self.calibration.promised.items(), self.sure):
+        for (asked, thresholds), counts in zip(self.calibration.promised.items(), self.selective_counts):
             given, right = counts.T
-            covered = (right if self.several else given) / max(self.class_documents.sum(), 1)
+            covered = (right if self.is_multilabel else given) / max(self.support.sum(), 1)
             least = [each if each <= 1 else None for each in thresholds]
             values = (asked, least, covered.tolist(), float(right.sum() / max(given.sum(), 1)))
             found.append(dict(zip(("asked", "thresholds", "covered", "precision"), values)))
@@ -98,50 +106,50 @@ class ClassificationScores:
     @property
     def macro_f1_error(self) -> float:
         """Standard error of the macro F1 (delta method), as if each mistake about two classes hit both alike."""
-        right, *wrong = self.decisions.T
+        right, *wrong = self.confusion_counts.T
         both, f1 = np.maximum(2 * right + sum(wrong), 1), self.f1
         squares = right * ((2 - 2 * f1) / both) ** 2 + 2 * sum(wrong) * (f1 / both) ** 2
-        return float(np.sqrt(squares[self.tested].sum()) / max(self.tested.sum(), 1))
+        return float(np.sqrt(squares[self.has_support].sum()) / max(self.has_support.sum(), 1))
 
     @property
-    def class_documents(self) -> Counts:
+    def support(self) -> Counts:
         """Number of documents of each class, int64 [classes]."""
-        return np.asarray(self.decisions[:, ::2].sum(axis=1))
+        return np.asarray(self.confusion_counts[:, ::2].sum(axis=1))
 
     @property
-    def tested(self) -> npt.NDArray[np.bool_]:
+    def has_support(self) -> npt.NDArray[np.bool_]:
         """Tell which classes have documents, bool [classes]."""
-        return np.asarray(self.class_documents > 0)
+        return np.asarray(self.support > 0)
 
     @property
-    def predicted(self) -> npt.NDArray[np.bool_]:
+    def is_predicted(self) -> npt.NDArray[np.bool_]:
         """Tell which classes were predicted, bool [classes]."""
-        return np.asarray(self.decisions[:, :2].any(axis=1))
+        return np.asarray(self.confusion_counts[:, :2].any(axis=1))
 
     @property
     def precision(self) -> Floats:
         """Precision of each class, float64 [classes]; 0 for a class that is never predicted."""
-        return np.asarray(self.decisions[:, 0] / np.maximum(self.decisions[:, :2].sum(axis=1), 1))
+        return np.asarray(self.confusion_counts[:, 0] / np.maximum(self.confusion_counts[:, :2].sum(axis=1), 1))
 
     @property
     def recall(self) -> Floats:
         """Recall of each class, float64 [classes]; 0 for a class without documents."""
-        return np.asarray(self.decisions[:, 0] / np.maximum(self.class_documents, 1))
+        return np.asarray(self.confusion_counts[:, 0] / np.maximum(self.support, 1))
 
     @property
     def f1(self) -> Floats:
         """F1 score of each class, float64 [classes]; 0 where undefined."""
-        return _f1(self.decisions.T)
+        return _f1(self.confusion_counts.T)
 
     @property
     def macro_f1(self) -> float:
         """Unweighted mean of F1 over the classes that have documents."""
-        return float(self.f1[self.tested].mean()) if self.tested.any() else 0.0
+        return float(self.f1[self.has_support].mean()) if self.has_support.any() else 0.0
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
         names = ["loss", "accuracy", "macro_f1", "macro_f1_error", "calibration_error"]
-        names += ["mean_average_precision"] * self.several
+        names += ["mean_average_precision"] * self.is_multilabel
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -154,8 +162,8 @@ class ClassificationScores:
 
         Several labels have average_precision and threshold (fractions), too.
         """
-        names = ["precision", "recall", "f1", *["average_precision", "threshold"] * self.several, "documents"]
-        others = {"threshold": "thresholds", "documents": "class_documents"}
+        names = ["precision", "recall", "f1", *["average_precision", "threshold"] * self.is_multilabel, "documents"]
+        others = {"threshold": "thresholds", "documents": "support"}
         rows = zip(*(getattr(self, others.get(name, name)).tolist() for name in names))
         return {each: dict(zip(names, row)) for each, row in zip(classes, rows)}
 
@@ -165,14 +173,15 @@ class ClassificationScores:
         return {name: _plain(getattr(self, name)) for name in names}
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> Any:
+    def from_dict(cls, saved: dict[str, Any]) -> Any:
         """Convert from the values of ``to_dict``."""
+        saved = rename_keys(saved, FORMER_KEYS)
         values = {name: np.array(value) if isinstance(value, list) else value for name, value in saved.items()}
         values["calibration"] = Calibration(**saved.get("calibration", {}))
         if "mistakes" in saved:
-            values["mistakes"] = list(map(Mistake.of, saved["mistakes"]))
-        documents = saved["documents"] if cls.several else int(values["confusion"].sum())
-        return cls(**{**values, "right": _bits(saved["right"], documents)})
+            values["mistakes"] = list(map(Mistake.from_dict, saved["mistakes"]))
+        documents = saved["documents"] if cls.is_multilabel else int(values["confusion"].sum())
+        return cls(**{**values, "is_correct": _bits(saved["is_correct"], documents)})
 
 
 @dataclass(frozen=True)
@@ -202,22 +211,22 @@ class MulticlassScores(ClassificationScores):
     loss: float
     reliability: Counts
     mistakes: list[Mistake]
-    right: npt.NDArray[np.bool_] | None = None
+    is_correct: npt.NDArray[np.bool_] | None = None
     calibration: Calibration = UNCALIBRATED
     uncalibrated: Counts | None = None
     uncalibrated_loss: float | None = None
     loss_error: float | None = None
-    answers: Counts = field(default_factory=lambda: NO_ANSWERS)
-    sure: Counts = field(default_factory=lambda: NONE_SURE)
+    confidence_histogram: Counts = field(default_factory=lambda: EMPTY_CONFIDENCE_HISTOGRAM)
+    selective_counts: Counts = field(default_factory=lambda: EMPTY_SELECTIVE_COUNTS)
 
     @cached_property
-    def cells(self) -> tuple[Counts, Counts, Counts]:
+    def confusion_cells(self) -> tuple[Counts, Counts, Counts]:
         """Non-zero cells of ``confusion``, see ``cells_of``."""
         return nonzero_cells(self.confusion)
 
     @property
     def documents(self) -> int:
-        return int(self.cells[2].sum())
+        return int(self.confusion_cells[2].sum())
 
     @property
     def accuracy(self) -> float:
@@ -227,7 +236,7 @@ class MulticlassScores(ClassificationScores):
     @property
     def top_k_accuracy(self) -> dict[int, float]:
         """Share of documents whose true class is among so many most probable ones, which are not all."""
-        documents, _, *among = self.answers.sum(axis=0).tolist()
+        documents, _, *among = self.confidence_histogram.sum(axis=0).tolist()
         pairs = zip(TOP_K, among) if documents else ()
         return {rank: number / documents for rank, number in pairs if rank < len(self.confusion)}
 
@@ -237,8 +246,8 @@ class MulticlassScores(ClassificationScores):
         return expected_calibration_error(self.reliability if self.uncalibrated is None else self.uncalibrated)
 
     @cached_property
-    def decisions(self) -> Counts:  # type: ignore[override]
-        true, predicted, documents = self.cells
+    def confusion_counts(self) -> Counts:  # type: ignore[override]
+        true, predicted, documents = self.confusion_cells
         right = np.diag(self.confusion)
         columns, rows = (np.bincount(each, documents, len(right)).astype(np.int64) for each in (predicted, true))
         return np.stack([right, columns - right, rows - right], axis=1)
@@ -255,15 +264,15 @@ class MulticlassScores(ClassificationScores):
         top = {f"top_{rank}_accuracy": share for rank, share in self.top_k_accuracy.items()}
         return {**{name: getattr(self, name) for name in names}, **top}
 
-    def confused(self, most: int | None = None) -> list[tuple[int, int, int]]:
+    def top_confusions(self, max_confusions: int | None = None) -> list[tuple[int, int, int]]:
         """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first.
 
         Args:
             most: largest number of confusions; ``None``: all.
         """
-        cells = np.stack(self.cells, axis=1)
+        cells = np.stack(self.confusion_cells, axis=1)
         wrong = cells[cells[:, 0] != cells[:, 1]]
-        return list(map(tuple, wrong[np.argsort(-wrong[:, 2], kind="stable")[:most]].tolist()))
+        return list(map(tuple, wrong[np.argsort(-wrong[:, 2], kind="stable")[:max_confusions]].tolist()))
 
 
 @dataclass(frozen=True)
@@ -285,41 +294,43 @@ class MultilabelScores(ClassificationScores):
 
     documents: int
     loss: float
-    decisions: Counts
+    confusion_counts: Counts
     average_precision: Floats
     thresholds: Floats
     reliability: Counts
-    right: npt.NDArray[np.bool_] | None = None
+    is_correct: npt.NDArray[np.bool_] | None = None
     calibration: Calibration = UNCALIBRATED
-    sure: Counts = field(default_factory=lambda: NONE_SURE)
-    several = True
+    selective_counts: Counts = field(default_factory=lambda: EMPTY_SELECTIVE_COUNTS)
+    is_multilabel = True
 
     @property
     def accuracy(self) -> float:
         """Micro F1: the score that names checkpoints and chooses epochs."""
-        return float(_f1(self.decisions.sum(axis=0)))
+        return float(_f1(self.confusion_counts.sum(axis=0)))
 
     @property
-    def micro(self) -> tuple[float, float]:
+    def micro_precision_recall(self) -> tuple[float, float]:
         """Precision and recall over all labels together."""
-        right, false, missed = self.decisions.sum(axis=0).tolist()
+        right, false, missed = self.confusion_counts.sum(axis=0).tolist()
         return right / max(right + false, 1), right / max(right + missed, 1)
 
     @property
     def mean_average_precision(self) -> float:
         """Unweighted mean of the average precision over the classes that have documents."""
-        return float(self.average_precision[self.tested].mean()) if self.tested.any() else 0.0
+        return float(self.average_precision[self.has_support].mean()) if self.has_support.any() else 0.0
 
     @property
-    def exact(self) -> float | None:
+    def exact_match(self) -> float | None:
         """Share of documents whose labels are all predicted, and no other; ``None`` if unknown."""
-        return None if self.right is None else float(self.right.mean())
+        return None if self.is_correct is None else float(self.is_correct.mean())
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
-        micro = dict(zip(("micro_f1", "micro_precision", "micro_recall"), (self.accuracy, *self.micro)))
+        micro = dict(
+            zip(("micro_f1", "micro_precision", "micro_recall"), (self.accuracy, *self.micro_precision_recall))
+        )
         names = ("macro_f1", "mean_average_precision", "loss", "calibration_error", "documents")
-        return {**micro, "exact_match": self.exact, **{name: getattr(self, name) for name in names}}
+        return {**micro, "exact_match": self.exact_match, **{name: getattr(self, name) for name in names}}
 
 
 AnyScores = Union[MulticlassScores, MultilabelScores]
@@ -338,7 +349,9 @@ def choose_thresholds(histogram: Counts) -> Floats:
         Probabilities, float64 [classes].
     """
     group_size, number = _best(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
-    return interval_threshold(np.rint((number * _best(histogram) + PRIOR * group_size) / (number + PRIOR)))
+    return interval_threshold(
+        np.rint((number * _best(histogram) + PRIOR_DOCUMENTS * group_size) / (number + PRIOR_DOCUMENTS))
+    )
 
 
 def _best(histogram: Counts) -> npt.NDArray[np.int64]:
@@ -369,7 +382,7 @@ def average_precision(histogram: Counts) -> Floats:
     return np.asarray((precision * gained).sum(axis=1) / np.maximum(gained.sum(axis=1), 1))
 
 
-def reliability_histogram(probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Counts:
+def reliability_histogram(probabilities: npt.NDArray[np.float64], is_correct: npt.NDArray[np.bool_]) -> Counts:
     """Count predictions by their probability, as in ``MulticlassScores.reliability``.
 
     Args:
@@ -377,7 +390,7 @@ def reliability_histogram(probabilities: npt.NDArray[np.float64], right: npt.NDA
         right: the correct ones, bool [n].
     """
     bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-    columns = (None, right, np.rint(probabilities * MILLION))
+    columns = (None, is_correct, np.rint(probabilities * MILLION))
     return np.stack([np.rint(np.bincount(bins, column, BINS)).astype(np.int64) for column in columns], axis=1)
 
 
@@ -395,7 +408,11 @@ def _f1(decisions: Counts) -> Floats:
 def _plain(value: Any) -> Any:
     """Convert a value of scores to JSON; bits to base64."""
     if isinstance(value, np.ndarray) and value.dtype == bool:
-        return base64.b64encode(np.packbits(value).tobytes()).decode("ascii") if len(value) <= MAX_DOCUMENTS else None
+        return (
+            base64.b64encode(np.packbits(value).tobytes()).decode("ascii")
+            if len(value) <= MAX_STORED_DOCUMENTS
+            else None
+        )
     if isinstance(value, list):
         return [asdict(each) for each in value]
     if isinstance(value, Calibration):

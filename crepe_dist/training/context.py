@@ -38,8 +38,8 @@ class JobContext:
         display: Output on the terminal. It shows nothing on ranks other than 0.
     """
 
-    world: ProcessGroup
-    control: SignalHandler
+    group: ProcessGroup
+    signals: SignalHandler
     watchdog: Watchdog
     display: ProgressDisplay
 
@@ -64,26 +64,26 @@ class TrainContext:
     optimizer: DistributedOptimizer
     progress: TrainerState
     selection: ModelSelection
-    folder: RunDir
+    run_dir: RunDir
     metrics: MetricsLogger
     job: JobContext
 
     @classmethod
     def create(cls, config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
         """Create the optimizer and the metrics files of a run that has not started. Every rank calls it."""
-        world = job.world
+        world = job.group
         world.run_on_rank0("folder", lambda: folder.path.mkdir(exist_ok=True))
         metrics = MetricsLogger(
             folder.path, job.display.print, tensorboard=config.logging.tensorboard, is_root=world.is_root
         )
         most = max_shard_size(config.data.batch_size, world.size, engine.reduction_group)
         optimizer = engine.create_optimizer(world, config.optimizer, most)
-        choice = ModelSelection.of(config, data)
+        choice = ModelSelection.for_data(config, data)
         return cls(config, data, engine, optimizer, TrainerState(), choice, folder, metrics, job)
 
     @property
     def group(self) -> ProcessGroup:
-        return self.job.world
+        return self.job.group
 
     @property
     def display(self) -> ProgressDisplay:
@@ -117,21 +117,21 @@ class TrainContext:
         }
 
 
-def lr_schedule(config: Config, rows: int) -> Callable[[TrainerState], float]:
+def lr_schedule(config: Config, num_rows: int) -> Callable[[TrainerState], float]:
     """Return the function that computes the learning rate of the next step.
 
     Args:
         rows: documents per epoch.
     """
     epochs = config.training.num_epochs
-    return lambda at: lr_at(config.optimizer, at.epoch - 1 + at.documents / rows, epochs)
+    return lambda at: lr_at(config.optimizer, at.epoch - 1 + at.documents / num_rows, epochs)
 
 
-def lr_at(options: OptimizerOptions, epoch: float, epochs: int) -> float:
+def lr_at(options: OptimizerOptions, epoch: float, num_epochs: int) -> float:
     """Compute the learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``."""
     peak = options.learning_rate
     if options.schedule == "halving":
         return peak * 0.5 ** min(int(epoch / HALVING_EPOCHS), MAX_HALVINGS)
     if options.schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+        return peak * 0.5 * (1 + math.cos(math.pi * min(epoch / num_epochs, 1.0)))
     return peak

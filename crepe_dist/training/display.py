@@ -28,12 +28,13 @@ class Throughput:
         data_wait_fraction: Fraction of the time that this rank waited for data.
     """
 
-    documents: float
-    milliseconds: float
+    documents_per_second: float
+    ms_per_step: float
     data_wait_fraction: float
 
     def __str__(self) -> str:
-        return f"{self.documents:,.0f}/s  {self.milliseconds:,.{0 if self.milliseconds >= 100 else 1}f} ms per step"
+        decimals = 0 if self.ms_per_step >= 100 else 1
+        return f"{self.documents_per_second:,.0f}/s  {self.ms_per_step:,.{decimals}f} ms per step"
 
 
 class _Console(Console):
@@ -63,10 +64,10 @@ class ProgressDisplay:
         for line in lines:
             self.print(line)
 
-    def begin_epoch(self, epoch: int, epochs: int, documents: int, done: int) -> None:
+    def begin_epoch(self, epoch: int, num_epochs: int, num_documents: int, num_done: int) -> None:
         """Start an epoch; ``done`` of its documents were trained on before a resume."""
-        self._title = f"epoch {epoch} of {epochs}"
-        self._total = documents
+        self._title = f"epoch {epoch} of {num_epochs}"
+        self._total = num_documents
         self._next_line = time.monotonic() + LINE_SECONDS
         if self._console.is_terminal and not self._console.quiet:
             self._bar = Progress(
@@ -77,18 +78,20 @@ class ProgressDisplay:
                 console=self._console,
                 transient=True,
             )
-            self._task = self._bar.add_task(self._title, total=documents, completed=done, rate="")
+            self._task = self._bar.add_task(self._title, total=num_documents, completed=num_done, rate="")
             self._bar.start()
 
-    def update(self, documents: int, moving_loss: float, throughput: Throughput) -> None:
+    def update(self, documents: int, smoothed_loss: float, throughput: Throughput) -> None:
         """Show the number of documents trained on, the moving average of the loss, and the throughput."""
         narrow = self._bar is not None and self._console.width < 120
-        shown = f"loss {moving_loss:.4f}  " + (f"{throughput.documents:,.0f}/s" if narrow else str(throughput))
+        shown = f"loss {smoothed_loss:.4f}  " + (
+            f"{throughput.documents_per_second:,.0f}/s" if narrow else str(throughput)
+        )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=documents, rate=shown)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
-            left = (self._total - documents) / max(throughput.documents, 1e-9)
+            left = (self._total - documents) / max(throughput.documents_per_second, 1e-9)
             self.print(
                 f"{self._title}: {documents:,}/{self._total:,} documents  {shown}  {left:,.0f} s left of the epoch"
             )
@@ -100,7 +103,7 @@ class ProgressDisplay:
             self._bar = self._task = None
 
 
-def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
+def epoch_line(record: dict[str, Any], num_epochs: int, verdict: str) -> str:
     """Format the record of an epoch (``checkpoint.epoch_record``) as one line: first the split that chooses, if any.
 
     Args:
@@ -115,4 +118,4 @@ def epoch_line(record: dict[str, Any], epochs: int, verdict: str) -> str:
     if "validation" in scores and verdict:
         scores["validation"] += f", {verdict}"
     rest = f"train loss {record['train_loss']:.4f}  {record['seconds']:.0f} s"
-    return f"epoch {record['epoch']} of {epochs}: " + "  ".join([*scores.values(), rest])
+    return f"epoch {record['epoch']} of {num_epochs}: " + "  ".join([*scores.values(), rest])

@@ -30,7 +30,7 @@ from crepe_dist.training.context import JobContext
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_setup import build_engine
 from crepe_dist.training.out_of_memory import oom_as_user_error
-from crepe_dist.training.startup_messages import unused_gpu
+from crepe_dist.training.startup_messages import warn_unused_gpu
 from crepe_dist.training.training_data import (
     open_training_data,
     resolve_epochs,
@@ -83,13 +83,13 @@ def run_training_job(config: Config, world: ProcessGroup, control: SignalHandler
             result = refit.refit_ngram_branch(config, learnt, engine, result, job)
             display.print(str(result))
             report(config, data, folder, job)
-            display.print_lines(unused_gpu(config, engine))
+            display.print_lines(warn_unused_gpu(config, engine))
             return result
 
 
 def report(config: Config, data: Dataset, folder: RunDir, job: JobContext) -> None:
     """Write the report of a finished run on rank 0, if the report is missing or older than the result."""
-    job.world.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
+    job.group.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
 
 
 def _write_report(config: Config, data: Dataset, folder: RunDir, display: ProgressDisplay) -> Iterator[None]:

@@ -26,7 +26,7 @@ from crepe_dist.model.calibration import (
 from crepe_dist.model.loss import quantize_losses
 from crepe_dist.runs.scores import (
     BINS,
-    MISTAKES,
+    MAX_MISTAKES,
     TOP_K,
     TOP_K_PER_MISTAKE,
     AnyScores,
@@ -194,8 +194,8 @@ class MulticlassAccumulator(ScoreAccumulator):
     def _keep_worst(self, rows: Rows, labels: Labels, probabilities: Floats) -> None:
         """Keep the worst mistakes of a batch and of earlier batches."""
         of_true = probabilities[np.arange(len(labels)), labels]
-        order = np.lexsort((rows, of_true))[:MISTAKES]
-        if len(self._mistakes) == MISTAKES:
+        order = np.lexsort((rows, of_true))[:MAX_MISTAKES]
+        if len(self._mistakes) == MAX_MISTAKES:
             order = order[of_true[order] <= self._mistakes[-1].probability]
         for index in order.tolist():
             ranking = np.argsort(-probabilities[index], kind="stable")[:TOP_K_PER_MISTAKE].tolist()
@@ -206,7 +206,7 @@ class MulticlassAccumulator(ScoreAccumulator):
     def all_reduce(self, world: ProcessGroup) -> None:
         super().all_reduce(world)
         by_rank = world.all_gather_object([asdict(mistake) for mistake in self._mistakes], "evaluation.mistakes")
-        self._mistakes = worst_mistakes([Mistake.of(mistake) for of_rank in by_rank for mistake in of_rank])
+        self._mistakes = worst_mistakes([Mistake.from_dict(mistake) for of_rank in by_rank for mistake in of_rank])
 
     def result(self) -> MulticlassScores:
         loss, uncalibrated_loss = (self._loss_sums / self._documents).tolist()

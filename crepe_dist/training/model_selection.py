@@ -36,13 +36,13 @@ class ModelSelection:
     """
 
     has_validation: bool
-    rows: int
+    num_rows: int
     patience: int
-    epochs: int
+    num_epochs: int
     score: str = "accuracy"
 
     @classmethod
-    def of(cls, config: Config, data: Dataset) -> ModelSelection:
+    def for_data(cls, config: Config, data: Dataset) -> ModelSelection:
         """Make the choice for a configuration and its data."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
@@ -101,7 +101,7 @@ class ModelSelection:
 
     def _chance(self, record: dict[str, Any]) -> float:
         """Return the standard error of a score."""
-        of_share = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.rows))
+        of_share = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.num_rows))
         return float(record.get(f"{self._split}_{self.score}_error", of_share))
 
     def _score(self, record: dict[str, Any]) -> float:
@@ -117,7 +117,7 @@ class ModelSelection:
         """Return the record of the epoch that the result reports."""
         return self.best_epoch(progress) if self.has_validation else progress.epochs[-1]
 
-    def checkpoints_to_keep(self, progress: TrainerState, saved: Iterable[int]) -> set[str]:
+    def checkpoints_to_keep(self, progress: TrainerState, scored_epochs: Iterable[int]) -> set[str]:
         """Return the names of the checkpoints that an unfinished run keeps.
 
         Args:
@@ -125,20 +125,21 @@ class ModelSelection:
                 that it would have reported by then.
         """
         epochs = progress.epochs
-        counts = {len(epochs), *(count for count in saved if 0 < count < len(epochs))}
+        counts = {len(epochs), *(count for count in scored_epochs if 0 < count < len(epochs))}
         positions = (replace(progress, epochs=epochs[:count]) for count in counts)
         return {record["checkpoint"] for record in [epochs[-1], *map(self.selected_epoch, positions)]}
 
     def is_last(self, progress: TrainerState) -> bool:
         """Return whether the run ends with the newest epoch."""
-        return progress.epoch >= self.epochs or self._is_out_of_patience(progress)
+        return progress.epoch >= self.num_epochs or self._is_out_of_patience(progress)
 
     def stopped_early(self, progress: TrainerState) -> str | None:
         """Describe an early stop, if there was one."""
-        if not self._is_out_of_patience(progress) or progress.epoch >= self.epochs:
+        if not self._is_out_of_patience(progress) or progress.epoch >= self.num_epochs:
             return None
         since = f"no improvement beyond chance since epoch {self.last_improvement(progress)['epoch']}"
-        return f"stopped early, after epoch {progress.epoch} of {self.epochs}: {since} (--patience 0 trains all epochs)"
+        epochs = f"epoch {progress.epoch} of {self.num_epochs}"
+        return f"stopped early, after {epochs}: {since} (--patience 0 trains all epochs)"
 
     def _is_out_of_patience(self, progress: TrainerState) -> bool:
         waited = len(progress.epochs) - 1 - progress.epochs.index(self.last_improvement(progress))

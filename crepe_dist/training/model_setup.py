@@ -96,15 +96,15 @@ def _identity(start: PretrainedWeights | None) -> list[str] | None:
 
 
 def initial_parameters(
-    config: Config, shape: NetworkConfig, start: PretrainedWeights | None = None
+    config: Config, shape: NetworkConfig, pretrained: PretrainedWeights | None = None
 ) -> dict[str, Parameter]:
     """Make the parameters of a network, with random values or those of ``start``."""
     _check_memory(shape)
     made: dict[str, Parameter] = network_registry.import_network_module(shape.kind, "init").init_parameters(
         shape, config.training.seed
     )
-    if start:
-        start.copy_into(made)
+    if pretrained:
+        pretrained.copy_into(made)
     return made
 
 
@@ -139,6 +139,6 @@ def _check_scores(data: Dataset) -> None:
         )
 
 
-def num_steps(config: Config, rows: int) -> int:
+def num_steps(config: Config, num_rows: int) -> int:
     """Return the number of steps of a run with ``rows`` documents per epoch."""
-    return config.training.num_epochs * steps_per_epoch(rows, config.data.batch_size)
+    return config.training.num_epochs * steps_per_epoch(num_rows, config.data.batch_size)

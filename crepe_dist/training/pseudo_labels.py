@@ -51,12 +51,12 @@ from crepe_dist.training.model_setup import build_engine
 from crepe_dist.training.training_data import resolve_epochs
 
 FORMAT = 2
-LESSON = "lesson.json"
-SUPERVISED, STUDENT = "the first network", "student"
+MANIFEST = "pseudo_labels.json"
+SUPERVISED_MEMBER = "the supervised model"  # Name of the supervised model among the members of the teacher.
 MAX_CLASSES_PER_SOFT_LABEL = 8  # classes of a soft label
-CHUNK = 1 << 18  # codes in which words are found at once
+CHUNK_CHARACTERS = 1 << 18  # codes in which words are found at once
 MAX_WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
-MAX_SHOWN_CLASSES, LABEL_CELLS = 8, 40
+MAX_SHOWN_CLASSES, LABEL_WIDTH = 8, 40
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def supervised_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
 def self_train(
     config: Config,
     data: Dataset,
-    first: tuple[Config, Dataset],
+    supervised: tuple[Config, Dataset],
     engine: Engine,
-    folder: RunDir,
+    run_dir: RunDir,
     job: JobContext,
 ) -> tuple[Result, Dataset, Engine]:
     """Train a first network, let it label the other texts, train a student on all, and report the better one.
@@ -92,23 +92,23 @@ def self_train(
     Returns:
         The result, and of the network that it reports the data, with soft labels, and the engine.
     """
-    labelled = train_loop.train_or_load_result(*first, engine, folder.supervised, job)
-    lesson = label_unlabelled(config, data, engine, labelled, folder, job)
-    taught = with_soft_labels(data, lesson.targets)
+    labelled = train_loop.train_or_load_result(*supervised, engine, run_dir.supervised, job)
+    lesson = label_unlabelled(config, data, engine, labelled, run_dir, job)
+    taught = add_soft_labels(data, lesson.targets)
     hidden = with_word_dropout(taught.splits["train"], MAX_WORD_DROPOUT, data.encoder)
     taught = replace(taught, splits={**taught.splits, "train": hidden})
-    student = build_engine(config, taught, job.world)
-    if (result := job.world.run_on_all("result", lambda: read_result(folder))) is None:
-        context = train_loop.run_epochs(config, taught, student, folder, job)
-        reported, provenance = select_final_model(context, folder.supervised, lesson)
-        result = write_result(folder, reported, context.selection.selected_by, provenance, job.world)
-    about = job.world.run_on_all("judgement", lambda: (folder.result or {})["provenance"]["unlabelled"])
-    is_better = about["reported"] == STUDENT
-    return (result, taught, student) if is_better else (result, first[1], engine)
+    student = build_engine(config, taught, job.group)
+    if (result := job.group.run_on_all("result", lambda: read_result(run_dir))) is None:
+        context = train_loop.run_epochs(config, taught, student, run_dir, job)
+        reported, provenance = select_final_model(context, run_dir.supervised, lesson)
+        result = write_result(run_dir, reported, context.selection.selected_by, provenance, job.group)
+    about = job.group.run_on_all("judgement", lambda: (run_dir.result or {})["provenance"]["unlabelled"])
+    is_better = about["reported"] == checkpoint.STUDENT
+    return (result, taught, student) if is_better else (result, supervised[1], engine)
 
 
 def label_unlabelled(
-    config: Config, data: Dataset, engine: Engine, first: Result, folder: RunDir, job: JobContext
+    config: Config, data: Dataset, engine: Engine, supervised: Result, run_dir: RunDir, job: JobContext
 ) -> PseudoLabels:
     """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
 
@@ -116,13 +116,13 @@ def label_unlabelled(
         engine: engine of the first network, whose parameters are replaced by those of ``first``.
         first: result of the first network.
     """
-    world, path = job.world, folder.pseudo_labels
-    if not world.broadcast_object((path / LESSON).is_file(), "lesson"):  # its manifest is written last
+    world, path = job.group, run_dir.pseudo_labels
+    if not world.broadcast_object((path / MANIFEST).is_file(), "lesson"):  # its manifest is written last
         assert data.unlabelled is not None
-        saved = world.run_on_all("first network", lambda: weights_io.load(first.checkpoint))
+        saved = world.run_on_all("first network", lambda: weights_io.load(supervised.checkpoint))
         engine.load_state_dict(weights_io.decompress_all(saved, engine.config))
         validation = data.splits["validation"]
-        texts = without_labels(data.unlabelled, validation.targets)
+        texts = blank_split(data.unlabelled, validation.targets)
         asked = {"validation": validation, UNLABELLED: texts}
         logits = {name: predict_logits(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
         world.run_steps_on_rank0("lesson", _prepare(config, data, logits, path, job))
@@ -135,8 +135,8 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: J
     """Write a lesson; yield every few seconds."""
     assert data.unlabelled is not None
     if data.label_kind == MULTILABEL:
-        targets = soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), several=True)
-        figures: dict[str, Any] = {"teacher": {"members": {SUPERVISED: 1.0}}}
+        targets = round_to_soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), multilabel=True)
+        figures: dict[str, Any] = {"teacher": {"members": {SUPERVISED_MEMBER: 1.0}}}
     else:
         words: dict[str, DocumentWords] = {}
         for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
@@ -145,12 +145,12 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: J
         train = data.splits["train"]
         shares = train.targets.label_probs(np.arange(len(train))).astype(np.float64)
         labels = np.asarray(data.splits["validation"].labels)
-        members: dict[str, Logits] = {SUPERVISED: logits}
+        members: dict[str, Logits] = {SUPERVISED_MEMBER: logits}
         if (encoding := config.training.sentence_encoder) is not None:
-            vectors = yield from sentence_encoder.vectors(encoding, data, job.display.print)
+            vectors = yield from sentence_encoder.encode_dataset(encoding, data, job.display.print)
             members[f"the encoder {Path(encoding).name}"] = yield from fit_logistic_regression(vectors, shares, labels)
         for teacher in iter_teacher_ensembles(common_words(words), shares, labels, members):
-            targets, figures = soft_labels(teacher.probabilities), {"teacher": teacher.figures}
+            targets, figures = round_to_soft_labels(teacher.probabilities), {"teacher": teacher.figures}
             yield
     mass = targets.class_mass()
     figures |= {"texts": len(data.unlabelled), "shares": dict(zip(data.classes, (mass / mass.sum()).tolist()))}
@@ -158,13 +158,13 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: J
     folder.mkdir()
     files = write_array(folder, targets_file(UNLABELLED), targets.stored)
     about = {"labels": {"kind": targets.kind, "most": targets.max_labels}, "figures": figures, "files": files}
-    write_sealed_json(folder / LESSON, FORMAT, about)
+    write_sealed_json(folder / MANIFEST, FORMAT, about)
     yield
 
 
 def _words(data: Dataset, documents: Documents) -> Generator[None, None, DocumentWords]:
     """Find the words of documents; yield after each piece."""
-    finder, size = WordHasher(data.encoder), max(1, CHUNK // data.encoder.feature_len)
+    finder, size = WordHasher(data.encoder), max(1, CHUNK_CHARACTERS // data.encoder.feature_len)
     found = []
     for start in range(0, len(documents), size):
         found.append(finder.find(documents.char_ids(np.arange(start, min(start + size, len(documents))))))
@@ -179,7 +179,7 @@ def _read(folder: Path, data: Dataset) -> PseudoLabels:
         UserError: the files are damaged, or those of other texts.
     """
     assert data.unlabelled is not None
-    path, name = folder / LESSON, targets_file(UNLABELLED)
+    path, name = folder / MANIFEST, targets_file(UNLABELLED)
     remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
     about = read_record(path, FORMAT, remedy)
     try:
@@ -200,13 +200,13 @@ def _summarize(lesson: PseudoLabels, data: Dataset) -> Iterator[str]:
         who += f": validation {percent(teacher['accuracy'])} (loss {teacher['loss']:.4f})"
     yield f"teacher   {who}"
     ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
-    shares = [f"{excerpt(name, LABEL_CELLS)} {percent(share)}" for name, share in ranked]
+    shares = [f"{excerpt(name, LABEL_WIDTH)} {percent(share)}" for name, share in ranked]
     if len(shares) > MAX_SHOWN_CLASSES:  # a class that is missing is the last
         shares[MAX_SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
     yield f"          {pluralize(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
 
 
-def soft_labels(probabilities: npt.NDArray[np.float64], *, several: bool = False) -> Targets:
+def round_to_soft_labels(probabilities: npt.NDArray[np.float64], *, multilabel: bool = False) -> Targets:
     """Round probabilities, float64 [n, classes], to labels of the most probable classes.
 
     Args:
@@ -215,22 +215,22 @@ def soft_labels(probabilities: npt.NDArray[np.float64], *, several: bool = False
     classes = probabilities.shape[1]
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MAX_CLASSES_PER_SOFT_LABEL]
     shares = np.take_along_axis(probabilities, order, axis=1)
-    if several:
+    if multilabel:
         units = np.rint(shares * PROB_SCALE).astype(np.int64)
     else:
         units = np.floor(shares / shares.sum(axis=1, keepdims=True) * PROB_SCALE).astype(np.int64)
         units[:, 0] += PROB_SCALE - units.sum(axis=1)
-    return Targets(MULTILABEL if several else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
+    return Targets(MULTILABEL if multilabel else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
 
 
-def without_labels(documents: Documents, like: Targets) -> Split:
+def blank_split(documents: Documents, like: Targets) -> Split:
     """Make a split of documents without labels, whose rows have the form of those with targets ``like``."""
     stored = np.broadcast_to(np.zeros(1, like.stored.dtype), (len(documents), *like.stored.shape[1:]))
     targets = replace(like, stored=stored)
     return Split(**vars(documents), labels=np.zeros(len(documents), np.int32), weights=None, targets=targets)
 
 
-def with_soft_labels(data: Dataset, targets: Targets) -> Dataset:
+def add_soft_labels(data: Dataset, targets: Targets) -> Dataset:
     """Add the unlabelled texts of a data set, with soft labels, to its training split."""
     assert data.unlabelled is not None
     kind, given = MULTILABEL if data.label_kind == MULTILABEL else SOFT, data.splits["train"]
@@ -249,37 +249,37 @@ def _wide(targets: Targets, kind: str, most: int) -> Targets:
 
 
 def select_final_model(
-    student: TrainContext, first: RunDir, lesson: PseudoLabels
+    student: TrainContext, supervised: RunDir, pseudo_labels: PseudoLabels
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the reported epoch and the provenance of the better one of student and first network, and say which it is.
 
     The first network's files replace the student's if it is the better one.
     """
-    world, folder = student.group, student.folder.path
+    world, folder = student.group, student.run_dir.path
 
     def compare() -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
         reported, provenance, files = student.selection.selected_epoch(student.progress), student.provenance(), []
-        result = first.result
+        result = supervised.result
         assert result is not None
-        path = first.path / result["checkpoint"]
+        path = supervised.path / result["checkpoint"]
         before = (checkpoint.read_metadata(path) or {})["metrics"]
         is_better = loss_of(reported, "validation")[0] < loss_of(before, "validation")[0]
         figures = {
-            **lesson.figures,
-            "first": _figures(before),
+            **pseudo_labels.figures,
+            "supervised": _figures(before),
             "student": _figures(reported),
-            "reported": STUDENT if is_better else "first network",
+            "reported": checkpoint.STUDENT if is_better else checkpoint.SUPERVISED,
         }
         if not is_better:
             reported, provenance = before, result["provenance"]
-            files = [*path.parent.glob(f"{path.stem}.*"), first.path / METRICS]
+            files = [*path.parent.glob(f"{path.stem}.*"), supervised.path / METRICS]
         return reported, {**provenance, "unlabelled": figures}, files
 
     reported, provenance, files = world.run_on_all("judgement", compare)
-    world.run_steps_on_rank0("judgement", _copied(files, first.path, folder))
+    world.run_steps_on_rank0("judgement", _copied(files, supervised.path, folder))
     figures = provenance["unlabelled"]
-    losses = (f"{figures[who]['loss']:.4f} ({percent(figures[who]['accuracy'])})" for who in ("student", "first"))
-    text = "student   validation loss {}, the first network {}; reported: {}"
+    losses = (f"{figures[who]['loss']:.4f} ({percent(figures[who]['accuracy'])})" for who in ("student", "supervised"))
+    text = "student   validation loss {}, supervised model {}; selected: {}"
     student.display.print(text.format(*losses, figures["reported"]))
     return reported, provenance
 

@@ -38,7 +38,7 @@ def refit_config(config: Config, data: Dataset, shape: NetworkConfig) -> Network
     return table if table.kind == NGRAM_BRANCH and is_wanted and is_possible else None
 
 
-def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, chosen: Result, job: JobContext) -> Result:
+def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Result, job: JobContext) -> Result:
     """Refit the table of a finished run if ``refit_config`` finds one, and report the network with it; every rank
     calls it.
 
@@ -47,36 +47,36 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, chosen: Re
         engine: engine of this network, whose parameters are replaced.
         chosen: result of the run before the refit.
     """
-    world, shape, folder, splits = job.world, engine.config, RunDir(chosen.run_dir), data.splits
+    world, shape, folder, splits = job.group, engine.config, RunDir(result.run_dir), data.splits
     if (table := refit_config(config, data, shape)) is None:
-        return chosen
+        return result
     held = splits["validation"]
     every = replace(data, splits={"train": splits["train"].concatenate(held, held.labels, held.targets)})
-    table_config = _ngram_run_config(config, table, shape, chosen.epoch)
+    table_config = _ngram_run_config(config, table, shape, result.epoch)
     context = train_loop.run_epochs(table_config, every, build_engine(table_config, every, world), folder.refit, job)
 
     def read() -> tuple[dict[str, Any], Arrays]:
-        arrays = weights_io.decompress_all(weights_io.load(chosen.checkpoint), shape)
-        return checkpoint.read_metadata(chosen.checkpoint) or {}, arrays
+        arrays = weights_io.decompress_all(weights_io.load(result.checkpoint), shape)
+        return checkpoint.read_metadata(result.checkpoint) or {}, arrays
 
     about, arrays = world.run_on_all("chosen network", read)
     prefix = "" if shape == table else f"{NGRAM_BRANCH}."
     arrays |= {f"{prefix}{name}": array for name, array in context.engine.state_dict().items()}
     engine.load_state_dict(arrays)
     test = evaluate(engine, splits["test"], BATCH_SIZE, world, Calibration.from_metadata(about), data.hierarchy)
-    figures = {"rows": len(every.splits["train"]), "test_accuracy": chosen.test_accuracy}
-    name = checkpoint.file_name(chosen.epoch, test.accuracy, is_multilabel="labels" in about, refit=True)
+    figures = {"rows": len(every.splits["train"]), "test_accuracy": result.test_accuracy}
+    name = checkpoint.file_name(result.epoch, test.accuracy, is_multilabel="labels" in about, is_refit=True)
     scored = {f"test_{metric}": value for metric, value in test.metrics().items()}
     record = {**about["metrics"], **scored, "checkpoint": name}
     about = {**about, "test_accuracy": test.accuracy, "metrics": record, "refit": figures}
 
     def write() -> None:
-        scores = {**checkpoint.scores(chosen.checkpoint), "test": test}
-        checkpoint.save(folder.path, arrays, about, scores)
+        scores = {**checkpoint.read_scores(result.checkpoint), "test": test}
+        checkpoint.save_checkpoint(folder.path, arrays, about, scores)
 
     world.run_on_rank0("checkpoint", write)
     provenance = {**(folder.result or {})["provenance"], "refit": figures}
-    return write_result(folder, record, chosen.chosen_by, provenance, world)
+    return write_result(folder, record, result.chosen_by, provenance, world)
 
 
 def _ngram_run_config(config: Config, table: NetworkConfig, shape: NetworkConfig, epochs: int) -> Config:

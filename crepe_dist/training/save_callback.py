@@ -28,7 +28,7 @@ class SaveCallback(Callback):
         self._context = context
         self._saver = saver
         self._listeners = listeners
-        self._control = context.job.control
+        self._control = context.job.signals
 
     def on_step_begin(self, batch: Batch) -> StepAction:
         return max(

@@ -25,11 +25,11 @@ from crepe_dist.model.teacher_ensemble import quantize_unit_vectors
 from crepe_dist.native.library import num_threads
 
 ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # splits, in the order of the rows of a .npy file
-SECONDS = 5.0  # between two messages
+MESSAGE_SECONDS = 5.0  # between two messages
 FINGERPRINT_TEXT = "Where is my order? It should have arrived 3 days ago!"  # its vector tells one model from another
 
 
-def texts(data: Dataset) -> list[str]:
+def decode_texts(data: Dataset) -> list[str]:
     """Return the texts of ``ENCODED`` as the network reads them."""
     parts = map(data.documents_in, ENCODED_SPLITS)
     return [data.encoder.decode(codes).strip() for part in parts for codes in part.char_ids(np.arange(len(part)))]
@@ -71,7 +71,7 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
         raise UserError(f"--sentence-encoder {name} cannot be used", str(error)[:300], remedy) from error
 
 
-def vectors(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[None, None, dict[str, Any]]:
+def encode_dataset(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[None, None, dict[str, Any]]:
     """Return the vectors of the texts of each split in ``ENCODED``, as ``quantize_unit_vectors``; yield every few
     seconds.
     """
@@ -79,7 +79,7 @@ def vectors(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[N
     rows = (
         quantize_unit_vectors(encode)
         if isinstance(encode, np.ndarray)
-        else (yield from _encode_cached(encode, texts(data), say))
+        else (yield from _encode_cached(encode, decode_texts(data), say))
     )
     return dict(
         zip(ENCODED_SPLITS, np.split(rows, np.cumsum([len(data.documents_in(split)) for split in ENCODED_SPLITS])[:-1]))
@@ -87,7 +87,7 @@ def vectors(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[N
 
 
 def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) -> Generator[None, None, Any]:
-    found, fresh, due = [], {}, time.monotonic() + SECONDS
+    found, fresh, due = [], {}, time.monotonic() + MESSAGE_SECONDS
     about = hashlib.sha256(quantize_unit_vectors(encode(FINGERPRINT_TEXT)).tobytes()).hexdigest()
     path = cache_folder() / "vectors" / f"{about[:32]}.sqlite"
     try:
@@ -104,7 +104,7 @@ def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) ->
                 with store:  # a short lock, as other runs may use the file
                     store.executemany("insert or ignore into vectors values (?, ?)", fresh.items())
                 say(f"encoder   {number(len(found))} of {number(len(texts))} texts")
-                fresh, due = {}, time.monotonic() + SECONDS
+                fresh, due = {}, time.monotonic() + MESSAGE_SECONDS
                 yield
     except (sqlite3.Error, OSError) as error:
         remedy = f"make room, delete {path} if it is damaged, or set XDG_CACHE_HOME to another folder"

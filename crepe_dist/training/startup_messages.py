@@ -20,8 +20,8 @@ from crepe_dist.training.context import TrainContext
 
 MAX_SHOWN_CLASSES = 10
 LABEL_CELLS = 40  # width of a class name in a note
-SHARE, LARGE_BATCH = 8, 1024  # documents of a process in a step; the largest batch advised
-SAME_SPLITS = "prepare both data sets from the same sources with the same --seed, --test and --validation"
+MIN_SHARD_SIZE, MAX_ADVISED_BATCH_SIZE = 8, 1024  # documents of a process in a step; the largest batch advised
+SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
 def banner(context: TrainContext) -> str:
@@ -74,10 +74,10 @@ def startup_warnings(context: TrainContext) -> list[str]:
     is_on_cpu = context.engine.device.device_type == "cpu"
     # Of two notes on too many processes, that on cores counts: a larger batch would not make them fewer.
     crowded = (is_on_cpu and warn_few_cores(world.local_size)) or warn_small_shards(config, world.size)
-    lines = [warn_few_steps(config, rows, shape), crowded, empty_classes(data)]
+    lines = [warn_few_steps(config, rows, shape), crowded, warn_empty_classes(data)]
     if config.training.init_from is not None:
         lines.append(world.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
-    lines += unused_gpu(config, context.engine)
+    lines += warn_unused_gpu(config, context.engine)
     return [line for line in lines if line]
 
 
@@ -98,7 +98,7 @@ def warn_few_steps(config: Config, rows: int, shape: NetworkConfig) -> str:
 
 def warn_small_shards(config: Config, processes: int) -> str:
     """Note that processes are too many for the batch."""
-    batch, better = config.data.batch_size, min(SHARE * processes, LARGE_BATCH)
+    batch, better = config.data.batch_size, min(MIN_SHARD_SIZE * processes, MAX_ADVISED_BATCH_SIZE)
     if processes == 1 or batch >= better:
         return ""
     return _format_note(
@@ -107,7 +107,7 @@ def warn_small_shards(config: Config, processes: int) -> str:
     )
 
 
-def empty_classes(data: Dataset) -> str:
+def warn_empty_classes(data: Dataset) -> str:
     """Note that some classes have no training row."""
     counts = data.splits["train"].targets.class_mass()
     names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
@@ -122,7 +122,7 @@ def empty_classes(data: Dataset) -> str:
     )
 
 
-def unused_gpu(config: Config, engine: Engine) -> list[str]:
+def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
     """Warn that the CPU computes although there is a GPU, at the start and the end of a run."""
     if config.device == "auto" and engine.device.device_type == "cpu" and (driver.gpu_count() or driver.init_error()):
         try:
@@ -162,7 +162,7 @@ def warn_leaked_rows(init_from: str, data: Dataset) -> str:
     except UserError as error:
         return _format_note(
             f"whether {excerpt(init_from)} was trained on rows that are scored here is unknown: {error.what}",
-            SAME_SPLITS,
+            SAME_SPLITS_HINT,
         )
     leaked = [
         f"{number(count)} of {pluralize(len(scored[split]), f'{split} row')}"
@@ -172,7 +172,7 @@ def warn_leaked_rows(init_from: str, data: Dataset) -> str:
     if not leaked:
         return ""
     return _format_note(
-        f"{excerpt(init_from)} was trained on {join_words(leaked)}, so their scores are too high", SAME_SPLITS
+        f"{excerpt(init_from)} was trained on {join_words(leaked)}, so their scores are too high", SAME_SPLITS_HINT
     )
 
 

@@ -35,7 +35,7 @@ def capture_state(context: TrainContext) -> ResumeState | None:
     return ResumeState(copied, parameters, arrays)
 
 
-def restore(saved: ResumeState, context: TrainContext) -> None:
+def restore_state(saved: ResumeState, context: TrainContext) -> None:
     """Restore a snapshot, the same one on every rank."""
     context.engine.load_state_dict(saved.parameters)
     context.optimizer.load_state_dict(saved.optimizer)
@@ -44,7 +44,7 @@ def restore(saved: ResumeState, context: TrainContext) -> None:
     context.engine.grad_scaler.load_state_dict(saved.progress.loss_scale)
 
 
-def resume(context: TrainContext) -> LoadedState | None:
+def restore_newest_state(context: TrainContext) -> LoadedState | None:
     """Restore the newest saved state, if there is one, on every rank.
 
     Returns:
@@ -53,17 +53,17 @@ def resume(context: TrainContext) -> LoadedState | None:
     Raises:
         UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
     """
-    world, folder, display = context.group, context.folder, context.display
+    world, folder, display = context.group, context.run_dir, context.display
     progress, choice = context.progress, context.selection
     newest: LoadedState | None = world.run_on_all(
         "saved state",
         lambda: resume_state.load_newest(folder.state),
         compare_by=lambda state: state and state.path.name,
     )
-    context.metrics.truncate_to(newest.snapshot.progress if newest else progress)
+    context.metrics.truncate_to(newest.state.progress if newest else progress)
     if newest is None:
         return None
-    restore(newest.snapshot, context)
+    restore_state(newest.state, context)
     if progress.epochs and (best := choice.selected_epoch(progress).get("checkpoint")):
         world.run_on_rank0("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
     for damage in newest.damaged:
@@ -132,7 +132,7 @@ class BackgroundStateSaver:
     def scored_epochs_on_disk(self) -> frozenset[int]:
         """Numbers of scored epochs of the states from which the run may resume."""
         writing = [len(self._writing[1].progress.epochs)] if self._writing else []  # read before the disk
-        return frozenset([*writing, *resume_state.scored_epochs(self._folder)])
+        return frozenset([*writing, *resume_state.num_scored_epochs(self._folder)])
 
     def should_save(self, step: int) -> bool:
         """Return whether to save the state after ``step``; wait if an earlier save is late."""
@@ -152,12 +152,12 @@ class BackgroundStateSaver:
             return True
         return now - saved_at >= self._save_seconds - min(seconds, self._save_seconds / 2)
 
-    def save(self, snapshot: ResumeState) -> None:
+    def save(self, state: ResumeState) -> None:
         """Start to write a snapshot, which must not be modified afterwards; only rank 0 calls it."""
-        if not self.wait(snapshot.progress.step, self._patience):
+        if not self.wait(state.progress.step, self._patience):
             return
-        future = self._pool.submit(resume_state.save, self._folder, snapshot, self._good)
-        self._writing = (future, snapshot, time.monotonic())
+        future = self._pool.submit(resume_state.save, self._folder, state, self._good)
+        self._writing = (future, state, time.monotonic())
 
     def wait(self, step: int = 0, timeout: float = math.inf) -> bool:
         """Wait at most ``patience`` seconds for the current write; return whether it has ended."""
@@ -214,9 +214,9 @@ def open_saver(context: TrainContext, restored: LoadedState | None) -> Backgroun
     Args:
         restored: state that the run resumes from.
     """
-    good, step = (restored.path, restored.snapshot.progress.step) if restored else (None, context.progress.step)
+    good, step = (restored.path, restored.state.progress.step) if restored else (None, context.progress.step)
     saver = BackgroundStateSaver(
-        context.folder.state,
+        context.run_dir.state,
         context.config.state,
         context.display.print,
         context.group.heartbeat,

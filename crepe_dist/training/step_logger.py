@@ -82,8 +82,8 @@ class StepLogger(Callback):
         self._progress.seconds += seconds
         if self._unlogged:
             throughput = Throughput(
-                documents=sum(step.global_batch_size for step, _ in self._unlogged) / seconds,
-                milliseconds=1000 * seconds / len(self._unlogged),
+                documents_per_second=sum(step.global_batch_size for step, _ in self._unlogged) / seconds,
+                ms_per_step=1000 * seconds / len(self._unlogged),
                 data_wait_fraction=min(1.0, self._wait_seconds / seconds),
             )
             records = [self._record(*step, throughput) for step in self._unlogged]
@@ -102,8 +102,8 @@ class StepLogger(Callback):
             "epoch": self._progress.epoch,
             "loss": result.loss / result.global_batch_size,
             "learning_rate": learning_rate,
-            "documents_per_second": throughput.documents,
-            "milliseconds": throughput.milliseconds,
+            "documents_per_second": throughput.documents_per_second,
+            "milliseconds": throughput.ms_per_step,
             "wait_fraction": throughput.data_wait_fraction,
         }
 
@@ -128,7 +128,7 @@ class ProgressCallback(Callback):
         self._num_logs += 1
         if self._num_logs == ESTIMATED_AT:
             self._show_estimate(throughput)
-        self._display.update(progress.documents, progress.moving_loss or 0.0, throughput)
+        self._display.update(progress.documents, progress.smoothed_loss or 0.0, throughput)
 
     def on_train_epoch_end(self) -> None:
         self._display.end_epoch()
@@ -141,10 +141,10 @@ class ProgressCallback(Callback):
     def _show_estimate(self, throughput: Throughput) -> None:
         """Print how long the rest of the run takes at this throughput."""
         left = self._epochs * self._steps - self._context.progress.step
-        seconds = duration(left * throughput.milliseconds / 1000)
+        seconds = duration(left * throughput.ms_per_step / 1000)
         at_most = "at most " if self._context.config.training.patience else ""
         self._display.print(
             f"time      {at_most}about {seconds} besides scoring: "
-            f"{pluralize(left, 'step')} left, {throughput.milliseconds:,.1f} ms each "
+            f"{pluralize(left, 'step')} left, {throughput.ms_per_step:,.1f} ms each "
             f"({pluralize(self._epochs, 'epoch')} of {pluralize(self._steps, 'step')})"
         )

@@ -32,17 +32,17 @@ from crepe_dist.training.divergence import check_finite_scores, handle_nonfinite
 from crepe_dist.training.eval_loop import EvaluationStopped
 from crepe_dist.training.save_callback import SaveCallback
 from crepe_dist.training.startup_messages import banner, startup_warnings
-from crepe_dist.training.state_saver import BackgroundStateSaver, open_saver, resume
+from crepe_dist.training.state_saver import BackgroundStateSaver, open_saver, restore_newest_state
 from crepe_dist.training.step_logger import ProgressCallback, StepLogger
 
 
 def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> Result:
     """Train a network in a folder, or resume its training. Return the result at once if the run is finished."""
-    if (finished := job.world.run_on_all("result", lambda: read_result(folder))) is not None:
+    if (finished := job.group.run_on_all("result", lambda: read_result(folder))) is not None:
         return finished
     context = run_epochs(config, data, engine, folder, job)
     reported, chosen_by = context.selection.selected_epoch(context.progress), context.selection.selected_by
-    return write_result(folder, reported, chosen_by, context.provenance(), job.world)
+    return write_result(folder, reported, chosen_by, context.provenance(), job.group)
 
 
 def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
@@ -50,12 +50,12 @@ def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunDir, jo
     context = TrainContext.create(config, data, engine, folder, job)
     context.display.print(banner(context))
     context.display.print(f"run       {folder.describe()}")
-    saver = open_saver(context, resume(context))
+    saver = open_saver(context, restore_newest_state(context))
     if context.progress.step == 0:
         context.display.print_lines(startup_warnings(context))
 
     callbacks = create_callbacks(context, saver)
-    with job.control.defer():  # From here on, a signal only requests a stop. The ranks agree on it after each step.
+    with job.signals.defer():  # From here on, a signal only requests a stop. The ranks agree on it after each step.
         while not context.progress.finished:
             train_epoch(context, callbacks)
             scores, branch_weight = evaluate_epoch(context, callbacks)
@@ -130,7 +130,7 @@ def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[
     context.optimizer.synchronize()
     try:
         scores, branch_weight = fit_branch_weight_and_evaluate(
-            context.engine, context.data, context.group, lambda: context.job.control.requested_action is StepAction.STOP
+            context.engine, context.data, context.group, lambda: context.job.signals.requested_action is StepAction.STOP
         )
     except EvaluationStopped:
         callbacks.on_stop()
@@ -156,9 +156,9 @@ def save_checkpoint(
         precision, numerics = context.config.model.precision, context.numerics()
         metadata = checkpoint.build_metadata(record, context.data, engine.config, precision, numerics, scores)
         arrays = engine.config.with_branch_weight(engine.state_dict(), branch_weight)
-        checkpoint.save(context.folder.path, arrays, metadata, scores)
+        checkpoint.save_checkpoint(context.run_dir.path, arrays, metadata, scores)
         needed = context.selection.checkpoints_to_keep(progress, saver.scored_epochs_on_disk)
-        context.folder.remove(context.folder.checkpoints_except(needed))
+        context.run_dir.remove(context.run_dir.checkpoints_except(needed))
 
     if scores:
         # All ranks wait: if the write fails, no rank may continue as if the checkpoint existed.

@@ -70,7 +70,7 @@ def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> Pre
     network: dict[str, Any] = {}
     if about is not None:
         trained_on, classes, network = checkpoint.parse_metadata(path, about)
-        _check_encoding(path, trained_on, checkpoint.composition(about).beside, dataset, network)
+        _check_encoding(path, trained_on, checkpoint.read_preprocessor(about).beside, dataset, network)
     shape = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.num_classes:
         raise UserError(

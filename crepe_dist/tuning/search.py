@@ -26,7 +26,7 @@ from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.csv_cells import write_csv
 from crepe_dist.files.json_file import read_json
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.metrics import METRICS, loss_of, read
+from crepe_dist.runs.metrics import METRICS, iter_records, loss_of
 from crepe_dist.settings.config import Config
 from crepe_dist.training.model_setup import select_network_config
 from crepe_dist.training.training_data import resolve_epochs
@@ -288,5 +288,5 @@ def _scores(epoch: dict[str, Any]) -> TrialOutcome:
 
 def _epochs(run: Path) -> list[dict[str, Any]]:
     """Return the records of the epochs so far. Each record contains validation scores."""
-    records = {record["epoch"]: record for record in read(run / METRICS) if record["event"] == "epoch"}
+    records = {record["epoch"]: record for record in iter_records(run / METRICS) if record["event"] == "epoch"}
     return [records[epoch] for epoch in sorted(records)]

@@ -181,7 +181,7 @@ def processes(text: str, file: str = "cmdline") -> list[int]:
 def saved_step(run_dir: Path) -> int:
     """Steps of the newest state that is whole; 0 if there is none."""
     found = resume_state.load_newest(run_dir / "state")
-    return found.snapshot.progress.step if found else 0
+    return found.state.progress.step if found else 0
 
 
 def has_saved(run_dir: Path) -> bool:

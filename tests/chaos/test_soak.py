@@ -39,7 +39,9 @@ def test_it_ends_in_the_bits_of_an_unbroken_run(trial, processes, faults):
         return code == ExitCode.DONE
 
     def last_step() -> int:
-        steps = [each["step"] for each in metrics.read(trial.run_dir / metrics.METRICS) if each["event"] == "step"]
+        steps = [
+            each["step"] for each in metrics.iter_records(trial.run_dir / metrics.METRICS) if each["event"] == "step"
+        ]
         return int(steps[-1]) if steps else 0
 
     def goes_on(struck: int) -> bool:

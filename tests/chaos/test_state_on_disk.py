@@ -37,9 +37,9 @@ def whole_step(folder: Path) -> int:
     """Return the step of the newest intact state, after comparing its values."""
     found = resume_state.load_newest(folder)
     assert found is not None
-    step = found.snapshot.progress.step
-    assert all((array == step).all() for array in found.snapshot.parameters.values())
-    assert found.snapshot.optimizer["updates"][0] == step
+    step = found.state.progress.step
+    assert all((array == step).all() for array in found.state.parameters.values())
+    assert found.state.optimizer["updates"][0] == step
     return step
 
 

@@ -116,13 +116,13 @@ def arm(fault: Fault) -> None:
 
     resume_state.fsync = slow_sync
     assert state_saver.resume_state is resume_state
-    write = checkpoint.write
+    write = checkpoint.write_checkpoint
 
     def writing(*arguments: Any) -> Path:
         fault.signal("checkpoint", done[0])
         return write(*arguments)
 
-    checkpoint.write = writing  # type: ignore[assignment]
+    checkpoint.write_checkpoint = writing  # type: ignore[assignment]
 
     def reporting(path: Path, text: str, **options: bool) -> None:
         fault.signal("report", done[0])

@@ -228,21 +228,21 @@ class TestUse:
         assert ["runs/a", "three", "–"] in listed
         printed_by("use", "runs/b")
         assert [line[1] for line in stars() if line[0] == "*"] == ["runs/b", "is"]
-        (runs / "in_use.json").unlink()
+        (runs / "default_model.json").unlink()
         shutil.rmtree(runs / "b")
         assert [line[1] for line in stars() if line[0] == "*"] == ["runs/c", "is"]
 
     @pytest.mark.parametrize("content", ['{"model": "runs/gone"}', '{"model": 3}', "[]", "{"])
     def test_a_choice_that_cannot_be_used(self, runs, content, printed_by):
-        (runs / "in_use.json").write_text(content)
-        with pytest.raises(UserError, match=r"in_use\.json") as caught:
+        (runs / "default_model.json").write_text(content)
+        with pytest.raises(UserError, match=r"default_model\.json") as caught:
             resolve_model(None)
         assert "use RUN" in caught.value.remedy
         assert "runs/a" in printed_by("runs")  # as the remedy says
 
     def test_only_a_model_can_be_chosen(self, runs, complaint):
         assert "nowhere does not exist" in complaint("use", "nowhere", cwd=runs.parent)
-        assert not (runs / "in_use.json").exists()
+        assert not (runs / "default_model.json").exists()
 
     def test_without_any_run(self, tmp_path, printed_by):
         assert "there is no run in runs/" in printed_by("runs", cwd=tmp_path)

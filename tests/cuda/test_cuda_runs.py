@@ -64,7 +64,7 @@ def test_training_needs_no_mxnet(trained, on_gpu):
     assert "1 process, gpu(0)\n" in printed
     assert f"computes  in {on_gpu}\n" in printed
     (checkpoint,) = (folder / "checkpoints").glob("*.params")
-    computed = json.loads(checkpoint.with_suffix(".json").read_text())["computed"]
+    computed = json.loads(checkpoint.with_suffix(".json").read_text())["numerics"]
     assert computed == {**on_gpu.as_settings(), "device": "gpu(0)"}
     assert str(on_gpu) in (folder / "report.html").read_text()
     with cuda_emulator.for_processes(FOLDER):

@@ -55,4 +55,4 @@ def test_an_older_processor_among_them(data: Path, tmp_path: Path, monkeypatch: 
     run(command("train", *flags, "one", "--kernels=avx2"), tmp_path)
     two, one = (sorted((tmp_path / name / "checkpoints").glob("*.params")) for name in ("two", "one"))
     assert [each.read_bytes() for each in two] == [each.read_bytes() for each in one]
-    assert read_json(two[0].with_suffix(".json"))["computed"]["model.kernels"] == "avx2"
+    assert read_json(two[0].with_suffix(".json"))["numerics"]["model.kernels"] == "avx2"

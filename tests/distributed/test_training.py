@@ -60,12 +60,12 @@ def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
         assert mine["test_loss"] == pytest.approx(theirs["test_loss"], rel=0, abs=tolerance)
     mine, theirs = (scores_of(folder) for folder in (tmp_path / "run", alone / name))
     assert mine.confusion.tolist() == theirs.confusion.tolist()
-    assert mine.right.tolist() == theirs.right.tolist()
+    assert mine.is_correct.tolist() == theirs.is_correct.tolist()
     assert [each.row for each in mine.mistakes] == [each.row for each in theirs.mistakes]
 
 
 def scores_of(run_dir):
-    return checkpoint.scores(checkpoint.resolve_model(str(run_dir)))["test"]
+    return checkpoint.read_scores(checkpoint.resolve_model(str(run_dir)))["test"]
 
 
 def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):

@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_probabilities_that_one_gets(folder, split, prin
     assert reported[f"{split}_loss"] == pytest.approx(found["loss"], abs=1e-4)
     if split == "test":
         assert result["test_loss"] == reported["test_loss"]
-        stored = checkpoint.scores(checkpoint.resolve_model(str(folder / "run")))
+        stored = checkpoint.read_scores(checkpoint.resolve_model(str(folder / "run")))
         assert stored["test"].loss == result["test_loss"]
     if "micro_f1" in found:
         assert not [name for name in (*found, *result, *reported) if "uncalibrated" in name]

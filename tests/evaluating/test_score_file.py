@@ -316,7 +316,7 @@ def test_many_classes_are_listed_by_their_confusions(monkeypatch, tmp_path, prin
     first = printed.split("most frequent confusions\n")[1].splitlines()[1].split()
     names = found["classes"]
     assert " ".join(first) == f"{names[true]} {names[predicted]} {wrong.max()}"
-    monkeypatch.setattr(scoring, "MAX_CLASSES", 100)
+    monkeypatch.setattr(scoring, "MAX_STORED_CLASSES", 100)
     printed_by("evaluate", tmp_path / "run", "--json", "cells.json", "--html", "all.html", cwd=tmp_path)
     cells = json.loads((tmp_path / "cells.json").read_text())
     assert "confusion" not in cells

@@ -121,7 +121,9 @@ def make(
     about |= {"composition": TextPreprocessor().to_dict(), **({"calibration": calibration} if calibration else {})}
     about |= {"data": {**data, "fingerprint": "", "test": ""}} if data else {}
     # In float32, as what is exported; what was only found on this processor might be less.
-    return checkpoint.write(folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}})
+    return checkpoint.write_checkpoint(
+        folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}}
+    )
 
 
 def classifier(folder: Path) -> Any:

@@ -123,7 +123,7 @@ def test_versions_of_the_compilers_must_be_equal_on_all_ranks(machine):
 
 def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
     record: Any = SimpleNamespace(
-        description={"computed": {"model.precision": "bfloat16", "model.kernels": "cuda_sm80", "device": "gpu(3)"}},
+        metadata={"numerics": {"model.precision": "bfloat16", "model.kernels": "cuda_sm80", "device": "gpu(3)"}},
         made={"processes": 4},
         path="runs/a",
     )
@@ -132,7 +132,7 @@ def test_a_run_on_a_gpu_is_reproducible_on_its_architecture(machine):
         "python -m crepe_dist.train --config runs/a/config.yaml --precision bfloat16 --kernels native --device gpu "
         "--fresh"
     )
-    assert list(verify.reproducibility_notes(record.description["computed"])) == []
+    assert list(verify.reproducibility_notes(record.metadata["numerics"])) == []
     machine((9, 0))
-    (note,) = verify.reproducibility_notes(record.description["computed"])
+    (note,) = verify.reproducibility_notes(record.metadata["numerics"])
     assert "cuda_sm80 on a GPU, which this machine lacks" in note

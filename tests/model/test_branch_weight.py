@@ -71,9 +71,9 @@ def runs(data_with_validation, tmp_path_factory):
 def test_ranks_agree_on_the_weight_and_the_checkpoint(runs):
     one, two = (open_run(runs / name) for name in ("1", "2"))
     assert one.metrics["tower_weight"] == two.metrics["tower_weight"]
-    assert one.description["sha256"] == two.description["sha256"]
-    assert one.description["calibration"] == two.description["calibration"]
-    assert one.description["calibration"]["temperature"] != 1
+    assert one.metadata["sha256"] == two.metadata["sha256"]
+    assert one.metadata["calibration"] == two.metadata["calibration"]
+    assert one.metadata["calibration"]["temperature"] != 1
 
 
 def test_the_scores_of_the_run_are_those_of_its_checkpoint(runs, data_with_validation):

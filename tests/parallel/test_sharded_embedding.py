@@ -26,7 +26,7 @@ from crepe_dist.parallel.distributed_optimizer import StepResult
 from crepe_dist.runs import resume_state
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.settings.options import OptimizerOptions
-from crepe_dist.training.state_saver import capture_state, restore
+from crepe_dist.training.state_saver import capture_state, restore_state
 from tests.chaos.harness import slow
 from tests.conftest import needs_kernels, run
 from tests.helpers.engines import TrainingStep, best, floating, initial, whole_gradients
@@ -125,7 +125,7 @@ class Training:
         return capture_state(self._run())
 
     def restore(self, saved):
-        restore(saved, self._run())
+        restore_state(saved, self._run())
         return self
 
     def _run(self) -> Any:
@@ -234,8 +234,8 @@ def train_together(group, shape):
     if saved := Training(shape, group=group).steps(0, 6).save():
         resume_state.save(Path("state"), saved)
     group.all_gather_object(0, "saved")
-    loaded: Any = resume_state.load_newest(Path("state"))
-    training = Training(shape, group=group).restore(loaded.snapshot).steps(6, 12)
+    found: Any = resume_state.load_newest(Path("state"))
+    training = Training(shape, group=group).restore(found.state).steps(6, 12)
     digest = training.digest()
     assert group.all_gather_object(digest, "digest") == [digest] * group.size
     loss = large_loss(training)

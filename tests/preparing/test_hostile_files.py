@@ -44,7 +44,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     about: dict[str, Any] = {"epoch": 0, "test_accuracy": 0.5, "encoding": dataset.encoder.to_dict()}
     about["composition"] = dataset.preprocessor.to_dict()
     about |= {"classes": dataset.classes, "network": shape.settings()}
-    checkpoint.write(folder / "run", arrays, about)
+    checkpoint.write_checkpoint(folder / "run", arrays, about)
     (folder / "good.csv").write_bytes(GOOD_CSV)
     pq.write_table(
         pa.table({"label": ["a", "b"] * 50, "text": [f"text {i}" for i in range(100)]}), folder / "good.parquet"

@@ -67,7 +67,7 @@ class TestReport:
     def test_says_what_came_out_and_harms_nobody(self, place):
         result = json.loads((place / "one" / "result.json").read_text())
         text = checked((place / "one" / "report.html").read_text()).text
-        scores = open_run(place / "one").scores["test"]
+        scores = open_run(place / "one").multiclass_scores["test"]
         for piece in (
             f"test accuracy {percent(result['test_accuracy'])} ",
             f"macro F1 {scores.macro_f1:.3f} ",
@@ -124,10 +124,12 @@ class TestReport:
     @pytest.mark.parametrize("count", [2, 14, 200])
     def test_any_number_of_classes_can_be_read(self, place, count):
         generator = np.random.default_rng(count)
-        scores = replace(made_up(count, generator), right=None)
+        scores = replace(made_up(count, generator), is_correct=None)
         record = open_run(place / "one")
-        about = {**record.description, "classes": [f"class {number}" for number in range(count)]}
-        markup = run_page.page(replace(record, description=about, scores={"test": scores}, result=None), [], "gone")
+        about = {**record.metadata, "classes": [f"class {number}" for number in range(count)]}
+        markup = run_page.page(
+            replace(record, metadata=about, multiclass_scores={"test": scores}, result=None), [], "gone"
+        )
         text = checked(markup).text
         assert "class 1" in text
         assert (">the others<" in markup) == (count > 30)
@@ -143,7 +145,7 @@ class TestReport:
         always_first = MulticlassScores(
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
         )
-        record = replace(record, history=history, scores={"test": always_first})
+        record = replace(record, history=history, multiclass_scores={"test": always_first})
         found = [each["what"] for each in findings.warnings(record, ["a", "b", "c"])]
         starts = (
             "the model is no better",
@@ -293,26 +295,26 @@ class TestCompare:
         first, second = (
             replace(
                 one,
-                description={**one.description, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
-                scores={"test": replace(one.scores["test"], right=bits)},
+                metadata={**one.metadata, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
+                multiclass_scores={"test": replace(one.multiclass_scores["test"], is_correct=bits)},
             )
             for bits in (wrong, right)
         )  # fmt: skip
         assert compare.row(second, first)[3] == "+10.00 ± 5.37"  # 1.96 √(0.1 · 0.9 / 120)
         assert compare.row(replace(first), first)[3] == "+0.00 ± 0.00"
-        other = replace(
-            second, description={**second.description, "data": {"name": "x", "fingerprint": "0", "test": "1"}}
-        )
+        other = replace(second, metadata={**second.metadata, "data": {"name": "x", "fingerprint": "0", "test": "1"}})
         assert compare.row(other, first)[3] == "–"
 
     def test_a_loss_of_an_earlier_version_is_marked(self, place):
         one = open_run(place / "one")
-        test = one.scores["test"]
-        now = replace(one, scores={"test": replace(test, calibration=replace(test.calibration, temperature=2.0))})
+        test = one.multiclass_scores["test"]
+        now = replace(
+            one, multiclass_scores={"test": replace(test, calibration=replace(test.calibration, temperature=2.0))}
+        )
         before = {name: value for name, value in one.metrics.items() if name != "test_uncalibrated_loss"}
         metrics = {**before, "test_uncalibrated_loss": 1.0}
-        now = replace(now, description={**one.description, "metrics": metrics})
-        earlier = replace(now, description={**one.description, "metrics": before})
+        now = replace(now, metadata={**one.metadata, "metrics": metrics})
+        earlier = replace(now, metadata={**one.metadata, "metrics": before})
         assert compare.row(earlier, now)[5] == f"{metrics['test_loss']:.4f}*"
         assert compare.row(now, now)[5] == f"{metrics['test_loss']:.4f}"
 

@@ -20,10 +20,10 @@ def test_a_full_disk_leaves_no_parameters_without_a_description(quick_run, tmp_p
     with monkeypatch.context() as full:
         full.setattr(checkpoint, "write_json", failing)
         with pytest.raises(UserError, match="cannot be written"):
-            checkpoint.save(tmp_path, arrays, about, {})
+            checkpoint.save_checkpoint(tmp_path, arrays, about, {})
     assert list((tmp_path / checkpoint.FOLDER).iterdir()) == []
-    written = checkpoint.write(tmp_path, arrays, about)
+    written = checkpoint.write_checkpoint(tmp_path, arrays, about)
     monkeypatch.setattr(checkpoint, "write_json", failing)
     with pytest.raises(OSError, match="no space left"):
-        checkpoint.write(tmp_path, arrays, about)  # of a resumed run, which computes them again
+        checkpoint.write_checkpoint(tmp_path, arrays, about)  # of a resumed run, which computes them again
     assert checkpoint.read_metadata(written) is not None

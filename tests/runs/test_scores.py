@@ -18,8 +18,8 @@ from crepe_dist.runs.scores import (
 
 def test_scores_of_earlier_versions_are_read():
     scores = MulticlassScores(np.eye(2, dtype=np.int64), 0.5, np.zeros((15, 3), np.int64), [], uncalibrated_loss=0.7)
-    assert MulticlassScores.of(scores.to_dict()).uncalibrated_loss == 0.7
-    old = MulticlassScores.of(scores.to_dict("uncalibrated_loss"))
+    assert MulticlassScores.from_dict(scores.to_dict()).uncalibrated_loss == 0.7
+    old = MulticlassScores.from_dict(scores.to_dict("uncalibrated_loss"))
     assert (old.loss, old.uncalibrated_loss, "uncalibrated_loss" in old.metrics()) == (0.5, None, False)
 
 

@@ -56,7 +56,7 @@ def saving(monkeypatch):
     saver = MagicMock(last_saved_step=7, **{"should_save.return_value": False})
     saver.save.side_effect = lambda state: calls.append(f"write {state}")
     context: Any = SimpleNamespace(
-        job=SimpleNamespace(control=SignalHandler()),
+        job=SimpleNamespace(signals=SignalHandler()),
         group=SINGLE_PROCESS,
         engine=MagicMock(),
         metrics=metrics,
@@ -77,7 +77,7 @@ def test_logs_and_metrics_come_before_the_state_that_relies_on_them(saving):
 
 def test_a_stop_ends_the_run_after_the_state_is_on_disk(saving):
     callback, saver, context, calls = saving
-    context.job.control.requested_action = StepAction.STOP
+    context.job.signals.requested_action = StepAction.STOP
     assert callback.on_step_begin(BATCH) is StepAction.STOP
     with pytest.raises(StopRequested):
         callback.on_step_end(StepResult(7, 4, 1.0, StepAction.STOP), 0.1)

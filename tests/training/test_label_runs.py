@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 
 
 def scores_of(folder: Path, name: str = "run-1") -> MultilabelScores:
-    found = checkpoint.scores(checkpoint.resolve_model(str(folder / name)))["test"]
+    found = checkpoint.read_scores(checkpoint.resolve_model(str(folder / name)))["test"]
     assert isinstance(found, MultilabelScores)
     return found
 
@@ -94,7 +94,7 @@ def test_evaluate_computes_the_scores_of_training(folder, printed_by):
     shown = printed_by("evaluate", "run-1", *more, cwd=folder)
     found, scores = json.loads((folder / "scores.json").read_text()), scores_of(folder)
     assert found["micro_f1"] == scores.accuracy
-    assert found["exact_match"] == scores.exact
+    assert found["exact_match"] == scores.exact_match
     assert found["mean_average_precision"] == pytest.approx(scores.mean_average_precision)
     assert {name: each["threshold"] for name, each in found["per_class"].items()} == dict(
         zip(["big", "old", "red"], scores.thresholds.tolist())
@@ -108,7 +108,7 @@ def test_evaluate_computes_the_scores_of_training(folder, printed_by):
     texts = [part.text(row) or "" for row in range(len(part))]
     labels = [set(each.labels or ()) for each in predictor.predict(texts)]
     right = [each == {predictor.classes[i] for i in np.flatnonzero(row)} for each, row in zip(labels, wanted)]
-    assert np.mean(right) == scores.exact
+    assert np.mean(right) == scores.exact_match
     with (folder / "mistakes.csv").open(newline="", encoding="utf-8") as stream:
         mistakes = list(DictReader(stream))
     assert [int(each["row"]) for each in mistakes] == np.flatnonzero(np.logical_not(right)).tolist()

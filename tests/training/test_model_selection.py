@@ -38,7 +38,7 @@ ROWS = 100  # the standard error of 70 % is 4.6 points
     ],
 )
 def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epoch(split, epochs, best):
-    choice = ModelSelection(split == "validation", ROWS, patience=0, epochs=9)
+    choice = ModelSelection(split == "validation", ROWS, patience=0, num_epochs=9)
     course = progress(split, *epochs)
     assert choice.best_epoch(course)["epoch"] == best
     reported = best if split == "validation" else len(epochs) - 1
@@ -48,7 +48,7 @@ def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epo
 
 def test_the_best_checkpoints_of_all_saved_states_are_kept():
     """A run killed before its next state is saved resumes from one whose best epoch is another."""
-    choice = ModelSelection(has_validation=True, rows=ROWS, patience=0, epochs=9)
+    choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=0, num_epochs=9)
     course = progress("validation", (0.5, 1.0), (0.7, 0.9), (0.4, 2.0), (0.9, 0.5))
     for saved, kept in (([], {3}), ([0], {3}), ([1, 2], {0, 1, 3}), ([3, 0], {1, 3}), ([4], {3})):
         assert choice.checkpoints_to_keep(course, saved) == {f"{epoch}.params" for epoch in kept}
@@ -67,7 +67,7 @@ def test_the_best_checkpoints_of_all_saved_states_are_kept():
 )
 def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improvement(epochs, best, improved):
     waiting = len(epochs) - 1 - improved
-    choice = ModelSelection(has_validation=True, rows=ROWS, patience=waiting, epochs=9)
+    choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=waiting, num_epochs=9)
     course = progress("validation", *((0.7, 9.0 + epoch) for epoch in range(len(epochs))))
     for record, (loss, error) in zip(course.epochs, epochs):
         record.update(validation_fitted_loss=loss, validation_fitted_loss_error=error)
@@ -82,7 +82,7 @@ def test_a_later_epoch_is_better_unless_its_fitted_loss_is_higher_but_no_improve
 
 
 def test_the_macro_f1_decides_within_its_own_error():
-    choice = ModelSelection(has_validation=True, rows=ROWS, patience=2, epochs=9, score="macro_f1")
+    choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=2, num_epochs=9, score="macro_f1")
     course = progress("validation", (0.7, 1.0), (0.9, 1.1), (0.5, 1.2), (0.5, 0.9))
     for record, score in zip(course.epochs, (0.5, 0.4, 0.61, 0.52)):
         record.update(validation_macro_f1=score, validation_macro_f1_error=0.1)
@@ -95,7 +95,7 @@ def test_the_macro_f1_decides_within_its_own_error():
 
 
 def test_accuracies_that_sink_bit_by_bit_are_compared_with_the_highest():
-    choice = ModelSelection(has_validation=True, rows=ROWS, patience=0, epochs=9)
+    choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=0, num_epochs=9)
     course = progress("validation", (0.7, 1.0), (0.66, 1.0), (0.62, 1.0), (0.58, 1.0))
     for record in course.epochs:
         record.update(validation_fitted_loss=1.0, validation_fitted_loss_error=0.3)

@@ -29,7 +29,7 @@ from crepe_dist.model.teacher_ensemble import (
     quantize_unit_vectors,
 )
 from crepe_dist.training import sentence_encoder
-from crepe_dist.training.pseudo_labels import soft_labels
+from crepe_dist.training.pseudo_labels import round_to_soft_labels
 from tests import conftest
 from tests.conftest import QUICK, needs_kernels
 
@@ -78,9 +78,10 @@ def train(folder: Path, name: str, *more: object, **how: Any) -> str:
 def digests(run_dir: Path) -> list[str]:
     """Checksums of the reported networks of the run and of its first part, and of the labels."""
     reported = [
-        part / json.loads((part / "result.json").read_text())["checkpoint"] for part in (run_dir, run_dir / "first")
+        part / json.loads((part / "result.json").read_text())["checkpoint"]
+        for part in (run_dir, run_dir / "supervised")
     ]
-    return [sha256(file) for file in [*reported, *sorted(run_dir.glob("lesson/*"))]]
+    return [sha256(file) for file in [*reported, *sorted(run_dir.glob("pseudo_labels/*"))]]
 
 
 def unlabelled(run_dir: Path) -> dict:
@@ -226,7 +227,7 @@ class TestTeacher:
 
     def test_rounded_labels_sum_to_one(self):
         probabilities = np.random.default_rng(3).dirichlet(np.full(20, 0.1), 50)
-        targets = soft_labels(probabilities)
+        targets = round_to_soft_labels(probabilities)
         assert (targets.stored[..., 1].sum(axis=1, dtype=int) == PROB_SCALE).all()
         assert np.array_equal(targets.stored[:, 0, 0], probabilities.argmax(axis=1))
 
@@ -235,7 +236,7 @@ class TestRun:
     def test_the_student_is_better_and_is_reported(self, folder):
         figures = unlabelled(folder / "run")
         assert figures["reported"] == "student"
-        assert figures["student"]["loss"] < figures["first"]["loss"]
+        assert figures["student"]["loss"] < figures["supervised"]["loss"]
         assert figures["texts"] == 300
         assert sum(figures["shares"].values()) == pytest.approx(1)
 
@@ -246,7 +247,7 @@ class TestRun:
 
     @needs_kernels
     def test_an_encoder_joins_the_teacher(self, folder):
-        texts = sentence_encoder.texts(open_dataset(folder / "data"))
+        texts = sentence_encoder.decode_texts(open_dataset(folder / "data"))
         vectors = [np.bincount([NAMES.index(name) for name in re.findall("ant|bee|cow", text)] + [3]) for text in texts]
         np.save(folder / "vectors.npy", np.array(vectors, np.float32))
         for processes in (1, 2):
@@ -254,7 +255,7 @@ class TestRun:
         assert "the encoder vectors.npy" in unlabelled(folder / "encoder-1")["teacher"]["members"]
         assert digests(folder / "encoder-1") == digests(folder / "encoder-2") != digests(folder / "run")
 
-    @pytest.mark.parametrize("lost", ["student", "lesson", "first"])
+    @pytest.mark.parametrize("lost", ["student", "pseudo labels", "supervised"])
     def test_a_killed_run_resumes_to_the_same_bits(self, folder, lost):
         again = folder / f"killed-{lost}"
         shutil.copytree(folder / "run", again)
@@ -264,19 +265,19 @@ class TestRun:
         else:
             shutil.rmtree(again / "state")
             shutil.rmtree(again / "checkpoints")
-            (again / "lesson" / "lesson.json").unlink()
-        if lost == "first":
-            (again / "first" / "result.json").unlink()
-            shutil.rmtree(max((again / "first" / "state").iterdir()))
+            (again / "pseudo_labels" / "pseudo_labels.json").unlink()
+        if lost == "supervised":
+            (again / "supervised" / "result.json").unlink()
+            shutil.rmtree(max((again / "supervised" / "state").iterdir()))
         printed = train(folder, again.name)
-        assert ("resuming" in printed) == (lost != "lesson")
+        assert ("resuming" in printed) == (lost != "pseudo labels")
         assert digests(again) == digests(folder / "run")
 
     def test_a_student_that_is_not_better_gives_way_to_the_first_network(self, folder):
         train(folder, "worse", "--learning-rate=0.000001", "--epochs=1")
         figures = unlabelled(folder / "worse")
-        assert figures["reported"] == "first network"
-        (reported,) = (folder / "worse" / "first" / "checkpoints").glob("*.params")
+        assert figures["reported"] == "supervised model"
+        (reported,) = (folder / "worse" / "supervised" / "checkpoints").glob("*.params")
         assert crepe_dist.load(folder / "worse").predict(["a1x a2x"])
         result = json.loads((folder / "worse" / "result.json").read_text())
         assert Path(result["checkpoint"]).name == reported.name
@@ -285,7 +286,7 @@ class TestRun:
 
     def test_can_be_turned_off(self, folder):
         assert "teacher" not in train(folder, "off", "--unlabelled=false")
-        assert not (folder / "off" / "first").exists()
+        assert not (folder / "off" / "supervised").exists()
 
     @pytest.mark.slow
     def test_several_labels(self, tmp_path):
@@ -293,7 +294,7 @@ class TestRun:
         train(tmp_path, "one")
         train(tmp_path, "two", processes=2)
         assert digests(tmp_path / "one") == digests(tmp_path / "two")
-        assert unlabelled(tmp_path / "one")["teacher"] == {"members": {"the first network": 1.0}}
+        assert unlabelled(tmp_path / "one")["teacher"] == {"members": {"the supervised model": 1.0}}
 
     def test_a_validation_split_is_needed(self, tmp_path, complaint):
         crepe_dist.prepare(
@@ -306,7 +307,7 @@ class TestRun:
     def test_a_damaged_lesson_is_refused(self, folder):
         shutil.copytree(folder / "run", folder / "damaged")
         (folder / "damaged" / "result.json").unlink()
-        with (folder / "damaged" / "lesson" / "unlabelled.targets.npy").open("r+b") as stream:
+        with (folder / "damaged" / "pseudo_labels" / "unlabelled.targets.npy").open("r+b") as stream:
             stream.seek(200)
             stream.write(b"\1\2\3")
         with pytest.raises(UserError, match="does not match its checksum"):
@@ -318,10 +319,10 @@ class TestEncoder:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         data, encode = open_dataset(folder / "data"), Mock(side_effect=lambda text: np.array([len(text), 9.0]))
         monkeypatch.setattr(sentence_encoder, "load_sentence_encoder", lambda *_: encode)
-        first, second = (finished(sentence_encoder.vectors("NAME", data, print)) for _ in range(2))
+        first, second = (finished(sentence_encoder.encode_dataset("NAME", data, print)) for _ in range(2))
         assert {name: len(each) for name, each in first.items()} == {"train": 60, "validation": 210, "unlabelled": 300}
         assert all(np.array_equal(first[name], second[name]) for name in first)
-        assert encode.call_count == len(set(sentence_encoder.texts(data))) + 2  # what tells the model, twice
+        assert encode.call_count == len(set(sentence_encoder.decode_texts(data))) + 2  # what tells the model, twice
 
     def test_what_cannot_be_used_is_refused(self, folder, complaint):
         np.save(folder / "few.npy", np.zeros((9, 2)))

@@ -71,7 +71,11 @@ def test_validation_scores_are_those_before_and_test_scores_those_after(folder):
     same = {name for name, value in first["metrics"].items() if about["metrics"][name] == value}
     assert {name for name in first["metrics"] if name.startswith("validation_")} <= same
     assert "test_loss" not in same
-    assert about["metrics"]["test_loss"] == checkpoint.scores(path)["test"].loss == result(folder / "run")["test_loss"]
+    assert (
+        about["metrics"]["test_loss"]
+        == checkpoint.read_scores(path)["test"].loss
+        == result(folder / "run")["test_loss"]
+    )
     made = result(folder / "run")["provenance"]["refit"]
     assert made == {"rows": 320, "test_accuracy": first["test_accuracy"]}
     assert "all 320 rows" in (folder / "run" / "model_card.md").read_text()

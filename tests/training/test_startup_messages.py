@@ -15,7 +15,7 @@ from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.settings.config import parse
 from crepe_dist.training.chance_loss_monitor import CHECK_INTERVAL, ChanceLossMonitor
 from crepe_dist.training.display import Throughput
-from crepe_dist.training.startup_messages import empty_classes, warn_few_cores, warn_few_steps, warn_small_shards
+from crepe_dist.training.startup_messages import warn_empty_classes, warn_few_cores, warn_few_steps, warn_small_shards
 
 CREPE = CrepeConfig(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
 PAPER = PaperConfig(69, 192, 4, 128, 512)
@@ -35,7 +35,7 @@ def test_classes_without_rows():
     def noted(*labels: int) -> str:
         targets = Targets(SINGLE_LABEL, np.array(labels, np.int32), 3)
         data: Any = SimpleNamespace(classes=["a", "b", "c"], splits={"train": SimpleNamespace(targets=targets)})
-        return empty_classes(data)
+        return warn_empty_classes(data)
 
     assert noted(0, 0, 2).split("\n")[0].endswith("of 1 class: b")
     assert noted(0, 1, 2) == ""

@@ -82,7 +82,7 @@ class TestSchedule:
         assert [lr_at(options, epoch, 4) for epoch in epochs] == pytest.approx(rates)
 
     def test_a_run_goes_through_the_whole_schedule(self):
-        at = lr_schedule(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), rows=100)
+        at = lr_schedule(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), num_rows=100)
         positions = [TrainerState(epoch=epoch, documents=done) for epoch, done in ((1, 0), (2, 0), (2, 100))]
         assert list(map(at, positions)) == pytest.approx([1, 0.5, 0])
 
@@ -97,14 +97,12 @@ def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_p
 
 def test_the_memory_of_tables_is_for_the_largest_share_of_a_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(context, "MetricsLogger", lambda *_, **__: None)
-    monkeypatch.setattr(context.ModelSelection, "of", lambda *_: None)
+    monkeypatch.setattr(context.ModelSelection, "for_data", lambda *_: None)
     given: list[int] = []
-    engine: Any = SimpleNamespace(
-        reduction_group=8, create_optimizer=lambda world, options, documents: given.append(documents)
-    )
+    engine: Any = SimpleNamespace(reduction_group=8, create_optimizer=lambda group, options, num: given.append(num))
     display = SimpleNamespace(print=print)
     for rank in range(3):  # all processes of a host lay out the same memory
-        world = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, run_on_rank0=lambda *_: None)
-        job: Any = SimpleNamespace(world=world, display=display)
+        group = SimpleNamespace(rank=rank, size=3, is_root=rank == 0, run_on_rank0=lambda *_: None)
+        job: Any = SimpleNamespace(group=group, display=display)
         context.TrainContext.create(parse(["--data", "x", "--batch-size=50"]), None, engine, RunDir(tmp_path), job)  # type: ignore[arg-type]
     assert given == [24, 24, 24]

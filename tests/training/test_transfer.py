@@ -61,7 +61,7 @@ def write_run(folder: Path, options: ModelOptions, dataset: Dataset) -> str:
         "classes": dataset.classes,
         "network": network.shape.settings(),
     }
-    checkpoint.write(folder, arrays, about)
+    checkpoint.write_checkpoint(folder, arrays, about)
     return str(folder)
 
 
