@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from crepe_dist.files import read_json, write_json
+from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import BINS, FORMER_KEYS, MultilabelScores
