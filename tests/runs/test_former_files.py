@@ -32,7 +32,7 @@ def test_scores_with_the_former_keys_are_read(tmp_path, scores):
     assert {"decisions", "right", "sure"} < splits["test"].keys()
     write_sealed_json(tmp_path / "a.scores.json", 4, {"several": True, "splits": splits})
     read = checkpoint.read_scores(tmp_path / "a.params")["test"]
-    assert read.to_dict() == scores.to_dict()
+    assert json.dumps(read.to_dict()) == json.dumps(scores.to_dict())
 
 
 def test_the_metadata_of_a_former_checkpoint_are_read(tmp_path):
