@@ -1,4 +1,4 @@
-"""Fitting the weight of Crepe's tower to the validation split, before the splits are scored."""
+"""Weight of Crepe's convolutional branch, fitted to the validation split before the splits are evaluated."""
 
 from __future__ import annotations
 
@@ -15,54 +15,61 @@ from crepe_dist.training.eval_loop import run_eval_loop
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
 from crepe_dist.training.metric_accumulators import Labels, Logits, MetricAccumulator, Rows
 
-MAX_REMEMBERED = 1 << 28  # bytes
+MAX_CACHED_BYTES = 1 << 28  # Maximum size of the logits of the validation split that are held in memory, in bytes.
 
 
 def fit_branch_weight_and_evaluate(
-    engine: Engine, data: Dataset, world: ProcessGroup, is_stopping: Callable[[], bool]
+    engine: Engine, data: Dataset, group: ProcessGroup, is_stopping: Callable[[], bool]
 ) -> tuple[Mapping[str, AnyScores], float]:
-    """Weigh Crepe's tower beside its n-gram table, then score the splits as ``evaluate_splits``; every rank calls it.
+    """Fit the weight of the convolutional branch, then evaluate the splits. Every rank calls it.
 
-    The weight is fitted to a validation split whose texts have one label; else, and for other networks, it is 1.
+    The weight is fitted to the validation split. It is 1 if there is no validation split, if documents have several
+    labels, or if the network has only one branch.
+
+    Returns:
+        The scores by the name of the split (``evaluate_splits``), and the weight.
 
     Raises:
-        EvaluationStopped: on every rank, if ``is_stopping`` became true on one.
+        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
     """
     if engine.config.num_branches == 1 or "validation" not in data.splits or data.label_kind == MULTILABEL:
-        return evaluate_splits(engine, data, world, is_stopping), 1.0
-    scorer = _Weighing(engine, data.splits["validation"])
-    scorer.weight = run_eval_loop(scorer, scorer.split, BATCH_SIZE, world, _WeightAccumulator(), is_stopping)
-    return evaluate_splits(scorer, data, world, is_stopping), scorer.weight
+        return evaluate_splits(engine, data, group, is_stopping), 1.0
+    scorer = _WeightedScorer(engine, data.splits["validation"])
+    scorer.weight = run_eval_loop(scorer, scorer.split, BATCH_SIZE, group, _WeightAccumulator(), is_stopping)
+    return evaluate_splits(scorer, data, group, is_stopping), scorer.weight
 
 
-class _Weighing:
-    """Scorer that computes the logits of table and tower, float32 [n, 2, classes], until the weight is fitted.
+class _WeightedScorer:
+    """Scorer that yields the logits of both branches, float32 [n, 2, classes], until the weight is fitted.
 
-    Afterwards, it computes their weighted sum. It remembers the parts of the validation split, ``split``, unless they
-    are larger than ``MAX_REMEMBERED``.
+    Afterwards, it yields the weighted sums of the two branches, float32 [n, classes].
+
+    Args:
+        split: Validation split. The scorer holds the logits of its branches in memory, because the split is evaluated
+            two times. Exception: logits larger than ``MAX_CACHED_BYTES`` are computed two times.
     """
 
     def __init__(self, engine: Engine, split: Split) -> None:
         self._engine = engine
         self.split = split
         self.weight: float | None = None
-        self._remembers = 2 * 4 * len(split) * engine.config.num_classes <= MAX_REMEMBERED
-        self._remembered: list[LogitsBatch] = []
+        self._is_caching = 2 * 4 * len(split) * engine.config.num_classes <= MAX_CACHED_BYTES
+        self._cache: list[LogitsBatch] = []
 
     @property
     def config(self) -> NetworkConfig:
         return self._engine.config
 
     def iter_logits(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[LogitsBatch]:
-        is_known = self.weight is not None and split is self.split and self._remembers
-        apart = self._engine.iter_logits(split, batch_size, rank, size, self._engine.branch_logits)
-        for rows, labels, parts in self._remembered if is_known else apart:
+        is_cached = self.weight is not None and split is self.split and self._is_caching
+        computed = self._engine.iter_logits(split, batch_size, rank, size, self._engine.branch_logits)
+        for rows, labels, branches in self._cache if is_cached else computed:
             if self.weight is not None:
-                yield rows, labels, add_branches(parts, self.weight)
+                yield rows, labels, add_branches(branches, self.weight)
                 continue
-            if self._remembers:
-                self._remembered.append((rows, labels, parts))
-            yield rows, labels, parts
+            if self._is_caching:
+                self._cache.append((rows, labels, branches))
+            yield rows, labels, branches
 
 
 class _WeightAccumulator(MetricAccumulator[float]):
@@ -71,7 +78,7 @@ class _WeightAccumulator(MetricAccumulator[float]):
     def __init__(self) -> None:
         super().__init__()
         self._fit = BranchWeightFitter()
-        self._summed(self._fit.sums)
+        self._register(self._fit.sums)
 
     def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
         self._fit.add(logits, labels)

@@ -57,8 +57,9 @@ class Callback:
         """
 
     def on_stop(self) -> None:
-        """Handle a request to stop during the evaluation. ``SaveCallback`` saves the state and raises
-        ``StopRequested``.
+        """Handle a request to stop.
+
+        ``SaveCallback`` saves the state and raises ``StopRequested``.
         """
 
     def on_train_end(self) -> None:
@@ -117,8 +118,8 @@ class WatchdogCallback(Callback):
         self._watchdog.set_position_source(self._position)
 
     def _position(self) -> dict[str, Any]:
-        at, rows = self._progress, self._rows[:MAX_SHOWN_ROWS].tolist()
-        return {"step": at.step, "epoch": at.epoch, "documents": at.documents, "rows": rows}
+        progress, rows = self._progress, self._rows[:MAX_SHOWN_ROWS].tolist()
+        return {"step": progress.step, "epoch": progress.epoch, "documents": progress.documents, "rows": rows}
 
     def on_step_begin(self, batch: Batch) -> StepAction:
         self._watchdog.heartbeat("train")

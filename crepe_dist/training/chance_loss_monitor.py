@@ -21,7 +21,7 @@ class ChanceLossMonitor(Callback):
     """Callback that warns once if the losses stay at chance.
 
     Args:
-        chance: Mean loss in nats of a model that predicts the class frequencies (``Loss.class_prior_loss``).
+        chance: Mean loss of a model that predicts the class frequencies, in nats (``Loss.class_prior_loss``).
         config: Settings that shape the advice.
         warn: Function that prints the warning.
     """
@@ -53,7 +53,7 @@ class ChanceLossMonitor(Callback):
         self._check()
 
     def _check(self) -> None:
-        """Warn if the mean loss is at chance, and there was no warning before."""
+        """Warn if the mean loss is at chance. The warning is printed only one time."""
         mean = sum(self._losses) / max(len(self._losses), 1)
         if self._has_warned or mean <= (1 - MARGIN) * self._chance:
             return

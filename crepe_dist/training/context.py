@@ -1,4 +1,4 @@
-"""Objects that the training code shares on this rank, for a whole job and for one network; and learning rates."""
+"""Contexts of training on one rank, for a whole job and for one network; and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
 
-HALVING_EPOCHS, MAX_HALVINGS = 3, 10  # epochs; section 3.3 of the paper
+# The schedule ``halving`` of the paper, section 3.3.
+HALVING_EPOCHS = 3  # Number of epochs after which the learning rate is halved.
+MAX_HALVINGS = 10
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class JobContext:
     """Objects of this rank that are shared by all networks of a training job.
 
     Attributes:
-        control: Requests to stop, by signals.
+        group: Processes that train together.
+        signals: Handler of the signals that request a stop.
+        watchdog: Thread that reports a training that hangs.
         display: Output on the terminal. It shows nothing on ranks other than 0.
     """
 
@@ -51,9 +55,10 @@ class TrainContext:
     Attributes:
         engine: Engine that computes the network and its gradients.
         optimizer: Distributed optimizer, which sums the gradients over the ranks and updates the parameters.
-        progress: Current position of the run. It is the same on every rank, except for ``seconds``, which each rank
-            measures.
-        choice: Rule that selects the reported epoch and ends the training.
+        progress: Current position of the run. It is the same on every rank. Exception: each rank measures ``seconds``
+            by its own clock.
+        selection: Rule that selects the reported epoch and ends the training.
+        run_dir: Directory of the network: the run's directory, or its directory ``supervised/`` or ``refit/``.
         metrics: Writer of the metrics files. It writes nothing on ranks other than 0.
         job: Objects that are shared with the other networks of the job.
     """
@@ -69,17 +74,17 @@ class TrainContext:
     job: JobContext
 
     @classmethod
-    def create(cls, config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
+    def create(cls, config: Config, data: Dataset, engine: Engine, run_dir: RunDir, job: JobContext) -> TrainContext:
         """Create the optimizer and the metrics files of a run that has not started. Every rank calls it."""
-        world = job.group
-        world.run_on_rank0("folder", lambda: folder.path.mkdir(exist_ok=True))
+        group = job.group
+        group.run_on_rank0("folder", lambda: run_dir.path.mkdir(exist_ok=True))
         metrics = MetricsLogger(
-            folder.path, job.display.print, tensorboard=config.logging.tensorboard, is_root=world.is_root
+            run_dir.path, job.display.print, tensorboard=config.logging.tensorboard, is_root=group.is_root
         )
-        most = max_shard_size(config.data.batch_size, world.size, engine.reduction_group)
-        optimizer = engine.create_optimizer(world, config.optimizer, most)
-        choice = ModelSelection.for_data(config, data)
-        return cls(config, data, engine, optimizer, TrainerState(), choice, folder, metrics, job)
+        max_documents = max_shard_size(config.data.batch_size, group.size, engine.reduction_group)
+        optimizer = engine.create_optimizer(group, config.optimizer, max_documents)
+        selection = ModelSelection.for_data(config, data)
+        return cls(config, data, engine, optimizer, TrainerState(), selection, run_dir, metrics, job)
 
     @property
     def group(self) -> ProcessGroup:
@@ -90,17 +95,17 @@ class TrainContext:
         return self.job.display
 
     def epoch_batches(self) -> Iterator[Batch]:
-        """Yield this rank's share of each remaining global batch of the epoch."""
+        """Yield this rank's shard of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].for_epoch(seed, epoch)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
-        size, world, group = self.config.data.batch_size, self.group, self.engine.reduction_group
-        order = training_order(train, seed, epoch, size)
-        found = DataLoader(train, order, size, world.rank, world.size, self.progress.documents, group)
-        return map(lambda batch, step: batch.for_step(step, seed), found, itertools.count(self.progress.step + 1))
+        batch_size, group, reduction_group = self.config.data.batch_size, self.group, self.engine.reduction_group
+        order = training_order(train, seed, epoch, batch_size)
+        batches = DataLoader(train, order, batch_size, group.rank, group.size, self.progress.documents, reduction_group)
+        return map(lambda batch, step: batch.for_step(step, seed), batches, itertools.count(self.progress.step + 1))
 
     def numerics(self) -> dict[str, str]:
-        """Return the kernels, precision and device, which decide the bits of the trained parameters."""
+        """Return the kernels, precision and device. Runs that agree in them get bit-identical parameters."""
         return {**self.engine.backend.as_settings(), "device": str(self.engine.device)}
 
     def provenance(self) -> dict[str, Any]:
@@ -121,14 +126,19 @@ def lr_schedule(config: Config, num_rows: int) -> Callable[[TrainerState], float
     """Return the function that computes the learning rate of the next step.
 
     Args:
-        rows: documents per epoch.
+        num_rows: Number of documents per epoch.
     """
-    epochs = config.training.num_epochs
-    return lambda at: lr_at(config.optimizer, at.epoch - 1 + at.documents / num_rows, epochs)
+    num_epochs = config.training.num_epochs
+    return lambda progress: lr_at(config.optimizer, progress.epoch - 1 + progress.documents / num_rows, num_epochs)
 
 
 def lr_at(options: OptimizerOptions, epoch: float, num_epochs: int) -> float:
-    """Compute the learning rate at ``epoch`` (fractional, counted from the start of training) of ``epochs``."""
+    """Compute the learning rate at a point of the training.
+
+    Args:
+        epoch: Number of epochs since the start of the training, with a fraction.
+        num_epochs: Number of epochs of the whole training.
+    """
     peak = options.learning_rate
     if options.schedule == "halving":
         return peak * 0.5 ** min(int(epoch / HALVING_EPOCHS), MAX_HALVINGS)

@@ -1,4 +1,4 @@
-"""Progress of a run on rank 0: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run on standard output of rank 0: a progress bar on a terminal, otherwise plain lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crepe_dist.command_runner import silence_stdout
 from crepe_dist.errors import escape_controls
 from crepe_dist.formatting import percent
 
-LINE_SECONDS = 10.0
+LINE_SECONDS = 10.0  # Number of seconds between two plain lines of progress.
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Throughput:
     """Throughput of the steps since the last log, over all ranks.
 
     Attributes:
-        documents: Number of documents per second.
-        milliseconds: Number of milliseconds per step.
+        documents_per_second: Number of documents per second.
+        ms_per_step: Number of milliseconds per step.
         data_wait_fraction: Fraction of the time that this rank waited for data.
     """
 
@@ -39,12 +39,12 @@ class Throughput:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Continue without output when its reader is gone; Rich would end the process."""
+        """Continue without output after the reader has closed the pipe. Rich would end the process."""
         silence_stdout()
 
 
 class ProgressDisplay:
-    """Display on standard output; on ranks other than 0 it shows nothing."""
+    """Display on standard output. It prints nothing on ranks other than 0."""
 
     def __init__(self, is_root: bool) -> None:
         self._console = _Console(highlight=False, soft_wrap=True, quiet=not is_root)
@@ -56,7 +56,8 @@ class ProgressDisplay:
 
     def print(self, line: str) -> None:
         """Print a permanent line."""
-        with suppress(OSError):  # standard output may be a file on a full disk
+        # Standard output may be a file on a full disk. Training continues without the line.
+        with suppress(OSError):
             self._console.print(escape_controls(line), markup=False)
 
     def print_lines(self, lines: Iterable[str]) -> None:
@@ -65,7 +66,11 @@ class ProgressDisplay:
             self.print(line)
 
     def begin_epoch(self, epoch: int, num_epochs: int, num_documents: int, num_done: int) -> None:
-        """Start an epoch; ``done`` of its documents were trained on before a resume."""
+        """Show the start of an epoch.
+
+        Args:
+            num_done: Number of documents of the epoch that the run had trained on before it was resumed.
+        """
         self._title = f"epoch {epoch} of {num_epochs}"
         self._total = num_documents
         self._next_line = time.monotonic() + LINE_SECONDS
@@ -82,10 +87,10 @@ class ProgressDisplay:
             self._bar.start()
 
     def update(self, documents: int, smoothed_loss: float, throughput: Throughput) -> None:
-        """Show the number of documents trained on, the moving average of the loss, and the throughput."""
-        narrow = self._bar is not None and self._console.width < 120
+        """Show the number of documents trained on in this epoch, the smoothed loss and the throughput."""
+        is_narrow = self._bar is not None and self._console.width < 120
         shown = f"loss {smoothed_loss:.4f}  " + (
-            f"{throughput.documents_per_second:,.0f}/s" if narrow else str(throughput)
+            f"{throughput.documents_per_second:,.0f}/s" if is_narrow else str(throughput)
         )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=documents, rate=shown)
@@ -97,24 +102,28 @@ class ProgressDisplay:
             )
 
     def end_epoch(self) -> None:
-        """End the steps of an epoch."""
+        """Remove the progress bar after the steps of an epoch."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
 
 
 def epoch_line(record: dict[str, Any], num_epochs: int, verdict: str) -> str:
-    """Format the record of an epoch (``checkpoint.epoch_record``) as one line: first the split that chooses, if any.
+    """Format the record of an epoch (``checkpoint.epoch_record``) as one line.
+
+    The validation scores come first, because they select the epoch.
 
     Args:
-        epochs: number of epochs of the run.
-        verdict: ``ModelSelection.describe_latest`` by the validation split.
+        num_epochs: Number of epochs of the run.
+        verdict: Comparison with the earlier epochs (``ModelSelection.describe_latest``).
     """
-    kind = " F1" if "test_mean_average_precision" in record else ""
+    score_name = " F1" if "test_mean_average_precision" in record else ""
     scores = {}
     for name in ("validation", "test"):
         if f"{name}_accuracy" in record:
-            scores[name] = f"{name}{kind} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
+            scores[name] = (
+                f"{name}{score_name} {percent(record[f'{name}_accuracy'])} (loss {record[f'{name}_loss']:.4f})"
+            )
     if "validation" in scores and verdict:
         scores["validation"] += f", {verdict}"
     rest = f"train loss {record['train_loss']:.4f}  {record['seconds']:.0f} s"

@@ -1,4 +1,4 @@
-"""Checks of the numbers: gradients, losses and scores are finite, and the replicas have the same parameters."""
+"""Checks for divergence: non-finite gradients, losses and scores, and replicas with different parameters."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
     """Lower the loss scale of float16 after an overflow of the gradients. End the run in all other cases.
 
     Raises:
-        UserError: on every rank, if a loss is not finite, or if there is no loss scale to lower.
+        UserError: A loss is not finite, or the loss scale cannot be lowered. Every rank raises it.
     """
     if not result.nonfinite_loss_ranks and context.engine.grad_scaler.back_off():
         return
-    before, train, config = context.progress, context.data.splits["train"], context.config
+    progress, train, config = context.progress, context.data.splits["train"], context.config
     ranks = sorted({*result.nonfinite_loss_ranks, *result.nonfinite_grad_ranks})
-    order = training_order(train, config.training.seed, before.epoch - 1, config.data.batch_size)
-    stop = before.documents + result.global_batch_size
-    culprits = _describe_ranks(ranks, order, before.documents, stop, context.group.size, context.engine.reduction_group)
+    order = training_order(train, config.training.seed, progress.epoch - 1, config.data.batch_size)
+    start, stop = progress.documents, progress.documents + result.global_batch_size
+    shards = _describe_ranks(ranks, order, start, stop, context.group.size, context.engine.reduction_group)
     raise _divergence_error(
-        f"non-finite loss or gradient at step {result.step} on {culprits}",
+        f"non-finite loss or gradient at step {result.step} on {shards}",
         "; the step was discarded",
         "; the newest saved state is older than this step",
     )
 
 
 def check_finite_scores(scores: Mapping[str, AnyScores], epoch: int) -> None:
-    """Check that the loss on each split is finite, before anything of the epoch is written.
+    """Check that the loss on each split is finite. The check precedes every write of the epoch.
 
     Raises:
-        UserError: on every rank, if the last updates of the epoch have made a loss NaN or infinite.
+        UserError: The last updates of the epoch made a loss NaN or infinite. Every rank raises it.
     """
     losses = {name: (score.loss, score.uncalibrated_loss or 0.0) for name, score in scores.items()}
-    if bad := [name for name, pair in losses.items() if not all(map(math.isfinite, pair))]:
-        raise _divergence_error(f"the loss on the {bad[0]} split is not finite after epoch {epoch}")
+    if nonfinite := [name for name, pair in losses.items() if not all(map(math.isfinite, pair))]:
+        raise _divergence_error(f"the loss on the {nonfinite[0]} split is not finite after epoch {epoch}")
 
 
 def _divergence_error(what: str, consequence: str = "", otherwise: str = "") -> UserError:
@@ -61,19 +61,19 @@ def _divergence_error(what: str, consequence: str = "", otherwise: str = "") -> 
 
 
 def _describe_ranks(ranks: Iterable[int], order: RowIndices, start: int, stop: int, size: int, group_size: int) -> str:
-    """Describe ranks for a message: each rank, and its rows of the batch ``order[start:stop]``."""
-    shown = []
+    """Describe ranks for a message: the number of each rank, and its rows of the batch ``order[start:stop]``."""
+    descriptions = []
     for rank in ranks:
         first, end = shard_range(start, stop, rank, size, group_size)
         rows = order[first:end].tolist()
-        listed = ", ".join(map(str, rows[:MAX_SHOWN_ROWS]))
-        more = f", … {len(rows) - MAX_SHOWN_ROWS} more" if len(rows) > MAX_SHOWN_ROWS else ""
-        shown.append(f"rank {rank} (rows {listed}{more} of the train split)")
-    return "; ".join(shown)
+        shown = ", ".join(map(str, rows[:MAX_SHOWN_ROWS]))
+        rest = f", … {len(rows) - MAX_SHOWN_ROWS} more" if len(rows) > MAX_SHOWN_ROWS else ""
+        descriptions.append(f"rank {rank} (rows {shown}{rest} of the train split)")
+    return "; ".join(descriptions)
 
 
 def parameter_checksum(arrays: Arrays) -> int:
-    """Return a checksum of all parameters, below 2^48, for comparing replicas bit by bit."""
+    """Return a checksum of all parameters, an integer below 2^48. Replicas with equal checksums are bit-identical."""
     sums = []
     for array in arrays.values():
         words = array.reshape(-1).view(np.uint32)
@@ -82,24 +82,26 @@ def parameter_checksum(arrays: Arrays) -> int:
 
 
 def check_replicas(arrays: Arrays, group: ProcessGroup) -> None:
-    """Compare a checksum of the parameters over the ranks; every rank calls it.
+    """Compare the checksums of the parameters of all ranks. Every rank calls it.
 
     Raises:
-        UserError: on every rank, if parameters differ; it names the ranks outside the majority (of two, rank 1).
+        UserError: Parameters differ. Every rank raises it. The message names the ranks outside the majority; if there
+            are only two ranks, it names rank 1.
     """
     if group.size == 1:
         return
-    table = np.zeros(group.size, dtype=np.int64)
-    table[group.rank] = parameter_checksum(arrays)
-    digests = group.all_reduce(table, "digest").tolist()
-    usual, _ = Counter(digests).most_common(1)[0]
-    odd = [rank for rank, digest in enumerate(digests) if digest != usual]
-    if odd:
+    # Each rank fills its own element, so the sum over the ranks gathers the checksums.
+    gathered = np.zeros(group.size, dtype=np.int64)
+    gathered[group.rank] = parameter_checksum(arrays)
+    checksums = group.all_reduce(gathered, "digest").tolist()
+    majority, _ = Counter(checksums).most_common(1)[0]
+    diverged = [rank for rank, checksum in enumerate(checksums) if checksum != majority]
+    if diverged:
         raise UserError(
-            f"the parameters of rank {', '.join(map(str, odd))} differ from those of the other ranks",
+            f"the parameters of rank {', '.join(map(str, diverged))} differ from those of the other ranks",
             "a hardware fault (memory, network or device), or a bug in crepe_dist",
-            "run the same command again to resume from the newest saved state, where they were equal; if it happens "
-            "again, leave that host out",
+            "repeat the same command to resume from the newest saved state, whose parameters were equal; if the error "
+            "returns, train without that host",
             on_all_ranks=True,
             code=ExitCode.FAILURE,
         )

@@ -1,4 +1,4 @@
-"""Evaluation loop over a split: every rank computes its shard of the documents, and the ranks sum their counts."""
+"""Evaluation loop over a split. Every rank counts its shard of the documents, and the ranks sum their counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EvaluationStopped(Exception):
 
 
 class Scorer(Protocol):
-    """Engine that computes the logits of a split: that of training, or one for inference."""
+    """Interface of the engines that compute logits, for training or only for inference."""
 
     @property
     def config(self) -> NetworkConfig:
@@ -33,54 +33,57 @@ class Scorer(Protocol):
     def iter_logits(
         self, split: Split, batch_size: int, rank: int, size: int
     ) -> Iterator[tuple[RowIndices, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        """Yield a rank's share of each global batch in the order of the split.
+        """Yield a rank's shard of each global batch, in the order of the split.
 
         Returns:
-            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes]. While the weight of Crepe's tower is
-            fitted, both parts have logits, float32 [n, 2, classes].
+            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes]. While the weight of Crepe's convolutional
+            branch is fitted, there are logits of both branches, float32 [n, 2, classes].
         """
 
 
-@np.errstate(over="ignore", invalid="ignore")  # A diverged network gives NaNs, and the loss reports them.
+@np.errstate(over="ignore", invalid="ignore")  # A diverged network gives NaNs. ``check_finite_scores`` reports them.
 def run_eval_loop(
     engine: Scorer,
     split: Split,
     batch_size: int,
-    world: ProcessGroup,
+    group: ProcessGroup,
     accumulator: MetricAccumulator[Result],
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Add the documents of a split to an accumulator, and sum over the ranks. Every rank calls it.
+    """Add the documents of a split to an accumulator, and sum the counts over the ranks. Every rank calls it.
 
     Args:
         batch_size: Number of documents per step, over all ranks.
-        is_stopping: Function that is called after each batch. Once it returns true, this rank stops.
+        is_stopping: Function that is called after each batch. This rank stops as soon as it returns true.
 
     Returns:
         The result of the accumulator, the same on every rank.
 
     Raises:
-        EvaluationStopped: on every rank, if ``is_stopping`` was true on one.
+        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
     """
-    counting = _count(engine.iter_logits(split, batch_size, world.rank, world.size), accumulator, world.heartbeat)
-    deque(takewhile(lambda _: not is_stopping(), counting), maxlen=0)
-    world.pause_watchdog()  # Other ranks may be slower.
-    are_stopping = world.all_gather_object(is_stopping(), "evaluation.stop")
-    world.heartbeat()
+    batches = _count(engine.iter_logits(split, batch_size, group.rank, group.size), accumulator, group.heartbeat)
+    deque(takewhile(lambda _: not is_stopping(), batches), maxlen=0)
+    group.pause_watchdog()  # Other ranks may be slower.
+    are_stopping = group.all_gather_object(is_stopping(), "evaluation.stop")
+    group.heartbeat()
     if any(are_stopping):
         raise EvaluationStopped
-    accumulator.all_reduce(world)
+    accumulator.all_reduce(group)
     return accumulator.result()
 
 
-def predict_logits(engine: Scorer, split: Split, batch_size: int, world: ProcessGroup) -> npt.NDArray[np.float32]:
-    """Compute the logits of a split, float32 [documents, classes]. Every rank computes its shard, and gets all."""
+def predict_logits(engine: Scorer, split: Split, batch_size: int, group: ProcessGroup) -> npt.NDArray[np.float32]:
+    """Compute the logits of a split, float32 [documents, classes].
+
+    Every rank calls it. It computes the logits of its shard, and gets the logits of all documents.
+    """
     logits = np.zeros((len(split), engine.config.num_classes), np.float32)
-    for rows, _, of_rows in engine.iter_logits(split, batch_size, world.rank, world.size):
-        logits[rows] = of_rows
-        world.heartbeat()
-    world.pause_watchdog()  # Other ranks may be slower.
-    return world.all_reduce(logits, "logits")
+    for rows, _, row_logits in engine.iter_logits(split, batch_size, group.rank, group.size):
+        logits[rows] = row_logits
+        group.heartbeat()
+    group.pause_watchdog()  # Other ranks may be slower.
+    return group.all_reduce(logits, "logits")
 
 
 def _count(
@@ -88,7 +91,7 @@ def _count(
     accumulator: MetricAccumulator[Any],
     beat: Callable[[], None],
 ) -> Iterator[None]:
-    """Add batches of this rank's documents to the accumulator. Yield after each batch."""
+    """Add the batches of this rank to the accumulator. Yield after each batch."""
     for rows, labels, logits in scored:
         accumulator.update(rows, labels, logits)
         beat()

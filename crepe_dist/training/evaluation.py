@@ -1,4 +1,4 @@
-"""Evaluation of a network on a split, exact for any number of ranks: counts are summed, not averaged."""
+"""Evaluation of a network on a split. The ranks sum counts, so the scores do not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ BATCH_SIZE = 512  # Number of documents per step, over all ranks.
 
 
 def evaluate_splits(
-    engine: Scorer, data: Dataset, world: ProcessGroup, is_stopping: Callable[[], bool]
+    engine: Scorer, data: Dataset, group: ProcessGroup, is_stopping: Callable[[], bool]
 ) -> dict[str, AnyScores]:
-    """Evaluate the network on the validation and test splits. Return the scores by the name of the split.
+    """Evaluate the network on the validation and test splits.
 
-    The validation split comes first, at temperature 1. It fits the temperature for the test split, or chooses the
-    thresholds of several labels. Exception: its own loss is the loss at the fitted temperature.
+    The validation split is evaluated first, with uncalibrated probabilities. The calibration of the test split is
+    fitted to it: a temperature, or thresholds if documents have several labels. Exception: the loss of the validation
+    split is the loss at the fitted temperature, because this loss selects the epoch.
+
+    Returns:
+        The scores by the name of the split.
 
     Raises:
-        EvaluationStopped: on every rank, if ``is_stopping`` became true on one.
+        EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
     """
     scores: dict[str, AnyScores] = {}
     calibration = UNCALIBRATED
@@ -41,11 +45,11 @@ def evaluate_splits(
         if name in data.splits:
             split, is_validation = data.splits[name], name == "validation"
             accumulator = score_accumulator(engine, split, calibration, data.hierarchy, fits_calibration=is_validation)
-            scores[name] = run_eval_loop(engine, split, BATCH_SIZE, world, accumulator, is_stopping)
+            scores[name] = run_eval_loop(engine, split, BATCH_SIZE, group, accumulator, is_stopping)
             calibration = accumulator.calibration
             if is_validation and data.hierarchy is not None:
                 nodes = HierarchyAccumulator(data.hierarchy, len(split), calibration)
-                calibration = run_eval_loop(engine, split, BATCH_SIZE, world, nodes, is_stopping)
+                calibration = run_eval_loop(engine, split, BATCH_SIZE, group, nodes, is_stopping)
     return scores
 
 
@@ -53,20 +57,20 @@ def evaluate(
     engine: Scorer,
     split: Split,
     batch_size: int,
-    world: ProcessGroup,
-    decision: Calibration,
+    group: ProcessGroup,
+    calibration: Calibration,
     levels: LabelHierarchy | None = None,
 ) -> AnyScores:
     """Evaluate a network on a split. Every rank calls it and gets the same result.
 
     Args:
         batch_size: Number of documents per step, over all ranks.
-        decision: Calibration of the probabilities. If it has no thresholds, several labels are predicted from
-            ``DEFAULT_THRESHOLD`` on.
-        levels: Label hierarchy, if the classes have one.
+        calibration: Calibration of the probabilities. If documents have several labels and it has no thresholds, the
+            threshold of every label is ``DEFAULT_THRESHOLD``.
+        levels: Label hierarchy; ``None`` if the classes have none.
     """
-    accumulator = score_accumulator(engine, split, decision, levels)
-    return run_eval_loop(engine, split, batch_size, world, accumulator)
+    accumulator = score_accumulator(engine, split, calibration, levels)
+    return run_eval_loop(engine, split, batch_size, group, accumulator)
 
 
 def score_accumulator(
@@ -77,7 +81,7 @@ def score_accumulator(
     *,
     fits_calibration: bool = False,
 ) -> ScoreAccumulator:
-    """Make the accumulator of the scores of a split, for one label or several labels per document."""
+    """Make the accumulator of the scores of a split, for single-label or multilabel documents."""
     classes, targets = engine.config.num_classes, split.targets
     if targets.kind == MULTILABEL:
         calibration = replace(calibration, thresholds=calibration.thresholds or (DEFAULT_THRESHOLD,) * classes)

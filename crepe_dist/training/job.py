@@ -1,8 +1,8 @@
-"""The training job around the training loop.
+"""The training job: everything that ``crepe train`` does around the training loop.
 
-The data are opened, the run's folder is chosen and locked, networks are trained, and the report is written. On data
-with unlabelled texts two networks are trained, by the same loop (``unlabelled``); and the n-gram table is refitted on
-every row (``refit``).
+The job opens the data, selects and locks the run's directory, trains the networks and writes the report. If the data
+have unlabelled texts, the job trains two networks by the same loop (``pseudo_labels``). At the end, it can refit the
+n-gram branch on the train and validation splits (``refit``).
 """
 
 from __future__ import annotations
@@ -39,48 +39,52 @@ from crepe_dist.training.training_data import (
 )
 
 
-def run_training_job(config: Config, world: ProcessGroup, control: SignalHandler) -> Result:
-    """Train a run, resume it if it is unfinished, or return its result if it is finished; every rank calls it.
+def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler) -> Result:
+    """Train a new run, resume an unfinished run, or return the result of a finished run. Every rank calls it.
 
     Raises:
-        UserError: an error that the user can fix.
-        Stopped: the run was asked to stop, and its state is saved.
+        UserError: An error that the user can fix.
+        StopRequested: A signal requested a stop, and the state is saved.
     """
-    oom_errors = oom_as_user_error("data.batch_size", config.data.batch_size, world.size)
-    with Watchdog(control, config.safety.watchdog_s, world.rank) as watchdog, oom_errors:
-        world.heartbeat, world.pause_watchdog = watchdog.heartbeat, watchdog.pause
-        world.timeout = config.safety.watchdog_s / 2
-        job = JobContext(world, control, watchdog, ProgressDisplay(world.is_root))
+    oom_errors = oom_as_user_error("data.batch_size", config.data.batch_size, group.size)
+    with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors:
+        group.heartbeat, group.pause_watchdog = watchdog.heartbeat, watchdog.pause
+        group.timeout = config.safety.watchdog_s / 2
+        job = JobContext(group, control, watchdog, ProgressDisplay(group.is_root))
         display = job.display
         _note_missing_libraries(config, display)
-        data = open_training_data(config, world, display)
-        config, is_taught = resolve_epochs(config, data), uses_unlabelled(config, data)
-        first = pseudo_labels.supervised_run(config, data) if is_taught else (config, data)
-        # Before the run folder is created, because building the engine finds missing libraries and lack of memory.
-        engine = build_engine(*first, world)
+        data = open_training_data(config, group, display)
+        config, is_self_training = resolve_epochs(config, data), uses_unlabelled(config, data)
+        supervised = pseudo_labels.supervised_run(config, data) if is_self_training else (config, data)
+        # The engine is built before the run's directory is created: the construction fails if a library is missing or
+        # if the network does not fit into memory, and then no directory is left behind.
+        engine = build_engine(*supervised, group)
         has_refit = refit.refit_config(config, data, engine.config) is not None
-        folder = select_run_dir(config, data, world)
-        finished = world.run_on_all("result", lambda: read_result(folder))
+        folder = select_run_dir(config, data, group)
+        finished = group.run_on_all("result", lambda: read_result(folder))
         if finished is not None and (folder.is_refitted or not has_refit):
-            if world.is_root:
-                with suppress(UserError, OSError), folder.lock():  # in use, or not writable
-                    folder.clean_up()  # if an earlier process was killed before it did
+            if group.is_root:
+                # An earlier process may have been killed before it had cleaned up. The clean-up is skipped if another
+                # process uses the directory, or if it is not writable.
+                with suppress(UserError, OSError), folder.lock():
+                    folder.clean_up()
             display.print(f"{folder.describe()} is finished; --fresh starts another run\n{finished}")
-            report(config, data, folder, job)  # if it is missing or older
+            report(config, data, folder, job)
             return finished
 
-        with lock_on_rank0(folder, world, control.is_supervised, display.print):
+        with lock_on_rank0(folder, group, control.is_supervised, display.print):
             watchdog.open_stack_file(
-                folder.stack_path(world.rank), world.all_gather_object(watchdog.identity(), "processes")
+                folder.stack_path(group.rank), group.all_gather_object(watchdog.identity(), "processes")
             )
-            verify_data(data, world, folder.verified_files_path())
-            if is_taught:
-                result, learnt, engine = pseudo_labels.self_train(config, data, first, engine, folder, job)
+            verify_data(data, group, folder.verified_files_path())
+            if is_self_training:
+                result, trained_on, engine = pseudo_labels.self_train(config, data, supervised, engine, folder, job)
             else:
-                result, learnt = train_loop.train_or_load_result(config, data, engine, folder, job), data
-            if world.is_root and _has_report(config):
-                Thread(target=_import_report_libraries).start()  # The imports take half of the report's time.
-            result = refit.refit_ngram_branch(config, learnt, engine, result, job)
+                result, trained_on = train_loop.train_or_load_result(config, data, engine, folder, job), data
+            if group.is_root and _has_report(config):
+                # The imports take half of the report's time. The thread imports them during the refit.
+                Thread(target=_import_report_libraries).start()
+            result = refit.refit_ngram_branch(config, trained_on, engine, result, job)
             display.print(str(result))
             report(config, data, folder, job)
             display.print_lines(warn_unused_gpu(config, engine))
@@ -93,7 +97,7 @@ def report(config: Config, data: Dataset, folder: RunDir, job: JobContext) -> No
 
 
 def _write_report(config: Config, data: Dataset, folder: RunDir, display: ProgressDisplay) -> Iterator[None]:
-    """Write the report if it is wanted and possible; yield every few seconds."""
+    """Write the report if the run gets one. Yield every few seconds."""
     if _has_report(config):
         from crepe_dist.reports import run_page
 
@@ -112,7 +116,7 @@ def _import_report_libraries() -> None:
 
 
 def _note_missing_libraries(config: Config, display: ProgressDisplay) -> None:
-    """Print that rank 0 lacks the libraries of wanted reports."""
+    """Print a note if the settings ask for a report or TensorBoard, and rank 0 lacks the libraries."""
     missing = extras.missing_note("reports", "report and no TensorBoard events")
     if missing and (config.logging.report or config.logging.tensorboard):
         display.print(f"note: {missing}")

@@ -1,4 +1,4 @@
-"""Accumulators of metrics over a split: each rank counts its documents, and the ranks add their counts."""
+"""Accumulators of metrics over a split. Each rank counts its documents, and the ranks sum their counts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from crepe_dist.runs.scores import (
     worst_mistakes,
 )
 
-MAX_SAMPLED = 4096  # Maximum number of documents whose nodes decide the thresholds of the levels.
+MAX_SAMPLED = 4096  # Maximum number of documents to which the thresholds of the hierarchy levels are fitted.
 Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]
@@ -53,13 +53,16 @@ Numbers = TypeVar("Numbers", bound=npt.NDArray[np.generic])
 
 
 class MetricAccumulator(ABC, Generic[Result]):
-    """Running sums over the documents of a split: ``update`` for each batch, then ``all_reduce``, then ``result``."""
+    """Running sums over the documents of a split.
+
+    Call ``update`` for each batch, then ``all_reduce``, then ``result``.
+    """
 
     def __init__(self) -> None:
         self._sums: list[npt.NDArray[np.generic]] = []
 
-    def _summed(self, array: Numbers) -> Numbers:
-        """Let ``all_reduce`` sum an array over the ranks, in place. Return the array."""
+    def _register(self, array: Numbers) -> Numbers:
+        """Register an array, which ``all_reduce`` sums over the ranks in place. Return the array."""
         self._sums.append(array)
         return array
 
@@ -73,10 +76,10 @@ class MetricAccumulator(ABC, Generic[Result]):
             logits: float32 [n, classes].
         """
 
-    def all_reduce(self, world: ProcessGroup) -> None:
+    def all_reduce(self, group: ProcessGroup) -> None:
         """Sum over the ranks. Every rank calls it."""
-        for number, array in enumerate(self._sums):
-            array[...] = world.all_reduce(array, f"evaluation.sums.{number}")
+        for index, array in enumerate(self._sums):
+            array[...] = group.all_reduce(array, f"evaluation.sums.{index}")
 
     @abstractmethod
     def result(self) -> Result:
@@ -86,15 +89,15 @@ class MetricAccumulator(ABC, Generic[Result]):
 class CorrectBitmap:
     """One bit for each document of a split, set if this rank predicted the document correctly.
 
-    Ranks score different documents, so the sum over the ranks is the union of the bits.
+    Ranks evaluate different documents, so the sum over the ranks is the union of the bits.
 
     Attributes:
-        words: The bits, int64 [ceil(documents / 64)].
+        words: The bits, int64 [ceil(num_documents / 64)].
     """
 
-    def __init__(self, documents: int) -> None:
-        self.words = np.zeros(-(-documents // 64), dtype=np.int64)
-        self._documents = documents
+    def __init__(self, num_documents: int) -> None:
+        self.words = np.zeros(-(-num_documents // 64), dtype=np.int64)
+        self._num_documents = num_documents
 
     def set(self, rows: Rows) -> None:
         """Set the bits of documents."""
@@ -102,7 +105,7 @@ class CorrectBitmap:
 
     def unpack(self) -> Bools:
         """Return the bits as bool [documents]."""
-        return np.unpackbits(self.words.view(np.uint8), count=self._documents).astype(bool)
+        return np.unpackbits(self.words.view(np.uint8), count=self._num_documents).astype(bool)
 
 
 class ScoreAccumulator(MetricAccumulator[AnyScores]):
@@ -112,14 +115,14 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
         calibration: Calibration of the probabilities. After ``result``, it is the calibration for the next split.
     """
 
-    def __init__(self, documents: int, calibration: Calibration) -> None:
+    def __init__(self, num_documents: int, calibration: Calibration) -> None:
         super().__init__()
         self.calibration = calibration
-        self._documents = documents
-        self._loss_sums: Floats = self._summed(np.zeros(2))  # In nats: of calibrated probabilities; uncalibrated.
-        self._reliability: Counts = self._summed(np.zeros((BINS, 3), np.int64))
-        self._correct = CorrectBitmap(documents)
-        self._summed(self._correct.words)
+        self._num_documents = num_documents
+        self._loss_sums: Floats = self._register(np.zeros(2))  # In nats: of calibrated probabilities; uncalibrated.
+        self._reliability: Counts = self._register(np.zeros((BINS, 3), np.int64))
+        self._correct = CorrectBitmap(num_documents)
+        self._register(self._correct.words)
 
     def _count(
         self, rows: Rows, is_correct: Bools, losses: tuple[Losses, Losses], confidence: tuple[Floats, Bools]
@@ -130,9 +133,11 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
             rows: Row numbers of the documents, int64 [n].
             is_correct: Documents that are predicted correctly, bool [n].
             losses: Losses of the documents with and without calibration, in nats.
-            confidence: Probabilities of the predictions, and whether the predictions are right, of the same length.
+            confidence: Probabilities of the predictions, and whether the predictions are correct, of the same length.
         """
-        self._loss_sums += [quantize_losses(each).sum() for each in losses]
+        # The losses are rounded to multiples of a power of two. The sum is then exact, and does not depend on the
+        # number of ranks.
+        self._loss_sums += [quantize_losses(document_losses).sum() for document_losses in losses]
         self._reliability += reliability_histogram(*confidence)
         self._correct.set(rows[is_correct])
 
@@ -146,22 +151,22 @@ class MulticlassAccumulator(ScoreAccumulator):
     """
 
     def __init__(
-        self, levels: list[HierarchyLevel], documents: int, calibration: Calibration, *, fits_calibration: bool
+        self, levels: list[HierarchyLevel], num_documents: int, calibration: Calibration, *, fits_calibration: bool
     ) -> None:
-        super().__init__(documents, calibration)
-        self._used = calibration  # Calibration of the scored probabilities; a fit does not change it.
+        super().__init__(num_documents, calibration)
+        self._used = calibration  # Calibration of the evaluated probabilities. The fit does not change it.
         self._promised = list(calibration.promised.values())
         self._levels = levels[-len(self._promised[0]) :] if self._promised else []
-        classes = len(levels[-1].of_class)
-        self._confusion = self._summed(np.zeros((classes, classes), np.int64))
-        self._answers = self._summed(np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64))
-        self._uncalibrated = self._summed(np.zeros((BINS, 3), np.int64))
-        self._sure = np.zeros((len(self._promised), len(self._levels), 2), np.int64)
+        num_classes = len(levels[-1].of_class)
+        self._confusion = self._register(np.zeros((num_classes, num_classes), np.int64))
+        self._confidence_histogram = self._register(np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64))
+        self._uncalibrated = self._register(np.zeros((BINS, 3), np.int64))
+        self._selective_counts = np.zeros((len(self._promised), len(self._levels), 2), np.int64)
         if self._promised:
-            self._summed(self._sure)
+            self._register(self._selective_counts)
         self._fit = TemperatureFitter() if fits_calibration else None
         if self._fit:
-            self._summed(self._fit.sums)
+            self._register(self._fit.sums)
         self._mistakes: list[Mistake] = []
 
     def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
@@ -171,45 +176,45 @@ class MulticlassAccumulator(ScoreAccumulator):
             self._fit.add(logits, labels)
         log_probabilities = _log_softmax(logits)
         predicted = log_probabilities.argmax(axis=1)
-        is_right = predicted == labels
+        is_correct = predicted == labels
         np.add.at(self._confusion, (labels, predicted), 1)
-        of_true = np.arange(len(labels)), labels
-        uncalibrated_losses = -log_probabilities[of_true]
+        true_class = np.arange(len(labels)), labels
+        uncalibrated_losses = -log_probabilities[true_class]
         if self._used.temperature != 1:
-            self._uncalibrated += reliability_histogram(_probabilities(log_probabilities).max(axis=1), is_right)
+            self._uncalibrated += reliability_histogram(_exp(log_probabilities).max(axis=1), is_correct)
             log_probabilities = _log_softmax(logits / np.float32(self._used.temperature))
-        probabilities = _probabilities(log_probabilities)
-        best = probabilities.max(axis=1)
-        self._count(rows, is_right, (-log_probabilities[of_true], uncalibrated_losses), (best, is_right))
-        above = (logits > logits[of_true][:, None]).sum(axis=1)
-        is_among = [np.ones_like(is_right), is_right, *(above < rank for rank in TOP_K)]
-        np.add.at(self._answers, (100 * best).astype(np.int64), np.stack(is_among, axis=1))
-        nodes, shares = argmax_per_level(self._levels, probabilities)
-        is_node = nodes == [level.of_class[labels] for level in self._levels]
-        for sums, thresholds in zip(self._sure, self._promised):
-            is_answer = deepest_confident_level(shares, thresholds) == np.arange(1, 1 + len(nodes))[:, None]
-            sums += np.stack([is_answer.sum(axis=1), (is_answer & is_node).sum(axis=1)], axis=1)
-        self._keep_worst(rows[~is_right], labels[~is_right], probabilities[~is_right])
+        probabilities = _exp(log_probabilities)
+        confidence = probabilities.max(axis=1)
+        self._count(rows, is_correct, (-log_probabilities[true_class], uncalibrated_losses), (confidence, is_correct))
+        num_higher = (logits > logits[true_class][:, None]).sum(axis=1)
+        columns = [np.ones_like(is_correct), is_correct, *(num_higher < k for k in TOP_K)]
+        np.add.at(self._confidence_histogram, (100 * confidence).astype(np.int64), np.stack(columns, axis=1))
+        nodes, node_probs = argmax_per_level(self._levels, probabilities)
+        is_true_node = nodes == [level.of_class[labels] for level in self._levels]
+        for counts, thresholds in zip(self._selective_counts, self._promised):
+            is_predicted = deepest_confident_level(node_probs, thresholds) == np.arange(1, 1 + len(nodes))[:, None]
+            counts += np.stack([is_predicted.sum(axis=1), (is_predicted & is_true_node).sum(axis=1)], axis=1)
+        self._update_mistakes(rows[~is_correct], labels[~is_correct], probabilities[~is_correct])
 
-    def _keep_worst(self, rows: Rows, labels: Labels, probabilities: Floats) -> None:
-        """Keep the worst mistakes of a batch and of earlier batches."""
-        of_true = probabilities[np.arange(len(labels)), labels]
-        order = np.lexsort((rows, of_true))[:MAX_MISTAKES]
+    def _update_mistakes(self, rows: Rows, labels: Labels, probabilities: Floats) -> None:
+        """Merge the mistakes of a batch into the worst mistakes of the earlier batches."""
+        true_probs = probabilities[np.arange(len(labels)), labels]
+        order = np.lexsort((rows, true_probs))[:MAX_MISTAKES]
         if len(self._mistakes) == MAX_MISTAKES:
-            order = order[of_true[order] <= self._mistakes[-1].probability]
+            order = order[true_probs[order] <= self._mistakes[-1].probability]
         for index in order.tolist():
             ranking = np.argsort(-probabilities[index], kind="stable")[:TOP_K_PER_MISTAKE].tolist()
             pairs = tuple((label, float(probabilities[index, label])) for label in ranking)
-            self._mistakes.append(Mistake(int(rows[index]), int(labels[index]), float(of_true[index]), pairs))
+            self._mistakes.append(Mistake(int(rows[index]), int(labels[index]), float(true_probs[index]), pairs))
         self._mistakes = worst_mistakes(self._mistakes)
 
-    def all_reduce(self, world: ProcessGroup) -> None:
-        super().all_reduce(world)
-        by_rank = world.all_gather_object([asdict(mistake) for mistake in self._mistakes], "evaluation.mistakes")
-        self._mistakes = worst_mistakes([Mistake.from_dict(mistake) for of_rank in by_rank for mistake in of_rank])
+    def all_reduce(self, group: ProcessGroup) -> None:
+        super().all_reduce(group)
+        gathered = group.all_gather_object([asdict(mistake) for mistake in self._mistakes], "evaluation.mistakes")
+        self._mistakes = worst_mistakes([Mistake.from_dict(saved) for mistakes in gathered for saved in mistakes])
 
     def result(self) -> MulticlassScores:
-        loss, uncalibrated_loss = (self._loss_sums / self._documents).tolist()
+        loss, uncalibrated_loss = (self._loss_sums / self._num_documents).tolist()
         loss_error = None
         if self._fit:
             self.calibration = self._fit.calibration()
@@ -224,8 +229,8 @@ class MulticlassAccumulator(ScoreAccumulator):
             self._uncalibrated if self._used.temperature != 1 else None,
             uncalibrated_loss,
             loss_error,
-            self._answers,
-            self._sure,
+            self._confidence_histogram,
+            self._selective_counts,
         )
 
 
@@ -233,15 +238,18 @@ class MultilabelAccumulator(ScoreAccumulator):
     """Accumulator of the scores of documents with several labels.
 
     Args:
+        targets: Labels of the split.
         calibration: Thresholds of the classes.
-        fits_calibration: Choose the thresholds by this split. Its scores are then the scores at these thresholds.
+        fits_calibration: Fit the thresholds to this split. Its scores are then the scores at these thresholds.
     """
 
-    def __init__(self, documents: int, targets: Targets, calibration: Calibration, *, fits_calibration: bool) -> None:
-        super().__init__(documents, calibration)
+    def __init__(
+        self, num_documents: int, targets: Targets, calibration: Calibration, *, fits_calibration: bool
+    ) -> None:
+        super().__init__(num_documents, calibration)
         self._targets = targets
         self._fits = fits_calibration
-        self._histogram = self._summed(np.zeros((len(calibration.thresholds), INTERVALS, 2), np.int64))
+        self._histogram = self._register(np.zeros((len(calibration.thresholds), INTERVALS, 2), np.int64))
 
     def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
         if not len(rows):
@@ -260,53 +268,53 @@ class MultilabelAccumulator(ScoreAccumulator):
     def result(self) -> MultilabelScores:
         used = self.calibration
         if self._fits:
-            used, self.calibration = (
-                UNCALIBRATED,
-                multilabel_calibration(choose_thresholds(self._histogram), self._histogram),
-            )
+            used = UNCALIBRATED
+            self.calibration = multilabel_calibration(choose_thresholds(self._histogram), self._histogram)
         thresholds = np.array(self.calibration.thresholds)
-        sure = [confusion_at_thresholds(self._histogram, np.array(each)) for each in used.promised.values()]
+        selective = [confusion_at_thresholds(self._histogram, np.array(row)) for row in used.promised.values()]
         return MultilabelScores(
-            self._documents,
-            float(self._loss_sums[0] / self._documents),
+            self._num_documents,
+            float(self._loss_sums[0] / self._num_documents),
             confusion_at_thresholds(self._histogram, thresholds),
             average_precision(self._histogram),
             thresholds,
             self._reliability,
             None if self._fits else self._correct.unpack(),
             used,
-            np.array([[[each[:, :2].sum(), each[:, 0].sum()]] for each in sure], np.int64),
+            np.array([[[counts[:, :2].sum(), counts[:, 0].sum()]] for counts in selective], np.int64),
         )
 
 
 class HierarchyAccumulator(MetricAccumulator[Calibration]):
-    """Accumulator of the most probable nodes of sampled documents, at a known temperature.
+    """Accumulator of the most probable node of each hierarchy level, for a sample of the documents.
 
-    The result is the calibration with these nodes, from which the thresholds of the levels follow.
+    The result is the calibration with these nodes. It computes the thresholds of the levels from them.
 
     Args:
         calibration: Temperature of the probabilities.
     """
 
-    def __init__(self, levels: LabelHierarchy, documents: int, calibration: Calibration) -> None:
+    def __init__(self, levels: LabelHierarchy, num_documents: int, calibration: Calibration) -> None:
         super().__init__()
         self._levels, self._calibration = levels.all_levels, calibration
-        self._step = -(-documents // MAX_SAMPLED)
-        self._nodes = self._summed(np.zeros((-(-documents // self._step), len(self._levels) + 1), np.int64))
+        self._step = -(-num_documents // MAX_SAMPLED)  # One document of this number of documents is in the sample.
+        # Per sampled document: the probability of the node of each level in percent, and one bit per level that is set
+        # if the node is correct.
+        self._nodes = self._register(np.zeros((-(-num_documents // self._step), len(self._levels) + 1), np.int64))
 
     def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
         is_sampled = rows % self._step == 0
-        shares = softmax(logits[is_sampled] / np.float32(self._calibration.temperature), np.float64)
-        places = rows[is_sampled] // self._step
-        nodes, sums = argmax_per_level(self._levels, shares)
-        self._nodes[places, :-1] = np.nan_to_num(100 * sums.T).astype(np.int64).clip(0, PERCENTS - 1)
-        for number, level in enumerate(self._levels):
-            self._nodes[places, -1] += (nodes[number] == level.of_class[labels[is_sampled]]) << number
+        probabilities = softmax(logits[is_sampled] / np.float32(self._calibration.temperature), np.float64)
+        indices = rows[is_sampled] // self._step
+        nodes, node_probs = argmax_per_level(self._levels, probabilities)
+        self._nodes[indices, :-1] = np.nan_to_num(100 * node_probs.T).astype(np.int64).clip(0, PERCENTS - 1)
+        for depth, level in enumerate(self._levels):
+            self._nodes[indices, -1] += (nodes[depth] == level.of_class[labels[is_sampled]]) << depth
 
     def result(self) -> Calibration:
-        nodes, times = np.unique(self._nodes, axis=0, return_counts=True)
-        found = np.insert(nodes, -1, times, axis=1)
-        return replace(self._calibration, nodes=tuple(" ".join(map(str, each)) for each in found.tolist()))
+        nodes, counts = np.unique(self._nodes, axis=0, return_counts=True)
+        rows = np.insert(nodes, -1, counts, axis=1).tolist()
+        return replace(self._calibration, nodes=tuple(" ".join(map(str, row)) for row in rows))
 
 
 def _log_softmax(logits: Logits) -> Logits:
@@ -315,6 +323,7 @@ def _log_softmax(logits: Logits) -> Logits:
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
 
-def _probabilities(logarithms: Logits) -> Floats:
-    # Rounding may give a logarithm just above zero. A network that diverged gives NaNs.
-    return np.nan_to_num(np.exp(np.minimum(logarithms, 0).astype(np.float64)))
+def _exp(log_probabilities: Logits) -> Floats:
+    """Compute the probabilities, float64 [n, classes]."""
+    # A rounding error can make a logarithm positive. A diverged network gives NaNs.
+    return np.nan_to_num(np.exp(np.minimum(log_probabilities, 0).astype(np.float64)))

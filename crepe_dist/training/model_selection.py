@@ -1,4 +1,4 @@
-"""Model selection: the best and the reported epoch of a run, early stopping, and the checkpoints to keep."""
+"""Model selection: the best and the reported epoch of a run, early stopping, and the checkpoints to retain."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.settings.config import Config
 
-# Two losses count as equal if they differ by less than this fraction of a loss's standard error. The standard error of
-# the difference of two epochs' losses on the same texts was measured: a third to a half of the error of one loss.
+# Two losses count as equal if they differ by less than this fraction of the standard error of one loss. Two epochs are
+# evaluated on the same texts, so their losses are correlated: the standard error of the difference was measured as a
+# third to a half of the standard error of one loss.
 TOLERANCE = 1 / 3
 
 
@@ -21,18 +22,19 @@ TOLERANCE = 1 / 3
 class ModelSelection:
     """Model selection by the validation score and, if two scores hardly differ, by the loss.
 
-    Differences of scores below the standard error are chance, as in the one-standard-error rule (Breiman et al.,
-    "Classification and Regression Trees", 1984). A small split therefore often cannot tell two epochs apart by their
-    scores. The loss of calibrated probabilities then decides. If the losses also hardly differ, the later epoch is
-    chosen, because its learning rate is lower, except with a constant schedule. The test split never chooses the
-    reported epoch.
+    Differences of scores below the standard error count as chance, as in the one-standard-error rule (Breiman et al.,
+    "Classification and Regression Trees", 1984). On a small split, two epochs therefore often count as equal. The loss
+    of the calibrated probabilities then decides. If the losses also hardly differ, the later epoch is selected,
+    because its learning rate is lower. (The learning rate is the same with a constant schedule.) The test split never
+    selects the reported epoch.
 
     Args:
-        has_validation: true if a validation split chooses the epoch; without one the last epoch is reported.
-        rows: number of documents of the validation split, or of the test split without one.
-        patience: epochs without improvement after which the run stops; 0: never.
-        epochs: number of epochs of the run, ``training.epochs``.
-        score: ``training.metric_for_best_model``.
+        has_validation: Whether a validation split selects the epoch. Without a validation split, the last epoch is
+            reported.
+        num_rows: Number of documents of the validation split, or of the test split if there is no validation split.
+        patience: Number of epochs without improvement after which the run stops. 0: the run never stops early.
+        num_epochs: Number of epochs of the run (``training.epochs``).
+        score: Name of the score (``training.metric_for_best_model``).
     """
 
     has_validation: bool
@@ -43,7 +45,7 @@ class ModelSelection:
 
     @classmethod
     def for_data(cls, config: Config, data: Dataset) -> ModelSelection:
-        """Make the choice for a configuration and its data."""
+        """Make the model selection of a run."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
         training = config.training
@@ -60,20 +62,23 @@ class ModelSelection:
     def best_epoch(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the best epoch.
 
-        An epoch is better than the earlier ones if its score on the validation split (without one: on the test
-        split) is higher than the highest of a best epoch so far by more than one standard error; or if it is not lower
-        by more, and its loss is not higher than the lowest so far by more than chance explains.
+        The scores are those of the validation split, or of the test split if there is no validation split. A later
+        epoch becomes the best epoch in two cases:
+
+        1. Its score is higher than the highest score of a best epoch so far by more than one standard error.
+        2. Its score is not lower than this score by more than one standard error, and its loss is not higher than the
+           lowest loss so far by more than the tolerance.
         """
-        best, *others = progress.epochs
+        best, *later_epochs = progress.epochs
         highest, lowest = best, self._loss(best)
         # The epochs are compared in their order. Otherwise, a later epoch could make an earlier epoch the best one
         # after the checkpoint of the earlier epoch was deleted.
-        for record in others:
-            gain, chance = self._score(record) - self._score(highest), self._chance(highest)
+        for record in later_epochs:
+            gain, error = self._score(record) - self._score(highest), self._standard_error(highest)
             loss = self._loss(record)
-            if gain > chance or (gain >= -chance and (loss, -gain) < (lowest, 0)):
+            if gain > error or (gain >= -error and (loss, -gain) < (lowest, 0)):
                 best, lowest = record, loss
-            elif gain >= -chance and loss < lowest + self._tolerance(record):
+            elif gain >= -error and loss < lowest + self._tolerance(record):
                 best = record
             else:
                 continue
@@ -81,28 +86,32 @@ class ModelSelection:
         return best
 
     def last_improvement(self, progress: TrainerState) -> dict[str, Any]:
-        """Return the record of the last epoch that improved on the previous improvement by more than chance."""
-        improved, *others = progress.epochs
-        for record in others:
-            gain, chance = self._score(record) - self._score(improved), self._chance(improved)
+        """Return the record of the last significant improvement.
+
+        An epoch improves on the previous improvement in two cases: its score is higher by more than one standard error;
+        or its score is not lower by more than one standard error, and its loss is lower by more than the tolerance.
+        """
+        improved, *later_epochs = progress.epochs
+        for record in later_epochs:
+            gain, error = self._score(record) - self._score(improved), self._standard_error(improved)
             is_lower = self._loss(record) < self._loss(improved) - self._tolerance(record)
-            if gain > chance or (gain >= -chance and is_lower):
+            if gain > error or (gain >= -error and is_lower):
                 improved = record
         return improved
 
     def describe_latest(self, progress: TrainerState) -> str:
-        """Compare the newest epoch with the earlier ones, in words; empty if an earlier one is better."""
+        """Describe the newest epoch in comparison with the earlier epochs. Return "" if an earlier epoch is better."""
         newest = progress.epochs[-1]
         if self.best_epoch(progress) is not newest:
             return ""
         is_better = self.last_improvement(progress) is newest
-        more = "" if self.score == "accuracy" else f", macro F1 {self._score(newest):.3f}"
-        return ("the best so far" if is_better else "as good as the best so far, within chance") + more
+        score = "" if self.score == "accuracy" else f", macro F1 {self._score(newest):.3f}"
+        return ("the best so far" if is_better else "as good as the best so far, within chance") + score
 
-    def _chance(self, record: dict[str, Any]) -> float:
-        """Return the standard error of a score."""
-        of_share = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.num_rows))
-        return float(record.get(f"{self._split}_{self.score}_error", of_share))
+    def _standard_error(self, record: dict[str, Any]) -> float:
+        """Return the standard error of a score. If the record does not contain it, compute it as for an accuracy."""
+        binomial = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.num_rows))
+        return float(record.get(f"{self._split}_{self.score}_error", binomial))
 
     def _score(self, record: dict[str, Any]) -> float:
         return float(record.get(f"{self._split}_{self.score}", 0.0))
@@ -118,11 +127,11 @@ class ModelSelection:
         return self.best_epoch(progress) if self.has_validation else progress.epochs[-1]
 
     def checkpoints_to_keep(self, progress: TrainerState, scored_epochs: Iterable[int]) -> set[str]:
-        """Return the names of the checkpoints that an unfinished run keeps.
+        """Return the names of the checkpoints that an unfinished run needs.
 
         Args:
-            saved: numbers of scored epochs of the saved states. A run that resumes from a state needs the checkpoint
-                that it would have reported by then.
+            scored_epochs: Number of scored epochs of each saved state. A run that resumes from a state needs the
+                checkpoint that was the selected one at that time.
         """
         epochs = progress.epochs
         counts = {len(epochs), *(count for count in scored_epochs if 0 < count < len(epochs))}
@@ -134,7 +143,7 @@ class ModelSelection:
         return progress.epoch >= self.num_epochs or self._is_out_of_patience(progress)
 
     def stopped_early(self, progress: TrainerState) -> str | None:
-        """Describe an early stop, if there was one."""
+        """Describe an early stop. Return ``None`` if the run has not stopped early."""
         if not self._is_out_of_patience(progress) or progress.epoch >= self.num_epochs:
             return None
         since = f"no improvement beyond chance since epoch {self.last_improvement(progress)['epoch']}"

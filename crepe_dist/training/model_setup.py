@@ -1,4 +1,4 @@
-"""Construction of a run's network and its engine on this rank's device."""
+"""Construction of the network of a run and of the engine on this rank's device."""
 
 from __future__ import annotations
 
@@ -21,102 +21,113 @@ from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.transfer import PretrainedWeights
 
-CONFUSION_MATRICES = (
-    3  # confusion matrices while the test split is scored: of each split, and what a sum over the ranks needs
-)
-ARRAYS_PER_PARAMETER = 4  # arrays per parameter: itself, its gradient, and Adam's two moments
+CONFUSION_MATRICES = 3  # Held in memory at the same time: validation, test, and the buffer of the all-reduce.
+ARRAYS_PER_PARAMETER = 4  # Held in memory: the parameter, its gradient, and the two moments of Adam.
 
 
-def build_engine(config: Config, data: Dataset, world: ProcessGroup) -> Engine:
+def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
     """Build the network, with initial parameters or the parameters of ``training.init_from``, on this rank's device.
 
     Returns:
         The engine that computes the network.
 
     Raises:
-        UserError: on every rank, if one of them lacks something or the ranks disagree.
+        UserError: The network cannot be built on one rank, or the ranks disagree. Every rank raises it.
     """
-    world.run_on_all("settings", lambda: None, compare_by=lambda _: config.run_key())
-    world.run_on_all("memory of the scores", lambda: _check_scores(data))
-    start = world.run_on_all("parameters to start from", lambda: _start(config, data), compare_by=_identity)
-    shape = start.shape if start else world.run_on_all("network", lambda: select_network_config(config.model, data))
-    device = select_device(config.device, lambda gpu: choose_backend(config.model, gpu, shape), world)
-    common = common_kernels(world)
-    chosen = world.run_on_all("precision", lambda: choose_backend(config.model, device, shape, common))
-    computing = world.run_on_all(
-        "kernels", lambda: common_precision(chosen, config.model, world), compare_by=Backend.determinism_key
+    group.run_on_all("settings", lambda: None, compare_by=lambda _: config.run_key())
+    group.run_on_all("memory of the scores", lambda: _check_scores(data))
+    pretrained = group.run_on_all(
+        "parameters to start from", lambda: _load_pretrained(config, data), compare_by=_identity
     )
-    library.pin_build(computing.library)
-    objective = world.run_on_all("class weights", lambda: create_loss(config.training, data, shape))
-    made = world.run_on_all(
-        "network", lambda: initial_parameters(config, shape, start), mismatch_hint=SAME_MACHINES_HINT
+    shape = (
+        pretrained.shape
+        if pretrained
+        else group.run_on_all("network", lambda: select_network_config(config.model, data))
     )
-    if adapt := getattr(network_registry.import_network_module(shape.kind, "init"), "init_from_data", None):
+    device = select_device(config.device, lambda gpu: choose_backend(config.model, gpu, shape), group)
+    common = common_kernels(group)
+    chosen = group.run_on_all("precision", lambda: choose_backend(config.model, device, shape, common))
+    backend = group.run_on_all(
+        "kernels", lambda: common_precision(chosen, config.model, group), compare_by=Backend.determinism_key
+    )
+    library.pin_build(backend.library)
+    loss = group.run_on_all("class weights", lambda: create_loss(config.training, data, shape))
+    parameters = group.run_on_all(
+        "network", lambda: initial_parameters(config, shape, pretrained), mismatch_hint=SAME_MACHINES_HINT
+    )
+    if init_from_data := getattr(network_registry.import_network_module(shape.kind, "init"), "init_from_data", None):
         steps = num_steps(config, len(data.splits["train"]))
-        adapt(made, shape, data, world, config.training.seed, steps, start.arrays if start else {})
-    world.broadcast_parameters({name: parameter.data for name, parameter in made.items()})
+        arrays = pretrained.arrays if pretrained else {}
+        init_from_data(parameters, shape, data, group, config.training.seed, steps, arrays)
+    group.broadcast_parameters({name: parameter.data for name, parameter in parameters.items()})
 
-    def opened() -> Engine:
+    def create() -> Engine:
         try:
-            return create_engine(shape, made, computing, objective, device)
+            return create_engine(shape, parameters, backend, loss, device)
         except MemoryError as error:
             raise UserError(
                 f"this network ({shape}) is too large for {device}", str(error), shape.too_large_hint
             ) from error
 
-    engine = world.run_on_all("engine", opened, mismatch_hint=SAME_MACHINES_HINT)
-    engine.pretrained_summary = start.summary if start else ""
+    engine = group.run_on_all("engine", create, mismatch_hint=SAME_MACHINES_HINT)
+    engine.pretrained_summary = pretrained.summary if pretrained else ""
     return engine
 
 
-def common_kernels(world: ProcessGroup) -> str | None:
-    """Return the best build of the kernels that all ranks can use, if some have a better one; every rank calls it."""
-    if world.size == 1:
+def common_kernels(group: ProcessGroup) -> str | None:
+    """Return the best build of the kernels that all ranks can use. Every rank calls it.
+
+    Return ``None`` if every rank already uses this build by default.
+    """
+    if group.size == 1:
         return None
-    usable = world.all_gather_object(library.loadable_builds(), "kernels")
+    usable = group.all_gather_object(library.loadable_builds(), "kernels")
     common = [name for name in usable[0] if all(name in names for names in usable)]
     return common[0] if common and any(names[0] != common[0] for names in usable) else None
 
 
-def common_precision(chosen: Backend, options: ModelOptions, world: ProcessGroup) -> Backend:
-    """Take float32 where bfloat16 is slower on the processor of some rank; every rank calls it."""
-    others = world.all_gather_object(chosen.precision, "precision")
-    if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in others:
+def common_precision(chosen: Backend, options: ModelOptions, group: ProcessGroup) -> Backend:
+    """Return the backend with the precision that is best for all ranks. Every rank calls it.
+
+    A processor without fast bfloat16 has chosen float32. All ranks then use float32.
+    """
+    precisions = group.all_gather_object(chosen.precision, "precision")
+    if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in precisions:
         return replace(chosen, precision="float32", why="bfloat16 is slower on the processor of another rank")
     return chosen
 
 
-def _start(config: Config, dataset: Dataset) -> PretrainedWeights | None:
+def _load_pretrained(config: Config, dataset: Dataset) -> PretrainedWeights | None:
     source = config.training.init_from
     return None if source is None else transfer.load_pretrained(source, config.model, dataset)
 
 
-def _identity(start: PretrainedWeights | None) -> list[str] | None:
-    return [start.sha256, start.summary] if start else None
+def _identity(pretrained: PretrainedWeights | None) -> list[str] | None:
+    return [pretrained.sha256, pretrained.summary] if pretrained else None
 
 
 def initial_parameters(
     config: Config, shape: NetworkConfig, pretrained: PretrainedWeights | None = None
 ) -> dict[str, Parameter]:
-    """Make the parameters of a network, with random values or those of ``start``."""
+    """Make the parameters of a network, with random values or pretrained values."""
     _check_memory(shape)
-    made: dict[str, Parameter] = network_registry.import_network_module(shape.kind, "init").init_parameters(
+    parameters: dict[str, Parameter] = network_registry.import_network_module(shape.kind, "init").init_parameters(
         shape, config.training.seed
     )
     if pretrained:
-        pretrained.copy_into(made)
-    return made
+        pretrained.copy_into(parameters)
+    return parameters
 
 
 def select_network_config(options: ModelOptions, dataset: Dataset) -> NetworkConfig:
-    """Return the shape of the network that the options select for a data set."""
-    rows, classes = len(dataset.splits["train"]), len(dataset.classes)
-    shape: type[NetworkConfig] = network_registry.config_class(options.network)
-    return shape.for_data(options, dataset.encoder, classes, rows)
+    """Return the configuration of the network that the options select for a data set."""
+    num_rows, num_classes = len(dataset.splits["train"]), len(dataset.classes)
+    config_class: type[NetworkConfig] = network_registry.config_class(options.network)
+    return config_class.for_data(options, dataset.encoder, num_classes, num_rows)
 
 
 def _check_memory(shape: NetworkConfig) -> None:
-    """Reject a network that does not fit into memory, before the kernel's out-of-memory killer acts."""
+    """Reject a network that does not fit into memory. Otherwise, Linux would kill the process without a message."""
     needed = 4 * ARRAYS_PER_PARAMETER * shape.num_parameters
     if needed > hardware.memory():
         raise UserError(
@@ -128,17 +139,17 @@ def _check_memory(shape: NetworkConfig) -> None:
 
 
 def _check_scores(data: Dataset) -> None:
-    """Reject more classes than can be scored in this machine's memory."""
+    """Reject a number of classes whose confusion matrices do not fit into this machine's memory."""
     classes, needed = len(data.classes), 8 * CONFUSION_MATRICES * len(data.classes) ** 2
     if data.label_kind != MULTILABEL and needed > hardware.memory():
         raise UserError(
             f"{classes:,} classes are too many for this machine",
-            f"scores count the documents of each pair of true and predicted class, which takes {needed / 1e9:,.0f} GB; "
+            f"the scores need {CONFUSION_MATRICES} confusion matrices, which take {needed / 1e9:,.0f} GB; "
             f"the machine has {hardware.memory() / 1e9:,.0f} GB",
             "merge classes, and prepare the data again",
         )
 
 
 def num_steps(config: Config, num_rows: int) -> int:
-    """Return the number of steps of a run with ``rows`` documents per epoch."""
+    """Return the number of steps of a run with ``num_rows`` documents per epoch."""
     return config.training.num_epochs * steps_per_epoch(num_rows, config.data.batch_size)

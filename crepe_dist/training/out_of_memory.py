@@ -1,4 +1,4 @@
-"""Out-of-memory errors, translated into errors that name the batch size."""
+"""Out-of-memory errors, translated into messages that name the batch size."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def oom_as_user_error(option: str, batch_size: int, processes: int) -> Iterator[None]:
-    """Raise a ``UserError`` in place of an out-of-memory error within the block.
+    """Translate an out-of-memory error within the block into a ``UserError``.
 
     Args:
-        option: Name of the setting that holds the global batch size.
+        option: Dotted name of the setting that holds the global batch size.
     """
-    share = -(-batch_size // processes)
+    shard_size = -(-batch_size // processes)
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory with {flag(option)} {batch_size}, which is {share} documents for this process",
+            f"out of memory with {flag(option)} {batch_size}, which is {shard_size} documents for this process",
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
             f"try {flag(option)} {batch_size // 2}, a smaller network, or more processes on more hosts"
-            if share > 1
+            if shard_size > 1
             else "lower --width, choose --model ngrams, or shorten the documents (prepare --feature-len)",
         ) from error

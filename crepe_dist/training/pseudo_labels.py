@@ -1,10 +1,12 @@
-"""Training with unlabelled texts, in two ordinary runs of the training loop.
+"""Self-training with unlabelled texts, in two runs of the training loop.
 
-A first network is trained on the labelled texts, in the folder ``first`` of the run. It is the teacher, which labels
-the other texts softly; for texts of one label, together with a regression on the vectors of a sentence encoder, if one
-is given, and a naive Bayes classifier of words where they help (``model/teacher_ensemble``). The labels are saved, so
-that a resumed run has the same ones. The student is trained on all texts in the run's folder, without some words in
-each epoch, and is reported only if it is the better one on the validation split.
+1. The supervised model is trained on the labelled texts, in the directory ``supervised`` of the run.
+2. The teacher gives each unlabelled text a pseudo label: probabilities of the classes. The supervised model is a member
+   of the teacher. For single-label data, the teacher can have two more members: a logistic regression on the vectors of
+   a sentence encoder, and a naive Bayes classifier of words (``model/teacher_ensemble``). The pseudo labels are saved,
+   so that a resumed run uses the same pseudo labels.
+3. The student is trained on all texts, in the directory of the run. In each epoch, some words of each text are dropped.
+4. The model with the lower loss on the validation split is selected.
 """
 
 from __future__ import annotations
@@ -50,25 +52,36 @@ from crepe_dist.training.evaluation import BATCH_SIZE
 from crepe_dist.training.model_setup import build_engine
 from crepe_dist.training.training_data import resolve_epochs
 
-FORMAT = 2
+FORMAT = 2  # Version of ``pseudo_labels.json``.
 MANIFEST = "pseudo_labels.json"
 SUPERVISED_MEMBER = "the supervised model"  # Name of the supervised model among the members of the teacher.
-MAX_CLASSES_PER_SOFT_LABEL = 8  # classes of a soft label
-CHUNK_CHARACTERS = 1 << 18  # codes in which words are found at once
-MAX_WORD_DROPOUT = 0.5  # largest share of a text's words that a student does not see in an epoch
-MAX_SHOWN_CLASSES, LABEL_WIDTH = 8, 40
+MAX_CLASSES_PER_SOFT_LABEL = 8  # A soft label stores only the most probable classes.
+CHUNK_CHARACTERS = 1 << 18  # Number of characters whose words are hashed at a time.
+MAX_WORD_DROPOUT = 0.5  # Maximum fraction of a text's words that are dropped in an epoch of the student.
+MAX_SHOWN_CLASSES = 8  # Number of classes in the printed summary.
+LABEL_WIDTH = 40  # Maximum width of a class name in the printed summary, in columns of the terminal.
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Soft labels of all unlabelled texts, and the teacher's figures, for the result and the report."""
+    """Soft labels of all unlabelled texts.
+
+    Attributes:
+        targets: Labels of the texts.
+        figures: Members and scores of the teacher, number of texts, and frequencies of the classes. They are part of
+            the run's result and report.
+    """
 
     targets: Targets
     figures: dict[str, Any]
 
 
 def supervised_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
-    """Return configuration and data of the first network, whose number of epochs suits the labelled texts."""
+    """Return the settings and the data of the supervised model.
+
+    The number of epochs is the default for the labelled texts. ``training.epochs`` and ``training.patience`` apply only
+    to the student.
+    """
     training = replace(config.training, epochs=None, patience=None)
     logging = replace(config.logging, tensorboard=False)
     data = replace(data, unlabelled=None)
@@ -83,56 +96,61 @@ def self_train(
     run_dir: RunDir,
     job: JobContext,
 ) -> tuple[Result, Dataset, Engine]:
-    """Train a first network, let it label the other texts, train a student on all, and report the better one.
+    """Train the supervised model, label the unlabelled texts, train the student, and select one of the two models.
 
     Args:
-        first: result of ``supervised_run``.
-        engine: engine of the first network.
+        supervised: Settings and data of the supervised model (``supervised_run``).
+        engine: Engine of the supervised model.
 
     Returns:
-        The result, and of the network that it reports the data, with soft labels, and the engine.
+        The result, the training data and the engine of the selected model. The data contain pseudo labels if the
+        student was selected.
     """
-    labelled = train_loop.train_or_load_result(*supervised, engine, run_dir.supervised, job)
-    lesson = label_unlabelled(config, data, engine, labelled, run_dir, job)
-    taught = add_soft_labels(data, lesson.targets)
-    hidden = with_word_dropout(taught.splits["train"], MAX_WORD_DROPOUT, data.encoder)
-    taught = replace(taught, splits={**taught.splits, "train": hidden})
-    student = build_engine(config, taught, job.group)
+    supervised_result = train_loop.train_or_load_result(*supervised, engine, run_dir.supervised, job)
+    pseudo_labels = label_unlabelled(config, data, engine, supervised_result, run_dir, job)
+    all_data = add_soft_labels(data, pseudo_labels.targets)
+    train = with_word_dropout(all_data.splits["train"], MAX_WORD_DROPOUT, data.encoder)
+    all_data = replace(all_data, splits={**all_data.splits, "train": train})
+    student_engine = build_engine(config, all_data, job.group)
     if (result := job.group.run_on_all("result", lambda: read_result(run_dir))) is None:
-        context = train_loop.run_epochs(config, taught, student, run_dir, job)
-        reported, provenance = select_final_model(context, run_dir.supervised, lesson)
+        context = train_loop.run_epochs(config, all_data, student_engine, run_dir, job)
+        reported, provenance = select_final_model(context, run_dir.supervised, pseudo_labels)
         result = write_result(run_dir, reported, context.selection.selected_by, provenance, job.group)
-    about = job.group.run_on_all("judgement", lambda: (run_dir.result or {})["provenance"]["unlabelled"])
-    is_better = about["reported"] == checkpoint.STUDENT
-    return (result, taught, student) if is_better else (result, supervised[1], engine)
+    figures = job.group.run_on_all("selected model", lambda: (run_dir.result or {})["provenance"]["unlabelled"])
+    is_student = figures["reported"] == checkpoint.STUDENT
+    return (result, all_data, student_engine) if is_student else (result, supervised[1], engine)
 
 
 def label_unlabelled(
     config: Config, data: Dataset, engine: Engine, supervised: Result, run_dir: RunDir, job: JobContext
 ) -> PseudoLabels:
-    """Label the unlabelled texts softly, or read the labels that this run has saved; every rank calls it.
+    """Give the unlabelled texts pseudo labels, or read the pseudo labels that this run has saved. Every rank calls it.
 
     Args:
-        engine: engine of the first network, whose parameters are replaced by those of ``first``.
-        first: result of the first network.
+        engine: Engine of the supervised model. The selected checkpoint of the supervised model is loaded into it.
+        supervised: Result of the supervised model.
     """
-    world, path = job.group, run_dir.pseudo_labels
-    if not world.broadcast_object((path / MANIFEST).is_file(), "lesson"):  # its manifest is written last
+    group, path = job.group, run_dir.pseudo_labels
+    # The manifest is written last, so its existence proves that the pseudo labels are complete.
+    if not group.broadcast_object((path / MANIFEST).is_file(), "pseudo labels"):
         assert data.unlabelled is not None
-        saved = world.run_on_all("first network", lambda: weights_io.load(supervised.checkpoint))
+        saved = group.run_on_all("supervised model", lambda: weights_io.load(supervised.checkpoint))
         engine.load_state_dict(weights_io.decompress_all(saved, engine.config))
         validation = data.splits["validation"]
-        texts = blank_split(data.unlabelled, validation.targets)
-        asked = {"validation": validation, UNLABELLED: texts}
-        logits = {name: predict_logits(engine, split, BATCH_SIZE, world) for name, split in asked.items()}
-        world.run_steps_on_rank0("lesson", _prepare(config, data, logits, path, job))
-    lesson = world.run_on_all("lesson", lambda: _read(path, data), compare_by=lambda lesson: lesson.figures)
-    job.display.print_lines(_summarize(lesson, data))
-    return lesson
+        splits = {"validation": validation, UNLABELLED: blank_split(data.unlabelled, validation.targets)}
+        logits = {name: predict_logits(engine, split, BATCH_SIZE, group) for name, split in splits.items()}
+        group.run_steps_on_rank0("pseudo labels", _write(config, data, logits, path, job))
+    pseudo_labels = group.run_on_all("pseudo labels", lambda: _read(path, data), compare_by=lambda read: read.figures)
+    job.display.print_lines(_summarize(pseudo_labels, data))
+    return pseudo_labels
 
 
-def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: JobContext) -> Iterator[None]:
-    """Write a lesson; yield every few seconds."""
+def _write(config: Config, data: Dataset, logits: Logits, folder: Path, job: JobContext) -> Iterator[None]:
+    """Compute the pseudo labels, and write them into a folder. Yield every few seconds.
+
+    Args:
+        logits: Logits of the supervised model for the validation split and the unlabelled texts.
+    """
     assert data.unlabelled is not None
     if data.label_kind == MULTILABEL:
         targets = round_to_soft_labels(1 / (1 + np.exp(-logits[UNLABELLED].astype(np.float64))), multilabel=True)
@@ -141,15 +159,16 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: J
         words: dict[str, DocumentWords] = {}
         for name, documents in {**data.splits, UNLABELLED: data.unlabelled}.items():
             if name != "test":
-                words[name] = yield from _words(data, documents)
+                words[name] = yield from _hash_words(data, documents)
         train = data.splits["train"]
-        shares = train.targets.label_probs(np.arange(len(train))).astype(np.float64)
+        label_probs = train.targets.label_probs(np.arange(len(train))).astype(np.float64)
         labels = np.asarray(data.splits["validation"].labels)
         members: dict[str, Logits] = {SUPERVISED_MEMBER: logits}
         if (encoding := config.training.sentence_encoder) is not None:
             vectors = yield from sentence_encoder.encode_dataset(encoding, data, job.display.print)
-            members[f"the encoder {Path(encoding).name}"] = yield from fit_logistic_regression(vectors, shares, labels)
-        for teacher in iter_teacher_ensembles(common_words(words), shares, labels, members):
+            regression = yield from fit_logistic_regression(vectors, label_probs, labels)
+            members[f"the encoder {Path(encoding).name}"] = regression
+        for teacher in iter_teacher_ensembles(common_words(words), label_probs, labels, members):
             targets, figures = round_to_soft_labels(teacher.probabilities), {"teacher": teacher.figures}
             yield
     mass = targets.class_mass()
@@ -157,93 +176,96 @@ def _prepare(config: Config, data: Dataset, logits: Logits, folder: Path, job: J
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     files = write_array(folder, targets_file(UNLABELLED), targets.stored)
-    about = {"labels": {"kind": targets.kind, "most": targets.max_labels}, "figures": figures, "files": files}
-    write_sealed_json(folder / MANIFEST, FORMAT, about)
+    manifest = {"labels": {"kind": targets.kind, "most": targets.max_labels}, "figures": figures, "files": files}
+    write_sealed_json(folder / MANIFEST, FORMAT, manifest)
     yield
 
 
-def _words(data: Dataset, documents: Documents) -> Generator[None, None, DocumentWords]:
-    """Find the words of documents; yield after each piece."""
-    finder, size = WordHasher(data.encoder), max(1, CHUNK_CHARACTERS // data.encoder.feature_len)
-    found = []
+def _hash_words(data: Dataset, documents: Documents) -> Generator[None, None, DocumentWords]:
+    """Hash the words of documents. Yield after each chunk."""
+    hasher, size = WordHasher(data.encoder), max(1, CHUNK_CHARACTERS // data.encoder.feature_len)
+    chunks = []
     for start in range(0, len(documents), size):
-        found.append(finder.find(documents.char_ids(np.arange(start, min(start + size, len(documents))))))
+        chunks.append(hasher.find(documents.char_ids(np.arange(start, min(start + size, len(documents))))))
         yield
-    return concatenate(found)
+    return concatenate(chunks)
 
 
 def _read(folder: Path, data: Dataset) -> PseudoLabels:
-    """Read a lesson.
+    """Read the pseudo labels of a run.
 
     Raises:
-        UserError: the files are damaged, or those of other texts.
+        UserError: The files are damaged, or belong to other texts.
     """
     assert data.unlabelled is not None
     path, name = folder / MANIFEST, targets_file(UNLABELLED)
-    remedy = f"delete {folder}, and run the same command again: it labels the texts anew"
-    about = read_record(path, FORMAT, remedy)
+    remedy = f"delete {folder}, and repeat the same command, which labels the texts once more"
+    manifest = read_record(path, FORMAT, remedy)
     try:
-        if manifest_entry(folder / name) != about["files"][name]:
+        if manifest_entry(folder / name) != manifest["files"][name]:
             raise ValueError(f"{name} does not match its checksum")
-        rows, classes = len(data.unlabelled), len(data.classes)
-        targets = open_targets(folder, UNLABELLED, rows, *read_label_type(about), classes)
+        num_rows, num_classes = len(data.unlabelled), len(data.classes)
+        targets = open_targets(folder, UNLABELLED, num_rows, *read_label_type(manifest), num_classes)
     except (OSError, ValueError) as error:
         raise damaged_error(path, error, remedy) from error
-    return PseudoLabels(targets, about["figures"])
+    return PseudoLabels(targets, manifest["figures"])
 
 
-def _summarize(lesson: PseudoLabels, data: Dataset) -> Iterator[str]:
-    """Describe a lesson in a few lines."""
-    figures, teacher = lesson.figures, lesson.figures["teacher"]
-    who = " and ".join(teacher["members"])
+def _summarize(pseudo_labels: PseudoLabels, data: Dataset) -> Iterator[str]:
+    """Describe the teacher and the frequencies of the classes in two lines."""
+    figures, teacher = pseudo_labels.figures, pseudo_labels.figures["teacher"]
+    members = " and ".join(teacher["members"])
     if "loss" in teacher:
-        who += f": validation {percent(teacher['accuracy'])} (loss {teacher['loss']:.4f})"
-    yield f"teacher   {who}"
+        members += f": validation {percent(teacher['accuracy'])} (loss {teacher['loss']:.4f})"
+    yield f"teacher   {members}"
     ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
-    shares = [f"{excerpt(name, LABEL_WIDTH)} {percent(share)}" for name, share in ranked]
-    if len(shares) > MAX_SHOWN_CLASSES:  # a class that is missing is the last
-        shares[MAX_SHOWN_CLASSES:] = [f"…, the rarest {shares[-1]}"]
-    yield f"          {pluralize(figures['texts'], 'unlabelled text')}: {', '.join(shares)}"
+    frequencies = [f"{excerpt(name, LABEL_WIDTH)} {percent(proportion)}" for name, proportion in ranked]
+    if len(frequencies) > MAX_SHOWN_CLASSES:
+        # The rarest class is always shown, because a class without any text is a problem.
+        frequencies[MAX_SHOWN_CLASSES:] = [f"…, the rarest {frequencies[-1]}"]
+    yield f"          {pluralize(figures['texts'], 'unlabelled text')}: {', '.join(frequencies)}"
 
 
 def round_to_soft_labels(probabilities: npt.NDArray[np.float64], *, multilabel: bool = False) -> Targets:
-    """Round probabilities, float64 [n, classes], to labels of the most probable classes.
+    """Round probabilities to soft labels of the most probable classes.
 
     Args:
-        several: the classes are independent of each other; else the shares of a text sum to 1.
+        probabilities: float64 [n, classes].
+        multilabel: Whether the classes are independent of each other. Otherwise, the label probabilities of a text sum
+            to 1.
     """
     classes = probabilities.shape[1]
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MAX_CLASSES_PER_SOFT_LABEL]
-    shares = np.take_along_axis(probabilities, order, axis=1)
+    label_probs = np.take_along_axis(probabilities, order, axis=1)
     if multilabel:
-        units = np.rint(shares * PROB_SCALE).astype(np.int64)
+        units = np.rint(label_probs * PROB_SCALE).astype(np.int64)
     else:
-        units = np.floor(shares / shares.sum(axis=1, keepdims=True) * PROB_SCALE).astype(np.int64)
+        units = np.floor(label_probs / label_probs.sum(axis=1, keepdims=True) * PROB_SCALE).astype(np.int64)
         units[:, 0] += PROB_SCALE - units.sum(axis=1)
     return Targets(MULTILABEL if multilabel else SOFT, np.stack([order, units], axis=2).astype(np.uint16), classes)
 
 
 def blank_split(documents: Documents, like: Targets) -> Split:
-    """Make a split of documents without labels, whose rows have the form of those with targets ``like``."""
+    """Make a split of documents without labels. Its targets are blank, and have the format of the targets ``like``."""
     stored = np.broadcast_to(np.zeros(1, like.stored.dtype), (len(documents), *like.stored.shape[1:]))
     targets = replace(like, stored=stored)
     return Split(**vars(documents), labels=np.zeros(len(documents), np.int32), weights=None, targets=targets)
 
 
 def add_soft_labels(data: Dataset, targets: Targets) -> Dataset:
-    """Add the unlabelled texts of a data set, with soft labels, to its training split."""
+    """Return the data set with its unlabelled texts and their soft labels in the train split."""
     assert data.unlabelled is not None
-    kind, given = MULTILABEL if data.label_kind == MULTILABEL else SOFT, data.splits["train"]
-    most = max(targets.max_labels, given.targets.max_labels)
-    splits = {name: replace(split, targets=_wide(split.targets, kind, most)) for name, split in data.splits.items()}
-    targets = _wide(targets, kind, most)
+    kind = MULTILABEL if data.label_kind == MULTILABEL else SOFT
+    most = max(targets.max_labels, data.splits["train"].targets.max_labels)
+    splits = {name: replace(split, targets=_widen(split.targets, kind, most)) for name, split in data.splits.items()}
+    targets = _widen(targets, kind, most)
     train = splits["train"].concatenate(data.unlabelled, argmax_classes(targets.stored), targets)
     manifest = {**data.manifest, "labels": {"kind": kind, "most": most}}
     return replace(data, splits={**splits, "train": train}, manifest=manifest, unlabelled=None)
 
 
-def _wide(targets: Targets, kind: str, most: int) -> Targets:
-    """Store targets as ``most`` pairs of class and share."""
+def _widen(targets: Targets, kind: str, most: int) -> Targets:
+    """Return targets that store ``most`` pairs of a class and a label probability per row."""
     pairs = targets.label_pairs(np.arange(len(targets.stored)))
     return Targets(kind, np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0))), targets.classes)
 
@@ -251,40 +273,45 @@ def _wide(targets: Targets, kind: str, most: int) -> Targets:
 def select_final_model(
     student: TrainContext, supervised: RunDir, pseudo_labels: PseudoLabels
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the reported epoch and the provenance of the better one of student and first network, and say which it is.
+    """Compare the validation losses of the student and the supervised model, and print which model is selected.
 
-    The first network's files replace the student's if it is the better one.
+    If the supervised model is selected, its checkpoint and its metrics replace the files of the student.
+
+    Returns:
+        The record of the selected epoch, and its provenance.
     """
-    world, folder = student.group, student.run_dir.path
+    group, folder = student.group, student.run_dir.path
 
     def compare() -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
         reported, provenance, files = student.selection.selected_epoch(student.progress), student.provenance(), []
         result = supervised.result
         assert result is not None
         path = supervised.path / result["checkpoint"]
-        before = (checkpoint.read_metadata(path) or {})["metrics"]
-        is_better = loss_of(reported, "validation")[0] < loss_of(before, "validation")[0]
+        supervised_record = (checkpoint.read_metadata(path) or {})["metrics"]
+        is_better = loss_of(reported, "validation")[0] < loss_of(supervised_record, "validation")[0]
         figures = {
             **pseudo_labels.figures,
-            "supervised": _figures(before),
+            "supervised": _figures(supervised_record),
             "student": _figures(reported),
             "reported": checkpoint.STUDENT if is_better else checkpoint.SUPERVISED,
         }
         if not is_better:
-            reported, provenance = before, result["provenance"]
+            reported, provenance = supervised_record, result["provenance"]
             files = [*path.parent.glob(f"{path.stem}.*"), supervised.path / METRICS]
         return reported, {**provenance, "unlabelled": figures}, files
 
-    reported, provenance, files = world.run_on_all("judgement", compare)
-    world.run_steps_on_rank0("judgement", _copied(files, supervised.path, folder))
+    reported, provenance, files = group.run_on_all("model selection", compare)
+    group.run_steps_on_rank0("model selection", _copy(files, supervised.path, folder))
     figures = provenance["unlabelled"]
-    losses = (f"{figures[who]['loss']:.4f} ({percent(figures[who]['accuracy'])})" for who in ("student", "supervised"))
+    models = figures["student"], figures["supervised"]
+    losses = (f"{model['loss']:.4f} ({percent(model['accuracy'])})" for model in models)
     text = "student   validation loss {}, supervised model {}; selected: {}"
     student.display.print(text.format(*losses, figures["reported"]))
     return reported, provenance
 
 
-def _copied(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]:
+def _copy(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]:
+    """Copy files of the folder ``source`` into the folder ``target``. Yield after each file."""
     for file in files:
         with atomic_replace(target / file.relative_to(source)) as path:
             shutil.copyfile(file, path)

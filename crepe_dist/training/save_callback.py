@@ -1,4 +1,4 @@
-"""Saves of the state during training, stops on request, and the comparison of the replicas."""
+"""Callback that saves the state during training, stops on request, and compares the replicas."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class SaveCallback(Callback):
         )
 
     def on_step_end(self, result: StepResult, learning_rate: float) -> None:
-        """Save or stop.
+        """Save or stop, as the ranks have agreed.
 
         Raises:
-            Stopped: A rank was asked to stop, and the state is saved.
+            StopRequested: A signal requested a stop on one rank, and the state is saved.
         """
         if result.requested_action is StepAction.STOP:
             self.on_stop()
@@ -48,7 +48,7 @@ class SaveCallback(Callback):
             self._save()
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        """Save if rank 0 wants to, and compare the replicas in any case."""
+        """Save if a save is due on rank 0. Compare the replicas in any case."""
         context, progress = self._context, self._context.progress
         should_save = not progress.finished and self._saver.should_save(progress.step)
         if context.group.broadcast_object(should_save, "save after epoch"):
@@ -60,8 +60,8 @@ class SaveCallback(Callback):
         """Save the state, wait until it is on disk, and end the run.
 
         Raises:
-            Stopped: The state is saved.
-            UserError: The last steps could not be saved.
+            StopRequested: The state is saved.
+            UserError: The state after the last steps could not be written.
         """
         self._save()
         context, step = self._context, self._context.progress.step
@@ -87,7 +87,8 @@ class SaveCallback(Callback):
         check_replicas(context.engine.state_dict(), context.group)
         captured = capture_state(context)
         try:
-            # A resumed run continues the metrics of its state, so the metrics are written before the state.
+            # A resumed run continues the metrics files from the step of its state. Every step of a state must be in
+            # these files, so the metrics are written before the state.
             context.metrics.sync()
             if captured:
                 self._saver.save(captured)

@@ -1,7 +1,7 @@
 """Vectors of texts by a sentence encoder, for the teacher of unlabelled texts.
 
-They are kept by text in the user's cache, so that neither a resumed run nor another one computes them again. The
-encoder reads the texts one by one: in a batch, the bits of a vector could depend on the other texts.
+The vectors are stored in the user's cache, by the SHA-256 of the text. A resumed run and other runs read them from
+there. The encoder encodes one text at a time. In a batch, the rounding of a vector could depend on the other texts.
 """
 
 from __future__ import annotations
@@ -24,72 +24,82 @@ from crepe_dist.formatting import number
 from crepe_dist.model.teacher_ensemble import quantize_unit_vectors
 from crepe_dist.native.library import num_threads
 
-ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # splits, in the order of the rows of a .npy file
-MESSAGE_SECONDS = 5.0  # between two messages
-FINGERPRINT_TEXT = "Where is my order? It should have arrived 3 days ago!"  # its vector tells one model from another
+ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # Splits whose texts are encoded, in the order of a .npy file.
+MESSAGE_SECONDS = 5.0  # Number of seconds between two progress messages.
+MAX_TOKENS = 256  # Maximum number of tokens that an ONNX encoder reads. The first tokens of a text say most.
+# The vector of this text is the fingerprint of an encoder. Each encoder has its own cache file.
+FINGERPRINT_TEXT = "Where is my order? It should have arrived 3 days ago!"
 
 
 def decode_texts(data: Dataset) -> list[str]:
-    """Return the texts of ``ENCODED`` as the network reads them."""
-    parts = map(data.documents_in, ENCODED_SPLITS)
-    return [data.encoder.decode(codes).strip() for part in parts for codes in part.char_ids(np.arange(len(part)))]
+    """Return the texts of ``ENCODED_SPLITS`` as the network reads them."""
+    splits = map(data.documents_in, ENCODED_SPLITS)
+    return [data.encoder.decode(ids).strip() for split in splits for ids in split.char_ids(np.arange(len(split)))]
 
 
 def load_sentence_encoder(name: str, data: Dataset) -> Any:
-    """Open an encoder: a function from a text to its vector, or an array of the vectors of all texts.
+    """Load a sentence encoder.
+
+    Returns:
+        A function that computes the vector of a text. Exception: for a .npy file, an array of the vectors of all texts.
 
     Raises:
-        UserError: it cannot be opened, or has vectors of other texts.
+        UserError: The encoder cannot be loaded, or the array does not have one vector per text.
     """
     library, _, model = name.partition(":")
     if name.endswith(".onnx") or name == "wordllama":
         extras.require("encoders", f"--sentence-encoder {name}")
     try:
         if name.endswith(".npy"):
-            found = np.load(name, mmap_mode="r", allow_pickle=False)
+            array = np.load(name, mmap_mode="r", allow_pickle=False)
             rows = {split: len(data.documents_in(split)) for split in ENCODED_SPLITS}
-            if found.ndim != 2 or len(found) != sum(rows.values()) or not np.isfinite(found).all():
-                raise ValueError(f"it holds {found.dtype} {list(found.shape)}, not a row of numbers for each of {rows}")
-            return found
+            if array.ndim != 2 or len(array) != sum(rows.values()) or not np.isfinite(array).all():
+                raise ValueError(f"it holds {array.dtype} {list(array.shape)}, not a row of numbers for each of {rows}")
+            return array
         if name.endswith(".onnx"):
-            encode = _onnx(Path(name))
+            encode = _load_onnx(Path(name))
         elif name == "wordllama":
-            encode = _wordllama()
+            encode = _load_wordllama()
         elif library == "model2vec":
             encode = import_module(library).StaticModel.from_pretrained(model).encode
-        elif library == "sentence-transformers":  # safetensors only: other weights are pickles
-            only = {"use_safetensors": True}
-            encode = import_module("sentence_transformers").SentenceTransformer(model, model_kwargs=only).encode
+        elif library == "sentence-transformers":
+            # Other formats of weights are pickles, which can execute code.
+            options = {"use_safetensors": True}
+            encode = import_module("sentence_transformers").SentenceTransformer(model, model_kwargs=options).encode
         else:
             raise ValueError("there is no such encoder")
         if np.ndim(encode(FINGERPRINT_TEXT)) != 1:
-            raise ValueError("it gives a text more than one vector")
+            raise ValueError("it returns more than one vector for a text")
         return encode
-    except Exception as error:  # every library has its own
+    except Exception as error:  # Every library raises its own exceptions.
         remedy = "give wordllama, model2vec:MODEL, sentence-transformers:MODEL, MODEL.onnx or VECTORS.npy"
         remedy = f"pip install {library}" if isinstance(error, ModuleNotFoundError) else remedy
         raise UserError(f"--sentence-encoder {name} cannot be used", str(error)[:300], remedy) from error
 
 
 def encode_dataset(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[None, None, dict[str, Any]]:
-    """Return the vectors of the texts of each split in ``ENCODED``, as ``quantize_unit_vectors``; yield every few
-    seconds.
+    """Compute the vectors of the texts of each split in ``ENCODED_SPLITS``. Yield every few seconds.
+
+    Args:
+        say: Function that prints the progress.
+
+    Returns:
+        The vectors by the name of the split, as ``quantize_unit_vectors`` returns them.
     """
     encode = load_sentence_encoder(name, data)
-    rows = (
-        quantize_unit_vectors(encode)
-        if isinstance(encode, np.ndarray)
-        else (yield from _encode_cached(encode, decode_texts(data), say))
-    )
-    return dict(
-        zip(ENCODED_SPLITS, np.split(rows, np.cumsum([len(data.documents_in(split)) for split in ENCODED_SPLITS])[:-1]))
-    )
+    if isinstance(encode, np.ndarray):
+        vectors = quantize_unit_vectors(encode)
+    else:
+        vectors = yield from _encode_cached(encode, decode_texts(data), say)
+    ends = np.cumsum([len(data.documents_in(split)) for split in ENCODED_SPLITS])
+    return dict(zip(ENCODED_SPLITS, np.split(vectors, ends[:-1])))
 
 
 def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) -> Generator[None, None, Any]:
-    found, fresh, due = [], {}, time.monotonic() + MESSAGE_SECONDS
-    about = hashlib.sha256(quantize_unit_vectors(encode(FINGERPRINT_TEXT)).tobytes()).hexdigest()
-    path = cache_folder() / "vectors" / f"{about[:32]}.sqlite"
+    """Return the vectors of texts, int16 [texts, dimensions]. Encode only texts that are not in the cache."""
+    vectors, new_vectors, due = [], {}, time.monotonic() + MESSAGE_SECONDS
+    fingerprint = hashlib.sha256(quantize_unit_vectors(encode(FINGERPRINT_TEXT)).tobytes()).hexdigest()
+    path = cache_folder() / "vectors" / f"{fingerprint[:32]}.sqlite"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         store = sqlite3.connect(path, timeout=60)
@@ -97,22 +107,24 @@ def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) ->
         for text in texts:
             key = hashlib.sha256(text.encode()).digest()
             row = store.execute("select vector from vectors where text = ?", [key]).fetchone()
-            if row is None and key not in fresh:
-                fresh[key] = quantize_unit_vectors(encode(text)).tobytes()
-            found.append(np.frombuffer(row[0] if row else fresh[key], np.int16))
-            if time.monotonic() > due or len(found) == len(texts):
-                with store:  # a short lock, as other runs may use the file
-                    store.executemany("insert or ignore into vectors values (?, ?)", fresh.items())
-                say(f"encoder   {number(len(found))} of {number(len(texts))} texts")
-                fresh, due = {}, time.monotonic() + MESSAGE_SECONDS
+            if row is None and key not in new_vectors:
+                new_vectors[key] = quantize_unit_vectors(encode(text)).tobytes()
+            vectors.append(np.frombuffer(row[0] if row else new_vectors[key], np.int16))
+            if time.monotonic() > due or len(vectors) == len(texts):
+                # Other runs may use the file at the same time, so it is locked only while the new vectors are inserted.
+                with store:
+                    store.executemany("insert or ignore into vectors values (?, ?)", new_vectors.items())
+                say(f"encoder   {number(len(vectors))} of {number(len(texts))} texts")
+                new_vectors, due = {}, time.monotonic() + MESSAGE_SECONDS
                 yield
     except (sqlite3.Error, OSError) as error:
-        remedy = f"make room, delete {path} if it is damaged, or set XDG_CACHE_HOME to another folder"
-        raise UserError(f"the vectors of the texts cannot be kept in {path}", str(error), remedy) from error
-    return np.stack(found)
+        remedy = f"free some disk space, delete {path} if it is damaged, or set XDG_CACHE_HOME to another folder"
+        raise UserError(f"the vectors of the texts cannot be stored in {path}", str(error), remedy) from error
+    return np.stack(vectors)
 
 
-def _onnx(path: Path) -> Callable[[str], Any]:
+def _load_onnx(path: Path) -> Callable[[str], Any]:
+    """Load an ONNX model and the file ``tokenizer.json`` beside it."""
     from onnxruntime import InferenceSession, SessionOptions
     from tokenizers import Tokenizer
 
@@ -121,19 +133,24 @@ def _onnx(path: Path) -> Callable[[str], Any]:
     session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_str(path.with_name("tokenizer.json").read_text("utf-8"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(256)  # tokens, of which the first say most
+    tokenizer.enable_truncation(MAX_TOKENS)
 
     def encode(text: str) -> Any:
         tokens = tokenizer.encode(text)
-        given = {"input_ids": tokens.ids, "attention_mask": tokens.attention_mask, "token_type_ids": tokens.type_ids}
-        output = session.run(None, {each.name: np.array([given[each.name]]) for each in session.get_inputs()})[0][0]
-        return output.mean(axis=0) if output.ndim == 2 else output  # of the tokens, or of the text
+        inputs = {"input_ids": tokens.ids, "attention_mask": tokens.attention_mask, "token_type_ids": tokens.type_ids}
+        output = session.run(None, {node.name: np.array([inputs[node.name]]) for node in session.get_inputs()})[0][0]
+        # Some models return a vector per token, others return the vector of the text.
+        return output.mean(axis=0) if output.ndim == 2 else output
 
     return encode
 
 
-def _wordllama() -> Callable[[str], Any]:
-    """Read WordLlama's files: its module looks for some of them elsewhere, and may need another NumPy than MXNet."""
+def _load_wordllama() -> Callable[[str], Any]:
+    """Load WordLlama's embedding table and tokenizer from the files of the package ``wordllama``.
+
+    The package is not imported, because it searches some files in other places, and may need another version of NumPy
+    than MXNet.
+    """
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 

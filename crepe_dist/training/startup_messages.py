@@ -1,4 +1,4 @@
-"""Lines that describe a run before its first step, and notes on settings that would waste it."""
+"""Lines that describe a run before its first step, and warnings about settings that would waste the run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from crepe_dist.runs.run_dir import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.context import TrainContext
 
-MAX_SHOWN_CLASSES = 10
-LABEL_CELLS = 40  # width of a class name in a note
-MIN_SHARD_SIZE, MAX_ADVISED_BATCH_SIZE = 8, 1024  # documents of a process in a step; the largest batch advised
+MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
+LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
+MIN_SHARD_SIZE = 8  # Number of documents of a process per step below which a larger batch is advised.
+MAX_ADVISED_BATCH_SIZE = 1024  # No larger batch is advised, because the accuracy falls with the batch size.
 SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
@@ -29,7 +30,7 @@ def banner(context: TrainContext) -> str:
     config, data, shape, device = context.config, context.data, context.engine.config, context.engine.device
     if is_refit(data):
         documents = number(len(data.splits["train"]))
-        return f"refit     the n-gram table learns from all {documents} rows of the train and the validation split"
+        return f"refit     the n-gram branch is trained on all {documents} rows of the train and validation splits"
     rows = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     processes = f"{pluralize(context.group.size, 'process', 'processes')}, {device}"
     if context.optimizer.reduce_backend:
@@ -52,78 +53,80 @@ def banner(context: TrainContext) -> str:
 
 
 def is_refit(data: Dataset) -> bool:
-    """Return whether the run learns from the rows of the validation split, after its choices."""
+    """Return whether the run trains on the rows of the validation split, after the model selection."""
     return "validation" in data.manifest["splits"] and "validation" not in data.splits
 
 
 def _choice(config: Config, data: Dataset) -> str:
-    """Describe which split chooses the epoch, and the end of the training."""
+    """Describe how the epoch is selected, and when the training ends."""
     if "validation" not in data.splits:
-        return "the last epoch, as there is no validation split to choose by (prepare --validation 0.1)"
+        return "the last epoch, because there is no validation split to select by (prepare --validation 0.1)"
     patience = config.training.patience
     until = f", and ends training after {pluralize(patience, 'epoch')} without improvement" if patience else ""
-    return f"the validation split chooses the epoch{until}; the test split only measures it"
+    return f"the validation split selects the epoch{until}; the test split only measures it"
 
 
 def startup_warnings(context: TrainContext) -> list[str]:
-    """Return the notes about a run, before its first step; every rank calls it."""
-    config, data, shape, world = context.config, context.data, context.engine.config, context.group
-    rows = len(data.splits["train"])
+    """Return the warnings about a run before its first step. Every rank calls it."""
+    config, data, shape, group = context.config, context.data, context.engine.config, context.group
+    num_rows = len(data.splits["train"])
     if is_refit(data):
-        return []  # the run before has said them
+        return []  # The run before the refit has printed them.
     is_on_cpu = context.engine.device.device_type == "cpu"
-    # Of two notes on too many processes, that on cores counts: a larger batch would not make them fewer.
-    crowded = (is_on_cpu and warn_few_cores(world.local_size)) or warn_small_shards(config, world.size)
-    lines = [warn_few_steps(config, rows, shape), crowded, warn_empty_classes(data)]
+    # If both warnings about too many processes apply, only the warning about cores is shown. A larger batch cannot fix
+    # a lack of cores.
+    too_many_processes = (is_on_cpu and warn_few_cores(group.local_size)) or warn_small_shards(config, group.size)
+    lines = [warn_few_steps(config, num_rows, shape), too_many_processes, warn_empty_classes(data)]
     if config.training.init_from is not None:
-        lines.append(world.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
+        lines.append(group.run_on_rank0("leaks", lambda: warn_leaked_rows(str(config.training.init_from), data)) or "")
     lines += warn_unused_gpu(config, context.engine)
     return [line for line in lines if line]
 
 
-def warn_few_steps(config: Config, rows: int, shape: NetworkConfig) -> str:
-    """Note that the run has fewer steps than the network usually needs."""
+def warn_few_steps(config: Config, num_rows: int, shape: NetworkConfig) -> str:
+    """Warn if the run has fewer steps than the network usually needs. Return "" otherwise, like the next functions."""
     training, batch = config.training, config.data.batch_size
     if training.init_from is not None:
-        return ""  # it does not start at chance
-    epochs, needed = training.num_epochs, shape.epochs_needed(rows, batch)
+        return ""  # Pretrained parameters need fewer steps.
+    epochs, needed = training.num_epochs, shape.epochs_needed(num_rows, batch)
     if epochs >= needed:
         return ""
     return _format_note(
-        f"{pluralize(epochs * steps_per_epoch(rows, batch), 'step')} may be too few: {shape.title} need about "
-        f"{number(shape.min_useful_steps)} to tell classes apart",
+        f"{pluralize(epochs * steps_per_epoch(num_rows, batch), 'step')} may be too few: {shape.title} need about "
+        f"{number(shape.min_useful_steps)} to separate the classes",
         f"--epochs {needed}, unless this is only a trial",
     )
 
 
 def warn_small_shards(config: Config, processes: int) -> str:
-    """Note that processes are too many for the batch."""
+    """Warn if the batch is too small for the number of processes."""
     batch, better = config.data.batch_size, min(MIN_SHARD_SIZE * processes, MAX_ADVISED_BATCH_SIZE)
     if processes == 1 or batch >= better:
         return ""
     return _format_note(
-        f"{processes} processes share a batch of {batch}, and wait for each other longer than they compute",
+        f"{processes} processes divide a batch of {batch} documents, and wait for each other longer than they compute",
         f"--batch-size {better}, which changes the result: docs/how-to/many-hosts.md says by how much",
     )
 
 
 def warn_empty_classes(data: Dataset) -> str:
-    """Note that some classes have no training row."""
+    """Warn if some classes have no training row."""
     counts = data.splits["train"].targets.class_mass()
     names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
     if not names:
         return ""
-    shown = [truncate_to_width(name, LABEL_CELLS) for name in head(names, MAX_SHOWN_CLASSES)]
-    more = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
+    shown = [truncate_to_width(name, LABEL_WIDTH) for name in head(names, MAX_SHOWN_CLASSES)]
+    rest = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
     return _format_note(
-        f"there is no train row, and so nothing to learn, of {pluralize(len(names), 'class', 'classes')}: "
-        f"{join_words([*shown, *more])}",
-        "collect such rows, or prepare again: --stratified gives each split rows of every class that has enough",
+        f"the train split has no row of {pluralize(len(names), 'class', 'classes')}, which cannot be learned: "
+        f"{join_words([*shown, *rest])}",
+        "collect such rows, or repeat prepare with --stratified, which gives each split rows of every class that has "
+        "enough rows",
     )
 
 
 def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
-    """Warn that the CPU computes although there is a GPU, at the start and the end of a run."""
+    """Warn if the run trains on the CPU although there is a GPU. The warning is shown at the start and at the end."""
     if config.device == "auto" and engine.device.device_type == "cpu" and (driver.gpu_count() or driver.init_error()):
         try:
             if error := driver.init_error():
@@ -131,13 +134,13 @@ def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
             choose_backend(config.model, Device("gpu"), engine.config)
         except UserError as error:
             name = driver.gpu_name(0) or "the GPU"
-            because = f"{error.what}\n  why: {error.why}\n  do:  {error.remedy}"
-            return [f"warning: {name} is not used, the CPU computes: {because}"]
+            reason = f"{error.what}\n  why: {error.why}\n  do:  {error.remedy}"
+            return [f"warning: {name} is not used, the CPU computes: {reason}"]
     return []
 
 
 def warn_few_cores(processes: int) -> str:
-    """Note that more processes than cores were started on this host."""
+    """Warn if this host has more processes than cores."""
     cores = hardware.num_cores()
     if processes <= cores:
         return ""
@@ -148,12 +151,15 @@ def warn_few_cores(processes: int) -> str:
 
 
 def warn_leaked_rows(init_from: str, data: Dataset) -> str:
-    """Note that scored rows were training rows of the run ``init_from``, by hashes of their texts."""
+    """Warn if rows of the validation or test split were training rows of the run ``init_from``.
+
+    The rows are compared by the hashes of their texts.
+    """
     path = checkpoint.resolve_model(init_from).absolute()
     try:
         record = open_run(path.parent.parent, path)
-    except UserError:  # parameters without a run: nothing is known about their data
-        return ""
+    except UserError:
+        return ""  # The parameters belong to no run, so their training data are unknown.
     if record.fingerprint == data.fingerprint:
         return ""
     scored = {split: rows for split, rows in data.splits.items() if split != "train"}
@@ -161,7 +167,8 @@ def warn_leaked_rows(init_from: str, data: Dataset) -> str:
         counts = {split: int(record.seen_in_training(rows)["train"].sum()) for split, rows in scored.items()}
     except UserError as error:
         return _format_note(
-            f"whether {excerpt(init_from)} was trained on rows that are scored here is unknown: {error.what}",
+            f"it is unknown whether {excerpt(init_from)} was trained on rows of the test or validation split: "
+            f"{error.what}",
             SAME_SPLITS_HINT,
         )
     leaked = [

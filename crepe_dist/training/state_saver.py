@@ -1,4 +1,4 @@
-"""Saved state of a run: its restoration in a resumed run, and a thread that writes it while training continues."""
+"""Saved state of a run: capture, restoration, and a thread that writes the state while training continues."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from crepe_dist.version import __version__
 def capture_state(context: TrainContext) -> ResumeState | None:
     """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position.
 
+    Every rank calls it, because the optimizer gathers its state from all ranks.
+
     Returns:
-        The copy on rank 0, ``None`` on the others; every rank calls it.
+        The copy on rank 0, and ``None`` on the other ranks.
     """
     arrays = context.optimizer.state_dict()
     if not context.group.is_root:
         return None
     engine, backend = context.engine, context.engine.backend
     scale = engine.grad_scaler.state_dict()
-    copied = replace(context.progress.copy(), precision=backend.precision, kernels=backend.build_name, loss_scale=scale)
+    progress = replace(
+        context.progress.copy(), precision=backend.precision, kernels=backend.build_name, loss_scale=scale
+    )
     parameters = {
         name: arrays.pop(name) if name in arrays else array.copy() for name, array in engine.state_dict().items()
     }
-    return ResumeState(copied, parameters, arrays)
+    return ResumeState(progress, parameters, arrays)
 
 
 def restore_state(saved: ResumeState, context: TrainContext) -> None:
-    """Restore a snapshot, the same one on every rank."""
+    """Restore a state. Every rank restores the same state."""
     context.engine.load_state_dict(saved.parameters)
     context.optimizer.load_state_dict(saved.optimizer)
     context.engine.load_weights()
@@ -45,17 +49,18 @@ def restore_state(saved: ResumeState, context: TrainContext) -> None:
 
 
 def restore_newest_state(context: TrainContext) -> LoadedState | None:
-    """Restore the newest saved state, if there is one, on every rank.
+    """Restore the newest saved state on every rank.
 
     Returns:
         The restored state, or ``None`` for a new run.
 
     Raises:
-        UserError: on every rank, if no saved state can be used, or the checkpoint of the best epoch so far is gone.
+        UserError: There are saved states, but all of them are damaged, or the checkpoint of the best epoch so far is
+            missing. Every rank raises it.
     """
-    world, folder, display = context.group, context.run_dir, context.display
-    progress, choice = context.progress, context.selection
-    newest: LoadedState | None = world.run_on_all(
+    group, folder, display = context.group, context.run_dir, context.display
+    progress, selection = context.progress, context.selection
+    newest: LoadedState | None = group.run_on_all(
         "saved state",
         lambda: resume_state.load_newest(folder.state),
         compare_by=lambda state: state and state.path.name,
@@ -64,8 +69,8 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
     if newest is None:
         return None
     restore_state(newest.state, context)
-    if progress.epochs and (best := choice.selected_epoch(progress).get("checkpoint")):
-        world.run_on_rank0("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
+    if progress.epochs and (best := selection.selected_epoch(progress).get("checkpoint")):
+        group.run_on_rank0("best checkpoint", lambda: checkpoint.check_present(folder.path, best))
     for damage in newest.damaged:
         display.print(f"skipped a damaged state: {damage}")
     display.print(f"resuming from step {progress.step}, epoch {progress.epoch}, saved in {newest.path}")
@@ -76,29 +81,34 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
         display.print(f"the precision changes from {progress.precision} to {backend.precision}")
     if progress.kernels not in ("", backend.build_name):
         display.print(
-            f"the kernels change from {progress.kernels} to {backend.build_name}, which may compute other bits"
+            f"the kernels change from {progress.kernels} to {backend.build_name}, which may round differently"
         )
     return newest
 
 
 class BackgroundStateSaver:
-    """Saver of the state on rank 0: saves about every ``options.save_seconds`` seconds, by its own clock.
+    """Saver that writes the state in a thread of rank 0, while training continues.
 
-    A write starts ahead of the limit by as long as the last one took. Training does not wait for a write that takes
-    longer than the limit; the next one starts when it ends. A limit of ``options.save_steps`` steps is strict: training
-    waits rather than have more steps unsaved.
+    A save is due every ``options.save_seconds`` seconds and, if it is set, every ``options.save_steps`` steps. A save
+    starts early, so that it finishes by its deadline. The duration of the previous save is the estimate of its
+    duration.
+
+    * The time limit is soft: training does not wait for a slow save, and the next save starts when the slow save has
+      finished.
+    * The step limit is strict: training waits until the save has finished.
 
     Args:
-        options: limits of unsaved training.
-        say: called with a message about a state that could not be written.
-        beat: called while the saver waits.
-        patience: seconds that training waits for a late state before it continues with a warning.
-        good: folder of the state that the run has resumed from.
-        step: step of that state.
-        is_root: false on the other ranks, where no save is ever due.
+        folder: Directory of the saved states.
+        options: Limits of unsaved training.
+        say: Function that prints a message about a state that was late or could not be written.
+        beat: Function that is called about every second while the saver waits. It sends a heartbeat to the watchdog.
+        timeout: Number of seconds that training waits for a late save. Afterwards, it continues with a warning.
+        last_intact: Directory of the state that the run has resumed from; ``None`` for a new run.
+        step: Step of this state.
+        is_root: Whether this is rank 0. On the other ranks, no save is ever due.
 
     Attributes:
-        durable_step: step of the newest state on disk; ``None`` on ranks other than 0.
+        last_saved_step: Step of the newest state on disk; ``None`` on ranks other than 0.
     """
 
     def __init__(
@@ -107,8 +117,8 @@ class BackgroundStateSaver:
         options: StateOptions,
         say: Callable[[str], None],
         beat: Callable[[], None] = lambda: None,
-        patience: float = math.inf,
-        good: Path | None = None,
+        timeout: float = math.inf,
+        last_intact: Path | None = None,
         step: int = 0,
         *,
         is_root: bool = True,
@@ -119,112 +129,121 @@ class BackgroundStateSaver:
         self._save_seconds = options.save_seconds
         self._say = say
         self._beat = beat
-        self._patience = patience
-        self._good = good
+        self._timeout = timeout
+        self._last_intact = last_intact
         self.last_saved_step = step if is_root else None
-        self._saved = (step, time.monotonic())  # step and time of the newest state on disk, or of a failed save
+        self._last_save = (step, time.monotonic())  # Step and start time of the newest save, which may have failed.
+        # Save in progress: its future, its state and its start time.
         self._writing: tuple[Future[Path], ResumeState, float] | None = None
-        self._slow = False
-        self._lead = (0, 0.0)  # steps and seconds of the last write
+        self._has_warned = False
+        self._duration = (0, 0.0)  # Number of steps and of seconds that the last save took.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
 
     @property
     def scored_epochs_on_disk(self) -> frozenset[int]:
-        """Numbers of scored epochs of the states from which the run may resume."""
-        writing = [len(self._writing[1].progress.epochs)] if self._writing else []  # read before the disk
+        """Number of scored epochs of each state from which the run may resume."""
+        # The save in progress is read before the disk. In the other order, a save that finishes in between would be
+        # missed.
+        writing = [len(self._writing[1].progress.epochs)] if self._writing else []
         return frozenset([*writing, *resume_state.num_scored_epochs(self._folder)])
 
     def should_save(self, step: int) -> bool:
-        """Return whether to save the state after ``step``; wait if an earlier save is late."""
+        """Return whether a save is due after ``step``. Wait for an earlier save if the step limit is reached."""
         if not self._is_root:
             return False
         now = time.monotonic()
         self._settle(step)
         if self._writing is not None:
-            if self._save_steps is None or step - self._saved[0] < self._save_steps:
+            if self._save_steps is None or step - self._last_save[0] < self._save_steps:
                 if now - self._writing[2] >= self._save_seconds:
-                    self._warn(self._save_seconds)
+                    self._warn_slow(self._save_seconds)
                 return False
-            if not self.wait(step, self._patience):
+            if not self.wait(step, self._timeout):
                 return False
-        (saved_step, saved_at), (steps, seconds) = self._saved, self._lead
+        (saved_step, saved_at), (steps, seconds) = self._last_save, self._duration
         if self._save_steps is not None and step - saved_step >= self._save_steps - min(steps, self._save_steps // 2):
             return True
         return now - saved_at >= self._save_seconds - min(seconds, self._save_seconds / 2)
 
     def save(self, state: ResumeState) -> None:
-        """Start to write a snapshot, which must not be modified afterwards; only rank 0 calls it."""
-        if not self.wait(state.progress.step, self._patience):
+        """Start to write a state. Only rank 0 calls it. The state must not be modified afterwards."""
+        if not self.wait(state.progress.step, self._timeout):
             return
-        future = self._pool.submit(resume_state.save, self._folder, state, self._good)
+        future = self._pool.submit(resume_state.save, self._folder, state, self._last_intact)
         self._writing = (future, state, time.monotonic())
 
     def wait(self, step: int = 0, timeout: float = math.inf) -> bool:
-        """Wait at most ``patience`` seconds for the current write; return whether it has ended."""
+        """Wait at most ``timeout`` seconds for the save in progress. Return whether it has finished.
+
+        Args:
+            step: Current step of the training.
+        """
         due = time.monotonic() + timeout
         while self._writing is not None and not self._writing[0].done():
-            left = due - time.monotonic()
-            if left <= 0:
-                self._warn(timeout)
+            remaining = due - time.monotonic()
+            if remaining <= 0:
+                self._warn_slow(timeout)
                 return False
-            futures.wait([self._writing[0]], min(left, 1.0))
+            futures.wait([self._writing[0]], min(remaining, 1.0))
             self._beat()
         self._settle(step)
         return True
 
     def skip(self, step: int) -> None:
-        """Skip the state after ``step``, and do not retry at once."""
-        self._saved = (step, time.monotonic())
+        """Skip the save after ``step``. The next save is due after the usual interval."""
+        self._last_save = (step, time.monotonic())
 
     def close(self) -> None:
-        """Wait for the current write, and end the thread."""
+        """Wait for the save in progress, and end the thread."""
         self.wait()
         self._pool.shutdown()
 
-    def _warn(self, seconds: float) -> None:
-        """Report once that a write is late."""
-        if not self._slow:
-            self._slow = True
+    def _warn_slow(self, seconds: float) -> None:
+        """Warn that a save is late. The warning is printed only one time."""
+        if not self._has_warned:
+            self._has_warned = True
             self._say(f"writing a state takes over {seconds:g} s: a kill may lose more work than it should")
 
     def _settle(self, step: int) -> None:
-        """Record the outcome of a finished write."""
+        """Record the outcome of a finished save."""
         if self._writing is None or not self._writing[0].done():
             return
-        future, snapshot, began = self._writing
+        future, state, start = self._writing
         self._writing = None
         now = time.monotonic()
         error = future.exception()
         if error is None:
-            self._good = future.result()
-            self.last_saved_step = snapshot.progress.step
-            self._saved = (self.last_saved_step, began)
-            self._lead = (max(0, step - self.last_saved_step), now - began)
+            self._last_intact = future.result()
+            self.last_saved_step = state.progress.step
+            self._last_save = (self.last_saved_step, start)
+            self._duration = (max(0, step - self.last_saved_step), now - start)
             return
         if not isinstance(error, OSError):
             raise error
         self.skip(step)
-        newest = f"the newest state is {self._good}" if self._good else "there is no saved state yet"
-        self._say(f"the state of step {snapshot.progress.step} could not be saved: {error}; {newest}")
+        newest = f"the newest state is {self._last_intact}" if self._last_intact else "there is no saved state yet"
+        self._say(f"the state of step {state.progress.step} could not be saved: {error}; {newest}")
 
 
 def open_saver(context: TrainContext, restored: LoadedState | None) -> BackgroundStateSaver:
-    """Make the saver of this rank; save a new run at once, so that there is a state if the next one gets damaged.
+    """Make the saver of this rank.
+
+    The state of a new run is saved at once. If a later state gets damaged, the run can resume from this state.
 
     Args:
-        restored: state that the run resumes from.
+        restored: State that the run resumes from; ``None`` for a new run.
     """
-    good, step = (restored.path, restored.state.progress.step) if restored else (None, context.progress.step)
+    last_intact, step = (restored.path, restored.state.progress.step) if restored else (None, context.progress.step)
     saver = BackgroundStateSaver(
         context.run_dir.state,
         context.config.state,
         context.display.print,
         context.group.heartbeat,
         context.config.safety.watchdog_s / 4,
-        good,
+        last_intact,
         step,
         is_root=context.group.is_root,
     )
-    if restored is None and (first := capture_state(context)):
-        saver.save(first)
+    if restored is None and (initial := capture_state(context)):
+        saver.save(initial)
     return saver

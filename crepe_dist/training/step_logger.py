@@ -16,7 +16,9 @@ from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput, epoch_line
 
 LOG_INTERVAL = 10  # Number of steps between two calls of ``on_log``.
-ESTIMATED_AT = 6  # Number of the ``on_log`` call whose throughput predicts the end. Earlier steps fill the caches.
+# Number of the ``on_log`` call whose throughput predicts the duration of the run. Earlier steps are slower, because
+# they fill the caches.
+ESTIMATED_AT = 6
 
 
 class StepLogger(Callback):
@@ -114,14 +116,14 @@ class ProgressCallback(Callback):
     def __init__(self, context: TrainContext) -> None:
         self._context = context
         self._display = context.display
-        self._epochs = context.config.training.num_epochs
-        self._rows = len(context.data.splits["train"])
-        self._steps = steps_per_epoch(self._rows, context.config.data.batch_size)
+        self._num_epochs = context.config.training.num_epochs
+        self._num_rows = len(context.data.splits["train"])
+        self._num_steps = steps_per_epoch(self._num_rows, context.config.data.batch_size)
         self._num_logs = 0
 
     def on_epoch_begin(self) -> None:
         progress = self._context.progress
-        self._display.begin_epoch(progress.epoch, self._epochs, self._rows, progress.documents)
+        self._display.begin_epoch(progress.epoch, self._num_epochs, self._num_rows, progress.documents)
 
     def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
         progress = self._context.progress
@@ -135,16 +137,16 @@ class ProgressCallback(Callback):
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
         self._display.print(
-            epoch_line(record, self._epochs, self._context.selection.describe_latest(self._context.progress))
+            epoch_line(record, self._num_epochs, self._context.selection.describe_latest(self._context.progress))
         )
 
     def _show_estimate(self, throughput: Throughput) -> None:
-        """Print how long the rest of the run takes at this throughput."""
-        left = self._epochs * self._steps - self._context.progress.step
-        seconds = duration(left * throughput.ms_per_step / 1000)
+        """Print the estimated duration of the rest of the run at this throughput."""
+        remaining = self._num_epochs * self._num_steps - self._context.progress.step
+        seconds = duration(remaining * throughput.ms_per_step / 1000)
         at_most = "at most " if self._context.config.training.patience else ""
         self._display.print(
-            f"time      {at_most}about {seconds} besides scoring: "
-            f"{pluralize(left, 'step')} left, {throughput.ms_per_step:,.1f} ms each "
-            f"({pluralize(self._epochs, 'epoch')} of {pluralize(self._steps, 'step')})"
+            f"time      {at_most}about {seconds} without evaluation: "
+            f"{pluralize(remaining, 'step')} left, {throughput.ms_per_step:,.1f} ms each "
+            f"({pluralize(self._num_epochs, 'epoch')} of {pluralize(self._num_steps, 'step')})"
         )

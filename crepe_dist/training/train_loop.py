@@ -6,8 +6,8 @@ the validation and test splits, and rank 0 writes the checkpoint of the epoch. T
 epoch and the test accuracy, or micro F1 if documents have several labels. Without a launcher, the same loop trains in
 one process, on a GPU or on the CPU.
 
-``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` trains the network of the notebook.
-Horovod's ``DistributedTrainer`` then wraps Gluon's trainer (``parallel/horovod_optimizer.py``).
+``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` trains the network of the original Gluon
+notebook. Horovod's ``DistributedTrainer`` then wraps Gluon's trainer (``parallel/horovod_optimizer.py``).
 
 Logs, saves, stops and the watchdog are callbacks, in the order of ``create_callbacks``.
 """
@@ -37,16 +37,16 @@ from crepe_dist.training.step_logger import ProgressCallback, StepLogger
 
 
 def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> Result:
-    """Train a network in a folder, or resume its training. Return the result at once if the run is finished."""
+    """Train a network in a folder, or resume its training. If the run is finished, only return its result."""
     if (finished := job.group.run_on_all("result", lambda: read_result(folder))) is not None:
         return finished
     context = run_epochs(config, data, engine, folder, job)
-    reported, chosen_by = context.selection.selected_epoch(context.progress), context.selection.selected_by
-    return write_result(folder, reported, chosen_by, context.provenance(), job.group)
+    reported, selected_by = context.selection.selected_epoch(context.progress), context.selection.selected_by
+    return write_result(folder, reported, selected_by, context.provenance(), job.group)
 
 
 def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
-    """Train the remaining epochs of a network. Evaluate it and write a checkpoint after each epoch."""
+    """Train the remaining epochs of a network. After each epoch, evaluate the network and write a checkpoint."""
     context = TrainContext.create(config, data, engine, folder, job)
     context.display.print(banner(context))
     context.display.print(f"run       {folder.describe()}")
@@ -77,8 +77,7 @@ def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> Call
     3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` sends
        the last steps of an epoch to both before ``ProgressCallback`` removes the progress bar.
     4. ``SaveCallback`` comes last, because it is the only callback that contains collectives or raises
-    ``StopRequested``. On
-       every rank, all other callbacks have then handled the step.
+       ``StopRequested``. On every rank, all other callbacks have then handled the step.
     """
     callbacks = CallbackList()
     callbacks.callbacks = [
@@ -100,8 +99,8 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
         lr = lr_at(progress)
         requested_action = callbacks.on_step_begin(batch)
         loss = engine.forward_backward(batch)
-        # The sums of the dense gradients, and the decisions that every rank must take alike. On one host, ``update``
-        # sums the gradients of the n-gram tables.
+        # ``all_reduce`` sums the gradients of the dense parameters, and makes the decisions that every rank must take
+        # alike. On one host, ``step`` sums the gradients of the n-gram tables, while it updates their rows.
         result = optimizer.all_reduce(loss, batch, requested_action)
         while result.needs_recompute:
             # The integer sums may overflow, or the first fixed-point scales were too coarse. The optimizer has chosen
@@ -123,7 +122,7 @@ def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[
         The scores of each split, and the fitted weight of the convolutional branch.
 
     Raises:
-        Stopped: A request to stop arrived during the evaluation, and the state is saved.
+        StopRequested: A request to stop arrived during the evaluation, and the state is saved.
         UserError: The loss on a split is not finite.
     """
     context.job.watchdog.heartbeat("evaluate")
@@ -148,8 +147,8 @@ def save_checkpoint(
         The record of the epoch.
     """
     progress, engine = context.progress, context.engine
-    more = {"tower_weight": branch_weight} if engine.config.num_branches > 1 else {}
-    record = checkpoint.epoch_record(progress, scores, more)
+    extra_metrics = {"tower_weight": branch_weight} if engine.config.num_branches > 1 else {}
+    record = checkpoint.epoch_record(progress, scores, extra_metrics)
     progress.epochs.append(record)
 
     def write() -> None:
@@ -168,9 +167,9 @@ def save_checkpoint(
 
 def end_epoch(context: TrainContext, callbacks: Callback, record: dict[str, Any]) -> None:
     """Move on to the next epoch, or finish the run after the last epoch or without further improvement."""
-    progress, choice = context.progress, context.selection
-    progress.finished = choice.is_last(progress)
-    stopped_early = choice.stopped_early(progress)
+    progress, selection = context.progress, context.selection
+    progress.finished = selection.is_last(progress)
+    stopped_early = selection.stopped_early(progress)
     if not progress.finished:
         progress.begin_epoch(progress.epoch + 1)
     callbacks.on_epoch_end(record)

@@ -17,38 +17,38 @@ from crepe_dist.training import sentence_encoder
 from crepe_dist.training.display import ProgressDisplay
 
 
-def open_training_data(config: Config, world: ProcessGroup, display: ProgressDisplay) -> Dataset:
-    """Open the data of a run.
+def open_training_data(config: Config, group: ProcessGroup, display: ProgressDisplay) -> Dataset:
+    """Open the data of a run, and check the settings that depend on the data. Every rank calls it.
 
     Raises:
-        UserError: on every rank, as ``open_data``, or if ``training.patience`` or unlabelled texts come without a
-            validation split, ``training.sentence_encoder`` cannot be used, or a given setting has no effect on these
-            data.
+        UserError: The data cannot be opened (``open_data``), or a setting cannot be used with these data. Every rank
+            raises it.
     """
-    data = open_data(config.data.source, world, display)
-    world.run_on_all("settings and data", lambda: _check(config, data))
+    data = open_data(config.data.source, group, display)
+    group.run_on_all("settings and data", lambda: _check(config, data))
     patience = config.training.patience
     if (patience or uses_unlabelled(config, data)) and "validation" not in data.splits:
         raise UserError(
             f"{'--patience needs' if patience else 'unlabelled texts need'} data with a validation split",
-            "the test split must decide nothing",
+            "no decision may depend on the test split",
             "prepare the data with --validation 0.1, or train without --patience and with --unlabelled false",
             on_all_ranks=True,
         )
     if (name := config.training.sentence_encoder) is not None:
         if data.label_kind == MULTILABEL or not uses_unlabelled(config, data):
-            why = "it helps to label unlabelled texts, with one label each"
             raise UserError(
-                f"--sentence-encoder {name} has no use", why, "train without --sentence-encoder", on_all_ranks=True
+                f"--sentence-encoder {name} cannot be used with this data set",
+                "the encoder only helps to label unlabelled texts that have one label each, and no such texts are used",
+                "remove --sentence-encoder, or prepare the data with --unlabelled FILE",
+                on_all_ranks=True,
             )
-        world.run_on_rank0(
-            "encoder", lambda: sentence_encoder.load_sentence_encoder(name, data)
-        )  # rank 0 alone needs it
+        # Only rank 0 uses the encoder. It is loaded here so that the run fails at once if it cannot be loaded.
+        group.run_on_rank0("encoder", lambda: sentence_encoder.load_sentence_encoder(name, data))
     return data
 
 
 def _check(config: Config, data: Dataset) -> None:
-    """Check that the data have what the given settings are about."""
+    """Check that no setting was given that has no effect on these data."""
     if "validation" not in data.splits:
         why, remedy = "the data have no validation split", "prepare the data with --validation 0.1"
         config.refuse(
@@ -60,30 +60,31 @@ def _check(config: Config, data: Dataset) -> None:
 
 
 def uses_unlabelled(config: Config, data: Dataset) -> bool:
-    """Return whether a run learns from the unlabelled texts of its data."""
+    """Return whether a run trains on the unlabelled texts of its data."""
     return bool(config.training.unlabelled and data.unlabelled)
 
 
-def open_data(source: str, world: ProcessGroup, display: ProgressDisplay) -> Dataset:
-    """Open a prepared folder on every rank; rank 0 prepares the sample if it is missing.
+def open_data(source: str, group: ProcessGroup, display: ProgressDisplay) -> Dataset:
+    """Open a prepared data set on every rank. If the sample is missing, rank 0 prepares it.
 
     Raises:
-        UserError: on every rank, if one of them cannot open the folder or sees different data.
+        UserError: One rank cannot open the folder, the ranks have different data, or the data have no test split. Every
+            rank raises it.
     """
     folder = dataset_folder(source)
-    if source == SAMPLE and world.broadcast_object(not folder.exists(), "sample missing"):
-        # Only this case needs these modules, and their imports take long.
+    if source == SAMPLE and group.broadcast_object(not folder.exists(), "sample missing"):
+        # These modules are imported only here, because their imports take long.
         from crepe_dist.preparing.preparation import prepare_sample
         from crepe_dist.reports import data_page
 
         display.print(f"preparing the sample in {folder}")
-        world.run_on_rank0("sample", lambda: prepare_sample(folder, data_page.optional_page()))
-    dataset = world.run_on_all("data", lambda: _open(folder), compare_by=lambda dataset: dataset.fingerprint)
+        group.run_on_rank0("sample", lambda: prepare_sample(folder, data_page.optional_page()))
+    dataset = group.run_on_all("data", lambda: _open(folder), compare_by=lambda dataset: dataset.fingerprint)
     if "test" not in dataset.splits:
-        percent = max(20, -(-100 // sum(map(len, dataset.splits.values()))))  # one row at least
+        percent = max(20, -(-100 // sum(map(len, dataset.splits.values()))))  # The split needs at least one row.
         raise UserError(
             f"{folder} has no test split",
-            "each epoch is scored on the test split",
+            "each epoch is evaluated on the test split",
             f"prepare the data with --test FILE or --test {percent / 100:g}",
             on_all_ranks=True,
         )
@@ -101,38 +102,41 @@ def _open(folder: Path) -> Dataset:
 
 
 def resolve_epochs(config: Config, data: Dataset) -> Config:
-    """Return the configuration with the given number of epochs and patience, or those that suit the data."""
+    """Return the settings with the number of epochs and the patience.
+
+    Values that are not set get the defaults for these data.
+    """
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
-    documents, is_taught = len(data.splits["train"]), uses_unlabelled(config, data)
-    has_several_labels = data.label_kind == MULTILABEL
+    num_documents, uses_pseudo_labels = len(data.splits["train"]), uses_unlabelled(config, data)
+    is_multilabel = data.label_kind == MULTILABEL
     if "validation" not in data.splits:
         patience = 0
     elif patience is None:
-        is_fixed = epochs or is_taught or has_several_labels
+        is_fixed = epochs or uses_pseudo_labels or is_multilabel
         patience = default_patience(network, 0 if is_fixed else len(data.splits.get("validation", ())))
     if epochs is None:
-        documents += len(data.unlabelled or ()) if is_taught else 0
+        num_documents += len(data.unlabelled or ()) if uses_pseudo_labels else 0
         size = data.encoder.feature_len, config.data.batch_size
         epochs = default_epochs(
-            network, documents, *size, has_pseudo_labels=is_taught, is_multilabel=has_several_labels
+            network, num_documents, *size, has_pseudo_labels=uses_pseudo_labels, is_multilabel=is_multilabel
         )
     return replace(config, training=replace(config.training, epochs=epochs, patience=patience))
 
 
-def verify_data(data: Dataset, world: ProcessGroup, record: Path) -> None:
-    """Verify the checksums of the data in one process per host; skip files unchanged since the last time.
+def verify_data(data: Dataset, group: ProcessGroup, record: Path) -> None:
+    """Verify the checksums of the data in one process per host. Files that have not changed are skipped.
 
     Args:
-        record: file in which this host records the verified files.
+        record: File in which this host records the verified files.
 
     Raises:
-        UserError: on every rank, if the data are damaged on one host.
+        UserError: The data are damaged on one host. Every rank raises it.
     """
 
     def check() -> None:
-        if world.local_rank == 0:
-            verify(data, record, world.heartbeat)
-        world.pause_watchdog()  # other hosts may take longer
+        if group.local_rank == 0:
+            verify(data, record, group.heartbeat)
+        group.pause_watchdog()  # Other hosts may take longer.
 
-    world.run_on_all("checksums of the data", check)
-    world.heartbeat()
+    group.run_on_all("checksums of the data", check)
+    group.heartbeat()

@@ -1,4 +1,4 @@
-"""Trained parameters to start from (``training.init_from``): which are kept, and which are initialised anew."""
+"""Transfer learning: pretrained parameters (``training.init_from``) that are copied into a new network."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from crepe_dist.optim.parameter import Parameter
 from crepe_dist.runs import checkpoint
 from crepe_dist.settings.options import ModelOptions
 
-MAX_SHOWN_CLASSES = 5
+MAX_SHOWN_CLASSES = 5  # Maximum number of class names in a message.
 
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Parameters to start from.
+    """Pretrained parameters that are copied into a new network.
 
     Attributes:
-        shape: shape of the network, with the classes of the data.
-        arrays: parameters to copy, by name; all others keep their initial values.
-        summary: description of the kept and the new layers.
-        classes: places of their classes among those of the data.
+        shape: Configuration of the new network.
+        arrays: Parameters to copy, by name. All other parameters of the new network have their initial values.
+        sha256: Checksum of the .params file.
+        summary: Description of the copied and the new layers.
+        classes: For each class of the arrays, its index among the classes of the data.
     """
 
     shape: NetworkConfig
@@ -43,136 +44,145 @@ class PretrainedWeights:
     classes: list[int]
 
     def copy_into(self, network: Mapping[str, Parameter]) -> None:
-        """Copy the arrays into the parameters of a network; classes that they lack keep their initial values."""
+        """Copy the arrays into the parameters of a network.
+
+        The outputs of classes that the arrays lack keep their initial values.
+        """
         for name, array in self.arrays.items():
             axis = self.shape.class_axes.get(name)
             if axis is None:
                 network[name].data[:] = array
             else:
                 np.moveaxis(network[name].data, axis, 0)[self.classes] = np.moveaxis(array, axis, 0)
-        weights_io.validate({name: each.data for name, each in network.items()}, self.shape)
+        weights_io.validate({name: parameter.data for name, parameter in network.items()}, self.shape)
 
 
 def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> PretrainedWeights:
-    """Read the parameters from which training on this data starts.
+    """Read pretrained parameters for a training on this data set.
 
     Args:
-        source: .params file, run folder or model folder.
+        source: A .params file, the folder of a run, or a model folder.
 
     Raises:
-        UserError: the file is missing, or belongs to another encoding or other settings, or nothing could be kept.
+        UserError: The file is missing, belongs to another encoding or other settings, or no layer can be copied.
     """
     path = checkpoint.resolve_model(source)
-    about = checkpoint.read_metadata(path)
+    metadata = checkpoint.read_metadata(path)
     arrays = weights_io.load(path)
     encoding = dataset.encoder
     classes: list[str] | None = None
     network: dict[str, Any] = {}
-    if about is not None:
-        trained_on, classes, network = checkpoint.parse_metadata(path, about)
-        _check_encoding(path, trained_on, checkpoint.read_preprocessor(about).beside, dataset, network)
+    if metadata is not None:
+        trained_on, classes, network = checkpoint.parse_metadata(path, metadata)
+        columns = checkpoint.read_preprocessor(metadata).beside
+        _check_encoding(path, trained_on, columns, dataset, network)
     shape = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.num_classes:
         raise UserError(
-            f"{path} has {shape.num_classes} outputs, its description {len(classes)} classes",
+            f"{path} has {shape.num_classes} outputs, but its .json file has {len(classes)} classes",
             remedy=checkpoint.OTHER_CHECKPOINT_HINT,
         )
     _check_settings(path, options, shape)
     unpacked = weights_io.decompress_all(arrays, shape)
     weights_io.validate(unpacked, shape)
-    kept, places, summary = _select_transferable(path, unpacked, shape, classes, dataset.classes)
+    transferable, indices, summary = _select_transferable(path, unpacked, shape, classes, dataset.classes)
     shape = replace(shape, num_classes=len(dataset.classes)).with_training_options(options)
-    return PretrainedWeights(shape, kept, sha256(path) if about is None else about["sha256"], summary, places)
+    checksum = sha256(path) if metadata is None else metadata["sha256"]
+    return PretrainedWeights(shape, transferable, checksum, summary, indices)
 
 
 def _select_transferable(
-    path: Path, arrays: Arrays, shape: NetworkConfig, classes: list[str] | None, here: list[str]
+    path: Path, arrays: Arrays, shape: NetworkConfig, classes: list[str] | None, data_classes: list[str]
 ) -> tuple[Arrays, list[int], str]:
-    """Select and describe the arrays to keep for the classes ``here``, and find the places of their classes.
+    """Select the arrays that can be copied into a network for the classes of the data.
 
-    Classes keep their outputs by name. Where others come or go, n-grams are counted anew, since others tell the classes
-    apart.
+    The outputs of a class are copied if the data have a class of the same name. If the classes differ, the buffers of
+    the n-gram counts are not copied, because other n-grams separate other classes.
 
     Args:
-        classes: names of the classes that the arrays were trained for; ``None`` if unknown: those of the data if there
-            are as many.
+        classes: Names of the classes that the arrays were trained for. ``None``: the names are unknown. They are then
+            assumed to be the classes of the data if the number of classes is the same.
+
+    Returns:
+        The arrays to copy by name, the indices of their classes among the classes of the data, and a summary.
     """
-    summary, place_of = (
-        f"all layers from {formatting.excerpt(str(path))}",
-        {each: place for place, each in enumerate(here)},
-    )
-    if classes is None and shape.num_classes == len(here):
-        classes, summary = here, f"{summary}, which does not name its classes; they are assumed to be those of the data"
-    there = formatting.pluralize(shape.num_classes, "class", "classes")
-    shared = [place for place, each in enumerate(classes or []) if each in place_of]
-    if not len(shared) == len(here) == shape.num_classes:
+    source = formatting.excerpt(str(path))
+    summary, index_of = f"all layers from {source}", {name: index for index, name in enumerate(data_classes)}
+    if classes is None and shape.num_classes == len(data_classes):
+        classes = data_classes
+        summary += ", which does not name its classes; they are assumed to be the classes of the data"
+    description = formatting.pluralize(shape.num_classes, "class", "classes")
+    shared = [index for index, name in enumerate(classes or []) if name in index_of]
+    if not len(shared) == len(data_classes) == shape.num_classes:
         arrays = {key: array for key, array in arrays.items() if key not in shape.buffers}
-        summary += f", for {len(shared)} of its {there}; {len(here) - len(shared)} of the data's are new"
+        num_new = len(data_classes) - len(shared)
+        summary += f", for {len(shared)} of its {description}; {num_new} classes of the data are new"
     if shared:
         assert classes is not None
-        kept = {
+        outputs = {
             key: np.take(array, shared, shape.class_axes[key])
             for key, array in arrays.items()
             if key in shape.class_axes
         }
-        return {**arrays, **kept}, [place_of[classes[place]] for place in shared], summary
-    there = _listed(classes) if classes else there
+        return {**arrays, **outputs}, [index_of[classes[index]] for index in shared], summary
+    description = _join_names(classes) if classes else description
     if not shape.transferable_layers:
         raise UserError(
-            f"{path} is a network for other classes than those of the data",
-            f"its only layer belongs to its classes ({there}), so nothing could be kept",
+            f"{path} is a network for other classes than the classes of the data",
+            f"its only layer belongs to its classes ({description}), so no layer can be copied",
             "omit --init-from, or start from a network trained with --model crepe",
         )
-    kept = {key: array for key, array in arrays.items() if key not in shape.class_axes}
-    summary = (
-        f"{shape.transferable_layers} from {formatting.excerpt(str(path))}; the rest new, because its "
-        f"classes differ ({there})"
-    )
-    return kept, [], summary
+    transferable = {key: array for key, array in arrays.items() if key not in shape.class_axes}
+    summary = f"{shape.transferable_layers} from {source}; the rest new, because its classes differ ({description})"
+    return transferable, [], summary
 
 
 def _check_encoding(
-    path: Path, there: CharEncoder, beside: tuple[FeatureColumn, ...], dataset: Dataset, network: dict[str, Any]
+    path: Path, trained_on: CharEncoder, columns: tuple[FeatureColumn, ...], dataset: Dataset, network: dict[str, Any]
 ) -> None:
-    """Check that both encodings map characters, and values of columns, to the same codes and positions.
+    """Check that both encodings map characters to the same ids, and that both data sets have the same feature columns.
 
-    Folding accents does not matter. All networks except ``paper`` read texts of any length.
+    The encodings may differ in the removal of accents. They may also differ in the length of a text. Exception: the
+    network ``paper`` reads texts of only one length.
     """
-    here = dataset.encoder
-    if beside != dataset.preprocessor.beside:
-        why = "other columns, values or intervals, or another order of values, have other meanings"
-        remedy = f"train on {dataset.folder} without --init-from, or on the data that the network knows"
-        raise UserError(f"{path} was trained on other columns beside the text than {dataset.folder} has", why, remedy)
+    encoding = dataset.encoder
+    if columns != dataset.preprocessor.beside:
+        why = (
+            "the network has learned one embedding per value of each feature column, so columns, values and their "
+            "order must be the same in both data sets"
+        )
+        remedy = f"train on {dataset.folder} without --init-from, or on the data set that the network was trained on"
+        raise UserError(f"{path} was trained on other feature columns than {dataset.folder} has", why, remedy)
     any_length = weights_io.config_class(network).accepts_any_length
-    if not here.same_mapping(there) or not (any_length or here.feature_len == there.feature_len):
+    if not encoding.same_mapping(trained_on) or not (any_length or encoding.feature_len == trained_on.feature_len):
         raise UserError(
             f"{path} was trained on texts encoded differently from {dataset.folder}",
-            f"mode {there.mode} and {there.feature_len:,} characters, not {here.mode} and {here.feature_len:,}; or the "
-            "alphabets differ",
-            f"prepare the data again with {there.flags(path.with_suffix('.json'))}",
+            f"mode {trained_on.mode} and {trained_on.feature_len:,} characters, not {encoding.mode} and "
+            f"{encoding.feature_len:,}; or the alphabets differ",
+            f"repeat prepare with {trained_on.flags(path.with_suffix('.json'))}",
         )
 
 
 def _check_settings(path: Path, options: ModelOptions, shape: NetworkConfig) -> None:
-    """Check that no setting contradicts the given network."""
-    requested = options.network if options.size == "auto" else "paper"  # which alone has that setting
-    # A default that was given explicitly cannot be distinguished from one left out.
+    """Check that no setting contradicts the pretrained network."""
+    requested = options.network if options.size == "auto" else "paper"  # Only ``paper`` has the setting ``size``.
+    # A setting that was given with its default value looks like a setting that was not given, so it is not checked.
     if requested not in (ModelOptions.network, shape.kind):
         raise UserError(
             f"the settings ask for --model {requested}, but {path} is a network of kind {shape.kind}",
-            "training continues with the network of the given parameters",
+            "training continues with the network of the pretrained parameters",
             "omit --model and --size, or start from another checkpoint",
         )
     for name, value in shape.requested_sizes(options).items():
         if value not in (None, getattr(shape, name)):
             raise UserError(
                 f"the settings ask for {value} {name}, but {path} has {getattr(shape, name)}",
-                "the given parameters decide the size of the network",
+                "the pretrained parameters decide the size of the network",
                 shape.size_mismatch_hint(name),
             )
 
 
-def _listed(classes: list[str]) -> str:
+def _join_names(classes: list[str]) -> str:
     names = [formatting.excerpt(name, 40) for name in formatting.head(classes, MAX_SHOWN_CLASSES)]
     rest = len(classes) - len(names)
     return formatting.join_words([*names, f"{rest} more"] if rest else names)

@@ -190,7 +190,7 @@ def test_training_does_not_wait_for_a_slow_disk_if_seconds_decide(tmp_path, monk
 
     monkeypatch.setattr(resume_state, "save", slow)
     said: list[str] = []
-    saver = BackgroundStateSaver(tmp_path, StateOptions(save_seconds=60), said.append, patience=0)
+    saver = BackgroundStateSaver(tmp_path, StateOptions(save_seconds=60), said.append, timeout=0)
     saver.save(snapshot(1))
     now[0] += 59
     assert not saver.should_save(2)

@@ -116,7 +116,7 @@ def test_classes_keep_their_outputs_by_name_and_others_start_as_usual(runs, kind
             source, index = (before, dataset.classes.index(each)) if known else (fresh, place)
             np.testing.assert_array_equal(array.take(place, axis), source[name].take(index, axis))
     shared = len(set(classes) & set(dataset.classes))
-    assert f"for {shared} of its 3 classes; {len(classes) - shared} of the data's are new" in said
+    assert f"for {shared} of its 3 classes; {len(classes) - shared} classes of the data are new" in said
 
 
 class TestOtherClasses:
@@ -224,7 +224,7 @@ class TestTraining:
 
     def test_a_run_on_other_classes_says_so_and_several_processes_train_the_same(self, place, flags):
         said = train(*flags, "--run-dir", place / "alone")
-        assert "for 2 of its 3 classes; 1 of the data's are new" in said
+        assert "for 2 of its 3 classes; 1 classes of the data are new" in said
         assert "network   Crepe, 1 block of 16 channels" in said
         assert list(crepe_dist.load(place / "alone").classes) == ["first", "new", "third"]
         printed = train(*flags, "--run-dir", place / "both", processes=2)
