@@ -118,8 +118,8 @@ def warn_empty_classes(data: Dataset) -> str:
     shown = [truncate_to_width(name, LABEL_WIDTH) for name in head(names, MAX_SHOWN_CLASSES)]
     rest = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
     return _format_note(
-        f"the train split has no row of {pluralize(len(names), 'class', 'classes')}, which cannot be learned: "
-        f"{join_words([*shown, *rest])}",
+        "a class without training rows cannot be learned, and there is no row of "
+        f"{pluralize(len(names), 'class', 'classes')}: {join_words([*shown, *rest])}",
         "collect such rows, or repeat prepare with --stratified, which gives each split rows of every class that has "
         "enough rows",
     )
