@@ -128,7 +128,7 @@ def open_checkpoint(
         if path.parent.name == checkpoint.FOLDER and (name := RunDir(path.parent.parent).name):
             metadata["name"] = name
         encoding, classes, network = checkpoint.parse_metadata(path, metadata)
-        calibration, composition = Calibration.from_metadata(metadata), checkpoint.composition(metadata)
+        calibration, composition = Calibration.from_metadata(metadata), checkpoint.read_preprocessor(metadata)
     config = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
     if len(classes) != config.num_classes:
         raise UserError(
