@@ -1,1 +1,1 @@
-"""Files of a run, written and read: checkpoints, scores, metrics, saved states, result."""
+"""Files of a run: checkpoints, scores, metrics, saved states and the result."""

@@ -1,6 +1,7 @@
-"""Epoch checkpoints, named by epoch and test accuracy (of several labels: micro F1), and models by their names.
+"""Checkpoints of epochs: their files and their names; and the search for the model that a user names.
 
-Beside each ``.params`` file are a JSON file that describes it and one with the epoch's scores.
+A checkpoint is named by its epoch and its test accuracy, or micro F1 if documents have several labels. It has three
+files: the parameters (``.params``), the metadata (``.json``) and the scores of the epoch (``.scores.json``).
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ RUN_KEY_FILE = "run.json"
 RUNS = Path("runs")
 DEFAULT_MODEL_FILE = RUNS / "default_model.json"  # Names the model of commands that are given no model.
 FORMER_DEFAULT_MODEL_FILE = RUNS / "in_use.json"  # Name of the file in earlier versions.
-MODEL_CACHE_FOLDER = "models"  # in the cache: copies of models at URLs
-MODEL_METADATA_FILE = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # description in a model folder
-MAX_LISTED_RUNS = 5  # runs in a message
+MODEL_CACHE_FOLDER = "models"  # Folder in the user's cache with copies of models from URLs.
+MODEL_METADATA_FILE = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # Metadata in a model folder.
+MAX_LISTED_RUNS = 5  # Maximum number of runs in a message.
 TEXT_FILE_SUFFIXES = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 MODEL_NAME_HINT = "name a run, a .params file or a folder of export --format crepe"
 SCORES_SUFFIX = ".scores.json"
@@ -61,8 +62,9 @@ Json = dict[str, Any]
 EPOCH_PATTERN = re.compile(r"crepe_epoch_([0-9]{1,9})_")
 FILE_PATTERN = re.compile(
     EPOCH_PATTERN.pattern + r"test_(acc|f1)_[0-9.]+(_refit)?\.(params|json|scores\.json)"
-)  # see ``file_name``
-# Values of a description, see ``records.check``; those with a question mark are missing in some exported models.
+)  # See ``file_name``.
+# Types of the values in the metadata (``sealed_json.validate``). Values with a question mark are missing in some
+# exported models.
 METADATA_SCHEMA = {
     "sha256": str,
     "encoding": dict,
@@ -85,20 +87,21 @@ def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, 
     """Name a checkpoint by its epoch, from 1, and its accuracy in percent, truncated to two decimals.
 
     Args:
-        several: documents have several labels, and the accuracy is the micro F1.
-        refit: its table was refitted after the epoch was chosen.
+        test_accuracy: Test accuracy, or micro F1 if ``is_multilabel`` is true, as a fraction.
+        is_multilabel: Whether documents have several labels.
+        is_refit: Whether the n-gram branch was refitted after the epoch was selected.
     """
     score = f"{'f1' if is_multilabel else 'acc'}_{int(test_accuracy * 10000) / 100}"
     return f"crepe_epoch_{epoch}_test_{score}{'_refit' * is_refit}.params"
 
 
 def score_name(name: str) -> str:
-    """Name the score in the file name of a checkpoint."""
+    """Return the name of the score in the file name of a checkpoint."""
     return formatting.score_name("_test_f1_" in name)
 
 
 def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mapping[str, AnyScores]) -> None:
-    """Write the checkpoint of an epoch.
+    """Write the checkpoint of an epoch (``write_checkpoint``).
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
@@ -114,18 +117,18 @@ def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mappi
 def build_metadata(
     record: Json, data: Dataset, shape: NetworkConfig, precision: str, numerics: Json, scores: Mapping[str, AnyScores]
 ) -> Json:
-    """Describe an epoch's parameters, so that they can be used without further flags.
+    """Return the metadata of a checkpoint. With them, the parameters can be used without further flags.
 
     Args:
-        record: metrics of the epoch, from ``epoch_record``.
-        precision: value of ``model.precision`` for inference.
-        computed: settings that have to be given for the same bits, with their values (``Backend.as_settings``), and
-        device.
-        scores: scores of the epoch; those of several labels have the thresholds.
+        record: Metrics of the epoch (``epoch_record``).
+        precision: Value of ``model.precision`` for inference.
+        numerics: Kernels, precision and device (``TrainContext.numerics``). A run with the same values gets
+            bit-identical parameters.
+        scores: Scores of the epoch by split. Multilabel scores contain the thresholds of the classes.
     """
     test = scores["test"]
     corrected = data.manifest.get("corrections", {}).get("splits", {})
-    several = (
+    labels = (
         {}
         if isinstance(test, MulticlassScores)
         else {"labels": {"kind": MULTILABEL, "thresholds": test.thresholds.tolist()}}
@@ -137,7 +140,7 @@ def build_metadata(
         "encoding": data.encoder.to_dict(),
         "composition": data.preprocessor.to_dict(),
         "classes": data.classes,
-        **several,
+        **labels,
         **{name: data.manifest[name] for name in ("levels", "label_type") if name in data.manifest},
         "network": {**shape.settings(), "precision": precision},
         "numerics": numerics,
@@ -154,9 +157,10 @@ def build_metadata(
 
 
 def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], extra_metrics: Mapping[str, float]) -> Json:
-    """Collect the metrics of an epoch; accuracies are fractions, losses are in nats per document.
+    """Return the record of an epoch: its metrics, and the name of its checkpoint.
 
-    The accuracy of several labels is their micro F1. Without scores, there is no checkpoint to name.
+    Accuracies are fractions, and losses are in nats per document. If documents have several labels, the accuracy is the
+    micro F1. An epoch of a refit has no scores, and therefore no checkpoint.
     """
     record = {
         "epoch": progress.epoch,
@@ -174,28 +178,28 @@ def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], extra_
 def write_checkpoint(
     run_dir: Path, arrays: Arrays, metadata: Json, scores: Mapping[str, AnyScores] | None = None
 ) -> Path:
-    """Write the parameters, and then the description that makes them usable without further flags.
+    """Write the three files of a checkpoint. Return the path of the parameters.
 
     Args:
-        arrays: all parameters by structural name.
-        described: encoding, classes, network and metrics; ``epoch`` and ``test_accuracy`` make up the file name.
-        scores: scores of each split, written beside the parameters for reports.
+        arrays: All parameters by name.
+        metadata: Metadata (``build_metadata``). ``epoch`` and ``test_accuracy`` determine the file name.
+        scores: Scores of each split. They are not stored if there are more than ``MAX_STORED_CLASSES`` classes.
     """
     folder = run_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    several, refit = "labels" in metadata, "refit" in metadata
-    path = folder / file_name(metadata["epoch"], metadata["test_accuracy"], is_multilabel=several, is_refit=refit)
+    kind = {"is_multilabel": "labels" in metadata, "is_refit": "refit" in metadata}
+    path = folder / file_name(metadata["epoch"], metadata["test_accuracy"], **kind)
     sidecar = path.with_suffix(".json")
     try:
         weights_io.save(weights_io.to_file_arrays(arrays, weights_io.config_class(metadata["network"])), path)
         if scores and len(metadata["classes"]) <= MAX_STORED_CLASSES:
             saved = {name: score.to_dict() for name, score in scores.items()}
-            write_sealed_json(
-                path.with_suffix(SCORES_SUFFIX), FORMAT, {"is_multilabel": several, "splits": saved}, indent=None
-            )
+            values = {"is_multilabel": kind["is_multilabel"], "splits": saved}
+            write_sealed_json(path.with_suffix(SCORES_SUFFIX), FORMAT, values, indent=None)
         write_json(sidecar, {"format": FORMAT, **metadata, "sha256": sha256(path)})
     except BaseException:
-        if not sidecar.exists():  # parameters alone would pass for those of another program
+        if not sidecar.exists():
+            # Parameters without metadata would look like parameters of another program.
             path.unlink(missing_ok=True)
             path.with_suffix(SCORES_SUFFIX).unlink(missing_ok=True)
         raise
@@ -204,7 +208,7 @@ def write_checkpoint(
 
 
 def read_metadata(path: Path) -> Json | None:
-    """Read the description beside a checkpoint, or return ``None`` for parameters of another program."""
+    """Read the metadata of a checkpoint. Return ``None`` if there are none: another program wrote the parameters."""
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         return None
@@ -225,7 +229,11 @@ def read_metadata(path: Path) -> Json | None:
 
 
 def parse_metadata(path: Path, metadata: Json) -> tuple[CharEncoder, list[str], Json]:
-    """Extract encoding, classes and network (``NetworkConfig.settings`` and the precision) from a description."""
+    """Parse the character encoder, the classes and the network's settings in the metadata of a checkpoint.
+
+    Raises:
+        UserError: The metadata are damaged.
+    """
     try:
         encoding, network = CharEncoder.from_dict(metadata["encoding"]), metadata["network"]
         weights_io.config_class(network).check_settings(network)
@@ -237,25 +245,23 @@ def parse_metadata(path: Path, metadata: Json) -> tuple[CharEncoder, list[str], 
 
 
 def read_preprocessor(metadata: Json) -> TextPreprocessor:
-    """Extract the composition of the texts from a description; without it, texts are read as they are."""
+    """Return the text preprocessor of a checkpoint. Without one in the metadata, texts are read as they are."""
     return TextPreprocessor.from_dict(metadata["composition"]) if "composition" in metadata else TextPreprocessor()
 
 
 def read_scores(path: Path) -> dict[str, AnyScores]:
-    """Read the scores of each split beside a checkpoint; empty if there are none, as with many classes."""
-    beside = path.with_suffix(SCORES_SUFFIX)
-    if not beside.is_file():
+    """Read the scores of a checkpoint by split. Return an empty dictionary if no scores are stored."""
+    file = path.with_suffix(SCORES_SUFFIX)
+    if not file.is_file():
         return {}
     remedy = "delete it to continue without scores"
-    saved = read_record(
-        beside, FORMAT, remedy, former_versions=FORMER_FORMATS, former_keys={"several": "is_multilabel"}
-    )
-    kind = MultilabelScores if saved["is_multilabel"] else MulticlassScores
-    return {name: kind.from_dict(of_split) for name, of_split in saved["splits"].items()}
+    saved = read_record(file, FORMAT, remedy, former_versions=FORMER_FORMATS, former_keys={"several": "is_multilabel"})
+    score_class = MultilabelScores if saved["is_multilabel"] else MulticlassScores
+    return {name: score_class.from_dict(values) for name, values in saved["splits"].items()}
 
 
 def read_result_file(run_dir: Path) -> Json | None:
-    """Read ``result.json``; ``None`` if the run is not finished."""
+    """Read ``result.json``. Return ``None`` if the run is not finished."""
     if not (run_dir / RESULT).is_file():
         return None
     remedy = f"name a .params file in {run_dir / FOLDER}, or start another run with --fresh"
@@ -269,22 +275,22 @@ def read_result_file(run_dir: Path) -> Json | None:
 
 
 def check_present(run_dir: Path, name: str) -> None:
-    """Check that the checkpoint to be reported exists, since no other one may take its place unnoticed."""
+    """Check that the reported checkpoint of a run exists. No other checkpoint may replace it silently."""
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
     path = folder / name
     if path.is_file() and not path.is_symlink():
         return
-    others = list_checkpoints(folder)
-    instead = f"name another one of the run's checkpoints, such as {others[0]}; or " if others else ""
+    remaining = list_checkpoints(folder)
+    alternative = f"name another checkpoint of the run, such as {remaining[0]}; or " if remaining else ""
     raise UserError(
         f"the checkpoint {path} is gone",
-        f"the run in {run_dir} reports this one",
-        f"{instead}train it again: {invocation.command_line('train')} --config {run_dir / CONFIG} --fresh",
+        f"it is the reported checkpoint of the run in {run_dir}",
+        f"{alternative}repeat the training: {invocation.command_line('train')} --config {run_dir / CONFIG} --fresh",
     )
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints of a folder that have a description, the latest epoch first."""
+    """List the checkpoints of a folder that have metadata, the latest epoch first."""
     epochs = {
         path: int(match[1])
         for path in folder.glob("crepe_epoch_*.params")
@@ -294,31 +300,31 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
-    """Find parameters: the given file, those of a model folder or its URL, or the reported ones of a run.
-
-    The start of the name of a run in ``runs/`` stands for it, if no other starts like this.
+    """Return the path of the parameters of the model that a user names.
 
     Args:
-        name: ``None`` for the model that ``default_model`` names, else the newest run in ``runs/``.
-        data: prepared folder. If runs were trained on it, only these runs count.
+        name: A .params file, a model folder, the URL of a model folder, or the folder of a run. A run in ``runs/`` can
+            be named by the start of its name, if no other run starts like this. ``None``: the default model
+            (``default_model``), or the newest run in ``runs/`` if no default model was chosen.
+        data: Prepared folder. If runs were trained on it, only these runs count.
 
     Raises:
-        UserError: there is no such model; or no name was given, and the runs in ``runs/`` are of different data.
+        UserError: There is no such model; or no name was given, and the runs in ``runs/`` have different data sets.
     """
     if name is None:
-        name = default_model() or str(_newest(list_runs(), data))
+        name = default_model() or str(_newest_run(list_runs(), data))
     if "://" in name:
-        return _copy(name)
+        return _download(name)
     path = resolve_run_name(name)
     if path.is_dir():
         model = path / weights_io.MODEL_FILE
-        reported = model if model.is_file() else _of_run(path)
+        reported = model if model.is_file() else _reported_checkpoint(path)
         if reported is not None:
             return reported
         is_data = (path / MANIFEST).is_file()
         what = "is a data set, not a model" if is_data else "contains no checkpoint"
         train = f"train a model: {invocation.command_line('train')} {shlex.quote(str(path))}"
-        raise UserError(f"{path} {what}", remedy=_alike(path) or (train if is_data else MODEL_NAME_HINT))
+        raise UserError(f"{path} {what}", remedy=_suggest_run(path) or (train if is_data else MODEL_NAME_HINT))
     if not path.is_file():
         raise not_found_error(path)
     if path.suffix.lower() in TEXT_FILE_SUFFIXES:
@@ -327,58 +333,63 @@ def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
     return path
 
 
-def _copy(url: str) -> Path:
-    """Copy the model folder at a URL, such as ``hf://owner/name``, into the cache; return its parameters.
+def _download(url: str) -> Path:
+    """Copy the model folder at a URL, such as ``hf://owner/name``, into the cache. Return the path of its parameters.
 
-    In the cache, a folder has the SHA-256 of its description for a name, which in turn has that of the parameters: a
-    model is copied once, and again when it has changed.
+    The name of the folder in the cache is the SHA-256 of the metadata, which contain the SHA-256 of the parameters. The
+    parameters are therefore downloaded only if the model has changed.
     """
-    from crepe_dist.preparing.remote import download  # which imports all of preparing
+    # The import takes long, because it imports the whole package ``preparing``.
+    from crepe_dist.preparing.remote import download
 
     cache = cache_folder() / MODEL_CACHE_FOLDER
     cache.mkdir(parents=True, exist_ok=True)
     with temporary_folder(cache) as copies:
-        described = download(f"{url.rstrip('/')}/{MODEL_METADATA_FILE}", copies)
-        folder = cache / sha256(described)
+        metadata = download(f"{url.rstrip('/')}/{MODEL_METADATA_FILE}", copies)
+        folder = cache / sha256(metadata)
         if not folder.is_dir():
-            for path in (described, download(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
+            for path in (metadata, download(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
                 fsync(path)
-            with suppress(OSError):  # another process has copied it meanwhile
-                described.parent.rename(folder)
+            # The folder can exist, because another process can have copied it in the meantime.
+            with suppress(OSError):
+                metadata.parent.rename(folder)
     return folder / weights_io.MODEL_FILE
 
 
 def resolve_run_name(name: str) -> Path:
-    """Return the path of this name, or the only run in ``runs/`` whose name starts like this."""
+    """Return the only run in ``runs/`` whose name starts like this. Otherwise, return the name as a path."""
     path = Path(name)
-    alike = [] if path.exists() or path.parent not in (Path(), RUNS) else list_runs(path.name)
-    return alike[0] if len(alike) == 1 else path
+    matches = [] if path.exists() or path.parent not in (Path(), RUNS) else list_runs(path.name)
+    return matches[0] if len(matches) == 1 else path
 
 
 def not_found_error(path: Path) -> UserError:
-    """Return the error for a path that does not exist, with the newest run whose name starts like the path's."""
-    alike = list_runs(path.name)
-    if len(alike) > 1:
-        what = f"{path} is the start of the names of {len(alike)} runs"
-        return UserError(what, remedy=f"name one of them, such as the newest, {alike[0]}")
-    return UserError(f"{path} does not exist", remedy=_alike(path) or MODEL_NAME_HINT)
+    """Return the error for a path that does not exist. It suggests the newest run whose name starts like the path."""
+    matches = list_runs(path.name)
+    if len(matches) > 1:
+        what = f"{path} is the start of the names of {len(matches)} runs"
+        return UserError(what, remedy=f"name one of them, such as the newest, {matches[0]}")
+    return UserError(f"{path} does not exist", remedy=_suggest_run(path) or MODEL_NAME_HINT)
 
 
-def _alike(path: Path) -> str:
-    """Suggest the newest run whose name starts like the path's; return an empty string if there is none."""
-    alike = list_runs(path.name) if path.name else []
-    return f"did you mean {alike[0]}?" if alike else ""
+def _suggest_run(path: Path) -> str:
+    """Suggest the newest run whose name starts like the path. Return an empty string if there is no such run."""
+    matches = list_runs(path.name) if path.name else []
+    return f"did you mean {matches[0]}?" if matches else ""
 
 
 def list_runs(prefix: str = "") -> list[Path]:
-    """List the finished runs in ``runs/`` whose names start like this, the newest first; unfinished ones if none is."""
+    """List the finished runs in ``runs/`` whose names start with a prefix, the newest first.
+
+    If no run is finished, list the unfinished runs with a checkpoint.
+    """
     runs = [folder.parent for folder in RUNS.glob(f"{glob.escape(prefix)}*/{FOLDER}") if list_checkpoints(folder)]
     finished = [run for run in runs if (run / RESULT).is_file()]
     return sorted(finished or runs, key=lambda run: -(run / (RESULT if finished else FOLDER)).stat().st_mtime)
 
 
 def default_model() -> str | None:
-    """Return the name of the model that the command ``use`` has chosen; ``None`` if it has chosen none."""
+    """Return the name of the model that was chosen by the command ``use``. Return ``None`` if no model was chosen."""
     file = DEFAULT_MODEL_FILE if DEFAULT_MODEL_FILE.is_file() else FORMER_DEFAULT_MODEL_FILE
     if not file.is_file():
         return None
@@ -389,8 +400,13 @@ def default_model() -> str | None:
     return name
 
 
-def _newest(runs: list[Path], data: str | Path | None) -> Path:
-    """Return the newest run; refuse to choose between different data, since a model of other data answers nonsense."""
+def _newest_run(runs: list[Path], data: str | Path | None) -> Path:
+    """Return the newest run.
+
+    Raises:
+        UserError: There is no run; or the runs have different data sets. The predictions of a model are meaningless for
+            texts of another data set, so none of these runs is chosen silently.
+    """
     if not runs:
         remedy = f"train one ({invocation.command_line('train')}), or name a checkpoint"
         raise UserError(f"there is no trained run in {RUNS}/", remedy=remedy)
@@ -398,8 +414,8 @@ def _newest(runs: list[Path], data: str | Path | None) -> Path:
     if data is not None and Path(data, MANIFEST).is_file() and (run := newest.get(open_dataset(data).fingerprint)):
         return run
     if len(newest) > 1:
-        named = ", ".join(map(str, [*newest.values()][:MAX_LISTED_RUNS]))
-        why = f"they are of different data; the newest of each: {named}; all, with their scores: "
+        names = ", ".join(map(str, [*newest.values()][:MAX_LISTED_RUNS]))
+        why = f"they are of different data; the newest of each: {names}; all, with their scores: "
         remedy = (
             f"name one after the command, or choose the model of all commands: "
             f"{invocation.command_line('use')} {runs[0]}"
@@ -410,7 +426,11 @@ def _newest(runs: list[Path], data: str | Path | None) -> Path:
 
 
 def newest_run_per_dataset(runs: Sequence[Path]) -> dict[str, Path]:
-    """Return the first run of each data set, by the fingerprint of the data; the runs are sorted by their age."""
+    """Return the newest run of each data set, by the fingerprint of the data.
+
+    Args:
+        runs: Runs, the newest first.
+    """
     newest: dict[str, Path] = {}
     for run in runs:
         newest.setdefault(_fingerprint(run), run)
@@ -418,17 +438,17 @@ def newest_run_per_dataset(runs: Sequence[Path]) -> dict[str, Path]:
 
 
 def _fingerprint(run: Path) -> str:
-    """Return the fingerprint of a run's data; the name of the run if it is unknown."""
+    """Return the fingerprint of the data set of a run. If it is unknown, return the path of the run."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(read_json(run / RUN_KEY_FILE, follow=False)["data"])
     return str(run)
 
 
 def log_model_in_use(path: Path, name: str | None) -> Path:
-    """Print to standard error which parameters a command uses, and return them.
+    """Print to standard error which parameters a command uses. Return their path.
 
     Args:
-        name: model that the user named.
+        name: Name of the model that the user gave; ``None`` if the user gave no name.
     """
     run_dir = path.parent.parent if path.parent.name == FOLDER else None
     notes = []
@@ -440,7 +460,8 @@ def log_model_in_use(path: Path, name: str | None) -> Path:
     return path
 
 
-def _of_run(run_dir: Path) -> Path | None:
+def _reported_checkpoint(run_dir: Path) -> Path | None:
+    """Return the reported checkpoint of a run, or the latest checkpoint if the run is not finished."""
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
     if (result := read_result_file(run_dir)) is None:
         return next(iter(list_checkpoints(folder)), None)

@@ -1,4 +1,4 @@
-"""Metrics of a run: ``metrics.jsonl`` and TensorBoard's events, written by rank 0; and their history, read."""
+"""Metrics of a run: the writer of ``metrics.jsonl`` and of TensorBoard's events, and the reader of their history."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from crepe_dist.files.safe_read import open_regular
 from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
-MAX_LINE_LENGTH = 1 << 20
-# Metrics of a step, and suffixes of those of an epoch, that TensorBoard shows as well.
+MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
+# Metrics of a step, and suffixes of the metrics of an epoch, that are also written for TensorBoard.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
-MAX_POINTS = 150
-MAX_RESUME_STEPS = 200
+MAX_POINTS = 150  # A history has at most twice this number of points.
+MAX_RESUME_STEPS = 200  # Maximum number of resumes whose steps a history contains.
 Record = dict[str, Any]
 
 
 def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
-    """Return an epoch's loss on a split, of calibrated probabilities, and its standard error.
+    """Return the loss of an epoch on a split, and its standard error. The loss is that of calibrated probabilities.
 
-    Earlier versions recorded it as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
+    Earlier versions recorded this loss as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
 
     Args:
-        epoch: a record of ``checkpoint.epoch_record``.
+        epoch: Record of the epoch (``checkpoint.epoch_record``).
 
     Returns:
-        The loss in nats, infinite if it is unknown or not finite; and the error, 0 if it is unknown.
+        The loss in nats, and the standard error. If the loss is unknown or not finite, it is infinite. If the standard
+        error is unknown, it is 0.
     """
     name = "fitted_loss" if f"{split}_fitted_loss" in epoch else "loss"
     loss = float(epoch.get(f"{split}_{name}", math.inf))
@@ -45,16 +46,17 @@ def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
 
 
 class TensorBoard:
-    """An event file of TensorBoard, written immediately and in this thread.
+    """Writer of an event file of TensorBoard. It writes in the calling thread.
 
-    The thread of tensorboardX's own ``SummaryWriter`` ends when the disk is full; its queue then blocks every caller.
+    ``SummaryWriter`` of tensorboardX writes in a thread of its own. This thread ends if the disk is full, and then the
+    queue blocks every caller.
 
     Args:
-        purge_step: first step whose events in earlier files TensorBoard ignores.
+        purge_step: TensorBoard ignores events of earlier files from this step on. ``None``: it ignores no events.
     """
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
-        from tensorboardX.event_file_writer import EventsWriter  # takes 0.4 s
+        from tensorboardX.event_file_writer import EventsWriter  # The import takes 0.4 s.
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -66,7 +68,7 @@ class TensorBoard:
             self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add scalars in one event, which takes as long to write as any of them would alone."""
+        """Write the values of a step in one event. One event takes less time than one event per value."""
         scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
 
@@ -75,12 +77,15 @@ class TensorBoard:
 
 
 class MetricsLogger:
-    """Metrics in a run folder. On a full disk, lines wait until ``sync``, and TensorBoard is given up.
+    """Writer of the metrics files in the directory of a run.
+
+    If the disk is full, lines of ``metrics.jsonl`` wait in memory until they can be written, and no more events are
+    written for TensorBoard.
 
     Args:
-        say: prints a message when TensorBoard is given up.
-        tensorboard: write to TensorBoard, too.
-        is_root: false on the other ranks, which write nothing.
+        say: Function that prints a message if events can no longer be written for TensorBoard.
+        tensorboard: Whether events are also written for TensorBoard.
+        is_root: Whether this is rank 0. The other ranks write nothing.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class MetricsLogger:
         self._unwritten: list[str] = []
 
     def truncate_to(self, progress: TrainerState) -> None:
-        """Drop records newer than the restored state, and record the resume."""
+        """Remove the records that are newer than the restored state, and record the resume."""
         if not self._is_root or not self._path.is_file():
             return
         epochs = {record["epoch"] for record in progress.epochs}
@@ -110,9 +115,10 @@ class MetricsLogger:
         self._purge_step = progress.step + 1
 
     def log_steps(self, records: list[Record]) -> None:
-        """Write a record of each step.
+        """Write the records of steps.
 
-        Its keys: step, epoch, loss, learning_rate, documents_per_second, milliseconds (per step), wait_fraction.
+        The keys of a record are step, epoch, loss, learning_rate, documents_per_second, milliseconds (per step) and
+        wait_fraction.
         """
         self._append([{"event": "step", **record} for record in records])
         self._scalars("train", records, SCALARS)
@@ -123,7 +129,7 @@ class MetricsLogger:
         self._scalars("epoch", [record], [name for name in record if name.endswith(EPOCH_SCALARS)])
 
     def sync(self) -> None:
-        """Flush everything to disk; called before a save of the state, which relies on it."""
+        """Flush everything to disk. It is called before each save of the state, because a resumed run relies on it."""
         if not self._is_root:
             return
         self._write()
@@ -135,11 +141,12 @@ class MetricsLogger:
         if not self._is_root:
             return
         self._unwritten += [json.dumps(record) + "\n" for record in records]
-        with suppress(OSError):  # a full disk: the lines wait; `sync` raises before a state relies on them
+        # On a full disk, the lines wait for the next call. ``sync`` raises the error before a state relies on them.
+        with suppress(OSError):
             self._write()
 
     def _write(self) -> None:
-        """Write all lines or none: a truncated line would spoil the next one."""
+        """Write all lines or no line. The next line would be appended to a truncated line, and be lost with it."""
         if not self._unwritten:
             return
         size = self._path.stat().st_size if self._path.is_file() else 0
@@ -159,19 +166,20 @@ class MetricsLogger:
 
         self._track(write)
 
-    def _track(self, do: Callable[[TensorBoard], None]) -> None:
+    def _track(self, write: Callable[[TensorBoard], None]) -> None:
+        """Call ``write`` with the writer for TensorBoard. Stop writing for TensorBoard after the first error."""
         if not self._has_tensorboard:
             return
         try:
             self._tensorboard = self._tensorboard or TensorBoard(self._folder, self._purge_step)
-            do(self._tensorboard)
-        except Exception as error:  # whatever its library raises, training goes on
+            write(self._tensorboard)
+        except Exception as error:  # No error of the library may end the training.
             self._has_tensorboard = False
             self._say(f"TensorBoard gets no more metrics until the command is restarted: {error}")
 
 
 def iter_records(path: Path) -> Iterator[Record]:
-    """Yield the records of ``metrics.jsonl`` in order, skipping malformed lines such as one cut off by a kill."""
+    """Yield the records of ``metrics.jsonl`` in their order. Skip malformed lines, such as a truncated last line."""
     if not path.is_file():
         return
     with open_regular(path, follow=False) as stream:
@@ -186,7 +194,15 @@ def iter_records(path: Path) -> Iterator[Record]:
 
 @dataclass
 class DownsampledPoint:
-    """Consecutive steps: the last one, the smallest, the largest and the mean loss, and their number."""
+    """Consecutive steps, summarised in one point of a curve.
+
+    Attributes:
+        step: Number of the last step.
+        low: Lowest loss of a step.
+        high: Highest loss of a step.
+        mean: Mean loss of the steps.
+        count: Number of steps.
+    """
 
     step: int
     low: float
@@ -194,22 +210,24 @@ class DownsampledPoint:
     mean: float
     count: int = 1
 
-    def merge(self, after: DownsampledPoint) -> None:
-        total = self.count + after.count
-        self.mean += (after.mean - self.mean) * after.count / total
-        self.step, self.count = after.step, total
-        self.low, self.high = min(self.low, after.low), max(self.high, after.high)
+    def merge(self, later: DownsampledPoint) -> None:
+        """Add the steps of a later point to this point."""
+        total = self.count + later.count
+        self.mean += (later.mean - self.mean) * later.count / total
+        self.step, self.count = later.step, total
+        self.low, self.high = min(self.low, later.low), max(self.high, later.high)
 
 
 @dataclass
 class History:
-    """Steps, epochs and events of a run, reduced to a bounded number of points.
+    """Steps, epochs and resumes of a run. The steps are reduced to a bounded number of points.
 
     Attributes:
-        points: at most twice ``MAX_POINTS`` points, of ``width`` steps each.
-        width: number of steps per point.
-        resumes: the first ``MAX_EVENTS`` steps after which the run was resumed.
-        resumed: number of times that the run was resumed.
+        points: Losses of the steps, at most twice ``MAX_POINTS`` points.
+        steps_per_point: Number of steps per point.
+        epochs: Records of the epochs.
+        resume_steps: Steps after which the run was resumed, at most ``MAX_RESUME_STEPS``.
+        num_resumes: Number of times that the run was resumed.
     """
 
     points: list[DownsampledPoint] = field(default_factory=list)
@@ -253,6 +271,6 @@ class History:
         self.points.append(point)
         if len(self.points) > 2 * MAX_POINTS:
             self.steps_per_point *= 2
-            before, self.points = self.points, []
-            for point in before:
-                self._add(point)
+            points, self.points = self.points, []
+            for narrow_point in points:
+                self._add(narrow_point)

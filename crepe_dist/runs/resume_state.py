@@ -1,8 +1,9 @@
 """Resumable state of a run: parameters, optimizer state and position, as plain arrays and JSON (no pickle).
 
-``<run>/state/step_<n>_<epochs scored>/`` holds ``parameters.safetensors``, ``optimizer.safetensors`` and, written last,
-``manifest.json`` with the position and the size and SHA-256 of these files. A state is written under a temporary name
-and then renamed. The one before the newest is kept in case the newest gets damaged.
+A state is a folder ``<run>/state/step_<number>_<number of scored epochs>``. It contains ``parameters.safetensors``,
+``optimizer.safetensors`` and ``manifest.json``. The manifest is written last. It contains the position, and the size
+and SHA-256 of the other two files. A state is written under a temporary name and then renamed. The previous state is
+retained, in case the newest state gets damaged.
 """
 
 from __future__ import annotations
@@ -27,25 +28,27 @@ from crepe_dist.version import __version__
 FORMAT = 8
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors")
-SMOOTHING = 0.01  # weight of a new value in the moving average of the loss, as in the notebook
-RESTART = "start another run with --fresh; with --init-from, from a checkpoint of this one"
+# Weight of a new value in the moving average of the loss, as in the original Gluon notebook.
+SMOOTHING = 0.01
+RESTART_HINT = "start another run with --fresh; add --init-from to start from a checkpoint of this run"
 
 
 @dataclass
 class TrainerState:
-    """Position of a run, and everything else to restore besides arrays.
+    """Position of a run, and all other values that are restored, except the arrays.
 
     Attributes:
-        step: steps done since the run started.
-        epoch: number of the current epoch, from 1.
-        documents: documents of the epoch trained on so far, over all ranks.
-        moving_loss: moving average of the loss within the epoch, as in the notebook; ``None`` at its start.
-        loss_sum: sum of the losses of the epoch's documents, in nats.
-        seconds: training time of the epoch.
-        epochs: records of the finished epochs.
-        precision: precision of the last steps; empty before the first save.
-        kernels: what computed them, see ``Backend.build_name``; empty before the first save.
-        loss_scale: value of ``GradScaler.state_dict``.
+        step: Number of steps since the start of the run.
+        epoch: Number of the current epoch, from 1.
+        documents: Number of documents of the epoch that were trained on, over all ranks.
+        smoothed_loss: Moving average of the loss within the epoch, in nats per document; ``None`` at its start.
+        loss_sum: Sum of the losses of these documents, in nats.
+        seconds: Training time of the epoch.
+        epochs: Records of the finished epochs (``checkpoint.epoch_record``).
+        finished: Whether the last epoch has ended.
+        precision: Precision of the last steps; empty before the first save.
+        kernels: Kernels of the last steps (``Backend.build_name``); empty before the first save.
+        loss_scale: Value of ``GradScaler.state_dict``.
     """
 
     step: int = 0
@@ -62,24 +65,24 @@ class TrainerState:
 
     @property
     def train_loss(self) -> float:
-        """Mean loss of the epoch's documents so far, in nats; 0 before the first."""
+        """Mean loss of the documents of the epoch that were trained on, in nats; 0 at the start of the epoch."""
         return self.loss_sum / max(self.documents, 1)
 
     def record_step(self, documents: int, loss: float) -> None:
-        """Count a step, whether or not the parameters were updated.
+        """Count a step. Steps that did not update the parameters are also counted.
 
         Args:
-            documents: number of documents in the global batch.
-            loss: sum of their losses, in nats.
+            documents: Number of documents in the global batch.
+            loss: Sum of the losses of these documents, in nats.
         """
         self.step += 1
         self.documents += documents
-        mean, before = loss / documents, self.smoothed_loss
-        self.smoothed_loss = mean if before is None else (1 - SMOOTHING) * before + SMOOTHING * mean
+        mean, previous = loss / documents, self.smoothed_loss
+        self.smoothed_loss = mean if previous is None else (1 - SMOOTHING) * previous + SMOOTHING * mean
         self.loss_sum += loss
 
     def restore(self, other: TrainerState) -> None:
-        """Become equal to ``other``."""
+        """Copy all values of ``other`` into this object. Other objects refer to it, so it cannot be replaced."""
         vars(self).update(vars(other.copy()))
 
     def copy(self) -> TrainerState:
@@ -93,7 +96,7 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Copy of everything that a run needs to resume."""
+    """Copy of everything that a resumed run needs: position, parameters and optimizer state."""
 
     progress: TrainerState
     parameters: Arrays
@@ -101,17 +104,19 @@ class ResumeState:
 
     @property
     def name(self) -> str:
-        """Folder name; the alphabetical order is the order of saves."""
+        """Name of the folder. The alphabetical order of the names is the order of the saves."""
         return f"step_{self.progress.step:08d}_{len(self.progress.epochs):04d}"
 
 
 @dataclass(frozen=True)
 class LoadedState:
-    """A saved state.
+    """State that was loaded from disk.
 
     Attributes:
-        damaged: newer states that cannot be used, each with the reason.
-        version: version of the package that saved it.
+        path: Folder of the state.
+        state: Content of the folder.
+        damaged: Descriptions of newer states that cannot be used.
+        version: Version of the package that saved the state.
     """
 
     path: Path
@@ -121,12 +126,13 @@ class LoadedState:
 
 
 def save(folder: Path, state: ResumeState, last_intact: Path | None = None) -> Path:
-    """Write a state into ``folder``, and then remove all others except ``good``.
+    """Write a state into ``folder``. Then remove all other states except ``last_intact``.
 
-    If the write fails, such as on a full disk, remove the others first, and write once more.
+    If the write fails, for example on a full disk, the other states are removed, and the write is repeated.
 
     Args:
-        good: folder of the last state known to be intact, kept in case the new one gets damaged.
+        last_intact: Folder of the newest state that is known to be intact. It is retained in case the new state gets
+            damaged.
     """
     final = folder / state.name
     if final == last_intact:
@@ -146,16 +152,18 @@ def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        usual = stat.S_IMODE(partial.stat().st_mode) & 0o666
+        # safetensors creates files that only the owner can read. They get the permissions of other new files.
+        permissions = stat.S_IMODE(partial.stat().st_mode) & 0o666
         for name, arrays in zip(FILES, (snapshot.parameters, snapshot.optimizer)):
             save_file(arrays, str(partial / name))
-            (partial / name).chmod(usual)
+            (partial / name).chmod(permissions)
             fsync(partial / name)
         files = {name: manifest_entry(partial / name) for name in FILES}
         position = {"version": __version__, "progress": asdict(snapshot.progress)}
         write_sealed_json(partial / MANIFEST, FORMAT, {**position, "files": files})
         fsync(partial)
-        if final.exists():  # it is damaged: the run would have resumed from it otherwise
+        if final.exists():
+            # A state of the same step is damaged. Otherwise, the run would have resumed from it.
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
         partial.rename(final)
     except (OSError, SafetensorError) as error:
@@ -164,12 +172,12 @@ def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
     fsync(folder)
 
 
-def _prune(folder: Path, newest: Path, good: Path | None) -> bool:
-    """Remove all other states; return whether there were any."""
-    others = [path for path in folder.iterdir() if path not in (newest, good)]
-    for path in others:
+def _prune(folder: Path, newest: Path, last_intact: Path | None) -> bool:
+    """Remove all states except two. Return whether there were other states."""
+    removable = [path for path in folder.iterdir() if path not in (newest, last_intact)]
+    for path in removable:
         shutil.rmtree(path, ignore_errors=True)
-    return bool(others)
+    return bool(removable)
 
 
 def num_scored_epochs(folder: Path) -> list[int]:
@@ -179,7 +187,11 @@ def num_scored_epochs(folder: Path) -> list[int]:
 
 
 def load_newest(folder: Path) -> LoadedState | None:
-    """Load the newest intact state; ``None`` if there is no state at all."""
+    """Load the newest intact state. Return ``None`` if there is no state.
+
+    Raises:
+        UserError: There are states, but none of them can be used.
+    """
     damaged: list[str] = []
     for path in sorted(folder.glob("step_*"), reverse=True):
         try:
@@ -190,13 +202,13 @@ def load_newest(folder: Path) -> LoadedState | None:
         except (OSError, ValueError, SafetensorError) as error:
             damaged.append(f"{path} is damaged: {error}"[:500])
     if damaged:
-        raise UserError(f"no saved state in {folder} can be used", "; ".join(damaged), RESTART)
+        raise UserError(f"no saved state in {folder} can be used", "; ".join(damaged), RESTART_HINT)
     return None
 
 
 def _load(path: Path) -> tuple[ResumeState, str]:
-    """Load a state, and the version of the package that saved it."""
-    manifest = read_record(path / MANIFEST, FORMAT, RESTART)
+    """Return the state in a folder, and the version of the package that saved it."""
+    manifest = read_record(path / MANIFEST, FORMAT, RESTART_HINT)
     for name, expected in manifest["files"].items():
         if {"bytes": (path / name).lstat().st_size, "sha256": sha256(path / name, follow=False)} != expected:
             raise ValueError(f"{name} does not match its checksum")

@@ -1,4 +1,4 @@
-"""The directory of a run: its files, its lock, its result, and the record that reports and comparisons read from it.
+"""Directory of a run: its files, its lock, its result, and the record that reports and comparisons read from it.
 
 The module has four subjects, in this order: ``RunDir`` (paths, lock, removable files), ``Result`` (``result.json``),
 the choice of the directory (the same command finds the same directory again), and ``RunRecord`` (settings, scores and
@@ -42,10 +42,11 @@ from crepe_dist.settings.yaml_file import read
 
 # Time limit for an earlier group's processes to end. NFS keeps a dead client's locks for 90 s.
 LOCK_SECONDS = 100.0
-WAIT_MESSAGE_SECONDS = 3.0  # seconds that an earlier group's processes usually take to end
-SUPERVISION_FILE = "supervision"  # file with the id of the driver that started the run
-REMOVED_PREFIX = ".removed"  # prefix of a state while it is deleted
-LEARNED_SPLITS = ("train", "validation")  # splits whose documents decide the parameters
+# Number of seconds after which a message about a wait is printed. Processes of an earlier group usually end sooner.
+WAIT_MESSAGE_SECONDS = 3.0
+SUPERVISION_FILE = "supervision"  # File with the id of the driver that started the run.
+REMOVED_PREFIX = ".removed"  # Prefix of the name of a folder while it is deleted.
+LEARNED_SPLITS = ("train", "validation")  # Splits that the parameters depend on.
 Settings = dict[str, Any]
 
 
@@ -62,6 +63,7 @@ class RunDir:
 
     @property
     def state(self) -> Path:
+        """Directory of the saved states."""
         return self.path / "state"
 
     @property
@@ -90,7 +92,7 @@ class RunDir:
 
     @property
     def is_run(self) -> bool:
-        """Whether ``run.json`` is that of a run. Other programs also write files with this name."""
+        """Whether ``run.json`` was written by a run. Other programs also write files with this name."""
         return {"model", "optimizer", "training", "data"} <= (_identity(self.path) or {}).keys()
 
     @property
@@ -116,7 +118,7 @@ class RunDir:
         return "refit" in (self.result or {}).get("provenance", {})
 
     def folders_with_temporary_files(self) -> tuple[Path, ...]:
-        """Return the folders in which killed processes leave temporary files."""
+        """Return the folders in which killed processes can have left temporary files."""
         runs = self.path, self.supervised.path, self.refit.path
         return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
 
@@ -128,29 +130,29 @@ class RunDir:
         latest checkpoint either if the n-gram table was refitted or the supervised model is reported. An unfinished run
         needs its resume states and the checkpoints that the states name.
         """
-        paths = [path for within in self.folders_with_temporary_files() for path in temporary_files(within)]
+        paths = [path for folder in self.folders_with_temporary_files() for path in temporary_files(folder)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
         paths += self.path.glob(f"{REMOVED_PREFIX}-*")
         if (result := self.result) is None:
             return paths
         paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
-        taught = result["provenance"].get("unlabelled", {})
+        unlabelled = result["provenance"].get("unlabelled", {})
         # The supervised model's checkpoint replaced the student's checkpoint, so no later checkpoint is of use.
-        is_final = self.is_refitted or taught.get("reported") == checkpoint.SUPERVISED
+        is_final = self.is_refitted or unlabelled.get("reported") == checkpoint.SUPERVISED
         latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
         return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
     def checkpoints_except(self, keep: Collection[str]) -> list[Path]:
         """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
-        kept = tuple(f"{Path(name).stem}." for name in keep)
+        prefixes = tuple(f"{Path(name).stem}." for name in keep)
         files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE_PATTERN.fullmatch(path.name))
-        others = (path for path in files if not path.name.startswith(kept))
-        return sorted(others, key=lambda path: (path.suffix != ".params", path.name))
+        removable = (path for path in files if not path.name.startswith(prefixes))
+        return sorted(removable, key=lambda path: (path.suffix != ".params", path.name))
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Remove files and folders of the run; skip each that cannot be removed.
+        """Remove files and folders of the run. Files and folders that cannot be removed are skipped.
 
-        The resume state is renamed before it is deleted, so that no command finds half of a state.
+        The resume state is renamed before it is deleted, so that no command finds an incomplete state.
         """
         for path in paths:
             with suppress(OSError):
@@ -162,11 +164,15 @@ class RunDir:
                 shutil.rmtree(path)
 
     def clean_up(self) -> None:
-        """Remove the files that the finished run no longer needs; call while the directory is locked."""
+        """Remove the files that the run no longer needs. Call it while the directory is locked."""
         self.remove(self.removable_files())
 
     def lock(self) -> IO[str]:
-        """Lock the folder for this process until the returned file is closed or the process ends."""
+        """Lock the directory for this process, until the returned file is closed or the process ends.
+
+        Raises:
+            UserError: Another process has locked the directory.
+        """
         file = (self.path / ".lock").open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,14 +185,14 @@ class RunDir:
         return file
 
     def lock_in_steps(self, timeout: float, say: Callable[[str], None]) -> Iterator[IO[str] | None]:
-        """Retry ``lock``, yielding ``None`` after each failed attempt and finally the lock.
+        """Try to lock the directory repeatedly. Yield ``None`` after each failed attempt, and finally the lock.
 
         Args:
-            patience: seconds until the last attempt.
-            say: prints a message if the wait takes longer than ``SOON``.
+            timeout: Number of seconds until the last attempt.
+            say: Function that prints a message if the wait takes longer than ``WAIT_MESSAGE_SECONDS``.
         """
-        began = time.monotonic()
-        due, soon = began + timeout, began + min(timeout, WAIT_MESSAGE_SECONDS)
+        start = time.monotonic()
+        due, message_due = start + timeout, start + min(timeout, WAIT_MESSAGE_SECONDS)
         while True:
             try:
                 lock = self.lock()
@@ -198,8 +204,8 @@ class RunDir:
                 now = time.monotonic()
                 if now > due:
                     raise
-                if now > soon:
-                    soon = due + 1.0
+                if now > message_due:
+                    message_due = due + 1.0  # The message is printed only one time.
                     say(f"another process is training in {self.path}; waiting up to {timeout:.0f} s for it to end")
             yield None
             time.sleep(0.2)
@@ -210,22 +216,25 @@ def disk_usage(path: Path) -> int:
     total = 0
     for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else (path,):
         with suppress(OSError):
-            about = file.lstat()
-            total += about.st_size * (not stat.S_ISDIR(about.st_mode))
+            status = file.lstat()
+            total += status.st_size * (not stat.S_ISDIR(status.st_mode))
     return total
 
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of a run.
+    """Result of a finished run.
 
     Attributes:
-        run_dir: the run's folder.
-        checkpoint: the reported .params file.
-        epoch: the reported epoch, from 1.
-        chosen_by: "validation split" (see ``best_epoch``), or "last epoch" if the data have none.
-        test_accuracy: test accuracy of the reported epoch, a fraction; the micro F1 of several labels.
-        test_loss: test loss of the reported epoch, in nats per document, of the probabilities that ``predict`` gives.
+        run_dir: Directory of the run.
+        checkpoint: Path of the reported .params file.
+        epoch: Number of the reported epoch, from 1.
+        chosen_by: "validation split" if a validation split selected the epoch (``ModelSelection``); otherwise "last
+            epoch".
+        test_accuracy: Test accuracy of the reported epoch, as a fraction. If documents have several labels, it is the
+            micro F1.
+        test_loss: Test loss of the reported epoch, in nats per document. It is the loss of the calibrated
+            probabilities, which ``predict`` returns.
     """
 
     run_dir: Path
@@ -244,7 +253,7 @@ class Result:
 
 
 def read_result(folder: RunDir) -> Result | None:
-    """Read the result of a run; ``None`` if it is not finished."""
+    """Read the result of a run. Return ``None`` if the run is not finished."""
     if (saved := folder.result) is None:
         return None
     checkpoint.check_present(folder.path, Path(saved["checkpoint"]).name)
@@ -255,15 +264,17 @@ def read_result(folder: RunDir) -> Result | None:
 def write_result(
     folder: RunDir, reported: dict[str, Any], chosen_by: str, provenance: dict[str, Any], group: ProcessGroup
 ) -> Result:
-    """Write ``result.json`` on rank 0, which marks the run as finished, and tidy the folder; every rank calls it.
+    """Write ``result.json`` on rank 0, and clean up the directory. Every rank calls it.
+
+    The file marks the run as finished.
 
     Args:
-        reported: record of the reported epoch.
-        chosen_by: as in ``Result``.
-        provenance: data, processes, device and environment of the run, for its report.
+        reported: Record of the reported epoch.
+        chosen_by: Value of ``Result.chosen_by``.
+        provenance: Data, processes, device and environment of the run, for its report.
 
     Raises:
-        UserError: on every rank, if the reported checkpoint is gone.
+        UserError: The reported checkpoint is missing. Every rank raises it.
     """
 
     def write() -> None:
@@ -273,53 +284,61 @@ def write_result(
         path = f"{FOLDER}/{reported['checkpoint']}"
         result = {"checkpoint": path, "chosen_by": chosen_by, **scores, "provenance": provenance}
         write_sealed_json(folder.path / RESULT, checkpoint.RESULT_FORMAT, result)
-        fsync(folder.path)  # the state of a finished run is removed next
+        fsync(folder.path)  # The result must be on disk before the clean-up removes the state.
 
     group.run_on_rank0("result", write)
     result = read_result(folder)
     assert result is not None
     if group.is_root:
-        # Only now may the state be removed: a run without a result is resumed from its state.
+        # The clean-up removes the state, so it follows the write of the result. A run without a result needs its state.
         folder.clean_up()
     return result
 
 
 def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir:
-    """Choose the run's folder on rank 0, and check that every rank sees it.
+    """Select the directory of a run on rank 0, and check that every rank can access it. Every rank calls it.
 
     Raises:
-        UserError: on every rank, as ``choose``, or if a host does not share the folder.
+        UserError: The directory cannot be used (``select_run_dir_on_rank0``), or a host does not share it. Every rank
+            raises it.
     """
     folder = group.run_on_rank0("run folder", lambda: select_run_dir_on_rank0(config, data.name, data.fingerprint))
     chosen = Path(group.broadcast_object(folder and str(folder.path), "run folder"))
 
-    def seen() -> RunDir:
+    def check() -> RunDir:
         if not chosen.is_dir():
             remedy = "choose a --run-dir that all hosts share"
             raise UserError(f"the run folder {chosen} is not visible on this host", remedy=remedy)
         return RunDir(chosen)
 
-    return group.run_on_all("run folder", seen)
+    return group.run_on_all("run folder", check)
 
 
 def lock_on_rank0(
     folder: RunDir, group: ProcessGroup, is_supervised: bool, say: Callable[[str], None]
 ) -> AbstractContextManager[Any]:
-    """Lock the folder on rank 0; every rank calls it. Under a driver, wait for earlier processes to end.
+    """Lock the directory on rank 0. Every rank calls it.
+
+    Args:
+        is_supervised: Whether the elastic driver has started this process. The function then waits for the processes of
+            an earlier group to end.
 
     Raises:
-        UserError: on every rank, if another process trains in the folder.
+        UserError: Another process trains in the directory. Every rank raises it.
     """
-    patience = LOCK_SECONDS if is_supervised else 0.0
-    return group.run_steps_on_rank0("lock", folder.lock_in_steps(patience, say)) or nullcontext()
+    timeout = LOCK_SECONDS if is_supervised else 0.0
+    return group.run_steps_on_rank0("lock", folder.lock_in_steps(timeout, say)) or nullcontext()
 
 
 def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: str) -> RunDir:
-    """Choose the run's folder, and create it if it does not exist; only rank 0 calls this.
+    """Select the directory of a run, and create it if it does not exist. Only rank 0 calls it.
 
-    The folder is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, another run with the same settings gets
-    the suffix -2, -3, …; later commands use the newest run. Processes that the elastic driver restarts return to the
-    run that its first processes chose.
+    The directory is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, a new run with the same settings gets
+    the suffix -2, -3, and so on, and later commands use the newest run. Processes that the elastic driver has restarted
+    return to the run of the first processes.
+
+    Raises:
+        UserError: The directory cannot be created, belongs to a run with other settings, or has other files.
     """
     identity = {**config.run_key(), "data": data_fingerprint}
     base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
@@ -355,7 +374,9 @@ def _numbered(base: Path, number: int) -> Path:
 
 
 def _identity(path: Path) -> dict[str, Any] | None:
-    with suppress(UserError):  # `_check` reports it, if this folder is the chosen one
+    """Return the content of ``run.json``. Return ``None`` if it cannot be read."""
+    # If the directory is selected, ``_check`` reports the error.
+    with suppress(UserError):
         return _read(path / RUN_KEY_FILE)
     return None
 
@@ -366,29 +387,37 @@ def _supervision(path: Path) -> str:
 
 
 def _is_uninitialized(path: Path) -> bool:
-    """Return whether a folder holds only leftovers of a process that was killed before ``_claim`` had ended."""
+    """Return whether the initialisation of this directory was interrupted.
+
+    The directory then contains only a supervision file and temporary files.
+    """
     return path.is_dir() and all(file.name == SUPERVISION_FILE or is_temporary(file) for file in path.iterdir())
 
 
 def _initialize(path: Path, identity: dict[str, Any], supervision: str) -> None:
-    """Make a folder the directory of a run. ``run.json`` marks it as such, and is therefore written last."""
+    """Write the first files of a run. ``run.json`` is written last, because it marks the directory as a run's."""
     if supervision:
         write_text(path / SUPERVISION_FILE, f"{supervision}\n")
     write_json(path / RUN_KEY_FILE, identity)
 
 
 def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
+    """Check that an existing directory belongs to a run with these settings. Initialise an empty directory.
+
+    Raises:
+        UserError: The directory has other files, or its run has other settings.
+    """
     if not (path / RUN_KEY_FILE).is_file():
         if not _is_uninitialized(path):
             raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
         _initialize(path, identity, supervision)
         return
-    before, now = (flatten(current_settings(each)) for each in (_read(path / RUN_KEY_FILE), identity))
-    if before != now:
-        names = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
+    former, requested = (flatten(current_settings(values)) for values in (_read(path / RUN_KEY_FILE), identity))
+    if former != requested:
+        names = sorted(name for name in {**former, **requested} if former.get(name) != requested.get(name))
         raise UserError(
             f"{path} was started with other settings",
-            f"different: {', '.join(f'{name} {before.get(name)} → {now.get(name)}' for name in names)}",
+            f"different: {', '.join(f'{name} {former.get(name)} → {requested.get(name)}' for name in names)}",
             f"resume it with --config {path / CONFIG}, choose another --run-dir, or start another run with --fresh",
         )
 
@@ -410,13 +439,16 @@ class RunRecord:
     """A run with at least one scored epoch.
 
     Attributes:
-        given_name: name given by ``--name``; empty if there is none.
-        settings: values of the settings by dotted name.
-        result: content of ``result.json``; ``None`` if the run is not finished.
-        checkpoint: the reported .params file.
-        description: the description beside the checkpoint.
-        scores: scores of the reported epoch by split; empty for several labels or many classes.
-        label_scores: the same for several labels; empty for one class per document.
+        path: Directory of the run.
+        given_name: Name given by ``--name``; empty if there is none.
+        settings: Values of the settings by dotted name.
+        result: Content of ``result.json``; ``None`` if the run is not finished.
+        checkpoint: Path of the reported .params file.
+        metadata: Metadata of the checkpoint.
+        multiclass_scores: Scores of the reported epoch by split. Empty if documents have several labels, or if there
+            are too many classes to store scores.
+        multilabel_scores: The same scores if documents have several labels; otherwise empty.
+        history: Steps and epochs of the run.
     """
 
     path: Path
@@ -435,7 +467,7 @@ class RunRecord:
 
     @property
     def score_name(self) -> str:
-        """Name of the score that is called accuracy in the records."""
+        """Name of the score that the records call accuracy: accuracy or micro F1."""
         return score_name("labels" in self.metadata)
 
     @property
@@ -458,7 +490,7 @@ class RunRecord:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Data, processes, device and environment of the run; empty if it is not finished."""
+        """Data, processes, device and environment of the run. Empty if the run is not finished."""
         return dict(self.result["provenance"]) if self.result else {}
 
     @property
@@ -467,7 +499,7 @@ class RunRecord:
         return str(self.metadata["data"]["fingerprint"])
 
     def has_same_test_split(self, other: RunRecord) -> bool:
-        """Return whether both runs are known to have been scored on the same test documents."""
+        """Return whether both runs were evaluated on the same test documents."""
         return bool(self.metadata["data"]["test"] == other.metadata["data"]["test"])
 
     @property
@@ -477,15 +509,18 @@ class RunRecord:
         return Path(self.provenance["data"]) if self.provenance else dataset_folder(source)
 
     def non_default_settings(self) -> Settings:
-        """Return the settings that differ from this version's defaults, such as those computed from the data."""
-        usual = flatten(Config().to_dict())
-        return {name: value for name, value in self.settings.items() if usual.get(name, value) != value}
+        """Return the settings that differ from the defaults of this version. Some are computed from the data."""
+        defaults = flatten(Config().to_dict())
+        return {name: value for name, value in self.settings.items() if defaults.get(name, value) != value}
 
     def open_dataset(self, folder: Path | None) -> Dataset:
         """Open the data that the run was trained on.
 
         Args:
-            folder: current folder of the data; ``None``: the folder used in training.
+            folder: Current folder of the data. ``None``: the folder of the data during training.
+
+        Raises:
+            UserError: The folder contains no data, or other data.
         """
         data = open_dataset(folder or self.data_folder)
         if data.fingerprint != self.fingerprint:
@@ -495,27 +530,33 @@ class RunRecord:
         return data
 
     def seen_in_training(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
-        """Return which documents repeat a text of the train split and of the validation split, each bool [documents].
+        """Return which documents have the text of a document that the run was trained on.
+
+        Returns:
+            bool [documents] for each of the splits ``LEARNED_SPLITS``.
 
         Raises:
-            UserError: the data of the run are gone, or are other data.
+            UserError: The data of the run do not exist any more, or are other data.
         """
         splits, hashes = self.open_dataset(None).splits, documents.source_rows[:, HASH]
         return {name: np.isin(hashes, splits[name].source_rows[:, HASH]) for name in LEARNED_SPLITS if name in splits}
 
 
 def open_run_of_checkpoint(path: Path) -> RunRecord | None:
-    """Read the run of a checkpoint; ``None`` for a checkpoint that is in no run's folder."""
+    """Read the run of a checkpoint. Return ``None`` if the checkpoint is not in the directory of a run."""
     run_dir = path.absolute().parent.parent
     return open_run(run_dir, path) if (run_dir / CONFIG).is_file() else None
 
 
 def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
-    """Read the run in a folder.
+    """Read the run in a directory.
 
     Args:
-        run_dir: the folder, or the start of its name in ``runs/``.
-        path: checkpoint to describe; default: the one that the run reports.
+        run_dir: Directory of the run, or the start of its name in ``runs/``.
+        path: Checkpoint of the run. ``None``: the reported checkpoint.
+
+    Raises:
+        UserError: The directory is not the directory of a run with a scored epoch, or a file is damaged.
     """
     run_dir = checkpoint.resolve_run_name(str(run_dir))
     if not run_dir.exists():
@@ -523,10 +564,10 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
     if not (run_dir / checkpoint.FOLDER).is_dir():
         raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
     path = path or checkpoint.resolve_model(str(run_dir))
-    description = checkpoint.read_metadata(path)
-    if description is None:
-        raise UserError(f"{path} has no description beside it", remedy="name another run")
-    if missing := {"epoch", "metrics", "numerics", "data"} - description.keys():
+    metadata = checkpoint.read_metadata(path)
+    if metadata is None:
+        raise UserError(f"{path} has no .json file beside it", remedy="name another run")
+    if missing := {"epoch", "metrics", "numerics", "data"} - metadata.keys():
         raise damaged_error(path.with_suffix(".json"), KeyError(min(missing)), "name another run")
     folder, config, scores = RunDir(run_dir), run_dir / CONFIG, checkpoint.read_scores(path)
     return RunRecord(
@@ -535,7 +576,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         settings=flatten(read(config)) if config.is_file() else {},
         result=folder.result,
         checkpoint=path,
-        metadata=description,
+        metadata=metadata,
         multiclass_scores={name: score for name, score in scores.items() if isinstance(score, MulticlassScores)},
         multilabel_scores={name: score for name, score in scores.items() if isinstance(score, MultilabelScores)},
         history=History.from_run_dir(run_dir),

@@ -1,7 +1,8 @@
-"""Scores of a network on one split, with one class per document or several, and their JSON form.
+"""Scores of a network on one split, for single-label and multilabel documents, and their JSON form.
 
-Scores are integer counts summed over the ranks, so they do not depend on the number of ranks. The log-odds of several
-labels are counted in intervals of 1 / ``PER_UNIT``: average precision treats documents in the same interval as equal.
+Scores are computed from integer counts. The ranks sum their counts, so the scores do not depend on the number of ranks.
+For multilabel documents, the log-odds of each class are counted in intervals of 1 / ``PER_UNIT``. The average precision
+treats documents in the same interval as equal.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from crepe_dist.model.calibration import (
 )
 from crepe_dist.sealed_json import rename_keys
 
-BINS = 15  # intervals of the predicted probability, as in Guo et al. 2017
-MILLION = 1_000_000  # probabilities are summed as integer millionths, so the order of additions does not matter
-MAX_MISTAKES = 20  # kept per split
-TOP_K_PER_MISTAKE = 3  # most probable classes kept per mistake
-TOP_K = (3, 5)  # most probable classes among which the true one may be
-MAX_STORED_CLASSES = 1000  # with more classes, no scores are stored: the confusion matrix would be too large
-MAX_STORED_DOCUMENTS = 1 << 21  # with more documents, `right` is not stored
-PRIOR_DOCUMENTS = 4  # documents with a label that the threshold of all labels together counts as
-DEFAULT_THRESHOLD = 0.5
-NOT_STORED = ("loss_error",)
+BINS = 15  # Number of intervals of the predicted probability, as in Guo et al. 2017.
+MILLION = 1_000_000  # Probabilities are summed as integer millionths, so the order of additions does not matter.
+MAX_MISTAKES = 20  # Maximum number of stored mistakes per split.
+TOP_K_PER_MISTAKE = 3  # Number of most probable classes that are stored per mistake.
+TOP_K = (3, 5)  # Values of k of the top-k accuracies.
+MAX_STORED_CLASSES = 1000  # With more classes, no scores are stored, because the confusion matrix would be too large.
+MAX_STORED_DOCUMENTS = 1 << 21  # With more documents, ``is_correct`` is not stored.
+# Weight of the threshold of all classes together in the threshold of one class, in documents with the label.
+PRIOR_DOCUMENTS = 4
+DEFAULT_THRESHOLD = 0.5  # Probability from which a label is predicted if there is no validation split.
+NOT_STORED = ("loss_error",)  # Attributes that are not stored.
 # Keys of stored scores in earlier versions. ``evaluate --json`` still prints these keys.
 FORMER_KEYS = {
     "answers": "confidence_histogram",
@@ -55,10 +57,10 @@ class Mistake:
     """A misclassified document.
 
     Attributes:
-        row: number of the document in its split.
-        true: index of the true class.
-        probability: predicted probability of the true class, from 0 to 1.
-        ranking: at most ``RANKED`` pairs (class, probability), the most probable first.
+        row: Number of the document in its split.
+        true: Index of the true class.
+        probability: Predicted probability of the true class, from 0 to 1.
+        ranking: Pairs of a class and its probability, the most probable first, at most ``TOP_K_PER_MISTAKE``.
     """
 
     row: int
@@ -73,14 +75,26 @@ class Mistake:
 
 
 def worst_mistakes(mistakes: list[Mistake]) -> list[Mistake]:
-    """Return the ``MISTAKES`` with the least probable true classes, in an order independent of the input's."""
+    """Return the mistakes whose true classes have the lowest probabilities, at most ``MAX_MISTAKES``.
+
+    The result does not depend on the order of the input.
+    """
     return sorted(mistakes, key=lambda mistake: (mistake.probability, mistake.row))[:MAX_MISTAKES]
 
 
 class ClassificationScores:
-    """Scores of each class, and their means, from the decisions about it."""
+    """Base class of scores. It computes the scores of each class, and their means, from the counts of the class.
 
-    confusion_counts: Counts  # true positives, false positives and false negatives, int64 [classes, 3]
+    Attributes:
+        confusion_counts: True positives, false positives and false negatives of each class, int64 [classes, 3].
+        reliability: Counts and probabilities of the predictions by interval (``reliability_histogram``).
+        calibration: Calibration of the probabilities.
+        selective_counts: Counts of the selective predictions, int64 [precisions, levels, 2].
+        uncalibrated_loss: Mean loss at temperature 1, in nats per document; ``None`` if it is unknown.
+        is_multilabel: Whether documents have several labels.
+    """
+
+    confusion_counts: Counts
     reliability: Counts
     calibration: Calibration
     selective_counts: Counts
@@ -89,26 +103,35 @@ class ClassificationScores:
 
     @property
     def selective_scores(self) -> list[dict[str, Any]]:
-        """Answers as sure as asked, as far as the validation split promises them, as JSON values.
+        """Coverage and precision of selective predictions at each requested precision, as JSON values.
 
-        ``covered`` is the share of the texts that are answered with a node of each level, and with a class, or of the
-        labels that are found. A threshold is ``None`` where nothing is sure enough.
+        Precisions that no threshold reaches on the validation split are missing. The keys of a row:
+
+        * ``asked``: requested precision.
+        * ``thresholds``: threshold of each level of the hierarchy, or of each class if documents have several labels.
+          It is ``None`` if no prediction is confident enough.
+        * ``covered``: proportion of the documents that get a prediction, for each level. If documents have several
+          labels, it is the proportion of the labels that are predicted.
+        * ``precision``: proportion of the predictions that are correct.
         """
-        found = []
-        for (asked, thresholds), counts in zip(self.calibration.promised.items(), self.selective_counts):
-            given, right = counts.T
-            covered = (right if self.is_multilabel else given) / max(self.support.sum(), 1)
-            least = [each if each <= 1 else None for each in thresholds]
-            values = (asked, least, covered.tolist(), float(right.sum() / max(given.sum(), 1)))
-            found.append(dict(zip(("asked", "thresholds", "covered", "precision"), values)))
-        return found
+        rows = []
+        for (target, thresholds), counts in zip(self.calibration.promised.items(), self.selective_counts):
+            predicted, correct = counts.T
+            coverage = (correct if self.is_multilabel else predicted) / max(self.support.sum(), 1)
+            reachable = [threshold if threshold <= 1 else None for threshold in thresholds]
+            values = (target, reachable, coverage.tolist(), float(correct.sum() / max(predicted.sum(), 1)))
+            rows.append(dict(zip(("asked", "thresholds", "covered", "precision"), values)))
+        return rows
 
     @property
     def macro_f1_error(self) -> float:
-        """Standard error of the macro F1 (delta method), as if each mistake about two classes hit both alike."""
-        right, *wrong = self.confusion_counts.T
-        both, f1 = np.maximum(2 * right + sum(wrong), 1), self.f1
-        squares = right * ((2 - 2 * f1) / both) ** 2 + 2 * sum(wrong) * (f1 / both) ** 2
+        """Standard error of the macro F1 by the delta method.
+
+        A mistake concerns two classes, the true class and the predicted class. Both are assumed to be affected equally.
+        """
+        correct, *wrong = self.confusion_counts.T
+        denominator, f1 = np.maximum(2 * correct + sum(wrong), 1), self.f1
+        squares = correct * ((2 - 2 * f1) / denominator) ** 2 + 2 * sum(wrong) * (f1 / denominator) ** 2
         return float(np.sqrt(squares[self.has_support].sum()) / max(self.has_support.sum(), 1))
 
     @property
@@ -118,12 +141,12 @@ class ClassificationScores:
 
     @property
     def has_support(self) -> npt.NDArray[np.bool_]:
-        """Tell which classes have documents, bool [classes]."""
+        """Whether each class has documents, bool [classes]."""
         return np.asarray(self.support > 0)
 
     @property
     def is_predicted(self) -> npt.NDArray[np.bool_]:
-        """Tell which classes were predicted, bool [classes]."""
+        """Whether each class was predicted for a document, bool [classes]."""
         return np.asarray(self.confusion_counts[:, :2].any(axis=1))
 
     @property
@@ -138,7 +161,7 @@ class ClassificationScores:
 
     @property
     def f1(self) -> Floats:
-        """F1 score of each class, float64 [classes]; 0 where undefined."""
+        """F1 score of each class, float64 [classes]; 0 if it is undefined."""
         return _f1(self.confusion_counts.T)
 
     @property
@@ -154,57 +177,62 @@ class ClassificationScores:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: of the predicted classes, or of all classes where there are several labels."""
+        """Expected calibration error of the predicted classes, or of all classes if documents have several labels."""
         return expected_calibration_error(self.reliability)
 
     def per_class(self, classes: list[str]) -> dict[str, dict[str, Any]]:
-        """Return precision, recall, f1 (fractions; 0 if undefined) and documents of each class, as JSON values.
+        """Return the scores of each class as JSON values.
 
-        Several labels have average_precision and threshold (fractions), too.
+        The keys are precision, recall and f1 (fractions; 0 if undefined) and documents. If documents have several
+        labels, there are also average_precision and threshold (fractions).
         """
         names = ["precision", "recall", "f1", *["average_precision", "threshold"] * self.is_multilabel, "documents"]
-        others = {"threshold": "thresholds", "documents": "support"}
-        rows = zip(*(getattr(self, others.get(name, name)).tolist() for name in names))
-        return {each: dict(zip(names, row)) for each, row in zip(classes, rows)}
+        attributes = {"threshold": "thresholds", "documents": "support"}
+        rows = zip(*(getattr(self, attributes.get(name, name)).tolist() for name in names))
+        return {class_name: dict(zip(names, row)) for class_name, row in zip(classes, rows)}
 
     def to_dict(self, *omitted: str) -> dict[str, Any]:
         """Convert to JSON values, without the attributes ``omitted``."""
-        names = [each.name for each in fields(self) if each.name not in (*NOT_STORED, *omitted)]  # type: ignore[arg-type]
-        return {name: _plain(getattr(self, name)) for name in names}
+        excluded = (*NOT_STORED, *omitted)
+        names = [item.name for item in fields(self) if item.name not in excluded]  # type: ignore[arg-type]
+        return {name: _to_json(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Any:
-        """Convert from the values of ``to_dict``."""
+        """Convert from the values of ``to_dict``. Values of earlier versions are also read."""
         saved = rename_keys(saved, FORMER_KEYS)
         values = {name: np.array(value) if isinstance(value, list) else value for name, value in saved.items()}
         values["calibration"] = Calibration(**saved.get("calibration", {}))
         if "mistakes" in saved:
             values["mistakes"] = list(map(Mistake.from_dict, saved["mistakes"]))
-        documents = saved["documents"] if cls.is_multilabel else int(values["confusion"].sum())
-        return cls(**{**values, "is_correct": _bits(saved["is_correct"], documents)})
+        num_documents = saved["documents"] if cls.is_multilabel else int(values["confusion"].sum())
+        return cls(**{**values, "is_correct": _unpack_bits(saved["is_correct"], num_documents)})
 
 
 @dataclass(frozen=True)
 class MulticlassScores(ClassificationScores):
-    """Scores of a network on one split.
+    """Scores of a network on one split whose documents have one label each.
 
     Attributes:
-        confusion: int64 [classes, classes]; row = true class, column = predicted class.
-        loss: mean cross-entropy per document, in nats, of the probabilities that ``predict`` gives: calibrated by
-            ``calibration``, or by the temperature that this split chose.
-        reliability: int64 [BINS, 3]; for each interval of the predicted probability, the number of documents, that of
-            correct predictions, and the sum of the probabilities in millionths.
-        mistakes: worst mistakes, as selected by ``worst``.
-        right: bool [documents], true for correct predictions, in the order of the split; ``None`` if not stored.
-        calibration: calibration of the probabilities in ``reliability`` and ``mistakes``.
-        uncalibrated: ``reliability`` at temperature 1; ``None`` if ``reliability`` is.
-        uncalibrated_loss: mean cross-entropy at temperature 1; ``None`` in files of earlier versions, in which ``loss``
-            has this value.
-        loss_error: standard error of ``loss``; ``None`` for a split that chose no temperature. Not stored.
-        answers: int64 [PERCENTS, 2 + RANKS]; for each whole percent of the predicted probability, rounded down, the
-            number of documents, of correct predictions, and of documents whose true class is among the first ``RANKS``.
-        sure: int64 [precisions, levels, 2]; for each precision that the calibration promises, the number of documents
-            that are answered with a node of each level and with a class, and of those for which it is right.
+        confusion: Confusion matrix, int64 [classes, classes]. Rows are true classes, columns are predicted classes.
+        loss: Mean cross-entropy per document, in nats. The probabilities are calibrated by ``calibration``. Exception:
+            on a split to which a temperature was fitted, they are calibrated by this temperature.
+        reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the predicted probability: the number
+            of documents, the number of correct predictions, and the sum of the probabilities in millionths.
+        mistakes: Worst mistakes (``worst_mistakes``).
+        is_correct: Whether each prediction is correct, bool [documents], in the order of the split; ``None`` if it is
+            not stored.
+        calibration: Calibration of the probabilities in ``reliability`` and ``mistakes``.
+        uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` has this temperature.
+        uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document; ``None`` in files of earlier
+            versions, in which ``loss`` has this value.
+        loss_error: Standard error of ``loss``; ``None`` for a split to which no temperature was fitted. Not stored.
+        confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. For each percent of the predicted probability, rounded
+            down: the number of documents, the number of correct predictions, and for each k of ``TOP_K`` the number of
+            documents whose true class is among the k most probable classes.
+        selective_counts: int64 [precisions, levels, 2]. For each precision that the calibration reaches, and each
+            level of the hierarchy: the number of documents that get a node of this level as their prediction, and the
+            number of these predictions that are correct.
     """
 
     confusion: Counts
@@ -221,7 +249,7 @@ class MulticlassScores(ClassificationScores):
 
     @cached_property
     def confusion_cells(self) -> tuple[Counts, Counts, Counts]:
-        """Non-zero cells of ``confusion``, see ``cells_of``."""
+        """Non-zero cells of ``confusion`` (``nonzero_cells``): true classes, predicted classes and counts."""
         return nonzero_cells(self.confusion)
 
     @property
@@ -230,15 +258,15 @@ class MulticlassScores(ClassificationScores):
 
     @property
     def accuracy(self) -> float:
-        """Fraction of documents classified correctly."""
+        """Fraction of the documents that are classified correctly."""
         return float(np.trace(self.confusion) / self.documents)
 
     @property
     def top_k_accuracy(self) -> dict[int, float]:
-        """Share of documents whose true class is among so many most probable ones, which are not all."""
-        documents, _, *among = self.confidence_histogram.sum(axis=0).tolist()
-        pairs = zip(TOP_K, among) if documents else ()
-        return {rank: number / documents for rank, number in pairs if rank < len(self.confusion)}
+        """Top-k accuracy for each k of ``TOP_K`` that is smaller than the number of classes."""
+        documents, _, *num_among_top_k = self.confidence_histogram.sum(axis=0).tolist()
+        pairs = zip(TOP_K, num_among_top_k) if documents else ()
+        return {k: count / documents for k, count in pairs if k < len(self.confusion)}
 
     @property
     def uncalibrated_error(self) -> float:
@@ -248,27 +276,29 @@ class MulticlassScores(ClassificationScores):
     @cached_property
     def confusion_counts(self) -> Counts:  # type: ignore[override]
         true, predicted, documents = self.confusion_cells
-        right = np.diag(self.confusion)
-        columns, rows = (np.bincount(each, documents, len(right)).astype(np.int64) for each in (predicted, true))
-        return np.stack([right, columns - right, rows - right], axis=1)
+        correct = np.diag(self.confusion)
+        num_predicted, num_true = (
+            np.bincount(classes, documents, len(correct)).astype(np.int64) for classes in (predicted, true)
+        )
+        return np.stack([correct, num_predicted - correct, num_true - correct], axis=1)
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of an epoch's record, by name without the split."""
-        more = {name: getattr(self, name) for name in ("loss_error", "uncalibrated_loss")}
-        return {**super().metrics(), **{name: value for name, value in more.items() if value is not None}}
+        optional = {name: getattr(self, name) for name in ("loss_error", "uncalibrated_loss")}
+        return {**super().metrics(), **{name: value for name, value in optional.items() if value is not None}}
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
         losses, errors = ("loss", "uncalibrated_loss"), ("calibration_error", "uncalibrated_error")
         names = ("accuracy", "macro_f1", *losses, *errors, "documents")
-        top = {f"top_{rank}_accuracy": share for rank, share in self.top_k_accuracy.items()}
+        top = {f"top_{k}_accuracy": accuracy for k, accuracy in self.top_k_accuracy.items()}
         return {**{name: getattr(self, name) for name in names}, **top}
 
     def top_confusions(self, max_confusions: int | None = None) -> list[tuple[int, int, int]]:
-        """Return the most frequent confusions as (true class, predicted class, documents), the most frequent first.
+        """Return the confusions as (true class, predicted class, number of documents), the most frequent first.
 
         Args:
-            most: largest number of confusions; ``None``: all.
+            max_confusions: Maximum number of confusions. ``None``: all confusions.
         """
         cells = np.stack(self.confusion_cells, axis=1)
         wrong = cells[cells[:, 0] != cells[:, 1]]
@@ -277,19 +307,23 @@ class MulticlassScores(ClassificationScores):
 
 @dataclass(frozen=True)
 class MultilabelScores(ClassificationScores):
-    """Scores of several labels on one split.
+    """Scores of a network on one split whose documents have several labels.
 
     Attributes:
-        loss: mean over the documents of the sum of the binary cross-entropies of all classes, in nats. No temperature
-            changes the probabilities of several labels.
-        decisions: documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3].
-        average_precision: float64 [classes].
-        thresholds: probability from which a class is predicted, float64 [classes].
-        reliability: int64 [BINS, 3]; for each interval of the probability of a class of a document, their number, how
-            many are labels, and the sum of the probabilities in millionths.
-        sure: int64 [precisions, 1, 2]; for each precision that the calibration promises, the number of labels that are
-            predicted, and of those that are right.
-        right: bool [documents]: all labels of the document are predicted and no other; ``None`` if not stored.
+        documents: Number of documents.
+        loss: Mean loss per document, in nats. The loss of a document is the sum of the binary cross-entropies of all
+            classes. There is no temperature for multilabel probabilities.
+        confusion_counts: True positives, false positives and false negatives of each class, int64 [classes, 3].
+        average_precision: Average precision of each class, float64 [classes].
+        thresholds: Probability from which each class is predicted, float64 [classes].
+        reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the probability of a class of a
+            document: the number of pairs of a document and a class, the number of pairs whose class is a label of the
+            document, and the sum of the probabilities in millionths.
+        is_correct: Whether the predicted labels of each document are exactly its labels, bool [documents]; ``None`` if
+            it is not stored.
+        calibration: Calibration, with the thresholds of the classes.
+        selective_counts: int64 [precisions, 1, 2]. For each precision that the calibration reaches: the number of
+            predicted labels, and the number of predicted labels that are correct.
     """
 
     documents: int
@@ -305,14 +339,15 @@ class MultilabelScores(ClassificationScores):
 
     @property
     def accuracy(self) -> float:
-        """Micro F1: the score that names checkpoints and chooses epochs."""
+        """Micro F1. It is part of the name of a checkpoint, and selects the epoch."""
         return float(_f1(self.confusion_counts.sum(axis=0)))
 
     @property
     def micro_precision_recall(self) -> tuple[float, float]:
         """Precision and recall over all labels together."""
-        right, false, missed = self.confusion_counts.sum(axis=0).tolist()
-        return right / max(right + false, 1), right / max(right + missed, 1)
+        true_positives, false_positives, false_negatives = self.confusion_counts.sum(axis=0).tolist()
+        precision = true_positives / max(true_positives + false_positives, 1)
+        return precision, true_positives / max(true_positives + false_negatives, 1)
 
     @property
     def mean_average_precision(self) -> float:
@@ -321,7 +356,7 @@ class MultilabelScores(ClassificationScores):
 
     @property
     def exact_match(self) -> float | None:
-        """Share of documents whose labels are all predicted, and no other; ``None`` if unknown."""
+        """Fraction of the documents whose predicted labels are exactly their labels; ``None`` if it is unknown."""
         return None if self.is_correct is None else float(self.is_correct.mean())
 
     def summary(self) -> dict[str, Any]:
@@ -337,35 +372,43 @@ AnyScores = Union[MulticlassScores, MultilabelScores]
 
 
 def choose_thresholds(histogram: Counts) -> Floats:
-    """Choose each class's threshold by F1, the middle one among equals.
+    """Choose the threshold of each class that maximises F1.
 
-    Few documents say little about a threshold. The log-odds of a class with n documents are the mean, with weights n
-    and ``PRIOR``, of its own best threshold and of that of all labels together.
+    If a class has few documents, its best threshold is unreliable. The log-odds of the threshold of a class with n
+    documents are therefore a weighted mean: the best threshold of the class has the weight n, and the best threshold of
+    all classes together has the weight ``PRIOR_DOCUMENTS``.
 
     Args:
-        histogram: int64 [classes, ``INTERVALS``, 2]: documents without and with the label in each interval.
+        histogram: Number of documents without and with the label in each interval, int64 [classes, INTERVALS, 2].
 
     Returns:
         Probabilities, float64 [classes].
     """
-    group_size, number = _best(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
-    return interval_threshold(
-        np.rint((number * _best(histogram) + PRIOR_DOCUMENTS * group_size) / (number + PRIOR_DOCUMENTS))
-    )
+    shared_best, num_labels = _best_intervals(histogram.sum(axis=0)[None]), histogram[..., 1].sum(axis=1)
+    weighted_sum = num_labels * _best_intervals(histogram) + PRIOR_DOCUMENTS * shared_best
+    return interval_threshold(np.rint(weighted_sum / (num_labels + PRIOR_DOCUMENTS)))
 
 
-def _best(histogram: Counts) -> npt.NDArray[np.int64]:
-    """Return the interval from which predicting a class gives the highest F1, int64 [classes]."""
+def _best_intervals(histogram: Counts) -> npt.NDArray[np.int64]:
+    """Return the interval from which each class is predicted with the highest F1, int64 [classes].
+
+    If several intervals have the highest F1, return the middle one.
+    """
     positive = histogram[..., 1].sum(axis=1, keepdims=True)
     f1 = 2 * reverse_cumsum(histogram[..., 1]) / np.maximum(reverse_cumsum(histogram.sum(axis=2)) + positive, 1)
-    f1[:, 0] = -1  # a threshold below all
+    f1[:, 0] = -1  # The first interval has no lower bound, so it cannot be a threshold.
     first, last = f1.argmax(axis=1), INTERVALS - 1 - f1[:, ::-1].argmax(axis=1)
     middle, rows = (first + last) // 2, np.arange(len(f1))
     return np.asarray(np.where(f1[rows, middle] == f1[rows, first], middle, first))
 
 
 def confusion_at_thresholds(histogram: Counts, thresholds: Floats) -> Counts:
-    """Count documents with the label and predicted, only predicted, and only with the label, int64 [classes, 3]."""
+    """Count the true positives, false positives and false negatives of each class, int64 [classes, 3].
+
+    Args:
+        histogram: Number of documents without and with the label in each interval, int64 [classes, INTERVALS, 2].
+        thresholds: Probability from which each class is predicted, float64 [classes].
+    """
     is_possible = thresholds < 1
     odds = log_odds(np.where(is_possible, thresholds, DEFAULT_THRESHOLD))
     lowest = np.where(is_possible, to_intervals(odds + np.float32(1e-4)), INTERVALS)
@@ -375,7 +418,11 @@ def confusion_at_thresholds(histogram: Counts, thresholds: Floats) -> Counts:
 
 
 def average_precision(histogram: Counts) -> Floats:
-    """Return the average precision of each class, float64 [classes]; 0 for a class without documents."""
+    """Return the average precision of each class, float64 [classes]; 0 for a class without documents.
+
+    Args:
+        histogram: Number of documents without and with the label in each interval, int64 [classes, INTERVALS, 2].
+    """
     above = histogram[:, ::-1].cumsum(axis=1)
     precision = above[..., 1] / np.maximum(above.sum(axis=2), 1)
     gained = histogram[:, ::-1, 1]
@@ -386,8 +433,8 @@ def reliability_histogram(probabilities: npt.NDArray[np.float64], is_correct: np
     """Count predictions by their probability, as in ``MulticlassScores.reliability``.
 
     Args:
-        probabilities: float64 [n].
-        right: the correct ones, bool [n].
+        probabilities: Probabilities of the predictions, float64 [n].
+        is_correct: Whether each prediction is correct, bool [n].
     """
     bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
     columns = (None, is_correct, np.rint(probabilities * MILLION))
@@ -396,17 +443,18 @@ def reliability_histogram(probabilities: npt.NDArray[np.float64], is_correct: np
 
 def expected_calibration_error(reliability: Counts) -> float:
     """Compute the expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
-    number, right, probability = reliability.T
-    return float(np.abs(right - probability / MILLION).sum() / max(number.sum(), 1))
+    count, num_correct, probability = reliability.T
+    return float(np.abs(num_correct - probability / MILLION).sum() / max(count.sum(), 1))
 
 
-def _f1(decisions: Counts) -> Floats:
-    right, false, missed = decisions
-    return np.asarray(2 * right / np.maximum(2 * right + false + missed, 1))
+def _f1(confusion_counts: Counts) -> Floats:
+    """Compute F1 from true positives, false positives and false negatives."""
+    true_positives, false_positives, false_negatives = confusion_counts
+    return np.asarray(2 * true_positives / np.maximum(2 * true_positives + false_positives + false_negatives, 1))
 
 
-def _plain(value: Any) -> Any:
-    """Convert a value of scores to JSON; bits to base64."""
+def _to_json(value: Any) -> Any:
+    """Convert a value of scores to JSON. Bits are encoded in base64."""
     if isinstance(value, np.ndarray) and value.dtype == bool:
         return (
             base64.b64encode(np.packbits(value).tobytes()).decode("ascii")
@@ -414,14 +462,14 @@ def _plain(value: Any) -> Any:
             else None
         )
     if isinstance(value, list):
-        return [asdict(each) for each in value]
+        return [asdict(mistake) for mistake in value]
     if isinstance(value, Calibration):
         return value.to_dict()
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _bits(packed: str | None, documents: int) -> npt.NDArray[np.bool_] | None:
-    """Convert ``right`` back from base64."""
+def _unpack_bits(packed: str | None, num_documents: int) -> npt.NDArray[np.bool_] | None:
+    """Convert ``is_correct`` back from base64."""
     if packed is None:
         return None
-    return np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8), count=documents).astype(bool)
+    return np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8), count=num_documents).astype(bool)
