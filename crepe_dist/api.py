@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source"}
 OF_BOTH = "seed"
-SHORT = re.compile(r"(\[rank 0\] )?(epoch \d|test |note: |  (why|do): )")  # lines of ``verbose=1``
+SHORT_OUTPUT = re.compile(r"(\[rank 0\] )?(epoch \d|test |note: |  (why|do): )")  # Lines that ``verbose=1`` prints.
 
 
 def fit(
@@ -44,66 +44,70 @@ def fit(
     verbose: int = 2,
     **options: Any,
 ) -> Predictor:
-    """Train a classifier, and return it; also called ``crepe_dist.fit``.
+    """Train a classifier and return it. It is also available as ``crepe_dist.fit``.
 
-    A table or a file is prepared, and trained on, in a temporary folder, with the defaults of ``crepe prepare`` and
-    ``crepe train``: a fifth of the rows is the test split, unless ``test`` is given. A prepared folder is trained on as
-    by ``crepe train``, in a folder of ``runs/``: the same call resumes an unfinished run, and opens a finished one.
+    A table or a file is prepared in a temporary folder. The model is also trained there, with the defaults of ``crepe
+    prepare`` and ``crepe train``. A fifth of the rows is the test split, unless ``test`` is given. A prepared folder is
+    used like by ``crepe train``, with a run in ``runs/``: the same call resumes an unfinished run, and returns the
+    model of a finished run.
 
     Args:
-        data: data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, prepared folder, or
+        data: Data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, prepared folder, or
             file or folder that ``crepe prepare`` reads.
-        label, text: columns; ``None``: those with usual names. Several columns of ``text`` are joined in their order.
-        verbose: 0: print nothing; 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
-            data and the model; 2: also print all other lines of ``crepe train``.
-        options: arguments of ``prepare``, unless the data are prepared, such as ``labels="multilabel"``; and settings
-            of ``crepe train``, named as their flags, such as ``epochs=3`` or ``**{"logging.report": False}``. ``seed``
-            applies to both. ``run_dir`` keeps the run and its report.
+        label: Label column. ``None``: the column is detected by its name.
+        text: Text column, or several text columns, which are joined in their order. ``None``: the column is detected by
+            its name.
+        verbose: 0: print nothing. 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
+            data and the model. 2: also print all other lines of ``crepe train``.
+        options: Arguments of ``prepare``, such as ``labels="multilabel"`` (only if the data are not prepared); and
+            settings of ``crepe train`` by the names of their flags, such as ``epochs=3`` or
+            ``**{"logging.report": False}``. ``seed`` applies to both. If ``run_dir`` is given, the run and its report
+            are written into this directory and are not removed.
 
     Raises:
-        UserError: an option does not exist or has an unusable value, or the data cannot be used.
+        UserError: An option does not exist or has an unusable value, or the data cannot be used.
     """
     check_column("label", label)
     options = {**{name: value for name, value in (("label", label), ("text", text)) if value is not None}, **options}
     path = Path(data) if isinstance(data, (str, Path)) else None
     if path is not None and (str(path) == SAMPLE or (path / MANIFEST).is_file()):
-        config = merge_settings({**_divided(options, is_prepared=True)[1], "data.source": str(path)})
+        config = merge_settings({**_split_options(options, is_prepared=True)[1], "data.source": str(path)})
         with _printing(verbose):
             checkpoint = train(config).checkpoint
         return load(checkpoint, device=config.device)
     if read_launcher_env().size > 1:
         remedy = "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit"
         raise UserError(f"{read_launcher_env().size} processes cannot prepare the same data", remedy=remedy)
-    preparing, training = _divided(options, is_prepared=False)
+    preparing, training = _split_options(options, is_prepared=False)
     with temporary_folder() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
         summary = prepare(data, prepared, verbose=bool(verbose), **preparing)
-        is_kept = "run_dir" in training
-        usual = {} if is_kept else {"run_dir": str(folder / "run"), **NO_REPORTS}
+        is_permanent = "run_dir" in training
+        defaults = {} if is_permanent else {"run_dir": str(folder / "run"), **NO_REPORTS}
         try:
-            config = merge_settings({**usual, **training, "data.source": str(prepared)})
+            config = merge_settings({**defaults, **training, "data.source": str(prepared)})
             if verbose:
-                print("\n".join(_described(summary)), flush=True)
-                _note(summary["warnings"])
+                print("\n".join(_summarize(summary)), flush=True)
+                _print_warnings(summary["warnings"])
             with _printing(verbose, folder):
                 checkpoint = train(config).checkpoint
             trained = load(checkpoint, device=config.device)
-            if verbose and not is_kept:
-                _note(warnings(open_run(folder / "run"), trained.classes))
+            if verbose and not is_permanent:
+                _print_warnings(warnings(open_run(folder / "run"), trained.classes))
             return trained
         except UserError as error:
             raise translate_for_python(error) from error.__cause__
 
 
-def _note(found: Sequence[Mapping[str, str]]) -> None:
+def _print_warnings(findings: Sequence[Mapping[str, str]]) -> None:
     """Print warnings about the data or the model."""
-    for warning in found:
+    for warning in findings:
         note = translate_for_python(UserError(warning["what"], warning["why"], warning["do"]))
         print(note.format_lines("note"), flush=True)
 
 
-def _described(summary: dict[str, Any]) -> Iterator[str]:
-    """Describe the rows that were prepared, and those that were dropped."""
+def _summarize(summary: dict[str, Any]) -> Iterator[str]:
+    """Describe the prepared rows and the dropped rows."""
     yield f"prepared  {overview(summary)}"
     counts = {
         **summary["quarantine"]["reasons"],
@@ -115,15 +119,19 @@ def _described(summary: dict[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def _printing(verbose: int, temporary: Path | None = None) -> Iterator[None]:
-    """Print as ``fit`` describes, and leave out lines that name a file of a temporary folder."""
+    """Filter standard output as ``verbose`` of ``fit`` describes.
+
+    Args:
+        temporary: Temporary folder. Lines that contain its path are not printed.
+    """
     if verbose > 1 and temporary is None:
         yield
         return
-    with redirect_stdout(_Lines(sys.stdout, verbose, str(temporary or ""))):
+    with redirect_stdout(_FilteredOutput(sys.stdout, verbose, str(temporary or ""))):
         yield
 
 
-class _Lines(io.TextIOBase):
+class _FilteredOutput(io.TextIOBase):
     """Standard output that prints only some of the lines."""
 
     def __init__(self, out: TextIO, verbose: int, temporary: str) -> None:
@@ -132,8 +140,8 @@ class _Lines(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            is_ours = bool(self._temporary) and self._temporary in line
-            if not is_ours and (self._verbose > 1 or (self._verbose == 1 and SHORT.match(line))):
+            is_temporary = bool(self._temporary) and self._temporary in line
+            if not is_temporary and (self._verbose > 1 or (self._verbose == 1 and SHORT_OUTPUT.match(line))):
                 self._out.write(line + "\n")
         return len(text)
 
@@ -146,7 +154,7 @@ def _argument(name: str) -> str:
     return flag(name)[2:].replace("-", "_")
 
 
-def _divided(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_options(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
     known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(Prepare)}
     dotted = {**{_argument(name): name for name in known}, **dict(zip(known, known))}

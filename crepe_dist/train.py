@@ -1,6 +1,6 @@
-"""Commands `train`, which is `python -m crepe_dist.train`, too, and `supervise`.
+"""Commands `train` and `supervise`. The command `train` can also be started by `python -m crepe_dist.train`.
 
-``training/job.py`` opens data and folder, and ``training/train_loop.py`` trains.
+``training/job.py`` opens the data and the directory of the run, and ``training/train_loop.py`` trains.
 """
 
 import gc
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
+    gc.disable()  # Imports leave no garbage, and a fifth of their time would be spent on the search for it.
     print_help(sys.argv[1:])  # before ``join``, which imports MXNet for several processes
     if any(word.partition("=")[0] == "--on" for word in sys.argv[1:]):
         config, cluster = parse_with_cluster(sys.argv[1:])

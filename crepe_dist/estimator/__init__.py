@@ -1,4 +1,4 @@
-"""Training and prediction as an estimator of scikit-learn; scikit-learn is imported here only."""
+"""Training and prediction as a scikit-learn estimator. Only this package imports scikit-learn."""
 
 from crepe_dist import extras
 

@@ -1,4 +1,4 @@
-"""The estimator of scikit-learn."""
+"""Scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -26,39 +26,43 @@ if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
 
-UNLABELLED = -1  # label and class of a text that has none
+UNLABELLED = -1  # Label of a text without a label, as in scikit-learn's semi-supervised estimators.
 
 
 class CrepeClassifier(ClassifierMixin, BaseEstimator):
-    """Classifier of texts that reads characters, for scikit-learn's pipelines and searches.
+    """Character-level text classifier for scikit-learn's pipelines and searches.
 
-    ``fit`` trains in a process of its own. A fitted estimator holds the bytes of its checkpoint: it can be pickled,
-    copied and sent to other processes, and needs no folder. Training is deterministic: the same texts in the same order
-    give the same model on the same machine and number of processes.
+    ``fit`` trains in another process. A fitted estimator contains the bytes of its checkpoint. It can therefore be
+    pickled, copied and sent to other processes, and needs no files. Training is deterministic: the same texts in the
+    same order give the same model on the same machine and with the same number of processes.
 
     Args:
         network: ``crepe``, ``ngrams`` (about five times as fast, less accurate) or ``paper``.
-        epochs: passes over the texts; ``None``: the default of ``crepe train``, as for the next two.
-        learning_rate: initial learning rate.
-        batch_size: texts per step, over all processes.
-        category, number: names of columns of a data frame that are read beside its text; see ``crepe prepare``.
-        max_length: number of characters that are read. Of a longer text, the beginning and the end are read. ``None``:
-            enough for 99 % of the training texts.
-        validation_fraction: share of the texts that choose the best epoch instead of being trained on; 0: the last
-            epoch is the best, unless there are unlabelled texts or ``min_precision``, for which a tenth is taken.
-        patience: stop after this many epochs without an improvement on the validation split; 0: never; ``None``: as
-            ``crepe train``.
-        min_precision: share of right answers among those that ``predict`` gives; ``None``: it answers always.
+        epochs: Number of epochs. ``None``: the default of ``crepe train``.
+        learning_rate: Initial learning rate. ``None``: the default of ``crepe train``.
+        batch_size: Number of texts per step, over all processes. ``None``: the default of ``crepe train``.
+        category: Names of the categorical columns of a data frame (``crepe prepare --category``).
+        number: Names of the numeric columns of a data frame (``crepe prepare --number``).
+        max_length: Maximum number of characters that are read. If a text is longer, its start and its end are read.
+            ``None``: long enough for 99 % of the training texts.
+        validation_fraction: Fraction of the texts in the validation split, which selects the best epoch. 0: the last
+            epoch is used. Exception: with unlabelled texts or ``min_precision``, 0 means a tenth of the texts.
+        patience: Number of epochs without an improvement on the validation split after which the training stops. 0:
+            the training never stops early. ``None``: the default of ``crepe train``.
+        min_precision: Required precision of the predictions, from 0 to 1. Texts without a prediction of this precision
+            get ``None``. ``None``: every text gets a prediction.
         class_weight: ``balanced``, weights by label, or ``None``.
-        processes: number of processes that train.
+        processes: Number of processes that train.
         device: ``auto``, ``gpu`` or ``cpu``.
-        settings: further settings of ``crepe train`` by their names, such as ``{"model.width": 32}``.
-        random_state: random seed, or a ``RandomState``; ``None``: another seed for each fit.
-        verbose: 0: print nothing; 1: a line per epoch while ``fit`` trains; 2: all that ``crepe train`` prints.
+        settings: Further settings of ``crepe train`` by their names, such as ``{"model.width": 32}``.
+        random_state: Random seed, or a ``RandomState``. ``None``: each fit has a random seed.
+        verbose: 0: print nothing. 1: print a line per epoch while ``fit`` trains. 2: print all lines of ``crepe
+            train``.
 
     Attributes:
-        classes_: the labels, sorted, of the dtype that ``fit`` was given, [classes]; of several the matrix's columns.
-        model_: names and contents of the checkpoint's files: parameters and JSON.
+        classes_: Sorted labels, of the dtype of the labels in ``fit``, [classes]. If texts have several labels, these
+            are the columns of the label matrix.
+        model_: Names and contents of the files of the checkpoint: parameters and JSON.
     """
 
     def __init__(
@@ -98,11 +102,11 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.settings = settings
         self.random_state = random_state
         self.verbose = verbose
-        if renamed:  # old names of arguments
+        if renamed:  # Former names of arguments.
             self.set_params(**renamed)
 
     def set_params(self, **params: Any) -> CrepeClassifier:
-        """Set arguments of the estimator; the old names of renamed arguments are accepted."""
+        """Set arguments of the estimator. The former names of renamed arguments are also accepted."""
         known = self.get_params(deep=False)
         names = {name: current_name(name, ARGUMENTS, known) for name in params}
         super().set_params(**{names[name]: value for name, value in params.items()})
@@ -112,79 +116,89 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         """Train on texts and their labels.
 
         Args:
-            X: texts: a list, an array, a series, or a table, whose columns are chosen as those of a file. Blank texts
-                are not trained on.
-            y: a label for each text, of any type that can be sorted. The number -1 means no label, unless there is only
-                one other label. Or several labels: a matrix or a table of 0 and 1, [n, classes].
-            sample_weight: weight of each text in the loss, from 0; only their ratios count. ``None``: all count alike.
-            unlabelled: further texts without labels, given as ``X``, which a first network labels for the final one;
-                ``None``: none.
+            X: Texts: a list, an array, a series, or a table. The text columns of a table are detected like the columns
+                of a file. Blank texts are not used.
+            y: Labels of the texts, of any type that can be sorted. The number -1 means that a text has no label.
+                Exception: if there is only one other label, -1 is a label. If texts have several labels, give a matrix
+                or a table of 0 and 1, [n, classes].
+            sample_weight: Weight of each text in the loss, from 0. Only the ratios of the weights matter. ``None``: all
+                texts have the same weight.
+            unlabelled: Further texts without labels, in a form of ``X``. They get pseudo labels. ``None``: there are no
+                such texts.
 
         Raises:
-            ValueError: the texts, labels or parameters cannot be used.
-            UserError: training failed.
+            ValueError: The texts, labels or parameters cannot be used.
+            UserError: The training failed.
         """
-        wanted = self._columns()
-        if wanted.feature_columns and not is_table(X):
-            raise InvalidInput(f"the texts have no column {wanted.feature_columns[0]!r}", remedy="give a data frame")
-        texts = extract_texts(X, wanted)
-        several = _are_several(y)
-        classes, numbers = encode_multilabel(y, texts) if several else encode_labels(y, texts)
-        labelled = np.arange(len(texts)) if several else np.flatnonzero(numbers != UNLABELLED)
-        labels = [np.flatnonzero(row).tolist() for row in numbers] if several else numbers[labelled]
+        columns = self._columns()
+        if columns.feature_columns and not is_table(X):
+            raise InvalidInput(f"the texts have no column {columns.feature_columns[0]!r}", remedy="give a data frame")
+        texts = extract_texts(X, columns)
+        is_multilabel = _is_multilabel(y)
+        classes, targets = encode_multilabel(y, texts) if is_multilabel else encode_labels(y, texts)
+        labelled = np.arange(len(texts)) if is_multilabel else np.flatnonzero(targets != UNLABELLED)
+        labels = [np.flatnonzero(row).tolist() for row in targets] if is_multilabel else targets[labelled]
         table: dict[str, Any] = {"text": [texts[row] for row in labelled], "label": labels}
         if sample_weight is not None:
             table["weight"] = check_weights(sample_weight, texts)[labelled]
-        more = [] if several else [texts[row] for row in np.flatnonzero(numbers == UNLABELLED)]
-        more += [] if unlabelled is None else extract_texts(unlabelled, wanted)
+        unlabelled_texts = [] if is_multilabel else [texts[row] for row in np.flatnonzero(targets == UNLABELLED)]
+        unlabelled_texts += [] if unlabelled is None else extract_texts(unlabelled, columns)
+        needs_validation = bool(unlabelled_texts) or self.min_precision is not None
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31 - 1)
         try:
             self.model_ = fit_checkpoint(
                 table,
-                more,
+                unlabelled_texts,
                 self._settings(classes, int(seed)),
                 max_length=self.max_length,
                 validation_fraction=self.validation_fraction
-                or (DEFAULT_VALIDATION_FRACTION if more or self.min_precision is not None else 0),
+                or (DEFAULT_VALIDATION_FRACTION if needs_validation else 0),
                 processes=self.processes,
                 verbose=self.verbose,
-                feature_columns=wanted,
-                multilabel=several,
+                feature_columns=columns,
+                multilabel=is_multilabel,
             )
         except UserError as error:
             raise InvalidInput(error.what, error.why, error.remedy) from None
-        self.classes_, self.several_ = classes, several
+        self.classes_, self.several_ = classes, is_multilabel
         self._opened: list[Predictor] = []
         return self
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the most probable class of each text, [n], of the dtype of the labels.
 
-        With ``min_precision`` they are objects, ``None`` for a text whose class is not sure enough. Several labels are
-        a matrix of 0 and 1, int64 [n, classes], by thresholds that maximise F1 on the validation texts, or reach
-        ``min_precision`` there.
+        With ``min_precision``, the array has the dtype object. A text whose prediction does not reach this precision
+        gets ``None``.
+
+        If texts have several labels, the result is a matrix of 0 and 1, int64 [n, classes]. The thresholds of the
+        classes maximise F1 on the validation split, or reach ``min_precision`` there.
         """
         probabilities = self.predict_proba(X)
-        predictor, asked = self._opened[0], self.min_precision
+        predictor = self._opened[0]
         calibration = predictor.calibration
         if self.several_:
-            least = np.full(len(self.classes_), np.inf)
-            found = calibration.thresholds if asked is None else calibration.thresholds_for(asked)
-            least[list(map(int, predictor.classes))] = found
-            return (probabilities >= least).astype(np.int64)
-        answers: np.ndarray[Any, Any] = self.classes_[probabilities.argmax(axis=1)]
-        if asked is None:
-            return answers
-        answers = answers.astype(object)
-        answers[probabilities.max(axis=1) < calibration.thresholds_for(asked)[0]] = None
-        return answers
+            precision = self.min_precision
+            # A class without a training text is no output of the network, and is never predicted.
+            thresholds = np.full(len(self.classes_), np.inf)
+            outputs = list(map(int, predictor.classes))
+            thresholds[outputs] = calibration.thresholds if precision is None else calibration.thresholds_for(precision)
+            return (probabilities >= thresholds).astype(np.int64)
+        predicted: np.ndarray[Any, Any] = self.classes_[probabilities.argmax(axis=1)]
+        if self.min_precision is None:
+            return predicted
+        predicted = predicted.astype(object)
+        predicted[probabilities.max(axis=1) < calibration.thresholds_for(self.min_precision)[0]] = None
+        return predicted
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy of the most probable classes, or the share of texts with all of several labels right."""
-        answers = self.predict(X) if self.several_ else self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return float(accuracy_score(y, answers, sample_weight=sample_weight))
+        """Return the accuracy of the most probable classes.
+
+        If texts have several labels, return the fraction of the texts whose predicted labels are exactly their labels.
+        """
+        predicted = self.predict(X) if self.several_ else self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
 
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the probability of each of ``classes_`` for each text, float64 [n, classes]."""
@@ -198,12 +212,16 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return probabilities(self._opened[0], texts, len(self.classes_))
 
     def _columns(self) -> ColumnSpec:
-        given = (self.category, self.number)
-        categories, numbers = ((each,) if isinstance(each, str) else tuple(each) for each in given)
+        categories, numbers = (
+            (names,) if isinstance(names, str) else tuple(names) for names in (self.category, self.number)
+        )
         return ColumnSpec(categories=categories, numbers=numbers)
 
     def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
-        """Return the settings of training by their dotted names. Its classes are the positions in ``classes``."""
+        """Return the settings of training by their dotted names.
+
+        The network is trained on the indices of the classes, not on their names.
+        """
         settings = {
             "model.network": self.network,
             "training.epochs": self.epochs,
@@ -226,12 +244,12 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return {str(labels.index(label)): float(weight) for label, weight in self.class_weight.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # The predictor holds memory of the kernels, and is made again when it is needed.
+        # The predictor refers to memory of the kernels, which cannot be pickled. It is created when it is needed.
         state: dict[str, Any] = {**super().__getstate__()}
         return {**state, "_opened": []} if "_opened" in state else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Estimators that were pickled by an earlier version have the old names of renamed arguments.
+        # Estimators that were pickled by an earlier version have the former names of renamed arguments.
         known = self._get_param_names()
         super().__setstate__({current_name(name, ARGUMENTS, known): value for name, value in state.items()})
 
@@ -245,10 +263,10 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
 
 
 def encode_labels(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the classes, sorted and of the dtype of the labels, and the class of each text, int64 [n], or ``ABSENT``.
+    """Return the sorted classes, of the dtype of the labels, and the class index of each text, int64 [n].
 
-    As in scikit-learn's semi-supervised estimators, the number -1 means that a text has no label. With one other label,
-    it is a class.
+    The number -1 means that a text has no label, as in scikit-learn's semi-supervised estimators. The index of such
+    a text is ``UNLABELLED``. Exception: if there is only one other label, -1 is a class.
     """
     if y is None:
         why = "fit requires y to be passed, but the target y is None"
@@ -262,19 +280,19 @@ def encode_labels(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], n
         why = f"{len(missing):,} of {len(labels):,} labels are None or NaN (Input y contains NaN)"
         raise InvalidInput(f"label {missing[0]} is missing", why, "leave such rows out")
     check_classification_targets(labels)
-    classes, numbers = np.unique(labels, return_inverse=True)
+    classes, indices = np.unique(labels, return_inverse=True)
     if labels.dtype.kind in "if" and len(classes) > 2 and classes[0] == UNLABELLED:
-        classes, numbers = classes[1:], numbers - 1
-        count = f"{np.count_nonzero(numbers == UNLABELLED):,} labels are -1"
+        classes, indices = classes[1:], indices - 1
+        count = f"{np.count_nonzero(indices == UNLABELLED):,} labels are -1"
         warnings.warn(f"{count}, which means no label, as in scikit-learn; if it is a class, rename it", stacklevel=3)
     if len(classes) < 2:
         remedy = "give texts of two classes or more"
         raise InvalidInput("all labels are of one class", f"it is {classes.tolist()[:1]}", remedy)
-    return classes, numbers
+    return classes, indices
 
 
 def encode_multilabel(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the columns of a matrix of labels, and the matrix, bool [n, classes]."""
+    """Return the names of the columns of a label matrix, and the matrix, bool [n, classes]."""
     matrix = y.toarray() if hasattr(y, "toarray") else y
     remedy = "give a matrix of 0 and 1 with a row for each text, such as MultiLabelBinarizer makes of lists"
     try:
@@ -286,8 +304,8 @@ def encode_multilabel(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any
     return np.asarray(getattr(matrix, "columns", np.arange(values.shape[1]))), values == 1
 
 
-def _are_several(y: Any) -> bool:
-    """Tell whether labels are lists of labels, or a matrix of 0 and 1."""
+def _is_multilabel(y: Any) -> bool:
+    """Return whether labels are lists of labels, or a matrix of 0 and 1."""
     if len(getattr(y, "shape", ())) == 2:
         return bool(y.shape[1] > 1)
     first = next(iter(y), None) if isinstance(y, (list, tuple)) else None
@@ -295,7 +313,7 @@ def _are_several(y: Any) -> bool:
 
 
 def check_weights(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Return the weight of each text, float64 [n]."""
+    """Check the weights of the texts, and return them, float64 [n]."""
     weights: np.ndarray[Any, Any] = _check_sample_weight(sample_weight, texts, dtype=np.float64)
     if (weights < 0).any():
         row = int((weights < 0).argmax())

@@ -1,4 +1,4 @@
-"""A trained model in memory: the files of its checkpoint, which hold parameters and JSON only."""
+"""Training of a model that is held in memory as the files of its checkpoint: parameters and JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import ColumnSpec
 
 Files = dict[str, bytes]
-EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # start of the line of an epoch
-TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")  # in that line; the test split is one of the texts
-DEFAULT_VALIDATION_FRACTION = (
-    0.1  # share of the texts that tell whether unlabelled ones help, or which answers are sure
-)
+EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # Start of the line of an epoch.
+# Test score in the line of an epoch. It is removed, because the test split is only a copy of one text.
+TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")
+# Fraction of the texts in the validation split. The split selects the supervised model or the student if there are
+# unlabelled texts, and fits the thresholds if a minimum precision is requested.
+DEFAULT_VALIDATION_FRACTION = 0.1
 
 
 def fit_checkpoint(
@@ -41,26 +42,33 @@ def fit_checkpoint(
     feature_columns: ColumnSpec,
     multilabel: bool,
 ) -> Files:
-    """Train on texts in processes and folders of their own, which are gone afterwards; return the checkpoint's files.
+    """Train on texts in a temporary folder and in other processes. Return the files of the checkpoint.
 
     Args:
-        table: columns "text", "label" (numbers of the classes), and, if the texts have weights in the loss, "weight".
-        unlabelled: texts without labels.
-        settings: settings of training by their dotted names.
-        length, validation, processes, verbose: as for ``CrepeClassifier``.
-        beside: columns whose values follow the texts.
-        several: a label is a list of numbers.
+        table: Columns "text" and "label" (indices of the classes). If the texts have weights in the loss, there is also
+            a column "weight".
+        unlabelled: Texts without labels.
+        settings: Settings of training by their dotted names.
+        max_length: Argument ``max_length`` of ``CrepeClassifier``.
+        validation_fraction: Fraction of the texts in the validation split.
+        processes: Number of processes that train.
+        verbose: Argument ``verbose`` of ``CrepeClassifier``.
+        feature_columns: Columns whose values follow each text.
+        multilabel: Whether a label is a list of indices.
+
+    Raises:
+        UserError: The texts cannot be used, or the training failed.
     """
     table = {**table, **_values(table["text"], feature_columns)}
-    # The test split, which training needs, is a copy of one of the texts.
-    first = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
-    parts = {"train": table, "test": {name: column[first : first + 1] for name, column in table.items()}}
-    parts |= {"unlabelled": {"text": unlabelled, **_values(unlabelled, feature_columns)}} if unlabelled else {}
+    # Training needs a test split. It is a copy of the first text that is not blank.
+    row = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
+    splits = {"train": table, "test": {name: column[row : row + 1] for name, column in table.items()}}
+    splits |= {"unlabelled": {"text": unlabelled, **_values(unlabelled, feature_columns)}} if unlabelled else {}
     wanted = replace(feature_columns, label="label", texts=("text",), weight="weight" if "weight" in table else None)
     with temporary_folder() as folder:
-        files = {name: folder / f"{name}.jsonl" for name in parts}
-        for name, part in parts.items():
-            write_table(part, files[name], wanted, labelled=name != "unlabelled")
+        files = {name: folder / f"{name}.jsonl" for name in splits}
+        for name, split in splits.items():
+            write_table(split, files[name], wanted, labelled=name != "unlabelled")
         PreparationFlags(
             source=(str(files["train"]),),
             out=folder / "data",
@@ -107,9 +115,10 @@ def _values(texts: Sequence[str], beside: ColumnSpec) -> dict[str, list[str]]:
 
 
 def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> npt.NDArray[np.float64]:
-    """Return the probability of each class for each text, float64 [n, classes]; rows sum to 1, but for several labels.
+    """Return the probability of each class for each text, float64 [n, classes].
 
-    A class of which training saw only blank texts has probability 0.
+    The probabilities of a text sum to 1. Exception: the probabilities of several labels are independent. A class whose
+    training texts were all blank has the probability 0.
     """
     result = np.zeros((len(texts), classes))
     for row, prediction in zip(result, predictor.predict_stream(iter(texts))):
