@@ -1,4 +1,4 @@
-"""Distributed training of character-level text classifiers, with its own C++ and CUDA kernels.
+"""Distributed training of character-level text classifiers, with C++ and CUDA kernels.
 
 >>> import crepe_dist
 >>> model = crepe_dist.fit(frame, label="topic", text="message")    # doctest: +SKIP
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from crepe_dist.settings.options import OptimizerOptions as OptimizerOptions
     from crepe_dist.settings.options import TrainingOptions as TrainingOptions
 
-# `python -m crepe_dist.prepare` finds the module of the command in the folder commands.
+# With this path, `python -m crepe_dist.prepare` finds the module of the command in the folder `commands`.
 __path__ = [*__path__, f"{__path__[0]}/commands"]
 
+# Modules of the public names. A module is imported when its name is first used, so that `import crepe_dist` is fast.
 _HOMES = {
     "Config": "crepe_dist.settings.config",
     "CrepeClassifier": "crepe_dist.estimator.classifier",

@@ -1,17 +1,17 @@
-"""Start of the console command `crepe`, which `python -m crepe_dist` is, too."""
+"""Start of the console command `crepe` and of `python -m crepe_dist`."""
 
 import sys
 
 from crepe_dist import command_runner
 
-STOPPABLE = ("train", "supervise")  # commands with an exit code of their own for being stopped
+STOPPABLE = ("train", "supervise")  # Commands that exit with ExitCode.STOPPED when they are asked to stop.
 
 
 def start() -> None:
-    """Start the command that the command line names; the entry point of the package."""
+    """Start the command of the command line. This is the entry point of the package."""
     if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
         command_runner.end_on_signals()
-    # Not at the top: signals must be handled before these imports.
+    # Imported here because signals must be handled before this slow import.
     from crepe_dist import cli
 
     command_runner.run(cli.run)

@@ -1,4 +1,4 @@
-"""The commands of the console command `crepe`."""
+"""List of all commands, and the function that runs the one that the user typed."""
 
 import argparse
 import sys
@@ -12,43 +12,44 @@ from crepe_dist.errors import UserError
 from crepe_dist.settings.fields import did_you_mean
 from crepe_dist.settings.flags import Parser
 
+# Summaries of the commands, in the groups of `crepe --help`.
 GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "data": {
             "prepare": "encode texts into a folder that training reads",
-            "inspect": "find wrong labels and classes that overlap",
+            "inspect": "find wrong labels and overlapping classes",
         },
         "training": {
-            "train": "train a classifier in one or many processes",
+            "train": "train a classifier with one or many processes",
             "tune": "search for better settings in a given time",
-            "supervise": "train in several processes and restart them after a failure",
-            "verify": "train a run again and compare the parameters bit by bit",
-            "compare": "show the scores and settings of runs side by side",
-            "clean": "free the disk space of finished runs",
+            "supervise": "train with many processes of this host, and restart them after a failure",
+            "verify": "repeat a run, and compare the parameters bit by bit",
+            "compare": "compare the scores and settings of runs",
+            "clean": "remove files that finished runs no longer need",
         },
         "using": {
             "runs": "list the runs in runs/, and mark the one in use",
-            "use": "choose the model of the commands below",
+            "use": "choose the default model of the commands below",
             "evaluate": "score a model on labelled files, or on prepared data",
-            "drift": "tell whether new texts are still such as the model was tested on",
-            "predict": "classify lines, files, or a text on the command line",
-            "serve": "serve the model over HTTP, with a page",
-            "export": "export the network: ONNX, a web page, the Hub, MLflow, or a small model",
+            "drift": "compare new texts with the test split of the model",
+            "predict": "classify lines, files, or a text from the command line",
+            "serve": "serve a model over HTTP, with a web page",
+            "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",
         },
         "machine": {
             "doctor": "check whether this machine can train",
         },
         "seldom needed": {
-            "report": "write the report and model card of a run again",
+            "report": "rewrite the report and the model card of a run",
         },
     }
 )
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
-MANAGE_COMMANDS = ("runs", "use", "report", "clean")
+MANAGE_COMMANDS = ("runs", "use", "report", "clean")  # Commands whose classes are in manage.py.
 
 
 def parser() -> Parser:
-    """Build the parser of the options before the command."""
+    """Build the parser of `crepe` without a command; its help lists the commands."""
     prog = invocation.program_name("").rstrip()
     lines = []
     for title, group in GROUPS.items():
@@ -56,7 +57,7 @@ def parser() -> Parser:
     return Parser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",
-        description="Train character-level text classifiers, and use them.\n" + "\n".join(lines),
+        description="Train and use character-level text classifiers.\n" + "\n".join(lines),
         epilog=f"{invocation.uv_prefix()}{prog} COMMAND --help lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,13 +71,15 @@ def command_class(name: str) -> Any:
 
 def build_parser(name: str) -> Parser:
     """Build the parser of a command."""
-    home = import_module("crepe_dist.settings.config") if name == "train" else command_class(name)  # train imports much
+    home = (
+        import_module("crepe_dist.settings.config") if name == "train" else command_class(name)
+    )  # Module `train` imports much.
     result: Parser = home.parser()
     return result
 
 
 def run() -> None:
-    """Run the command that the command line names."""
+    """Run the command of the command line."""
     flags, name = parser(), sys.argv[1] if len(sys.argv) > 1 else ""
     if not name:
         flags.print_help()
@@ -91,14 +94,16 @@ def run() -> None:
 
 
 def main(name: str) -> None:
-    """Run a command with the flags of the command line."""
+    """Run a command. Its flags are taken from the command line."""
     if name == "train":
-        import_module("crepe_dist.settings.config").print_help(sys.argv[1:])  # before the module, which imports NumPy
+        import_module("crepe_dist.settings.config").print_help(
+            sys.argv[1:]
+        )  # Before the import of module `train`, which is slow.
         try:
             import_module("crepe_dist.train").main()
         except KeyboardInterrupt:
-            again = "the same command" + " without --fresh" * ("--fresh" in sys.argv)
-            message = f"interrupted; {again} resumes from the last saved state, if there is one"
+            resume = "the same command" + " without --fresh" * ("--fresh" in sys.argv)
+            message = f"interrupted; {resume} resumes from the last saved state, if there is one"
             raise KeyboardInterrupt(message) from None
         return
     kind = command_class(name)

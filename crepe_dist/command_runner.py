@@ -1,4 +1,4 @@
-"""Start and end of every command: signals before slow imports, exit codes, and crash reports."""
+"""Start and end of every command: early signal handlers, exit codes, and error messages."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from typing import Callable, NoReturn
 
 from crepe_dist.errors import SIGNALS, ExitCode, PeerLostError, UserError, is_memory_error
 
-# Remedies for errors of files and folders.
+# Remedies for errors of files and folders, by error number.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 REMEDIES = {
     **dict.fromkeys(DISK, "free some space, or change the permissions"),
     **dict.fromkeys(NAMES, "choose another name"),
-    errno.EIO: "check the disk: dmesg names its errors",
+    errno.EIO: "check the disk; dmesg shows its errors",
 }
 
 
 def end_on_signals() -> None:
-    """End this process with a message and the code of a stopped command, until the command handles signals itself."""
+    """Install signal handlers that end this process with a message and the exit code of a stopped command.
+
+    They are in force until the command installs its own handlers.
+    """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -32,19 +35,23 @@ def end_on_signals() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
-    os.write(2, f"stopped: {name}, before the command began\n".encode())
+    os.write(2, f"stopped by {name} before the command started\n".encode())
     os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED)
 
 
 def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
-    """Run a command's ``main`` and exit with an ``ExitCode``; after Ctrl-C, print its message or ``interrupted``."""
-    # Not at the top: a process handles signals before these imports.
+    """Run the ``main`` of a command, and exit with an ``ExitCode``.
+
+    Args:
+        interrupted: message after Ctrl-C, unless ``KeyboardInterrupt`` has a message.
+    """
+    # Imported here because the process must handle signals before these slow imports.
     from crepe_dist import crash_report
     from crepe_dist.distributed.signals import StopRequested
 
     code: int = ExitCode.ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode, or a lone surrogate
+        sys.stdout.reconfigure(errors="backslashreplace")  # For terminals without Unicode, and for lone surrogates.
     try:
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         main()
@@ -53,7 +60,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         _print_error(str(error))
         code = error.code
     except StopRequested as stopped:
-        # Some launchers signal the other processes when the first one ends; that must not change the exit code.
+        # Some launchers send a signal to the other processes when the first one ends. It must not change the exit code.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if not stopped.on_all_ranks:
@@ -63,13 +70,13 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         print(str(error) or interrupted, file=sys.stderr)
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has closed the pipe (`… | head`), which is not an error.
+        # The program that reads the output has closed the pipe (`… | head`). This is no error.
         silence_stdout()
         code = ExitCode.DONE
     except PeerLostError as error:
         _print_error(
-            f"stopped because another process ended or did not answer ({error}); see its messages, if it has any. "
-            "The same command resumes"
+            f"stopped because another process ended or did not answer ({error}); see the messages of that process. "
+            "Run the same command again to resume"
         )
         code = ExitCode.PEER_GONE
     except Exception as error:
@@ -95,5 +102,5 @@ def _print_error(message: str) -> None:
 
 
 def silence_stdout() -> None:
-    """Redirect standard output to ``/dev/null``, so that flushing it at exit does not raise ``BrokenPipeError``."""
+    """Redirect standard output to ``/dev/null``. Otherwise, the flush at exit would raise ``BrokenPipeError``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

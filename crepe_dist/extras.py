@@ -1,4 +1,4 @@
-"""Libraries that only some features need. They are the extras of ``pyproject.toml``."""
+"""Optional libraries, which only some features need. They are the extras of ``pyproject.toml``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 
-# The packages of each extra, and the module of a package that is named differently.
+# Packages of each extra.
 PACKAGES = MappingProxyType(
     {
         "dask": ("distributed",),
@@ -29,6 +29,7 @@ PACKAGES = MappingProxyType(
         "tune": ("optuna",),
     }
 )
+# Module of each package whose module has another name.
 MODULES = MappingProxyType(
     {
         "nvidia-cuda-nvrtc-cu12": "nvidia.cuda_nvrtc",
@@ -40,7 +41,7 @@ MODULES = MappingProxyType(
 
 
 class MissingExtra(UserError, ImportError):
-    """The error for a feature whose libraries are not installed."""
+    """Error for a feature whose libraries are not installed."""
 
 
 def missing_packages(extra: str) -> list[str]:
@@ -51,12 +52,15 @@ def missing_packages(extra: str) -> list[str]:
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that the module is in
+    except ModuleNotFoundError:  # The package that contains the module is not installed.
         return False
 
 
 def install_command(extra: str) -> str:
-    """Spell how to install an extra; no registry has a package of our own name."""
+    """Return the command that installs an extra.
+
+    The command names the packages of the extra, because this package is in no registry.
+    """
     in_clone = f"uv sync --inexact --extra {extra}"
     if invocation.uv_prefix():
         return in_clone
@@ -64,10 +68,13 @@ def install_command(extra: str) -> str:
 
 
 def require(extra: str, feature: str) -> None:
-    """Check that the packages of an extra are installed, before the work of a feature begins.
+    """Check that the packages of an extra are installed. Commands call it before their work.
+
+    Args:
+        feature: name of the feature, for the message.
 
     Raises:
-        MissingExtra: one is not.
+        MissingExtra: a package is not installed.
     """
     if names := missing_packages(extra):
         raise MissingExtra(
@@ -76,6 +83,6 @@ def require(extra: str, feature: str) -> None:
 
 
 def missing_note(extra: str, feature: str) -> str:
-    """Return the line that says why a feature is left out and how to get it; empty if its packages are installed."""
+    """Return a line that says which packages a feature lacks and how to install them. Empty: nothing is missing."""
     names = ", ".join(missing_packages(extra))
     return f"no {feature} without {names}; to install: {install_command(extra)}" if names else ""

@@ -1,4 +1,4 @@
-"""Formatting for people: numbers, sizes, durations, and untrusted text with control characters escaped."""
+"""Formatting for users: numbers, sizes, durations, lists, and untrusted text without control characters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crepe_dist.errors import escape_to_one_line
 
 Number = Union[int, float]
 Item = TypeVar("Item")
-MAX_EXCERPT = 1000  # characters of a text in a report
+MAX_EXCERPT = 1000  # Largest number of characters of a text in a report.
 
 
 def number(value: Number) -> str:
@@ -19,24 +19,31 @@ def number(value: Number) -> str:
 
 
 def percent(part: Number, whole: Number = 1) -> str:
-    """Format a share as a percentage with one decimal; only exact shares are shown as 0.0 % and 100.0 %."""
+    """Format the fraction ``part / whole`` as a percentage with one decimal.
+
+    Only exact values give 0.0 % and 100.0 %. Values close to them give "< 0.1 %" and "> 99.9 %".
+    """
     if not whole:
         return "–"
-    share = 100 * part / whole
-    if 0 < share < 0.05:
+    percentage = 100 * part / whole
+    if 0 < percentage < 0.05:
         return "< 0.1 %"
-    if 99.95 <= share < 100:
+    if 99.95 <= percentage < 100:
         return "> 99.9 %"
-    return f"{share:.1f} %"
+    return f"{percentage:.1f} %"
 
 
 def describe_exit_code(code: int) -> str:
-    """Describe the end of a process by its exit code, which is negative for a signal, as the rest of a sentence."""
+    """Describe an exit code as the end of a sentence, such as "ended with code 1".
+
+    Args:
+        code: exit code; negative for the number of a signal.
+    """
     return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code} ({signal.strsignal(-code)})"
 
 
 def size(count: int) -> str:
-    """Format a number of bytes in B to TB."""
+    """Format a number of bytes with a unit from B to TB."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -46,7 +53,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration in seconds, minutes, hours or days."""
+    """Format a duration with a unit from seconds to days."""
     if seconds < 99.5:
         return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
     minutes = round(seconds / 60)
@@ -64,17 +71,17 @@ def pluralize(count: Number, one: str, many: str = "") -> str:
 
 
 def score_name(is_multilabel: bool) -> str:
-    """Name the score that records call accuracy: that of several labels is their micro F1."""
+    """Return the name of the score that records call accuracy. For multilabel data it is the micro F1."""
     return "micro F1" if is_multilabel else "accuracy"
 
 
 def head(items: list[Item], most: int) -> list[Item]:
-    """Return the first ``most`` items, or all if only one more follows: naming it takes no more room than "1 more"."""
+    """Return the first ``most`` items. If only one more item follows, return all: it is as short as "1 more"."""
     return items if len(items) == most + 1 else items[:most]
 
 
 def join_words(items: list[str]) -> str:
-    """Join items as in a sentence: "a, b and c"."""
+    """Join items for a sentence: "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
@@ -89,7 +96,7 @@ def excerpt(text: str, limit: int = MAX_EXCERPT) -> str:
 
 
 def escape_nested(value: Any, limit: int = MAX_EXCERPT) -> Any:
-    """Apply ``excerpt`` to every text and key of JSON-like data."""
+    """Apply ``excerpt`` to all texts and keys of JSON-like data."""
     if isinstance(value, str):
         return excerpt(value, limit)
     if isinstance(value, dict):
@@ -100,8 +107,8 @@ def escape_nested(value: Any, limit: int = MAX_EXCERPT) -> Any:
 
 
 def truncate_to_width(text: str, width: int) -> str:
-    """Cut a text to at most ``width`` terminal columns; a text that was cut ends in "…"."""
-    from rich.cells import cell_len, set_cell_size  # here: most commands format no table
+    """Cut a text to at most ``width`` columns of a terminal. A text that was cut ends in "…"."""
+    from rich.cells import cell_len, set_cell_size  # Imported here because most commands print no table.
 
     return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
@@ -110,6 +117,6 @@ def character(symbol: str) -> tuple[str, str, str]:
     """Return a visible form of a character, its code point (``U+0041``) and its Unicode name."""
     category = unicodedata.category(symbol)
     picture = "◌" + symbol if category.startswith("M") else excerpt(symbol)
-    if category == "Zs":  # a kind of space, which would show nothing
+    if category == "Zs":  # Spaces would be invisible.
         picture = symbol.encode("unicode_escape").decode("ascii").strip() or "space"
     return picture, f"U+{ord(symbol):04X}", unicodedata.name(symbol, "no name")

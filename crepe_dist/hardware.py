@@ -1,4 +1,4 @@
-"""Hardware and installed packages of this machine. Imports neither MXNet nor Horovod."""
+"""Hardware and installed packages of this machine. This module does not import MXNet or Horovod."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 from crepe_dist.version import __version__
 
+# Packages whose version must be the same in all processes of a group, because it changes results.
 NUMERICAL_PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy", "nvidia-cuda-nvrtc-cu12")
 PACKAGES = (*NUMERICAL_PACKAGES, "pandas", "pyyaml")
+# Suffixes of the source files whose hash identifies this version.
 SOURCE_SUFFIXES = (".py", ".cpp", ".h", ".cu", ".cuh")
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # File system for the shared memory of processes.
 
 
 def describe() -> dict[str, Any]:
-    """Return facts for display, in order: processor, cores, memory in GB, system, versions."""
+    """Return a description of this machine for display: processor, cores, memory, system and versions."""
     return {
         "processor": processor(),
         "cores": num_cores(),
@@ -36,24 +38,24 @@ def num_cores() -> int:
 
 
 def processor() -> str:
-    """Return the processor's model name."""
+    """Return the model name of the processor."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
 def boot_id() -> str:
-    """Return the name that Linux gave itself at its start, the same in all containers of a machine."""
+    """Return the id that Linux draws at its start. It is the same in all containers of a machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def memory() -> int:
-    """Return the machine's main memory in bytes."""
+    """Return the size of the main memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def group_versions() -> dict[str, str]:
-    """Return the versions that all processes of a group must share, and a hash of the package's own sources."""
+    """Return the versions that must be equal in all processes of a group, and a hash of the sources of this package."""
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "crepe_dist": __version__,
@@ -63,7 +65,7 @@ def group_versions() -> dict[str, str]:
 
 
 def _sources_digest() -> str:
-    """Hash the package's source files: two checkouts of one version may differ."""
+    """Return the SHA-256 of the source files. Two checkouts of the same version may differ."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(path for path in root.rglob("*") if path.suffix in SOURCE_SUFFIXES):
@@ -74,7 +76,7 @@ def _sources_digest() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the installed ``PACKAGES``."""
-    from importlib import metadata  # it takes longer than all else that this module imports
+    from importlib import metadata  # Imported here because it is slow.
 
     versions = {}
     for name in PACKAGES:

@@ -1,4 +1,4 @@
-"""Commands as the user of this process would type them, for the help and for remedies to paste."""
+"""Command lines as the user would type them, for the help and for remedies."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 def program_name(command: str) -> str:
-    """Spell a command in the way this one was started: `crepe`, or `python -m crepe_dist`."""
+    """Return a command in the form in which this process was started: `crepe …` or `python -m crepe_dist …`."""
     return f"{'crepe' if Path(sys.argv[0]).name == 'crepe' else 'python -m crepe_dist'} {command}"
 
 
 def uv_prefix() -> str:
-    """Return `uv run ` in a process that uv started, since its programs are not on the path of the user's shell."""
+    """Return `uv run ` if uv started this process. Its programs are then not on the path of the user's shell."""
     return "uv run " if "UV" in os.environ else ""
 
 
 def command_line(command: str) -> str:
-    """Spell a command as the user would type it, for one process."""
+    """Return a command as the user would type it, for one process."""
     return f"{uv_prefix()}{program_name(command)}"

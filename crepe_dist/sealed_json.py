@@ -1,7 +1,7 @@
-"""JSON files of this package: a format version, and a seal or the kinds of their values.
+"""JSON files of this package with a format version. They are protected by a checksum or by a check of their types.
 
-A sealed file ends with the SHA-256 of its other values, so it holds what this package wrote. The values of a file that
-others may write are checked.
+A sealed file ends with the SHA-256 of its other values, which detects changes and damage. A file that other programs
+may write has no checksum, so the types of its values are checked.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, get_args, get_origin
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite, parse_integer, read_json, write_json
 
-FORMAT, SEAL = "format", "sha256"  # first and last key
-MAX_INTEGER = 1 << 53
+FORMAT, SEAL = "format", "sha256"  # First and last key of a sealed file.
+MAX_INTEGER = 1 << 53  # Largest integer that JSON readers of all languages represent exactly.
 
 
 def digest(value: Any) -> str:
@@ -25,12 +25,12 @@ def digest(value: Any) -> str:
 
 
 def checksum(values: dict[str, Any]) -> str:
-    """Compute the SHA-256 of the values of a file, without its seal."""
+    """Compute the SHA-256 of the values of a file. The key of the checksum itself is left out."""
     return digest({name: value for name, value in values.items() if name != SEAL})
 
 
 def write_sealed_json(path: Path, version: int, values: dict[str, Any], indent: int | None = 2) -> None:
-    """Write a sealed file atomically."""
+    """Write a JSON file with a format version and a checksum atomically."""
     values = {FORMAT: version, **values}
     values.pop(SEAL, None)
     write_json(path, {**values, SEAL: checksum(values)}, indent)
@@ -62,7 +62,7 @@ def read_record(
         former_keys: today's keys by the keys of the older versions.
 
     Raises:
-        UserError: the file cannot be read, has another version, was altered, or is not of the kind.
+        UserError: the file cannot be read, has another version, was altered, or has values of other types.
     """
     try:
         values: dict[str, Any] = read_json(path, follow=follow)
@@ -81,29 +81,31 @@ def read_record(
 
 
 def damaged_error(path: object, error: Exception, remedy: str) -> UserError:
-    """Return the error for a file or folder of this package with other content than it should have."""
+    """Return the error for a file or folder of this package whose content is wrong."""
     why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
     return UserError(f"{path} is damaged", why[:300], remedy)
 
 
 def validate(value: Any, kind: Any, name: str = "the file") -> None:
-    """Check a value from JSON.
+    """Check the type of a value from JSON.
 
     Args:
-        kind: ``bool``, ``int``, ``float``, ``str``, ``list[kind]`` or ``dict[str, kind]``; a tuple of texts, one of
-            which it is; or a dictionary of kinds by key. Values that may be missing have a key with a question mark.
+        kind: expected type: ``bool``, ``int``, ``float``, ``str``, ``list[kind]`` or ``dict[str, kind]``. A tuple of
+            texts: the value is one of them. A dictionary: the value is an object with these keys, and the dictionary
+            gives the types of their values. A key that ends in a question mark is optional.
+        name: name of the value, for the message.
 
     Raises:
-        KeyError: an object has no such key.
-        ValueError: the value is not of the kind, or a number that is not finite or larger than 2^53.
+        KeyError: a key is missing.
+        ValueError: the value has another type, or is a number that is not finite or larger than 2^53.
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if isinstance(kind, dict) and type(value) is dict:
-        for key, of_key in kind.items():
+        for key, item_kind in kind.items():
             if not key.endswith("?"):
-                validate(value[key], of_key, key)
+                validate(value[key], item_kind, key)
             elif key[:-1] in value:
-                validate(value[key[:-1]], of_key, key[:-1])
+                validate(value[key[:-1]], item_kind, key[:-1])
     elif kind is float:
         parse_finite(value, name=name)
     elif kind is int:
@@ -114,5 +116,5 @@ def validate(value: Any, kind: Any, name: str = "the file") -> None:
     elif isinstance(kind, dict) or type(value) is not origin:
         raise ValueError(f"{name} is {str(value)[:40]!r}, not {getattr(kind, '__name__', 'an object')}")
     elif inner:
-        for each in value.values() if origin is dict else value:
-            validate(each, inner[-1], f"a value of {name}")
+        for item in value.values() if origin is dict else value:
+            validate(item, inner[-1], f"a value of {name}")

@@ -80,19 +80,22 @@ class Supervise(Command):
     """Train with several processes of this host, and restart them after a failure."""
 
     usage = """
-        crepe supervise -np 4 --data data/reviews             four processes
-        crepe supervise -np 2 --config configs/smoke.yaml     two, on the sample
+        crepe supervise -np 4 --data data/reviews             train with four processes
+        crepe supervise -np 2 --config configs/smoke.yaml     train with two processes on the sample
 
-      All other flags are passed to train. After a failure, the workers restart from the newest saved state. On SIGTERM
-      or Ctrl-C they save and stop; run the same command again to resume. Several hosts: docs/how-to/clusters.md.
+      All other flags are passed to train. After a failure, the processes restart from the newest saved state. On
+      SIGTERM or Ctrl-C, they save their state and stop. Run the same command again to resume. For more than one host,
+      see docs/how-to/clusters.md.
 
-      exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved; 130 interrupted; else that of
-      the failed worker
+      exit codes: 0 done; 1 error in flags, data or installation; 75 stopped and saved; 130 interrupted; otherwise the
+      exit code of the failed process
       """
 
-    processes: int = setting(1, "number of processes", int_range(1, 1024), "-np")
-    max_restarts: int = setting(10, "restarts after failures; preemptions do not count", int_range(0, MAX_COUNT))
-    grace: float = setting(30.0, "seconds between asking a worker to stop and killing it", float_range(0, 1e6))
+    processes: int = setting(1, "Number of processes.", int_range(1, 1024), "-np")
+    max_restarts: int = setting(
+        10, "Maximum number of restarts after failures. Preemptions do not count.", int_range(0, MAX_COUNT)
+    )
+    grace: float = setting(30.0, "Seconds between asking a process to stop and killing it.", float_range(0, 1e6))
     worker: Sequence[str] = ()  # arguments of Python
     limit: float = SafetyOptions.watchdog_s
 

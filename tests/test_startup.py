@@ -37,4 +37,4 @@ def test_a_signal_during_the_imports(tmp_path, module, number, code):
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert said == f"stopped: {number.name}, before the command began\n"
+    assert said == f"stopped by {number.name} before the command started\n"

@@ -1,4 +1,4 @@
-"""Command that checks whether this machine can train: a function for each line of its output."""
+"""Command `doctor`, which checks whether this machine can train. Each line of its output has a function."""
 
 import os
 import re
@@ -29,15 +29,19 @@ from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions
 
 INSTALL_HINT = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
-NOT_USED = "not used"  # of a GPU
-TIMEOUT_SECONDS = 120.0  # enough for imports from a slow disk, and for a GPU to compile its first step
-# Of the default network, measured on the sample with batches of 64: two states of 112 MB, and checkpoints of 19 MB.
+NOT_USED = "not used"  # Words in the message of a GPU that cannot compute the default network.
+# Time limit of a subprocess. It is enough for imports from a slow disk, and for a GPU to compile its first step.
+TIMEOUT_SECONDS = 120.0
+# Size of a run with the default network, measured on the sample with batches of 64: two saved states of 112 MB, and
+# checkpoints of 19 MB.
 RUN_BYTES = 300_000_000
-ROWS = 64
+ROWS = 64  # Number of training rows of the trial.
 TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
 PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
+# Line in which train describes its processes and kernels.
 TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
-# In a process of its own: an incompatible library may crash or hang.
+# Program that prints the parts with which Horovod was built. It runs in a subprocess because an incompatible library
+# may crash or hang.
 HOROVOD_PROBE = """
 from crepe_dist.distributed.launch import import_mxnet
 import_mxnet()
@@ -50,9 +54,10 @@ class Check(NamedTuple):
     """Result of one check.
 
     Attributes:
-        shows: what was found, or what is wrong.
-        level: ``ok``; ``note`` if training works, but not as well as it could; ``problem`` if training does not work.
-        remedy: instruction to the user, for a note or a problem.
+        name: what was checked.
+        message: result of the check, or what is wrong.
+        level: ``ok``, ``note`` (training works, but could be better) or ``problem`` (training does not work).
+        remedy: instruction to the user for a note or a problem.
     """
 
     name: str
@@ -63,9 +68,9 @@ class Check(NamedTuple):
 
 @dataclass
 class Doctor(Command):
-    """Check versions, kernels, GPUs and the disk; then train on a few texts.
+    """Check whether this machine can train: versions, kernels, GPUs, Horovod and the disk.
 
-    That is in one process and in several. It takes about 20 s and leaves nothing behind.
+    Then train on a few texts, with one process and with more. The command takes about 20 s and leaves no files.
     """
 
     usage = """
@@ -74,25 +79,25 @@ class Doctor(Command):
       exit codes: 0 ready; 1 not ready (the last line says what to do)
       """
 
-    quick: bool = setting(False, "only check, without training")
+    quick: bool = setting(False, "Only check; do not train.")
 
     def run(self) -> None:
-        found = []
+        done = []
         for check in run_checks():
-            found.append(check)
+            done.append(check)
             _print_check(check)
-        gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.message for check in found)
+        gpus = sum(check.name.startswith("GPU ") and NOT_USED not in check.message for check in done)
         trials = [(1, "auto"), (gpus, "gpu") if gpus > 1 else (2, "cpu")]
         with temporary_folder() as folder:
             for processes, device in trials:
-                if not self.quick and all(check.level != "problem" for check in found):
-                    found.append(run_trial(processes, device, folder))
-                    _print_check(found[-1])
-        if problems := [check for check in found if check.level == "problem"]:
+                if not self.quick and all(check.level != "problem" for check in done):
+                    done.append(run_trial(processes, device, folder))
+                    _print_check(done[-1])
+        if problems := [check for check in done if check.level == "problem"]:
             print(f"not ready: {problems[0].name}: {escape_to_one_line(problems[0].message)}. Do: {problems[0].remedy}")
             sys.exit(ExitCode.ERROR)
         where = "the CPU" + f" and {pluralize(gpus, 'GPU')}" * bool(gpus)
-        print(f"ready: for one process or several, on {where}{' (untried)' * self.quick}")
+        print(f"ready: one or more processes can train on {where}{' (not tried)' * self.quick}")
 
 
 def _print_check(check: Check) -> None:
@@ -111,7 +116,7 @@ def run_checks() -> Iterator[Check]:
 
 
 def default_backend(device: Device) -> Backend:
-    """Return what computes the default network."""
+    """Return the kernels and the precision that compute the default network."""
     options = ModelOptions(buckets=1 << 14, embedding_rows=1 << 14)
     return choose_backend(
         options,
@@ -121,16 +126,16 @@ def default_backend(device: Device) -> Backend:
 
 
 def check_kernels() -> Check:
-    """Check that there are compiled kernels for this processor."""
-    found, trouble = library.find()
+    """Check whether there are compiled kernels for this processor."""
+    build, trouble = library.find()
     remedy = "install a C++ compiler (g++), and reinstall"
-    if found is None:
+    if build is None:
         return Check("CPU kernels", f"none: {trouble}", "problem", remedy)
     return Check("CPU kernels", str(default_backend(CPU)), *(("note", remedy) if trouble else ()))
 
 
 def check_gpus() -> Iterator[Check]:
-    """Check what computes on each GPU, and what GPUs need besides."""
+    """Check the driver, each GPU, and the libraries that GPUs need."""
     version = driver.driver_version()
     if version is None:
         yield Check("GPU", f"none ({error.why})" if (error := driver.load_error()) else "none")
@@ -153,7 +158,7 @@ def check_gpus() -> Iterator[Check]:
 
 
 def check_horovod() -> Check:
-    """Check Horovod and MXNet, which ``horovodrun`` needs."""
+    """Check MXNet and Horovod, which are only needed for ``horovodrun``."""
     on_gpus = mxnet_cuda.is_installed()
     if error := mxnet_cuda.load_error():
         return Check("MXNet", error.what, "problem", error.remedy)
@@ -166,8 +171,9 @@ def check_horovod() -> Check:
     except subprocess.TimeoutExpired:
         return Check("Horovod", f"cannot be imported: no answer within {TIMEOUT_SECONDS:g} s", "problem", INSTALL_HINT)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]  # no frames
-        trouble = said[-1] if said else f"exit code {done.returncode}"
+        # Lines without indentation: the message, without the frames of the traceback.
+        lines = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]
+        trouble = lines[-1] if lines else f"exit code {done.returncode}"
         return Check("Horovod", f"cannot be imported: {trouble}", "problem", INSTALL_HINT)
     built = done.stdout.split()
     if "gloo" not in built:
@@ -179,7 +185,7 @@ def check_horovod() -> Check:
 
 
 def check_disk(folder: Path) -> Check:
-    """Check that the current folder is writable and has room for a run."""
+    """Check that a folder is writable and has enough free space for a run."""
     remedy = "free some space, change the permissions, or work in another folder"
     try:
         with tempfile.TemporaryFile(dir=folder) as stream:
@@ -193,7 +199,11 @@ def check_disk(folder: Path) -> Check:
 
 
 def run_trial(processes: int, device: str, folder: Path) -> Check:
-    """Train a step in so many processes on this machine; show train's line about them."""
+    """Train one step on this machine. The message is the line in which train describes its processes.
+
+    Args:
+        folder: temporary folder for the data and the run.
+    """
     name = pluralize(processes, "process", "processes")
     try:
         if not (folder / "data").is_dir():
@@ -211,5 +221,5 @@ def run_trial(processes: int, device: str, folder: Path) -> Check:
             )
     except UserError as error:
         return Check(name, f"cannot train: {error.what}; {error.why}", "problem", error.remedy or "report this")
-    found = TRAIN_LINE.search((folder / LOG).read_text(encoding="utf-8", errors="replace"))
-    return Check(name, f"train: {found[0] if found else 'done'}")
+    line = TRAIN_LINE.search((folder / LOG).read_text(encoding="utf-8", errors="replace"))
+    return Check(name, f"train: {line[0] if line else 'done'}")

@@ -1,4 +1,4 @@
-"""Commands that look after runs: `runs`, `use`, `report` and `clean`."""
+"""Commands that manage runs: `runs`, `use`, `report` and `clean`."""
 
 import shlex
 import shutil
@@ -22,14 +22,14 @@ from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Repeated, setti
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.yaml_file import read
 
-TUNE_DIR = Path("tune")
+TUNE_DIR = Path("tune")  # Folder of the searches of `tune`, which contain runs.
 
 
 @dataclass
 class Runs(Command):
-    """List the runs in runs/, the newest first, with their data, test score, size on disk, and time of their end.
+    """List the runs in runs/, newest first, with their data, test score, size on disk and end time.
 
-    A star marks the model of commands that are given none.
+    A star marks the default model: the model of commands that are given no model.
     """
 
     usage = """
@@ -44,7 +44,7 @@ class Runs(Command):
             return
         newest = [*checkpoint.newest_run_per_dataset(checkpoint.list_runs()).values()]
         used = str(newest[0]) if len(newest) == 1 else ""
-        with suppress(UserError):  # the chosen one is gone
+        with suppress(UserError):  # The chosen model was deleted.
             used = checkpoint.default_model() or used
         rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
         rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
@@ -56,7 +56,7 @@ class Runs(Command):
             model = "*" if any(row[0] for row in rows) else escape_controls(used)
             print(f"{model} is the model of predict, evaluate, serve and export; choose another: {use}")
         elif newest:
-            print(f"the runs are of different data: predict, evaluate, serve and export need a name, or first {use}")
+            print(f"the runs have different data: predict, evaluate, serve and export need a name, or first {use}")
 
 
 def _row(run: Path, used: str) -> tuple[str, ...]:
@@ -64,11 +64,14 @@ def _row(run: Path, used: str) -> tuple[str, ...]:
     result, settings = folder.result, read(run / checkpoint.CONFIG)
     data = settings.get("data")
     source = Path(str(data.get("source", ""))).name if isinstance(data, dict) else ""
-    scored, ended = "–", "no"
+    score, end_time = "–", "no"
     if result is not None:
-        scored, ended = percent(result["test_accuracy"]), time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
+        score, end_time = (
+            percent(result["test_accuracy"]),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run))),
+        )
     mark, on_disk = "*" if Path(used) == run else "", size(run_dir.disk_usage(run))
-    cells = (mark, str(run), source, scored, on_disk, ended, folder.name)
+    cells = (mark, str(run), source, score, on_disk, end_time, folder.name)
     return tuple(map(escape_controls, cells))
 
 
@@ -79,19 +82,23 @@ def _changed(run: Path) -> float:
 
 @dataclass
 class Use(Command):
-    """Choose the model of predict, evaluate, serve and export in this folder, until another one is chosen.
+    """Choose the default model of predict, evaluate, serve and export in this folder.
 
-    Without a choice, it is the newest run in runs/. If the runs are of different data, these commands ask for a name.
+    Without a choice, the default model is the newest run in runs/. If the runs have different data, these commands
+    require a name.
     """
 
     usage = """
-        crepe use reviews                        the only run whose name starts like this
+        crepe use reviews                        the only run whose name starts with "reviews"
         crepe use runs/reviews-1f2e3d4c5b
         crepe use hf://owner/name
         """
 
     model: str = setting(
-        None, "run folder or the start of its name, .params file, exported folder or its URL", NON_EMPTY, positional=""
+        None,
+        "Model: a run folder or the start of its name, a .params file, an exported folder or its URL.",
+        NON_EMPTY,
+        positional="",
     )
 
     def run(self) -> None:
@@ -104,19 +111,21 @@ class Use(Command):
 
 @dataclass
 class Report(Command):
-    """Write report.html and model_card.md into a run's folder, as training does at its end."""
+    """Write report.html and model_card.md into the folder of a run, as training does at its end."""
 
     usage = """
         crepe report runs/reviews-1f2e3d4c5b
         crepe report runs/reviews-1f2e3d4c5b --data /elsewhere/reviews
         """
 
-    folder: Path = setting(None, "folder of the run", PATH_ARGUMENT, positional="")
-    data: Optional[Path] = setting(None, "folder of the data set, if it has moved", PATH_ARGUMENT)
+    folder: Path = setting(None, "Folder of the run.", PATH_ARGUMENT, positional="")
+    data: Optional[Path] = setting(
+        None, "Folder of the data set. Default: the folder from which the run was trained.", PATH_ARGUMENT
+    )
 
     def run(self) -> None:
         extras.require("reports", "a report")
-        # Not at the top: matplotlib takes a second.
+        # Imported here because the import of matplotlib takes a second.
         from crepe_dist.reports.model_card import CARD
         from crepe_dist.reports.run_page import REPORT, write_report
         from crepe_dist.runs.run_dir import open_run
@@ -134,18 +143,17 @@ class Report(Command):
         for name in (REPORT, CARD):
             print(escape_controls(str(record.path / name)))
         if isinstance(data, UserError):
-            print(f"without texts: {escape_controls(data.what)}")
+            print(f"the report has no texts: {escape_controls(data.what)}")
 
 
 @dataclass
 class Clean(Command):
-    """List what runs no longer need, and remove it with --yes.
+    """List files that runs no longer need, and remove them with --yes.
 
-    Finished runs no longer need their saved states, the folder of their refit, and their checkpoints except the
-    reported and the last one. After a refit, they do not need the last one either. Leftovers of killed processes are
-    also listed. A run in training stays as it is. An unfinished run keeps its states and checkpoints, from which it
-    resumes. Without folders, also what the user's cache holds: models copied from URLs, and predictions that were not
-    uploaded to their URL.
+    A finished run only needs the selected checkpoint and the last one; after a refit, only the selected one. Its saved
+    states and the folder of its refit can be removed. Temporary files of killed processes are also listed. Runs that
+    are being trained are not touched. Unfinished runs keep the files from which they resume. Without folders, the list
+    includes the cache: models copied from URLs, and predictions that were not uploaded.
     """
 
     usage = """
@@ -156,11 +164,11 @@ class Clean(Command):
 
     folders: tuple[Path, ...] = setting(
         (),
-        f"run folders, or folders that contain runs; default: {checkpoint.RUNS} and {TUNE_DIR}",
+        f"Run folders, or folders that contain runs. Default: {checkpoint.RUNS} and {TUNE_DIR}.",
         Repeated(PATH_ARGUMENT),
         positional="*",
     )
-    yes: bool = setting(False, "remove what is listed")
+    yes: bool = setting(False, "Remove the listed files.")
 
     def run(self) -> None:
         for folder in self.folders:
@@ -176,7 +184,7 @@ class Clean(Command):
                         run.remove(paths)
             except (UserError, OSError) as error:
                 reason = error.what if isinstance(error, UserError) else f"{run.path}: {error.strerror}"
-                print(f"left as it is: {escape_controls(reason)}")
+                print(f"not touched: {escape_controls(reason)}")
         for path in [*list_abandoned(), *([] if self.folders else list_cached())]:
             freed += _print_size(path)
             if self.yes:
@@ -186,19 +194,19 @@ class Clean(Command):
         elif self.yes:
             print(f"{size(freed)} freed")
         else:
-            again = " ".join([invocation.command_line("clean"), *map(shlex.quote, map(str, self.folders)), "--yes"])
-            print(f"{size(freed)} can be freed; nothing was removed\n  do:  {escape_controls(again)}")
+            command = " ".join([invocation.command_line("clean"), *map(shlex.quote, map(str, self.folders)), "--yes"])
+            print(f"{size(freed)} can be freed; nothing was removed\n  do:  {escape_controls(command)}")
 
 
 def find_runs(folders: tuple[Path, ...]) -> Iterator[RunDir]:
-    """Yield the runs in these folders, and in the folders within, each once."""
+    """Yield each run in these folders and in their subfolders one time."""
     paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(RUN_KEY_FILE))}
     yield from filter(lambda run: run.is_run, map(RunDir, paths.values()))
 
 
 def list_cached() -> list[Path]:
-    """List what the user's cache holds and no process writes: copies of models, and unfinished answers."""
-    # Not at the top: they import all of preparing.
+    """List files of the cache that no process is writing: copies of models, and unfinished predictions."""
+    # Imported here because it imports all of `preparing`.
     from crepe_dist.predicting import output_file
 
     models, answers = cache_folder() / checkpoint.MODEL_CACHE_FOLDER, cache_folder() / output_file.CACHED

@@ -1,4 +1,4 @@
-"""Command that trains a run again and compares the parameters."""
+"""Command `verify`, which repeats a run and compares the parameters."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ from crepe_dist.settings.flags import Command
 
 @dataclass
 class Verify(Command):
-    """Train a finished run again, with its settings and the same kernels, on any number of processes and threads.
+    """Repeat a finished run with the same settings and kernels, on any number of processes and threads.
 
-    Then compare the parameters of each checkpoint that the run has kept, bit by bit. The run stays as it is.
+    Then compare the parameters of each stored checkpoint bit by bit. The run itself is not changed.
     """
 
     usage = """
@@ -31,14 +31,16 @@ class Verify(Command):
         crepe verify runs/reviews-1f2e3d4c5b --processes 2
         """
 
-    folder: Path = setting(None, "folder of a finished run", PATH_ARGUMENT, positional="")
-    data: Optional[Path] = setting(None, "prepared folder; default: the run's", PATH_ARGUMENT)
-    processes: int = setting(1, "processes to train on", int_range(1, 1024))
+    folder: Path = setting(None, "Folder of a finished run.", PATH_ARGUMENT, positional="")
+    data: Optional[Path] = setting(
+        None, "Prepared folder. Default: the folder from which the run was trained.", PATH_ARGUMENT
+    )
+    processes: int = setting(1, "Number of processes that train.", int_range(1, 1024))
 
     def run(self) -> None:
         record = open_run(self.folder)
         if not record.provenance:
-            raise UserError(f"{record.path} cannot be verified", "it is not finished", "train it to its end first")
+            raise UserError(f"{record.path} cannot be verified", "it is not finished", "finish the run first")
         computed = record.metadata["numerics"]
         data = record.open_dataset(self.data)
         start = record.settings.get("training.init_from")
@@ -54,59 +56,59 @@ class Verify(Command):
             os.environ[library.KERNELS_ENV] = build
         for note in reproducibility_notes(computed):
             print(f"note: {note}", flush=True)
-        with temporary_folder() as place:
-            again = place / "run"
-            on = pluralize(self.processes, "process", "processes")
-            print(f"trains {escape_controls(record.name)} again, on {on}", flush=True)
-            train_in_subprocess({**settings, "run_dir": str(again)}, place, self.processes)
-            before, now = checkpoint_digests(record.path), checkpoint_digests(again)
-            epochs = sorted(before.keys() & now.keys())
-            differing = [epoch for epoch in epochs if before[epoch] != now[epoch]]
+        with temporary_folder() as folder:
+            repeated = folder / "run"
+            processes = pluralize(self.processes, "process", "processes")
+            print(f"training {escape_controls(record.name)} again, on {processes}", flush=True)
+            train_in_subprocess({**settings, "run_dir": str(repeated)}, folder, self.processes)
+            original_digests, digests = checkpoint_digests(record.path), checkpoint_digests(repeated)
+            epochs = sorted(original_digests.keys() & digests.keys())
+            differing = [epoch for epoch in epochs if original_digests[epoch] != digests[epoch]]
             for epoch in epochs:
-                bits = "other bits" if epoch in differing else "the same bits"
-                print(f"epoch {epoch}: {bits}, SHA-256 {before[epoch][:16]}", flush=True)
-            changed = "; ".join(describe_changes(record, open_run(again)))
+                result = "different" if epoch in differing else "bit-identical"
+                print(f"epoch {epoch}: {result}, SHA-256 {original_digests[epoch][:16]}", flush=True)
+            changed = "; ".join(describe_changes(record, open_run(repeated)))
         if differing:
             raise UserError(
-                f"{record.path} has other parameters from epoch {differing[0]} on",
-                changed or "nothing that a run records about its machine differs",
-                "verify it on a machine like the one that trained it; if it differs there too, do not trust the run",
+                f"the repeated run differs from {record.path} from epoch {differing[0]} on",
+                changed or "the records about the two machines do not differ",
+                "verify the run on a machine like the one that trained it; if that differs, do not trust the run",
             )
-        print(f"{escape_controls(str(record.path))} is what its data and its settings give")
+        print(f"{escape_controls(str(record.path))} is reproduced: same data and settings, same parameters")
 
 
 def find_same_kernels(computed: Mapping[str, str]) -> Optional[str]:
-    """Return the value of ``library.KERNELS_ENV`` with which this machine computes as the run did, if there is one."""
+    """Return the value of ``library.KERNELS_ENV`` that selects the kernels of the run; ``None`` if they are missing."""
     build = computed["model.kernels"]
     return library.NONE if build == "mxnet" else build if build in library.loadable_builds() else None
 
 
 def reproducibility_notes(computed: Mapping[str, str]) -> Iterator[str]:
-    """Tell why the bits may be others."""
+    """Yield reasons why the repeated run may not be bit-identical."""
     build, precision = computed["model.kernels"], computed["model.precision"]
     if is_gpu_build(build):
         if build not in gpu_builds():
-            yield f"the run was computed by the kernels {build} on a GPU, which this machine lacks: expect other bits"
+            yield f"the run was computed by the kernels {build} on a GPU, which this machine lacks: expect differences"
     elif build == "mxnet":
-        yield "the run was computed by MXNet's operators: equal bits are promised with our own kernels only"
+        yield "the run was computed by MXNet's operators: only native kernels guarantee bit-identical runs"
     elif find_same_kernels(computed) is None and (
         precision != "float32" or library.GENERIC in (build, *library.loadable_builds()[:1])
     ):
-        yield f"the run was computed by the kernels {build}, which this machine lacks: expect other bits"
+        yield f"the run was computed by the kernels {build}, which this machine lacks: expect differences"
 
 
 def checkpoint_digests(run: Path) -> dict[int, str]:
-    """Return the SHA-256 of the parameters of each epoch whose checkpoint was kept."""
+    """Return the SHA-256 of the parameters of each stored checkpoint, by its epoch."""
     matches = ((checkpoint.EPOCH_PATTERN.match(path.name), path) for path in (run / checkpoint.FOLDER).glob("*.params"))
     return {int(match[1]): sha256(path) for match, path in matches if match}
 
 
-def describe_changes(record: RunRecord, again: RunRecord) -> Iterator[str]:
-    """Describe what differs in the records of where and how two runs were computed."""
+def describe_changes(record: RunRecord, repeated: RunRecord) -> Iterator[str]:
+    """Yield the differences between the machines and the software of two runs, as the runs recorded them."""
     flat: list[dict[str, Any]] = [
-        {**one.metadata["numerics"], **one.provenance["environment"]} for one in (record, again)
+        {**run.metadata["numerics"], **run.provenance["environment"]} for run in (record, repeated)
     ]
     for name in {**flat[0], **flat[1]}:
-        was, is_now = (one.get(name, "unknown") for one in flat)
-        if was != is_now:
-            yield f"{name}: {was} then, {is_now} now"
+        original_value, value = (environment.get(name, "unknown") for environment in flat)
+        if original_value != value:
+            yield f"{name}: {original_value} then, {value} now"

@@ -1,1 +1,4 @@
-"""Start, watch and restart of the processes of a run, on this host or on a cluster; never imports MXNet or Horovod."""
+"""Processes of a run: they are started, watched, and restarted after a failure, on this host or on a cluster.
+
+No module of this package imports MXNet or Horovod.
+"""

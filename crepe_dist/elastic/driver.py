@@ -1,4 +1,4 @@
-"""Watch over the ranks of a run, on this host or on a cluster, and restart all of them after a failure."""
+"""Elastic driver: starts the ranks of a run on this host or on a cluster, and restarts all ranks after a failure."""
 
 from __future__ import annotations
 
@@ -26,16 +26,22 @@ from crepe_dist.formatting import describe_exit_code, pluralize
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 
-MAX_PROCESSES = 1 << 16
+MAX_PROCESSES = 1 << 16  # Largest number of processes of a run.
 LOOPBACK = "127.0.0.1"
 RESUME_HINT = "run the same command again to resume"
+# A group that ends sooner is short. The driver waits before it restarts after several short groups.
 SHORT_GROUP_SECONDS = 60.0
-PEER_EXIT_SECONDS = 5.0  # for the other ranks to end once a process has ended, of which they hear at once
-KILL_SECONDS = 5.0  # until a killed rank must have ended
-# Beyond the limit of the ranks' watchdogs, which act first where they can, because they write stacks.
+# Seconds that the other ranks have to exit after a rank has exited. Their connections report its exit at once.
+PEER_EXIT_SECONDS = 5.0
+KILL_SECONDS = 5.0  # Seconds after which a killed rank counts as lost.
+# Seconds that the driver waits longer than the watchdogs of the ranks. The watchdogs should act first, because they
+# write the stacks of their processes.
 WATCHDOG_MARGIN_SECONDS = 5.0
-POLL_SECONDS = 1.0  # at most so much time counts between two looks at the ranks: this process may have been suspended
-USAGE_ERROR = 2  # argparse's code for a mistake in the flags
+# Largest time in seconds that counts as silence of a rank between two polls. The real time is longer if this
+# process was suspended.
+POLL_SECONDS = 1.0
+USAGE_ERROR = 2  # Exit code of argparse for a mistake in the flags.
+# Meanings of exit codes, for messages.
 EXIT_MEANINGS = {
     ExitCode.ERROR: "an error that a user can fix",
     USAGE_ERROR: "a mistake in the flags",
@@ -51,9 +57,10 @@ class ExitKind(enum.Enum):
     """Meaning of a worker's exit code.
 
     Attributes:
-        MISTAKE: an error that a user can fix; a restart would fail in the same way.
-        PREEMPTED: the worker was asked to stop. It has saved its state if its run had begun.
-        FAILED: any other failure; a restart may succeed.
+        MISTAKE: an error that the user must fix. A restart would fail in the same way.
+        PREEMPTED: the worker was asked to stop. If its run had started, it has saved its state.
+        INTERRUPTED: the user pressed Ctrl-C.
+        FAILED: any other failure. A restart may succeed.
     """
 
     DONE = enum.auto()
@@ -64,25 +71,33 @@ class ExitKind(enum.Enum):
 
 
 def classify_exit(code: int | None) -> ExitKind:
-    """Classify an exit code, negative for a signal; ``None`` if it is unknown because the host is gone."""
+    """Classify an exit code.
+
+    Args:
+        code: exit code; negative for a signal. ``None``: the code is unknown because the host was lost.
+    """
     if code == ExitCode.DONE:
         return ExitKind.DONE
     if code in (ExitCode.ERROR, USAGE_ERROR):
         return ExitKind.MISTAKE
-    if code in (ExitCode.STOPPED, -signal.SIGTERM):  # the latter before it could handle signals
+    if code in (ExitCode.STOPPED, -signal.SIGTERM):  # -SIGTERM: before its signal handlers.
         return ExitKind.PREEMPTED
     return ExitKind.INTERRUPTED if code == ExitCode.INTERRUPTED else ExitKind.FAILED
 
 
 def command_exit_code(code: int | None) -> int:
-    """Map a worker's exit code to that of the command."""
+    """Return the exit code of the command for the exit code of a worker."""
     if code is None:
         return int(ExitCode.FAILURE)
     return code if code >= 0 else 128 - code
 
 
 def describe_exit(code: int | None, hang: bool) -> str:
-    """Describe a worker's end as the rest of a sentence; ``hang``: it may have been killed to end a hang."""
+    """Describe the exit of a worker as the end of a sentence.
+
+    Args:
+        hang: the driver may have killed the worker because it hung.
+    """
     if code is None:
         return "was lost with its node"
     if code < 0:
@@ -92,22 +107,27 @@ def describe_exit(code: int | None, hang: bool) -> str:
 
 
 class NodeLostError(Exception):
-    """A rank's node, or what the cluster runs beside it, is gone."""
+    """Error of a call to a rank whose node, or whose process of the cluster, was lost."""
 
 
 class Slot(NamedTuple):
-    """Place of a rank: its host, and the number of its threads, unless the ranks share the host's cores out."""
+    """Place of a rank.
+
+    Attributes:
+        host: host of the rank.
+        threads: number of its threads. ``None``: the ranks of the host divide its cores.
+    """
 
     host: str
     threads: int | None
 
 
 class Cluster:
-    """The processes of all ranks, and the nodes that they run on: here this host, which has room for any number.
+    """Processes of all ranks, and the nodes that they run on. This base class runs all ranks on this host.
 
     Attributes:
         name: name for messages.
-        poll_seconds: time between looks at the ranks.
+        poll_seconds: seconds between two polls of the ranks.
     """
 
     name = "supervise"
@@ -117,32 +137,32 @@ class Cluster:
         self._processes: list[Any] = []
 
     def variables(self) -> dict[str, str]:
-        """Return the variables that all ranks get beside those of their host."""
+        """Return environment variables that all ranks get in addition to the environment of their host."""
         return {}
 
     def free_slots(self) -> int:
-        """Return the number of processes for which the living nodes have room when they are idle."""
+        """Return the number of processes that fit on the living nodes if the nodes are idle."""
         return MAX_PROCESSES
 
     def allocate(self, processes: int) -> list[Slot]:
-        """Make so many ranks, each in its own slot; return an empty list if they are not free."""
+        """Allocate a slot for each process. Return an empty list if there are not enough free slots."""
         self._processes = [WorkerProcess() for _ in range(processes)]
         return [Slot(LOOPBACK, None)] * processes
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
-        """Call a method of a rank's process, and return its result, or a handle for ``answer``."""
+        """Call a method of a ``WorkerProcess``, and return a handle for ``get_result``."""
         return getattr(self._processes[rank], method)(*arguments)
 
     def get_result(self, handle: Any) -> Any:
-        """Return the result of a call; ``None`` if it has not arrived.
+        """Return the result of a call; ``None`` if it has not arrived yet.
 
         Raises:
-            Lost: it will not arrive.
+            NodeLostError: the result will never arrive.
         """
         return handle
 
     def release(self) -> None:
-        """Remove all ranks, and free their slots."""
+        """Kill all ranks, and free their slots."""
         for process in self._processes:
             process.kill()
         self._processes = []
@@ -150,17 +170,20 @@ class Cluster:
 
 @dataclass
 class _WorkerGroup:
-    """The ranks of one start.
+    """Ranks that were started together, and their state. Times are values of ``time.monotonic``.
 
     Attributes:
-        calls: pending call of ``WorkerProcess.poll`` of each rank that runs.
-        ends: exit code of each rank that has ended, in their order; ``None`` if it was lost.
-        is_asked: all were asked to stop.
-        had_failed: a rank had failed before that.
+        slots: slot of each rank.
+        calls: pending call of ``WorkerProcess.poll`` of each running rank.
+        exit_codes: exit code of each rank that has exited, in the order of the exits. ``None``: the rank was lost.
+        is_stop_requested: all ranks were asked to stop.
+        had_failed: a rank had failed before all ranks were asked to stop.
         kill_at: time at which the remaining ranks are killed.
+        is_killed: the remaining ranks were killed.
         is_hung: a rank was suspended, or did not answer, for longer than its watchdog allows.
-        silent: seconds since a rank was last seen running, for each rank that has answered once.
-        looked: time of the last look at the ranks.
+        silent_seconds: seconds since a rank was last seen running, for each rank that has answered once.
+        started_at: time of the start.
+        last_look: time of the last poll of the ranks.
     """
 
     slots: list[Slot]
@@ -176,14 +199,18 @@ class _WorkerGroup:
     last_look: float = math.inf
 
     def describe_end(self, rank: int) -> str:
-        """Describe the end of a rank."""
+        """Describe the exit of a rank in a sentence."""
         return f"rank {rank} on {self.slots[rank].host} {describe_exit(self.exit_codes[rank], hang=self.is_killed)}"
 
 
 def find_root_cause(exits: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
-    """Return the rank whose end explains the others', and its exit code, from those of all in the order of their ends.
+    """Return the rank whose exit caused the exits of the others, and its exit code.
 
-    A mistake comes first, since no restart mends it; the end of a rank that lost another one explains nothing.
+    A mistake of the user has priority, because no restart can fix it. A rank that lost its connection to another
+    rank did not cause anything.
+
+    Args:
+        exits: ranks and their exit codes, in the order of the exits.
     """
     failed = [(rank, code) for rank, code in exits if classify_exit(code) is not ExitKind.DONE]
     own = [(rank, code) for rank, code in failed if code != ExitCode.PEER_GONE]
@@ -196,11 +223,12 @@ class ElasticDriver:
     """Driver of one training run.
 
     Args:
+        cluster: processes and nodes of the ranks.
         arguments: arguments of Python for each process.
-        processes: largest number of processes.
-        restarts_left: restarts after failures; preemptions do not count.
+        processes: maximum number of processes.
+        restarts_left: number of restarts after failures that are left. Preemptions do not count.
         control: source of requests to stop.
-        limit: seconds without progress after which a rank's watchdog ends it.
+        limit: seconds without progress after which the watchdog of a rank stops the rank.
         grace: seconds between asking a rank to stop and killing it.
     """
 
@@ -214,15 +242,15 @@ class ElasticDriver:
 
     def __post_init__(self) -> None:
         self._variables = {**self.cluster.variables(), SUPERVISION_ID_ENV: secrets.token_hex(8)}
-        self._short_groups = 0  # in a row
-        self.checkpoint: Path | None = None  # the last one that rank 0 named
+        self._short_groups = 0  # Number of short groups in a row.
+        self.checkpoint: Path | None = None  # The last checkpoint that rank 0 printed.
 
     def run(self) -> None:
-        """Train until the end.
+        """Train to the end, with restarts after failures.
 
         Raises:
-            UserError: training failed; its code is that of the rank.
-            Stopped: it was asked to stop, and all is saved.
+            UserError: training failed. The error has the exit code of the rank.
+            StopRequested: the run was asked to stop, and its state is saved.
         """
         try:
             group = self._start(self.processes)
@@ -235,37 +263,37 @@ class ElasticDriver:
                 if None in group.exit_codes.values():
                     self.cluster.release()
                     group = self._start(1)
-                else:  # in the same places, which saves time
+                else:  # Restarting in the same slots saves time.
                     group = self._start_workers(_WorkerGroup(group.slots))
         finally:
             self.cluster.release()
 
     def _start(self, min_processes: int) -> _WorkerGroup:
-        """Start as many ranks as there is room for."""
+        """Start as many ranks as fit on the cluster, at least ``min_processes``. Wait for free slots if necessary."""
         seconds = read_time_limit(os.environ)
-        due, want = 0.0, pluralize(min_processes, "process", "processes")
+        deadline, want = 0.0, pluralize(min_processes, "process", "processes")
         while True:
-            room = self.cluster.free_slots()
-            for processes in range(min(self.processes, room), min_processes - 1, -1):
+            slots = self.cluster.free_slots()
+            for processes in range(min(self.processes, slots), min_processes - 1, -1):
                 if places := self.cluster.allocate(processes):
                     return self._start_workers(_WorkerGroup(places))
                 self._check_stop()
-            if not due:
-                due = time.monotonic() + seconds
-                self._log(f"waiting up to {seconds:g} s for {want}; the whole cluster has room for {room}")
-            if time.monotonic() > due:
+            if not deadline:
+                deadline = time.monotonic() + seconds
+                self._log(f"waiting up to {seconds:g} s for {want}; the whole cluster has slots for {slots}")
+            if time.monotonic() > deadline:
                 raise UserError(
-                    f"the {self.cluster.name} cluster has no room for {want}",
-                    f"all its nodes together have room for {room}",
+                    f"the {self.cluster.name} cluster has no slots for {want}",
+                    f"all its nodes together have slots for {slots}",
                     f"give a lower --processes, or add nodes; {SECONDS_ENV} sets the time limit",
                 )
             self._sleep(self.cluster.poll_seconds)
 
     def _start_workers(self, group: _WorkerGroup) -> _WorkerGroup:
         """Start the processes of a group."""
-        places, cluster = group.slots, self.cluster
-        hosts = ", ".join(f"{number} on {host}" for host, number in Counter(each.host for each in places).items())
-        self._log(f"{pluralize(len(places), 'process', 'processes')} ({hosts})")
+        slots, cluster = group.slots, self.cluster
+        hosts = ", ".join(f"{number} on {host}" for host, number in Counter(slot.host for slot in slots).items())
+        self._log(f"{pluralize(len(slots), 'process', 'processes')} ({hosts})")
         call = cluster.call(0, "free_port")
         try:
             while (port := cluster.get_result(call)) is None:
@@ -273,12 +301,12 @@ class ElasticDriver:
         except NodeLostError:
             group.exit_codes[0] = None
             return group
-        # A process that is left of an earlier start, on a node that was lost, cannot join this one.
+        # With a new secret, a process of an earlier start that still runs on a lost node cannot join this group.
         secret = {SECRET_ENV: secrets.token_hex(32)}
-        meeting = {"WORLD_SIZE": str(len(places)), ADDRESS_ENV: places[0].host, PORT_ENV: str(port), **secret}
-        for rank, place in enumerate(places):
-            threads = {} if place.threads is None else {NUM_THREADS_ENV: str(place.threads)}
-            variables = {**threads, **self._variables, **meeting, "RANK": str(rank)}
+        rendezvous = {"WORLD_SIZE": str(len(slots)), ADDRESS_ENV: slots[0].host, PORT_ENV: str(port), **secret}
+        for rank, slot in enumerate(slots):
+            threads = {} if slot.threads is None else {NUM_THREADS_ENV: str(slot.threads)}
+            variables = {**threads, **self._variables, **rendezvous, "RANK": str(rank)}
             cluster.call(rank, "start", self.arguments, os.getcwd(), variables, __version__)
             group.calls[rank] = cluster.call(rank, "poll")
         return group
@@ -288,7 +316,7 @@ class ElasticDriver:
             raise self.control.stop_exception(on_all_ranks=True)
 
     def _sleep(self, seconds: float) -> None:
-        """Sleep, unless all is to stop."""
+        """Sleep. Raise ``StopRequested`` if the run is asked to stop."""
         end = time.monotonic() + seconds
         self._check_stop()
         while (left := end - time.monotonic()) > 0:
@@ -296,7 +324,7 @@ class ElasticDriver:
             self._check_stop()
 
     def _watch(self, group: _WorkerGroup) -> None:
-        """Read what the ranks print, and act on their ends, on hangs, and on requests to stop."""
+        """Poll the ranks one time: print their lines, and handle exits, hangs and requests to stop."""
         now = time.monotonic()
         elapsed = min(max(0.0, now - group.last_look), POLL_SECONDS)
         group.last_look = now
@@ -321,8 +349,8 @@ class ElasticDriver:
             rank for rank in group.calls if group.silent_seconds.get(rank, 0.0) > self.limit + WATCHDOG_MARGIN_SECONDS
         ]
         if hung and not group.is_hung:
-            place, seconds = group.slots[hung[0]], group.silent_seconds[hung[0]]
-            what = f"rank {hung[0]} on {place.host} has been suspended, or has not answered, for {seconds:.0f} s"
+            host, seconds = group.slots[hung[0]].host, group.silent_seconds[hung[0]]
+            what = f"rank {hung[0]} on {host} has been suspended, or has not answered, for {seconds:.0f} s"
             self._log(f"{what}; all ranks are killed")
             group.is_hung, group.kill_at = True, min(group.kill_at, now)
         if self.control.requested_action is StepAction.STOP and not group.is_stop_requested:
@@ -332,12 +360,12 @@ class ElasticDriver:
 
     def _print_line(self, rank: int, stream: str, line: str) -> None:
         _print(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
-        path = Path(line.strip())  # train names its checkpoint after the result
+        path = Path(line.strip())  # At its end, train prints the path of its checkpoint.
         if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE_PATTERN.fullmatch(path.name):
             self.checkpoint = path
 
     def _log(self, text: str) -> None:
-        # The text may come from another host, so control characters are escaped.
+        # The text may come from another host, so its control characters are escaped.
         _print(f"{self.cluster.name}: {escape_to_one_line(text)}", "stderr")
 
     def _request_stop(self, group: _WorkerGroup) -> None:
@@ -348,7 +376,7 @@ class ElasticDriver:
             self.cluster.call(rank, "stop")
 
     def _kill(self, group: _WorkerGroup) -> None:
-        """Kill the ranks that have not ended; give up those that were killed before."""
+        """Kill the remaining ranks. Ranks that were killed before count as lost."""
         for rank in list(group.calls):
             if group.is_killed:
                 self._record_exit(group, rank, None)
@@ -357,28 +385,32 @@ class ElasticDriver:
         group.is_killed, group.kill_at = True, time.monotonic() + KILL_SECONDS
 
     def _record_exit(self, group: _WorkerGroup, rank: int, code: int | None) -> None:
-        """Record the end of a rank, and limit the time of the others after a failure."""
+        """Record the exit of a rank. After a failure, limit the time that the other ranks have to exit."""
         del group.calls[rank]
         if group.is_hung and code == -signal.SIGKILL:
             code = ExitCode.HUNG
         group.exit_codes[rank] = code
         if classify_exit(code) is not ExitKind.DONE:
-            # A rank that was asked to stop makes the others save; of a lost node they hear by TCP, after 30 s.
+            # After a preemption, the other ranks need time to save. The loss of a node is only detected after 30 s, by
+            # TCP.
             seconds = self.grace if code is None or classify_exit(code) is ExitKind.PREEMPTED else PEER_EXIT_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
-        if classify_exit(code) not in (
-            ExitKind.DONE,
-            ExitKind.MISTAKE,
-        ):  # a mistake is that of all ranks, and told at the end
+        # All ranks make the same mistake, so it is only printed at the end.
+        if classify_exit(code) not in (ExitKind.DONE, ExitKind.MISTAKE):
             self._log(group.describe_end(rank))
 
     def _is_done(self, group: _WorkerGroup) -> bool:
-        """Return whether the run is done; else all restart."""
+        """Return True if the run is done. Return False if all ranks must restart.
+
+        Raises:
+            UserError: training failed, and no restart can help or is left.
+            StopRequested: the run was asked to stop, and its state is saved.
+        """
         rank, code = find_root_cause(group.exit_codes.items())
         reason = classify_exit(code)
         if reason is ExitKind.DONE:
             return True
-        # A rank that has saved proves that the state is on disk; after a failure, the newest one is.
+        # A preempted rank has saved its state. After an earlier failure, the newest saved state is on disk.
         has_saved = ExitKind.PREEMPTED in map(classify_exit, group.exit_codes.values()) or (
             group.had_failed and self.restarts_left
         )
@@ -388,10 +420,10 @@ class ElasticDriver:
         if reason in (ExitKind.MISTAKE, ExitKind.INTERRUPTED):
             raise UserError(group.describe_end(rank), remedy="see the message above", code=command_exit_code(code))
         if group.is_stop_requested or (is_failure and self.restarts_left == 0):
-            why = "it had been asked to stop" if group.is_stop_requested else "no restart is left"
+            why = "the run had been asked to stop" if group.is_stop_requested else "no restart is left"
             raise UserError(group.describe_end(rank), why, RESUME_HINT, code=command_exit_code(code))
         self.restarts_left -= is_failure
-        # None at first, then 1, 2, 4 … up to 60 s for groups that end soon.
+        # There is no delay after the first short group. After further short groups, it is 1, 2, 4 … up to 60 s.
         self._short_groups = self._short_groups + 1 if time.monotonic() - group.started_at < SHORT_GROUP_SECONDS else 0
         delay = min(60.0, 2.0 ** min(self._short_groups - 2, 10)) if self._short_groups > 1 else 0.0
         after = f" after {delay:g} s" if delay else ""
@@ -401,5 +433,5 @@ class ElasticDriver:
 
 
 def _print(line: str, stream: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # it is closed
+    with contextlib.suppress(OSError, ValueError):  # The stream may be closed.
         print(line, file=getattr(sys, stream), flush=True)

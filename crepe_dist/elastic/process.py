@@ -1,4 +1,4 @@
-"""A Python process, started on this host or by Ray beside its worker; never imports MXNet or Horovod."""
+"""Python process of a rank. The object lives in the process that starts the rank: the driver, or a worker of Ray."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
 SAME_VERSIONS_HINT = "install the same crepe_dist, Python and Ray in the environment of every node"
-DRAIN_SECONDS = 1.0  # to read the rest of the output, whose pipe a process that this one started may keep open
-LINE_BYTES = 8 * 1024  # a longer line comes in pieces
+# Seconds to wait for the rest of the output. A child of the process may keep the pipe open for ever.
+DRAIN_SECONDS = 1.0
+LINE_BYTES = 8 * 1024  # A longer line is read in pieces of this size.
 
-Line = tuple[str, str]  # stdout or stderr, and a line that the process wrote there
+Line = tuple[str, str]  # Name of the stream (stdout or stderr), and a line that the process wrote to it.
 
 
 class WorkerProcess:
-    """Process that runs a module, started, watched and started again by calls that return at once.
+    """Process of a rank. All methods return at once, so the driver can poll many ranks in turn.
 
-    It gets SIGTERM when this object goes or the process that has it dies.
+    The process gets SIGTERM when this object is deleted, or when the process of this object dies.
     """
 
     def __init__(self) -> None:
@@ -39,25 +40,25 @@ class WorkerProcess:
         self._readers: list[threading.Thread] = []
 
     def free_port(self) -> int:
-        """Return a port that is free on this host."""
+        """Return a free port of this host."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return int(probe.getsockname()[1])
 
     def start(self, arguments: Sequence[str], folder: str, variables: Mapping[str, str], version: str) -> None:
-        """Start the process; ``poll`` reports an error.
+        """Start the process. If it cannot be started, ``poll`` returns the error as lines of stderr.
 
         Args:
             arguments: arguments of Python.
             folder: working directory.
-            variables: environment variables beside those of this process.
-            version: version of crepe_dist where the command was given.
+            variables: environment variables, which are added to the variables of this process.
+            version: version of crepe_dist on the host where the user typed the command.
         """
         host = socket.gethostname()
         try:
             if version != __version__:
-                why = f"{__version__} there, {version} where the command was given"
-                raise UserError(f"another version of crepe_dist on {host}", why, SAME_VERSIONS_HINT)
+                why = f"{host} has version {__version__}, and the command was given with version {version}"
+                raise UserError(f"{host} has another version of crepe_dist", why, SAME_VERSIONS_HINT)
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=folder,
@@ -76,7 +77,7 @@ class WorkerProcess:
                 self._lines.put(("stderr", line))
             return
         self._process, self._readers = process, []
-        # Neither is a method, which would keep this object alive.
+        # The finalizer and the threads get no method of this object, because a method would keep the object alive.
         weakref.finalize(self, process.terminate)
         for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
             reader = threading.Thread(target=_read, args=(name, stream, self._lines), daemon=True)
@@ -84,18 +85,18 @@ class WorkerProcess:
             self._readers.append(reader)
 
     def poll(self) -> tuple[list[Line], int | None, bool]:
-        """Return the lines printed since the last call, the exit code once there is one, and if it is suspended.
+        """Return the lines printed since the last call, the exit code, and whether the process is suspended.
 
-        A process that a debugger stops is not suspended.
+        The exit code is ``None`` while the process runs. A process that a debugger has stopped is not suspended.
         """
         code: int | None = ExitCode.ERROR
         if self._process is not None and (code := self._process.poll()) is not None:
             with contextlib.suppress(OSError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # the processes that it started
+                os.killpg(self._process.pid, signal.SIGKILL)  # Kill the children of the process.
             for reader in self._readers:
                 reader.join(DRAIN_SECONDS)
-        found = process_state(self._process.pid) if self._process is not None and code is None else None
-        is_suspended = found is not None and found[0] == b"T"
+        state = process_state(self._process.pid) if self._process is not None and code is None else None
+        is_suspended = state is not None and state[0] == b"T"
         return [self._lines.get() for _ in range(self._lines.qsize())], code, is_suspended
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A training that another program starts in processes of its own; its errors come back as exceptions."""
+"""Training in a subprocess of another program, such as a search over settings. Its errors are raised as exceptions."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from crepe_dist.distributed.signals import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.atomic_write import write_text
 
-CONFIG = "settings.yaml"
-LOG = "log.txt"
-# Settings of a training whose records nobody reads.
+CONFIG = "settings.yaml"  # Name of the file of settings in the folder of the subprocess.
+LOG = "log.txt"  # Name of the file with the output of the subprocess.
+# Settings that switch off output which nobody reads.
 NO_REPORTS = {f"logging.{name}": False for name in ("report", "tensorboard")}
-MAX_RESTARTS = 2  # of a training that was killed
-POLL_SECONDS = 0.2  # seconds between looking for what a training has printed
-GRACE_SECONDS = 10.0  # seconds between asking a training to stop and killing it
+MAX_RESTARTS = 2  # Number of restarts of a subprocess that was killed.
+POLL_SECONDS = 0.2  # Seconds between two reads of the output.
+GRACE_SECONDS = 10.0  # Seconds between asking a subprocess to stop and killing it.
+# Error message of a command in the output.
 MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")
-LOG_TAIL = 1 << 16  # characters of the log that are searched for a message
+LOG_TAIL = 1 << 16  # Number of characters at the end of the output that are searched for an error message.
 
 
 @contextmanager
 def training_subprocess(
     settings: Mapping[str, Any], folder: Path, processes: int = 1
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start ``crepe_dist.train``, or ``supervise`` with several processes; end it on leaving, if it still runs.
+    """Start ``train``, or ``supervise`` for more than one process. Stop it at the end of the block if it still runs.
 
     Args:
         settings: settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
-        folder: existing folder for the file of settings, the log and a crash report; where the process runs.
+        folder: existing folder in which the process runs. It gets the file of settings, the log and a crash report.
+        processes: number of processes.
     """
     write_text(folder / CONFIG, yaml.safe_dump(group_settings(settings), sort_keys=False))
     command = [sys.executable, "-m", "crepe_dist.train"]
@@ -61,7 +63,7 @@ def training_subprocess(
 
 
 def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
-    """Yield the lines that a training prints until it ends, each within ``INTERVAL`` seconds, without their end."""
+    """Yield the lines that a subprocess prints until it exits, each within ``POLL_SECONDS``, without line ends."""
     with (folder / LOG).open(encoding="utf-8", errors="replace") as log:
         rest = ""
         while True:
@@ -76,19 +78,23 @@ def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[s
 def train_in_subprocess(
     settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds: float | None = None
 ) -> bool:
-    """Train to the end, as ``training`` does; resume a training that was killed, at most ``RESTARTS`` times.
+    """Train to the end in a subprocess. If it is killed, resume it, at most ``MAX_RESTARTS`` times.
 
     Args:
-        seconds: time after which it is ended; ``None``: no limit.
+        settings, folder, processes: see ``training_subprocess``.
+        seconds: time limit in seconds; ``None``: no limit.
 
     Returns:
-        False if the time was over.
+        True if training has finished, False if the time limit was reached.
+
+    Raises:
+        UserError: training failed.
     """
-    due = None if seconds is None else time.monotonic() + seconds
+    deadline = None if seconds is None else time.monotonic() + seconds
     for restarts in range(MAX_RESTARTS + 1):
         with training_subprocess(settings, folder, processes) as process:
             try:
-                code = process.wait(None if due is None else max(0.0, due - time.monotonic()))
+                code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 return False
         if code == 0:
@@ -99,13 +105,17 @@ def train_in_subprocess(
 
 
 def signal_name(code: int) -> str:
-    """Return the name of the signal that ended a process, by its exit code or that of supervise; else nothing."""
+    """Return the name of the signal that ended a process. Empty: no signal ended it.
+
+    Args:
+        code: exit code of the process, or of ``supervise``.
+    """
     number = signal.SIGTERM if code == ExitCode.STOPPED else -code if code < 0 else code - 128
     return next((known.name for known in signal.Signals if known == number), "")
 
 
 def terminate(process: subprocess.Popen[bytes]) -> None:
-    """Ask a training to stop, and kill it if it takes longer than ``GRACE`` seconds."""
+    """Ask a subprocess to stop. Kill it if it takes longer than ``GRACE`` seconds."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -116,7 +126,7 @@ def terminate(process: subprocess.Popen[bytes]) -> None:
 
 
 def error_from_log(folder: Path, code: int) -> UserError:
-    """Return the error of a training that ended with an exit code other than 0, as its log tells it."""
+    """Return the error of a subprocess that has failed, from the end of its output."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
     if message := MESSAGE.search(text):
         what, why, remedy = (part or "" for part in message.groups())
@@ -129,10 +139,10 @@ def error_from_log(folder: Path, code: int) -> UserError:
 
 
 def group_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert settings by dotted names to the groups of a file of settings."""
+    """Convert settings with dotted names to nested groups, as in a file of settings."""
     groups: dict[str, Any] = {}
     for dotted, value in settings.items():
         group, _, name = dotted.rpartition(".")
-        plain = value.item() if hasattr(value, "item") else value  # NumPy's numbers, which searches over settings make
+        plain = value.item() if hasattr(value, "item") else value  # Searches return NumPy scalars.
         (groups.setdefault(group, {}) if group else groups)[name] = plain
     return groups

@@ -167,7 +167,7 @@ def test_a_smaller_cluster_trains_with_fewer_processes(train):
 
 def test_the_first_start_waits_for_all(train, monkeypatch):
     monkeypatch.setenv("CREPE_DIST_RENDEZVOUS_SECONDS", "1")
-    with pytest.raises(UserError, match="the Pretended cluster has no room for 2 processes"):
+    with pytest.raises(UserError, match="the Pretended cluster has no slots for 2 processes"):
         train(Pretended([], rooms=[1]))
 
 
@@ -221,7 +221,7 @@ class TestProcess:
         ("folder", "version", "message"),
         [
             ("nowhere", __version__, "error: no process can be started on "),
-            (".", "0.0.9", f"{__version__} there, 0.0.9 where the command was given"),
+            (".", "0.0.9", f"has version {__version__}, and the command was given with version 0.0.9"),
         ],
     )
     def test_a_node_that_differs(self, tmp_path, folder, version, message):

@@ -185,7 +185,7 @@ class TestUse:
             assert said.endswith("use runs/c\n")
         with pytest.raises(UserError, match="3 runs"):
             crepe_dist.load()
-        assert printed_by("runs").splitlines()[-1].startswith("the runs are of different data")
+        assert printed_by("runs").splitlines()[-1].startswith("the runs have different data")
         assert "now use runs/a/checkpoints/" in printed_by("use", "runs/a")
         assert crepe_dist.load().path.parent.parent.name == "a"
         assert resolve_model("b").parent.parent.name == "b"

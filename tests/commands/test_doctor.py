@@ -26,7 +26,7 @@ def test_this_machine_is_ready(tmp_path):
     lines = done.stdout.splitlines()
     assert not [line for line in lines if line.startswith("problem")]
     assert any(line.startswith("ok       1 process     train: 1 process, ") for line in lines)
-    assert lines[-1].startswith("ready: for one process or several, on the CPU")
+    assert lines[-1].startswith("ready: one or more processes can train on the CPU")
     assert "2 processes, cpu(0), gradients summed by shared memory" in done.stdout
     assert list(folder.iterdir()) == list(temporary.iterdir()) == []
 

@@ -68,7 +68,7 @@ def test_training_needs_no_mxnet(trained, on_gpu):
     assert computed == {**on_gpu.as_settings(), "device": "gpu(0)"}
     assert str(on_gpu) in (folder / "report.html").read_text()
     with cuda_emulator.for_processes(FOLDER):
-        assert "epoch 1: the same bits" in run(command("verify", folder), folder.parent)
+        assert "epoch 1: bit-identical" in run(command("verify", folder), folder.parent)
 
 
 @pytest.mark.parametrize("processes", [2, slow(4)])

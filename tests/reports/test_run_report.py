@@ -93,7 +93,7 @@ class TestReport:
         result = json.loads((copy / "result.json").read_text())
         result["provenance"]["data"] = "gone"
         write_sealed_json(copy / "result.json", checkpoint.RESULT_FORMAT, result)
-        assert "without texts: gone is not a prepared data set" in printed_by("report", copy)
+        assert "the report has no texts: gone is not a prepared data set" in printed_by("report", copy)
         assert "The texts cannot be shown: gone is not a prepared" in Page((copy / "report.html").read_text()).text
         printed_by("report", copy, "--data", place / "data")
         assert "cannot be shown" not in (copy / "report.html").read_text()

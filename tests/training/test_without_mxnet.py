@@ -51,7 +51,7 @@ def test_it_trains_verifies_predicts_and_fits(data, trained, tmp_path, hidden):
     code, printed = harness.run(train, tmp_path)
     assert code == 0, printed
     harness.assert_same(tmp_path / "run", trained)
-    assert "the same bits" in run(command("verify", tmp_path / "run"), tmp_path)
+    assert "bit-identical" in run(command("verify", tmp_path / "run"), tmp_path)
     printed = run(program("helpers/fit_and_predict.py", trained, "cpu"), tmp_path)
     (rankings,), labels, imported = json.loads(printed.splitlines()[-1])
     assert [max(ranking, key=ranking.get) for ranking in rankings] == ["first", "second", "third"] * 2
