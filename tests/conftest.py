@@ -38,39 +38,44 @@ from tests.helpers.turns import turn
 if TYPE_CHECKING:
     import pandas as pd
 
-# Of every process that tests start, and there are hundreds. Threads that wait must not keep a core from the test beside
-# this one. MXNet imports distutils, in place of which setuptools would import all of itself: 0.2 s of 1.2 s.
+# Environment of the hundreds of processes that tests start. Waiting threads must not use a core that another test
+# needs. MXNet imports distutils. With setuptools' replacement of distutils, this import takes 0.2 s of 1.2 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
-os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:_distutils_hack")  # setuptools warns of that setting
-os.environ.pop("UV", None)  # set by `uv run`; messages would say `uv run crepe` to those who test with it only
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # set in many images; each process would compile 400 modules, for 1.5 s
-hypothesis.settings.register_profile("no deadline", deadline=None)  # the machine may be busy
+os.environ.setdefault(
+    "PYTHONWARNINGS", "ignore::UserWarning:_distutils_hack"
+)  # setuptools warns about the setting above.
+os.environ.pop("UV", None)  # With this variable of `uv run`, messages would say `uv run crepe`.
+os.environ.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # Many images set it. Each process would then compile 400 modules, which takes 1.5 s.
+hypothesis.settings.register_profile("no deadline", deadline=None)  # The machine may be busy.
 hypothesis.settings.load_profile("no deadline")
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Shells ignore SIGINT in background jobs.
 
 
 @contextmanager
 def _threads_restored() -> Iterator[None]:
-    """Undo what commands in this process do to ``OMP_NUM_THREADS``, which the processes of tests would inherit."""
-    before = os.environ.get("OMP_NUM_THREADS")
+    """Restore ``OMP_NUM_THREADS`` after commands that ran in this process. Later tests would inherit it."""
+    threads = os.environ.get("OMP_NUM_THREADS")
     try:
         yield
     finally:
         os.environ.pop("OMP_NUM_THREADS", None)
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = threads
 
 
 with _threads_restored():
     import_mxnet()
 
-FEATURE_LEN = 123
-SLOW_SECONDS = 3600  # for a slow test that sets no limit
-DEAD = (1 << 22) + 1  # id that no process can have
+FEATURE_LEN = 123  # Document length of the test data, in characters: the smallest length of the paper's network.
+SLOW_SECONDS = 3600  # Time limit of a slow test that sets none.
+DEAD = (1 << 22) + 1  # Process id that no process can have.
+# A trigram for each class. It occurs in all words of a document of the class.
 TRIGRAMS = ("qua", "zig", "vex")
-# The default network in a small size, and settings that train in a second; floats are kept far from chaos so that runs
-# can be compared. The flags below select another network beside QUICK.
+# Flags for a small default network that trains in a second. With plain SGD, rounding errors stay small, so that runs
+# can be compared. NGRAMS and PAPER are added to QUICK to select another network.
 QUICK = [
     "--buckets=4096",
     "--embedding-rows=1024",
@@ -87,22 +92,22 @@ QUICK = [
     "--logging.report=false",
 ]
 
-USING = re.compile("^using .*\n", re.MULTILINE)  # names the checkpoint of predict and others
+USING = re.compile("^using .*\n", re.MULTILINE)  # Line with which predict and other commands print their checkpoint.
 
 NGRAMS = ("--model=ngrams",)
 PAPER = ("--model=paper", "--size=tiny")
 
 
 def readable(*flags: object) -> list[str]:
-    """Leave out the settings that the network of the flags does not read, which train refuses."""
+    """Return the flags without those that the selected network does not read, because train refuses such flags."""
     words = list(map(str, flags))
     network = next((word.partition("=")[2] for word in reversed(words) if word.startswith("--model=")), "crepe")
-    readers = {flag(name): each.metadata["networks"] or (network,) for name, each in settings().items()}
+    readers = {flag(name): setting.metadata["networks"] or (network,) for name, setting in settings().items()}
     return [word for word in words if network in readers.get(word.partition("=")[0], (network,))]
 
 
-# Builds of the kernels that this processor can run; one alone if the environment names it.
-# The generic build is that of avx2 for another target; tests of the kernels alone run it.
+# Builds of the kernels that this processor can run, or only the build that the environment names. The generic build has
+# the same source as avx2, so only tests of the kernels run it.
 _BUILDS = [name for name in library.supported_builds() if name != library.GENERIC]
 KERNELS = [os.environ[library.KERNELS_ENV]] if os.environ.get(library.KERNELS_ENV) else _BUILDS
 
@@ -110,15 +115,15 @@ _NATIVE, _TROUBLE = library.find()
 needs_kernels = pytest.mark.skipif(_NATIVE is None, reason=_TROUBLE or "there are kernels")
 
 
-@pytest.hookimpl(trylast=True)  # after the hooks that mark tests as slow
+@pytest.hookimpl(trylast=True)  # Run after the hooks that mark tests as slow.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Limit the time of slow tests by what shows a hang, since other work may take most of the machine."""
+    """Set a time limit for slow tests. It only detects hangs, because other work may use most of the machine."""
     for item in items:
         if item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time limit: a test may wait long for its turn
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # Not part of the time limit: a test may wait long for its turn.
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     alone = item.get_closest_marker("alone") is not None
     with turn(alone) if "PYTEST_XDIST_WORKER" in os.environ else nullcontext(), _threads_restored():
@@ -127,15 +132,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session", autouse=True)
 def heeded():
-    """Let processes heed signals that this one ignores, under nohup or as a job in the background."""
+    """Restore signals that this process ignores under nohup or as a background job.
+
+    Processes that the tests start would otherwise ignore them as well.
+    """
     for number in SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # processes that it starts get the default instead
+            signal.signal(number, lambda *_: None)  # Started processes get the default handler.
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_page_of_data() -> Iterator[None]:
-    """Prepare without a page in this process: to draw it takes ten times as long as the rest of a small data set."""
+    """Prepare data without an HTML page. Drawing the page takes ten times as long as preparing a small data set."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_page, "optional_page", lambda: None)
         yield
@@ -143,7 +151,10 @@ def no_page_of_data() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """MXNet computes small networks slower with two threads: 42 s instead of 8 s for the notebook on a busy machine."""
+    """Compute with one thread.
+
+    MXNet computes small networks slower with two threads: on a busy machine, 42 s instead of 8 s for the notebook.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
@@ -151,8 +162,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(params=KERNELS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test, and the commands that it starts, with each build of the kernels that this processor can run.
-    For every test whose outcome depends on rounding."""
+    """Run the test and its commands with each build of the kernels that this processor can run.
+
+    All tests whose result depends on rounding use it.
+    """
     name: str = request.param
     monkeypatch.setenv(library.KERNELS_ENV, name)
     return name
@@ -160,13 +173,13 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def every_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the build that the environment names, for tests that name the builds that they run."""
+    """Delete the variable that selects a build, for tests that select builds themselves."""
     monkeypatch.delenv(library.KERNELS_ENV, raising=False)
     monkeypatch.delenv(library.IN_SOFTWARE, raising=False)
 
 
 def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:
-    """The paper's form: label from 1, text; each class has a trigram of its own."""
+    """Write a CSV file in the format of the paper: label from 1, text. The words of each class end in its trigram."""
     generator = random.Random(seed)
     letters = "abcdefghijklmnoprstu    "
     with path.open("w", newline="", encoding="utf-8") as stream:
@@ -179,14 +192,14 @@ def write_csv(path: Path, rows: int, seed: int, classes: int = 3) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> Path:
-    """Write rows as CSV, the first of which names the columns if any does."""
+    """Write rows as CSV. The first row may be the header."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows(rows)
     return path
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a table in the format of the file's name; one whose name says `bare` has no header."""
+    """Write a table in the format of the file suffix. A file whose name contains `bare` gets no header."""
     if path.suffix == ".parquet":
         frame.to_parquet(path, index=False)
     elif path.suffix == ".jsonl":
@@ -200,7 +213,7 @@ def write_frame(frame: pd.DataFrame, path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared folder: 301 training and 97 test rows of 3 classes, sizes that no number of processes divides."""
+    """Prepared folder with 301 training and 97 test rows of 3 classes. No number of processes divides these numbers."""
     folder = tmp_path_factory.mktemp("source")
     write_csv(folder / "train.csv", 301, seed=1)
     write_csv(folder / "test.csv", 97, seed=2)
@@ -212,7 +225,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def quick_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run on ``data`` with the settings of ``QUICK``, which no test may change."""
+    """Folder of a run on ``data`` with the flags ``QUICK``. Tests must not change it."""
     run_dir = tmp_path_factory.mktemp("quick") / "run"
     train("--data", data, "--run-dir", run_dir, *QUICK)
     return run_dir
@@ -232,7 +245,7 @@ def data_with_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch_prefix(processes: int) -> list[str]:
-    """Start of a command line for so many processes; nothing for one."""
+    """Return the start of a command line for a number of processes. It is empty for one process."""
     return [str(Path(sys.executable).with_name("horovodrun")), "-np", str(processes)] if processes > 1 else []
 
 
@@ -241,10 +254,10 @@ def command(name: str, *arguments: object, processes: int = 1) -> list[str]:
 
 
 def train(*flags: object, cwd: Path | None = None, processes: int = 1, keeps_states: bool = False) -> str:
-    """Train in this process, to save the imports, or in several under the supervisor; return what is printed.
+    """Train, and return the printed text. One process is this one, which saves the imports; more are supervised.
 
     Args:
-        keeps_states: leave the saved states of the finished run, as if it were killed just before it removes them.
+        keeps_states: keep the saved states of the finished run, as if it was killed just before it removes them.
     """
     if processes > 1:
         return run(command("supervise", "-np", processes, "--max-restarts", 0, *flags), cwd or Path.cwd())
@@ -257,9 +270,11 @@ def train(*flags: object, cwd: Path | None = None, processes: int = 1, keeps_sta
 
 
 def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str = "") -> str:
-    """Runs a command to its end and returns all that it printed; checks the exit code (``None``: any but 0).
+    """Run a command, check its exit code, and return its output without the line that names the checkpoint.
 
-    The line that names the checkpoint is left out; tests of it run the command themselves."""
+    Args:
+        code: expected exit code; ``None``: any code except 0.
+    """
     done = subprocess.run(
         arguments,
         cwd=cwd,
@@ -284,7 +299,7 @@ def losses(run_dir: Path) -> list[float]:
 
 @pytest.fixture
 def printed_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs a command in this process, to save the imports; returns what it prints to standard output."""
+    """Function that runs a command in this process, which saves the imports, and returns its standard output."""
 
     def of(name: str, *arguments: object, cwd: Path | None = None) -> str:
         monkeypatch.chdir(cwd or Path.cwd())
@@ -298,7 +313,7 @@ def printed_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 @pytest.fixture
 def complaint(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must fail, in this process to save the imports; returns what it says to the user."""
+    """Function that runs a command in this process, checks that it fails, and returns its error message."""
 
     def of(name: str, *arguments: object, cwd: Path) -> str:
         monkeypatch.chdir(cwd)

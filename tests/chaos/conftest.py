@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The folder of a run of one process that nothing happened to, with more settings."""
+    """Function that returns the folder of an undisturbed run of one process with further flags."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "unbroken"  # one for pytest's workers
     folder.mkdir(exist_ok=True)

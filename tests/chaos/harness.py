@@ -71,7 +71,7 @@ def environment(fault: dict[str, Any] | None = None) -> dict[str, str]:
 
 @dataclass
 class Trial:
-    """A run that faults strike, and the run that nothing happened to.
+    """Run with injected faults, and the same run without faults.
 
     Attributes:
         unbroken: returns the folder of an unbroken run with these further flags; it has one process, because their
@@ -190,7 +190,7 @@ def has_saved(run_dir: Path) -> bool:
 
 
 def result(run_dir: Path) -> dict[str, np.ndarray]:
-    """The parameters that a finished run reports."""
+    """Return the parameters of the selected checkpoint of a finished run."""
     assert (run_dir / "result.json").is_file()
     return crepe_dist.load(run_dir, device="cpu").engine.arrays
 

@@ -1,4 +1,4 @@
-"""A request to stop loses no steps; the exit code says that the same command resumes."""
+"""Tests that a request to stop loses no steps, and that its exit code means that the same command resumes."""
 
 from __future__ import annotations
 

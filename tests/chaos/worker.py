@@ -32,7 +32,10 @@ class Fault:
         return found
 
     def strikes(self, phase: str, step: int, *kinds: str) -> str:
-        """The kind, if it is one of these and it is time; then it is noted as done. Else nothing."""
+        """Return the kind of the fault if it is one of ``kinds`` and is due now, and mark it as done.
+
+        Otherwise, return an empty text.
+        """
         plan = self.plan()
         if (
             plan["kind"] not in kinds

@@ -1,4 +1,4 @@
-"""The driver with ranks that only pretend, and the process of a rank; quick, without Ray."""
+"""Tests of the elastic driver with simulated ranks, and of the process of a rank. They need no Ray."""
 
 from __future__ import annotations
 

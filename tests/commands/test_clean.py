@@ -1,4 +1,4 @@
-"""crepe clean: it lists what finished runs no longer need, and removes it if told to."""
+"""Tests of `crepe clean`, which lists files that runs no longer need, and removes them with --yes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import DEAD
 
 
 def finished_run(path):
-    """A finished run of four epochs, the second of which it reports, with two states and the leftovers of a kill."""
+    """Make a finished run of four epochs with two saved states and temporary files. The second epoch is selected."""
     run = RunDir(path)
     (path / "checkpoints").mkdir(parents=True)
     for epoch in range(4):
@@ -89,7 +89,7 @@ def test_it_spares_files_that_training_did_not_write(cleaned, tmp_path):
 
 
 def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
-    """A killed process leaves its folder; the next command removes it, and none that is in use."""
+    """The next command removes the folder of a killed process, and no folder that is in use."""
     code = f"""
 import os, tempfile
 from crepe_dist.files.folders import temporary_folder

@@ -1,4 +1,4 @@
-"""The console command `crepe`, as a user types it."""
+"""Tests of the console command `crepe`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prepare, evaluate and predict as a user types them."""
+"""Tests of the commands prepare, evaluate and predict."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def of_data(run_dir, fingerprint: str) -> None:
 
 @pytest.fixture
 def runs(place, tmp_path, monkeypatch):
-    """A folder of three runs of different data, ``c`` the newest, in the current folder."""
+    """Current folder with three runs on different data. Run ``c`` is the newest."""
     (trained,) = (place / "runs").glob("*/")
     for number, name in enumerate("abc"):
         shutil.copytree(trained, tmp_path / "runs" / name)

@@ -1,4 +1,4 @@
-"""The doctor: a real run on this machine, what it reports if something is missing or fails, and no leftovers."""
+"""Tests of `crepe doctor`: a run on this machine, and its messages if something is missing or fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flags that would have no effect are refused, and modules of commands are commands."""
+"""Tests that flags without effect are refused, and that `python -m crepe_dist.NAME` runs a command."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_python_says_so_in_its_words(place, tmp_path):
 
 
 def test_settings_of_a_file_may_have_no_effect(tmp_path):
-    """That of another run holds all settings."""
+    """A settings file of another run contains all settings. Those without effect are ignored."""
     (tmp_path / "config.yaml").write_text("model:\n  network: ngrams\n  width: 32\n")
     assert parse(["--config", str(tmp_path / "config.yaml")]).model.width == 32
     with pytest.raises(UserError, match="--width has no effect"):

@@ -1,4 +1,4 @@
-"""Processes of this host under the driver, with small scripts in the place of training."""
+"""Tests of the elastic driver with processes of this host. Small scripts replace the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crepe_dist.distributed.job_end import explain_horovodrun_exit
 from tests.chaos import harness
 from tests.helpers.programs import program
 
-# The start of each script. The script's argument is the folder in which it leaves notes for the test.
+# Start of each script. The argument of the script is the folder in which it writes notes for the test.
 PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
@@ -54,7 +54,7 @@ def environment(marker):
 
 @pytest.fixture
 def start(tmp_path, environment):
-    """Starts a supervisor of processes with a script."""
+    """Function that starts a supervisor whose processes run a script."""
 
     def of(body: str, processes: int = 2, *flags: str) -> subprocess.Popen[str]:
         worker = ["-S", "-c", PRELUDE + textwrap.dedent(body), str(tmp_path)]

@@ -41,7 +41,7 @@ def small_shape(kind: str) -> NetworkConfig:
 
 @dataclass
 class Network:
-    """A network's parameters, which several engines may compute."""
+    """Parameters of a network. More than one engine may compute with them."""
 
     shape: NetworkConfig
     parameters: dict[str, Parameter]
@@ -78,7 +78,10 @@ def sized(
 
 
 def varied(shape: NetworkConfig) -> Network:
-    """A network in which no weight is zero, as all are of the second convolution of a new block, nor large."""
+    """Make a network whose weights are small and not zero.
+
+    In a new network, all weights of the second convolution of a block are zero.
+    """
     network, generator = initial(shape, seed=1), np.random.default_rng(1)
     for name, array in network.values.items():
         if name in shape.buffers:

@@ -34,7 +34,7 @@ OPTIMIZERS = (OptimizerOptions(), *(OptimizerOptions(name="sgd", momentum=moment
 
 
 class Case:
-    """A network with its kernels, and batches of random size."""
+    """Network with its kernels, and batches of random sizes."""
 
     def __init__(self, build: library.Library, number: int) -> None:
         self.random = np.random.default_rng(number)

@@ -1,4 +1,4 @@
-"""The optimizers in NumPy and float64: the reference of our kernels."""
+"""Optimizers in NumPy and float64, as the reference for the native kernels."""
 
 from __future__ import annotations
 

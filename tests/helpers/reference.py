@@ -1,4 +1,4 @@
-"""What the networks compute, in NumPy and float64: the reference of the logits, losses and gradients of our kernels."""
+"""Networks in NumPy and float64, as the reference for the logits, losses and gradients of the native kernels."""
 
 from __future__ import annotations
 

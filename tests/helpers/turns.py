@@ -13,13 +13,15 @@ _DOOR, _ROOM = Path(__file__).with_name("__init__.py"), Path(__file__)
 
 @contextmanager
 def turn(alone: bool) -> Iterator[None]:
-    """Wait for a turn, and hold it: with others or, if ``alone``, without them."""
+    """Wait for a turn, and hold it. If ``alone`` is true, no other test runs during the turn."""
     with _ROOM.open() as room:
         with _DOOR.open() as door:
-            fcntl.flock(door, fcntl.LOCK_EX)  # whoever waits for an empty room keeps the door shut
+            fcntl.flock(
+                door, fcntl.LOCK_EX
+            )  # A test that waits to be alone keeps the door locked, so that no new test starts.
             fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             fcntl.flock(door, fcntl.LOCK_UN)
         try:
             yield
         finally:
-            fcntl.flock(room, fcntl.LOCK_UN)  # closing is not enough: forked processes share the lock
+            fcntl.flock(room, fcntl.LOCK_UN)  # Closing the file is not enough, because forked processes share the lock.

@@ -17,7 +17,7 @@ def flags(run_dir: Path, data: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two processes with a thread each, started by our own supervisor, that nobody stopped."""
+    """Folder of an undisturbed run of two supervised processes with one thread each."""
     run_dir = tmp_path_factory.mktemp("unbroken") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "OMP_NUM_THREADS", "1")

@@ -109,7 +109,7 @@ class Host:
 
 
 class Network:
-    """A switch and the hosts of ``NAMES`` that are plugged into it; the folder is empty."""
+    """Virtual switch with the hosts of ``NAMES``. The folder must be empty."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

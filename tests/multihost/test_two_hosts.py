@@ -20,7 +20,7 @@ EPOCHS = "--epochs=8"
 
 
 def alone(run_dir: Path, data: Path, *more: str) -> Path:
-    """The run of one process that others are held against."""
+    """Run of one process with which other runs are compared."""
     code, printed = harness.finish(harness.start(harness.command(run_dir, data, 1, *more), run_dir.parent))
     assert code == 0, printed
     return run_dir

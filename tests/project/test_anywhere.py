@@ -1,4 +1,4 @@
-"""The wheel in environments of all Pythons, without MXNet: every command, and the answers of this one, bit for bit."""
+"""Tests of the wheel with all versions of Python and without MXNet: all commands, and bit-identical predictions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def python(request, wheel, tmp_path_factory) -> Path:
 
 
 def training_logits(path: Path, split: Split) -> np.ndarray:
-    """What training's own engine computes with the parameters of a checkpoint."""
+    """Return the logits that the engine of training computes with the parameters of a checkpoint."""
     opened = load(path).engine
     given = {name: Parameter(array) for name, array in opened.arrays.items()}
     engine = create_engine(opened.config, given, choose_backend(ModelOptions(), CPU, opened.config))

@@ -84,7 +84,7 @@ def check(name: str, words: list[str]) -> None:
 
 
 def test_the_commands_of_all_pages_are_understood():
-    """The tutorial's are run as well."""
+    """Check the command lines of all pages. Another test also runs those of the tutorial."""
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
     commands = re.findall(r"^    (?:uv run (?:--no-sync )?)?crepe (\w+)([^#\n]*)", text, re.MULTILINE)

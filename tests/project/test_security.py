@@ -1,4 +1,4 @@
-"""The code never executes or unpickles what it reads and never starts a shell, checked in its syntax trees.
+"""Tests of the syntax trees: the code never executes or unpickles data and never starts a shell.
 
 ``concurrent.futures`` passes pickles between our own processes through pipes that nobody else can write to; nothing
 that comes from a disk or a network is unpickled.

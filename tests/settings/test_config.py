@@ -1,4 +1,4 @@
-"""Settings from flags and files: what is refused, what overrides what, and what a saved file gives."""
+"""Tests of settings from flags and files: refused values, precedence, and saved files."""
 
 from __future__ import annotations
 
