@@ -75,7 +75,7 @@ def sha256(path: Path, *, follow: bool = True, on_block: Callable[[], None] = la
     """Compute the SHA-256 of a file, in hexadecimal.
 
     Args:
-        beat: function that is called after each block of 1 MiB, such as the heartbeat of a watchdog.
+        on_block: function that is called after each block of 1 MiB, such as the heartbeat of a watchdog.
     """
     digest = hashlib.sha256()
     with open_regular(path, follow=follow) as stream:

@@ -306,7 +306,7 @@ class TrainingOptions(Settings, group="training"):
         None,
         "After the validation split has selected the epoch, train the n-gram table once more, on the training and "
         "validation rows together. A run with `init_from` is never refitted. Default: true, or false if the validation "
-        "split was given as files of its own.",
+        "split was given as separate files.",
         Boolean(),
         networks=("crepe", "ngrams"),
     )
