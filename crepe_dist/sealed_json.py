@@ -51,12 +51,12 @@ def read_record(
     former_versions: Collection[int] = (),
     former_keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Read a file of this package.
+    """Read a JSON file of this package, and check it.
 
     Args:
         version: format version that this version of the package writes.
-        kind: kind of the values, see ``check``; ``None``: the file is sealed.
-        remedy: what a user does about a file that is damaged or of another version.
+        remedy: instruction to the user if the file is damaged or has another version.
+        kind: types of the values; see ``validate``. ``None``: the file is sealed.
         follow: accept a symbolic link.
         former_versions: older format versions that are also read.
         former_keys: today's keys by the keys of the older versions.
