@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine in a process of its own, and commands that train on it."""
+"""Ray cluster on this machine in its own process, and commands that train on it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,11 @@ from tests.conftest import QUICK
 
 SETTINGS = [*QUICK, "--batch-size=25", "--epochs=30", "--state.save-steps=4"]
 RANKS = 2
-# Starts a cluster of two nodes and prints its address; each line removes a node.
-HOLD = """
-import sys
-from ray.cluster_utils import Cluster
-node = dict(num_cpus=1, object_store_memory=80 << 20)
-cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **node})
-other = cluster.add_node(**node)
-print(">", cluster.address, flush=True)
-for _ in sys.stdin:
-    cluster.remove_node(other, allow_graceful=False)
-    print("> done", flush=True)
-cluster.shutdown()
-"""
+RAY_NODES = Path(__file__).with_name("ray_nodes.py")
 
 
 class Cluster:
-    """A cluster, and a folder to train in.
+    """Ray cluster on this machine, and a folder to train in.
 
     Args:
         programs: ``bin`` of the environment.
@@ -42,10 +30,10 @@ class Cluster:
         self._trainings: list[subprocess.Popen[str]] = []
 
     def _start(self) -> tuple[subprocess.Popen[str], str]:
-        """Start the cluster; again if it is the machine that is too busy."""
+        """Start the cluster. Repeat the start if Ray's time limit was too short for a busy machine."""
         while True:
             holder = subprocess.Popen(
-                [self._programs / "python", "-c", HOLD],
+                [self._programs / "python", RAY_NODES],
                 cwd=self._folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -55,7 +43,7 @@ class Cluster:
             if address := _answer(holder):
                 return holder, address
             said = (self._folder / "cluster.txt").read_text()
-            assert "timed out" in said.lower(), said  # Ray waits 30 s for a node, and no setting changes that
+            assert "timed out" in said.lower(), said  # Ray waits 30 s for a node, which no setting changes.
 
     def remove_node(self) -> None:
         assert self._holder.stdin is not None

@@ -21,16 +21,7 @@ from tests.helpers.needs import needs
 pytestmark = [needs("g++"), pytest.mark.usefixtures("one_thread")]
 CONTEXTS = Path(__file__).with_name("site")
 TRAIN = (*readable(*QUICK, *PAPER), "--epochs=1", "--precision=float32", "--logging.report=true")
-LOADED = """
-from pathlib import Path
-from crepe_dist.distributed.launch import import_mxnet
-import_mxnet()
-import os
-print(os.environ["NVIDIA_TF32_OVERRIDE"])
-lines = Path("/proc/self/maps").read_text().splitlines()
-files = {line.split()[5] for line in lines if len(line.split()) == 6}
-print(*sorted(path for path in files if "/nvidia/" in path or "libcuda.so" in path), sep="\\n")
-"""
+PRINT_LIBRARIES = Path(__file__).with_name("print_libraries.py")
 
 
 @pytest.fixture
@@ -62,7 +53,7 @@ def gpus(request) -> None:
 
 
 def test_the_libraries_of_the_packages_are_loaded_before_mxnet(site, tmp_path):
-    loads = [sys.executable, "-c", LOADED]
+    loads = [sys.executable, str(PRINT_LIBRARIES)]
     wanted = [site / "nvidia" / part / "lib" / name for name, (_, part) in mxnet_cuda.LIBRARIES.items()]
     found = [Path(os.environ["LD_LIBRARY_PATH"], driver.LIBRARY), *wanted]
     assert run(loads, tmp_path).splitlines() == ["0", *sorted(map(str, found))]
