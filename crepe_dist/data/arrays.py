@@ -35,8 +35,8 @@ Files = dict[str, dict[str, Any]]  # Manifest entries by file name: size in byte
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Return the header of a ``.npy`` file, byte for byte as NumPy writes it; the values follow it in C order."""
-    about = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
-    text = "{" + "".join(f"{name!r}: {value!r}, " for name, value in about.items()) + "}"
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
+    text = "{" + "".join(f"{name!r}: {value!r}, " for name, value in fields.items()) + "}"
     start = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
     return start + text.encode().ljust(HEADER - len(start) - 1) + b"\n"
 

@@ -20,7 +20,9 @@ DEFAULT_ENCODER = CharEncoder()
 Places = npt.NDArray[np.int64]  # Positions in the character ids of all documents, concatenated.
 
 
-def add_typos(char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharIds, kept: tuple[int, int]) -> CharIds:
+def add_typos(
+    char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharIds, head_tail: tuple[int, int]
+) -> CharIds:
     """Add typing errors to documents. The result depends only on the arguments.
 
     Each character is changed with probability ``typo_prob``. Four changes have equal probability: a substitution by
@@ -34,7 +36,7 @@ def add_typos(char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharI
         typo_prob: probability of an error per character, from 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
         letters: ids that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
-        kept: number of ids at the front and at the back that remain of a document that becomes too long.
+        head_tail: number of ids at the front and at the back that remain of a document that becomes too long.
 
     Returns:
         A copy with errors.
@@ -59,7 +61,7 @@ def add_typos(char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharI
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
     result = np.full_like(char_ids, PAD_UNK_ID)
-    start, (front, back) = 0, kept
+    start, (front, back) = 0, head_tail
     for row, count, end in zip(result, (length + gained).tolist(), (ends + gained).tolist()):
         if end > length:
             row[:front] = flat[start : start + front]
@@ -83,11 +85,11 @@ def _swap(flat: npt.NDArray[Any], positions: Places) -> None:
 def _substitute(flat: npt.NDArray[Any], positions: Places, random: Numbers, letters: CharIds) -> None:
     """Replace each of these characters by a letter other than itself, in place."""
     old, count = flat[positions], len(letters)
-    which = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
+    indices = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
     # If the character is a letter, the offset starts at the letter after it, so that the result is never the same
     # letter.
-    others = which + np.uint64(1) + random % np.uint64(max(1, count - 1))
-    flat[positions] = letters[np.where(letters[which] == old, others, random) % np.uint64(count)]
+    other_letters = indices + np.uint64(1) + random % np.uint64(max(1, count - 1))
+    flat[positions] = letters[np.where(letters[indices] == old, other_letters, random) % np.uint64(count)]
 
 
 def with_typos(
@@ -100,13 +102,13 @@ def with_typos(
     """
     if not typo_prob:
         return split
-    letters, kept = (
+    letters, head_tail = (
         encoder.typo_ids,
         encoder.head_tail_lengths if encoder.in_reading_order else encoder.head_tail_lengths[::-1],
     )
 
     return split.with_transform(
-        lambda char_ids, rows: add_typos(char_ids, typo_prob, hash_random(seed, epoch, rows), letters, kept)
+        lambda char_ids, rows: add_typos(char_ids, typo_prob, hash_random(seed, epoch, rows), letters, head_tail)
     )
 
 

@@ -97,11 +97,11 @@ def unpack_batch(batch: Batch, classes: int, pairs: int = 0) -> tuple[CharIds, L
     Returns:
         Character ids, uint8 [B, L]; label probabilities, float32 [B, classes]; weights, float32 [B, 1].
     """
-    char_ids, rest = np.split(batch.packed, [-num_trailer_bytes(pairs)], axis=1)
-    labels, weights = np.split(rest.astype(np.float32), [-WEIGHT_BYTES], axis=1)
+    char_ids, trailer = np.split(batch.packed, [-num_trailer_bytes(pairs)], axis=1)
+    labels, weights = np.split(trailer.astype(np.float32), [-WEIGHT_BYTES], axis=1)
     labels = labels.reshape(len(labels), -1, PAIR_BYTES if pairs else LABEL_BYTES)
-    of_pairs = (labels[..., 2] + 256 * labels[..., 3]) / PROB_SCALE if pairs else 1
-    shares = np.zeros((len(labels), classes), np.float32)
-    classes_of_pairs = (labels[..., 0] + 256 * labels[..., 1]).astype(np.int32)
-    np.add.at(shares, (np.arange(len(labels))[:, None], classes_of_pairs), of_pairs)
-    return char_ids, shares, weights @ np.array([[1 / WEIGHT_SCALE], [256 / WEIGHT_SCALE], [1]], np.float32)
+    pair_probs = (labels[..., 2] + 256 * labels[..., 3]) / PROB_SCALE if pairs else 1
+    label_probs = np.zeros((len(labels), classes), np.float32)
+    pair_classes = (labels[..., 0] + 256 * labels[..., 1]).astype(np.int32)
+    np.add.at(label_probs, (np.arange(len(labels))[:, None], pair_classes), pair_probs)
+    return char_ids, label_probs, weights @ np.array([[1 / WEIGHT_SCALE], [256 / WEIGHT_SCALE], [1]], np.float32)

@@ -141,14 +141,16 @@ class CharEncoder:
         """Encode texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
         if self.paired or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > self.feature_len:
             texts = list(map(self._truncate, texts))
-        return self._encode_cut(texts)
+        return self._encode_truncated(texts)
 
     def encode_and_measure(self, texts: Sequence[str]) -> tuple[CharIds, npt.NDArray[np.int64]]:
         """Return the results of ``encode`` and ``lengths`` in one pass over the texts."""
         spelt = list(map(self._expand, texts))
-        return self._encode_cut(list(map(self._truncate_expanded, spelt))), np.array(list(map(len, spelt)), np.int64)
+        return self._encode_truncated(list(map(self._truncate_expanded, spelt))), np.array(
+            list(map(len, spelt)), np.int64
+        )
 
-    def _encode_cut(self, texts: Sequence[str]) -> CharIds:
+    def _encode_truncated(self, texts: Sequence[str]) -> CharIds:
         """Encode texts from ``_truncate``."""
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
@@ -226,7 +228,7 @@ class CharEncoder:
         """Return the number of ids of each text before truncation, int64 [n]."""
         return np.array([len(self._expand(text)) for text in texts], np.int64)
 
-    def _places(self, text: str) -> npt.NDArray[np.int64]:
+    def _char_indices(self, text: str) -> npt.NDArray[np.int64]:
         """Return the index of the character behind each id of a text before truncation, int64 [n]."""
         spelling, places = self._spelling, np.arange(len(text))
         if len(self._expand(text)) == len(text):
@@ -238,7 +240,7 @@ class CharEncoder:
 
         The blank id in the middle of a truncated text gets the index of the first character that it replaces.
         """
-        places, length, tail = self._places(text), self.feature_len, self.head_tail_lengths[1]
+        places, length, tail = self._char_indices(text), self.feature_len, self.head_tail_lengths[1]
         if len(places) > length:
             places = np.concatenate([places[: length - tail], places[len(places) - tail :]])
         return places if self.in_reading_order else places[::-1]
@@ -248,7 +250,7 @@ class CharEncoder:
         length = self.feature_len
         if len(text) <= length and len(self._expand(text)) <= length:
             return range(0)
-        places, (head, tail) = self._places(text), self.head_tail_lengths
+        places, (head, tail) = self._char_indices(text), self.head_tail_lengths
         start = int(places[head - 1]) + 1 if head else 0
         stop = int(places[len(places) - tail]) if tail else len(text)
         return range(start, max(start, stop))

@@ -65,16 +65,16 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     Returns:
         The alphabet, and the rare characters (``CharEncoder.paired``).
     """
-    seen: Counter[str] = Counter({" ": 0})
+    occurrences: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
         for character in fold_character(chr(point), mode, fold_accents=False):
-            seen[character] += count
-    del seen[" "]
-    visible = [character for character in seen if unicodedata.category(character) not in INVISIBLE]
-    visible.sort(key=lambda character: (-seen[character], character))
-    usual = [character for character in visible if seen[character] >= MIN_COUNT]
-    if len(usual) < MAX_CHARACTERS:
-        return sort_alphabet([" ", *usual]), ""
+            occurrences[character] += count
+    del occurrences[" "]
+    visible = [character for character in occurrences if unicodedata.category(character) not in INVISIBLE]
+    visible.sort(key=lambda character: (-occurrences[character], character))
+    frequent = [character for character in visible if occurrences[character] >= MIN_COUNT]
+    if len(frequent) < MAX_CHARACTERS:
+        return sort_alphabet([" ", *frequent]), ""
     own, rare = split_frequent_and_rare(visible, MAX_CHARACTERS - 1)
     return sort_alphabet([" ", *own]), sort_alphabet(rare)
 
@@ -106,7 +106,7 @@ def is_in_words(character: str) -> bool:
     """
     if ord(character) in FEATURE_CODE_POINTS:
         return True
-    return unicodedata.category(character)[0] in "LNM" and not any(ord(character) in each for each in UNSEPARATED)
+    return unicodedata.category(character)[0] in "LNM" and not any(ord(character) in points for points in UNSEPARATED)
 
 
 def sort_alphabet(alphabet: Iterable[str]) -> str:
@@ -177,9 +177,9 @@ def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -
     known = {**dict(zip(alphabet, alphabet)), **spelt}
     points = (*range(FOLDING_END if paired else LATIN_END), *map(ord, paired))
     readings = ((point, fold_character(chr(point), mode, fold_accents)) for point in points)
-    several = {
+    spellings = {
         point: "".join(known[character] for character in letters)
         for point, letters in readings
         if (len(letters) > 1 or letters in spelt) and all(character in known for character in letters)
     }
-    return {**several, **{SYMBOLS + number: "\0" for number in range(2 * side)}}
+    return {**spellings, **{SYMBOLS + number: "\0" for number in range(2 * side)}}

@@ -103,15 +103,15 @@ class Documents:
         result = np.empty((len(rows), self.shards[0].shape[1]), dtype=np.uint8)
         owner = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(owner).tolist():
-            of_shard = np.flatnonzero(owner == shard)
-            result[of_shard] = self.shards[shard][rows[of_shard] - self.starts[shard]]
+            positions = np.flatnonzero(owner == shard)
+            result[positions] = self.shards[shard][rows[positions] - self.starts[shard]]
         return result
 
     def lengths(self) -> npt.NDArray[np.uint16]:
         """Return an estimate of each row's length, uint16 [rows]: the number of known characters among every eighth
         id."""
         lengths = (np.count_nonzero(char_ids[:, ::8] != PAD_UNK_ID, axis=1) for char_ids in self.shards)
-        return np.concatenate([np.minimum(each, 65535).astype(np.uint16) for each in lengths])
+        return np.concatenate([np.minimum(shard_lengths, 65535).astype(np.uint16) for shard_lengths in lengths])
 
     def text(self, row: int) -> str | None:
         """Return the original text of a row; ``None`` if the split stores no texts."""
@@ -165,15 +165,15 @@ class Split(Documents):
 
     def with_transform(self, transform: Transform) -> Split:
         """Return a view of this split that also applies ``transform`` to the character ids."""
-        before = self.transform
+        first = self.transform
         return replace(
             self,
-            transform=transform if before is None else lambda char_ids, rows: transform(before(char_ids, rows), rows),
+            transform=transform if first is None else lambda char_ids, rows: transform(first(char_ids, rows), rows),
         )
 
     def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
         """Append documents with their labels and targets to a training split. The shards stay memory-mapped."""
-        shards, more = (*self.shards, *documents.shards), np.ones(len(documents), np.float32)
+        shards, unit_weights = (*self.shards, *documents.shards), np.ones(len(documents), np.float32)
         return replace(
             self,
             shards=shards,
@@ -181,7 +181,7 @@ class Split(Documents):
             source_rows=np.concatenate([self.source_rows, documents.source_rows]),
             has_ids=False,
             labels=np.concatenate([self.labels, labels]),
-            weights=None if self.weights is None else np.concatenate([self.weights, more]),
+            weights=None if self.weights is None else np.concatenate([self.weights, unit_weights]),
             targets=replace(targets, stored=np.concatenate([self.targets.stored, targets.stored])),
         )
 
@@ -284,11 +284,11 @@ class Dataset:
             UserError: The data set does not list such a source.
         """
         documents = self.documents_in(name)
-        source, line, of_text = documents.source_rows[row].tolist()
-        listed = self.manifest["sources"]
-        if source >= len(listed):
+        source, line, text_hash = documents.source_rows[row].tolist()
+        sources = self.manifest["sources"]
+        if source >= len(sources):
             raise UserError(f"{self.folder / origins_file(name)} was altered", remedy="prepare the data again")
-        return SourceRow(listed[source]["file"], line, documents.id(row), format_hash(of_text))
+        return SourceRow(sources[source]["file"], line, documents.id(row), format_hash(text_hash))
 
     @property
     def fingerprint(self) -> str:
@@ -301,7 +301,7 @@ class Dataset:
         The hash is equal for the same documents in the same order, even if the encoder or the other splits differ.
         """
         files = self.manifest["splits"][split]["files"]
-        digests = {name: about["sha256"] for name, about in files.items() if ".codes-" not in name}
+        digests = {name: entry["sha256"] for name, entry in files.items() if ".codes-" not in name}
         return digest([self.classes, digests])
 
 
@@ -335,7 +335,7 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         classes = list(map(str, manifest["classes"]))
         documents = {name: _open_documents(folder, name, encoder, manifest) for name in manifest["splits"]}
         splits = {
-            name: _open_split(each, len(classes), manifest) for name, each in documents.items() if name != UNLABELLED
+            name: _open_split(split, len(classes), manifest) for name, split in documents.items() if name != UNLABELLED
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise damaged_error(path, error, prepare_again) from error
@@ -364,12 +364,14 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
     size = max(1, SHARD_BYTES // length)
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]
     files = write_array(folder, origins_file(name), documents.source_rows[rows])
-    for number, of_shard in enumerate(shards):
+    for number, shard_rows in enumerate(shards):
         kinds = [TEXTS] * (name in SPLITS_WITH_TEXTS) + [IDS] * documents.has_ids
-        writer = ShardWriter(folder, name, number, len(of_shard), length, kinds)
-        for start in range(0, len(of_shard), CHUNK):
-            chunk = of_shard[start : start + CHUNK]
-            texts, ids = ([(of(row) or "").encode() for row in chunk.tolist()] for of in (documents.text, documents.id))
+        writer = ShardWriter(folder, name, number, len(shard_rows), length, kinds)
+        for start in range(0, len(shard_rows), CHUNK):
+            chunk = shard_rows[start : start + CHUNK]
+            texts, ids = (
+                [(read(row) or "").encode() for row in chunk.tolist()] for read in (documents.text, documents.id)
+            )
             writer.append(documents.char_ids(chunk), texts=texts, ids=ids)
         files |= writer.close()
     return {"rows": len(rows), "shards": list(map(len, shards)), "files": files}
@@ -377,18 +379,18 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
 
 def _open_documents(folder: Path, name: str, encoder: CharEncoder, manifest: dict[str, Any]) -> Documents:
     """Check the files of a split, and memory-map its documents."""
-    about = manifest["splits"][name]
-    sizes = [parse_integer(rows, name="a number of rows") for rows in about["shards"]]
-    if name not in ALL_SPLITS or sum(sizes) != about["rows"]:
-        raise ValueError(f"the shards of the {name[:40]} split have {sum(sizes)} rows instead of {about['rows']}"[:300])
+    entry = manifest["splits"][name]
+    sizes = [parse_integer(rows, name="a number of rows") for rows in entry["shards"]]
+    if name not in ALL_SPLITS or sum(sizes) != entry["rows"]:
+        raise ValueError(f"the shards of the {name[:40]} split have {sum(sizes)} rows instead of {entry['rows']}"[:300])
     shards = range(len(sizes))
     has_ids = manifest.get("id") is not None
-    for file, written in about["files"].items():
+    for file, file_entry in entry["files"].items():
         size = (folder / file).stat().st_size if (folder / file).is_file() else None
-        if size != written["bytes"]:
+        if size != file_entry["bytes"]:
             raise UserError(
                 f"{folder / file} was truncated or altered" if size is not None else f"{folder / file} is missing",
-                f"it has {size} bytes, {MANIFEST} says {written['bytes']}" if size is not None else "",
+                f"it has {size} bytes, {MANIFEST} says {file_entry['bytes']}" if size is not None else "",
                 "prepare the data again",
             )
     char_ids = tuple(
@@ -398,17 +400,17 @@ def _open_documents(folder: Path, name: str, encoder: CharEncoder, manifest: dic
     for kind in [TEXTS] * (name in SPLITS_WITH_TEXTS) + [IDS] * has_ids:
         for shard in shards:
             check_strings(folder, name, kind, shard, sizes[shard])
-    origin_rows = map_array(folder / origins_file(name), np.uint64, (about["rows"], ORIGIN_COLUMNS))
+    origin_rows = map_array(folder / origins_file(name), np.uint64, (entry["rows"], ORIGIN_COLUMNS))
     return Documents(folder, name, char_ids, np.cumsum([0, *sizes]), origin_rows, has_ids)
 
 
 def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) -> Split:
     """Memory-map the labels and weights of documents, and check them."""
     folder, name, rows = documents.folder, documents.name, len(documents)
-    labelled, most = read_label_type(manifest)
+    labelled, max_labels = read_label_type(manifest)
     labels = map_array(folder / f"{name}.labels.npy", np.int32, (rows,))
-    least = -1 if labelled == MULTILABEL else 0
-    if rows and not least <= labels.min() <= labels.max() < classes:
+    min_label = -1 if labelled == MULTILABEL else 0
+    if rows and not min_label <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}.labels.npy does not match the shards or classes")
     weighted = WEIGHTS in manifest["splits"][name]["files"]
     weights = map_array(folder / WEIGHTS, np.float32, (rows,)) if weighted else None
@@ -417,5 +419,5 @@ def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) ->
     if labelled == SINGLE_LABEL:
         targets = Targets(SINGLE_LABEL, labels, classes)
     else:
-        targets = open_targets(folder, name, rows, labelled, most, classes)
+        targets = open_targets(folder, name, rows, labelled, max_labels, classes)
     return Split(**vars(documents), labels=labels, weights=weights, targets=targets)

@@ -65,7 +65,7 @@ class LabelHierarchy:
     def paths(self) -> list[list[str]]:
         """Names of the nodes from the root to each class, including the class itself."""
         parts = [name.split(self.separator) for name in self.classes]
-        return [[self.separator.join(each[:end]).strip() for end in range(1, len(each) + 1)] for each in parts]
+        return [[self.separator.join(names[:end]).strip() for end in range(1, len(names) + 1)] for names in parts]
 
     @cached_property
     def inner_levels(self) -> list[HierarchyLevel]:
@@ -96,13 +96,13 @@ class LabelHierarchy:
             For each text, the number of the level from 1, the name of the node and its probability. If no node reaches
             its threshold, they are 0, "" and 0.
         """
-        nodes, shares = argmax_per_level(self.all_levels, probabilities)
-        found = zip(deepest_confident_level(shares, thresholds).tolist(), nodes.T.tolist(), shares.T.tolist())
+        nodes, probs = argmax_per_level(self.all_levels, probabilities)
+        deepest = zip(deepest_confident_level(probs, thresholds).tolist(), nodes.T.tolist(), probs.T.tolist())
         return [
-            (number, self.all_levels[number - 1].names[of_text[number - 1]], share[number - 1])
+            (number, self.all_levels[number - 1].names[text_nodes[number - 1]], text_probs[number - 1])
             if number
             else (0, "", 0.0)
-            for number, of_text, share in found
+            for number, text_nodes, text_probs in deepest
         ]
 
     def accuracies(self, confusion: Counts) -> list[float]:
@@ -126,14 +126,14 @@ class LabelHierarchy:
         # Nodes of each class. A path may be shorter than its name suggests, because names that differ in blanks are
         # equal.
         nodes = np.full((lengths.max(), len(paths)), -1)
-        for place, path in enumerate(paths):
-            nodes[: len(path), place] = list(path)
+        for index, path in enumerate(paths):
+            nodes[: len(path), index] = list(path)
         true, predicted, documents = nonzero_cells(confusion)
         common = 0
-        for of_true in nodes:
-            for of_predicted in nodes:
-                of_both = of_true[true]
-                common += int(documents @ ((of_both == of_predicted[predicted]) & (of_both >= 0)))
+        for true_nodes in nodes:
+            for predicted_nodes in nodes:
+                shared = true_nodes[true]
+                common += int(documents @ ((shared == predicted_nodes[predicted]) & (shared >= 0)))
         return 2.0 * common / max(float(documents @ (lengths[true] + lengths[predicted])), 1.0)
 
 
@@ -149,7 +149,9 @@ def nonzero_cells(confusion: Counts) -> tuple[Counts, Counts, Counts]:
 def argmax_per_level(levels: Sequence[HierarchyLevel], probabilities: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return the most probable node of each level for each of n texts, and its probability, both [levels, n]."""
     sums = [level.sums(probabilities) for level in levels]
-    return np.array([each.argmax(axis=1) for each in sums]), np.array([each.max(axis=1) for each in sums])
+    return np.array([node_probs.argmax(axis=1) for node_probs in sums]), np.array(
+        [node_probs.max(axis=1) for node_probs in sums]
+    )
 
 
 def deepest_confident_level(probabilities: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:

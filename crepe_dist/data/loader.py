@@ -45,14 +45,14 @@ def length_balanced_order(order: RowIndices, lengths: npt.NDArray[np.uint16], ba
     Args:
         lengths: length of each row of the split.
     """
-    whole = len(order) // batch_size * batch_size
+    num_complete = len(order) // batch_size * batch_size
     # Ordering in pieces limits the memory for many millions of rows.
-    piece = max(1, PIECE // batch_size) * batch_size
+    piece_rows = max(1, PIECE // batch_size) * batch_size
     result = order.copy()
-    for start in range(0, whole, piece):
-        batches = result[start : min(start + piece, whole)].reshape(-1, batch_size)
+    for start in range(0, num_complete, piece_rows):
+        batches = result[start : min(start + piece_rows, num_complete)].reshape(-1, batch_size)
         batches[:] = _deal_by_length(batches, lengths)
-    result[whole:] = _deal_by_length(result[None, whole:], lengths)
+    result[num_complete:] = _deal_by_length(result[None, num_complete:], lengths)
     return result
 
 
@@ -61,7 +61,7 @@ def _deal_by_length(batches: RowIndices, lengths: npt.NDArray[np.uint16]) -> Row
     cards = np.arange(-(-count // DEAL_SIZE) * DEAL_SIZE).reshape(DEAL_SIZE, -1)
     # The direction alternates from row to row, so that no run gets the longer text of each row.
     cards[1::2] = cards[1::2, ::-1]
-    # The first runs would get more of the longest rows, so every other run is exchanged with one from the end.
+    # The first runs would get more of the longest rows, so the order of every other row of cards is reversed.
     cards[:, 1::2] = cards[:, 1::2][:, ::-1]
     runs = cards.T.ravel()
     by_length = np.argsort(lengths[batches], axis=1, kind="stable")
@@ -92,8 +92,8 @@ def iter_shards(
     row."""
     for start in range(first, len(order), batch_size):
         stop = min(start + batch_size, len(order))
-        begin, end = shard_range(start, stop, rank, size, group_size)
-        yield order[begin:end], stop - start, begin - start
+        shard_start, shard_stop = shard_range(start, stop, rank, size, group_size)
+        yield order[shard_start:shard_stop], stop - start, shard_start - start
 
 
 class DataLoader:
@@ -130,14 +130,14 @@ class DataLoader:
         ready: queue.SimpleQueue[tuple[str, list[Any]]] = queue.SimpleQueue()
         # True allows the thread to gather another PREFETCH batches, because waking it for each batch takes time. False
         # stops it.
-        room: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        room.put(True)
+        permits: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        permits.put(True)
 
         def fetch() -> None:
             try:
                 for number, (rows, documents, first) in enumerate(self._shares, 1):
                     ready.put(("item", [self._gather(rows, documents, first)]))
-                    if number % PREFETCH == 0 and not room.get():
+                    if number % PREFETCH == 0 and not permits.get():
                         return
                 ready.put(("end", []))
             except BaseException as error:
@@ -153,11 +153,11 @@ class DataLoader:
                 if kind == "error":
                     raise content.pop()
                 if number % PREFETCH == 0:
-                    room.put(True)
+                    permits.put(True)
                 # No reference stays here, because freeing a batch would delay the next one.
                 yield content.pop()
         finally:
-            room.put(False)
+            permits.put(False)
             thread.join()
 
     def _gather(self, rows: RowIndices, documents: int, first: int) -> Batch:

@@ -64,9 +64,9 @@ class Targets:
     def label_probs(self, rows: npt.NDArray[np.int64]) -> LabelProbs:
         """Return the label probability of each class in rows, float32 [len(rows), classes]."""
         pairs = self.label_pairs(rows)
-        shares = np.zeros((len(pairs), self.classes), np.float32)
-        np.add.at(shares, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(PROB_SCALE))
-        return shares
+        probs = np.zeros((len(pairs), self.classes), np.float32)
+        np.add.at(probs, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(PROB_SCALE))
+        return probs
 
     def iter_labels(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Return each label of rows: its position in ``rows``, and its class. A soft label counts as its most probable
@@ -88,8 +88,8 @@ class Targets:
         """Return the sum of the label probabilities of each class, float64 [classes]."""
         total = np.zeros(self.classes)
         for start in range(0, len(self.stored), PIECE):
-            classes, shares = self.label_pairs(np.arange(start, min(start + PIECE, len(self.stored)))).reshape(-1, 2).T
-            total += np.bincount(classes, shares, minlength=self.classes)
+            classes, probs = self.label_pairs(np.arange(start, min(start + PIECE, len(self.stored)))).reshape(-1, 2).T
+            total += np.bincount(classes, probs, minlength=self.classes)
         return total / PROB_SCALE
 
 
@@ -103,12 +103,12 @@ def argmax_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
 def read_label_type(manifest: dict[str, Any]) -> tuple[str, int]:
     """Read the kind of labels and ``Targets.max_labels`` from a manifest, which has no such entry with one label per
     row."""
-    about = manifest.get("labels")
-    if about is None:
+    entry = manifest.get("labels")
+    if entry is None:
         return SINGLE_LABEL, 0
-    if about["kind"] not in (MULTILABEL, SOFT):
-        raise ValueError(f"the labels are {str(about)[:80]}")
-    return about["kind"], parse_integer(about["most"], 1, MAX_LABELS, "labels.most")
+    if entry["kind"] not in (MULTILABEL, SOFT):
+        raise ValueError(f"the labels are {str(entry)[:80]}")
+    return entry["kind"], parse_integer(entry["most"], 1, MAX_LABELS, "labels.most")
 
 
 def targets_file(split: str) -> str:
@@ -116,14 +116,14 @@ def targets_file(split: str) -> str:
     return f"{split}.targets.npy"
 
 
-def open_targets(folder: Path, split: str, rows: int, kind: str, most: int, classes: int) -> Targets:
+def open_targets(folder: Path, split: str, rows: int, kind: str, max_labels: int, classes: int) -> Targets:
     """Memory-map the pairs of a split, and check them; raise ``ValueError`` if they are malformed.
 
     Pseudo labels, which have the kind ``several``, may have any probability.
     """
-    pairs = map_array(folder / targets_file(split), np.uint16, (rows, most, 2))
+    pairs = map_array(folder / targets_file(split), np.uint16, (rows, max_labels, 2))
     if rows and pairs[..., 0].max() >= classes:
         raise ValueError(f"{targets_file(split)} holds classes that do not exist")
     if kind == SOFT and (pairs[..., 1].sum(axis=1, dtype=np.int64) != PROB_SCALE).any():
-        raise ValueError(f"{targets_file(split)} holds shares whose sum is not 1")
+        raise ValueError(f"{targets_file(split)} holds label probabilities whose sum is not 1")
     return Targets(kind, pairs, classes)

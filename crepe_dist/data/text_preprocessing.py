@@ -40,7 +40,7 @@ def join_columns(columns: Sequence[str]) -> str:
 
 def append_values(text: str, values: Sequence[str]) -> str:
     """Append the values of a row's feature columns to its text. A separator inside the text becomes a space."""
-    return FIELD_SEPARATOR.join([each.replace(FIELD_SEPARATOR, " ") for each in (text, *values)])
+    return FIELD_SEPARATOR.join([part.replace(FIELD_SEPARATOR, " ") for part in (text, *values)])
 
 
 def normalize_row(row: str, strip_html: bool) -> str:
@@ -77,14 +77,14 @@ class FeatureColumn:
         return "".join(map(chr, range(start, start + self.size)))
 
     @cached_property
-    def _number(self) -> dict[str, int]:
+    def _index_of(self) -> dict[str, int]:
         return {normalize_category(name): number for number, name in enumerate(self.categories or (), start=1)}
 
     def value_index(self, value: str) -> int | None:
         """Return the index of a value's character: 0 for a missing value, ``None`` for a value that is not read."""
         value = normalize_category(value) if self.categories is not None else normalize_number(value)
         if not value or self.categories is not None:
-            return self._number.get(value) if value else 0
+            return self._index_of.get(value) if value else 0
         return None if (found := parse_number(value)) is None else 1 + bisect_right(self.edges, found)
 
     def describe_value(self, number: int) -> str:
@@ -108,12 +108,12 @@ def normalize_category(value: str) -> str:
     if value in ("True", "False"):
         return value.lower()
     if time := TIME.fullmatch(value):
-        day, of_day, fraction = time[1], time[2], (time[3] or "").rstrip(".0")
-        return day if of_day == MIDNIGHT and not fraction else f"{day} {of_day}{fraction}"
-    whole = value.removesuffix(POINT_ZERO)
-    if whole == value or not whole.removeprefix("-").isdecimal():
+        day, time_of_day, fraction = time[1], time[2], (time[3] or "").rstrip(".0")
+        return day if time_of_day == MIDNIGHT and not fraction else f"{day} {time_of_day}{fraction}"
+    integer = value.removesuffix(POINT_ZERO)
+    if integer == value or not integer.removeprefix("-").isdecimal():
         return value
-    return whole if float(whole) else whole.removeprefix("-")
+    return integer if float(integer) else integer.removeprefix("-")
 
 
 def normalize_number(value: str) -> str:
@@ -224,15 +224,15 @@ class TextPreprocessor:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TextPreprocessor:
         """Restore a preprocessor from the result of ``to_dict``."""
-        beside = [
+        feature_columns = [
             FeatureColumn(
-                str(each["name"]),
-                None if each["categories"] is None else tuple(map(str, each["categories"])),
-                tuple(map(float, each["edges"])),
+                str(column["name"]),
+                None if column["categories"] is None else tuple(map(str, column["categories"])),
+                tuple(map(float, column["edges"])),
             )
-            for each in saved.get("beside", ())
+            for column in saved.get("beside", ())
         ]
-        return cls(tuple(map(str, saved["columns"])), bool(saved["strip_html"]), tuple(beside))
+        return cls(tuple(map(str, saved["columns"])), bool(saved["strip_html"]), tuple(feature_columns))
 
 
 def describe_unusable_number(name: str, value: str) -> str:

@@ -27,17 +27,17 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
         UserError: A file differs from the manifest. The message names the file.
     """
     splits = dataset.manifest["splits"].values()
-    digests = {file: about["sha256"] for split in splits for file, about in split["files"].items()}
-    known: Any = {}
+    digests = {file: entry["sha256"] for split in splits for file, entry in split["files"].items()}
+    recorded: Any = {}
     with suppress(OSError, ValueError):
-        known = read_json(record) if record is not None else {}
-    known = known if isinstance(known, dict) else {}
+        recorded = read_json(record) if record is not None else {}
+    recorded = recorded if isinstance(recorded, dict) else {}
     stats = {file: (dataset.folder / file).stat() for file in digests}
     current = {
         file: [digests[file], stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         for file, stat in stats.items()
     }
-    unread = [file for file in digests if known.get(file) != current[file]]
+    unread = [file for file in digests if recorded.get(file) != current[file]]
     with ThreadPoolExecutor(hardware.num_cores()) as pool:
         for file, digest in zip(unread, pool.map(lambda file: _digest(dataset.folder / file, beat), unread)):
             if digest != digests[file]:

@@ -52,7 +52,7 @@ class DocumentWords:
             label_probs: probability of each class for each document, float64 [documents, classes].
         """
         lengths = np.diff(self.starts)
-        columns = (np.bincount(self.words, np.repeat(share, lengths), self.size) for share in label_probs.T)
+        columns = (np.bincount(self.words, np.repeat(class_probs, lengths), self.size) for class_probs in label_probs.T)
         return np.stack(list(columns), axis=1)
 
     def sums(self, values: Floats) -> Floats:
@@ -63,11 +63,11 @@ class DocumentWords:
 
     def select(self, numbers: Numbers) -> DocumentWords:
         """Return only the words ``numbers``, which ascend, renumbered from 0."""
-        place = np.full(self.size, -1, np.int64)
-        place[numbers] = np.arange(len(numbers))
-        kept = place[self.words]
-        starts = np.concatenate([[0], np.cumsum(kept >= 0)])[self.starts]
-        return DocumentWords(starts, kept[kept >= 0], len(numbers))
+        new_number = np.full(self.size, -1, np.int64)
+        new_number[numbers] = np.arange(len(numbers))
+        renumbered = new_number[self.words]
+        starts = np.concatenate([[0], np.cumsum(renumbered >= 0)])[self.starts]
+        return DocumentWords(starts, renumbered[renumbered >= 0], len(numbers))
 
 
 def concatenate(parts: list[DocumentWords]) -> DocumentWords:
@@ -104,10 +104,10 @@ class WordHasher:
             char_ids: documents, uint8 [n, feature_len].
         """
         kind = np.pad(self._kind[char_ids], ((0, 0), (1, 1)))
-        before, kind, after = kind[:, :-2], kind[:, 1:-1], kind[:, 2:]
+        previous, kind, following = kind[:, :-2], kind[:, 1:-1], kind[:, 2:]
         is_word = kind != OUTSIDE
-        starts = is_word & ~_continues(before, kind)
-        return is_word, starts, is_word & ~((after != OUTSIDE) & _continues(kind, after))
+        starts = is_word & ~_continues(previous, kind)
+        return is_word, starts, is_word & ~((following != OUTSIDE) & _continues(kind, following))
 
     def find(self, char_ids: CharIds) -> DocumentWords:
         """Find the distinct words of documents, uint8 [n, feature_len]. The word numbers of a document ascend."""
@@ -134,9 +134,9 @@ def _kind(character: str) -> int:
     return ALONE if any(first <= ord(character) <= last for first, last in UNSPACED) else LETTER
 
 
-def _continues(before: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _continues(previous: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Return which ids continue the word of the preceding id."""
-    return np.asarray(((kind == LETTER) & (before == LETTER)) | ((kind == PAIR_END) & (before == PAIR)))
+    return np.asarray(((kind == LETTER) & (previous == LETTER)) | ((kind == PAIR_END) & (previous == PAIR)))
 
 
 def _powers(base: int, length: int) -> npt.NDArray[np.uint64]:

@@ -105,26 +105,26 @@ def choose_for_inference(config: NetworkConfig, precision: Precision = "auto", d
 
 
 def _select_backend(
-    kernels: str, precision: str, device: Device, config: NetworkConfig, without: Literal["mxnet", "numpy"]
+    kernels: str, precision: str, device: Device, config: NetworkConfig, fallback: Literal["mxnet", "numpy"]
 ) -> Backend:
-    own = _gpu_backend if device.device_type == "gpu" else _cpu_backend
-    chosen = ("--kernels is mxnet", "") if kernels == "mxnet" else own(kernels, precision, device, config)
-    if isinstance(chosen, Backend):
-        return chosen
-    trouble, remedy = chosen
-    if without == "mxnet" and not config.has_mxnet:
+    select_own = _gpu_backend if device.device_type == "gpu" else _cpu_backend
+    selection = ("--kernels is mxnet", "") if kernels == "mxnet" else select_own(kernels, precision, device, config)
+    if isinstance(selection, Backend):
+        return selection
+    reason, remedy = selection
+    if fallback == "mxnet" and not config.has_mxnet:
         if kernels == "mxnet":
             raise UserError(f"MXNet's operators do not compute --model {config.kind}", remedy="omit --kernels mxnet")
-        raise UserError(f"no kernels can compute this network on {device}", trouble, remedy)
+        raise UserError(f"no kernels can compute this network on {device}", reason, remedy)
     if kernels not in ("auto", "mxnet"):
-        raise UserError(f"our own kernels cannot compute this network on {device}", trouble, "use --kernels auto")
+        raise UserError(f"our own kernels cannot compute this network on {device}", reason, "use --kernels auto")
     if precision not in ("auto", "float32"):
         raise UserError(
-            f"only float32 can be computed by {FALLBACK_NAMES[without]}", trouble, "use --precision auto or float32"
+            f"only float32 can be computed by {FALLBACK_NAMES[fallback]}", reason, "use --precision auto or float32"
         )
     if device.device_type == "gpu":
         check_mxnet_gpu(device)
-    return Backend("float32", None, trouble, without)
+    return Backend("float32", None, reason, fallback)
 
 
 def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
@@ -134,23 +134,23 @@ def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
     if kernels in library.BUILDS:
         native, trouble = library.load_build(kernels, "--kernels"), ""
     else:
-        found, trouble = library.find()
-        if found is None:
+        best, trouble = library.find()
+        if best is None:
             return trouble, "install g++ and reinstall crepe_dist"
-        native = found
+        native = best
     if precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use --precision auto, float32 or bfloat16")
-    lacks = "the processor has neither AMX nor AVX512-BF16"
+    no_bfloat16 = "the processor has neither AMX nor AVX512-BF16"
     if precision == "bfloat16" and not native.bfloat16:
         raise UserError(
-            "this processor cannot compute in bfloat16", trouble or lacks, "use --precision auto or float32"
+            "this processor cannot compute in bfloat16", trouble or no_bfloat16, "use --precision auto or float32"
         )
     if not config.is_matmul_bound:
         return Backend("float32", native, trouble)
     if precision != "auto":
         why = "as requested"
     elif not native.bfloat16:
-        return Backend("float32", native, trouble or lacks)
+        return Backend("float32", native, trouble or no_bfloat16)
     elif native.bfloat16_is_slower:
         precision, why = "float32", "AVX512-BF16 is slower on this processor"
     elif native.emulates:
@@ -168,19 +168,19 @@ def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
         return f"{library.KERNELS_ENV} is {library.NONE}", f"unset {library.KERNELS_ENV}"
     if trouble := config.cuda_unsupported_reason:
         return trouble, CPU_REMEDY
-    found = driver.compute_capability(device.device_id)
-    if found < MIN_COMPUTE_CAPABILITY:
+    capability = driver.compute_capability(device.device_id)
+    if capability < MIN_COMPUTE_CAPABILITY:
         needed = f"our own kernels need compute capability {driver.dotted(MIN_COMPUTE_CAPABILITY)} (Volta) or later"
-        return f"{needed}, and this GPU has {driver.dotted(found)}", CPU_REMEDY
+        return f"{needed}, and this GPU has {driver.dotted(capability)}", CPU_REMEDY
     # bfloat16 is preferred, because float16 needs loss scaling.
-    half = "bfloat16" if found >= MIN_COMPUTE_CAPABILITY_BFLOAT16 else "float16"
+    half = "bfloat16" if capability >= MIN_COMPUTE_CAPABILITY_BFLOAT16 else "float16"
     if precision not in ("auto", "float32", half):
         return f"on this GPU, our own kernels compute in {half} or float32", "use --precision auto"
     if error := driver.version_error() or compiler.missing():
         return f"{error.what}; {error.why}", error.remedy
     if precision == "auto":
-        return Backend(half if config.is_matmul_bound else "float32", None, "", architecture=_architecture(found))
-    return Backend(precision, None, "as requested" * config.is_matmul_bound, architecture=_architecture(found))
+        return Backend(half if config.is_matmul_bound else "float32", None, "", architecture=_architecture(capability))
+    return Backend(precision, None, "as requested" * config.is_matmul_bound, architecture=_architecture(capability))
 
 
 def gpu_build(architecture: str) -> str:
@@ -190,8 +190,8 @@ def gpu_build(architecture: str) -> str:
 
 def gpu_builds() -> set[str]:
     """Return the names of the kernels for the GPUs of this machine."""
-    found = map(driver.compute_capability, range(driver.gpu_count()))
-    return {gpu_build(_architecture(each)) for each in found}
+    capabilities = map(driver.compute_capability, range(driver.gpu_count()))
+    return {gpu_build(_architecture(capability)) for capability in capabilities}
 
 
 def is_gpu_build(name: str) -> bool:

@@ -39,8 +39,8 @@ class BranchWeightFitter:
         if not len(labels):
             return
         for sums, weight in zip(self.sums, WEIGHTS):
-            for some, losses, _ in losses_at(SOME_TEMPERATURES, add_branches(parts, weight), labels):
-                sums[some] += to_fixed_point(losses).sum(axis=1)
+            for chunk, losses, _ in losses_at(SOME_TEMPERATURES, add_branches(parts, weight), labels):
+                sums[chunk] += to_fixed_point(losses).sum(axis=1)
 
     def best_weight(self) -> float:
         """Return the weight with the lowest loss at its best temperature.

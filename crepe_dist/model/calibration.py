@@ -67,12 +67,16 @@ class Calibration:
         """Read the calibration from a checkpoint's metadata. Without one, return the default calibration."""
         saved = metadata.get("calibration", UNCALIBRATED.to_dict())
         thresholds = tuple(metadata["labels"]["thresholds"]) if "labels" in metadata else ()
-        if "labels" in metadata and [0 < each < 1 for each in thresholds] != [True] * len(metadata["classes"]):
+        if "labels" in metadata and [0 < threshold < 1 for threshold in thresholds] != [True] * len(
+            metadata["classes"]
+        ):
             raise ValueError("the thresholds are not a probability for each class")
         temperature = parse_finite(saved["temperature"], 0.01, 100, "temperature")
         min_probability = parse_finite(saved["min_probability"], 0, 1, "min_probability")
-        answers, nodes, labels = (_lines(saved.get(name, ())) for name in ("answers", "nodes", "labels"))
-        if labels and (len(labels) != 4 or np.unique(_numbers(labels)[0]).tolist() != list(range(len(thresholds)))):
+        answers, nodes, labels = (_parse_lines(saved.get(name, ())) for name in ("answers", "nodes", "labels"))
+        if labels and (
+            len(labels) != 4 or np.unique(_lines_to_array(labels)[0]).tolist() != list(range(len(thresholds)))
+        ):
             raise ValueError("the precisions of the labels are not of each class")
         return cls(temperature, min_probability, answers, nodes, labels, thresholds)
 
@@ -83,8 +87,16 @@ class Calibration:
     @property
     def promised(self) -> dict[float, list[float]]:
         """Thresholds for each of ``TARGET_PRECISIONS`` that can be reached, by precision."""
-        found = {asked: self._lowest(asked) for asked in TARGET_PRECISIONS} if self.answers or self.labels else {}
-        return {asked: thresholds for asked, thresholds in found.items() if min(thresholds) < math.inf}
+        thresholds_by_precision = (
+            {precision: self._lowest_thresholds(precision) for precision in TARGET_PRECISIONS}
+            if self.answers or self.labels
+            else {}
+        )
+        return {
+            precision: thresholds
+            for precision, thresholds in thresholds_by_precision.items()
+            if min(thresholds) < math.inf
+        }
 
     def thresholds_for(self, precision: float) -> list[float]:
         """Return the lowest probability from which the predictions for the validation texts have this precision.
@@ -104,34 +116,35 @@ class Calibration:
             remedy = "prepare the data with --validation and train again, or give --min-probability"
             why = "it was trained without a validation split"
             raise UserError("the precision of the model's predictions is unknown", why, remedy)
-        if min(thresholds := self._lowest(precision)) == math.inf:
+        if min(thresholds := self._lowest_thresholds(precision)) == math.inf:
             why = "no threshold reaches this precision on the validation texts"
             raise UserError(f"the model does not reach a precision of {precision:g}", why, "give a lower precision")
         return thresholds
 
-    def _lowest(self, precision: float) -> list[float]:
+    def _lowest_thresholds(self, precision: float) -> list[float]:
         if self.labels:
-            classes, places, *counts = _numbers(self.labels)
+            classes, places, *counts = _lines_to_array(self.labels)
             is_reached = wilson_lower_bound(*counts) >= precision
-            found = np.full(classes[-1] + 1, math.inf)
-            np.minimum.at(found, classes[is_reached], interval_threshold(places[is_reached]))
-            return list(found.tolist())
-        percents, texts, right = np.arange(PERCENTS)[:, None], *_numbers(self.answers)
+            lowest = np.full(classes[-1] + 1, math.inf)
+            np.minimum.at(lowest, classes[is_reached], interval_threshold(places[is_reached]))
+            return list(lowest.tolist())
+        percents, texts, right = np.arange(PERCENTS)[:, None], *_lines_to_array(self.answers)
         right = right[:, None]
         if self.nodes:
-            *of_levels, texts, is_right = _numbers(self.nodes).T
-            percents = np.stack(of_levels, axis=1)
+            *level_percents, texts, is_right = _lines_to_array(self.nodes).T
+            percents = np.stack(level_percents, axis=1)
             right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
         thresholds: list[float] = []
-        is_left = np.ones(len(texts), np.bool_)
+        is_undecided = np.ones(len(texts), np.bool_)
         # From the classes upwards: a level only gets the texts for which no level below it makes a prediction.
-        for of_level, right_at in zip(percents.T[::-1], right.T[::-1]):
+        for percents_of_level, right_at in zip(percents.T[::-1], right.T[::-1]):
             counts = [
-                reverse_cumsum(np.bincount(of_level, weights * is_left, PERCENTS)) for weights in (texts, right_at)
+                reverse_cumsum(np.bincount(percents_of_level, weights * is_undecided, PERCENTS))
+                for weights in (texts, right_at)
             ]
             reached = wilson_lower_bound(*counts) >= precision
             thresholds.insert(0, int(reached.argmax()) / 100 if reached.any() else math.inf)
-            is_left &= of_level < 100 * thresholds[0]
+            is_undecided &= percents_of_level < 100 * thresholds[0]
         return thresholds
 
 
@@ -150,7 +163,7 @@ def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.N
     # Only steps of a percent, above one half, are stored, so that the metadata of many classes stay short.
     steps = np.maximum.accumulate(np.floor(100 * wilson_lower_bound(texts, right)).clip(50), axis=1)
     places = np.nonzero(np.diff(steps, axis=1, prepend=0))
-    lines = tuple(" ".join(map(str, each.tolist())) for each in (*places, texts[places], right[places]))
+    lines = tuple(" ".join(map(str, row.tolist())) for row in (*places, texts[places], right[places]))
     return Calibration(labels=lines, thresholds=tuple(thresholds.tolist()))
 
 
@@ -180,19 +193,19 @@ def wilson_lower_bound(
 ) -> npt.NDArray[np.float64]:
     """Return the lower end of Wilson's interval of ``right / texts``; 0 without texts."""
     texts, right = np.asarray(texts), np.asarray(right)
-    share, square = right / np.maximum(texts, 1), deviations**2 / np.maximum(texts, 1)
-    spread = np.sqrt(square * (share * (1 - share) + square / 4))
-    return np.asarray(np.where(texts > 0, (share + square / 2 - spread) / (1 + square), 0))
+    proportion, square = right / np.maximum(texts, 1), deviations**2 / np.maximum(texts, 1)
+    spread = np.sqrt(square * (proportion * (1 - proportion) + square / 4))
+    return np.asarray(np.where(texts > 0, (proportion + square / 2 - spread) / (1 + square), 0))
 
 
-def _lines(saved: Any) -> tuple[str, ...]:
+def _parse_lines(saved: Any) -> tuple[str, ...]:
     """Validate lines of integers of equal length; raise ``ValueError`` or ``TypeError`` if they are malformed."""
-    lines = tuple(" ".join(map(str, map(int, each.split()))) for each in saved)
-    _numbers(lines)
+    lines = tuple(" ".join(map(str, map(int, line.split()))) for line in saved)
+    _lines_to_array(lines)
     return lines
 
 
-def _numbers(lines: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _lines_to_array(lines: tuple[str, ...]) -> npt.NDArray[np.int64]:
     return np.array([line.split() for line in lines], dtype=object).astype(np.int64)
 
 
@@ -211,14 +224,14 @@ def losses_at(
         A slice of the temperatures; the losses; and the inverse of each text's largest probability; both float32
         [temperatures of the slice, n].
     """
-    below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
-    of_true = below[np.arange(len(labels)), labels]
-    step = max(1, BLOCK // below.size)
+    shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
+    true_logits = shifted[np.arange(len(labels)), labels]
+    step = max(1, BLOCK // shifted.size)
     for start in range(0, len(temperatures), step):
-        some = slice(start, start + step)
-        divisors = temperatures[some, None].astype(np.float32)
-        total = np.exp(below / divisors[..., None]).sum(axis=2)
-        yield some, np.log(total) - of_true / divisors, total
+        chunk = slice(start, start + step)
+        divisors = temperatures[chunk, None].astype(np.float32)
+        total = np.exp(shifted / divisors[..., None]).sum(axis=2)
+        yield chunk, np.log(total) - true_logits / divisors, total
 
 
 def to_fixed_point(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -246,14 +259,14 @@ class TemperatureFitter:
         if not len(labels):
             return
         is_right = logits.argmax(axis=1) == labels
-        for some, losses, inverse in losses_at(TEMPERATURES, logits, labels):
-            sums = self.sums[some]
+        for chunk, losses, inverse in losses_at(TEMPERATURES, logits, labels):
+            sums = self.sums[chunk]
             sums[:, 0] += to_fixed_point(losses).sum(axis=1)
             sums[:, 1] += to_fixed_point(np.square(losses)).sum(axis=1)
             percents = np.nan_to_num(100 / inverse).astype(np.int64).clip(0, PERCENTS - 1)
-            places = percents + PERCENTS * np.arange(len(sums))[:, None]
-            for first, some_places in ((2, places), (2 + PERCENTS, places[:, is_right])):
-                counts = np.bincount(some_places.ravel(), minlength=PERCENTS * len(sums))
+            bins = percents + PERCENTS * np.arange(len(sums))[:, None]
+            for first, selected in ((2, bins), (2 + PERCENTS, bins[:, is_right])):
+                counts = np.bincount(selected.ravel(), minlength=PERCENTS * len(sums))
                 sums[:, first : first + PERCENTS] += counts.reshape(-1, PERCENTS)
 
     def loss(self) -> tuple[float, float]:
@@ -273,9 +286,9 @@ class TemperatureFitter:
         best = self._best()
         texts, right = self.sums[best, 2:].reshape(2, PERCENTS)
         above = texts.sum() - np.cumsum(texts)  # Number of texts that reach 1, 2, … percent.
-        least = int((above >= DEFAULT_COVERAGE * texts.sum()).sum())
-        answers = tuple(" ".join(map(str, each.tolist())) for each in (texts, right))
-        return Calibration(round(float(TEMPERATURES[best]), 4), least / 100, answers)
+        percent = int((above >= DEFAULT_COVERAGE * texts.sum()).sum())
+        answers = tuple(" ".join(map(str, counts.tolist())) for counts in (texts, right))
+        return Calibration(round(float(TEMPERATURES[best]), 4), percent / 100, answers)
 
     def _best(self) -> int:
         inverse = 1 / TEMPERATURES

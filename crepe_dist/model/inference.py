@@ -112,18 +112,18 @@ def to_c_parameters(arrays: Iterable[Any]) -> Any:
     Args:
         arrays: parameters, each a float32 array or a ``RowReadableArray``.
     """
-    made = [
-        _stored(array) if isinstance(array, RowReadableArray) else CParameter(values=array.ctypes.data)
+    c_parameters = [
+        _to_c_parameter(array) if isinstance(array, RowReadableArray) else CParameter(values=array.ctypes.data)
         for array in arrays
     ]
-    return (CParameter * len(made))(*made)
+    return (CParameter * len(c_parameters))(*c_parameters)
 
 
-def _stored(array: RowReadableArray) -> CParameter:
-    words, before, values, char_ids = pointers((array.words, array.before, array.values, array.codes))
+def _to_c_parameter(array: RowReadableArray) -> CParameter:
+    words, before, values, codes = pointers((array.words, array.before, array.values, array.codes))
     numbers = 0 if array.codes is None else array.values.shape[1]
     is_half = values is not None and array.values.dtype == np.float16
-    return CParameter(words, before, len(array.words), values, char_ids, numbers, is_half)
+    return CParameter(words, before, len(array.words), values, codes, numbers, is_half)
 
 
 def _check(failed: int) -> None:
@@ -184,8 +184,8 @@ class CpuInferenceEngine(InferenceEngine):
         logits = np.empty((rows, self.config.num_classes), np.float32)
         with self._workspace() as (kernels, number):
             for start in range(0, rows, MAX_ROWS_PER_PASS * number):
-                some, out = char_ids[start : start + MAX_ROWS_PER_PASS * number], logits[start:]
-                kernels.call("crepe_forward", some.ctypes.data, length, len(some), out.ctypes.data)
+                rows_of_pass, out = char_ids[start : start + MAX_ROWS_PER_PASS * number], logits[start:]
+                kernels.call("crepe_forward", rows_of_pass.ctypes.data, length, len(rows_of_pass), out.ctypes.data)
         return logits
 
 

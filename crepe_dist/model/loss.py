@@ -74,18 +74,20 @@ class Loss:
         return np.array(self.weights or [1.0] * classes, dtype=np.float32)
 
     def targets(
-        self, shares: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
+        self, label_probs: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the targets of the classes, float32 [n, classes], and the weights of their losses, [n, 1 or classes].
 
         Args:
-            shares: label probability of each class for each document, float32 [n, classes].
+            label_probs: label probability of each class for each document, float32 [n, classes].
             weights: weights of the documents, float32 [n, 1].
         """
-        of_classes, smoothing = self.class_weights(shares.shape[1]), np.float32(self.smoothing)
+        class_weights, smoothing = self.class_weights(label_probs.shape[1]), np.float32(self.smoothing)
         if self.label_type == MULTILABEL:
-            return (1 - smoothing) * shares + smoothing / 2, weights * of_classes
-        return (1 - smoothing) * shares + smoothing / shares.shape[1], weights * (shares @ of_classes)[:, None]
+            return (1 - smoothing) * label_probs + smoothing / 2, weights * class_weights
+        return (1 - smoothing) * label_probs + smoothing / label_probs.shape[1], weights * (
+            label_probs @ class_weights
+        )[:, None]
 
     def gluon_loss(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
         """Return the sum of the losses of documents, computed with ``mxnet.nd``; see ``targets`` for the arguments."""
@@ -129,11 +131,11 @@ def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfi
     weights, smoothing = options.class_weights, options.label_smoothing
     smoothing = config.label_smoothing if smoothing is None else smoothing
     targets = dataset.splits["train"].targets
-    labelled = targets.kind, targets.max_labels
+    label_format = targets.kind, targets.max_labels
     if weights == "none":
-        return Loss(smoothing, (), *labelled)
+        return Loss(smoothing, (), *label_format)
     if weights == "balanced":
-        of_classes = balanced_weights(dataset.class_counts())
+        class_weights = balanced_weights(dataset.class_counts())
     else:
         assert isinstance(weights, dict)
         unknown = set(weights) - set(dataset.classes)
@@ -143,17 +145,17 @@ def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfi
                 f"the classes are {', '.join(dataset.classes)}"[:300],
                 "spell the names as prepare shows them",
             )
-        of_classes = tuple(weights.get(name, 1.0) for name in dataset.classes)
-    lightest, heaviest = min(of_classes), max(of_classes)
-    most = MAX_RATIO_OF_SEVERAL if targets.kind == MULTILABEL else MAX_RATIO
-    if heaviest > most * lightest:
-        light, heavy = (truncate(dataset.classes[of_classes.index(weight)]) for weight in (lightest, heaviest))
+        class_weights = tuple(weights.get(name, 1.0) for name in dataset.classes)
+    lightest, heaviest = min(class_weights), max(class_weights)
+    max_ratio = MAX_RATIO_OF_SEVERAL if targets.kind == MULTILABEL else MAX_RATIO
+    if heaviest > max_ratio * lightest:
+        light, heavy = (truncate(dataset.classes[class_weights.index(weight)]) for weight in (lightest, heaviest))
         raise UserError(
             f"the class weights are too far apart: {lightest:g} of {light} and {heaviest:g} of {heavy}",
-            f"if one is more than {most:,} times another, the lighter class is hardly trained",
+            f"if one is more than {max_ratio:,} times another, the lighter class is hardly trained",
             "give closer weights by hand in training.class_weights; 100 times another is already a lot",
         )
-    return Loss(smoothing, of_classes, *labelled)
+    return Loss(smoothing, class_weights, *label_format)
 
 
 def balanced_weights(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:

@@ -46,7 +46,7 @@ class GraphBuilder:
             inputs: names of values. An integer becomes a constant, int32.
         """
         name = name or f"{kind.lower()}{len(self.nodes)}"
-        names = [self.value(np.array(each, np.int32)) if isinstance(each, int) else each for each in inputs]
+        names = [self.value(np.array(value, np.int32)) if isinstance(value, int) else value for value in inputs]
         outputs = [name, f"{name}.order"] if kind == "TopK" else [name]
         self.nodes.append(helper.make_node(kind, names, outputs, name, **settings))
         return name
@@ -55,4 +55,6 @@ class GraphBuilder:
         """Add the nodes that read rows of a table, one node for each input of row numbers. They return float32."""
         half = to_float16_if_exact(table)
         values = self.value(table if half is None else half, name)
-        return [self.node("Cast", self.node("Gather", values, each), to=TensorProto.FLOAT) for each in rows]
+        return [
+            self.node("Cast", self.node("Gather", values, name_of_rows), to=TensorProto.FLOAT) for name_of_rows in rows
+        ]

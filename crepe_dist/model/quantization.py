@@ -110,8 +110,8 @@ def product_quantize(
     rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % numbers)))
     groups = rows.shape[1] // numbers
     vectors = rows.reshape(-1, numbers)
-    stored[f"{name}.book"] = book = _learned(vectors, None if weights is None else np.repeat(weights, groups))
-    stored[f"{name}.codes"] = _nearest(vectors, book.astype(np.float32)).reshape(-1, groups)
+    stored[f"{name}.book"] = book = _learn_codebook(vectors, None if weights is None else np.repeat(weights, groups))
+    stored[f"{name}.codes"] = _nearest_vectors(vectors, book.astype(np.float32)).reshape(-1, groups)
     return stored
 
 
@@ -174,12 +174,12 @@ class RowReadableArray:
 
     def unpack(self) -> npt.NDArray[np.float32]:
         """Restore the array. Rows that are not stored take no memory until they are read."""
-        whole = np.zeros((self.shape[0], math.prod(self.shape[1:])), np.float32)
+        dense = np.zeros((self.shape[0], math.prod(self.shape[1:])), np.float32)
         values: Any = 1 if self.values is None else self.values
         if self.codes is not None:
-            values = values[self.codes].reshape(len(self.codes), -1)[:, : whole.shape[1]]
-        whole[np.unpackbits(self.words.view(np.uint8), count=len(whole), bitorder="little").view(np.bool_)] = values
-        return whole.reshape(self.shape)
+            values = values[self.codes].reshape(len(self.codes), -1)[:, : dense.shape[1]]
+        dense[np.unpackbits(self.words.view(np.uint8), count=len(dense), bitorder="little").view(np.bool_)] = values
+        return dense.reshape(self.shape)
 
 
 def decompress(array: RowReadableArray | npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -209,7 +209,9 @@ def group_compressed(stored: Arrays) -> dict[str, Any]:
     return arrays
 
 
-def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float16]:
+def _learn_codebook(
+    vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float16]:
     """Learn a codebook by k-means on a sample that is drawn by the weights. Equal input gives an equal codebook."""
     generator = np.random.default_rng(0)
     if not len(vectors):
@@ -220,7 +222,7 @@ def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] 
         vectors = vectors[generator.choice(len(vectors), SAMPLE, replace=False)]
     book = vectors[generator.choice(len(vectors), CENTROIDS)].copy()
     for _ in range(ROUNDS):
-        nearest = _nearest(vectors, book)
+        nearest = _nearest_vectors(vectors, book)
         count = np.bincount(nearest, minlength=CENTROIDS)
         for column in range(vectors.shape[1]):
             total = np.bincount(nearest, vectors[:, column], CENTROIDS)
@@ -231,7 +233,7 @@ def _learned(vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] 
     return learned
 
 
-def _nearest(vectors: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _nearest_vectors(vectors: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     nearest, half = np.empty(len(vectors), np.uint8), np.square(book).sum(axis=1) / 2
     for start in range(0, len(vectors), CHUNK):
         nearest[start : start + CHUNK] = (vectors[start : start + CHUNK] @ book.T - half).argmax(axis=1)

@@ -59,7 +59,10 @@ class TeacherEnsemble:
 
 
 def iter_teacher_ensembles(
-    words: Mapping[str, DocumentWords], shares: Floats, labels: npt.NDArray[np.int32], members: Mapping[str, Logits]
+    words: Mapping[str, DocumentWords],
+    label_probs: Floats,
+    labels: npt.NDArray[np.int32],
+    members: Mapping[str, Logits],
 ) -> Iterator[TeacherEnsemble]:
     """Yield ensembles of increasing size: the first member, then each further member that lowers the validation loss.
 
@@ -67,20 +70,26 @@ def iter_teacher_ensembles(
 
     Args:
         words: words of the splits ``train``, ``validation`` and ``unlabelled``, with the same numbers.
-        shares: label probability of each class for each training text, float64 [texts, classes].
+        label_probs: label probability of each class for each training text, float64 [texts, classes].
         labels: classes of the validation texts, int32 [texts].
         members: logits of the classifiers, by name.
     """
-    (first, logits), *others = members.items()
-    joined = _logs(logits)
-    best = _add_member(joined, {name: np.zeros_like(each) for name, each in joined.items()}, labels, {}, first)
+    (first, logits), *further_members = members.items()
+    ensemble_logits = _log_probs(logits)
+    best = _add_member(
+        ensemble_logits,
+        {name: np.zeros_like(member_logits) for name, member_logits in ensemble_logits.items()},
+        labels,
+        {},
+        first,
+    )
     yield best
-    for name, logits in others:
-        teacher = _add_member(joined, _logs(logits), labels, best.figures["members"], name)
+    for name, logits in further_members:
+        teacher = _add_member(ensemble_logits, _log_probs(logits), labels, best.figures["members"], name)
         if teacher.figures["loss"] < best.figures["loss"]:
-            best, joined = teacher, _logs(teacher.logits)
+            best, ensemble_logits = teacher, _log_probs(teacher.logits)
             yield best
-    labelled, before = np.rint(shares * PROB_SCALE), best.figures["members"]
+    labelled, members_so_far = np.rint(label_probs * PROB_SCALE), best.figures["members"]
     counted, documents = words["train"].counts(labelled), labelled.sum(axis=0)
     for _ in range(MAX_ROUNDS):
         soft = np.rint(best.probabilities * PROB_SCALE)
@@ -88,9 +97,10 @@ def iter_teacher_ensembles(
         prior = np.log((documents + soft.sum(axis=0)) / PROB_SCALE + SMOOTHING)
         odds = np.rint((np.log(counts) - np.log(counts.sum(axis=0))) * LOSS_UNITS_PER_NAT)
         bayes = {
-            name: _length_normalize(words[name].sums(odds) / LOSS_UNITS_PER_NAT + prior, words[name]) for name in joined
+            name: _length_normalize(words[name].sums(odds) / LOSS_UNITS_PER_NAT + prior, words[name])
+            for name in ensemble_logits
         }
-        teacher = _add_member(joined, bayes, labels, before, BAYES)
+        teacher = _add_member(ensemble_logits, bayes, labels, members_so_far, BAYES)
         if teacher.figures["loss"] >= best.figures["loss"]:
             return
         best = teacher
@@ -104,7 +114,7 @@ def quantize_unit_vectors(vectors: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
 
 
 def fit_logistic_regression(
-    vectors: Logits, shares: Floats, labels: npt.NDArray[np.int32]
+    vectors: Logits, label_probs: Floats, labels: npt.NDArray[np.int32]
 ) -> Generator[None, None, Logits]:
     """Fit a logistic regression to the training split, and return its calibrated logits; yield after each step.
 
@@ -113,69 +123,81 @@ def fit_logistic_regression(
 
     Args:
         vectors: vectors of the texts of each split, from ``quantize_unit_vectors``.
-        shares: as for ``iter_teacher_ensembles``.
+        label_probs: as for ``iter_teacher_ensembles``.
         labels: as for ``iter_teacher_ensembles``.
     """
-    x = {name: np.pad(each, ((0, 0), (0, 1)), constant_values=LENGTH) for name, each in vectors.items()}
-    weights = best = np.zeros((x["train"].shape[1], shares.shape[1]))
-    least = np.inf
+    x = {
+        name: np.pad(split_vectors, ((0, 0), (0, 1)), constant_values=LENGTH) for name, split_vectors in vectors.items()
+    }
+    weights = best = np.zeros((x["train"].shape[1], label_probs.shape[1]))
+    lowest_loss = np.inf
 
     def slope(weights: Floats, strength: float) -> Floats:
-        errors = softmax(_product(x["train"], weights), np.float64) - shares
-        return np.asarray(_product(x["train"].T, errors) + weights / strength)
+        errors = softmax(_exact_product(x["train"], weights), np.float64) - label_probs
+        return np.asarray(_exact_product(x["train"].T, errors) + weights / strength)
 
     for strength in INVERSE_PENALTIES:
-        rate, gradient = 1 / len(shares), slope(weights, strength)
+        rate, gradient = 1 / len(label_probs), slope(weights, strength)
         for _ in range(MAX_STEPS):
-            if np.square(gradient).sum() < (GRADIENT_TOLERANCE * len(shares)) ** 2:
+            if np.square(gradient).sum() < (GRADIENT_TOLERANCE * len(label_probs)) ** 2:
                 break
-            step, before = rate * gradient, gradient
+            step, previous_gradient = rate * gradient, gradient
             weights = weights - step
             gradient = slope(weights, strength)
-            if not (change := before - gradient).any():
+            if not (change := previous_gradient - gradient).any():
                 break
             # Elementwise products, because the order of additions in a dot product of BLAS depends on the machine.
             rate = (step * change).sum() / np.square(change).sum()
             yield
         counts = TemperatureFitter()
-        counts.add(_product(x["validation"], weights).astype(np.float32), labels)
-        if counts.loss()[0] < least:
-            best, least = weights / counts.calibration().temperature, counts.loss()[0]
-    return {name: _product(each, best) for name, each in x.items() if name != "train"}
+        counts.add(_exact_product(x["validation"], weights).astype(np.float32), labels)
+        if counts.loss()[0] < lowest_loss:
+            best, lowest_loss = weights / counts.calibration().temperature, counts.loss()[0]
+    return {name: _exact_product(split_vectors, best) for name, split_vectors in x.items() if name != "train"}
 
 
-def _product(units: npt.NDArray[np.int16], values: Floats) -> npt.NDArray[Any]:
+def _exact_product(units: npt.NDArray[np.int16], values: Floats) -> npt.NDArray[Any]:
     """Multiply integers, [n, k], by values, [k, m]. The values are rounded so that the sums are exact in any order."""
-    bits = 52 - sum(math.frexp(each)[1] for each in (LENGTH, units.shape[1], np.abs(values).max()))
+    bits = 52 - sum(math.frexp(value)[1] for value in (LENGTH, units.shape[1], np.abs(values).max()))
     return np.asarray(units.astype(np.float64) @ np.rint(np.ldexp(values, bits)) / np.ldexp(float(LENGTH), bits))
 
 
 def common_words(words: Mapping[str, DocumentWords]) -> dict[str, DocumentWords]:
     """Drop the words that occur in fewer than ``MIN_DOCUMENT_FREQUENCY`` training and unlabelled texts."""
-    found = sum(np.bincount(words[name].words, minlength=words[name].size) for name in ("train", "unlabelled"))
-    numbers = np.flatnonzero(found >= MIN_DOCUMENT_FREQUENCY)
-    return {name: each.select(numbers) for name, each in words.items()}
+    frequencies = sum(np.bincount(words[name].words, minlength=words[name].size) for name in ("train", "unlabelled"))
+    numbers = np.flatnonzero(frequencies >= MIN_DOCUMENT_FREQUENCY)
+    return {name: split_words.select(numbers) for name, split_words in words.items()}
 
 
 def _add_member(
-    joined: Logits, other: Logits, labels: npt.NDArray[np.int32], before: Mapping[str, float], name: str
+    ensemble_logits: Logits,
+    member_logits: Logits,
+    labels: npt.NDArray[np.int32],
+    members_so_far: Mapping[str, float],
+    name: str,
 ) -> TeacherEnsemble:
     """Add a classifier to the ensemble: fit its weight and the temperature of the ensemble to the validation split."""
-    parts = {split: np.stack([joined[split], other[split]], axis=1).astype(np.float32) for split in joined}
+    parts = {
+        split: np.stack([ensemble_logits[split], member_logits[split]], axis=1).astype(np.float32)
+        for split in ensemble_logits
+    }
     fit, calibration = BranchWeightFitter(), TemperatureFitter()
     fit.add(parts["validation"], labels)
     weight = fit.best_weight()
-    logits = {split: add_branches(each, weight) for split, each in parts.items()}
+    logits = {split: add_branches(split_logits, weight) for split, split_logits in parts.items()}
     calibration.add(logits["validation"], labels)
     temperature, (loss, error) = calibration.calibration().temperature, calibration.loss()
     accuracy = float((logits["validation"].argmax(axis=1) == labels).mean())
-    figures = {"members": {**before, name: weight}, "temperature": temperature, "loss": loss, "error": error}
-    logits = {split: each / np.float32(temperature) for split, each in logits.items()}
+    figures = {"members": {**members_so_far, name: weight}, "temperature": temperature, "loss": loss, "error": error}
+    logits = {split: split_logits / np.float32(temperature) for split, split_logits in logits.items()}
     return TeacherEnsemble(logits, softmax(logits["unlabelled"], np.float64), {**figures, "accuracy": accuracy})
 
 
-def _logs(logits: Logits) -> Logits:
-    return {name: np.log(np.maximum(softmax(each, np.float64), MIN_PROBABILITY)) for name, each in logits.items()}
+def _log_probs(logits: Logits) -> Logits:
+    return {
+        name: np.log(np.maximum(softmax(split_logits, np.float64), MIN_PROBABILITY))
+        for name, split_logits in logits.items()
+    }
 
 
 def _length_normalize(odds: Floats, words: DocumentWords) -> Floats:

@@ -119,7 +119,7 @@ def validate_compressed(arrays: Arrays, config: NetworkConfig) -> Arrays:
         UserError: The names differ, or the arrays are too large or damaged.
     """
     packed: dict[str, Any] = {
-        name: each for name, each in arrays.items() if isinstance(each, quantization.CompressedArray)
+        name: array for name, array in arrays.items() if isinstance(array, quantization.CompressedArray)
     }
     if not packed:
         return arrays

@@ -56,13 +56,13 @@ class ConvBranch:
         weights = [values[f"tower.convolutions.{number}.weight"].address for number in numbers]
         self._weights = program.gpu.copy(np.array(weights, np.uint64))
         self._packed = program.gpu.allocate(size * len(weights)), program.gpu.allocate(size * len(weights))
-        self._of_convolution = [[each.view(size * number, size) for each in self._packed] for number in numbers]
+        self._packed_views = [[buffer.view(size * number, size) for buffer in self._packed] for number in numbers]
         self._convolution_gradients = {"block": 2 * width, "shared": max(2 * tile * row, 64 * width)}
 
     def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
         """Compute the logits, float32 [documents, classes]."""
         config, run, documents, lengths = self._shape, self._run, texts.documents, texts.lengths
-        of_embedding, of_features = self._dropouts(dropping)
+        of_embedding, of_features = self._split_dropout(dropping)
         first, places = texts.first, config.positions * config.stride
         memory = _Buffers(config, run, documents, self._width)
         run(
@@ -84,10 +84,10 @@ class ConvBranch:
             if block < POOLED_BLOCKS:
                 run(
                     "pool", blocks(documents * config.positions_in(block + 1) * self._width), after, lengths, documents,
-                    *self._at(texts, block)[1:], out, memory.maxima[block],
+                    *self._position_arguments(texts, block)[1:], out, memory.maxima[block],
                 )  # fmt: skip
         run(
-            "pool_features", documents, memory.activations[-1], *self._at(texts, config.blocks),
+            "pool_features", documents, memory.activations[-1], *self._position_arguments(texts, config.blocks),
             *of_features.arguments(), first, memory.features, memory.best,
         )  # fmt: skip
         run(
@@ -101,7 +101,7 @@ class ConvBranch:
         """Add the gradients of the last batch to the gradient sums."""
         config, run, documents = self._shape, self._run, texts.documents
         memory = _Buffers(config, run, documents, self._width)
-        of_embedding, of_features = self._dropouts(dropping)
+        of_embedding, of_features = self._split_dropout(dropping)
         out, bias, table = sums["tower.out.weight"], sums["tower.out.bias"], sums["tower.table"]
         run(
             "add_last_layer_gradients", documents, memory.features, logit_gradients, config.num_classes,
@@ -110,15 +110,15 @@ class ConvBranch:
         gradients, other, inner = memory.scratch
         run(
             "unpool_features", documents, logit_gradients, config.num_classes, self._values["tower.out.weight"],
-            memory.features, memory.best, memory.activations[-1], *self._at(texts, config.blocks), of_features.scale,
-            gradients,
+            memory.features, memory.best, memory.activations[-1], *self._position_arguments(texts, config.blocks),
+            of_features.scale, gradients,
         )  # fmt: skip
         for block in reversed(range(config.blocks)):
             inside, hidden = memory.activations[block], memory.hidden[block]
             if block < POOLED_BLOCKS:
                 run(
                     "unpool", blocks(documents * config.positions_in(block) * self._width), gradients,
-                    memory.maxima[block], texts.lengths, documents, *self._at(texts, block)[1:], other,
+                    memory.maxima[block], texts.lengths, documents, *self._position_arguments(texts, block)[1:], other,
                 )  # fmt: skip
                 gradients, other = other, gradients
             self._add_gradients(texts, block, hidden, gradients, 2 * block + 1, sums)
@@ -144,8 +144,8 @@ class ConvBranch:
         """Compute a convolution, or with ``back`` the gradient of its input; see ``convolve`` in kernels/crepe.cu."""
         bias = None if back else self._values[f"tower.convolutions.{number}.bias"]
         grid = texts.documents, -(-self._shape.positions_in(block) // self._tile)
-        given = inside, self._of_convolution[number][back], bias, residual, hidden
-        self._run("convolve", grid, *given, *self._at(texts, block), out, **self._convolution)
+        inputs = inside, self._packed_views[number][back], bias, residual, hidden
+        self._run("convolve", grid, *inputs, *self._position_arguments(texts, block), out, **self._convolution)
 
     def _add_gradients(
         self,
@@ -159,17 +159,17 @@ class ConvBranch:
         weight, bias = (sums[f"tower.convolutions.{number}.{name}"] for name in ("weight", "bias"))
         self._run(
             "add_convolution_gradients", (texts.documents, CONV_KERNEL_SIZE), inside, gradients,
-            *self._at(texts, block), weight.inverse_scale, bias.inverse_scale, weight.total, bias.total, weight.largest,
-            bias.largest, **self._convolution_gradients,
+            *self._position_arguments(texts, block), weight.inverse_scale, bias.inverse_scale, weight.total,
+            bias.total, weight.largest, bias.largest, **self._convolution_gradients,
         )  # fmt: skip
 
-    def _dropouts(self, dropping: DropoutState | None) -> tuple[DropoutState, DropoutState]:
+    def _split_dropout(self, dropping: DropoutState | None) -> tuple[DropoutState, DropoutState]:
         """Return the dropout of the embedding and the dropout of the features."""
         if dropping is None:
             return NO_DROPOUT, NO_DROPOUT
         return dropping, DropoutState(self._shape.FEATURE_DROPOUT, dropping.seed ^ FEATURE_DROPOUT_STREAM)
 
-    def _at(self, texts: DeviceBatch, block: int) -> tuple[DeviceBuffer, int, int, int]:
+    def _position_arguments(self, texts: DeviceBatch, block: int) -> tuple[DeviceBuffer, int, int, int]:
         """Return the kernel arguments that locate the positions of a block."""
         return texts.lengths, self._shape.stride, min(block, POOLED_BLOCKS), self._shape.positions_in(block)
 

@@ -29,18 +29,22 @@ PREFIX = "ngrams."  # Prefix of the parameter names of the n-gram branch.
 def init_parameters(config: CrepeConfig, seed: int) -> dict[str, Parameter]:
     """Create the initial parameters. The second convolution of each block starts at zero."""
     generator = np.random.default_rng([seed, 1])  # ``class_aware_embedding`` draws other numbers, from ``seed``.
-    made = {f"{PREFIX}{name}": each for name, each in ngrams.init_parameters(config.ngram_config, seed).items()}
-    made["tower.table"] = Parameter(
+    parameters = {
+        f"{PREFIX}{name}": parameter for name, parameter in ngrams.init_parameters(config.ngram_config, seed).items()
+    }
+    parameters["tower.table"] = Parameter(
         normal(generator, (config.rows, config.width), 0.2), EMBEDDING_LR_MULT, rowwise_second_moment=True
     )
     for name, size in config.parameter_shapes().items():
         if name.startswith("tower.convolutions."):
             starts_random = name.endswith("weight") and int(name.split(".")[2]) % 2 == 0
-            made[name] = Parameter(kaiming_normal(generator, size) if starts_random else zeros(*size), CONV_LR_MULT)
+            parameters[name] = Parameter(
+                kaiming_normal(generator, size) if starts_random else zeros(*size), CONV_LR_MULT
+            )
     features = 2 * config.width
-    made["tower.out.weight"] = Parameter(uniform(generator, (config.num_classes, features), features**-0.5))
-    made["tower.out.bias"] = Parameter(zeros(config.num_classes))
-    return made
+    parameters["tower.out.weight"] = Parameter(uniform(generator, (config.num_classes, features), features**-0.5))
+    parameters["tower.out.bias"] = Parameter(zeros(config.num_classes))
+    return parameters
 
 
 def init_from_data(
@@ -60,20 +64,22 @@ def init_from_data(
     If no n-gram of the training split uses a row, the row starts at zero, so that files can omit it. With more than
     ``MAX_COUNTS`` / rows classes, some classes share their counts and their direction.
     """
-    table = {name[len(PREFIX) :]: each for name, each in parameters.items() if name.startswith(PREFIX)}
-    of_table = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
-    ngrams.init_from_data(table, config.ngram_config, data, process_group, seed, steps, of_table)
+    ngram_parameters = {
+        name[len(PREFIX) :]: parameter for name, parameter in parameters.items() if name.startswith(PREFIX)
+    }
+    loaded_ngrams = {name[len(PREFIX) :] for name in loaded if name.startswith(PREFIX)}
+    ngrams.init_from_data(ngram_parameters, config.ngram_config, data, process_group, seed, steps, loaded_ngrams)
     if loaded:
         return
     ngrams.raise_lr_for_few_steps(
-        {name: each for name, each in parameters.items() if not name.startswith(PREFIX)}, steps
+        {name: parameter for name, parameter in parameters.items() if not name.startswith(PREFIX)}, steps
     )
-    counted = replace(config.embedding_config, num_classes=min(config.num_classes, MAX_COUNTS // config.rows))
+    counting_config = replace(config.embedding_config, num_classes=min(config.num_classes, MAX_COUNTS // config.rows))
     documents = data.class_counts()
-    joined = np.bincount(np.arange(len(documents)) % counted.num_classes, documents).astype(np.int64)
-    counts = count_ngrams(counted, data, process_group)
+    class_sizes = np.bincount(np.arange(len(documents)) % counting_config.num_classes, documents).astype(np.int64)
+    counts = count_ngrams(counting_config, data, process_group)
     embeddings = parameters["tower.table"].data
-    embeddings += np.float32(CLASS_AWARE_SCALE) * class_aware_embedding(counts, joined, config.width, seed)
+    embeddings += np.float32(CLASS_AWARE_SCALE) * class_aware_embedding(counts, class_sizes, config.width, seed)
     embeddings[~counts.any(axis=1)] = 0
 
 

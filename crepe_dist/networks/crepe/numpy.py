@@ -14,28 +14,30 @@ from crepe_dist.networks.ngrams import numpy as ngrams
 
 def logits(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
-    table = ngrams.logits(config.ngram_config, _part(arrays, "ngrams."), char_ids)
-    return np.asarray(np.float32(BRANCH_SUM_SCALE) * (table + _tower(config, _part(arrays, "tower."), char_ids)))
+    table = ngrams.logits(config.ngram_config, _strip_prefix(arrays, "ngrams."), char_ids)
+    return np.asarray(
+        np.float32(BRANCH_SUM_SCALE) * (table + _conv_branch(config, _strip_prefix(arrays, "tower."), char_ids))
+    )
 
 
-def _part(arrays: Arrays, prefix: str) -> Arrays:
+def _strip_prefix(arrays: Arrays, prefix: str) -> Arrays:
     return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _tower(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
+def _conv_branch(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
     buckets, known, is_inside = hash_positions(char_ids, config.alphabet_size, config.reach, config.rows, config.stride)
     table = arrays["table"]
     x = np.maximum(sum_in_order([table[buckets[:, :, n]] * known[:, :, n, None] for n in range(buckets.shape[2])]), 0)
     inside = is_inside[:, :, None].astype(np.float32)
 
-    def block_convolved(x: Floats, number: int) -> Floats:
+    def convolve_block(x: Floats, number: int) -> Floats:
         padded = np.pad(x, ((0, 0), (CONV_KERNEL_SIZE // 2, CONV_KERNEL_SIZE // 2), (0, 0)))
         name = f"convolutions.{number}"
         return np.asarray(convolve(padded, arrays[f"{name}.weight"]) + arrays[f"{name}.bias"])
 
     for block in range(config.blocks):
-        hidden = np.maximum(block_convolved(x, 2 * block), 0) * inside
-        x = np.maximum(x + block_convolved(hidden, 2 * block + 1), 0) * inside
+        hidden = np.maximum(convolve_block(x, 2 * block), 0) * inside
+        x = np.maximum(x + convolve_block(hidden, 2 * block + 1), 0) * inside
         # All activations are at least 0, so padding an odd number of positions with 0 does not change the maximum.
         if block < POOLED_BLOCKS:
             x, inside = (max_pool(np.pad(a, ((0, 0), (0, a.shape[1] % 2), (0, 0))), 2) for a in (x, inside))

@@ -16,11 +16,11 @@ def logits(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: s
     """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
     char_ids = ngrams.add_boundary_symbols(graph, char_ids, config.alphabet_size, config.stride)
     table = ngrams.table_logits(graph, config.ngram_config, arrays, char_ids, "ngrams.")
-    both = graph.node("Add", table, _tower(graph, config, arrays, char_ids))
+    both = graph.node("Add", table, _conv_branch(graph, config, arrays, char_ids))
     return graph.node("Mul", both, graph.value(np.array(BRANCH_SUM_SCALE, np.float32)))
 
 
-def _tower(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: str) -> str:
+def _conv_branch(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: str) -> str:
     number = config.stride * config.reach
     places = ngrams.hash_to_rows(graph, char_ids, config.reach, config.rows, config.rows)
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))

@@ -108,8 +108,8 @@ class NGramConfig(NetworkConfig):
         buckets, counts = hash_documents(char_ids, self)
         used = np.arange(buckets.shape[1]) < counts[:, None]
         groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.words))[buckets]
-        own = [(groups == number) & used for number in range(NUM_BUCKET_GROUPS)]
-        sizes = sum(each * each.sum(axis=1, keepdims=True) for each in own)[used]
+        group_masks = [(groups == number) & used for number in range(NUM_BUCKET_GROUPS)]
+        sizes = sum(group * group.sum(axis=1, keepdims=True) for group in group_masks)[used]
         return {"weight": (buckets[used], np.square(np.minimum(NGRAM_ROOT_SCALE * sizes**0.5, NGRAM_SCALE) / sizes))}
 
     def __str__(self) -> str:

@@ -46,9 +46,9 @@ class NGramBranch:
         """Compute the logits, float32 [documents, classes]."""
         config, documents = self._shape, texts.documents
         weight, bias, significant = (self._values[f"{self._prefix}{name}"] for name in config.parameter_shapes())
-        places = self._places(texts)
+        places = self._max_ngrams(texts)
         size = 1 << (2 * places - 1).bit_length()  # Size of a document's hash set, which is at most half full.
-        ngrams, counts = self._found(texts)
+        ngrams, counts = self._ngram_buffers(texts)
         sets = self._run.buffer("sets", 8 * documents * size)
         self._run(
             "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, config.longest, config.buckets,
@@ -64,20 +64,20 @@ class NGramBranch:
     ) -> None:
         """Add the gradients of the last batch to the gradient sums."""
         weight, bias = (sums[f"{self._prefix}{name}"] for name in ("weight", "bias"))
-        ngrams, counts = self._found(texts)
+        ngrams, counts = self._ngram_buffers(texts)
         grid = texts.documents, max(1, BLOCKS // texts.documents)
         self._run(
-            "add_ngram_gradients", grid, ngrams, self._places(texts), counts, logit_gradients,
+            "add_ngram_gradients", grid, ngrams, self._max_ngrams(texts), counts, logit_gradients,
             self._shape.num_classes, self._wide, weight.inverse_scale, bias.inverse_scale, weight.total, bias.total,
             weight.largest,
             bias.largest,
         )  # fmt: skip
 
-    def _places(self, texts: DeviceBatch) -> int:
+    def _max_ngrams(self, texts: DeviceBatch) -> int:
         """Return the maximum number of n-grams and words of a document."""
         return (self._shape.longest + 1) * texts.symbols
 
-    def _found(self, texts: DeviceBatch) -> tuple[DeviceBuffer, DeviceBuffer]:
+    def _ngram_buffers(self, texts: DeviceBatch) -> tuple[DeviceBuffer, DeviceBuffer]:
         """Return the buffers of the distinct n-grams of each document, and of the numbers of these n-grams."""
-        ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._places(texts))
+        ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._max_ngrams(texts))
         return ngrams, self._run.buffer("ngram counts", 4 * NUM_BUCKET_GROUPS * texts.documents)

@@ -75,13 +75,13 @@ def hash_to_rows(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32
 
 def word_keys(text: CharIds, letters: int) -> list[int]:
     """Return the keys of the words of a text with boundary symbols, uint8 [L], and of pairs of neighbouring words."""
-    keys, key, before = [], 0, 0
+    keys, key, previous = [], 0, 0
     for code in text.tolist():  # the last one is no letter
         if code < letters:
             key = (key * RADIX + code + 1) % 2**64
         elif key:
-            keys += [key, (before * GOLDEN + key) % 2**64] if before else [key]
-            key, before = 0, key
+            keys += [key, (previous * GOLDEN + key) % 2**64] if previous else [key]
+            key, previous = 0, key
     return keys
 
 
@@ -104,11 +104,11 @@ def hash_documents(char_ids: CharIds, config: NGramConfig) -> tuple[npt.NDArray[
         texts, first_word = add_boundary_symbols(char_ids, config.alphabet_size), config.buckets - config.words
         ngrams = list(ngram_keys(texts, config.alphabet_size + 1, config.longest))
         for row, text in enumerate(texts):
-            found = [hash_to_rows(key[row][known[row]], first_word) for key, known in ngrams]
+            row_buckets = [hash_to_rows(key[row][known[row]], first_word) for key, known in ngrams]
             if config.words:
                 words = np.array(word_keys(text, config.letters), np.uint64)
-                found.append(first_word + hash_to_rows(words, config.words))
-            distinct = np.unique(np.concatenate(found))
+                row_buckets.append(first_word + hash_to_rows(words, config.words))
+            distinct = np.unique(np.concatenate(row_buckets))
             buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
         return buckets, counts
     char_ids, sizes, buckets = np.ascontiguousarray(char_ids), sizes_of(config), np.empty(size, np.int32)

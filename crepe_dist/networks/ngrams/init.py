@@ -1,4 +1,4 @@
-"""Initial parameters of the n-gram table, and how well n-grams of the training split separate the classes."""
+"""Initial parameters of the n-gram branch, and statistics of n-grams in the classes of the training split."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ from crepe_dist.networks.ngrams.kernels import sizes as sizes_of
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import ENOUGH_STEPS
 
-DEVIATIONS = 4.25  # standard deviations between classes, from which on an n-gram is informative
-CHUNK = 1 << 20  # counts per vectorised step
-COUNTED_AT_ONCE = 4096  # documents per call of the n-gram counter
-MANY_STEPS = 1500  # from which on the table learns more slowly (docs/decisions/networks.md)
-MAX_LR_MULT = 2.0  # multiple of all learning rates in a run of few steps (docs/decisions/training.md)
+DEVIATIONS = 4.25  # Deviation in standard deviations above which an n-gram is significant.
+CHUNK = 1 << 20  # Counts per vectorised step.
+COUNTED_AT_ONCE = 4096  # Documents per call of the n-gram counter.
+# Number of steps above which the learning rate of the n-gram weights is lowered (docs/decisions/networks.md).
+MANY_STEPS = 1500
+# Maximum multiple of all learning rates in a run of few steps (docs/decisions/training.md).
+MAX_LR_MULT = 2.0
 
 
 def table_lr_mult(steps: int) -> float:
-    """Return the multiple of the table's learning rate in a run of ``steps`` steps."""
+    """Return the multiple of the learning rate of the n-gram weights in a run of ``steps`` steps."""
     return min(1.0, math.sqrt(MANY_STEPS / steps))
 
 
 def raise_lr_for_few_steps(parameters: Mapping[str, Parameter], steps: int) -> None:
-    """Raise all learning rates for a run of few steps."""
+    """Raise all learning rates if the run has few steps."""
     multiple = min(MAX_LR_MULT, max(1.0, math.sqrt(ENOUGH_STEPS / steps)))
     for parameter in parameters.values():
         parameter.lr_mult *= multiple
 
 
 def init_parameters(config: NGramConfig, seed: int) -> dict[str, Parameter]:
-    """Make the parameters; no n-gram is significant until ``adapt`` has counted them."""
+    """Create the initial parameters. No n-gram is significant until ``init_from_data`` has counted them."""
     return {
         "weight": Parameter(zeros(config.buckets, config.num_classes), rowwise_second_moment=True),
         "bias": Parameter(zeros(config.num_classes)),
@@ -57,7 +59,7 @@ def init_from_data(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Set the significant n-grams and multiples of the learning rate."""
+    """Mark the significant n-grams, and set the multiples of the learning rate."""
     if "significant" not in loaded:
         counts, documents = count_ngrams(config, data, process_group), data.class_counts()
         parameters["significant"].data[:] = select_significant(counts, documents, DEVIATIONS)
@@ -67,19 +69,20 @@ def init_from_data(
 
 
 def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGroup) -> npt.NDArray[np.int32]:
-    """Count the training documents of each class, modulo ``shape.classes``, that contain each bucket.
+    """Count the training documents of each class (modulo ``config.num_classes``) that contain each bucket.
 
-    Every rank counts its share.
+    Every rank counts its shard.
 
     Returns:
-        The counts over all shares, int32 [buckets, classes].
+        The sum of the counts over all shards, int32 [buckets, classes].
     """
     split = dataset.splits["train"]
     counts = np.zeros((config.buckets, config.num_classes), np.int32)
     first, last = shard_range(0, len(split), process_group.rank, process_group.size)
     for start in range(first, last, COUNTED_AT_ONCE):
         rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
-        indices, labels = split.targets.iter_labels(rows)  # a document counts once for each of its labels
+        # A document counts one time for each of its labels.
+        indices, labels = split.targets.iter_labels(rows)
         rows = rows[indices]
         _count(split.char_ids(rows), labels % config.num_classes, config, counts)
         process_group.heartbeat()
@@ -89,62 +92,67 @@ def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGr
 def class_z_scores(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Compute by how many standard deviations a bucket is more frequent in a class than elsewhere, [buckets, classes].
 
-    A bucket found in n documents is expected in n × share of the class. Under chance, twice the difference between the
-    square roots of the observed and the expected count is close to standard normal, even for small counts (Freeman &
-    Tukey 1950, "Transformations related to the angular and the square root").
+    For a bucket that n documents contain, the expected count in a class is n × the fraction of the class. Under chance,
+    twice the difference between the square roots of the observed and the expected count is close to standard normal,
+    even for small counts (Freeman & Tukey 1950, "Transformations related to the angular and the square root").
 
     Args:
         counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
         documents: number of documents of each class, int64 [classes].
     """
-    shares = documents / max(documents.sum(), 1)
-    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(bucket_totals(counts)[:, None] * shares)))
+    fractions = documents / max(documents.sum(), 1)
+    return np.asarray(2 * (np.sqrt(counts) - np.sqrt(bucket_totals(counts)[:, None] * fractions)))
 
 
 def bucket_totals(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Sum the counts of each bucket, int32 [buckets]."""
-    total: npt.NDArray[np.int32] = np.einsum("ij->i", counts)  # sum(axis=1) takes five times as long for few columns
+    """Sum the counts of each bucket over the classes, int32 [buckets]."""
+    # sum(axis=1) takes five times as long if there are few columns.
+    total: npt.NDArray[np.int32] = np.einsum("ij->i", counts)
     return total
 
 
 def select_significant(
-    counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], least: float
+    counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], threshold: float
 ) -> npt.NDArray[np.bool_]:
-    """Tell which buckets discriminate between classes, as bool [buckets].
+    """Return which buckets discriminate between classes, bool [buckets].
 
     Args:
         counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
         documents: number of documents of each class, int64 [classes].
-        least: threshold in standard deviations; normal noise exceeds 4.25 in 2 of a hundred thousand cases.
+        threshold: threshold in standard deviations. Normal noise exceeds 4.25 in 2 of 100,000 cases.
     """
     result = np.zeros(len(counts), np.bool_)
-    for chunk in iter_frequent_buckets(counts, least):
-        result[chunk] = (np.abs(class_z_scores(counts[chunk], documents)) > least) @ np.ones(counts.shape[1], np.bool_)
+    for chunk in iter_frequent_buckets(counts, threshold):
+        result[chunk] = (np.abs(class_z_scores(counts[chunk], documents)) > threshold) @ np.ones(
+            counts.shape[1], np.bool_
+        )
     return result
 
 
-def iter_frequent_buckets(counts: npt.NDArray[np.int32], least: float) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the buckets that might deviate by more than ``least`` standard deviations, as vectorised steps take them.
+def iter_frequent_buckets(counts: npt.NDArray[np.int32], threshold: float) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the buckets that may deviate by more than ``threshold`` standard deviations, in chunks for vectorised
+    steps.
 
-    The deviation of a bucket of n documents is at most 2 √n: most buckets are too rare.
+    The deviation of a bucket that n documents contain is at most 2 √n, so most buckets are too rare.
 
     Args:
         counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
+        threshold: deviation in standard deviations.
     """
     buckets = max(1, CHUNK // counts.shape[1])
     for start in range(0, len(counts), buckets):
-        yield start + np.flatnonzero(2 * np.sqrt(bucket_totals(counts[start : start + buckets])) > least)
+        yield start + np.flatnonzero(2 * np.sqrt(bucket_totals(counts[start : start + buckets])) > threshold)
 
 
 def _count(
     char_ids: CharIds, labels: npt.NDArray[np.int32], config: NGramConfig, counts: npt.NDArray[np.int32]
 ) -> None:
-    """Add documents to the counts of ``deviations``.
+    """Add documents to counts, in place.
 
     Args:
-        codes: encoded documents, uint8 [n, L].
-        labels: their classes, int32 [n].
-        counts: documents of each class that contain a bucket, int32 [buckets, classes]; updated in place.
+        char_ids: encoded documents, uint8 [n, L].
+        labels: classes of the documents, int32 [n].
+        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
     """
     native, _ = library.find()
     if native is None:

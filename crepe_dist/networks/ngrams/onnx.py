@@ -35,8 +35,8 @@ def add_boundary_symbols(graph: GraphBuilder, char_ids: str, alphabet_size: int,
     longest = node("Cast", node("Max", node("ReduceMax", end, keepdims=0), 1), to=TensorProto.INT64)
     longest = node("Reshape", longest, graph.sizes(1))
     char_ids = node("Slice", char_ids, graph.sizes(0), longest, graph.sizes(1))
-    more = node("Mod", node("Sub", graph.sizes(-2), longest), graph.sizes(stride))  # 0 … stride - 1
-    pads = node("Concat", graph.sizes(0, 1, 0), node("Add", more, graph.sizes(1)), axis=0)
+    padding = node("Mod", node("Sub", graph.sizes(-2), longest), graph.sizes(stride))  # 0 … stride - 1
+    pads = node("Concat", graph.sizes(0, 1, 0), node("Add", padding, graph.sizes(1)), axis=0)
     char_ids = node("Pad", char_ids, pads, PAD_UNK_ID)
     width = node("Cast", node("Gather", node("Shape", char_ids), 1), to=TensorProto.INT32)
     place = node("Range", 0, width, 1)
@@ -61,23 +61,23 @@ def keys_to_rows(graph: GraphBuilder, keys: str, rows: int) -> str:
     """Add the nodes that map keys, int64, to rows, int32, like ``hashing.hash_to_rows``."""
     node = graph.node
 
-    def times(values: str, factor: int) -> str:
+    def multiply(values: str, factor: int) -> str:
         # Signed integers are multiplied, because ONNX Runtime multiplies unsigned ones only in its latest versions.
         # Modulo 2^64, both products have the same bits.
         signed = node("Cast", values, to=TensorProto.INT64)
         product = node("Mul", signed, graph.value(np.array(factor, np.uint64).astype(np.int64)))
         return node("Cast", product, to=TensorProto.UINT64)
 
-    def shifted(values: str, bits: int) -> str:
+    def shift_right(values: str, bits: int) -> str:
         return node("BitShift", values, graph.value(np.array(bits, np.uint64)), direction="RIGHT")
 
-    def folded(values: str, bits: int) -> str:
-        return node("BitwiseXor", values, shifted(values, bits))
+    def xor_shifted(values: str, bits: int) -> str:
+        return node("BitwiseXor", values, shift_right(values, bits))
 
-    z = folded(node("Cast", keys, to=TensorProto.UINT64), 30)
-    z = folded(times(z, 0xBF58476D1CE4E5B9), 27)
-    z = folded(times(z, 0x94D049BB133111EB), 31)
-    return node("Cast", shifted(times(shifted(z, 32), rows), 32), to=TensorProto.INT32)
+    z = xor_shifted(node("Cast", keys, to=TensorProto.UINT64), 30)
+    z = xor_shifted(multiply(z, 0xBF58476D1CE4E5B9), 27)
+    z = xor_shifted(multiply(z, 0x94D049BB133111EB), 31)
+    return node("Cast", shift_right(multiply(shift_right(z, 32), rows), 32), to=TensorProto.INT32)
 
 
 def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, none: int) -> str:
@@ -96,7 +96,7 @@ def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, no
         keys.append(key)
         knowns.append(all_known)
     last = graph.sizes(2)
-    keys, knowns = ([node("Unsqueeze", each, last) for each in values] for values in (keys, knowns))
+    keys, knowns = ([node("Unsqueeze", value, last) for value in values] for values in (keys, knowns))
     row = keys_to_rows(graph, node("Concat", *keys, axis=2), rows)
     return node("Where", node("Equal", node("Concat", *knowns, axis=2), 1), row, none)
 
@@ -105,7 +105,7 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
     """Add the nodes that hash the words of texts and their pairs, int32 [batch, most words and pairs].
 
     Unused elements are ``config.buckets``. A key is the sum of digit × RADIX^(end - place) over a word. It is computed
-    as the difference of two prefix sums of digit / RADIX^place, times RADIX^end.
+    as the difference of two prefix sums of digit / RADIX^place, multiply RADIX^end.
     """
     node = graph.node
     inside = node("Cast", node("Less", edged_char_ids, config.letters), to=TensorProto.INT64)
@@ -126,11 +126,11 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
     none = node("Expand", graph.sizes(0), node("Concat", batch, node("Add", most, graph.sizes(1)), axis=0))
     at = node("Mul", number, ends)
 
-    def listed(values: str) -> str:
+    def values_at_word_ends(values: str) -> str:
         """Return the values at the ends of words, in order, after a 0."""
         return node("ScatterElements", none, at, node("Mul", ends, values), axis=1, reduction="add")
 
-    last, power = listed(sums), _all_but_first(graph, listed(powers(RADIX)))
+    last, power = values_at_word_ends(sums), _all_but_first(graph, values_at_word_ends(powers(RADIX)))
     key = node("Mul", node("Sub", _all_but_first(graph, last), _all_but_last(graph, last)), power)
     exists = node("Not", node("Equal", power, graph.sizes(0)))
     pair = node("Mul", _all_but_last(graph, key), graph.value(np.array(GOLDEN, np.uint64).astype(np.int64)))
@@ -152,16 +152,16 @@ def table_logits(
     # The first of two outputs is the buckets of a text in ascending order. A bucket counts only where it differs from
     # the preceding one, so that duplicates count one time.
     hashed = graph.node("TopK", hashed, number, axis=1, largest=0, sorted=1)
-    before = graph.node("Slice", hashed, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
-    before = graph.node("Pad", before, graph.sizes(0, 1, 0, 0), -1)
-    is_own = graph.node("And", graph.node("Less", hashed, config.buckets), graph.node("Less", before, hashed))
-    buckets = graph.node("Where", is_own, hashed, 0)
-    own = graph.node("Cast", is_own, to=TensorProto.FLOAT)
+    preceding = graph.node("Slice", hashed, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
+    preceding = graph.node("Pad", preceding, graph.sizes(0, 1, 0, 0), -1)
+    is_distinct = graph.node("And", graph.node("Less", hashed, config.buckets), graph.node("Less", preceding, hashed))
+    buckets = graph.node("Where", is_distinct, hashed, 0)
+    distinct = graph.node("Cast", is_distinct, to=TensorProto.FLOAT)
     bias = graph.value(arrays[f"{prefix}bias"], f"{prefix}bias")
     one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
     significant = graph.value(arrays[f"{prefix}significant"].astype(np.uint8), f"{prefix}significant")
-    telling = graph.node("Cast", graph.node("Gather", significant, buckets), to=TensorProto.FLOAT)
-    telling = graph.node("Mul", own, telling)
+    significant_mask = graph.node("Cast", graph.node("Gather", significant, buckets), to=TensorProto.FLOAT)
+    significant_mask = graph.node("Mul", distinct, significant_mask)
 
     def scaled(group: str) -> str:
         number = graph.node("Max", graph.node("ReduceSum", group, axis, keepdims=1), one)
@@ -171,9 +171,9 @@ def table_logits(
 
     words = graph.node("Cast", graph.node("GreaterOrEqual", buckets, first_word), to=TensorProto.FLOAT)
     factors = ""
-    for group in (telling, graph.node("Sub", own, telling)):
-        of_words = graph.node("Mul", group, words)
-        for part in (of_words, graph.node("Sub", group, of_words)):
+    for group in (significant_mask, graph.node("Sub", distinct, significant_mask)):
+        word_mask = graph.node("Mul", group, words)
+        for part in (word_mask, graph.node("Sub", group, word_mask)):
             factors = graph.node("Add", factors, scaled(part)) if factors else scaled(part)
     factors = graph.node("Unsqueeze", factors, axis)
     (rows,) = graph.look_up(arrays[f"{prefix}weight"], f"{prefix}weight", [buckets])

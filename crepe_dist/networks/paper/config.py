@@ -100,7 +100,7 @@ class PaperConfig(NetworkConfig):
                 f"the parameters do not fit documents of {feature_len} characters",
                 f"their first dense layer has {width} inputs; {feature_len} characters give "
                 f"{layer_lengths(feature_len)[-1] * filters}",
-                f"give the --feature-len that they were trained with{_such_as(width, filters)}; "
+                f"give the --feature-len that they were trained with{_suggest_feature_len(width, filters)}; "
                 "to train, prepare the data with it",
             )
         return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", PAPER_DROPOUT))
@@ -159,7 +159,7 @@ def min_feature_len(positions: int) -> int:
     return positions
 
 
-def _such_as(width: int, filters: int) -> str:
+def _suggest_feature_len(width: int, filters: int) -> str:
     """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs; return "" if none fits."""
     positions, rest = divmod(width, filters)
     return f", such as {min_feature_len(positions)}" if not rest and positions else ""
