@@ -1,4 +1,4 @@
-"""Rows to score: a split of a prepared data set, or a labelled file that is read as the model's data were."""
+"""Rows to score: a split of a prepared data set, or a labelled file, which is read in the same way as training data."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ from crepe_dist.runs.run_dir import open_run_of_checkpoint
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.training_data import open_data
 
-MAX_SHOWN = 5  # labels, or reasons
-SHARED = "set TMPDIR to a folder that all hosts share"
+MAX_SHOWN = 5  # Number of labels, or of reasons, in a note.
+SHARED_TMPDIR_HINT = "set TMPDIR to a folder that all hosts share"
 
 
 @dataclass(frozen=True)
 class EvalRows:
-    """Rows to score, and the number of others.
+    """Rows to score, and the numbers of rows that are not scored.
 
     Attributes:
-        dataset: their data set; its split ``split`` has only the rows to score.
-        name: description for people.
-        unusable: rows of a file that cannot be used, by reason.
-        unknown: rows of a file with a label that the model does not know, by label.
-        seen: rows with texts that decided the parameters of the run, by its split.
-        unchecked: reason why ``seen`` is not known.
+        dataset: data set. The split ``split`` contains only the rows to score.
+        split: name of the split.
+        name: description of the rows for the terminal.
+        invalid: number of invalid rows of a file, by reason.
+        unknown: number of rows of a file with a label that is none of the model's classes, by label.
+        seen: number of rows with a text that the run was trained on or that selected its parameters, by split of the
+            run.
+        unchecked: reason why ``seen`` is unknown. Empty if it is known.
     """
 
     dataset: Dataset
@@ -54,7 +56,7 @@ class EvalRows:
     unchecked: str = ""
 
     def left_out(self) -> dict[str, Any]:
-        """Return the numbers of rows that are not scored as JSON values; ``seen`` is null if it is not known."""
+        """Return the numbers of rows that are not scored, as JSON values. ``seen`` is null if it is unknown."""
         seen = None if self.unchecked else self.seen
         return {"unusable": self.invalid, "unknown_labels": self.unknown, "seen": seen}
 
@@ -62,23 +64,23 @@ class EvalRows:
         """Describe the rows that are not scored."""
         notes = []
         for counts, what in (
-            (self.unknown, "of labels that the model does not know"),
-            (self.invalid, "that cannot be used"),
-            (self.seen, "that the run has learnt from"),
+            (self.unknown, "with labels that are no classes of the model"),
+            (self.invalid, "that are invalid"),
+            (self.seen, "that the run was trained on"),
         ):
             if counts:
-                named = [f"{excerpt(name, 40)} ({count:,})" for name, count in list(counts.items())[:MAX_SHOWN]]
-                named += [f"{len(counts) - MAX_SHOWN:,} more"] if len(counts) > MAX_SHOWN else []
-                notes.append(f"not scored: {pluralize(sum(counts.values()), 'row')} {what}: {join_words(named)}")
+                shown = [f"{excerpt(name, 40)} ({count:,})" for name, count in list(counts.items())[:MAX_SHOWN]]
+                shown += [f"{len(counts) - MAX_SHOWN:,} more"] if len(counts) > MAX_SHOWN else []
+                notes.append(f"not scored: {pluralize(sum(counts.values()), 'row')} {what}: {join_words(shown)}")
         if NOT_UTF_8 in self.invalid:
             notes.append(f"  do:  {ENCODING_REMEDY}")
         if self.unchecked:
-            notes.append(f"not checked whether the run has learnt from these rows: {excerpt(self.unchecked)}")
+            notes.append(f"not checked whether the run was trained on these rows: {excerpt(self.unchecked)}")
         return notes
 
 
 def is_labelled_file(source: str) -> bool:
-    """Tell whether a name is that of data, which can be scored, rather than of a model."""
+    """Return True if an argument names labelled data, and False if it names a model."""
     return is_file(source) or (Path(source) / MANIFEST).is_file()
 
 
@@ -93,77 +95,90 @@ def load_eval_rows(
     predictor: Predictor,
     scratch: Path,
     split: str = "test",
-    world: ProcessGroup = SINGLE_PROCESS,
-    given: ReadOptions | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
+    explicit: ReadOptions | None = None,
 ) -> EvalRows:
-    """Open the rows to score, without those that the model's run has learnt from; every rank calls it.
+    """Open the rows to score. Rows that the model's run was trained on are dropped. Every rank must call this function.
 
     Args:
-        source: prepared folder; or a labelled file, folder or URL, or ``-`` for standard input; ``None``: the data of
-            the run, or the sample.
+        source: prepared folder, labelled file, folder of texts or URL. ``-``: standard input. ``None``: the data set of
+            the run, or the sample if there is no run.
+        predictor: model.
         scratch: temporary folder.
-        split: split of a prepared folder; a file is a test split as a whole.
-        given: format and columns of a file, in place of those of the data of the run.
+        split: split of a prepared folder. All rows of a file are a test split.
+        group: process group.
+        explicit: format and columns of a file that the user gave. They take precedence over the options of the training
+            data.
 
     Raises:
-        UserError: on every rank, if there is no row to score, or a prepared folder was prepared otherwise than the
-            model's data.
+        UserError: There is no row to score, or a prepared folder was prepared in another way than the training data.
+            The error is raised on every rank.
     """
     folder = None
     if source is None:
-        record = world.run_on_all("run", lambda: open_run_of_checkpoint(predictor.path))
+        record = group.run_on_all("run", lambda: open_run_of_checkpoint(predictor.path))
         folder = record.data_folder if record else Path(SAMPLE)
     elif source == SAMPLE or (Path(source) / MANIFEST).is_file():
         folder = Path(source)
     if folder is not None:
-        dataset = open_data(str(folder), world, ProgressDisplay(is_root=False))
-        world.run_on_all("model and data", lambda: _check(predictor, dataset))
+        dataset = open_data(str(folder), group, ProgressDisplay(is_root=False))
+        group.run_on_all("model and data", lambda: _check_same_preparation(predictor, dataset))
         rows = EvalRows(dataset, split, f"{split} of {dataset.folder}", {}, {}, {})
     else:
-        rows = _of_file(str(source), predictor, scratch, world, given or ReadOptions())
-    return world.run_on_all("rows", lambda: _drop_seen_rows(rows, split, predictor), compare_by=EvalRows.left_out)
+        rows = _rows_of_file(str(source), predictor, scratch, group, explicit or ReadOptions())
+    return group.run_on_all("rows", lambda: _drop_seen_rows(rows, split, predictor), compare_by=EvalRows.left_out)
 
 
-def _check(predictor: Predictor, dataset: Dataset) -> None:
-    """Check that a data set was prepared as the data of the model were."""
+def _check_same_preparation(predictor: Predictor, dataset: Dataset) -> None:
+    """Check that a data set was prepared in the same way as the training data of the model."""
     strips = predictor.composition.strip_html, dataset.preprocessor.strip_html
     pairs: dict[str, tuple[Any, Any]] = {
-        "columns beside the text": (predictor.composition.beside, dataset.preprocessor.beside),
+        "feature columns": (predictor.composition.beside, dataset.preprocessor.beside),
         "encoding": (predictor.encoding, dataset.encoder),
         "removal of HTML": strips,
         "number of labels": (predictor.is_multilabel, dataset.label_kind == MULTILABEL),
         "classes": (predictor.classes, dataset.classes),
     }
-    if different := [name for name, (mine, theirs) in pairs.items() if mine != theirs]:
+    if different := [name for name, (of_model, of_dataset) in pairs.items() if of_model != of_dataset]:
         run, path = predictor.path.parent.parent, predictor.path
-        words = (run if (run / CONFIG).is_file() else path, dataset.manifest["sources"][0]["file"])
+        arguments = (run if (run / CONFIG).is_file() else path, dataset.manifest["sources"][0]["file"])
         raise UserError(
-            f"{dataset.folder} was not prepared as the data of {path} were",
+            f"{dataset.folder} was not prepared in the same way as the training data of {path}",
             f"different: {join_words(different)}",
-            "score the file that it was prepared from, which is then read as those were: "
-            f"{invocation.command_line('evaluate')} {shlex.join(map(str, words))}",
+            "score the source file of this data set; the file is then read in the same way as the training data: "
+            f"{invocation.command_line('evaluate')} {shlex.join(map(str, arguments))}",
         )
 
 
-def _of_file(source: str, predictor: Predictor, scratch: Path, world: ProcessGroup, given: ReadOptions) -> EvalRows:
+def _rows_of_file(
+    source: str, predictor: Predictor, scratch: Path, group: ProcessGroup, explicit: ReadOptions
+) -> EvalRows:
     name = "standard input" if source == PIPE else remote.redact_url(source)
-    done = world.run_on_rank0("labelled file", lambda: prepare_labelled(predictor, source, scratch, given))
-    folder, counts = world.broadcast_object([str(scratch / "data"), done], "labelled file")
-    dataset = world.run_on_all("labelled file", lambda: open_dataset(folder, trains=False), mismatch_hint=SHARED)
-    unusable = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})
-    return EvalRows(dataset, "test", name, dict(unusable.most_common()), counts["unknown"], {})
+    # Rank 0 prepares the file. The other ranks open the result, so the temporary folder must be shared.
+    prepared = group.run_on_rank0("labelled file", lambda: prepare_labelled(predictor, source, scratch, explicit))
+    folder, counts = group.broadcast_object([str(scratch / "data"), prepared], "labelled file")
+    dataset = group.run_on_all(
+        "labelled file", lambda: open_dataset(folder, trains=False), mismatch_hint=SHARED_TMPDIR_HINT
+    )
+    invalid = Counter(counts["reasons"]) - Counter({UNKNOWN_LABEL: sum(counts["unknown"].values())})
+    return EvalRows(dataset, "test", name, dict(invalid.most_common()), counts["unknown"], {})
 
 
 def _drop_seen_rows(rows: EvalRows, split: str, predictor: Predictor) -> EvalRows:
-    """Leave out the rows that the model's run has learnt from, unless they are of a split of its own data."""
+    """Drop the rows with texts that the model's run was trained on.
+
+    If the data set is the data set of the run, nothing is dropped: the user asked for this split.
+    """
     dataset = rows.dataset
     if split not in dataset.splits:
-        name, there = rows.name.removeprefix(f"{split} of "), list(dataset.splits)
+        name, split_names = rows.name.removeprefix(f"{split} of "), list(dataset.splits)
         raise UserError(
-            f"{name} has no {split} split", f"it has {join_words(there)}", f"choose another one: --split {there[-1]}"
+            f"{name} has no {split} split",
+            f"it has {join_words(split_names)}",
+            f"choose another split: --split {split_names[-1]}",
         )
-    documents, about = dataset.splits[split], predictor.metadata.get("data")
-    if isinstance(about, dict) and about.get("fingerprint") == dataset.fingerprint:
+    documents, training_data = dataset.splits[split], predictor.metadata.get("data")
+    if isinstance(training_data, dict) and training_data.get("fingerprint") == dataset.fingerprint:
         return rows
     try:
         if (record := open_run_of_checkpoint(predictor.path)) is None:
@@ -180,7 +195,7 @@ def _drop_seen_rows(rows: EvalRows, split: str, predictor: Predictor) -> EvalRow
     if not new.any():
         raise UserError(
             f"none of the {pluralize(len(documents), 'row')} of {rows.name} can be scored",
-            "the run has learnt from all of their texts",
-            f"give other rows, or score its own test split: {invocation.command_line('evaluate')} {record.path}",
+            "the run was trained on all of these texts",
+            f"give other rows, or score the test split of the run: {invocation.command_line('evaluate')} {record.path}",
         )
     return replace(rows, dataset=replace(dataset, splits=splits), seen=counts)

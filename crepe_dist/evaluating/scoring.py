@@ -37,30 +37,34 @@ from crepe_dist.runs.scores import FORMER_KEYS, MAX_STORED_CLASSES, AnyScores, M
 from crepe_dist.sealed_json import rename_keys
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 
-MAX_SHOWN = 10  # mistakes, and confusions of many classes, on the terminal
-MAX_COLUMNS = 100  # of the confusion matrix on the terminal
-MAX_CHARACTERS = 70  # of a text on the terminal
-CHUNK = 1024  # documents that are predicted together
+MAX_SHOWN = 10  # Number of mistakes, and of confusions of many classes, on the terminal.
+MAX_COLUMNS = 100  # Maximum number of columns of the confusion matrix on the terminal.
+MAX_CHARACTERS = 70  # Maximum length of a text on the terminal.
+CHUNK_ROWS = 1024  # Number of documents that are predicted together.
 
 
-def score(args: Any, world: ProcessGroup) -> None:
-    """Score a checkpoint as the flags of ``evaluate`` say; every rank calls this, and rank 0 writes the output.
+def score(args: Any, group: ProcessGroup) -> None:
+    """Score a checkpoint for the command ``evaluate``. Every rank must call this function. Rank 0 writes the output.
+
+    Args:
+        args: flags of the command.
+        group: process group.
 
     Raises:
-        UserError: on every rank, if the checkpoint or the rows cannot be opened, or if they do not match.
+        UserError: The checkpoint or the rows cannot be opened, or they do not match. The error is raised on every rank.
     """
-    path = world.run_on_all(
+    path = group.run_on_all(
         "checkpoint", lambda: checkpoint.resolve_model(args.checkpoint, args.data), compare_by=lambda path: path.name
     )
-    if world.is_root:
+    if group.is_root:
         checkpoint.log_model_in_use(path, args.checkpoint)
-    opened = world.run_on_all("model", lambda: open_checkpoint(path, **args.external_weights_kwargs()))
-    predictor = opened.to(args.device, world)
+    opened = group.run_on_all("model", lambda: open_checkpoint(path, **args.external_weights_kwargs()))
+    predictor = opened.to(args.device, group)
     columns = ColumnSpec(args.label, args.text, labels=split_names(args.label_columns))
-    given = ReadOptions(args.input_format, args.header, columns, encoding=args.encoding)
+    explicit = ReadOptions(args.input_format, args.header, columns, encoding=args.encoding)
     with temporary_folder() as folder:
-        rows = load_eval_rows(args.file or args.data, predictor, folder, args.split, world, given)
-        if world.is_root:
+        rows = load_eval_rows(args.file or args.data, predictor, folder, args.split, group, explicit)
+        if group.is_root:
             documents = pluralize(len(rows.dataset.splits[rows.split]), "document")
             print(
                 "\n".join(
@@ -69,51 +73,55 @@ def score(args: Any, world: ProcessGroup) -> None:
             )
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoder
         beside = predictor.composition.beside if rows.split in SPLITS_WITH_TEXTS else ()
-        # By the share of typing errors, or the name of the column that is left out.
+        # Views of the split, keyed by the probability of a typing error, or by the name of the removed column.
         views: dict[Any, Split] = {rate: with_typos(split, rate, encoder=encoding) for rate in args.typos}
         views |= {column.name: without_column(split, column.name, predictor) for column in beside}
-        scores, *others = (scores_of(view, predictor, world, args.batch_size) for view in (split, *views.values()))
-        if world.is_root:
-            _write(args, predictor, rows, scores, dict(zip(views, others)))
+        scores, *view_scores = (
+            evaluate_on(view, predictor, group, args.batch_size) for view in (split, *views.values())
+        )
+        if group.is_root:
+            _write(args, predictor, rows, scores, dict(zip(views, view_scores)))
 
 
 def without_column(split: Split, name: str, predictor: Predictor) -> Split:
-    """Return a view of a split that keeps its texts, without the values of a column beside them."""
+    """Return a view of a split in which the values of a feature column are missing."""
     composition, encoding = predictor.composition, predictor.encoding
 
-    def alter(codes: CharIds, rows: npt.NDArray[np.int64]) -> CharIds:
+    def alter(char_ids: CharIds, rows: npt.NDArray[np.int64]) -> CharIds:
         texts = (composition.hide_column(name, split.text(row) or "") for row in rows.tolist())
         return encoding.encode(list(map(composition.without_html_stripping.text, texts)))
 
     return split.with_transform(alter)
 
 
-def scores_of(
-    split: Split, predictor: Predictor, world: ProcessGroup = SINGLE_PROCESS, batch_size: int = BATCH_SIZE
+def evaluate_on(
+    split: Split, predictor: Predictor, group: ProcessGroup = SINGLE_PROCESS, batch_size: int = BATCH_SIZE
 ) -> AnyScores:
-    """Score a model on a split; every rank calls it.
+    """Compute the scores of a model on a split. Every rank must call this function.
 
     Raises:
-        UserError: on every rank, if the loss is not finite.
+        UserError: The loss is not finite. The error is raised on every rank.
     """
-    scores = evaluate(predictor.engine, split, batch_size, world, predictor.calibration, predictor.levels)
-    check_finite(scores.loss)  # it is the same on every rank
+    scores = evaluate(predictor.engine, split, batch_size, group, predictor.calibration, predictor.levels)
+    check_finite(scores.loss)  # The loss is the same on every rank, so all ranks raise the error.
     return scores
 
 
-def _write(args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, others: dict[Any, AnyScores]) -> None:
-    """Write the scores to the terminal, and to the files of the flags."""
+def _write(
+    args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, view_scores: dict[Any, AnyScores]
+) -> None:
+    """Write the scores to the terminal, and to the files that the flags name."""
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
     if isinstance(scores, MulticlassScores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
-    noisy = {rate: each for rate, each in others.items() if isinstance(rate, float)}
-    reduced = {name: each for name, each in others.items() if isinstance(name, str)}
-    described = {f"with a typing error in {percent(rate)} of the characters": each for rate, each in noisy.items()}
-    described |= {f"without the column {excerpt(name)}": each for name, each in reduced.items()}
-    for what, each in described.items():
-        name = score_name(each.is_multilabel)
-        print(f"\n{what}: {name} {percent(each.accuracy)}   macro F1 {each.macro_f1:.3f}   loss {each.loss:.4f}")
+    noisy = {prob: view for prob, view in view_scores.items() if isinstance(prob, float)}
+    reduced = {name: view for name, view in view_scores.items() if isinstance(name, str)}
+    described = {f"with a typing error in {percent(prob)} of the characters": view for prob, view in noisy.items()}
+    described |= {f"without the column {excerpt(name)}": view for name, view in reduced.items()}
+    for what, view in described.items():
+        name = score_name(view.is_multilabel)
+        print(f"\n{what}: {name} {percent(view.accuracy)}   macro F1 {view.macro_f1:.3f}   loss {view.loss:.4f}")
     if args.mistakes is not None and scores.is_correct is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.is_correct)
         print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
@@ -130,8 +138,8 @@ def _write(args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, o
         if dataset.hierarchy and isinstance(scores, MulticlassScores):
             numbers["hierarchical_f1"] = dataset.hierarchy.f1(scores.confusion)
             numbers["level_accuracies"] = dataset.hierarchy.accuracies(scores.confusion)
-        numbers["typos"] = [{"rate": rate, **hit.summary()} for rate, hit in noisy.items()]
-        numbers["without"] = {name: each.summary() for name, each in reduced.items()}
+        numbers["typos"] = [{"rate": prob, **view.summary()} for prob, view in noisy.items()]
+        numbers["without"] = {name: view.summary() for name, view in reduced.items()}
         write_json(args.json, numbers, follow=True)
     if args.html is not None:
         about = {"checkpoint": predictor.path.name, "data": rows.name, "split": split, "notes": rows.notes(),
@@ -151,7 +159,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
             f"micro F1 {percent(scores.accuracy)} (precision {percent(precision)}, recall {percent(recall)})   "
             f"macro F1 {scores.macro_f1:.3f}   mean average precision {scores.mean_average_precision:.3f}   "
             f"loss {scores.loss:.4f}   calibration error {percent(scores.calibration_error)}{exact}"
-            f"{_sure(scores)}\n\n{_class_table(scores, classes)}"
+            f"{_selective_predictions(scores)}\n\n{_class_table(scores, classes)}"
         )
     temperature = scores.calibration.temperature
     loss, before = f"loss {scores.loss:.4f}", ""
@@ -169,9 +177,9 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         )
     if top := scores.top_k_accuracy:
         above += "\n" + "   ".join(f"top {rank} accuracy {percent(share)}" for rank, share in top.items())
-    above += _sure(scores)
+    above += _selective_predictions(scores)
     record = None
-    with suppress(UserError):  # the scores do not need the run's record
+    with suppress(UserError):  # The record of the run is optional: it only improves the advice.
         record = open_run_of_checkpoint(path)
     train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
     missed = (
@@ -186,7 +194,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
 
 
 def _confusion(scores: MulticlassScores, classes: list[str], level: HierarchyLevel | None) -> str:
-    """Format the confusion matrix of the highest level; with many classes, only the most frequent confusions."""
+    """Format the confusion matrix of the highest level. With many classes, format the most frequent confusions."""
     names = classes if level is None else list(map(escape_controls, level.names))
     if len(names) > MAX_COLUMNS:
         rows = [
@@ -203,10 +211,10 @@ def _confusion(scores: MulticlassScores, classes: list[str], level: HierarchyLev
     )
 
 
-def _sure(scores: AnyScores) -> str:
-    """Tabulate the answers that are as sure as asked."""
+def _selective_predictions(scores: AnyScores) -> str:
+    """Format the table of selective predictions."""
     head, *rows = selective_table(scores) or [[]]
-    return f"\n\nsure answers\n{pd.DataFrame(rows, columns=head).to_string(index=False)}" if rows else ""
+    return f"\n\nselective predictions\n{pd.DataFrame(rows, columns=head).to_string(index=False)}" if rows else ""
 
 
 def _class_table(scores: AnyScores, classes: list[str]) -> str:
@@ -216,7 +224,7 @@ def _class_table(scores: AnyScores, classes: list[str]) -> str:
 
 
 def worst_mistakes(scores: MulticlassScores, dataset: Dataset, split: str) -> str:
-    """Describe the mistakes whose true class is least probable, for the terminal; empty if there are none."""
+    """Describe the mistakes with the lowest probability of the true class. Return an empty string without mistakes."""
     shown = scores.mistakes[:MAX_SHOWN]
     if not shown:
         return ""
@@ -234,36 +242,37 @@ def worst_mistakes(scores: MulticlassScores, dataset: Dataset, split: str) -> st
 
 
 def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: str, right: npt.NDArray[np.bool_]) -> int:
-    """Write all mistakes of a split to a CSV file; return their number.
+    """Write all mistakes of a split to a CSV file. Return the number of mistakes.
 
-    Those of a model that gives one class are sorted by the probability of the true class.
+    The mistakes of a single-label model are sorted by the probability of the true class.
 
     Args:
-        right: the documents that are predicted correctly, bool [documents].
+        right: mask of the documents that are predicted correctly, bool [documents].
     """
     wrong, documents, classes = np.flatnonzero(~right), dataset.splits[split], np.array(dataset.classes, dtype=object)
-    found: list[tuple[float, int, dict[str, Any]]] = []
-    for start in range(0, len(wrong), CHUNK):
-        rows = wrong[start : start + CHUNK]
+    # A mistake is the probability of its true class, its row, and its cells.
+    mistakes: list[tuple[float, int, dict[str, Any]]] = []
+    for start in range(0, len(wrong), CHUNK_ROWS):
+        rows = wrong[start : start + CHUNK_ROWS]
         logits = predictor.logits(documents.char_ids(rows))
         if predictor.thresholds is not None:
             masks = zip(
                 documents.targets.label_probs(rows) > 0, predictor.probabilities(logits) >= predictor.thresholds
             )
-            for row, each in zip(rows.tolist(), masks):
-                names = [json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in each]
-                found.append((0.0, row, dict(zip(("true", "predicted"), names))))
+            for row, true_and_predicted in zip(rows.tolist(), masks):
+                names = [json.dumps(classes[mask].tolist(), ensure_ascii=False) for mask in true_and_predicted]
+                mistakes.append((0.0, row, dict(zip(("true", "predicted"), names))))
             continue
-        for row, label, shares in zip(rows.tolist(), documents.labels[rows], softmax(logits, np.float64)):
-            best = int(shares.argmax())
-            about = {"true": classes[label], "predicted": classes[best]}
-            about |= {"probability_of_true": round(float(shares[label]), 4)}
-            about |= {"probability_of_predicted": round(float(shares[best]), 4)}
-            found.append((float(shares[label]), row, about))
-    ordered = sorted(found, key=lambda each: each[0])
+        for row, label, probabilities in zip(rows.tolist(), documents.labels[rows], softmax(logits, np.float64)):
+            best = int(probabilities.argmax())
+            labels = {"true": classes[label], "predicted": classes[best]}
+            labels |= {"probability_of_true": round(float(probabilities[label]), 4)}
+            labels |= {"probability_of_predicted": round(float(probabilities[best]), 4)}
+            mistakes.append((float(probabilities[label]), row, labels))
+    mistakes.sort(key=lambda mistake: mistake[0])
     cells = (
-        {**dataset.origin(split, row).cells(), "split": split, "row": row, **about, "text": dataset.text(split, row)}
-        for _, row, about in ordered
+        {**dataset.origin(split, row).cells(), "split": split, "row": row, **labels, "text": dataset.text(split, row)}
+        for _, row, labels in mistakes
     )
     write_csv(path, cells, ["file", "line"], follow=True)
     return len(wrong)

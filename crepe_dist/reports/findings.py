@@ -1,4 +1,4 @@
-"""Sentences about a run, and warnings with advice. The report, the model card, the terminal and exports show them."""
+"""Sentences about a run, and warnings with advice, for the report, the model card, the terminal and exports."""
 
 from __future__ import annotations
 
@@ -30,45 +30,50 @@ if TYPE_CHECKING:
     from crepe_dist.runs.run_dir import RunRecord
     from crepe_dist.runs.scores import AnyScores, MulticlassScores
 
-WIDE_INTERVAL = 0.1  # width of a 95 % interval from which a warning is due
-RISEN = 1.05  # ratio to the lowest loss above which the loss has risen
-FALLING = 0.98  # ratio to the previous loss below which the loss is still falling
-STRONG = 0.9  # F1 from which a class is not called weak
-Warning_ = dict[str, str]  # with the keys ``what``, ``why`` and ``do``
+WIDE_INTERVAL = 0.1  # Width of a 95 % interval of the accuracy above which a warning is given.
+RISEN = 1.05  # The loss has risen if its ratio to the lowest loss is above this.
+FALLING = 0.98  # The loss is still falling if its ratio to the previous loss is below this.
+STRONG = 0.9  # F1 from which a class is not listed as weak.
+Warning_ = dict[str, str]  # Keys: ``what``, ``why`` and ``do``.
 
 
 def describe_result(record: RunRecord, classes: list[str]) -> str:
-    """State the test accuracy and the majority-class baseline, or the scores of several labels."""
-    if (several := record.multilabel_scores.get("test")) is not None:
+    """State the test accuracy and the majority-class baseline, or the test scores of a multilabel model."""
+    if (multilabel := record.multilabel_scores.get("test")) is not None:
         return (
-            f"The test micro F1 of its labels is {percent(several.accuracy)} on "
-            f"{pluralize(several.documents, 'text')}, "
-            f"the macro F1 {several.macro_f1:.3f}, the mean average precision {several.mean_average_precision:.3f}."
+            f"The test micro F1 is {percent(multilabel.accuracy)} on {pluralize(multilabel.documents, 'text')}. The "
+            f"macro F1 is {multilabel.macro_f1:.3f}. The mean average precision is "
+            f"{multilabel.mean_average_precision:.3f}."
         )
     scores = record.multiclass_scores.get("test")
     if scores is None:
         return f"The test accuracy is {percent(record.metrics['test_accuracy'])}."
     low, high = accuracy_interval(scores)
-    always, share = majority(scores, training_rows(record))
+    majority_class, baseline = majority(scores, training_rows(record))
     return (
         f"The test accuracy is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')} (95 % interval: "
         f"{percent(low)} to {percent(high)}). The majority-class baseline (always "
-        f"“{truncate_to_width(classes[always], LABEL_CELLS)}”) has an accuracy of {percent(share)}."
+        f"“{truncate_to_width(classes[majority_class], LABEL_CELLS)}”) has an accuracy of {percent(baseline)}."
     )
 
 
 def describe_selection(record: RunRecord) -> str:
-    """State which epoch is reported, and why."""
+    """State which epoch is selected, and why."""
     if record.result is None:
         return f"The run is not finished. The last epoch so far is {record.epoch}."
     is_last = record.result["chosen_by"] == "last epoch"
-    how = "is the last one; there was no validation split to choose by" if is_last else "has the best validation scores"
+    reason = "has the best validation scores"
+    if is_last:
+        reason = "is selected because it is the last one, and there was no validation split"
     stopped = f" Training stopped early: {pluralize(_planned(record), 'epoch')} were planned." * _stopped(record)
     refit = ""
-    if about := record.provenance.get("refit"):
-        refit = f" Then the n-gram table learnt from all {number(about['rows'])} rows, validation rows among them"
-        refit += f"; validation scores are those before, when the test accuracy was {percent(about['test_accuracy'])}."
-    return f"Epoch {record.epoch} of {_last_epoch(record)} {how}.{stopped}{refit}"
+    if details := record.provenance.get("refit"):
+        refit = (
+            f" After that, the n-gram table was refitted to all {number(details['rows'])} rows, including the "
+            f"validation rows. The validation scores are the scores before the refit, when the test accuracy was "
+            f"{percent(details['test_accuracy'])}."
+        )
+    return f"Epoch {record.epoch} of {_last_epoch(record)} {reason}.{stopped}{refit}"
 
 
 def _last_epoch(record: RunRecord) -> int:
@@ -85,33 +90,37 @@ def _stopped(record: RunRecord) -> bool:
 
 def network(record: RunRecord) -> str:
     """Describe the network by its kind and size."""
-    about = record.metadata["network"]
-    text = config_class(about).description_template.format_map(defaultdict(lambda: "?", about))
+    settings = record.metadata["network"]
+    text = config_class(settings).description_template.format_map(defaultdict(lambda: "?", settings))
     return f"{text}, {number(record.provenance['parameters'])} parameters" if record.provenance else text
 
 
 def training(record: RunRecord) -> str:
     """Describe the training time, the hardware and the interruptions."""
-    history, made = record.history, record.provenance
-    where = f"; {pluralize(made['processes'], 'process', 'processes')} on {made['device']}" if made else ""
-    resumed = f"; resumed from a saved state {pluralize(history.num_resumes, 'time')}" if history.num_resumes else ""
-    return f"Training took {duration(history.seconds)}, without evaluation{where}{resumed}."
+    history, provenance = record.history, record.provenance
+    sentences = [f"Training took {duration(history.seconds)}, without evaluation."]
+    if provenance:
+        processes = pluralize(provenance["processes"], "process", "processes")
+        sentences.append(f"It used {processes} on {provenance['device']}.")
+    if history.num_resumes:
+        sentences.append(f"It was resumed {pluralize(history.num_resumes, 'time')}.")
+    return " ".join(sentences)
 
 
 def training_rows(record: RunRecord) -> list[int] | None:
-    """Return the number of training rows in each class, if known."""
+    """Return the number of training rows of each class. ``None`` if it is unknown."""
     rows: dict[str, list[int]] = record.provenance.get("rows", {})
     return rows.get("train")
 
 
 def never_predicted(record: RunRecord, scores: MulticlassScores, classes: list[str]) -> Warning_ | None:
-    """Warn about classes that were never predicted, with advice that fits the run; see ``never_predicted_warning``."""
+    """Warn about classes that were never predicted; see ``never_predicted_warning``. The advice depends on the run."""
     is_done = _stopped(record) or _has_risen(*_losses(record))
     return never_predicted_warning(scores, classes, training_rows(record), trains_longer=not is_done)
 
 
 def split_sizes(record: RunRecord) -> dict[str, int]:
-    """Return the number of documents of each split by its name, if known."""
+    """Return the number of documents of each split, by the name of the split. Empty if it is unknown."""
     if record.provenance:
         return dict(record.provenance["documents"])
     splits: dict[str, AnyScores] = {**record.multiclass_scores, **record.multilabel_scores}
@@ -119,13 +128,16 @@ def split_sizes(record: RunRecord) -> dict[str, int]:
 
 
 def reproducible(record: RunRecord) -> bool:
-    """Return whether training is bit-identical with the same settings, on any number of processes."""
-    build = str(record.metadata["numerics"].get("model.kernels"))
+    """Return True if training with the same settings is bit-identical, on any number of processes."""
+    build = str(record.metadata["computed"].get("model.kernels"))
     return build in library.BUILDS or is_gpu_build(build)
 
 
 def command(record: RunRecord) -> str:
-    """Return the command that repeats the training, in one process if the number of processes does not matter."""
+    """Return the command that repeats the training.
+
+    If training is bit-identical on any number of processes, the command uses one process.
+    """
     processes = 1 if reproducible(record) else record.provenance.get("processes", 1)
     launcher = f"horovodrun -np {processes} " if processes != 1 else ""
     computed = {name: value for name, value in record.metadata["numerics"].items() if name.startswith("model.")}
@@ -137,11 +149,11 @@ def command(record: RunRecord) -> str:
 
 
 def _losses(record: RunRecord) -> tuple[list[float], float]:
-    """Return the loss on unseen texts after each epoch, of calibrated probabilities.
+    """Return the loss of the calibrated probabilities on unseen texts after each epoch.
 
     Returns:
-        The losses on the validation split, or on the test split if there is none; and the largest of their standard
-        errors.
+        The losses on the validation split, or on the test split if there is no validation split; and the largest of
+        their standard errors.
     """
     split = "validation" if "validation_loss" in record.metrics else "test"
     pairs = [loss_of(epoch, split) for epoch in record.history.epochs if f"{split}_loss" in epoch]
@@ -155,7 +167,7 @@ def _has_risen(losses: list[float], error: float) -> bool:
 def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     """Return warnings about the result.
 
-    At most one of "train longer" and "train less" is recommended. The losses decide it, then the scores.
+    The warnings never contain both "train longer" and "train less". The losses take precedence over the scores.
     """
     warnings: list[Warning_] = []
 
@@ -199,7 +211,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
         best = losses.index(min(losses)) + 1
         warn(
             f"overfitting: the loss on unseen texts rose from {min(losses):.3f} after epoch {best} to {losses[-1]:.3f}",
-            "the model memorises the training texts, and is too certain about unseen ones or worse on them",
+            "the model memorises the training texts, and is overconfident or less accurate on unseen texts",
             f"stop earlier (--epochs {best}, or --patience 2 with a validation split), use more data or dropout",
         )
     elif falls and record.result is not None:
@@ -211,24 +223,35 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     return warnings
 
 
-def basic_limits(encoding: dict[str, Any], several: bool) -> list[str]:
-    """Describe what no network with this encoding (``CharEncoder.to_dict``) can do, however it was trained."""
-    alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))  # not the values of columns
+def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
+    """Describe limits that do not depend on the training.
+
+    Args:
+        encoding: character encoding, as ``CharEncoder.to_dict`` returns it.
+        is_multilabel: True for a multilabel model.
+    """
+    # The private characters of the alphabet stand for values of feature columns. They are not counted.
+    alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))
+    rare = " A rare character counts as two characters." if encoding.get("paired") else ""
+    folded = " Accents are removed before the text is read." if encoding["fold_accents"] else ""
     return [
-        f"Of a text longer than {number(encoding['feature_len'])} characters, it only reads "
-        f"{describe_truncation(encoding)}" + (", of which rare ones count twice." if encoding.get("paired") else "."),
-        f"It knows {number(len(alphabet))} characters"
-        + (", after accents are removed" if encoding["fold_accents"] else "")
-        + ". It sees all others as blanks: texts in other scripts look alike to it.",
-        "It gives a text each label whose probability reaches its threshold: none, one or several."
-        if several
+        f"If a text is longer than {number(encoding['feature_len'])} characters, the model only reads "
+        f"{describe_truncation(encoding)}.{rare}",
+        f"The alphabet of the model has {number(len(alphabet))} characters. All other characters are read as blanks, "
+        f"so the model cannot distinguish texts in other scripts.{folded}",
+        "It predicts each label with a probability that reaches the label's threshold: no label, one label or several."
+        if is_multilabel
         else "It assigns one of its classes to every text, even if none of them fits, unless a threshold is given "
         "(--min-probability).",
     ]
 
 
 def changed_labels(description: dict[str, Any]) -> list[str]:
-    """State how many labels of which split ``prepare --corrections`` changed, given the description of a checkpoint."""
+    """State how many labels of each split ``prepare --correct`` changed.
+
+    Args:
+        description: metadata of a checkpoint.
+    """
     corrected = description.get("data", {}).get("corrected", {})
     if not any(corrected.values()):
         return []
@@ -236,8 +259,8 @@ def changed_labels(description: dict[str, Any]) -> list[str]:
         [f"{pluralize(count, 'label')} of its {split} split" for split, count in corrected.items() if count]
     )
     inflated = join_words([f"the {split} split" for split, count in corrected.items() if count and split != "train"])
-    scores = f"; scores on {inflated} are too high if a model suggested the changes" if inflated else ""
-    return [f"A list of likely label errors changed {changed} before training{scores}."]
+    scores = f" If a model suggested the corrections, scores on {inflated} are too high." if inflated else ""
+    return [f"Label corrections changed {changed} before training.{scores}"]
 
 
 def describe_limits(record: RunRecord, classes: list[str]) -> list[str]:

@@ -25,16 +25,18 @@ from crepe_dist.version import __version__
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 FEW_ROWS = 50  # Longer training does not help a class with fewer training rows.
-MAX_PAIRS = 10
-MAX_NAMES = 30
+MAX_PAIRS = 10  # Number of most frequent confusions on the page.
+MAX_NAMES = 30  # Number of class names in a warning.
 MAX_OPEN_ROWS = 30  # A longer table is folded, and the weakest classes are shown above it.
-MAX_WEAKEST = 15
-TILE_CELLS = 24  # width of a class name in a tile
-LABEL_CELLS = 60  # width of a class name in a table or a sentence
-MAX_QUOTE_CHARS = 600
+MAX_WEAKEST = 15  # Number of weakest classes above a folded table.
+TILE_CELLS = 24  # Maximum width of a class name in a tile, in characters.
+LABEL_CELLS = 60  # Maximum width of a class name in a table or a sentence, in characters.
+MAX_QUOTE_CHARS = 600  # Maximum length of the text of a mistake.
+# Below the first expected calibration error, probabilities are called well calibrated. Above the second, a warning is
+# given.
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 MAX_MATRIX_CLASSES = 30  # With more classes, the confusion matrix shows the most confused ones, and merges the others.
-MATRIX_LABEL_CELLS = 20  # width of a class name in the confusion matrix
+MATRIX_LABEL_CELLS = 20  # Maximum width of a class name in the confusion matrix, in characters.
 OTHER_CLASSES = "the others"
 
 Tile = tuple[str, str, list[str]]  # name, value and notes
@@ -101,7 +103,7 @@ def template_values(
     if isinstance(scores, MultilabelScores):
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
         calibration = percent(scores.calibration_error)
-        return {**common, "several": True, "calibration": calibration, "sure": selective_table(scores)}
+        return {**common, "several": True, "calibration": calibration, "selective": selective_table(scores)}
     totals = scores.support
     quotes = quotes or [None] * len(scores.mistakes)
     return {
@@ -125,7 +127,7 @@ def template_values(
             for mistake, quote in zip(scores.mistakes, quotes)
         ],
         "calibration": describe_calibration(scores),
-        "sure": selective_table(scores),
+        "selective": selective_table(scores),
         "reduced": len(classes) > MAX_MATRIX_CLASSES,
         "confusion": _confusion_matrix(scores, classes),
         "reliability": _reliability_diagram(scores),
@@ -189,19 +191,29 @@ def describe_calibration(scores: MulticlassScores) -> str:
 
 
 def selective_table(scores: AnyScores) -> list[list[str]]:
-    """Tabulate the selective predictions, below a row of headings; return an empty list if there are none."""
-    rows, head = [], ["labels found" if scores.is_multilabel else "texts"]
-    for each in scores.selective_scores:
-        *above, of_class = each["covered"]
-        least = [] if scores.is_multilabel or above else [percent(each["thresholds"][0])]
-        found = [of_class, *above[::-1], 1 - sum(each["covered"])] if above else [of_class]
-        rows.append([f"{each['asked']:.2f}", *least, *map(percent, found), f"{each['precision']:.3f}"])
-        head = ["a class", *(f"level {number}" for number in range(len(above), 0, -1)), "none"] if above else head
-    return [["asked", *["threshold"] * (len(rows[0]) - len(head) - 2), *head, "precision"], *rows] if rows else []
+    """Return the table of selective predictions. The first row contains the headings.
+
+    A row shows a required precision, its threshold, the coverage (the fraction of the texts or labels that are
+    predicted at this threshold), and the precision on the split. Return an empty list without selective predictions.
+    """
+    rows, headings = [], ["labels found" if scores.is_multilabel else "texts"]
+    for selective in scores.selective_scores:
+        # The coverage of a hierarchy has one value per level. The classes are the last level.
+        *inner_levels, of_classes = selective["covered"]
+        threshold = [] if scores.is_multilabel or inner_levels else [percent(selective["thresholds"][0])]
+        coverage = [of_classes]
+        if inner_levels:
+            coverage = [of_classes, *inner_levels[::-1], 1 - sum(selective["covered"])]
+            headings = ["a class", *(f"level {number}" for number in range(len(inner_levels), 0, -1)), "none"]
+        precision = f"{selective['precision']:.3f}"
+        rows.append([f"{selective['asked']:.2f}", *threshold, *map(percent, coverage), precision])
+    if not rows:
+        return []
+    return [["required", *["threshold"] * (len(rows[0]) - len(headings) - 2), *headings, "precision"], *rows]
 
 
 def is_overconfident(scores: MulticlassScores) -> bool:
-    """Return whether the mean predicted probability is higher than the accuracy."""
+    """Return True if the mean predicted probability is higher than the accuracy."""
     _, right, probability = scores.reliability.T
     return float(probability.sum()) / MILLION > float(right.sum())
 
@@ -209,18 +221,23 @@ def is_overconfident(scores: MulticlassScores) -> bool:
 def never_predicted_warning(
     scores: MulticlassScores, classes: list[str], rows: Sequence[int] | None, *, trains_longer: bool = True
 ) -> dict[str, str] | None:
-    """Warn about tested classes that were never predicted (``what``, ``why``, ``do``); ``None`` if there are none."""
-    places = np.flatnonzero(scores.has_support & ~scores.is_predicted)
-    if not len(places):
+    """Warn about classes with test texts that were never predicted. Return ``None`` if there are none.
+
+    Args:
+        rows: number of training rows of each class. ``None``: unknown.
+        trains_longer: True if the advice may be to train longer.
+    """
+    indices = np.flatnonzero(scores.has_support & ~scores.is_predicted)
+    if not len(indices):
         return None
-    names = ", ".join(truncate_to_width(classes[place], LABEL_CELLS) for place in places[:MAX_NAMES])
-    if rows is not None and all(rows[place] < FEW_ROWS for place in places):
+    names = ", ".join(truncate_to_width(classes[index], LABEL_CELLS) for index in indices[:MAX_NAMES])
+    if rows is not None and all(rows[index] < FEW_ROWS for index in indices):
         remedy = f"collect more such texts (fewer than {FEW_ROWS} training rows each), or merge classes"
     else:
         remedy = f"{'train longer (--epochs), ' * trains_longer}read the training curves, or collect more such texts"
     return {
-        "what": f"{pluralize(len(places), 'class is', 'classes are')} never predicted",
-        "why": names + (", …" if len(places) > MAX_NAMES else ""),
+        "what": f"{pluralize(len(indices), 'class is', 'classes are')} never predicted",
+        "why": names + (", …" if len(indices) > MAX_NAMES else ""),
         "do": remedy,
     }
 
@@ -260,10 +277,13 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
 
 
 def _confusion_matrix(scores: MulticlassScores, classes: list[str]) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Return the confusion matrix: each true class, and the number and share of its texts for each predicted class."""
+    """Return the confusion matrix.
+
+    Each row contains the true class, and for each predicted class the number and the proportion of the texts.
+    """
     names = [truncate_to_width(name, MATRIX_LABEL_CELLS) for name in classes]
     matrix = scores.confusion
-    if len(names) > MAX_MATRIX_CLASSES:  # keep those that are confused most, and merge the others
+    if len(names) > MAX_MATRIX_CLASSES:  # Show the classes that are confused most, and merge the other classes.
         pairs = [pair[:2] for pair in scores.top_confusions(MAX_MATRIX_CLASSES * MAX_MATRIX_CLASSES)]
         kept = sorted(list(dict.fromkeys(sum(pairs, ())))[: MAX_MATRIX_CLASSES - 1])
         index = np.full(len(names), len(kept))
@@ -308,7 +328,7 @@ def _reliability_diagram(scores: MulticlassScores) -> str:
 
 
 def _coverage_curve(scores: MulticlassScores) -> str:
-    """Draw the precision against the fraction of the texts that are answered, for each threshold, as SVG."""
+    """Draw the coverage curve as SVG: the precision against the fraction of the texts that reach each threshold."""
     texts, right = reverse_cumsum(scores.confidence_histogram[:, :2].T)
     texts, right = texts[right > 0], right[right > 0]
     with drawing.style():
@@ -316,12 +336,14 @@ def _coverage_curve(scores: MulticlassScores) -> str:
         bounds = wilson_lower_bound(texts, right), 1 - wilson_lower_bound(texts, texts - right)
         axes.fill_between(texts / texts[0], *bounds, color=drawing.SKY, alpha=0.25, linewidth=0)
         axes.plot(texts / texts[0], right / texts, color=drawing.BLUE, linewidth=1.6)
-        for each in scores.selective_scores:
-            axes.plot(sum(each["covered"]), each["precision"], "s", color=drawing.ORANGE, markersize=4, clip_on=False)
-        least = axes.dataLim.ymin
-        axes.set(xlim=(0, 1), ylim=(least - 0.1 * (1.01 - least), 1.0), xlabel="texts answered", ylabel="precision")
+        for selective in scores.selective_scores:
+            coverage, precision = sum(selective["covered"]), selective["precision"]
+            axes.plot(coverage, precision, "s", color=drawing.ORANGE, markersize=4, clip_on=False)
+        lowest = axes.dataLim.ymin
+        axes.set(xlim=(0, 1), ylim=(lowest - 0.1 * (1.01 - lowest), 1.0), xlabel="coverage", ylabel="precision")
         axes.yaxis.set_major_locator(drawing.locator(5, integer=False))
         drawing.label_with_percents(axes.xaxis, axes.yaxis)
         axes.grid(axis="y")
-        axes.text(0, 1.06, "line: a class, and its 90 % interval; squares: as asked", transform=axes.transAxes)
-        return drawing.svg(figure, "Precision of the answers by the share of the texts that are answered")
+        legend = "line: precision of the classes, with its 90 % interval; squares: required precisions"
+        axes.text(0, 1.06, legend, transform=axes.transAxes)
+        return drawing.svg(figure, "Precision of the predictions by coverage")

@@ -34,7 +34,7 @@ def place(data):
 
 def test_all_mistakes_are_written_worst_first_with_their_lines(data, place, tmp_path, monkeypatch):
     dataset, predictor, right = place
-    monkeypatch.setattr(scoring, "CHUNK", 10)
+    monkeypatch.setattr(scoring, "CHUNK_ROWS", 10)
     assert scoring.write_mistakes(tmp_path / "mistakes.csv", predictor, dataset, "test", right) == (~right).sum() > 20
     with (tmp_path / "mistakes.csv").open(newline="", encoding="utf-8") as stream:
         found = list(csv.DictReader(stream))

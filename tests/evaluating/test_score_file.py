@@ -23,7 +23,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.evaluating import scoring
 from crepe_dist.evaluating.drift_statistics import compare_proportions
 from crepe_dist.evaluating.rows import load_eval_rows
-from crepe_dist.evaluating.scoring import scores_of
+from crepe_dist.evaluating.scoring import evaluate_on
 from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
 from crepe_dist.settings import config
@@ -72,7 +72,7 @@ def train(folder: Path, *more: str) -> None:
 def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):
     predictor = crepe_dist.load(folder / model)
     rows = load_eval_rows(source, predictor, Path(mkdtemp(dir=tmp_path)), **more)
-    return rows, scores_of(rows.dataset.splits[rows.split], predictor)
+    return rows, evaluate_on(rows.dataset.splits[rows.split], predictor)
 
 
 def same(rows, test) -> None:

@@ -128,4 +128,6 @@ def test_a_model_knows_characters_and_not_values(tmp_path):
     report = crepe_dist.prepare(table, tmp_path / "data", category="colour")
     without = crepe_dist.prepare(table, tmp_path / "other")
     assert len(report["encoding"]["alphabet"]) == len(without["encoding"]["alphabet"]) + 3
-    assert basic_limits(report["encoding"], False)[1].startswith(f"It knows {len(CharEncoder().alphabet)} characters")
+    assert basic_limits(report["encoding"], False)[1].startswith(
+        f"The alphabet of the model has {len(CharEncoder().alphabet)} characters"
+    )

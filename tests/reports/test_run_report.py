@@ -179,7 +179,7 @@ def test_the_card_shows_hostile_names_as_they_are(place):
     for piece in (
         "Licence",
         "crepe_dist.load('crepe_epoch_",
-        "Of a text longer than 123 characters, it only reads the first 61 and the last 61 characters.",
+        "If a text is longer than 123 characters, the model only reads the first 61 and the last 61 characters.",
         "calibration error",
         "Python",
     ):
