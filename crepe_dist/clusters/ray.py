@@ -1,4 +1,4 @@
-"""Training on Ray: an actor for each rank, packed by a placement group."""
+"""Training on Ray, with one actor per rank. A placement group packs the actors on few nodes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from crepe_dist.errors import UserError
 from crepe_dist.runs.run_dir import Result, RunDir, read_result
 from crepe_dist.settings.config import Config
 
-PLACE_SECONDS = 5.0
-# Variables that processes on other hosts get: those that do not describe this machine.
-PASSED_ON = re.compile(
+PLACEMENT_TIMEOUT_S = 5.0  # Time limit of an allocation, in seconds.
+# Environment variables that are passed to processes on other hosts. Variables that describe this machine are excluded.
+PASSED_VARIABLES = re.compile(
     "(LANG|LANGUAGE|TZ|TERM|NO_COLOR)$|LC_|PYTHON|OMP_|KMP_|GOMP_|MXNET_|DNNL_|OPENBLAS_|NPY_|HOROVOD_|NCCL_|CUDA_|"
     "NVIDIA_|CREPE_DIST_|COVERAGE_|COV_CORE_|SSL_CERT_"
 )
-# Otherwise, an actor whose driver is gone kills its process, which could save.
+# Without this setting, an actor kills its process when the driver is gone, before the process can save its state.
 KEEP_CHILDREN = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}}
 
 
 def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
-    """Train in so many processes on the Ray cluster of this program, or on the one that ``RAY_ADDRESS`` names.
+    """Train on a Ray cluster: the cluster that this program is connected to, or the cluster of ``RAY_ADDRESS``.
 
-    Each process takes one CPU, or ``OMP_NUM_THREADS``, and with ``device="gpu"`` one GPU.
+    Each process takes one CPU, or ``OMP_NUM_THREADS`` CPUs. With ``device="gpu"``, it also takes one GPU.
 
     Args:
-        max_restarts: restarts after failures; preemptions do not count.
+        config: settings of the training.
+        processes: number of processes.
+        max_restarts: maximum number of restarts after failures. Restarts after preemptions do not count.
 
     Raises:
-        UserError: a problem that the caller can fix.
-        Stopped: SIGTERM or SIGINT arrived. Workers whose run had begun have saved its state.
+        UserError: There is a problem that the caller can fix.
+        Stopped: SIGTERM or SIGINT arrived. The workers have saved the state of the run, if the run had started.
     """
     extras.require("ray", "training on Ray")
     cluster = RayCluster(default_num_threads() if os.environ.get(NUM_THREADS_ENV) else 1, config.device == "gpu")
@@ -54,12 +56,12 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
 
 
 def connect() -> Any:
-    """Connect to a Ray cluster unless this program already has one, and return the module ``ray``.
+    """Connect to a Ray cluster, unless this program is already connected. Return the module ``ray``.
 
     Raises:
-        UserError: there is no cluster, or it has other versions.
+        UserError: There is no cluster, or its versions of Ray or Python differ.
     """
-    # Under `uv run`, Ray would start its workers by `uv run`, too, in environments that they make.
+    # Without this variable, Ray under `uv run` would also start its workers with `uv run`, in new environments.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
@@ -73,7 +75,7 @@ def connect() -> Any:
                 "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
                 "name one in RAY_ADDRESS; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token",
             ) from error
-        except RuntimeError as error:  # another version of Ray or Python there, or a token that is missing here
+        except RuntimeError as error:  # The versions of Ray or Python differ, or the token is missing on this host.
             why = " ".join(str(error).split()).rpartition("AuthenticationError: ")[2]
             remedy = f"{SAME_VERSIONS_HINT}; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
             raise UserError("this Ray cluster cannot be used", why[:300], remedy) from error
@@ -81,11 +83,11 @@ def connect() -> Any:
 
 
 class RayCluster(Cluster):
-    """The processes of all ranks, each beside an actor on a Ray cluster.
+    """Ray cluster that runs the process of each rank under an actor.
 
     Args:
-        cpus: CPUs of each process.
-        gpu: each process also takes a GPU.
+        cpus: number of CPUs per process.
+        gpu: True if each process also takes a GPU.
     """
 
     name = "Ray"
@@ -98,16 +100,16 @@ class RayCluster(Cluster):
         self._processes = []
 
     def variables(self) -> dict[str, str]:
-        return {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
+        return {name: value for name, value in os.environ.items() if PASSED_VARIABLES.match(name)}
 
     def free_slots(self) -> int:
         resources, needs = [node["Resources"] for node in self._ray.nodes() if node["Alive"]], self._bundle.items()
-        return sum(min(int(each.get(kind, 0) // need) for kind, need in needs) for each in resources)
+        return sum(min(int(node.get(kind, 0) // need) for kind, need in needs) for node in resources)
 
     def allocate(self, processes: int) -> list[Slot]:
         util = self._ray.util
         self._group = util.placement_group([self._bundle] * processes, strategy="PACK")
-        if not self._group.wait(PLACE_SECONDS):
+        if not self._group.wait(PLACEMENT_TIMEOUT_S):
             self.release()
             return []
         actor = self._ray.remote(WorkerProcess)
@@ -120,7 +122,7 @@ class RayCluster(Cluster):
             util.scheduling_strategies.PlacementGroupSchedulingStrategy(self._group, bundle)
             for bundle in range(processes)
         )
-        self._processes = [actor.options(scheduling_strategy=each, **options).remote() for each in strategies]
+        self._processes = [actor.options(scheduling_strategy=strategy, **options).remote() for strategy in strategies]
         hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in self._ray.nodes()}
         nodes = util.placement_group_table(self._group)["bundles_to_node_id"]
         return [Slot(hosts[nodes[bundle]], int(self._bundle["CPU"])) for bundle in range(processes)]

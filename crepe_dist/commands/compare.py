@@ -16,20 +16,23 @@ from crepe_dist.runs.run_dir import RunRecord, open_run
 from crepe_dist.settings.fields import PATH_ARGUMENT, Repeated, setting
 from crepe_dist.settings.flags import Command
 
-UNKNOWN = "–"
-MAX_VALUE_CHARS = 40
+UNKNOWN = "–"  # Cell of an unknown value.
+MAX_VALUE_CHARS = 40  # Maximum length of the value of a setting.
 
 
 @dataclass
 class Compare(Command):
-    """Compare the scores and settings of runs, with 95 % intervals. The first run is the baseline."""
+    """Compare the test scores and the settings of runs in a table, with 95 % intervals.
+
+    The first run is the baseline of the differences.
+    """
 
     usage = """
         crepe compare runs/reviews-1f2e3d4c5b runs/reviews-6a7b8c9d0e
         crepe compare runs/reviews-*
         """
 
-    folders: tuple[Path, ...] = setting((), "folders of runs", Repeated(PATH_ARGUMENT), positional="+")
+    folders: tuple[Path, ...] = setting((), "Run folders, at least two.", Repeated(PATH_ARGUMENT), positional="+")
 
     def run(self) -> None:
         if len(self.folders) < 2:
@@ -38,7 +41,7 @@ class Compare(Command):
 
 
 def show(records: Sequence[RunRecord], console: Console) -> None:
-    """Print the comparison; the first run is the baseline."""
+    """Print the comparison. The first run is the baseline."""
     measures = " or ".join(dict.fromkeys(record.score_name for record in records))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("run", f"test {measures}", "95 %", "difference", "macro F1", "loss", "time"):
@@ -56,7 +59,8 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
         )
     if any(is_raw(record) for record in records):
         console.print(
-            "* the loss before the temperature, as earlier versions recorded it: it cannot be compared with the others",
+            "* This is the loss before temperature scaling, which earlier versions recorded. It cannot be compared "
+            "with the other losses.",
             soft_wrap=True,
         )
     console.print(
@@ -67,14 +71,14 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
 
 
 def row(record: RunRecord, baseline: RunRecord) -> list[str]:
-    """Return the cells of a run."""
+    """Return the cells of a run's row in the table."""
     scores, metrics = record.multiclass_scores.get("test"), record.metrics
-    around = interval(round(scores.accuracy * scores.documents), scores.documents) if scores else None
+    bounds = interval(round(scores.accuracy * scores.documents), scores.documents) if scores else None
     macro_f1, seconds = metrics.get("test_macro_f1"), record.history.seconds
     return [
         excerpt(record.name) + ("" if record.result else " (not finished)"),
         percent(metrics["test_accuracy"]),
-        f"{100 * around[0]:.1f}–{100 * around[1]:.1f}" if around else UNKNOWN,
+        f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}" if bounds else UNKNOWN,
         UNKNOWN if record is baseline else _difference(record, baseline),
         UNKNOWN if macro_f1 is None else f"{macro_f1:.3f}",
         f"{metrics['test_loss']:.4f}" + "*" * is_raw(record),
@@ -83,7 +87,7 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
 
 
 def is_raw(record: RunRecord) -> bool:
-    """Return True if an earlier version recorded the loss of the run at temperature 1, and calibrated the model."""
+    """Return True if the recorded loss is the loss before temperature scaling, as earlier versions recorded it."""
     scores = record.multiclass_scores.get("test")
     is_calibrated = scores is not None and scores.calibration.temperature != 1
     return is_calibrated and "test_uncalibrated_loss" not in record.metrics
@@ -93,20 +97,23 @@ def differences(record: RunRecord, baseline: RunRecord) -> str:
     """Return the settings of a run that differ from the baseline's."""
     names = dict.fromkeys([*baseline.settings, *record.settings])
     pairs = [(name, record.settings.get(name), baseline.settings.get(name)) for name in names]
-    others = [f"{name} {excerpt(str(mine), MAX_VALUE_CHARS)}" for name, mine, first in pairs if mine != first]
-    return ", ".join(others) or "the same settings"
+    different = [f"{name} {excerpt(str(value), MAX_VALUE_CHARS)}" for name, value, first in pairs if value != first]
+    return ", ".join(different) or "the same settings"
 
 
 def _difference(record: RunRecord, baseline: RunRecord) -> str:
-    """Return the difference of the accuracies in points, with half its 95 % interval if both scored the same texts."""
+    """Return the difference of the accuracies in percentage points.
+
+    If both runs were tested on the same texts, the difference has half the width of its 95 % interval.
+    """
     if not record.has_same_test_split(baseline) or record.score_name != baseline.score_name:
         return UNKNOWN
     points = f"{100 * (record.metrics['test_accuracy'] - baseline.metrics['test_accuracy']):+.2f}"
-    first, mine = (
+    first, second = (
         (run.multiclass_scores["test"].is_correct if "test" in run.multiclass_scores else None)
         for run in (baseline, record)
     )
-    if first is None or mine is None:
+    if first is None or second is None:
         return points
-    only_first, only_mine = int((first & ~mine).sum()), int((mine & ~first).sum())
-    return f"{points} ± {100 * paired_half_width(only_first, only_mine, len(mine)):.2f}"
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return f"{points} ± {100 * paired_half_width(only_first, only_second, len(second)):.2f}"

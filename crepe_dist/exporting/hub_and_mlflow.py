@@ -1,4 +1,7 @@
-"""Files that make a model folder a repository of the Hugging Face Hub, or a model of MLflow, which is not needed."""
+"""Files that turn a model folder into a repository of the Hugging Face Hub or a model of MLflow.
+
+Neither of the two libraries is required for the export.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from crepe_dist.predicting.output_formats import output_column_types
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.version import __version__
 
-TYPES = {"object": "string", "float64": "double", "int64": "long"}  # in MLflow
+MLFLOW_TYPES = {"object": "string", "float64": "double", "int64": "long"}  # MLflow's types by pandas type.
 
 
 def write_card(predictor: Predictor, folder: Path) -> None:
-    """Write ``README.md``, the card that the Hub shows."""
-    from markupsafe import Markup  # which comes with Jinja, as what follows needs it
+    """Write ``README.md``, the model card that the Hub shows."""
+    from markupsafe import Markup  # This library is a dependency of Jinja, which is optional.
 
     from crepe_dist.reports.findings import basic_limits, changed_labels
     from crepe_dist.reports.model_card import MAX_CARD_CLASSES, escaped
@@ -38,7 +41,7 @@ def write_card(predictor: Predictor, folder: Path) -> None:
         measure=predictor.score_name,
         result="" if accuracy is None else percent(accuracy),
         several=predictor.is_multilabel,
-        classes=[escaped(each) for each in predictor.classes[:MAX_CARD_CLASSES]],
+        classes=[escaped(name) for name in predictor.classes[:MAX_CARD_CLASSES]],
         count=len(predictor.classes),
         limits=map(escaped, limits),
     )
@@ -64,19 +67,22 @@ def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
 
 
 def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) -> None:
-    """Write ``MLmodel``, whose ``python_function`` is code of this package.
+    """Write ``MLmodel``. Its ``python_function`` is code of this package.
 
-    It names no packages: this one is in no registry, where another may take its name.
+    The file lists no required packages. This package is in no package registry, so another package could be published
+    under its name.
 
     Args:
-        columns: columns of the training data with the texts.
+        predictor: model.
+        columns: text columns of the training data.
+        folder: model folder.
     """
     loader = {"loader_module": "crepe_dist.predicting.dataframe", "python_version": platform.python_version()}
-    outputs = {name: TYPES[kind] for name, kind in output_column_types(1, predictor.is_multilabel).items()}
-    tensors = {"inputs": dict.fromkeys(columns, "string"), "outputs": outputs}
+    outputs = {name: MLFLOW_TYPES[kind] for name, kind in output_column_types(1, predictor.is_multilabel).items()}
+    schemas = {"inputs": dict.fromkeys(columns, "string"), "outputs": outputs}
     signature = {
-        which: json.dumps([{"name": name, "type": kind, "required": True} for name, kind in each.items()])
-        for which, each in tensors.items()
+        side: json.dumps([{"name": name, "type": kind, "required": True} for name, kind in types.items()])
+        for side, types in schemas.items()
     }
     model = {"flavors": {"python_function": loader}, "signature": signature}
     write_text(folder / "MLmodel", yaml.safe_dump(model, allow_unicode=True, sort_keys=False))

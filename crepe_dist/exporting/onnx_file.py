@@ -1,7 +1,7 @@
-"""ONNX file of a network, alone or in a web page. This module imports the optional ONNX and ONNX Runtime.
+"""ONNX file of a network, as a file or in a web page. This module imports ONNX and ONNX Runtime, which are optional.
 
-The graph encodes texts, so that no program has to write it anew. No operator takes characters out of a string: the
-input has their code points, one text a row, padded with -1.
+The graph also encodes the texts, so that programs need no encoder of their own. ONNX has no operator that returns the
+characters of a string. Therefore the input contains code points: one text per row, padded with -1.
 """
 
 from __future__ import annotations
@@ -26,93 +26,99 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 
 MODEL = "model.onnx"
-COUNTS = ("read", "characters_cut")
-# Versions of ONNX 1.13: the oldest with every operator used here, for the sake of old readers.
+COUNTS = ("read", "characters_cut")  # Names of the outputs that count characters.
+# Versions of ONNX 1.13. It is the oldest version that has every operator of the graph, so old runtimes can open the
+# file.
 OPSET_VERSION, IR_VERSION = 18, 8
-MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)  # Protocol Buffers end at 2 GiB; 1 MiB is left for the nodes
-NOTHING = PAD_UNK_ID - 1  # stands for no code in the table of spellings
+# Protocol Buffers are limited to 2 GiB. 1 MiB is reserved for the nodes.
+MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)
+NO_ID = PAD_UNK_ID - 1  # Filler in the table of spellings, for characters with fewer ids than the longest.
 
 
-def write(ours: Predictor, folder: Path, *, in_page: bool) -> Classifier:
-    """Write the ONNX file, or the web page; return a classifier with the model."""
-    model = _model(ours)
+def write(predictor: Predictor, folder: Path, *, in_page: bool) -> Classifier:
+    """Write the ONNX file, or the web page. Return a classifier that runs the ONNX model."""
+    model = _build_model(predictor)
     classifier = Classifier(model)
     if in_page:
-        web_page.write(model, classifier.metadata, ours, folder)
+        web_page.write(model, classifier.metadata, predictor, folder)
     else:
         (folder / MODEL).write_bytes(model)
     return classifier
 
 
-def _model(ours: Predictor) -> bytes:
+def _build_model(predictor: Predictor) -> bytes:
     """Build the ONNX model of a network.
 
-    The input is ``text``, code points. The outputs are ``probabilities``, float32 [batch, classes], and the numbers of
-    characters that are ``read`` and that are not, ``characters_cut``, int32 [batch].
+    The input ``text`` contains code points. The outputs are ``probabilities``, float32 [batch, classes], and two
+    numbers of characters, int32 [batch]: ``read`` counts the known characters that are read, and ``characters_cut``
+    counts the characters that are not read because the text is too long.
 
     Raises:
-        UserError: the parameters are too large for an ONNX file.
+        UserError: The parameters are too large for an ONNX file.
     """
-    shape, arrays, temperature = ours.engine.config, ours.engine.arrays, ours.calibration.temperature
+    config, arrays, temperature = predictor.engine.config, predictor.engine.arrays, predictor.calibration.temperature
     total = sum(array.nbytes for array in arrays.values())
     if total > MAX_PARAMETER_BYTES:
         raise UserError(f"the parameters are too large for an ONNX file: {size(total)}", remedy="use --format crepe")
     graph = GraphBuilder()
-    codes = encode(graph, ours.encoding)
-    logits = network_registry.import_network_module(shape.kind, "onnx").logits(graph, shape, arrays, codes)
+    char_ids = encode(graph, predictor.encoding)
+    logits = network_registry.import_network_module(config.kind, "onnx").logits(graph, config, arrays, char_ids)
     if temperature != 1:
         logits = graph.node("Div", logits, graph.value(np.array(temperature, np.float32)))
-    about: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **shape.settings()}
-    about |= {**ours.encoding.to_dict(), "classes": ours.classes}
-    about |= {"beside": checkpoint.read_preprocessor(ours.metadata).to_dict().get("beside", [])}
-    about |= {"temperature": temperature, "min_probability": ours.min_probability}
-    if ours.thresholds is None:
+    metadata: dict[str, Any] = {"format": int(FORMAT), "version": __version__, **config.settings()}
+    metadata |= {**predictor.encoding.to_dict(), "classes": predictor.classes}
+    metadata |= {"beside": checkpoint.read_preprocessor(predictor.metadata).to_dict().get("beside", [])}
+    metadata |= {"temperature": temperature, "min_probability": predictor.min_probability}
+    if predictor.thresholds is None:
         graph.node("Softmax", logits, name="probabilities", axis=1)
     else:
         graph.node("Sigmoid", logits, name="probabilities")
-        about["thresholds"] = ours.thresholds.tolist()
+        metadata["thresholds"] = predictor.thresholds.tolist()
     graph.outputs.append(
-        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", shape.num_classes])
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", config.num_classes])
     )
     for name in COUNTS:
         graph.outputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, ["batch"]))
     built = helper.make_model(
-        helper.make_graph(graph.nodes, shape.kind, graph.inputs, graph.outputs, graph.values),
+        helper.make_graph(graph.nodes, config.kind, graph.inputs, graph.outputs, graph.values),
         opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
         ir_version=IR_VERSION,
         producer_name="crepe_dist",
         producer_version=__version__,
     )
-    helper.set_model_props(built, {name: json.dumps(value) for name, value in about.items()})
+    helper.set_model_props(built, {name: json.dumps(value) for name, value in metadata.items()})
     checker.check_model(built)
     content: bytes = built.SerializeToString()
     return content
 
 
 def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
-    """Add the input ``text``, int32 [batch, characters], and the nodes that encode it as ``CharEncoder.encode`` does.
+    """Add the input ``text``, int32 [batch, characters], and nodes that encode it like ``CharEncoder.encode``.
 
-    The result is the name of the codes, int32 [batch, positions], in the order in which the network reads; they are as
-    long as the longest text. The values ``COUNTS``, int32 [batch], are the numbers of known characters that the network
-    reads, without spaces, and of characters that are not read, because the text is too long.
+    The nodes also compute the values ``COUNTS``, int32 [batch]: the number of known characters that the network reads,
+    without spaces, and the number of characters that are not read because the text is too long.
+
+    Returns:
+        Name of the character ids, int32 [batch, positions]. They are in the reading order of the network. The number of
+        positions is the length of the longest text.
     """
     node, length, (head, tail) = graph.node, encoding.feature_len, encoding.head_tail_lengths
     table = _spellings(encoding)
     text = graph.input("text", TensorProto.INT32, "batch", "characters")
     is_text = node("Not", node("Less", text, 0))
-    # The last row of the table is that of padding, the one before it that of all unknown characters.
+    # The last row of the table is the row of padding. The row before it is the row of all unknown characters.
     row = node("Where", is_text, node("Min", text, len(table) - 2), len(table) - 1)
     spelled = node("Reshape", node("Gather", graph.value(table), row), graph.sizes(0, -1))
     spelled = node("Cast", spelled, to=TensorProto.INT32)
-    is_code = node("Not", node("Equal", spelled, NOTHING))
+    is_code = node("Not", node("Equal", spelled, NO_ID))
     ends = node("CumSum", node("Cast", is_code, to=TensorProto.INT32), 1)
     number = node("ReduceMax", ends, graph.sizes(1), keepdims=1)
-    # The codes of a text are moved together; what is no code goes to a last position, which nothing reads.
+    # The ids of a text are moved together. Fillers are moved to an additional last position, which is never read.
     width = node("Cast", node("Gather", node("Shape", spelled), 1), to=TensorProto.INT32)
     wider = node("Pad", spelled, graph.sizes(0, 0, 0, 1), PAD_UNK_ID)
     place = node("Where", is_code, node("Sub", ends, 1), width)
     codes = node("ScatterElements", wider, place, spelled, axis=1)
-    # The first and the last codes of a longer text are read, with blanks between; most modes read in reverse.
+    # If a text is too long, its first and its last ids are read, with blanks between them. Most modes read in reverse.
     count = node("Min", number, length)
     longest = node("Max", node("ReduceMax", count, keepdims=0), 1)
     place = node("Range", 0, longest, 1)
@@ -129,7 +135,7 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
     counted = node("Less", codes, int(encoding.export_tables()["counted"]))
     known = node("And", counted, node("Not", node("Equal", codes, encoding.alphabet.index(" "))))
     _count(graph, known, COUNTS[0])
-    # A character is unread if all its codes are in the gap of a text that is cut.
+    # A character is not read if all its ids are in the gap of a truncated text.
     ends = node("Reshape", ends, graph.sizes(0, -1, table.shape[1]))
     begins_after = node("Greater", node("Gather", ends, 0, axis=2), head)
     last = node("Gather", ends, table.shape[1] - 1, axis=2)
@@ -140,14 +146,14 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
 
 
 def _spellings(encoding: CharEncoder) -> npt.NDArray[np.uint8]:
-    """Return the codes of each character, uint8 [characters + 2, codes], by code point."""
+    """Return the ids of each character by code point, uint8 [characters + 2, ids]. Unused places contain ``NO_ID``."""
     listed: dict[str, Any] = encoding.export_tables()
-    codes = {character: [code] for code, each in enumerate(listed["characters"]) for character in each}
-    codes |= listed["spellings"]
-    table = np.full((max(map(ord, codes)) + 3, max(map(len, codes.values()))), NOTHING, np.uint8)
+    ids = {character: [number] for number, characters in enumerate(listed["characters"]) for character in characters}
+    ids |= listed["spellings"]
+    table = np.full((max(map(ord, ids)) + 3, max(map(len, ids.values()))), NO_ID, np.uint8)
     table[:-1, 0] = PAD_UNK_ID
-    for character, each in codes.items():
-        table[ord(character), : len(each)] = each
+    for character, character_ids in ids.items():
+        table[ord(character), : len(character_ids)] = character_ids
     return table
 
 

@@ -1,7 +1,7 @@
-"""Self-contained web page that classifies text in the browser.
+"""Self-contained web page that classifies texts in the browser.
 
-The page contains ONNX Runtime Web, the model and its own script. It works from any server or as a file, and never opens
-a connection. The user's npm downloads ONNX Runtime Web once, into the user's cache.
+The page contains ONNX Runtime Web, the model and a script. It works from any server and as a local file, and it opens
+no connections. At the first export, the user's npm downloads ONNX Runtime Web to the user's cache.
 """
 
 from __future__ import annotations
@@ -36,32 +36,34 @@ from crepe_dist.reports.findings import basic_limits
 from crepe_dist.version import __version__
 
 PAGE = "index.html"
-# While loading, a browser holds four copies of the model, one of them as text; V8 limits texts to 2^29 characters.
+# While a page is loaded, the browser holds four copies of the model in memory. One copy is a string, and V8 limits
+# strings to 2^29 characters.
 MAX_MODEL_BYTES = 128_000_000
 NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxruntime-ThirdPartyNotices.txt"}
-VERSION = "1.30.0"  # of ONNX Runtime Web
+VERSION = "1.30.0"  # Version of ONNX Runtime Web.
 # Checksum of the package: `npm view onnxruntime-web@VERSION dist.integrity`.
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PACKAGE, ARCHIVE = f"onnxruntime-web@{VERSION}", f"onnxruntime-web-{VERSION}.tgz"
-MAX_ARCHIVE_BYTES = 1 << 26  # the package has 33 MB
-# The build for WebAssembly on the CPU alone (no WebGPU, no WebGL).
+MAX_ARCHIVE_BYTES = 1 << 26  # Maximum size of the package. Its actual size is 33 MB.
+# The build for WebAssembly on the CPU, without WebGPU and WebGL.
 SCRIPT, BINARY = "package/dist/ort.wasm.bundle.min.mjs", "package/dist/ort-wasm-simd-threaded.wasm"
 EXPORTS = re.compile(r"\bexport\s*\{([^{}]*)\};?(\s*//[^\n]*)?\s*$")
 NAME = re.compile(r"([\w$]+) as (\w+)")
 
 
 def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) -> None:
-    """Write the page into ``folder``, with the licences of ONNX Runtime beside it.
+    """Write the page and the licences of ONNX Runtime into ``folder``.
 
-    Its Content-Security-Policy allows its own style and scripts, WebAssembly and no connections.
+    The Content-Security-Policy of the page allows the style and the scripts of the page and WebAssembly. It allows no
+    connections.
 
     Raises:
-        UserError: the network is too large for a browser, or npm cannot download the runtime.
+        UserError: The network is too large for a browser, or npm cannot download the runtime.
     """
     if len(onnx) > MAX_MODEL_BYTES:
         raise UserError(
-            f"the network is too large for a page: {size(len(onnx))}; a browser holds {size(MAX_MODEL_BYTES)}",
-            remedy="use --format onnx, or serve it",
+            f"the network is too large for a page: {size(len(onnx))}; the limit of browsers is {size(MAX_MODEL_BYTES)}",
+            remedy="use --format onnx, or the command serve",
         )
     script, runtime = web_runtime()
     values = {
@@ -92,10 +94,10 @@ def _packed(data: bytes) -> Markup:
 
 
 def web_runtime() -> tuple[str, bytes]:
-    """Read the runtime's script and WebAssembly from the cache, downloading the package first if necessary.
+    """Read the script and the WebAssembly of the runtime from the cache. If necessary, download the package before.
 
     Raises:
-        UserError: npm cannot download the package, or its checksum is wrong.
+        UserError: npm cannot download the package, or the checksum of the package is wrong.
     """
     path = cache_folder() / ARCHIVE
     if not path.exists():
@@ -111,14 +113,14 @@ def web_runtime() -> tuple[str, bytes]:
 
 
 def as_global(module: str) -> str:
-    """Turn the exports of a module into properties of the global ``ort``, because inline modules cannot be imported.
+    """Replace the exports of a JavaScript module by properties of the global object ``ort``.
 
-    The module must not derive URLs from ``import.meta.url`` either: in a page opened as a file that fails in browsers
-    in which the origin of a file is "null", such as Firefox. Without the URL, the module uses the WebAssembly that it
-    is given.
+    This is necessary because an inline module cannot be imported. The function also removes ``import.meta.url``. In
+    Firefox, the origin of a local file is "null", and URLs relative to such an origin fail. Without the URL, the module
+    uses the WebAssembly that the page passes.
     """
     exports = EXPORTS.search(module)
-    assert exports is not None  # guaranteed by the checksum
+    assert exports is not None, "the checksum guarantees the content of the module"
     names = ", ".join(f"{exported}: {name}" for name, exported in NAME.findall(exports[1]))
     body = module[: exports.start()].replace("import.meta.url", "undefined")
     return f"{body}globalThis.ort = {{{names}}};\n"

@@ -1,4 +1,4 @@
-"""Explanations, ``show`` for a colour terminal and ``marked`` for plain text, and the page of the HTTP service."""
+"""Display of explanations on colour terminals and as plain text, and the page of the HTTP service."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from crepe_dist.reports.page import content_security_policy, render
 from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
-MAX_OFFERED = 500  # values of a column to choose from
-BARS = 12  # on the page; with more classes, only the most probable ones are shown
-LEVELS = 4  # strengths of colour
-NOISE = 0.1  # rounding alone may produce scores up to this
-MAX_WORDS = 5  # words listed for a class, and against it
-WORD_THRESHOLD = 0.25  # share of the largest score from which a word is marked in plain text
-UNREAD_CHARS = 200  # characters shown on either side of the part that the network does not read
-COLOUR_THRESHOLD = 0.2  # share of the largest score from which a character is coloured
-LEGEND = "Blue supports the class, orange contradicts it, strong colours count most; grey text is not read."
+MAX_OFFERED = 500  # Maximum number of values of a feature column that the page offers for selection.
+BARS = 12  # Maximum number of classes on the page. The most probable classes are shown.
+LEVELS = 4  # Number of strengths of a colour.
+NOISE = 0.1  # Rounding errors alone can cause scores up to this size, in nats.
+MAX_WORDS = 5  # Number of words that are listed for a class, and against it.
+WORD_THRESHOLD = 0.25  # Fraction of the largest score from which a word is marked in plain text.
+UNREAD_CHARS = 200  # Number of truncated characters that are shown at either end of the truncated range.
+COLOUR_THRESHOLD = 0.2  # Fraction of the largest score from which a character is coloured.
+LEGEND = "Blue supports the class, orange contradicts it. Strong colours are strong evidence. Grey text is not read."
 
 
 def runs(explanation: Explanation) -> Iterator[tuple[str, int | None]]:
-    """Split a text into runs of adjacent characters with the same colour, and yield each with its level.
+    """Split a text into runs of adjacent characters with the same colour. Yield each run with its level.
 
-    That is from -LEVELS (against the class) to LEVELS (for it), or ``None`` for characters that the network does not
-    read, of which there are at most ``UNREAD_CHARS`` beside those that are read.
+    A level is a number from -LEVELS (against the class) to LEVELS (for the class). The level of truncated characters is
+    ``None``. At most ``UNREAD_CHARS`` truncated characters are yielded at either end of the truncated range.
     """
-    text, cut = explanation.text, explanation.truncated
+    text, truncated = explanation.text, explanation.truncated
     largest = max(NOISE, *map(abs, explanation.scores), 0)
     levels = [_level(score / largest) for score in explanation.scores]
 
@@ -46,13 +46,13 @@ def runs(explanation: Explanation) -> Iterator[tuple[str, int | None]]:
         for level, indices in groupby(range(start, stop), levels.__getitem__):
             yield "".join(text[index] for index in indices), level
 
-    yield from coloured(0, cut.start)
-    if cut:
-        first = cut.start + (UNREAD_CHARS if cut.start else 0)
-        last = cut.stop - (UNREAD_CHARS if cut.stop < len(text) else 0)
-        unread = text[cut.start : cut.stop]
-        yield f"{text[cut.start : first]}…{text[last : cut.stop]}" if first < last else unread, None
-    yield from coloured(cut.stop, len(text))
+    start, stop = truncated.start, truncated.stop
+    yield from coloured(0, start)
+    if truncated:
+        first = start + (UNREAD_CHARS if start else 0)
+        last = stop - (UNREAD_CHARS if stop < len(text) else 0)
+        yield f"{text[start:first]}…{text[last:stop]}" if first < last else text[start:stop], None
+    yield from coloured(stop, len(text))
 
 
 def strongest(explanation: Explanation, sign: int) -> list[Word]:
@@ -62,25 +62,25 @@ def strongest(explanation: Explanation, sign: int) -> list[Word]:
 
 
 def marked(explanation: Explanation) -> str:
-    """Return the text on one line, with the score after each word that counts."""
+    """Return the text on one line, with the score after each word that is strong evidence."""
     largest = max((abs(word.score) for word in explanation.words), default=0.0)
-    telling = [word for word in explanation.words if abs(word.score) >= max(NOISE, WORD_THRESHOLD * largest)]
-    text, cut = explanation.text, explanation.truncated
+    strong_words = [word for word in explanation.words if abs(word.score) >= max(NOISE, WORD_THRESHOLD * largest)]
+    text, truncated = explanation.text, explanation.truncated
 
     def line(start: int, stop: int) -> Iterator[str]:
-        for word in telling:
+        for word in strong_words:
             if start < word.stop <= stop:
                 yield f"{escape_to_one_line(text[start : word.stop])}[{word.score:+.1f}]"
                 start = word.stop
         yield escape_to_one_line(text[start:stop])
 
-    unread = f"[{formatting.pluralize(len(cut), 'character')} not read]" if cut else ""
-    parts = ("".join(line(0, cut.start)), unread, "".join(line(cut.stop, len(text))))
+    unread = f"[{formatting.pluralize(len(truncated), 'character')} not read]" if truncated else ""
+    parts = ("".join(line(0, truncated.start)), unread, "".join(line(truncated.stop, len(text))))
     return " ".join(filter(None, parts))
 
 
 def show(explanation: Explanation, console: Console) -> None:
-    """Print the text in colour, and the words that count most."""
+    """Print the text in colour, and the words with the strongest evidence."""
     line = Text()
     for text, level in runs(explanation):
         line.append(escape_to_one_line(text), _style(level))
@@ -92,7 +92,11 @@ def show(explanation: Explanation, console: Console) -> None:
 
 
 def write(explanation: Explanation, stream: TextIO, *, legend: bool) -> None:
-    """Print an explanation, in colour and, if wanted, with a legend where the terminal supports it."""
+    """Print an explanation. The explanation is coloured if the terminal supports colours.
+
+    Args:
+        legend: True to print the meaning of the colours.
+    """
     console = Console(file=stream)
     if console.color_system is None or console.no_color:
         stream.write(f"  {marked(explanation)}\n")
@@ -106,14 +110,17 @@ def _listed(words: list[Word]) -> str:
     return ", ".join(f"{formatting.excerpt(word.text, 40)} {word.score:+.1f}" for word in words)
 
 
-def _level(share: float) -> int:
-    """Map a score, as a share of the largest one (-1 to 1), to a level."""
-    size = max(0.0, abs(share) - COLOUR_THRESHOLD) / (1 - COLOUR_THRESHOLD)
-    return math.ceil(size * LEVELS) * (1 if share > 0 else -1)
+def _level(fraction: float) -> int:
+    """Map a score to a level. ``fraction`` is the ratio of the score to the largest absolute score, -1 to 1."""
+    size = max(0.0, abs(fraction) - COLOUR_THRESHOLD) / (1 - COLOUR_THRESHOLD)
+    return math.ceil(size * LEVELS) * (1 if fraction > 0 else -1)
 
 
 def _style(level: int | None) -> str:
-    """Choose a rich style that is legible on dark and light terminals: coloured text, then a coloured background."""
+    """Return a style of Rich that is legible on dark and light terminals.
+
+    Weak levels are coloured text. Strong levels are text on a coloured background.
+    """
     if level is None:
         return "bright_black"
     if level == 0:
@@ -123,7 +130,7 @@ def _style(level: int | None) -> str:
 
 
 def serve_page(model: Predictor, options: ServiceOptions) -> tuple[str, str]:
-    """Return the page of the HTTP service, and a Content-Security-Policy that allows only its own style and script."""
+    """Return the page of the HTTP service, and its Content-Security-Policy."""
     html = render(
         "serve.html",
         model=model,

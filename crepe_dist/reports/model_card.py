@@ -1,4 +1,4 @@
-"""``model_card.md`` of a run, and Markdown in which names of classes and of data cannot do harm."""
+"""Model card of a run, and escaping of untrusted names of classes and data sets in Markdown."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNO
 
 
 def escaped(text: str) -> Markup:
-    """Escape text for Markdown, so that it is shown literally anywhere outside a code block."""
+    """Escape text for Markdown, so that it is displayed literally outside of code blocks."""
     return Markup(
         SPECIAL.sub(lambda sign: f"\\{sign[1]}" if sign[1] else f"&#{ord(sign[2])};", excerpt(text, MAX_COMMAND_CHARS))
     )
 
 
 def render_model_card(record: RunRecord, flaws: list[str]) -> str:
-    """Render the model card (Mitchell et al. 2019, arXiv:1810.03993) of a run's reported checkpoint as Markdown.
+    """Render the model card (Mitchell et al. 2019, arXiv:1810.03993) of a run's selected checkpoint as Markdown.
 
     Args:
-        flaws: warnings about its data.
+        record: record of the run.
+        flaws: warnings about the training data.
     """
     classes = escape_nested(record.classes)
     limits = [*findings.describe_limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
@@ -77,5 +78,5 @@ def _class_rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
 
 
 def _code(text: str) -> Markup:
-    """Make one line for a code block; it cannot end the block and needs no escaping."""
+    """Return a text as one line for a code block. One line cannot end the block, so it needs no escaping."""
     return Markup(excerpt(text, MAX_COMMAND_CHARS))

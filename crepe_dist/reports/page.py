@@ -1,6 +1,7 @@
 """Self-contained HTML pages, rendered from Jinja templates.
 
-Jinja is an extra. The functions import it, so that what else a module shows, such as a table, needs none.
+Jinja is an optional dependency. It is imported in the functions, so that modules of reports can print tables without
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from crepe_dist.reports import drawing
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a template of ``reports/templates``; values are escaped, and a missing value raises an error."""
+    """Render a template of ``reports/templates``. Values are escaped. A missing value raises an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -32,7 +33,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def content_security_policy(markup: str, *, script: str = "", **more: str) -> str:
-    """Return a Content-Security-Policy for the inline styles and scripts of a page, with further directives."""
+    """Return a Content-Security-Policy that allows only the inline styles and scripts of a page.
+
+    Args:
+        markup: HTML of the page.
+        script: further sources of scripts.
+        more: further directives.
+    """
     directives = {
         "default-src": "'none'",
         "script-src": f"{_hashes(markup, 'script')} {script}".rstrip(),

@@ -1,7 +1,7 @@
-"""``report.html`` of a run: its page, its training curves, and the writing of both its files.
+"""Report of a run, ``report.html``, with its training curves.
 
-``model_card.py`` has the other file. The section "Scores" is in ``score_page.py``. The sentences and the warnings are
-in ``findings.py``, because the model card and the terminal also show them.
+This module also writes the model card, which ``model_card.py`` renders. ``score_page.py`` renders the section "Scores".
+``findings.py`` contains the sentences and the warnings, because the model card and the terminal also show them.
 """
 
 from __future__ import annotations
@@ -37,29 +37,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
-MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by a damaged summary of the data
+# Errors that a damaged summary of the data set can raise.
+MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 FILES = (
-    ("checkpoints/", "parameters of the reported epoch, and of the last one if there was no refit, with scores"),
-    ("state/", "saved state, from which an unfinished run resumes"),
-    ("first/", "the network that was trained on the labelled texts alone"),
-    ("pseudo_labels/", "soft labels of the unlabelled texts"),
+    ("checkpoints/", "parameters and scores of the selected epoch; without a refit also of the last epoch"),
+    ("state/", "resume state of an unfinished run"),
+    ("first/", "network that was trained only on the labelled texts"),
+    ("lesson/", "pseudo labels of the unlabelled texts"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
     ("tensorboard/", "the same metrics for TensorBoard"),
     ("config.yaml", "settings"),
-    ("result.json", "the reported epoch, its scores and its provenance"),
+    ("result.json", "selected epoch, its scores and its provenance"),
 )
-MARKERS = {"validation": "s", "test": "o"}  # of the points of a split's curve
-MIN_SMOOTHED = 20  # number of points from which a curve is smoothed
-SPAN = 15  # the moving average spans one fifteenth of the points to either side
-MIN_SPAN = 0.04  # smallest range of an accuracy axis, so that differences by chance look small
-NEARLY_ZERO = 0.25  # an accuracy axis that would start below this starts at 0
+MARKERS = {"validation": "s", "test": "o"}  # Markers of the points of a split's curve.
+MIN_SMOOTHED = 20  # Number of points from which a curve is smoothed.
+SPAN = 15  # The moving average spans one fifteenth of the points to either side.
+MIN_SPAN = 0.04  # Smallest range of an accuracy axis, so that random differences look small.
+NEARLY_ZERO = 0.25  # If an accuracy axis would start below this value, it starts at 0.
 _importing = threading.Lock()
 
 
 def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
     """Write the report of a finished run, and print its warnings.
 
-    A report that is newer than the result and the settings is left as it is.
+    If the report is newer than the result and the settings, it is not written. The generator yields between the steps,
+    so that the caller can do other work.
+
+    Args:
+        folder: run folder.
+        data: training data.
+        say: function that prints a message.
     """
     if _is_current(folder):
         return
@@ -79,8 +86,8 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
 
 
 def load() -> None:
-    """Import the libraries that draw a report; ``write_for`` reports a library that cannot be imported."""
-    # Only one thread may import them at a time, because matplotlib's modules import each other.
+    """Import the libraries that draw a report. Errors are ignored, because ``write_for`` reports them."""
+    # Only one thread may import the libraries at a time, because matplotlib's modules import each other.
     with _importing, suppress(Exception):
         for name in ("matplotlib.backends.backend_svg", "matplotlib.figure", "jinja2"):
             importlib.import_module(name)
@@ -94,10 +101,10 @@ def _is_current(folder: RunDir) -> bool:
 
 
 def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]:
-    """Write the report and the model card into the run's folder, yielding before each."""
+    """Write the report and the model card into the run folder. Yield before each of the two files."""
     texts: list[QuotedRow | None] = []
     warnings: list[dict[str, str]] = []
-    unseen: list[str] = []
+    facts_for_users: list[str] = []
     if isinstance(data, Dataset):
         if (scores := record.multiclass_scores.get("test")) is not None:
             texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
@@ -105,13 +112,13 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
             summary = read_json(data.folder / REPORT_NUMBERS, follow=False)
             warnings = [{key: str(warning[key]) for key in ("what", "why", "do")} for warning in summary["warnings"]]
             facts = data_page.facts(summary)
-            unseen = [*facts["characters"], *facts["lengths"]]
+            facts_for_users = [*facts["characters"], *facts["lengths"]]
     yield
     missing = "" if isinstance(data, Dataset) else str(data.what)
     write_text(record.path / REPORT, page(record, texts, missing, warnings))
     yield
     flaws = [f"{warning['what']} ({warning['why']})" for warning in warnings]
-    write_text(record.path / CARD, render_model_card(record, [*unseen, *flaws]))
+    write_text(record.path / CARD, render_model_card(record, [*facts_for_users, *flaws]))
 
 
 def page(
@@ -123,9 +130,10 @@ def page(
     """Render the report of a run as a self-contained HTML page.
 
     Args:
-        quotes: texts of the worst mistakes on the test split; empty if the texts cannot be read.
-        no_texts: reason why the texts cannot be read; empty if they can.
-        data_warnings: warnings about the data set, from its preparation.
+        record: record of the run.
+        quotes: texts of the worst mistakes on the test split. Empty if the texts cannot be read.
+        no_texts: reason why the texts cannot be read. Empty if they can be read.
+        data_warnings: warnings of ``prepare`` about the data set.
     """
     classes, encoding = escape_nested(record.classes), escape_nested(record.metadata["encoding"])
     scores = record.test_scores
@@ -181,7 +189,7 @@ def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
-    """Draw the training curves; return SVG by name, or nothing for a run without a step or an epoch."""
+    """Draw the training curves. Return the SVG of each curve by name. Empty if the run has no step or no epoch."""
     if not history.points or not history.epochs:
         return {}
     return {
@@ -191,7 +199,7 @@ def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
 
 
 def _loss_curves(history: History, reported: int) -> str:
-    """Plot the train loss by step, smoothed over the raw values, and the other losses by epoch."""
+    """Plot the raw and the smoothed train loss by step, and the other losses by epoch."""
     with drawing.style():
         figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]
@@ -205,18 +213,19 @@ def _loss_curves(history: History, reported: int) -> str:
         _epochs(axes, history, "loss", reported)
         _marks(axes, history)
         axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
-        # The first steps are often far above the rest: clip them.
+        # The losses of the first steps are often far above the others. They are clipped, so that the rest of the curve
+        # is legible.
         ordered = sorted(means)
-        most = 2 * ordered[int(0.9 * (len(ordered) - 1))]
-        if means[0] > most:
-            axes.set_ylim(top=most)
+        top = 2 * ordered[int(0.9 * (len(ordered) - 1))]
+        if means[0] > top:
+            axes.set_ylim(top=top)
             axes.set_ylabel(f"loss (at first up to {ordered[-1]:.2f})")
         _legend(axes)
         return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Return the moving average of the values; return fewer than ``MIN_SMOOTHED`` values unchanged."""
+    """Return the moving average of the values. If there are fewer than ``MIN_SMOOTHED``, return them unchanged."""
     if len(values) < MIN_SMOOTHED:
         return list(values)
     window = np.hanning(2 * (len(values) // SPAN) + 3)
@@ -242,7 +251,7 @@ def accuracy_curves(history: History, reported: int | None = None, measure: str 
 
 
 def _axes(label: str, history: History) -> tuple[Figure, Axes]:
-    """Make axes over steps, with room for a legend above."""
+    """Create axes over steps, with space for a legend above them."""
     top = 0.5 if history.resume_steps else 0.3
     figure, axes = drawing.blank(2.2 + top, left=0.75, right=0.1, top=top, bottom=0.45)
     axes.set_ylabel(label)
@@ -256,9 +265,10 @@ def _axes(label: str, history: History) -> tuple[Figure, Axes]:
 
 def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> None:
     for split, marker in MARKERS.items():
-        points = [(each["step"], each[f"{split}_{score}"]) for each in history.epochs if f"{split}_{score}" in each]
+        key = f"{split}_{score}"
+        points = [(epoch["step"], epoch[key]) for epoch in history.epochs if key in epoch]
         if points:
-            label = f"{split} (chooses)" if split == "validation" else split
+            label = f"{split} (selects the epoch)" if split == "validation" else split
             colour, _ = drawing.PALETTE[drawing.SPLIT_COLOURS[split]]
             axes.plot(*zip(*points), color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=label)
     steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
