@@ -129,7 +129,7 @@ def split_sizes(record: RunRecord) -> dict[str, int]:
 
 def reproducible(record: RunRecord) -> bool:
     """Return True if training with the same settings is bit-identical, on any number of processes."""
-    build = str(record.metadata["computed"].get("model.kernels"))
+    build = str(record.metadata["numerics"].get("model.kernels"))
     return build in library.BUILDS or is_gpu_build(build)
 
 
