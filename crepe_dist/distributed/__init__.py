@@ -1,1 +1,1 @@
-"""Processes that train together: launcher, rendezvous, world, devices, watchdog."""
+"""Processes that train together: launcher, rendezvous, process group, devices, signals and watchdog."""

@@ -1,4 +1,4 @@
-"""Base class of worlds with bounded collectives: Horovod and MPI count bytes in 32-bit numbers."""
+"""Base class of process groups with collectives of limited size: Horovod and MPI have 32-bit byte counts."""
 
 from __future__ import annotations
 
@@ -10,41 +10,50 @@ import numpy as np
 from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
 
-MAX_BYTES = 1 << 30  # that a rank sends or receives in one collective
+MAX_BYTES = 1 << 30  # Maximum size of the data that a rank sends, or receives, in one collective.
 
 
 class ChunkedProcessGroup(ProcessGroup):
-    """World that sends large messages in pieces, with a head before each message.
+    """Process group that sends a large message in chunks, one per collective. A header precedes each message.
 
-    The first collective carries the heads, which tell all ranks how many collectives the largest message needs.
+    The first collective carries all headers. From the headers, each rank computes how many collectives the largest
+    message needs, so all ranks run the same number of collectives.
     """
 
     @abstractmethod
     def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        """Run one collective of at most ``MAX_BYTES``, as ``_swap``; each rank sends something to itself."""
+        """Run one all-to-all of at most ``MAX_BYTES``. Each rank also sends data to itself."""
 
     def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         self._messages.start_collective(name)
-        pieces, most, own = np.split(data, np.cumsum(sizes)[:-1]), MAX_BYTES // self.size, self.rank
-        others = [piece if rank != own else piece[:0] for rank, piece in enumerate(pieces)]
-        largest = max(piece.size for piece in others)
-        heads = [np.frombuffer(self._messages.make_header(piece, largest), np.uint8) for piece in others]
-        done = most - HEADER_BYTES
-        came = self._exchange_chunks([np.concatenate([head, piece[:done]]) for head, piece in zip(heads, others)], name)
-        read = [self._messages.parse_header(rank, part[:HEADER_BYTES]) for rank, part in enumerate(came)]
-        received = [[part[HEADER_BYTES:]] for part in came]
-        filling = np.zeros(1, np.uint8)  # to itself
-        for start in range(done, max(head.largest for head in read), most):
-            parts = [piece[start : start + most] if rank != own else filling for rank, piece in enumerate(others)]
-            for of_rank, part in zip(received, self._exchange_chunks(parts, name)):
-                of_rank.append(part)
-        messages = [of_rank[0] if len(of_rank) == 1 else np.concatenate(of_rank) for of_rank in received]
+        to_send, chunk_size, own = np.split(data, np.cumsum(sizes)[:-1]), MAX_BYTES // self.size, self.rank
+        # The message of this rank to itself is not sent.
+        outgoing = [message if rank != own else message[:0] for rank, message in enumerate(to_send)]
+        largest = max(message.size for message in outgoing)
+        headers = [np.frombuffer(self._messages.make_header(message, largest), np.uint8) for message in outgoing]
+        first_size = chunk_size - HEADER_BYTES
+        first_chunks = self._exchange_chunks(
+            [np.concatenate([header, message[:first_size]]) for header, message in zip(headers, outgoing)], name
+        )
+        received_headers = [
+            self._messages.parse_header(rank, chunk[:HEADER_BYTES]) for rank, chunk in enumerate(first_chunks)
+        ]
+        chunks_by_rank = [[chunk[HEADER_BYTES:]] for chunk in first_chunks]
+        dummy = np.zeros(1, np.uint8)  # Data of this rank to itself; see ``_bounded_all_to_all``.
+        for start in range(first_size, max(header.largest for header in received_headers), chunk_size):
+            chunks = [
+                message[start : start + chunk_size] if rank != own else dummy for rank, message in enumerate(outgoing)
+            ]
+            for rank_chunks, chunk in zip(chunks_by_rank, self._exchange_chunks(chunks, name)):
+                rank_chunks.append(chunk)
+        messages = [chunks[0] if len(chunks) == 1 else np.concatenate(chunks) for chunks in chunks_by_rank]
         for rank, message in enumerate(messages):
             if rank != own:
-                self._messages.check_content(rank, message, read[rank])
-        messages[own] = pieces[own]
+                self._messages.check_content(rank, message, received_headers[rank])
+        messages[own] = to_send[own]
         return np.concatenate(messages), [message.size for message in messages]
 
-    def _exchange_chunks(self, parts: Sequence[Bytes], name: str) -> list[Bytes]:
-        received, sizes = self._bounded_all_to_all(np.concatenate(parts), [part.size for part in parts], name)
+    def _exchange_chunks(self, chunks: Sequence[Bytes], name: str) -> list[Bytes]:
+        """Send a chunk to each rank in one collective. Return the received chunks in the order of ranks."""
+        received, sizes = self._bounded_all_to_all(np.concatenate(chunks), [chunk.size for chunk in chunks], name)
         return np.split(received, np.cumsum(sizes)[:-1])

@@ -1,4 +1,4 @@
-"""Choice of the device that this process computes on."""
+"""Selection of the device on which this process computes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_SHOWN_RANKS = 8
 
 @dataclass(frozen=True)
 class Device:
-    """Device that computes, with the attributes and the text of MXNet's context."""
+    """Device of a computation. It has the attributes and the text of MXNet's ``Context``."""
 
     device_type: str
     device_id: int = 0
@@ -33,67 +33,72 @@ GpuCheck = Callable[[Device], object]
 
 
 def select_device(device: str, check: GpuCheck, group: ProcessGroup = SINGLE_PROCESS) -> Device:
-    """Choose a GPU that no other rank uses, or the CPU on request or if ``auto`` finds no GPU; all ranks call it.
+    """Select a GPU that no other rank uses, or the CPU. Every rank must call this function.
 
-    GPUs are told apart by their UUIDs. So it does not matter whether a process sees all GPUs of its host or only one,
-    nor which names or numbers containers and schedulers give to hosts and GPUs.
+    The CPU is selected if ``device`` is ``cpu``, or if it is ``auto`` and no GPU is found. GPUs are identified by their
+    UUIDs. The selection therefore does not depend on whether a process sees all GPUs of its host or only one, or on the
+    names and numbers that containers and schedulers give to hosts and GPUs.
 
     Args:
-        check: raises ``UserError`` for a GPU that no engine can use; such a GPU is not chosen.
+        device: ``auto``, ``cpu`` or ``gpu``.
+        check: Function that raises ``UserError`` for a GPU that no engine can use. Such a GPU is not selected.
 
     Raises:
-        UserError: on every rank, if one of them finds no GPU for ``gpu``, or no GPU of its own, or if some have none.
+        UserError: On every rank, if a rank finds no GPU for ``gpu``, if all its GPUs are used by other ranks, or if
+            only some ranks have a GPU.
     """
     gpus = group.run_on_all("GPUs", lambda: _usable_gpus(device, check), mismatch_hint=SAME_MACHINES_HINT)
-    seen = group.all_gather_object([socket.gethostname(), list(gpus)], "visible GPUs")
-    chosen = group.run_on_all("device", lambda: assign_gpus(seen)[group.rank], mismatch_hint=SAME_MACHINES_HINT)
-    return CPU if chosen is None else list(gpus.values())[chosen]
+    visible_gpus = group.all_gather_object([socket.gethostname(), list(gpus)], "visible GPUs")
+    selected = group.run_on_all(
+        "device", lambda: assign_gpus(visible_gpus)[group.rank], mismatch_hint=SAME_MACHINES_HINT
+    )
+    return CPU if selected is None else list(gpus.values())[selected]
 
 
 def _usable_gpus(device: str, check: GpuCheck) -> dict[str, Device]:
-    """Return the GPUs that this process may use, in the order of their numbers, by UUID.
+    """Return the GPUs that this process may use, by UUID, in the order of their numbers.
 
-    A GPU without a UUID is taken for the one that has the same number in the other processes of its host.
+    If a driver reports no UUID, the GPU is identified by the host and by its number in this process.
     """
     if device not in DEVICES:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
     gpus = [Device("gpu", number) for number in range(0 if device == "cpu" else driver.gpu_count())]
     if device == "gpu" and not gpus:
         why, remedy = driver.ERROR_HELP[driver.NO_DEVICE]
-        none = driver.load_error() or driver.init_error() or UserError(why, remedy=remedy)
-        raise UserError("no GPU was found", f"{none.what}: {none.why}".rstrip(": "), none.remedy)
-    usable, refusals = {}, []
+        cause = driver.load_error() or driver.init_error() or UserError(why, remedy=remedy)
+        raise UserError("no GPU was found", f"{cause.what}: {cause.why}".rstrip(": "), cause.remedy)
+    usable, errors = {}, []
     for gpu in gpus:
         try:
             check(gpu)
         except UserError as error:
-            refusals.append(error)
+            errors.append(error)
         else:
             usable[driver.gpu_uuid(gpu.device_id) or f"{socket.gethostname()}:{gpu.device_id}"] = gpu
     if device == "gpu" and not usable:
-        raise refusals[0]
+        raise errors[0]
     return usable
 
 
 def assign_gpus(visible_gpus: Sequence[tuple[str, Sequence[str]]]) -> list[int | None]:
-    """Give each rank the first GPU that it sees and that no lower rank has.
+    """Assign to each rank the first GPU that it sees and that no lower rank has.
 
-    This is the GPU of the local rank's number where the processes of a host see the same GPUs, and 0 where each of them
-    sees one of its own.
+    If the processes of a host see the same GPUs, the number of a rank's GPU is its local rank. If each process sees
+    only one GPU, the number is 0.
 
     Args:
-        seen: host and visible GPUs of each rank.
+        visible_gpus: Host and UUIDs of the visible GPUs of each rank.
 
     Returns:
-        The number of each rank's GPU in its own numbering; ``None`` if no rank sees any.
+        The number of each rank's GPU, in the numbering of that rank. ``None`` if no rank sees a GPU.
 
     Raises:
-        UserError: other ranks have all the GPUs that a rank sees, or only some ranks see any.
+        UserError: All GPUs that a rank sees are assigned to other ranks, or only some ranks see a GPU.
     """
-    without = [f"rank {rank} (host {host})" for rank, (host, gpus) in enumerate(visible_gpus) if not gpus]
-    if 0 < len(without) < len(visible_gpus):
+    ranks_without = [f"rank {rank} (host {host})" for rank, (host, gpus) in enumerate(visible_gpus) if not gpus]
+    if 0 < len(ranks_without) < len(visible_gpus):
         raise UserError(
-            f"some processes have a GPU and others have none: {', '.join(without[:MAX_SHOWN_RANKS])}",
+            f"some processes have a GPU and others have none: {', '.join(ranks_without[:MAX_SHOWN_RANKS])}",
             remedy=f"run {invocation.command_line('doctor')} on the hosts without a GPU, leave them out, or use "
             f"--device cpu",
         )
@@ -102,12 +107,12 @@ def assign_gpus(visible_gpus: Sequence[tuple[str, Sequence[str]]]) -> list[int |
     for rank, (host, gpus) in enumerate(visible_gpus):
         number = next((number for number, gpu in enumerate(gpus) if gpu not in owners), None)
         if gpus and number is None:
-            others = join_words([f"rank {owners[gpu]} (host {visible_gpus[owners[gpu]][0]})" for gpu in gpus])
+            owner_names = join_words([f"rank {owners[gpu]} (host {visible_gpus[owners[gpu]][0]})" for gpu in gpus])
             raise UserError(
                 f"rank {rank} (host {host}) has no GPU of its own",
-                f"it sees {pluralize(len(gpus), 'GPU')}, used by {others}; each process trains on one GPU of its own",
-                "start no more processes than there are GPUs, and let each process see all GPUs of its host or a "
-                "GPU of its own (srun --gpus-per-task=1, CUDA_VISIBLE_DEVICES), or use --device cpu",
+                f"it sees {pluralize(len(gpus), 'GPU')}, used by {owner_names}; each process needs its own GPU",
+                "start at most one process per GPU, and let each process see all GPUs of its host or only its own "
+                "(srun --gpus-per-task=1, CUDA_VISIBLE_DEVICES), or use --device cpu",
             )
         if number is not None:
             owners[gpus[number]] = rank
@@ -116,22 +121,22 @@ def assign_gpus(visible_gpus: Sequence[tuple[str, Sequence[str]]]) -> list[int |
 
 
 def check_mxnet_gpu(gpu: Device) -> None:
-    """Check that MXNet sees a GPU, which imports MXNet.
+    """Check that MXNet can use a GPU. This imports MXNet.
 
     Raises:
-        UserError: it does not, or its driver does not work.
+        UserError: MXNet does not see the GPU, or the driver does not work.
     """
     import_mxnet("computing on a GPU by MXNet's operators")
     import mxnet as mx
 
-    seen, why = 0, "its CPU flavour is installed, or the driver is too old"
+    num_gpus, why = 0, "the CPU build of MXNet is installed, or the driver is too old"
     try:
-        seen = mx.context.num_gpus()
+        num_gpus = mx.context.num_gpus()
     except mx.MXNetError as error:
         why = str(error).strip().splitlines()[-1]
-    if gpu.device_id >= seen:
+    if gpu.device_id >= num_gpus:
         raise UserError(
             f"MXNet sees no GPU {gpu.device_id}",
-            f"it sees {pluralize(seen, 'GPU')}" if seen else why,
-            "check nvidia-smi, install MXNet's cu112 flavour (docs/install.md), or use --device cpu",
+            f"it sees {pluralize(num_gpus, 'GPU')}" if num_gpus else why,
+            "check nvidia-smi, install the cu112 build of MXNet (docs/install.md), or use --device cpu",
         )

@@ -1,12 +1,16 @@
 """Mutual authentication of two processes by a shared secret, and their first messages.
 
-The caller sends a greeting: its rank, the world size and a nonce. The listener answers with a nonce of its own. From
-these, both ranks and the secret, each end derives a key for this connection. Every later message carries an HMAC-SHA256
-of its sender's role, its number and its content, so each end proves that it has the secret, and a message cannot be
-changed, repeated or sent back. Nothing is encrypted. Without a secret the protocol is the same, and proves nothing.
+1. The caller sends a greeting: its rank, the world size and a nonce.
+2. The listener answers with its own nonce.
+3. Each end derives a key for this connection from the nonces, the ranks, the world size and the secret.
+4. Every later message carries an HMAC-SHA256 of the sender's role, the number of the message and its content. The MAC
+   proves that the sender has the secret. It prevents that a message is changed, repeated or sent back to its sender.
 
-A message is a length, JSON, and the MAC if there is one. An empty message refuses a caller whose MAC is wrong. Each
-function that receives is a generator, which yields while nothing has arrived: a listener runs many of them at a time.
+Nothing is encrypted. Without a secret, the protocol is the same, but the MAC proves nothing.
+
+A message consists of a length, JSON, and the MAC (greeting and answer have no MAC). An empty message tells a caller
+that its MAC is wrong. Each function that receives is a generator, which yields while it waits for data. A listener can
+therefore serve many callers at the same time.
 """
 
 from __future__ import annotations
@@ -29,21 +33,21 @@ from typing import Any, TypeVar
 from crepe_dist.errors import UserError
 
 SECRET_ENV = "CREPE_DIST_SECRET"
-MIN_SECRET_LENGTH = 16  # characters
+MIN_SECRET_LENGTH = 16  # Characters.
 MAX_RANKS = 1 << 20
-HANDSHAKE_SECONDS = 5.0  # for the greeting and the first message of a caller, who may be a stranger
-MAX_MESSAGE_BYTES = 1 << 12  # of each of these
-MAX_UNKNOWN_CALLERS = 64  # callers beside the expected ones that a listener hears at a time
+HANDSHAKE_SECONDS = 5.0  # Time limit for the greeting and the first message of a caller, which may be an attacker.
+MAX_MESSAGE_BYTES = 1 << 12  # Maximum size of the greeting and of the first message.
+MAX_UNKNOWN_CALLERS = 64  # Maximum number of callers that a listener serves in addition to the expected processes.
 POLL_SECONDS = 0.1
-LENGTH_STRUCT = struct.Struct("<I")
-KEY_CONTEXT_STRUCT = struct.Struct(
-    "<16sIII"
-)  # of a key: this protocol, the ranks of listener and caller, and the world size
+LENGTH_STRUCT = struct.Struct("<I")  # Length of a message, in bytes.
+# Input of the key derivation: the protocol, the ranks of the listener and the caller, and the world size.
+KEY_CONTEXT_STRUCT = struct.Struct("<16sIII")
 PROTOCOL = b"crepe_dist 1"
-MAC_PREFIX_STRUCT = struct.Struct("<?I")  # before the content of a message in its MAC: sent by the caller; its number
+# Input of the MAC before the content of a message: whether the caller sent the message, and the number of the message.
+MAC_PREFIX_STRUCT = struct.Struct("<?I")
 DIGEST = "sha256"
 MAC_BYTES = 32
-# Errors of accept that belong to the connection, according to Linux's manual: the caller has gone.
+# Errors of accept(2) that concern only one connection, according to the Linux manual. The caller has disconnected.
 CALLER_GONE_ERRNOS = (
     errno.ECONNABORTED, errno.EINTR, errno.EAGAIN, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET,
@@ -55,25 +59,25 @@ Steps = Generator[None, None, T]
 
 
 class UnknownPeerError(ValueError):
-    """The other end is no process of this job, or has ended."""
+    """The other end is not a process of this job, or it has ended."""
 
 
 class WrongSecretError(UnknownPeerError):
-    """The other end does not prove that it has the same secret."""
+    """The other end has not proved that it has the same secret."""
 
 
 class RefusedError(UnknownPeerError):
-    """A listener refuses this process, which has not proved that it has the same secret."""
+    """The listener refuses this process because this process has not proved that it has the same secret."""
 
 
-def string_check(most: int) -> Callable[[Any], bool]:
-    """Return a check for a string of at most ``most`` characters."""
-    return lambda value: isinstance(value, str) and len(value) <= most
+def string_check(max_length: int) -> Callable[[Any], bool]:
+    """Return a check for a string of at most ``max_length`` characters."""
+    return lambda value: isinstance(value, str) and len(value) <= max_length
 
 
-def int_check(first: int, last: int) -> Callable[[Any], bool]:
-    """Return a check for an integer from ``first`` to ``last``."""
-    return lambda value: type(value) is int and first <= value <= last
+def int_check(minimum: int, maximum: int) -> Callable[[Any], bool]:
+    """Return a check for an integer from ``minimum`` to ``maximum``."""
+    return lambda value: type(value) is int and minimum <= value <= maximum
 
 
 def is_token(value: Any) -> bool:
@@ -85,39 +89,39 @@ ANSWER_SCHEMA: Schema = {"nonce": is_token}
 
 
 def read_secret(environment: Mapping[str, str]) -> bytes:
-    """Read the shared secret from the environment; empty if there is none.
+    """Read the shared secret from the environment. Return an empty secret if none is set.
 
     Raises:
-        UserError: it is too short.
+        UserError: The secret is too short.
     """
     secret = environment.get(SECRET_ENV, "").strip()
     if 0 < len(secret) < MIN_SECRET_LENGTH:
         raise UserError(
             f"{SECRET_ENV} has {len(secret)} characters",
-            "someone who records the start of a job can try all short secrets",
-            f"give all processes the same {MIN_SECRET_LENGTH} characters or more, as `openssl rand -hex 32` prints "
-            f"them",
+            "an attacker who records the start of a job can find a short secret by trying all of them",
+            f"set the same secret of at least {MIN_SECRET_LENGTH} characters for all processes; "
+            f"`openssl rand -hex 32` prints one",
         )
     return secret.encode(errors="surrogateescape")
 
 
 def raise_resource_error(error: BaseException) -> None:
-    """Raise ``UserError`` if an error means that this process or its host has no file descriptor or memory left."""
+    """Raise ``UserError`` if ``error`` means that this process or host has run out of file descriptors or memory."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         raise UserError(
-            "this process cannot open a connection to another one",
-            f"{error.strerror}: each process has a connection to every other one",
-            "raise the limit before the command, to more than the number of processes: ulimit -n 65536",
+            "this process cannot open a connection to another process",
+            f"{error.strerror}: each process needs one connection per other process",
+            "raise the limit above the number of processes before you start the command: ulimit -n 65536",
         ) from error
     if isinstance(error, OSError) and error.errno in (errno.ENOBUFS, errno.ENOMEM):
         raise UserError(
-            "this process cannot open a connection to another one", str(error.strerror), "free memory on this host"
+            "this process cannot open a connection to another process", str(error.strerror), "free memory on this host"
         ) from error
 
 
 @dataclass(frozen=True)
 class LocalProcess:
-    """This process: its rank, the world size, and the secret of the connections that it takes part in."""
+    """Rank of this process, world size, and secret that authenticates its connections."""
 
     rank: int
     size: int
@@ -125,43 +129,43 @@ class LocalProcess:
 
 
 class Channel:
-    """Connection to another process. Both ends have the same key.
+    """Authenticated connection to another process. Both ends have the same key.
 
     Args:
-        peer: the connection, which becomes non-blocking.
-        key: key of this connection.
-        is_caller: this end has called.
+        peer: Connected socket. It is non-blocking.
+        key: Key of this connection.
+        is_caller: True if this process has opened the connection.
     """
 
     def __init__(self, peer: socket.socket, key: bytes, is_caller: bool) -> None:
         self.peer = peer
         self._key = key
         self._is_caller = is_caller
-        self._sent = self._received = 0
+        self._num_sent = self._num_received = 0
 
     def send(self, message: Message) -> None:
         """Send a message."""
         data = json.dumps(message).encode()
-        _send_message(self.peer, data + self._mac(self._is_caller, self._sent, data))
-        self._sent += 1
+        _send_message(self.peer, data + self._mac(self._is_caller, self._num_sent, data))
+        self._num_sent += 1
 
-    def receive(self, checks: Schema, most: int = MAX_MESSAGE_BYTES) -> Steps[Message]:
-        """Receive a message of at most ``most`` bytes that passes the checks.
+    def receive(self, schema: Schema, max_bytes: int = MAX_MESSAGE_BYTES) -> Steps[Message]:
+        """Receive a message of at most ``max_bytes`` bytes that matches the schema.
 
         Raises:
-            Stranger: it is malformed, or the other end has ended.
-            WrongSecret: its MAC is wrong.
-            Refused: the other end says that the MAC of this end's last message is wrong.
-            OSError: the connection is broken.
+            UnknownPeerError: The message is malformed, or the other end has ended.
+            WrongSecretError: The MAC of the message is wrong.
+            RefusedError: The other end reports that the MAC of this end's last message is wrong.
+            OSError: The connection is broken.
         """
-        data = yield from _receive_message(self.peer, most + MAC_BYTES)
+        data = yield from _receive_message(self.peer, max_bytes + MAC_BYTES)
         content, mac = data[:-MAC_BYTES], data[-MAC_BYTES:]
         if not data:
             raise RefusedError("this process has not proved that it has the same secret")
-        if not hmac.compare_digest(mac, self._mac(not self._is_caller, self._received, content)):
-            raise WrongSecretError("it does not prove that it has the secret")
-        self._received += 1
-        return _parse_message(content, checks)
+        if not hmac.compare_digest(mac, self._mac(not self._is_caller, self._num_received, content)):
+            raise WrongSecretError("the other process does not prove that it has the same secret")
+        self._num_received += 1
+        return _parse_message(content, schema)
 
     def refuse(self) -> None:
         """Tell a caller that its MAC is wrong."""
@@ -172,10 +176,12 @@ class Channel:
 
 
 def greet(peer: socket.socket, own: LocalProcess, rank: int) -> Steps[Channel]:
-    """Greet the listener that should be ``rank``; return the channel. Its first message proves the listener's secret.
+    """Greet the listener, which is expected to be ``rank``, and return the channel.
+
+    The listener has not proved its secret yet. Its first message on the channel proves the secret.
 
     Raises:
-        Stranger, OSError: as ``Channel.hear``.
+        UnknownPeerError, OSError: As ``Channel.receive``.
     """
     peer.setblocking(False)
     greeting = {"rank": own.rank, "size": own.size, "nonce": secrets.token_hex(32)}
@@ -185,24 +191,25 @@ def greet(peer: socket.socket, own: LocalProcess, rank: int) -> Steps[Channel]:
 
 
 def _authenticate_caller(
-    peer: socket.socket, host: str, own: LocalProcess, checks: Schema, ranks: Sequence[int]
+    peer: socket.socket, host: str, own: LocalProcess, schema: Schema, ranks: Sequence[int]
 ) -> Steps[AuthenticatedCaller]:
-    """Answer a caller; return it once it has proved that it has the secret."""
+    """Answer a caller. Return the caller when it has proved that it has the secret."""
     greeting = _parse_message((yield from _receive_message(peer, MAX_MESSAGE_BYTES)), GREETING_SCHEMA)
     if greeting["rank"] not in ranks:
-        raise UnknownPeerError("it has a rank that is not expected")
+        raise UnknownPeerError("its rank is not expected")
     answer = {"nonce": secrets.token_hex(32)}
     _send_message(peer, json.dumps(answer).encode())
     channel = Channel(peer, _derive_key(own, own.rank, greeting, answer), is_caller=False)
     try:
-        said = yield from channel.receive(checks)
+        message = yield from channel.receive(schema)
     except WrongSecretError:
         channel.refuse()
         raise
-    return AuthenticatedCaller(channel, host, greeting["rank"], greeting["size"], said)
+    return AuthenticatedCaller(channel, host, greeting["rank"], greeting["size"], message)
 
 
 def _derive_key(own: LocalProcess, listener: int, greeting: Message, answer: Message) -> bytes:
+    """Derive the key of a connection. ``listener`` is the rank of the listener."""
     context = KEY_CONTEXT_STRUCT.pack(PROTOCOL, listener, greeting["rank"], greeting["size"])
     nonces = bytes.fromhex(answer["nonce"]) + bytes.fromhex(greeting["nonce"])
     return hmac.digest(own.secret, context + nonces, DIGEST)
@@ -210,12 +217,12 @@ def _derive_key(own: LocalProcess, listener: int, greeting: Message, answer: Mes
 
 @dataclass(frozen=True)
 class AuthenticatedCaller:
-    """A caller that has proved its secret.
+    """Caller that has proved that it has the secret.
 
     Attributes:
-        host: its address.
-        size: the world size that it was given.
-        said: its first message.
+        host: Address of the caller.
+        size: World size of the caller's environment.
+        message: First message of the caller.
     """
 
     channel: Channel
@@ -226,147 +233,147 @@ class AuthenticatedCaller:
 
 
 class CallerListener:
-    """Callers of a listening socket. All of them are served at the same time.
+    """Iterator over the callers of a listening socket. It serves all callers at the same time.
 
-    Iteration yields an ``Arrival`` for each that is one of ``ranks`` and has the secret, and ``None`` whenever it has
-    looked for callers. Strangers are let go after ``FIRST_SECONDS``, or earlier if there are too many. The end of the
-    iteration closes the socket.
+    The iteration yields an ``AuthenticatedCaller`` for each caller whose rank is in ``ranks`` and which has the secret.
+    It also yields ``None`` after each poll. A caller that does not authenticate itself is disconnected after
+    ``HANDSHAKE_SECONDS``, or earlier if there are too many callers. The end of the iteration closes the socket.
 
     Args:
-        checks: checks of the first message of a caller.
+        schema: Schema of the first message of a caller.
 
     Attributes:
-        refused: address of the last caller with another secret; empty if there was none.
+        refused_host: Address of the last caller with another secret. It is empty if there was none.
 
     Raises:
-        UserError: this process has no file descriptor left for a caller.
+        UserError: This process has no file descriptor left for a caller.
     """
 
-    def __init__(self, listener: socket.socket, own: LocalProcess, ranks: Sequence[int], checks: Schema) -> None:
+    def __init__(self, listener: socket.socket, own: LocalProcess, ranks: Sequence[int], schema: Schema) -> None:
         self.refused_host = ""
         self._listener = listener
         self._own = own
         self._ranks = ranks
-        self._checks = checks
-        self._heard: dict[
-            socket.socket, tuple[Steps[AuthenticatedCaller], str, float]
-        ] = {}  # in the order of their calls
+        self._schema = schema
+        # Handshake, host and deadline of each caller that is not authenticated yet, the oldest caller first.
+        self._pending: dict[socket.socket, tuple[Steps[AuthenticatedCaller], str, float]] = {}
 
     def __iter__(self) -> Iterator[AuthenticatedCaller | None]:
-        with self._listener, selectors.DefaultSelector() as look:
+        with self._listener, selectors.DefaultSelector() as selector:
             self._listener.setblocking(False)
-            look.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._listener, selectors.EVENT_READ)
             try:
                 while True:
                     yield None
-                    for ready, _ in look.select(POLL_SECONDS):
+                    for ready, _ in selector.select(POLL_SECONDS):
                         if ready.fileobj is self._listener:
-                            self._accept(look)
-                        elif arrival := self._hear(ready.fileobj, look):
-                            yield arrival
+                            self._accept(selector)
+                        elif caller := self._continue_handshake(ready.fileobj, selector):
+                            yield caller
                     now = time.monotonic()
-                    for peer in [peer for peer, (_, _, due) in self._heard.items() if due < now]:
-                        self._let_go(peer, look)
+                    for peer in [peer for peer, (_, _, deadline) in self._pending.items() if deadline < now]:
+                        self._disconnect(peer, selector)
             finally:
-                for peer in list(self._heard):
-                    self._let_go(peer, look)
+                for peer in list(self._pending):
+                    self._disconnect(peer, selector)
 
-    def _accept(self, look: selectors.BaseSelector) -> None:
+    def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
             peer, (host, _) = self._listener.accept()
         except OSError as error:
             if error.errno in CALLER_GONE_ERRNOS:
                 return
-            if not self._heard:
+            if not self._pending:
                 raise_resource_error(error)
                 raise
-            self._let_go(next(iter(self._heard)), look)  # perhaps a stranger has them; a process of the job calls again
+            # The descriptors may be used up by callers that are no processes of the job. Disconnect the oldest caller.
+            # A process of the job would connect again.
+            self._disconnect(next(iter(self._pending)), selector)
             return
         peer.setblocking(False)
-        if len(self._heard) >= MAX_UNKNOWN_CALLERS + len(
-            self._ranks
-        ):  # a process of the job would have finished long ago
-            self._let_go(next(iter(self._heard)), look)
-        steps = _authenticate_caller(peer, host, self._own, self._checks, self._ranks)
-        self._heard[peer] = steps, host, time.monotonic() + HANDSHAKE_SECONDS
-        look.register(peer, selectors.EVENT_READ)
+        if len(self._pending) >= MAX_UNKNOWN_CALLERS + len(self._ranks):
+            # The oldest caller is no process of the job, which would have finished its handshake long ago.
+            self._disconnect(next(iter(self._pending)), selector)
+        handshake = _authenticate_caller(peer, host, self._own, self._schema, self._ranks)
+        self._pending[peer] = handshake, host, time.monotonic() + HANDSHAKE_SECONDS
+        selector.register(peer, selectors.EVENT_READ)
 
-    def _hear(self, peer: Any, look: selectors.BaseSelector) -> AuthenticatedCaller | None:
-        if peer not in self._heard:  # let go after it had become ready
+    def _continue_handshake(self, peer: Any, selector: selectors.BaseSelector) -> AuthenticatedCaller | None:
+        if peer not in self._pending:  # It was disconnected after the poll.
             return None
         try:
-            next(self._heard[peer][0])
+            next(self._pending[peer][0])
         except StopIteration as end:
-            look.unregister(peer)
-            del self._heard[peer]
-            arrival: AuthenticatedCaller = end.value
-            return arrival
+            selector.unregister(peer)
+            del self._pending[peer]
+            caller: AuthenticatedCaller = end.value
+            return caller
         except WrongSecretError:
-            self.refused_host = self._heard[peer][1]
-            self._let_go(peer, look)
+            self.refused_host = self._pending[peer][1]
+            self._disconnect(peer, selector)
         except (OSError, ValueError):
-            self._let_go(peer, look)
+            self._disconnect(peer, selector)
         return None
 
-    def _let_go(self, peer: socket.socket, look: selectors.BaseSelector) -> None:
-        look.unregister(peer)
-        del self._heard[peer]
+    def _disconnect(self, peer: socket.socket, selector: selectors.BaseSelector) -> None:
+        selector.unregister(peer)
+        del self._pending[peer]
         peer.close()
 
 
 def run_with_timeout(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
-    """Run a generator of this module to its end, waiting for the other end of a connection.
+    """Run a generator of this module to its end, and return its result. Wait for data of ``peer`` while it yields.
 
     Raises:
-        OSError: the time is over; and what ``steps`` raises.
+        OSError: The time limit has passed. Other errors of ``steps`` are not caught.
     """
-    due = time.monotonic() + seconds
-    look = select.poll()
-    look.register(peer, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    poller = select.poll()
+    poller.register(peer, select.POLLIN)
     while True:
         try:
             next(steps)
         except StopIteration as end:
             result: T = end.value
             return result
-        if not look.poll(max(0.0, 1000 * (due - time.monotonic()))):
-            raise TimeoutError("it does not answer")
+        if not poller.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+            raise TimeoutError("the other process does not answer")
 
 
 def _send_message(peer: socket.socket, data: bytes) -> None:
-    with suppress(OSError):  # found out in hearing from it
+    with suppress(OSError):  # A broken connection is detected when the answer is received.
         timeout = peer.gettimeout()
         peer.settimeout(HANDSHAKE_SECONDS)
         peer.sendall(LENGTH_STRUCT.pack(len(data)) + data)
         peer.settimeout(timeout)
 
 
-def _receive_message(peer: socket.socket, most: int) -> Steps[bytes]:
-    """Receive a message of at most ``most`` bytes."""
+def _receive_message(peer: socket.socket, max_bytes: int) -> Steps[bytes]:
+    """Receive a message of at most ``max_bytes`` bytes."""
     data, length = bytearray(), LENGTH_STRUCT.size
     while len(data) < length:
         try:
-            piece = peer.recv(length - len(data))
+            chunk = peer.recv(length - len(data))
         except BlockingIOError:
             yield
             continue
-        if not piece:
+        if not chunk:
             raise UnknownPeerError("another program answers, or the process has ended")
-        data += piece
+        data += chunk
         if len(data) == LENGTH_STRUCT.size and length == LENGTH_STRUCT.size:
             length += LENGTH_STRUCT.unpack(data)[0]
-            if length > LENGTH_STRUCT.size + most:
+            if length > LENGTH_STRUCT.size + max_bytes:
                 raise UnknownPeerError("another program answers")
     return bytes(data[LENGTH_STRUCT.size :])
 
 
-def _parse_message(content: bytes, checks: Schema) -> Message:
-    """Parse a message: a JSON object with the keys of ``checks``. Each value passes the check of its key."""
+def _parse_message(content: bytes, schema: Schema) -> Message:
+    """Parse a JSON object. Its keys are the keys of ``schema``, and each value passes the check of its key."""
     message: Any = None
     with suppress(ValueError, RecursionError):
         message = json.loads(content)
-    if not isinstance(message, dict) or message.keys() != checks.keys():
+    if not isinstance(message, dict) or message.keys() != schema.keys():
         raise UnknownPeerError("another program answers, or another version of crepe_dist")
-    if wrong := [name for name, check in checks.items() if not check(message[name])]:
+    if wrong := [name for name, check in schema.items() if not check(message[name])]:
         raise UnknownPeerError(f"another program answers, with a wrong {wrong[0]}")
     return message

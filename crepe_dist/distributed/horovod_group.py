@@ -1,4 +1,4 @@
-"""World of processes that ``horovodrun`` started, through Horovod for MXNet."""
+"""Process group of processes that ``horovodrun`` started, with Horovod for MXNet as the backend."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from crepe_dist.distributed.messages import Bytes
 from crepe_dist.distributed.mxnet_internals import numpy_view
 from crepe_dist.errors import PeerLostError
 
-# In the text of an MXNetError after a lost peer, for which there is no type: Gloo's error, behind its source file, or
-# Horovod's. It is raised once. Afterwards the array can be read without an error, but its contents are wrong: discard
-# all that depends on it. Checked with Horovod 0.28.1; check it before another version is allowed.
+# MXNet raises an MXNetError if a peer is lost; there is no special type. The text contains either the error of Gloo,
+# after the name of a source file, or the error of Horovod. The error is raised only once. Afterwards, the array can be
+# read without an error, but its contents are wrong: discard everything that depends on it. Checked with Horovod 0.28.1;
+# check it again before another version is allowed.
 LOST_PEER = re.compile(r"/gloo/\S+\] (.*)|Horovod has been shut down")
 
 
 class HorovodProcessGroup(ChunkedProcessGroup):
-    """World over Horovod, in which collectives without a name pair up by a counter that may differ by rank."""
+    """Process group over Horovod.
+
+    Every collective has a name. Horovod matches collectives without names by a counter that may differ by rank.
+    """
 
     backend = "Horovod"
 
@@ -30,24 +34,24 @@ class HorovodProcessGroup(ChunkedProcessGroup):
         super().__init__(hvd.rank(), hvd.size())
 
     def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        # On the memory of `data`, which MXNet makes read-only: hence a view.
+        # The MXNet array shares the memory of `data`. MXNet makes the NumPy array read-only, so it gets a view.
         array = mx.nd.from_numpy(data[:], zero_copy=True)
         with detect_lost_peer():
-            received, from_each = hvd.alltoall(array, splits=list(sizes), name=name)
+            received, received_sizes = hvd.alltoall(array, splits=list(sizes), name=name)
             received.wait_to_read()
-            return numpy_view(received), from_each.asnumpy().tolist()
+            return numpy_view(received), received_sizes.asnumpy().tolist()
 
     def close(self) -> None:
-        mx.nd.waitall()  # otherwise the last update may be lost, and MXNet complains at exit
+        mx.nd.waitall()  # Otherwise the last update may be lost, and MXNet prints an error at exit.
         hvd.shutdown()
 
 
 @contextmanager
 def detect_lost_peer() -> Iterator[None]:
-    """Run a collective of Horovod to its end.
+    """Translate MXNet's error about a lost peer, within the block of a collective of Horovod.
 
     Raises:
-        PeerGone: another process is lost.
+        PeerLostError: Another process is lost.
     """
     try:
         yield

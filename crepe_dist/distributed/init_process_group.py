@@ -1,4 +1,4 @@
-"""Join the group of processes that a launcher started; what carries its collectives is imported for several only."""
+"""Creation of the process group that a launcher describes. A single process imports no backend."""
 
 from __future__ import annotations
 
@@ -28,30 +28,34 @@ from crepe_dist.settings.config import Config
 
 
 def init_process_group(load_config: Callable[[], Config] | None = None) -> ProcessGroup:
-    """Join the world that the launcher describes, and give this process its share of the host's threads.
+    """Create the process group that the launcher describes, and set this process's number of threads.
 
-    Horovod carries the collectives under ``horovodrun``, mpi4py under ``mpiexec`` if it is installed, else TCP.
+    The backend is Horovod under ``horovodrun``, mpi4py under ``mpiexec`` if mpi4py is installed, and TCP otherwise.
 
     Args:
-        configured: returns the settings of a training, which need not be right.
+        load_config: Function that returns the settings of a training. They need not be valid.
 
     Raises:
-        UserError: this is one of many processes, and what it needs is missing, or other ranks do not arrive.
+        UserError: A package that several processes need is missing, or other ranks do not arrive.
     """
     launch = read_launcher_env()
     try:
-        world = _create_group(launch, load_config)
-        if world.size != launch.size:
-            what = f"{launch.launcher} started {launch.size} processes, but {world.backend} sees {world.size}"
-            remedy = "take mpiexec and mpi4py of one environment" if world.backend == "MPI" else "run the command again"
+        group = _create_group(launch, load_config)
+        if group.size != launch.size:
+            what = f"{launch.launcher} started {launch.size} processes, but {group.backend} sees {group.size}"
+            remedy = (
+                "use mpiexec and mpi4py of the same environment" if group.backend == "MPI" else "run the command again"
+            )
             raise UserError(what, remedy=remedy, on_all_ranks=True)
-        world.run_on_all("number of threads", lambda: set_omp_threads(world.processes_per_cpuset))
+        group.run_on_all("number of threads", lambda: set_omp_threads(group.processes_per_cpuset))
     except UserError as error:
         if error.on_all_ranks and launch.rank != 0:
-            time.sleep(2)  # until rank 0 has printed the error, which every process meets
+            # Every process has the same error. Wait until rank 0 has printed it, because the launcher kills the other
+            # processes when one ends.
+            time.sleep(2)
             os._exit(error.code)
         raise error from None
-    return world
+    return group
 
 
 def _create_group(launch: LauncherEnv, load_config: Callable[[], Config] | None) -> ProcessGroup:
@@ -64,8 +68,8 @@ def _create_group(launch: LauncherEnv, load_config: Callable[[], Config] | None)
         try:
             from crepe_dist.distributed.mpi_group import MpiProcessGroup
         except (ImportError, OSError, RuntimeError) as error:
-            why, remedy = str(error), f"install MPI for it: {extras.install_command('mpi')}"
-            raise UserError("mpi4py cannot be loaded", why, remedy, on_all_ranks=True) from error
+            remedy = f"install MPI for mpi4py: {extras.install_command('mpi')}"
+            raise UserError("mpi4py cannot be loaded", str(error), remedy, on_all_ranks=True) from error
         return MpiProcessGroup()
     from crepe_dist.distributed.tcp_group import TcpProcessGroup
 
@@ -76,7 +80,7 @@ def _create_horovod_group(launch: LauncherEnv, load_config: Callable[[], Config]
     try:
         if has_mxnet():
             import_mxnet()
-        # Not at the top: it imports MXNet, which must not happen before `import_mxnet` has set its number of threads.
+        # This module imports MXNet. It is imported here because `import_mxnet` must first set the number of threads.
         from crepe_dist.distributed.horovod_group import HorovodProcessGroup
     except (ImportError, OSError) as error:
         raise UserError(
@@ -89,37 +93,38 @@ def _create_horovod_group(launch: LauncherEnv, load_config: Callable[[], Config]
         ) from error
     _check_hostname()
     config = None
-    with suppress(UserError):  # told later, when all ranks can
+    with suppress(UserError):  # The error is reported later, by all ranks together.
         config = load_config and load_config()
     os.environ.setdefault("HOROVOD_CYCLE_TIME", horovod_cycle_time(launch, config))
     return HorovodProcessGroup()
 
 
 def horovod_cycle_time(launch: LauncherEnv, config: Config | None) -> str:
-    """Return how often Horovod's thread shall look for work, in ms.
+    """Return the interval between two polls of Horovod's background thread, in ms.
 
-    On CPUs its default of 1 takes a twentieth of a core from the computation, which is worth it only if gradients go
-    through Horovod. If MXNet computes them on GPUs, the last ones of each step wait half a cycle on average.
+    Horovod's default is 1 ms. On CPUs, its polls take a twentieth of a core from the computation. That pays off only if
+    Horovod sums the gradients. If MXNet computes the gradients on GPUs, the last gradients of each step wait for half
+    an interval on average, so the interval is shorter.
     """
-    on_gpus = config is not None and config.device != "cpu" and driver.gpu_count() > 0
+    uses_gpus = config is not None and config.device != "cpu" and driver.gpu_count() > 0
     if (
         config
-        and on_gpus
+        and uses_gpus
         and mxnet_cuda.is_installed()
         and network_registry.has_network_module(config.model.network, "gluon")
     ):
         return "0.2"
-    return "10" if (nccl.version() if on_gpus else launch.local_size == launch.size) else "1"
+    return "10" if (nccl.version() if uses_gpus else launch.local_size == launch.size) else "1"
 
 
 def _check_hostname() -> None:
-    """Check this host's name before Gloo does, which would end the process without an explanation."""
+    """Check that this host's name resolves. Otherwise Gloo would end the process without an explanation."""
     name = socket.gethostname()
     try:
         socket.gethostbyname(name)
     except OSError as error:
         raise UserError(
-            f"the host {name} does not know its own address",
-            f"its name does not resolve there: {error.strerror or error}",
+            f"the host {name} cannot resolve its own name",
+            f"name resolution on {name} reports: {error.strerror or error}",
             f"add a line to /etc/hosts of {name}: <its address> {name}",
         ) from error

@@ -1,4 +1,4 @@
-"""Message of `horovodrun` about a job that failed; our build of Horovod prints it in place of a traceback."""
+"""Message of `horovodrun` about a failed job. Our build of Horovod prints it instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from pathlib import Path
 
 from crepe_dist.errors import ExitCode
 
-PROCESS_EXIT = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # of Horovod 0.28.1
+PROCESS_EXIT = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # Message of Horovod 0.28.1.
 
 
 def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
-    """Return the last line that `horovodrun` prints.
+    """Return the message that `horovodrun` prints at its end.
 
     Args:
-        command: its arguments, with its own name first.
+        error: Error that Horovod raised.
+        command: Command line of `horovodrun`.
 
     Raises:
-        Exception: ``error``, if it is of another kind.
+        Exception: ``error``, if it does not report the exit of a process.
     """
     if (match := PROCESS_EXIT.search(str(error))) is None:
         raise error
     rank, code = match[1], int(match[2])
-    again = shlex.join([Path(command[0]).name, *(word for word in command[1:] if word != "--fresh")])
+    resume_command = shlex.join([Path(command[0]).name, *(word for word in command[1:] if word != "--fresh")])
     if code == ExitCode.ERROR:
         return f"error: rank {rank} could not continue; its message above says what to do"
-    killed = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
-    happened = "stopped on request, and saved" if code == ExitCode.STOPPED else f"error: rank {rank} {killed}"
-    return f"{happened}; run the same command again to resume:\n  {again}"
+    cause = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+    outcome = "stopped on request, and saved" if code == ExitCode.STOPPED else f"error: rank {rank} {cause}"
+    return f"{outcome}; run the same command again to resume:\n  {resume_command}"

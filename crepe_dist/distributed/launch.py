@@ -1,4 +1,4 @@
-"""The launcher, this process's rank and its environment, and preparations for the import of MXNet."""
+"""Rank of this process in the environment that a launcher has set, and preparations for the import of MXNet."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from crepe_dist.errors import UserError
 HOROVODRUN = "horovodrun"
 MPI = "Open MPI", "MPICH"
 NUM_THREADS_ENV = "OMP_NUM_THREADS"
-# (launcher, rank, size, local size); the first one whose rank and size are both set counts.
-# RANK and WORLD_SIZE are torchrun's convention, and set by hand in manifests and scripts: they take precedence over a
-# scheduler's own variables, which may describe the surrounding process.
-# Slurm: SLURM_NTASKS is also set in a batch script, which is a single process; only srun sets the step's variable.
+# Launcher and its variables of the rank, the world size and the local size. The first launcher whose rank and size are
+# both set is used. RANK and WORLD_SIZE are torchrun's convention. Users also set them in manifests and scripts, so they
+# take precedence over the variables of MPI and Slurm, which may describe the surrounding process. SLURM_NTASKS is not
+# used, because Slurm also sets it in a batch script, which is a single process.
 LAUNCHERS = (
     (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"),
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -28,26 +28,31 @@ LAUNCHERS = (
     (MPI[1], "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
 )
-# By default MXNet times cuDNN's convolutions and takes the fastest one, which may be another one in the next run, and
-# allows those that add in any order (checked with MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and
-# cudnn_pooling-inl.h). A resumed run would not be bit-identical. On Ampere and later, cuBLAS and cuDNN also round the
-# factors of float32 products to TF32, with the 10 bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's
-# "cuDNN developer guide", ``CUDNN_DEFAULT_MATH``).
+# Variables that make MXNet deterministic. By default, MXNet measures the convolutions of cuDNN and uses the fastest
+# one, which may differ in the next run. It also allows convolutions with an arbitrary order of additions (checked with
+# MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and cudnn_pooling-inl.h). A resumed run would not be
+# bit-identical. On Ampere and later GPUs, cuBLAS and cuDNN round the factors of float32 products to TF32, which has the
+# 10 mantissa bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's "cuDNN developer guide",
+# ``CUDNN_DEFAULT_MATH``).
 MXNET_ENVIRONMENT = {
     "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
     "MXNET_ENFORCE_DETERMINISM": "1",
     "NVIDIA_TF32_OVERRIDE": "0",
-    "MXNET_USE_FUSION": "0",  # compiles operators to PTX, which drivers older than NVRTC do not translate
+    "MXNET_USE_FUSION": "0",  # Fusion compiles operators to PTX. A driver that is older than NVRTC cannot load it.
 }
-# Optional MXNet imports that we never need.
+# Optional imports of MXNet that we never need.
 UNUSED_MXNET_IMPORTS = ("scipy", "sklearn", "onnx")
 
 
 @dataclass(frozen=True)
 class LauncherEnv:
-    """Place of this process among those that its launcher started.
+    """Rank of this process among the processes that its launcher started.
 
-    ``launcher`` is empty for a process started by hand. ``local_size`` is 1 if the environment gives no single one.
+    Attributes:
+        launcher: Name of the launcher. It is empty for a process that was started without a launcher.
+        rank: Rank of this process.
+        size: Number of processes.
+        local_size: Number of processes of this host. It is 1 if the environment does not contain a single number.
     """
 
     launcher: str = ""
@@ -57,57 +62,62 @@ class LauncherEnv:
 
 
 def read_launcher_env(environment: Mapping[str, str] = os.environ) -> LauncherEnv:
-    """Read the place of this process from the environment."""
+    """Read the rank of this process from the environment."""
     for launcher, *names in LAUNCHERS:
         rank, size, local_size = (environment.get(name, "") for name in names)
         if rank.isdecimal() and size.isdecimal():
-            # For several nodes, Slurm's may read "2(x3),1".
+            # The local size of Slurm may be a list such as "2(x3),1" if there are several nodes.
             return LauncherEnv(launcher, int(rank), int(size), int(local_size) if local_size.isdecimal() else 1)
     return LauncherEnv()
 
 
 def require_complete_rank_env(launch: LauncherEnv, environment: Mapping[str, str] = os.environ) -> None:
-    """Check that a process which trains alone is not one of several.
+    """Check that a process without a launcher does not have only a part of a rank environment.
+
+    Without this check, each process of a misconfigured job would train a complete run.
 
     Raises:
-        UserError: it has been told their number, or a rank other than 0, and not both.
+        UserError: The environment has a world size above 1, or a rank above 0, and not both.
     """
     for _, rank, size, *_ in LAUNCHERS if not launch.launcher else ():
-        number, processes = environment.get(rank, ""), environment.get(size, "")
-        if processes not in ("", "1") or (number.isdigit() and int(number) > 0):
+        rank_value, size_value = environment.get(rank, ""), environment.get(size, "")
+        if size_value not in ("", "1") or (rank_value.isdigit() and int(rank_value) > 0):
             raise UserError(
-                f"{size} is {processes or 'not set'!r}, and {rank} is {number or 'not set'!r}",
-                "each of several processes has a rank of its own, and none of them trains alone",
-                f"set both to numbers, {rank} from 0; for a single process unset both",
+                f"{size} is {size_value or 'not set'!r}, and {rank} is {rank_value or 'not set'!r}",
+                "a process of a job needs both its rank and the number of processes",
+                f"set both to numbers ({rank} counts from 0), or unset both for a single process",
             )
 
 
 def default_num_threads(processes: int = 1) -> int:
-    """Return the number of threads of a process: OMP_NUM_THREADS, or else its share of the host's cores.
+    """Return the number of threads of a process: OMP_NUM_THREADS, or its fraction of the host's cores.
 
     Args:
-        processes: number of processes that share the cores.
+        processes: Number of processes that share the cores.
 
     Raises:
-        UserError: OMP_NUM_THREADS is not a number above zero.
+        UserError: OMP_NUM_THREADS is not a positive integer.
     """
-    share = max(1, hardware.num_cores() // processes)
-    number = (os.environ.get(NUM_THREADS_ENV, "").strip() or str(share)).split(",")[0].strip()
+    cores_per_process = max(1, hardware.num_cores() // processes)
+    number = (os.environ.get(NUM_THREADS_ENV, "").strip() or str(cores_per_process)).split(",")[0].strip()
     if not number.isdecimal() or int(number) == 0:
-        raise UserError(f"{NUM_THREADS_ENV} is {number!r}", remedy="give a number of threads above zero, or unset it")
+        raise UserError(
+            f"{NUM_THREADS_ENV} is {number!r}", remedy="set it to a positive number of threads, or unset it"
+        )
     return int(number)
 
 
 def require_single_process(command: str) -> None:
-    """Raise ``UserError`` if a launcher has started several processes of a command that is one."""
+    """Raise ``UserError`` if a launcher has started several processes of a command that needs a single process."""
     if (size := read_launcher_env().size) > 1:
         raise UserError(f"{command} was started in {size} processes", remedy="start it without a launcher")
 
 
 def set_omp_threads(processes: int = 1) -> None:
-    """Set OMP_NUM_THREADS to the result of ``threads`` unless it is set.
+    """Set OMP_NUM_THREADS to the result of ``default_num_threads`` unless it is set.
 
-    Must run before MXNet is imported: MXNet reads it once and otherwise takes half the cores in every process.
+    Call this function before MXNet is imported, because MXNet reads the variable once, at its import. Without the
+    variable, MXNet uses half of the host's cores in every process.
     """
     number = default_num_threads(processes)
     if not os.environ.get(NUM_THREADS_ENV, "").strip():
@@ -120,14 +130,14 @@ def has_mxnet() -> bool:
 
 
 def import_mxnet(purpose: str = "training without our own kernels") -> None:
-    """Import MXNet after the preparations that must come before it: threads, CUDA's libraries, and ``ENVIRONMENT``.
+    """Set the number of threads and ``MXNET_ENVIRONMENT``, load CUDA's libraries, and then import MXNet.
 
-    MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The first two
-    take longer than MXNet itself, ONNX 0.1 s, so they are hidden from it. If MXNet cannot be imported, the next import
-    of it reports why.
+    MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The imports of
+    SciPy and scikit-learn take longer than the import of MXNet, and the import of ONNX takes 0.1 s. This function hides
+    these packages from MXNet. It does not report a failed import: the next ``import mxnet`` does.
 
     Args:
-        purpose: what needs MXNet, for the message if it is not installed.
+        purpose: Task that needs MXNet, for the error message.
 
     Raises:
         UserError: MXNet or a library that it needs is not installed, or OMP_NUM_THREADS is malformed.
@@ -145,7 +155,7 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
     if error := mxnet_cuda.load_error():
         raise error
     hidden = [name for name in UNUSED_MXNET_IMPORTS if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not installed
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import raises ImportError.
     try:
         with contextlib.suppress(ImportError, OSError):
             importlib.import_module("mxnet")
@@ -155,6 +165,6 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
 
 
 def env_without_rank() -> dict[str, str]:
-    """Return the variables that a process inherits which is started here: not this one's place among others."""
-    place = {name for _, *names in LAUNCHERS for name in names}
-    return {name: value for name, value in os.environ.items() if name not in place}
+    """Return the environment for a child process: this process's environment without the variables of its rank."""
+    rank_variables = {name for _, *names in LAUNCHERS for name in names}
+    return {name: value for name, value in os.environ.items() if name not in rank_variables}

@@ -1,7 +1,8 @@
-"""Heads of the messages between ranks. They show that a message is intact, and that it is the expected one.
+"""Headers of the messages between ranks. A header shows that its message is intact and is the expected message.
 
-A message of a collective has a head with the number of the collective in this world, checksums of its name and of the
-content, and lengths. The checksum is zlib's CRC-32. Checksums detect faults of memory and networks, not attacks.
+The header of a message contains the number of the collective in this process group, checksums of the name of the
+collective and of the content, and lengths. The checksums are CRC-32. They detect faulty memory and networks. They do
+not detect attacks.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import numpy.typing as npt
 from crepe_dist.errors import ExitCode, UserError
 
 Bytes = npt.NDArray[np.uint8]
-HEADER_FIELDS = struct.Struct("<QQQII")  # see ``Head``
-HEADER_CHECKSUM = struct.Struct("<I")  # of the fields
+HEADER_FIELDS = struct.Struct("<QQQII")  # Fields of ``Header``.
+HEADER_CHECKSUM = struct.Struct("<I")  # CRC-32 of the fields, which follows them.
 HEADER_BYTES = HEADER_FIELDS.size + HEADER_CHECKSUM.size
-MAX_BYTES = 1 << 40  # of a message
+MAX_BYTES = 1 << 40  # Maximum size of a message.
 
 
 class Header(NamedTuple):
-    """Head of a message.
+    """Header of a message.
 
     Attributes:
-        number: number of the collective in this world.
-        size: bytes of the message.
-        largest: bytes of the largest message that its sender sends in this collective.
+        number: Number of the collective in this process group, counted from 1.
+        size: Bytes of the message.
+        largest: Bytes of the largest message that the sender sends in this collective.
         name: CRC-32 of the name of the collective.
-        checksum: checksum of the message.
+        checksum: CRC-32 of the message.
     """
 
     number: int
@@ -42,10 +43,10 @@ class Header(NamedTuple):
 
 
 class MessageChecker:
-    """Heads of the messages of one rank. It makes heads for what it sends, and checks the heads of what it receives.
+    """Creator of the headers of the messages that a rank sends, and checker of the messages that it receives.
 
     Attributes:
-        hosts: host of each rank, for errors; empty while they are unknown.
+        hosts: Host of each rank, for error messages. It is empty while the hosts are unknown.
     """
 
     def __init__(self, rank: int) -> None:
@@ -55,44 +56,44 @@ class MessageChecker:
         self._name = ""
 
     def start_collective(self, name: str) -> None:
-        """Begin the next collective."""
+        """Start the next collective."""
         self._number += 1
         self._name = name
 
     def make_header(self, message: Bytes, largest: int = 0) -> bytes:
-        """Return the head of a message of the current collective."""
-        head = Header(self._number, message.size, largest, zlib.crc32(self._name.encode()), zlib.crc32(message.data))
-        fields = HEADER_FIELDS.pack(*head)
+        """Return the header of a message of the current collective."""
+        header = Header(self._number, message.size, largest, zlib.crc32(self._name.encode()), zlib.crc32(message.data))
+        fields = HEADER_FIELDS.pack(*header)
         return fields + HEADER_CHECKSUM.pack(zlib.crc32(fields))
 
-    def parse_header(self, peer: int, head: Bytes) -> Header:
-        """Read the head of a message from ``peer``.
+    def parse_header(self, peer: int, data: Bytes) -> Header:
+        """Parse the header of a message from ``peer``.
 
         Raises:
-            UserError: it was damaged.
-            RuntimeError: it belongs to another collective.
+            UserError: The header was damaged.
+            RuntimeError: The message belongs to another collective.
         """
-        fields = head[: HEADER_FIELDS.size].tobytes()
-        read = Header(*HEADER_FIELDS.unpack(fields))
+        fields = data[: HEADER_FIELDS.size].tobytes()
+        header = Header(*HEADER_FIELDS.unpack(fields))
         if (
-            HEADER_CHECKSUM.unpack(head[HEADER_FIELDS.size :].tobytes())[0] != zlib.crc32(fields)
-            or read.size > MAX_BYTES
+            HEADER_CHECKSUM.unpack(data[HEADER_FIELDS.size :].tobytes())[0] != zlib.crc32(fields)
+            or header.size > MAX_BYTES
         ):
             raise self._damaged_error(peer)
-        if read.name != zlib.crc32(self._name.encode()):
+        if header.name != zlib.crc32(self._name.encode()):
             raise RuntimeError(f"rank {peer} is at another point of the program than {self._name!r}")
-        if read.number != self._number:
+        if header.number != self._number:
             expected = f"rank {self._rank} expects message {self._number} ({self._name!r})"
-            raise RuntimeError(f"rank {peer} sent message {read.number}, and {expected}")
-        return read
+            raise RuntimeError(f"rank {peer} sent message {header.number}, and {expected}")
+        return header
 
-    def check_content(self, peer: int, message: Bytes, head: Header) -> None:
-        """Check a message from ``peer``, which has all its bytes.
+    def check_content(self, peer: int, message: Bytes, header: Header) -> None:
+        """Check a complete message from ``peer`` against its header.
 
         Raises:
-            UserError: it was damaged.
+            UserError: The message was damaged.
         """
-        if message.size != head.size or zlib.crc32(message.data) != head.checksum:
+        if message.size != header.size or zlib.crc32(message.data) != header.checksum:
             raise self._damaged_error(peer)
 
     def _damaged_error(self, peer: int) -> UserError:
@@ -100,7 +101,8 @@ class MessageChecker:
             f"message {self._number} ({self._name}) was damaged on its way from {self._describe_rank(peer)} to "
             f"{self._describe_rank(self._rank)}",
             "its checksum is wrong: the memory or the network of one of these hosts is faulty",
-            "run the same command again to resume; if it happens again, test the memory of these hosts, or use others",
+            "run the same command again to resume; if the error repeats, test the memory of these hosts, "
+            "or use other hosts",
             code=ExitCode.FAILURE,
         )
 

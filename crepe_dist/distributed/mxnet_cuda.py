@@ -1,8 +1,8 @@
-"""Requirements of MXNet's GPU flavour: CUDA's libraries and the NVIDIA driver.
+"""Libraries that the GPU build of MXNet needs: CUDA's libraries and the NVIDIA driver.
 
-The wheel does not contain CUDA. The packages nvidia-*-cu11 do, in folders that the dynamic loader does not search. The
-loader finds a library by name once a process has loaded it, so they are loaded before MXNet.
-This module imports neither MXNet nor Horovod.
+The wheel of MXNet does not contain CUDA's libraries. The packages nvidia-*-cu11 contain them, in folders that the
+dynamic loader does not search. The loader finds a library by its name if the process has already loaded it. The
+libraries are therefore loaded before MXNet is imported. This module does not import MXNet or Horovod.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crepe_dist.errors import UserError
 
 GPU_PACKAGE = "mxnet-cu112"
 HOROVOD_BUILD_HINT = "build Horovod with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
-# Libraries that the flavour's libmxnet.so needs (readelf -d), each with its package and the package's folder.
+# Libraries that libmxnet.so of the GPU build needs (readelf -d), each with its package and the folder of the package.
 LIBRARIES = {
     "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
     "libcudart.so.11.0": ("nvidia-cuda-runtime-cu11", "cuda_runtime"),
@@ -32,17 +32,17 @@ LIBRARIES = {
 
 @cache
 def is_installed() -> bool:
-    """Return whether MXNet's GPU flavour is installed."""
+    """Return whether the GPU build of MXNet is installed."""
     return GPU_PACKAGE in hardware.versions()
 
 
 @cache
 def load_error() -> UserError | None:
-    """Load the libraries that the GPU flavour needs; return the error that names those that are missing."""
+    """Load the libraries that the GPU build needs. Return an error that names the missing libraries, or ``None``."""
     if not is_installed():
         return None
     if error := driver.load_error():
-        return UserError(f"MXNet's GPU flavour cannot be loaded: {error.what}", error.why, error.remedy)
+        return UserError(f"the GPU build of MXNet cannot be loaded: {error.what}", error.why, error.remedy)
     reasons = {}
     for library, (package, folder) in LIBRARIES.items():
         try:
@@ -52,7 +52,7 @@ def load_error() -> UserError | None:
     if not reasons:
         return None
     return UserError(
-        f"MXNet's GPU flavour cannot be loaded without {', '.join(reasons)}",
+        f"the GPU build of MXNet cannot be loaded without {', '.join(reasons)}",
         "; ".join(reasons.values()),
-        "install it again as docs/install.md says: `uv sync --extra gpu --group cu112`",
+        "reinstall it as described in docs/install.md: `uv sync --extra gpu --group cu112`",
     )

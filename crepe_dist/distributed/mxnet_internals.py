@@ -1,8 +1,8 @@
-"""Workarounds that use private names or undocumented behaviour of MXNet, one function each.
+"""Workarounds that use private names or undocumented behaviour of MXNet, one per function.
 
-Each was checked with MXNet 1.9.1 as PyPI has it. Check them all before allowing another version. None was checked with
-NVIDIA's container, whose MXNet 1.9.1 has NVIDIA's own changes, to the engine among others, and cuDNN 9 from 24.05 on.
-Workarounds that must run before MXNet is imported are in ``distributed/launch.py``.
+Each workaround was checked with MXNet 1.9.1 from PyPI. Check all of them before another version is allowed. They were
+not checked with NVIDIA's container. Its MXNet 1.9.1 contains changes by NVIDIA, for example in the engine, and uses
+cuDNN 9 since container 24.05. Workarounds that must run before the import of MXNet are in ``distributed/launch.py``.
 """
 
 from __future__ import annotations
@@ -16,55 +16,61 @@ import numpy as np
 
 
 class _Memory:
-    """Memory of an MXNet array for NumPy, which keeps the array as long as it uses the memory."""
+    """Array interface of an MXNet array for NumPy. It keeps the MXNet array alive while NumPy uses the memory."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
         address = ctypes.c_void_p()
         mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-        kind = np.dtype(array.dtype).str
-        self.__array_interface__ = {"data": (address.value, False), "shape": array.shape, "typestr": kind, "version": 3}
+        typestr = np.dtype(array.dtype).str
+        self.__array_interface__ = {
+            "data": (address.value, False),
+            "shape": array.shape,
+            "typestr": typestr,
+            "version": 3,
+        }
 
 
 def numpy_view(array: Any) -> Any:
-    """Return a NumPy view of an array in host memory, on which no operation may be pending.
+    """Return a NumPy view of an array in host memory. No operation on the array may be pending.
 
-    The documented ways to read an array copy it or wait for the engine, which takes ten times as long as filling a
-    batch (checked with MXNet 1.9.1).
+    The documented ways to read an array copy it or wait for the engine. That takes ten times as long as filling a batch
+    (checked with MXNet 1.9.1).
     """
     return np.asarray(_Memory(array))
 
 
 def structural_parameters(block: Any) -> dict[str, Any]:
-    """Return a block's parameters under the names that ``save_parameters`` writes, such as ``0.weight``.
+    """Return a block's parameters by the names that ``save_parameters`` writes, such as ``0.weight``.
 
-    Names from ``collect_params`` count the networks of a process, so they differ from one network to the next (checked
-    with MXNet 1.9.1: ``Block._collect_params_with_prefix``).
+    The names of ``collect_params`` contain a counter of the networks in this process, so they differ between networks
+    (checked with MXNet 1.9.1: ``Block._collect_params_with_prefix``).
     """
-    found: dict[str, Any] = block._collect_params_with_prefix()
-    return found
+    parameters: dict[str, Any] = block._collect_params_with_prefix()
+    return parameters
 
 
 def trainer_parameters(trainer: Any) -> list[Any]:
     """Return a trainer's parameters in the order of its indices (checked with MXNet 1.9.1: ``Trainer._params``)."""
-    found: list[Any] = trainer._params
-    return found
+    parameters: list[Any] = trainer._params
+    return parameters
 
 
 def disable_averaging(trainer: Any) -> None:
-    """Let Horovod's trainer sum gradients, and Gluon's update divide them by what it is given alone.
+    """Make Horovod's trainer sum gradients instead of averaging them.
 
-    Built with NCCL, Horovod averages (checked with MXNet 1.9.1 and Horovod 0.28.1:
-    ``DistributedTrainer._average_in_framework``, ``Trainer._scale``).
+    Gluon's update then divides the sum only by the batch size that it is given. A Horovod that was built with NCCL
+    averages by default (checked with MXNet 1.9.1 and Horovod 0.28.1: ``DistributedTrainer._average_in_framework``,
+    ``Trainer._scale``).
     """
     trainer._average_in_framework, trainer._postscale_factor, trainer._scale = True, 1.0, 1.0
 
 
 def disable_aggregated_updates(trainer: Any) -> None:
-    """Update one array per optimizer operator.
+    """Make the optimizer update one array per operator call.
 
-    Aggregated updates reduce the number of kernel launches on a GPU, but take twice as long on a CPU (checked with
-    MXNet 1.9.1: ``Optimizer.aggregate_num``).
+    Aggregated updates need fewer kernel launches on a GPU. On a CPU, they take twice as long (checked with MXNet 1.9.1:
+    ``Optimizer.aggregate_num``).
     """
     trainer._optimizer.aggregate_num = 1
 
@@ -72,7 +78,8 @@ def disable_aggregated_updates(trainer: Any) -> None:
 def get_optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
     """Return the optimizer's number of updates, and its state arrays by parameter index.
 
-    ``Trainer.save_states`` would pickle them (checked with MXNet 1.9.1: ``Trainer._optimizer``, ``Trainer._updaters``).
+    ``Trainer.save_states`` would pickle the arrays (checked with MXNet 1.9.1: ``Trainer._optimizer``,
+    ``Trainer._updaters``).
     """
     states = {}
     for index, state in trainer._updaters[0].states.items():
@@ -82,7 +89,7 @@ def get_optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
 
 
 def set_optimizer_state(trainer: Any, updates: int, states: Mapping[int, tuple[Any, ...]], device: Any) -> None:
-    """Restore the result of ``optimizer_state`` in a new trainer with the same optimizer and parameters.
+    """Restore the result of ``get_optimizer_state`` in a new trainer with the same optimizer and parameters.
 
     Every parameter gets the number of updates, because Adam's bias correction counts updates per parameter (checked
     with MXNet 1.9.1: ``Optimizer._all_index_update_counts``, ``Optimizer._set_current_context``).

@@ -1,7 +1,7 @@
-"""The processes that train together: their collectives, and decisions that all take together.
+"""Group of the processes that train together: its collectives, and functions that run on all ranks or on rank 0.
 
-All collectives are made of one: each rank sends bytes to every other one. Horovod (``horovod_group.py``), MPI
-(``mpi_group.py``) or TCP (``tcp_group.py``) carries them; ``join`` chooses.
+All collectives are built on one: an all-to-all of bytes. Its backend is Horovod (``horovod_group.py``), MPI
+(``mpi_group.py``) or TCP (``tcp_group.py``). ``init_process_group`` selects the backend.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from crepe_dist.distributed.signals import StopRequested
 from crepe_dist.errors import UserError
 
 T = TypeVar("T")
-HEARTBEAT_SECONDS = 10.0
-# Remedies if only some ranks fail: for what is read from disk, and for what a rank computes on.
+HEARTBEAT_SECONDS = 10.0  # Interval of the collectives of ``run_steps_on_rank0``.
+# Remedies if a function fails on some ranks only: because of files, and because of hardware or packages.
 SAME_FILES_HINT = "make the same files visible at the same path on every host"
 SAME_MACHINES_HINT = (
     f"run {invocation.command_line('doctor')} on these hosts and compare their hardware, driver and "
@@ -35,19 +35,24 @@ SAME_MACHINES_HINT = (
 
 
 class ProcessGroup:
-    """World of a single process, and base class of the others. As a context manager it ends collectives cleanly.
+    """Process group of a single process, and base class of the groups of several processes.
 
-    Every rank calls each method, with the same ``name`` at the same point of the program.
-
-    Sums are in the order of the ranks.
+    Every rank must call each collective at the same point of the program, with the same ``name``. Sums are computed in
+    the order of ranks. As a context manager, the group prints an error of all ranks once, and ends all processes.
 
     Attributes:
-        hosts: the ranks of each host.
-        sharers: number of processes that may use the same cores as this one, itself included.
-        carrier: name of what connects the processes, for messages.
-        beat: heartbeat for the watchdog, called while this rank waits for rank 0 or works alone as rank 0.
-        before_long_wait: called before an unbounded wait for ranks that report progress themselves.
-        patience: seconds after which a wait that the watchdog would end should end by itself, with its cause.
+        rank: Rank of this process.
+        size: Number of processes.
+        hosts: Ranks of each host.
+        local_rank: Rank of this process among the processes of its host.
+        local_size: Number of processes of this host.
+        processes_per_cpuset: Number of processes that may use the same cores as this process, including this process.
+        backend: Name of the backend, for messages. It is empty for a single process.
+        heartbeat: Function that reports progress to the watchdog. It is called while this rank waits for rank 0, or
+            runs a function as rank 0.
+        pause_watchdog: Function that is called before an unbounded wait for ranks that report progress themselves.
+        timeout: Time limit in seconds for waits that the watchdog would otherwise end. A wait that ends itself can
+            report the cause.
     """
 
     backend = ""
@@ -58,26 +63,35 @@ class ProcessGroup:
         self.pause_watchdog: Callable[[], None] = lambda: None
         self.timeout = math.inf
         self._messages = MessageChecker(rank)
-        places = self.all_gather_object([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
-        self._messages.hosts = hosts = [host for host, _ in places]
-        self.hosts = [[rank for rank, other in enumerate(hosts) if other == host] for host in dict.fromkeys(hosts)]
+        hosts_and_cores = self.all_gather_object([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
+        self._messages.hosts = hosts = [host for host, _ in hosts_and_cores]
+        self.hosts = [
+            [rank for rank, rank_host in enumerate(hosts) if rank_host == host] for host in dict.fromkeys(hosts)
+        ]
         self.local_rank = hosts[:rank].count(hosts[rank])
         self.local_size = hosts.count(hosts[rank])
-        self.processes_per_cpuset = places.count(places[rank])
+        self.processes_per_cpuset = hosts_and_cores.count(hosts_and_cores[rank])
 
     @property
     def is_root(self) -> bool:
         return self.rank == 0
 
     def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        """Send each rank its bytes of ``data``; return those received, in the order of the ranks, and their numbers."""
+        """Send each rank its part of ``data``.
+
+        Args:
+            sizes: Number of bytes for each rank, in the order of ranks and of ``data``.
+
+        Returns:
+            The received bytes in the order of ranks, and the number of bytes from each rank.
+        """
         return data, list(sizes)
 
     def all_gather_object(self, value: Any, name: str) -> list[Any]:
-        """Collect the JSON value of every rank, in the order of ranks, on every rank."""
+        """Return the JSON values of all ranks, in the order of ranks."""
         data = np.frombuffer(json.dumps(value).encode(), np.uint8)
         received, sizes = self._all_to_all_bytes(np.tile(data, self.size), [data.size] * self.size, name)
-        return [json.loads(part.tobytes()) for part in np.split(received, np.cumsum(sizes)[:-1])]
+        return [json.loads(content.tobytes()) for content in np.split(received, np.cumsum(sizes)[:-1])]
 
     def broadcast_object(self, value: Any, name: str) -> Any:
         """Return rank 0's JSON value on every rank."""
@@ -86,40 +100,42 @@ class ProcessGroup:
     def all_to_all(
         self, array: npt.NDArray[Any], counts: Sequence[int], name: str
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """Send each rank its elements of an array along the first axis, and return those received.
+        """Send each rank its elements of an array. The array is divided along the first axis.
 
         Args:
-            counts: number of elements for each rank, in the order of the ranks and of the array.
+            counts: Number of elements for each rank, in the order of ranks and of the array.
 
         Returns:
-            The received elements in the order of the ranks that sent them, and the number from each rank.
+            The received elements in the order of ranks, and the number of elements from each rank.
         """
-        width = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+        element_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:]))
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        received, sizes = self._all_to_all_bytes(data, [width * count for count in counts], name)
-        return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int64) // width
+        received, sizes = self._all_to_all_bytes(data, [element_bytes * count for count in counts], name)
+        return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int64) // element_bytes
 
     def all_reduce(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Sum an array over the ranks; the same shape and dtype (float32, float64, int32, int64) on every rank."""
+        """Sum an array over the ranks. It has the same shape and dtype (float or int, 32 or 64 bits) on every rank."""
         counts = self._chunk_lengths(array.size)
         received, _ = self.all_to_all(array.reshape(-1), counts, name)
-        part = received.reshape(self.size, -1).sum(axis=0, dtype=array.dtype)
-        return self._all_gather_chunks(part, name).reshape(array.shape)
+        chunk = received.reshape(self.size, -1).sum(axis=0, dtype=array.dtype)
+        return self._all_gather_chunks(chunk, name).reshape(array.shape)
 
     def broadcast_parameters(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Replace the values of arrays, which have the same names on every rank, by rank 0's."""
-        # Rank 0 sends a part to each rank, which passes it on to all: each sends the array once.
+        """Copy the values of rank 0's arrays to all ranks. The arrays have the same names and shapes on every rank."""
+        # Rank 0 sends a different chunk to each rank (scatter). Each rank then sends its chunk to all (all-gather).
+        # Each process thus sends only about the size of the array.
         for name, array in sorted(arrays.items()):
             counts = self._chunk_lengths(array.size) if self.is_root else [0] * self.size
-            part, _ = self.all_to_all(array.reshape(-1)[: sum(counts)], counts, name)
-            array[...] = self._all_gather_chunks(part, name).reshape(array.shape)
+            chunk, _ = self.all_to_all(array.reshape(-1)[: sum(counts)], counts, name)
+            array[...] = self._all_gather_chunks(chunk, name).reshape(array.shape)
 
     def _chunk_lengths(self, count: int) -> list[int]:
+        """Return the lengths of one chunk per rank, into which ``count`` elements are divided evenly."""
         return [count * (rank + 1) // self.size - count * rank // self.size for rank in range(self.size)]
 
-    def _all_gather_chunks(self, part: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Concatenate the parts of all ranks, on every rank."""
-        return self.all_to_all(np.tile(part, self.size), [part.size] * self.size, name)[0]
+    def _all_gather_chunks(self, chunk: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+        """Return the concatenated chunks of all ranks."""
+        return self.all_to_all(np.tile(chunk, self.size), [chunk.size] * self.size, name)[0]
 
     def run_on_all(
         self,
@@ -128,25 +144,25 @@ class ProcessGroup:
         compare_by: Callable[[T], Any] | None = None,
         mismatch_hint: str = SAME_FILES_HINT,
     ) -> T:
-        """Run ``work`` on every rank and return its result if it succeeded everywhere.
+        """Run a function on every rank. Return its result if it succeeded on all ranks.
 
         Args:
-            subject: name of the subject for messages.
-            work: function that may raise ``UserError``.
-            same: function of the result whose JSON value must be equal on every rank.
-            alike: first remedy if ``work`` fails on some ranks only.
+            name: Name of the result, for messages.
+            fn: Function that may raise ``UserError``.
+            compare_by: Function of the result that returns a JSON value, which must be equal on all ranks.
+            mismatch_hint: First remedy if ``fn`` fails on some ranks only.
 
         Raises:
-            UserError: on every rank alike, if ``work`` failed on one of them or the values differ.
+            UserError: The same error on every rank, if ``fn`` failed on one of them or if the values differ.
         """
         result: list[T] = []
-        report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "same": None}
+        report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "value": None}
         try:
             result.append(fn())
-            report["same"] = compare_by(result[0]) if compare_by else None
+            report["value"] = compare_by(result[0]) if compare_by else None
         except UserError as error:
             report["error"] = [error.what, error.why, error.remedy, error.code]
-        reports = self.all_gather_object(report, f"agree.{name}")
+        reports = self.all_gather_object(report, f"run_on_all.{name}")
         if failed := [rank for rank, report in enumerate(reports) if report["error"]]:
             what, why, remedy, code = reports[failed[0]]["error"]
             if self.size > 1 and len(failed) < self.size:
@@ -155,14 +171,14 @@ class ProcessGroup:
                 remedy = f"{mismatch_hint}; or {remedy}" if remedy else mismatch_hint
             raise UserError(what, why, remedy, on_all_ranks=True, code=code)
         first = reports[0]
-        for rank, other in enumerate(reports):
-            if other["same"] != first["same"]:
+        for rank, report in enumerate(reports):
+            if report["value"] != first["value"]:
                 raise UserError(
                     f"the processes disagree on the {name}",
-                    f"rank 0 (host {first['host']}) has {_describe_difference(first['same'], other['same'])}, "
-                    f"rank {rank} (host {other['host']}) has {_describe_difference(other['same'], first['same'])}",
-                    "start every process with the same command, files and package versions, on machines that are alike "
-                    f"({invocation.command_line('doctor')} describes them)",
+                    f"rank 0 (host {first['host']}) has {_describe_difference(first['value'], report['value'])}, "
+                    f"rank {rank} (host {report['host']}) has {_describe_difference(report['value'], first['value'])}",
+                    "start every process with the same command, files and package versions, on machines of the same "
+                    f"kind ({invocation.command_line('doctor')} describes them)",
                     on_all_ranks=True,
                 )
         return result[0]
@@ -177,7 +193,7 @@ class ProcessGroup:
             The result on rank 0, ``None`` on the other ranks.
 
         Raises:
-            UserError: on every rank, if ``function`` raised it.
+            UserError: On every rank, if ``function`` raised it.
         """
 
         def single_step() -> Iterator[T]:
@@ -192,35 +208,36 @@ class ProcessGroup:
         time out.
 
         Args:
-            work: Generator that yields at least every few seconds. Other ranks never start it.
+            steps: Generator that yields at least every few seconds. Other ranks never start it.
 
         Returns:
             The last item on rank 0, ``None`` on the other ranks.
 
         Raises:
-            UserError: on every rank, if ``work`` raised it.
+            UserError: On every rank, if ``steps`` raised it.
         """
         last: T | None = None
-        beat, due = f"on_root.{name}", time.monotonic() + HEARTBEAT_SECONDS
+        heartbeat, due = f"run_on_rank0.{name}", time.monotonic() + HEARTBEAT_SECONDS
         while not self.is_root:
-            end = self.broadcast_object(None, beat)  # as soon as there is one, the lines of an error, or none
+            # None: rank 0 has not finished. Otherwise the lines of its error, or an empty list.
+            error_lines = self.broadcast_object(None, heartbeat)
             self.heartbeat()
-            if end:
-                raise UserError(*end, on_all_ranks=True)
-            if end is not None:
+            if error_lines:
+                raise UserError(*error_lines, on_all_ranks=True)
+            if error_lines is not None:
                 return None
         try:
             for item in steps:
                 last = item
                 self.heartbeat()
                 if time.monotonic() >= due:
-                    self.broadcast_object(None, beat)
+                    self.broadcast_object(None, heartbeat)
                     due = time.monotonic() + HEARTBEAT_SECONDS
         except UserError as error:
-            self.broadcast_object([error.what, error.why, error.remedy], beat)
+            self.broadcast_object([error.what, error.why, error.remedy], heartbeat)
             error.on_all_ranks = True
             raise
-        self.broadcast_object([], beat)
+        self.broadcast_object([], heartbeat)
         return last
 
     def close(self) -> None:
@@ -229,7 +246,7 @@ class ProcessGroup:
     def __enter__(self) -> ProcessGroup:
         if self.size > 1:
             try:
-                # With different code, ranks would diverge or wait for different collectives.
+                # Ranks with different code would diverge, or wait for different collectives.
                 self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
             except UserError as error:
                 self.__exit__(UserError, error, None)
@@ -245,9 +262,8 @@ class ProcessGroup:
         if is_common:
             if self.is_root and isinstance(error, UserError):
                 print(error, file=sys.stderr, flush=True)
-            self.all_gather_object(
-                0, "exit"
-            )  # a rank that left earlier could get the others killed before the message is printed
+            # A launcher kills the other processes when one ends. So no rank ends before rank 0 has printed the error.
+            self.all_gather_object(0, "exit")
         if is_common or error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
         if isinstance(error, UserError) and is_common:
@@ -257,11 +273,11 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def _describe_difference(mine: Any, other: Any) -> str:
-    """Describe the first setting of ``mine`` that differs from ``other``."""
-    if isinstance(mine, dict) and isinstance(other, dict):
-        for key in sorted(mine.keys() | other.keys()):
-            if mine.get(key) != other.get(key):
-                inner = _describe_difference(mine.get(key), other.get(key))
-                return f"{key}: {inner}" if isinstance(mine.get(key), dict) else f"{key} = {inner}"
-    return json.dumps(mine)[:200]
+def _describe_difference(value: Any, reference: Any) -> str:
+    """Describe the first item of ``value`` that differs from ``reference``."""
+    if isinstance(value, dict) and isinstance(reference, dict):
+        for key in sorted(value.keys() | reference.keys()):
+            if value.get(key) != reference.get(key):
+                description = _describe_difference(value.get(key), reference.get(key))
+                return f"{key}: {description}" if isinstance(value.get(key), dict) else f"{key} = {description}"
+    return json.dumps(value)[:200]

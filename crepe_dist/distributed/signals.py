@@ -1,4 +1,4 @@
-"""Requests to stop, by signals, and the end of our children."""
+"""Signals that ask this process to stop, and the end of child processes together with their parent."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 
 from crepe_dist.errors import SIGNALS, ExitCode
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # Option of prctl(2).
 libc = ctypes.CDLL(None, use_errno=True)
-SUPERVISION_ID_ENV = "CREPE_DIST_SUPERVISION"  # id of a driver, the same in all processes that it starts
+# Variable with the id of an elastic driver. It is the same in all processes that the driver starts.
+SUPERVISION_ID_ENV = "CREPE_DIST_SUPERVISION"
 
 
 class StepAction(enum.IntEnum):
-    """Action that a rank votes for after the current step; all ranks follow the strongest vote of any rank."""
+    """Action that a rank requests after the current step. All ranks follow the strongest request of any rank."""
 
     CONTINUE = 0
     SAVE = 1
@@ -28,10 +29,12 @@ class StepAction(enum.IntEnum):
 
 
 class StopRequested(BaseException):
-    """Raised when this process was asked to stop. Like KeyboardInterrupt, ``except Exception`` does not catch it.
+    """Request to stop this process. Like KeyboardInterrupt, it is not caught by ``except Exception``.
 
     Args:
-        on_all_ranks: all ranks agreed to stop, so each can leave the group cleanly.
+        why: Source of the request.
+        code: Exit code of the process.
+        on_all_ranks: True if all ranks stop at the same point, so that each can leave the process group cleanly.
     """
 
     def __init__(self, why: str, code: int = ExitCode.STOPPED, *, on_all_ranks: bool = False) -> None:
@@ -41,12 +44,12 @@ class StopRequested(BaseException):
 
 
 class SignalHandler:
-    """Context manager of the main thread that turns ``SIGNALS`` into requests.
+    """Context manager that turns ``SIGNALS`` into requests to stop. It installs handlers only in the main thread.
 
     Attributes:
-        vote: STOP after a request to stop, else GO_ON.
-        why: source of the request to stop, once there was one.
-        code: exit code after that request.
+        requested_action: ``STOP`` after a request to stop, otherwise ``CONTINUE``.
+        reason: Source of the request to stop. It is empty before the first request.
+        code: Exit code after the request.
     """
 
     def __init__(self) -> None:
@@ -54,25 +57,27 @@ class SignalHandler:
         self.reason = ""
         self.code: int = ExitCode.STOPPED
         self._deferring = False
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     @property
     def is_supervised(self) -> bool:
-        """True if another program restarts this process after a failure."""
+        """Whether an elastic driver restarts this process after a failure."""
         return SUPERVISION_ID_ENV in os.environ
 
     @contextmanager
     def defer(self) -> Iterator[None]:
-        """Defer requests within the block: there they only set ``vote``; elsewhere they raise ``StopRequested``
-        at once.
+        """Defer requests within the block: a signal only sets ``requested_action``.
+
+        Outside such a block, a signal raises ``StopRequested`` immediately.
         """
-        before, self._deferring = self._deferring, True
+        was_deferring, self._deferring = self._deferring, True
         try:
             yield
         finally:
-            self._deferring = before
+            self._deferring = was_deferring
 
     def stop_exception(self, *, on_all_ranks: bool = False) -> StopRequested:
+        """Return the exception for a request to stop. Without a local request, another process was asked to stop."""
         self.reason = self.reason or "another process was asked to stop"
         return StopRequested(self.reason, self.code, on_all_ranks=on_all_ranks)
 
@@ -80,31 +85,33 @@ class SignalHandler:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._on_signal)
+                    self._previous_handlers[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested_action = self.requested_action is StepAction.STOP, StepAction.STOP
+        is_repeated = self.requested_action is StepAction.STOP
+        self.requested_action = StepAction.STOP
         if not self.reason:
             self.reason = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
             self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED
-        if number == signal.SIGINT and (again or not self._deferring):
-            raise KeyboardInterrupt  # a second Ctrl-C stops at once
-        if not self._deferring and not again:
+        if number == signal.SIGINT and (is_repeated or not self._deferring):
+            raise KeyboardInterrupt  # A second Ctrl-C stops the process immediately.
+        if not self._deferring and not is_repeated:
             raise self.stop_exception()
 
-    def request_stop(self, why: str) -> None:
-        """Ask this process to stop, as SIGTERM does; callable from any thread."""
-        self.reason = self.reason or why
-        os.kill(os.getpid(), signal.SIGTERM)  # the handler runs in the main thread, which may have to be interrupted
+    def request_stop(self, reason: str) -> None:
+        """Ask this process to stop, as SIGTERM does. Any thread may call this method."""
+        self.reason = self.reason or reason
+        # A signal also interrupts a system call of the main thread, where the handler runs.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def terminate_with_parent() -> None:
-    """Ask the kernel to send SIGTERM when the thread that starts this process ends; runs in the new process."""
+    """Ask the kernel to send SIGTERM to this process when the parent thread ends. Call this in the child process."""
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

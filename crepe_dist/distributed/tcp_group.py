@@ -1,4 +1,4 @@
-"""World of processes that only know each other's addresses: a TCP connection between each two of them."""
+"""Process group with TCP as the backend: there is one connection between each pair of processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import PeerLostError
 
-EAGER_BYTES = 1 << 14  # sent with the head; a connection takes those of two messages from a process that is behind
-PEER_TIMEOUT_SECONDS = 30  # without an answer, after which a host is gone
+# Bytes of a message that are sent together with its header. The buffers of a connection hold so many bytes of two
+# messages, so sending them does not block even if the receiver is late.
+EAGER_BYTES = 1 << 14
+PEER_TIMEOUT_SECONDS = 30  # A host that does not answer for so long is lost.
 SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_SECONDS // 3),
@@ -26,16 +28,16 @@ SOCKET_OPTIONS = (
 
 
 class TcpProcessGroup(ProcessGroup):
-    """World over connections.
+    """Process group over TCP connections.
 
-    A rank sends to the ranks above it in turn, and from the last on to the first; it receives from those below it in
-    the same way. So each waits only for what another is about to send to it.
+    Rank r sends to the ranks r + 1, r + 2, …, modulo the number of ranks. It receives from the ranks r - 1, r - 2, …
+    in this order. Each rank thus receives first from the rank that sends to it first.
 
     Args:
-        peers: connection to each other rank.
+        peers: Connection to each other rank.
 
     Raises:
-        PeerGone: in each collective, if a process or its host is gone.
+        PeerLostError: By each collective, if a process or its host is lost.
     """
 
     backend = "TCP"
@@ -50,33 +52,40 @@ class TcpProcessGroup(ProcessGroup):
 
     def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         self._messages.start_collective(name)
-        pieces = np.split(data, np.cumsum(sizes)[:-1])
-        above = [(self.rank + distance) % self.size for distance in range(1, self.size)]
+        messages = np.split(data, np.cumsum(sizes)[:-1])
+        peers = [(self.rank + distance) % self.size for distance in range(1, self.size)]
         self._send_all(
-            {peer: self._messages.make_header(pieces[peer]) + pieces[peer][:EAGER_BYTES].tobytes() for peer in above}
+            {
+                peer: self._messages.make_header(messages[peer]) + messages[peer][:EAGER_BYTES].tobytes()
+                for peer in peers
+            }
         )
-        heads = {peer: self._messages.parse_header(peer, self._receive(peer, HEADER_BYTES)) for peer in reversed(above)}
-        # All are here. If one were only late, its connection, full for LOST_SECONDS, would count as lost.
-        rests = {peer: rest for peer in above if (rest := self._send(peer, pieces[peer][EAGER_BYTES:])).size}
-        sending = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
+        headers = {
+            peer: self._messages.parse_header(peer, self._receive(peer, HEADER_BYTES)) for peer in reversed(peers)
+        }
+        # All headers have been received, so all ranks have arrived. Large data must not be sent earlier: the connection
+        # to a rank that is only late would be full for PEER_TIMEOUT_SECONDS, and the rank would count as lost.
+        rests = {peer: rest for peer in peers if (rest := self._send(peer, messages[peer][EAGER_BYTES:])).size}
+        # A thread sends the rest while this thread receives. Otherwise two ranks could wait for each other.
+        sender = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
         if rests:
-            sending.start()
-        received = {peer: self._receive(peer, head.size) for peer, head in heads.items()}
+            sender.start()
+        received = {peer: self._receive(peer, header.size) for peer, header in headers.items()}
         if rests:
-            sending.join()
-        for peer, head in heads.items():
-            self._messages.check_content(peer, received[peer], head)
-        in_order = [pieces[rank] if rank == self.rank else received[rank] for rank in range(self.size)]
-        return np.concatenate(in_order), [piece.size for piece in in_order]
+            sender.join()
+        for peer, header in headers.items():
+            self._messages.check_content(peer, received[peer], header)
+        in_order = [messages[rank] if rank == self.rank else received[rank] for rank in range(self.size)]
+        return np.concatenate(in_order), [message.size for message in in_order]
 
-    def _send(self, peer: int, piece: Bytes) -> Bytes:
-        """Send as much as the connection takes without a wait; return the rest."""
+    def _send(self, peer: int, data: Bytes) -> Bytes:
+        """Send as much data as the connection accepts without waiting. Return the rest."""
         try:
-            return piece[self._peers[peer].send(piece.data, socket.MSG_DONTWAIT) :]
+            return data[self._peers[peer].send(data.data, socket.MSG_DONTWAIT) :]
         except BlockingIOError:
-            return piece
-        except OSError:  # found out in receiving from it
-            return piece[:0]
+            return data
+        except OSError:  # A broken connection is detected when data is received from it.
+            return data[:0]
 
     def _send_all(self, messages: Mapping[int, Any]) -> None:
         for peer, message in messages.items():
@@ -84,12 +93,12 @@ class TcpProcessGroup(ProcessGroup):
                 self._peers[peer].sendall(message)
 
     def _receive(self, peer: int, count: int) -> Bytes:
-        data, done = np.empty(count, np.uint8), 0
+        data, num_received = np.empty(count, np.uint8), 0
         try:
-            while done < count:
-                if not (length := self._peers[peer].recv_into(data[done:].data)):
+            while num_received < count:
+                if not (length := self._peers[peer].recv_into(data[num_received:].data)):
                     raise PeerLostError(f"rank {peer} closed its connection")
-                done += length
+                num_received += length
         except OSError as error:
             raise PeerLostError(f"rank {peer}: {error.strerror or error}") from error
         return data

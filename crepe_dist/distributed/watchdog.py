@@ -1,6 +1,6 @@
-"""Watchdog: a thread that writes the stacks of a process without progress, and ends it.
+"""Watchdog: a thread that ends a process that makes no progress, after writing the stacks of its threads.
 
-Without it, a suspended rank, or one whose network is cut, would leave the others waiting forever.
+Without a watchdog, the other ranks would wait forever if one rank is suspended or loses its network.
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import ExitCode, UserError
 
 POLL_SECONDS = 1.0
-SUSPENDED_SECONDS = 5.0  # delay of a tick that shows that this process itself was suspended or the host overloaded
-DUMP_SECONDS = 1.0  # time that the other processes of this host get to write their stacks
-STACK_DUMP_SIGNAL = signal.SIGUSR1  # a process that gets it writes its stacks
-MAX_SHOWN_ROWS = 64
+# A poll that is late by so much shows that this process was suspended, or that the host is overloaded.
+SUSPENDED_SECONDS = 5.0
+DUMP_SECONDS = 1.0  # Time for the other processes of this host to write their stacks.
+STACK_DUMP_SIGNAL = signal.SIGUSR1  # A process writes its stacks when it receives this signal.
+MAX_SHOWN_ROWS = 64  # Maximum number of rows of the data that the position of a process contains.
 
 
 class Watchdog:
-    """Context manager of a process that calls ``beat`` whenever it makes progress.
+    """Context manager of a process that calls ``heartbeat`` whenever it makes progress.
 
     Args:
-        limit: seconds without progress that count as a hang.
+        signal_handler: Receiver of the request to stop if the launcher ends.
+        limit: Seconds without progress after which the process is ended.
+        rank: Rank of this process.
     """
 
     def __init__(self, signal_handler: SignalHandler, limit: float, rank: int) -> None:
-        self._control = signal_handler
+        self._signal_handler = signal_handler
         self._limit = limit
         self._rank = rank
         self._phase = "start"
-        self._locate: Callable[[], dict[str, Any]] = dict
+        self._position_source: Callable[[], dict[str, Any]] = dict
         self._since = time.monotonic()
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
@@ -55,46 +58,52 @@ class Watchdog:
     def heartbeat(self, phase: str = "") -> None:
         """Record progress.
 
-        It never returns once the watchdog is ending the process, because a suspended process may have been continued
-        only to write its stack.
+        The call never returns if the watchdog is ending the process. A suspended process may have been continued only
+        to write its stacks, and must not continue its work.
 
         Args:
-            phase: name of the phase that starts; empty: the same as before.
+            phase: Name of the phase that starts. Empty: the phase does not change.
         """
         self._wait_for_end()
         self._phase = phase or self._phase
         self._since = time.monotonic()
 
     def pause(self) -> None:
-        """Suspend the limit until the next beat, because the other ranks have watchdogs of their own.
+        """Suspend the time limit until the next heartbeat, because this rank waits for ranks with their own watchdogs.
 
-        A suspended process of this host still counts as a hang, because its watchdog is suspended, too.
+        A suspended process of this host still counts as a hang, because its watchdog is also suspended.
         """
         self._since = math.inf
 
     def set_position_source(self, position_source: Callable[[], dict[str, Any]]) -> None:
-        """Set the function that returns step, epoch, documents and rows; another thread calls it."""
-        self._locate = position_source
+        """Set the function that returns step, epoch, documents and rows. The thread of the watchdog calls it."""
+        self._position_source = position_source
 
     def position(self) -> dict[str, Any]:
-        """Return the position of this process: rank, phase, and what ``locate`` was given."""
-        return {"rank": self._rank, "phase": self._phase, **self._locate()}
+        """Return the position of this process: rank, phase, and the result of the position source."""
+        return {"rank": self._rank, "phase": self._phase, **self._position_source()}
 
     def open_stack_file(self, path: Path, processes: list[dict[str, Any]]) -> None:
-        """Write stacks to a file from now on.
+        """Open the file to which the stacks are written.
 
         Args:
-            processes: ``identity`` of every rank.
+            path: Path of the file. It is opened for appending.
+            processes: Result of ``identity`` of every rank.
         """
         path.parent.mkdir(exist_ok=True)
         self._stacks = path.open("a", encoding="utf-8")
-        me = self.identity()
-        self._stacks.write(f"{json.dumps({'rank': self._rank, **me, 'started': time.time()})}\n")
+        identity = self.identity()
+        self._stacks.write(f"{json.dumps({'rank': self._rank, **identity, 'started': time.time()})}\n")
         self._stacks.flush()
         faulthandler.register(STACK_DUMP_SIGNAL, self._stacks)
-        self._peers = [(p["pid"], p["start"]) for p in processes if p["host"] == me["host"] and p["pid"] != me["pid"]]
+        self._peers = [
+            (process["pid"], process["start"])
+            for process in processes
+            if process["host"] == identity["host"] and process["pid"] != identity["pid"]
+        ]
 
     def identity(self) -> dict[str, Any]:
+        """Return the host, the process id and the start time of this process."""
         pid = os.getpid()
         return {"host": socket.gethostname(), "pid": pid, "start": process_start_time(pid)}
 
@@ -108,26 +117,28 @@ class Watchdog:
         self._wait_for_end()
         self._ended.set()
         if self._stacks is not None and not self._launched:
-            # A process of a group keeps the handler: the others may still ask for its stacks.
+            # A process of a group keeps the handler, because the other processes may still request its stacks.
             faulthandler.unregister(STACK_DUMP_SIGNAL)
             self._stacks.close()
 
     def _watch(self) -> None:
-        last = peers_moved = time.monotonic()
+        last_poll = peers_last_running = time.monotonic()
         while True:
             now = time.monotonic()
-            if not any(process_state(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):  # suspended
-                peers_moved = now
-            if now - last > POLL_SECONDS + SUSPENDED_SECONDS:
-                self._since += now - last
-                peers_moved = now
-            last = now
+            if not any(process_state(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):
+                peers_last_running = now
+            if now - last_poll > POLL_SECONDS + SUSPENDED_SECONDS:
+                # This process was suspended, so do not count this time.
+                self._since += now - last_poll
+                peers_last_running = now
+            last_poll = now
             if self._launched and os.getppid() != self._parent:
                 self._launched = False
-                self._control.request_stop("the launcher is gone")
-            stood = now - (peers_moved if math.isinf(self._since) else self._since)
-            if stood > self._limit:
-                self._end(stood)
+                self._signal_handler.request_stop("the launcher is gone")
+            # While the limit is paused, only a suspended peer counts as a hang.
+            idle_seconds = now - (peers_last_running if math.isinf(self._since) else self._since)
+            if idle_seconds > self._limit:
+                self._end(idle_seconds)
             if self._ended.wait(POLL_SECONDS):
                 return
 
@@ -136,25 +147,25 @@ class Watchdog:
             time.sleep(1)
 
     def _end(self, seconds: float) -> None:
-        """Write the stacks of this host's processes, and end all of them."""
+        """Write the stacks of all processes of this host, and end these processes."""
         self._ending = True
-        # The process must end even if something below blocks, for instance a lost disk.
-        end = threading.Timer(2 * DUMP_SECONDS + SUSPENDED_SECONDS, os._exit, [ExitCode.HUNG])
-        end.daemon = True
-        end.start()
+        # The process must end even if a call below blocks, for example because a disk is lost.
+        timer = threading.Timer(2 * DUMP_SECONDS + SUSPENDED_SECONDS, os._exit, [ExitCode.HUNG])
+        timer.daemon = True
+        timer.start()
         try:
-            where, stream = self.position(), self._stacks or sys.stderr
-            step = f" at step {where['step']}" if "step" in where else ""
+            position, stream = self.position(), self._stacks or sys.stderr
+            step = f" at step {position['step']}" if "step" in position else ""
             error = UserError(
-                f"no progress for {seconds:.0f} s{step} ({where['phase']})",
+                f"no progress for {seconds:.0f} s{step} ({position['phase']})",
                 "a process is suspended, a host or network is lost, or the ranks wait for different collectives",
                 f"run the same command again, or raise --safety.watchdog-s ({self._limit:g}) if steps take longer; "
                 f"the stacks are in {self._stacks.name if self._stacks else 'the lines below'}",
             )
             print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
             self._signal_peers(STACK_DUMP_SIGNAL)
-            self._signal_peers(signal.SIGCONT)  # a suspended process writes its stack, too
-            stream.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **where})}\n")
+            self._signal_peers(signal.SIGCONT)  # A suspended process also writes its stacks.
+            stream.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **position})}\n")
             stream.flush()
             faulthandler.dump_traceback(stream)
             time.sleep(DUMP_SECONDS)
@@ -170,17 +181,17 @@ class Watchdog:
 
 
 def process_state(pid: int) -> tuple[bytes, int] | None:
-    """Return the state of a process and its start in clock ticks since boot; ``None`` if it does not run."""
+    """Return the state of a process and its start time in clock ticks since boot, or ``None`` if it is not running."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name in brackets may itself contain brackets and blanks; the state follows it.
+    # The name of the process is in parentheses. It may contain parentheses and spaces. The state follows it.
     state, *fields = stat[stat.rindex(b")") + 2 :].split()
     return None if state in (b"Z", b"X") else (state, int(fields[18]))
 
 
 def process_start_time(pid: int) -> int | None:
-    """Return the start of a process in clock ticks since boot; ``None`` if it does not run."""
-    found = process_state(pid)
-    return found and found[1]
+    """Return the start time of a process in clock ticks since boot, or ``None`` if it is not running."""
+    state = process_state(pid)
+    return state and state[1]

@@ -218,7 +218,7 @@ def test_many_silent_strangers_neither_delay_a_process_nor_fill_the_memory(monke
         known = thread.submit(report, port, 1, 2)
         arrival = next(filter(None, arrivals))
     assert time.monotonic() - began < handshake.HANDSHAKE_SECONDS
-    assert len(callers._heard) <= 6
+    assert len(callers._pending) <= 6
     for each in (*strangers, known.result().peer, arrival.channel.peer):
         each.close()
 
@@ -243,7 +243,7 @@ class TestSecrets:
         assert f"error: rank 0 at localhost:{group.port} refused this process, rank 1 on " in said
         here = "is not set here" if first is None else "is set to another value there, or not"
         assert f"CREPE_DIST_SECRET {here}" in said
-        assert "give all processes of the job the same CREPE_DIST_SECRET" in said
+        assert "set the same CREPE_DIST_SECRET for all processes of the job" in said
         assert SECRET not in said
         group.start(1)
         assert [place[0] for place, *_ in group.places()] == [0, 1]
