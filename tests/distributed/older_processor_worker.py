@@ -1,4 +1,4 @@
-"""``crepe_dist.train``, where rank 1 has an older processor than the others."""
+"""Run ``crepe_dist.train``. Rank 1 simulates an older processor than the other ranks have."""
 
 from __future__ import annotations
 

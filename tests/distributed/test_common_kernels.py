@@ -1,4 +1,4 @@
-"""Processes on different processors compute with the best build of the kernels that all of them have."""
+"""Processes on different processors use the best build of the kernels that all of them can run."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from tests.helpers.programs import program
 
 
 @pytest.mark.parametrize(
-    ("usable", "chosen"),
+    ("usable_builds", "expected"),
     [
         ([["amx", "avx2", "generic"], ["avx2", "generic"]], "avx2"),
         ([["avx512", "avx2"], ["amx", "avx512", "avx2"]], "avx512"),
         ([["avx2"], ["avx2"]], None),
-        ([["amx"], []], None),  # the ranks then disagree about the kernels, and that is an error
+        ([["amx"], []], None),  # No common build. The ranks then disagree on the kernels, which is an error.
     ],
 )
-def test_the_best_that_all_have(usable: list[list[str]], chosen: str | None) -> None:
-    world = SimpleNamespace(size=2, all_gather_object=lambda value, name: usable)
-    assert common_kernels(cast(ProcessGroup, cast(Any, world))) == chosen
+def test_the_best_common_build_is_used(usable_builds: list[list[str]], expected: str | None) -> None:
+    group = SimpleNamespace(size=2, all_gather_object=lambda value, name: usable_builds)
+    assert common_kernels(cast(ProcessGroup, cast(Any, group))) == expected
 
 
 @pytest.mark.parametrize(
-    ("requested", "precisions", "chosen"),
+    ("requested", "precisions", "expected"),
     [("auto", ["bfloat16", "float32"], "float32"), ("auto", ["bfloat16"] * 2, "bfloat16"),
      ("bfloat16", ["bfloat16", "float32"], "bfloat16")],
 )  # fmt: skip
-def test_the_precision_that_suits_all(requested: Precision, precisions: list[str], chosen: str) -> None:
-    world = SimpleNamespace(all_gather_object=lambda value, name: precisions)
+def test_the_precision_suits_all_ranks(requested: Precision, precisions: list[str], expected: str) -> None:
+    group = SimpleNamespace(all_gather_object=lambda value, name: precisions)
     own = Backend("bfloat16", None, "the processor has AVX512-BF16")
-    found = common_precision(own, ModelOptions(precision=requested), cast(ProcessGroup, cast(Any, world)))
-    assert found.precision == chosen
+    backend = common_precision(own, ModelOptions(precision=requested), cast(ProcessGroup, cast(Any, group)))
+    assert backend.precision == expected
 
 
 @needs_kernels
 @pytest.mark.skipif(library.supported_builds()[0] == "avx2", reason="this processor has no build above avx2")
 @pytest.mark.skipif("avx2" not in library.supported_builds(), reason="this processor has no AVX2")
-def test_an_older_processor_among_them(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run equals one of a single process with that build, and its checkpoints name it."""
+def test_one_rank_with_an_older_processor(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run equals a run of a single process with the older build. Its checkpoints name the build."""
     monkeypatch.delenv(library.KERNELS_ENV, raising=False)
     flags = ["--data", str(data), *QUICK, "--run-dir"]
     run(program("distributed/older_processor_worker.py", *flags, "two", processes=2), tmp_path)
     run(command("train", *flags, "one", "--kernels=avx2"), tmp_path)
     two, one = (sorted((tmp_path / name / "checkpoints").glob("*.params")) for name in ("two", "one"))
-    assert [each.read_bytes() for each in two] == [each.read_bytes() for each in one]
+    assert [path.read_bytes() for path in two] == [path.read_bytes() for path in one]
     assert read_json(two[0].with_suffix(".json"))["numerics"]["model.kernels"] == "avx2"

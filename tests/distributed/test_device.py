@@ -1,4 +1,4 @@
-"""Choice of a GPU for each rank, with a stand-in for the driver."""
+"""Selection of a GPU for each rank, with a simulated driver."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import UserError
 
 
-class BesideAnother(ProcessGroup):
-    """Rank 0 of two; the other one reports success."""
+class FirstOfTwo(ProcessGroup):
+    """Rank 0 of two ranks. The other rank reports success."""
 
     def __init__(self):
         super().__init__(0, 2)
 
     def all_gather_object(self, value, name):
-        return [value, ["other", []] if name == "hosts" else {"host": "other", "error": None, "same": None}]
+        return [value, ["other", []] if name == "hosts" else {"host": "other", "error": None, "value": None}]
 
 
 def refuse(*numbers):
-    """Return a check that refuses some GPUs."""
+    """Return a check that refuses the GPUs with these numbers."""
 
     def check(gpu):
         if gpu.device_id in numbers:
@@ -30,17 +30,17 @@ def refuse(*numbers):
     return check
 
 
-@pytest.mark.parametrize(("refused", "chosen"), [((), Device("gpu", 0)), ((0,), Device("gpu", 1)), ((0, 1), CPU)])
-def test_the_first_gpu_that_something_can_use(monkeypatch, refused, chosen):
+@pytest.mark.parametrize(("refused", "expected"), [((), Device("gpu", 0)), ((0,), Device("gpu", 1)), ((0, 1), CPU)])
+def test_the_first_usable_gpu_is_selected(monkeypatch, refused, expected):
     monkeypatch.setattr(device.driver, "gpu_count", lambda: 2)
     monkeypatch.setattr(device.driver, "gpu_uuid", str)
     assert device.select_device("cpu", refuse(*refused)) == CPU
-    assert device.select_device("auto", refuse(*refused)) == chosen
-    if chosen == CPU:
+    assert device.select_device("auto", refuse(*refused)) == expected
+    if expected == CPU:
         with pytest.raises(UserError, match="GPU 0 is too old"):
             device.select_device("gpu", refuse(*refused))
     else:
-        assert device.select_device("gpu", refuse(*refused)) == chosen
+        assert device.select_device("gpu", refuse(*refused)) == expected
 
 
 def test_without_gpu(monkeypatch):
@@ -49,13 +49,13 @@ def test_without_gpu(monkeypatch):
     with pytest.raises(UserError, match="no GPU was found"):
         device.select_device("gpu", refuse())
     with pytest.raises(UserError) as raised:
-        device.select_device("gpu", refuse(), BesideAnother())
+        device.select_device("gpu", refuse(), FirstOfTwo())
     assert "[only on rank 0 (host " in raised.value.what
     assert "doctor on these hosts" in raised.value.remedy
 
 
 @pytest.mark.parametrize(
-    ("seen", "numbers"),
+    ("visible_gpus", "numbers"),
     [
         ([("a", "ABCD"), ("b", "EFGH"), ("a", "ABCD"), ("b", "EFGH")], [0, 0, 1, 1]),
         ([("a", "A"), ("a", "B"), ("b", "C"), ("b", "D")], [0, 0, 0, 0]),
@@ -64,14 +64,14 @@ def test_without_gpu(monkeypatch):
         ([("a", ""), ("a", "")], [None, None]),
     ],
     ids=[
-        "two hosts, ranks in turns", "one visible a process", "containers of two names with the same GPUs",
-        "another order", "none visible",
+        "two hosts with alternating ranks", "one visible GPU per process", "two containers with the same GPUs",
+        "different order", "no visible GPU",
     ],
 )  # fmt: skip
-def test_each_rank_gets_a_gpu_of_its_own(seen, numbers):
-    assert device.assign_gpus(seen) == numbers
-    taken = [gpus[number] for (_, gpus), number in zip(seen, numbers) if number is not None]
-    assert len(set(taken)) == len(taken)
+def test_each_rank_gets_its_own_gpu(visible_gpus, numbers):
+    assert device.assign_gpus(visible_gpus) == numbers
+    assigned = [gpus[number] for (_, gpus), number in zip(visible_gpus, numbers) if number is not None]
+    assert len(set(assigned)) == len(assigned)
 
 
 def test_ranks_with_and_without_gpus_are_refused():

@@ -1,4 +1,4 @@
-"""How often Horovod looks for work."""
+"""Polling interval of Horovod's background thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CREPE, PAPER, ON_CPU = Config(), Config(model=ModelOptions(network="paper")), Co
     ],
     ids=["a host", "two hosts", "CPUs of two hosts", "NCCL", "GPUs without NCCL", "MXNet on GPUs"],
 )
-def test_horovod_looks_often_only_where_gradients_go_through_it(
+def test_horovod_polls_often_only_if_it_sums_the_gradients(
     config, gpus, has_nccl, local_size, milliseconds, monkeypatch
 ):
     monkeypatch.setattr(driver, "gpu_count", lambda: gpus)

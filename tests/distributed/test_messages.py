@@ -1,4 +1,4 @@
-"""Worlds with bounded collectives."""
+"""Process groups with collectives of limited size."""
 
 from __future__ import annotations
 
@@ -19,54 +19,57 @@ SIZE = 3
 
 
 class ThreadGroup(ChunkedProcessGroup):
-    """World of threads whose collectives count what they carry."""
+    """Process group of threads that records the sizes of its collectives."""
 
-    lines: ClassVar[list[Any]] = []
+    sent: ClassVar[list[Any]] = []  # Messages to each rank, by sender.
     barrier = threading.Barrier(SIZE)
     sizes: ClassVar[list[int]] = []
     damaged = ""
 
     def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        ThreadGroup.lines = ThreadGroup.lines if len(ThreadGroup.lines) == SIZE else [None] * SIZE
+        ThreadGroup.sent = ThreadGroup.sent if len(ThreadGroup.sent) == SIZE else [None] * SIZE
         self.barrier.wait(20)
-        ThreadGroup.lines[self.rank] = np.split(data, np.cumsum(sizes)[:-1])
+        ThreadGroup.sent[self.rank] = np.split(data, np.cumsum(sizes)[:-1])
         self.barrier.wait(20)
-        came = [line[self.rank] for line in ThreadGroup.lines]
-        if name == self.damaged and self.rank == 0 and len(came[2]):
-            came[2] = came[2] ^ np.uint8(1)
+        received = [messages[self.rank] for messages in ThreadGroup.sent]
+        if name == self.damaged and self.rank == 0 and len(received[2]):
+            received[2] = received[2] ^ np.uint8(1)
         self.barrier.wait(20)
-        ThreadGroup.sizes += [sum(sizes), sum(map(len, came))]
-        return np.concatenate(came), [len(each) for each in came]
+        ThreadGroup.sizes += [sum(sizes), sum(map(len, received))]
+        return np.concatenate(received), list(map(len, received))
 
 
-def threads(work: Any) -> list[Any]:
+def run_in_threads(function: Any) -> list[Any]:
+    """Call a function of the rank in one thread per rank. Return the results or exceptions."""
     with ThreadPoolExecutor(SIZE) as pool:
-        return [future.exception(30) or future.result() for future in [pool.submit(work, n) for n in range(SIZE)]]
+        return [
+            future.exception(30) or future.result() for future in [pool.submit(function, rank) for rank in range(SIZE)]
+        ]
 
 
-@pytest.mark.parametrize("most", [SIZE * (HEADER_BYTES + 1), 200, 1000, 1 << 30])
-def test_what_is_larger_than_a_collective_travels_in_pieces(monkeypatch, most):
-    monkeypatch.setattr(chunked_messages, "MAX_BYTES", most)
+@pytest.mark.parametrize("max_bytes", [SIZE * (HEADER_BYTES + 1), 200, 1000, 1 << 30])
+def test_large_messages_are_sent_in_chunks(monkeypatch, max_bytes):
+    monkeypatch.setattr(chunked_messages, "MAX_BYTES", max_bytes)
     monkeypatch.setattr(ThreadGroup, "sizes", [])
-    worlds = threads(lambda rank: ThreadGroup(rank, SIZE))
-    lengths = [[5, 0, 300], [700, 10, 0], [0, 0, 3]]  # of each rank to each
+    groups = run_in_threads(lambda rank: ThreadGroup(rank, SIZE))
+    lengths = [[5, 0, 300], [700, 10, 0], [0, 0, 3]]  # From each rank to each rank.
     sent = [
         [np.arange(100 * n + m, 100 * n + m + k, dtype=np.int16) for m, k in enumerate(lengths[n])] for n in range(3)
     ]
-    ended = threads(lambda n: worlds[n].all_to_all(np.concatenate(sent[n]), lengths[n], "x"))
-    for rank, (received, counts) in enumerate(ended):
+    results = run_in_threads(lambda n: groups[n].all_to_all(np.concatenate(sent[n]), lengths[n], "x"))
+    for rank, (received, counts) in enumerate(results):
         assert counts.tolist() == [lengths[n][rank] for n in range(SIZE)]
         assert (received == np.concatenate([sent[n][rank] for n in range(SIZE)])).all()
-    assert max(ThreadGroup.sizes) <= most
+    assert max(ThreadGroup.sizes) <= max_bytes
     big = np.arange(4000, dtype=np.int32)
-    assert all((total == 3 * big).all() for total in threads(lambda n: worlds[n].all_reduce(big, "sum")))
-    assert max(ThreadGroup.sizes) <= most
+    assert all((total == 3 * big).all() for total in run_in_threads(lambda n: groups[n].all_reduce(big, "sum")))
+    assert max(ThreadGroup.sizes) <= max_bytes
 
 
-def test_a_damaged_piece_is_told(monkeypatch):
-    worlds = threads(lambda rank: ThreadGroup(rank, SIZE))
+def test_a_damaged_chunk_is_reported(monkeypatch):
+    groups = run_in_threads(lambda rank: ThreadGroup(rank, SIZE))
     monkeypatch.setattr(ThreadGroup, "damaged", "x")
-    ended = threads(lambda rank: worlds[rank].all_gather_object("value", "x"))
-    assert isinstance(ended[0], UserError)
-    assert "message 2 (x) was damaged on its way from rank 2 (host " in str(ended[0])
-    assert ended[1] == ended[2] == ["value"] * 3
+    results = run_in_threads(lambda rank: groups[rank].all_gather_object("value", "x"))
+    assert isinstance(results[0], UserError)
+    assert "message 2 (x) was damaged on its way from rank 2 (host " in str(results[0])
+    assert results[1] == results[2] == ["value"] * 3

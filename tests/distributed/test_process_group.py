@@ -1,4 +1,4 @@
-"""Collectives, agreement and errors in several processes under the real launcher."""
+"""Collectives and errors in several processes, under the real launchers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def python_train(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize("launcher", ["horovodrun", "supervise", pytest.param("mpiexec", marks=needs_mpi)])
-def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path, launcher):
+def test_collectives_and_steps_on_rank_0(tmp_path, launcher):
     worker = "distributed/collectives_worker.py"
     arguments = {
         "horovodrun": program(worker, processes=3),
@@ -43,12 +43,12 @@ def test_sum_gather_broadcast_and_waiting_for_rank_0(tmp_path, launcher):
 
 
 class TestErrors:
-    """Each is told once, says what to do, and ends every process."""
+    """Each error is printed once, names a remedy, and ends every process."""
 
     def check(self, arguments, cwd, message, seconds=60):
-        began = time.monotonic()
+        start = time.monotonic()
         printed = run(arguments, cwd, code=None)
-        assert time.monotonic() - began < seconds
+        assert time.monotonic() - start < seconds
         assert printed.count(message) == 1, printed
         assert "do:  " in printed
         assert "Error in sys.excepthook" not in printed
@@ -67,8 +67,8 @@ class TestErrors:
         printed = self.check(shell(2, line), tmp_path, "data is not a prepared data set [only on rank 1")
         assert not (tmp_path / "run").exists(), printed
 
-    def test_launched_as_many_that_cannot_meet(self, data, tmp_path):
-        """Launch as mpirun or srun does: never N silent independent runs."""
+    def test_processes_of_a_launcher_that_cannot_meet(self, data, tmp_path):
+        """Processes that mpirun or srun starts fail if they cannot meet. They never train N independent runs."""
         processes = []
         for rank in range(2):
             env = dict(os.environ, OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_SIZE="2")
@@ -76,7 +76,9 @@ class TestErrors:
             processes.append(subprocess.Popen(arguments, cwd=tmp_path, env=env, stdout=-1, stderr=subprocess.STDOUT))
         printed = b"".join(process.communicate(timeout=200)[0] for process in processes).decode()
         assert all(process.returncode for process in processes)
-        assert printed.count("Open MPI started 2 processes, ") == 1  # MASTER_ADDR is not set, or mpi4py sees one
+        assert (
+            printed.count("Open MPI started 2 processes, ") == 1
+        )  # MASTER_ADDR is not set, or mpi4py sees one process.
         assert not (tmp_path / "runs").exists()
 
 
@@ -91,26 +93,26 @@ class TestLaunch:
             ),
             ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, LauncherEnv("Open MPI", 1, 2, 1)),
             ({"RANK": "3", "WORLD_SIZE": "4", "PMI_RANK": "0", "PMI_SIZE": "2"}, LauncherEnv("torchrun", 3, 4)),
-            ({"JOB_COMPLETION_INDEX": "1"}, LauncherEnv()),  # says nothing of the number
+            ({"JOB_COMPLETION_INDEX": "1"}, LauncherEnv()),  # The number of processes is unknown.
             (
                 {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
                 LauncherEnv("srun", 5, 6, 1),
             ),
-            ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, LauncherEnv()),  # the batch script itself
+            ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, LauncherEnv()),  # The batch script.
         ],
     )
     def test_the_environment_is_read(self, environment, expected):
         assert read_launcher_env(environment) == expected
 
     @pytest.mark.parametrize(("rank", "size"), [("", "2"), ("x", "2"), ("0", "two"), ("1", "")])
-    def test_one_of_several_that_does_not_know_both_numbers_is_refused(self, rank, size):
-        given = {"RANK": rank, "WORLD_SIZE": size}
+    def test_a_process_with_only_a_part_of_a_rank_environment_is_refused(self, rank, size):
+        environment = {"RANK": rank, "WORLD_SIZE": size}
         with pytest.raises(UserError, match=f"WORLD_SIZE is '{size or 'not set'}', and RANK is '{rank or 'not set'}'"):
-            require_complete_rank_env(read_launcher_env(given), given)
-        for alone in ({"WORLD_SIZE": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, {"RANK": "0"}):
-            require_complete_rank_env(read_launcher_env(alone), alone)
+            require_complete_rank_env(read_launcher_env(environment), environment)
+        for complete in ({"WORLD_SIZE": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, {"RANK": "0"}):
+            require_complete_rank_env(read_launcher_env(complete), complete)
 
-    def test_threads_are_the_host_s_cores_over_its_processes(self, monkeypatch):
+    def test_the_cores_of_a_host_are_divided_among_its_processes(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
         for local_size, threads in ((1, 12), (4, 3), (5, 2), (99, 1)):
             monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

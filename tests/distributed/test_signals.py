@@ -17,33 +17,33 @@ from crepe_dist.settings.options import DataOptions
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, ExitCode.STOPPED), (signal.SIGINT, ExitCode.INTERRUPTED)]
 )
-def test_deferred_it_is_a_wish_and_nothing_is_raised(number, code):
-    before = signal.getsignal(number)
-    with SignalHandler() as control:
-        with control.defer():
+def test_a_deferred_signal_only_requests_a_stop(number, code):
+    previous = signal.getsignal(number)
+    with SignalHandler() as handler:
+        with handler.defer():
             os.kill(os.getpid(), number)
-            assert control.requested_action is StepAction.STOP
-        assert control.stop_exception().code == code
-    assert signal.getsignal(number) is before
+            assert handler.requested_action is StepAction.STOP
+        assert handler.stop_exception().code == code
+    assert signal.getsignal(number) is previous
 
 
-def test_elsewhere_it_is_raised_at_once_and_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
+def test_other_signals_raise_immediately_and_handlers_are_restored():
+    previous = signal.getsignal(signal.SIGTERM)
     with pytest.raises(StopRequested, match="SIGTERM") as raised, SignalHandler():
         os.kill(os.getpid(), signal.SIGTERM)
     assert raised.value.code == ExitCode.STOPPED
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is previous
 
 
-def test_a_second_ctrl_c_means_now():
-    with SignalHandler() as control, control.defer():
+def test_a_second_ctrl_c_stops_immediately():
+    with SignalHandler() as handler, handler.defer():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_from_python_in_a_thread(data, tmp_path):
-    """Signals are the main thread's business; training does not need them."""
+def test_training_works_in_a_thread(data, tmp_path):
+    """Only the main thread can handle signals. Training works without them."""
     config = Config(run_dir=str(tmp_path / "run"), data=DataOptions(str(data), 50))
     config.model.width, config.model.blocks, config.model.embedding_rows, config.training.epochs = 16, 1, 1024, 1
     results: list[Any] = []

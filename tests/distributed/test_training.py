@@ -1,4 +1,4 @@
-"""N processes compute the same as one process; chaos/test_exact_resume.py kills and resumes them."""
+"""N processes compute the same as one process. chaos/test_exact_resume.py kills and resumes processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from crepe_dist.runs import checkpoint
 from tests import conftest
 from tests.conftest import PAPER, QUICK, command, losses, readable, records, run
 
-# MXNet's operators add up in another order: differences seen are below 1e-6 in 21 steps.
+# MXNet's operators add in a different order. The observed differences are below 1e-6 after 21 steps.
 TOLERANCE = 1e-5
-# What changes a loss or a gradient; balanced weights of equally frequent classes would change little.
+# Options that change the loss or the gradient. Balanced class weights would change little, because the classes are
+# equally frequent.
 SHAPED = ("--clip-norm=0.05", "--typos=0.1", "--label-smoothing=0.1", '--class-weights={"first": 2, "third": 0.5}')
 CLIPPED = (*PAPER, "--clip-norm=0.05")
 
@@ -27,9 +28,9 @@ def train(data, run_dir, processes, *more):
 
 
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    """The runs of one process."""
-    folder = tmp_path_factory.mktemp("alone")
+def single_process_runs(data, tmp_path_factory):
+    """Train the runs of a single process."""
+    folder = tmp_path_factory.mktemp("single")
     for name, more in (("shaped", SHAPED), ("paper", CLIPPED)):
         conftest.train(*flags(data, folder / name, *more))
     return folder
@@ -39,35 +40,37 @@ def alone(data, tmp_path_factory):
     ("processes", "name", "more"),
     [(3, "shaped", SHAPED), (2, "paper", CLIPPED)],
 )
-def test_parity_with_one_process(data, alone, tmp_path, processes, name, more):
-    """21 steps; 50 documents divide by neither 3 nor 4, and an epoch's last batch has a single document."""
+def test_parity_with_one_process(data, single_process_runs, tmp_path, processes, name, more):
+    """The run has 21 steps. The batch of 50 documents is not divisible by 3. The last batch has a single document."""
     printed = train(data, tmp_path / "run", processes, *more)
     assert f"{processes} processes" in printed
     assert ("21 steps may be too few" in printed) == (name == "paper")
     assert "Traceback" not in printed
     assert "shut down" not in printed
-    expected = losses(alone / name)
+    expected = losses(single_process_runs / name)
     assert len(expected) == 21
-    one, many = (checkpoint.resolve_model(str(folder)) for folder in (alone / name, tmp_path / "run"))
+    one, many = (checkpoint.resolve_model(str(folder)) for folder in (single_process_runs / name, tmp_path / "run"))
     tolerance = 0.0 if library.find()[0] else TOLERANCE
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=0, abs=tolerance)
     assert (many.read_bytes() == one.read_bytes()) or tolerance
-    before, after = (crepe_dist.load(path).engine.arrays for path in (one, many))
-    for (key, array), other in zip(before.items(), after.values()):
-        np.testing.assert_allclose(other, array, rtol=0, atol=tolerance * min(1, np.abs(array).max()), err_msg=key)
-    for mine, theirs in zip(records(tmp_path / "run", "epoch"), records(alone / name, "epoch")):
-        assert mine["test_accuracy"] == theirs["test_accuracy"]
-        assert mine["test_loss"] == pytest.approx(theirs["test_loss"], rel=0, abs=tolerance)
-    mine, theirs = (scores_of(folder) for folder in (tmp_path / "run", alone / name))
-    assert mine.confusion.tolist() == theirs.confusion.tolist()
-    assert mine.is_correct.tolist() == theirs.is_correct.tolist()
-    assert [each.row for each in mine.mistakes] == [each.row for each in theirs.mistakes]
+    one_arrays, many_arrays = (crepe_dist.load(path).engine.arrays for path in (one, many))
+    for (key, array), many_array in zip(one_arrays.items(), many_arrays.values()):
+        np.testing.assert_allclose(many_array, array, rtol=0, atol=tolerance * min(1, np.abs(array).max()), err_msg=key)
+    for many_record, one_record in zip(
+        records(tmp_path / "run", "epoch"), records(single_process_runs / name, "epoch")
+    ):
+        assert many_record["test_accuracy"] == one_record["test_accuracy"]
+        assert many_record["test_loss"] == pytest.approx(one_record["test_loss"], rel=0, abs=tolerance)
+    many_scores, one_scores = (scores_of(folder) for folder in (tmp_path / "run", single_process_runs / name))
+    assert many_scores.confusion.tolist() == one_scores.confusion.tolist()
+    assert many_scores.is_correct.tolist() == one_scores.is_correct.tolist()
+    assert [mistake.row for mistake in many_scores.mistakes] == [mistake.row for mistake in one_scores.mistakes]
 
 
 def scores_of(run_dir):
     return checkpoint.read_scores(checkpoint.resolve_model(str(run_dir)))["test"]
 
 
-def test_the_kernels_train_as_mxnet_s_operators_do(data, alone, tmp_path):
+def test_our_kernels_train_like_mxnet_s_operators(data, single_process_runs, tmp_path):
     train(data, tmp_path / "mxnet", 2, *CLIPPED, "--kernels=mxnet")
-    assert losses(tmp_path / "mxnet") == pytest.approx(losses(alone / "paper"), abs=TOLERANCE)
+    assert losses(tmp_path / "mxnet") == pytest.approx(losses(single_process_runs / "paper"), abs=TOLERANCE)
