@@ -1,4 +1,4 @@
-"""crepe_dist.CrepeClassifier: scikit-learn's conventions, copies, mistakes, and training in other processes."""
+"""``crepe_dist.CrepeClassifier``: scikit-learn's conventions, copies, invalid input, and training in subprocesses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def small(**given):
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """An estimator that was trained in another process, which has left nothing behind."""
+    """An estimator that was trained in another process. The process has left no files."""
     folder = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
@@ -60,7 +60,7 @@ def fitted(tmp_path_factory):
 
 @contextmanager
 def _in_this_process(settings, folder, processes=1):
-    """Train like ``training``, without the seconds that another process takes to start."""
+    """Train like ``training``, but in this process, because the start of a process takes seconds."""
     (folder / "settings.yaml").write_text(yaml.safe_dump(group_settings(settings)))
     crepe_dist.train.train(parse(["--config", str(folder / "settings.yaml")]))
     yield SimpleNamespace(wait=lambda: 0)
@@ -198,7 +198,7 @@ def test_scikit_learn_is_optional_and_imported_late():
 
 
 class OverNumbers(CrepeClassifier):
-    """The estimator behind texts that spell rows of numbers, because scikit-learn checks with numbers only."""
+    """The estimator for rows of numbers, which are converted to texts. scikit-learn's checks use only numbers."""
 
     def fit(self, X, y, sample_weight=None, *, unlabelled=None):
         X, y = validate_data(self, X, y, multi_output=np.asarray(y).ndim == 2)
@@ -239,7 +239,7 @@ def test_the_checks_of_scikit_learn():
 
 
 def test_texts_without_labels(monkeypatch):
-    """Check what is prepared for training: the label -1 means none, and further texts have none either."""
+    """Check the prepared data: texts with the label -1 and further texts are in the unlabelled split."""
     made: dict[str, Any] = {}
 
     def train(table, unlabelled, settings, **options):

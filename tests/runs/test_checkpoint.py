@@ -1,4 +1,4 @@
-"""Checkpoints, written whole or not at all."""
+"""Checkpoints: a failed write leaves no incomplete checkpoint."""
 
 from __future__ import annotations
 

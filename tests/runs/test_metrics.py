@@ -1,4 +1,4 @@
-"""Records of a run's metrics, and the history that is read from them."""
+"""Records of the metrics of a run, and the history that is read from the records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from crepe_dist.runs.metrics import MAX_POINTS, History, loss_of
 
 
 def test_records_of_earlier_versions_are_read():
-    """Their ``loss`` is at temperature 1."""
+    """In records of earlier versions, ``loss`` is the loss at temperature 1."""
     old = {"validation_loss": 2.0, "validation_fitted_loss": 1.0, "validation_fitted_loss_error": 0.5}
     assert loss_of(old, "validation") == (1.0, 0.5)
     assert loss_of({"validation_loss": 1.0, "validation_loss_error": 0.5}, "validation") == (1.0, 0.5)

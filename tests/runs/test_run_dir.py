@@ -1,4 +1,4 @@
-"""The folder of a run: whatever a kill leaves behind, the same command continues."""
+"""Directory of a run: the same command continues, whatever files a killed process has left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLS = ("mkdir", "open", "fsync", "replace", "rename")
 
 
 def killed_at(number, work):
-    """Do the work in a process that ends at that file system call, without cleaning up; return false if it got by."""
+    """Do the work in a process that ends at a certain file system call. Return false if the work made fewer calls."""
     child = os.fork()
     if child == 0:
         left = [number]

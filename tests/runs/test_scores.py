@@ -1,4 +1,4 @@
-"""Scores of a split, computed from counts, and read from files."""
+"""Scores of a split: computed from counts, and read from files."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def train(data, run_dir, *more):
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """A run of two epochs of seven steps, and what it printed."""
+    """A run of two epochs with seven steps each, and its standard output."""
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
     return run_dir, train(data, run_dir, "--logging.tensorboard=true")
 

@@ -44,7 +44,7 @@ def test_callbacks_are_called_in_order_and_the_strongest_request_counts():
 
 @pytest.fixture
 def saving(monkeypatch):
-    """A SaveCallback, and the list of what happens."""
+    """A ``SaveCallback`` with stand-ins, and the list of the calls in their order."""
     calls: list[str] = []
 
     def capture(context: Any) -> str:

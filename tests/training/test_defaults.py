@@ -1,4 +1,4 @@
-"""What a run does where nothing is said: epochs by the amount of text, and smoothed labels for Crepe."""
+"""Defaults of a run: the number of epochs for the amount of text, and label smoothing for Crepe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crepe_dist.training.training_data import resolve_epochs
 
 
 def data(rows: int, length: int, validation: int = 0, labelled: str = SINGLE_LABEL) -> Dataset:
-    """As much of a data set as is asked for."""
+    """Stand-in of a data set with the requested number of rows."""
     parts = {"train": range(rows), **({"validation": range(validation)} if validation else {})}
     about = {"splits": parts, "label_kind": labelled, "encoder": SimpleNamespace(feature_len=length)}
     return cast(Dataset, SimpleNamespace(**about, unlabelled=None))

@@ -1,4 +1,4 @@
-"""Runs on several and on soft labels: trained in one process and two, scored, exported and reported."""
+"""Runs on multilabel and soft labels: training in one and two processes, evaluation, export and reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ADAM = [
 
 
 def table(rows: int, seed: int) -> dict[str, list]:
-    """Texts with a word for each of their labels, which may be none."""
+    """Make texts that contain a word for each of their labels. Some texts have no label."""
     generator = random.Random(seed)
     sets = [[name for name in WORDS if generator.random() < 0.4] for _ in range(rows)]
     words = [[generator.choice(WORDS[name].split()) for name in each] for each in sets]
@@ -40,7 +40,7 @@ def table(rows: int, seed: int) -> dict[str, list]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A prepared set ``data``, and ``run-1`` and ``run-2``, trained on it in as many processes."""
+    """A prepared data set ``data``, and its runs ``run-1`` (one process) and ``run-2`` (two processes)."""
     folder = tmp_path_factory.mktemp("labels")
     crepe_dist.prepare(
         table(400, 1),

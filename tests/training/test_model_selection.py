@@ -1,4 +1,4 @@
-"""Choice of the best epoch, the one rule for the reported one, for patience and for what is kept."""
+"""Model selection: the best and the reported epoch, early stopping, and the checkpoints to retain."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_accuracy_decides_and_within_its_error_the_loss_then_the_earlier_epo
 
 
 def test_the_best_checkpoints_of_all_saved_states_are_kept():
-    """A run killed before its next state is saved resumes from one whose best epoch is another."""
+    """A killed run resumes from an earlier state. At that state, another epoch was the best epoch."""
     choice = ModelSelection(has_validation=True, num_rows=ROWS, patience=0, num_epochs=9)
     course = progress("validation", (0.5, 1.0), (0.7, 0.9), (0.4, 2.0), (0.9, 0.5))
     for saved, kept in (([], {3}), ([0], {3}), ([1, 2], {0, 1, 3}), ([3, 0], {1, 3}), ([4], {3})):

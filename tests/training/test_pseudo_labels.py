@@ -1,4 +1,4 @@
-"""Training with unlabelled texts: words, soft labels, and runs that are killed, resumed, divided and refused."""
+"""Self-training with unlabelled texts: words, soft labels, resumed and distributed runs, and refused settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.conftest import QUICK, needs_kernels
 
 
 def finished(steps):
-    """Run a generator to its end; return its result."""
+    """Run a generator to its end, and return its result."""
     while True:
         try:
             next(steps)
@@ -48,7 +48,7 @@ SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--state.save-steps=
 
 
 def table(rows: int, seed: int, *, labels: bool = True, several: bool = False) -> dict[str, list]:
-    """Texts of words, most of which few texts have: those of other texts tell what they mean."""
+    """Make texts of rare words. A classifier can learn most words only from the unlabelled texts."""
     generator = random.Random(seed)
     classes = [generator.choice(NAMES) for _ in range(rows)]
     words = [[f"{name[generator.randrange(3)]}{generator.randrange(60)}x" for _ in range(7)] for name in classes]
@@ -76,7 +76,7 @@ def train(folder: Path, name: str, *more: object, **how: Any) -> str:
 
 
 def digests(run_dir: Path) -> list[str]:
-    """Checksums of the reported networks of the run and of its first part, and of the labels."""
+    """Return the checksums of the checkpoints of the run and of its supervised model, and of the pseudo labels."""
     reported = [
         part / json.loads((part / "result.json").read_text())["checkpoint"]
         for part in (run_dir, run_dir / "supervised")
@@ -90,7 +90,7 @@ def unlabelled(run_dir: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A prepared set ``data``, and ``run``, trained on it, which keeps its saved states."""
+    """A prepared data set ``data``, and its finished run ``run``, whose saved states are retained."""
     folder = prepared(tmp_path_factory.mktemp("teaching"))
     train(folder, "run", keeps_states=True)
     return folder
@@ -175,7 +175,7 @@ class TestWordDropout:
 
 class TestTeacher:
     def _teachers(self, network: float, *encoders: float):
-        """Teachers of texts by a network and encoders that are right by that much, and the true classes."""
+        """Return teachers from a network and encoders of the given accuracies, and the true classes."""
         sizes = (("train", 60, 1), ("validation", 90, 3), ("unlabelled", 300, 4))
         tables = {name: table(rows, seed) for name, rows, seed in sizes}
         encoding, generator = CharEncoder(feature_len=48), np.random.default_rng(0)

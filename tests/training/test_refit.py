@@ -1,4 +1,4 @@
-"""The refit of the n-gram table on every row: bits, resumption, records, and runs that have none."""
+"""Refit of the n-gram branch: bit-identical results, resumed runs, records, and runs without a refit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = [*QUICK, "--precision=float32", "--optimizer=adam", "--state.save-steps=
 
 
 def prepared(folder: Path, *, several: bool = False, validation: Any = 0.3, **more: Any) -> Path:
-    """Prepare 400 texts, of which 80 are the test split, as ``data``."""
+    """Prepare 400 texts as ``data``. The test split has 80 texts."""
     rows, labels = table(400, 1, several=several), "several" if several else "one"
     crepe_dist.prepare(rows, folder / "data", validation=validation, feature_len=48, labels=labels, **more)
     return folder
@@ -37,7 +37,7 @@ def result(run_dir: Path) -> dict[str, Any]:
 
 
 def reported(run_dir: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that a run reports, and its description."""
+    """Return the reported checkpoint of a run, and its metadata."""
     path = run_dir / result(run_dir)["checkpoint"]
     return path, checkpoint.read_metadata(path) or {}
 
@@ -48,7 +48,7 @@ def digest(run_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A prepared set ``data``; ``run``, trained on it; and ``off``, without a refit; both keep all their files."""
+    """A prepared data set ``data``, and two runs that retain all files: ``run``, and ``off`` without a refit."""
     folder = prepared(tmp_path_factory.mktemp("refit"))
     train(folder, "run", "--logging.report=true", keeps_states=True)
     train(folder, "off", "--refit=false", keeps_states=True)

@@ -1,4 +1,4 @@
-"""Notes before the first step, of train."""
+"""Warnings of ``crepe train`` before the first step."""
 
 from __future__ import annotations
 

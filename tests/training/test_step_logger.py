@@ -1,4 +1,4 @@
-"""The record of the steps: what counts as training time."""
+"""Log of the steps: which seconds count as training time."""
 
 from __future__ import annotations
 

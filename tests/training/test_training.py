@@ -43,7 +43,7 @@ class TestOptions:
         assert Path(result["checkpoint"]).name == epochs[2]["checkpoint"]
 
     def test_clipping_limits_the_step(self, data, tmp_path):
-        """With SGD without momentum the first update has the norm learning rate × clip_norm."""
+        """With SGD without momentum, the norm of the first update is the learning rate times ``clip_norm``."""
         more = [*PAPER, "--momentum=0", "--weight-decay=0"]
         whole = ["--batch-size=301", "--epochs=1", "--learning-rate=1"]
         train(data, tmp_path / "clipped", *more, *whole, "--clip-norm=0.001")

@@ -1,4 +1,4 @@
-"""Fine-tuning from another run: kept and new layers, and incompatible combinations."""
+"""Transfer learning from another run: copied and new layers, and incompatible combinations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
 
 
 def write_run(folder: Path, options: ModelOptions, dataset: Dataset) -> str:
-    """A run's folder whose network has random values everywhere."""
+    """Directory of a run whose parameters are all random."""
     network = build_network(options, dataset)
     generator = np.random.default_rng(1)
     arrays = {name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in network.values.items()}
@@ -72,27 +72,27 @@ def dataset(data) -> Dataset:
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory) -> dict[str, str]:
-    """A run of each network."""
+    """Directories of runs, by the name of the network."""
     return {kind: write_run(tmp_path_factory.mktemp(kind), each, dataset) for kind, each in NETWORKS.items()}
 
 
 @pytest.fixture
 def foreign(runs, tmp_path) -> str:
-    """Parameters that nothing describes."""
+    """Parameters without a .json file."""
     path = tmp_path / "notebook.params"
     path.write_bytes(checkpoint.resolve_model(runs["paper"]).read_bytes())
     return str(path)
 
 
 def started(given: str, dataset: Dataset, options: ModelOptions | None = None):
-    """The network that starts from ``given``, and what is said of it."""
+    """Return the parameters of a network that was initialised from ``given``, and the summary."""
     options = options or ModelOptions()
     start = transfer.load_pretrained(given, options, dataset)
     return build_network(options, dataset, start), start.summary
 
 
 def given_arrays(given: str) -> weights_io.Arrays:
-    """The parameters of ``given``, which may have no description."""
+    """Return the parameters in ``given``, which may have no .json file."""
     arrays = weights_io.load(checkpoint.resolve_model(given))
     return {
         name: array.validate().unpack() if isinstance(array, CompressedArray) else array
@@ -208,7 +208,7 @@ class TestForeign:
 class TestTraining:
     @pytest.fixture(scope="class")
     def place(self, tmp_path_factory) -> Path:
-        """Data of two of the three classes of ``quick_run`` and a new one."""
+        """Data with two of the three classes of ``quick_run``, and a new class."""
         folder = tmp_path_factory.mktemp("transfer")
         table = write_csv(folder / "other.csv", 100, seed=5)
         names = {"1": "third", "2": "new", "3": "first"}

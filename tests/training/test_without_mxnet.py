@@ -1,4 +1,4 @@
-"""Training, predicting and the estimator where neither MXNet nor Horovod is installed."""
+"""Training, prediction and the estimator without MXNet and Horovod."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> Path:
-    """A run where both are installed."""
+    """A run that was trained with both packages installed."""
     run_dir = tmp_path_factory.mktemp("installed") / "run"
     code, printed = harness.run(harness.command(run_dir, data), run_dir.parent)
     assert code == 0, printed
