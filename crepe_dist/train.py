@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     gc.disable()  # Imports leave no garbage, and a fifth of their time would be spent on the search for it.
-    print_help(sys.argv[1:])  # before ``join``, which imports MXNet for several processes
+    print_help(sys.argv[1:])  # Before ``init_process_group``, which imports MXNet if there are several processes.
     if any(word.partition("=")[0] == "--on" for word in sys.argv[1:]):
         config, cluster = parse_with_cluster(sys.argv[1:])
         if cluster is not None:
@@ -37,36 +37,38 @@ def main() -> None:
 
             _show_next(on_ray(config, cluster.processes, cluster.max_restarts))
         return
-    with SignalHandler() as control, init_process_group(lambda: parse(sys.argv[1:])) as world:
-        config = world.run_on_all("settings", lambda: parse(sys.argv[1:]), compare_by=lambda config: config.to_dict())
-        result = _train(config, world, control)
-        if world.is_root:
+    with SignalHandler() as control, init_process_group(lambda: parse(sys.argv[1:])) as group:
+        config = group.run_on_all("settings", lambda: parse(sys.argv[1:]), compare_by=lambda config: config.to_dict())
+        result = _train(config, group, control)
+        if group.is_root:
             _show_next(result)
 
 
 def train(config: Config) -> "Result":
-    """Train as ``config`` says, in this process or as one of many; resume an unfinished run, report a finished one.
+    """Train with these settings, in this process or as one of many processes.
+
+    An unfinished run is resumed. The result of a finished run is returned at once.
 
     Raises:
         UserError: a problem that the caller can fix.
         Stopped: SIGTERM or SIGINT arrived. The state is saved if the run had begun.
         KeyboardInterrupt: SIGINT arrived before the run began, or for the second time.
     """
-    with SignalHandler() as control, init_process_group(lambda: config) as world:
-        return _train(config, world, control)
+    with SignalHandler() as control, init_process_group(lambda: config) as group:
+        return _train(config, group, control)
 
 
-def _train(config: Config, world: "ProcessGroup", control: SignalHandler) -> "Result":
-    # Imported after `join` has sent away a process that cannot train.
+def _train(config: Config, group: "ProcessGroup", control: SignalHandler) -> "Result":
+    # The import takes seconds. It follows ``init_process_group``, which rejects a process that cannot train.
     from crepe_dist.training import job
 
-    gc.freeze()  # a collection takes 60 ms with all the modules, else 1 ms
+    gc.freeze()  # Otherwise, each collection would visit the objects of all modules: 60 ms instead of 1 ms.
     gc.enable()
-    return job.run_training_job(config, world, control)
+    return job.run_training_job(config, group, control)
 
 
 def _show_next(result: "Result") -> None:
-    """Print the commands that use the model, to be pasted."""
+    """Print commands that use the model. They can be pasted."""
     from crepe_dist.training.display import ProgressDisplay
 
     run = shlex.quote(str(result.run_dir))
@@ -102,7 +104,7 @@ class Supervise(Command):
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
         values, rest = cls.parser().parse_known_args(words)
-        config = parse(rest)  # a mistake in train's flags ends here, before any process starts
+        config = parse(rest)  # An error in the flags of train is reported here, before any process starts.
         return cls(**vars(values), worker=["-m", "crepe_dist.train", *rest], limit=config.safety.watchdog_s)
 
     def run(self) -> None:

@@ -59,11 +59,11 @@ def fit_checkpoint(
     Raises:
         UserError: The texts cannot be used, or the training failed.
     """
-    table = {**table, **_values(table["text"], feature_columns)}
+    table = {**table, **_split_columns(table["text"], feature_columns)}
     # Training needs a test split. It is a copy of the first text that is not blank.
     row = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     splits = {"train": table, "test": {name: column[row : row + 1] for name, column in table.items()}}
-    splits |= {"unlabelled": {"text": unlabelled, **_values(unlabelled, feature_columns)}} if unlabelled else {}
+    splits |= {"unlabelled": {"text": unlabelled, **_split_columns(unlabelled, feature_columns)}} if unlabelled else {}
     wanted = replace(feature_columns, label="label", texts=("text",), weight="weight" if "weight" in table else None)
     with temporary_folder() as folder:
         files = {name: folder / f"{name}.jsonl" for name in splits}
@@ -98,16 +98,16 @@ def fit_checkpoint(
         return {file.name: read_bytes(file, MAX_CHECKPOINT_BYTES) for file in (path, path.with_suffix(".json"))}
 
 
-def _values(texts: Sequence[str], beside: ColumnSpec) -> dict[str, list[str]]:
-    """Divide rows: return their texts and values by the names of the columns."""
-    if taken := {"text", "label", "weight"}.intersection(beside.feature_columns):
-        raise UserError(f"the column beside the text is called {taken.pop()}", remedy="rename it")
-    if not beside.feature_columns:
+def _split_columns(texts: Sequence[str], columns: ColumnSpec) -> dict[str, list[str]]:
+    """Split rows into their text and their feature columns. Return the columns by name."""
+    if reserved := {"text", "label", "weight"}.intersection(columns.feature_columns):
+        raise UserError(f"a feature column has the reserved name {reserved.pop()}", remedy="rename it")
+    if not columns.feature_columns:
         return {"text": list(texts)}
     table = dict(
-        zip(("text", *beside.feature_columns), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts))))
+        zip(("text", *columns.feature_columns), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts))))
     )
-    for name in beside.numbers:
+    for name in columns.numbers:
         for row, value in enumerate(table[name]):
             if problem := describe_unusable_number(name, value):
                 raise UserError(f"row {row}: {problem}", remedy="give numbers, or leave the value out")

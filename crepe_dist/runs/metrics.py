@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 
 def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
-    """Return the loss of an epoch on a split, and its standard error. The loss is that of calibrated probabilities.
+    """Return the loss of an epoch on a split, and its standard error. The probabilities are calibrated.
 
     Earlier versions recorded this loss as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
 

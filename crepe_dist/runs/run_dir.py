@@ -1,7 +1,7 @@
 """Directory of a run: its files, its lock, its result, and the record that reports and comparisons read from it.
 
 The module has four subjects, in this order: ``RunDir`` (paths, lock, removable files), ``Result`` (``result.json``),
-the choice of the directory (the same command finds the same directory again), and ``RunRecord`` (settings, scores and
+the choice of the directory (the same command returns to the same directory), and ``RunRecord`` (settings, scores and
 history of a run).
 """
 

@@ -98,7 +98,7 @@ def check_replicas(arrays: Arrays, group: ProcessGroup) -> None:
     diverged = [rank for rank, checksum in enumerate(checksums) if checksum != majority]
     if diverged:
         raise UserError(
-            f"the parameters of rank {', '.join(map(str, diverged))} differ from those of the other ranks",
+            f"the parameters of rank {', '.join(map(str, diverged))} differ from the parameters of the other ranks",
             "a hardware fault (memory, network or device), or a bug in crepe_dist",
             "repeat the same command to resume from the newest saved state, whose parameters were equal; if the error "
             "returns, train without that host",

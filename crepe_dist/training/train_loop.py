@@ -73,7 +73,7 @@ def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> Call
     1. ``WatchdogCallback`` sends a heartbeat before any other callback may wait. ``SaveCallback`` can wait for the disk
        of rank 0 in ``on_step_begin``, and for other ranks in its collectives.
     2. ``StepLogger`` logs a step before ``SaveCallback`` saves the state after this step: the metrics files must
-       contain every step of a saved state. Rank 0 alone writes these files.
+       contain every step of a saved state. Only rank 0 writes these files.
     3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` sends
        the last steps of an epoch to both before ``ProgressCallback`` removes the progress bar.
     4. ``SaveCallback`` comes last, because it is the only callback that contains collectives or raises
@@ -104,7 +104,7 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
         result = optimizer.all_reduce(loss, batch, requested_action)
         while result.needs_recompute:
             # The integer sums may overflow, or the first fixed-point scales were too coarse. The optimizer has chosen
-            # new scales, in which the gradients of the same batch are computed again.
+            # new scales, and the gradients of the same batch are recomputed with them.
             result = optimizer.all_reduce(engine.forward_backward(batch), batch, requested_action)
         if result.is_finite:
             optimizer.step(batch.global_batch_size, lr)

@@ -44,7 +44,7 @@ def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, ev
     code, printed = trial.run(processes, flags, fault=fault, supervised=processes == 2)
     assert code == (ExitCode.FAILURE if processes == 2 else 1), printed  # horovodrun has exit codes of its own
     named = odd if odd or processes > 2 else 1  # of two, rank 0 is believed
-    assert printed.count(f"the parameters of rank {named} differ from those of the other ranks") == 1
+    assert printed.count(f"the parameters of rank {named} differ from the parameters of the other ranks") == 1
     assert harness.saved_step(trial.run_dir) <= 17
 
 
