@@ -154,7 +154,7 @@ def test_two_processes_train_on_a_prepared_folder(monkeypatch):
         "print('label', model.predict(['the invoice'])[0].label)\n"
     )
     assert run([*launch_prefix(2), sys.executable, "-c", script], Path.cwd()).count("label bill") == 2
-    monkeypatch.setattr("crepe_dist.api.detect", lambda: LauncherEnv("horovodrun", 0, 2))
+    monkeypatch.setattr("crepe_dist.api.read_launcher_env", lambda: LauncherEnv("horovodrun", 0, 2))
     with pytest.raises(UserError, match="2 processes cannot prepare the same data"):
         crepe_dist.fit(table())
 
