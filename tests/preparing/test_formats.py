@@ -102,8 +102,8 @@ class TestTables:
             ("x,a\ny,b\n", {"label": "3"}, "has no column '3'"),
             ("one\ntwo\n", {}, "has only one column"),
             ("GIF\0\1\n\2\0\n", {}, "a.csv is a binary file"),
-            ("label,text\nx,a\n", {"text": ("2", "text")}, "column 2 would be read twice"),
-            ("x,a\ny,b\n", {"text": "1"}, "column 1 would be read twice"),
+            ("label,text\nx,a\n", {"text": ("2", "text")}, "column 2 of .* is chosen two times"),
+            ("x,a\ny,b\n", {"text": "1"}, "column 1 of .* is chosen two times"),
         ],
     )
     def test_columns_that_are_not_clear_are_asked_for(self, tmp_path, content, reading, message):
@@ -164,7 +164,7 @@ class TestTables:
             with pytest.raises(UserError, match=rf"row {line} seems to name the columns") as caught:
                 read(tmp_path, "a.csv", content, **options)
             assert "'Support tickets 2026'" in caught.value.why
-            assert caught.value.remedy == f"delete what is above row {line}"
+            assert caught.value.remedy == f"delete the rows above row {line}"
         assert len(read(tmp_path, "b.csv", content, header="no", label="1", text="2").rows) == 21
 
     def test_a_narrow_first_row_is_no_title_without_names_below(self, tmp_path):

@@ -13,25 +13,35 @@ if TYPE_CHECKING:
     from crepe_dist.preparing.formats.columns import ResolvedColumns
 
 Text = TypeVar("Text", str, bytes)
-BATCH_BYTES = 1 << 21  # bytes that are parsed together
-MAX_RECORD = 1 << 20  # bytes per row; longer ones usually come from a broken file
-MAX_EXPANSION = 200  # of gzip's largest, 1,032; texts compress 3 to 20 times
-MIN_EXPANSION_BYTES = 1 << 30  # bytes to which any file may expand
-EXCERPT = 80  # characters
-DETECTION_ROWS = 200  # rows from which a header and columns are detected
+# Size of a batch in bytes. A worker parses one batch at a time.
+BATCH_BYTES = 1 << 21
+# Maximum size of a row in bytes. Longer rows usually come from a broken file.
+MAX_RECORD = 1 << 20
+# Maximum ratio of decompressed to compressed size. gzip can reach 1,032; texts reach 3 to 20.
+MAX_EXPANSION = 200
+# Decompressed size in bytes that is always allowed.
+MIN_EXPANSION_BYTES = 1 << 30
+# Length of the excerpt of an invalid row, in characters.
+EXCERPT = 80
+# Number of first rows from which the header and the columns are detected.
+DETECTION_ROWS = 200
+# Reasons why a row is invalid.
 NOT_UTF_8 = "not UTF-8"
 TOO_LONG = f"longer than {MAX_RECORD:,} bytes"
+# Remedy for files that are not UTF-8.
 ENCODING_REMEDY = 'save the file as "CSV UTF-8" in Excel, or name its encoding, such as --encoding cp1252'
 
 
 class Row(NamedTuple):
-    """A document.
+    """Row of a source, before it is checked.
 
     Attributes:
-        line: its first line, from 1; its row number in formats without lines.
-        cells: values of all columns, if requested.
-        weight: weight as read; ``None`` without a column of weights.
-        id: id as read; empty without a column of ids.
+        line: Number of the row's first line, from 1. In formats without lines, the number of the row.
+        label: Label as it is written in the source.
+        text: Text, followed by the values of feature columns.
+        cells: Values of all columns, if requested.
+        weight: Weight as it is written in the source. ``None`` if there is no column of weights.
+        id: Id as it is written in the source. Empty if there is no column of ids.
     """
 
     line: int
@@ -43,7 +53,14 @@ class Row(NamedTuple):
 
 
 class InvalidRow(NamedTuple):
-    """One or more unusable lines from ``line`` on, with the reason and the start of the first line."""
+    """Invalid row.
+
+    Attributes:
+        line: Number of the first line.
+        reason: Reason why the row is invalid.
+        excerpt: Start of the first line.
+        lines: Number of lines.
+    """
 
     line: int
     reason: str
@@ -52,13 +69,13 @@ class InvalidRow(NamedTuple):
 
 
 class RawBatch(NamedTuple):
-    """Rows that a worker parses together.
+    """Unparsed rows that a worker parses together.
 
     Attributes:
-        line: number of the first row, or of its first line.
-        content: what the parser of the format takes, such as lines in UTF-8 or an Arrow batch.
-        size: bytes after decompression.
-        bad: rows that could not be read.
+        line: Number of the first line, or of the first row in formats without lines.
+        content: Input of the parser, such as lines in UTF-8 or an Arrow batch.
+        size: Size after decompression, in bytes.
+        invalid: Rows that could not be read.
     """
 
     line: int
@@ -68,18 +85,18 @@ class RawBatch(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """Rows of a batch. Bytes that are not UTF-8 may appear as lone surrogates."""
+    """Parsed rows of a batch. Bytes that are not UTF-8 may appear as lone surrogates in the texts."""
 
     rows: list[Row]
     invalid: list[InvalidRow]
 
 
 class SourceFile(Protocol):
-    """A file, or a folder of documents, that batches are read from.
+    """File, or folder of documents, from which batches are read.
 
     Attributes:
-        encoding: encoding of the text; empty for formats that define it.
-        doubt: warning that the encoding is probably wrong; empty if nothing says so.
+        encoding: Encoding of the text. Empty for formats that define their encoding.
+        encoding_warning: Warning that the encoding is probably wrong. Empty if there is no sign of it.
     """
 
     encoding: str
@@ -97,17 +114,20 @@ class SourceFile(Protocol):
 
 
 class OpenFile(NamedTuple):
-    """A file that is read, in its format.
+    """Opened source, with the parser of its format.
 
     Attributes:
-        name: its name in errors.
-        parse: parser of a batch, which is sent to a worker with it.
-        reads: description of the columns read, for the report.
-        texts: names of the columns of the text; empty if columns have no names.
-        columns: all columns; ``None`` in formats without them.
-        kept: names of the columns in ``Row.cells``.
-        delimiter: delimiter of a CSV file; a comma for other formats.
-        hint: names of the columns that are not read, with the flags that would read them; empty if there are none.
+        name: Name in messages.
+        file: File or folder from which the batches are read.
+        batches: Unparsed batches.
+        parse: Function that parses a batch. It is sent to a worker with the batch.
+        format: Name of the format.
+        columns_description: Description of the columns that are read, for the report.
+        texts: Names of the text columns. Empty if the columns have no names.
+        kept_columns: Names of the columns in ``Row.cells``.
+        delimiter: Delimiter of a CSV file; a comma for other formats.
+        columns: All columns. ``None`` for formats without columns.
+        hint: Names of the columns that are not read, with the flags that read them. Empty if all columns are read.
     """
 
     name: str
@@ -124,15 +144,16 @@ class OpenFile(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Name of the column of the label; empty if there is none, or if columns have no names."""
+        """Name of the column of the label. Empty if there is no such column, or if the columns have no names."""
         if not self.texts or self.columns is None or self.columns.label is None:
             return ""
         return self.columns.names[self.columns.label]
 
     def iter_checked(self) -> Iterator[RawBatch]:
-        """Yield the batches; refuse data that were made to expand before they fill the disk or memory.
+        """Yield the batches. Warn one time if the encoding is probably wrong.
 
-        Warn once if the encoding is probably wrong.
+        Raises:
+            UserError: The data expands too much, as in a decompression bomb, which could fill the disk or memory.
         """
         expanded, is_warned = 0, False
         for batch in self.batches:
@@ -144,13 +165,13 @@ class OpenFile(NamedTuple):
             if expanded > limit:
                 raise UserError(
                     f"{self.name} expands to more than {limit / 1e9:,.1f} GB",
-                    f"that is {MAX_EXPANSION} times what was read of it",
-                    "if it is meant to, decompress it first, as gunzip does",
+                    f"that is {MAX_EXPANSION} times the size of the compressed data that was read",
+                    "if this is intended, decompress the file first, for example with gunzip",
                 )
             yield batch
 
     def iter_parsed(self) -> Iterator[Parsed]:
-        """Parse all batches in this process, and close the file."""
+        """Yield all batches, parsed in this process, and close the file."""
         for batch in self.iter_checked():
             parsed = self.parse(batch)
             yield parsed._replace(invalid=[*parsed.invalid, *batch.invalid])
@@ -158,7 +179,12 @@ class OpenFile(NamedTuple):
 
 
 def parse_rows(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text], Row | None]) -> Parsed:
-    """Parse the contents of rows, given with their numbers; ``ValueError`` makes a row unusable, ``None`` skips it."""
+    """Parse rows one by one.
+
+    Args:
+        contents: Number and content of each row.
+        parse: Parser of a row. It returns ``None`` to skip the row, and raises ``ValueError`` if the row is invalid.
+    """
     result = Parsed([], [])
     for number, content in contents:
         try:
@@ -170,7 +196,11 @@ def parse_rows(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text]
 
 
 def check_text(text: str) -> bytes:
-    """Encode a row's text, and the values after it, as UTF-8; raise ``ValueError`` if it is unusable."""
+    """Encode the text of a row, and the values after it, as UTF-8.
+
+    Raises:
+        ValueError: The text is empty or cannot be encoded.
+    """
     if not text.partition(FIELD_SEPARATOR)[0].strip():
         raise ValueError(EMPTY)
     try:
@@ -180,7 +210,7 @@ def check_text(text: str) -> bytes:
 
 
 def excerpt(text: str | bytes, length: int = EXCERPT) -> str:
-    """Return the first characters of unusable data as valid text."""
+    """Return the first characters of invalid data as valid text."""
     if isinstance(text, bytes):
         return text[:length].decode("utf-8", "replace")
     return text[:length].encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Detection of headers and choice of the columns of label and text."""
+"""Detection of headers, and choice of the columns for the label and the text."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from crepe_dist.files.csv_cells import ESCAPED_MARKER
 from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.label_parsing import labels_to_cell
 
+# Usual names of the label column, of the text column, and of a title that precedes the text. Earlier names have
+# priority.
 LABEL_NAMES = (
     "label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y",
     "stars", "rating",
@@ -24,40 +26,59 @@ TEXT_NAMES = (
     "text", "content", "review", "reviewtext", "review text", "review body", "body", "sentence", "document",
     "description", "message", "tweet", "comment",
 )  # fmt: skip
-# Row numbers, as pandas and others write them: neither label nor text.
-INDEX_NAMES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
-DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
-# A decimal comma with at most two digits after it; three digits after a comma may be thousands.
-DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
-MAX_TITLE_ROWS = 10  # rows above a header, at most
-MIN_PROPORTION = 0.9  # share of the values that decides what a column is
-MIN_ROWS_TO_COMPARE = 40  # rows that are needed to say that all differ
-MAX_CATEGORIES = 20  # values of a column of categories, at most
-NUMBER_SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))  # between the digits of numbers, dates and times; to be removed
 TITLE_NAMES = ("title", "headline", "subject", "summary", "review title", "review headline")
+# Names of columns with row numbers, as pandas and other programs write them. They are never the label or the text.
+INDEX_NAMES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
+# A date, perhaps with a time.
+DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
+# A number with a decimal comma, followed by at most two digits. Three digits after a comma may be thousands.
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
+# Maximum number of rows above a header.
+MAX_TITLE_ROWS = 10
+# Fraction of the values of a column that must have a property, so that the column counts as having it.
+MIN_PROPORTION = 0.9
+# Minimum number of rows for the decision that all values of a column differ.
+MIN_ROWS_TO_COMPARE = 40
+# Maximum number of distinct values in a categorical column.
+MAX_CATEGORIES = 20
+# Characters between the digits of numbers, dates and times, for ``str.translate``, which removes them.
+NUMBER_SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))
 
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """Columns given by the user, by name or by number from 1; ``None``, or no texts, to detect them."""
+    """Columns that the user gave, by name or by number from 1.
+
+    Attributes:
+        label: Column of the label. ``None``: detect it.
+        texts: Columns of the text, which are joined in this order. Empty: detect them.
+        weight: Column of the weights. ``None``: no weights. It is never detected.
+        labels: Columns of the classes, which replace ``label``. They are never detected.
+        id: Column of the ids. ``None``: no ids. It is never detected.
+        id_required: False if the column ``id`` may be missing.
+        needs_label: False if the column ``label`` may be missing. It is then detected.
+        preferred_texts: Names of the columns of the text that a model was trained on. They are used if the file has at
+            least one of these columns.
+        reference_columns: Columns of another file. They are used for a file whose columns have no names.
+        categories: Categorical feature columns. They are never detected.
+        numbers: Numeric feature columns. They are never detected.
+    """
 
     label: str | None = None
-    texts: tuple[str, ...] = ()  # joined in this order
-    weight: str | None = None  # never detected
-    labels: tuple[str, ...] = ()  # one for each class, in place of a column of labels; never detected
-    id: str | None = None  # never detected
-    id_required: bool = True  # else ``id`` may be missing
-    needs_label: bool = True  # else ``label`` may be missing, and is detected then
-    preferred_texts: tuple[
-        str, ...
-    ] = ()  # names of the texts that a model was trained on; used if a file has one of them
-    reference_columns: ResolvedColumns | None = None  # columns of another file, for one whose columns have no names
-    categories: tuple[str, ...] = ()  # read beside the text; never detected
+    texts: tuple[str, ...] = ()
+    weight: str | None = None
+    labels: tuple[str, ...] = ()
+    id: str | None = None
+    id_required: bool = True
+    needs_label: bool = True
+    preferred_texts: tuple[str, ...] = ()
+    reference_columns: ResolvedColumns | None = None
+    categories: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """All given columns."""
+        """All columns that the user gave."""
         given = (
             self.label,
             *self.texts,
@@ -71,22 +92,23 @@ class ColumnSpec:
 
     @property
     def feature_columns(self) -> tuple[str, ...]:
-        """Columns beside the text, in the order of their values."""
+        """Categorical and numeric feature columns, in the order of their values in a row."""
         return (*self.categories, *self.numbers)
 
 
 @dataclass(frozen=True)
 class ResolvedColumns:
-    """Columns of a file, by name, and the positions of those that are read.
+    """Names of all columns of a file, and the positions of the columns that are read.
 
     Attributes:
-        label: ``None`` if the file name gives the class, or columns of classes do.
-        texts: columns that make up the text, in this order.
-        weight: ``None`` if rows have no weights.
-        labels: columns of the classes.
-        id: ``None`` if rows have no ids.
-        ignored: column of the label of rows that are read without it.
-        beside: columns beside the text.
+        names: Names of all columns.
+        label: Position of the label. ``None`` if the name of the file or ``labels`` contains the class.
+        texts: Positions of the columns that make up the text, in this order.
+        weight: Position of the weight. ``None`` if the rows have no weights.
+        labels: Positions of the columns of the classes.
+        id: Position of the id. ``None`` if the rows have no ids.
+        ignored: Position of a label that is not read. ``None`` if there is none.
+        feature_columns: Positions of the feature columns.
     """
 
     names: tuple[str, ...]
@@ -105,11 +127,11 @@ class ResolvedColumns:
         return [i for i in positions if i is not None]
 
     def names_at(self, positions: Sequence[int]) -> tuple[str, ...]:
-        """Return the names of columns."""
+        """Return the names of the columns at these positions."""
         return tuple(self.names[i] for i in positions)
 
     def reindex(self, positions: Sequence[int]) -> ResolvedColumns:
-        """Describe the same columns in a table of those at these positions alone."""
+        """Return the same columns for a table that has only the columns at these positions."""
         to: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
         several = (self.texts, self.labels, self.feature_columns)
         texts, labels, beside = (tuple(positions.index(i) for i in columns) for columns in several)
@@ -117,20 +139,22 @@ class ResolvedColumns:
         return ResolvedColumns(self.names_at(positions), texts=texts, labels=labels, feature_columns=beside, **one)
 
     def describe(self) -> str:
-        """Describe the columns read, for the report."""
+        """Describe the columns that are read, for the report."""
         label = "" if self.label is None else f"label: {self.names[self.label]}, "
         label += f"labels: {', '.join(self.names_at(self.labels))}, " if self.labels else ""
         pairs = (("weight", self.weight), ("id", self.id), ("ignored", self.ignored))
         others = [(what, i) for what, i in pairs if i is not None]
         more = "".join(f", {what}: {self.names[i]}" for what, i in others)
-        beside = f", beside it: {', '.join(self.names_at(self.feature_columns))}" if self.feature_columns else ""
+        beside = f", features: {', '.join(self.names_at(self.feature_columns))}" if self.feature_columns else ""
         return f"{label}text: {SEPARATOR.join(self.names_at(self.texts))}{beside}{more}"
 
     def unread_hint(self, rows: Sequence[Sequence[str]], *, has_header: bool = True) -> str:
-        """Name the columns that are not read, and the flags that would read them beside the text; empty if none is.
+        """Return a hint that names the columns that are not read, and the flags that read them as feature columns.
+
+        The hint is empty if all columns are read.
 
         Args:
-            rows: first rows.
+            rows: First rows.
         """
         read = {*self.used, self.ignored}
         others = [
@@ -148,11 +172,15 @@ class ResolvedColumns:
                 flags.append(f"--category {name}")
         if not others:
             return ""
-        beside = f"; to read them beside the text: {' '.join(flags)}" if flags else ""
+        beside = f"; to read them as feature columns: {' '.join(flags)}" if flags else ""
         return f"not read: {', '.join(self.names_at(others))}{beside}{commas}"
 
     def make_row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
-        """Make a row of the values of all columns; ``given`` is the class of all rows, if the file name gives it."""
+        """Make a row from the values of all columns.
+
+        Args:
+            given: Class of all rows, if the name of the file contains it.
+        """
         label = given if self.label is None else values[self.label]
         if self.labels:
             label = labels_to_cell(self.names_at(self.labels), [values[i] for i in self.labels])
@@ -165,9 +193,9 @@ class ResolvedColumns:
 
 
 def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
-    """Tell whether the first row is a header, which names a wanted column or has a usual name of a label or text.
+    """Return True if the first row is a header: it has a name from ``spec`` or a usual name of a label or text.
 
-    A word that occurs again in its column does not count, because a class may be called "review".
+    A usual name does not count if it also occurs below in its column, because a class may be called "review".
     """
     if not rows:
         return False
@@ -186,7 +214,7 @@ def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, 
     Such a row has at most one cell that is not blank, and the rows below it have more.
 
     Args:
-        is_sure: the user says that there is a header.
+        has_header: True if the user said that there is a header. False if it must be detected.
     """
     widths = [sum(map(bool, map(str.strip, row))) for row in rows]
     above = next((i for i, width in enumerate(widths) if width > 1), 0)
@@ -198,10 +226,10 @@ def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, 
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether the first row differs so much from the others that the user should decide if it is a header.
+    """Return True if the first row differs so much from the others that it may be a header; the user must decide.
 
-    It differs if a cell is empty where all others are not, if a cell is a word where the others are numbers, or if its
-    label is unique where every other label occurs again.
+    It differs if one of its cells is empty and no other cell of the column is, if one of its cells is a word and the
+    column has numbers, or if its first cell is unique and every other value of this column occurs several times.
     """
     cells, *others = rows
     if len(others) < 3:
@@ -218,12 +246,12 @@ def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _mostly_pass(test: Callable[[str], object], values: Sequence[str]) -> bool:
-    """Tell whether nearly all values of a column pass a test."""
+    """Return True if nearly all values of a column pass a test."""
     return bool(values) and sum(map(bool, map(test, values))) > MIN_PROPORTION * len(values)
 
 
 def _is_categorical(place: int, rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether a column has few values, as one of categories has."""
+    """Return True if a column has few distinct values, like a categorical column."""
     values = _filled(place, rows)
     return 2 <= len(set(values)) <= min(MAX_CATEGORIES, len(values) / 4)
 
@@ -234,12 +262,12 @@ def _filled(place: int, rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _is_numeric(value: str) -> bool:
-    """Tell whether a value is a number, such as 1.5e-3, 1.234,50 or 9 €, or a date or time in digits."""
+    """Return True if a value is a number, such as 1.5e-3, 1.234,50 or 9 €, or a date or time in digits."""
     return parse_number(value) is not None or value.translate(NUMBER_SIGNS).isdecimal()
 
 
 def _is_number(text: str) -> bool:
-    """Tell whether a text is a number, or a date or time in digits."""
+    """Return True if a text is a number, or a date or time in digits."""
     return bool(text.strip()) and not text.strip().strip("0123456789+-.,:/ T")
 
 
@@ -252,14 +280,19 @@ def choose_columns(
     rows: Sequence[Sequence[str]] = (),
     has_header: bool = True,
 ) -> ResolvedColumns:
-    """Choose the columns of a file: those that the user gave, else those with usual names or the only ones left.
+    """Choose the columns of a file.
 
-    Without a header, the first column is the label and all others are text. A column of numbers is never guessed to be
+    Columns that the user gave have priority, then columns with usual names, then the only column that is left. Without
+    a header, the first column is the label and all other columns are text. A column of numbers is never detected as
     text.
 
     Args:
-        label_given: no label is needed. A column that looks like one is ignored, unless there is no other for the text.
-        rows: first rows. They show which columns have dates, which are no labels, or numbers, which are no texts.
+        file: Name of the file in messages.
+        names: Names of its columns.
+        has_label: True if no label is needed. A column that looks like a label is then ignored, unless no other column
+            can be the text.
+        rows: First rows. They show which columns have dates, which cannot be labels, or numbers, which cannot be texts.
+        has_header: True if the columns have names.
 
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
@@ -275,7 +308,7 @@ def choose_columns(
     if missing := [name for name in needed if name not in names and not _is_column_number(name, len(names))]:
         raise UserError(
             f"{file} has no column {missing[0]!r}",
-            f"the model was trained on {SEPARATOR.join(needed)}; it has {', '.join(names)}"[:500],
+            f"the model was trained on {SEPARATOR.join(needed)}; the file has {', '.join(names)}"[:500],
             "add that column, which may be empty"
             + ("" if missing[0] in spec.feature_columns else ", or name the columns of the text with --text-column"),
         )
@@ -307,11 +340,11 @@ def choose_columns(
     free = [i for i in named if not _mostly_pass(DATE.match, _filled(i, rows))]
 
     def only(what: str, left: list[int]) -> int:
-        """Choose a column without a usual name if it is the only one left."""
+        """Return the column that is left if there is only one."""
         if len(left) == 1:
             return left[0]
-        header = "" if has_header else "; no header was found, and --header yes reads names"
-        header += "; a column of numbers is not taken for the text" if what == "text" and not left else ""
+        header = "" if has_header else "; no header was detected, and --header yes reads the names"
+        header += "; a column of numbers is not used as the text" if what == "text" and not left else ""
         raise UserError(
             f"{file}: which column is the {what}?",
             f"the columns are {', '.join(names)}"[:500] + header,
@@ -321,8 +354,8 @@ def choose_columns(
     if label is None and not has_label:
         taken |= {*texts, title}
         if read := [names[i] for i in beside if _normalize(names[i]) in LABEL_NAMES]:
-            why = f"{read[0]!r:.60} is read beside the text"
-            raise UserError(f"{file}: which column is the label?", why, "give --label")
+            why = f"{read[0]!r:.60} is a feature column"
+            raise UserError(f"{file}: which column is the label?", why, "name it with --label")
         if has_header:
             left = [i for i in free if i not in taken and not _is_mostly_unique(i, rows)]
         elif len(names) == 1:
@@ -349,7 +382,7 @@ def choose_columns(
 
 
 def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:
-    """Tell whether nearly all values of a column differ, as those of labels do not."""
+    """Return True if nearly all values of a column differ. The values of a label do not."""
     values = [row[place] for row in rows if place < len(row)]
     return len(values) >= MIN_ROWS_TO_COMPARE and len(set(values)) > MIN_PROPORTION * len(values)
 
@@ -359,30 +392,30 @@ def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, c
         return list(names).index(column)
     if _is_column_number(column, len(names)):
         return int(column) - 1
-    alike = [name for name in names if _normalize(name) == _normalize(column)] or difflib.get_close_matches(
+    similar = [name for name in names if _normalize(name) == _normalize(column)] or difflib.get_close_matches(
         column, names, 1
     )
     raise UserError(
         f"{file} has no column {column!r}",
-        f"it has {', '.join(names)}"[:500],
-        (f"did you mean {alike[0]!r:.60}? Or " if alike else "")
+        f"the columns are {', '.join(names)}"[:500],
+        (f"did you mean {similar[0]!r:.60}? Or " if similar else "")
         + f"give a name or a number from 1 to {len(names)} with {_flag_name(what)}"
-        + ("" if has_header else "; --header yes reads names"),
+        + ("" if has_header else "; --header yes reads the names"),
     )
 
 
 def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
-    """Refuse a column that is chosen twice; only an id may be read as a text, too."""
+    """Refuse a column that is chosen two times. Exception: an id may also be read as text."""
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.feature_columns))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:
         why = f"it is {chosen.names[twice - 1]!r:.60}"
-        raise UserError(f"{file}: column {twice} would be read twice", why, "name another column")
+        raise UserError(f"column {twice} of {file} is chosen two times", why, "name another column")
     return chosen
 
 
 def _flag_name(what: str) -> str:
-    # `predict` has these columns too, and its --text is a text to classify.
+    # The flags are --text-column and --weight-column, because --text of `predict` is a text to classify.
     return f"--{what}" if what in ("label", "label-columns", "id", "category", "number") else f"--{what}-column"
 
 

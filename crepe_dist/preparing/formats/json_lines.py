@@ -1,4 +1,4 @@
-"""JSON Lines."""
+"""Reader of JSON Lines: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from crepe_dist.preparing.formats.columns import LABEL_NAMES, ColumnSpec, Resolv
 from crepe_dist.preparing.formats.lines import LineReader
 from crepe_dist.preparing.label_parsing import DECODER, MULTIPLE_LABELS
 
-MAX_DEPTH = 4  # levels of nested objects whose keys are listed
+# Maximum depth of nested objects whose keys are used as columns.
+MAX_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class JsonLinesParser:
     """Parser of JSON Lines, with one object per line.
 
     Args:
-        columns: keys to read. All texts but the last may be missing.
-        given: class of all rows, if the file name gives it.
-        kept: keys whose values go into ``Row.cells``.
-        nested: the label may be a list of labels, or an object of their shares.
+        columns: Keys to read. The key of the last text must exist in each row. Keys of other texts may be missing.
+        label: Class of all rows, if the name of the file contains it.
+        kept: Keys whose values are returned in ``Row.cells``.
+        nested: The label may be a list of labels, or an object with their probabilities.
     """
 
     columns: ResolvedColumns
@@ -79,16 +80,21 @@ def open_json_lines(
     """Open a JSON Lines file. The keys of its first object are the columns.
 
     Args:
-        keep: keep the values of all these keys in ``Row.cells``.
+        keep_cells: Return the values of all keys in ``Row.cells``.
+        nested: See ``JsonLinesParser``.
 
     Raises:
-        UserError: A wanted key is missing, or the file is a single JSON value.
+        UserError: A key in ``spec`` is missing, or the file is a single JSON array.
     """
     file.fill_head(1)
     if file.head.lstrip()[:1] == b"[":
-        raise UserError(f"{name} is one JSON array", "one object per line is needed", f"jq -c '.[]' {name} > {name}l")
+        raise UserError(
+            f"{name} is one JSON array",
+            "the format needs one object per line",
+            f"convert it: jq -c '.[]' {name} > {name}l",
+        )
     first = list(islice(_iter_objects(file.head), DETECTION_ROWS))
-    keys = list(dict.fromkeys((*spec.names, "label", "text")))  # of a file without a readable line
+    keys = list(dict.fromkeys((*spec.names, "label", "text")))  # Used if no line can be parsed.
     if first:
         keys = list(_iter_keys(first[0], (spec.label, *LABEL_NAMES) if nested else (spec.label,)))
         keys += [
@@ -106,7 +112,7 @@ def open_json_lines(
 
 
 def _iter_objects(head: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the objects of the first lines that can be read."""
+    """Yield the objects of the lines that can be parsed."""
     for line in head.splitlines():
         with suppress(ValueError):
             yield _parse_object(line)
@@ -124,24 +130,29 @@ def _parse_object(line: bytes) -> dict[str, Any]:
     return record
 
 
-def _iter_keys(record: dict[str, Any], labels: tuple[str | None, ...] = (), before: str = "") -> Iterator[str]:
-    """Yield the keys of scalar values; keys of nested objects are written `outer.inner`. ``labels`` may be nested."""
+def _iter_keys(record: dict[str, Any], labels: tuple[str | None, ...] = (), prefix: str = "") -> Iterator[str]:
+    """Yield the keys of scalar values. Keys of nested objects are written as `outer.inner`.
+
+    Args:
+        labels: Keys that are also yielded if their values are lists or objects.
+        prefix: Keys of the outer objects, each followed by a full stop.
+    """
     for name, value in record.items():
-        if isinstance(value, (dict, list)) and f"{before}{name}" in labels:
-            yield f"{before}{name}"
-        elif isinstance(value, dict) and before.count(".") < MAX_DEPTH:
-            yield from _iter_keys(value, labels, f"{before}{name}.")
+        if isinstance(value, (dict, list)) and f"{prefix}{name}" in labels:
+            yield f"{prefix}{name}"
+        elif isinstance(value, dict) and prefix.count(".") < MAX_DEPTH:
+            yield from _iter_keys(value, labels, f"{prefix}{name}.")
         elif not isinstance(value, (dict, list)):
-            yield f"{before}{name}"
+            yield f"{prefix}{name}"
 
 
 def _get_value(record: dict[str, Any], key: str) -> Any:
-    """Return the value of a key or of a path of keys; ``None`` if it does not exist."""
+    """Return the value of a key such as `outer.inner`, or ``None`` if it does not exist."""
     if key in record:
         return record[key]
     outer, _, inner = key.partition(".")
-    within = record.get(outer)
-    return _get_value(within, inner) if inner and isinstance(within, dict) else None
+    value = record.get(outer)
+    return _get_value(value, inner) if inner and isinstance(value, dict) else None
 
 
 def _scalar_to_text(record: dict[str, Any], key: str) -> str:
@@ -156,7 +167,7 @@ def _scalar_to_text(record: dict[str, Any], key: str) -> str:
 
 
 def _value_to_text(record: dict[str, Any], key: str) -> str:
-    """Return any value as text, for ``Row.cells``."""
+    """Return any value as text. Lists and objects become JSON."""
     value = _get_value(record, key)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _scalar_to_text(record, key)
 

@@ -1,6 +1,6 @@
-"""Files of lines: plain or gzipped bytes become UTF-8 and are cut at line ends, in bounded memory.
+"""Files of lines. Plain or gzipped bytes are converted to UTF-8 and cut at line ends, in bounded memory.
 
-The formats with a document a line, plain texts and fastText's training files, are parsed here.
+This module also parses two formats with one document per line: plain texts, and the training files of fastText.
 """
 
 from __future__ import annotations
@@ -36,31 +36,37 @@ from crepe_dist.preparing.formats import (
 from crepe_dist.preparing.label_parsing import FASTTEXT, fasttext_labels_to_cell
 from crepe_dist.settings.flags import UTF_8
 
+# First bytes of a gzipped file.
 GZIP_MAGIC = b"\x1f\x8b"
-DAMAGED_GZIP = "the gzip data"  # start of the reasons why data end early
-PIECE = 1 << 18  # bytes
+# Start of the reasons why a gzipped file ends early.
+DAMAGED_GZIP = "the gzip data"
+# Number of bytes that are read from a file at a time.
+PIECE = 1 << 18
+# First bytes of unsupported formats, with the name of the format and the program that unpacks it.
 UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-    b"PK\x03\x04": ("a zip archive", "unzip; a workbook of Excel is read with --input-format xlsx"),
+    b"PK\x03\x04": ("a zip archive", "unzip; for a workbook of Excel, give --input-format xlsx"),
 }
 JSON_STARTS = (b"{", b"[")
 USE_UTF_8 = "give --encoding utf-8"
 NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
+# Byte order marks at the start of a file, with the encodings that they announce.
 BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32-le",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32-le",  # Before UTF-16, because this mark starts with the mark of UTF-16.
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: UTF_8,
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-INVALID_BYTE = "crepe_dist.wrong"  # wrong bytes of any encoding become one that is wrong in UTF-8
+# Error handler for decoding. It replaces invalid bytes of any encoding by a byte that is also invalid in UTF-8.
+INVALID_BYTE = "crepe_dist.invalid_byte"
 codecs.register_error(INVALID_BYTE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
 
 class _Raw:
-    """Bytes of a file on disk, or of the standard input, with their SHA-256; a file object for ``gzip``."""
+    """File object for ``gzip``, which reads a file or the standard input and computes its SHA-256."""
 
     def __init__(self, path: Path | None) -> None:
         self.name = str(path) if path else "the standard input"
@@ -69,10 +75,12 @@ class _Raw:
         try:
             self.file: Any = path.open("rb") if path else sys.stdin.buffer
         except AttributeError:
-            raise UserError("there is no standard input", remedy="name a file, or send something to the pipe") from None
+            raise UserError(
+                "there is no standard input", remedy="name a file, or redirect data to the standard input"
+            ) from None
         except OSError as error:
             raise self._unreadable(error) from error
-        self._head = b""  # bytes that were looked at, and are still to be read
+        self._head = b""  # Bytes that were inspected, but not yet returned by ``read``.
         while any(magic.startswith(self._head) for magic in (GZIP_MAGIC, *UNSUPPORTED)) and (data := self._read(PIECE)):
             self._head += data
         for magic, (name, remedy) in UNSUPPORTED.items():
@@ -81,7 +89,7 @@ class _Raw:
         self.is_gzip = self._head.startswith(GZIP_MAGIC)
 
     def read(self, size: int = PIECE) -> bytes:
-        """Read up to ``size`` bytes; from a pipe, those that it holds."""
+        """Read up to ``size`` bytes. From a pipe, return the available bytes without waiting for more."""
         if not self._head:
             return self._read(size)
         data, self._head = self._head[:size], self._head[size:]
@@ -103,16 +111,18 @@ class _Raw:
 class LineReader:
     """Reader of a file, or of the standard input if ``path`` is ``None``, in batches of whole lines in UTF-8.
 
-    Gzip is detected by the first bytes. Bytes that are wrong in the file's encoding become bytes that are wrong in
-    UTF-8. Of a line longer than ``BLOCK`` only the start is kept, filled up so that every parser finds it too long.
+    Gzip is detected by the first bytes. Invalid bytes of the file's encoding become invalid bytes of UTF-8. A line that
+    is longer than ``BATCH_BYTES`` is replaced by its start and padding, so that every parser rejects it as too long.
 
     Attributes:
-        encoding, doubt: see ``File``.
+        encoding, encoding_warning: See ``SourceFile``.
+        head: Next bytes, which are not consumed yet.
+        problem: Reason why the data ends early. Empty if it does not.
 
     Args:
-        encoding: encoding of a file that does not begin with a byte order mark.
-        json_encoding: encoding of the file if it also begins like JSON; ``None`` for ``encoding``.
-        live: yield small batches, and from a pipe the lines that have arrived, instead of waiting for more.
+        encoding: Encoding of a file that does not start with a byte order mark.
+        json_encoding: Encoding of such a file if it starts like JSON. ``None``: ``encoding``.
+        live: Yield small batches. From a pipe, yield the lines that have arrived without waiting for more.
 
     Raises:
         UserError: The file cannot be opened, or has an unsupported compression or encoding.
@@ -123,15 +133,16 @@ class LineReader:
     ) -> None:
         self._raw = _Raw(path)
         self._live = live and _is_live(self._raw.file)
-        self._most = PIECE if live else BATCH_BYTES  # bytes in a batch of several lines
-        self.problem = ""  # reason why the data end early
+        # Maximum size of a batch with several lines, in bytes.
+        self._max_bytes = PIECE if live else BATCH_BYTES
+        self.problem = ""
         self.encoding = encoding
         self._json_encoding = json_encoding or encoding
         self.encoding_warning = ""
         self._pieces = self._in_utf8()
         self._ended = False
         self._line = 1
-        self.head = b""  # the next bytes, which are not yet consumed
+        self.head = b""
         self.fill_head(1)
 
     @property
@@ -150,14 +161,14 @@ class LineReader:
             self._raw.file.close()
 
     def read(self, size: int) -> bytes:
-        """Read ``size`` bytes, or more, or fewer at the end."""
+        """Read at least ``size`` bytes, or fewer at the end of the file."""
         data = [self.head]
         while sum(map(len, data)) < size and (piece := next(self._pieces, b"")):
             data.append(piece)
         return b"".join(data)
 
     def fill_head(self, lines: int) -> None:
-        """Fill ``head``; from a live pipe, until it has so many lines."""
+        """Fill ``head`` with ``BATCH_BYTES``. From a live pipe, stop as soon as it has this number of lines."""
         pieces, size = [self.head], len(self.head)
         count = self.head.count(b"\n")
         while size < BATCH_BYTES and not self._ended and not (self._live and count >= lines):
@@ -168,7 +179,7 @@ class LineReader:
         self.head = b"".join(pieces)
 
     def skip_lines(self, count: int) -> None:
-        """Skip lines, such as a header and the lines before it."""
+        """Skip lines, such as the header and the lines above it."""
         for _ in range(count):
             end = self.head.find(b"\n") + 1
             self.head = self.head[end:] if end else b""
@@ -177,8 +188,8 @@ class LineReader:
     def __iter__(self) -> Iterator[RawBatch]:
         while True:
             self.fill_head(1)
-            end = self.head.rfind(b"\n", 0, self._most) + 1 or self.head.rfind(b"\n") + 1
-            if self._ended and not self.problem and (not end or len(self.head) <= self._most):
+            end = self.head.rfind(b"\n", 0, self._max_bytes) + 1 or self.head.rfind(b"\n") + 1
+            if self._ended and not self.problem and (not end or len(self.head) <= self._max_bytes):
                 end = len(self.head)
             if end:
                 data, self.head = self.head[:end], self.head[end:]
@@ -188,11 +199,12 @@ class LineReader:
                 self._shorten_line()
             else:
                 break
-        if self.problem:  # the last line is incomplete, so report it as lost
+        if self.problem:  # The last line is incomplete, so it is reported as lost.
             yield RawBatch(self._line, b"", 0, (InvalidRow(self._line, self.problem, excerpt(self.head)),))
 
     def _shorten_line(self) -> None:
-        start = self.head[:EXCERPT].replace(b'"', b"")  # an open quote would swallow the next lines
+        # Quotes are removed, because a CSV parser would read the next lines as part of an open quoted field.
+        start = self.head[:EXCERPT].replace(b'"', b"")
         while (end := self.head.find(b"\n")) < 0 and not self._ended:
             self.head = next(self._pieces, b"")
             self._ended = not self.head
@@ -209,11 +221,11 @@ class LineReader:
             self.problem = f"{DAMAGED_GZIP} are broken: {error}"
 
     def _in_utf8(self) -> Iterator[bytes]:
-        """Convert the decompressed bytes."""
+        """Yield the decompressed bytes, converted to UTF-8."""
         pieces = self._decompressed()
         first = next(pieces, b"")
-        while any(mark.startswith(first) for mark in BYTE_ORDER_MARKS) and (more := next(pieces, b"")):
-            first += more
+        while any(mark.startswith(first) for mark in BYTE_ORDER_MARKS) and (piece := next(pieces, b"")):
+            first += piece
         mark = next(filter(first.startswith, BYTE_ORDER_MARKS), b"")
         is_json = first.lstrip().startswith(JSON_STARTS)
         encoding = self.encoding = BYTE_ORDER_MARKS.get(mark, self._json_encoding if is_json else self.encoding)
@@ -228,16 +240,22 @@ class LineReader:
                     yield text.encode("utf-8", "surrogateescape")
         except UnicodeError as error:
             raise UserError(
-                f"{self._raw.name} cannot be read as {encoding}", str(error)[:300], "check --encoding"
+                f"{self._raw.name} cannot be read as {encoding}",
+                str(error)[:300],
+                "give the encoding of the file with --encoding",
             ) from error
 
     def _doubted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """Set ``doubt`` if the first characters outside ASCII are valid UTF-8, as by chance hardly any are."""
+        """Set ``encoding_warning`` if the first non-ASCII characters are valid UTF-8.
+
+        Text in another encoding is hardly ever valid UTF-8 by chance.
+        """
         decoder, is_open = codecs.getincrementaldecoder(UTF_8)(), True
         for data in pieces:
             if is_open and not data.isascii():
                 try:
-                    is_open = decoder.decode(data).isascii()  # one that is cut at the end continues in the next piece
+                    # A character that is cut at the end of the piece continues in the next piece.
+                    is_open = decoder.decode(data).isascii()
                 except UnicodeDecodeError:
                     is_open = False
                 else:
@@ -250,21 +268,23 @@ class LineReader:
 def _is_live(file: Any) -> bool:
     try:
         return not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except OSError:  # not backed by a file descriptor
+    except OSError:  # The object has no file descriptor.
         return False
 
 
 def number_lines(batch: RawBatch, errors: str = "surrogateescape") -> Iterator[tuple[int, str]]:
-    """Yield the lines of a batch with their numbers. Bytes that are not UTF-8 become lone surrogates by default."""
+    """Yield the number and the text of each line in a batch. By default, invalid bytes become lone surrogates."""
     lines = batch.content.decode("utf-8", errors).removesuffix("\n").split("\n") if batch.content else []
     return enumerate(lines, start=batch.line)
 
 
 def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) -> OpenFile:
-    """Open unlabelled texts. Every line is a row, even an empty one; bytes that are not UTF-8 become "�".
+    """Open a file of plain texts, in which every line is a row.
 
     Args:
-        strict: skip empty lines, and keep bytes that are not UTF-8, so that their row is rejected.
+        keep_cells: Return the text in ``Row.cells``.
+        strict: True for training: empty lines are skipped, and rows with invalid bytes are rejected. False for
+            prediction: empty lines are rows, and invalid bytes become "�".
     """
     parse = partial(_parse_lines, keep_cells, strict)
     batches = lines if strict else _check_encoding(lines)
@@ -272,14 +292,14 @@ def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) 
 
 
 def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
-    """Set the file's ``doubt`` if bytes will be replaced."""
+    """Yield the batches, and set ``encoding_warning`` if a batch has bytes that will be replaced."""
     for batch in lines:
         if not lines.encoding_warning and not batch.content.isascii():
             try:
                 batch.content.decode(UTF_8)
             except UnicodeDecodeError:
                 lines.encoding_warning = (
-                    f"has bytes that are not {lines.encoding}, which count as unknown characters; {NAME_ENCODING}"
+                    f"has bytes that are not {lines.encoding}, which are read as unknown characters; {NAME_ENCODING}"
                 )
         yield batch
 
@@ -295,18 +315,18 @@ def _parse_lines(keep: bool, strict: bool, batch: RawBatch) -> Parsed:
 
 
 def is_fasttext(head: bytes) -> bool:
-    """Tell whether the first line of a file begins with one of fastText's labels."""
+    """Return True if the first line of a file starts with a label of fastText."""
     return head.lstrip().startswith(FASTTEXT.encode())
 
 
 def open_fasttext(
     lines: LineReader, name: str, kind: str, *, keep_cells: bool = False, strict: bool = True
 ) -> OpenFile:
-    """Open fastText's lines, `__label__a __label__b text`.
+    """Open a training file of fastText, with lines such as `__label__a __label__b text`.
 
     Args:
-        kind: labels of a row, one of ``targets.KINDS``.
-        strict: as for ``open_lines``.
+        kind: Kind of the labels, one of ``targets.LABEL_KINDS``.
+        keep_cells, strict: As in ``open_lines``.
     """
     reads = "label: words with __label__, text: other words"
     parse = partial(_parse_fasttext, kind, keep_cells, strict)

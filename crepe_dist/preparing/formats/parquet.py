@@ -1,4 +1,4 @@
-"""Parquet files, also those that Hugging Face's `datasets` writes."""
+"""Reader of Parquet files, including the files that the library `datasets` of Hugging Face writes."""
 
 from __future__ import annotations
 
@@ -30,21 +30,26 @@ from crepe_dist.preparing.formats import (
 from crepe_dist.preparing.formats.columns import ColumnSpec, ResolvedColumns, choose_columns
 from crepe_dist.preparing.formats.lines import GZIP_MAGIC
 
-DATE, NUMBER = "2000-01-01", "1"  # examples of values
-MAX_ROWS = 8192  # read at a time
-MAX_SIZE = 1 << 25  # bytes read at a time, if all rows are of one length
-MAX_CHUNK = 1 << 30  # bytes of a column in a row group
+# Example values, which stand for the values of a column of dates or numbers when columns are chosen.
+DATE, NUMBER = "2000-01-01", "1"
+# Maximum number of rows that are read at a time.
+MAX_ROWS = 8192
+# Number of bytes that are read at a time if all rows have the same length.
+MAX_SIZE = 1 << 25
+# Maximum size of a column in a row group, in bytes.
+MAX_CHUNK = 1 << 30
 
 
 @dataclass(frozen=True)
 class ParquetParser:
-    """Parser of Arrow record batches of the columns that are read, as text.
+    """Parser of Arrow record batches. They have only the columns that are read, as text.
 
     Args:
-        label: class of all rows, if the file name gives it.
-        label_names: names of the integers in the label column (``ClassLabel`` of `datasets`), if known.
-        kept: positions of the columns whose values go into ``Row.cells``.
-        nested: the label may be a list, as JSON.
+        columns: Columns of the batches.
+        label: Class of all rows, if the name of the file contains it.
+        label_names: Names of the integers in the label column (``ClassLabel`` of `datasets`). ``None`` if unknown.
+        kept: Positions of the columns whose values are returned in ``Row.cells``.
+        nested: The label may be a list, as JSON.
     """
 
     columns: ResolvedColumns
@@ -72,14 +77,18 @@ class ParquetParser:
 
 
 def _name_label(number: str, names: Mapping[int, str]) -> str:
-    """Return the name of a label; raise ``ValueError`` if it has none."""
+    """Return the name of a label.
+
+    Raises:
+        ValueError: The number has no name.
+    """
     if not number.isdecimal() or len(number) > 9 or int(number) not in names:
         raise ValueError(f"unknown label: {number:.40} is not one of 0 to {len(names) - 1}")
     return names[int(number)]
 
 
 def _name_labels(cell: str, names: Mapping[int, str]) -> str:
-    """Replace the numbers in a label, or in its list, by names."""
+    """Replace the number in a cell, or the numbers in its list, by names."""
     try:
         numbers = json.loads(cell) if cell.startswith("[") else [int(cell)] if cell.isdecimal() else []
         return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
@@ -88,12 +97,13 @@ def _name_labels(cell: str, names: Mapping[int, str]) -> str:
 
 
 class ParquetReader:
-    """Batches of the chosen columns of a Parquet file.
+    """Reader of some columns of a Parquet file, in batches of bounded size.
 
     Args:
-        columns: names of the columns.
-        convert: converts the array of a column, which may be a dictionary, by its name.
-        of_text: refuse columns with more bytes than texts may have.
+        columns: Names of the columns.
+        convert: Function that converts the array of a column, given the name of the column. The array may be a
+            dictionary array.
+        of_text: Refuse columns whose rows are longer than a text may be.
     """
 
     encoding = encoding_warning = ""
@@ -117,12 +127,12 @@ class ParquetReader:
         self._file.close()
 
     def __iter__(self) -> Iterator[RawBatch]:
-        about, size, end = self._file.metadata, self._path.stat().st_size, 0
-        for group in range(about.num_row_groups):
-            line, end = end + 1, end + about.row_group(group).num_rows
+        metadata, size, end = self._file.metadata, self._path.stat().st_size, 0
+        for group in range(metadata.num_row_groups):
+            line, end = end + 1, end + metadata.row_group(group).num_rows
             try:
                 for rows in self._pieces(group):
-                    self.position = size * (line + rows.num_rows - 1) // max(1, about.num_rows)
+                    self.position = size * (line + rows.num_rows - 1) // max(1, metadata.num_rows)
                     yield RawBatch(line, rows, rows.nbytes)
                     line += rows.num_rows
             except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -130,23 +140,24 @@ class ParquetReader:
                 yield RawBatch(line, pa.record_batch([], names=[]), 0, (InvalidRow(line, reason, "", end + 1 - line),))
 
     def _pieces(self, group: int) -> Iterator[pa.RecordBatch]:
-        """Yield a row group, a few rows at a time: many rows can repeat a long text."""
+        """Yield a row group, a few rows at a time. In the file, many rows can share one copy of a long text."""
         rows = self._rows_at_a_time(self._file.metadata.row_group(group))
         for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
             ends = np.cumsum(sum((_text_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64)))
             start = 0
             while start < batch.num_rows:
-                most = BATCH_BYTES + (ends[start - 1] if start else 0)
-                end = max(start + 1, int(np.searchsorted(ends, most, "right")))
+                last_byte = BATCH_BYTES + (ends[start - 1] if start else 0)
+                end = max(start + 1, int(np.searchsorted(ends, last_byte, "right")))
                 piece = batch.slice(start, end - start)
                 arrays = [self._convert(name, piece.column(name)) for name in self._columns]
                 yield pa.record_batch(arrays, names=self._columns)
                 start = end
 
     def _rows_at_a_time(self, group: Any) -> int:
-        """Return how many rows fit into memory together, by the sizes in the footer.
+        """Return the number of rows that fit into memory together, according to the sizes in the footer.
 
-        Arrow sets no limit: if the footer lies, reading a page may take the 2 GiB that its header can ask for.
+        Arrow has no limit of its own. If the footer is wrong, reading a page may allocate the 2 GiB that the header of
+        the page can request.
 
         Raises:
             ValueError: The rows of a column are too long, or the column is too large.
@@ -164,13 +175,13 @@ class ParquetReader:
             if size > min(MAX_CHUNK, MAX_RECORD * group.num_rows):
                 raise ValueError(f"a column of {size:,} bytes in {group.num_rows:,} rows")
             total += size
-            if is_nested:  # a row may have all values
+            if is_nested:  # One row may contain all values of the column.
                 rows = min(rows, 2 * MAX_SIZE // max(1, size))
         return max(1, min(rows, MAX_SIZE * int(group.num_rows) // total))
 
 
 def _text_sizes(column: pa.Array) -> Any:
-    """Return the bytes of each text, int64 [rows]; 0 for other values."""
+    """Return the size of each text in bytes, int64 [rows]; 0 for other types."""
     if not pa.types.is_dictionary(column.type) or not _has_length(column.type.value_type):
         return 0
     lengths = pc.binary_length(column.dictionary).cast(pa.int64()).take(column.indices)
@@ -183,10 +194,11 @@ def open_parquet(
     """Open a Parquet file and choose its columns.
 
     Args:
-        keep: keep the values of all columns that can be converted to text in ``Row.cells``.
+        keep_cells: Return the values of all columns that can be converted to text in ``Row.cells``.
+        nested: The label may be a list.
 
     Raises:
-        UserError: The file is not Parquet, or a wanted column does not exist or is not text.
+        UserError: The file is not Parquet, or a column in ``spec`` does not exist or is not text.
     """
     with path.open("rb") as stream:
         if stream.read(2) == GZIP_MAGIC:
@@ -195,7 +207,9 @@ def open_parquet(
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
-            f"{name} cannot be read as Parquet", str(error)[:300], "check that it is complete, or get it again"
+            f"{name} cannot be read as Parquet",
+            str(error)[:300],
+            "check that the file is complete, or get another copy",
         ) from error
     simple = [field for field in schema if not pa.types.is_nested(field.type) or (nested and _is_list(field.type))]
     names, types = [field.name for field in simple], [field.type for field in simple]
@@ -225,7 +239,8 @@ def open_parquet(
 def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> list[list[str]]:
     """Return the first rows as text, so that columns are chosen as in other formats.
 
-    A column of dates or numbers has one in each row. A column that cannot be read has empty values.
+    A column of dates has the same example in each row, and a missing number is replaced by an example. A column that
+    cannot be converted to text has empty values.
     """
     names = [field.name for field in fields]
     types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in fields]
@@ -238,7 +253,10 @@ def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> li
         islice(chain.from_iterable(zip(*map(_values, content.columns)) for content in contents), DETECTION_ROWS)
     )
     cells = [dict(zip(readable, row)) for row in rows or [("",) * len(readable)]]
-    return [[DATE if usual == DATE else row.get(name) or usual for name, usual in zip(names, by_type)] for row in cells]
+    return [
+        [DATE if example == DATE else row.get(name) or example for name, example in zip(names, by_type)]
+        for row in cells
+    ]
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -246,12 +264,12 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _open_as_text(path: Path, schema: pa.Schema, columns: Sequence[str]) -> ParquetReader:
-    """Open the rows of a file with these columns as text."""
+    """Open a file and read these columns as text."""
     return ParquetReader(path, _open_file(path, schema, columns), columns, lambda _, array: _as_text(array))
 
 
 def own_rows(path: Path) -> tuple[pa.Schema, ParquetReader]:
-    """Open the rows of a Parquet file with all columns in their own types, and return its schema with its metadata.
+    """Open a Parquet file and read all columns in their own types. Return the schema and the reader.
 
     Raises:
         UserError: Several columns have the same name.
@@ -269,9 +287,10 @@ def own_rows(path: Path) -> tuple[pa.Schema, ParquetReader]:
 
 
 def _open_file(path: Path, schema: pa.Schema, columns: Sequence[str]) -> pq.ParquetFile:
-    """Open a file so that texts and bytes are read as dictionaries.
+    """Open a file so that columns of texts and bytes are read as dictionary arrays.
 
-    A dictionary holds a text once that many rows repeat, so that it can be measured before it is copied to them.
+    A dictionary array holds one copy of a text that many rows repeat, so its size can be measured before it is copied
+    to all these rows.
     """
     repeated = [name for name in columns if _has_length(schema.field(name).type)]
     return pq.ParquetFile(path, read_dictionary=repeated, pre_buffer=False, buffer_size=1 << 20)
@@ -290,7 +309,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _converts_to_text(kind: pa.DataType) -> bool:
-    """Tell whether Arrow can convert values of a type to text."""
+    """Return True if Arrow can convert values of a type to text."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     try:
         pa.array([], kind).cast(pa.large_string())
@@ -300,11 +319,11 @@ def _converts_to_text(kind: pa.DataType) -> bool:
 
 
 def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    """Return the class names that `datasets` stores for a ``ClassLabel`` column, if any."""
+    """Return the class names that `datasets` stores for a ``ClassLabel`` column, or ``None`` if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[column]
-        if isinstance(feature, list):  # a list of labels
+        if isinstance(feature, list):  # The column has lists of labels.
             (feature,) = feature
         names = feature.get("feature", feature)["names"]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
@@ -317,10 +336,10 @@ def _as_text(array: pa.Array) -> pa.Array:
     if _is_list(array.type):
         lists = [None if values is None else json.dumps(values, ensure_ascii=False) for values in array.to_pylist()]
         array = pa.array(lists, pa.large_string())
-    if pa.types.is_floating(array.type):  # a label that is NaN is a missing one
+    if pa.types.is_floating(array.type):  # NaN is a missing label.
         array = pc.if_else(pc.is_nan(array), None, array)
     binary = _has_length(array.type) and not _is_text(array.type)
-    # Keep binary values as bytes and decode them one by one later, so that an invalid one affects one row only.
+    # Binary values stay bytes here and are decoded one by one later, so that invalid UTF-8 affects only one row.
     return array.cast(pa.large_binary() if binary else pa.large_string())
 
 

@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, and workbooks of Excel, with or without a header line."""
+"""Readers of tables: CSV, TSV and workbooks of Excel, with or without a header line."""
 
 from __future__ import annotations
 
@@ -40,18 +40,26 @@ from crepe_dist.preparing.formats.columns import (
 )
 from crepe_dist.preparing.formats.lines import LineReader, number_lines
 
-# A record with wrong quoting is skipped up to the line where its quotes balance, if that is within this many lines.
-# Otherwise only its first line is skipped, so that a stray quote does not swallow the file.
+# A record with invalid quoting is skipped up to the line where the number of quotes is even, if this line is within so
+# many lines. Otherwise only the first line is skipped. So one stray quote does not make the rest of the file invalid.
 BROKEN_LINES = 50
+# Delimiters of "CSV" files that are detected.
 DELIMITERS = ",;\t|"
-MAX_ROWS = 1 << 20  # of a sheet in Excel; openpyxl yields a blank row for each number that is missing
-SHEET_ROWS = 256  # in a batch
-MAX_WORKBOOK_BYTES = 1 << 29  # bytes of a workbook after decompression
-# Openpyxl fills a row with empty cells up to its last one. A workbook of ``MOST`` bytes has fewer cells of its own.
+# Maximum number of rows in a sheet of Excel. openpyxl yields a blank row for each row number that is missing.
+MAX_ROWS = 1 << 20
+# Number of rows of a sheet in a batch.
+SHEET_ROWS = 256
+# Maximum size of a workbook after decompression, in bytes.
+MAX_WORKBOOK_BYTES = 1 << 29
+# Maximum number of cells in a sheet. openpyxl fills each row with empty cells up to its last cell, so a small file can
+# have very many cells. A workbook of ``MAX_WORKBOOK_BYTES`` has fewer non-empty cells than this.
 MAX_CELLS = 1 << 25
-MAX_STRINGS = 1 << 20  # of a workbook, one for each row of a sheet; openpyxl keeps all of them in memory
-MAX_TAGS = 1 << 20  # XML tags in a row, in a string, or in a part that is parsed as a whole
+# Maximum number of strings in a workbook, one for each row of a sheet. openpyxl holds all strings in memory.
+MAX_STRINGS = 1 << 20
+# Maximum number of XML tags in a row, in a string, or in a part of the workbook that is parsed as a whole.
+MAX_TAGS = 1 << 20
 SAVE_AS_CSV = "save the sheet as CSV UTF-8"
+# Line number and fields of a row.
 NumberedFields = tuple[int, list[str]]
 
 
@@ -60,9 +68,12 @@ class TableParser:
     """Parser of tables. A batch holds lines, or rows that are already divided into fields.
 
     Args:
-        label: class of all rows, if the file name gives it.
-        keep: keep the values of all columns in ``Row.cells``.
-        guarded: ``cell`` made the fields.
+        kind: Format: ``csv``, ``tsv`` or ``xlsx``.
+        columns: Columns to read.
+        label: Class of all rows, if the name of the file contains it.
+        delimiter: Delimiter of the fields.
+        keep_cells: Return the values of all columns in ``Row.cells``.
+        has_guards: This package wrote the file, and escaped its fields against formula injection.
     """
 
     kind: str
@@ -80,7 +91,7 @@ class TableParser:
         elif isinstance(rows, bytes):
             rows = _split_tsv(number_lines(batch))
         for line, fields in rows:
-            if self.kind == "xlsx":  # empty fields at the end of a row are left out
+            if self.kind == "xlsx":  # ``ExcelReader`` removes the empty fields at the end of a row.
                 fields += [""] * (width - len(fields))
             if sum(map(len, fields)) > MAX_RECORD:
                 reason = TOO_LONG
@@ -96,9 +107,11 @@ class TableParser:
 
 @dataclass(frozen=True)
 class CsvRecords:
-    """Batches of whole records of a CSV file, by the strict rules of RFC 4180: else a stray quote would swallow rows.
+    """Batches of whole records of a CSV file.
 
-    Workers divide them into fields. Only lines with quotes are looked at here, for where the records end.
+    A record may have several lines. Lines with quotes are parsed here to find the ends of the records, by the strict
+    rules of RFC 4180, because with lenient rules a stray quote would join many rows. The workers divide the records
+    into fields.
     """
 
     lines: Iterable[RawBatch]
@@ -126,16 +139,19 @@ def _split_lines(data: bytes) -> list[str]:
 def _split_csv(
     lines: Sequence[str], delimiter: str, first: int, *, is_last: bool = True
 ) -> tuple[list[NumberedFields], list[InvalidRow], int]:
-    """Divide lines into records and their fields; return the rows, those that are broken, and how many lines they are.
+    """Divide lines into records and fields.
 
     Args:
-        first: number of the first line.
-        is_last: the file ends with these lines; else an incomplete record waits for more of them.
+        first: Number of the first line.
+        is_last: True if the file ends with these lines. False: an incomplete record at the end is not parsed.
+
+    Returns:
+        The rows, the invalid rows, and the number of parsed lines.
     """
     csv.field_size_limit(2 * MAX_RECORD)
     rows: list[NumberedFields] = []
     bad: list[InvalidRow] = []
-    start = 0  # of the record
+    start = 0  # Index of the first line of the current record.
     while start < len(lines):
         begin, left = start, map(lines.__getitem__, range(start, len(lines))) if start else lines
         reader = csv.reader(left, delimiter=delimiter, strict=True)
@@ -157,7 +173,7 @@ def _split_csv(
 
 
 def _count_broken_lines(lines: Sequence[str]) -> int:
-    """Return the number of lines of the broken record that begins these; 0 if more lines are needed to tell."""
+    """Return the number of lines of the broken record at the start. Return 0 if more lines are needed to decide."""
     quotes = 0
     for count, line in enumerate(lines, start=1):
         quotes += line.count('"')
@@ -170,10 +186,10 @@ class ExcelReader:
     """Reader of the first sheet of a workbook of Excel, in bounded memory.
 
     Attributes:
-        first: the first rows that are not empty, each with its number.
+        first_rows: First rows that are not empty, each with its number.
 
     Raises:
-        UserError: It is no workbook, is damaged, or expands too much.
+        UserError: The file is no workbook, is damaged, or expands too much.
     """
 
     encoding = encoding_warning = ""
@@ -191,7 +207,7 @@ class ExcelReader:
         self._rows.close()
 
     def skip_lines(self, last: int) -> None:
-        """Skip the rows up to a number."""
+        """Skip the rows up to the row with this number."""
         self.first_rows = [row for row in self.first_rows if row[0] > last]
 
     def __iter__(self) -> Iterator[RawBatch]:
@@ -201,19 +217,20 @@ class ExcelReader:
 
     def _read(self) -> Generator[NumberedFields, None, None]:
         try:
-            with zipfile.ZipFile(self._path) as archive:  # which never yields more than these sizes
+            with zipfile.ZipFile(self._path) as archive:  # zipfile never returns more bytes than these sizes.
                 size = sum(member.file_size for member in archive.infolist())
             if size > MAX_WORKBOOK_BYTES:
                 raise UserError(
-                    f"{self._name} expands to {size:,} bytes, and the limit is {MAX_WORKBOOK_BYTES:,}",
-                    remedy=SAVE_AS_CSV,
+                    f"{self._name} expands to {size:,} bytes",
+                    f"the limit is {MAX_WORKBOOK_BYTES:,} bytes",
+                    SAVE_AS_CSV,
                 )
             with self._path.open("rb") as stream:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # about styles
+                    warnings.simplefilter("ignore")  # openpyxl warns about styles.
                     archive, book = _open_workbook(stream, self._name)
                 sheet, left = book.worksheets[0], MAX_CELLS
-                sheet.reset_dimensions()  # which may be wrong
+                sheet.reset_dimensions()  # The dimensions in the file may be wrong.
                 for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
                     if number > MAX_ROWS:
                         raise ValueError(f"it has more than {MAX_ROWS:,} rows")
@@ -221,7 +238,7 @@ class ExcelReader:
                     if left < 0:
                         raise UserError(
                             f"{self._name} has more than {MAX_CELLS:,} cells, and most of them are empty",
-                            f"row {number:,} reaches to column {len(row):,} of the sheet",
+                            f"row {number:,} extends to column {len(row):,} of the sheet",
                             f"delete the columns to the right of the table, or {SAVE_AS_CSV}",
                         )
                     cells = ["" if cell is None else str(cell) for cell in row]
@@ -231,19 +248,21 @@ class ExcelReader:
                         yield number, cells
         except UserError:
             raise
-        except Exception as error:  # openpyxl may raise anything
+        except Exception as error:  # openpyxl may raise any exception for a damaged file.
             why = f"{type(error).__name__}: {error}"[:300]
             raise UserError(f"{self._name} cannot be read as a workbook", why, SAVE_AS_CSV) from error
 
 
 class _Archive(zipfile.ZipFile):
-    """Workbook with a limited number of XML tags in each part: a parsed tag takes a hundred times its length.
+    """Zip archive of a workbook that limits the number of XML tags.
+
+    A parsed tag needs a hundred times as much memory as its text, so a small file could fill the memory.
 
     Args:
-        name: name of the workbook in errors.
+        name: Name of the workbook in messages.
 
     Attributes:
-        tags: number of tags that were read since the last row or string. The reader of rows and strings resets it.
+        tags: Number of tags that were read since the last row or string. The reader of rows and strings resets it.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
@@ -258,7 +277,7 @@ class _Archive(zipfile.ZipFile):
             if size is None or size < 0:
                 return b"".join(iter(partial(checked, BATCH_BYTES), b""))
             data = read(size)
-            self.tags += data.count(b"<")  # a byte of "<" in all encodings that XML can have
+            self.tags += data.count(b"<")  # All encodings of XML encode "<" with this byte.
             if self.tags > MAX_TAGS:
                 why = f"it has more than {MAX_TAGS:,} XML tags in a row or a string, or outside of them"
                 raise UserError(f"{self._name} cannot be read as a workbook", why, SAVE_AS_CSV)
@@ -270,11 +289,12 @@ class _Archive(zipfile.ZipFile):
 
 def _open_workbook(stream: BinaryIO, name: str) -> tuple[_Archive, Any]:
     """Open a workbook with openpyxl, within the limits of its strings and tags."""
-    from openpyxl.reader.excel import SHARED_STRINGS, ExcelReader  # takes 0.2 s to import
+    # Importing openpyxl takes 0.2 s.
+    from openpyxl.reader.excel import SHARED_STRINGS, ExcelReader
     from openpyxl.reader.strings import SHEET_MAIN_NS, Text, iterparse
 
     class Reader(ExcelReader):  # type: ignore[misc]
-        """Reader that is ``openpyxl.load_workbook``, except for the strings."""
+        """Reader that works like ``openpyxl.load_workbook``, but limits and parses the strings itself."""
 
         def read_strings(self) -> None:
             part = self.package.find(SHARED_STRINGS)
@@ -285,9 +305,9 @@ def _open_workbook(stream: BinaryIO, name: str) -> tuple[_Archive, Any]:
                     if node.tag != f"{{{SHEET_MAIN_NS}}}si":
                         continue
                     archive.tags = 0
-                    # A string without formats is read here: openpyxl takes ten times as long.
-                    is_plain = all(each.tag == f"{{{SHEET_MAIN_NS}}}t" for each in node) and len(node) < 2
-                    text = "".join(each.text or "" for each in node) if is_plain else Text.from_tree(node).content
+                    # A string without formats is parsed here, because openpyxl takes ten times as long.
+                    is_plain = all(child.tag == f"{{{SHEET_MAIN_NS}}}t" for child in node) and len(node) < 2
+                    text = "".join(child.text or "" for child in node) if is_plain else Text.from_tree(node).content
                     self.shared_strings.append(text.replace("x005F_", ""))
                     node.clear()
                     if len(self.shared_strings) > MAX_STRINGS:
@@ -316,11 +336,14 @@ def open_table(
     """Open a table and detect its delimiter, header and columns from its first rows.
 
     Args:
-        kind: ``csv``, ``tsv`` or ``xlsx``.
-        header: ``yes``, ``no`` or ``auto``. Detection waits for ``LOOK_AT`` rows of a live pipe.
+        kind: Format: ``csv``, ``tsv`` or ``xlsx``.
+        name: Name in messages.
+        header: ``yes``, ``no`` or ``auto``. With ``auto``, ``DETECTION_ROWS`` rows of a live pipe are awaited.
+        label: Class of all rows, if the name of the file contains it.
+        keep_cells: Return the values of all columns in ``Row.cells``.
 
     Raises:
-        UserError: A wanted column does not exist, or it is unclear whether there is a header.
+        UserError: A column in ``spec`` does not exist, or it is unclear whether there is a header.
     """
     delimiter, head = ",", ""
     if isinstance(file, LineReader):
@@ -338,15 +361,17 @@ def open_table(
     if header != "no" and (above := count_rows_above_header(rows, spec, has_header=header == "yes")):
         raise UserError(
             f"{name}: row {first[above][0]} seems to name the columns, not the first row",
-            f"the first row has one cell, {''.join(rows[0]).strip()[:80]!r}; row {first[above][0]} has "
+            f"the first row has only one cell, {''.join(rows[0]).strip()[:80]!r}; row {first[above][0]} has "
             f"{', '.join(rows[above])}"[:500],
-            f"delete what is above row {first[above][0]}",
+            f"delete the rows above row {first[above][0]}",
         )
     is_named = header == "yes" or (header == "auto" and (guarded or is_header(rows, spec)))
     is_unsure = bool(rows) and not is_named and header == "auto" and may_be_header(rows)
     is_replaced = bool(rows) and "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in getattr(file, "head", b"")
     if (is_named or is_unsure) and is_replaced:
-        raise UserError(f"the first line of {name} is not UTF-8", "names of columns must be", ENCODING_REMEDY)
+        raise UserError(
+            f"the first line of {name} is not UTF-8", "the names of the columns must be UTF-8", ENCODING_REMEDY
+        )
     texts: tuple[str, ...] = ()
     hint = ""
     if not rows:
@@ -359,7 +384,7 @@ def open_table(
     elif is_unsure:
         raise UserError(
             f"{name}: does its first line name the columns?",
-            f"it looks different from the others: {delimiter.join(rows[0])[:200]}",
+            f"it differs from the other lines, but has no usual name of a column: {delimiter.join(rows[0])[:200]}",
             "give --header yes or --header no, and if necessary "
             + ("the column: --text-column" if label is not None else "the columns: --label, --text-column"),
         )
@@ -375,22 +400,22 @@ def open_table(
 
 
 def _detect_delimiter(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
-    """Detect the delimiter, and return it with the first rows and the line on which each ends.
+    """Detect the delimiter. Return it with the first rows, and the number of the last line of each row.
 
-    Spreadsheets may write "CSV" with semicolons. The best delimiter yields columns with usual names; then the most rows
-    of equal width; then the fewest distinct labels.
+    Spreadsheets may write "CSV" with semicolons. The delimiters are compared by these criteria, in this order: there is
+    more than one column; the columns have usual names; most rows have equal width; there are few distinct labels.
     """
     if delimiters == "\t":
         return delimiters, list(islice(_split_tsv(enumerate(text.split("\n"), start=1)), DETECTION_ROWS))
     heads = {delimiter: _csv_head(text, delimiter) for delimiter in delimiters}
 
-    def merit(delimiter: str) -> tuple[bool, bool, float, int]:
+    def sort_key(delimiter: str) -> tuple[bool, bool, float, int]:
         rows = [fields for _, fields in heads[delimiter]]
         width = _most_common_width(rows)
         agreed = sum(len(row) == width for row in rows) / max(1, len(rows))
         return width > 1, is_header(rows, ColumnSpec()), agreed, -len({row[0] for row in rows})
 
-    best = max(delimiters, key=merit)
+    best = max(delimiters, key=sort_key)
     return best, heads[best]
 
 
@@ -411,7 +436,7 @@ def _csv_head(text: str, delimiter: str) -> list[NumberedFields]:
 
 
 def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[NumberedFields]:
-    """Divide lines at tabs. Quotes are ordinary characters, but those around a whole field are removed."""
+    """Divide lines at tabs. Quotes are ordinary characters, but quotes around a whole field are removed."""
     for number, line in lines:
         if line := line.rstrip("\r"):
             fields = line.split("\t")
