@@ -1,4 +1,4 @@
-"""Building of a data set folder from a spool: selects rows, encodes them, and writes the shards and the manifest."""
+"""Building of a data set folder from a spool: split the rows, encode the texts, write the shards and the manifest."""
 
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ from crepe_dist.preparing.splitting import (
 from crepe_dist.preparing.spool import RowSubset, SpooledRows
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
 
-MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23  # rows and bytes that are encoded together
-FILE_NAME = "file name"  # id of a row that is a file of a folder
+# Maximum number of rows, and maximum size of their character ids in bytes, that are encoded together.
+MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23
+# Name of the id in the manifest if each row is a file of a folder.
+FILE_NAME = "file name"
 
 
 @dataclass
@@ -57,8 +59,8 @@ class TextCounts:
     """Counts of the texts that are written.
 
     Attributes:
-        points: count of each code point outside ASCII or the alphabet.
-        lengths: number of texts that had so many codes before they were cut.
+        code_points: Count of each code point outside ASCII or the alphabet.
+        lengths: Number of texts by their length in character ids, before they are cut.
     """
 
     code_points: Counter[int] = field(default_factory=Counter)
@@ -80,12 +82,14 @@ class BuildResult:
     """Result of building a data set, for its report.
 
     Attributes:
-        encoding: encoding after fitting.
-        composition: composition of the texts.
-        classes: class names in the order of their labels.
-        fate: fate of each row, uint8 [n]; see ``selection``.
-        targets: classes of each row with their shares; without meaning for rows in no split.
-        counts: counts of the texts that are kept.
+        encoder: Character encoder after fitting.
+        preprocessor: Text preprocessor with the fitted feature columns.
+        classes: Names of the classes, in the order of their indices.
+        assignment: Split of each row, or the reason to leave it out, uint8 [rows]; see ``splitting``.
+        targets: Labels of all rows. The values of rows in no split are meaningless.
+        counts: Counts of the texts in the data set.
+        quarantine: Summary of the invalid rows.
+        rows: Number of rows in each split.
     """
 
     encoder: CharEncoder
@@ -108,53 +112,54 @@ def build_dataset(
     """Write a data set into an existing folder, except for its report.
 
     Raises:
-        UserError: Too many rows are unusable, there are fewer than two classes, or nothing is left to train on.
+        UserError: Too many rows are invalid, there are fewer than two classes, or no rows are left for training.
     """
-    fixed_of = np.array([ALL_SPLITS.index(source.split) for source in collected.sources], dtype=np.uint8)
-    with_files = {source.split for source in collected.sources}
-    shares: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in with_files}
-    fixed = fixed_of[collected.rows["file"]]
+    split_of_file = np.array([ALL_SPLITS.index(source.split) for source in collected.sources], dtype=np.uint8)
+    splits_with_files = {source.split for source in collected.sources}
+    # No rows are drawn for a split that has files of its own.
+    fractions: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in splits_with_files}
+    given_split = split_of_file[collected.rows["file"]]
     if ABSENT in collected.labels:
-        fixed[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
-    names, usable = _find_classes(spec, collected, fixed)
-    fate = assign_splits(collected.rows, fixed, replace(spec.split, **shares), usable)
+        given_split[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
+    names, known_labels = _find_classes(spec, collected, given_split)
+    assignment = assign_splits(collected.rows, given_split, replace(spec.split, **fractions), known_labels)
     emptied: set[str] = set()
-    if (
-        spec.corrections is not None
-    ):  # after the draw, which depends on labels: no correction moves a row to another split
-        before, _ = _find_classes(spec, collected, fate)
-        apply_corrections(collected, spec, spec.corrections, fate, names)
-        # A class that lost all of its training rows cannot be learnt: it is no output, and its other rows are unknown.
-        emptied = before - _find_classes(spec, collected, fate)[0]
-        names, usable = _find_classes(spec, collected, fixed, emptied)
-        fate[(fate <= TEST) & ~usable[collected.rows["label"]]] = UNKNOWN
+    if spec.corrections is not None:
+        # Drawing the splits depends on the labels. Corrections come later, so they move no row to another split.
+        old_classes, _ = _find_classes(spec, collected, assignment)
+        apply_corrections(collected, spec, spec.corrections, assignment, names)
+        # A class without training rows cannot be learned. It is removed, and its rows in other splits are left out.
+        emptied = old_classes - _find_classes(spec, collected, assignment)[0]
+        names, known_labels = _find_classes(spec, collected, given_split, emptied)
+        assignment[(assignment <= TEST) & ~known_labels[collected.rows["label"]]] = UNKNOWN
     listed = [name for name in listed_classes(spec.read_options) if name not in emptied]
     classes = list(spec.classes or listed or sorted(names, key=_label_sort_key))
-    quarantine = write_quarantine(folder, spec, collected, fate)
-    check_rows(spec, collected, fate, classes, quarantine)
-    number = {label: index for index, label in enumerate(classes)}
-    labels, targets = _build_targets(spec.label_kind, collected, number)
-    if spec.classes is None and not (fate == TRAIN).any():
+    quarantine = write_quarantine(folder, spec, collected, assignment)
+    check_rows(spec, collected, assignment, classes, quarantine)
+    class_index = {label: index for index, label in enumerate(classes)}
+    labels, targets = _build_targets(spec.label_kind, collected, class_index)
+    if spec.classes is None and not (assignment == TRAIN).any():
         raise UserError(
-            f"none of {collected.num_read:,} rows is left to train on",
-            remedy="give more rows, or smaller --test and --validation",
+            f"none of {collected.num_read:,} rows is left for training",
+            "all rows are in other splits, or were left out",
+            "give more rows, or smaller --test and --validation",
         )
-    columns = next((about["texts"] for _, about in sorted(collected.files.items()) if about["texts"]), ())
-    beside, values = spec.feature_columns, ""
+    text_columns = next((entry["texts"] for _, entry in sorted(collected.files.items()) if entry["texts"]), ())
+    feature_columns, value_characters = spec.feature_columns, ""
     if spec.classes is None and spec.read_options.columns.feature_columns:
-        beside, values = fit_feature_columns(
-            spec.read_options.columns, collected.subset(np.flatnonzero(fate == TRAIN)), workers
+        feature_columns, value_characters = fit_feature_columns(
+            spec.read_options.columns, collected.subset(np.flatnonzero(assignment == TRAIN)), workers
         )
-    composition = TextPreprocessor(tuple(columns), spec.read_options.strip_html, beside)
-    encoding, fitted = spec.encoder, collected.subset(np.flatnonzero((fate == TRAIN) | (fate == UNLABELLED)))
+    preprocessor = TextPreprocessor(tuple(text_columns), spec.read_options.strip_html, feature_columns)
+    encoder, fitted = spec.encoder, collected.subset(np.flatnonzero((assignment == TRAIN) | (assignment == UNLABELLED)))
     if len(fitted):
-        encoding = fit_encoder(spec, composition, values, fitted, workers, show_progress)
-    del fitted  # memory of many millions of rows
+        encoder = fit_encoder(spec, preprocessor, value_characters, fitted, workers, show_progress)
+    del fitted  # Free the memory of many million indices.
     id_name = (spec.read_options.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     splits: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
     for code, split in enumerate(ALL_SPLITS):
-        chosen = np.flatnonzero(fate == code)
+        chosen = np.flatnonzero(assignment == code)
         if len(chosen) == 0:
             continue
         files = _write_origins(folder, split, collected, chosen)
@@ -166,23 +171,23 @@ def build_dataset(
             files |= write_array(folder, WEIGHTS, _divide_by_mean(collected.rows["weight"][chosen]))
         sizes = []
         kinds = (TEXTS,) * (split in SPLITS_WITH_TEXTS) + (IDS,) * (id_name is not None)
-        size = max(1, SHARD_BYTES // encoding.feature_len)
-        of_split = collected.subset(chosen)
-        shards = enumerate(of_split[start : start + size] for start in range(0, len(chosen), size))
-        write = partial(write_shard, folder, split, encoding, composition, kinds)
+        size = max(1, SHARD_BYTES // encoder.feature_len)
+        split_rows = collected.subset(chosen)
+        shards = enumerate(split_rows[start : start + size] for start in range(0, len(chosen), size))
+        write = partial(write_shard, folder, split, encoder, preprocessor, kinds)
         for shard_files, shard_counts in workers.map_in_order(write, shards):
             files |= shard_files
             counts.add(shard_counts)
             sizes.append(shard_counts.rows)
             show_progress("encoding", counts.rows, len(collected.rows))
         splits[split] = {"rows": len(chosen), "shards": sizes, "files": files}
-    label = next((about["label"] for _, about in sorted(collected.files.items()) if about["label"]), None)
-    given = spec.read_options.columns
-    wanted = replace(given, label=given.label or label, needs_label=given.label is not None)
+    label = next((entry["label"] for _, entry in sorted(collected.files.items()) if entry["label"]), None)
+    columns = spec.read_options.columns
+    columns = replace(columns, label=columns.label or label, needs_label=columns.label is not None)
     manifest: dict[str, Any] = {
-        "encoding": encoding.to_dict(),
-        "composition": composition.to_dict(),
-        "reading": replace(spec.read_options, columns=wanted).to_dict(),
+        "encoding": encoder.to_dict(),
+        "composition": preprocessor.to_dict(),
+        "reading": replace(spec.read_options, columns=columns).to_dict(),
         "classes": classes,
         "splits": splits,
         "split": asdict(spec.split),
@@ -197,8 +202,11 @@ def build_dataset(
         manifest["label_type"] = label_type
     if separator := spec.read_options.labelling.levels:
         if spec.classes is None and not any(separator in name for name in classes):
-            what = f"no class has {separator!r:.40} in its name, such as {classes[0]!r:.60}"
-            raise UserError(what, remedy="give the separator of the levels, or leave --levels out")
+            raise UserError(
+                f"no class has the separator {separator!r:.40} in its name",
+                f"the classes are names such as {classes[0]!r:.60}",
+                "give the separator of the levels with --levels, or leave out --levels",
+            )
         manifest["levels"] = separator
     if collected.corrections is not None:
         manifest["corrections"] = collected.corrections
@@ -206,18 +214,18 @@ def build_dataset(
         manifest["labels"] = {"kind": targets.kind, "most": targets.max_labels}
     write_manifest(folder, manifest)
     fsync(folder)
-    rows = {split: about["rows"] for split, about in splits.items()}
-    return BuildResult(encoding, composition, classes, fate, targets, counts, quarantine, rows)
+    rows = {split: entry["rows"] for split, entry in splits.items()}
+    return BuildResult(encoder, preprocessor, classes, assignment, targets, counts, quarantine, rows)
 
 
 def _find_classes(
     spec: PreparationSpec, collected: SpooledRows, assignment: Assignment, emptied: Set[str] = frozenset()
 ) -> tuple[set[str], npt.NDArray[np.bool_]]:
-    """Return the classes of training rows, and for each label whether they include all of its classes, bool [labels].
+    """Return the classes of the training rows, and a mask of labels whose classes are all among them, bool [labels].
 
     Args:
-        fate: fate of each row, or the fate of its file.
-        emptied: classes to leave out.
+        assignment: Split of each row, or of its file.
+        emptied: Classes to leave out.
     """
     used = training_labels(collected.rows, assignment)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
@@ -235,7 +243,12 @@ def write_shard(
     kinds: tuple[str, ...],
     shard: tuple[int, RowSubset],
 ) -> tuple[Files, TextCounts]:
-    """Encode and write one shard, given its number and rows. Runs in a worker."""
+    """Encode and write one shard. Runs in a worker.
+
+    Args:
+        kinds: Files of the shard in addition to the character ids.
+        shard: Number of the shard, and its rows.
+    """
     number, rows = shard
     texts = rows.texts()
     known = np.flatnonzero(encoder.has_id(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
@@ -251,7 +264,7 @@ def write_shard(
         codes, lengths = encoder.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
-        # Most characters are ASCII and in the alphabet, so only the others are counted individually.
+        # Most characters are ASCII and in the alphabet. Only the other characters are counted, which is faster.
         of_texts = (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if preprocessor.beside else data
         left = b"".join(of_texts).translate(None, known).decode("utf-8")
         if left:
@@ -261,7 +274,7 @@ def write_shard(
 
 
 def _write_origins(folder: Path, split: str, collected: SpooledRows, chosen: npt.NDArray[np.int64]) -> Files:
-    """Write where the rows of a split are from; see ``data/arrays``."""
+    """Write the source, the line and the hash of each row of a split; see ``data/arrays``."""
     pieces = (collected.rows[chosen[start : start + CHUNK_ROWS]] for start in range(0, len(chosen), CHUNK_ROWS))
     columns = ("file", "line", "exact")
     arrays = (np.stack([rows[name].astype(np.uint64) for name in columns], axis=1) for rows in pieces)
@@ -271,7 +284,7 @@ def _write_origins(folder: Path, split: str, collected: SpooledRows, chosen: npt
 def _build_targets(
     kind: str, collected: SpooledRows, class_index: dict[str, int]
 ) -> tuple[npt.NDArray[np.int32], Targets]:
-    """Return the first or most probable class of each row, and its targets."""
+    """Return the first or most probable class of each row, and the targets of all rows."""
     if kind == SINGLE_LABEL:
         relabel = np.array([class_index.get(label, -1) for label in collected.labels], dtype=np.int32)
         labels = relabel[collected.rows["label"]]
@@ -282,19 +295,23 @@ def _build_targets(
 
 
 def _divide_by_mean(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Divide weights by their mean, so that they change neither the loss nor the meaning of the learning rate."""
+    """Divide weights by their mean, so that they do not change the scale of the loss."""
     mean = weights.mean(dtype=np.float64)
     if mean == 0:
-        raise UserError("all weights are 0", remedy="give at least some rows a weight above 0, or leave --weight out")
+        raise UserError(
+            "all weights are 0",
+            "rows of weight 0 do not train the network",
+            "give some rows a weight above 0, or leave out --weight",
+        )
     if weights.max() > MAX_WEIGHT * mean:
         raise UserError(
             f"the weight {weights.max():g} is more than {MAX_WEIGHT:g} times the mean, {mean:g}",
             "a few rows would dominate training",
-            "cap the weights, or repeat or leave out rows",
+            "limit the weights, or repeat or leave out rows",
         )
     return np.asarray(weights / mean, dtype=np.float32)
 
 
 def _label_sort_key(label: str) -> tuple[int, float, str]:
-    """Sort key: numbers by value, then other labels alphabetically."""
+    """Return a sort key: numbers are sorted by value, and then other labels alphabetically."""
     return (0, float(label), label) if label.isdecimal() else (1, 0.0, label)

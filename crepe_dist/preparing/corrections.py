@@ -1,6 +1,7 @@
-"""Corrections of labels: a list such as ``inspect`` writes, which a person may have edited, applied to the rows read.
+"""Corrections of labels, from a CSV file that ``inspect`` wrote and a person may have edited.
 
-A row of the list is for the row of a source that has its file and line, if the hash of its text is still the same.
+A correction names the file, the line and the hash of the text. It applies to this row if the hash has not
+changed.
 """
 
 from __future__ import annotations
@@ -28,14 +29,22 @@ from crepe_dist.preparing.splitting import TEST, VALIDATION, Assignment
 from crepe_dist.preparing.spool import ROW, ROWS, SpooledRows
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
-MAX_LINE_LENGTH = 18  # digits
-# Outcomes of a correction; ``correct`` describes them.
+# Maximum number of digits in a line number.
+MAX_LINE_LENGTH = 18
+# Outcomes of a correction; see ``apply_corrections``.
 OUTCOMES = APPLIED, HELD_OUT, CONFIRMED, ALREADY_APPLIED, OUTDATED = "applied", "held_out", "kept", "already", "stale"
+# Name of a file, and line.
 Place = tuple[str, int]
 
 
 class Correction(NamedTuple):
-    """Row of a list: hash of the text, label that was judged, and label to give (empty to keep the label)."""
+    """Correction of one row.
+
+    Attributes:
+        hash: Hash of the text.
+        label: Label at the time of the inspection.
+        suggested: New label. Empty: the label stays.
+    """
 
     hash: str
     label: str
@@ -44,10 +53,13 @@ class Correction(NamedTuple):
 
 @dataclass(frozen=True)
 class Corrections:
-    """List of corrections by file and line.
+    """Corrections of a CSV file.
 
     Attributes:
-        held_out: the rows of the validation and the test split are also corrected.
+        file: Name of the CSV file.
+        sha256: SHA-256 of the CSV file.
+        by_place: Corrections by file and line.
+        held_out: Also correct rows of the validation and test splits.
     """
 
     file: str
@@ -57,51 +69,60 @@ class Corrections:
 
 
 def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
-    """Read a list, also as a spreadsheet saves it; ``held_out`` is an attribute of ``Corrections``.
+    """Read a CSV file of corrections. A spreadsheet may have saved it.
+
+    Args:
+        held_out: See ``Corrections``.
 
     Raises:
-        UserError: it cannot be read, lacks a column, or contradicts itself.
+        UserError: The file cannot be read, has no such columns, or corrects a row in two ways.
     """
     if not path.is_file():
-        raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv of inspect")
+        raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv that `inspect` wrote")
     name = escape_path(path)
     corrections: dict[Place, Correction] = {}
-    wanted = ColumnSpec(label="label", texts=("suggested",))
-    table = open_table("csv", LineReader(path), name, wanted, "yes", None, keep_cells=True)
+    spec = ColumnSpec(label="label", texts=("suggested",))
+    table = open_table("csv", LineReader(path), name, spec, "yes", None, keep_cells=True)
     if missing := [column for column in COLUMNS if column not in table.kept_columns]:
-        raise UserError(f"{name} has no column {missing[0]!r}", remedy="give the label_errors.csv of inspect")
+        raise UserError(f"{name} has no column {missing[0]!r}", remedy="name a label_errors.csv that `inspect` wrote")
     for parsed in table.iter_parsed():
-        for bad in parsed.invalid:
-            raise UserError(f"{name}:{bad.line} cannot be read", bad.reason, "correct the line, or delete it")
+        for invalid in parsed.invalid:
+            raise UserError(f"{name}:{invalid.line} cannot be read", invalid.reason, "correct the line, or delete it")
         for row in parsed.rows:
             cells = dict(zip(table.kept_columns, (unescape_cell(cell).strip() for cell in row.cells)))
             if not cells["line"].isdecimal() or len(cells["line"]) > MAX_LINE_LENGTH:
-                raise UserError(f"{name}:{row.line} names no line", f"its line is {cells['line']!r:.40}", "delete it")
+                raise UserError(
+                    f"{name}:{row.line} has no line number",
+                    f"the column line has {cells['line']!r:.40}",
+                    "delete this row",
+                )
             place = (cells["file"], int(cells["line"]))
             correction = Correction(cells["hash"], cells["label"], cells["suggested"])
             if corrections.setdefault(place, correction) != correction:
-                raise UserError(f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one")
+                raise UserError(
+                    f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one of them"
+                )
     return Corrections(escape_path(path.name), sha256(path), corrections, held_out)
 
 
 def apply_corrections(
     collected: SpooledRows, spec: PreparationSpec, corrections: Corrections, assignment: Assignment, classes: Set[str]
 ) -> None:
-    """Change labels of the rows that were read, in their file, and count the outcomes of the corrections.
+    """Change labels in the file of records, and count the outcomes of the corrections.
 
-    ``applied``: the label was changed. ``held_out``: the row is in the validation or the test split, which keep their
-    labels unless ``corrections.held_out``. ``kept``: the list suggests no label, or the label that was judged.
-    ``already``: the row has the suggested label in the source. ``stale``: the row is gone, or has another text or label
-    than the row that was judged. ``splits`` has the number of changed labels of each split.
+    ``applied``: the label was changed. ``held_out``: the row is in the validation or test split, and
+    ``corrections.held_out`` is false. ``kept``: the suggested label is empty, or is the old label. ``already``: the row
+    already has the suggested label. ``stale``: the row does not exist, or its text or label has changed. ``splits``
+    counts the changed labels of each split.
 
     Args:
-        fate: fate of each row, which was decided by the labels of the source.
-        classes: classes of the training rows.
+        assignment: Split of each row, which was drawn with the labels of the sources.
+        classes: Classes of the training rows.
 
     Raises:
-        UserError: a label to give is not one of ``classes``, or no correction is for these sources.
+        UserError: A suggested label is not in ``classes``, or no correction is for these sources.
     """
-    number = {label: index for index, label in enumerate(collected.labels)}
+    label_index = {label: index for index, label in enumerate(collected.labels)}
     labels, counts, changed, stale = list(collected.labels), Counter[str](), Counter[int](), ""
     rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
     names = [source.name for source in collected.sources]
@@ -113,43 +134,51 @@ def apply_corrections(
             continue
         start, end = ends[first[file] : first[file] + 2].tolist() if file in first else (0, 0)
         row = start + int(np.searchsorted(rows["line"][start:end], line))
-        same = row < end and rows["line"][row] == line and format_hash(int(rows["exact"][row])) == correction.hash
+        is_same_text = (
+            row < end and rows["line"][row] == line and format_hash(int(rows["exact"][row])) == correction.hash
+        )
         label = _parse_suggestion(correction.suggested, spec, classes, corrections.file)
-        if same and labels[rows["label"][row]] == label:
+        if is_same_text and labels[rows["label"][row]] == label:
             counts[ALREADY_APPLIED] += 1
-        elif not same or (spec.label_kind == SINGLE_LABEL and labels[rows["label"][row]] != correction.label):
+        elif not is_same_text or (spec.label_kind == SINGLE_LABEL and labels[rows["label"][row]] != correction.label):
             counts[OUTDATED] += 1
             stale = stale or f"{file}:{line}"
         elif assignment[row] in (VALIDATION, TEST) and not corrections.held_out:
             counts[HELD_OUT] += 1
         else:
-            if label not in number:
-                number[label] = len(labels)
+            if label not in label_index:
+                label_index[label] = len(labels)
                 labels.append(label)
-            rows["label"][row] = number[label]
+            rows["label"][row] = label_index[label]
             counts[APPLIED] += 1
             changed[int(assignment[row])] += 1
     if counts[OUTDATED] and not counts[APPLIED] + counts[ALREADY_APPLIED] + counts[HELD_OUT]:
         raise UserError(
             f"none of the {counts[OUTDATED]:,} corrections in {corrections.file} is for these sources",
-            f"the first is for {stale}, whose text or label differs there; the sources are {', '.join(names)}"[:300],
-            "give the sources and flags of the data set that was inspected, or inspect again",
+            f"the first is for {stale}, which does not exist or has changed; the sources are {', '.join(names)}"[:300],
+            "give the sources and flags of the data set that was inspected, or inspect the data again",
         )
     outcomes = {name: counts[name] for name in OUTCOMES}
     splits = {split: changed[code] for code, split in enumerate(SPLITS)}
-    about = {"file": corrections.file, "sha256": corrections.sha256, **outcomes, "splits": splits, "first_stale": stale}
-    collected.labels, collected.corrections = labels, about
+    report = {
+        "file": corrections.file,
+        "sha256": corrections.sha256,
+        **outcomes,
+        "splits": splits,
+        "first_stale": stale,
+    }
+    collected.labels, collected.corrections = labels, report
 
 
 def _parse_suggestion(suggested: str, spec: PreparationSpec, known: Set[str], file: str) -> str:
-    """Return the label string of a suggestion. Its classes must be classes of training rows."""
+    """Return the label string of a suggested label. Its classes must be classes of the training rows."""
 
     def name(label: str) -> str:
         if label.strip() in known:
             return label.strip()
-        alike = difflib.get_close_matches(label, known, 1)
-        remedy = f"did you mean {alike[0]!r:.60}?" if alike else "correct the list, or leave the suggestion empty"
-        what = f"{file} gives a row the label {label!r:.60}, which no row of the sources has that is trained on"
+        similar = difflib.get_close_matches(label, known, 1)
+        remedy = f"did you mean {similar[0]!r:.60}?" if similar else "correct the list, or leave the suggestion empty"
+        what = f"{file} suggests the label {label!r:.60}, which no training row has"
         raise UserError(what, remedy=remedy)
 
     return name(suggested) if spec.label_kind == SINGLE_LABEL else spec.read_options.labelling.parse(suggested, name)

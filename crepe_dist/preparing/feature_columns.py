@@ -1,4 +1,4 @@
-"""Counting of the values of columns beside the text: which categories there are, and where intervals of numbers end."""
+"""Fitting of feature columns: the categories of categorical columns, and the quantile bins of numeric columns."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.spool import RowSubset
 from crepe_dist.preparing.worker_pool import WorkerPool
 
-TASK_ROWS = 1 << 15  # rows per task
+# Number of rows of a task for a worker.
+TASK_ROWS = 1 << 15
 Floats = npt.NDArray[np.float64]
-MAX_CATEGORIES = MAX_PAIRED + MAX_CHARACTERS  # categories of a column of which some can have codes
-NUM_QUANTILE_BINS = 16  # of a number, with about as many rows in each
+# Maximum number of categories of a column. More categories could not have ids of their own.
+MAX_CATEGORIES = MAX_PAIRED + MAX_CHARACTERS
+# Number of bins of a numeric column. Each bin has about the same number of rows.
+NUM_QUANTILE_BINS = 16
 
 
 def fit_feature_columns(
     spec: ColumnSpec, training: RowSubset, workers: WorkerPool
 ) -> tuple[tuple[FeatureColumn, ...], str]:
-    """Describe the columns beside the text by the training rows; return them and the characters of their values.
+    """Fit the feature columns to the training rows. Return them, and the characters that encode their values.
 
-    The characters are sorted by frequency, the highest first, and then by column and value.
+    The characters are sorted by descending frequency, and then by column and value.
 
     Raises:
-        UserError: a column has no values, or there are too many columns of many values.
+        UserError: A column has no values, or the columns have too many values.
     """
     counts: list[Counter[str]] = [Counter() for _ in spec.feature_columns]
     pieces = (training[start : start + TASK_ROWS] for start in range(0, len(training), TASK_ROWS))
-    for found in workers.map_in_order(count_values, pieces):
-        for total, of_piece in zip(counts, found):
-            total.update(of_piece)
+    for piece_counts in workers.map_in_order(count_values, pieces):
+        for total, column_counts in zip(counts, piece_counts):
+            total.update(column_counts)
     columns: list[FeatureColumn] = []
     frequencies: list[int] = []
     for name, values in zip(spec.feature_columns, counts):
@@ -50,7 +53,11 @@ def fit_feature_columns(
                 values[""] += values.pop(nan)
         missing = values.pop("", 0)
         if not values:
-            raise UserError(f"column {name!r} is empty in all training rows", remedy="leave it out")
+            raise UserError(
+                f"column {name!r} is empty in all training rows",
+                "a model cannot learn from it",
+                "leave out this column",
+            )
         if name in spec.categories:
             categories = sorted(values, key=lambda value: (-values[value], value))[:MAX_CATEGORIES]
             columns.append(FeatureColumn(name, tuple(categories)))
@@ -62,9 +69,9 @@ def fit_feature_columns(
             intervals = np.searchsorted(edges, numbers, side="right")
             frequencies += [missing, *np.bincount(intervals, times, len(edges) + 1).astype(int).tolist()]
     if len(frequencies) > len(FEATURE_CODE_POINTS):
-        what = f"the columns beside the text have {len(frequencies):,} frequent values"
+        what = f"the feature columns have {len(frequencies):,} frequent values"
         raise UserError(
-            what, f"at most {len(FEATURE_CODE_POINTS):,} can be told apart", "leave out columns of many values"
+            what, f"at most {len(FEATURE_CODE_POINTS):,} values can be encoded", "leave out columns with many values"
         )
     order = np.argsort(-np.array(frequencies), kind="stable").tolist()
     characters = TextPreprocessor(beside=tuple(columns)).characters()
@@ -72,15 +79,20 @@ def fit_feature_columns(
 
 
 def count_values(subset: RowSubset) -> list[Counter[str]]:
-    """Count the values of each column beside the text in some rows, without blanks around them. Runs in a worker."""
+    """Count the values of each feature column in some rows, without surrounding blanks. Runs in a worker."""
     rows = [text.decode("utf-8").split(FIELD_SEPARATOR)[1:] for text in subset.texts().get(subset.records())]
     return [Counter(map(normalize_category, column)) for column in zip(*rows)]
 
 
 def _quantile_edges(numbers: Floats, times: npt.NDArray[np.int64]) -> tuple[float, ...]:
-    """Return the quantiles of numbers that occur several times, without the smallest one, ascending."""
+    """Return the edges of quantile bins in ascending order. The smallest number is no edge.
+
+    Args:
+        numbers: Distinct numbers.
+        times: Number of rows with each number.
+    """
     order = np.argsort(numbers)
     reached = np.cumsum(times[order])
-    wanted = np.arange(1, NUM_QUANTILE_BINS) * reached[-1] / NUM_QUANTILE_BINS
-    edges = np.unique(numbers[order][np.searchsorted(reached, wanted, side="right")])
+    targets = np.arange(1, NUM_QUANTILE_BINS) * reached[-1] / NUM_QUANTILE_BINS
+    edges = np.unique(numbers[order][np.searchsorted(reached, targets, side="right")])
     return tuple(edges[edges > numbers.min()].tolist())

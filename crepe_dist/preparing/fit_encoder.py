@@ -1,7 +1,8 @@
-"""Fitting of the encoding to the texts of training, labelled or not: the document length and the alphabet.
+"""Fitting of the character encoder: the maximum length and the alphabet.
 
-The result depends on these rows alone, not on the number of processes. Lengths in characters are in the
-records of the spool. A sample of the texts, or for a new alphabet all of them, are read from the spool a second time.
+They are fitted to the texts of the training split and to unlabelled texts. The result does not depend on the number of
+processes. The records of the spool contain the lengths in characters. The texts are read from the spool a second time:
+a sample of them, or all texts if a new alphabet is learned.
 """
 
 from __future__ import annotations
@@ -29,15 +30,24 @@ from crepe_dist.preparing.spool import RowSubset
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
 from crepe_dist.settings.options import AUTO_LENGTH_PERCENT, LENGTH_STEP, MAX_AUTO_LENGTH, MIN_FEATURE_LEN
 
-TASK_ROWS = 1 << 15  # rows per task
-CHUNK_BYTES = 1 << 20  # bytes of text that are counted at a time
-MAX_SAMPLE_ROWS = 1 << 14  # maximum number of rows that are read to decide on a new alphabet, or a length in codes
-MIN_COVERAGE_GAIN = 0.01  # a new alphabet must cover at least this fraction more of the characters, or of the rows
-MIN_LETTER_GAIN = 0.2  # share of its letters that counts as a row's loss
+# Number of rows of a task for a worker.
+TASK_ROWS = 1 << 15
+# Size of the texts whose characters are counted together, in bytes.
+CHUNK_BYTES = 1 << 20
+# Maximum number of rows from which the need for a new alphabet and the length are determined.
+MAX_SAMPLE_ROWS = 1 << 14
+# Minimum gain in coverage of a new alphabet: a fraction of the characters, or of the rows.
+MIN_COVERAGE_GAIN = 0.01
+# Minimum gain in coverage that counts for a row: a fraction of its letters.
+MIN_LETTER_GAIN = 0.2
 
 
 def fit_length(lengths: npt.NDArray[Any]) -> int:
-    """Return the fitted ``feature_len`` for texts with these numbers of codes [n]."""
+    """Return the maximum length for texts with these lengths in character ids, [n].
+
+    It is the smallest ``MIN_FEATURE_LEN`` + n × ``LENGTH_STEP`` that keeps ``AUTO_LENGTH_PERCENT`` percent of the texts
+    whole, but at most ``MAX_AUTO_LENGTH``.
+    """
     needed = int(np.percentile(lengths, AUTO_LENGTH_PERCENT, method="inverted_cdf"))
     steps = -(-max(0, needed - MIN_FEATURE_LEN) // LENGTH_STEP)
     return min(MIN_FEATURE_LEN + steps * LENGTH_STEP, MAX_AUTO_LENGTH)
@@ -51,15 +61,17 @@ def fit_encoder(
     workers: WorkerPool,
     show_progress: ProgressCallback,
 ) -> CharEncoder:
-    """Return ``spec.encoding`` with the parameters that are fitted to the training texts.
+    """Return ``spec.encoder`` with parameters that are fitted to the training texts.
 
-    A new alphabet is needed if it covers at least ``MISSED`` more of the characters. It is also needed if it covers
-    ``LOST`` more of the letters in at least ``MISSED`` of the rows, because a rare script has few characters.
+    A new alphabet is learned if it covers at least ``MIN_COVERAGE_GAIN`` more of the characters. It is also learned if
+    it covers ``MIN_LETTER_GAIN`` more of the letters in at least ``MIN_COVERAGE_GAIN`` of the rows, because a script
+    that few rows use has few of all characters.
 
     Args:
-        values: characters of the values of columns beside the text, the most frequent first; if there are too many, the
-            others are not read.
-        training: training and unlabelled rows, at least one.
+        preprocessor: Text preprocessor of the data set.
+        value_characters: Characters that encode values of feature columns, the most frequent first. The least frequent
+            of them are left out if there are too many.
+        training: Training and unlabelled rows, at least one.
     """
     count_points = partial(count_code_points, bool(preprocessor.beside))
     sample = training[:: -(-len(training) // MAX_SAMPLE_ROWS)]
@@ -73,11 +85,11 @@ def fit_encoder(
             show_progress("counting characters", min(done * TASK_ROWS, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
     if value_characters:
-        own, rare = split_frequent_and_rare(
+        frequent, rare = split_frequent_and_rare(
             value_characters, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired)
         )
         alphabet, paired = (
-            sort_alphabet(encoding.alphabet + "".join(own)),
+            sort_alphabet(encoding.alphabet + "".join(frequent)),
             sort_alphabet(encoding.paired + "".join(rare)),
         )
         encoding = replace(encoding, alphabet=alphabet, paired=paired)
@@ -89,7 +101,7 @@ def fit_encoder(
                 for text in sample.texts().get(sample.records())
             ]
         )
-        if (codes != sample.column("characters")).any():  # some characters have several codes
+        if (codes != sample.column("characters")).any():  # Some characters have several ids.
             needed = codes
         encoding = replace(encoding, feature_len=fit_length(needed))
     return encoding
@@ -101,19 +113,19 @@ def _with_new_alphabet(encoding: CharEncoder, counts: Mapping[int, int]) -> Char
 
 
 def _coverage_gain(
-    encoding: CharEncoder, sample: RowSubset, count_points: Callable[[RowSubset], dict[int, int]]
+    encoder: CharEncoder, sample: RowSubset, count_points: Callable[[RowSubset], dict[int, int]]
 ) -> float:
-    """Return the share of characters, or of rows if it is larger, that a new alphabet would cover more.
+    """Return how much more a new alphabet covers: a fraction of the characters, or of the rows if that is larger.
 
-    A letter that the encoding's alphabet reads as another one, é as e, is not covered: accents may tell the language of
-    a text.
+    A letter that the current alphabet reads without its accent, such as é as e, does not count as covered, because
+    accents may indicate the language of a text.
     """
     counts = count_points(sample)
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
-    encodings = (_with_new_alphabet(encoding, counts), replace(encoding, fold_accents=False))
-    made, given = (each.has_id(points) for each in encodings)
-    gain = made.astype(np.int64) - given
-    changed = {chr(point): each for point, each in zip(points.tolist(), gain.tolist()) if each and chr(point).isalpha()}
+    encoders = (_with_new_alphabet(encoder, counts), replace(encoder, fold_accents=False))
+    covered, covered_before = (encoder.has_id(points) for encoder in encoders)
+    gain = covered.astype(np.int64) - covered_before
+    changed = {chr(point): sign for point, sign in zip(points.tolist(), gain.tolist()) if sign and chr(point).isalpha()}
     rows = 0
     for text in sample.texts().get(sample.records()) if changed else ():
         letters = [] if changed.keys().isdisjoint(decoded := text.decode("utf-8")) else [*filter(str.isalpha, decoded)]
@@ -123,15 +135,15 @@ def _coverage_gain(
 
 
 def count_code_points(has_values: bool, subset: RowSubset) -> dict[int, int]:
-    """Count the code points in the texts of some rows, without the values beside them. Runs in a worker."""
+    """Count the code points in the texts of some rows, without values of feature columns. Runs in a worker."""
     texts, rows = subset.texts(), subset.records()
     full = np.cumsum(rows["bytes"], dtype=np.int64) // CHUNK_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
     for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):
-        found = texts.get(chunk)
-        found = [text.partition(FIELD_SEPARATOR.encode())[0] for text in found] if has_values else found
-        points = np.frombuffer(b"".join(found).decode("utf-8").encode("utf-32-le"), dtype="<u4")
+        data = texts.get(chunk)
+        data = [text.partition(FIELD_SEPARATOR.encode())[0] for text in data] if has_values else data
+        points = np.frombuffer(b"".join(data).decode("utf-8").encode("utf-32-le"), dtype="<u4")
         counts = np.bincount(points)
         total[: len(counts)] += counts
-    seen = np.flatnonzero(total)
-    return dict(zip(seen.tolist(), total[seen].tolist()))
+    occurring = np.flatnonzero(total)
+    return dict(zip(occurring.tolist(), total[occurring].tolist()))

@@ -1,4 +1,4 @@
-"""The numbers of a prepared data set's report."""
+"""Numbers of the report about a prepared data set."""
 
 from __future__ import annotations
 
@@ -32,17 +32,20 @@ from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 from crepe_dist.settings.flags import UTF_8
 from crepe_dist.version import __version__
 
+# Percentiles of the lengths of texts.
 PERCENTILES = (1, 5, 25, 50, 75, 90, 95, 99, 100)
+# Number of bins in the histogram of lengths.
 BINS = 40
-EXAMPLES = 3  # per class
+# Number of example texts per class, maximum number of classes with examples, and maximum length in characters.
+EXAMPLES = 3
 EXAMPLE_CLASSES = 50
-EXAMPLE_LENGTH = 300  # characters
+EXAMPLE_LENGTH = 300
 
 
 def build_data_report(
     name: str, spec: PreparationSpec, collected: SpooledRows, built: BuildResult, command: str
 ) -> dict[str, Any]:
-    """Collect the numbers of the report as JSON-like data."""
+    """Return the numbers of the report as JSON values."""
     characters = int(collected.rows["characters"][built.assignment <= UNLABELLED].sum(dtype=np.int64))
     counts = {
         split: built.targets.counts(np.flatnonzero(built.assignment == code))
@@ -50,7 +53,7 @@ def build_data_report(
         if split in built.rows
     }
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
-    without = np.asarray(collected.rows["label"] == absent)
+    is_unlabelled = np.asarray(collected.rows["label"] == absent)
     values, known = set(built.preprocessor.characters()), set(built.encoder.alphabet + built.encoder.paired)
     summary: dict[str, Any] = {
         "name": name,
@@ -81,7 +84,7 @@ def build_data_report(
         },
         "lengths": _describe_lengths(built.counts.lengths, built.encoder.feature_len),
         "characters": _count_characters(built, characters),
-        "duplicates": _count_duplicates(collected, built, without),
+        "duplicates": _count_duplicates(collected, built, is_unlabelled),
         "noticed": {name: collected.defects[name] for name in DEFECTS},
         "examples": _pick_examples(collected, built),
         "quarantine": {
@@ -95,7 +98,7 @@ def build_data_report(
         "file_encoding": spec.read_options.encoding or UTF_8,
     }
     if built.preprocessor.beside:
-        alone = _count_duplicates(collected, built, without, "_alone")
+        alone = _count_duplicates(collected, built, is_unlabelled, "_alone")
         summary["duplicates"]["text_alone"] = {name: alone[name] for name in ("exact", "near", "across")}
     if levels := spec.read_options.labelling.levels:
         summary["levels"] = levels
@@ -105,16 +108,16 @@ def build_data_report(
         summary["corrections"] = collected.corrections
     if built.targets.kind != SINGLE_LABEL:
         summary["labels"] = _describe_labels(built)
-    if without.any():
-        repeated = int((without & (built.assignment == DUPLICATE)).sum())
+    if is_unlabelled.any():
+        repeated = int((is_unlabelled & (built.assignment == DUPLICATE)).sum())
         summary["unlabelled"] = {"rows": built.rows.get(dataset.UNLABELLED, 0), "duplicates": repeated}
-    if spec.classes is None:  # the warnings are about training
+    if spec.classes is None:  # The warnings concern training, not scoring.
         summary["warnings"] = data_warnings(summary)
     return summary
 
 
 def _count_unknown_labels(spec: PreparationSpec, collected: SpooledRows, built: BuildResult) -> dict[str, int]:
-    """Count rows by the first of their labels that is not a class, the most frequent first."""
+    """Count rows by the first of their labels that is no class, sorted by descending count."""
     counts: Counter[str] = Counter()
     known = set(built.classes)
     rows = np.bincount(collected.rows["label"][built.assignment == UNKNOWN], minlength=len(collected.labels))
@@ -126,7 +129,7 @@ def _count_unknown_labels(spec: PreparationSpec, collected: SpooledRows, built: 
 
 
 def _describe_labels(built: BuildResult) -> dict[str, Any]:
-    """Count how many labels the kept rows have: at most, on average, and rows without any."""
+    """Return the maximum and mean number of labels per row, and the number of rows without labels."""
     per_row = np.count_nonzero(built.targets.label_pairs(np.flatnonzero(built.assignment <= TEST))[..., 1], axis=1)
     return {
         "kind": built.targets.kind,
@@ -137,23 +140,27 @@ def _describe_labels(built: BuildResult) -> dict[str, Any]:
 
 
 def _describe_lengths(counts_by_length: Counter[int], feature_len: int) -> dict[str, Any]:
-    """Describe the lengths of texts, given the number of texts of each length."""
+    """Return statistics of the lengths of texts.
+
+    Args:
+        counts_by_length: Number of texts of each length in character ids.
+    """
     lengths, counts = np.array(sorted(counts_by_length.items())).T
     rows = int(counts.sum())
     ranks = [max(1, -(-percentile * rows // 100)) for percentile in PERCENTILES]
     values = lengths[np.searchsorted(np.cumsum(counts), ranks)].tolist()
-    # Bins of equal width up to the 99th percentile; the last one holds the rest, too.
+    # Bins of equal width up to the 99th percentile. The last bin also contains all longer texts.
     width = max(1, -(-values[PERCENTILES.index(99)] // BINS))
     edges = [step * width for step in range(BINS + 1)]
     in_bins, _ = np.histogram(np.minimum(lengths, edges[-1]), bins=edges, weights=counts)
-    others = sorted({123, 192, 256, 512, 1014, 2048, feature_len})
+    cuts = sorted({123, 192, 256, 512, 1014, 2048, feature_len})
     return {
         "mean": float((lengths * counts).sum() / rows),
         "percentiles": {str(percentile): value for percentile, value in zip(PERCENTILES, values)},
         "edges": edges,
         "counts": in_bins.tolist(),
         "cut": float(counts[lengths > feature_len].sum() / rows),
-        "cut_at": {str(length): float(counts[lengths > length].sum() / rows) for length in others},
+        "cut_at": {str(length): float(counts[lengths > length].sum() / rows) for length in cuts},
     }
 
 
@@ -173,21 +180,21 @@ def _count_characters(built: BuildResult, total: int) -> dict[str, Any]:
 def _count_duplicates(
     collected: SpooledRows, built: BuildResult, is_unlabelled: npt.NDArray[np.bool_], suffix: str = ""
 ) -> dict[str, Any]:
-    """Count the labelled rows that repeat others, and those that have another label.
+    """Count the labelled rows that repeat other rows, and how many of these have another label.
 
     Args:
-        without: rows without a label, bool [n].
-        alone: end of the names of the hashes: empty, or ``_alone`` for texts without the columns beside them.
+        is_unlabelled: True for rows without a label, bool [rows].
+        suffix: Suffix of the fields with hashes: empty, or ``_alone`` to ignore the values of feature columns.
     """
     keys_of = {kind: collected.rows[f"{kind}{suffix}"] for kind in ("exact", "near")}
-    # Count rows dropped as duplicates too, so that the report shows their number.
-    fate = np.where(built.assignment == DUPLICATE, TRAIN, built.assignment).astype(np.uint8)
-    fate[is_unlabelled] = UNKNOWN
-    exact = sum(len(again) for again, _ in iter_duplicates(keys_of["exact"], fate))
+    # Rows that were left out as duplicates are also counted, so that the report shows their number.
+    assignment = np.where(built.assignment == DUPLICATE, TRAIN, built.assignment).astype(np.uint8)
+    assignment[is_unlabelled] = UNKNOWN
+    exact = sum(len(repeated) for repeated, _ in iter_duplicates(keys_of["exact"], assignment))
     near = conflicting = 0
-    for again, first in iter_duplicates(keys_of["near"], fate):
-        near += len(again)
-        conflicting += int((collected.rows["label"][again] != collected.rows["label"][first]).sum())
+    for repeated, first in iter_duplicates(keys_of["near"], assignment):
+        near += len(repeated)
+        conflicting += int((collected.rows["label"][repeated] != collected.rows["label"][first]).sum())
     pairs = [(TEST, TRAIN), (VALIDATION, TRAIN), (TEST, VALIDATION)]
     pairs = [pair for pair in pairs if all((built.assignment == code).any() for code in pair)]
     across = {pair: {"exact": 0, "near": 0} for pair in pairs}

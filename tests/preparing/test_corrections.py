@@ -81,15 +81,15 @@ def test_a_source_that_was_changed_is_noticed(data, tmp_path):
     write(tmp_path / "rows.csv", texts[2:])
     with pytest.raises(UserError, match="none of the 3 corrections") as caught:
         prepare(tmp_path)
-    assert "whose text or label differs there; the sources are rows.csv" in caught.value.why
+    assert "which does not exist or has changed; the sources are rows.csv" in caught.value.why
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: {**row, "suggested": "Refnud"}, "label 'Refnud', which no row of the sources has"),
+        (lambda row: {**row, "suggested": "Refnud"}, "label 'Refnud', which no training row has"),
         (lambda row: {name: row[name] for name in row if name != "hash"}, "has no column 'hash'"),
-        (lambda row: {**row, "line": "two"}, "names no line"),
+        (lambda row: {**row, "line": "two"}, "has no line number"),
     ],
 )
 def test_a_list_that_cannot_be(data, tmp_path, change, message):
