@@ -59,7 +59,7 @@ def test_a_model_scores_predicts_and_can_be_saved(model, tmp_path):
     assert again.predict(new) == model.predict(new)
     assert again.score({"message": list(new["message"]), "topic": list(new["topic"])}) == 1
     (tmp_path / "file.txt").touch()
-    with pytest.raises(UserError, match=r"file\.txt cannot be made"):
+    with pytest.raises(UserError, match=r"file\.txt cannot be created"):
         model.save("file.txt")
 
 

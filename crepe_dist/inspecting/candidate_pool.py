@@ -1,4 +1,7 @@
-"""Unlabelled texts, and the choice of those to label next: uncertain ones, each of which stands for many others."""
+"""Active learning: selection of unlabelled texts to label next.
+
+The selected texts are uncertain for the model, and each of them is similar to many other texts.
+"""
 
 from __future__ import annotations
 
@@ -18,87 +21,103 @@ from crepe_dist.inspecting.corpus import CHUNK_ROWS, Corpus, Rows, iter_chunks
 from crepe_dist.predicting.input_reader import InputRow, open_inputs, unlabelled_options, warn_of_encoding
 from crepe_dist.preparing.sources import PIPE, ReadOptions
 
-MAX_TEXTS = 100_000  # texts that are read
-CANDIDATES_PER_TEXT = 5  # for each text that is chosen, those with the lowest margins
-MAX_REPRESENTED = 3000  # texts drawn at random that the chosen ones stand for
+# Maximum number of texts that are read.
+MAX_TEXTS = 100_000
+# Number of candidates, with the lowest margins, for each text that is selected.
+CANDIDATES_PER_TEXT = 5
+# Maximum number of randomly drawn texts that the selected texts should represent.
+MAX_REPRESENTED = 3000
+# Size of the vectors to which TF-IDF vectors are projected.
 PROJECTION_SIZE = 256
-MIN_DOCUMENT_FREQUENCY = 2  # texts with a word; a word of one text is like no other
+# Minimum number of texts that contain a word. A word of a single text contributes nothing to similarities.
+MIN_DOCUMENT_FREQUENCY = 2
 Floats = npt.NDArray[np.floating[Any]]
 
 
 class CandidatePool:
-    """Texts of a file that can be labelled: no near duplicates of each other, or of texts of the data set.
+    """Texts of a file that can be labelled. Near duplicates of each other or of texts of the data set are left out.
 
     Args:
-        name: file that ``predict`` reads, of which the first ``MOST`` rows count.
-        encoding: encoding of the file; ``None``: the encoding of the data set's sources.
+        name: File that ``predict`` can read. At most ``MAX_TEXTS`` rows are read.
+        corpus: Texts of the data set.
+        encoding: Encoding of the file. ``None``: the encoding of the sources of the data set.
+
+    Attributes:
+        num_read: Number of rows that were read.
 
     Raises:
-        UserError: the file cannot be read, nothing in it can be labelled, or ``prepare`` could not read the result
+        UserError: The file cannot be read, has no text to label, or ``prepare`` could not read the labelled texts
             together with the sources of the data set.
     """
 
     def __init__(self, name: str, corpus: Corpus, encoding: str | None) -> None:
         self._data = data = corpus.dataset
         reading, id_ = ReadOptions.from_dict(data.manifest["reading"]), data.manifest["id"]
-        given = reading.columns
-        if reading.header == "no" or any(map(str.isdecimal, given.names)):
+        columns = reading.columns
+        if reading.header == "no" or any(map(str.isdecimal, columns.names)):
             raise UserError(
                 f"{data.folder} was prepared from columns without names",
-                "the texts to label are written with names, so prepare could not read both",
+                "the selected texts are written with names of columns, so `prepare` could not read both files",
                 "prepare the data from a file with a header, and give --label and --text-column names",
             )
         if name == PIPE:
-            raise UserError("--unlabelled does not read a pipe", "a file's name tells its format", "write a file first")
+            raise UserError(
+                "--unlabelled cannot read a pipe",
+                "the format is detected from the name of the file",
+                "write the texts to a file first",
+            )
         options = unlabelled_options(reading, data.preprocessor, id_, ReadOptions(encoding=encoding))
         inputs = open_inputs(name, reading=options, keep_columns=True)
         self._names = inputs.columns
         self._texts = data.preprocessor.columns or ("text",)
-        self._columns = (*self._texts, *given.feature_columns, *filter(None, [id_]))
-        self._labels = dict.fromkeys(given.labels or (given.label or "label",), "")
-        self._weights = {given.weight: "1"} if given.weight else {}
-        self.num_read, self._rows, seen = 0, list[InputRow](), {"", *corpus.normalized_texts}
+        self._columns = (*self._texts, *columns.feature_columns, *filter(None, [id_]))
+        self._labels = dict.fromkeys(columns.labels or (columns.label or "label",), "")
+        self._weights = {columns.weight: "1"} if columns.weight else {}
+        self.num_read, self._rows, known_texts = 0, list[InputRow](), {"", *corpus.normalized_texts}
         rows = islice(chain.from_iterable(inputs), MAX_TEXTS)
-        while some := list(islice(rows, CHUNK_ROWS)):
-            self.num_read += len(some)
-            warn_of_encoding(name, some)
-            some = [row for row in some if not (row.error or data.preprocessor.validation_error(row.text))]
-            for row, letters in zip(some, corpus.normalize_texts(self._encode(some))):
-                if letters not in seen:
-                    seen.add(letters)
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            self.num_read += len(chunk)
+            warn_of_encoding(name, chunk)
+            chunk = [row for row in chunk if not (row.error or data.preprocessor.validation_error(row.text))]
+            for row, text in zip(chunk, corpus.normalize_texts(self._encode(chunk))):
+                if text not in known_texts:
+                    known_texts.add(text)
                     self._rows.append(row)
         if not self._rows:
             raise UserError(
                 f"{name} has no text to label",
                 f"each of its {pluralize(self.num_read, 'row')} repeats a text of {data.folder}, or is unusable",
-                "name a file of other texts",
+                "name a file with other texts",
             )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def char_ids(self, numbers: Rows) -> CharIds:
-        """Return the codes of texts, uint8 [n, L]."""
+        """Return the character ids of texts, uint8 [texts, length]."""
         return self._encode([self._rows[row] for row in numbers.tolist()])
 
     def select_for_labelling(self, probabilities: Floats, count: int, seed: int) -> list[dict[str, str]]:
-        """Choose texts to label; return them as rows for ``prepare``, with an empty label.
+        """Select texts to label. Return them as rows for ``prepare``, with an empty label.
 
-        Candidates are the texts whose two most probable classes are closest. The next one is that which adds most to
-        the similarity of uncertain texts to the closest one chosen: facility location (Wei, Iyer & Bilmes 2015,
-        "Submodularity in Data Subset Selection and Active Learning").
+        Candidates are the texts with the smallest margin between their two most probable classes. Texts are selected
+        one by one. Each selected text maximises the summed similarity of the represented texts to their most similar
+        selected text, weighted by uncertainty: facility location (Wei, Iyer & Bilmes 2015, "Submodularity in Data
+        Subset Selection and Active Learning").
 
         Args:
-            probabilities: those of all texts, float64 [texts, classes].
+            probabilities: Probabilities of all texts, float64 [texts, classes].
+            count: Number of texts to select.
+            seed: Random seed of the represented texts and of the projection.
         """
         generator = np.random.default_rng(seed)
         second, first = np.sort(probabilities, axis=1)[:, -2:].T
         candidates = np.argsort(first - second, kind="stable")[: CANDIDATES_PER_TEXT * count]
         drawn = generator.permutation(len(self))[:MAX_REPRESENTED]
         find, both = WordHasher(self._data.encoder).find, np.concatenate([candidates, drawn])
-        vectors = _project_tfidf(concatenate([find(self.char_ids(some)) for some in iter_chunks(both)]), generator)
-        alike = vectors[: len(candidates)] @ vectors[len(candidates) :].T
-        chosen = candidates[facility_location(alike, (1 - first + second)[drawn], min(count, len(self)))]
+        vectors = _project_tfidf(concatenate([find(self.char_ids(chunk)) for chunk in iter_chunks(both)]), generator)
+        similarities = vectors[: len(candidates)] @ vectors[len(candidates) :].T
+        chosen = candidates[facility_location(similarities, (1 - first + second)[drawn], min(count, len(self)))]
         return [self._record(self._rows[row]) for row in chosen.tolist()]
 
     def _encode(self, rows: Sequence[InputRow]) -> CharIds:
@@ -113,7 +132,7 @@ class CandidatePool:
 
 
 def _project_tfidf(words: DocumentWords, generator: np.random.Generator) -> Floats:
-    """Project the TF-IDF vectors of texts at random, to unit length, float32 [texts, ``DIMENSIONS``]."""
+    """Return random projections of TF-IDF vectors, with unit length, float32 [texts, ``PROJECTION_SIZE``]."""
     counts = np.bincount(words.words, minlength=words.size)
     common = np.flatnonzero(counts >= MIN_DOCUMENT_FREQUENCY)
     values = np.log(len(words) / counts[common])[:, None] * generator.standard_normal((len(common), PROJECTION_SIZE))
@@ -122,22 +141,25 @@ def _project_tfidf(words: DocumentWords, generator: np.random.Generator) -> Floa
 
 
 def facility_location(similarities: Floats, weights: Floats, count: int) -> list[int]:
-    """Choose rows of similarities greedily, of which the weighted sum of each column's largest grows fastest.
+    """Select rows of a similarity matrix greedily.
 
-    The gain of a row only falls as others are chosen, so it is computed anew only where it may be the largest.
+    Each selected row maximises the weighted sum, over the columns, of the largest similarity to a selected row. The
+    gain of a row can only decrease when other rows are selected. So a gain is recomputed only if it may be the largest.
 
     Args:
-        alike: float32 [rows, columns].
-        weights: float64 [columns].
+        similarities: float32 [rows, columns].
+        weights: Weights of the columns, float64 [columns].
+        count: Number of rows to select.
     """
     best, gains = np.zeros(len(weights), np.float32), np.maximum(similarities, 0) @ weights
     chosen: list[int] = []
-    computed = np.zeros(len(similarities), np.int64)  # numbers of rows that were chosen before a gain was computed
+    # Number of selected rows at the time when the gain of each row was computed.
+    num_chosen = np.zeros(len(similarities), np.int64)
     while len(chosen) < count:
         row = int(gains.argmax())
-        if computed[row] == len(chosen):
+        if num_chosen[row] == len(chosen):
             chosen.append(row)
             best, gains[row] = np.maximum(best, similarities[row]), -1.0
         else:
-            gains[row], computed[row] = np.maximum(similarities[row] - best, 0) @ weights, len(chosen)
+            gains[row], num_chosen[row] = np.maximum(similarities[row] - best, 0) @ weights, len(chosen)
     return chosen

@@ -1,4 +1,4 @@
-"""All texts of a data set, of all splits in one order, and folds of them."""
+"""Corpus: the texts of all splits of a data set in one sequence, and their division into folds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from crepe_dist.data.dataset import Dataset, Documents, open_dataset, write_docu
 from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.errors import UserError
 
-CHUNK_ROWS = 4096  # rows that are copied together
+# Number of texts that are processed together.
+CHUNK_ROWS = 4096
 Rows = npt.NDArray[np.int64]
 
 
 def iter_chunks(numbers: Rows) -> Iterator[Rows]:
-    """Yield the numbers of some thousand texts at a time."""
+    """Yield the numbers of ``CHUNK_ROWS`` texts at a time."""
     for start in range(0, len(numbers), CHUNK_ROWS):
         yield numbers[start : start + CHUNK_ROWS]
 
@@ -29,18 +30,18 @@ class Corpus:
     """Texts of all splits of a data set, numbered from 0 in the order of the splits.
 
     Attributes:
-        documents: codes and origins of all texts.
-        labels: int32 [n]; of soft labels the most probable class.
+        documents: Character ids and origins of all texts.
+        labels: Class of each text, int32 [texts]. For soft labels, the most probable class.
 
     Raises:
-        UserError: the texts have several labels each.
+        UserError: The texts have multiple labels.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         if dataset.label_kind == MULTILABEL:
             raise UserError(
-                f"{dataset.folder} has several labels per text",
-                "inspect judges one label per text",
+                f"{dataset.folder} has multiple labels per text",
+                "`inspect` finds errors only in single labels",
                 "prepare a data set for each label in question, with the classes yes and no",
             )
         self.dataset = dataset
@@ -57,49 +58,50 @@ class Corpus:
         return len(self.labels)
 
     def locate(self, number: int) -> tuple[str, int]:
-        """Return the split of a text, and its row there."""
+        """Return the split of a text, and its row in this split."""
         split = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._splits[split].name, number - int(self._starts[split])
 
     def normalize_texts(self, char_ids: CharIds) -> list[str]:
-        """Return the letters and digits of texts, in lower case: near duplicates have the same."""
+        """Return the letters and digits of texts in lower case. Near duplicates have the same result."""
         return ["".join(filter(str.isalnum, self.dataset.encoder.decode(row).lower())) for row in char_ids]
 
     @cached_property
     def normalized_texts(self) -> list[str]:
-        """Letters and digits of all texts; see ``letters_of``."""
-        codes = (self.documents.char_ids(some) for some in iter_chunks(np.arange(len(self))))
-        return [each for some in codes for each in self.normalize_texts(some)]
+        """Letters and digits of all texts; see ``normalize_texts``."""
+        chunks = (self.documents.char_ids(numbers) for numbers in iter_chunks(np.arange(len(self))))
+        return [text for char_ids in chunks for text in self.normalize_texts(char_ids)]
 
     @cached_property
     def duplicate_groups(self) -> Rows:
-        """Number of the first near duplicate of each text, int64 [n]; its own if there is none before it.
+        """Number of the first near duplicate of each text, int64 [texts]. It may be the text itself.
 
         A text without letters and digits has no duplicates.
         """
         first: dict[str, int] = {}
         return np.array(
-            [first.setdefault(each, n) if each else n for n, each in enumerate(self.normalized_texts)], np.int64
+            [first.setdefault(text, n) if text else n for n, text in enumerate(self.normalized_texts)], np.int64
         )
 
     def assign_folds(self, num_folds: int, seed: int) -> Rows:
-        """Deal the texts into folds with about the same share of each class, int64 [n].
+        """Assign each text to a fold, int64 [texts]. All folds have about the same proportion of each class.
 
-        Near duplicates share a fold: else a wrong label would be confirmed by its copy.
+        Near duplicates are in the same fold. Otherwise, a copy of a text could confirm its wrong label.
         """
-        chance = np.random.default_rng(seed).random(len(self))
-        order = np.lexsort((chance, self.labels))
-        fold = np.empty(len(self), np.int64)
-        fold[order] = np.arange(len(self)) % num_folds
-        return np.asarray(fold[self.duplicate_groups])
+        draws = np.random.default_rng(seed).random(len(self))
+        order = np.lexsort((draws, self.labels))
+        folds = np.empty(len(self), np.int64)
+        folds[order] = np.arange(len(self)) % num_folds
+        return np.asarray(folds[self.duplicate_groups])
 
     def write(self, folder: Path, train: Rows, test: Rows) -> Dataset:
-        """Write a data set folder with these texts as its training and test splits."""
+        """Write a data set folder with these texts as its training and test splits, and open it."""
         folder.mkdir(parents=True)
         splits = {}
         for name, numbers in (("train", train), ("test", test)):
             splits[name] = write_documents(folder, name, self.documents, numbers)
             splits[name]["files"] |= write_array(folder, f"{name}.labels.npy", self.labels[numbers])
-        single = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}
-        write_manifest(folder, {**single, "id": None, "splits": splits})
+        # Without this key, the labels are single: soft labels were replaced by the most probable class.
+        manifest = {name: value for name, value in self.dataset.manifest.items() if name != "labels"}
+        write_manifest(folder, {**manifest, "id": None, "splits": splits})
         return open_dataset(folder)

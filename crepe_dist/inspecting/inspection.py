@@ -1,4 +1,4 @@
-"""Findings about a data set: wrong labels, classes that overlap, texts to label next."""
+"""Issues in a data set: probable label errors and pairs of classes that overlap."""
 
 from __future__ import annotations
 
@@ -12,68 +12,74 @@ from crepe_dist.files.csv_cells import write_csv
 from crepe_dist.inspecting.corpus import Corpus, Rows
 from crepe_dist.inspecting.out_of_fold import Floats
 
+# Names of the CSV files.
 ERRORS, PAIRS, LABEL_NEXT = "label_errors.csv", "class_pairs.csv", "label_next.csv"
+# Maximum number of pairs of classes in a CSV file.
 MAX_PAIRS = 100
+# Row of a CSV file.
 Record = dict[str, Any]
-Issues = dict[str, list[Record]]  # rows of the CSV files by their names; the most urgent first
+# Rows of each CSV file, by its name. The most urgent rows come first.
+Issues = dict[str, list[Record]]
 
 
 def find_issues(corpus: Corpus, probabilities: Floats) -> Issues:
-    """Find wrong labels, and classes that overlap, by out-of-fold probabilities."""
+    """Find probable label errors and overlapping classes from out-of-fold probabilities, float64 [texts, classes]."""
     labels, predicted = corpus.labels, probabilities.argmax(axis=1)
     wrong = find_label_errors(probabilities, labels)
     pairs = _find_confused_pairs(corpus.dataset.classes, labels, predicted, wrong)
     return {ERRORS: _describe_errors(corpus, probabilities[wrong], wrong), PAIRS: pairs}
 
 
-def write_issues(findings: Issues, folder: Path) -> list[Path]:
-    """Write the CSV files that have rows, and remove the others of an earlier inspection; return their paths."""
+def write_issues(issues: Issues, folder: Path) -> list[Path]:
+    """Write the CSV files that have rows, and return their paths. Remove the other files of an earlier inspection."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in findings.items():
+    for name, rows in issues.items():
         if rows:
             write_csv(folder / name, rows)
         else:
             (folder / name).unlink(missing_ok=True)
-    return [folder / name for name, rows in findings.items() if rows]
+    return [folder / name for name, rows in issues.items() if rows]
 
 
 def find_label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> Rows:
-    """Find texts whose label is probably wrong by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
+    """Find probable label errors by confident learning (Northcutt et al. 2021, arXiv:1911.00068).
 
-    Return their rows, the least probable label first.
-
-    A network is confident of a class if its probability is at least the mean that it has among the texts labelled with
-    it; of several such classes the most probable one counts (the paper's equation 1). The share of a class's texts of
-    which the network is confident that they belong elsewhere estimates the share of its labels that are wrong. So many
-    texts of the class are returned, those with the least probable labels ("prune by class"), but none whose label is
-    the most probable class.
+    A network is confident of a class for a text if its probability is at least the mean probability of this class over
+    the texts labelled with it. If a network is confident of several classes, the most probable of them counts
+    (equation 1 of the paper). Consider the texts with a given label for which the network is confident of any class.
+    The fraction of them whose confident class is not the label estimates the fraction of wrong labels of this class. So
+    many texts of the class are returned: those with the least probable labels ("prune by class"). Exception: a text is
+    not returned if its label is the most probable class.
 
     Args:
-        probabilities: out-of-fold probabilities, float64 [n, classes].
-        labels: given labels, int32 [n].
+        probabilities: Out-of-fold probabilities, float64 [texts, classes].
+        labels: Labels of the texts, int32 [texts].
+
+    Returns:
+        Numbers of the texts, sorted by the probability of the label, in ascending order.
     """
-    classes = probabilities.shape[1]
-    of_label = probabilities[np.arange(len(labels)), labels]
-    counts = np.bincount(labels, minlength=classes)
-    means = np.where(counts > 0, np.bincount(labels, of_label, classes) / np.maximum(counts, 1), np.inf)
+    num_classes = probabilities.shape[1]
+    label_probs = probabilities[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=num_classes)
+    means = np.where(counts > 0, np.bincount(labels, label_probs, num_classes) / np.maximum(counts, 1), np.inf)
     confident = np.where(probabilities >= means, probabilities, -1.0)
     is_confident = confident.max(axis=1) > 0
     is_other = is_confident & (confident.argmax(axis=1) != labels)
-    sure, other = (np.bincount(labels[mask], minlength=classes) for mask in (is_confident, is_other))
-    wrong = np.rint(counts * other / np.maximum(sure, 1)).astype(np.int64)
-    order = np.lexsort((of_label, labels))  # by class, the least probable first
+    num_confident, num_other = (np.bincount(labels[mask], minlength=num_classes) for mask in (is_confident, is_other))
+    num_wrong = np.rint(counts * num_other / np.maximum(num_confident, 1)).astype(np.int64)
+    order = np.lexsort((label_probs, labels))  # Sorted by class, and then by the probability of the label.
     rank = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[order]]
-    errors = order[rank < wrong[labels[order]]]
+    errors = order[rank < num_wrong[labels[order]]]
     errors = errors[probabilities[errors].argmax(axis=1) != labels[errors]]
-    return np.asarray(errors[np.argsort(of_label[errors], kind="stable")])
+    return np.asarray(errors[np.argsort(label_probs[errors], kind="stable")])
 
 
 def _describe_errors(corpus: Corpus, probabilities: Floats, wrong: Rows) -> list[Record]:
-    """List texts with the columns by which a person, and ``prepare --corrections``, find them again."""
+    """Describe texts as rows of a CSV file, with the columns that ``prepare --corrections`` needs to identify them."""
     classes = corpus.dataset.classes
     errors = []
-    for number, shares in zip(wrong.tolist(), probabilities):
-        label, suggested = int(corpus.labels[number]), int(shares.argmax())
+    for number, probs in zip(wrong.tolist(), probabilities):
+        label, suggested = int(corpus.labels[number]), int(probs.argmax())
         split, row = corpus.locate(number)
         origin = corpus.dataset.origin(split, row)
         errors.append(
@@ -84,8 +90,8 @@ def _describe_errors(corpus: Corpus, probabilities: Floats, wrong: Rows) -> list
                 "hash": origin.hash,
                 "label": classes[label],
                 "suggested": classes[suggested],
-                "probability_of_label": round(float(shares[label]), 4),
-                "probability_of_suggested": round(float(shares[suggested]), 4),
+                "probability_of_label": round(float(probs[label]), 4),
+                "probability_of_suggested": round(float(probs[suggested]), 4),
                 "text": corpus.dataset.text(split, row),
             }
         )
@@ -95,7 +101,10 @@ def _describe_errors(corpus: Corpus, probabilities: Floats, wrong: Rows) -> list
 def _find_confused_pairs(
     classes: list[str], labels: npt.NDArray[np.int32], predicted: Rows, wrong: Rows
 ) -> list[Record]:
-    """List pairs of classes that are confused even where the label is probably correct, the largest share first."""
+    """List pairs of classes that are confused in texts whose label is probably correct.
+
+    The pairs are sorted by the proportion of confused texts, in descending order.
+    """
     confused, errors = (np.zeros((len(classes), len(classes)), np.int64) for _ in range(2))
     np.add.at(confused, (labels, predicted), 1)
     np.add.at(errors, (labels[wrong], predicted[wrong]), 1)

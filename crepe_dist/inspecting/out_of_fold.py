@@ -1,4 +1,4 @@
-"""Probabilities of texts by networks that were trained without them."""
+"""Out-of-fold probabilities: each text is predicted by a network that was not trained on it."""
 
 from __future__ import annotations
 
@@ -29,44 +29,47 @@ def predict_out_of_fold(
     pool: CandidatePool | None,
     print_line: Callable[[str], None],
 ) -> tuple[Floats, Floats]:
-    """Train a network on all folds but one, for each of them in turn, and score the one left out.
+    """Train a network for each fold on all other folds, and predict the texts of the fold.
 
     Args:
-        network: setting ``model.network``.
-        pool: unlabelled texts, which every network scores.
+        network: Setting ``model.network``.
+        num_folds: Number of folds.
+        seed: Random seed of the folds and of training.
+        pool: Unlabelled texts, which every network predicts. ``None``: no unlabelled texts.
+        print_line: Function that prints the progress.
 
     Returns:
-        Calibrated probabilities of all texts, and mean probabilities of the unlabelled ones, float64 [n, classes].
+        Calibrated probabilities of all texts, and mean probabilities of the unlabelled texts, float64 [texts, classes].
 
     Raises:
-        UserError: training failed.
+        UserError: Training failed.
     """
-    classes = len(corpus.dataset.classes)
-    fold = corpus.assign_folds(num_folds, seed)
-    logits = np.zeros((len(corpus), classes), np.float32)
-    others = np.zeros((len(pool) if pool else 0, classes))
-    trained = 0
+    num_classes = len(corpus.dataset.classes)
+    folds = corpus.assign_folds(num_folds, seed)
+    logits = np.zeros((len(corpus), num_classes), np.float32)
+    pool_sums = np.zeros((len(pool) if pool else 0, num_classes))
+    num_trained = 0
     for number in range(num_folds):
         started = time.monotonic()
-        held = np.flatnonzero(fold == number)
-        if not len(held):  # of few texts
+        held_out = np.flatnonzero(folds == number)
+        if not len(held_out):  # With few texts, a fold may be empty.
             continue
         with temporary_folder() as folder:
-            data = corpus.write(folder / "data", np.flatnonzero(fold != number), held)
+            data = corpus.write(folder / "data", np.flatnonzero(folds != number), held_out)
             predictor = _train(data.folder, folder, network, seed)
-            for some in iter_chunks(held):
-                logits[some] = predictor.logits(corpus.documents.char_ids(some))
+            for numbers in iter_chunks(held_out):
+                logits[numbers] = predictor.logits(corpus.documents.char_ids(numbers))
             if pool:
-                for some in iter_chunks(np.arange(len(pool))):
-                    others[some] += softmax(predictor.logits(pool.char_ids(some)), np.float64)
-        trained += 1
+                for numbers in iter_chunks(np.arange(len(pool))):
+                    pool_sums[numbers] += softmax(predictor.logits(pool.char_ids(numbers)), np.float64)
+        num_trained += 1
         seconds = time.monotonic() - started
-        print_line(f"fold {number + 1} of {num_folds}: {pluralize(len(held), 'text')} scored, {seconds:.0f} s")
-    counts = TemperatureFitter()
-    for some in iter_chunks(np.arange(len(corpus))):
-        counts.add(logits[some], corpus.labels[some])
-    probabilities = softmax(logits / np.float32(counts.calibration().temperature), np.float64)
-    return probabilities, others / trained
+        print_line(f"fold {number + 1} of {num_folds}: {pluralize(len(held_out), 'text')} scored, {seconds:.0f} s")
+    fitter = TemperatureFitter()
+    for numbers in iter_chunks(np.arange(len(corpus))):
+        fitter.add(logits[numbers], corpus.labels[numbers])
+    probabilities = softmax(logits / np.float32(fitter.calibration().temperature), np.float64)
+    return probabilities, pool_sums / num_trained
 
 
 def _train(data: Path, folder: Path, network: str, seed: int) -> Predictor:

@@ -1,4 +1,7 @@
-"""Preparation of sources as a data set folder: read, select and divide, encode. The folder is created atomically."""
+"""Preparation of a data set folder: read the sources, split the rows, encode the texts.
+
+The folder is created atomically: it has all files or does not exist.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +40,25 @@ from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.preparing.summary import build_data_report
 from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, no_progress, open_worker_pool, print_nothing
 
+# Kinds of array files in a data set folder, as a regular expression.
 ARRAY_KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
 REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.REPORT, dataset.REPORT_NUMBERS)
+# Names of all files in a data set folder. A folder with other files is never replaced.
 DATASET_FILES = re.compile(
     rf"({'|'.join(dataset.ALL_SPLITS)})\.({ARRAY_KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS))
 )
+# Splits of the sample when `train` prepares it.
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
-SMALL_BYTES = 1 << 24  # bytes that one process reads before others have started
+# Size of sources in bytes that one process reads before other processes have started.
+SMALL_BYTES = 1 << 24
 
 
 def prepare_sample(out: Path, render_page: Callable[[dict[str, Any]], str] | None) -> None:
-    """Prepare the sample as training does if it is missing; ``page`` renders its report."""
+    """Prepare the sample with the default options of `train`.
+
+    Args:
+        render_page: Function that renders the numbers of the report as HTML. ``None``: no page is written.
+    """
     spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT)
     prepare(find_sources([dataset.SAMPLE]), out, spec, processes=1, render_page=render_page)
 
@@ -64,22 +75,24 @@ def prepare(
     show_progress: ProgressCallback = no_progress,
     print_line: PrintLine = print_nothing,
 ) -> dict[str, Any]:
-    """Prepare ``sources`` as the data set folder ``out``. Unusable rows go to ``quarantine.jsonl`` in the folder.
+    """Prepare ``sources`` as the data set folder ``out``. Invalid rows are written to its ``quarantine.jsonl``.
 
     Args:
-        out: folder to create.
-        processes: number of processes; ``None`` for one per core, or a single process for small sources.
-        overwrite: replace an existing prepared folder.
-        command: command line, for the report.
-        page: function that renders the numbers of the report as HTML; ``None`` for no page.
-        show: function that is called with the progress.
-        say: function that prints how the sources are read.
+        sources: Sources to read.
+        out: Folder to create.
+        spec: Specification of the preparation.
+        processes: Number of processes. ``None``: one per core, or a single process for small sources.
+        overwrite: Replace an existing data set folder.
+        command: Command line that the report shows.
+        render_page: Function that renders the numbers of the report as HTML. ``None``: no page is written.
+        show_progress: Function that is called with the progress.
+        print_line: Function that prints how the sources are read.
 
     Returns:
         The numbers of the report.
 
     Raises:
-        UserError: ``out`` exists, too many rows are unusable, there are fewer than two classes, or the disk is full.
+        UserError: ``out`` exists, too many rows are invalid, there are fewer than two classes, or the disk is full.
     """
     options = spec.read_options
     if options.class_names is None and not options.columns.labels:
@@ -87,12 +100,12 @@ def prepare(
     is_small = sum(source.bytes for source in sources) < SMALL_BYTES and all(source.path for source in sources)
     processes = processes or (1 if is_small else hardware.num_cores())
     is_scoring = spec.classes is not None
-    fewer = (
+    remedy = (
         f"taskset --cpu-list 0 {command_line('evaluate')} …"
         if is_scoring
         else "add --processes 1 (in Python: processes=1)"
     )
-    with new_folder(out, overwrite) as partial, open_worker_pool(processes, fewer) as workers:
+    with new_folder(out, overwrite) as partial, open_worker_pool(processes, remedy) as workers:
         folder = partial / "spool"
         folder.mkdir()
         collected = read_sources(sources, folder, spec, workers, show_progress, print_line)
@@ -101,8 +114,8 @@ def prepare(
         try:
             built = build_dataset(partial, spec, collected, workers, show_progress)
         except UserError as error:
-            if not is_scoring and (kept := save_quarantine(partial, out)):
-                error.why = "; ".join(filter(None, (error.why, f"the unusable rows are in {kept}")))
+            if not is_scoring and (saved := save_quarantine(partial, out)):
+                error.why = "; ".join(filter(None, (error.why, f"the invalid rows are in {saved}")))
             raise
         summary = build_data_report(escape_path(out.absolute().name), spec, collected, built, command)
         write_json(partial / REPORT_NUMBERS, summary)
@@ -116,21 +129,21 @@ def prepare(
 
 @contextmanager
 def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Provide a temporary folder beside ``out`` that replaces it on success and is removed on failure.
+    """Provide a temporary folder next to ``out``. It replaces ``out`` on success, and is removed on failure.
 
-    Leftovers of a killed preparation are cleaned up first.
+    The leftovers of killed preparations are removed first.
     """
     try:
-        out = out.resolve()  # keep a symbolic link and replace its target
+        out = out.resolve()  # If ``out`` is a symbolic link, its target is replaced.
         _recover(out)
         check_out(out, overwrite)
         partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
         partial.mkdir(parents=True)
-    except (OSError, RuntimeError) as error:  # the latter of a cycle of links
-        raise UserError(f"{out} cannot be made", str(error), "choose another --out") from error
+    except (OSError, RuntimeError) as error:  # ``resolve`` raises RuntimeError for a cycle of links.
+        raise UserError(f"{out} cannot be created", str(error), "choose another --out") from error
     try:
         yield partial
-        check_out(out, overwrite)  # another process may have created it meanwhile
+        check_out(out, overwrite)  # Another process may have created the folder in the meantime.
         if out.exists():
             old = out.with_name(f".{out.name}.old-{os.getpid()}")
             out.rename(old)
@@ -141,31 +154,31 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        raise UserError(f"{out} could not be written", error.strerror or str(error), "free some space there") from error
+        raise UserError(f"{out} could not be written", error.strerror or str(error), "free disk space there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _recover(out: Path) -> None:
-    """Remove the leftovers of killed preparations and restore a folder that one was about to replace."""
+    """Remove the leftovers of killed preparations, and restore a folder that one of them was replacing."""
     if not out.parent.is_dir():
         return
     for path in out.parent.glob(f".{out.name}.*-*"):
-        kind, _, process = path.name[len(out.name) + 2 :].partition("-")
-        if kind not in ("partial", "old") or not process.isdecimal() or Path("/proc", process).exists():
+        suffix, _, process = path.name[len(out.name) + 2 :].partition("-")
+        if suffix not in ("partial", "old") or not process.isdecimal() or Path("/proc", process).exists():
             continue
-        if kind == "old" and not out.exists():
+        if suffix == "old" and not out.exists():
             path.rename(out)
         else:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but a data set folder without foreign files, and only with ``overwrite``."""
+    """Refuse to replace ``out``, except if it is a data set folder without other files and ``overwrite`` is true."""
     if not out.exists():
         return
     if not overwrite:
         raise UserError(f"{out} exists", remedy="choose another --out, or replace it with --overwrite")
     if not (out / dataset.MANIFEST).is_file() or not all(DATASET_FILES.fullmatch(path.name) for path in out.iterdir()):
-        why = "it is not a prepared data set, or it contains other files"
+        why = "it is no prepared data set, or it contains other files"
         raise UserError(f"{out} is not replaced", why, "choose another --out")

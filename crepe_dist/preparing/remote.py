@@ -1,6 +1,7 @@
-"""Copies of sources that are named by a URL, such as ``s3://bucket/reviews/``; fsspec reads all but the web.
+"""Download of sources that are named by a URL, and upload of files.
 
-Servers on the web may break off, never end, or send elsewhere.
+fsspec reads URLs such as ``s3://bucket/reviews/``. The library requests reads http:// and https://, because servers on
+the web may close the connection early, send data without end, or redirect to other servers.
 """
 
 from __future__ import annotations
@@ -25,30 +26,34 @@ if TYPE_CHECKING:
     import requests
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
-CHUNK_BYTES = 1 << 22  # bytes read at once
-MAX_BYTES_OF_UNKNOWN_SIZE = 1 << 32  # bytes of a file whose size is not given
+# Number of bytes that are read at a time.
+CHUNK_BYTES = 1 << 22
+# Maximum size in bytes of a file whose size the server does not give.
+MAX_BYTES_OF_UNKNOWN_SIZE = 1 << 32
+# Maximum number of consecutive redirects.
 MAX_REDIRECTS = 5
-TIMEOUT_SECONDS = 60  # seconds until a server answers, and then without a byte
+# Time limit until a server answers, and for each later pause without data.
+TIMEOUT_SECONDS = 60
 
 
 def is_url(name: str | None) -> bool:
-    """Tell whether a source is named by a URL rather than a path."""
+    """Return True if the name of a source is a URL, not a path."""
     return name is not None and URL.match(name) is not None
 
 
 def redact_url(text: str) -> str:
-    """Remove user names, passwords and queries, which may hold a signature, from the URLs in a text."""
+    """Remove user names, passwords and queries from the URLs in a text. Queries may contain a signature."""
     text = re.sub(r"(://)[^/\s'\"]*@", r"\1", text)
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
 
 
 def download(url: str, folder: Path, show_progress: ProgressCallback = no_progress) -> Path:
-    """Copy a file, or a folder with all that is in it, below ``folder``.
+    """Download a file, or a folder with all its files, into ``folder``.
 
-    fsspec finds the credentials, as its documentation says: in the environment, and in its and the service's own files.
+    fsspec finds credentials in environment variables, in its own configuration files, and in those of the service.
 
     Args:
-        show: function that is called with the progress, in bytes.
+        show_progress: Function that is called with the progress, in bytes.
 
     Returns:
         Path of the copy.
@@ -66,7 +71,7 @@ def download(url: str, folder: Path, show_progress: ProgressCallback = no_progre
         system, path = fsspec.core.url_to_fs(url)
         root = PurePosixPath(path)
         if system.isdir(path):
-            sizes = {name: about.get("size") for name, about in system.find(path, detail=True).items()}
+            sizes = {name: info.get("size") for name, info in system.find(path, detail=True).items()}
             names = {name: PurePosixPath(name).relative_to(root) for name in sizes}
         else:
             sizes, names = {path: system.info(path).get("size")}, {path: PurePosixPath()}
@@ -74,16 +79,16 @@ def download(url: str, folder: Path, show_progress: ProgressCallback = no_progre
     done, total = 0, sum(size or 0 for size in sizes.values())
     _check_disk_space(shown, total, folder)
     for name, size in sizes.items():
-        before = done
+        done_before = done
         for received in _write(_iter_chunks(url, system, name), target / names[name], size, shown):
-            done = before + received
+            done = done_before + received
             show_progress("copying", done, total)
     return target
 
 
 def _download_from_web(url: str, folder: Path, show_progress: ProgressCallback) -> Path:
     shown = redact_url(url)
-    # The name of a web page may come with a query. Pages that link to others are no folders.
+    # The query of a web address is no part of the file name. A web address is always a file, never a folder.
     target = _copy_path(url, folder, [PurePosixPath(urlsplit(url).path)])
     with _translate_errors(url):
         response = _request(url, shown)
@@ -100,16 +105,18 @@ def _download_from_web(url: str, folder: Path, show_progress: ProgressCallback) 
 
 
 def _request(url: str, shown: str) -> requests.Response:
-    """Request a file, in ``TIMEOUT`` seconds with all redirects: headers may drip for ever, a byte at a time.
+    """Request a file. The request with all redirects may take ``TIMEOUT_SECONDS``.
 
-    Redirects to other hosts are followed, as to a mirror, but not to other schemes or without TLS. requests would read
-    the body of a redirect, which may never end.
+    A thread makes the request, because the timeout of requests does not limit a server that sends headers slowly, byte
+    by byte. Redirects to other hosts, such as mirrors, are followed. Redirects to other schemes, except from http to
+    https, are refused. This function follows redirects itself, because requests would read the body of a redirect,
+    which may never end.
     """
-    import requests  # takes 0.1 s to import, like fsspec
+    import requests  # Importing requests takes 0.1 s.
 
-    answer: Future[requests.Response] = Future()
+    future: Future[requests.Response] = Future()
 
-    def ask() -> None:
+    def send_request() -> None:
         address = url
         headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
         try:
@@ -120,43 +127,43 @@ def _request(url: str, shown: str) -> requests.Response:
                         address, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT_SECONDS
                     )
                     if not response.is_redirect:
-                        return answer.set_result(response)
+                        return future.set_result(response)
                     response.close()
                     target = urljoin(address, response.headers["Location"])
                     if (scheme := urlsplit(target).scheme) not in ("https", urlsplit(address).scheme):
-                        remedy = "if you trust it, download the file yourself and name the copy"
+                        remedy = "if you trust this address, download the file yourself and name the copy"
                         raise UserError(f"{shown} redirects to an address of {scheme or 'no scheme'}", remedy=remedy)
                     address = target
             what = f"{shown} cannot be read: more than {MAX_REDIRECTS} consecutive redirects"
             raise UserError(what, remedy="name the address of the file itself")
         except Exception as error:
-            answer.set_exception(error)
+            future.set_exception(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=send_request, daemon=True).start()
     try:
-        return answer.result(TIMEOUT_SECONDS)
+        return future.result(TIMEOUT_SECONDS)
     except FutureTimeout:
         what = f"{shown} cannot be read: the server did not answer in {TIMEOUT_SECONDS} seconds"
         raise UserError(what, remedy="try again later") from None
 
 
 def _copy_path(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
-    """Return the path of the copy of the first name."""
+    """Return the path of the copy of the first name. Refuse names that would leave ``folder``."""
     if any(".." in name.parts for name in names):
-        raise UserError(f"{redact_url(url)} cannot be copied", "a name in it has the part ..", "rename that file")
+        raise UserError(f"{redact_url(url)} cannot be copied", "the path of a file contains ..", "rename this file")
     return folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / (str(names[0]).strip("/") or "index")
 
 
 def _check_disk_space(shown: str, total: int, folder: Path) -> None:
-    """Refuse what cannot fit on the disk before any of it is copied."""
+    """Refuse a download that does not fit on the disk, before it starts."""
     free = shutil.disk_usage(folder.parent).free
     if total > free:
         what = f"{shown} does not fit on the disk of {folder.parent}"
-        raise UserError(what, f"its size is given as {total:,} bytes, and {free:,} are free", "free some space there")
+        raise UserError(what, f"it has {total:,} bytes, and {free:,} bytes are free", "free disk space there")
 
 
 def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
-    """Write a file of ``size`` bytes; yield the bytes that have arrived."""
+    """Write a file of ``size`` bytes (``None`` if unknown). Yield the number of bytes written so far."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     limit, received = MAX_BYTES_OF_UNKNOWN_SIZE if size is None else size, 0
     with copy.open("wb") as stream:
@@ -167,12 +174,12 @@ def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) ->
             stream.write(chunk)
             yield received
     if size is None and received > limit:
-        remedy = "if it is meant to be so large, download it yourself and name the copy"
+        remedy = "if it really is so large, download it yourself and name the copy"
         raise UserError(f"{shown} does not end: more than {limit:,} bytes arrived", remedy=remedy)
     if size is not None and received != size:
         arrived = f"{received:,}" if received < size else "more"
         why = f"{copy.name} has {size:,} bytes, and {arrived} arrived"
-        raise UserError(f"{shown} has changed or was cut off", why, "run the command again")
+        raise UserError(f"{shown} has changed or was cut off", why, "repeat the command")
 
 
 def _iter_chunks(url: str, system: Any, name: str) -> Iterator[bytes]:
@@ -192,14 +199,16 @@ def _iter_translating_errors(url: str, chunks: Iterator[bytes]) -> Iterator[byte
 
 
 def check_writable(url: str) -> None:
-    """Check that ``upload`` has the library that it needs for a URL.
+    """Check that ``upload`` can write to a URL.
 
     Raises:
-        UserError: it is not installed, or the URL is on the web.
+        UserError: The library for this kind of URL is not installed, or the URL is on the web.
     """
     shown = redact_url(url)
     if urlsplit(url).scheme in ("http", "https"):
-        raise UserError(f"{shown} cannot be written", "the web is read only", "give a file, or a URL such as s3://…")
+        raise UserError(
+            f"{shown} cannot be written", "addresses on the web are read-only", "give a file, or a URL such as s3://…"
+        )
     extras.require("remote", shown)
     import fsspec
 
@@ -211,7 +220,7 @@ def upload(path: Path, url: str) -> None:
     """Copy a file to a URL.
 
     Raises:
-        UserError: it cannot be written there.
+        UserError: The file cannot be written there.
     """
     import fsspec
 
@@ -221,14 +230,14 @@ def upload(path: Path, url: str) -> None:
 
 
 def _install_command(message: str) -> str:
-    """Spell how to install the library that an error of fsspec's names, as in "Install s3fs to access S3"."""
+    """Return the command that installs the library named in an error of fsspec, such as "Install s3fs to access S3"."""
     named = re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)
     return f"{'uv ' if invocation.uv_prefix() else ''}pip install {named[1]}" if named else "install that library"
 
 
 @contextmanager
 def _translate_errors(url: str, action: str = "read") -> Iterator[None]:
-    """Turn any error of fsspec's many libraries into one for the user, without the secrets of the URL."""
+    """Convert any error of the libraries behind fsspec to ``UserError``, without the secrets in the URL."""
     shown = redact_url(url)
     try:
         yield
@@ -238,6 +247,6 @@ def _translate_errors(url: str, action: str = "read") -> Iterator[None]:
         raise UserError(f"{shown} does not exist", remedy="check the spelling of the URL") from error
     except ImportError as error:
         raise UserError(f"{shown} cannot be {action}", str(error), _install_command(str(error))) from error
-    except Exception as error:  # every library has its own
+    except Exception as error:  # Each library has its own exceptions.
         why = redact_url(f"{type(error).__name__}: {error}".replace(url, shown))[:300]
         raise UserError(f"{shown} cannot be {action}", why, "check the URL, the network and your credentials") from None

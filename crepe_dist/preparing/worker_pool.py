@@ -1,4 +1,4 @@
-"""A pool of worker processes that end with their parent, and the progress of what they do."""
+"""Pool of worker processes, which end when their parent ends."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from typing import Any, Callable, TypeVar
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import describe_exit_code
 
-TASKS_PER_PROCESS = 3  # tasks in flight per process
+# Number of tasks per process that are submitted before the first result is awaited.
+TASKS_PER_PROCESS = 3
+# Function that ``call_inherited`` calls. Forked workers inherit it from their parent.
 _inherited: list[Any] = []
 
 
-PrintLine = Callable[[str], None]  # prints a line
-ProgressCallback = Callable[
-    [str, int, int], None
-]  # shows a phase, and the bytes read or rows processed, of 0 if unknown
+# Function that prints a line.
+PrintLine = Callable[[str], None]
+# Function that shows the progress of a phase: its name, the bytes or rows done, and their total (0 if it is unknown).
+ProgressCallback = Callable[[str, int, int], None]
 
 
 def no_progress(phase: str, done: int, total: int) -> None:
@@ -42,10 +44,11 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Worker processes, or this process in place of a single one.
+    """Worker processes. With a single process, this process does the work.
 
     Attributes:
-        ahead: most tasks in flight.
+        executor: Executor of the processes. ``None``: this process does the work.
+        max_tasks: Maximum number of tasks that are submitted and not finished.
     """
 
     executor: Executor | None
@@ -67,17 +70,17 @@ class WorkerPool:
 
 @contextmanager
 def open_worker_pool(processes: int, remedy: str, work: Callable[[Any], Any] | None = None) -> Iterator[WorkerPool]:
-    """Provide ``processes`` workers.
+    """Provide a pool of ``processes`` workers.
 
-    With one, and where /dev/shm has no room for their semaphores, calls run at once in this process.
+    This process does the work if ``processes`` is 1, or if /dev/shm has no space for the semaphores of the workers.
 
     Args:
-        fewer: how the user runs the command in one process, for the error about a worker that was killed.
-        work: what ``inherited`` calls, if it is large or cannot be pickled: the workers are forked from this process,
-            and share its memory. Its threads must not hold a lock that ``work`` needs.
+        remedy: How the user can run the command in one process, for the error about a worker that was killed.
+        work: Function that ``call_inherited`` calls, if it is large or cannot be pickled. The workers are forked from
+            this process, and share its memory. Threads of this process must not hold a lock that ``work`` needs.
 
     Raises:
-        UserError: A worker ended before its work did.
+        UserError: A worker ended before its work was done.
     """
     _inherited[:] = [work]
     executor: Executor | None = None
@@ -89,16 +92,19 @@ def open_worker_pool(processes: int, remedy: str, work: Callable[[Any], Any] | N
         yield WorkerPool(executor, TASKS_PER_PROCESS * processes)
     except BrokenProcessPool as error:
         how, why = _describe_failure(executor)
-        raise UserError(f"a worker process {how}", why, f"run the command again, in one process: {remedy}") from error
+        raise UserError(f"a worker process {how}", why, f"repeat the command with one process: {remedy}") from error
     finally:
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _describe_failure(executor: Any) -> tuple[str, str]:
-    """Describe the end of the worker that broke a pool, and its likely cause; the pool terminates the other workers."""
+    """Describe how the worker that broke the pool ended, and the likely cause.
+
+    The pool terminates the other workers with SIGTERM, so the exit code of another kind belongs to that worker.
+    """
     workers = list((getattr(executor, "_processes", None) or {}).values())
-    executor.shutdown(wait=True)  # Then all workers have ended, and their exit codes are known.
+    executor.shutdown(wait=True)  # Wait until all workers have ended, so that their exit codes are known.
     codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
     code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
     if not codes:
@@ -109,15 +115,16 @@ def _describe_failure(executor: Any) -> tuple[str, str]:
 
 
 def call_inherited(task: Any) -> Any:
-    """Do the work that ``pool`` was given."""
+    """Call the function ``work`` of ``open_worker_pool``. Runs in a worker."""
     return _inherited[0](task)
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent process handles Ctrl-C.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()
-    gc.set_threshold(1 << 17)  # rows make no cycles, but as many objects as otherwise start a search for some
+    # Rows have no reference cycles, but their many objects would trigger garbage collection often.
+    gc.set_threshold(1 << 17)
     threading.Thread(target=_exit_with_parent, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 

@@ -130,7 +130,7 @@ def test_what_cannot_be_inspected(complaint, tmp_path):
     lines = [{"text": f"text {row} abc", "label": ["a", "b"] if row % 2 else ["a"]} for row in range(40)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     crepe_dist.prepare(tmp_path / "many.jsonl", tmp_path / "many", labels="multilabel")
-    assert "several labels per text" in complaint("inspect", "many", cwd=tmp_path)
+    assert "multiple labels per text" in complaint("inspect", "many", cwd=tmp_path)
 
 
 class TestCorpus:

@@ -81,7 +81,12 @@ def test_rows_without_text_or_label_are_treated_as_in_files(tmp_path):
         ({"text": LABELS, "label": "yes"}, {}, "column 'label' of table is 'yes'", "give lists"),
         ({"text": list(range(40)), "label": LABELS}, {}, "column 'text' is not text", "with text="),
         ({"text": [], "label": []}, {}, "table has no rows", "give texts"),
-        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), {}, "several columns named 'text'", "rename them"),
+        (
+            pd.DataFrame([["a", "b"]], columns=["text", "text"]),
+            {},
+            "several columns named 'text'",
+            "rename the columns",
+        ),
         ({"text": TEXTS, "label": LABELS}, {"max_bat": 1}, "prepare has no argument max_bat", "max_bad"),
         (pd.Series(TEXTS), {}, "the table cannot be of type Series", "give a data frame"),
     ],

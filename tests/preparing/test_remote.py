@@ -92,7 +92,7 @@ def test_a_name_cannot_leave_the_folder_of_copies(memory, tmp_path, monkeypatch)
     memory.pipe("/bucket/folder/train.csv", TABLE)
     listed = {"/bucket/folder/../../../train.csv": {"size": len(TABLE)}}
     monkeypatch.setattr(type(memory), "find", lambda self, path, **_: listed)
-    with pytest.raises(UserError, match=r"has the part \.\."):
+    with pytest.raises(UserError, match=r"contains \.\."):
         crepe_dist.prepare("memory://bucket/folder", tmp_path / "out")
     assert beside(tmp_path) == []
 
