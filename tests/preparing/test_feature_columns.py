@@ -284,5 +284,5 @@ def test_formats_spell_a_value_alike(spellings, expected):
 def test_a_network_starts_from_one_of_the_same_columns_only(folder):
     given = {**BESIDE, "alphabet": folder / "run-1", "feature_len": 123}
     crepe_dist.prepare(folder / "new.csv", folder / "other", **given)
-    with pytest.raises(UserError, match="other columns beside the text"):
+    with pytest.raises(UserError, match="other feature columns"):
         train("--data=other", *QUICK, "--init-from=run-1", "--run-dir=again", cwd=folder)
