@@ -1,4 +1,4 @@
-"""crepe inspect: wrong labels, classes that overlap, texts to label next."""
+"""crepe inspect: wrong labels, overlapping classes, and texts to label next."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUICKLY = {"model.buckets": 4096, "training.epochs": 6, "optimizer.learning_rate
 
 
 def rows():
-    """Texts with a trigram of their class; the first ones have a wrong label."""
+    """Return texts with a trigram of their class. The first texts have a wrong label."""
     generator = random.Random(5)
     for row in range(240):
         words = ["".join(generator.choices("abcdefghij", k=6)) + TRIGRAMS[row % 3] for _ in range(6)]
@@ -45,7 +45,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Folder with prepared data: 240 texts, of which 12 have a wrong label, and two pairs of near duplicates."""
+    """Provide a prepared folder: 240 texts, 12 of them with a wrong label, and two pairs of near duplicates."""
     folder = tmp_path_factory.mktemp("inspected")
     same = [(NAMES[0], "Twice, twice quaqua!"), (NAMES[1], "twice TWICE quaqua"), *[(NAMES[2], "vex vex vexing")] * 2]
     write_rows(folder / "texts.csv", [("label", "text"), *rows(), *same])
@@ -107,7 +107,7 @@ def chosen_texts_are_prepared_beside_the_others(place, rows):
 
 
 def corrections_change_labels_as_listed(place, errors):
-    """Keep the first label, and prepare again."""
+    """Keep the first label, and prepare the data another time."""
     path = place / "out" / "label_errors.csv"
     errors[0]["suggested"] = ""
     write_csv(path, errors)
@@ -118,7 +118,7 @@ def corrections_change_labels_as_listed(place, errors):
 
 
 def labels_by_line(data):
-    """Label of each row, by its line in the source."""
+    """Return the label of each row by its line in the source."""
     return {
         data.origin(name, row).line: data.classes[label]
         for name, part in data.splits.items()

@@ -1,4 +1,4 @@
-"""Choice of columns: printed before anything is read, alike in all formats, and never a number as text."""
+"""Choice of columns: it is printed, it is the same in all formats, and a column of numbers is never the text."""
 
 from __future__ import annotations
 

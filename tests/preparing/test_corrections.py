@@ -1,4 +1,4 @@
-"""prepare --corrections: labels of a list that inspect wrote and a person edited."""
+"""prepare --corrections: labels from a CSV file that inspect wrote and a person edited."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(path, texts=TEXTS, labels=None):
 
 
 def listed(data, lines, suggested):
-    """Rows of a list, as inspect writes them, for the rows of these lines."""
+    """Return corrections as inspect writes them, for the rows at these lines."""
     return [
         {
             **origin.cells(), "hash": origin.hash, "label": data.classes[label], "suggested": suggested
@@ -140,7 +140,7 @@ def prepared(folder, **options):
 
 
 def split_lines(data):
-    """Lines of the rows of each split, in their order."""
+    """Return the lines of the rows in each split, in the order of the data set."""
     return {name: [data.origin(name, row).line for row in range(len(part))] for name, part in data.splits.items()}
 
 

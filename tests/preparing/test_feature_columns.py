@@ -1,4 +1,4 @@
-"""Columns beside the text: counted, trained on in one process and two, and read alike from all kinds of input."""
+"""Feature columns: fitted by prepare, used in training on one and two processes, and read from all kinds of input."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_values_for_people():
 
 
 def rows(count, seed):
-    """Texts that say nothing about the class, which a category and a number decide."""
+    """Return texts that do not depend on the class, with a category and a number that determine it."""
     generator = random.Random(seed)
     table: dict[str, list] = {"text": [], "colour": [], "amount": [], "label": []}
     for _ in range(count):
@@ -92,7 +92,7 @@ def rows(count, seed):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """``data`` from ``train.csv``, and ``run-1`` and ``run-2``, trained on it in as many processes.
+    """Prepare ``data`` from ``train.csv``, and train ``run-1`` on one process and ``run-2`` on two processes.
 
     In float32, in which the exports compute.
     """

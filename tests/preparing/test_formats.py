@@ -1,4 +1,4 @@
-"""Every input format, from typical files to rows; pieces of a file yield the rows of the whole."""
+"""Every input format: typical files yield their rows, also if a file is read in small pieces."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.helpers.hostile import workbook
 
 
 class Read:
-    """All of some sources, as a preparation would read it."""
+    """Rows, invalid rows and reports of sources, as a preparation reads them."""
 
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
@@ -193,7 +193,7 @@ class TestTables:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_csv_in_pieces_is_csv_as_a_whole(tmp_path, monkeypatch, seed):
-    """Rows and bad rows do not depend on the blocks; valid files are read as Python's own csv module reads them."""
+    """Rows and invalid rows do not depend on the batches. Valid files are read as by Python's csv module."""
     generator = random.Random(seed)
     strays = [0, 0.002, 0.02, 0.2][seed % 4]
     records = []
@@ -283,7 +283,7 @@ class TestParquet:
         assert (got.rows, got.reasons) == ([(1, "a", "one")], [(2, "no label")])
 
     def test_hugging_face_folder(self, tmp_path):
-        """Files named after their part, in a folder of a configuration, with the names of the classes inside."""
+        """Files are named after their split, in the folder of a configuration, and contain the names of the classes."""
         features = {"text": {"dtype": "string"}, "label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
         schema = pa.schema(
             [("text", pa.string()), ("label", pa.int64())],

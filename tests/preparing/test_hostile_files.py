@@ -1,4 +1,4 @@
-"""Hostile files end in a clear error or a good result: nothing is executed, memory and time are bounded."""
+"""Hostile files cause a clear error or a valid result. Nothing is executed, and memory and time are bounded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(good: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Return the outcome of each case; one process runs all, since importing MXNet takes longer than most."""
+    """Return the outcome of each case. One process runs all cases, because importing MXNet is slow."""
     root = tmp_path_factory.mktemp("hostile")
     cases = [
         {"name": f"usual {i}", "command": name, "arguments": arguments, "cwd": str(good), "measured": False}

@@ -1,4 +1,5 @@
-"""Preparation of a data set: complete or not at all, independent of the number of processes, no silent loss."""
+"""Preparation of a data set: it is complete or fails, does not depend on the number of processes, and loses no row
+silently."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def prepared(tmp_path, lines, name="rows.csv", page=None, spec=None, **split):
 
 
 def contents(folder):
-    """Every file of a data set but the report, which names the command."""
+    """Return every file of a data set except the report, which contains the command."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("report.")}
 
 
@@ -68,7 +69,7 @@ def test_rows_labels_and_texts_arrive_in_several_shards(tmp_path, monkeypatch):
 
 
 class TestProcesses:
-    """Any number of processes gives the same bytes."""
+    """The files are the same for any number of processes."""
 
     @staticmethod
     def write_sources(folder):
@@ -96,7 +97,7 @@ class TestProcesses:
         assert whole["quarantine"]["reasons"]["unknown label"] == 1
 
     def test_what_is_fitted_is_the_same(self, tmp_path, monkeypatch):
-        """Whoever counts, in however many pieces; and only what is trained on counts."""
+        """The alphabet does not depend on processes and pieces, and only texts for training count."""
         monkeypatch.setattr("crepe_dist.preparing.fit_encoder.TASK_ROWS", 100)
         monkeypatch.setattr("crepe_dist.preparing.fit_encoder.CHUNK_BYTES", 1000)
         (tmp_path / "in").mkdir()
@@ -211,7 +212,7 @@ class TestReplacing:
         assert (tmp_path / "rows.csv").stat().st_size
 
     def test_a_killed_predecessor_is_put_right(self, tmp_path):
-        """Half-made folders of dead processes go; one that was about to be replaced comes back."""
+        """Incomplete folders of dead processes are removed. A folder that was being replaced is restored."""
         lines = [f"{n % 2},text" for n in range(20)]
         prepared(tmp_path, lines)
         (tmp_path / ".out.partial-999999999").mkdir()
@@ -260,7 +261,7 @@ def test_a_file_that_ends_early_is_taken_on_request_only(tmp_path, content, reas
 
 @pytest.mark.parametrize(("sent", "left"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGKILL, True)])
 def test_signals(tmp_path, sent, left):
-    """Ctrl-C and SIGTERM leave nothing and say what to run; SIGKILL leaves what the next run removes, and no worker."""
+    """Ctrl-C and SIGTERM leave no files and print the command. After SIGKILL, the next run removes the leftovers."""
     fifo = tmp_path / "a.csv"
     os.mkfifo(fifo)
     arguments = command("prepare", fifo, "--out", tmp_path / "out", "--processes", 2)
@@ -292,7 +293,7 @@ def test_signals(tmp_path, sent, left):
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
-    """/dev/full cannot hold a folder, so the writer of shards is made to fail as a full disk makes it."""
+    """The writer of shards raises the error of a full disk, because /dev/full cannot contain a folder."""
     path = write_csv(tmp_path / "a.csv", 100, 0)
 
     def full(*_, **__):

@@ -1,4 +1,4 @@
-"""Quarantine: every unusable row is reported with its file, line and reason, and too many are an error."""
+"""Quarantine: every invalid row is reported with its file, line and reason, and too many invalid rows are an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources that are named by URLs: copied, prepared, and nothing left of them."""
+"""Sources that are named by URLs: they are downloaded and prepared, and the copies are removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLE = "\n".join(["label,text", *ROWS]).encode()
 
 @pytest.fixture
 def memory():
-    """A file system without files, at memory://."""
+    """Provide an empty file system at memory://."""
     files = fsspec.filesystem("memory")
     yield files
     files.rm("/", recursive=True)
@@ -58,7 +58,7 @@ def test_a_folder_and_files_at_urls_are_prepared_like_local_ones(memory, tmp_pat
 
 @pytest.fixture
 def website(tmp_path):
-    """The address of a web server that has a table, train.csv."""
+    """Provide the address of a web server that has the table train.csv."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "train.csv").write_bytes(TABLE)
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
@@ -111,7 +111,7 @@ def test_secrets_of_urls(text, shown):
 
 
 class Liar(BaseHTTPRequestHandler):
-    """Server whose answers lie, by the first name in the path."""
+    """Provide a server with wrong answers; the first name in the path selects the fault."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -183,7 +183,7 @@ def test_servers_that_lie(liar, tmp_path, monkeypatch, kind, message):
 
 
 def test_a_redirect_keeps_tls(tmp_path, monkeypatch):
-    """From https, http is refused before anything is read."""
+    """A redirect from https to http is refused before data is read."""
     answer = requests.Response()
     answer.status_code, answer.url = 302, "https://example.org/a.csv"
     answer.headers["Location"] = "http://example.org/a.csv"

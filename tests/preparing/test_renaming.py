@@ -1,4 +1,4 @@
-"""prepare --rename: several spellings of a class become one, whatever the kind of the labels."""
+"""prepare --rename: several spellings of a class are merged, for all kinds of labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = ["ACCOUNT", "account", "Billling", "Billing", "a=b"]
 
 
 def prepared(folder, given, rename, test=0.2, **options):
-    """The report of prepared rows, and how many rows of each split have each class."""
+    """Return the report of prepared rows, and the number of rows of each class in each split."""
     table = {"text": [f"text number {number}" for number in range(len(given))], "label": given}
     report = crepe_dist.prepare(table, folder / "data", test=test, rename=rename, overwrite=True, **options)
     data = open_dataset(folder / "data")

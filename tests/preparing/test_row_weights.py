@@ -74,7 +74,7 @@ def test_weights_that_cannot_be_used(tmp_path):
 
 
 def test_rows_of_weight_0_are_not_learned(tmp_path):
-    """Half of the rows have the wrong label."""
+    """Half of the rows have a wrong label."""
     wrong = {"text": TEXTS * 10, "label": [*LABELS * 5, *LABELS[1:], *LABELS * 4, "yes"][:400]}
     table = {**wrong, "w": [7.0] * 200 + [0.0] * 200}
     test = {"text": TEXTS, "label": LABELS}

@@ -1,4 +1,4 @@
-"""The sample, prepared; and trained on with the defaults, which takes minutes, so it runs with `-m slow`."""
+"""The sample: preparation, and training with the defaults, which takes minutes and needs `-m slow`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_sample_is_learnt_and_the_answers_in_the_guides_are_its_own(tmp_path
 
 
 def assert_near(got: str, shown: str) -> None:
-    """Compare the most probable class, and its probability to five points: kernels for other processors round."""
+    """Compare the class, and its probability within five points, because rounding depends on the processor."""
     (name, percent), (expected, near) = (re.findall(r"(\D+) (\d+\.\d) %", line)[0] for line in (got, shown))
     assert name == expected
     assert float(percent) == pytest.approx(float(near), abs=5)

@@ -1,4 +1,4 @@
-"""Selection of rows: independent of reading order and number of machines."""
+"""Sampling and splitting of rows: independent of the order of reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unlabelled texts of a data set: read from any format, never labelled by mistake, never a copy of a labelled text."""
+"""Unlabelled texts of a data set: they may have any format, get no labels, and do not repeat labelled texts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def opened(folder):
 
 
 def written(path: Path, rows: list[str]) -> Path:
-    """Write texts in the format of the name, with a label if the name says so."""
+    """Write texts in the format of the file name, with labels if the name says so."""
     if path.suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
         labels = {"label": "of no class"} if "labels" in path.name else {}
         return write_frame(pd.DataFrame({"text": rows, **labels}), path)

@@ -1,4 +1,4 @@
-"""What prepare notices about names of classes and texts: look-alikes, HTML, garbled characters, texts in two splits."""
+"""Warnings of prepare about similar class names, HTML, garbled characters, and texts in two splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker processes: the error about one that ended says what is known."""
+"""Worker processes: the error about a worker that ended names the cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
 
 
 def end(code: int) -> int:
-    """End this process by a code as ``WorkerProcess.exitcode`` has it; return a code of 0."""
+    """End this process with an exit code as in ``WorkerProcess.exitcode``. Return the code if it is 0."""
     if code < 0:
         os.kill(os.getpid(), -code)
     if code > 0:
