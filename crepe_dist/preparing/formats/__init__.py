@@ -1,4 +1,4 @@
-"""Types common to all formats: rows, unusable rows, batches and open files."""
+"""Types common to all formats: rows, invalid rows, batches and open files."""
 
 from __future__ import annotations
 

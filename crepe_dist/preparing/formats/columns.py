@@ -79,7 +79,7 @@ class ColumnSpec:
     @property
     def names(self) -> list[str]:
         """All columns that the user gave."""
-        given = (
+        columns = (
             self.label,
             *self.texts,
             self.weight,
@@ -88,7 +88,7 @@ class ColumnSpec:
             *self.preferred_texts,
             *self.feature_columns,
         )
-        return [name for name in given if name is not None]
+        return [name for name in columns if name is not None]
 
     @property
     def feature_columns(self) -> tuple[str, ...]:
@@ -132,21 +132,21 @@ class ResolvedColumns:
 
     def reindex(self, positions: Sequence[int]) -> ResolvedColumns:
         """Return the same columns for a table that has only the columns at these positions."""
-        to: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
-        several = (self.texts, self.labels, self.feature_columns)
-        texts, labels, beside = (tuple(positions.index(i) for i in columns) for columns in several)
-        one = {name: to.get(getattr(self, name)) for name in ("label", "weight", "id")}
-        return ResolvedColumns(self.names_at(positions), texts=texts, labels=labels, feature_columns=beside, **one)
+        new_positions: dict[int | None, int | None] = {position: i for i, position in enumerate(positions)}
+        groups = (self.texts, self.labels, self.feature_columns)
+        texts, labels, features = (tuple(positions.index(i) for i in columns) for columns in groups)
+        single = {name: new_positions.get(getattr(self, name)) for name in ("label", "weight", "id")}
+        return ResolvedColumns(self.names_at(positions), texts=texts, labels=labels, feature_columns=features, **single)
 
     def describe(self) -> str:
         """Describe the columns that are read, for the report."""
         label = "" if self.label is None else f"label: {self.names[self.label]}, "
         label += f"labels: {', '.join(self.names_at(self.labels))}, " if self.labels else ""
         pairs = (("weight", self.weight), ("id", self.id), ("ignored", self.ignored))
-        others = [(what, i) for what, i in pairs if i is not None]
-        more = "".join(f", {what}: {self.names[i]}" for what, i in others)
-        beside = f", features: {', '.join(self.names_at(self.feature_columns))}" if self.feature_columns else ""
-        return f"{label}text: {SEPARATOR.join(self.names_at(self.texts))}{beside}{more}"
+        single = [(what, i) for what, i in pairs if i is not None]
+        suffix = "".join(f", {what}: {self.names[i]}" for what, i in single)
+        features = f", features: {', '.join(self.names_at(self.feature_columns))}" if self.feature_columns else ""
+        return f"{label}text: {SEPARATOR.join(self.names_at(self.texts))}{features}{suffix}"
 
     def unread_hint(self, rows: Sequence[Sequence[str]], *, has_header: bool = True) -> str:
         """Return a hint that names the columns that are not read, and the flags that read them as feature columns.
@@ -157,11 +157,11 @@ class ResolvedColumns:
             rows: First rows.
         """
         read = {*self.used, self.ignored}
-        others = [
+        unread = [
             i for i, name in enumerate(self.names) if i not in read and not INDEX_NAMES.fullmatch(_normalize(name))
         ]
         flags, commas = [], ""
-        for i in others:
+        for i in unread:
             values, name = _filled(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
             if _mostly_pass(lambda value: parse_number(value) is not None, values):
                 flags.append(f"--number {name}")
@@ -170,10 +170,10 @@ class ResolvedColumns:
                 commas = commas or f"; --number {name} needs decimal points, such as {point}"
             elif _is_categorical(i, rows):
                 flags.append(f"--category {name}")
-        if not others:
+        if not unread:
             return ""
-        beside = f"; to read them as feature columns: {' '.join(flags)}" if flags else ""
-        return f"not read: {', '.join(self.names_at(others))}{beside}{commas}"
+        feature_hint = f"; to read them as feature columns: {' '.join(flags)}" if flags else ""
+        return f"not read: {', '.join(self.names_at(unread))}{feature_hint}{commas}"
 
     def make_row(self, line: int, values: Sequence[str], given: str | None, cells: tuple[str, ...]) -> Row:
         """Make a row from the values of all columns.
@@ -199,11 +199,11 @@ def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
     """
     if not rows:
         return False
-    cells, *others = rows
+    cells, *below = rows
     if any(name in cells for name in spec.names if not name.isdecimal()):
         return True
     return any(
-        _normalize(cell) in LABEL_NAMES + TEXT_NAMES and all(cell != row[i] for row in others if i < len(row))
+        _normalize(cell) in LABEL_NAMES + TEXT_NAMES and all(cell != row[i] for row in below if i < len(row))
         for i, cell in enumerate(cells)
     )
 
@@ -231,18 +231,18 @@ def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
     It differs if one of its cells is empty and no other cell of the column is, if one of its cells is a word and the
     column has numbers, or if its first cell is unique and every other value of this column occurs several times.
     """
-    cells, *others = rows
-    if len(others) < 3:
+    cells, *rows_below = rows
+    if len(rows_below) < 3:
         return False
     for i, cell in enumerate(cells):
-        below = [row[i] for row in others if i < len(row)]
+        below = [row[i] for row in rows_below if i < len(row)]
         numbers = sum(_is_number(value) for value in below)
         if not cell.strip() and all(value.strip() for value in below):
             return True
-        if cell.strip() and not _is_number(cell) and numbers > 0.9 * len(others):
+        if cell.strip() and not _is_number(cell) and numbers > 0.9 * len(rows_below):
             return True
-    count = Counter(row[0] for row in others if row)
-    return cells[0] not in count and min(count.values()) > 1 and len(count) <= len(others) / 3
+    count = Counter(row[0] for row in rows_below if row)
+    return cells[0] not in count and min(count.values()) > 1 and len(count) <= len(rows_below) / 3
 
 
 def _mostly_pass(test: Callable[[str], object], values: Sequence[str]) -> bool:
@@ -297,10 +297,10 @@ def choose_columns(
     Raises:
         UserError: A column does not exist or cannot be guessed; the message lists the columns.
     """
-    names, like = tuple(names), spec.reference_columns
-    if not has_header and has_label and like is not None and len(names) == len(like.names):
-        return replace(like, names=names, label=None, weight=None, labels=(), ignored=like.label)
-    if not has_header and has_label and like is not None and len(names) == len(like.texts):
+    names, reference = tuple(names), spec.reference_columns
+    if not has_header and has_label and reference is not None and len(names) == len(reference.names):
+        return replace(reference, names=names, label=None, weight=None, labels=(), ignored=reference.label)
+    if not has_header and has_label and reference is not None and len(names) == len(reference.texts):
         return ResolvedColumns(names, None, tuple(range(len(names))))
     needed = spec.feature_columns if spec.preferred_texts else ()
     if not spec.texts and not set(spec.preferred_texts).isdisjoint(names):
@@ -313,24 +313,24 @@ def choose_columns(
             + ("" if missing[0] in spec.feature_columns else ", or name the columns of the text with --text-column"),
         )
     has_label = has_label or bool(spec.labels)
-    place = partial(_find_column, file, names, has_header)
-    labels = tuple(place("label-columns", name) for name in spec.labels)
-    weight = None if spec.weight is None else place("weight", spec.weight)
+    find = partial(_find_column, file, names, has_header)
+    labels = tuple(find("label-columns", name) for name in spec.labels)
+    weight = None if spec.weight is None else find("weight", spec.weight)
     has_id = spec.id is not None and (spec.id_required or spec.id in names or _is_column_number(spec.id, len(names)))
-    id_ = place("id", str(spec.id)) if has_id else None
+    id_ = find("id", str(spec.id)) if has_id else None
     kinds = (("category", spec.categories), ("number", spec.numbers))
-    beside = tuple(place(kind, name) for kind, given in kinds for name in given)
-    taken: set[int | None] = {*labels, weight, id_, *beside}
+    features = tuple(find(kind, name) for kind, chosen in kinds for name in chosen)
+    taken: set[int | None] = {*labels, weight, id_, *features}
 
     def usual(kinds: Sequence[str]) -> int | None:
-        found = (i for kind in kinds for i, name in enumerate(names) if _normalize(name) == kind and i not in taken)
-        return next(found, None) if has_header else None
+        matches = (i for kind in kinds for i, name in enumerate(names) if _normalize(name) == kind and i not in taken)
+        return next(matches, None) if has_header else None
 
     label: int | None = None
     if not spec.labels:
         is_needed = spec.label is not None and spec.needs_label and not has_label
-        label = place("label", str(spec.label)) if is_needed or spec.label in names else usual(LABEL_NAMES)
-    texts: list[int | None] = [place("text", name) for name in spec.texts]
+        label = find("label", str(spec.label)) if is_needed or spec.label in names else usual(LABEL_NAMES)
+    texts: list[int | None] = [find("text", name) for name in spec.texts]
     taken |= {label, *texts[1:]}
     texts = texts or [usual(TEXT_NAMES)]
     title = None if spec.texts else usual(TITLE_NAMES)
@@ -353,8 +353,8 @@ def choose_columns(
 
     if label is None and not has_label:
         taken |= {*texts, title}
-        if read := [names[i] for i in beside if _normalize(names[i]) in LABEL_NAMES]:
-            why = f"{read[0]!r:.60} is a feature column"
+        if label_features := [names[i] for i in features if _normalize(names[i]) in LABEL_NAMES]:
+            why = f"{label_features[0]!r:.60} is a feature column"
             raise UserError(f"{file}: which column is the label?", why, "name it with --label")
         if has_header:
             left = [i for i in free if i not in taken and not _is_mostly_unique(i, rows)]
@@ -378,7 +378,7 @@ def choose_columns(
     joined = tuple(i for i in (title, *texts) if i is not None)
     label, ignored = (None, label) if has_label else (label, None)
     ignored = None if ignored in joined else ignored
-    return _check_no_repeats(file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, beside))
+    return _check_no_repeats(file, ResolvedColumns(names, label, joined, weight, labels, id_, ignored, features))
 
 
 def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:

@@ -36,13 +36,13 @@ class JsonLinesParser:
     Args:
         columns: Keys to read. The key of the last text must exist in each row. Keys of other texts may be missing.
         label: Class of all rows, if the name of the file contains it.
-        kept: Keys whose values are returned in ``Row.cells``.
+        cell_columns: Keys whose values are returned in ``Row.cells``.
         nested: The label may be a list of labels, or an object with their probabilities.
     """
 
     columns: ResolvedColumns
     label: str | None = None
-    kept: tuple[str, ...] = ()
+    cell_columns: tuple[str, ...] = ()
     nested: bool = False
 
     def parse(self, batch: RawBatch) -> Parsed:
@@ -65,7 +65,9 @@ class JsonLinesParser:
             key = columns.names[i]
             is_missing = _get_value(record, key) is None and i != columns.texts[-1]
             values[i] = "" if is_missing else _get_text(record, key)
-        return columns.make_row(number, values, self.label, tuple(_value_to_text(record, key) for key in self.kept))
+        return columns.make_row(
+            number, values, self.label, tuple(_value_to_text(record, key) for key in self.cell_columns)
+        )
 
     def _label(self, record: dict[str, Any], key: str) -> str:
         value = _get_value(record, key)
@@ -105,10 +107,10 @@ def open_json_lines(
     rows = [[_value_to_text(row, key) for key in keys] for row in first]
     columns = choose_columns(name, keys, spec, has_label=label is not None, rows=rows)
     reads, texts = columns.describe() if first else "", columns.names_at(columns.texts)
-    kept = () if not keep_cells else columns.names if first else texts
-    parser = JsonLinesParser(columns, label, kept, nested)
+    cell_columns = () if not keep_cells else columns.names if first else texts
+    parser = JsonLinesParser(columns, label, cell_columns, nested)
     hint = columns.unread_hint(rows) if first else ""
-    return OpenFile(name, file, file, parser.parse, "jsonl", reads, texts, kept, columns=columns, hint=hint)
+    return OpenFile(name, file, file, parser.parse, "jsonl", reads, texts, cell_columns, columns=columns, hint=hint)
 
 
 def _iter_objects(head: bytes) -> Iterator[dict[str, Any]]:

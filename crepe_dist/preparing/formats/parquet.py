@@ -48,21 +48,21 @@ class ParquetParser:
         columns: Columns of the batches.
         label: Class of all rows, if the name of the file contains it.
         label_names: Names of the integers in the label column (``ClassLabel`` of `datasets`). ``None`` if unknown.
-        kept: Positions of the columns whose values are returned in ``Row.cells``.
+        cell_columns: Positions of the columns whose values are returned in ``Row.cells``.
         nested: The label may be a list, as JSON.
     """
 
     columns: ResolvedColumns
     label: str | None
     label_names: tuple[str, ...] | None
-    kept: tuple[int, ...]
+    cell_columns: tuple[int, ...]
     nested: bool
 
     def parse(self, batch: RawBatch) -> Parsed:
         result = Parsed([], [])
         names = None if self.label_names is None else dict(enumerate(self.label_names))
         for number, values in enumerate(zip(*map(_values, batch.content.columns)), start=batch.line):
-            row = self.columns.make_row(number, values, self.label, tuple(values[i] for i in self.kept))
+            row = self.columns.make_row(number, values, self.label, tuple(values[i] for i in self.cell_columns))
             try:
                 if len(row.text) > MAX_RECORD:
                     raise ValueError(TOO_LONG)
@@ -222,16 +222,20 @@ def open_parquet(
                 f"{name}: column {names[position]!r} is not text, but {kind}",
                 remedy="name a text column with --text-column",
             )
-    kept = [i for i, kind in enumerate(types) if keep_cells and _converts_to_text(kind)]
-    read = sorted({*columns.used, *kept})
+    cell_columns = [i for i, kind in enumerate(types) if keep_cells and _converts_to_text(kind)]
+    read = sorted({*columns.used, *cell_columns})
     for column in columns.names_at(read):
         if names.count(column) > 1:
             raise UserError(f"{name} has several columns named {column!r}", remedy="rename them, or choose others")
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     of_batch = columns.reindex(read)
-    parser = ParquetParser(of_batch, label, label_names, tuple(map(read.index, kept)), nested)
+    parser = ParquetParser(of_batch, label, label_names, tuple(map(read.index, cell_columns)), nested)
     rows = _open_as_text(path, schema, of_batch.names)
-    texts, kept_names, hint = columns.names_at(columns.texts), columns.names_at(kept), columns.unread_hint(first)
+    texts, kept_names, hint = (
+        columns.names_at(columns.texts),
+        columns.names_at(cell_columns),
+        columns.unread_hint(first),
+    )
     reads = columns.describe()
     return OpenFile(name, rows, rows, parser.parse, "parquet", reads, texts, kept_names, columns=columns, hint=hint)
 

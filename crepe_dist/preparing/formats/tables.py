@@ -395,8 +395,8 @@ def open_table(
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter!r}") if rows else ""
     batches = CsvRecords(file, delimiter) if isinstance(file, LineReader) and kind == "csv" else file
     table = TableParser(kind, columns, label, delimiter, keep_cells, guarded)
-    kept = columns.names if keep_cells else ()
-    return OpenFile(name, file, batches, table.parse, kind, reads, texts, kept, delimiter, columns, hint)
+    cell_columns = columns.names if keep_cells else ()
+    return OpenFile(name, file, batches, table.parse, kind, reads, texts, cell_columns, delimiter, columns, hint)
 
 
 def _detect_delimiter(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
