@@ -78,7 +78,7 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complain
     assert model.explain(frame.text[number]).label in model.classes
     with pytest.raises(UserError, match="does not reach"):
         crepe_dist.load(first, min_precision=1)
-    assert "thresholds of a tree" in complaint("export", "1", "--out=out", "--min-precision=0.9", cwd=folder)
+    assert "hierarchical labels" in complaint("export", "1", "--out=out", "--min-precision=0.9", cwd=folder)
     shown = printed_by("evaluate", "1", "--json=1.json", "--html=1.html", cwd=folder)
     assert "level 1: 3 nodes, accuracy 100.0 %" in shown
     run(supervised_command("evaluate", "1", "--json=2.json", "--html=2.html", processes=2), folder)
