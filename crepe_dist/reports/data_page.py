@@ -1,6 +1,6 @@
-"""Report of a prepared data set: ``page`` for the browser, ``show`` for the terminal.
+"""Report of a prepared data set, as a page (``page``) and on the terminal (``show``).
 
-Both get the summary that ``python -m crepe_dist prepare`` has computed. The texts in the summary are untrusted.
+The input of both functions is the summary that ``prepare`` has computed. The texts in the summary are untrusted.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from crepe_dist.reports.drawing import SPLIT_COLOURS
 from crepe_dist.reports.page import render
 
 MAX_COMMAND_CHARS = 20_000
-MAX_TERMINAL_CHARS = 300  # of one text
+MAX_TERMINAL_CHARS = 300  # Maximum length of a text on the terminal.
 MAX_SHOWN = {"table": 2000, "examples": 50, "open": 6, "files": 20, "reasons": 20}
 MAX_TERMINAL_CLASSES, MAX_WARNINGS = 20, 10
-NAMED = 4  # characters and reasons that the terminal names
-LABEL_CELLS = 32  # width of a class name
-GAP = 2  # cells between two columns
+NAMED = 4  # Number of characters, and of reasons, that the terminal shows.
+LABEL_CELLS = 32  # Maximum width of a class name, in characters.
+GAP = 2  # Distance between two columns, in characters.
 MODES = {
-    "paper": "upper case is read as lower case, line breaks as spaces; in reverse",
-    "full": "upper and lower case are distinct, line breaks are read as spaces; in reverse",
-    "notebook": "upper case and line breaks are unknown; in reading order",
+    "paper": "upper case is read as lower case, and line breaks as spaces; texts are read in reverse",
+    "full": "upper and lower case are distinct, and line breaks are read as spaces; texts are read in reverse",
+    "notebook": "upper case and line breaks are unknown; texts are read forwards",
 }
-# A horizontal bar: its name; its lanes, each a list of parts (start, size, colour); and the text at its end.
+# A horizontal bar consists of its name, its lanes, and the text at its end. A lane is a list of parts: start, size and
+# colour.
 Bar = tuple[str, list[Any], str]
 # Reasons why rows are removed, in the order of removal: the key in the summary, and its name on the page.
 REMOVED_ROWS = (("bad", "unusable"), ("duplicates", "duplicates removed"), ("sampled_out", "left out by sampling"))
@@ -177,7 +178,7 @@ def _class_facts(summary: Summary) -> list[str]:
 
 
 def _whole(summary: Summary, totals: list[int]) -> int:
-    """Return the denominator of the classes' percentages: the number of rows, also if rows have several labels."""
+    """Return the denominator of the classes' percentages, which is the number of rows, also for multilabel data."""
     return sum(split["rows"] for split in summary["splits"].values()) if "labels" in summary else sum(totals)
 
 
@@ -230,7 +231,7 @@ def _class_bars(summary: Summary) -> list[Bar]:
 
 
 def _length_histogram(summary: Summary) -> str:
-    """Draw the histogram of the text lengths; return an empty string if there is nothing to draw."""
+    """Draw the histogram of the text lengths. Return an empty string if there are no texts."""
     edges, counts = summary["lengths"]["edges"], summary["lengths"]["counts"]
     if not sum(counts):
         return ""
@@ -252,7 +253,11 @@ def _length_histogram(summary: Summary) -> str:
 
 
 def show(summary: Summary, console: Console, folder: str) -> None:
-    """Print a short version of the report; ``folder`` contains the full one as ``report.html``, if it was written."""
+    """Print a short version of the report.
+
+    Args:
+        folder: folder of the data set. If the full report was written, it is ``report.html`` in this folder.
+    """
     symbols = [
         f"{formatting.character(symbol)[0]} ({number(count)})" for symbol, count in summary["characters"]["top"][:NAMED]
     ]

@@ -1,6 +1,6 @@
-"""Colours and common style of the figures, and their output as inline SVG.
+"""Colours and common style of figures, and output of figures as inline SVG.
 
-matplotlib takes 0.5 s to import. The functions import it, so that a training run that draws nothing does not wait.
+Importing matplotlib takes 0.5 s. It is imported in the functions, so that runs without figures do not wait for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PALETTE = {
 }
 BLUE, ORANGE, GREEN, RED, SKY, GREY = (light for light, _ in PALETTE.values())
 SPLIT_COLOURS = {"train": "blue", "validation": "orange", "test": "green", "unlabelled": "grey"}
-# Backgrounds of text, translucent so that they suit light and dark pages.
+# Colours of evidence for and against a class. Pages use them as translucent backgrounds of text.
 FOR, AGAINST = "#0072b2", "#d55e00"
 WIDTH = 5.0  # inches
 FONT_SIZE = 9.0  # points
@@ -77,9 +77,9 @@ def style() -> Iterator[None]:
 
 
 def blank(height: float, *, left: float, right: float, bottom: float, top: float) -> tuple[Figure, Axes]:
-    """Make a figure with one pair of axes; call it inside ``style()``.
+    """Create a figure with one pair of axes. The caller must be inside of ``style()``.
 
-    The margins, in inches, are fixed because only the reader's browser knows the widths of texts.
+    The margins are fixed, in inches, because the widths of texts depend on the fonts of the reader's browser.
     """
     from matplotlib.figure import Figure
 
@@ -91,26 +91,26 @@ def blank(height: float, *, left: float, right: float, bottom: float, top: float
 
 
 def locator(bins: int, *, integer: bool = True) -> MaxNLocator:
-    """Make a locator that puts at most ``bins`` intervals on an axis."""
+    """Create a tick locator with at most ``bins`` intervals on an axis."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(bins, integer=integer, steps=[1, 2, 5, 10])
 
 
 def label_with_percents(*axes: Axis) -> None:
-    """Label the ticks of axes, whose values are fractions, in percent."""
+    """Label the ticks of axes in percent. The values of the axes are fractions."""
     for axis in axes:
         axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
 
 
 def label_with_counts(*axes: Axis) -> None:
-    """Label the ticks of axes, whose values are counts, with separators of thousands."""
+    """Label the ticks of axes with thousands separators. The values of the axes are counts."""
     for axis in axes:
         axis.set_major_formatter(lambda value, _: number(value))
 
 
 def svg(figure: Figure, description: str) -> str:
-    """Return an ``<svg>`` element for a page: deterministic, with ids that are unique to the figure.
+    """Return an ``<svg>`` element for a page. The output is deterministic, and its ids are unique to the figure.
 
     Args:
         description: text for screen readers.
@@ -132,7 +132,7 @@ def svg(figure: Figure, description: str) -> str:
 
 
 def _adapted(tag: str, prefix: str) -> str:
-    """Prefix the ids in a tag, and leave its font and the colours of the palette to the page's style sheet."""
+    """Prefix the ids in a tag. Replace its font and the colours of the palette by references to the style sheet."""
     tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag)
     tag = re.sub("#[0-9a-f]{6}", lambda colour: _VARIABLES.get(colour.group(), colour.group()), tag)
     return re.sub(r'font-family: [^;"]*; ', "", tag)
