@@ -83,6 +83,10 @@ class Source:
         return self.path.stat().st_size
 
 
+# Keys of ``columns`` in the metadata of earlier versions, and their names today.
+FORMER_COLUMN_KEYS = {"needs_id": "id_required", "remembered": "preferred_texts", "like": "reference_columns"}
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """Options for reading files that the user gave. They override detection.
@@ -121,7 +125,8 @@ class ReadOptions:
     def from_dict(cls, saved: dict[str, Any]) -> ReadOptions:
         """Restore the options from the result of ``to_dict``."""
         columns: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in saved["columns"].items()
+            FORMER_COLUMN_KEYS.get(name, name): tuple(value) if isinstance(value, list) else value
+            for name, value in saved["columns"].items()
         }
         label_format = LabelFormat(**saved["labelling"])
         class_names = None if saved["class_names"] is None else tuple(saved["class_names"])

@@ -10,6 +10,7 @@ import pytest
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.predicting.predictor import Predictor, _unpickled
+from crepe_dist.preparing.sources import ReadOptions
 
 # The type checker does not know the former names.
 PREDICTION: Any = Prediction("good", 0.75, (("good", 0.75), ("bad", 0.25)), 5, "", False, None, 2)
@@ -55,3 +56,12 @@ def test_pickles_with_a_former_name(monkeypatch):
     monkeypatch.setattr("crepe_dist.predicting.loading.open_files", lambda files, device: predictor())
     assert _unpickled({}, "cpu", 3, {"sure": (0.5, 0.7)}).level_thresholds == (0.5, 0.7)
     assert ENGINE.threads == 3
+
+
+def test_options_of_an_earlier_version():
+    saved = ReadOptions().to_dict()
+    columns = saved["columns"]
+    columns["needs_id"] = columns.pop("id_required")
+    columns["remembered"] = columns.pop("preferred_texts")
+    columns["like"] = columns.pop("reference_columns")
+    assert ReadOptions.from_dict(saved).columns == ReadOptions().columns
