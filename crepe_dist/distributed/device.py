@@ -48,7 +48,7 @@ def select_device(device: str, check: GpuCheck, group: ProcessGroup = SINGLE_PRO
             only some ranks have a GPU.
     """
     gpus = group.run_on_all("GPUs", lambda: _usable_gpus(device, check), mismatch_hint=SAME_MACHINES_HINT)
-    visible_gpus = group.all_gather_object([socket.gethostname(), list(gpus)], "visible GPUs")
+    visible_gpus = group.all_gather_json([socket.gethostname(), list(gpus)], "visible GPUs")
     selected = group.run_on_all(
         "device", lambda: assign_gpus(visible_gpus)[group.rank], mismatch_hint=SAME_MACHINES_HINT
     )

@@ -63,7 +63,7 @@ class ProcessGroup:
         self.pause_watchdog: Callable[[], None] = lambda: None
         self.timeout = math.inf
         self._messages = MessageChecker(rank)
-        hosts_and_cores = self.all_gather_object([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
+        hosts_and_cores = self.all_gather_json([socket.gethostname(), sorted(os.sched_getaffinity(0))], "hosts")
         self._messages.hosts = hosts = [host for host, _ in hosts_and_cores]
         self.hosts = [
             [rank for rank, rank_host in enumerate(hosts) if rank_host == host] for host in dict.fromkeys(hosts)
@@ -87,15 +87,15 @@ class ProcessGroup:
         """
         return data, list(sizes)
 
-    def all_gather_object(self, value: Any, name: str) -> list[Any]:
+    def all_gather_json(self, value: Any, name: str) -> list[Any]:
         """Return the JSON values of all ranks, in the order of ranks."""
         data = np.frombuffer(json.dumps(value).encode(), np.uint8)
         received, sizes = self._all_to_all_bytes(np.tile(data, self.size), [data.size] * self.size, name)
         return [json.loads(content.tobytes()) for content in np.split(received, np.cumsum(sizes)[:-1])]
 
-    def broadcast_object(self, value: Any, name: str) -> Any:
+    def broadcast_json(self, value: Any, name: str) -> Any:
         """Return rank 0's JSON value on every rank."""
-        return self.all_gather_object(value if self.is_root else None, name)[0]
+        return self.all_gather_json(value if self.is_root else None, name)[0]
 
     def all_to_all(
         self, array: npt.NDArray[Any], counts: Sequence[int], name: str
@@ -162,7 +162,7 @@ class ProcessGroup:
             report["value"] = compare_by(result[0]) if compare_by else None
         except UserError as error:
             report["error"] = [error.what, error.why, error.remedy, error.code]
-        reports = self.all_gather_object(report, f"run_on_all.{name}")
+        reports = self.all_gather_json(report, f"run_on_all.{name}")
         if failed := [rank for rank, report in enumerate(reports) if report["error"]]:
             what, why, remedy, code = reports[failed[0]]["error"]
             if self.size > 1 and len(failed) < self.size:
@@ -220,7 +220,7 @@ class ProcessGroup:
         heartbeat, due = f"run_on_rank0.{name}", time.monotonic() + HEARTBEAT_SECONDS
         while not self.is_root:
             # None: rank 0 has not finished. Otherwise the lines of its error, or an empty list.
-            error_lines = self.broadcast_object(None, heartbeat)
+            error_lines = self.broadcast_json(None, heartbeat)
             self.heartbeat()
             if error_lines:
                 raise UserError(*error_lines, on_all_ranks=True)
@@ -231,13 +231,13 @@ class ProcessGroup:
                 last = item
                 self.heartbeat()
                 if time.monotonic() >= due:
-                    self.broadcast_object(None, heartbeat)
+                    self.broadcast_json(None, heartbeat)
                     due = time.monotonic() + HEARTBEAT_SECONDS
         except UserError as error:
-            self.broadcast_object([error.what, error.why, error.remedy], heartbeat)
+            self.broadcast_json([error.what, error.why, error.remedy], heartbeat)
             error.on_all_ranks = True
             raise
-        self.broadcast_object([], heartbeat)
+        self.broadcast_json([], heartbeat)
         return last
 
     def close(self) -> None:
@@ -263,7 +263,7 @@ class ProcessGroup:
             if self.is_root and isinstance(error, UserError):
                 print(error, file=sys.stderr, flush=True)
             # A launcher kills the other processes when one ends. So no rank ends before rank 0 has printed the error.
-            self.all_gather_object(0, "exit")
+            self.all_gather_json(0, "exit")
         if is_common or error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
         if isinstance(error, UserError) and is_common:

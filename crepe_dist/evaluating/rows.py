@@ -156,7 +156,7 @@ def _rows_of_file(
     name = "standard input" if source == PIPE else remote.redact_url(source)
     # Rank 0 prepares the file. The other ranks open the result, so the temporary folder must be shared.
     prepared = group.run_on_rank0("labelled file", lambda: prepare_labelled(predictor, source, scratch, explicit))
-    folder, counts = group.broadcast_object([str(scratch / "data"), prepared], "labelled file")
+    folder, counts = group.broadcast_json([str(scratch / "data"), prepared], "labelled file")
     dataset = group.run_on_all(
         "labelled file", lambda: open_dataset(folder, trains=False), mismatch_hint=SHARED_TMPDIR_HINT
     )

@@ -100,7 +100,7 @@ class CudaOptimizer(FixedPointOptimizer):
             if not reason:
                 # NCCL does not detect the end of a process on the same host. The locks of the shared memory do.
                 _, memory = open_host_memory(group, lambda num_processes: mmap.PAGESIZE)
-                unique_id = group.broadcast_object(nccl.unique_id() if group.is_root else None, "NCCL's id")
+                unique_id = group.broadcast_json(nccl.unique_id() if group.is_root else None, "NCCL's id")
                 group.heartbeat()
                 self._communicator = nccl.Communicator(
                     program.gpu, group.rank, group.size, unique_id, memory.check_peers_alive, group.timeout
@@ -211,7 +211,7 @@ class CudaOptimizer(FixedPointOptimizer):
 
 def _nccl_unavailable_reason(group: ProcessGroup, gpu: int) -> str:
     """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank. The reason is empty if NCCL can."""
-    versions, locations = zip(*group.all_gather_object([nccl.version(), driver.gpu_location(gpu)], "NCCL"))
+    versions, locations = zip(*group.all_gather_json([nccl.version(), driver.gpu_location(gpu)], "NCCL"))
     if not all(versions):
         return f"rank {versions.index(0)} has no NCCL 2.14 or later"
     if len(set(versions)) > 1:

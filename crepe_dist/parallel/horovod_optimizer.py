@@ -87,7 +87,7 @@ class HorovodOptimizer(DistributedOptimizer):
             self._trainer.allreduce_grads()
             losses, sums_are_finite = read_and_check_finite(loss, self.gradients)
         own_are_finite = sums_are_finite or bool(np.isfinite(norms.asnumpy()).all())
-        stats = self._group.all_gather_object([own_are_finite, float(losses[0]), *step_info], "step")
+        stats = self._group.all_gather_json([own_are_finite, float(losses[0]), *step_info], "step")
         nonfinite_ranks: tuple[int, ...] = ()
         if not sums_are_finite:
             nonfinite_ranks = tuple(rank for rank, rank_stats in enumerate(stats) if not rank_stats[0])

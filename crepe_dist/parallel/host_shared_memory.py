@@ -129,10 +129,10 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
     created = _create_segment(size)
     files: list[int] = []
     try:
-        names = group.all_gather_object(created and created[0].name, "shared memory")
+        names = group.all_gather_json(created and created[0].name, "shared memory")
         if None not in names:
             files, segments = _open_segments([names[rank] for rank in host_ranks], size)
-            if 0 not in group.all_gather_object(len(segments), "shared memory opened"):
+            if 0 not in group.all_gather_json(len(segments), "shared memory opened"):
                 local_rank = host_ranks.index(group.rank)
                 back_with_huge_pages(ctypes.addressof(segments[local_rank]), size)
                 return HostSharedMemory(segments, files, local_rank)

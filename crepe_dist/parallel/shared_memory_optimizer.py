@@ -159,7 +159,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
     def _gather_squares(self, own_squares: list[int]) -> list[list[int]]:
         """Return the sums of squares of all ranks, one per embedding."""
         if self._inter_host:
-            return self._group.all_gather_object(own_squares, "squares")
+            return self._group.all_gather_json(own_squares, "squares")
         words = [
             np.frombuffer(segment, np.uint64, 2 * len(own_squares), self._squares_offset)
             for segment in self._memory.segments

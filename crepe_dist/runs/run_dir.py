@@ -303,7 +303,7 @@ def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir
             raises it.
     """
     folder = group.run_on_rank0("run folder", lambda: select_run_dir_on_rank0(config, data.name, data.fingerprint))
-    chosen = Path(group.broadcast_object(folder and str(folder.path), "run folder"))
+    chosen = Path(group.broadcast_json(folder and str(folder.path), "run folder"))
 
     def check() -> RunDir:
         if not chosen.is_dir():

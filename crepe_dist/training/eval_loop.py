@@ -65,7 +65,7 @@ def run_eval_loop(
     batches = _count(engine.iter_logits(split, batch_size, group.rank, group.size), accumulator, group.heartbeat)
     deque(takewhile(lambda _: not is_stopping(), batches), maxlen=0)
     group.pause_watchdog()  # Other ranks may be slower.
-    are_stopping = group.all_gather_object(is_stopping(), "evaluation.stop")
+    are_stopping = group.all_gather_json(is_stopping(), "evaluation.stop")
     group.heartbeat()
     if any(are_stopping):
         raise EvaluationStopped

@@ -74,7 +74,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
 
         with lock_on_rank0(folder, group, control.is_supervised, display.print):
             watchdog.open_stack_file(
-                folder.stack_path(group.rank), group.all_gather_object(watchdog.identity(), "processes")
+                folder.stack_path(group.rank), group.all_gather_json(watchdog.identity(), "processes")
             )
             verify_data(data, group, folder.verified_files_path())
             if is_self_training:

@@ -210,7 +210,7 @@ class MulticlassAccumulator(ScoreAccumulator):
 
     def all_reduce(self, group: ProcessGroup) -> None:
         super().all_reduce(group)
-        gathered = group.all_gather_object([asdict(mistake) for mistake in self._mistakes], "evaluation.mistakes")
+        gathered = group.all_gather_json([asdict(mistake) for mistake in self._mistakes], "evaluation.mistakes")
         self._mistakes = worst_mistakes([Mistake.from_dict(saved) for mistakes in gathered for saved in mistakes])
 
     def result(self) -> MulticlassScores:

@@ -81,7 +81,7 @@ def common_kernels(group: ProcessGroup) -> str | None:
     """
     if group.size == 1:
         return None
-    usable = group.all_gather_object(library.loadable_builds(), "kernels")
+    usable = group.all_gather_json(library.loadable_builds(), "kernels")
     common = [name for name in usable[0] if all(name in names for names in usable)]
     return common[0] if common and any(names[0] != common[0] for names in usable) else None
 
@@ -91,7 +91,7 @@ def common_precision(chosen: Backend, options: ModelOptions, group: ProcessGroup
 
     A processor without fast bfloat16 has chosen float32. All ranks then use float32.
     """
-    precisions = group.all_gather_object(chosen.precision, "precision")
+    precisions = group.all_gather_json(chosen.precision, "precision")
     if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in precisions:
         return replace(chosen, precision="float32", why="bfloat16 is slower on the processor of another rank")
     return chosen

@@ -132,7 +132,7 @@ def label_unlabelled(
     """
     group, path = job.group, run_dir.pseudo_labels
     # The manifest is written last, so its existence proves that the pseudo labels are complete.
-    if not group.broadcast_object((path / MANIFEST).is_file(), "pseudo labels"):
+    if not group.broadcast_json((path / MANIFEST).is_file(), "pseudo labels"):
         assert data.unlabelled is not None
         saved = group.run_on_all("supervised model", lambda: weights_io.load(supervised.checkpoint))
         engine.load_state_dict(weights_io.decompress_all(saved, engine.config))

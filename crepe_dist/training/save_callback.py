@@ -51,7 +51,7 @@ class SaveCallback(Callback):
         """Save if a save is due on rank 0. Compare the replicas in any case."""
         context, progress = self._context, self._context.progress
         should_save = not progress.finished and self._saver.should_save(progress.step)
-        if context.group.broadcast_object(should_save, "save after epoch"):
+        if context.group.broadcast_json(should_save, "save after epoch"):
             self._save()
         else:
             check_replicas(context.engine.state_dict(), context.group)

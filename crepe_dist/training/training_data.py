@@ -72,7 +72,7 @@ def open_data(source: str, group: ProcessGroup, display: ProgressDisplay) -> Dat
             rank raises it.
     """
     folder = dataset_folder(source)
-    if source == SAMPLE and group.broadcast_object(not folder.exists(), "sample missing"):
+    if source == SAMPLE and group.broadcast_json(not folder.exists(), "sample missing"):
         # These modules are imported only here, because their imports take long.
         from crepe_dist.preparing.preparation import prepare_sample
         from crepe_dist.reports import data_page

@@ -92,7 +92,7 @@ def arm(fault: Fault) -> None:
 
     def dense_values(context: Any) -> Any:
         """Values of the first parameter that is not trained row by row."""
-        return next(each.value for each in context.engine.parameters.values() if each.grad is not None)
+        return next(each.data for each in context.engine.parameters.values() if each.grad is not None)
 
     def faulty_update(context: TrainContext, update: Any, documents: int, learning_rate: float) -> None:
         update(documents, learning_rate)

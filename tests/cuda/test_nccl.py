@@ -87,5 +87,5 @@ def test_what_nccl_cannot_sum_is_summed_by_the_hosts(other, why, monkeypatch):
     monkeypatch.setattr(driver, "gpu_location", lambda gpu: "this machine, bus 1")
     world = ProcessGroup()
     world.size = 2
-    monkeypatch.setattr(world, "all_gather_object", lambda value, name: [value, other])
+    monkeypatch.setattr(world, "all_gather_json", lambda value, name: [value, other])
     assert cuda_optimizer._nccl_unavailable_reason(world, 0) == why

@@ -27,8 +27,8 @@ def main() -> None:
             assert total.tolist() == [3, 3], total
         number = np.array([2**40 + group.rank], dtype=np.int64)
         assert group.all_reduce(number, "big").tolist() == [3 * 2**40 + 3]
-        assert group.all_gather_object({"rank": group.rank, "é": "x" * group.rank}, "g")[2] == {"rank": 2, "é": "xx"}
-        assert group.broadcast_object(f"from {group.rank}", "b") == "from 0"
+        assert group.all_gather_json({"rank": group.rank, "é": "x" * group.rank}, "g")[2] == {"rank": 2, "é": "xx"}
+        assert group.broadcast_json(f"from {group.rank}", "b") == "from 0"
         assert group.run_steps_on_rank0("w", slow_steps()) == (5 if group.is_root else None)
         assert group.run_on_all("things", lambda: group.rank, compare_by=lambda _: "equal") == group.rank
         arrays = {"b": np.full((2, 3), group.rank), "a": np.arange(5.0) * (group.rank + 1), "empty": np.zeros(0)}

@@ -28,7 +28,7 @@ from tests.helpers.programs import program
     ],
 )
 def test_the_best_common_build_is_used(usable_builds: list[list[str]], expected: str | None) -> None:
-    group = SimpleNamespace(size=2, all_gather_object=lambda value, name: usable_builds)
+    group = SimpleNamespace(size=2, all_gather_json=lambda value, name: usable_builds)
     assert common_kernels(cast(ProcessGroup, cast(Any, group))) == expected
 
 
@@ -38,7 +38,7 @@ def test_the_best_common_build_is_used(usable_builds: list[list[str]], expected:
      ("bfloat16", ["bfloat16", "float32"], "bfloat16")],
 )  # fmt: skip
 def test_the_precision_suits_all_ranks(requested: Precision, precisions: list[str], expected: str) -> None:
-    group = SimpleNamespace(all_gather_object=lambda value, name: precisions)
+    group = SimpleNamespace(all_gather_json=lambda value, name: precisions)
     own = Backend("bfloat16", None, "the processor has AVX512-BF16")
     backend = common_precision(own, ModelOptions(precision=requested), cast(ProcessGroup, cast(Any, group)))
     assert backend.precision == expected

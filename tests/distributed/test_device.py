@@ -16,7 +16,7 @@ class FirstOfTwo(ProcessGroup):
     def __init__(self):
         super().__init__(0, 2)
 
-    def all_gather_object(self, value, name):
+    def all_gather_json(self, value, name):
         return [value, ["other", []] if name == "hosts" else {"host": "other", "error": None, "value": None}]
 
 

@@ -69,7 +69,7 @@ def test_large_messages_are_sent_in_chunks(monkeypatch, max_bytes):
 def test_a_damaged_chunk_is_reported(monkeypatch):
     groups = run_in_threads(lambda rank: ThreadGroup(rank, SIZE))
     monkeypatch.setattr(ThreadGroup, "damaged", "x")
-    results = run_in_threads(lambda rank: groups[rank].all_gather_object("value", "x"))
+    results = run_in_threads(lambda rank: groups[rank].all_gather_json("value", "x"))
     assert isinstance(results[0], UserError)
     assert "message 2 (x) was damaged on its way from rank 2 (host " in str(results[0])
     assert results[1] == results[2] == ["value"] * 3

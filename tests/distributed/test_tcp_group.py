@@ -64,7 +64,7 @@ def test_a_process_that_is_late_is_not_lost(groups):
 
 
 def test_ranks_at_different_points_of_the_program(groups):
-    results = run_both(lambda: groups[0].all_gather_object(0, "a"), lambda: groups[1].all_gather_object(0, "b"))
+    results = run_both(lambda: groups[0].all_gather_json(0, "a"), lambda: groups[1].all_gather_json(0, "b"))
     assert list(map(str, results)) == [
         f"rank {n} is at another point of the program than {x!r}" for n, x in ((1, "a"), (0, "b"))
     ]
@@ -73,7 +73,7 @@ def test_ranks_at_different_points_of_the_program(groups):
 def test_messages_have_a_number(groups):
     """A collective of the same name does not match if one rank has already called it."""
     groups[1]._messages.start_collective("x")
-    results = run_both(*(lambda group=group: group.all_gather_object(0, "x") for group in groups))
+    results = run_both(*(lambda group=group: group.all_gather_json(0, "x") for group in groups))
     assert list(map(str, results)) == [
         f"rank {1 - n} sent message {3 - n}, and rank {n} expects message {2 + n} ('x')" for n in (0, 1)
     ]

@@ -128,7 +128,7 @@ class TestPage(Browsing):
 
     def test_names_are_names(self, browser, hostile):
         browser.get_log("browser")
-        browser.load_weights()
+        browser.refresh()
         assert self.one(browser, "h1").text == HOSTILE[0]
         for text in ("a plain text", "another, quite other one", "zzz"):
             (expected,) = hostile[0].predict([text])

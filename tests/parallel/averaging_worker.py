@@ -42,7 +42,7 @@ def main() -> None:
         mean = 0.1 + (group.size - 1) / 2
         for parameter in parameters.values():
             assert np.allclose(parameter.data().asnumpy(), -3 * mean), parameter.data()
-            assert len(set(group.all_gather_object(parameter.data().asnumpy().tobytes().hex(), "value"))) == 1
+            assert len(set(group.all_gather_json(parameter.data().asnumpy().tobytes().hex(), "value"))) == 1
         for bad, culprit in ((np.nan, 0), (np.inf, group.size - 1)):
             assert all_reduce(bad if group.rank == culprit else 1, 1, 1)[1] == (culprit,)
         assert all_reduce(3e38, 1, 1)[1] == tuple(range(group.size))  # Each term is finite, and the sum overflows.

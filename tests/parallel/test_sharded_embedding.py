@@ -233,11 +233,11 @@ def train_together(group, shape):
     """Train, save and restore the state, train on, and compute a step with a non-finite gradient on one rank."""
     if saved := Training(shape, group=group).steps(0, 6).save():
         resume_state.save(Path("state"), saved)
-    group.all_gather_object(0, "saved")
+    group.all_gather_json(0, "saved")
     found: Any = resume_state.load_newest(Path("state"))
     training = Training(shape, group=group).restore(found.state).steps(6, 12)
     digest = training.digest()
-    assert group.all_gather_object(digest, "digest") == [digest] * group.size
+    assert group.all_gather_json(digest, "digest") == [digest] * group.size
     loss = large_loss(training)
     culprit = min(group.size, 3) - 1  # With Crepe, a fourth rank has no documents.
     if group.rank == culprit:
