@@ -163,7 +163,7 @@ def _check(args: Any) -> None:
         if args.out is None or _is_stream(args.out):
             where = "standard output" if args.out is None else f"{args.out} is a pipe or a device, which"
             why = f"{where} does not support seeking, and a Parquet file is read from its end"
-            raise UserError("--format parquet requires a file", why, "give --out FILE.parquet")
+            raise UserError("--format parquet requires a file", why, "pass --out FILE.parquet")
     if remote.is_url(args.out):
         remote.check_writable(args.out)
     else:
@@ -319,7 +319,7 @@ def _print_summary(counts: RowCounts, args: Any, encoding: CharEncoder) -> None:
     if counts.truncated:
         texts = f"{counts.truncated:,} of {pluralize(counts.rows, 'text')} {'is' if counts.truncated == 1 else 'are'}"
         length = f"{encoding.feature_len:,} characters"
-        read = f"the network reads only {describe_truncation(encoding.to_dict())}; to read everything, give --windows"
+        read = f"the network reads only {describe_truncation(encoding.to_dict())}; to read everything, pass --windows"
         print(f"{texts} longer than {length}: {read}", file=sys.stderr)
     if counts.errors:
         where = f" in {out}" if out else ""

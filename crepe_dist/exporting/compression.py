@@ -145,7 +145,7 @@ def _compress(
         smallest = other_bytes + sum(table.size(MIN_IMPORTANCE, numbers) for table in tables.values())
         raise UserError(
             f"the network cannot be compressed to {size(limit)}",
-            remedy=f"give --max-size-mb {smallest / 1e6 + 0.001:.3f}",
+            remedy=f"pass --max-size-mb {smallest / 1e6 + 0.001:.3f}",
         )
     stored: Arrays = {quantization.MARK: np.array([quantization.VERSION], np.int64)}
     rows = {}

@@ -58,7 +58,7 @@ class CandidatePool:
             raise UserError(
                 f"{data.folder} was prepared from columns without names",
                 "the selected texts are written with names of columns, so `prepare` could not read both files",
-                "prepare the data from a file with a header, and give --label and --text-column names",
+                "prepare the data from a file with a header, and pass --label and --text-column names",
             )
         if name == PIPE:
             raise UserError(
@@ -87,7 +87,7 @@ class CandidatePool:
             raise UserError(
                 f"{name} has no text to label",
                 f"each of its {pluralize(self.num_read, 'row')} repeats a text of {data.folder}, or is unusable",
-                "name a file with other texts",
+                "specify a file that has other texts",
             )
 
     def __len__(self) -> int:

@@ -113,7 +113,7 @@ class Calibration:
             UserError: There was no validation split, or no threshold is high enough.
         """
         if not (self.answers or self.labels):
-            remedy = "prepare the data with --validation and train again, or give --min-probability"
+            remedy = "prepare the data with --validation and train again, or pass --min-probability"
             why = "it was trained without a validation split"
             raise UserError("the precision of the model's predictions is unknown", why, remedy)
         if min(thresholds := self._lowest_thresholds(precision)) == math.inf:

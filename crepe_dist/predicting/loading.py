@@ -76,7 +76,7 @@ def _set_thresholds(predictor: Predictor, min_probability: float | str, min_prec
     if min_precision is not None and min_probability:
         raise UserError("--min-probability and --min-precision exclude each other", remedy="leave one of them out")
     if predictor.is_multilabel and min_probability:
-        remedy = "leave --min-probability out, or give --min-precision"
+        remedy = "leave --min-probability out, or pass --min-precision"
         raise UserError(f"{path} is a multilabel model, and each of its labels has its own threshold", remedy=remedy)
     if min_precision is not None:
         if not 0 <= min_precision <= 1:

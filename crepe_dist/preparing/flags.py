@@ -407,7 +407,7 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
         raise UserError(
             f"--alphabet: {path} has no custom alphabet",
             f"it uses the standard alphabet of the mode {encoding.mode}",
-            f"leave out --alphabet and give --mode {encoding.mode}",
+            f"leave out --alphabet and pass --mode {encoding.mode}",
         )
     frequent, rare = (sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.paired))
     return frequent, rare

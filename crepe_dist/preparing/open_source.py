@@ -188,7 +188,7 @@ def _detect_format(head: bytes, name: str, is_unlabelled: bool) -> str:
     raise UserError(
         f"the format of {name} is unknown",
         "the suffix of the name is unknown, and the first line is not JSON and has no commas or tabs",
-        f"give --input-format {' or '.join(FORMATS)}",
+        f"pass --input-format {' or '.join(FORMATS)}",
     )
 
 

@@ -36,8 +36,8 @@ MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
 # What to do about the most frequent reason, by the start of the reason.
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
-    MULTIPLE_LABELS: "give --labels multilabel, or keep one label per row",
-    "not a single value": "give --labels soft for probabilities of classes, --labels multilabel for a list, or "
+    MULTIPLE_LABELS: "pass --labels multilabel, or keep one label per row",
+    "not a single value": "pass --labels soft for probabilities of classes, --labels multilabel for a list, or "
     "name a key in the object",
     "unusable label": "write 1 in the column of each class of a row, and 0 in the others",
     "unusable level": "fill in the levels above, or give another separator with --levels, such as ' > '",

@@ -43,7 +43,7 @@ def read_renames(values: Iterable[tuple[str, str] | str]) -> Pairs:
             old, new = old.strip(), new.strip()
             if not old or not 0 < len(new) <= MAX_LABEL:
                 why = f"a name has 1 to {MAX_LABEL} characters"
-                raise UserError(f"--rename cannot give {old!r:.60} the name {new!r:.60}", why, "give --rename old=new")
+                raise UserError(f"--rename cannot give {old!r:.60} the name {new!r:.60}", why, "pass --rename old=new")
             if pairs.setdefault(old, new) != new:
                 raise UserError(
                     f"--rename gives {old!r:.60} two names", f"{pairs[old]!r:.60} and {new!r:.60}", "keep one"
@@ -56,7 +56,7 @@ def _read_file(path: Path) -> Iterable[tuple[str, str]]:
         raise UserError(
             f"--rename {path} cannot be used",
             "it has no '=', and there is no file with this name",
-            f"give --rename old=new, or a CSV file with the columns {OLD} and {NEW}",
+            f"pass --rename old=new, or a CSV file with the columns {OLD} and {NEW}",
         )
     options = ReadOptions(header="yes", columns=ColumnSpec(label=OLD, texts=(NEW,)))
     table = open_source(Source(path, escape_path(path), format=format_by_suffix(path) or "csv"), options)

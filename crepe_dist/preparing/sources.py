@@ -284,7 +284,9 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
     """
     real = os.path.realpath(folder)
     if real in above or len(above) > MAX_DEPTH:
-        raise UserError(f"{folder} is nested too deeply, perhaps by links", remedy="name the files themselves")
+        raise UserError(
+            f"{folder} is nested too deeply, or its links form a cycle", remedy="pass the files instead of the folder"
+        )
     above = (*above, real)
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     entries = sorted(path for path in visible if path.is_dir() or path.is_file())

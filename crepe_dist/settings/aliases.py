@@ -68,7 +68,7 @@ def current_name(name: str, aliases: Mapping[str, Alias], known: Collection[str]
     if alias is None or name in known or alias.name not in known:
         return name
     if alias.refused_because:
-        raise UserError(f"{name} is now called {alias.name}", alias.refused_because, f"give {alias.name}")
+        raise UserError(f"{name} is now called {alias.name}", alias.refused_because, f"pass {alias.name}")
     return alias.name
 
 

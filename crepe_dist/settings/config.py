@@ -228,7 +228,7 @@ def _cluster(values: argparse.Namespace) -> Optional[ClusterOptions]:
     if values.on is None:
         names = [name for name in ("processes", "max_restarts") if getattr(values, name) is not None]
         if names:
-            remedy = f"give --on ray, or, on one machine, start with {invocation.command_line('supervise')} -np N"
+            remedy = f"pass --on ray, or, on one machine, start with {invocation.command_line('supervise')} -np N"
             raise UserError(f"{flag(names[0])} without --on", remedy=remedy)
         return None
     if values.processes is None:

@@ -292,7 +292,7 @@ class ColumnFlags(Settings):
     text: tuple[str, ...] = setting(
         (),
         "Column of the text. Repeat the flag to join columns in this order. Default: the columns of the model's data, "
-        "otherwise a column with a usual name, otherwise all columns except the label.",
+        "otherwise a column with a common name, such as text or body, otherwise all columns except the label.",
         Repeated(COLUMN),
         flag="--text-column",
     )

@@ -144,8 +144,8 @@ class OptimizerOptions(Settings, group="optimizer"):
     name: Literal["adam", "sgd"] = setting("adam", "Optimizer. adam: Adam. sgd: SGD with momentum.")
     learning_rate: float = setting(
         0.001,
-        "Initial learning rate. Each parameter multiplies it by a factor of its own. With crepe and ngrams, the "
-        "factors are up to twice as large if the run starts from random parameters and has fewer than 750 steps.",
+        "Initial learning rate. Each parameter has its own learning-rate multiplier. With crepe and ngrams, the "
+        "multipliers are up to twice as large for a run that starts from random weights and has fewer than 750 steps.",
         float_range(0, 1000, open_below=True),
     )
     momentum: float = setting(0.9, "Momentum of sgd.", float_range(0, 1, open_above=True))

@@ -109,7 +109,7 @@ class TestPredict:
         printed_by("predict", *flags, cwd=place)
         assert (
             "1 of 2 texts is longer than 123 characters: the network reads only the first 61 and the last 61 "
-            "characters; to read everything, give --windows\n"
+            "characters; to read everything, pass --windows\n"
         ) in capfd.readouterr().err
         with (place / "long_classified.csv").open(newline="") as stream:
             assert [row["characters_cut"] for row in csv.DictReader(stream)] == ["0", str(8 + 4 + 4 * 99 - 122)]

@@ -138,7 +138,7 @@ class TestSettingValues:
 
     def test_takes_effect_after_an_inference_pass(self):
         engine, other = opened(), opened()
-        doubled = {name: array * 2 for name, array in other.values().items()}
+        doubled = {name: array * 2 for name, array in other.state_dict().items()}
         other.load_state_dict(doubled)
         expected = other.logits(self.batch)
         engine.logits(self.batch)

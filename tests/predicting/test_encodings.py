@@ -70,7 +70,7 @@ def test_evaluate_honours_a_flag(place, printed_by, complaint):
 
 
 def test_utf_8_that_is_read_otherwise_is_named(place, printed_by):
-    doubt = "unicode.csv is valid UTF-8, but is read as cp1252; give --encoding utf-8"
+    doubt = "unicode.csv is valid UTF-8, but is read as cp1252; pass --encoding utf-8"
     for name, *flags in (["predict", place / "run", "--file"], ["evaluate", place / "run"]):
         with pytest.warns(UserWarning, match=doubt):
             printed_by(name, *flags, place / "unicode.csv")

@@ -48,7 +48,7 @@ def test_train_accepts_old_flags_and_values(old, new):
 def test_train_refuses_flags_that_misled(flag):
     with pytest.raises(UserError, match=rf"{flag} is now called --state\.save") as caught:
         config.parse([flag, "4"])
-    assert caught.value.remedy.startswith("give --state.save")
+    assert caught.value.remedy.startswith("pass --state.save")
 
 
 def test_python_refuses_the_same_settings(tmp_path):

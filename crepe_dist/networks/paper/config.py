@@ -93,14 +93,15 @@ class PaperConfig(NetworkConfig):
         if channels != alphabet_size:
             raise UserError(
                 f"the parameters expect an alphabet of {channels} characters; the encoding has {alphabet_size}",
-                remedy="give the --mode that the parameters were trained with; to train, prepare the data with it",
+                remedy="pass the --mode that the parameters were trained with. Before training, run prepare with the "
+                "same --mode",
             )
         if width != layer_lengths(feature_len)[-1] * filters:
             raise UserError(
                 f"the parameters do not fit documents of {feature_len} characters",
                 f"their first dense layer has {width} inputs; {feature_len} characters give "
                 f"{layer_lengths(feature_len)[-1] * filters}",
-                f"give the --feature-len that they were trained with{_suggest_feature_len(width, filters)}; "
+                f"pass the --feature-len that they were trained with{_suggest_feature_len(width, filters)}; "
                 "to train, prepare the data with it",
             )
         return cls(alphabet_size, feature_len, classes, filters, units, network.get("dropout", PAPER_DROPOUT))

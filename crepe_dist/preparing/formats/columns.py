@@ -359,7 +359,7 @@ def choose_columns(
         if has_header:
             left = [i for i in free if i not in taken and not _is_mostly_unique(i, rows)]
         elif len(names) == 1:
-            raise UserError(f"{file} has only one column", remedy="check the columns, or give another --input-format")
+            raise UserError(f"{file} has only one column", remedy="check the columns, or pass another --input-format")
         else:
             left = [0] if 0 in free else []
         label = only("label", left)

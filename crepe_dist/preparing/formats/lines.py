@@ -47,10 +47,10 @@ UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-    b"PK\x03\x04": ("a zip archive", "unzip; for a workbook of Excel, give --input-format xlsx"),
+    b"PK\x03\x04": ("a zip archive", "unzip; for a workbook of Excel, pass --input-format xlsx"),
 }
 JSON_STARTS = (b"{", b"[")
-USE_UTF_8 = "give --encoding utf-8"
+USE_UTF_8 = "pass --encoding utf-8"
 NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
 # Byte order marks at the start of a file, with the encodings that they announce.
 BYTE_ORDER_MARKS = {

@@ -385,7 +385,7 @@ def open_table(
         raise UserError(
             f"{name}: does its first line name the columns?",
             f"it differs from the other lines, but has no usual name of a column: {delimiter.join(rows[0])[:200]}",
-            "give --header yes or --header no, and if necessary "
+            "pass --header yes or --header no, and if necessary "
             + ("the column: --text-column" if label is not None else "the columns: --label, --text-column"),
         )
     else:
