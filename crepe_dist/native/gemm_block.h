@@ -81,7 +81,7 @@ void strip(const T* a, long lda, long taps, long k, const T* b, float* c, long l
         for (long v = 0; v < VECTORS; ++v) store(c + m * ldc + v * LANES, sums[m][v]);
 }
 
-// A strip of `rows` rows, at most R.
+// Computes a strip of `rows` rows, at most R: selects the instantiation strip<rows>.
 template <long R, class T>
 void strip(
     long rows, const T* a, long lda, long taps, long k, const T* b, float* c, long ldc, bool accumulate, Strides strides

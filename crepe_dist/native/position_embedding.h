@@ -80,7 +80,8 @@ template <class T> class PositionEmbedding {
             hash_positions(texts_[document], config_, rows_.get() + layout.start(0, document) * ngrams);
     }
 
-    // Collects the table rows that the batch touches, and replaces the rows of the n-grams by their places among them.
+    // Collects the table rows that the batch touches, and replaces the row number of each n-gram with its index in that
+    // list.
     void find_touched_rows(const BatchLayout& layout) {
         uint32_t* const begin = rows_.get();
         uint32_t* const end = begin + layout.start(0, layout.documents()) * config_.ngrams();
