@@ -55,7 +55,7 @@ def fit(
         data: Data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, prepared folder, or
             file or folder that ``crepe prepare`` reads.
         label: Label column. ``None``: the column is detected by its name.
-        text: Text column, or several text columns, which are joined in their order. ``None``: the column is detected by
+        text: Text column, or multiple text columns, which are joined in this order. ``None``: the column is detected by
             its name.
         verbose: 0: print nothing. 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
             data and the model. 2: also print all other lines of ``crepe train``.
@@ -65,7 +65,7 @@ def fit(
             are written into this directory and are not removed.
 
     Raises:
-        UserError: An option does not exist or has an unusable value, or the data cannot be used.
+        UserError: An option does not exist or has an invalid value, or the data cannot be used.
     """
     check_column("label", label)
     options = {**{name: value for name, value in (("label", label), ("text", text)) if value is not None}, **options}

@@ -19,8 +19,8 @@ class ExitCode(enum.IntEnum):
         ERROR: error that the user must fix. The same command would fail again.
         PEER_GONE: another process of the group ended. The exit code of that process gives the cause.
         FAILURE: unexpected error. The same command may succeed.
-        STOPPED: stopped on request (SIGTERM). A run that had started has saved its state. The same
-            command resumes the run.
+        STOPPED: stopped on request (SIGTERM). A run that had started has saved its state. The same command
+            resumes the run.
         HUNG: stopped by the watchdog because there was no progress.
     """
 

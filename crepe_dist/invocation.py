@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def program_name(command: str) -> str:
-    """Return a command in the form in which this process was started: `crepe …` or `python -m crepe_dist …`."""
+    """Return a command line in the form that started this process: `crepe …` or `python -m crepe_dist …`."""
     return f"{'crepe' if Path(sys.argv[0]).name == 'crepe' else 'python -m crepe_dist'} {command}"
 
 

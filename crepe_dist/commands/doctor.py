@@ -32,13 +32,13 @@ INSTALL_HINT = "reinstall with `uv sync --inexact --group horovod` (without uv s
 NOT_USED = "not used"  # Words in the message of a GPU that cannot compute the default network.
 # Time limit of a subprocess. It is enough for imports from a slow disk, and for a GPU to compile its first step.
 TIMEOUT_SECONDS = 120.0
-# Size of a run with the default network, measured on the sample with batches of 64: two saved states of 112 MB, and
-# checkpoints of 19 MB.
+# Size in bytes of a run with the default network, measured on the sample with batches of 64. The run has two saved
+# states of 112 MB, and checkpoints of 19 MB.
 RUN_BYTES = 300_000_000
 ROWS = 64  # Number of training rows of the trial.
 TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
 PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
-# Line in which train describes its processes and kernels.
+# The line of the output of `crepe train` that describes its processes and kernels.
 TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
 # Program that prints the parts with which Horovod was built. It runs in a subprocess because an incompatible library
 # may crash or hang.
@@ -199,7 +199,7 @@ def check_disk(folder: Path) -> Check:
 
 
 def run_trial(processes: int, device: str, folder: Path) -> Check:
-    """Train one step on this machine. The message is the line in which train describes its processes.
+    """Train one step on this machine. The message is the line that ``TRAIN_LINE`` matches.
 
     Args:
         folder: temporary folder for the data and the run.

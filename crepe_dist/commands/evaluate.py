@@ -1,4 +1,4 @@
-"""Command that scores a model, in one or several processes."""
+"""Command that scores a model, in one or more processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     typos: tuple[float, ...] = setting(
         (),
         "Probability of a typing error per character, such as 0.05. The model is also scored on texts with these "
-        "random errors. Repeat the option for several probabilities. Default: no typing errors.",
+        "random errors. Repeat the option for multiple probabilities. Default: no typing errors.",
         Repeated(float_range(0, 1)),
     )
     json: Optional[Path] = setting(None, "File for all numbers as JSON. Default: not written.", PATH_ARGUMENT)
@@ -68,7 +68,7 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     def run(self) -> None:
         with init_process_group() as group:
             # These imports are not at the top of the module, because pandas and matplotlib take a second and --help
-            # needs neither.
+            # needs none of them.
             from crepe_dist.evaluating.rows import is_file, is_labelled_file
             from crepe_dist.evaluating.scoring import score
 

@@ -74,7 +74,7 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         """
 
     text: tuple[str, ...] = setting(
-        (), "Text to classify, instead of a file. Repeat the option for several texts.", Repeated(ANY_TEXT)
+        (), "Text to classify, instead of a file. Repeat the option for multiple texts.", Repeated(ANY_TEXT)
     )
     file: Optional[str] = setting(
         None, "File of texts, plain or .gz, or its URL. -: standard input. Default: standard input.", NON_EMPTY

@@ -64,7 +64,7 @@ def prepare(
         source: Data frame; or mapping of column names to lists, such as ``{"text": texts, "label": labels}``; or names
             of files and folders.
         out: Folder to create.
-        text: Column of the text, or several columns, which are joined in this order. ``None``: columns with usual
+        text: Column of the text, or multiple columns, which are joined in this order. ``None``: columns with usual
             names.
         label: Column of the label. ``None``: a column with a usual name.
         weight: Column with the weights of the training rows. ``None``: all rows have the same weight.
@@ -172,7 +172,7 @@ class Prepare(PreparationFlags):
 
     SOURCE is a file (CSV, TSV, JSON Lines, Parquet or Excel; text files may be gzipped), a folder of files named
     train*, test* and validation*, a folder with a subfolder for each class, a URL of such a file or folder, `-` for a
-    pipe, or `sample`. If several sources are named, their rows are joined.
+    pipe, or `sample`. If multiple sources are named, their rows are joined.
     """
 
     usage = """

@@ -59,7 +59,7 @@ def _stop(number: int, frame: Optional[FrameType]) -> None:
 
 
 def _serve(args: Serve) -> None:
-    # These imports are not at the top of the module, because FastAPI and uvicorn take 0.6 s and --help needs neither.
+    # These imports are not at the top of the module, because FastAPI and uvicorn take 0.6 s. --help needs none of them.
     from crepe_dist.predicting.loading import load
     from crepe_dist.runs import checkpoint
     from crepe_dist.serving import server

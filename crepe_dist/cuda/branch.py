@@ -86,8 +86,8 @@ class Branch(Protocol):
 
 
 PRECISIONS = ("float32", "float16", "bfloat16")  # The index is PRECISION in kernels/product.cuh.
-THREADS = 256  # Threads of a block; see kernels/common.cuh.
-MAX_BLOCKS = 1 << 16  # Maximum number of blocks of a kernel whose threads process several elements each.
+THREADS = 256  # Number of threads of a block; see kernels/common.cuh.
+MAX_BLOCKS = 1 << 16  # Maximum number of blocks of a kernel whose threads process more than one element each.
 
 
 def blocks(elements: int) -> int:

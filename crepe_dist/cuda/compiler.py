@@ -1,6 +1,6 @@
 """Compiler of the CUDA kernels: NVRTC, and a cache of the compiled programs on disk.
 
-The signatures are those of nvrtc.h in CUDA 12.8. NVRTC runs without a GPU and without a driver.
+The signatures come from nvrtc.h in CUDA 12.8. NVRTC runs without a GPU and without a driver.
 """
 
 from __future__ import annotations

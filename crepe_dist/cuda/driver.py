@@ -1,6 +1,6 @@
 """The NVIDIA driver: signatures of its functions, and queries that need no CUDA context.
 
-The signatures are those of cuda.h in CUDA 12.8. Some functions have a version in their name, such as
+The signatures come from cuda.h in CUDA 12.8. Some functions have a version in their name, such as
 ``cuMemAlloc_v2``. C programs call this version through a macro of the header. The name without a version belongs to
 programs older than CUDA 3.2 or 4.0.
 """
@@ -21,7 +21,7 @@ LIBRARY = "libcuda.so.1"
 # of all versions of CUDA 12 (NVIDIA, "CUDA Compatibility").
 MIN_VERSION, MIN_VERSION_NAME = (12, 0), "525.60.13"
 FALLBACK_HINT = "or compute without it: --device cpu"
-NO_DEVICE = 100
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _IMAGE = (
     "this driver cannot load the compiled kernels",
     "install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), "
@@ -32,7 +32,8 @@ ERROR_HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
     46: (
         "another process has it for itself (compute mode EXCLUSIVE_PROCESS), or it is in an error state",
-        f"end the other process (nvidia-smi shows it), or allow several: nvidia-smi -c DEFAULT, {FALLBACK_HINT}",
+        "end the other process (nvidia-smi shows it), or allow multiple processes: nvidia-smi -c DEFAULT, "
+        f"{FALLBACK_HINT}",
     ),
     NO_DEVICE: ("the driver finds no GPU", f"check nvidia-smi and CUDA_VISIBLE_DEVICES, {FALLBACK_HINT}"),
     **dict.fromkeys((200, 209, 218, 221, 222), _IMAGE),  # Errors of machine code, PTX, and the driver's PTX compiler.
@@ -158,7 +159,7 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that the driver shows to this process, or 0 without a driver. They may be unusable."""
+    """Return the number of GPUs that the driver shows to this process, or 0 without a driver. Some may not work."""
     number = c_int()
     return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", number) else 0
 

@@ -1,6 +1,6 @@
 """All-reduce over GPUs by NCCL.
 
-The signatures are those of nccl.h 2.26. Every NCCL since 2.14 has these functions.
+The signatures come from nccl.h 2.26. Every NCCL since 2.14 has these functions.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ INT32, SUM = 2, 0  # ncclInt32, ncclSum
 REMOTE_ERROR, IN_PROGRESS = 6, 7
 FALLBACK_HINT = f"to sum without NCCL: pip uninstall {PACKAGE}"
 MIN_VERSION = 21400  # NCCL_VERSION_CODE of 2.14, the first version with non-blocking communicators.
-POLL_SECONDS = 0.2  # Interval of the checks for lost peers.
-SPIN_SECONDS = 1e-3  # Time that a wait polls without sleeping.
+POLL_SECONDS = 0.2  # Seconds between two checks for lost peers.
+SPIN_SECONDS = 1e-3  # Seconds that a wait polls without sleeping.
 
 
 class UniqueId(ctypes.Structure):

@@ -156,8 +156,10 @@ class CharEncoder:
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _expand(self, text: str) -> str:
-        """Return a text in which each character has one id. Rare characters and letters such as ß are replaced by
-        two."""
+        """Replace characters that have more than one id by characters that have one id each.
+
+        Rare characters and letters such as ß become two characters.
+        """
         if text.isascii() and not self.paired:
             return text
         spelling = self._spelling
@@ -273,8 +275,10 @@ class CharEncoder:
         return len(symbols) - int(self._known[points].sum()), len(symbols)
 
     def multi_id_characters(self) -> dict[str, list[int]]:
-        """Return the ids of each character that has several: rare characters, characters that fold to one, and ß as
-        ss."""
+        """Return the ids of each character that has more than one id.
+
+        These are rare characters, characters that fold to a rare character, and letters such as ß (ss).
+        """
         spelt = {chr(point): symbols for point, symbols in self._spelling.items() if len(symbols) > 1}
         return {
             character: [int(self._table[ord(symbol)]) for symbol in symbols] for character, symbols in spelt.items()

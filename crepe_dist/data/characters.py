@@ -32,7 +32,7 @@ MAX_PAIRED = 96**2
 SYMBOLS = 0x10FF00
 # Code points from here on never fold to a letter of the standard alphabets, by lower case or decomposition.
 LATIN_END = 0x2200
-# Code points from here on have neither a lower case nor a decomposition.
+# Code points from here on have no lower case and no decomposition.
 FOLDING_END = 0x30000
 # Scripts without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, Chinese and Japanese.
 UNSEPARATED = (
@@ -86,7 +86,7 @@ def split_frequent_and_rare(
 
     Args:
         num_ids: number of ids.
-        paired: number of further characters of two ids, which share the ids of the rare characters.
+        paired: number of further characters with two ids. They use the same ids as the rare characters.
     """
     own = min(len(characters), num_ids)
     while own and _most_paired(num_ids - own) - paired < min(len(characters) - own, MAX_PAIRED - paired):
@@ -165,7 +165,7 @@ def id_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_cust
 
 @cache
 def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dict[int, str]:
-    """Return the characters that replace each code point with several ids, for ``str.translate``.
+    """Return the characters that replace each code point with more than one id, for ``str.translate``.
 
     A rare character is replaced by two symbols, code points from ``SYMBOLS``. A letter such as ß is replaced by the
     letters that it is read as. A symbol that is already in a text is read as an unknown character.

@@ -1,7 +1,7 @@
 """The data set folder: memory-mapped arrays and their manifest, ``dataset.json``.
 
 ``<split>.labels.npy``           int32 [rows]
-``<split>.targets.npy``          uint16 [rows, most, 2], see ``targets``; only with several or soft labels
+``<split>.targets.npy``          uint16 [rows, most, 2], see ``targets``; only with multiple or soft labels
 ``train.weights.npy``            float32 [rows], with mean 1; only if rows have weights
 ``<split>.codes-<shard>.npy``    character ids, uint8 [rows of the shard, feature_len]
 ``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
@@ -61,7 +61,7 @@ SHARD_BYTES = 1 << 28  # Maximum size of the character ids of a shard, in bytes.
 WEIGHT_BYTES, WEIGHT_SCALE = 3, 1 << 16
 MAX_WEIGHT = 255.0  # Maximum weight of a row. The mean weight is 1.
 UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # The weight 1, which broadcasts to all rows.
-CHUNK = 4096  # Documents that are copied at a time.
+CHUNK = 4096  # Number of documents that are copied at a time.
 
 Weights = Union[npt.NDArray[np.float32], None]
 # Function that changes character ids: it gets the ids of rows and the row numbers, and returns other ids.
@@ -132,7 +132,7 @@ class Split(Documents):
     """One split of a data set: documents with labels.
 
     Attributes:
-        labels: class of each row, int32 [rows]. With several labels it is the first one, or -1 for a row without
+        labels: class of each row, int32 [rows]. With multiple labels it is the first one, or -1 for a row without
             labels. With soft labels it is the most probable class.
         weights: weight of each row in the loss, float32 [rows]; ``None`` if all weights are equal.
         targets: classes of each row and their label probabilities.

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from crepe_dist.data.batch import Batch, RowIndices, pack_batch
 from crepe_dist.data.dataset import Split
 
-PREFETCH = 4  # Batches that the thread may gather each time the consumer asks for more.
-# Rows of a run, which are dealt to one shard. A multiple of every network's ``reduction_group``.
+PREFETCH = 4  # Maximum number of batches that the thread gathers after each request of the consumer.
+# Number of consecutive rows that are dealt to the same shard. It is a multiple of every network's ``reduction_group``.
 DEAL_SIZE = 8
-PIECE = 1 << 16  # Rows that are ordered at a time.
+PIECE = 1 << 16  # Number of rows that are ordered at a time.
 
 
 def training_order(split: Split, seed: int, epoch: int, batch_size: int) -> RowIndices:

@@ -1,4 +1,4 @@
-"""Targets of rows: pairs of a class and its label probability, for one label, several labels and soft labels.
+"""Targets of rows: pairs of a class and its label probability, for single labels, multiple labels and soft labels.
 
 ``<split>.targets.npy`` is uint16 [rows, most, 2]: classes, and label probabilities in units of 1 / ``PROB_SCALE``.
 Unused pairs of a row have probability 0. With one label per row this file does not exist, because
@@ -18,9 +18,9 @@ from crepe_dist.data.arrays import map_array
 from crepe_dist.files.json_file import parse_integer
 
 SINGLE_LABEL, MULTILABEL, SOFT = LABEL_KINDS = ("one", "several", "soft")
-PROB_SCALE = 65535  # The label probability 1 in a pair.
+PROB_SCALE = 65535  # Integer that represents the label probability 1 in a pair.
 MAX_LABELS = 1024  # Maximum number of pairs per row.
-PIECE = 1 << 16  # Rows that are counted at a time.
+PIECE = 1 << 16  # Number of rows that are counted at a time.
 PAIR_BYTES = 4  # Size of a pair in a batch: class and label probability, two bytes each, the lower byte first.
 Pairs = npt.NDArray[np.uint16]
 LabelProbs = npt.NDArray[np.float32]

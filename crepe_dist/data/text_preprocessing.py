@@ -34,7 +34,7 @@ EMPTY = "empty text"  # Reason why a row without text cannot be classified.
 
 
 def join_columns(columns: Sequence[str]) -> str:
-    """Join the text columns of a row as ``title | text``, like the original notebook. Blank columns are omitted."""
+    """Join the text columns of a row as ``title | text``, like the original Gluon notebook. Omit blank columns."""
     return columns[0] if len(columns) == 1 else SEPARATOR.join(column for column in columns if column.strip())
 
 
@@ -136,8 +136,7 @@ class TextPreprocessor:
     """Preprocessor of the texts of a data set, and of all texts that its models read.
 
     Args:
-        columns: names of the text columns, in the order in which they are joined; empty if the rows had no named
-            columns.
+        columns: names of the text columns. The texts are joined in this order. Empty if the rows had no named columns.
         strip_html: True to remove HTML tags and resolve character references such as ``&amp;``.
         beside: feature columns, in the order of their values in a row.
     """
@@ -196,7 +195,7 @@ class TextPreprocessor:
         return text[len(text) - 2 * len(self.beside) + 1 :: 2]
 
     def hide_column(self, name: str, row: str) -> str:
-        """Return a row in which the value of one column is replaced by a value that is not read."""
+        """Replace the value of one column of a row by a value that the network does not read."""
         text, *values = row.split(FIELD_SEPARATOR)
         hidden = [UNKNOWN_CHARACTER if column.name == name else value for column, value in zip(self.beside, values)]
         return FIELD_SEPARATOR.join([text, *hidden])
@@ -236,7 +235,7 @@ class TextPreprocessor:
 
 
 def describe_unusable_number(name: str, value: str) -> str:
-    """Describe a value that is neither missing nor a finite number; return "" for all other values."""
+    """Describe a value that is not a finite number. Return "" for a finite number or a missing value."""
     return (
         f"unusable number: {name} is {value!r:.40}" if normalize_number(value) and parse_number(value) is None else ""
     )

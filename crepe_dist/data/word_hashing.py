@@ -71,7 +71,7 @@ class DocumentWords:
 
 
 def concatenate(parts: list[DocumentWords]) -> DocumentWords:
-    """Concatenate the words of several groups of documents."""
+    """Concatenate the words of multiple groups of documents."""
     offsets = np.cumsum([0, *(len(part.words) for part in parts)])
     starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets.tolist())]
     return DocumentWords(

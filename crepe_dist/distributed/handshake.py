@@ -8,9 +8,9 @@
 
 Nothing is encrypted. Without a secret, the protocol is the same, but the MAC proves nothing.
 
-A message consists of a length, JSON, and the MAC (greeting and answer have no MAC). An empty message tells a caller
-that its MAC is wrong. Each function that receives is a generator, which yields while it waits for data. A listener can
-therefore serve many callers at the same time.
+A message consists of a length, JSON, and the MAC (greeting and answer have no MAC). An empty message means that
+the caller's MAC is wrong. Each function that receives is a generator, which yields while it waits for data. A listener
+can therefore serve many callers at the same time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 from crepe_dist.errors import UserError
 
 SECRET_ENV = "CREPE_DIST_SECRET"
-MIN_SECRET_LENGTH = 16  # Characters.
+MIN_SECRET_LENGTH = 16  # Minimum length of the secret, in characters.
 MAX_RANKS = 1 << 20
 HANDSHAKE_SECONDS = 5.0  # Time limit for the greeting and the first message of a caller, which may be an attacker.
 MAX_MESSAGE_BYTES = 1 << 12  # Maximum size of the greeting and of the first message.
@@ -168,7 +168,7 @@ class Channel:
         return _parse_message(content, schema)
 
     def refuse(self) -> None:
-        """Tell a caller that its MAC is wrong."""
+        """Reply to a caller that its MAC is wrong."""
         _send_message(self.peer, b"")
 
     def _mac(self, by_caller: bool, number: int, content: bytes) -> bytes:

@@ -16,8 +16,8 @@ from crepe_dist.errors import PeerLostError
 
 # MXNet raises an MXNetError if a peer is lost; there is no special type. The text contains either the error of Gloo,
 # after the name of a source file, or the error of Horovod. The error is raised only once. Afterwards, the array can be
-# read without an error, but its contents are wrong: discard everything that depends on it. Checked with Horovod 0.28.1;
-# check it again before another version is allowed.
+# read without an error, but its contents are wrong: discard everything that depends on it. This was checked with
+# Horovod 0.28.1. Repeat the check before another version is allowed.
 LOST_PEER = re.compile(r"/gloo/\S+\] (.*)|Horovod has been shut down")
 
 

@@ -19,8 +19,8 @@ from crepe_dist.errors import PeerLostError
 mpi4py.rc.finalize = False
 from mpi4py import MPI  # noqa: E402
 
-SPIN_SECONDS = 0.01  # A wait polls without sleeping for this time. A longer wait then leaves the core to others.
-POLL_SECONDS = 0.001  # Sleep between two polls after SPIN_SECONDS.
+SPIN_SECONDS = 0.01  # Seconds that a wait polls without sleeping. A longer wait then leaves the core to others.
+POLL_SECONDS = 0.001  # Seconds of sleep between two polls, after SPIN_SECONDS.
 
 
 class MpiProcessGroup(ChunkedProcessGroup):

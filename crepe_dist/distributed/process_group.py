@@ -35,7 +35,7 @@ SAME_MACHINES_HINT = (
 
 
 class ProcessGroup:
-    """Process group of a single process, and base class of the groups of several processes.
+    """Process group of a single process, and base class of the groups of multiple processes.
 
     Every rank must call each collective at the same point of the program, with the same ``name``. Sums are computed in
     the order of ranks. As a context manager, the group prints an error of all ranks once, and ends all processes.

@@ -46,7 +46,7 @@ from crepe_dist.settings.aliases import read_variable
 ADDRESS_ENV, PORT_ENV, SECONDS_ENV = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_RENDEZVOUS_SECONDS"
 DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"
 LOOPBACK = ("127.0.0.1", "localhost")
-NOTE_SECONDS = 10.0  # A rank that has waited for so long prints what it is waiting for.
+NOTE_SECONDS = 10.0  # Seconds after which a waiting rank prints the event that it waits for.
 REQUEST_SECONDS = 5.0  # Time limit of a connection and of an answer.
 MAX_ADDRESS_BYTES = 64  # Maximum size of an address and a port in JSON.
 MAX_SHOWN_RANKS = 16

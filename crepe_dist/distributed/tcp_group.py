@@ -14,10 +14,10 @@ from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import PeerLostError
 
-# Bytes of a message that are sent together with its header. The buffers of a connection hold so many bytes of two
+# Number of bytes of a message that are sent together with its header. The buffers of a connection hold this part of two
 # messages, so sending them does not block even if the receiver is late.
 EAGER_BYTES = 1 << 14
-PEER_TIMEOUT_SECONDS = 30  # A host that does not answer for so long is lost.
+PEER_TIMEOUT_SECONDS = 30  # Seconds without an answer after which a host counts as lost.
 SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_SECONDS // 3),

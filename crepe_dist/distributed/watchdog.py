@@ -25,9 +25,9 @@ from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import ExitCode, UserError
 
 POLL_SECONDS = 1.0
-# A poll that is late by so much shows that this process was suspended, or that the host is overloaded.
+# Delay of a poll, in seconds, that shows that this process was suspended or that the host is overloaded.
 SUSPENDED_SECONDS = 5.0
-DUMP_SECONDS = 1.0  # Time for the other processes of this host to write their stacks.
+DUMP_SECONDS = 1.0  # Seconds for the other processes of this host to write their stacks.
 STACK_DUMP_SIGNAL = signal.SIGUSR1  # A process writes its stacks when it receives this signal.
 MAX_SHOWN_ROWS = 64  # Maximum number of rows of the data that the position of a process contains.
 

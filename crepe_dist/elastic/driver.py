@@ -206,8 +206,8 @@ class _WorkerGroup:
 def find_root_cause(exits: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
     """Return the rank whose exit caused the exits of the others, and its exit code.
 
-    A mistake of the user has priority, because no restart can fix it. A rank that lost its connection to another
-    rank did not cause anything.
+    A mistake of the user has priority, because no restart can fix it. A rank that lost its connection to another rank
+    did not cause anything.
 
     Args:
         exits: ranks and their exit codes, in the order of the exits.

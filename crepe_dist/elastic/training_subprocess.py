@@ -39,7 +39,7 @@ def training_subprocess(
 
     Args:
         settings: settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
-        folder: existing folder in which the process runs. It gets the file of settings, the log and a crash report.
+        folder: existing folder, the working directory of the process. It gets the settings, the log and a crash report.
         processes: number of processes.
     """
     write_text(folder / CONFIG, yaml.safe_dump(group_settings(settings), sort_keys=False))
@@ -115,7 +115,7 @@ def signal_name(code: int) -> str:
 
 
 def terminate(process: subprocess.Popen[bytes]) -> None:
-    """Ask a subprocess to stop. Kill it if it takes longer than ``GRACE`` seconds."""
+    """Ask a subprocess to stop. Kill it if it has not ended after ``GRACE_SECONDS``."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:

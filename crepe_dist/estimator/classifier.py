@@ -60,7 +60,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             train``.
 
     Attributes:
-        classes_: Sorted labels, of the dtype of the labels in ``fit``, [classes]. If texts have several labels, these
+        classes_: Sorted labels, of the dtype of the labels in ``fit``, [classes]. If texts have multiple labels, these
             are the columns of the label matrix.
         model_: Names and contents of the files of the checkpoint: parameters and JSON.
     """
@@ -119,7 +119,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             X: Texts: a list, an array, a series, or a table. The text columns of a table are detected like the columns
                 of a file. Blank texts are not used.
             y: Labels of the texts, of any type that can be sorted. The number -1 means that a text has no label.
-                Exception: if there is only one other label, -1 is a label. If texts have several labels, give a matrix
+                Exception: if there is only one other label, -1 is a label. If texts have multiple labels, give a matrix
                 or a table of 0 and 1, [n, classes].
             sample_weight: Weight of each text in the loss, from 0. Only the ratios of the weights matter. ``None``: all
                 texts have the same weight.
@@ -172,7 +172,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         With ``min_precision``, the array has the dtype object. A text whose prediction does not reach this precision
         gets ``None``.
 
-        If texts have several labels, the result is a matrix of 0 and 1, int64 [n, classes]. The thresholds of the
+        If texts have multiple labels, the result is a matrix of 0 and 1, int64 [n, classes]. The thresholds of the
         classes maximise F1 on the validation split, or reach ``min_precision`` there.
         """
         probabilities = self.predict_proba(X)
@@ -195,7 +195,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy of the most probable classes.
 
-        If texts have several labels, return the fraction of the texts whose predicted labels are exactly their labels.
+        If texts have multiple labels, return the fraction of the texts whose predicted labels are exactly their labels.
         """
         predicted = self.predict(X) if self.several_ else self.classes_[self.predict_proba(X).argmax(axis=1)]
         return float(accuracy_score(y, predicted, sample_weight=sample_weight))
@@ -265,8 +265,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
 def encode_labels(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the sorted classes, of the dtype of the labels, and the class index of each text, int64 [n].
 
-    The number -1 means that a text has no label, as in scikit-learn's semi-supervised estimators. The index of such
-    a text is ``UNLABELLED``. Exception: if there is only one other label, -1 is a class.
+    The number -1 means that a text has no label, as in scikit-learn's semi-supervised estimators. The index of such a
+    text is ``UNLABELLED``. Exception: if there is only one other label, -1 is a class.
     """
     if y is None:
         why = "fit requires y to be passed, but the target y is None"
@@ -298,7 +298,7 @@ def encode_multilabel(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any
     try:
         values = np.asarray(matrix, np.float64)
     except (TypeError, ValueError):
-        raise InvalidInput("the texts have several labels each, which are no matrix", remedy=remedy) from None
+        raise InvalidInput("the texts have multiple labels each, which are no matrix", remedy=remedy) from None
     if values.shape[:1] != (len(texts),) or not np.isin(values, (0, 1)).all():
         raise InvalidInput(f"the matrix of labels, of shape {values.shape}, cannot be used", remedy=remedy)
     return np.asarray(getattr(matrix, "columns", np.arange(values.shape[1]))), values == 1

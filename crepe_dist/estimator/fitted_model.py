@@ -117,7 +117,7 @@ def _split_columns(texts: Sequence[str], columns: ColumnSpec) -> dict[str, list[
 def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> npt.NDArray[np.float64]:
     """Return the probability of each class for each text, float64 [n, classes].
 
-    The probabilities of a text sum to 1. Exception: the probabilities of several labels are independent. A class whose
+    The probabilities of a text sum to 1. Exception: the probabilities of multiple labels are independent. A class whose
     training texts were all blank has the probability 0.
     """
     result = np.zeros((len(texts), classes))

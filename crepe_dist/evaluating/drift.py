@@ -162,7 +162,7 @@ def _write_metrics(path: Path, figures: ProportionTable) -> None:
     """Write the proportions as a file for the textfile collector of Prometheus's node_exporter."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest  # This is an optional dependency.
 
-    gauge = Gauge("crepe_dist_drift", "Shares; changed is 0 or 1.", ["group", "name", "of"], registry=None)
+    gauge = Gauge("crepe_dist_drift", "Proportions; changed is 0 or 1.", ["group", "name", "of"], registry=None)
     for row in figures.itertuples():
         for source, value in (("test", row.then), ("new", row.now), ("changed", row.changed)):
             gauge.labels(escape_controls(row.group), escape_controls(row.name), source).set(value)

@@ -26,7 +26,7 @@ from crepe_dist.reports.score_page import interval
 # Nominal probability of a false alarm in any of the proportions. For 100 texts, it is 0.04 in fact, because the
 # proportions are skewed.
 FALSE_ALARM_PROB = 0.03
-TAIL = 10  # A tenth of the texts of the test split counts as short, and a tenth as long.
+TAIL = 10  # The shortest 1 / TAIL of the test texts count as short, and the longest 1 / TAIL as long.
 MAX_VALUES = 16  # Maximum number of values of a feature column that have a proportion of their own.
 BATCH_SIZE = 256  # Number of texts in a batch.
 BINS = 10  # Number of bins of the probability's histogram. The histogram is drawn, but not tested.

@@ -84,7 +84,7 @@ def score(args: Any, group: ProcessGroup) -> None:
 
 
 def without_column(split: Split, name: str, predictor: Predictor) -> Split:
-    """Return a view of a split in which the values of a feature column are missing."""
+    """Return a view of a split without the values of a feature column."""
     composition, encoding = predictor.composition, predictor.encoding
 
     def alter(char_ids: CharIds, rows: npt.NDArray[np.int64]) -> CharIds:
@@ -170,13 +170,13 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     if levels := dataset.hierarchy:
         level, above = levels.inner_levels[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
         above += "".join(
-            f"\nlevel {number}: {len(each.names):,} nodes, accuracy {percent(share)}"
-            for number, (each, share) in enumerate(
+            f"\nlevel {number}: {len(level_nodes.names):,} nodes, accuracy {percent(accuracy)}"
+            for number, (level_nodes, accuracy) in enumerate(
                 zip(levels.inner_levels, levels.accuracies(scores.confusion)), start=1
             )
         )
     if top := scores.top_k_accuracy:
-        above += "\n" + "   ".join(f"top {rank} accuracy {percent(share)}" for rank, share in top.items())
+        above += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
     above += _selective_predictions(scores)
     record = None
     with suppress(UserError):  # The record of the run is optional: it only improves the advice.
@@ -231,11 +231,11 @@ def worst_mistakes(scores: MulticlassScores, dataset: Dataset, split: str) -> st
     wrong = scores.documents - int(np.trace(scores.confusion))
     lines = [f"the worst {len(shown)} of {pluralize(wrong, 'mistake')}" if wrong > len(shown) else "all mistakes"]
     for mistake, quote in zip(shown, quote_rows(dataset, split, [mistake.row for mistake in shown])):
-        true, (predicted, share) = dataset.classes[mistake.true], mistake.ranking[0]
+        true, (predicted, probability) = dataset.classes[mistake.true], mistake.ranking[0]
         source = quote.place if quote else f"row {mistake.row}"
         lines.append(
             f"  {excerpt(source)}: {excerpt(true, MAX_CHARACTERS)} {percent(mistake.probability)}, predicted as "
-            f"{excerpt(dataset.classes[predicted], MAX_CHARACTERS)} {percent(share)}"
+            f"{excerpt(dataset.classes[predicted], MAX_CHARACTERS)} {percent(probability)}"
         )
         lines += [f"      {excerpt(quote.text, MAX_CHARACTERS)}"] if quote else []
     return "\n".join(lines)

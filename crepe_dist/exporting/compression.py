@@ -23,9 +23,9 @@ from crepe_dist.predicting.loading import open_checkpoint
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.training.evaluation import evaluate
 
-# Levels of quantization, the most exact first. A level says how many numbers are stored in one byte, in embedding
-# tables and in other layers. The first level is used at which the tables retain KEPT_IMPORTANCE of their importance. If
-# no level retains so much, the last level is used, provided that it retains MIN_IMPORTANCE.
+# Levels of quantization, the most exact first. A level has two numbers: how many elements are stored in one byte, in
+# embedding tables and in other layers. The first level is used at which the tables retain KEPT_IMPORTANCE of their
+# importance. If no level reaches this fraction, the last level is used, provided that it retains MIN_IMPORTANCE.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
 KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions.
 MIN_QUANTIZED_SIZE = 1 << 12  # Number of elements from which an array is quantized.

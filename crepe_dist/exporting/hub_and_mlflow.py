@@ -1,6 +1,6 @@
 """Files that turn a model folder into a repository of the Hugging Face Hub or a model of MLflow.
 
-Neither of the two libraries is required for the export.
+The export does not require these two libraries.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def write_text(path: Path, text: str, *, follow: bool = False) -> None:
 
 @contextmanager
 def name_path_in_errors(path: Path) -> Iterator[None]:
-    """Add the name of a file or folder to an error of writing it. Neither the system nor NumPy names the file.
+    """Add the name of a file or folder to an error of writing it. The system and NumPy do not name the file.
 
     Raises:
         OSError: the error of the block, with the name and an error number.

@@ -30,7 +30,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Make a temporary folder for the block, and remove it at the end. Also remove folders that killed processes left.
 
     Args:
-        parent: folder in which the temporary folder is made. ``None``: the system's folder for temporary files.
+        parent: folder that will contain the temporary folder. ``None``: the system's folder for temporary files.
     """
     for folder in list_abandoned(parent):
         shutil.rmtree(folder, ignore_errors=True)

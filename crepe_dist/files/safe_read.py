@@ -18,7 +18,7 @@ SPECIAL_FILES = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a pipe", stat.S
 
 
 def fingerprint(path: str | Path) -> list[Any]:
-    """Return values of which at least one changes if a file is replaced or written to: path, size and time.
+    """Return the path, size and time of a file. At least one of them changes if the file is replaced or written to.
 
     Links in the path are resolved. The size is in bytes, and the time of modification in nanoseconds.
     """

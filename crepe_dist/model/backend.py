@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from crepe_dist.model.network_config import NetworkConfig
     from crepe_dist.settings.options import ModelOptions
 
-MIN_COMPUTE_CAPABILITY = (7, 0)  # Volta, the first architecture with tensor cores.
-MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)  # Ampere.
+# Minimum compute capabilities of a GPU. 7.0 is Volta, the first architecture with tensor cores. 8.0 is Ampere.
+MIN_COMPUTE_CAPABILITY = (7, 0)
+MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)
 CPU_REMEDY = "use --device cpu"
 GPU_BUILD = "cuda_"  # Prefix of the build names of our GPU kernels; see ``Backend.build_name``.
 # Display names of what computes without our own kernels.
@@ -140,7 +141,7 @@ def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
         native = best
     if precision == "float16":
         raise UserError("float16 needs a GPU", remedy="use --precision auto, float32 or bfloat16")
-    no_bfloat16 = "the processor has neither AMX nor AVX512-BF16"
+    no_bfloat16 = "the processor lacks AMX and AVX512-BF16"
     if precision == "bfloat16" and not native.bfloat16:
         raise UserError(
             "this processor cannot compute in bfloat16", trouble or no_bfloat16, "use --precision auto or float32"

@@ -1,4 +1,4 @@
-"""Weight of a second classifier whose logits are added to those of a first one, fitted to the validation split.
+"""Fit the weight of a second classifier to the validation split. Its logits are added to a first classifier's logits.
 
 With a few thousand documents, one classifier may be much weaker than the other. The weight multiplies the logits of the
 second classifier before the sum.

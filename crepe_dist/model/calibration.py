@@ -23,10 +23,10 @@ PRIOR_STRENGTH = 10  # Weight of the prior for temperature 1, in texts.
 # Units of a loss per nat. Losses are summed as integers, so that the order of additions does not matter.
 LOSS_UNITS_PER_NAT = 1 << 20
 MAX_NATS = 1 << 20  # Maximum loss of one text, in nats.
-BLOCK = 1 << 16  # Array elements per vectorised step.
-PERCENTS = 101  # Bins of probabilities in percent, rounded down: 0 to 100.
+BLOCK = 1 << 16  # Number of array elements per vectorised step.
+PERCENTS = 101  # Number of bins of probabilities in percent, rounded down: 0 to 100.
 DEFAULT_COVERAGE = 0.95  # Fraction of the validation texts that reach ``Calibration.min_probability``.
-DEVIATIONS = 1.645  # Standard deviations of a one-sided confidence of 95 %.
+DEVIATIONS = 1.645  # Quantile of the normal distribution for a one-sided confidence of 95 %, in standard deviations.
 TARGET_PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # Required precisions whose coverage is reported.
 # Log-odds of a label are clipped to -HIGHEST … HIGHEST and divided into PER_UNIT intervals per unit.
 HIGHEST, PER_UNIT = 8, 32
@@ -49,10 +49,10 @@ class Calibration:
         nodes: with hierarchical labels, a histogram of sampled validation texts. A line holds the percent of the most
             probable node of each inner level and of the class, the number of such texts, and a number with one bit per
             level that is set if the level is correct.
-        labels: with several labels per text, the intervals of the log-odds at which the precision of a class rises. The
-            four lines hold the classes, the intervals, the number of validation texts that reach them, and the number
-            of these texts that have the label.
-        thresholds: with several labels, the probability from which each class is predicted; otherwise empty.
+        labels: with multiple labels per text, the intervals of the log-odds at which the precision of a class rises.
+            The four lines hold the classes, the intervals, the number of validation texts that reach them, and the
+            number of these texts that have the label.
+        thresholds: with multiple labels, the probability from which each class is predicted; otherwise empty.
     """
 
     temperature: float = 1.0
@@ -107,7 +107,7 @@ class Calibration:
 
         Returns:
             The threshold of each inner level, infinite if none is high enough, and then the threshold of the classes.
-            With several labels, the threshold of each class.
+            With multiple labels, the threshold of each class.
 
         Raises:
             UserError: There was no validation split, or no threshold is high enough.
@@ -152,7 +152,7 @@ UNCALIBRATED = Calibration()
 
 
 def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64]) -> Calibration:
-    """Build the calibration of several labels.
+    """Build the calibration for multiple labels per text.
 
     Args:
         thresholds: probability from which each class is predicted, float64 [classes].
@@ -218,7 +218,7 @@ def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) 
 def losses_at(
     temperatures: npt.NDArray[np.float64], logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """Yield the losses of n texts, in nats, for several of k temperatures at a time.
+    """Yield the losses of n texts, in nats. Each step computes the losses at some of the k temperatures.
 
     Yields:
         A slice of the temperatures; the losses; and the inverse of each text's largest probability; both float32

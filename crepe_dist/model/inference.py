@@ -28,14 +28,14 @@ from crepe_dist.native.library import CParameter, num_threads, pointers
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
-# Documents per thread in one call of the kernels. More would take memory without being faster.
+# Maximum number of documents per thread in one call of the kernels. More would take memory without being faster.
 MAX_ROWS_PER_PASS = 64
 # Maximum number of elements in the output of a layer in NumPy. More would not fit into a processor's cache.
 MAX_ACTIVATIONS = 1 << 22
 
 
 class InferenceEngine(ABC):
-    """Interface of the engines for trained parameters. Several Python threads may call one engine at the same time.
+    """Interface of the engines for trained parameters. Multiple Python threads may call one engine at the same time.
 
     Attributes:
         config: configuration of the network.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-CHUNK = 1 << 16  # Random numbers that are drawn at a time.
+CHUNK = 1 << 16  # Number of random numbers that are drawn at a time.
 
 
 def zeros(*shape: int) -> Floats:

@@ -17,8 +17,9 @@ from crepe_dist.native.constants import LOSS_UNIT
 from crepe_dist.settings.fields import truncate
 from crepe_dist.settings.options import TrainingOptions
 
-# Maximum ratios of two class weights. With several labels the limit is lower: each label has its own gradient, but all
-# share the fixed-point scale of the heaviest class (docs/decisions/parallel.md).
+# Maximum ratios of two class weights, for single and for multiple labels. The limit is lower for multiple labels: each
+# label has its own gradient, but all gradients have the fixed-point scale of the class with the largest weight
+# (docs/decisions/parallel.md).
 MAX_RATIO, MAX_RATIO_OF_SEVERAL = 10**6, 10**4
 
 
@@ -42,9 +43,9 @@ class Loss:
     target (1 - smoothing) × label probability + smoothing / classes. The class weight of a soft label is the mean of
     the class weights, weighted by the label probabilities.
 
-    Several labels per document: the loss is the sum over the classes of the class weight times the binary cross-entropy
-    with the target (1 - smoothing) × label + smoothing / 2. It is a sum and no mean, because the gradient of a logit is
-    then as large as with one label, and the same learning rates work.
+    Multiple labels per document: the loss is the sum over the classes of the class weight times the binary
+    cross-entropy with the target (1 - smoothing) × label + smoothing / 2. It is a sum and no mean,
+    because the gradient of a logit is then as large as with one label, and the same learning rates work.
 
     Attributes:
         smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567,
@@ -100,12 +101,12 @@ class Loss:
     def class_prior_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, of a network that ignores the documents.
 
-        It is the entropy of the target distribution. With several labels, it is the sum of the entropies of all
+        It is the entropy of the target distribution. With multiple labels, it is the sum of the entropies of all
         classes. A network whose loss stays at this value has only learnt the class frequencies.
 
         Args:
             mass: number of documents of each class, or the sum of its label probabilities, [classes].
-            documents: number of documents. A document may have several labels.
+            documents: number of documents. A document may have multiple labels.
         """
         weights = self.class_weights(len(mass))
         if self.label_type == MULTILABEL:

@@ -39,16 +39,16 @@ class NetworkConfig(ABC):
     """Configuration of a network. It determines the shapes of the parameters.
 
     Each network has a subclass. The fields of the subclass are its sizes (integers of at least 1) and possibly its
-    ``dropout``. Most defaults are right for a network that reads the character ids of a document and has neither
-    embedding tables nor kernels of its own.
+    ``dropout``. Most defaults are right for a network that reads the character ids of a document, and has no
+    embedding tables and no kernels of its own.
 
     Attributes:
         kind: network type, as in the setting ``model.network`` and in checkpoints.
         title: display name.
         description_template: description for reports, with the names of sizes in braces.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
-        sparse_parameters: names of the parameters of which a document uses only some rows, in the order of the kernels.
-            The kernels can train them row by row. Files omit their rows of zeros.
+        sparse_parameters: names of the parameters with rows that only some documents use, in the order of the kernels.
+            The kernels can train these parameters row by row. Files omit their rows of zeros.
         buffers: names of the parameters that are counted in the training split and not trained.
         num_branches: number of branches whose logits are added, 1 or 2. The weight of the second branch is fitted to
             the validation split.

@@ -29,12 +29,12 @@ from crepe_dist.native import library
 
 VERSION = 2  # Version of the format.
 MARK = "compressed"  # Name of the array that holds the version.
-CENTROIDS = 256  # Vectors of a codebook.
+CENTROIDS = 256  # Number of vectors of a codebook.
 SAMPLE = 1 << 15  # Number of vectors from which a codebook is learned.
-ROUNDS = 10  # Rounds of k-means.
-CHUNK = 1 << 11  # Vectors per vectorised step.
+ROUNDS = 10  # Number of rounds of k-means.
+CHUNK = 1 << 11  # Number of vectors per vectorised step.
 MAX_NUMBERS = 1 << 30  # Maximum number of elements of an array, and of a network whose parameters are unpacked.
-WORD = 64  # Rows per bit set; see native/row_set.h.
+WORD = 64  # Number of rows per bit set; see native/row_set.h.
 PARTS = ("kept", "rows", "book", "codes")
 Mask = npt.NDArray[np.bool_]
 

@@ -4,7 +4,7 @@ The trained classifiers were trained on the labelled texts only, and do not chan
 of the ensemble. It also counts the words of the unlabelled texts, in every class in proportion to its current
 probability: expectation maximisation (Nigam, McCallum, Thrun & Mitchell 2000, "Text classification from labeled and
 unlabeled documents using EM"). A classifier joins the ensemble only if it lowers the validation loss. Its weight and
-the temperature of the ensemble are fitted to the validation split, like those of the branches of Crepe.
+the temperature of the ensemble are fitted to the validation split, as for the two branches of the crepe network.
 
 Counts are integers in units of 1 / ``PROB_SCALE``, and log-odds in units of 1 / ``LOSS_UNITS_PER_NAT``, so that their
 sums are exact in any order.
@@ -26,7 +26,7 @@ from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 
 SMOOTHING = 0.1  # Documents that are added to the count of each word in each class (additive smoothing).
-# Minimum number of documents that contain a word. A word of one document says nothing about other documents.
+# Minimum number of documents that contain a word. A word of a single document has no information about others.
 MIN_DOCUMENT_FREQUENCY = 2
 LOSS_UNITS_PER_NAT = 1 << 16  # Units of the log-odds of a word, per nat.
 MAX_ROUNDS = 6  # Maximum rounds of expectation maximisation.

@@ -1,9 +1,9 @@
 """Files of network parameters, and the configuration that parameters belong to.
 
 Parameters are NumPy arrays with Gluon's structural names. ``Paper`` has ``0.weight`` … ``14.bias`` like the original
-Gluon notebook, so that files are interchangeable. ``NGrams`` has ``weight``, ``bias`` and ``significant``. ``Crepe``
-has the parameters of its two branches with the prefixes ``ngrams.`` and ``tower.``. Checkpoints omit the zero rows of
-tables; see ``to_file_arrays``.
+Gluon notebook, so that files are interchangeable. The n-gram network has ``weight``, ``bias`` and
+``significant``. The crepe network has the parameters of its n-gram branch with the prefix ``ngrams.``, and of its
+convolutional branch with the prefix ``tower.``. Checkpoints omit the zero rows of tables; see ``to_file_arrays``.
 
 A *model folder* holds ``model.safetensors``, which other programs can read, and its metadata, ``model.json``. It is a
 checkpoint without its run.
@@ -51,7 +51,7 @@ def to_file_arrays(arrays: Arrays, network: type[NetworkConfig]) -> Arrays:
 
 
 def load(path: Path) -> Arrays:
-    """Read parameters from a safetensors file, or from a ``.params`` file of this package or of the original notebook.
+    """Read parameters from a safetensors file, or from a ``.params`` file of this package or of the Gluon notebook.
 
     Arrays of a compressed file are ``CompressedArray``. Check their shapes with ``infer_config`` before
     ``CompressedArray.validate``.
@@ -113,7 +113,7 @@ def decompress_all(arrays: Arrays, config: NetworkConfig) -> Arrays:
 def validate_compressed(arrays: Arrays, config: NetworkConfig) -> Arrays:
     """Convert compressed arrays to ``RowReadableArray``.
 
-    The names and shapes must be those of the network; see ``infer_config``.
+    The names and shapes must match the network; see ``infer_config``.
 
     Raises:
         UserError: The names differ, or the arrays are too large or damaged.

@@ -191,10 +191,10 @@ def processor_flags() -> set[str]:
 
 
 def find() -> tuple[Library | None, str]:
-    """Select and load a build: the build that ``KERNELS_ENV`` or ``pin_build`` names, otherwise the best usable build.
+    """Select and load a build: the one that ``KERNELS_ENV`` or ``pin_build`` names, otherwise the best one that works.
 
     Returns:
-        The build, or ``None`` if no build is usable, and the reason why no better build is used, or "".
+        The build, or ``None`` if no build works, and the reason why no better build is used, or "".
 
     Raises:
         UserError: The environment variable ``KERNELS_ENV`` names a build that this process cannot use.
@@ -233,7 +233,7 @@ def pin_build(build: Library | None) -> None:
 
 
 def functions() -> ctypes.CDLL:
-    """Return the C functions of the build that ``find`` selects. The caller has checked that a build is usable."""
+    """Return the C functions of the build that ``find`` selects. The caller has checked that a build works."""
     found, trouble = find()
     assert found is not None, trouble
     return found.functions

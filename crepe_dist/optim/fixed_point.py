@@ -6,7 +6,7 @@ units of a power of two, the scale of the parameter (``native/fixed_point.h``). 
 small, fixed group of documents in floating point and rounds it to an integer. The sum of these integers does not depend
 on the order of the additions.
 
-The kernels also compute a bound of each sum. The bound determines the scale of the next step, which leaves room for a
+The kernels also compute a bound of each sum. The bound determines the scale of the next step, which can represent a
 sum eight times as large. If a sum may overflow int32, the step is computed again with a larger scale. The first step is
 repeated until all scales are small enough.
 """
@@ -28,14 +28,16 @@ from crepe_dist.optim.parameter import Parameter
 # A scale is 2**exponent. With MAX_EXPONENT, the sum of thousands of the largest float32 numbers fits into int32.
 INITIAL_EXPONENT, MIN_EXPONENT, MAX_EXPONENT = -24, -90, 110
 BOUND_UNIT = 1024  # Unit of the bounds in a small batch, in fixed-point units.
-OVERFLOW_BOUND = 2**20  # A sum with this bound or a larger one may overflow int32. In units of BOUND_UNIT.
+OVERFLOW_BOUND = 2**20  # Smallest bound, in units of BOUND_UNIT, of a sum that may overflow int32.
 TARGET_BITS = 17  # The scale of the next step is chosen so that the bound is below 2**17 units of BOUND_UNIT.
-MIN_BOUND = 2**14  # The first step is repeated with a smaller scale while a bound is below this one.
+# Smallest bound, in units of BOUND_UNIT. The first step is repeated with a smaller scale while a bound is below it.
+MIN_BOUND = 2**14
 # Each term adds at least one unit to a bound. With BOUND_UNIT, the bounds of 2**17 documents would always be above the
 # target, and the scale would grow in every step. Batches of more than SMALL_BATCH documents therefore have bounds in a
 # smaller unit. float32 sums of bounds are exact up to 2**24, and a larger sum is never rounded below 2**24.
 SMALL_BATCH, LARGE_BATCH_BOUND_UNIT = 2**16, 64
-OVERFLOW_STEP_BITS = 6  # Added to the exponent after a possible overflow, because the true bound is unknown then.
+# Increase of the exponent of a scale after a possible overflow, because the true bound is then unknown.
+OVERFLOW_STEP_BITS = 6
 
 
 class FixedPointScales:

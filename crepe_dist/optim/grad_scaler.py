@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-INIT_SCALE = 2.0**13  # Keeps the largest gradient of the first steps seven times below the maximum of float16.
-MAX_SCALE = 2.0**24
+# First scale of the loss. The largest gradient of the first steps is then seven times below the maximum of float16.
+INIT_SCALE = 2.0**13
+MAX_SCALE = 2.0**24  # Maximum scale of the loss.
 GROWTH_INTERVAL = 2000  # Number of consecutive steps without an overflow after which the scale is doubled.
 
 

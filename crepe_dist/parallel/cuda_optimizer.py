@@ -30,7 +30,7 @@ from crepe_dist.parallel.fixed_point_optimizer import FixedPointOptimizer, num_s
 from crepe_dist.parallel.sharded_embedding import apply_lazy_updates
 from crepe_dist.parallel.shared_memory_optimizer import open_host_memory
 
-ALIGNMENT = 64  # Each gradient begins at a multiple of so many int32 numbers.
+ALIGNMENT = 64  # Each gradient starts at a multiple of this number of int32 elements.
 MAX_BLOCKS_PER_PARAMETER = 1 << 10  # Maximum number of thread blocks that process one parameter.
 
 

@@ -2,8 +2,8 @@
 
 The training loop makes two calls per step, because it decides between them whether to update at all:
 
-1. ``all_reduce`` sums the gradients of dense parameters over all ranks. It tells every rank whether all gradients are
-   finite and fit into their integers.
+1. ``all_reduce`` sums the gradients of dense parameters over all ranks. Every rank then has the information
+   whether all gradients are finite and fit into their integers.
 2. ``step`` updates the parameters.
 
 Row-sparse parameters (n-gram tables, most of the parameters) are summed differently by our CPU kernels, because a step
@@ -12,7 +12,7 @@ touches few of their rows. Each row has one owner among all ranks:
 - On one host, the gradients of rows stay in the shared memory of the processes that computed them. ``step`` sums the
   gradients of a row and updates the row in one pass over memory (``native/sharded_embedding.h``). Only the bounds of
   these gradients take part in the checks of ``all_reduce``.
-- On several hosts, ``all_reduce`` sends the gradients of rows to their owners, and each owner sums them.
+- On multiple hosts, ``all_reduce`` sends the gradients of rows to their owners, and each owner sums them.
 
 GPUs and Horovod treat all parameters as dense.
 """

@@ -24,7 +24,7 @@ FOLDER = hardware.SHARED_MEMORY
 PREFIX = "crepe_dist-"  # Prefix of the names of our files in FOLDER.
 STALE_SECONDS = 60.0  # Minimum age of a file that ``remove_stale_files`` removes.
 POLL_SECONDS = 0.2  # Interval between two checks that the other processes are alive.
-HUGE_PAGE = 2 << 20  # Bytes of a huge page.
+HUGE_PAGE = 2 << 20  # Size of a huge page, in bytes.
 MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # Linux constants that Python's mmap module does not have.
 MAP_FAILED = ctypes.c_void_p(-1).value
 LIBC = ctypes.CDLL(None)
@@ -210,8 +210,8 @@ def _open_segments(names: Sequence[str], size: int) -> tuple[list[int], list[Any
 def _map_segment(file: int, size: int) -> Any:
     """Map a file at an address that is aligned to huge pages, and return it as a ctypes array of characters.
 
-    Embedding rows are read in random order, and a step takes half as long again with small pages. Files in /dev/shm
-    have huge pages only if the mount says so, or after ``back_with_huge_pages``.
+    Embedding rows are read in random order, and a step takes 1.5 times as long with small pages. Files in /dev/shm
+    have huge pages only if a mount option requests them, or after ``back_with_huge_pages``.
     """
     if os.fstat(file).st_size < size:
         raise ValueError("the file is shorter than its mapping")

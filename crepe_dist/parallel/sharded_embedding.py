@@ -128,7 +128,7 @@ class ShardedEmbedding:
         return low + (high << 32)
 
     def shard_slice(self, shard: int, count: int = 1) -> slice:
-        """Return the rows of ``count`` neighbouring shards, of which ``shard`` is the first."""
+        """Return the rows of ``count`` neighbouring shards. ``shard`` is the index of the first shard."""
         num_rows = self.parameter.shape[0]
         return slice(*[min(index * self._rows_per_shard, num_rows) for index in (shard, shard + count)])
 

@@ -30,7 +30,7 @@ from crepe_dist.parallel.inter_host import InterHostReducer
 from crepe_dist.parallel.sharded_embedding import RowSharding, ShardedEmbedding, SparseParameter
 
 # Offset of the gradients in a process's segment, behind the barrier, in bytes. It is 16 bytes into a page, like the
-# data of NumPy's large arrays. An update reads several arrays at the same index, and takes a third longer on an Intel
+# data of NumPy's large arrays. An update reads multiple arrays at the same index, and takes a third longer on an Intel
 # Xeon if the alignments of the arrays differ.
 GRADIENTS_OFFSET = mmap.PAGESIZE + 16
 
@@ -124,7 +124,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._stats[self._group.rank, : len(own_stats)] = own_stats
         self._memory.barrier()
         local_rank, grad_slice, num_processes = self._memory.local_rank, self._slice, self._memory.num_processes
-        # With several hosts, the sum is written only into this process's segment; -1: into the segments of all.
+        # With multiple hosts, the sum is written only into this process's segment; -1: into the segments of all.
         target = local_rank if self._inter_host else -1
         self._sum_int32(self._word_addresses, num_processes, target, grad_slice.start, grad_slice.stop)
         if self._inter_host:

@@ -21,8 +21,9 @@ from crepe_dist.formatting import pluralize
 from crepe_dist.preparing.formats import RawBatch
 from crepe_dist.preparing.formats.parquet import ParquetReader, own_rows
 
-GROUP_BYTES = 1 << 23  # A row group is written when it has at least so many bytes,
-GROUP_ROWS = 1 << 16  # or at least so many rows.
+# A row group is written when it has at least this size in bytes, or at least this number of rows.
+GROUP_BYTES = 1 << 23
+GROUP_ROWS = 1 << 16
 TYPES = {"float64": pa.float64(), "int64": pa.int64(), "object": pa.string()}  # Arrow types by pandas type.
 Record = list[Any]
 

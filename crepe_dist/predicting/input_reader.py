@@ -175,7 +175,7 @@ class TextFlags(Settings):
     encoding: str | None = setting(None, ENCODING, TextEncoding())
     text_column: tuple[str, ...] = setting(
         (),
-        "Name or number (from 1) of the text column. Repeat the option to join the texts of several columns in this "
+        "Name or number (from 1) of the text column. Repeat the option to join the texts of multiple columns in this "
         "order. Default: the columns that the model was trained on. If the file lacks these columns, the text column "
         "is guessed.",
         Repeated(COLUMN),

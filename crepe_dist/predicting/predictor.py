@@ -243,7 +243,7 @@ class Predictor:
         """Classify texts lazily, one batch at a time. Yield one prediction per text, in the order of the texts.
 
         Args:
-            texts: texts. A text may end with the values of feature columns, as ``with_values`` appends them.
+            texts: texts. A text may end with the values of feature columns, as ``append_values`` appends them.
             windows: see ``predict``.
         """
         levels = self.levels if self.level_thresholds else None
@@ -371,7 +371,7 @@ class Predictor:
         cost is one forward pass per character that the network reads, and one per word.
 
         Args:
-            text: text. It may end with the values of feature columns, as ``with_values`` appends them.
+            text: text. It may end with the values of feature columns, as ``append_values`` appends them.
             label: class to explain. ``None``: the most probable class. ``Explanation.label`` is always a string.
 
         Raises:

@@ -1,7 +1,6 @@
 """Corrections of labels, from a CSV file that ``inspect`` wrote and a person may have edited.
 
-A correction names the file, the line and the hash of the text. It applies to this row if the hash has not
-changed.
+A correction names the file, the line and the hash of the text. It applies to this row if the hash has not changed.
 """
 
 from __future__ import annotations

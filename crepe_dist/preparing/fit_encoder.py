@@ -101,7 +101,7 @@ def fit_encoder(
                 for text in sample.texts().get(sample.records())
             ]
         )
-        if (codes != sample.column("characters")).any():  # Some characters have several ids.
+        if (codes != sample.column("characters")).any():  # Some characters have two ids.
             needed = codes
         encoding = replace(encoding, feature_len=fit_length(needed))
     return encoding

@@ -155,7 +155,7 @@ class PreparationFlags(ColumnFlags, Command):
     )
     correct: Optional[str] = setting(
         None,
-        "Splits in which --corrections may change labels. train: only the training split, because a model that "
+        "Splits whose labels --corrections may change. train: only the training split, because a model that "
         "suggested labels of the test split would get too high a score on it. all: also the validation and test "
         "splits. Choose all only if a person has read every row of the list. Default: train.",
         Choice(CORRECT_CHOICES),

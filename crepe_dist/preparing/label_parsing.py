@@ -20,9 +20,9 @@ from crepe_dist.data.text_preprocessing import normalize_category
 
 # Function that returns the name of the class for a label in a file. It raises ``ValueError`` for an invalid label.
 ParseClassName = Callable[[str], str]
-# Values in the column of a class.
+# Values that a column of a class may contain: the label applies, and it does not apply.
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
-# Value of --label-separator.
+# Value of --label-separator that stands for white space.
 WHITE_SPACE = "space"
 # Start of the reason why a row is invalid.
 MULTIPLE_LABELS = "several labels"
@@ -44,7 +44,7 @@ class LabelFormat:
         kind: Single, multiple or soft labels; one of ``targets.LABEL_KINDS``.
         separator: Separator of multiple labels in a cell. Empty if the cells are JSON lists or each class has a column.
         levels: Separator of the levels in a hierarchical label. Empty if the labels have no hierarchy. If there are
-            several columns of labels, each column holds one level.
+            multiple columns of labels, each column holds one level.
         type: Type of the labels of a table in memory, one of ``LABEL_TYPES``. Empty for text.
     """
 
@@ -130,7 +130,7 @@ def _encode_units(units: dict[str, int]) -> str:
 
 
 def labels_to_cell(names: Sequence[str], cells: Sequence[str]) -> str:
-    """Combine the cells of several columns of labels into one cell, a JSON object."""
+    """Combine the cells of multiple columns of labels into one cell, a JSON object."""
     return json.dumps(dict(zip(names, cells)), ensure_ascii=False)
 
 

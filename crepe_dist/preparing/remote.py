@@ -50,7 +50,7 @@ def redact_url(text: str) -> str:
 def download(url: str, folder: Path, show_progress: ProgressCallback = no_progress) -> Path:
     """Download a file, or a folder with all its files, into ``folder``.
 
-    fsspec finds credentials in environment variables, in its own configuration files, and in those of the service.
+    fsspec finds credentials in environment variables, in its own configuration files, and in the service's files.
 
     Args:
         show_progress: Function that is called with the progress, in bytes.

@@ -1,6 +1,6 @@
 """Checkpoints of epochs: their files and their names; and the search for the model that a user names.
 
-A checkpoint is named by its epoch and its test accuracy, or micro F1 if documents have several labels. It has three
+A checkpoint is named by its epoch and its test accuracy, or micro F1 if documents have multiple labels. It has three
 files: the parameters (``.params``), the metadata (``.json``) and the scores of the epoch (``.scores.json``).
 """
 
@@ -88,7 +88,7 @@ def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, 
 
     Args:
         test_accuracy: Test accuracy, or micro F1 if ``is_multilabel`` is true, as a fraction.
-        is_multilabel: Whether documents have several labels.
+        is_multilabel: Whether documents have multiple labels.
         is_refit: Whether the n-gram branch was refitted after the epoch was selected.
     """
     score = f"{'f1' if is_multilabel else 'acc'}_{int(test_accuracy * 10000) / 100}"
@@ -159,8 +159,8 @@ def build_metadata(
 def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], extra_metrics: Mapping[str, float]) -> Json:
     """Return the record of an epoch: its metrics, and the name of its checkpoint.
 
-    Accuracies are fractions, and losses are in nats per document. If documents have several labels, the accuracy is the
-    micro F1. An epoch of a refit has no scores, and therefore no checkpoint.
+    Accuracies are fractions, and losses are in nats per document. If documents have multiple labels, the accuracy is
+    the micro F1. An epoch of a refit has no scores, and therefore no checkpoint.
     """
     record = {
         "epoch": progress.epoch,

@@ -87,7 +87,7 @@ class RunDir:
         return self.path / "stacks" / f"rank_{rank}.txt"
 
     def verified_files_path(self) -> Path:
-        """Return the file in which this host records the data files that it has verified."""
+        """Return the file that lists the data files that this host has verified."""
         return self.path / "verified" / f"{socket.gethostname()}.json"
 
     @property
@@ -118,7 +118,7 @@ class RunDir:
         return "refit" in (self.result or {}).get("provenance", {})
 
     def folders_with_temporary_files(self) -> tuple[Path, ...]:
-        """Return the folders in which killed processes can have left temporary files."""
+        """Return the folders where killed processes can have left temporary files."""
         runs = self.path, self.supervised.path, self.refit.path
         return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
 
@@ -231,7 +231,7 @@ class Result:
         epoch: Number of the reported epoch, from 1.
         chosen_by: "validation split" if a validation split selected the epoch (``ModelSelection``); otherwise "last
             epoch".
-        test_accuracy: Test accuracy of the reported epoch, as a fraction. If documents have several labels, it is the
+        test_accuracy: Test accuracy of the reported epoch, as a fraction. If documents have multiple labels, it is the
             micro F1.
         test_loss: Test loss of the reported epoch, in nats per document. It is the loss of the calibrated
             probabilities, which ``predict`` returns.
@@ -409,7 +409,7 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
     """
     if not (path / RUN_KEY_FILE).is_file():
         if not _is_uninitialized(path):
-            raise UserError(f"{path} is neither empty nor a run's folder", remedy="choose another --run-dir")
+            raise UserError(f"{path} is not empty, and is not a run's folder", remedy="choose another --run-dir")
         _initialize(path, identity, supervision)
         return
     former, requested = (flatten(current_settings(values)) for values in (_read(path / RUN_KEY_FILE), identity))
@@ -445,9 +445,9 @@ class RunRecord:
         result: Content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: Path of the reported .params file.
         metadata: Metadata of the checkpoint.
-        multiclass_scores: Scores of the reported epoch by split. Empty if documents have several labels, or if there
+        multiclass_scores: Scores of the reported epoch by split. Empty if documents have multiple labels, or if there
             are too many classes to store scores.
-        multilabel_scores: The same scores if documents have several labels; otherwise empty.
+        multilabel_scores: The same scores if documents have multiple labels; otherwise empty.
         history: Steps and epochs of the run.
     """
 

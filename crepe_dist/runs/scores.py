@@ -91,7 +91,7 @@ class ClassificationScores:
         calibration: Calibration of the probabilities.
         selective_counts: Counts of the selective predictions, int64 [precisions, levels, 2].
         uncalibrated_loss: Mean loss at temperature 1, in nats per document; ``None`` if it is unknown.
-        is_multilabel: Whether documents have several labels.
+        is_multilabel: Whether documents have multiple labels.
     """
 
     confusion_counts: Counts
@@ -108,7 +108,7 @@ class ClassificationScores:
         Precisions that no threshold reaches on the validation split are missing. The keys of a row:
 
         * ``asked``: requested precision.
-        * ``thresholds``: threshold of each level of the hierarchy, or of each class if documents have several labels.
+        * ``thresholds``: threshold of each level of the hierarchy, or of each class if documents have multiple labels.
           It is ``None`` if no prediction is confident enough.
         * ``covered``: proportion of the documents that get a prediction, for each level. If documents have several
           labels, it is the proportion of the labels that are predicted.
@@ -177,7 +177,7 @@ class ClassificationScores:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error of the predicted classes, or of all classes if documents have several labels."""
+        """Expected calibration error of the predicted classes, or of all classes if documents have multiple labels."""
         return expected_calibration_error(self.reliability)
 
     def per_class(self, classes: list[str]) -> dict[str, dict[str, Any]]:
@@ -225,7 +225,7 @@ class MulticlassScores(ClassificationScores):
         calibration: Calibration of the probabilities in ``reliability`` and ``mistakes``.
         uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` has this temperature.
         uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document; ``None`` in files of earlier
-            versions, in which ``loss`` has this value.
+            versions, whose ``loss`` has this value.
         loss_error: Standard error of ``loss``; ``None`` for a split to which no temperature was fitted. Not stored.
         confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. For each percent of the predicted probability, rounded
             down: the number of documents, the number of correct predictions, and for each k of ``TOP_K`` the number of
@@ -307,7 +307,7 @@ class MulticlassScores(ClassificationScores):
 
 @dataclass(frozen=True)
 class MultilabelScores(ClassificationScores):
-    """Scores of a network on one split whose documents have several labels.
+    """Scores of a network on one split whose documents have multiple labels.
 
     Attributes:
         documents: Number of documents.

@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 
-BATCH_TEXTS = 32  # Maximum number of texts in a batch of several requests.
+BATCH_TEXTS = 32  # Maximum number of texts in a batch of multiple requests.
 
 
 class _Request(NamedTuple):

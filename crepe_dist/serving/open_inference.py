@@ -148,7 +148,7 @@ def _input_names(composition: TextPreprocessor) -> list[str]:
 
 
 def _rows(tensors: Sequence[InputTensor], binary: bytes, composition: TextPreprocessor) -> list[str]:
-    """Return the texts of a request, joined from the tensors of several columns.
+    """Return the texts of a request, joined from the tensors of multiple columns.
 
     Raises:
         HttpError: A tensor does not match its description, or the model has no such column.

@@ -39,7 +39,7 @@ Value = Union[str, int, float, bool, None]  # Value of a column.
 
 
 class PredictRequest(BaseModel):
-    """Request to classify one or several texts."""
+    """Request to classify one or more texts."""
 
     # The extra keys are names of columns of the training data. ``all_texts`` refuses other names.
     model_config = ConfigDict(extra="allow", strict=True)

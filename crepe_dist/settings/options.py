@@ -108,8 +108,8 @@ class ModelOptions(Settings, group="model"):
     size: Size = setting(
         "auto",
         "Size of the network. tiny: 128 filters and 512 units. small: 256 filters and 1024 units, as in the paper and "
-        "in the notebook. large: 1024 filters and 2048 units. auto: tiny for fewer than 100,000 training rows, "
-        "otherwise small.",
+        "in the original Gluon notebook. large: 1024 filters and 2048 units. auto: tiny for fewer than 100,000 "
+        "training rows, otherwise small.",
         networks=("paper",),
     )
     dropout: Optional[float] = setting(
@@ -191,7 +191,7 @@ def default_epochs(
         feature_len: length of a document in characters, padding included.
         has_pseudo_labels: most documents have pseudo labels. Networks can learn longer from them than from true labels,
             so the number of epochs is doubled.
-        is_multilabel: a document may have several labels. Such data take more epochs to learn.
+        is_multilabel: a document may have multiple labels. Such data take more epochs to learn.
     """
     usual: int = network_registry.config_class(network).default_epochs
     most: int = MAX_EPOCHS if is_multilabel else network_registry.config_class(network).max_default_epochs

@@ -26,9 +26,9 @@ from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
 
-# The schedule ``halving`` of the paper, section 3.3.
+# Constants of the learning-rate schedule ``halving``, which comes from section 3.3 of the paper.
 HALVING_EPOCHS = 3  # Number of epochs after which the learning rate is halved.
-MAX_HALVINGS = 10
+MAX_HALVINGS = 10  # Maximum number of halvings in a run.
 
 
 @dataclass(frozen=True)

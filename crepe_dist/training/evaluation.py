@@ -30,7 +30,7 @@ def evaluate_splits(
     """Evaluate the network on the validation and test splits.
 
     The validation split is evaluated first, with uncalibrated probabilities. The calibration of the test split is
-    fitted to it: a temperature, or thresholds if documents have several labels. Exception: the loss of the validation
+    fitted to it: a temperature, or thresholds if documents have multiple labels. Exception: the loss of the validation
     split is the loss at the fitted temperature, because this loss selects the epoch.
 
     Returns:
@@ -65,7 +65,7 @@ def evaluate(
 
     Args:
         batch_size: Number of documents per step, over all ranks.
-        calibration: Calibration of the probabilities. If documents have several labels and it has no thresholds, the
+        calibration: Calibration of the probabilities. If documents have multiple labels and it has no thresholds, the
             threshold of every label is ``DEFAULT_THRESHOLD``.
         levels: Label hierarchy; ``None`` if the classes have none.
     """

@@ -235,7 +235,7 @@ class MulticlassAccumulator(ScoreAccumulator):
 
 
 class MultilabelAccumulator(ScoreAccumulator):
-    """Accumulator of the scores of documents with several labels.
+    """Accumulator of the scores of documents with multiple labels.
 
     Args:
         targets: Labels of the split.

@@ -62,7 +62,7 @@ class ModelSelection:
     def best_epoch(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the best epoch.
 
-        The scores are those of the validation split, or of the test split if there is no validation split. A later
+        The scores are computed on the validation split, or on the test split if there is no validation split. A later
         epoch becomes the best epoch in two cases:
 
         1. Its score is higher than the highest score of a best epoch so far by more than one standard error.

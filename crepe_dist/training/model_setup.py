@@ -21,8 +21,10 @@ from crepe_dist.settings.options import ModelOptions
 from crepe_dist.training import transfer
 from crepe_dist.training.transfer import PretrainedWeights
 
-CONFUSION_MATRICES = 3  # Held in memory at the same time: validation, test, and the buffer of the all-reduce.
-ARRAYS_PER_PARAMETER = 4  # Held in memory: the parameter, its gradient, and the two moments of Adam.
+# Number of confusion matrices in memory at the same time: validation, test, and the buffer of the all-reduce.
+CONFUSION_MATRICES = 3
+# Number of arrays in memory per parameter: the parameter, its gradient, and the two moments of Adam.
+ARRAYS_PER_PARAMETER = 4
 
 
 def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:

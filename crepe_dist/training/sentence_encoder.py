@@ -26,7 +26,7 @@ from crepe_dist.native.library import num_threads
 
 ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # Splits whose texts are encoded, in the order of a .npy file.
 MESSAGE_SECONDS = 5.0  # Number of seconds between two progress messages.
-MAX_TOKENS = 256  # Maximum number of tokens that an ONNX encoder reads. The first tokens of a text say most.
+MAX_TOKENS = 256  # Maximum number of tokens that an ONNX encoder reads. The first tokens are the most informative.
 # The vector of this text is the fingerprint of an encoder. Each encoder has its own cache file.
 FINGERPRINT_TEXT = "Where is my order? It should have arrived 3 days ago!"
 

@@ -127,7 +127,7 @@ def verify_data(data: Dataset, group: ProcessGroup, record: Path) -> None:
     """Verify the checksums of the data in one process per host. Files that have not changed are skipped.
 
     Args:
-        record: File in which this host records the verified files.
+        record: File that lists the data files that this host has verified.
 
     Raises:
         UserError: The data are damaged on one host. Every rank raises it.

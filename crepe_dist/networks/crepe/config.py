@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 SHORT_TEXT = 64  # Maximum length, in characters, of texts with one position per character.
 # Length of the longest n-grams at a position, and rows of the embedding table: for short and for long texts. Long texts
-# have more n-grams. Where a position has several characters, short n-grams are less informative.
+# have more n-grams. Where a position has more than one character, short n-grams are less informative.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
 LONG_STRIDE, MAX_STRIDE = 8, 64  # Smallest stride of a long text, and the maximum stride, in characters.
 SHORT_POSITIONS = 56  # Maximum number of positions at which the kernels compute eight texts in one matrix product.

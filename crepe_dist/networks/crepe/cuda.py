@@ -21,7 +21,7 @@ from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.ngrams.cuda import NGramBranch
 
 PROGRAM = "crepe.cu"
-SIDE = 16  # Side of the square matrices that a warp multiplies.
+SIDE = 16  # Number of rows and columns of the square matrices that a warp multiplies.
 # Bytes per channel of a tile: the positions that a block of threads computes at a time.
 TILE_BYTES = 128
 

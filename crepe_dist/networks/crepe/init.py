@@ -16,8 +16,8 @@ from crepe_dist.networks.ngrams import init as ngrams
 from crepe_dist.networks.ngrams.init import bucket_totals, class_z_scores, count_ngrams, iter_frequent_buckets
 from crepe_dist.optim.parameter import Parameter
 
-# Multiples of the learning rate. With one rate for all parameters, the convolutions would memorise training documents
-# before the embeddings, most of which are rarely updated, are trained (docs/decisions/networks.md).
+# Multiples of the learning rate. Most embeddings are rarely updated. With one rate for all parameters, the convolutions
+# would memorise training documents before the embeddings are trained (docs/decisions/networks.md).
 EMBEDDING_LR_MULT, CONV_LR_MULT = 7.0, 0.3
 CLASS_AWARE_SCALE = 0.5  # Factor of the class-aware embedding in the sum with the random one.
 MAX_COUNTS = 1 << 25  # Maximum number of counts (rows of the embedding table × classes).

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def sizes(config: CrepeConfig) -> npt.NDArray[np.int64]:
     """Return the sizes of both branches, in the order of ``crepe_open_crepe`` in native/engine.cpp."""
-    tower = [config.reach, config.rows, config.width, config.blocks, config.stride, config.reduction_group]
-    return np.array([*ngrams.sizes(config.ngram_config), *tower], np.int64)
+    conv_branch = [config.reach, config.rows, config.width, config.blocks, config.stride, config.reduction_group]
+    return np.array([*ngrams.sizes(config.ngram_config), *conv_branch], np.int64)
 
 
 def open_network(functions: Any, config: CrepeConfig, precision: str, threads: int) -> Any:

@@ -10,8 +10,8 @@ from crepe_dist.native.constants import NUM_BUCKET_GROUPS
 from crepe_dist.networks.ngrams.config import NGramConfig
 
 PROGRAM = "ngrams.cu"
-FINDERS = 1024  # Threads per document in the kernel ``find_ngrams``; see kernels/ngrams.cu.
-# Blocks of threads that keep a GPU busy. In a batch of fewer documents, a document is divided among several blocks.
+FINDERS = 1024  # Number of threads per document in the kernel ``find_ngrams``; see kernels/ngrams.cu.
+# Number of thread blocks that keep a GPU busy. In a batch of fewer documents, each document is divided among blocks.
 BLOCKS = 512
 
 

@@ -21,8 +21,8 @@ from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import ENOUGH_STEPS
 
 DEVIATIONS = 4.25  # Deviation in standard deviations above which an n-gram is significant.
-CHUNK = 1 << 20  # Counts per vectorised step.
-COUNTED_AT_ONCE = 4096  # Documents per call of the n-gram counter.
+CHUNK = 1 << 20  # Number of counts per vectorised step.
+COUNTED_AT_ONCE = 4096  # Number of documents per call of the n-gram counter.
 # Number of steps above which the learning rate of the n-gram weights is lowered (docs/decisions/networks.md).
 MANY_STEPS = 1500
 # Maximum multiple of all learning rates in a run of few steps (docs/decisions/training.md).

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def sizes(config: NGramConfig) -> npt.NDArray[np.int64]:
-    """Return the sizes of the network, in the order of ``ngram_shape`` in native/engine.cpp."""
+    """Return the sizes of the network, in the order that ``ngram_config`` in native/engine.cpp expects."""
     own = [getattr(config, name) for name in config.hyperparameter_names()]
     return np.array([config.alphabet_size, config.feature_len, config.num_classes, *own], np.int64)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The six convolutions of the paper's table 1: the kernel size, and whether a max pool of 3 follows.
 CONVOLUTIONS = tuple(zip(constants.PAPER_KERNEL_SIZES, (True, True, False, False, False, True)))
-# Structural names of the layers, as in Gluon: the index of the layer.
+# Names of the convolutions and of the dense layers in parameter files: the indices of the layers, as in Gluon.
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
 # Filters and units by the value of --size. Small and large are from the paper; tiny is ours, for small data and
@@ -167,8 +167,10 @@ def _suggest_feature_len(width: int, filters: int) -> str:
 
 
 def rename_notebook_parameters(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Map the names of the original notebook to structural ones by the order of the layers; return other arrays
-    unchanged."""
+    """Rename the parameters of a file of the original Gluon notebook. Return the arrays of other files unchanged.
+
+    The order of the layers determines the new names.
+    """
     if not all(map(NOTEBOOK_NAME.fullmatch, arrays)):
         return arrays
     names: dict[str, str] = {}

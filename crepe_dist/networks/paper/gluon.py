@@ -1,4 +1,4 @@
-"""The paper's network in Gluon, as in the original notebook."""
+"""The paper's network in Gluon, as in the original Gluon notebook."""
 
 from __future__ import annotations
 

@@ -12,7 +12,10 @@ from crepe_dist.optim.parameter import Parameter
 
 
 def init_parameters(config: PaperConfig, seed: int) -> dict[str, Parameter]:
-    """Draw the weights as the notebook does: uniform, Xavier with magnitude 2.24 (Glorot & Bengio 2010)."""
+    """Draw the weights as the original Gluon notebook does.
+
+    The distribution is uniform, with Xavier's initialisation of magnitude 2.24 (Glorot & Bengio 2010).
+    """
     generator = np.random.default_rng(seed)
 
     def values(size: tuple[int, ...]) -> Floats:

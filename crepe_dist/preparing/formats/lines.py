@@ -133,7 +133,7 @@ class LineReader:
     ) -> None:
         self._raw = _Raw(path)
         self._live = live and _is_live(self._raw.file)
-        # Maximum size of a batch with several lines, in bytes.
+        # Maximum size in bytes of a batch with more than one line.
         self._max_bytes = PIECE if live else BATCH_BYTES
         self.problem = ""
         self.encoding = encoding
@@ -279,7 +279,7 @@ def number_lines(batch: RawBatch, errors: str = "surrogateescape") -> Iterator[t
 
 
 def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) -> OpenFile:
-    """Open a file of plain texts, in which every line is a row.
+    """Open a file of plain texts. Every line is a row.
 
     Args:
         keep_cells: Return the text in ``Row.cells``.
