@@ -22,7 +22,7 @@ MIN_COMPUTE_CAPABILITY = (7, 0)
 MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)
 CPU_REMEDY = "use --device cpu"
 GPU_BUILD = "cuda_"  # Prefix of the build names of our GPU kernels; see ``Backend.build_name``.
-# Display names of what computes without our own kernels.
+# Display names of the libraries that compute without our own kernels.
 FALLBACK_NAMES = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 
 
@@ -33,10 +33,10 @@ class Backend:
     Attributes:
         precision: float32, bfloat16 or float16, for products and activations. Parameters, sums, losses and logits are
             always float32.
-        library: our own CPU kernels, if they compute; otherwise ``None``.
+        library: our own CPU kernels; ``None`` if they are not selected.
         why: reason for the selection, for display; may be empty.
-        fallback: what computes without our own kernels: mxnet or numpy.
-        architecture: architecture of the GPU, such as sm_80, if our own CUDA kernels compute; otherwise empty.
+        fallback: library that computes if our own kernels are not selected: mxnet or numpy.
+        architecture: architecture of the GPU, such as sm_80, if our own CUDA kernels are selected; otherwise empty.
     """
 
     precision: str
@@ -56,11 +56,11 @@ class Backend:
         return "own" if self.library or self.on_cuda else self.fallback
 
     def as_settings(self) -> dict[str, str]:
-        """Return the selection as values of settings, by the name of the setting."""
+        """Return the selected precision and build, keyed by the names of their settings."""
         return {"model.precision": self.precision, "model.kernels": self.build_name}
 
     def determinism_key(self) -> dict[str, str]:
-        """Return the values that determine every bit of the results. They must be equal on all ranks."""
+        """Return everything about the backend that affects the bits of the results. It must be equal on all ranks."""
         if not self.on_cuda:
             return self.as_settings()
         compilers = compiler.compilers(divmod(int(self.architecture[3:]), 10))
@@ -68,7 +68,7 @@ class Backend:
 
     @property
     def build_name(self) -> str:
-        """Name of the build of our kernels, or of the library that computes without them."""
+        """Build name of our own kernels, or the name of the fallback library."""
         if self.on_cuda:
             return gpu_build(self.architecture)
         return self.library.name if self.library else self.fallback
@@ -129,7 +129,7 @@ def _select_backend(
 
 
 def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
-    """Select our own CPU kernels. If they cannot compute the network, return the reason and a remedy."""
+    """Select our own CPU kernels, or return why they cannot compute the network, and a remedy."""
     if not config.has_kernels:
         return "there are no kernels of our own for it", ""
     if kernels in library.BUILDS:
@@ -162,7 +162,7 @@ def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
 
 
 def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
-    """Select our own GPU kernels. If they cannot compute the network, return the reason and a remedy."""
+    """Select our own GPU kernels, or return why they cannot compute the network, and a remedy."""
     if kernels not in ("auto", "native"):
         return f"--kernels is {kernels}", "use --kernels auto or native, or --device cpu"
     if os.environ.get(library.KERNELS_ENV) == library.NONE:
@@ -196,7 +196,7 @@ def gpu_builds() -> set[str]:
 
 
 def is_gpu_build(name: str) -> bool:
-    """Return whether a name is the name of GPU kernels."""
+    """Return whether a build name is a name of GPU kernels."""
     return name.startswith(GPU_BUILD)
 
 

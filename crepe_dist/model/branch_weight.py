@@ -1,7 +1,7 @@
-"""Fit the weight of a second classifier to the validation split. Its logits are added to a first classifier's logits.
+"""Weight of the second of two classifiers, fitted to the validation split.
 
-With a few thousand documents, one classifier may be much weaker than the other. The weight multiplies the logits of the
-second classifier before the sum.
+The logits of two classifiers are added. The weight multiplies the logits of the second classifier before the addition.
+A weight is useful because one classifier may be much weaker than the other if there are only a few thousand documents.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from crepe_dist.model.calibration import LOSS_UNITS_PER_NAT, TEMPERATURES, losses_at, to_fixed_point
 from crepe_dist.native.constants import BRANCH_SUM_SCALE
 
-# Candidate weights: powers of two, because a product with a power of two is exact in floating point.
+# Candidate weights. They are powers of two, because multiplication by a power of two is exact in floating point.
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
-SPREAD = 1.0  # Standard deviation of the prior of the weight's base-2 logarithm; its mean is 0.
-SOME_TEMPERATURES = TEMPERATURES[::4]  # Temperatures that are tried for each weight.
+SPREAD = 1.0  # Standard deviation of the normal prior of log2(weight). The mean of the prior is 0.
+SOME_TEMPERATURES = TEMPERATURES[::4]  # Temperatures at which each weight is evaluated.
 
 
 def add_branches(parts: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
@@ -24,11 +24,13 @@ def add_branches(parts: npt.NDArray[np.float32], weight: float) -> npt.NDArray[n
 
 
 class BranchWeightFitter:
-    """Loss sums over scored texts, from which the weight is computed. Ranks score different texts and add their sums.
+    """Accumulator of the losses that determine the weight.
+
+    Each rank accumulates its own texts. The sums of all ranks are then added.
 
     Attributes:
-        sums: loss for each of ``WEIGHTS`` at each of ``SOME_TEMPERATURES``, int64, in the units of
-            ``calibration.to_fixed_point``.
+        sums: summed loss for each of ``WEIGHTS`` at each of ``SOME_TEMPERATURES``, int64 [weights, temperatures], in
+            the units of ``calibration.to_fixed_point``.
     """
 
     def __init__(self) -> None:
@@ -43,9 +45,9 @@ class BranchWeightFitter:
                 sums[chunk] += to_fixed_point(losses).sum(axis=1)
 
     def best_weight(self) -> float:
-        """Return the weight with the lowest loss at its best temperature.
+        """Return the weight with the lowest loss. The loss of each weight is taken at the best temperature.
 
-        A normal prior of the weight's logarithm keeps the weight near 1 if there are few texts.
+        A normal prior on the logarithm of the weight keeps the weight near 1 if there are few texts.
         """
         losses = self.sums.min(axis=1) / LOSS_UNITS_PER_NAT + (np.log2(WEIGHTS) / SPREAD) ** 2 / 2
         return WEIGHTS[int(losses.argmin())]

@@ -1,7 +1,7 @@
-"""Calibration of a network's probabilities by one temperature (Guo et al. 2017, arXiv:1706.04599).
+"""Temperature scaling: calibration of a network's probabilities (Guo et al. 2017, arXiv:1706.04599).
 
-Logits are divided by the temperature before the softmax. The order of the classes, and therefore the accuracy, does not
-change.
+Logits are divided by one temperature before the softmax. The order of the classes does not change, so the accuracy does
+not change either.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy.typing as npt
 from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite
 
-# Candidate temperatures from 1/4 to 4. The nearest one differs from any temperature between them by at most 2.2 %.
+# Candidate temperatures from 1/4 to 4. Any temperature in this range is within 2.2 % of a candidate.
 TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)
-PRIOR_STRENGTH = 10  # Weight of the prior for temperature 1, in texts.
-# Units of a loss per nat. Losses are summed as integers, so that the order of additions does not matter.
+PRIOR_STRENGTH = 10  # Weight of the prior, whose mode is temperature 1. The unit is the weight of one text.
+# Units per nat. Losses are summed as integers in these units, so that the order of the additions does not matter.
 LOSS_UNITS_PER_NAT = 1 << 20
 MAX_NATS = 1 << 20  # Maximum loss of one text, in nats.
-BLOCK = 1 << 16  # Number of array elements per vectorised step.
-PERCENTS = 101  # Number of bins of probabilities in percent, rounded down: 0 to 100.
+BLOCK = 1 << 16  # Array elements per vectorised step.
+PERCENTS = 101  # Number of histogram bins: probabilities of 0 to 100 percent, rounded down.
 DEFAULT_COVERAGE = 0.95  # Fraction of the validation texts that reach ``Calibration.min_probability``.
-DEVIATIONS = 1.645  # Quantile of the normal distribution for a one-sided confidence of 95 %, in standard deviations.
-TARGET_PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # Required precisions whose coverage is reported.
-# Log-odds of a label are clipped to -HIGHEST … HIGHEST and divided into PER_UNIT intervals per unit.
+DEVIATIONS = 1.645  # Critical value, in standard deviations, of a one-sided confidence of 95 %.
+TARGET_PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # Precisions whose coverage is reported.
+# The log-odds of a label are clipped to -HIGHEST … HIGHEST. Each unit is divided into PER_UNIT intervals.
 HIGHEST, PER_UNIT = 8, 32
 INTERVALS = 2 * HIGHEST * PER_UNIT  # Number of intervals of the log-odds.
 
@@ -37,22 +37,23 @@ INTERVALS = 2 * HIGHEST * PER_UNIT  # Number of intervals of the log-odds.
 class Calibration:
     """Temperature and thresholds of a network's probabilities, fitted to the validation split.
 
-    The histograms are tuples of lines of integers, because JSON with one number per line would be long.
+    Each histogram is a tuple of strings of integers ("lines"), so that the JSON does not have one line per number.
 
     Attributes:
         temperature: divisor of the logits; 1 without a validation split.
-        min_probability: probability of the most probable class that 95 % of the validation texts reach. A text below it
-            may belong to none of the classes. 0 without a validation split.
-        answers: histogram of the validation texts by the probability of their most probable class, in percent rounded
-            down. The first line counts all texts, the second the correctly classified ones. Empty without a validation
-            split.
-        nodes: with hierarchical labels, a histogram of sampled validation texts. A line holds the percent of the most
-            probable node of each inner level and of the class, the number of such texts, and a number with one bit per
-            level that is set if the level is correct.
-        labels: with multiple labels per text, the intervals of the log-odds at which the precision of a class rises.
-            The four lines hold the classes, the intervals, the number of validation texts that reach them, and the
-            number of these texts that have the label.
-        thresholds: with multiple labels, the probability from which each class is predicted; otherwise empty.
+        min_probability: threshold for the probability of the most probable class. 95 % of the validation texts reach
+            it. A text below the threshold may belong to none of the classes. 0 without a validation split.
+        answers: histogram of the validation texts over the probability of their most probable class, in percent,
+            rounded down. The first line counts all texts. The second line counts the correctly classified texts. Empty
+            without a validation split.
+        nodes: histogram of sampled validation texts for hierarchical labels. Each line starts with one percentage per
+            level: the probability of the most probable node of each inner level, and of the most probable class. The
+            last two numbers are the number of texts with these percentages, and a bit mask of the levels that are
+            predicted correctly.
+        labels: steps of the precision of each class, for multilabel models. A step is an interval of the log-odds at
+            which the precision rises. The four lines contain the class of each step, its interval, the number of
+            validation texts that reach the interval, and the number of these texts that have the label.
+        thresholds: minimum probability at which each class is predicted, for multilabel models; otherwise empty.
     """
 
     temperature: float = 1.0
@@ -64,7 +65,7 @@ class Calibration:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Calibration:
-        """Read the calibration from a checkpoint's metadata. Without one, return the default calibration."""
+        """Read the calibration from a checkpoint's metadata. If there is none, return the default calibration."""
         saved = metadata.get("calibration", UNCALIBRATED.to_dict())
         thresholds = tuple(metadata["labels"]["thresholds"]) if "labels" in metadata else ()
         if "labels" in metadata and [0 < threshold < 1 for threshold in thresholds] != [True] * len(
@@ -81,12 +82,12 @@ class Calibration:
         return cls(temperature, min_probability, answers, nodes, labels, thresholds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values. The thresholds are stored elsewhere, in the entry ``labels`` of the metadata."""
+        """Convert to JSON values without the thresholds, which the metadata store in the entry ``labels``."""
         return {name: value for name, value in asdict(self).items() if name != "thresholds"}
 
     @property
     def promised(self) -> dict[float, list[float]]:
-        """Thresholds for each of ``TARGET_PRECISIONS`` that can be reached, by precision."""
+        """Thresholds by precision, for those of ``TARGET_PRECISIONS`` that the validation texts reach."""
         thresholds_by_precision = (
             {precision: self._lowest_thresholds(precision) for precision in TARGET_PRECISIONS}
             if self.answers or self.labels
@@ -99,18 +100,20 @@ class Calibration:
         }
 
     def thresholds_for(self, precision: float) -> list[float]:
-        """Return the lowest probability from which the predictions for the validation texts have this precision.
+        """Return the lowest thresholds at which the predictions for the validation texts have a given precision.
 
-        The precision is the lower end of Wilson's interval (Journal of the American Statistical Association 22, 1927),
-        so that few texts give high thresholds. A node is predicted only if no class and no node below it is. Therefore,
-        the threshold of a level is fitted to the texts that the levels below leave.
+        The precision is estimated by the lower end of Wilson's interval (Journal of the American Statistical
+        Association 22, 1927), so that thresholds are high if there are few texts. A node of the label hierarchy is
+        predicted only if no class and no deeper node is predicted. Therefore, the threshold of a level is fitted only
+        to the texts for which the deeper levels make no prediction.
 
         Returns:
-            The threshold of each inner level, infinite if none is high enough, and then the threshold of the classes.
-            With multiple labels, the threshold of each class.
+            For a single-label model, the threshold of each inner level of the hierarchy, and then the threshold of the
+            classes. For a multilabel model, the threshold of each class. A threshold is infinite if no probability is
+            high enough.
 
         Raises:
-            UserError: There was no validation split, or no threshold is high enough.
+            UserError: There was no validation split, or all thresholds are infinite.
         """
         if not (self.answers or self.labels):
             remedy = "prepare the data with --validation and train again, or pass --min-probability"
@@ -136,7 +139,8 @@ class Calibration:
             right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
         thresholds: list[float] = []
         is_undecided = np.ones(len(texts), np.bool_)
-        # From the classes upwards: a level only gets the texts for which no level below it makes a prediction.
+        # The classes come first, then the inner levels upwards. A level only counts the texts for which no deeper level
+        # makes a prediction.
         for percents_of_level, right_at in zip(percents.T[::-1], right.T[::-1]):
             counts = [
                 reverse_cumsum(np.bincount(percents_of_level, weights * is_undecided, PERCENTS))
@@ -152,15 +156,16 @@ UNCALIBRATED = Calibration()
 
 
 def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.NDArray[np.int64]) -> Calibration:
-    """Build the calibration for multiple labels per text.
+    """Build the calibration of a multilabel model.
 
     Args:
-        thresholds: probability from which each class is predicted, float64 [classes].
-        histogram: number of validation texts in each interval, int64 [classes, ``INTERVALS``, 2]: without and with the
-            label.
+        thresholds: minimum probability at which each class is predicted, float64 [classes].
+        histogram: number of validation texts in each interval of the log-odds, int64 [classes, ``INTERVALS``, 2]. The
+            last axis separates the texts without the label from the texts with the label.
     """
     texts, right = reverse_cumsum(histogram.sum(axis=2)), reverse_cumsum(histogram[..., 1])
-    # Only steps of a percent, above one half, are stored, so that the metadata of many classes stay short.
+    # Precisions are rounded down to whole percents, and precisions of at most 50 % are not stored. This keeps the
+    # metadata short if there are many classes.
     steps = np.maximum.accumulate(np.floor(100 * wilson_lower_bound(texts, right)).clip(50), axis=1)
     places = np.nonzero(np.diff(steps, axis=1, prepend=0))
     lines = tuple(" ".join(map(str, row.tolist())) for row in (*places, texts[places], right[places]))
@@ -168,7 +173,7 @@ def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.N
 
 
 def to_intervals(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the interval of each log-odds, int64, from 0 to ``INTERVALS`` - 1. NaN becomes interval 0."""
+    """Return the index of the interval that contains each log-odds, int64, 0 to ``INTERVALS`` - 1; 0 for NaN."""
     scaled = np.nan_to_num((np.clip(logits, -HIGHEST, HIGHEST) + HIGHEST) * PER_UNIT)
     return np.minimum(scaled.astype(np.int64), INTERVALS - 1)
 
@@ -184,14 +189,14 @@ def interval_threshold(interval: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def reverse_cumsum(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the cumulative sums over the last axis, from its end to its start."""
+    """Return the cumulative sums over the last axis. The summation starts at the end of the axis."""
     return np.asarray(counts[..., ::-1].cumsum(axis=-1)[..., ::-1])
 
 
 def wilson_lower_bound(
     texts: npt.ArrayLike, right: npt.ArrayLike, deviations: float = DEVIATIONS
 ) -> npt.NDArray[np.float64]:
-    """Return the lower end of Wilson's interval of ``right / texts``; 0 without texts."""
+    """Return the lower end of Wilson's interval for the proportion ``right / texts``; 0 if there are no texts."""
     texts, right = np.asarray(texts), np.asarray(right)
     proportion, square = right / np.maximum(texts, 1), deviations**2 / np.maximum(texts, 1)
     spread = np.sqrt(square * (proportion * (1 - proportion) + square / 4))
@@ -218,11 +223,11 @@ def softmax(logits: npt.NDArray[np.float32], dtype: npt.DTypeLike = np.float32) 
 def losses_at(
     temperatures: npt.NDArray[np.float64], logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """Yield the losses of n texts, in nats. Each step computes the losses at some of the k temperatures.
+    """Compute the losses of n texts at each temperature. Process the temperatures in chunks to bound memory.
 
     Yields:
-        A slice of the temperatures; the losses; and the inverse of each text's largest probability; both float32
-        [temperatures of the slice, n].
+        For each chunk: the slice of the temperatures; the losses in nats; and the inverse of each text's largest
+        probability. Both arrays are float32 [temperatures of the chunk, n].
     """
     shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
     true_logits = shifted[np.arange(len(labels)), labels]
@@ -236,19 +241,21 @@ def losses_at(
 
 def to_fixed_point(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Round losses in nats to integers, in units of 1/``LOSS_UNITS_PER_NAT``."""
-    # The losses of a network that diverged are NaN or infinite.
+    # If training diverged, losses may be NaN or infinite. They become 0 and MAX_NATS.
     return np.asarray(
         np.rint(np.nan_to_num(losses, posinf=MAX_NATS).clip(0, MAX_NATS) * LOSS_UNITS_PER_NAT).astype(np.int64)
     )
 
 
 class TemperatureFitter:
-    """Sums over scored texts, from which a calibration is computed. Ranks score different texts and add their sums.
+    """Accumulator of the statistics that determine the calibration.
+
+    Each rank accumulates its own texts. The sums of all ranks are then added.
 
     Attributes:
-        sums: int64 [temperatures, 2 + 2 * PERCENTS]. For each of ``TEMPERATURES``: the loss and its square in units of
-            1/``LOSS_UNITS_PER_NAT``; the number of texts by the probability of their most probable class, in percent
-            rounded down; and the same number for the correctly classified texts.
+        sums: int64 [temperatures, 2 + 2 * PERCENTS]. A row contains the summed loss and the summed squared loss in
+            units of 1/``LOSS_UNITS_PER_NAT``; a histogram of all texts over the probability of their most probable
+            class, in percent, rounded down; and the same histogram of the correctly classified texts.
     """
 
     def __init__(self) -> None:
@@ -270,18 +277,21 @@ class TemperatureFitter:
                 sums[:, first : first + PERCENTS] += counts.reshape(-1, PERCENTS)
 
     def loss(self) -> tuple[float, float]:
-        """Return the mean loss of the texts at the fitted temperature, in nats, and its standard error. Needs at least
-        one text."""
+        """Return the mean loss at the fitted temperature, in nats, and the standard error of this mean.
+
+        At least one text must have been added.
+        """
         total, squares = (self.sums[self._best(), :2] / LOSS_UNITS_PER_NAT).tolist()
         texts = int(self.sums[0, 2 : 2 + PERCENTS].sum())
         mean = total / texts
         return mean, math.sqrt(max(0.0, squares / texts - mean**2) / texts)
 
     def calibration(self) -> Calibration:
-        """Return the temperature with the lowest loss, and the threshold at that temperature.
+        """Return the calibration with the temperature that has the lowest loss.
 
-        A prior keeps the temperature near 1 if there are few texts. Without it, ten texts that are classified correctly
-        would give the lowest temperature. The prior is a Gamma density of the inverse temperature with its mode at 1.
+        A prior keeps the temperature near 1 if there are few texts. Without the prior, ten correctly classified texts
+        would already give the lowest temperature. The prior is a gamma distribution of the inverse temperature, and its
+        mode is 1.
         """
         best = self._best()
         texts, right = self.sums[best, 2:].reshape(2, PERCENTS)

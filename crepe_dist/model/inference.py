@@ -1,4 +1,4 @@
-"""Inference engines that compute logits without MXNet: our own C++ kernels, or NumPy where they are not compiled."""
+"""Inference engines that compute logits on the CPU without MXNet: with our own C++ kernels, or with NumPy."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from crepe_dist.native.library import CParameter, num_threads, pointers
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
-# Maximum number of documents per thread in one call of the kernels. More would take memory without being faster.
+# Maximum number of documents per thread in one call of the kernels. More would use memory without being faster.
 MAX_ROWS_PER_PASS = 64
-# Maximum number of elements in the output of a layer in NumPy. More would not fit into a processor's cache.
+# Maximum number of elements in the output of a layer in NumPy. More would not fit into the CPU's cache.
 MAX_ACTIVATIONS = 1 << 22
 
 
 class InferenceEngine(ABC):
-    """Interface of the engines for trained parameters. Multiple Python threads may call one engine at the same time.
+    """Base class of the inference engines. Several threads may call one engine concurrently.
 
     Attributes:
         config: configuration of the network.
@@ -61,7 +61,7 @@ class InferenceEngine(ABC):
 
     @property
     def arrays(self) -> Arrays:
-        """Float32 parameters by structural name. Compressed parameters are decompressed at each access."""
+        """Float32 parameters by structural name. Each access decompresses the compressed parameters again."""
         return {name: decompress(array) for name, array in self.parameters.items()}
 
     @abstractmethod
@@ -71,7 +71,7 @@ class InferenceEngine(ABC):
     def iter_logits(
         self, split: Split, batch_size: int, rank: int = 0, size: int = 1
     ) -> Iterator[tuple[RowIndices, npt.NDArray[np.int32], Logits]]:
-        """Yield the row numbers, labels and logits of a rank's shard of each batch of a split."""
+        """Compute the logits of one rank's shard of each batch. Yield the row numbers, labels and logits per batch."""
         for start in range(0, len(split), batch_size):
             rows = np.arange(*shard_range(start, min(start + batch_size, len(split)), rank, size))
             yield rows, np.asarray(split.labels[rows]), self.logits(split.char_ids(rows))
@@ -84,10 +84,12 @@ def open_inference(config: NetworkConfig, arrays: Arrays, backend: Backend) -> I
 
 
 class NativeModel:
-    """A network opened in our own kernels, without parameters. Only one thread may call it at a time.
+    """Network in our own kernels. Only one thread may call it at a time.
+
+    The network has no parameters until ``crepe_set_parameters`` is called.
 
     Args:
-        number: number of threads that compute.
+        number: number of threads that the kernels use.
 
     Raises:
         MemoryError: There is not enough memory.
@@ -107,10 +109,10 @@ class NativeModel:
 
 
 def to_c_parameters(arrays: Iterable[Any]) -> Any:
-    """Return a C array of parameters for ``crepe_set_parameters``. The C array does not keep the arrays alive.
+    """Build the C array of parameters for ``crepe_set_parameters``. The caller must keep ``arrays`` alive.
 
     Args:
-        arrays: parameters, each a float32 array or a ``RowReadableArray``.
+        arrays: parameters. Each is a float32 array or a ``RowReadableArray``.
     """
     c_parameters = [
         _to_c_parameter(array) if isinstance(array, RowReadableArray) else CParameter(values=array.ctypes.data)
@@ -132,12 +134,12 @@ def _check(failed: int) -> None:
 
 
 class CpuInferenceEngine(InferenceEngine):
-    """Engine on our own kernels. Its logits are bit-identical to the logits of training on the same build of the
-    kernels.
+    """Engine that uses our own CPU kernels.
 
-    Calls that run at the same time divide the threads among them. Each call has a workspace of its own, and all calls
-    read the same tables, which stay compressed. A forked child process starts with one thread, because it shares the
-    cores with other processes.
+    Its logits are bit-identical to the logits in training if training used the same build of the kernels. Concurrent
+    calls divide the threads among themselves. Each call has its own workspace. All calls read the same embedding
+    tables, which stay compressed. A forked child process is limited to one thread, because it shares the cores with
+    other processes.
     """
 
     def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
@@ -146,19 +148,20 @@ class CpuInferenceEngine(InferenceEngine):
             is_flags = isinstance(array, RowReadableArray) and array.values is None
             if name not in (
                 config.buffers if is_flags else config.sparse_parameters
-            ):  # The kernels can read single rows of these parameters only.
+            ):  # The kernels can read single rows of these parameters, but not of other parameters.
                 self.parameters[name] = decompress(array)
         self._start()
 
     def _start(self) -> None:
-        # The lock guards the lists of workspaces. It is never held while a workspace computes.
+        # The lock guards the number of running calls and the choice of an idle workspace. It is not held during the
+        # computation.
         self._lock = threading.Lock()
         self._idle: dict[int, list[NativeModel]] = defaultdict(list)
         self._running, self._process = 0, os.getpid()
 
     @contextmanager
     def _workspace(self) -> Iterator[tuple[NativeModel, int]]:
-        """Yield kernels that no other call uses, and their number of threads."""
+        """Provide a network that no other call uses, and its number of threads."""
         with self._lock:
             self._running += 1
             number = max(1, self.threads // self._running)
@@ -190,7 +193,7 @@ class CpuInferenceEngine(InferenceEngine):
 
 
 class NumpyInferenceEngine(InferenceEngine):
-    """Engine on NumPy, in float32."""
+    """Engine that uses NumPy, in float32."""
 
     def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
         super().__init__(config, arrays, backend)
@@ -200,14 +203,14 @@ class NumpyInferenceEngine(InferenceEngine):
 
     def logits(self, char_ids: CharIds) -> Logits:
         starts = range(0, len(char_ids), self._rows)
-        # The caller rejects logits that are not finite, with a message that names the cause.
+        # NumPy's overflow warnings are suppressed: the caller checks the logits, and its message names the cause.
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [self._logits(self.config, self._arrays, char_ids[start : start + self._rows]) for start in starts]
         return np.concatenate([np.empty((0, self.config.num_classes), np.float32), *parts])
 
 
-# Layers for the ``numpy.py`` of the networks. Activations are [n, positions, channels], so that a convolution is a sum
-# of matrix products.
+# Layers for the ``numpy.py`` module of each network. Activations have the layout [n, positions, channels], so that a
+# convolution is a sum of matrix products.
 
 
 def convolve(x: Floats, weight: Floats) -> Floats:
@@ -218,7 +221,7 @@ def convolve(x: Floats, weight: Floats) -> Floats:
 
 
 def sum_in_order(terms: list[Floats]) -> Floats:
-    """Add arrays from the first to the last."""
+    """Add arrays in the order of the list."""
     result = terms[0]
     for term in terms[1:]:
         np.add(result, term, out=result)

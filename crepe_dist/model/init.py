@@ -1,4 +1,4 @@
-"""Initial values of parameters, equal on every machine."""
+"""Initial values of parameters. The values are the same on every machine."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def uniform(generator: np.random.Generator, shape: tuple[int, ...], largest: flo
 
 
 def kaiming_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Draw the weight of a layer with ReLU, with variance 2 / inputs (He et al. 2015, arXiv:1502.01852).
+    """Draw the weight of a layer that a ReLU follows. The variance is 2 / fan-in (He et al. 2015, arXiv:1502.01852).
 
     Args:
-        shape: numbers of outputs and inputs, and the kernel size of a convolution.
+        shape: number of outputs, number of inputs and, for a convolution, the kernel size.
     """
     return normal(generator, shape, math.sqrt(2 / math.prod(shape[1:])))

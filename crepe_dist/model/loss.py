@@ -1,4 +1,4 @@
-"""Loss of training: cross-entropy with optional label smoothing and class weights."""
+"""Training loss: cross-entropy with optional label smoothing and class weights."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from crepe_dist.native.constants import LOSS_UNIT
 from crepe_dist.settings.fields import truncate
 from crepe_dist.settings.options import TrainingOptions
 
-# Maximum ratios of two class weights, for single and for multiple labels. The limit is lower for multiple labels: each
-# label has its own gradient, but all gradients have the fixed-point scale of the class with the largest weight
+# Maximum ratio of two class weights, for single-label and for multilabel data. The limit for multilabel data is lower:
+# each label has its own gradient, but all labels use the fixed-point scale of the class with the largest weight
 # (docs/decisions/parallel.md).
 MAX_RATIO, MAX_RATIO_OF_SEVERAL = 10**6, 10**4
 
 
 def quantize_losses(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Round losses of documents to multiples of ``LOSS_UNIT``. Their sums are then exact in any order, up to 2**33
-    nats."""
+    """Round losses of documents to multiples of ``LOSS_UNIT``.
+
+    Sums of rounded losses are exact up to 2**33 nats, so they do not depend on the order of the additions.
+    """
     return np.asarray(np.rint(np.asarray(losses, np.float64) / LOSS_UNIT) * LOSS_UNIT)
 
 
 class Constants(ctypes.Structure):
-    """Constants of the C++ kernels: ``ObjectiveConstants`` in ``native/engine.h``."""
+    """C struct ``ObjectiveConstants`` of ``native/engine.h``: the options of the loss for the C++ kernels."""
 
     _fields_ = (("smoothing", ctypes.c_double), ("pairs", ctypes.c_int32), ("several", ctypes.c_int32))
 
@@ -39,20 +41,20 @@ class Constants(ctypes.Structure):
 class Loss:
     """Weighted cross-entropy with smoothed labels.
 
-    One label per document, or soft labels: the loss of a document is its class weight times the cross-entropy with the
+    For single labels and soft labels, the loss of a document is its class weight times the cross-entropy with the
     target (1 - smoothing) × label probability + smoothing / classes. The class weight of a soft label is the mean of
     the class weights, weighted by the label probabilities.
 
-    Multiple labels per document: the loss is the sum over the classes of the class weight times the binary
-    cross-entropy with the target (1 - smoothing) × label + smoothing / 2. It is a sum and no mean,
-    because the gradient of a logit is then as large as with one label, and the same learning rates work.
+    For multilabel data, each class has a binary cross-entropy with the target (1 - smoothing) × label + smoothing / 2.
+    The loss of a document is the sum of these cross-entropies, each multiplied by its class weight. The loss is a sum
+    and not a mean, so that the gradient of a logit is as large as for single labels and the same learning rates work.
 
     Attributes:
         smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567,
             section 7), from 0 to below 1.
-        weights: weight of each class; empty means 1 for all.
+        weights: weight of each class. Empty: every class has the weight 1.
         label_type: kind of the labels, one of ``targets.LABEL_KINDS``.
-        max_labels: pairs of class and label probability in a document's row of a batch; 0 with one label.
+        max_labels: number of (class, label probability) pairs per document in a batch; 0 for single labels.
     """
 
     smoothing: float = 0.0
@@ -77,11 +79,15 @@ class Loss:
     def targets(
         self, label_probs: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return the targets of the classes, float32 [n, classes], and the weights of their losses, [n, 1 or classes].
+        """Compute the targets of the cross-entropy and the weights of the losses.
 
         Args:
             label_probs: label probability of each class for each document, float32 [n, classes].
             weights: weights of the documents, float32 [n, 1].
+
+        Returns:
+            The targets, float32 [n, classes], and the weights of the losses, float32: [n, classes] for multilabel data,
+            otherwise [n, 1].
         """
         class_weights, smoothing = self.class_weights(label_probs.shape[1]), np.float32(self.smoothing)
         if self.label_type == MULTILABEL:
@@ -91,7 +97,7 @@ class Loss:
         )[:, None]
 
     def gluon_loss(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
-        """Return the sum of the losses of documents, computed with ``mxnet.nd``; see ``targets`` for the arguments."""
+        """Compute the summed loss of a batch with ``mxnet.nd``. The method ``targets`` returns the last arguments."""
         if self.label_type == MULTILABEL:
             losses = nd.relu(logits) - logits * targets + nd.Activation(-nd.abs(logits), act_type="softrelu")
         else:
@@ -101,12 +107,14 @@ class Loss:
     def class_prior_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, of a network that ignores the documents.
 
-        It is the entropy of the target distribution. With multiple labels, it is the sum of the entropies of all
-        classes. A network whose loss stays at this value has only learnt the class frequencies.
+        Without class weights, this loss is the entropy of the target distribution. For multilabel data, it is the sum
+        of the binary entropies of all classes. A network whose loss stays at this value has only learnt the class
+        frequencies.
 
         Args:
-            mass: number of documents of each class, or the sum of its label probabilities, [classes].
-            documents: number of documents. A document may have multiple labels.
+            mass: number of documents of each class, or the sum of the label probabilities of each class, [classes].
+            documents: number of documents. The sum of ``mass`` may be larger, because a document may have several
+                labels.
         """
         weights = self.class_weights(len(mass))
         if self.label_type == MULTILABEL:
@@ -124,10 +132,10 @@ DEFAULT_LOSS = Loss()
 
 
 def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfig) -> Loss:
-    """Build the loss that the settings select for a data set.
+    """Create the loss that the settings specify for a data set.
 
     Raises:
-        UserError: A class weight names an unknown class, or the weights are too far apart.
+        UserError: The class weights contain an unknown class, or the ratio of two weights is too large.
     """
     weights, smoothing = options.class_weights, options.label_smoothing
     smoothing = config.label_smoothing if smoothing is None else smoothing
@@ -160,10 +168,10 @@ def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfi
 
 
 def balanced_weights(counts: npt.NDArray[np.int64]) -> tuple[float, ...]:
-    """Return class weights that give all classes equal influence and average 1 per document.
+    """Return class weights that give all classes equal influence. The mean weight of the documents is 1.
 
-    The weight of a class is documents / (classes × documents of the class). A class without documents has weight 1,
-    since it may occur in soft labels.
+    The weight of a class is documents / (classes with documents × documents of the class). A class without documents
+    has the weight 1, because it may still occur in soft labels.
     """
     weights = np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1)
     return tuple(weights.tolist())

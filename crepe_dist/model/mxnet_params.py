@@ -1,6 +1,7 @@
-"""Reader and writer of MXNet's parameter files. MXNet's own reader trusts the sizes in a file without checking them.
+"""Reader and writer of MXNet's weights files (``.params``).
 
-The format, from ``src/ndarray/ndarray.cc`` of MXNet 1.9.1, is little-endian::
+MXNet's own reader is not used, because it does not check the sizes that a file declares. The format is defined by
+``src/ndarray/ndarray.cc`` of MXNet 1.9.1. It is little-endian::
 
     uint64 0x112, uint64 reserved, uint64 arrays, the arrays, uint64 names, each uint64 length and UTF-8
 
@@ -25,7 +26,7 @@ MAGIC = 0x112  # Magic number of a file.
 ARRAY = 0xF993FAC9  # Magic number of an array.
 DENSE = 0  # Storage type of a dense array.
 CPU = 1  # Device type of a CPU.
-# Dtypes by their number in mshadow/base.h. Parameters are never bfloat16 or boolean, so these types are missing.
+# Dtypes by their number in mshadow/base.h. bfloat16 and bool are missing, because parameters never have these types.
 TYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<f2"), 3: np.dtype("u1"), 4: np.dtype("<i4"),
     5: np.dtype("i1"), 6: np.dtype("<i8"),
@@ -43,17 +44,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not a complete parameter file of dense arrays with names, as MXNet 1 writes it.
+        ValueError: The file is not a complete weights file of MXNet 1 with named, dense arrays.
     """
     with open_regular(path) as stream:
         return _Reader(stream).arrays()
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write arrays by name. The bytes are equal to those that ``mx.nd.save`` writes.
+    """Write named arrays. The file is byte-identical to the file that ``mx.nd.save`` writes.
 
     Args:
-        arrays: arrays with a dtype of ``TYPES``, and at least one dimension.
+        arrays: arrays by name. Their dtypes are in ``TYPES``, and each has at least one dimension.
     """
     flags = {kind: flag for flag, kind in TYPES.items()}
     with path.open("wb") as stream:
@@ -105,7 +106,7 @@ class _Reader:
         if flag not in TYPES:
             raise ValueError(f"array {number} has an unknown dtype ({flag})")
         size = math.prod(shape) * TYPES[flag].itemsize
-        # One dimension may be 0, so the product of the other dimensions is also checked.
+        # A dimension of 0 makes the product 0, so the product of the other dimensions is checked, too.
         if min(shape) < 0 or math.prod(filter(None, shape)) >= 1 << 60 or size > self._left:
             raise ValueError(f"array {number} has the shape {list(shape)}, and {self._left:,} bytes follow")
         self._left -= size

@@ -1,4 +1,4 @@
-"""Network configurations, and the facts that follow from a configuration without building the network."""
+"""Network configurations, and the properties that follow from a configuration without building the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder, CharIds
     from crepe_dist.settings.options import ModelOptions
 
-# First line and remedy of the error for foreign weight files.
+# First line and remedy of the error about weights files that do not belong to a network of this package.
 NOT_A_CREPE_MODEL = "these are not parameters of a crepe_dist network"
 MODEL_HINT = "give a .params file or a run folder of crepe_dist"
 MAX_SIZE = 1 << 24  # Maximum value of a size that has no entry in ``max_sizes``.
@@ -38,18 +38,17 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 class NetworkConfig(ABC):
     """Configuration of a network. It determines the shapes of the parameters.
 
-    Each network has a subclass. The fields of the subclass are its sizes (integers of at least 1) and possibly its
-    ``dropout``. Most defaults are right for a network that reads the character ids of a document, and has no
-    embedding tables and no kernels of its own.
+    Each network has a subclass. The fields of the subclass are the sizes of the network (integers of at least 1) and
+    possibly its ``dropout``. The defaults of the class attributes suit a network without embedding tables.
 
     Attributes:
         kind: network type, as in the setting ``model.network`` and in checkpoints.
         title: display name.
         description_template: description for reports, with the names of sizes in braces.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
-        sparse_parameters: names of the parameters with rows that only some documents use, in the order of the kernels.
-            The kernels can train these parameters row by row. Files omit their rows of zeros.
-        buffers: names of the parameters that are counted in the training split and not trained.
+        sparse_parameters: names of the parameters with sparse gradients: a document uses only some of the rows. The
+            order is the order in the kernels, which can train these parameters row by row. Files omit rows of zeros.
+        buffers: names of the parameters that are not trained, but counted in the training split.
         num_branches: number of branches whose logits are added, 1 or 2. The weight of the second branch is fitted to
             the validation split.
         transferable_layers: description of the layers that do not depend on the classes and can be transferred to
@@ -57,15 +56,15 @@ class NetworkConfig(ABC):
         accepts_any_length: True if the parameters fit documents of any length.
         is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
         min_useful_steps: number of steps after which the network usually separates the classes.
-        default_epochs: default number of epochs, for medium amounts of documents and text.
-        max_default_epochs: maximum of the default number of epochs. If these are very few steps, the default may exceed
-            it.
+        default_epochs: default number of epochs for a training split of medium size.
+        max_default_epochs: maximum of the default number of epochs. The default exceeds this maximum only if the run
+            would otherwise have very few steps.
         early_stopping: True if training stops early by default.
         label_smoothing: default label smoothing.
         too_large_hint: remedy if the network is too large for the machine.
-        option_names: names of the options that differ from the names of the sizes that they set, by size.
-        max_sizes: maximum values of sizes, by name.
-        alphabet_size: number of character ids. Ids from this number on are blank.
+        option_names: option name by size name, for the sizes whose option has another name.
+        max_sizes: maximum value by size name.
+        alphabet_size: number of known character ids. This number and all larger ids are blanks.
         feature_len: number of character ids per document.
         num_classes: number of outputs.
     """
@@ -142,7 +141,7 @@ class NetworkConfig(ABC):
 
     @classmethod
     def epochs_needed(cls, rows: int, batch_size: int) -> int:
-        """Return the epochs after which the network usually separates the classes, with ``rows`` training rows."""
+        """Return the number of epochs, for ``rows`` training rows, that contain ``min_useful_steps`` steps."""
         return math.ceil(cls.min_useful_steps / steps_per_epoch(rows, batch_size))
 
     @property
@@ -171,8 +170,10 @@ class NetworkConfig(ABC):
 
     @property
     def reduction_group(self) -> int:
-        """Number of documents whose gradients our kernels add in floating point before they round the sum to fixed
-        point."""
+        """Number of documents per partial gradient.
+
+        Our kernels add the gradients of these documents in floating point, and round the sum to fixed point.
+        """
         return 1
 
     @property
@@ -181,9 +182,9 @@ class NetworkConfig(ABC):
         return self.feature_len * self.alphabet_size
 
     def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
-        """Return the sizes requested in ``options``, by attribute name; ``None`` if any size is accepted.
+        """Return the sizes that ``options`` request, by attribute name. ``None``: any size is accepted.
 
-        An explicit value that equals the default cannot be distinguished from a missing one.
+        If the user sets an option to its default, the result is the same as if the option is missing.
         """
         names = {name: self.option_names.get(name, name) for name in self.hyperparameter_names() if name != DROPOUT}
         names = {name: option for name, option in names.items() if hasattr(options, option)}
@@ -192,11 +193,11 @@ class NetworkConfig(ABC):
         return {name: None if value == defaults[name] else value for name, value in values.items()}
 
     def size_mismatch_hint(self, name: str) -> str:
-        """Return the remedy if the requested size ``name`` differs from this configuration."""
+        """Return the remedy for the error that the requested size ``name`` differs from this configuration."""
         return f"omit model.{self.option_names.get(name, name)}, which these parameters decide"
 
     def with_training_options(self: Self, options: ModelOptions) -> Self:
-        """Return this configuration with the options that may differ between trainings, such as dropout."""
+        """Return a copy with the options that may differ between training runs, such as dropout."""
         if options.dropout is None or DROPOUT not in self.hyperparameter_names():
             return self
         changed: dict[str, Any] = {DROPOUT: options.dropout}
@@ -207,17 +208,17 @@ class NetworkConfig(ABC):
         """Return the shape of every parameter by name, without allocating memory for the network."""
 
     def with_branch_weight(self, arrays: Arrays, weight: float) -> Arrays:
-        """Return the parameters with the logits of the second branch multiplied by ``weight``."""
+        """Return parameters that multiply the logits of the second branch by ``weight``."""
         return arrays
 
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
-        """Return the maximum number of rows that a batch uses, for each sparse parameter, in their order."""
+        """Return the maximum number of rows that a batch uses, by sparse parameter, in the order of the kernels."""
         return {}
 
     def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
-        """Return the rows of each sparse parameter that documents use, one entry per use, by name.
+        """Return the rows that documents use, by sparse parameter. A row is repeated for each of its uses.
 
-        The weight of a use is the square of the factor that multiplies the row, times a constant of the parameter.
+        The weight of a use is the square of the factor that multiplies the row, up to a constant per parameter.
         """
         return {}
 

@@ -1,7 +1,7 @@
-"""ONNX graphs, built node by node.
+"""Builder of ONNX graphs.
 
-MXNet's own exporter rejects one-dimensional convolutions because of the name of their layout. It also works with few
-versions of onnx only, and writes no metadata.
+MXNet's own exporter is not used: it rejects the layout of one-dimensional convolutions, supports only few versions of
+the onnx package, and writes no metadata.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class GraphBuilder:
         return str(self.values[-1].name)
 
     def sizes(self, *values: int) -> str:
-        """Add a constant of axes, sizes or ends, int64 [n], and return its name."""
+        """Add an int64 constant, [n], for axes, sizes or slice ends, and return its name."""
         return self.value(np.array(values, np.int64))
 
     def node(self, kind: str, *inputs: str | int, name: str = "", **settings: Any) -> str:
         """Add a node and return the name of its first output.
 
         Args:
-            inputs: names of values. An integer becomes a constant, int32.
+            inputs: names of values. An integer is converted to an int32 constant.
         """
         name = name or f"{kind.lower()}{len(self.nodes)}"
         names = [self.value(np.array(value, np.int32)) if isinstance(value, int) else value for value in inputs]
@@ -52,7 +52,7 @@ class GraphBuilder:
         return name
 
     def look_up(self, table: npt.NDArray[np.float32], name: str, rows: Sequence[str]) -> list[str]:
-        """Add the nodes that read rows of a table, one node for each input of row numbers. They return float32."""
+        """Add nodes that read float32 rows of a table. Return one output name for each name in ``rows``."""
         half = to_float16_if_exact(table)
         values = self.value(table if half is None else half, name)
         return [

@@ -1,18 +1,18 @@
-"""Compressed parameters: tables without some rows, and product quantization (Joulin et al. 2016, arXiv:1612.03651).
+"""Compression of parameters: omitted rows, and product quantization (Joulin et al. 2016, arXiv:1612.03651).
 
-A file with compressed parameters has an array ``compressed`` = [2], the version. For each compressed parameter X, it
-has:
+A file with compressed parameters contains an array ``compressed`` = [2], which is the version of the format. For each
+compressed parameter X, the file contains:
 
     X.shape   int64, shape of X
-    X.kept    uint8, gaps between the stored rows, see ``delta_encode``; absent if all rows are stored
-    X.rows    float16 or float32 [stored rows, columns]; absent with a codebook, or if each stored row is 1
-    X.book    float16 [256, d], the codebook: a vector for each code
-    X.codes   uint8 [stored rows, ⌈columns / d⌉], the codes of each row, in order
+    X.kept    uint8, distances between the stored rows, see ``delta_encode``; absent if all rows are stored
+    X.rows    float16 or float32 [stored rows, columns]; absent if there is a codebook, or if every stored value is 1
+    X.book    float16 [256, d], the codebook: one vector per code
+    X.codes   uint8 [stored rows, ⌈columns / d⌉], the codes of each row, from left to right
 
-Rows that are not stored are zero. Other arrays are stored unchanged. A small file may declare large shapes, so they
-must be compared with the shapes of the network before ``CompressedArray.validate`` is called.
+Rows that are not stored are zero. Other arrays are stored unchanged. A small file may declare large shapes. Therefore,
+callers must compare the shapes with the shapes of the network before they call ``CompressedArray.validate``.
 
-Checkpoints store n-gram tables with ``drop_zero_rows``, which is lossless. ``product_quantize`` is lossy.
+Checkpoints store embedding tables with ``drop_zero_rows``, which is lossless. ``product_quantize`` is lossy.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from crepe_dist.native import library
 
 VERSION = 2  # Version of the format.
 MARK = "compressed"  # Name of the array that holds the version.
-CENTROIDS = 256  # Number of vectors of a codebook.
+CENTROIDS = 256  # Number of vectors in a codebook.
 SAMPLE = 1 << 15  # Number of vectors from which a codebook is learned.
-ROUNDS = 10  # Number of rounds of k-means.
+ROUNDS = 10  # Number of iterations of k-means.
 CHUNK = 1 << 11  # Number of vectors per vectorised step.
 MAX_NUMBERS = 1 << 30  # Maximum number of elements of an array, and of a network whose parameters are unpacked.
-WORD = 64  # Number of rows per bit set; see native/row_set.h.
+WORD = 64  # Number of rows per word of a bit set; see native/row_set.h.
 PARTS = ("kept", "rows", "book", "codes")
 Mask = npt.NDArray[np.bool_]
 
 
 def delta_encode(kept: Mask) -> npt.NDArray[np.uint8]:
-    """Encode the rows of a mask as bytes: the distance of each row from the preceding one.
+    """Encode the selected rows of a mask as bytes. Each byte is the distance from the preceding selected row.
 
-    The byte 255 adds 255 to the next distance and stands for no row.
+    Exception: the byte 255 represents no row. It adds 255 to the next distance.
     """
     distances = np.diff(np.flatnonzero(kept), prepend=-1)
     far = np.flatnonzero(distances >= 255)
@@ -51,13 +51,13 @@ def delta_encode(kept: Mask) -> npt.NDArray[np.uint8]:
 
 
 def delta_decode(bytes_: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return the rows that ``delta_encode`` has encoded, ascending."""
+    """Decode bytes from ``delta_encode`` to row numbers in ascending order."""
     rows: npt.NDArray[np.int64] = (np.cumsum(bytes_, dtype=np.int64) - 1)[bytes_ < 255]
     return rows
 
 
 def drop_zero_rows(name: str, array: npt.NDArray[np.float32]) -> Arrays:
-    """Omit the rows of zeros, and store the other rows as float16 if that is exact. Both are lossless."""
+    """Compress an array without loss: omit rows of zeros, and store the other rows as float16 if that is exact."""
     rows, kept = array.reshape(len(array), -1), np.empty(len(array), np.bool_)
     half = to_float16_if_exact(rows, kept)
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64), f"{name}.kept": delta_encode(kept)}
@@ -67,12 +67,12 @@ def drop_zero_rows(name: str, array: npt.NDArray[np.float32]) -> Arrays:
 
 
 def to_float16_if_exact(rows: npt.NDArray[np.float32], kept: Mask | None = None) -> npt.NDArray[np.float16] | None:
-    """Convert rows to float16; return ``None`` if that is not exact.
+    """Convert rows to float16. Return ``None`` if the conversion is not exact.
 
     Args:
         rows: float32 [n, columns].
-        kept: bool [n], set by this function: True for rows that are not zero. Only these rows are returned. With
-            ``None``, all rows are returned.
+        kept: output mask, bool [n]. This function sets the mask to True for rows that are not zero, and returns only
+            these rows. ``None``: all rows are returned.
     """
     native, _ = library.find()
     if native is None:
@@ -98,9 +98,9 @@ def product_quantize(
     """Compress an array by product quantization, which is lossy.
 
     Args:
-        numbers: elements of the array per code.
-        kept: rows to store, bool [rows]; ``None`` for all.
-        weights: weight of each row when the codebook is learned; ``None`` for equal weights.
+        numbers: number of elements of a row that one code represents.
+        kept: mask of the rows to store, bool [rows]. ``None``: all rows.
+        weights: weight of each row in the learning of the codebook. ``None``: equal weights.
     """
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64)}
     rows = array.reshape(len(array), -1)
@@ -117,7 +117,7 @@ def product_quantize(
 
 @dataclass(frozen=True)
 class CompressedArray:
-    """A compressed array as it is in a file, which may be damaged. Parts that the file does not have are ``None``."""
+    """Compressed array as stored in a file, which may be damaged. Parts that the file lacks are ``None``."""
 
     shape: tuple[int, ...]
     kept: Any
@@ -126,7 +126,11 @@ class CompressedArray:
     codes: Any
 
     def validate(self) -> RowReadableArray:
-        """Return the array in a readable form; raise ``ValueError`` if its parts do not match."""
+        """Check the parts and convert them to a ``RowReadableArray``.
+
+        Raises:
+            ValueError: The parts do not match each other.
+        """
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         kept = np.ones(rows, np.uint8) if self.kept is None else _part(self.kept, self.kept.shape[:1], np.uint8)
         listed = delta_decode(kept)
@@ -155,15 +159,15 @@ def _part(array: Any, shape: tuple[int, ...], *kinds: type) -> Any:
 
 @dataclass(frozen=True)
 class RowReadableArray:
-    """A compressed array whose rows our kernels can read one by one.
+    """Compressed array whose rows our kernels can read individually.
 
     Attributes:
         shape: shape of the array that ``unpack`` restores.
-        words: uint64 [⌈rows / 64⌉], a bit for each row, which is set if the row is stored.
-        before: uint32 [⌈rows / 64⌉ + 1], the number of stored rows before each word.
-        values: float16 or float32 [stored rows, columns]. With codes, it is the codebook in float32. ``None`` if each
-            stored row is 1.
-        codes: codes as in the file, or ``None``.
+        words: bit set of the stored rows, uint64 [⌈rows / 64⌉].
+        before: number of stored rows before each word of the bit set, uint32 [⌈rows / 64⌉ + 1].
+        values: stored rows, float16 or float32 [stored rows, columns]. If there are codes, the codebook in float32.
+            ``None`` if every stored value is 1.
+        codes: codes as in the file. ``None`` if there is no codebook.
     """
 
     shape: tuple[int, ...]
@@ -183,12 +187,12 @@ class RowReadableArray:
 
 
 def decompress(array: RowReadableArray | npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array, unpacked if it is compressed."""
+    """Unpack an array if it is compressed. Return other arrays unchanged."""
     return array.unpack() if isinstance(array, RowReadableArray) else array
 
 
 def group_compressed(stored: Arrays) -> dict[str, Any]:
-    """Return the arrays of a file, with the parts of each compressed array joined to a ``CompressedArray``.
+    """Combine the parts of each compressed array in a file into a ``CompressedArray``. Return all arrays by name.
 
     The arrays of an uncompressed file are returned unchanged.
 
@@ -212,7 +216,10 @@ def group_compressed(stored: Arrays) -> dict[str, Any]:
 def _learn_codebook(
     vectors: npt.NDArray[np.float32], weights: npt.NDArray[np.float64] | None
 ) -> npt.NDArray[np.float16]:
-    """Learn a codebook by k-means on a sample that is drawn by the weights. Equal input gives an equal codebook."""
+    """Learn a codebook by k-means on a sample of the vectors. The result is deterministic.
+
+    The probability that a vector is drawn is proportional to its weight.
+    """
     generator = np.random.default_rng(0)
     if not len(vectors):
         return np.zeros((CENTROIDS, vectors.shape[1]), np.float16)

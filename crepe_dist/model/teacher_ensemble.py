@@ -1,12 +1,14 @@
 """Soft labels for unlabelled texts, from an ensemble of trained classifiers and a naive Bayes classifier of words.
 
-The trained classifiers were trained on the labelled texts only, and do not change. Naive Bayes is trained on the labels
-of the ensemble. It also counts the words of the unlabelled texts, in every class in proportion to its current
-probability: expectation maximisation (Nigam, McCallum, Thrun & Mitchell 2000, "Text classification from labeled and
-unlabeled documents using EM"). A classifier joins the ensemble only if it lowers the validation loss. Its weight and
-the temperature of the ensemble are fitted to the validation split, as for the two branches of the crepe network.
+The trained classifiers were trained on the labelled texts only, and do not change. The naive Bayes classifier counts
+the words of the labelled texts in their classes. It also counts the words of the unlabelled texts: in every class, in
+proportion to the probability that the ensemble currently predicts. This is expectation maximisation (Nigam, McCallum,
+Thrun & Mitchell 2000, "Text classification from labeled and unlabeled documents using EM").
 
-Counts are integers in units of 1 / ``PROB_SCALE``, and log-odds in units of 1 / ``LOSS_UNITS_PER_NAT``, so that their
+A classifier joins the ensemble only if it lowers the validation loss. The weight of the classifier and the temperature
+of the ensemble are fitted to the validation split, in the same way as for the two branches of Crepe.
+
+Counts are integers in units of 1 / ``PROB_SCALE``. Log-odds are integers in units of 1 / ``LOSS_UNITS_PER_NAT``. So the
 sums are exact in any order.
 """
 
@@ -25,17 +27,17 @@ from crepe_dist.data.word_hashing import DocumentWords
 from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 
-SMOOTHING = 0.1  # Documents that are added to the count of each word in each class (additive smoothing).
-# Minimum number of documents that contain a word. A word of a single document has no information about others.
+SMOOTHING = 0.1  # Additive smoothing: this number of documents is added to the count of each word in each class.
+# Minimum number of documents that contain a word. A word in only one document carries no information about others.
 MIN_DOCUMENT_FREQUENCY = 2
 LOSS_UNITS_PER_NAT = 1 << 16  # Units of the log-odds of a word, per nat.
-MAX_ROUNDS = 6  # Maximum rounds of expectation maximisation.
-MIN_PROBABILITY = 1e-6  # Smallest probability whose logarithm is used.
-LENGTH = (1 << 15) - 1  # Length of a unit vector in its int16 form.
-# Candidate inverse penalties of the logistic regression, like scikit-learn's C.
+MAX_ROUNDS = 6  # Maximum number of iterations of expectation maximisation.
+MIN_PROBABILITY = 1e-6  # Lower bound that is applied to probabilities before the logarithm.
+LENGTH = (1 << 15) - 1  # Length of a unit vector that is stored as int16.
+# Candidate inverse regularisation strengths of the logistic regression, like C of scikit-learn.
 INVERSE_PENALTIES = (0.3, 3.0, 30.0, 300.0)
-MAX_STEPS = 300  # Maximum steps of gradient descent.
-GRADIENT_TOLERANCE = 1e-3  # Norm of the gradient per text at which gradient descent stops.
+MAX_STEPS = 300  # Maximum number of steps of gradient descent.
+GRADIENT_TOLERANCE = 1e-3  # Gradient descent stops below this norm of the gradient, divided by the number of texts.
 BAYES = "a naive Bayes classifier of words"  # Name of the member.
 Floats = npt.NDArray[np.float64]
 Logits = Mapping[str, npt.NDArray[Any]]  # Logits [texts, classes] of ``validation`` and ``unlabelled``, by split.
@@ -43,14 +45,14 @@ Logits = Mapping[str, npt.NDArray[Any]]  # Logits [texts, classes] of ``validati
 
 @dataclass(frozen=True)
 class TeacherEnsemble:
-    """Calibrated logits of several classifiers together.
+    """Predictions of an ensemble of classifiers.
 
     Attributes:
-        logits: calibrated logits of the validation split and of the unlabelled texts.
+        logits: calibrated logits of the validation split and of the unlabelled texts, by split.
         probabilities: probabilities of the unlabelled texts, float64 [texts, classes].
-        figures: JSON values. ``members``: names of the members, with the weight of each relative to the preceding ones.
-            ``temperature``: divisor of the sum of logits. ``loss``: loss on the validation split in nats per text.
-            ``error``: standard error of the loss. ``accuracy``: accuracy on the validation split.
+        figures: JSON values. ``members``: weight of each member, relative to the members before it, by name.
+            ``temperature``: divisor of the summed logits. ``loss``: validation loss in nats per text. ``error``:
+            standard error of the loss. ``accuracy``: accuracy on the validation split.
     """
 
     logits: Logits
@@ -64,12 +66,14 @@ def iter_teacher_ensembles(
     labels: npt.NDArray[np.int32],
     members: Mapping[str, Logits],
 ) -> Iterator[TeacherEnsemble]:
-    """Yield ensembles of increasing size: the first member, then each further member that lowers the validation loss.
+    """Build an ensemble step by step. Yield the ensemble after each step.
 
-    At the end, naive Bayes is added, with one ensemble for each round of expectation maximisation that lowers the loss.
+    The first ensemble consists of the first member. Each further member is added if it lowers the validation loss.
+    Finally, naive Bayes is added. It is trained again in each iteration of expectation maximisation, as long as the
+    validation loss falls.
 
     Args:
-        words: words of the splits ``train``, ``validation`` and ``unlabelled``, with the same numbers.
+        words: words of the splits ``train``, ``validation`` and ``unlabelled``. All splits use the same word numbers.
         label_probs: label probability of each class for each training text, float64 [texts, classes].
         labels: classes of the validation texts, int32 [texts].
         members: logits of the classifiers, by name.
@@ -108,7 +112,7 @@ def iter_teacher_ensembles(
 
 
 def quantize_unit_vectors(vectors: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    """Scale vectors, [..., d], to length 1, and round them to integers in units of 1/``LENGTH``."""
+    """Normalize vectors, [..., d], to length 1, and round their elements to integers in units of 1/``LENGTH``."""
     lengths = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=-1, keepdims=True))
     return np.asarray(np.rint(vectors / np.maximum(lengths, 1e-30) * LENGTH).astype(np.int16))
 
@@ -116,10 +120,10 @@ def quantize_unit_vectors(vectors: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
 def fit_logistic_regression(
     vectors: Logits, label_probs: Floats, labels: npt.NDArray[np.int32]
 ) -> Generator[None, None, Logits]:
-    """Fit a logistic regression to the training split, and return its calibrated logits; yield after each step.
+    """Fit a logistic regression to the training split, and return its calibrated logits. Yield after each step.
 
-    The penalty is chosen by the validation loss. The step sizes of the gradient descent follow Barzilai & Borwein
-    (1988).
+    The regularisation strength with the lowest validation loss is selected. The step sizes of the gradient descent
+    follow Barzilai & Borwein (1988).
 
     Args:
         vectors: vectors of the texts of each split, from ``quantize_unit_vectors``.
@@ -157,13 +161,13 @@ def fit_logistic_regression(
 
 
 def _exact_product(units: npt.NDArray[np.int16], values: Floats) -> npt.NDArray[Any]:
-    """Multiply integers, [n, k], by values, [k, m]. The values are rounded so that the sums are exact in any order."""
+    """Multiply integers, [n, k], by values, [k, m]. Round the values first, so that sums are exact in any order."""
     bits = 52 - sum(math.frexp(value)[1] for value in (LENGTH, units.shape[1], np.abs(values).max()))
     return np.asarray(units.astype(np.float64) @ np.rint(np.ldexp(values, bits)) / np.ldexp(float(LENGTH), bits))
 
 
 def common_words(words: Mapping[str, DocumentWords]) -> dict[str, DocumentWords]:
-    """Drop the words that occur in fewer than ``MIN_DOCUMENT_FREQUENCY`` training and unlabelled texts."""
+    """Drop words that fewer than ``MIN_DOCUMENT_FREQUENCY`` of the training and unlabelled texts contain."""
     frequencies = sum(np.bincount(words[name].words, minlength=words[name].size) for name in ("train", "unlabelled"))
     numbers = np.flatnonzero(frequencies >= MIN_DOCUMENT_FREQUENCY)
     return {name: split_words.select(numbers) for name, split_words in words.items()}
@@ -176,7 +180,7 @@ def _add_member(
     members_so_far: Mapping[str, float],
     name: str,
 ) -> TeacherEnsemble:
-    """Add a classifier to the ensemble: fit its weight and the temperature of the ensemble to the validation split."""
+    """Add a classifier to the ensemble. Fit its weight and the ensemble's temperature to the validation split."""
     parts = {
         split: np.stack([ensemble_logits[split], member_logits[split]], axis=1).astype(np.float32)
         for split in ensemble_logits
@@ -201,9 +205,9 @@ def _log_probs(logits: Logits) -> Logits:
 
 
 def _length_normalize(odds: Floats, words: DocumentWords) -> Floats:
-    """Divide log-odds by the square root of the number of words.
+    """Divide log-odds by the square root of the number of words in the text.
 
-    The words of a text depend on each other, so the sum of their log-odds would be too confident.
+    The words of a text are not independent, so the sum of their log-odds would be overconfident.
     """
     lengths = np.maximum(np.diff(words.starts), 1)
     return np.asarray((odds - odds.max(axis=1, keepdims=True)) / np.sqrt(lengths)[:, None])

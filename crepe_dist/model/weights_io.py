@@ -1,12 +1,12 @@
-"""Files of network parameters, and the configuration that parameters belong to.
+"""Reader and writer of weights files. The network configuration is inferred from the parameters.
 
-Parameters are NumPy arrays with Gluon's structural names. ``Paper`` has ``0.weight`` … ``14.bias`` like the original
-Gluon notebook, so that files are interchangeable. The n-gram network has ``weight``, ``bias`` and
-``significant``. The crepe network has the parameters of its n-gram branch with the prefix ``ngrams.``, and of its
-convolutional branch with the prefix ``tower.``. Checkpoints omit the zero rows of tables; see ``to_file_arrays``.
+Parameters are NumPy arrays with Gluon's structural names. The paper's network has ``0.weight`` … ``14.bias``, the names
+of the original Gluon notebook, so that files are interchangeable. The n-gram network has ``weight``, ``bias`` and
+``significant``. Crepe has the parameters of its two branches with the prefixes ``ngrams.`` and ``tower.``. Checkpoints
+omit rows of zeros in embedding tables; see ``to_file_arrays``.
 
-A *model folder* holds ``model.safetensors``, which other programs can read, and its metadata, ``model.json``. It is a
-checkpoint without its run.
+A *model folder* contains the weights file ``model.safetensors``, which other programs can read, and the metadata file
+``model.json``. It is a checkpoint without its run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from crepe_dist.files.safe_read import open_regular
 from crepe_dist.model import mxnet_params, quantization
 from crepe_dist.model.network_config import MODEL_HINT, NOT_A_CREPE_MODEL, NetworkConfig
 
-MODEL_FILE = "model.safetensors"  # Name of the weight file in a model folder.
+MODEL_FILE = "model.safetensors"  # Name of the weights file in a model folder.
 SAFETENSORS = ".safetensors"
 
 
@@ -40,7 +40,7 @@ def save(arrays: Arrays, path: Path) -> None:
 
 
 def to_file_arrays(arrays: Arrays, network: type[NetworkConfig]) -> Arrays:
-    """Return the arrays of a weight file of this package. Tables are stored without their rows of zeros."""
+    """Convert parameters to the arrays of a weights file of this package. Omit rows of zeros in tables."""
     tables = {*network.sparse_parameters, *network.buffers}
     if not tables:
         return arrays
@@ -57,7 +57,7 @@ def load(path: Path) -> Arrays:
     ``CompressedArray.validate``.
 
     Raises:
-        UserError: The file does not exist, is not a parameter file, or does not belong to one of our networks.
+        UserError: The file does not exist, is not a weights file, or does not belong to one of our networks.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")
@@ -106,7 +106,7 @@ def infer_config(
 
 
 def decompress_all(arrays: Arrays, config: NetworkConfig) -> Arrays:
-    """Decompress arrays; raise ``UserError`` like ``validate_compressed``."""
+    """Decompress arrays. Raise the same errors as ``validate_compressed``."""
     return {name: quantization.decompress(array) for name, array in validate_compressed(arrays, config).items()}
 
 
@@ -162,7 +162,7 @@ def validate(arrays: Arrays, config: NetworkConfig) -> None:
 def _finite(array: Any) -> bool:
     if array is None:  # A compressed array of ones has no values.
         return True
-    # For float16, a comparison of the bits takes a fiftieth of the time of isfinite.
+    # For float16, comparing the bit patterns is 50 times as fast as isfinite.
     if array.dtype == np.float16:
         return bool(array.view(np.int16).max(initial=0) < 0x7C00 and array.view(np.uint16).max(initial=0) < 0xFC00)
     # A value that is too large for float32 becomes infinite.
@@ -177,7 +177,7 @@ def read_safetensors(path: Path) -> Arrays:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not a complete safetensors file, is too large, or has a dtype that NumPy does not have.
+        ValueError: The file is not a complete safetensors file, is too large, or contains a dtype that NumPy lacks.
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
