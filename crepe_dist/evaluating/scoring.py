@@ -117,11 +117,11 @@ def _write(
         print(f"\n{worst}")
     noisy = {prob: view for prob, view in view_scores.items() if isinstance(prob, float)}
     reduced = {name: view for name, view in view_scores.items() if isinstance(name, str)}
-    described = {f"with a typing error in {percent(prob)} of the characters": view for prob, view in noisy.items()}
-    described |= {f"without the column {excerpt(name)}": view for name, view in reduced.items()}
-    for what, view in described.items():
+    descriptions = {f"with a typing error in {percent(prob)} of the characters": view for prob, view in noisy.items()}
+    descriptions |= {f"without the column {excerpt(name)}": view for name, view in reduced.items()}
+    for description, view in descriptions.items():
         name = score_name(view.is_multilabel)
-        print(f"\n{what}: {name} {percent(view.accuracy)}   macro F1 {view.macro_f1:.3f}   loss {view.loss:.4f}")
+        print(f"\n{description}: {name} {percent(view.accuracy)}   macro F1 {view.macro_f1:.3f}   loss {view.loss:.4f}")
     if args.mistakes is not None and scores.is_correct is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.is_correct)
         print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
@@ -154,7 +154,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     classes = [escape_controls(name) for name in dataset.classes]
     if not isinstance(scores, MulticlassScores):
         precision, recall = scores.micro_precision_recall
-        exact = "" if scores.exact_match is None else f"   all labels right: {percent(scores.exact_match)}"
+        exact = "" if scores.exact_match is None else f"   all labels correct: {percent(scores.exact_match)}"
         return (
             f"micro F1 {percent(scores.accuracy)} (precision {percent(precision)}, recall {percent(recall)})   "
             f"macro F1 {scores.macro_f1:.3f}   mean average precision {scores.mean_average_precision:.3f}   "
@@ -162,22 +162,22 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
             f"{_selective_predictions(scores)}\n\n{_class_table(scores, classes)}"
         )
     temperature = scores.calibration.temperature
-    loss, before = f"loss {scores.loss:.4f}", ""
+    loss, uncalibrated = f"loss {scores.loss:.4f}", ""
     if temperature != 1:
         loss += f" ({scores.uncalibrated_loss:.4f} before temperature {temperature:.2f})"
-        before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
-    level, above = None, ""
-    if levels := dataset.hierarchy:
-        level, above = levels.inner_levels[0], f"   hierarchical F1 {levels.f1(scores.confusion):.3f}"
-        above += "".join(
-            f"\nlevel {number}: {len(level_nodes.names):,} nodes, accuracy {percent(accuracy)}"
-            for number, (level_nodes, accuracy) in enumerate(
-                zip(levels.inner_levels, levels.accuracies(scores.confusion)), start=1
-            )
+        uncalibrated = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})"
+    highest_level, more_scores = None, ""
+    if hierarchy := dataset.hierarchy:
+        highest_level = hierarchy.inner_levels[0]
+        more_scores = f"   hierarchical F1 {hierarchy.f1(scores.confusion):.3f}"
+        accuracies = hierarchy.accuracies(scores.confusion)
+        more_scores += "".join(
+            f"\nlevel {number}: {len(level.names):,} nodes, accuracy {percent(accuracy)}"
+            for number, (level, accuracy) in enumerate(zip(hierarchy.inner_levels, accuracies), start=1)
         )
     if top := scores.top_k_accuracy:
-        above += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
-    above += _selective_predictions(scores)
+        more_scores += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
+    more_scores += _selective_predictions(scores)
     record = None
     with suppress(UserError):  # The record of the run is optional: it only improves the advice.
         record = open_run_of_checkpoint(path)
@@ -187,8 +187,8 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
     )
     return (
         f"accuracy {percent(scores.accuracy)}   macro F1 {scores.macro_f1:.3f}   {loss}   "
-        f"calibration error {percent(scores.calibration_error)}{before}{above}\n\n{_class_table(scores, classes)}\n\n"
-        f"{_confusion(scores, classes, level)}"
+        f"calibration error {percent(scores.calibration_error)}{uncalibrated}{more_scores}\n\n"
+        f"{_class_table(scores, classes)}\n\n{_confusion(scores, classes, highest_level)}"
         + (f"\n\n{missed['what']}: {missed['why']}\n  do:  {missed['do']}" if missed else "")
     )
 

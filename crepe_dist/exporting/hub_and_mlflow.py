@@ -40,7 +40,7 @@ def write_card(predictor: Predictor, folder: Path) -> None:
         version=__version__,
         measure=predictor.score_name,
         result="" if accuracy is None else percent(accuracy),
-        several=predictor.is_multilabel,
+        is_multilabel=predictor.is_multilabel,
         classes=[escaped(name) for name in predictor.classes[:MAX_CARD_CLASSES]],
         count=len(predictor.classes),
         limits=map(escaped, limits),

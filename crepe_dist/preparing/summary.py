@@ -98,8 +98,8 @@ def build_data_report(
         "file_encoding": spec.read_options.encoding or UTF_8,
     }
     if built.preprocessor.beside:
-        alone = _count_duplicates(collected, built, is_unlabelled, "_alone")
-        summary["duplicates"]["text_alone"] = {name: alone[name] for name in ("exact", "near", "across")}
+        text_duplicates = _count_duplicates(collected, built, is_unlabelled, "_alone")
+        summary["duplicates"]["text_alone"] = {name: text_duplicates[name] for name in ("exact", "near", "across")}
     if levels := spec.read_options.labelling.levels:
         summary["levels"] = levels
     if collected.renamed:
@@ -117,7 +117,7 @@ def build_data_report(
 
 
 def _count_unknown_labels(spec: PreparationSpec, collected: SpooledRows, built: BuildResult) -> dict[str, int]:
-    """Count rows by the first of their labels that is no class, sorted by descending count."""
+    """Count the rows with an unknown label by their first unknown label. The most frequent label comes first."""
     counts: Counter[str] = Counter()
     known = set(built.classes)
     rows = np.bincount(collected.rows["label"][built.assignment == UNKNOWN], minlength=len(collected.labels))
@@ -180,7 +180,7 @@ def _count_characters(built: BuildResult, total: int) -> dict[str, Any]:
 def _count_duplicates(
     collected: SpooledRows, built: BuildResult, is_unlabelled: npt.NDArray[np.bool_], suffix: str = ""
 ) -> dict[str, Any]:
-    """Count the labelled rows that repeat other rows, and how many of these have another label.
+    """Count the labelled rows that repeat an earlier row, and the repeats that have another label.
 
     Args:
         is_unlabelled: True for rows without a label, bool [rows].
@@ -201,9 +201,9 @@ def _count_duplicates(
     for kind in ("exact", "near"):
         keys = np.ascontiguousarray(keys_of[kind])
         for part in partition_by_key(keys):
-            of = {code: keys[part[built.assignment[part] == code]] for code in (TRAIN, VALIDATION, TEST)}
+            keys_of_split = {code: keys[part[built.assignment[part] == code]] for code in (TRAIN, VALIDATION, TEST)}
             for one, other in pairs:
-                across[one, other][kind] += int(np.isin(of[one], of[other]).sum())
+                across[one, other][kind] += int(np.isin(keys_of_split[one], keys_of_split[other]).sum())
     return {
         "exact": exact,
         "near": near,
@@ -214,14 +214,14 @@ def _count_duplicates(
 
 
 def _pick_examples(collected: SpooledRows, built: BuildResult) -> dict[str, list[str]]:
-    texts = SpooledTexts(collected.texts)
+    spooled = SpooledTexts(collected.texts)
     training = np.flatnonzero(built.assignment == TRAIN)
     examples: dict[str, list[str]] = {name: [] for name in built.classes[:EXAMPLE_CLASSES]}
     for start in range(0, len(training), CHUNK_ROWS):
         rows = training[start : start + CHUNK_ROWS]
-        place, labels = built.targets.iter_labels(rows)
-        for index, found in enumerate(examples.values()):
-            chosen = rows[place[labels == index][: EXAMPLES - len(found)]]
-            data = texts.get(collected.rows[chosen])
-            found += [built.preprocessor.display_text(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
+        position, labels = built.targets.iter_labels(rows)
+        for index, texts_of_class in enumerate(examples.values()):
+            chosen = rows[position[labels == index][: EXAMPLES - len(texts_of_class)]]
+            data = spooled.get(collected.rows[chosen])
+            texts_of_class += [built.preprocessor.display_text(text.decode("utf-8"))[:EXAMPLE_LENGTH] for text in data]
     return examples

@@ -25,7 +25,7 @@ MAX_COMMAND_CHARS = 20_000
 MAX_TERMINAL_CHARS = 300  # Maximum length of a text on the terminal.
 MAX_SHOWN = {"table": 2000, "examples": 50, "open": 6, "files": 20, "reasons": 20}
 MAX_TERMINAL_CLASSES, MAX_WARNINGS = 20, 10
-NAMED = 4  # Number of characters, and of reasons, that the terminal shows.
+MAX_TERMINAL_ITEMS = 4  # Maximum number of unknown characters, and of reasons, on the terminal.
 LABEL_CELLS = 32  # Maximum width of a class name, in characters.
 GAP = 2  # Distance between two columns, in characters.
 MODES = {
@@ -37,7 +37,7 @@ MODES = {
 # colour.
 Bar = tuple[str, list[Any], str]
 # Reasons why rows are removed, in the order of removal: the key in the summary, and its name on the page.
-REMOVED_ROWS = (("bad", "unusable"), ("duplicates", "duplicates removed"), ("sampled_out", "left out by sampling"))
+REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"), ("sampled_out", "removed by sampling"))
 MAX_BARS = 30
 BAR_LABEL_CELLS = 26
 PERCENTILES = ("50", "90", "95", "99")  # of the text length
@@ -54,12 +54,12 @@ def page(summary: Summary) -> str:
         summary=clean,
         overview=overview(clean),
         facts=facts(clean),
-        most=MAX_SHOWN,
+        max_shown=MAX_SHOWN,
         splits=list(clean["splits"]),
         totals=totals,
         whole=_whole(clean, totals),
         rows=_largest_classes(totals, MAX_SHOWN["table"]),
-        most_bars=MAX_BARS,
+        max_bars=MAX_BARS,
         colours_of=[(name, SPLIT_COLOURS[name]) for name in clean["splits"]],
         symbols=[(*formatting.character(symbol), count) for symbol, count in summary["characters"]["top"]],
         reasons=_reasons(clean),
@@ -85,96 +85,105 @@ def overview(summary: Summary) -> str:
 def facts(summary: Summary) -> dict[str, list[str]]:
     """Return short statements about the data by subject. The page and the terminal show the same statements."""
     rows, fit, encoding = summary["rows"], summary["fit"], summary["encoding"]
-    lost = [f"{number(rows[key])} {name}" for key, name in REMOVED_ROWS if rows[key]]
-    found = {"rows": [", ".join([f"{number(rows['read'])} read", *lost, f"{number(rows['kept'])} kept"])]}
+    removed = [f"{number(rows[key])} {name}" for key, name in REMOVED_ROWS if rows[key]]
+    statements = {"rows": [", ".join([f"{number(rows['read'])} read", *removed, f"{number(rows['kept'])} remaining"])]}
     if corrections := summary.get("corrections"):
         splits = corrections.get("splits", {}).items()
-        changed = [f"{number(count)} of {split} changed" for split, count in splits if count]
-        counts = {
-            "of validation and test not changed (--correct all changes them)": "held_out",
-            "already right": "already",
-            "kept": "kept",
-            "not found": "stale",
+        changed = [f"{number(count)} {split} labels changed" for split, count in splits if count]
+        descriptions = {
+            "held_out": "labels of validation and test rows not changed (--correct all changes them)",
+            "already": "already corrected",
+            "kept": "confirmed",
+            "stale": "rows not found",
         }
-        others = [f"{number(corrections[key])} {what}" for what, key in counts.items() if corrections.get(key)]
-        named = [*changed, *others]
-        found["rows"].append(f"labels by {corrections['file']}: {', '.join(named) or 'none changed'}")
-    found["classes"] = _class_facts(summary)
+        unchanged = [f"{number(corrections[key])} {text}" for key, text in descriptions.items() if corrections.get(key)]
+        outcome = ", ".join([*changed, *unchanged]) or "none changed"
+        statements["rows"].append(f"label corrections of {corrections['file']}: {outcome}")
+    statements["classes"] = _class_facts(summary)
 
-    lengths, length = summary["lengths"], f"feature_len ({number(encoding['feature_len'])} characters)"
-    marks = lengths["percentiles"]
-    at = [f"{share} % up to {number(marks[share])}" for share in PERCENTILES if marks]
-    found["lengths"] = [f"{', '.join(at)}, the longest {number(marks['100'])} characters"] if at else []
-    long = f"{percent(lengths['cut'])} ({number(round(lengths['cut'] * rows['kept']))})" if lengths["cut"] else "none"
-    found["lengths"].append(f"longer than {length}: {long}")
+    lengths, feature_len = summary["lengths"], number(encoding["feature_len"])
+    percentiles = lengths["percentiles"]
+    limits = [f"{rank} % up to {number(percentiles[rank])}" for rank in PERCENTILES if percentiles]
+    if limits:
+        statements["lengths"] = [f"{', '.join(limits)}, the longest {number(percentiles['100'])} characters"]
+    else:
+        statements["lengths"] = []
+    num_longer = number(round(lengths["cut"] * rows["kept"]))
+    longer = f"{percent(lengths['cut'])} ({num_longer})" if lengths["cut"] else "none"
+    statements["lengths"].append(f"longer than feature_len ({feature_len} characters): {longer}")
 
     characters = summary["characters"]
-    share = f"{percent(characters['unknown'], characters['total'])} ({number(characters['unknown'])})"
-    found["characters"] = [
-        f"not in the alphabet, read as blanks: {share if characters['unknown'] else 'none'} of "
-        f"{number(characters['total'])}"
+    unknown = "none"
+    if characters["unknown"]:
+        unknown = f"{percent(characters['unknown'], characters['total'])} ({number(characters['unknown'])})"
+    statements["characters"] = [
+        f"not in the alphabet, and read as blanks: {unknown} of {number(characters['total'])} characters"
     ]
 
     repeats = summary["duplicates"]
-    found["duplicates"] = [
-        f"near duplicates: {number(repeats['near'])}, {number(repeats['exact'])} of them exact copies; "
+    statements["duplicates"] = [
+        f"near duplicates: {number(repeats['near'])} ({number(repeats['exact'])} exact duplicates); "
         f"{number(repeats['removed'])} removed"
     ]
-    if alone := repeats.get("text_alone"):
-        found["duplicates"][0] += " (text and columns are the same)"
-        statement = f"{number(alone['near'])}, {number(alone['exact'])} of them exact copies"
-        found["duplicates"].append(f"near duplicates by the text alone: {statement}")
+    if text_repeats := repeats.get("text_alone"):
+        statements["duplicates"][0] += "; text and feature columns are equal"
+        counts = f"{number(text_repeats['near'])} ({number(text_repeats['exact'])} exact duplicates)"
+        statements["duplicates"].append(f"near duplicates without regard to feature columns: {counts}")
     if repeats["conflicting"]:
-        found["duplicates"].append(f"of another class: {number(repeats['conflicting'])}")
+        statements["duplicates"].append(f"near duplicates with another label: {number(repeats['conflicting'])}")
     for name, counts in repeats["across"].items():
-        whole = summary["splits"].get(name.partition(" in ")[0], {}).get("rows", 0)
-        found["duplicates"].append(
-            f"{name}: {number(counts['near'])} ({percent(counts['near'], whole)}), {number(counts['exact'])} exact"
-            + (f"; by the text alone {number(alone['across'][name]['near'])}" if alone else "")
+        num_rows = summary["splits"].get(name.partition(" in ")[0], {}).get("rows", 0)
+        statements["duplicates"].append(
+            f"{name}: {number(counts['near'])} ({percent(counts['near'], num_rows)}), {number(counts['exact'])} exact"
+            + (f"; {number(text_repeats['across'][name]['near'])} by the text only" if text_repeats else "")
         )
 
-    found["encoding"] = [
+    statements["encoding"] = [
         f"{encoding['mode']}: {MODES[encoding['mode']]}",
-        f"of a text longer than {number(encoding['feature_len'])} characters, {describe_truncation(encoding)} are read",
+        f"if a text is longer than {feature_len} characters, only {describe_truncation(encoding)} are read",
         f"alphabet of {number(fit['characters'])} characters"
-        + (" of the training texts" if fit["alphabet"] else "")
-        + (f", {number(fit['rare'])} of them rare and read as two codes" if fit["rare"] else ""),
+        + (", learned from the training texts" if fit["alphabet"] else "")
+        + (f"; {number(fit['rare'])} rare characters are read as two character ids each" if fit["rare"] else ""),
         "accents are removed: é is read as e, ß as ss" if encoding["fold_accents"] else "accents are not removed",
-        *map(_beside, summary["beside"]),
-        *(["HTML tags are removed, as in predict"] if summary["strip_html"] else []),
+        *map(_describe_column, summary["beside"]),
+        *(["HTML tags are removed, also by predict"] if summary["strip_html"] else []),
     ]
-    return found
+    return statements
 
 
-def _beside(column: dict[str, Any]) -> str:
+def _describe_column(column: dict[str, Any]) -> str:
     """Describe a feature column. The number of values that are read includes the missing value."""
-    found = f"column {truncate_to_width(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
+    description = f"column {truncate_to_width(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
     if column["read"] <= column["values"]:
-        found += f", of which the {number(column['read'] - 1)} most frequent are read"
-    return found
+        description += f"; only the {number(column['read'] - 1)} most frequent values are read"
+    return description
 
 
 def _class_facts(summary: Summary) -> list[str]:
-    labels, splits, found = summary.get("labels", {}), summary["splits"], []
-    for each in summary.get("renamed", ()):
-        old, new = (truncate_to_width(each[name], LABEL_CELLS) for name in ("old", "new"))
-        found.append(f"{old} renamed to {new}: {formatting.pluralize(each['rows'], 'row')}")
+    labels, splits, statements = summary.get("labels", {}), summary["splits"], []
+    for renaming in summary.get("renamed", ()):
+        old, new = (truncate_to_width(renaming[name], LABEL_CELLS) for name in ("old", "new"))
+        statements.append(f"{old} renamed to {new}: {formatting.pluralize(renaming['rows'], 'row')}")
     if labels.get("kind") == SOFT:
-        found.append(f"soft labels of at most {labels['most']} classes")
+        statements.append(f"soft labels of at most {labels['most']} classes")
     elif labels:
-        found.append(f"labels of a row: {labels['mean']:.1f} on average, at most {labels['most']}; none: "
-                     f"{number(labels['none'])} rows")  # fmt: skip
+        statements.append(
+            f"labels of a row: {labels['mean']:.1f} on average, at most {labels['most']}; rows without labels: "
+            f"{number(labels['none'])}"
+        )
     train = splits.get("train")
     if not train or not sum(train["classes"]):
-        return found
+        return statements
     counts, names = train["classes"], [truncate_to_width(name, 2 * LABEL_CELLS) for name in summary["classes"]]
     most, fewest = counts.index(max(counts)), counts.index(min(counts))
-    found.append(f"training rows: {number(counts[most])} of {names[most]}, {number(counts[fewest])} of {names[fewest]}")
+    statements.append(
+        f"training rows: {number(counts[most])} of {names[most]}, {number(counts[fewest])} of {names[fewest]}"
+    )
     scored = next(name for name in reversed(SPLITS) if name in splits)
     if labels.get("kind") != MULTILABEL and splits[scored]["rows"]:
-        share = percent(splits[scored]["classes"][most], splits[scored]["rows"])
-        found.append(f"majority-class baseline: {share} {scored} accuracy")
-    return found
+        accuracy = percent(splits[scored]["classes"][most], splits[scored]["rows"])
+        statements.append(f"majority-class baseline: {accuracy} {scored} accuracy")
+    return statements
 
 
 def _whole(summary: Summary, totals: list[int]) -> int:
@@ -183,7 +192,7 @@ def _whole(summary: Summary, totals: list[int]) -> int:
 
 
 def _reasons(summary: Summary) -> list[tuple[str, int]]:
-    """Return the reasons why rows could not be used, the most frequent first."""
+    """Return the reasons why rows are invalid, the most frequent first."""
     return sorted(summary["quarantine"]["reasons"].items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -200,17 +209,17 @@ def _largest_classes(counts: list[int], most: int) -> list[int]:
 
 
 def _row_bars(summary: Summary) -> list[Bar]:
-    """Return bars of the rows that were read, removed, kept and assigned to each split."""
+    """Return bars of the rows that were read, that were removed, that remain, and that are in each split."""
     counts, end = summary["rows"], summary["rows"]["read"]
     bars = [("read", 0, end, "sky")]
     for key, name in REMOVED_ROWS:
         if counts[key]:
             bars.append((name, end - counts[key], counts[key], "red"))
             end -= counts[key]
-    bars.append(("kept", 0, counts["kept"], "sky"))
+    bars.append(("remaining", 0, counts["kept"], "sky"))
     start = 0
-    more = {"unlabelled": summary["unlabelled"]} if "unlabelled" in summary else {}
-    for name, split in {**summary["splits"], **more}.items():
+    unlabelled = {"unlabelled": summary["unlabelled"]} if "unlabelled" in summary else {}
+    for name, split in {**summary["splits"], **unlabelled}.items():
         bars.append((f"→ {name}", start, split["rows"], SPLIT_COLOURS[name]))
         start += split["rows"]
     ends = [number(counts["read"]), *(f"{number(bar[2])}  ({percent(bar[2], counts['read'])})" for bar in bars[1:])]
@@ -259,7 +268,8 @@ def show(summary: Summary, console: Console, folder: str) -> None:
         folder: folder of the data set. If the full report was written, it is ``report.html`` in this folder.
     """
     symbols = [
-        f"{formatting.character(symbol)[0]} ({number(count)})" for symbol, count in summary["characters"]["top"][:NAMED]
+        f"{formatting.character(symbol)[0]} ({number(count)})"
+        for symbol, count in summary["characters"]["top"][:MAX_TERMINAL_ITEMS]
     ]
     summary = formatting.escape_nested(summary, MAX_TERMINAL_CHARS)
     console.print(Text(summary["name"], "bold", overflow="fold"), Text(f"\n{overview(summary)}\n", overflow="fold"))
@@ -271,12 +281,15 @@ def show(summary: Summary, console: Console, folder: str) -> None:
     if not summary["warnings"]:
         console.print("No warnings.", style="green")
     console.print(Text(), _class_table(summary))
-    if (more := len(summary["classes"]) - MAX_TERMINAL_CLASSES) > 0:
-        console.print(f"{number(more)} more, none larger than these", highlight=False)
+    if (num_omitted := len(summary["classes"]) - MAX_TERMINAL_CLASSES) > 0:
+        console.print(f"{number(num_omitted)} more classes, no larger than the classes above", highlight=False)
     lines = {name: "\n".join(statements) for name, statements in facts(summary).items()}
-    lines["characters"] += f"\nthe most frequent: {', '.join(symbols)}" if symbols else ""
-    if bad := [f"{truncate_to_width(reason, 200)} ({number(count)})" for reason, count in _reasons(summary)[:NAMED]]:
-        lines["unusable"] = f"{', '.join(bad)}; all of them are in quarantine.jsonl"
+    lines["characters"] += f"\nmost frequent unknown characters: {', '.join(symbols)}" if symbols else ""
+    if reasons := [
+        f"{truncate_to_width(reason, 200)} ({number(count)})"
+        for reason, count in _reasons(summary)[:MAX_TERMINAL_ITEMS]
+    ]:
+        lines["invalid"] = f"{', '.join(reasons)}; quarantine.jsonl lists all invalid rows"
     lines["report"] = extras.missing_note("reports", "page") or f"{formatting.excerpt(folder).rstrip('/')}/report.html"
     console.print(Text(), _grid([(name, text) for name, text in lines.items() if text]))
 
@@ -285,7 +298,7 @@ def _class_table(summary: Summary) -> Table:
     splits, totals = summary["splits"], _class_totals(summary)
     whole = _whole(summary, totals)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
-    for heading in ("class", *splits, "share"):
+    for heading in ("class", *splits, "proportion"):
         table.add_column(Text(heading), justify="left" if heading == "class" else "right", no_wrap=heading != "class")
     for index in _largest_classes(totals, MAX_TERMINAL_CLASSES):
         counts = [number(split["classes"][index]) for split in splits.values()]

@@ -64,7 +64,7 @@ def describe_selection(record: RunRecord) -> str:
     is_last = record.result["chosen_by"] == "last epoch"
     reason = "has the best validation scores"
     if is_last:
-        reason = "is selected because it is the last one, and there was no validation split"
+        reason = "is selected, because it is the last epoch and there is no validation split"
     stopped = f" Training stopped early: {pluralize(_planned(record), 'epoch')} were planned." * _stopped(record)
     refit = ""
     if details := record.provenance.get("refit"):
@@ -194,25 +194,25 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
             warn(
                 f"the test split is small ({pluralize(scores.documents, 'document')})",
                 f"the 95 % interval of the accuracy is wide: {percent(low)} to {percent(high)}",
-                "hold out more documents for the test split (prepare --test), or collect more",
+                "use more documents for the test split (prepare --test), or collect more documents",
             )
         if missed := never_predicted(record, scores, classes):
             warnings.append(missed)
         if scores.calibration_error > LARGE_CALIBRATION_ERROR and low > baseline:
             fewer = is_overconfident(scores)
             helps = not (falls or missed) and (fewer or not is_done)
-            more = f"; {'fewer' if fewer else 'more'} epochs may help" if helps else ""
+            advice = f"; {'fewer' if fewer else 'more'} epochs may help" if helps else ""
             warn(
                 "the probabilities are not reliable",
                 describe_calibration(scores),
-                f"use the ranking, not the numbers{more}",
+                f"use the ranking of the classes, but not the probabilities{advice}",
             )
     if rose:
         best = losses.index(min(losses)) + 1
         warn(
             f"overfitting: the loss on unseen texts rose from {min(losses):.3f} after epoch {best} to {losses[-1]:.3f}",
             "the model memorises the training texts, and is overconfident or less accurate on unseen texts",
-            f"stop earlier (--epochs {best}, or --patience 2 with a validation split), use more data or dropout",
+            f"stop earlier (--epochs {best}, or --patience 2 with a validation split), or use more data or dropout",
         )
     elif falls and record.result is not None:
         warn(
@@ -239,9 +239,10 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
         f"{describe_truncation(encoding)}.{rare}",
         f"The alphabet of the model has {number(len(alphabet))} characters. All other characters are read as blanks, "
         f"so the model cannot distinguish texts in other scripts.{folded}",
-        "It predicts each label with a probability that reaches the label's threshold: no label, one label or several."
+        "The model predicts each label with a probability that reaches the label's threshold. A text can have no label "
+        "or more than one label."
         if is_multilabel
-        else "It assigns one of its classes to every text, even if none of them fits, unless a threshold is given "
+        else "The model assigns one of its classes to every text, even if no class fits, unless a threshold is given "
         "(--min-probability).",
     ]
 
@@ -275,5 +276,5 @@ def describe_limits(record: RunRecord, classes: list[str]) -> list[str]:
             for index in order[:3]
             if f1[index] < STRONG
         ]
-        sentences += [*([f"It is weakest on {', '.join(weak)}."] if weak else []), describe_calibration(scores)]
+        sentences += [*([f"The model is weakest on {', '.join(weak)}."] if weak else []), describe_calibration(scores)]
     return sentences

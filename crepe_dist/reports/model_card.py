@@ -33,15 +33,15 @@ def escaped(text: str) -> Markup:
     )
 
 
-def render_model_card(record: RunRecord, flaws: list[str]) -> str:
+def render_model_card(record: RunRecord, data_facts: list[str]) -> str:
     """Render the model card (Mitchell et al. 2019, arXiv:1810.03993) of a run's selected checkpoint as Markdown.
 
     Args:
         record: record of the run.
-        flaws: warnings about the training data.
+        data_facts: statements and warnings about the training data.
     """
     classes = escape_nested(record.classes)
-    limits = [*findings.describe_limits(record, classes), *(f"Its data: {flaw}." for flaw in flaws)]
+    limits = [*findings.describe_limits(record, classes), *(f"The training data: {fact}." for fact in data_facts)]
     scores = record.test_scores
     provenance = record.provenance
     return render(
@@ -58,7 +58,7 @@ def render_model_card(record: RunRecord, flaws: list[str]) -> str:
         count=len(classes),
         rows=_class_rows(scores, classes) if scores else [],
         macro_f1=scores.macro_f1 if scores else 0.0,
-        several="labels" in record.metadata,
+        is_multilabel="labels" in record.metadata,
         limits=[escaped(sentence) for sentence in limits],
         encoding=record.metadata["encoding"],
         checkpoint=_code(shlex.quote(record.checkpoint.name)),
@@ -74,7 +74,9 @@ def render_model_card(record: RunRecord, flaws: list[str]) -> str:
 
 def _class_rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     rows = table(scores, classes)[:MAX_CARD_CLASSES]
-    return [{**row, "name": escaped(row["name"]), "taken": escaped(row.get("taken", ""))} for row in rows]
+    return [
+        {**row, "name": escaped(row["name"]), "confused_with": escaped(row.get("confused_with", ""))} for row in rows
+    ]
 
 
 def _code(text: str) -> Markup:

@@ -40,12 +40,14 @@ REPORT = "report.html"
 # Errors that a damaged summary of the data set can raise.
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 FILES = (
-    ("checkpoints/", "parameters and scores of the selected epoch; without a refit also of the last epoch"),
+    ("checkpoints/", "parameters and scores of the selected epoch and, without a refit, of the last epoch"),
     ("state/", "resume state of an unfinished run"),
-    ("first/", "network that was trained only on the labelled texts"),
-    ("lesson/", "pseudo labels of the unlabelled texts"),
+    ("supervised/", "supervised model, which was trained only on the labelled texts"),
+    ("first/", "supervised model of a run of an earlier version"),
+    ("pseudo_labels/", "pseudo labels of the unlabelled texts"),
+    ("lesson/", "pseudo labels of a run of an earlier version"),
     ("metrics.jsonl", "metrics of every step and every epoch"),
-    ("tensorboard/", "the same metrics for TensorBoard"),
+    ("tensorboard/", "metrics for TensorBoard"),
     ("config.yaml", "settings"),
     ("result.json", "selected epoch, its scores and its provenance"),
 )
@@ -117,8 +119,8 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     missing = "" if isinstance(data, Dataset) else str(data.what)
     write_text(record.path / REPORT, page(record, texts, missing, warnings))
     yield
-    flaws = [f"{warning['what']} ({warning['why']})" for warning in warnings]
-    write_text(record.path / CARD, render_model_card(record, [*facts_for_users, *flaws]))
+    data_problems = [f"{warning['what']} ({warning['why']})" for warning in warnings]
+    write_text(record.path / CARD, render_model_card(record, [*facts_for_users, *data_problems]))
 
 
 def page(
@@ -151,12 +153,12 @@ def page(
         history=record.history,
         scores=template_values(scores, classes, quotes, encoding) if scores else None,
         measure=record.score_name,
-        chooses="validation_accuracy" in record.metrics,
+        has_validation="validation_accuracy" in record.metrics,
         no_texts=excerpt(no_texts),
         figures=_curves(record.history, record.epoch, record.score_name),
         changed=_settings(record.non_default_settings()),
         settings=_settings(record.settings),
-        made=escape_nested(record.provenance),
+        provenance=escape_nested(record.provenance),
         data={"name": excerpt(record.metadata["data"]["name"]), "folder": excerpt(str(record.data_folder)),
               "fingerprint": excerpt(record.fingerprint)},
         splits=[(excerpt(name), count) for name, count in findings.split_sizes(record).items()],
@@ -167,20 +169,21 @@ def page(
         reproducible=findings.reproducible(record),
         checkpoint=excerpt(record.checkpoint.name),
         folder=excerpt(shlex.quote(str(record.path))),
-        files=[(name, size(disk_usage(path)), what) for name, what in FILES if (path := record.path / name).exists()],
+        files=[(name, size(disk_usage(path)), text) for name, text in FILES if (path := record.path / name).exists()],
         limits=findings.describe_limits(record, classes),
     )  # fmt: skip
 
 
 def _headline(record: RunRecord, classes: list[str], scores: AnyScores | None) -> list[Tile]:
     """Return the tiles at the top of the report."""
-    history, made = record.history, record.provenance
+    history, provenance = record.history, record.provenance
     tiles: list[Tile] = [("test accuracy", percent(record.metrics["test_accuracy"]), [])]
     if scores:
         tiles = summary_tiles(scores, classes, "test", findings.training_rows(record))
     notes = [pluralize(len(history.epochs), "epoch")]
-    if made:
-        notes.append(excerpt(f"{pluralize(made['processes'], 'process', 'processes')} on {made['device']}"))
+    if provenance:
+        processes = pluralize(provenance["processes"], "process", "processes")
+        notes.append(excerpt(f"{processes} on {provenance['device']}"))
     return [*tiles, ("training time", duration(history.seconds), notes)] if history.epochs else tiles
 
 
@@ -219,7 +222,7 @@ def _loss_curves(history: History, reported: int) -> str:
         top = 2 * ordered[int(0.9 * (len(ordered) - 1))]
         if means[0] > top:
             axes.set_ylim(top=top)
-            axes.set_ylabel(f"loss (at first up to {ordered[-1]:.2f})")
+            axes.set_ylabel(f"loss (clipped, highest {ordered[-1]:.2f})")
         _legend(axes)
         return drawing.svg(figure, "Train loss by step, validation and test loss by epoch")
 

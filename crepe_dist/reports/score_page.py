@@ -35,15 +35,17 @@ MAX_QUOTE_CHARS = 600  # Maximum length of the text of a mistake.
 # Below the first expected calibration error, probabilities are called well calibrated. Above the second, a warning is
 # given.
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
-MAX_MATRIX_CLASSES = 30  # With more classes, the confusion matrix shows the most confused ones, and merges the others.
+MAX_MATRIX_CLASSES = (
+    30  # With more classes, the confusion matrix shows the most confused classes, and merges the others.
+)
 MATRIX_LABEL_CELLS = 20  # Maximum width of a class name in the confusion matrix, in characters.
-OTHER_CLASSES = "the others"
+OTHER_CLASSES = "other classes"
 
 Tile = tuple[str, str, list[str]]  # name, value and notes
 
 
 class QuotedRow(NamedTuple):
-    """Text of a document for people, original or decoded from its codes, and the place that it was read from."""
+    """Readable text of a document, original or decoded from its character ids, and the place that it was read from."""
 
     text: str
     place: str
@@ -103,12 +105,12 @@ def template_values(
     if isinstance(scores, MultilabelScores):
         rows.sort(key=lambda row: (-row["documents"], row["name"]))
         calibration = percent(scores.calibration_error)
-        return {**common, "several": True, "calibration": calibration, "selective": selective_table(scores)}
+        return {**common, "is_multilabel": True, "calibration": calibration, "selective": selective_table(scores)}
     totals = scores.support
     quotes = quotes or [None] * len(scores.mistakes)
     return {
         **common,
-        "several": False,
+        "is_multilabel": False,
         "wrong": scores.documents - int(np.trace(scores.confusion)),
         "macro_f1": scores.macro_f1,
         "pairs": [
@@ -144,13 +146,19 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
     texts = pluralize(scores.documents, "text")
     if isinstance(scores, MultilabelScores):
         precision, recall = scores.micro_precision_recall
-        exact = [] if scores.exact_match is None else [f"all labels right: {percent(scores.exact_match)} of the texts"]
+        exact = (
+            [] if scores.exact_match is None else [f"all labels correct: {percent(scores.exact_match)} of the texts"]
+        )
         notes = [f"precision {percent(precision)}, recall {percent(recall)}", texts, *exact]
         return [
             (f"{split} micro F1", percent(scores.accuracy), notes),
             ("macro F1", f"{scores.macro_f1:.3f}", [pluralize(len(classes), "class", "classes")]),
             ("mean average precision", f"{scores.mean_average_precision:.3f}", []),
-            ("calibration error", percent(scores.calibration_error), ["mean gap of probability and share of labels"]),
+            (
+                "calibration error",
+                percent(scores.calibration_error),
+                ["mean difference between probability and label frequency"],
+            ),
         ]
     low, high = accuracy_interval(scores)
     baseline = f"{texts}; majority class: {percent(majority(scores, training)[1])}"
@@ -167,7 +175,7 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
             [f"95 % interval: {percent(low)} to {percent(high)}", baseline],
         ),
         ("macro F1", f"{scores.macro_f1:.3f}", [pluralize(len(classes), "class", "classes"), lowest]),
-        ("calibration error", percent(error), [*notes, "mean gap of probability and accuracy"]),
+        ("calibration error", percent(error), [*notes, "mean difference between probability and accuracy"]),
     ]
 
 
@@ -183,11 +191,11 @@ def describe_calibration(scores: MulticlassScores) -> str:
     """Describe how well the predicted probabilities are calibrated."""
     error, temperature = scores.calibration_error, scores.calibration.temperature
     before = f" ({percent(scores.uncalibrated_error)} before temperature {temperature:.2f})" if temperature != 1 else ""
-    verdict = "it is well calibrated"
+    verdict = "they are well calibrated"
     if error >= SMALL_CALIBRATION_ERROR:
         tendency = "too high (overconfident)" if is_overconfident(scores) else "too low (underconfident)"
         verdict = f"they are {'far ' * (error > LARGE_CALIBRATION_ERROR)}{tendency}"
-    return f"The expected calibration error of its probabilities is {percent(error)}{before}: {verdict}."
+    return f"The expected calibration error of the probabilities is {percent(error)}{before}: {verdict}."
 
 
 def selective_table(scores: AnyScores) -> list[list[str]]:
@@ -196,20 +204,20 @@ def selective_table(scores: AnyScores) -> list[list[str]]:
     A row shows a required precision, its threshold, the coverage (the fraction of the texts or labels that are
     predicted at this threshold), and the precision on the split. Return an empty list without selective predictions.
     """
-    rows, headings = [], ["labels found" if scores.is_multilabel else "texts"]
+    rows, headings = [], ["coverage of labels" if scores.is_multilabel else "coverage"]
     for selective in scores.selective_scores:
         # The coverage of a hierarchy has one value per level. The classes are the last level.
-        *inner_levels, of_classes = selective["covered"]
+        *inner_levels, class_coverage = selective["covered"]
         threshold = [] if scores.is_multilabel or inner_levels else [percent(selective["thresholds"][0])]
-        coverage = [of_classes]
+        coverage = [class_coverage]
         if inner_levels:
-            coverage = [of_classes, *inner_levels[::-1], 1 - sum(selective["covered"])]
-            headings = ["a class", *(f"level {number}" for number in range(len(inner_levels), 0, -1)), "none"]
+            coverage = [class_coverage, *inner_levels[::-1], 1 - sum(selective["covered"])]
+            headings = ["class", *(f"level {number}" for number in range(len(inner_levels), 0, -1)), "none"]
         precision = f"{selective['precision']:.3f}"
         rows.append([f"{selective['asked']:.2f}", *threshold, *map(percent, coverage), precision])
     if not rows:
         return []
-    return [["required", *["threshold"] * (len(rows[0]) - len(headings) - 2), *headings, "precision"], *rows]
+    return [["required precision", *["threshold"] * (len(rows[0]) - len(headings) - 2), *headings, "precision"], *rows]
 
 
 def is_overconfident(scores: MulticlassScores) -> bool:
@@ -232,9 +240,10 @@ def never_predicted_warning(
         return None
     names = ", ".join(truncate_to_width(classes[index], LABEL_CELLS) for index in indices[:MAX_NAMES])
     if rows is not None and all(rows[index] < FEW_ROWS for index in indices):
-        remedy = f"collect more such texts (fewer than {FEW_ROWS} training rows each), or merge classes"
+        remedy = f"collect more texts of these classes (each has fewer than {FEW_ROWS} training rows), or merge classes"
     else:
-        remedy = f"{'train longer (--epochs), ' * trains_longer}read the training curves, or collect more such texts"
+        longer = "train longer (--epochs), " * trains_longer
+        remedy = f"{longer}read the training curves, or collect more texts of these classes"
     return {
         "what": f"{pluralize(len(indices), 'class is', 'classes are')} never predicted",
         "why": names + (", …" if len(indices) > MAX_NAMES else ""),
@@ -245,15 +254,14 @@ def never_predicted_warning(
 def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     """Tabulate precision, recall and F1, one row per class.
 
-    A row of single-label scores also has the most frequent confusion of the class (``taken``). A row of multilabel
-    scores has the threshold of the label (``threshold``) and its average precision (``average``).
+    A row of single-label scores also has the most frequent confusion of the class (``confused_with``). A row of
+    multilabel scores has the threshold of the label (``threshold``) and its average precision (``average``).
     """
     documents, tested, predicted, f1 = scores.support, scores.has_support, scores.is_predicted, scores.f1
     precision, recall = scores.precision, scores.recall
     confused = reversed(scores.top_confusions()) if isinstance(scores, MulticlassScores) else ()
-    taken = {
-        true: (predicted, texts) for true, predicted, texts in confused
-    }  # The most frequent confusion of a class comes last, and stays.
+    # The most frequent confusion of a class comes last, and replaces the others.
+    most_confused = {true: (predicted, texts) for true, predicted, texts in confused}
     rows = []
     for index, name in enumerate(classes):
         count, is_tested = int(documents[index]), bool(tested[index])
@@ -267,8 +275,8 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
             "f1": float(f1[index]) if is_tested else None,
         }
         if isinstance(scores, MulticlassScores):
-            most, texts = taken.get(index, (0, 0))
-            row["taken"] = f"{truncate_to_width(classes[most], LABEL_CELLS)} ({number(texts)})" if texts else ""
+            most, texts = most_confused.get(index, (0, 0))
+            row["confused_with"] = f"{truncate_to_width(classes[most], LABEL_CELLS)} ({number(texts)})" if texts else ""
         else:
             row["average"] = float(scores.average_precision[index]) if is_tested else None
             row["threshold"] = percent(scores.thresholds[index])
@@ -285,15 +293,15 @@ def _confusion_matrix(scores: MulticlassScores, classes: list[str]) -> list[tupl
     matrix = scores.confusion
     if len(names) > MAX_MATRIX_CLASSES:  # Show the classes that are confused most, and merge the other classes.
         pairs = [pair[:2] for pair in scores.top_confusions(MAX_MATRIX_CLASSES * MAX_MATRIX_CLASSES)]
-        kept = sorted(list(dict.fromkeys(sum(pairs, ())))[: MAX_MATRIX_CLASSES - 1])
-        index = np.full(len(names), len(kept))
-        index[kept] = range(len(kept))
-        matrix = np.zeros((len(kept) + 1, len(kept) + 1), dtype=np.int64)
+        shown = sorted(list(dict.fromkeys(sum(pairs, ())))[: MAX_MATRIX_CLASSES - 1])
+        index = np.full(len(names), len(shown))
+        index[shown] = range(len(shown))
+        matrix = np.zeros((len(shown) + 1, len(shown) + 1), dtype=np.int64)
         true, predicted, documents = scores.confusion_cells
         np.add.at(matrix, (index[true], index[predicted]), documents)
-        names = [*(names[index] for index in kept), OTHER_CLASSES]
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    return [(name, list(zip(*row))) for name, *row in zip(names, matrix.tolist(), shares.tolist())]
+        names = [*(names[index] for index in shown), OTHER_CLASSES]
+    proportions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    return [(name, list(zip(*row))) for name, *row in zip(names, matrix.tolist(), proportions.tolist())]
 
 
 def _reliability_diagram(scores: MulticlassScores) -> str:
@@ -306,13 +314,13 @@ def _reliability_diagram(scores: MulticlassScores) -> str:
         height = 3.4
         figure, axes = drawing.blank(height, left=0.65, right=0.25, bottom=0.95, top=0.3)
         edges = np.arange(BINS) / BINS
-        shares = np.divide(right, documents, out=np.zeros(BINS), where=used)
+        accuracies = np.divide(right, documents, out=np.zeros(BINS), where=used)
         means = np.divide(probability / MILLION, documents, out=np.zeros(BINS), where=used)
-        axes.bar(edges[used], shares[used], width=1 / BINS, align="edge", color=to_rgba(drawing.FOR, 0.45),
+        axes.bar(edges[used], accuracies[used], width=1 / BINS, align="edge", color=to_rgba(drawing.FOR, 0.45),
                  edgecolor=drawing.BLUE, linewidth=0.8)  # fmt: skip
         axes.plot([0, 1], [0, 1], color=drawing.GREY, linestyle="--", linewidth=1)
-        axes.plot(means[used], shares[used], "o", color=drawing.RED, markersize=3, clip_on=False, zorder=3)
-        percents = [f"{share} %" for share in range(0, 101, 20)]
+        axes.plot(means[used], accuracies[used], "o", color=drawing.RED, markersize=3, clip_on=False, zorder=3)
+        percents = [f"{value} %" for value in range(0, 101, 20)]
         axes.set_yticks(np.linspace(0, 1, 6), percents)
         axes.grid(axis="y")
         axes.tick_params(axis="x", labelbottom=False)
@@ -344,6 +352,8 @@ def _coverage_curve(scores: MulticlassScores) -> str:
         axes.yaxis.set_major_locator(drawing.locator(5, integer=False))
         drawing.label_with_percents(axes.xaxis, axes.yaxis)
         axes.grid(axis="y")
-        legend = "line: precision of the classes, with its 90 % interval; squares: required precisions"
+        legend = (
+            "line: precision of the classes, with its 90 % interval; squares: thresholds of the required precisions"
+        )
         axes.text(0, 1.06, legend, transform=axes.transAxes)
         return drawing.svg(figure, "Precision of the predictions by coverage")

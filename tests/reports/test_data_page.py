@@ -177,14 +177,14 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
     short = said(summary(), width=500)
     for piece in (
         "8,700 documents in 2 classes: 5,700 train, 1,000 validation and 2,000 test",
-        "0,000 read, 31 unusable, 69 duplicates removed, 1,200 left out by sampling, 8,700 kept",
+        "0,000 read, 31 invalid, 69 duplicates removed, 1,200 removed by sampling, 8,700 remaining",
         "raining rows: 3,000 of praise, 2,700 of complaint",
         "ajority-class baseline: 44.5 % test accuracy",
         "50 % up to 300, 90 % up to 905, 95 % up to 1,310, 99 % up to 3,001, the longest 45,000 characters",
         "onger than feature_len (1,014 characters): 8.7 % (757)",
         "0.1 % (1,250) of 1,000,000",
-        "ear duplicates: 21, 12 of them exact copies; 69 removed",
-        "f another class: 3",
+        "ear duplicates: 21 (12 exact duplicates); 69 removed",
+        "ear duplicates with another label: 3",
         "est in train: 14 (0.7 %), 1 exact",
         "the first 506 and the last 507 characters",
         "test texts are in train",
@@ -204,7 +204,7 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
         "ab" * 32,
         "1.2 MB",
         "python -m crepe_dist prepare reviews.csv --out data/reviews",
-        "read 10,000 unusable 31",  # the figures
+        "read 10,000 invalid 31",  # the figures
         "4,390  (50.5 %)".replace("  ", " "),
         "feature_len: 1,014",
     ):
@@ -251,7 +251,7 @@ def test_the_terminal_s_lines_fit_are_few_and_are_plain_text(what):
     assert max(map(cell_len, found)) <= 80
     assert all(line.isprintable() or line.replace("\u3000", "").isprintable() for line in found)
     text = " ".join(" ".join(found).split())
-    assert ("480 more, none larger than these" in text) == (len(what["classes"]) == 500)
+    assert ("480 more classes, no larger than the classes above" in text) == (len(what["classes"]) == 500)
     assert ("[bold red]not bold[/bold red]" in text) == (HOSTILE[0] in text)
 
 

@@ -132,7 +132,7 @@ class TestReport:
         )
         text = checked(markup).text
         assert "class 1" in text
-        assert (">the others<" in markup) == (count > 30)
+        assert (">other classes<" in markup) == (count > 30)
         assert len(markup) < 1_000_000
 
     def test_warns_of_what_novices_overlook(self, place):
