@@ -1,4 +1,4 @@
-"""Weight of Crepe's convolutional branch, fitted to the validation split before the splits are evaluated."""
+"""Weight of Crepe's convolutional branch. It is fitted to the validation split before the splits are evaluated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crepe_dist.training.eval_loop import run_eval_loop
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
 from crepe_dist.training.metric_accumulators import Labels, Logits, MetricAccumulator, Rows
 
-MAX_CACHED_BYTES = 1 << 28  # Maximum size of the logits of the validation split that are held in memory, in bytes.
+MAX_CACHED_BYTES = 1 << 28  # Maximum size of the cached logits of the validation split, in bytes.
 
 
 def fit_branch_weight_and_evaluate(
@@ -23,11 +23,11 @@ def fit_branch_weight_and_evaluate(
 ) -> tuple[Mapping[str, AnyScores], float]:
     """Fit the weight of the convolutional branch, then evaluate the splits. Every rank calls it.
 
-    The weight is fitted to the validation split. It is 1 if there is no validation split, if documents have several
-    labels, or if the network has only one branch.
+    The weight is 1 if there is no validation split, if documents may have multiple labels, or if the network has only
+    one branch.
 
     Returns:
-        The scores by the name of the split (``evaluate_splits``), and the weight.
+        A mapping from split names to scores (``evaluate_splits``), and the weight.
 
     Raises:
         EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
@@ -45,8 +45,8 @@ class _WeightedScorer:
     Afterwards, it yields the weighted sums of the two branches, float32 [n, classes].
 
     Args:
-        split: Validation split. The scorer holds the logits of its branches in memory, because the split is evaluated
-            two times. Exception: logits larger than ``MAX_CACHED_BYTES`` are computed two times.
+        split: Validation split. It is evaluated twice, so the scorer caches the logits of both branches. Exception:
+            logits that take more than ``MAX_CACHED_BYTES`` are not cached but computed twice.
     """
 
     def __init__(self, engine: Engine, split: Split) -> None:
@@ -73,7 +73,7 @@ class _WeightedScorer:
 
 
 class _WeightAccumulator(MetricAccumulator[float]):
-    """Accumulator of the losses for each candidate weight. The result is the best weight."""
+    """Accumulator of the loss at each candidate weight. Its result is the weight with the lowest loss."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Callbacks of the training loop: the interface, and the list that calls them in order."""
+"""Callbacks of the training loop: the interface, the list that calls them in order, and the watchdog's callback."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from crepe_dist.training.display import Throughput
 
 
 class Callback:
-    """Base class of the callbacks, whose methods do nothing. The names follow ``transformers.TrainerCallback``.
+    """Base class of the callbacks. Its methods do nothing, and are named after ``transformers.TrainerCallback``.
 
     Every rank has the same callbacks, and the training loop calls each method on every rank at the same point. A method
     may therefore contain collectives.
     """
 
     def on_epoch_begin(self) -> None:
-        """Handle the start of an epoch, or of the rest of an epoch after a resume."""
+        """Handle the start of an epoch. In a resumed run, the first epoch may start in the middle."""
 
     def on_step_begin(self, batch: Batch) -> StepAction:
         """Handle the start of a step, before the forward pass.
@@ -34,23 +34,24 @@ class Callback:
         return StepAction.CONTINUE
 
     def on_step_end(self, result: StepResult, learning_rate: float) -> None:
-        """Handle the end of a step, which the progress of the run already counts.
+        """Handle the end of a step. The progress of the run already includes this step.
 
         Args:
-            result: Sums of the step over all ranks. ``result.vote`` is the action that the ranks have agreed on.
+            result: Sums over all ranks for this step. ``result.requested_action`` is the action that the ranks have
+                agreed on.
         """
 
     def on_log(self, records: Sequence[dict[str, Any]], throughput: Throughput) -> None:
-        """Handle the records of the steps since the last call. ``StepLogger`` calls it about every ten steps."""
+        """Handle the records of the steps since the last call. ``StepLogger`` calls this method every ten steps."""
 
     def on_save(self) -> None:
-        """Prepare for the capture of the state. ``SaveCallback`` calls it."""
+        """Prepare for the capture of the state. ``SaveCallback`` calls this method."""
 
     def on_train_epoch_end(self) -> None:
-        """Handle the end of the steps of an epoch, before the evaluation."""
+        """Handle the end of an epoch's training steps, before the evaluation."""
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        """Handle the end of an epoch, after its checkpoint was written.
+        """Handle the end of an epoch, after its checkpoint has been written.
 
         Args:
             record: Metrics of the epoch (``checkpoint.epoch_record``).
@@ -67,7 +68,7 @@ class Callback:
 
 
 class CallbackList(Callback):
-    """Callbacks that are called in the order of the list."""
+    """List of callbacks. Each method calls the method of the same name of every callback, in the order of the list."""
 
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []
@@ -109,7 +110,7 @@ class CallbackList(Callback):
 
 
 class WatchdogCallback(Callback):
-    """Heartbeats of the steps and saves, and the position that the watchdog reports if training hangs."""
+    """Callback that sends heartbeats for steps and saves, and gives the watchdog the position to report on a hang."""
 
     def __init__(self, context: TrainContext) -> None:
         self._progress = context.progress

@@ -13,16 +13,16 @@ from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput
 
 WINDOW = 100  # Number of steps over which the loss is averaged.
-CHECK_INTERVAL = 500  # Number of steps between two checks. Healthy runs leave chance sooner.
-MARGIN = 0.02  # Fraction of the loss at chance that counts as noise.
+CHECK_INTERVAL = 500  # Number of steps between two checks. The loss of a healthy run falls below chance sooner.
+MARGIN = 0.02  # The loss counts as chance unless it is lower than the loss at chance by this fraction.
 
 
 class ChanceLossMonitor(Callback):
-    """Callback that warns once if the losses stay at chance.
+    """Callback that warns once if the training loss stays at chance.
 
     Args:
-        chance: Mean loss of a model that predicts the class frequencies, in nats (``Loss.class_prior_loss``).
-        config: Settings that shape the advice.
+        chance: Mean loss of a model that always predicts the class frequencies, in nats (``Loss.class_prior_loss``).
+        config: Configuration of the run. The advice in the warning depends on it.
         warn: Function that prints the warning.
     """
 
@@ -36,7 +36,7 @@ class ChanceLossMonitor(Callback):
 
     @classmethod
     def create(cls, context: TrainContext) -> ChanceLossMonitor:
-        """Make the monitor of a run."""
+        """Create the monitor for a run."""
         train = context.data.splits["train"]
         chance = context.engine.loss.class_prior_loss(train.targets.class_mass(), len(train))
         return cls(chance, context.config, context.display.print)
@@ -49,11 +49,11 @@ class ChanceLossMonitor(Callback):
                 self._check()
 
     def on_train_end(self) -> None:
-        """Check a run that was too short for an earlier check."""
+        """Check the loss at the end, because a short run ends before its first check."""
         self._check()
 
     def _check(self) -> None:
-        """Warn if the mean loss is at chance. The warning is printed only one time."""
+        """Warn if the mean loss is at chance. The warning is printed only once."""
         mean = sum(self._losses) / max(len(self._losses), 1)
         if self._has_warned or mean <= (1 - MARGIN) * self._chance:
             return

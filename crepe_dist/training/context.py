@@ -1,4 +1,4 @@
-"""Contexts of training on one rank, for a whole job and for one network; and the learning-rate schedule."""
+"""Objects that training needs on one rank, for a whole job and for one network; and the learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class JobContext:
     """Objects of this rank that are shared by all networks of a training job.
 
     Attributes:
-        group: Processes that train together.
+        group: Process group of the training job.
         signals: Handler of the signals that request a stop.
-        watchdog: Thread that reports a training that hangs.
+        watchdog: Thread that reports when training hangs.
         display: Output on the terminal. It shows nothing on ranks other than 0.
     """
 
@@ -56,9 +56,9 @@ class TrainContext:
         engine: Engine that computes the network and its gradients.
         optimizer: Distributed optimizer, which sums the gradients over the ranks and updates the parameters.
         progress: Current position of the run. It is the same on every rank. Exception: each rank measures ``seconds``
-            by its own clock.
-        selection: Rule that selects the reported epoch and ends the training.
-        run_dir: Directory of the network: the run's directory, or its directory ``supervised/`` or ``refit/``.
+            with its own clock.
+        selection: Rule that selects the reported epoch and stops training early.
+        run_dir: Directory of the network: the run's directory, or the subdirectory ``supervised/`` or ``refit/``.
         metrics: Writer of the metrics files. It writes nothing on ranks other than 0.
         job: Objects that are shared with the other networks of the job.
     """
@@ -95,7 +95,7 @@ class TrainContext:
         return self.job.display
 
     def epoch_batches(self) -> Iterator[Batch]:
-        """Yield this rank's shard of each remaining global batch of the epoch."""
+        """Return an iterator over this rank's shard of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].for_epoch(seed, epoch)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
@@ -105,11 +105,11 @@ class TrainContext:
         return map(lambda batch, step: batch.for_step(step, seed), batches, itertools.count(self.progress.step + 1))
 
     def numerics(self) -> dict[str, str]:
-        """Return the kernels, precision and device. Runs that agree in them get bit-identical parameters."""
+        """Return the kernels, precision and device. Runs with equal values compute bit-identical parameters."""
         return {**self.engine.backend.as_settings(), "device": str(self.engine.device)}
 
     def provenance(self) -> dict[str, Any]:
-        """Return the provenance of the run for its report: data, number of processes, device and software versions."""
+        """Return the provenance for the run's report: data, number of processes, device and software versions."""
         return {
             "processes": self.group.size,
             "device": str(self.engine.device),
@@ -133,11 +133,11 @@ def lr_schedule(config: Config, num_rows: int) -> Callable[[TrainerState], float
 
 
 def lr_at(options: OptimizerOptions, epoch: float, num_epochs: int) -> float:
-    """Compute the learning rate at a point of the training.
+    """Compute the learning rate at one point in training.
 
     Args:
-        epoch: Number of epochs since the start of the training, with a fraction.
-        num_epochs: Number of epochs of the whole training.
+        epoch: Number of epochs since training started. It need not be an integer.
+        num_epochs: Total number of epochs.
     """
     peak = options.learning_rate
     if options.schedule == "halving":

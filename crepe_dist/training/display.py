@@ -1,4 +1,4 @@
-"""Progress of a run on standard output of rank 0: a progress bar on a terminal, otherwise plain lines."""
+"""Progress of a run. Rank 0 shows it on standard output: as a progress bar on a terminal, otherwise as plain lines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Throughput:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Continue without output after the reader has closed the pipe. Rich would end the process."""
+        """Continue without output after the reader has closed the pipe. By default, Rich would end the process."""
         silence_stdout()
 
 
@@ -55,13 +55,13 @@ class ProgressDisplay:
         self._next_line = 0.0
 
     def print(self, line: str) -> None:
-        """Print a permanent line."""
+        """Print a line. It stays visible above the progress bar."""
         # Standard output may be a file on a full disk. Training continues without the line.
         with suppress(OSError):
             self._console.print(escape_controls(line), markup=False)
 
     def print_lines(self, lines: Iterable[str]) -> None:
-        """Print permanent lines."""
+        """Print lines with ``print``."""
         for line in lines:
             self.print(line)
 
@@ -69,7 +69,7 @@ class ProgressDisplay:
         """Show the start of an epoch.
 
         Args:
-            num_done: Number of documents of the epoch that the run had trained on before it was resumed.
+            num_done: Number of this epoch's documents that were trained on before the run was resumed.
         """
         self._title = f"epoch {epoch} of {num_epochs}"
         self._total = num_documents
@@ -102,7 +102,7 @@ class ProgressDisplay:
             )
 
     def end_epoch(self) -> None:
-        """Remove the progress bar after the steps of an epoch."""
+        """Remove the progress bar after the last step of an epoch."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None

@@ -21,7 +21,7 @@ from crepe_dist.training.context import TrainContext
 
 
 def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
-    """Lower the loss scale of float16 after an overflow of the gradients. End the run in all other cases.
+    """Lower the loss scale after a float16 gradient overflow. Raise an error in all other cases.
 
     Raises:
         UserError: A loss is not finite, or the loss scale cannot be lowered. Every rank raises it.
@@ -41,10 +41,10 @@ def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
 
 
 def check_finite_scores(scores: Mapping[str, AnyScores], epoch: int) -> None:
-    """Check that the loss on each split is finite. The check precedes every write of the epoch.
+    """Check that the loss on each split is finite, before anything of the epoch is written.
 
     Raises:
-        UserError: The last updates of the epoch made a loss NaN or infinite. Every rank raises it.
+        UserError: A loss is NaN or infinite. Every rank raises it.
     """
     losses = {name: (score.loss, score.uncalibrated_loss or 0.0) for name, score in scores.items()}
     if nonfinite := [name for name, pair in losses.items() if not all(map(math.isfinite, pair))]:
@@ -61,7 +61,7 @@ def _divergence_error(what: str, consequence: str = "", otherwise: str = "") -> 
 
 
 def _describe_ranks(ranks: Iterable[int], order: RowIndices, start: int, stop: int, size: int, group_size: int) -> str:
-    """Describe ranks for a message: the number of each rank, and its rows of the batch ``order[start:stop]``."""
+    """Describe ranks for a message: each rank's number, and its rows in the batch ``order[start:stop]``."""
     descriptions = []
     for rank in ranks:
         first, end = shard_range(start, stop, rank, size, group_size)
@@ -85,8 +85,8 @@ def check_replicas(arrays: Arrays, group: ProcessGroup) -> None:
     """Compare the checksums of the parameters of all ranks. Every rank calls it.
 
     Raises:
-        UserError: Parameters differ. Every rank raises it. The message names the ranks outside the majority; if there
-            are only two ranks, it names rank 1.
+        UserError: The parameters differ. Every rank raises the error. The message names the ranks that differ from the
+            majority. If there are only two ranks, it names rank 1.
     """
     if group.size == 1:
         return

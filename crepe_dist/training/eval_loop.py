@@ -1,4 +1,4 @@
-"""Evaluation loop over a split. Every rank counts its shard of the documents, and the ranks sum their counts."""
+"""Evaluation loop over a split. Every rank evaluates its shard of the documents, and the counts are all-reduced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EvaluationStopped(Exception):
 
 
 class Scorer(Protocol):
-    """Interface of the engines that compute logits, for training or only for inference."""
+    """Interface of engines that compute logits. Training engines and inference engines implement it."""
 
     @property
     def config(self) -> NetworkConfig:
@@ -33,11 +33,11 @@ class Scorer(Protocol):
     def iter_logits(
         self, split: Split, batch_size: int, rank: int, size: int
     ) -> Iterator[tuple[RowIndices, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        """Yield a rank's shard of each global batch, in the order of the split.
+        """Compute the logits of a rank's shard of each global batch, in the order of the split.
 
-        Returns:
-            Rows, int64 [n]; labels, int32 [n]; logits, float32 [n, classes]. While the weight of Crepe's convolutional
-            branch is fitted, there are logits of both branches, float32 [n, 2, classes].
+        Yields:
+            Row numbers, int64 [n]; labels, int32 [n]; logits, float32 [n, classes]. While the weight of Crepe's
+            convolutional branch is being fitted, the logits of both branches instead, float32 [n, 2, classes].
         """
 
 
@@ -50,14 +50,14 @@ def run_eval_loop(
     accumulator: MetricAccumulator[Result],
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Add the documents of a split to an accumulator, and sum the counts over the ranks. Every rank calls it.
+    """Add the documents of a split to an accumulator, and all-reduce its counts. Every rank calls it.
 
     Args:
         batch_size: Number of documents per step, over all ranks.
-        is_stopping: Function that is called after each batch. This rank stops as soon as it returns true.
+        is_stopping: Function that is called after each batch. If it returns true, this rank skips its other batches.
 
     Returns:
-        The result of the accumulator, the same on every rank.
+        The result of the accumulator. It is the same on every rank.
 
     Raises:
         EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
@@ -76,7 +76,7 @@ def run_eval_loop(
 def predict_logits(engine: Scorer, split: Split, batch_size: int, group: ProcessGroup) -> npt.NDArray[np.float32]:
     """Compute the logits of a split, float32 [documents, classes].
 
-    Every rank calls it. It computes the logits of its shard, and gets the logits of all documents.
+    Every rank calls this function. Each rank computes the logits of its shard, and returns the logits of all documents.
     """
     logits = np.zeros((len(split), engine.config.num_classes), np.float32)
     for rows, _, row_logits in engine.iter_logits(split, batch_size, group.rank, group.size):

@@ -1,4 +1,4 @@
-"""Evaluation of a network on a split. The ranks sum counts, so the scores do not depend on the number of ranks."""
+"""Evaluation of a network on a split. The ranks sum exact counts, so the number of ranks does not affect the scores."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def evaluate_splits(
 ) -> dict[str, AnyScores]:
     """Evaluate the network on the validation and test splits.
 
-    The validation split is evaluated first, with uncalibrated probabilities. The calibration of the test split is
-    fitted to it: a temperature, or thresholds if documents have multiple labels. Exception: the loss of the validation
-    split is the loss at the fitted temperature, because this loss selects the epoch.
+    The validation split is evaluated first, with uncalibrated probabilities. A calibration is fitted to it: a
+    temperature, or thresholds if documents may have multiple labels. The test split is evaluated with this calibration.
+    Exception: the validation loss is computed at the fitted temperature, because this loss selects the epoch.
 
     Returns:
-        The scores by the name of the split.
+        A mapping from split names to scores.
 
     Raises:
         EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
@@ -65,9 +65,9 @@ def evaluate(
 
     Args:
         batch_size: Number of documents per step, over all ranks.
-        calibration: Calibration of the probabilities. If documents have multiple labels and it has no thresholds, the
-            threshold of every label is ``DEFAULT_THRESHOLD``.
-        levels: Label hierarchy; ``None`` if the classes have none.
+        calibration: Calibration of the probabilities. If documents may have multiple labels and the calibration has no
+            thresholds, the threshold of every label is ``DEFAULT_THRESHOLD``.
+        levels: Label hierarchy, or ``None`` if the classes have no hierarchy.
     """
     accumulator = score_accumulator(engine, split, calibration, levels)
     return run_eval_loop(engine, split, batch_size, group, accumulator)
@@ -81,7 +81,7 @@ def score_accumulator(
     *,
     fits_calibration: bool = False,
 ) -> ScoreAccumulator:
-    """Make the accumulator of the scores of a split, for single-label or multilabel documents."""
+    """Create the accumulator of a split's scores. Its class depends on whether the labels are multilabel."""
     classes, targets = engine.config.num_classes, split.targets
     if targets.kind == MULTILABEL:
         calibration = replace(calibration, thresholds=calibration.thresholds or (DEFAULT_THRESHOLD,) * classes)

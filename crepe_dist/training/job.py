@@ -1,7 +1,7 @@
 """The training job: everything that ``crepe train`` does around the training loop.
 
-The job opens the data, selects and locks the run's directory, trains the networks and writes the report. If the data
-have unlabelled texts, the job trains two networks by the same loop (``pseudo_labels``). At the end, it can refit the
+The job opens the data, selects and locks the run's directory, trains the networks and writes the report. If it uses
+unlabelled texts, it trains two networks with the same training loop (``pseudo_labels``). At the end, it can refit the
 n-gram branch on the train and validation splits (``refit``).
 """
 
@@ -44,7 +44,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
 
     Raises:
         UserError: An error that the user can fix.
-        StopRequested: A signal requested a stop, and the state is saved.
+        StopRequested: A signal requested a stop. The state has been saved.
     """
     oom_errors = oom_as_user_error("data.batch_size", config.data.batch_size, group.size)
     with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors:
@@ -56,16 +56,16 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         data = open_training_data(config, group, display)
         config, is_self_training = resolve_epochs(config, data), uses_unlabelled(config, data)
         supervised = pseudo_labels.supervised_run(config, data) if is_self_training else (config, data)
-        # The engine is built before the run's directory is created: the construction fails if a library is missing or
-        # if the network does not fit into memory, and then no directory is left behind.
+        # The engine is built before the run's directory is created. If a library is missing or the network does not
+        # fit into memory, the construction fails, and no directory is left behind.
         engine = build_engine(*supervised, group)
         has_refit = refit.refit_config(config, data, engine.config) is not None
         folder = select_run_dir(config, data, group)
         finished = group.run_on_all("result", lambda: read_result(folder))
         if finished is not None and (folder.is_refitted or not has_refit):
             if group.is_root:
-                # An earlier process may have been killed before it had cleaned up. The clean-up is skipped if another
-                # process uses the directory, or if it is not writable.
+                # An earlier process may have been killed before it cleaned up. The clean-up is skipped if another
+                # process uses the directory, or if the directory is not writable.
                 with suppress(UserError, OSError), folder.lock():
                     folder.clean_up()
             display.print(f"{folder.describe()} is finished; --fresh starts another run\n{finished}")
@@ -92,12 +92,12 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
 
 
 def report(config: Config, data: Dataset, folder: RunDir, job: JobContext) -> None:
-    """Write the report of a finished run on rank 0, if the report is missing or older than the result."""
+    """Write the report of a finished run on rank 0. Skip it if the report is already newer than the result."""
     job.group.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
 
 
 def _write_report(config: Config, data: Dataset, folder: RunDir, display: ProgressDisplay) -> Iterator[None]:
-    """Write the report if the run gets one. Yield every few seconds."""
+    """Write the report if the settings ask for one and its libraries are installed. Yield every few seconds."""
     if _has_report(config):
         from crepe_dist.reports import run_page
 
@@ -105,7 +105,7 @@ def _write_report(config: Config, data: Dataset, folder: RunDir, display: Progre
 
 
 def _has_report(config: Config) -> bool:
-    """Return whether the run gets a report: the settings ask for it, and its libraries are installed."""
+    """Return whether the settings ask for a report and its libraries are installed."""
     return config.logging.report and not extras.missing_packages("reports")
 
 

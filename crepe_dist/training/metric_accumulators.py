@@ -1,4 +1,4 @@
-"""Accumulators of metrics over a split. Each rank counts its documents, and the ranks sum their counts."""
+"""Accumulators of metrics over a split. Each rank counts its own documents, and the counts are all-reduced."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from crepe_dist.runs.scores import (
     worst_mistakes,
 )
 
-MAX_SAMPLED = 4096  # Maximum number of documents to which the thresholds of the hierarchy levels are fitted.
+MAX_SAMPLED = 4096  # Maximum number of sampled documents, to which the thresholds of the hierarchy levels are fitted.
 Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]
@@ -62,7 +62,7 @@ class MetricAccumulator(ABC, Generic[Result]):
         self._sums: list[npt.NDArray[np.generic]] = []
 
     def _register(self, array: Numbers) -> Numbers:
-        """Register an array, which ``all_reduce`` sums over the ranks in place. Return the array."""
+        """Register an array, and return it. ``all_reduce`` sums the registered arrays over the ranks in place."""
         self._sums.append(array)
         return array
 
@@ -77,19 +77,19 @@ class MetricAccumulator(ABC, Generic[Result]):
         """
 
     def all_reduce(self, group: ProcessGroup) -> None:
-        """Sum over the ranks. Every rank calls it."""
+        """Sum the registered arrays over the ranks. Every rank calls it."""
         for index, array in enumerate(self._sums):
             array[...] = group.all_reduce(array, f"evaluation.sums.{index}")
 
     @abstractmethod
     def result(self) -> Result:
-        """Return the result, which is the same on every rank after ``all_reduce``."""
+        """Return the result. After ``all_reduce``, it is the same on every rank."""
 
 
 class CorrectBitmap:
-    """One bit for each document of a split, set if this rank predicted the document correctly.
+    """Bitmap of the documents of a split. A bit is set if this rank predicted its document correctly.
 
-    Ranks evaluate different documents, so the sum over the ranks is the union of the bits.
+    The ranks evaluate different documents, so the sum of the bitmaps over the ranks is their union.
 
     Attributes:
         words: The bits, int64 [ceil(num_documents / 64)].
@@ -109,7 +109,7 @@ class CorrectBitmap:
 
 
 class ScoreAccumulator(MetricAccumulator[AnyScores]):
-    """Base class of the accumulators of scores: losses, reliability, and the documents that are predicted correctly.
+    """Base class of the score accumulators. It counts losses, reliability and correctly predicted documents.
 
     Attributes:
         calibration: Calibration of the probabilities. After ``result``, it is the calibration for the next split.
@@ -119,7 +119,7 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
         super().__init__()
         self.calibration = calibration
         self._num_documents = num_documents
-        self._loss_sums: Floats = self._register(np.zeros(2))  # In nats: of calibrated probabilities; uncalibrated.
+        self._loss_sums: Floats = self._register(np.zeros(2))  # In nats: calibrated, uncalibrated.
         self._reliability: Counts = self._register(np.zeros((BINS, 3), np.int64))
         self._correct = CorrectBitmap(num_documents)
         self._register(self._correct.words)
@@ -131,11 +131,11 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
 
         Args:
             rows: Row numbers of the documents, int64 [n].
-            is_correct: Documents that are predicted correctly, bool [n].
+            is_correct: True for each correctly predicted document, bool [n].
             losses: Losses of the documents with and without calibration, in nats.
-            confidence: Probabilities of the predictions, and whether the predictions are correct, of the same length.
+            confidence: Two arrays of the same length: predicted probabilities, and whether each prediction is correct.
         """
-        # The losses are rounded to multiples of a power of two. The sum is then exact, and does not depend on the
+        # The losses are rounded to multiples of a power of two. Their sum is then exact, so it does not depend on the
         # number of ranks.
         self._loss_sums += [quantize_losses(document_losses).sum() for document_losses in losses]
         self._reliability += reliability_histogram(*confidence)
@@ -143,18 +143,18 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
 
 
 class MulticlassAccumulator(ScoreAccumulator):
-    """Accumulator of the scores of documents with one class each.
+    """Score accumulator for documents that have exactly one class.
 
     Args:
-        levels: Levels of the label hierarchy, the classes last.
-        fits_calibration: Fit the calibration of the next split to this split.
+        levels: Levels of the label hierarchy. The last level consists of the classes.
+        fits_calibration: Whether to fit a calibration for the next split to this split.
     """
 
     def __init__(
         self, levels: list[HierarchyLevel], num_documents: int, calibration: Calibration, *, fits_calibration: bool
     ) -> None:
         super().__init__(num_documents, calibration)
-        self._used = calibration  # Calibration of the evaluated probabilities. The fit does not change it.
+        self._used = calibration  # Calibration of this split's probabilities. Fitting does not change it.
         self._promised = list(calibration.promised.values())
         self._levels = levels[-len(self._promised[0]) :] if self._promised else []
         num_classes = len(levels[-1].of_class)
@@ -197,7 +197,7 @@ class MulticlassAccumulator(ScoreAccumulator):
         self._update_mistakes(rows[~is_correct], labels[~is_correct], probabilities[~is_correct])
 
     def _update_mistakes(self, rows: Rows, labels: Labels, probabilities: Floats) -> None:
-        """Merge the mistakes of a batch into the worst mistakes of the earlier batches."""
+        """Update the list of the worst mistakes with the mistakes of a batch."""
         true_probs = probabilities[np.arange(len(labels)), labels]
         order = np.lexsort((rows, true_probs))[:MAX_MISTAKES]
         if len(self._mistakes) == MAX_MISTAKES:
@@ -235,12 +235,13 @@ class MulticlassAccumulator(ScoreAccumulator):
 
 
 class MultilabelAccumulator(ScoreAccumulator):
-    """Accumulator of the scores of documents with multiple labels.
+    """Score accumulator for documents that may have multiple labels.
 
     Args:
         targets: Labels of the split.
-        calibration: Thresholds of the classes.
-        fits_calibration: Fit the thresholds to this split. Its scores are then the scores at these thresholds.
+        calibration: Calibration that contains a threshold for each class.
+        fits_calibration: Whether to fit the thresholds to this split. The scores of this split then use the fitted
+            thresholds.
     """
 
     def __init__(
@@ -286,20 +287,21 @@ class MultilabelAccumulator(ScoreAccumulator):
 
 
 class HierarchyAccumulator(MetricAccumulator[Calibration]):
-    """Accumulator of the most probable node of each hierarchy level, for a sample of the documents.
+    """Accumulator of the most probable node at each hierarchy level, for a sample of the documents.
 
-    The result is the calibration with these nodes. It computes the thresholds of the levels from them.
+    The result is a calibration that contains these nodes. The calibration computes the thresholds of the hierarchy
+    levels from them.
 
     Args:
-        calibration: Temperature of the probabilities.
+        calibration: Calibration that contains the temperature of the probabilities.
     """
 
     def __init__(self, levels: LabelHierarchy, num_documents: int, calibration: Calibration) -> None:
         super().__init__()
         self._levels, self._calibration = levels.all_levels, calibration
-        self._step = -(-num_documents // MAX_SAMPLED)  # One document of this number of documents is in the sample.
-        # Per sampled document: the probability of the node of each level in percent, and one bit per level that is set
-        # if the node is correct.
+        self._step = -(-num_documents // MAX_SAMPLED)  # The sample contains every ``_step``-th document.
+        # One row per sampled document: the probability of the most probable node at each level, in percent; and in the
+        # last column one bit per level, which is set if this node is correct.
         self._nodes = self._register(np.zeros((-(-num_documents // self._step), len(self._levels) + 1), np.int64))
 
     def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:
@@ -318,12 +320,12 @@ class HierarchyAccumulator(MetricAccumulator[Calibration]):
 
 
 def _log_softmax(logits: Logits) -> Logits:
-    """Compute the logarithms of the probabilities, float32 [n, classes]."""
+    """Compute the log probabilities, float32 [n, classes]."""
     logits = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
 
 def _exp(log_probabilities: Logits) -> Floats:
-    """Compute the probabilities, float64 [n, classes]."""
-    # A rounding error can make a logarithm positive. A diverged network gives NaNs.
+    """Compute probabilities from log probabilities, float64 [n, classes]."""
+    # Rounding can make a log probability positive. A diverged network computes NaNs, which are replaced by 0.
     return np.nan_to_num(np.exp(np.minimum(log_probabilities, 0).astype(np.float64)))

@@ -1,4 +1,4 @@
-"""Model selection: the best and the reported epoch of a run, early stopping, and the checkpoints to retain."""
+"""Model selection: the best epoch and the reported epoch of a run, early stopping, and the checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.settings.config import Config
 
-# Two losses count as equal if they differ by less than this fraction of the standard error of one loss. Two epochs are
-# evaluated on the same texts, so their losses are correlated: the standard error of the difference was measured as a
-# third to a half of the standard error of one loss.
+# Two losses count as equal if they differ by less than this fraction of the standard error of one loss. All epochs are
+# evaluated on the same texts, so their losses are correlated: in measurements, the standard error of a difference was
+# one third to one half of the standard error of one loss.
 TOLERANCE = 1 / 3
 
 
 @dataclass(frozen=True)
 class ModelSelection:
-    """Model selection by the validation score and, if two scores hardly differ, by the loss.
+    """Model selection by the validation score, and by the validation loss if two scores hardly differ.
 
     Differences of scores below the standard error count as chance, as in the one-standard-error rule (Breiman et al.,
     "Classification and Regression Trees", 1984). On a small split, two epochs therefore often count as equal. The loss
     of the calibrated probabilities then decides. If the losses also hardly differ, the later epoch is selected,
-    because its learning rate is lower. (The learning rate is the same with a constant schedule.) The test split never
-    selects the reported epoch.
+    because the learning rate usually falls during training. The test split never selects the reported epoch.
 
     Args:
-        has_validation: Whether a validation split selects the epoch. Without a validation split, the last epoch is
-            reported.
-        num_rows: Number of documents of the validation split, or of the test split if there is no validation split.
+        has_validation: Whether there is a validation split, which selects the epoch. Without a validation split, the
+            last epoch is reported.
+        num_rows: Number of documents in the validation split, or in the test split if there is no validation split.
         patience: Number of epochs without improvement after which the run stops. 0: the run never stops early.
         num_epochs: Number of epochs of the run (``training.epochs``).
         score: Name of the score (``training.metric_for_best_model``).
@@ -45,7 +44,7 @@ class ModelSelection:
 
     @classmethod
     def for_data(cls, config: Config, data: Dataset) -> ModelSelection:
-        """Make the model selection of a run."""
+        """Create the model selection for a run."""
         has_validation = "validation" in data.splits
         rows = len(data.splits.get("validation" if has_validation else "test", ()))
         training = config.training
@@ -62,17 +61,18 @@ class ModelSelection:
     def best_epoch(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the best epoch.
 
-        The scores are computed on the validation split, or on the test split if there is no validation split. A later
-        epoch becomes the best epoch in two cases:
+        Epochs are compared on the validation split, or on the test split if there is no validation split. A later epoch
+        becomes the best epoch in two cases. The highest score is the highest score of all epochs that have been the
+        best epoch so far. The lowest loss is the lowest of their losses since case 1 last occurred.
 
-        1. Its score is higher than the highest score of a best epoch so far by more than one standard error.
-        2. Its score is not lower than this score by more than one standard error, and its loss is not higher than the
-           lowest loss so far by more than the tolerance.
+        1. Its score is higher than the highest score by more than one standard error.
+        2. Its score is at most one standard error lower than the highest score, and its loss is lower than the lowest
+           loss plus the tolerance.
         """
         best, *later_epochs = progress.epochs
         highest, lowest = best, self._loss(best)
-        # The epochs are compared in their order. Otherwise, a later epoch could make an earlier epoch the best one
-        # after the checkpoint of the earlier epoch was deleted.
+        # The epochs are compared in chronological order. Otherwise, a later epoch could turn an earlier epoch into the
+        # best one after the checkpoint of that earlier epoch has been deleted.
         for record in later_epochs:
             gain, error = self._score(record) - self._score(highest), self._standard_error(highest)
             loss = self._loss(record)
@@ -86,10 +86,13 @@ class ModelSelection:
         return best
 
     def last_improvement(self, progress: TrainerState) -> dict[str, Any]:
-        """Return the record of the last significant improvement.
+        """Return the record of the last epoch that was a significant improvement.
 
-        An epoch improves on the previous improvement in two cases: its score is higher by more than one standard error;
-        or its score is not lower by more than one standard error, and its loss is lower by more than the tolerance.
+        The first epoch counts as an improvement. A later epoch is compared with the last improvement before it. It is
+        an improvement in two cases:
+
+        1. Its score is higher by more than one standard error.
+        2. Its score is at most one standard error lower, and its loss is lower by more than the tolerance.
         """
         improved, *later_epochs = progress.epochs
         for record in later_epochs:
@@ -100,7 +103,7 @@ class ModelSelection:
         return improved
 
     def describe_latest(self, progress: TrainerState) -> str:
-        """Describe the newest epoch in comparison with the earlier epochs. Return "" if an earlier epoch is better."""
+        """Compare the newest epoch with the earlier epochs, for a message. Return "" if an earlier epoch is better."""
         newest = progress.epochs[-1]
         if self.best_epoch(progress) is not newest:
             return ""
@@ -109,7 +112,7 @@ class ModelSelection:
         return ("the best so far" if is_better else "as good as the best so far, within chance") + score
 
     def _standard_error(self, record: dict[str, Any]) -> float:
-        """Return the standard error of a score. If the record does not contain it, compute it as for an accuracy."""
+        """Return the standard error of a score. If the record lacks it, return the binomial standard error."""
         binomial = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.num_rows))
         return float(record.get(f"{self._split}_{self.score}_error", binomial))
 
@@ -130,8 +133,8 @@ class ModelSelection:
         """Return the names of the checkpoints that an unfinished run needs.
 
         Args:
-            scored_epochs: Number of scored epochs of each saved state. A run that resumes from a state needs the
-                checkpoint that was the selected one at that time.
+            scored_epochs: For each saved state, the number of epochs that had been scored when it was saved. A run that
+                resumes from a state needs the checkpoint that was selected at that time.
         """
         epochs = progress.epochs
         counts = {len(epochs), *(count for count in scored_epochs if 0 < count < len(epochs))}

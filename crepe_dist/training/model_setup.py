@@ -1,4 +1,4 @@
-"""Construction of the network of a run and of the engine on this rank's device."""
+"""Construction of a run's network, and of the engine that computes it on this rank's device."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ARRAYS_PER_PARAMETER = 4
 
 
 def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
-    """Build the network, with initial parameters or the parameters of ``training.init_from``, on this rank's device.
+    """Build the network of a run, and the engine that computes it on this rank's device. Every rank calls it.
 
-    Returns:
-        The engine that computes the network.
+    The parameters are initialized at random, or loaded from ``training.init_from``.
 
     Raises:
-        UserError: The network cannot be built on one rank, or the ranks disagree. Every rank raises it.
+        UserError: The network cannot be built on one of the ranks, or the ranks have different settings, parameters or
+            kernels. Every rank raises it.
     """
     group.run_on_all("settings", lambda: None, compare_by=lambda _: config.run_key())
     group.run_on_all("memory of the scores", lambda: _check_scores(data))
@@ -77,9 +77,9 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
 
 
 def common_kernels(group: ProcessGroup) -> str | None:
-    """Return the best build of the kernels that all ranks can use. Every rank calls it.
+    """Return the best build of the kernels that all ranks can load. Every rank calls it.
 
-    Return ``None`` if every rank already uses this build by default.
+    Return ``None`` if every rank already uses this build by default, or if no build can be loaded on all ranks.
     """
     if group.size == 1:
         return None
@@ -89,9 +89,9 @@ def common_kernels(group: ProcessGroup) -> str | None:
 
 
 def common_precision(chosen: Backend, options: ModelOptions, group: ProcessGroup) -> Backend:
-    """Return the backend with the precision that is best for all ranks. Every rank calls it.
+    """Return the chosen backend with a precision that is fast on all ranks. Every rank calls it.
 
-    A processor without fast bfloat16 has chosen float32. All ranks then use float32.
+    A CPU without fast bfloat16 chooses float32. Unless the user has set the precision, all ranks then use float32.
     """
     precisions = group.all_gather_json(chosen.precision, "precision")
     if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in precisions:
@@ -111,7 +111,7 @@ def _identity(pretrained: PretrainedWeights | None) -> list[str] | None:
 def initial_parameters(
     config: Config, shape: NetworkConfig, pretrained: PretrainedWeights | None = None
 ) -> dict[str, Parameter]:
-    """Make the parameters of a network, with random values or pretrained values."""
+    """Create the parameters of a network with random initial values, and copy pretrained values into them."""
     _check_memory(shape)
     parameters: dict[str, Parameter] = network_registry.import_network_module(shape.kind, "init").init_parameters(
         shape, config.training.seed
@@ -122,7 +122,7 @@ def initial_parameters(
 
 
 def select_network_config(options: ModelOptions, dataset: Dataset) -> NetworkConfig:
-    """Return the configuration of the network that the options select for a data set."""
+    """Return the network configuration that the options select for a data set."""
     num_rows, num_classes = len(dataset.splits["train"]), len(dataset.classes)
     config_class: type[NetworkConfig] = network_registry.config_class(options.network)
     return config_class.for_data(options, dataset.encoder, num_classes, num_rows)
@@ -141,7 +141,7 @@ def _check_memory(shape: NetworkConfig) -> None:
 
 
 def _check_scores(data: Dataset) -> None:
-    """Reject a number of classes whose confusion matrices do not fit into this machine's memory."""
+    """Reject data with so many classes that the confusion matrices do not fit into this machine's memory."""
     classes, needed = len(data.classes), 8 * CONFUSION_MATRICES * len(data.classes) ** 2
     if data.label_kind != MULTILABEL and needed > hardware.memory():
         raise UserError(

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from crepe_dist.errors import UserError, is_memory_error
 from crepe_dist.settings.config import flag
 
-# Parts of the messages of MXNetErrors and RuntimeErrors. They come from CUDA's allocator, MXNet's allocator on the
-# host, oneDNN and C++.
+# Substrings of the messages of MXNetErrors and RuntimeErrors that mean out of memory. The messages come from CUDA's
+# allocator, MXNet's host allocator, oneDNN and C++.
 MEMORY_TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of Python, MXNet, CUDA or our kernels means a lack of memory."""
+    """Return whether an exception from Python, MXNet, CUDA or our kernels means out of memory."""
     if isinstance(error, RuntimeError):
         return any(text in str(error) for text in MEMORY_TEXTS)
     return is_memory_error(error)
@@ -22,10 +22,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def oom_as_user_error(option: str, batch_size: int, processes: int) -> Iterator[None]:
-    """Translate an out-of-memory error within the block into a ``UserError``.
+    """Translate an out-of-memory error in the ``with`` block into a ``UserError``.
 
     Args:
         option: Dotted name of the setting that holds the global batch size.
+        batch_size: Global batch size, in documents.
+        processes: Number of processes.
     """
     shard_size = -(-batch_size // processes)
     try:

@@ -1,12 +1,12 @@
 """Self-training with unlabelled texts, in two runs of the training loop.
 
 1. The supervised model is trained on the labelled texts, in the directory ``supervised`` of the run.
-2. The teacher gives each unlabelled text a pseudo label: probabilities of the classes. The supervised model is a member
-   of the teacher. For single-label data, the teacher can have two more members: a logistic regression on the vectors of
-   a sentence encoder, and a naive Bayes classifier of words (``model/teacher_ensemble``). The pseudo labels are saved,
-   so that a resumed run uses the same pseudo labels.
+2. A teacher predicts a pseudo label for each unlabelled text: the probabilities of the classes. The teacher is an
+   ensemble that contains the supervised model. For single-label data, it can also contain a logistic regression on
+   sentence embeddings, and a naive Bayes classifier on words (``model/teacher_ensemble``). The pseudo labels are saved,
+   so a resumed run uses the same pseudo labels.
 3. The student is trained on all texts, in the directory of the run. In each epoch, some words of each text are dropped.
-4. The model with the lower loss on the validation split is selected.
+4. The model with the lower validation loss is selected.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ from crepe_dist.training.training_data import resolve_epochs
 
 FORMAT = 2  # Version of ``pseudo_labels.json``.
 MANIFEST = "pseudo_labels.json"
-SUPERVISED_MEMBER = "the supervised model"  # Name of the supervised model among the members of the teacher.
+SUPERVISED_MEMBER = "the supervised model"  # Name of the supervised model in the list of the teacher's members.
 MAX_CLASSES_PER_SOFT_LABEL = 8  # A soft label stores only the most probable classes.
 CHUNK_CHARACTERS = 1 << 18  # Number of characters whose words are hashed at a time.
-MAX_WORD_DROPOUT = 0.5  # Maximum fraction of a text's words that are dropped in an epoch of the student.
+MAX_WORD_DROPOUT = 0.5  # Maximum fraction of a text's words that are dropped in one epoch of the student.
 MAX_SHOWN_CLASSES = 8  # Number of classes in the printed summary.
 LABEL_WIDTH = 40  # Maximum width of a class name in the printed summary, in columns of the terminal.
 
@@ -67,9 +67,9 @@ class PseudoLabels:
     """Soft labels of all unlabelled texts.
 
     Attributes:
-        targets: Labels of the texts.
-        figures: Members and scores of the teacher, number of texts, and frequencies of the classes. They are part of
-            the run's result and report.
+        targets: Soft labels of the texts.
+        figures: The teacher's members and scores, the number of texts, and the class frequencies. The result and the
+            report of the run contain them.
     """
 
     targets: Targets
@@ -77,10 +77,10 @@ class PseudoLabels:
 
 
 def supervised_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
-    """Return the settings and the data of the supervised model.
+    """Return the configuration and the data set for training the supervised model.
 
-    The number of epochs is the default for the labelled texts. ``training.epochs`` and ``training.patience`` apply only
-    to the student.
+    The supervised model is trained for the default number of epochs for the labelled texts. ``training.epochs`` and
+    ``training.patience`` apply only to the student.
     """
     training = replace(config.training, epochs=None, patience=None)
     logging = replace(config.logging, tensorboard=False)
@@ -99,11 +99,11 @@ def self_train(
     """Train the supervised model, label the unlabelled texts, train the student, and select one of the two models.
 
     Args:
-        supervised: Settings and data of the supervised model (``supervised_run``).
+        supervised: Configuration and data set of the supervised model (``supervised_run``).
         engine: Engine of the supervised model.
 
     Returns:
-        The result, the training data and the engine of the selected model. The data contain pseudo labels if the
+        The result, the data set and the engine of the selected model. The data set contains the pseudo labels if the
         student was selected.
     """
     supervised_result = train_loop.train_or_load_result(*supervised, engine, run_dir.supervised, job)
@@ -124,14 +124,15 @@ def self_train(
 def label_unlabelled(
     config: Config, data: Dataset, engine: Engine, supervised: Result, run_dir: RunDir, job: JobContext
 ) -> PseudoLabels:
-    """Give the unlabelled texts pseudo labels, or read the pseudo labels that this run has saved. Every rank calls it.
+    """Compute and save the pseudo labels, or read them if this run has already saved them. Every rank calls it.
 
     Args:
-        engine: Engine of the supervised model. The selected checkpoint of the supervised model is loaded into it.
+        engine: Engine of the supervised model. Before the labels are computed, the selected checkpoint of the
+            supervised model is loaded into it.
         supervised: Result of the supervised model.
     """
     group, path = job.group, run_dir.pseudo_labels
-    # The manifest is written last, so its existence proves that the pseudo labels are complete.
+    # The manifest is written last, so the pseudo labels are complete if it exists.
     if not group.broadcast_json((path / MANIFEST).is_file(), "pseudo labels"):
         assert data.unlabelled is not None
         saved = group.run_on_all("supervised model", lambda: weights_io.load(supervised.checkpoint))
@@ -182,7 +183,7 @@ def _write(config: Config, data: Dataset, logits: Logits, folder: Path, job: Job
 
 
 def _hash_words(data: Dataset, documents: Documents) -> Generator[None, None, DocumentWords]:
-    """Hash the words of documents. Yield after each chunk."""
+    """Hash the words of the documents in chunks. Yield after each chunk."""
     hasher, size = WordHasher(data.encoder), max(1, CHUNK_CHARACTERS // data.encoder.feature_len)
     chunks = []
     for start in range(0, len(documents), size):
@@ -195,7 +196,7 @@ def _read(folder: Path, data: Dataset) -> PseudoLabels:
     """Read the pseudo labels of a run.
 
     Raises:
-        UserError: The files are damaged, or belong to other texts.
+        UserError: The files are damaged, or do not match the data set.
     """
     assert data.unlabelled is not None
     path, name = folder / MANIFEST, targets_file(UNLABELLED)
@@ -212,7 +213,7 @@ def _read(folder: Path, data: Dataset) -> PseudoLabels:
 
 
 def _summarize(pseudo_labels: PseudoLabels, data: Dataset) -> Iterator[str]:
-    """Describe the teacher and the frequencies of the classes in two lines."""
+    """Yield two lines that describe the teacher and the class frequencies."""
     figures, teacher = pseudo_labels.figures, pseudo_labels.figures["teacher"]
     members = " and ".join(teacher["members"])
     if "loss" in teacher:
@@ -221,18 +222,18 @@ def _summarize(pseudo_labels: PseudoLabels, data: Dataset) -> Iterator[str]:
     ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
     frequencies = [f"{excerpt(name, LABEL_WIDTH)} {percent(proportion)}" for name, proportion in ranked]
     if len(frequencies) > MAX_SHOWN_CLASSES:
-        # The rarest class is always shown, because a class without any text is a problem.
+        # The rarest class is always shown, so that the user notices a class that no text was assigned to.
         frequencies[MAX_SHOWN_CLASSES:] = [f"…, the rarest {frequencies[-1]}"]
     yield f"          {pluralize(figures['texts'], 'unlabelled text')}: {', '.join(frequencies)}"
 
 
 def round_to_soft_labels(probabilities: npt.NDArray[np.float64], *, multilabel: bool = False) -> Targets:
-    """Round probabilities to soft labels of the most probable classes.
+    """Round probabilities to soft labels. A soft label stores only the most probable classes of its text.
 
     Args:
         probabilities: float64 [n, classes].
-        multilabel: Whether the classes are independent of each other. Otherwise, the label probabilities of a text sum
-            to 1.
+        multilabel: Whether a text may have several labels. Otherwise, the stored probabilities of each text are scaled
+            so that they sum to 1.
     """
     classes = probabilities.shape[1]
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :MAX_CLASSES_PER_SOFT_LABEL]
@@ -246,14 +247,14 @@ def round_to_soft_labels(probabilities: npt.NDArray[np.float64], *, multilabel: 
 
 
 def blank_split(documents: Documents, like: Targets) -> Split:
-    """Make a split of documents without labels. Its targets are blank, and have the format of the targets ``like``."""
+    """Create a split of unlabelled documents. Its targets are zeros, in the format of ``like``."""
     stored = np.broadcast_to(np.zeros(1, like.stored.dtype), (len(documents), *like.stored.shape[1:]))
     targets = replace(like, stored=stored)
     return Split(**vars(documents), labels=np.zeros(len(documents), np.int32), weights=None, targets=targets)
 
 
 def add_soft_labels(data: Dataset, targets: Targets) -> Dataset:
-    """Return the data set with its unlabelled texts and their soft labels in the train split."""
+    """Return a copy of the data set whose train split also contains the unlabelled texts, with their soft labels."""
     assert data.unlabelled is not None
     kind = MULTILABEL if data.label_kind == MULTILABEL else SOFT
     most = max(targets.max_labels, data.splits["train"].targets.max_labels)
@@ -265,7 +266,7 @@ def add_soft_labels(data: Dataset, targets: Targets) -> Dataset:
 
 
 def _widen(targets: Targets, kind: str, most: int) -> Targets:
-    """Return targets that store ``most`` pairs of a class and a label probability per row."""
+    """Return a copy of the targets that stores ``most`` (class, label probability) pairs per row."""
     pairs = targets.label_pairs(np.arange(len(targets.stored)))
     return Targets(kind, np.pad(pairs, ((0, 0), (0, most - pairs.shape[1]), (0, 0))), targets.classes)
 
@@ -273,12 +274,13 @@ def _widen(targets: Targets, kind: str, most: int) -> Targets:
 def select_final_model(
     student: TrainContext, supervised: RunDir, pseudo_labels: PseudoLabels
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compare the validation losses of the student and the supervised model, and print which model is selected.
+    """Select the student or the supervised model by validation loss, and print which model was selected.
 
-    If the supervised model is selected, its checkpoint and its metrics replace the files of the student.
+    If the supervised model is selected, its checkpoint and its metrics file are copied into the directory of the
+    student.
 
     Returns:
-        The record of the selected epoch, and its provenance.
+        The record of the selected model's epoch, and the provenance of the selected model.
     """
     group, folder = student.group, student.run_dir.path
 
@@ -311,7 +313,7 @@ def select_final_model(
 
 
 def _copy(files: Iterable[Path], source: Path, target: Path) -> Iterator[None]:
-    """Copy files of the folder ``source`` into the folder ``target``. Yield after each file."""
+    """Copy files from the folder ``source`` into the folder ``target``. Yield after each file."""
     for file in files:
         with atomic_replace(target / file.relative_to(source)) as path:
             shutil.copyfile(file, path)

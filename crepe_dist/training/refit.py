@@ -1,10 +1,10 @@
 """Refit of the n-gram branch on the train and validation splits, after the validation split has selected the epoch.
 
-If the validation split is a fraction of the training files, the network can also be trained on its rows. After the
-model selection, a second run of the training loop trains only an n-gram network, on the rows of both splits. It uses
-the directory ``refit`` of the run, and trains for as many epochs as the model selection has selected. Its parameters
-then replace the n-gram branch of the selected network. The convolutional branch, its weight, and the temperature or
-thresholds do not change. There is nothing to select, so the epochs of the refit have no scores and no checkpoints.
+If the validation split was split off from the training files, its rows can also be used for training. After the model
+selection, a second run of the training loop trains an n-gram network on the rows of both splits. It runs in the
+directory ``refit`` of the run. Its number of epochs is the number of the selected epoch. Its parameters then replace
+the n-gram branch of the selected network. The convolutional branch, its weight, and the temperature or thresholds do
+not change. The refit has no model selection, so its epochs have no scores and no checkpoints.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from crepe_dist.training.context import JobContext
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 from crepe_dist.training.model_setup import build_engine
 
-# Name of the n-gram network, and prefix of the names of the n-gram branch's parameters in a network with two branches.
+# Name of the n-gram network. In a network with two branches, it is also the prefix of the n-gram branch's parameters.
 NGRAM_BRANCH = "ngrams"
 
 
 def refit_config(config: Config, data: Dataset, shape: NetworkConfig) -> NetworkConfig | None:
-    """Return the configuration of the n-gram branch that a run refits. Return ``None`` if it has no refit.
+    """Return the configuration of the n-gram branch that the run refits. Return ``None`` if the run has no refit.
 
-    By default, a run has a refit unless the validation split comes from a file of its own.
+    By default, a run has a refit if its validation split was split off from the training files.
     """
     branch: NetworkConfig = getattr(shape, "ngram_config", shape)
     has_own_file = any(file["split"] == "validation" for file in data.manifest["sources"])
@@ -43,15 +43,15 @@ def refit_config(config: Config, data: Dataset, shape: NetworkConfig) -> Network
 
 
 def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Result, job: JobContext) -> Result:
-    """Refit the n-gram branch of a run, and write the checkpoint and the result with it. Every rank calls it.
+    """Refit the n-gram branch of a run, and write a new checkpoint and a new result. Every rank calls it.
 
     Args:
-        data: Data that the selected network was trained on.
-        engine: Engine of the selected network. Its parameters are replaced.
+        data: Data set that the selected network was trained on.
+        engine: Engine of the selected network. Its parameters are replaced by the refitted network.
         result: Result of the run before the refit.
 
     Returns:
-        The result with the refitted network. Exception: without a refit, ``result``.
+        The new result, or ``result`` if the run has no refit.
     """
     group, shape, folder, splits = job.group, engine.config, RunDir(result.run_dir), data.splits
     if (branch := refit_config(config, data, shape)) is None:
@@ -88,7 +88,12 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
 
 
 def _ngram_run_config(config: Config, branch: NetworkConfig, shape: NetworkConfig, num_epochs: int) -> Config:
-    """Return the settings that train an n-gram network like the n-gram branch of a network of this shape."""
+    """Return the configuration for training a separate n-gram network like the n-gram branch of the run's network.
+
+    Args:
+        branch: Configuration of the n-gram branch.
+        shape: Configuration of the run's whole network.
+    """
     model = replace(config.model, network=NGRAM_BRANCH, buckets=branch.settings()["buckets"], precision="auto")
     smoothing = config.training.label_smoothing
     smoothing = shape.label_smoothing if smoothing is None else smoothing

@@ -1,4 +1,4 @@
-"""Callback that saves the state during training, stops on request, and compares the replicas."""
+"""Callback that saves the state during training, stops on request, and checks that the replicas are equal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from crepe_dist.training.state_saver import BackgroundStateSaver, capture_state
 
 
 class SaveCallback(Callback):
-    """Callback that saves the state or stops, as the ranks have agreed.
+    """Callback that saves the state or stops, depending on the action that the ranks have agreed on.
 
-    It compares the replicas before each save and after each epoch, so that no state of diverged replicas is saved.
+    It checks before each save and after each epoch that all replicas are equal. A state is therefore never saved after
+    the replicas have diverged.
 
     Args:
-        saver: Writer of the state. Only the saver of rank 0 writes.
-        listeners: Callback whose ``on_save`` prepares for the capture of the state.
+        saver: Writer of the state. Only the saver on rank 0 writes.
+        listeners: Callbacks. Their ``on_save`` is called before the state is captured.
     """
 
     def __init__(self, context: TrainContext, saver: BackgroundStateSaver, listeners: Callback) -> None:
@@ -37,10 +38,10 @@ class SaveCallback(Callback):
         )
 
     def on_step_end(self, result: StepResult, learning_rate: float) -> None:
-        """Save or stop, as the ranks have agreed.
+        """Save or stop if the ranks have agreed on it.
 
         Raises:
-            StopRequested: A signal requested a stop on one rank, and the state is saved.
+            StopRequested: A signal requested a stop on at least one rank. The state has been saved.
         """
         if result.requested_action is StepAction.STOP:
             self.on_stop()
@@ -48,7 +49,7 @@ class SaveCallback(Callback):
             self._save()
 
     def on_epoch_end(self, record: dict[str, Any]) -> None:
-        """Save if a save is due on rank 0. Compare the replicas in any case."""
+        """Save the state if a save is due on rank 0. In either case, check that the replicas are equal."""
         context, progress = self._context, self._context.progress
         should_save = not progress.finished and self._saver.should_save(progress.step)
         if context.group.broadcast_json(should_save, "save after epoch"):
@@ -60,8 +61,8 @@ class SaveCallback(Callback):
         """Save the state, wait until it is on disk, and end the run.
 
         Raises:
-            StopRequested: The state is saved.
-            UserError: The state after the last steps could not be written.
+            StopRequested: The state has been saved.
+            UserError: The state could not be written. The newest state on disk is older.
         """
         self._save()
         context, step = self._context, self._context.progress.step
@@ -81,14 +82,14 @@ class SaveCallback(Callback):
         self._saver.close()
 
     def _save(self) -> None:
-        """Capture the state, and start to write it on rank 0."""
+        """Capture the state. On rank 0, start to write it in the background."""
         context = self._context
         self._listeners.on_save()
         check_replicas(context.engine.state_dict(), context.group)
         captured = capture_state(context)
         try:
-            # A resumed run continues the metrics files from the step of its state. Every step of a state must be in
-            # these files, so the metrics are written before the state.
+            # A resumed run appends to the metrics files from the step of its state. The files must contain every
+            # earlier step, so the metrics are written before the state.
             context.metrics.sync()
             if captured:
                 self._saver.save(captured)

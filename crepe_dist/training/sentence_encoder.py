@@ -1,7 +1,8 @@
-"""Vectors of texts by a sentence encoder, for the teacher of unlabelled texts.
+"""Embeddings of texts by a sentence encoder. The teacher that labels unlabelled texts uses them.
 
-The vectors are stored in the user's cache, by the SHA-256 of the text. A resumed run and other runs read them from
-there. The encoder encodes one text at a time. In a batch, the rounding of a vector could depend on the other texts.
+The embeddings are stored in the user's cache folder, with the SHA-256 of the text as the key. Resumed runs and other
+runs read them from there. The encoder encodes one text at a time, because in a batch, the rounding of an embedding
+could depend on the other texts.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from crepe_dist.formatting import number
 from crepe_dist.model.teacher_ensemble import quantize_unit_vectors
 from crepe_dist.native.library import num_threads
 
-ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # Splits whose texts are encoded, in the order of a .npy file.
+ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # Splits whose texts are encoded, in the row order of a .npy file.
 MESSAGE_SECONDS = 5.0  # Number of seconds between two progress messages.
-MAX_TOKENS = 256  # Maximum number of tokens that an ONNX encoder reads. The first tokens are the most informative.
-# The vector of this text is the fingerprint of an encoder. Each encoder has its own cache file.
+MAX_TOKENS = 256  # Maximum number of tokens that an ONNX encoder reads. Longer texts are truncated.
+# The embedding of this text identifies an encoder. Each encoder has its own cache file.
 FINGERPRINT_TEXT = "Where is my order? It should have arrived 3 days ago!"
 
 
 def decode_texts(data: Dataset) -> list[str]:
-    """Return the texts of ``ENCODED_SPLITS`` as the network reads them."""
+    """Return the texts of ``ENCODED_SPLITS``, decoded from the character ids that the network reads."""
     splits = map(data.documents_in, ENCODED_SPLITS)
     return [data.encoder.decode(ids).strip() for split in splits for ids in split.char_ids(np.arange(len(split)))]
 
@@ -41,10 +42,11 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
     """Load a sentence encoder.
 
     Returns:
-        A function that computes the vector of a text. Exception: for a .npy file, an array of the vectors of all texts.
+        A function that computes the embedding of a text. If ``name`` is a .npy file, the array of the embeddings of all
+        texts instead.
 
     Raises:
-        UserError: The encoder cannot be loaded, or the array does not have one vector per text.
+        UserError: The encoder cannot be loaded, or the array does not have one row per text.
     """
     library, _, model = name.partition(":")
     if name.endswith(".onnx") or name == "wordllama":
@@ -63,7 +65,7 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
         elif library == "model2vec":
             encode = import_module(library).StaticModel.from_pretrained(model).encode
         elif library == "sentence-transformers":
-            # Other formats of weights are pickles, which can execute code.
+            # Other weight formats are pickles. Loading a pickle can execute arbitrary code.
             options = {"use_safetensors": True}
             encode = import_module("sentence_transformers").SentenceTransformer(model, model_kwargs=options).encode
         else:
@@ -78,13 +80,14 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
 
 
 def encode_dataset(name: str, data: Dataset, say: Callable[[str], None]) -> Generator[None, None, dict[str, Any]]:
-    """Compute the vectors of the texts of each split in ``ENCODED_SPLITS``. Yield every few seconds.
+    """Compute the embeddings of the texts of each split in ``ENCODED_SPLITS``. Yield every few seconds.
 
     Args:
+        name: Encoder, as passed to ``--sentence-encoder``.
         say: Function that prints the progress.
 
     Returns:
-        The vectors by the name of the split, as ``quantize_unit_vectors`` returns them.
+        A mapping from split names to embeddings, in the format of ``quantize_unit_vectors``.
     """
     encode = load_sentence_encoder(name, data)
     if isinstance(encode, np.ndarray):
@@ -96,7 +99,7 @@ def encode_dataset(name: str, data: Dataset, say: Callable[[str], None]) -> Gene
 
 
 def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) -> Generator[None, None, Any]:
-    """Return the vectors of texts, int16 [texts, dimensions]. Encode only texts that are not in the cache."""
+    """Return the embeddings of texts, int16 [texts, dimensions]. Only texts that are not in the cache are encoded."""
     vectors, new_vectors, due = [], {}, time.monotonic() + MESSAGE_SECONDS
     fingerprint = hashlib.sha256(quantize_unit_vectors(encode(FINGERPRINT_TEXT)).tobytes()).hexdigest()
     path = cache_folder() / "vectors" / f"{fingerprint[:32]}.sqlite"
@@ -111,7 +114,7 @@ def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) ->
                 new_vectors[key] = quantize_unit_vectors(encode(text)).tobytes()
             vectors.append(np.frombuffer(row[0] if row else new_vectors[key], np.int16))
             if time.monotonic() > due or len(vectors) == len(texts):
-                # Other runs may use the file at the same time, so it is locked only while the new vectors are inserted.
+                # Other runs may use the file at the same time, so it is locked only while new embeddings are inserted.
                 with store:
                     store.executemany("insert or ignore into vectors values (?, ?)", new_vectors.items())
                 say(f"encoder   {number(len(vectors))} of {number(len(texts))} texts")
@@ -124,7 +127,7 @@ def _encode_cached(encode: Any, texts: list[str], say: Callable[[str], None]) ->
 
 
 def _load_onnx(path: Path) -> Callable[[str], Any]:
-    """Load an ONNX model and the file ``tokenizer.json`` beside it."""
+    """Load an ONNX model, and its tokenizer from ``tokenizer.json`` in the same folder."""
     from onnxruntime import InferenceSession, SessionOptions
     from tokenizers import Tokenizer
 
@@ -139,7 +142,7 @@ def _load_onnx(path: Path) -> Callable[[str], Any]:
         tokens = tokenizer.encode(text)
         inputs = {"input_ids": tokens.ids, "attention_mask": tokens.attention_mask, "token_type_ids": tokens.type_ids}
         output = session.run(None, {node.name: np.array([inputs[node.name]]) for node in session.get_inputs()})[0][0]
-        # Some models return a vector per token, others return the vector of the text.
+        # Some models return one vector per token, others return one vector for the text.
         return output.mean(axis=0) if output.ndim == 2 else output
 
     return encode
@@ -148,8 +151,8 @@ def _load_onnx(path: Path) -> Callable[[str], Any]:
 def _load_wordllama() -> Callable[[str], Any]:
     """Load WordLlama's embedding table and tokenizer from the files of the package ``wordllama``.
 
-    The package is not imported, because it searches some files in other places, and may need another version of NumPy
-    than MXNet.
+    The package is not imported, because its own loader searches for some files elsewhere, and because it may require a
+    NumPy version that MXNet does not support.
     """
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""Lines that describe a run before its first step, and warnings about settings that would waste the run."""
+"""Description of a run that is printed before its first step, and warnings about settings that would waste the run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from crepe_dist.training.context import TrainContext
 
 MAX_SHOWN_CLASSES = 10  # Maximum number of class names in a warning.
 LABEL_WIDTH = 40  # Maximum width of a class name in a warning, in columns of the terminal.
-MIN_SHARD_SIZE = 8  # Number of documents of a process per step below which a larger batch is advised.
-MAX_ADVISED_BATCH_SIZE = 1024  # No larger batch is advised, because the accuracy falls with the batch size.
+MIN_SHARD_SIZE = 8  # If a process has fewer documents per step, a larger batch is recommended.
+MAX_ADVISED_BATCH_SIZE = 1024  # Largest recommended batch size. Larger batches lower the accuracy.
 SAME_SPLITS_HINT = "prepare both data sets from the same sources with the same --seed, --test and --validation"
 
 
 def banner(context: TrainContext) -> str:
-    """Describe a run in a few lines."""
+    """Return a few lines that describe the run."""
     config, data, shape, device = context.config, context.data, context.engine.config, context.engine.device
     if is_refit(data):
         documents = number(len(data.splits["train"]))
@@ -53,12 +53,12 @@ def banner(context: TrainContext) -> str:
 
 
 def is_refit(data: Dataset) -> bool:
-    """Return whether the run trains on the rows of the validation split, after the model selection."""
+    """Return whether this is a refit, which also trains on the rows of the validation split (``training/refit.py``)."""
     return "validation" in data.manifest["splits"] and "validation" not in data.splits
 
 
 def _choice(config: Config, data: Dataset) -> str:
-    """Describe how the epoch is selected, and when the training ends."""
+    """Describe how the epoch is selected, and when training stops."""
     if "validation" not in data.splits:
         return "the last epoch, because there is no validation split to select by (prepare --validation 0.1)"
     patience = config.training.patience
@@ -67,14 +67,14 @@ def _choice(config: Config, data: Dataset) -> str:
 
 
 def startup_warnings(context: TrainContext) -> list[str]:
-    """Return the warnings about a run before its first step. Every rank calls it."""
+    """Return the warnings to print before the first step of a run. Every rank calls it."""
     config, data, shape, group = context.config, context.data, context.engine.config, context.group
     num_rows = len(data.splits["train"])
     if is_refit(data):
-        return []  # The run before the refit has printed them.
+        return []  # The warnings were already printed before the refit.
     is_on_cpu = context.engine.device.device_type == "cpu"
-    # If both warnings about too many processes apply, only the warning about cores is shown. A larger batch cannot fix
-    # a lack of cores.
+    # If both warnings about too many processes apply, only the warning about cores is shown, because a larger batch
+    # cannot make up for too few cores.
     too_many_processes = (is_on_cpu and warn_few_cores(group.local_size)) or warn_small_shards(config, group.size)
     lines = [warn_few_steps(config, num_rows, shape), too_many_processes, warn_empty_classes(data)]
     if config.training.init_from is not None:
@@ -84,7 +84,7 @@ def startup_warnings(context: TrainContext) -> list[str]:
 
 
 def warn_few_steps(config: Config, num_rows: int, shape: NetworkConfig) -> str:
-    """Warn if the run has fewer steps than the network usually needs. Return "" otherwise, like the next functions."""
+    """Return a warning if the run has fewer steps than the network usually needs, or "" otherwise."""
     training, batch = config.training, config.data.batch_size
     if training.init_from is not None:
         return ""  # Pretrained parameters need fewer steps.
@@ -99,7 +99,7 @@ def warn_few_steps(config: Config, num_rows: int, shape: NetworkConfig) -> str:
 
 
 def warn_small_shards(config: Config, processes: int) -> str:
-    """Warn if the batch is too small for the number of processes."""
+    """Return a warning if the batch is too small for the number of processes, or "" otherwise."""
     batch, better = config.data.batch_size, min(MIN_SHARD_SIZE * processes, MAX_ADVISED_BATCH_SIZE)
     if processes == 1 or batch >= better:
         return ""
@@ -110,7 +110,7 @@ def warn_small_shards(config: Config, processes: int) -> str:
 
 
 def warn_empty_classes(data: Dataset) -> str:
-    """Warn if some classes have no training row."""
+    """Return a warning if some classes have no training rows, or "" otherwise."""
     counts = data.splits["train"].targets.class_mass()
     names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
     if not names:
@@ -126,7 +126,7 @@ def warn_empty_classes(data: Dataset) -> str:
 
 
 def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
-    """Warn if the run trains on the CPU although there is a GPU. The warning is shown at the start and at the end."""
+    """Return a warning if the run trains on the CPU although there is a GPU. It is printed at the start and the end."""
     if config.device == "auto" and engine.device.device_type == "cpu" and (driver.gpu_count() or driver.init_error()):
         try:
             if error := driver.init_error():
@@ -140,7 +140,7 @@ def warn_unused_gpu(config: Config, engine: Engine) -> list[str]:
 
 
 def warn_few_cores(processes: int) -> str:
-    """Warn if this host has more processes than cores."""
+    """Return a warning if this host runs more processes than it has cores, or "" otherwise."""
     cores = hardware.num_cores()
     if processes <= cores:
         return ""
@@ -151,15 +151,15 @@ def warn_few_cores(processes: int) -> str:
 
 
 def warn_leaked_rows(init_from: str, data: Dataset) -> str:
-    """Warn if rows of the validation or test split were training rows of the run ``init_from``.
+    """Return a warning if the run ``init_from`` was trained on rows of the validation or test split, or "" otherwise.
 
-    The rows are compared by the hashes of their texts.
+    The rows are identified by the hashes of their texts.
     """
     path = checkpoint.resolve_model(init_from).absolute()
     try:
         record = open_run(path.parent.parent, path)
     except UserError:
-        return ""  # The parameters belong to no run, so their training data are unknown.
+        return ""  # The parameters do not belong to a run, so their training data are unknown.
     if record.fingerprint == data.fingerprint:
         return ""
     scored = {split: rows for split, rows in data.splits.items() if split != "train"}

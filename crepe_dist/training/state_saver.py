@@ -1,4 +1,4 @@
-"""Saved state of a run: capture, restoration, and a thread that writes the state while training continues."""
+"""Resume state of a run: functions that capture and restore it, and a background thread that writes it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from crepe_dist.version import __version__
 def capture_state(context: TrainContext) -> ResumeState | None:
     """Copy everything that a resumed run needs: parameters, optimizer state, loss scale and position.
 
-    Every rank calls it, because the optimizer gathers its state from all ranks.
+    Every rank calls this function, because the optimizer gathers its state from all ranks.
 
     Returns:
-        The copy on rank 0, and ``None`` on the other ranks.
+        The state on rank 0, and ``None`` on other ranks.
     """
     arrays = context.optimizer.state_dict()
     if not context.group.is_root:
@@ -40,7 +40,7 @@ def capture_state(context: TrainContext) -> ResumeState | None:
 
 
 def restore_state(saved: ResumeState, context: TrainContext) -> None:
-    """Restore a state. Every rank restores the same state."""
+    """Restore a saved state. Every rank calls it with the same state."""
     context.engine.load_state_dict(saved.parameters)
     context.optimizer.load_state_dict(saved.optimizer)
     context.engine.load_weights()
@@ -52,11 +52,11 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
     """Restore the newest saved state on every rank.
 
     Returns:
-        The restored state, or ``None`` for a new run.
+        The restored state, or ``None`` if the run has no saved state.
 
     Raises:
-        UserError: There are saved states, but all of them are damaged, or the checkpoint of the best epoch so far is
-            missing. Every rank raises it.
+        UserError: All saved states are damaged, or the checkpoint of the selected epoch is missing. Every rank raises
+            it.
     """
     group, folder, display = context.group, context.run_dir, context.display
     progress, selection = context.progress, context.selection
@@ -87,28 +87,29 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
 
 
 class BackgroundStateSaver:
-    """Saver that writes the state in a thread of rank 0, while training continues.
+    """Saver that writes the state in a background thread of rank 0, while training continues.
 
-    A save is due every ``options.save_seconds`` seconds and, if it is set, every ``options.save_steps`` steps. A save
-    starts early, so that it finishes by its deadline. The duration of the previous save is the estimate of its
-    duration.
+    A save is due every ``options.save_seconds`` seconds. If ``options.save_steps`` is set, a save is also due every
+    ``options.save_steps`` steps. A save starts early so that it finishes by its deadline, provided that it takes as
+    long as the previous save.
 
-    * The time limit is soft: training does not wait for a slow save, and the next save starts when the slow save has
+    * The time limit is soft: training does not wait for a slow save. The next save starts after the slow save has
       finished.
-    * The step limit is strict: training waits until the save has finished.
+    * The step limit is strict: training waits until the save has finished, for at most ``timeout`` seconds.
 
     Args:
         folder: Directory of the saved states.
-        options: Limits of unsaved training.
-        say: Function that prints a message about a state that was late or could not be written.
-        beat: Function that is called about every second while the saver waits. It sends a heartbeat to the watchdog.
-        timeout: Number of seconds that training waits for a late save. Afterwards, it continues with a warning.
-        last_intact: Directory of the state that the run has resumed from; ``None`` for a new run.
-        step: Step of this state.
-        is_root: Whether this is rank 0. On the other ranks, no save is ever due.
+        options: Time limit and step limit.
+        say: Function that prints a message if a save is late or fails.
+        beat: Function that sends a heartbeat to the watchdog. It is called about once a second while the saver waits.
+        timeout: Maximum number of seconds that training waits for a late save. Training then continues with a warning.
+        last_intact: Directory of the state that the run was resumed from; ``None`` for a new run.
+        step: Step that the run starts from.
+        is_root: Whether this is rank 0. On other ranks, a save is never due.
 
     Attributes:
-        last_saved_step: Step of the newest state on disk; ``None`` on ranks other than 0.
+        last_saved_step: Step of the newest state on disk, or the step that the run started from before the first save;
+            ``None`` on ranks other than 0.
     """
 
     def __init__(
@@ -132,23 +133,23 @@ class BackgroundStateSaver:
         self._timeout = timeout
         self._last_intact = last_intact
         self.last_saved_step = step if is_root else None
-        self._last_save = (step, time.monotonic())  # Step and start time of the newest save, which may have failed.
-        # Save in progress: its future, its state and its start time.
+        self._last_save = (step, time.monotonic())  # Step and time of the last save, even if it failed.
+        # The save in progress: its future, its state and its start time.
         self._writing: tuple[Future[Path], ResumeState, float] | None = None
         self._has_warned = False
-        self._duration = (0, 0.0)  # Number of steps and of seconds that the last save took.
+        self._duration = (0, 0.0)  # Duration of the last save, in steps and in seconds.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
 
     @property
     def scored_epochs_on_disk(self) -> frozenset[int]:
-        """Number of scored epochs of each state from which the run may resume."""
-        # The save in progress is read before the disk. In the other order, a save that finishes in between would be
-        # missed.
+        """For each state that the run may be resumed from, the number of its scored epochs."""
+        # The save in progress is checked before the disk. In the reverse order, a save that finishes in between would
+        # be missed.
         writing = [len(self._writing[1].progress.epochs)] if self._writing else []
         return frozenset([*writing, *resume_state.num_scored_epochs(self._folder)])
 
     def should_save(self, step: int) -> bool:
-        """Return whether a save is due after ``step``. Wait for an earlier save if the step limit is reached."""
+        """Return whether a save is due after ``step``. If the step limit is reached, first wait for an earlier save."""
         if not self._is_root:
             return False
         now = time.monotonic()
@@ -166,14 +167,14 @@ class BackgroundStateSaver:
         return now - saved_at >= self._save_seconds - min(seconds, self._save_seconds / 2)
 
     def save(self, state: ResumeState) -> None:
-        """Start to write a state. Only rank 0 calls it. The state must not be modified afterwards."""
+        """Start writing a state in the background. Only rank 0 calls it. The caller must not modify the state later."""
         if not self.wait(state.progress.step, self._timeout):
             return
         future = self._pool.submit(resume_state.save, self._folder, state, self._last_intact)
         self._writing = (future, state, time.monotonic())
 
     def wait(self, step: int = 0, timeout: float = math.inf) -> bool:
-        """Wait at most ``timeout`` seconds for the save in progress. Return whether it has finished.
+        """Wait up to ``timeout`` seconds for the save in progress. Return whether it has finished.
 
         Args:
             step: Current step of the training.
@@ -194,18 +195,18 @@ class BackgroundStateSaver:
         self._last_save = (step, time.monotonic())
 
     def close(self) -> None:
-        """Wait for the save in progress, and end the thread."""
+        """Wait for the save in progress, and stop the thread."""
         self.wait()
         self._pool.shutdown()
 
     def _warn_slow(self, seconds: float) -> None:
-        """Warn that a save is late. The warning is printed only one time."""
+        """Warn that a save is late. The warning is printed only once."""
         if not self._has_warned:
             self._has_warned = True
             self._say(f"writing a state takes over {seconds:g} s: a kill may lose more work than it should")
 
     def _settle(self, step: int) -> None:
-        """Record the outcome of a finished save."""
+        """If the save in progress has finished, record its outcome."""
         if self._writing is None or not self._writing[0].done():
             return
         future, state, start = self._writing
@@ -226,12 +227,13 @@ class BackgroundStateSaver:
 
 
 def open_saver(context: TrainContext, restored: LoadedState | None) -> BackgroundStateSaver:
-    """Make the saver of this rank.
+    """Create this rank's saver. Every rank calls it.
 
-    The state of a new run is saved at once. If a later state gets damaged, the run can resume from this state.
+    The initial state of a new run is saved immediately. If a later state is damaged, the run can be resumed from the
+    initial state.
 
     Args:
-        restored: State that the run resumes from; ``None`` for a new run.
+        restored: State that the run was resumed from; ``None`` for a new run.
     """
     last_intact, step = (restored.path, restored.state.progress.step) if restored else (None, context.progress.step)
     saver = BackgroundStateSaver(

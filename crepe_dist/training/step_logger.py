@@ -1,4 +1,4 @@
-"""Log of the steps: losses, learning rates and throughput, for the metrics files and the progress display."""
+"""Logging of the steps: losses, learning rates and throughput, for the metrics files and the progress display."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput, epoch_line
 
 LOG_INTERVAL = 10  # Number of steps between two calls of ``on_log``.
-# Number of the ``on_log`` call whose throughput predicts the duration of the run. Earlier steps are slower, because
-# they fill the caches.
+# The throughput at this call of ``on_log`` predicts the duration of the run. Earlier steps are slower, because caches
+# are still being filled.
 ESTIMATED_AT = 6
 
 
 class StepLogger(Callback):
     """Callback that measures the throughput, writes the metrics, and calls ``on_log`` every ``LOG_INTERVAL`` steps.
 
-    The clock runs only during the steps. It stands still while a state is captured and during the evaluation.
+    The clock runs only during training steps. It is paused during evaluation and while a state is captured.
 
     Args:
-        listeners: Callback whose ``on_log`` receives the records.
+        listeners: Callbacks. Their ``on_log`` receives the records.
     """
 
     def __init__(self, context: TrainContext, listeners: Callback) -> None:
@@ -35,9 +35,9 @@ class StepLogger(Callback):
         self._metrics = context.metrics
         self._display = context.display
         self._listeners = listeners
-        self._unlogged: list[tuple[StepResult, float]] = []  # Results of steps, with their learning rates.
-        self._wait_seconds = 0.0  # Time that this rank waited for data since the last call of ``on_log``.
-        self._last_log: float | None = None  # Time of the last call of ``on_log``, or ``None`` while the clock stands.
+        self._unlogged: list[tuple[StepResult, float]] = []  # Results and learning rates of steps.
+        self._wait_seconds = 0.0  # Time this rank has waited for data since the last ``on_log``.
+        self._last_log: float | None = None  # Time of the last log; ``None`` while the clock is paused.
         self._step_end = 0.0
         self._has_logged = False
 
@@ -77,7 +77,7 @@ class StepLogger(Callback):
             self._display.print(f"the last lines of the metrics could not be written: {error}")
 
     def _log(self) -> None:
-        """Log the steps since the last call."""
+        """Log the steps since the last call. Do nothing while the clock is paused."""
         if self._last_log is None:
             return
         seconds = time.monotonic() - self._last_log
@@ -111,7 +111,7 @@ class StepLogger(Callback):
 
 
 class ProgressCallback(Callback):
-    """Callback that shows the progress, the estimated time and the scores of each epoch on the display."""
+    """Callback that displays the progress, the estimated remaining time and the scores of each epoch."""
 
     def __init__(self, context: TrainContext) -> None:
         self._context = context
@@ -141,7 +141,7 @@ class ProgressCallback(Callback):
         )
 
     def _show_estimate(self, throughput: Throughput) -> None:
-        """Print the estimated duration of the rest of the run at this throughput."""
+        """Print the estimated remaining time of the run at this throughput."""
         remaining = self._num_epochs * self._num_steps - self._context.progress.step
         seconds = duration(remaining * throughput.ms_per_step / 1000)
         at_most = "at most " if self._context.config.training.patience else ""

@@ -1,15 +1,15 @@
 """The training loop of one network, from its initial parameters to the last checkpoint. Every rank runs it.
 
 In each step, a rank computes the gradients of its shard of the global batch. The distributed optimizer sums the
-gradients over the ranks, and updates the parameters with the mean. After each epoch, every rank evaluates its shard of
-the validation and test splits, and rank 0 writes the checkpoint of the epoch. The name of a checkpoint contains the
-epoch and the test accuracy, or micro F1 if documents have multiple labels. Without a launcher, the same loop trains in
-one process, on a GPU or on the CPU.
+gradients over the ranks, and updates the parameters with the mean gradient. After each epoch, every rank evaluates its
+shard of the validation and test splits, and rank 0 writes the checkpoint of the epoch. The name of a checkpoint
+contains the epoch and the test accuracy, or the micro F1 if documents may have multiple labels. Without a launcher, the
+same loop trains in one process, on a GPU or on the CPU.
 
 ``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` trains the network of the original Gluon
-notebook. Horovod's ``DistributedTrainer`` then wraps Gluon's trainer (``parallel/horovod_optimizer.py``).
+notebook. In this case, Horovod's ``DistributedTrainer`` wraps Gluon's trainer (``parallel/horovod_optimizer.py``).
 
-Logs, saves, stops and the watchdog are callbacks, in the order of ``create_callbacks``.
+Logging, saving, stopping and the watchdog's heartbeats are implemented as callbacks (``create_callbacks``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from crepe_dist.training.step_logger import ProgressCallback, StepLogger
 
 
 def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> Result:
-    """Train a network in a folder, or resume its training. If the run is finished, only return its result."""
+    """Train a network, or resume its training, and return the result. If the run is finished, only read its result."""
     if (finished := job.group.run_on_all("result", lambda: read_result(folder))) is not None:
         return finished
     context = run_epochs(config, data, engine, folder, job)
@@ -46,7 +46,7 @@ def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: 
 
 
 def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> TrainContext:
-    """Train the remaining epochs of a network. After each epoch, evaluate the network and write a checkpoint."""
+    """Train a network for its remaining epochs. After each epoch, evaluate the network and write a checkpoint."""
     context = TrainContext.create(config, data, engine, folder, job)
     context.display.print(banner(context))
     context.display.print(f"run       {folder.describe()}")
@@ -66,18 +66,18 @@ def run_epochs(config: Config, data: Dataset, engine: Engine, folder: RunDir, jo
 
 
 def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> CallbackList:
-    """Make the callbacks of a run, the same ones on every rank.
+    """Create the callbacks of a run. Every rank has the same callbacks.
 
     The order matters:
 
-    1. ``WatchdogCallback`` sends a heartbeat before any other callback may wait. ``SaveCallback`` can wait for the disk
-       of rank 0 in ``on_step_begin``, and for other ranks in its collectives.
-    2. ``StepLogger`` logs a step before ``SaveCallback`` saves the state after this step: the metrics files must
-       contain every step of a saved state. Only rank 0 writes these files.
-    3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` sends
-       the last steps of an epoch to both before ``ProgressCallback`` removes the progress bar.
+    1. ``WatchdogCallback`` comes first, so that it sends a heartbeat before another callback waits. ``SaveCallback``
+       can wait for the disk of rank 0 in ``on_step_begin``, and for other ranks in its collectives.
+    2. ``StepLogger`` logs a step before ``SaveCallback`` saves the state after this step, because the metrics files
+       must contain every step before a saved state. Only rank 0 writes these files.
+    3. ``ChanceLossMonitor`` prints its warning before ``ProgressCallback`` redraws the progress. ``StepLogger`` passes
+       the last steps of an epoch to both callbacks before ``ProgressCallback`` removes the progress bar.
     4. ``SaveCallback`` comes last, because it is the only callback that contains collectives or raises
-       ``StopRequested``. On every rank, all other callbacks have then handled the step.
+       ``StopRequested``. All other callbacks have then already handled the step on this rank.
     """
     callbacks = CallbackList()
     callbacks.callbacks = [
@@ -95,16 +95,16 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
     engine, optimizer, progress = context.engine, context.optimizer, context.progress
     lr_at = lr_schedule(context.config, len(context.data.splits["train"]))
     callbacks.on_epoch_begin()
-    for batch in context.epoch_batches():  # This rank's shard of each global batch.
+    for batch in context.epoch_batches():  # Each batch is this rank's shard of a global batch.
         lr = lr_at(progress)
         requested_action = callbacks.on_step_begin(batch)
         loss = engine.forward_backward(batch)
-        # ``all_reduce`` sums the gradients of the dense parameters, and makes the decisions that every rank must take
-        # alike. On one host, ``step`` sums the gradients of the n-gram tables, while it updates their rows.
+        # ``all_reduce`` sums the gradients of the dense parameters, and makes the decisions on which all ranks must
+        # agree. On one host, ``step`` sums the gradients of the n-gram tables while it updates their rows.
         result = optimizer.all_reduce(loss, batch, requested_action)
         while result.needs_recompute:
-            # The integer sums may overflow, or the first fixed-point scales were too coarse. The optimizer has chosen
-            # new scales, and the gradients of the same batch are recomputed with them.
+            # An integer sum could have overflowed, or the first fixed-point scales were too coarse. The optimizer has
+            # chosen new scales. The gradients of the same batch are recomputed with these scales.
             result = optimizer.all_reduce(engine.forward_backward(batch), batch, requested_action)
         if result.is_finite:
             optimizer.step(batch.global_batch_size, lr)
@@ -119,10 +119,10 @@ def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[
     """Evaluate the network on the validation and test splits. Every rank evaluates its shard.
 
     Returns:
-        The scores of each split, and the fitted weight of the convolutional branch.
+        A mapping from split names to scores, and the fitted weight of the convolutional branch.
 
     Raises:
-        StopRequested: A request to stop arrived during the evaluation, and the state is saved.
+        StopRequested: A request to stop arrived during the evaluation. The state has been saved.
         UserError: The loss on a split is not finite.
     """
     context.job.watchdog.heartbeat("evaluate")
@@ -141,7 +141,7 @@ def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[
 def save_checkpoint(
     context: TrainContext, saver: BackgroundStateSaver, scores: Mapping[str, AnyScores], branch_weight: float
 ) -> dict[str, Any]:
-    """Record the epoch. If it has scores, write its checkpoint on rank 0, and remove checkpoints that are not needed.
+    """Record the epoch. If it has scores, write its checkpoint on rank 0, and delete checkpoints no longer needed.
 
     Returns:
         The record of the epoch.
@@ -160,13 +160,13 @@ def save_checkpoint(
         context.run_dir.remove(context.run_dir.checkpoints_except(needed))
 
     if scores:
-        # All ranks wait: if the write fails, no rank may continue as if the checkpoint existed.
+        # All ranks wait for the write. If it fails, all ranks must stop, because the checkpoint does not exist.
         context.group.run_on_rank0("checkpoint", write)
     return record
 
 
 def end_epoch(context: TrainContext, callbacks: Callback, record: dict[str, Any]) -> None:
-    """Move on to the next epoch, or finish the run after the last epoch or without further improvement."""
+    """Start the next epoch, or finish the run after its last epoch or if early stopping applies."""
     progress, selection = context.progress, context.selection
     progress.finished = selection.is_last(progress)
     stopped_early = selection.stopped_early(progress)

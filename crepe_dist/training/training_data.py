@@ -1,4 +1,4 @@
-"""Data set of a run, opened on every rank and verified once per host."""
+"""Functions that open a run's data set on every rank and verify it once per host."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def open_training_data(config: Config, group: ProcessGroup, display: ProgressDis
     """Open the data of a run, and check the settings that depend on the data. Every rank calls it.
 
     Raises:
-        UserError: The data cannot be opened (``open_data``), or a setting cannot be used with these data. Every rank
-            raises it.
+        UserError: The data cannot be opened (``open_data``), or the data do not support a setting. Every rank raises
+            it.
     """
     data = open_data(config.data.source, group, display)
     group.run_on_all("settings and data", lambda: _check(config, data))
@@ -42,13 +42,13 @@ def open_training_data(config: Config, group: ProcessGroup, display: ProgressDis
                 "remove --sentence-encoder, or prepare the data with --unlabelled FILE",
                 on_all_ranks=True,
             )
-        # Only rank 0 uses the encoder. It is loaded here so that the run fails at once if it cannot be loaded.
+        # Only rank 0 uses the encoder. The encoder is loaded here so that a run fails early if it cannot be loaded.
         group.run_on_rank0("encoder", lambda: sentence_encoder.load_sentence_encoder(name, data))
     return data
 
 
 def _check(config: Config, data: Dataset) -> None:
-    """Check that no setting was given that has no effect on these data."""
+    """Raise ``UserError`` if the user specified a setting that has no effect on these data."""
     if "validation" not in data.splits:
         why, remedy = "the data have no validation split", "prepare the data with --validation 0.1"
         config.refuse(
@@ -68,12 +68,12 @@ def open_data(source: str, group: ProcessGroup, display: ProgressDisplay) -> Dat
     """Open a prepared data set on every rank. If the sample is missing, rank 0 prepares it.
 
     Raises:
-        UserError: One rank cannot open the folder, the ranks have different data, or the data have no test split. Every
-            rank raises it.
+        UserError: A rank cannot open the folder, the data differ between the ranks, or the data have no test split.
+            Every rank raises it.
     """
     folder = dataset_folder(source)
     if source == SAMPLE and group.broadcast_json(not folder.exists(), "sample missing"):
-        # These modules are imported only here, because their imports take long.
+        # These modules are imported here because their imports are slow, and most runs do not need them.
         from crepe_dist.preparing.preparation import prepare_sample
         from crepe_dist.reports import data_page
 
@@ -102,9 +102,9 @@ def _open(folder: Path) -> Dataset:
 
 
 def resolve_epochs(config: Config, data: Dataset) -> Config:
-    """Return the settings with the number of epochs and the patience.
+    """Return a copy of the configuration in which the number of epochs and the patience are set.
 
-    Values that are not set get the defaults for these data.
+    A value that the user has not set is computed from the data. Without a validation split, the patience is 0.
     """
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     num_documents, uses_pseudo_labels = len(data.splits["train"]), uses_unlabelled(config, data)
@@ -124,13 +124,15 @@ def resolve_epochs(config: Config, data: Dataset) -> Config:
 
 
 def verify_data(data: Dataset, group: ProcessGroup, record: Path) -> None:
-    """Verify the checksums of the data in one process per host. Files that have not changed are skipped.
+    """Verify the checksums of the data in one process per host. Every rank calls it.
+
+    Files that have already been verified and have not changed since then are skipped.
 
     Args:
-        record: File that lists the data files that this host has verified.
+        record: File that lists the files that were verified on this host.
 
     Raises:
-        UserError: The data are damaged on one host. Every rank raises it.
+        UserError: The data are damaged on at least one host. Every rank raises it.
     """
 
     def check() -> None:

@@ -1,4 +1,4 @@
-"""Transfer learning: pretrained parameters (``training.init_from``) that are copied into a new network."""
+"""Transfer learning: copies pretrained parameters (``training.init_from``) into a new network."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class PretrainedWeights:
 
     Attributes:
         shape: Configuration of the new network.
-        arrays: Parameters to copy, by name. All other parameters of the new network have their initial values.
+        arrays: Parameters to copy, by name. All other parameters of the new network keep their initial values.
         sha256: Checksum of the .params file.
-        summary: Description of the copied and the new layers.
-        classes: For each class of the arrays, its index among the classes of the data.
+        summary: Text that lists which layers are copied and which are new.
+        classes: For each class of the arrays, the index of the same class in the data set.
     """
 
     shape: NetworkConfig
@@ -46,7 +46,7 @@ class PretrainedWeights:
     def copy_into(self, network: Mapping[str, Parameter]) -> None:
         """Copy the arrays into the parameters of a network.
 
-        The outputs of classes that the arrays lack keep their initial values.
+        If the arrays lack a class of the data set, its outputs keep their initial values.
         """
         for name, array in self.arrays.items():
             axis = self.shape.class_axes.get(name)
@@ -58,13 +58,13 @@ class PretrainedWeights:
 
 
 def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> PretrainedWeights:
-    """Read pretrained parameters for a training on this data set.
+    """Load pretrained parameters for training on this data set.
 
     Args:
         source: A .params file, the folder of a run, or a model folder.
 
     Raises:
-        UserError: The file is missing, belongs to another encoding or other settings, or no layer can be copied.
+        UserError: The file is missing, it does not match the encoding or the settings, or no layer can be copied.
     """
     path = checkpoint.resolve_model(source)
     metadata = checkpoint.read_metadata(path)
@@ -94,17 +94,17 @@ def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> Pre
 def _select_transferable(
     path: Path, arrays: Arrays, shape: NetworkConfig, classes: list[str] | None, data_classes: list[str]
 ) -> tuple[Arrays, list[int], str]:
-    """Select the arrays that can be copied into a network for the classes of the data.
+    """Select the arrays that can be copied into a network for the classes of the data set.
 
-    The outputs of a class are copied if the data have a class of the same name. If the classes differ, the buffers of
-    the n-gram counts are not copied, because other n-grams separate other classes.
+    The outputs of a class are copied if the data set has a class of the same name. If the classes differ, the buffers
+    with the n-gram counts are not copied, because different classes are separated by different n-grams.
 
     Args:
-        classes: Names of the classes that the arrays were trained for. ``None``: the names are unknown. They are then
-            assumed to be the classes of the data if the number of classes is the same.
+        classes: Names of the classes that the arrays were trained for. ``None``: the names are unknown. If the number
+            of classes is the same, they are assumed to be the classes of the data set.
 
     Returns:
-        The arrays to copy by name, the indices of their classes among the classes of the data, and a summary.
+        The arrays to copy by name, the index in the data set of each of their classes, and a summary.
     """
     source = formatting.excerpt(str(path))
     summary, index_of = f"all layers from {source}", {name: index for index, name in enumerate(data_classes)}
@@ -140,10 +140,11 @@ def _select_transferable(
 def _check_encoding(
     path: Path, trained_on: CharEncoder, columns: tuple[FeatureColumn, ...], dataset: Dataset, network: dict[str, Any]
 ) -> None:
-    """Check that both encodings map characters to the same ids, and that both data sets have the same feature columns.
+    """Check that the pretrained network can read the texts and the feature columns of the data set.
 
-    The encodings may differ in the removal of accents. They may also differ in the length of a text. Exception: the
-    network ``paper`` reads texts of only one length.
+    Both encodings must map characters to the same ids, and both data sets must have the same feature columns. The
+    encodings may differ in whether they remove accents, and in the maximum length of a text. Exception: the network
+    ``paper`` requires the same length.
     """
     encoding = dataset.encoder
     if columns != dataset.preprocessor.beside:
@@ -166,7 +167,7 @@ def _check_encoding(
 def _check_settings(path: Path, options: ModelOptions, shape: NetworkConfig) -> None:
     """Check that no setting contradicts the pretrained network."""
     requested = options.network if options.size == "auto" else "paper"  # Only ``paper`` has the setting ``size``.
-    # A setting that was given with its default value looks like a setting that was not given, so it is not checked.
+    # The default value of ``--model`` is not checked, because users who do not pass ``--model`` get the same value.
     if requested not in (ModelOptions.network, shape.kind):
         raise UserError(
             f"the settings ask for --model {requested}, but {path} is a network of kind {shape.kind}",
