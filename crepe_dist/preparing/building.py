@@ -1,4 +1,7 @@
-"""Building of a data set folder from a spool: split the rows, encode the texts, write the shards and the manifest."""
+"""Functions that build a data set folder from a spool.
+
+They split the rows, encode the texts, and write the shards and the manifest.
+"""
 
 from __future__ import annotations
 
@@ -48,19 +51,19 @@ from crepe_dist.preparing.splitting import (
 from crepe_dist.preparing.spool import RowSubset, SpooledRows
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
 
-# Maximum number of rows, and maximum size of their character ids in bytes, that are encoded together.
+# Limits of the rows that are encoded together: their number, and the size of their character ids in bytes.
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23
-# Name of the id in the manifest if each row is a file of a folder.
+# Name of the id column in the manifest if each row is a file of a folder.
 FILE_NAME = "file name"
 
 
 @dataclass
 class TextCounts:
-    """Counts of the texts that are written.
+    """Statistics of the texts in a data set.
 
     Attributes:
-        code_points: Count of each code point outside ASCII or the alphabet.
-        lengths: Number of texts by their length in character ids, before they are cut.
+        code_points: Number of occurrences of each code point that is not ASCII or not in the alphabet.
+        lengths: Number of texts of each length. The length is the number of character ids before truncation.
     """
 
     code_points: Counter[int] = field(default_factory=Counter)
@@ -79,14 +82,14 @@ class TextCounts:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Result of building a data set, for its report.
+    """Result of building a data set. The data report uses it.
 
     Attributes:
         encoder: Character encoder after fitting.
         preprocessor: Text preprocessor with the fitted feature columns.
         classes: Names of the classes, in the order of their indices.
-        assignment: Split of each row, or the reason to leave it out, uint8 [rows]; see ``splitting``.
-        targets: Labels of all rows. The values of rows in no split are meaningless.
+        assignment: Split of each row, or the reason why the row is left out, uint8 [rows]; see ``splitting``.
+        targets: Labels of all rows. The labels of rows that are in no split are meaningless.
         counts: Counts of the texts in the data set.
         quarantine: Summary of the invalid rows.
         rows: Number of rows in each split.
@@ -109,14 +112,14 @@ def build_dataset(
     workers: WorkerPool,
     show_progress: ProgressCallback,
 ) -> BuildResult:
-    """Write a data set into an existing folder, except for its report.
+    """Write all files of a data set except the report into an existing folder.
 
     Raises:
         UserError: Too many rows are invalid, there are fewer than two classes, or no rows are left for training.
     """
     split_of_file = np.array([ALL_SPLITS.index(source.split) for source in collected.sources], dtype=np.uint8)
     splits_with_files = {source.split for source in collected.sources}
-    # No rows are drawn for a split that has files of its own.
+    # If a split has its own files, no rows are drawn for it.
     fractions: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in splits_with_files}
     given_split = split_of_file[collected.rows["file"]]
     if ABSENT in collected.labels:
@@ -125,7 +128,8 @@ def build_dataset(
     assignment = assign_splits(collected.rows, given_split, replace(spec.split, **fractions), known_labels)
     emptied: set[str] = set()
     if spec.corrections is not None:
-        # Drawing the splits depends on the labels. Corrections come later, so they move no row to another split.
+        # The labels influence how the splits are drawn. Corrections are applied after the draw, so that they do not
+        # move rows to other splits.
         old_classes, _ = _find_classes(spec, collected, assignment)
         apply_corrections(collected, spec, spec.corrections, assignment, names)
         # A class without training rows cannot be learned. It is removed, and its rows in other splits are left out.
@@ -221,11 +225,13 @@ def build_dataset(
 def _find_classes(
     spec: PreparationSpec, collected: SpooledRows, assignment: Assignment, emptied: Set[str] = frozenset()
 ) -> tuple[set[str], npt.NDArray[np.bool_]]:
-    """Return the classes of the training rows, and a mask of labels whose classes are all among them, bool [labels].
+    """Return the known classes, and a mask of the labels that contain only known classes, bool [labels].
+
+    The known classes are ``spec.classes``, or otherwise the classes of the training rows.
 
     Args:
-        assignment: Split of each row, or of its file.
-        emptied: Classes to leave out.
+        assignment: Split of each row, or the split of the file that contains the row.
+        emptied: Classes to leave out. Ignored if ``spec.classes`` is given.
     """
     used = training_labels(collected.rows, assignment)
     trained = [collected.labels[index] for index in np.flatnonzero(used).tolist()]
@@ -246,7 +252,7 @@ def write_shard(
     """Encode and write one shard. Runs in a worker.
 
     Args:
-        kinds: Files of the shard in addition to the character ids.
+        kinds: Kinds of array files to write in addition to the character ids.
         shard: Number of the shard, and its rows.
     """
     number, rows = shard
@@ -264,7 +270,7 @@ def write_shard(
         codes, lengths = encoder.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
-        # Most characters are ASCII and in the alphabet. Only the other characters are counted, which is faster.
+        # Most characters are both ASCII and in the alphabet. Counting only the remaining characters is faster.
         of_texts = (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if preprocessor.beside else data
         left = b"".join(of_texts).translate(None, known).decode("utf-8")
         if left:
@@ -284,7 +290,11 @@ def _write_origins(folder: Path, split: str, collected: SpooledRows, chosen: npt
 def _build_targets(
     kind: str, collected: SpooledRows, class_index: dict[str, int]
 ) -> tuple[npt.NDArray[np.int32], Targets]:
-    """Return the first or most probable class of each row, and the targets of all rows."""
+    """Return one class index per row, and the targets of all rows.
+
+    For multilabel and soft labels, the class is the most probable one. If several classes are equally probable, it is
+    the first of them.
+    """
     if kind == SINGLE_LABEL:
         relabel = np.array([class_index.get(label, -1) for label in collected.labels], dtype=np.int32)
         labels = relabel[collected.rows["label"]]
@@ -295,7 +305,7 @@ def _build_targets(
 
 
 def _divide_by_mean(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Divide weights by their mean, so that they do not change the scale of the loss."""
+    """Divide the weights by their mean, so that the weights do not change the scale of the loss."""
     mean = weights.mean(dtype=np.float64)
     if mean == 0:
         raise UserError(
@@ -313,5 +323,5 @@ def _divide_by_mean(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
 
 
 def _label_sort_key(label: str) -> tuple[int, float, str]:
-    """Return a sort key: numbers are sorted by value, and then other labels alphabetically."""
+    """Return a sort key: integers come first in numerical order, then all other labels in alphabetical order."""
     return (0, float(label), label) if label.isdecimal() else (1, 0.0, label)

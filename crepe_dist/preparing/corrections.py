@@ -1,6 +1,7 @@
-"""Corrections of labels, from a CSV file that ``inspect`` wrote and a person may have edited.
+"""Corrections of labels. They come from a CSV file that ``inspect`` wrote and that a person may have edited.
 
-A correction names the file, the line and the hash of the text. It applies to this row if the hash has not changed.
+A correction identifies a row by its file and line, and contains the hash of its text. The correction applies only if
+the text of the row still has this hash.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COLUMNS = ("file", "line", "hash", "label", "suggested")
 MAX_LINE_LENGTH = 18
 # Outcomes of a correction; see ``apply_corrections``.
 OUTCOMES = APPLIED, HELD_OUT, CONFIRMED, ALREADY_APPLIED, OUTDATED = "applied", "held_out", "kept", "already", "stale"
-# Name of a file, and line.
+# File name and line number of a row.
 Place = tuple[str, int]
 
 
@@ -42,7 +43,7 @@ class Correction(NamedTuple):
     Attributes:
         hash: Hash of the text.
         label: Label at the time of the inspection.
-        suggested: New label. Empty: the label stays.
+        suggested: New label. If it is empty, the label stays unchanged.
     """
 
     hash: str
@@ -52,13 +53,13 @@ class Correction(NamedTuple):
 
 @dataclass(frozen=True)
 class Corrections:
-    """Corrections of a CSV file.
+    """Corrections that were read from a CSV file.
 
     Attributes:
         file: Name of the CSV file.
         sha256: SHA-256 of the CSV file.
-        by_place: Corrections by file and line.
-        held_out: Also correct rows of the validation and test splits.
+        by_place: Corrections, keyed by file name and line number.
+        held_out: If True, rows of the validation and test splits are also corrected.
     """
 
     file: str
@@ -74,7 +75,7 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
         held_out: See ``Corrections``.
 
     Raises:
-        UserError: The file cannot be read, has no such columns, or corrects a row in two ways.
+        UserError: The file cannot be read, lacks one of ``COLUMNS``, or contains two different corrections of a row.
     """
     if not path.is_file():
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv that `inspect` wrote")
@@ -107,19 +108,21 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
 def apply_corrections(
     collected: SpooledRows, spec: PreparationSpec, corrections: Corrections, assignment: Assignment, classes: Set[str]
 ) -> None:
-    """Change labels in the file of records, and count the outcomes of the corrections.
+    """Apply the corrections to the labels in the records file, and count their outcomes.
+
+    ``collected.labels`` and ``collected.corrections`` are replaced. The outcomes are:
 
     ``applied``: the label was changed. ``held_out``: the row is in the validation or test split, and
-    ``corrections.held_out`` is false. ``kept``: the suggested label is empty, or is the old label. ``already``: the row
-    already has the suggested label. ``stale``: the row does not exist, or its text or label has changed. ``splits``
-    counts the changed labels of each split.
+    ``corrections.held_out`` is False. ``kept``: the suggested label is empty, or equals the old label. ``already``: the
+    row already has the suggested label. ``stale``: the row does not exist, its text has changed, or its single label
+    has changed. The key ``splits`` contains the number of changed labels in each split.
 
     Args:
-        assignment: Split of each row, which was drawn with the labels of the sources.
+        assignment: Split of each row. The splits were drawn before the corrections.
         classes: Classes of the training rows.
 
     Raises:
-        UserError: A suggested label is not in ``classes``, or no correction is for these sources.
+        UserError: A suggested label is not in ``classes``, or all corrections are stale.
     """
     label_index = {label: index for index, label in enumerate(collected.labels)}
     labels, counts, changed, stale = list(collected.labels), Counter[str](), Counter[int](), ""
@@ -170,7 +173,11 @@ def apply_corrections(
 
 
 def _parse_suggestion(suggested: str, spec: PreparationSpec, known: Set[str], file: str) -> str:
-    """Return the label string of a suggested label. Its classes must be classes of the training rows."""
+    """Return the label string for a suggested label.
+
+    Raises:
+        UserError: The suggested label contains a class that is not in ``known``.
+    """
 
     def name(label: str) -> str:
         if label.strip() in known:

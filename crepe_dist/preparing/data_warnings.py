@@ -14,22 +14,22 @@ from crepe_dist.preparing.reading import GARBLED, HTML, NO_LABEL
 from crepe_dist.preparing.similar_names import find_similar_names
 from crepe_dist.settings.options import MIN_FEATURE_LEN
 
-# A class with fewer training rows causes a warning.
+# Minimum number of training rows of a class. A class with fewer training rows causes a warning.
 MIN_ROWS_PER_CLASS = 50
 # Maximum number of classes that a warning lists.
 MAX_SHOWN = 10
-# Maximum number of flags in a remedy, so that the terminal does not cut it.
+# Maximum number of flags in a remedy. The limit keeps the terminal from cutting the remedy off.
 MAX_FLAGS = 4
-# Maximum number of distinct values of a categorical column, per training row.
+# Maximum ratio of distinct values to training rows in a categorical column.
 MAX_CATEGORY_RATIO = 0.5
-# Minimum fraction of the rows that must have a defect before it is reported.
+# A defect is reported if at least this fraction of the rows has it.
 MIN_DEFECT_FRACTION = 0.005
 # What is wrong, why it is a problem, and what to do.
 DataWarning = tuple[str, str, str]
 
 
 def data_warnings(summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Return warnings that follow from the numbers of a data report, with the keys ``what``, ``why`` and ``do``."""
+    """Derive warnings from the numbers of a data report. Each warning has the keys ``what``, ``why`` and ``do``."""
     warnings = (*_warn_about_reading(summary), *_warn_about_classes(summary), *_warn_about_texts(summary))
     return [dict(zip(("what", "why", "do"), warning)) for warning in warnings]
 
@@ -99,7 +99,7 @@ def _warn_about_classes(summary: dict[str, Any]) -> Iterator[DataWarning]:
     totals = [sum(rows) for rows in zip(*(split["classes"] for split in summary["splits"].values()))]
     if alike := find_similar_names(dict(zip(classes, totals)), summary.get("levels", "")):
         pairs = [f"{rare!r:.60} like {frequent!r:.60}" for rare, frequent in alike[:MAX_SHOWN]]
-        # The flag cannot rename a name that contains "=", because it ends the old name.
+        # --rename OLD=NEW splits its value at the first "=", so it cannot rename a class whose name contains "=".
         renames = [f"{rare}={frequent}" for rare, frequent in alike if "=" not in rare][:MAX_FLAGS]
         flags = " ".join(f"--rename {shlex.quote(rename)}" for rename in renames)
         if len(alike) > len(renames):

@@ -1,6 +1,6 @@
 """Tables in memory: pandas data frames and mappings of lists.
 
-For training, they are written as JSON Lines, so that the checks for files also apply to them.
+For training, a table is written to a JSON Lines file, so that it passes the same checks as other files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from crepe_dist.preparing.formats.columns import ColumnSpec, choose_columns
 
 
 def is_table(source: object) -> bool:
-    """Return True if a source is a data frame or a mapping of columns, and not names of files."""
+    """Return True if a source is a data frame or a mapping of columns, not one or more file names."""
     return isinstance(source, Mapping) or (hasattr(source, "columns") and hasattr(source, "items"))
 
 
@@ -33,13 +33,14 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
     """Write the chosen columns of a table as JSON Lines. Line n of the file is row n, from 1.
 
     Args:
-        labelled: The table must have a label.
+        labelled: If True, the table must have a label column.
 
     Returns:
         The names of the columns that were written.
 
     Raises:
-        UserError: Columns differ in length, do not exist, cannot be detected, or contain no text.
+        UserError: The columns differ in length, a column does not exist, the columns cannot be detected, or a text
+            column does not contain text.
     """
     name = path.stem
     items = [(str(key), column) for key, column in table.items()]
@@ -60,22 +61,24 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
     features = chosen.names_at(chosen.feature_columns)
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
     with path.open("wb") as stream:
-        # The mark protects this file from --encoding, which applies to real files, such as a test file.
+        # --encoding is meant for files of the user, such as a test file. It does not apply to a file with a byte order
+        # mark.
         stream.write(codecs.BOM_UTF8)
         for values in zip(*(columns[column] for column in (*plain, *features, *texts))):
             row = {column: _label_to_json(value) for column, value in zip(plain, values)}
             row |= {column: format_value(value) for column, value in zip(features, values[len(plain) :])}
             row |= {column: _text_to_json(value) for column, value in zip(texts, values[len(plain) + len(features) :])}
-            # A lone surrogate becomes bytes that are not UTF-8, so the row is rejected when it is read.
+            # A lone surrogate is written as bytes that are not valid UTF-8, so the reader rejects the row.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     end = len(spec.categories)
     return ColumnSpec(label, texts, weight, labels, id_, categories=features[:end], numbers=features[end:])
 
 
 def find_label_type(table: Any, label: str | None) -> str:
-    """Return the type of the labels in a column of a table, one of ``LABEL_TYPES``, or an empty string for text.
+    """Return the type of the labels in a column of a table: one of ``LABEL_TYPES``, or an empty string.
 
-    The labels of a row may be a list or a mapping.
+    The string is empty if the labels are text or have different types, or if ``label`` is not a column of the table.
+    A cell may contain a list or a mapping of labels.
     """
     column = next((column for key, column in table.items() if str(key) == label), ())
     labels = chain.from_iterable(value if _is_iterable(value) else [value] for value in column)
@@ -95,9 +98,10 @@ def _is_iterable(value: Any) -> bool:
 
 
 def extract_table_texts(table: Any, spec: ColumnSpec) -> Sequence[Any]:
-    """Return the texts of a table without labels, with the values of feature columns appended, as for a file.
+    """Return the texts of a table without labels.
 
-    Only these columns are converted to lists.
+    As for a file, the values of feature columns are appended to each text. Only the text and feature columns are
+    converted to lists.
     """
     items = [(str(key), column) for key, column in table.items()]
     chosen = choose_columns("the table", [key for key, _ in items], spec, has_label=True)
@@ -110,20 +114,23 @@ def extract_table_texts(table: Any, spec: ColumnSpec) -> Sequence[Any]:
 
 
 def _append_values(text: Any, *values: Any) -> Any:
-    """Append the values of a row to its text. Return an invalid text unchanged, so that a later message can show it."""
+    """Append the feature values of a row to its text.
+
+    An invalid text is returned unchanged, so that a later error message can show it.
+    """
     text = "" if is_missing(text) else text
     return append_values(text, list(map(format_value, values))) if isinstance(text, str) else text
 
 
 def format_value(value: Any) -> str:
-    """Return the value of a feature column as a file would contain it; empty if the value is missing."""
+    """Convert a feature value to the string that a file would contain. A missing value becomes an empty string."""
     return "" if is_missing(value) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _join_texts(values: Sequence[Any]) -> Any:
     """Join the texts of a row.
 
-    If a value is no text and not missing, return this value, so that a later message can show it.
+    A value that is not missing and not a string is returned instead, so that a later error message can show it.
     """
     texts = ["" if is_missing(value) else value for value in values]
     not_texts = [value for value in texts if not isinstance(value, str)]
@@ -159,11 +166,14 @@ def _to_lists(items: Sequence[tuple[str, Any]], name: str, is_escaped: bool) -> 
 
 
 def is_missing(value: object) -> bool:
-    """Return True if a value is None, NaN, or NA or NaT of pandas."""
+    """Return True if a value is ``None``, NaN, or one of the pandas values NA and NaT."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in MISSING_TYPES
 
 
-MISSING_TYPES = ("NAType", "NaTType")  # Types of pandas by name, because pandas is not imported here.
+MISSING_TYPES = (
+    "NAType",
+    "NaTType",
+)  # Names of pandas types. The types are compared by name because pandas is not imported here.
 
 
 def _label_to_json(value: Any) -> Any:
@@ -183,13 +193,13 @@ def _label_to_json(value: Any) -> Any:
 
 
 def _class_to_text(value: Any) -> str:
-    """Return the name of a class in a mapping or a set, in the form that it has in a list of labels."""
+    """Convert a class in a mapping or a set to the same name that it gets in a list of labels."""
     label = _label_to_json(value)
     return label if isinstance(label, str) else json.dumps(label)
 
 
 def _text_to_json(value: Any) -> Any:
-    """Convert a text to a JSON value. A value that is no text becomes True, which is rejected when it is read."""
+    """Convert a text to a JSON value. A value that is not a string becomes True, which the reader rejects."""
     return None if is_missing(value) else value if isinstance(value, str) else True
 
 

@@ -1,4 +1,4 @@
-"""Fitting of feature columns: the categories of categorical columns, and the quantile bins of numeric columns."""
+"""Fitting of feature columns: find the categories of categorical columns and the quantile bins of numeric columns."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.spool import RowSubset
 from crepe_dist.preparing.worker_pool import WorkerPool
 
-# Number of rows of a task for a worker.
+# Number of rows in a task for a worker process.
 TASK_ROWS = 1 << 15
 Floats = npt.NDArray[np.float64]
-# Maximum number of categories of a column. More categories could not have ids of their own.
+# Maximum number of categories of a column. There are not enough ids for more categories.
 MAX_CATEGORIES = MAX_PAIRED + MAX_CHARACTERS
 # Number of bins of a numeric column. Each bin has about the same number of rows.
 NUM_QUANTILE_BINS = 16
@@ -33,9 +33,11 @@ NUM_QUANTILE_BINS = 16
 def fit_feature_columns(
     spec: ColumnSpec, training: RowSubset, workers: WorkerPool
 ) -> tuple[tuple[FeatureColumn, ...], str]:
-    """Fit the feature columns to the training rows. Return them, and the characters that encode their values.
+    """Fit the feature columns to the training rows.
 
-    The characters are sorted by descending frequency, and then by column and value.
+    Returns:
+        The feature columns, and the characters that encode their values. The characters are sorted by descending
+        frequency. Characters of the same frequency are in the order of the columns and their values.
 
     Raises:
         UserError: A column has no values, or the columns have too many values.
@@ -79,13 +81,13 @@ def fit_feature_columns(
 
 
 def count_values(subset: RowSubset) -> list[Counter[str]]:
-    """Count the values of each feature column in some rows, without surrounding blanks. Runs in a worker."""
+    """Count the normalized values of each feature column in a subset of the rows. Runs in a worker."""
     rows = [text.decode("utf-8").split(FIELD_SEPARATOR)[1:] for text in subset.texts().get(subset.records())]
     return [Counter(map(normalize_category, column)) for column in zip(*rows)]
 
 
 def _quantile_edges(numbers: Floats, times: npt.NDArray[np.int64]) -> tuple[float, ...]:
-    """Return the edges of quantile bins in ascending order. The smallest number is no edge.
+    """Return the inner edges of quantile bins in ascending order. All edges are larger than the smallest number.
 
     Args:
         numbers: Distinct numbers.

@@ -1,8 +1,8 @@
-"""Fitting of the character encoder: the maximum length and the alphabet.
+"""Fitting of the character encoder: choose the maximum length and the alphabet.
 
-They are fitted to the texts of the training split and to unlabelled texts. The result does not depend on the number of
-processes. The records of the spool contain the lengths in characters. The texts are read from the spool a second time:
-a sample of them, or all texts if a new alphabet is learned.
+Both are fitted to the training texts and the unlabelled texts. The result does not depend on the number of processes.
+The records of the spool already contain the length of each text in characters. To fit the alphabet, a sample of the
+texts is read from the spool. If a new alphabet is learned, all texts are read.
 """
 
 from __future__ import annotations
@@ -30,23 +30,27 @@ from crepe_dist.preparing.spool import RowSubset
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
 from crepe_dist.settings.options import AUTO_LENGTH_PERCENT, LENGTH_STEP, MAX_AUTO_LENGTH, MIN_FEATURE_LEN
 
-# Number of rows of a task for a worker.
+# Number of rows in a task for a worker process.
 TASK_ROWS = 1 << 15
-# Size of the texts whose characters are counted together, in bytes.
+# Approximate size in bytes of the chunks of text in which characters are counted.
 CHUNK_BYTES = 1 << 20
-# Maximum number of rows from which the need for a new alphabet and the length are determined.
+# Maximum number of rows in the sample that decides whether a new alphabet is needed and whether characters have several
+# ids.
 MAX_SAMPLE_ROWS = 1 << 14
-# Minimum gain in coverage of a new alphabet: a fraction of the characters, or of the rows.
+# Minimum gain in coverage for which a new alphabet is learned, as a fraction of the characters or of the rows.
 MIN_COVERAGE_GAIN = 0.01
-# Minimum gain in coverage that counts for a row: a fraction of its letters.
+# A row counts as gained if the new alphabet covers at least this fraction more of its letters.
 MIN_LETTER_GAIN = 0.2
 
 
 def fit_length(lengths: npt.NDArray[Any]) -> int:
-    """Return the maximum length for texts with these lengths in character ids, [n].
+    """Choose the maximum length of a text from the lengths of the texts.
 
-    It is the smallest ``MIN_FEATURE_LEN`` + n × ``LENGTH_STEP`` that keeps ``AUTO_LENGTH_PERCENT`` percent of the texts
-    whole, but at most ``MAX_AUTO_LENGTH``.
+    The result is the smallest ``MIN_FEATURE_LEN`` + n × ``LENGTH_STEP`` that leaves ``AUTO_LENGTH_PERCENT`` percent of
+    the texts uncut. It is at most ``MAX_AUTO_LENGTH``.
+
+    Args:
+        lengths: Length of each text in character ids, [texts].
     """
     needed = int(np.percentile(lengths, AUTO_LENGTH_PERCENT, method="inverted_cdf"))
     steps = -(-max(0, needed - MIN_FEATURE_LEN) // LENGTH_STEP)
@@ -61,17 +65,18 @@ def fit_encoder(
     workers: WorkerPool,
     show_progress: ProgressCallback,
 ) -> CharEncoder:
-    """Return ``spec.encoder`` with parameters that are fitted to the training texts.
+    """Return a copy of ``spec.encoder`` whose alphabet and maximum length are fitted to the training texts.
 
-    A new alphabet is learned if it covers at least ``MIN_COVERAGE_GAIN`` more of the characters. It is also learned if
-    it covers ``MIN_LETTER_GAIN`` more of the letters in at least ``MIN_COVERAGE_GAIN`` of the rows, because a script
-    that few rows use has few of all characters.
+    With ``fit_alphabet`` = ``IF_NEEDED``, a new alphabet is learned if it increases the coverage of all characters by
+    at least ``MIN_COVERAGE_GAIN``. It is also learned if, in at least ``MIN_COVERAGE_GAIN`` of the rows, it increases
+    the coverage of the letters by ``MIN_LETTER_GAIN``. The second rule detects a script that only a few rows use: its
+    characters are a small fraction of all characters.
 
     Args:
         preprocessor: Text preprocessor of the data set.
-        value_characters: Characters that encode values of feature columns, the most frequent first. The least frequent
-            of them are left out if there are too many.
-        training: Training and unlabelled rows, at least one.
+        value_characters: Characters that encode values of feature columns, the most frequent first. If there are too
+            many, the least frequent of them are left out.
+        training: Training and unlabelled rows. There must be at least one row.
     """
     count_points = partial(count_code_points, bool(preprocessor.beside))
     sample = training[:: -(-len(training) // MAX_SAMPLE_ROWS)]
@@ -115,10 +120,13 @@ def _with_new_alphabet(encoding: CharEncoder, counts: Mapping[int, int]) -> Char
 def _coverage_gain(
     encoder: CharEncoder, sample: RowSubset, count_points: Callable[[RowSubset], dict[int, int]]
 ) -> float:
-    """Return how much more a new alphabet covers: a fraction of the characters, or of the rows if that is larger.
+    """Return the gain in coverage of a new alphabet.
 
-    A letter that the current alphabet reads without its accent, such as é as e, does not count as covered, because
-    accents may indicate the language of a text.
+    The result is the larger of two fractions: the additionally covered characters, and the rows with many additionally
+    covered letters. Rows that lose many covered letters are subtracted.
+
+    If the current alphabet reads a letter without its accent, such as é as e, the letter does not count as covered,
+    because accents may indicate the language of a text.
     """
     counts = count_points(sample)
     points, times = np.array([*counts], dtype=np.uint32), np.array([*counts.values()], dtype=np.int64)
@@ -135,7 +143,7 @@ def _coverage_gain(
 
 
 def count_code_points(has_values: bool, subset: RowSubset) -> dict[int, int]:
-    """Count the code points in the texts of some rows, without values of feature columns. Runs in a worker."""
+    """Count the code points in the texts of some rows. Values of feature columns are not counted. Runs in a worker."""
     texts, rows = subset.texts(), subset.records()
     full = np.cumsum(rows["bytes"], dtype=np.int64) // CHUNK_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)

@@ -44,18 +44,18 @@ from crepe_dist.settings.fields import (
 from crepe_dist.settings.flags import ColumnFlags, Command
 from crepe_dist.settings.options import MAX_AUTO_LENGTH
 
-# Value of --feature-len and --alphabet: fit to the training texts.
+# Value of --feature-len and --alphabet that requests fitting to the training texts.
 AUTO = "auto"
-# Value of --alphabet: the standard alphabet of the mode.
+# Value of --alphabet that selects the standard alphabet of the mode.
 STANDARD = "standard"
-# Values of --labels, with the kind of labels that manifests store.
+# Values of --labels, mapped to the kind of labels that manifests store.
 LABELS_CHOICES = {"single": SINGLE_LABEL, "multilabel": MULTILABEL, "soft": SOFT}
 # Values of --correct.
 CORRECT_CHOICES = TRAINING, ALL = "train", "all"
 
 
 class FileOrFraction(ValueType):
-    """Type of a flag that names the file of a split, or its fraction of the rows."""
+    """Type of a flag whose value is the file of a split, or the fraction of the rows that is drawn for the split."""
 
     metavar = "FILE|FRACTION"
 
@@ -73,7 +73,10 @@ class FileOrFraction(ValueType):
 
 
 class Renames(Repeated):
-    """Type of --rename: OLD=NEW or the name of a file. In Python, pairs or a mapping of old to new names also work."""
+    """Type of --rename: OLD=NEW, or the name of a file.
+
+    In Python, the value may also be a mapping or a list of pairs of old and new names.
+    """
 
     def check(self, value: Any) -> tuple[Any, ...]:
         items = value.items() if isinstance(value, Mapping) else (value,) if isinstance(value, (str, Path)) else value
@@ -92,7 +95,7 @@ class Renames(Repeated):
 
 @dataclass
 class PreparationFlags(ColumnFlags, Command):
-    """Flags that describe a preparation: the sources, the splits, the labels and the encoding."""
+    """Flags that specify the sources, the splits, the labels and the encoding of a data set."""
 
     source: tuple[str, ...] = setting(
         (), "Files, folders, URLs, `-` for a pipe, or `sample`.", Repeated(NON_EMPTY), positional="*"
@@ -221,7 +224,7 @@ class PreparationFlags(ColumnFlags, Command):
     processes: Optional[int] = setting(
         None, "Number of worker processes. Default: one per core; one for small sources.", int_range(1, 4096)
     )
-    # Type of the labels of a table in memory. Only ``crepe_dist.prepare`` sets it; it is no flag.
+    # Type of the labels of a table in memory. This field is not a flag: only ``crepe_dist.prepare`` sets it.
     label_type: str = ""
 
     def prepare(
@@ -237,10 +240,11 @@ class PreparationFlags(ColumnFlags, Command):
         Sources that are URLs are downloaded first. The method then calls itself with the paths of the copies.
 
         Args:
-            render_page: Function that renders the numbers of the report as HTML. ``None``: no page is written.
-            command: Command line that the report shows.
-            show_progress: Function that is called with the progress.
-            copies: Folder that holds the downloaded copies. ``None`` if no source is a URL.
+            render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
+                written.
+            command: Command line to show in the report.
+            show_progress: Function to call with the progress.
+            copies: Folder that contains the downloaded copies. ``None`` if no source is a URL.
             print_line: Function that prints how the sources are read.
 
         Raises:
@@ -249,9 +253,9 @@ class PreparationFlags(ColumnFlags, Command):
         assert self.out is not None
         named = (*self.source, self.test, self.validation, *self.unlabelled)
         if urls := [name for name in named if isinstance(name, str) and remote.is_url(name)]:
-            check_out(self.out, self.overwrite)  # Fail before a long download.
+            check_out(self.out, self.overwrite)  # Report a problem before a long download, not after it.
             self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-            # The copies are on the disk of the data set, because /tmp may be small.
+            # The copies are stored on the same disk as the data set, because /tmp may be small.
             with temporary_folder(self.out.absolute().parent) as folder:
                 paths = {
                     url: str(remote.download(url, folder, show_progress=show_progress)) for url in dict.fromkeys(urls)
@@ -268,7 +272,7 @@ class PreparationFlags(ColumnFlags, Command):
                 )
         spec = self.to_spec()
         sources = self._find_sources(spec.read_options)
-        if copies:  # Names in reports do not show the temporary folder of the copies.
+        if copies:  # Reports must not show the path of the temporary folder.
             sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
         return prepare(
             sources,
@@ -283,10 +287,10 @@ class PreparationFlags(ColumnFlags, Command):
         )
 
     def to_spec(self) -> PreparationSpec:
-        """Resolve the flags to a specification. The defaults of some flags depend on other flags.
+        """Build the specification of the preparation. The defaults of some flags depend on other flags.
 
         Raises:
-            UserError: Flags contradict each other, or a file that a flag names cannot be read.
+            UserError: Flags contradict each other, or the file of a flag cannot be read.
         """
         options = self._read_options()
         corrections = None
@@ -312,7 +316,7 @@ class PreparationFlags(ColumnFlags, Command):
             dedupe=self.dedupe or (SAMPLE_DEDUPE if is_sample else "no"),  # type: ignore[arg-type]
             keep_unlabelled=self.keep_unlabelled,
         )
-        # Mode notebook exists for the published parameters of the original notebook, which need its standard alphabet.
+        # Mode notebook exists for the published weights of the original notebook. They require the standard alphabet.
         is_fitted = self.alphabet is None and self.mode != "notebook"
         return PreparationSpec(
             encoding,
@@ -343,7 +347,7 @@ class PreparationFlags(ColumnFlags, Command):
         )
 
     def _find_sources(self, options: ReadOptions) -> list[Source]:
-        """Find the source files, and refuse flags of splits that contradict these files."""
+        """Find the source files, and refuse --test, --validation and --stratified if they contradict these files."""
         splits = {"test": self.test, "validation": self.validation}
         files = {split: value for split, value in splits.items() if isinstance(value, str)}
         sources = find_sources(self.source, options=options, unlabelled=self.unlabelled, **files)
@@ -353,7 +357,7 @@ class PreparationFlags(ColumnFlags, Command):
         return sources
 
     def _parse_label_flags(self) -> tuple[LabelFormat, tuple[str, ...]]:
-        """Return the format of the labels, and the names of the columns in --label-columns."""
+        """Return the format of the labels, and the column names of --label-columns."""
         columns = split_names(self.label_columns)
         separator = self.label_separator or ""
         choice = self.labels or ("multilabel" if separator or (columns and not self.levels) else "single")
@@ -388,12 +392,12 @@ def split_names(flag: Optional[str]) -> tuple[str, ...]:
 
 
 def _read_alphabet(path: Path) -> tuple[str, str]:
-    """Read the custom alphabet and the rare characters of a prepared folder, a run or the .json file of a checkpoint.
+    """Read the custom alphabet and the rare characters from a prepared folder, a run or the .json file of a checkpoint.
 
-    Characters that encode the values of feature columns are left out.
+    Characters that encode the values of feature columns are removed.
     """
     if path.is_dir():
-        # All checkpoints of a run have the same alphabet. The pattern excludes their files of scores.
+        # All checkpoints of a run have the same alphabet. The pattern excludes the files with their scores.
         path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)
     try:
         encoding = CharEncoder.from_dict(read_json(path)["encoding"])
@@ -414,7 +418,7 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
 
 
 def _check_fractions(sources: Sequence[Source], splits: dict[str, Any]) -> None:
-    """Refuse a fraction for a split that has files of its own."""
+    """Refuse a fraction for a split that has its own files."""
     for split, value in splits.items():
         names = [source.name for source in sources if source.split == split]
         if isinstance(value, float) and value > 0 and names:

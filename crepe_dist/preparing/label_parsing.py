@@ -1,8 +1,9 @@
 """Parsing of labels: a single label, multiple labels, or soft labels (a probability for each class).
 
-Until the data set is written, the labels of a row are one label string. A single label is the string itself. Multiple
-or soft labels are a JSON object. Its keys are the classes in alphabetical order, and its values are the probabilities
-in units of 1 / ``PROB_SCALE``, so equal labels are equal strings. A row without a label has the string ``ABSENT``.
+Until the data set is written, all labels of a row are stored in one *label string*. For a single label, the label
+string is the label. For multiple or soft labels, it is a JSON object: the keys are the classes in alphabetical order,
+and the values are the probabilities as integer multiples of 1 / ``PROB_SCALE``. Equal labels therefore have equal label
+strings. The label string of a row without a label is ``ABSENT``.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ import numpy as np
 from crepe_dist.data.targets import MAX_LABELS, PROB_SCALE, SINGLE_LABEL, SOFT, Pairs
 from crepe_dist.data.text_preprocessing import normalize_category
 
-# Function that returns the name of the class for a label in a file. It raises ``ValueError`` for an invalid label.
+# Function that converts a label in a file to a class name. It raises ``ValueError`` if the label is invalid.
 ParseClassName = Callable[[str], str]
-# Values that a column of a class may contain: the label applies, and it does not apply.
+# Accepted values in a 0/1 column of a class.
 TRUE, FALSE = ("1", "1.0", "true", "True", "yes"), ("", "0", "0.0", "false", "False", "no")
-# Value of --label-separator that stands for white space.
+# Value of --label-separator for any white space.
 WHITE_SPACE = "space"
-# Start of the reason why a row is invalid.
+# Start of the reason why a row with more than one label is invalid.
 MULTIPLE_LABELS = "several labels"
 # Label string of a row without a label.
 ABSENT = ""
-# Prefix of a label in a file of fastText.
+# Prefix of a label in the fastText format.
 FASTTEXT = "__label__"
 
-# Decoder that returns numbers as they are written, because they may be labels. Also, converting a million digits to an
-# integer would take long. NaN, which Python writes for a missing value, becomes ``None``.
+# Decoder that returns numbers as strings in their original spelling, because they may be labels. This also avoids the
+# slow conversion of a million digits to an integer. NaN, which Python writes for a missing value, becomes ``None``.
 DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant={"NaN": None}.get)
 
 
@@ -44,7 +45,7 @@ class LabelFormat:
         kind: Single, multiple or soft labels; one of ``targets.LABEL_KINDS``.
         separator: Separator of multiple labels in a cell. Empty if the cells are JSON lists or each class has a column.
         levels: Separator of the levels in a hierarchical label. Empty if the labels have no hierarchy. If there are
-            multiple columns of labels, each column holds one level.
+            multiple label columns, each column contains one level.
         type: Type of the labels of a table in memory, one of ``LABEL_TYPES``. Empty for text.
     """
 
@@ -65,7 +66,7 @@ class LabelFormat:
         """Join the levels of a hierarchical label. The cell is the result of ``labels_to_cell``.
 
         Raises:
-            ValueError: A level is empty although a lower level is not, or a level contains the separator.
+            ValueError: A level is empty, but a lower level is not; or a level contains the separator.
         """
         levels = list(map(normalize_category, _parse_json(cell).values()))
         while levels and not levels[-1]:
@@ -130,7 +131,7 @@ def _encode_units(units: dict[str, int]) -> str:
 
 
 def labels_to_cell(names: Sequence[str], cells: Sequence[str]) -> str:
-    """Combine the cells of multiple columns of labels into one cell, a JSON object."""
+    """Combine the cells of multiple label columns into one cell, which contains a JSON object."""
     return json.dumps(dict(zip(names, cells)), ensure_ascii=False)
 
 
@@ -145,12 +146,12 @@ def collect_classes(labels: Iterable[str], kind: str) -> set[str]:
 
 
 def encode_labels(labels: Sequence[str], class_index: Mapping[str, int]) -> Pairs:
-    """Return the class indices and probabilities of label strings, uint16 [labels, max labels, 2].
+    """Convert label strings to pairs of class index and probability, uint16 [label strings, max labels, 2].
 
-    The module ``data/targets`` describes the array.
+    The module ``data/targets`` describes the array. If a label string contains an unknown class, all its pairs are 0.
 
     Args:
-        class_index: Index of each class. A label string with an unknown class gets no pairs.
+        class_index: Index of each known class.
     """
     sets = [json.loads(label) if label != ABSENT else {} for label in labels]
     sets = [probs if probs.keys() <= class_index.keys() else {} for probs in sets]
@@ -163,7 +164,7 @@ def encode_labels(labels: Sequence[str], class_index: Mapping[str, int]) -> Pair
 
 
 def fasttext_labels_to_cell(words: Sequence[str], kind: str) -> str:
-    """Return the cell for the ``__label__…`` words of a line.
+    """Convert the ``__label__…`` words of a line to the cell that a label column would contain.
 
     Raises:
         ValueError: There are multiple labels, but ``kind`` allows only one.

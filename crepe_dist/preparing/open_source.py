@@ -1,4 +1,4 @@
-"""Opening of a source. The format and columns are detected from its first bytes, unless the user gave them."""
+"""Opening of sources. If the user did not specify the format and the columns, the first bytes determine them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BATCH_FILES = 256
 PARQUET_MAGIC = b"PAR1"
 
 
-# Read options that have an effect on each format.
+# Read options that affect each format.
 TABULAR = {"header", "encoding", "text", "label"}
 EFFECTIVE_OPTIONS = {
     "csv": TABULAR,
@@ -55,18 +55,18 @@ EFFECTIVE_OPTIONS = {
 
 
 def effective_options(source: Source, opened: OpenFile) -> set[str]:
-    """Return the read options that have an effect on a source, and the format of the source."""
+    """Return the read options that affect a source, and the name of its format. Return an empty set for the sample."""
     if source.format == SAMPLE:
         return set()
     return EFFECTIVE_OPTIONS[opened.format] - ({"label"} if source.label else set()) | {opened.format}
 
 
 def check_options_used(read_options: ReadOptions, used: Collection[str], names: str) -> None:
-    """Raise ``UserError`` if an option that the user gave has an effect on none of the sources.
+    """Raise ``UserError`` if the user specified an option that affects none of the sources.
 
     Args:
-        used: Options that have an effect on some source, and the formats of the sources.
-        names: Names of the sources, for the message.
+        used: Options that affect at least one source, and the formats of the sources.
+        names: Names of the sources, as shown in the message.
     """
     columns = read_options.columns
     flags = {
@@ -83,18 +83,18 @@ def check_options_used(read_options: ReadOptions, used: Collection[str], names: 
 
 
 def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = False, live: bool = False) -> OpenFile:
-    """Open a source. Detect its format and columns from its first bytes, unless ``options`` gives them.
+    """Open a source. If ``options`` does not specify the format and columns, detect them from the first bytes.
 
     Args:
-        keep_cells: Return the values of all columns in ``Row.cells``.
-        live: Return rows from a pipe as soon as they arrive.
+        keep_cells: If True, ``Row.cells`` contains the values of all columns.
+        live: If True, rows from a pipe are returned as soon as they arrive.
 
     Raises:
         UserError: The source cannot be read, or its format or columns cannot be detected.
     """
     name, label, label_kind = source.name, source.label, options.labelling.kind
     is_unlabelled = source.split == UNLABELLED
-    if is_unlabelled:  # With a given label, no column of labels is searched for.
+    if is_unlabelled:  # If the label is given, no label column is detected.
         label, label_kind = "", MULTILABEL
     if source.split != "train":  # Only training uses weights.
         options = replace(options, columns=replace(options.columns, weight=None))
@@ -110,7 +110,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
             raise UserError(f"{source.format} cannot be read from a pipe", remedy="name the file")
         extras.require("parquet" if source.format == "parquet" else "excel", name)
         if source.format == "parquet":
-            from crepe_dist.preparing.formats.parquet import open_parquet  # PyArrow takes 0.2 s to import
+            from crepe_dist.preparing.formats.parquet import open_parquet  # Importing PyArrow takes 0.2 s.
 
             return open_parquet(source.path, name, spec, label, keep_cells=keep_cells, nested=nested)
         sheet = ExcelReader(source.path, name)
@@ -118,7 +118,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     json_encoding = options.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
-    elif source.format is not None:  # In another format, a text that starts with a brace is not JSON.
+    elif source.format is not None:  # Text in other formats may start with a brace, but it is not JSON.
         json_encoding = encoding
     lines = LineReader(source.path, encoding, json_encoding=json_encoding, live=live)
     if source.format == SAMPLE:
@@ -147,7 +147,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
 
 
 def _check_no_columns(source: Source, options: ReadOptions) -> None:
-    """Refuse columns for a source without columns. Feature columns of a model may be missing."""
+    """Refuse column options for a source without columns. If the columns come from a model, they may be missing."""
     spec = options.columns
     features = () if spec.preferred_texts else (("category", name) for name in spec.feature_columns)
     for flag, column in (("weight", spec.weight), ("id", spec.id), *features):
@@ -162,8 +162,8 @@ def _check_no_columns(source: Source, options: ReadOptions) -> None:
 def read_options_for_unlabelled(options: ReadOptions, opened: OpenFile) -> ReadOptions:
     """Return the options for reading unlabelled texts.
 
-    The texts have the columns of the training file ``opened``, if it has columns. Labels are not read, and an id is
-    optional.
+    If the training file ``opened`` has columns, the unlabelled texts are expected to have the same columns. Labels are
+    not read, and the id column is optional.
     """
     spec = replace(options.columns, labels=(), weight=None, id_required=False)
     if opened.columns is not None:
@@ -200,9 +200,9 @@ def _parse_documents(folder: Path, label: str, encoding: str, batch: RawBatch) -
 
 
 class DocumentFolder:
-    """Folder with the documents of a class. The line of a document is its number in the sorted list of files.
+    """Folder that contains one document per file. The line of a document is its number in the sorted list of files.
 
-    The workers read the files, so ``position`` counts a file as read when its batch is yielded.
+    The files are read in the workers. ``position`` is the total size in bytes of the files whose batches were yielded.
     """
 
     def __init__(self, folder: Path, encoding: str) -> None:
@@ -210,7 +210,7 @@ class DocumentFolder:
         self.encoding = encoding
         self._folder = folder
         self._names = list_documents(folder)
-        # The encoding is checked here, because each of the workers would repeat the warning.
+        # The encoding is checked here, because otherwise every worker would print the warning.
         first = () if encoding == UTF_8 else self._names[:DETECTION_ROWS]
         self.encoding_warning = next(filter(None, (_encoding_warning(folder / name, encoding) for name in first)), "")
 
@@ -224,13 +224,13 @@ class DocumentFolder:
                 start, size = end, 0
 
     def sha256(self) -> str:
-        """Return the SHA-256 of all names and contents."""
+        """Return the SHA-256 of the names and contents of all files."""
         digest = hashlib.sha256()
         for name in self._names:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
             try:
                 digest.update(bytes.fromhex(sha256(self._folder / name)))
-            except (OSError, ValueError):  # The file is in the quarantine.
+            except (OSError, ValueError):  # The quarantine already lists this file.
                 digest.update(b"not readable")
         return digest.hexdigest()
 
@@ -239,7 +239,7 @@ class DocumentFolder:
 
 
 def _encoding_warning(path: Path, encoding: str) -> str:
-    """Return ``LineReader.encoding_warning`` for the start of a document; empty if the document cannot be read."""
+    """Return ``LineReader.encoding_warning`` for the start of a document. Return "" if the document cannot be read."""
     try:
         lines = LineReader(path, encoding)
     except UserError:

@@ -1,6 +1,6 @@
-"""Preparation of a data set folder: read the sources, split the rows, encode the texts.
+"""Preparation of a data set folder: read the sources, split the rows, and encode the texts.
 
-The folder is created atomically: it has all files or does not exist.
+The folder is created atomically: either it contains all files, or it does not exist.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.preparing.summary import build_data_report
 from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, no_progress, open_worker_pool, print_nothing
 
-# Kinds of array files in a data set folder, as a regular expression.
+# Regular expression for the kinds of array files in a data set folder.
 ARRAY_KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
 REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.REPORT, dataset.REPORT_NUMBERS)
-# Names of all files in a data set folder. A folder with other files is never replaced.
+# Pattern for the names of all files in a data set folder. A folder that contains other files is never replaced.
 DATASET_FILES = re.compile(
     rf"({'|'.join(dataset.ALL_SPLITS)})\.({ARRAY_KINDS})(-\d+)?\.(npy|bin)|" + "|".join(map(re.escape, REPORTS))
 )
-# Splits of the sample when `train` prepares it.
+# Split options of the sample if `train` prepares it.
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
-# Size of sources in bytes that one process reads before other processes have started.
+# Total size of the sources in bytes below which a single process is used by default. It reads such sources faster than
+# other processes start.
 SMALL_BYTES = 1 << 24
 
 
@@ -57,7 +58,8 @@ def prepare_sample(out: Path, render_page: Callable[[dict[str, Any]], str] | Non
     """Prepare the sample with the default options of `train`.
 
     Args:
-        render_page: Function that renders the numbers of the report as HTML. ``None``: no page is written.
+        render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
+            written.
     """
     spec = PreparationSpec(CharEncoder(feature_len=SAMPLE_FEATURE_LEN), SAMPLE_SPLIT)
     prepare(find_sources([dataset.SAMPLE]), out, spec, processes=1, render_page=render_page)
@@ -81,18 +83,21 @@ def prepare(
         sources: Sources to read.
         out: Folder to create.
         spec: Specification of the preparation.
-        processes: Number of processes. ``None``: one per core, or a single process for small sources.
+        processes: Number of processes. If it is ``None``, small sources are read by a single process, and other sources
+            by one process per core.
         overwrite: Replace an existing data set folder.
-        command: Command line that the report shows.
-        render_page: Function that renders the numbers of the report as HTML. ``None``: no page is written.
-        show_progress: Function that is called with the progress.
+        command: Command line to show in the report.
+        render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
+            written.
+        show_progress: Function to call with the progress.
         print_line: Function that prints how the sources are read.
 
     Returns:
         The numbers of the report.
 
     Raises:
-        UserError: ``out`` exists, too many rows are invalid, there are fewer than two classes, or the disk is full.
+        UserError: ``out`` cannot be replaced, too many rows are invalid, there are fewer than two classes, or the disk
+            is full.
     """
     options = spec.read_options
     if options.class_names is None and not options.columns.labels:
@@ -129,7 +134,7 @@ def prepare(
 
 @contextmanager
 def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Provide a temporary folder next to ``out``. It replaces ``out`` on success, and is removed on failure.
+    """Yield a temporary folder next to ``out``. The folder replaces ``out`` on success, and is removed on failure.
 
     The leftovers of killed preparations are removed first.
     """
@@ -160,7 +165,7 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _recover(out: Path) -> None:
-    """Remove the leftovers of killed preparations, and restore a folder that one of them was replacing."""
+    """Remove the leftovers of killed preparations. Restore ``out`` if one of them was killed while replacing it."""
     if not out.parent.is_dir():
         return
     for path in out.parent.glob(f".{out.name}.*-*"):
@@ -174,7 +179,11 @@ def _recover(out: Path) -> None:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse to replace ``out``, except if it is a data set folder without other files and ``overwrite`` is true."""
+    """Raise ``UserError`` if ``out`` must not be replaced.
+
+    ``out`` may be replaced if it does not exist, or if ``overwrite`` is True and ``out`` is a data set folder without
+    other files.
+    """
     if not out.exists():
         return
     if not overwrite:

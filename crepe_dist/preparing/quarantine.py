@@ -1,4 +1,4 @@
-"""Quarantine: the file with the invalid rows of a preparation, and the check that only few rows are invalid."""
+"""Quarantine: the file that lists the invalid rows of a preparation. The preparation fails if too many are invalid."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from crepe_dist.preparing.spool import SpooledRows, SpooledTexts
 MAX_SHOWN = 5
 # Width of a label in a message, in terminal columns.
 LABEL_WIDTH = 40
-# More than MIN_ROWS rows must not have more distinct labels than this fraction of the rows. Otherwise the column is
-# probably not the label.
+# Maximum ratio of distinct labels to rows, and number of rows above which the ratio is checked. If the ratio is larger,
+# the column is probably not the label column.
 MAX_CLASS_FRACTION, MIN_ROWS = 0.5, 40
-# What to do about the most frequent reason, by the start of the reason.
+# Remedies, keyed by the start of the reason why rows are invalid. A message shows the remedy for the most frequent
+# reason.
 REMEDIES = {
     "unusable weight": "give every row a number from 0 as its weight",
     MULTIPLE_LABELS: "pass --labels multilabel, or keep one label per row",
@@ -54,10 +55,10 @@ class Quarantine(NamedTuple):
     """Summary of the invalid rows.
 
     Attributes:
-        reasons: Number of lines by the start of the reason, without its details.
-        unlabelled: Number of invalid lines in sources of unlabelled texts.
-        examples: First invalid rows. Rows without a label come last.
-        damaged: Reasons why sources end early, by the index of the source.
+        reasons: Number of invalid lines for each reason. The key is the start of the reason, without details.
+        unlabelled: Number of invalid lines in the sources of unlabelled texts.
+        examples: First invalid rows. Rows without a label are listed last.
+        damaged: Reasons why sources end early, keyed by the index of the source.
     """
 
     reasons: Counter[str]
@@ -72,7 +73,7 @@ class Quarantine(NamedTuple):
 
 
 def write_quarantine(folder: Path, spec: PreparationSpec, collected: SpooledRows, assignment: Assignment) -> Quarantine:
-    """Write all invalid rows to the quarantine, in the order of the sources, and return a summary."""
+    """Write all invalid rows to the quarantine file, in the order of the sources. Return a summary."""
     reasons: Counter[str] = Counter()
     of_unlabelled = 0
     damaged: dict[int, str] = {}
@@ -115,9 +116,10 @@ def _iter_unknown(spec: PreparationSpec, collected: SpooledRows, assignment: Ass
 
 
 def save_quarantine(folder: Path, out: Path) -> Path | None:
-    """Save the quarantine of a failed preparation next to ``out``. Return its path, or ``None`` if it is empty.
+    """Save the quarantine file of a failed preparation next to ``out``. Return its path, or ``None`` if it is empty.
 
-    The suffix of its name is no data format, so a later preparation of the folder does not read it.
+    The suffix of the copy is not the suffix of a data format. Therefore a later preparation of the parent folder does
+    not read the copy as data.
     """
     if not (folder / QUARANTINE).is_file() or (folder / QUARANTINE).stat().st_size == 0:
         return None
@@ -127,18 +129,18 @@ def save_quarantine(folder: Path, out: Path) -> Path | None:
 
 
 def quarantine_path(out: Path) -> Path:
-    """Return the path where a failed preparation of ``out`` saves its quarantine."""
+    """Return the path to which a failed preparation of ``out`` saves its quarantine file."""
     return out.with_name(f"{out.name}.quarantine")
 
 
 def check_rows(
     spec: PreparationSpec, collected: SpooledRows, assignment: Assignment, classes: list[str], quarantine: Quarantine
 ) -> None:
-    """Check that enough rows are valid, and that the labels are classes.
+    """Check that enough rows are valid, and that the labels look like class names.
 
     Raises:
-        UserError: Too many rows are invalid, a source ends early, a split has no valid row, or the column of the label
-            is probably another one.
+        UserError: Too many rows are invalid, a source ends early, a split has no valid row, there are fewer than two
+            classes, or the label column is probably the wrong column.
     """
     reasons, damaged = quarantine.reasons, quarantine.damaged
     labelled = sum(count for label, count in collected.valid.items() if label != ABSENT)
@@ -155,8 +157,8 @@ def check_rows(
     if not labelled:
         why = f"the first invalid rows: {'; '.join(shown)}" if shown else "the file has no rows, or only a header"
         raise UserError(f"{used} has no valid row", why, remedy)
-    # Labelled and unlabelled rows are checked separately. Otherwise many valid unlabelled texts could hide that most
-    # labelled rows are invalid.
+    # Labelled and unlabelled rows are checked separately. Otherwise many valid unlabelled texts could hide the fact
+    # that most labelled rows are invalid.
     for num_invalid, num_rows, name in (
         (quarantine.lines - quarantine.unlabelled - reasons[NO_LABEL], total, "rows"),
         (quarantine.unlabelled, unlabelled, "unlabelled rows"),
@@ -165,7 +167,8 @@ def check_rows(
             raise UserError(
                 f"{num_invalid:,} of {num_rows:,} {name} are invalid, more than {percent(spec.max_bad)}",
                 f"the first: {'; '.join(row for row in shown if not row.endswith(f': {NO_LABEL}'))}",
-                # --max-bad is not suggested for numbers: it would skip 1.234.567 but read 1.234 as a decimal number.
+                # For invalid numbers, --max-bad is not suggested: it would skip 1.234.567, but read 1.234 as a decimal
+                # number.
                 remedy
                 if most == "unusable number"
                 else f"{remedy}; or skip these rows with --max-bad {math.ceil(100 * num_invalid / num_rows) / 100:g}",

@@ -1,7 +1,7 @@
 """Reading of sources into a spool.
 
 The main process reads batches of bytes. Worker processes parse the batches, check the rows and write the texts. The
-main process writes the records of the rows, in the order of the sources.
+main process writes the records of the rows in the order of the sources.
 """
 
 from __future__ import annotations
@@ -41,26 +41,28 @@ from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, Worker
 MAX_LABEL = 200
 # Maximum length of an id, in characters. Longer ids are cut.
 MAX_ID = 200
-# Start of the reason why a row is invalid; the label follows.
+# Start of the reason why a row with an unknown label is invalid. The label follows.
 UNKNOWN_LABEL = "unknown label"
-# Reason to leave out a row. Such a row does not count as invalid, because exports often contain unlabelled rows.
+# Reason why a row without a label is left out. The limit for invalid rows ignores such rows, because exports often
+# contain them.
 NO_LABEL = "no label"
-# Tables for ``bytes.translate``, which reduce ASCII text to letters and digits in lower case.
+# Arguments of ``bytes.translate`` that reduce ASCII text to letters and digits in lower case.
 _LOWER = bytes(range(256)).lower()
 _NOT_ALPHANUMERIC = bytes(point for point in range(128) if not chr(point).isalnum())
 _NOT_WORDS = re.compile(r"[\W_]+")
+# Maximum number of classes.
 MAX_CLASSES = 1 << 16
 # Maximum number of distinct sets of labels, for multilabel and soft labels.
 MAX_LABEL_SETS = 1 << 24
 # Maximum length of the reason why a row is invalid, in characters.
 MAX_REASON = 300
-# UTF-8 that was decoded as Latin-1 or Windows-1252: two characters in place of a letter or sign of Western languages,
-# or three in place of a quotation mark.
+# Pattern for UTF-8 that was decoded as Latin-1 or Windows-1252. A letter or sign of a Western language then becomes two
+# characters, and a quotation mark becomes three.
 _SECOND = "".join(map(chr, range(0x80, 0xC0))) + bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")
 MOJIBAKE = re.compile(f"[ÂÃ][{_SECOND}]|â[€\x80][{_SECOND}]")
-# Defects of a text that reports count; the row stays valid.
+# Defects that the data report counts. A row whose text has a defect is still valid.
 DEFECTS = HTML, GARBLED = "html", "mojibake"
-# Index of a source, its split, the parser of its format, and a batch.
+# Input of ``read_batch``: index of the source, split of the source, parser of its format, and batch to parse.
 Task = tuple[int, str, Callable[[RawBatch], Parsed], RawBatch]
 
 
@@ -68,12 +70,13 @@ class BatchRows(NamedTuple):
     """Rows of a batch.
 
     Attributes:
-        rows: Records of the valid rows. Their labels are indices in ``labels``.
-        valid: Number of valid rows of each label.
+        rows: Records of the valid rows. The field ``label`` of a record is an index into ``labels``.
+        labels: Distinct label strings of the valid rows.
+        valid: Number of valid rows with each label.
         invalid: Invalid rows.
         defects: Number of valid rows with each of ``DEFECTS``.
         file: Index of the source.
-        texts: File that holds the texts.
+        texts: File that contains the texts.
     """
 
     rows: Rows
@@ -93,7 +96,7 @@ def read_sources(
     show_progress: ProgressCallback,
     print_line: PrintLine = print_nothing,
 ) -> SpooledRows:
-    """Read sources into a spool folder. Workers check several batches ahead of the batch that is written.
+    """Read sources into a spool folder. The workers parse several batches in advance.
 
     Raises:
         UserError: A source cannot be read, or there are too many distinct labels.
@@ -103,7 +106,7 @@ def read_sources(
     total = sum(source.bytes for source in sources)
     max_labels = MAX_CLASSES if spec.label_kind == SINGLE_LABEL else MAX_LABEL_SETS
     with (folder / ROWS).open("wb") as rows, (folder / INVALID_ROWS).open("w", encoding="utf-8") as invalid_rows:
-        # The options are pickled with each batch. The whole ``spec`` is not, because its corrections may be large.
+        # The arguments are pickled with each batch. They exclude the corrections in ``spec``, which may be large.
         work = partial(read_batch, folder, spec.read_options, spec.split.keep_unlabelled)
         for batch in workers.map_in_order(work, _iter_tasks(sources, spec, collected.files, print_line)):
             entry, name = collected.files[batch.file], sources[batch.file].name
@@ -142,10 +145,10 @@ def read_sources(
 def _iter_tasks(
     sources: Sequence[Source], spec: PreparationSpec, files: dict[int, dict[str, Any]], print_line: PrintLine
 ) -> Iterator[Task]:
-    """Open the sources one after another, describe them in ``files``, and yield their batches.
+    """Open the sources one after another, add an entry for each source to ``files``, and yield the batches.
 
-    Unlabelled texts are read with the columns of the first training file. Each distinct description of a source is
-    printed one time.
+    Unlabelled texts are read with the columns of the first training file. If several sources have the same description,
+    it is printed only for the first of them.
     """
     first = next((source for source in sources if source.split == "train"), sources[0])
     read_options = unlabelled_options = spec.read_options
@@ -153,7 +156,7 @@ def _iter_tasks(
     described: set[str] = set()
     for file, source in enumerate(sources):
         opened = open_source(source, unlabelled_options if source.split == UNLABELLED else read_options)
-        if source is first:  # Unlabelled sources come last, so the columns are known before the first of them.
+        if source is first:  # Unlabelled sources come last, so the columns are known before the first one is opened.
             unlabelled_options = read_options_for_unlabelled(read_options, opened)
         used_options |= effective_options(source, opened)
         if (description := _describe_source(source, opened)) not in described:
@@ -189,7 +192,7 @@ def _describe_source(source: Source, opened: OpenFile) -> str:
 
 
 def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: Task) -> BatchRows:
-    """Parse and check one batch, and append its texts to the file of this process. Runs in a worker."""
+    """Parse and check one batch, and append its texts to the text file of this process. Runs in a worker."""
     file, split, parse, batch = task
     parsed = parse(batch)
     invalid = [*batch.invalid, *parsed.invalid]
@@ -238,7 +241,7 @@ def _find_defects(text: str) -> Iterator[str]:
 def _check_row(
     row: Row, options: ReadOptions, name: ParseClassName, *, is_unlabelled: bool, can_lack_label: bool
 ) -> tuple[str, bytes]:
-    """Return the label string of a row, or ``ABSENT``, and the text in UTF-8.
+    """Return the label string of a row, or ``ABSENT`` for an unlabelled row, and the text in UTF-8.
 
     Raises:
         ValueError: The row is invalid.
@@ -258,11 +261,11 @@ def _check_row(
 
 
 def parse_class_name(label: str, class_names: Sequence[str] | None) -> str:
-    """Return the name of the class for a label in a file.
+    """Convert a label in a file to a class name.
 
     Args:
-        label: Name of the class, or its number from 1 if ``class_names`` is given.
-        class_names: Names of all classes. ``None``: the label is the name.
+        label: Class name. If ``class_names`` is given, it may also be the number of a class, starting with 1.
+        class_names: Names of all classes. If it is ``None``, every label is a class name.
 
     Raises:
         ValueError: The label is empty, too long, not UTF-8, or unknown.
@@ -287,7 +290,7 @@ def _parse_weight(row: Row) -> float:
     """Return the weight of a row, or 1 if the rows have no weights.
 
     Raises:
-        ValueError: The weight is no number from 0 to ``MAX_WEIGHT``.
+        ValueError: The weight is not a number from 0 to ``MAX_WEIGHT``.
     """
     if row.weight is None:
         return 1.0
@@ -318,7 +321,7 @@ def _fill_hashes(records: Rows, texts: Sequence[str], data: Sequence[bytes], exa
 def _normalize_text(text: str, data: bytes) -> bytes:
     """Reduce a text to its letters and digits, in lower case and Unicode compatibility form.
 
-    Near duplicates have the same result.
+    Texts with the same result are near duplicates.
     """
     if text.isascii():
         return data.translate(_LOWER, _NOT_ALPHANUMERIC)

@@ -1,7 +1,8 @@
-"""Download of sources that are named by a URL, and upload of files.
+"""Download of sources from URLs, and upload of files to URLs.
 
-fsspec reads URLs such as ``s3://bucket/reviews/``. The library requests reads http:// and https://, because servers on
-the web may close the connection early, send data without end, or redirect to other servers.
+fsspec reads URLs such as ``s3://bucket/reviews/``. For http:// and https://, the library requests is used instead. It
+gives this module control over what servers on the web may do: close the connection early, send data without end, or
+redirect to other servers.
 """
 
 from __future__ import annotations
@@ -26,23 +27,26 @@ if TYPE_CHECKING:
     import requests
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://.")
-# Number of bytes that are read at a time.
+# Size of a chunk in bytes. Downloads are read in chunks.
 CHUNK_BYTES = 1 << 22
-# Maximum size in bytes of a file whose size the server does not give.
+# Maximum size of a file in bytes if the server does not report its size.
 MAX_BYTES_OF_UNKNOWN_SIZE = 1 << 32
 # Maximum number of consecutive redirects.
 MAX_REDIRECTS = 5
-# Time limit until a server answers, and for each later pause without data.
+# Time limit in seconds for the answer of a server, and for each later pause in which no data arrive.
 TIMEOUT_SECONDS = 60
 
 
 def is_url(name: str | None) -> bool:
-    """Return True if the name of a source is a URL, not a path."""
+    """Return True if the name of a source is a URL. Return False for a path and for ``None``."""
     return name is not None and URL.match(name) is not None
 
 
 def redact_url(text: str) -> str:
-    """Remove user names, passwords and queries from the URLs in a text. Queries may contain a signature."""
+    """Remove user names, passwords and query strings from the URLs in a text.
+
+    Query strings may contain secrets such as signatures.
+    """
     text = re.sub(r"(://)[^/\s'\"]*@", r"\1", text)
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
 
@@ -50,10 +54,11 @@ def redact_url(text: str) -> str:
 def download(url: str, folder: Path, show_progress: ProgressCallback = no_progress) -> Path:
     """Download a file, or a folder with all its files, into ``folder``.
 
-    fsspec finds credentials in environment variables, in its own configuration files, and in the service's files.
+    fsspec finds credentials in environment variables, in its own configuration files, and in the configuration files of
+    the storage service.
 
     Args:
-        show_progress: Function that is called with the progress, in bytes.
+        show_progress: Function to call with the progress in bytes.
 
     Returns:
         Path of the copy.
@@ -88,7 +93,7 @@ def download(url: str, folder: Path, show_progress: ProgressCallback = no_progre
 
 def _download_from_web(url: str, folder: Path, show_progress: ProgressCallback) -> Path:
     shown = redact_url(url)
-    # The query of a web address is no part of the file name. A web address is always a file, never a folder.
+    # The query string is not a part of the file name. A web address is always a file, never a folder.
     target = _copy_path(url, folder, [PurePosixPath(urlsplit(url).path)])
     with _translate_errors(url):
         response = _request(url, shown)
@@ -105,12 +110,12 @@ def _download_from_web(url: str, folder: Path, show_progress: ProgressCallback) 
 
 
 def _request(url: str, shown: str) -> requests.Response:
-    """Request a file. The request with all redirects may take ``TIMEOUT_SECONDS``.
+    """Request a file. The request and all redirects together may take at most ``TIMEOUT_SECONDS``.
 
-    A thread makes the request, because the timeout of requests does not limit a server that sends headers slowly, byte
-    by byte. Redirects to other hosts, such as mirrors, are followed. Redirects to other schemes, except from http to
-    https, are refused. This function follows redirects itself, because requests would read the body of a redirect,
-    which may never end.
+    The request runs in a thread, because the timeout of the library requests has no effect on a server that sends its
+    headers byte by byte. Redirects to other hosts, such as mirrors, are followed. Redirects to another scheme are
+    refused, except from http to https. This function follows redirects itself, because the library would read the body
+    of a redirect, which may never end.
     """
     import requests  # Importing requests takes 0.1 s.
 
@@ -118,7 +123,7 @@ def _request(url: str, shown: str) -> requests.Response:
 
     def send_request() -> None:
         address = url
-        headers = {"Accept-Encoding": "identity"}  # otherwise Content-Length would be the size of compressed data
+        headers = {"Accept-Encoding": "identity"}  # Otherwise, Content-Length could be a compressed size.
         try:
             with requests.Session() as session:
                 session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
@@ -148,14 +153,14 @@ def _request(url: str, shown: str) -> requests.Response:
 
 
 def _copy_path(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
-    """Return the path of the copy of the first name. Refuse names that would leave ``folder``."""
+    """Return the path to which the first name is copied. Raise ``UserError`` if a name would leave ``folder``."""
     if any(".." in name.parts for name in names):
         raise UserError(f"{redact_url(url)} cannot be copied", "the path of a file contains ..", "rename this file")
     return folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / (str(names[0]).strip("/") or "index")
 
 
 def _check_disk_space(shown: str, total: int, folder: Path) -> None:
-    """Refuse a download that does not fit on the disk, before it starts."""
+    """Raise ``UserError`` if a download of ``total`` bytes does not fit on the disk."""
     free = shutil.disk_usage(folder.parent).free
     if total > free:
         what = f"{shown} does not fit on the disk of {folder.parent}"
@@ -163,7 +168,15 @@ def _check_disk_space(shown: str, total: int, folder: Path) -> None:
 
 
 def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
-    """Write a file of ``size`` bytes (``None`` if unknown). Yield the number of bytes written so far."""
+    """Write chunks to a file, and yield the number of bytes written so far.
+
+    Args:
+        size: Expected number of bytes; ``None`` if unknown.
+        shown: URL to show in messages.
+
+    Raises:
+        UserError: The number of bytes differs from ``size``, or exceeds ``MAX_BYTES_OF_UNKNOWN_SIZE``.
+    """
     copy.parent.mkdir(parents=True, exist_ok=True)
     limit, received = MAX_BYTES_OF_UNKNOWN_SIZE if size is None else size, 0
     with copy.open("wb") as stream:
@@ -202,7 +215,7 @@ def check_writable(url: str) -> None:
     """Check that ``upload`` can write to a URL.
 
     Raises:
-        UserError: The library for this kind of URL is not installed, or the URL is on the web.
+        UserError: The library for this kind of URL is not installed, or the scheme of the URL is http or https.
     """
     shown = redact_url(url)
     if urlsplit(url).scheme in ("http", "https"):
@@ -230,14 +243,14 @@ def upload(path: Path, url: str) -> None:
 
 
 def _install_command(message: str) -> str:
-    """Return the command that installs the library named in an error of fsspec, such as "Install s3fs to access S3"."""
+    """Return the command that installs the library in an error of fsspec, such as "Install s3fs to access S3"."""
     named = re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)
     return f"{'uv ' if invocation.uv_prefix() else ''}pip install {named[1]}" if named else "install that library"
 
 
 @contextmanager
 def _translate_errors(url: str, action: str = "read") -> Iterator[None]:
-    """Convert any error of the libraries behind fsspec to ``UserError``, without the secrets in the URL."""
+    """Convert any error of the download libraries to ``UserError``. The message contains no secrets of the URL."""
     shown = redact_url(url)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Renaming of classes in the rows of all splits. Several spellings of a class can be merged."""
+"""Renaming of classes in the rows of all splits. Renaming several spellings to one name merges them into one class."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import CHUNK_ROWS
 from crepe_dist.preparing.spool import ROW, ROWS, SpooledRows
 
-# Columns of a file of renames.
+# Column names of a CSV file with renames.
 OLD, NEW = "old", "new"
-# Old and new names.
+# Pairs of an old and a new name.
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -32,7 +32,7 @@ def read_renames(values: Iterable[tuple[str, str] | str]) -> Pairs:
     """Return the old and new names of classes.
 
     Args:
-        values: Pairs of an old and a new name, or names of CSV files with the columns old and new.
+        values: Each value is a pair of an old and a new name, or the name of a CSV file with the columns old and new.
 
     Raises:
         UserError: A file cannot be read, a name is empty or too long, or a class has two new names.
@@ -69,8 +69,8 @@ def _read_file(path: Path) -> Iterable[tuple[str, str]]:
 def rename_label(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, str]:
     """Return the new name of a class, and the old name that was replaced.
 
-    The old name is the name of the class or of one of its ancestors in the hierarchy. It is empty if nothing was
-    replaced.
+    The old name is the name of the class, or the name of one of its ancestors in the hierarchy. It is empty if nothing
+    was replaced.
     """
     levels = name.split(separator) if separator else [name]
     for end in range(len(levels), 0, -1):
@@ -81,18 +81,18 @@ def rename_label(name: str, pairs: Mapping[str, str], separator: str) -> tuple[s
 
 
 def listed_classes(options: ReadOptions) -> list[str]:
-    """Return the new names of the classes in ``classes.txt``; an empty list if there is no such file."""
+    """Return the new names of the classes in ``classes.txt``. Return an empty list if there is no such file."""
     pairs, separator = dict(options.renames), options.labelling.levels
     return list(dict.fromkeys(rename_label(name, pairs, separator)[0] for name in options.class_names or ()))
 
 
 def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
-    """Rename classes in the file of records, and count the rows of each old name.
+    """Rename classes in the records file, and count the rows of each old name.
 
-    All names are replaced in one step, so two classes can be swapped.
+    All names are replaced in one step, so the names of two classes can be swapped.
 
     Raises:
-        UserError: No row has an old name. Rows for scoring are not checked, because they may lack some classes.
+        UserError: An old name occurs in no row. Rows for scoring are exempt, because they may lack some classes.
     """
     pairs, counts, known = dict(spec.read_options.renames), Counter[str](), set[str]()
     rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
@@ -121,7 +121,7 @@ def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
 
 
 def _rename_probs(probs: Mapping[str, int], new: Mapping[str, str], kind: str) -> str:
-    """Return the label string of renamed classes. Soft label probabilities of merged classes are added."""
+    """Return the label string after renaming. The soft label probabilities of merged classes are added."""
     if kind == SINGLE_LABEL:
         return next(iter(new.values()))
     units = Counter[str]()

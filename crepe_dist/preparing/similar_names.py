@@ -1,6 +1,7 @@
-"""Detection of class names that look alike.
+"""Detection of similar class names.
 
-They differ in case or punctuation, or the less frequent name is a misspelling of the more frequent one.
+Two names are similar if they differ only in case, blanks or punctuation, or if the less frequent name looks like a
+misspelling of the more frequent one.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
-# Maximum number of names that are searched for misspellings.
+# Maximum number of sibling names that are searched for misspellings.
 MAX_NAMES = 10_000
-# Minimum length of a misspelt word. Short words that differ in one letter are often different words.
+# Minimum length of a misspelt word in letters. Shorter words that differ in one letter are often different words.
 MIN_LETTERS = 5
-# Maximum number of rows of a misspelt name, per row of the correct name.
+# Maximum ratio of the rows with a misspelt name to the rows with the correct name.
 MAX_MISSPELT_RATIO = 0.2
 WORD_SEPARATORS = re.compile(r"(?<=\w)[\s_\-./]+(?=\w)")
 Words = tuple[str, ...]
 
 
 def find_similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[str, str]]:
-    """Return pairs (rare name, frequent name) that look alike, sorted by the frequency of the second name.
+    """Return pairs of similar names, (rare name, frequent name), in descending frequency of the second name.
 
     Args:
         counts: Number of rows of each class.
         separator: Separator of the levels of a hierarchical name; empty if there are no levels. A node is compared
-            only with the other children of its parent.
+            only with its siblings.
     """
     nodes: dict[tuple[str, ...], dict[str, int]] = {}
     for name, count in counts.items():
@@ -42,7 +43,7 @@ def find_similar_names(counts: Mapping[str, int], separator: str = "") -> list[t
 
 
 def _find_similar_siblings(counts: Mapping[str, int], separator: str) -> Iterator[tuple[str, str]]:
-    """Yield pairs of names whose last levels look alike. All names have the same parent."""
+    """Yield pairs of names whose last levels are similar. All names have the same parent."""
     order = sorted(counts, key=lambda name: (-counts[name], name))
     last = {name: _normalize_name(name.rpartition(separator)[2] if separator else name) for name in order}
     first: dict[str, str] = {}
@@ -51,8 +52,8 @@ def _find_similar_siblings(counts: Mapping[str, int], separator: str) -> Iterato
             yield name, first[key.replace(" ", "")]
     if len(first) > MAX_NAMES:
         return
-    # Two words that differ in one letter become equal if this letter is deleted from one or both of them. So each word
-    # is looked up with each of its letters deleted, instead of being compared with all other words.
+    # Two words that differ in one letter become equal if this letter is deleted from one or both of them. So each
+    # variant of a word with one letter deleted is looked up in a dict. This is faster than comparing all pairs.
     frequent: dict[tuple[Words, str, Words], tuple[str, str]] = {}
     for name in first.values():
         words = tuple(last[name].split())
@@ -66,14 +67,14 @@ def _find_similar_siblings(counts: Mapping[str, int], separator: str) -> Iterato
 
 
 def _normalize_name(name: str) -> str:
-    """Return a name in lower case and Unicode compatibility form, with blanks as word separators."""
+    """Convert a name to lower case and Unicode compatibility form, with one blank between words."""
     return WORD_SEPARATORS.sub(" ", unicodedata.normalize("NFKC", name).casefold().strip())
 
 
 def _is_misspelt(word: str, common: str) -> bool:
     """Return True if two words differ by one typing error.
 
-    The caller has checked that they become equal if at most one letter is deleted from each.
+    The caller must have checked that the words become equal if at most one letter is deleted from each.
     """
     if len(word) != len(common):
         return True

