@@ -31,8 +31,9 @@ from crepe_dist.train import train
 if TYPE_CHECKING:
     from crepe_dist.commands.prepare import Table
 
+# Settings that ``options`` of ``fit`` must not contain.
 NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source"}
-OF_BOTH = "seed"
+OF_BOTH = "seed"  # Option that both ``prepare`` and ``crepe train`` have.
 SHORT_OUTPUT = re.compile(r"(\[rank 0\] )?(epoch \d|test |note: |  (why|do): )")  # Lines that ``verbose=1`` prints.
 
 

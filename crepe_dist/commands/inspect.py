@@ -45,7 +45,8 @@ class Inspect(Command):
     encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     unlabelled: Optional[str] = setting(
         None,
-        f"File of unlabelled texts, from which the texts to label next are selected. It is read as by `predict`, up to "
+        "File of unlabelled texts. The command selects the texts to label next from this file. It is read as by "
+        f"`predict`, up to "
         f"{MAX_TEXTS:,} rows. Default: no texts are selected.",
         NON_EMPTY,
     )

@@ -120,7 +120,7 @@ class Report(Command):
 
     folder: Path = setting(None, "Folder of the run.", PATH_ARGUMENT, positional="")
     data: Optional[Path] = setting(
-        None, "Folder of the data set. Default: the folder from which the run was trained.", PATH_ARGUMENT
+        None, "Folder of the data set. Default: the data set that the run was trained on.", PATH_ARGUMENT
     )
 
     def run(self) -> None:

@@ -33,7 +33,7 @@ class Verify(Command):
 
     folder: Path = setting(None, "Folder of a finished run.", PATH_ARGUMENT, positional="")
     data: Optional[Path] = setting(
-        None, "Prepared folder. Default: the folder from which the run was trained.", PATH_ARGUMENT
+        None, "Prepared folder. Default: the data set that the run was trained on.", PATH_ARGUMENT
     )
     processes: int = setting(1, "Number of processes that train.", int_range(1, 1024))
 

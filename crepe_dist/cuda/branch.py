@@ -91,7 +91,7 @@ MAX_BLOCKS = 1 << 16  # Maximum number of blocks of a kernel whose threads proce
 
 
 def blocks(elements: int) -> int:
-    """Return the number of blocks of a kernel that processes so many elements."""
+    """Return the number of blocks of a kernel that processes ``elements`` elements."""
     return min(-(-elements // THREADS), MAX_BLOCKS)
 
 

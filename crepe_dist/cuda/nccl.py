@@ -162,7 +162,7 @@ def _failure(what: str, code: int) -> Exception:
 def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
     """Abort the communicator without waiting for other ranks. Wait for NCCL at most ``HANG_SECONDS``.
 
-    ncclCommAbort may hang (https://github.com/NVIDIA/nccl/issues/829), hence the thread.
+    The call runs in a thread, because ncclCommAbort may hang (https://github.com/NVIDIA/nccl/issues/829).
     """
 
     def work() -> None:

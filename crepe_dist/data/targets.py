@@ -28,8 +28,9 @@ LabelProbs = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Targets:
-    """The classes of each row of a split, with one interface for all kinds of labels: pairs of class and label
-    probability.
+    """Classes of each row of a split.
+
+    All kinds of labels have the same interface: pairs of a class and its label probability.
 
     Attributes:
         kind: ``one``: one class with probability 1. ``several``: any number of classes, each with probability 1; in

@@ -1,4 +1,4 @@
-"""Selection of the device on which this process computes."""
+"""Selection of the device of this process: a GPU or the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.formatting import join_words, pluralize
 from crepe_dist.settings.fields import DEVICES
 
-MAX_SHOWN_RANKS = 8
+MAX_SHOWN_RANKS = 8  # Maximum number of ranks in an error message.
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from crepe_dist.errors import UserError
 
 SECRET_ENV = "CREPE_DIST_SECRET"
 MIN_SECRET_LENGTH = 16  # Minimum length of the secret, in characters.
-MAX_RANKS = 1 << 20
+MAX_RANKS = 1 << 20  # Maximum number of ranks.
 HANDSHAKE_SECONDS = 5.0  # Time limit for the greeting and the first message of a caller, which may be an attacker.
 MAX_MESSAGE_BYTES = 1 << 12  # Maximum size of the greeting and of the first message.
 MAX_UNKNOWN_CALLERS = 64  # Maximum number of callers that a listener serves in addition to the expected processes.

@@ -47,9 +47,9 @@ ADDRESS_ENV, PORT_ENV, SECONDS_ENV = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_R
 DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"
 LOOPBACK = ("127.0.0.1", "localhost")
 NOTE_SECONDS = 10.0  # Seconds after which a waiting rank prints the event that it waits for.
-REQUEST_SECONDS = 5.0  # Time limit of a connection and of an answer.
+REQUEST_SECONDS = 5.0  # Time limit, in seconds, of a connection and of an answer.
 MAX_ADDRESS_BYTES = 64  # Maximum size of an address and a port in JSON.
-MAX_SHOWN_RANKS = 16
+MAX_SHOWN_RANKS = 16  # Maximum number of missing ranks in a message.
 REPORT_SCHEMA: Schema = {
     "host": handshake.string_check(255),
     "pid": handshake.int_check(1, 1 << 31),

@@ -28,7 +28,7 @@ from crepe_dist.training.evaluation import evaluate
 # importance. If no level reaches this fraction, the last level is used, provided that it retains MIN_IMPORTANCE.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
 KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions.
-MIN_QUANTIZED_SIZE = 1 << 12  # Number of elements from which an array is quantized.
+MIN_QUANTIZED_SIZE = 1 << 12  # Minimum number of elements of an array that is quantized.
 HEADER_BYTES = 120  # Size of safetensors' header for one array.
 MAX_CHARACTERS = 1 << 25  # Maximum number of characters of the training split that are used to weigh rows.
 CHUNK_CHARACTERS = 1 << 18  # Number of characters that are processed together.

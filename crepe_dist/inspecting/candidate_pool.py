@@ -27,7 +27,7 @@ MAX_TEXTS = 100_000
 CANDIDATES_PER_TEXT = 5
 # Maximum number of randomly drawn texts that the selected texts should represent.
 MAX_REPRESENTED = 3000
-# Size of the vectors to which TF-IDF vectors are projected.
+# Number of dimensions of the projected TF-IDF vectors.
 PROJECTION_SIZE = 256
 # Minimum number of texts that contain a word. A word of a single text contributes nothing to similarities.
 MIN_DOCUMENT_FREQUENCY = 2

@@ -32,8 +32,8 @@ TYPES: dict[int, np.dtype[Any]] = {
     5: np.dtype("i1"), 6: np.dtype("<i8"),
 }  # fmt: skip
 MAX_FILE = 1 << 32  # Maximum size of a file in bytes: ten times the paper's large network in float32.
-MAX_ARRAYS = 10_000
-MAX_DIMENSIONS = 8
+MAX_ARRAYS = 10_000  # Maximum number of arrays in a file.
+MAX_DIMENSIONS = 8  # Maximum number of dimensions of an array.
 MAX_NAME = 1 << 10  # Maximum length of a name in bytes.
 
 

@@ -18,7 +18,7 @@ class GradScaler:
             of n documents' losses, which is up to n times as large. Its factor is therefore ``scale`` / n, with n
             rounded up to a power of two so that the division is exact. One scale thus suits every batch size and
             number of processes.
-        grad_factor: Factor by which the gradients of the last step are too large. It is 1 in other precisions.
+        grad_factor: Ratio of the scaled gradients of the last step to the true gradients. It is 1 in other precisions.
     """
 
     def __init__(self, precision: str) -> None:

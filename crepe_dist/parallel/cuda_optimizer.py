@@ -41,7 +41,7 @@ class CudaOptimizer(FixedPointOptimizer):
         program: Kernels of the network.
         buffers: Parameters on the GPU, by name.
         sparse_names: Names of the embedding parameters, which ``synchronize`` rounds to float16.
-        grad_scaler: Scale of the loss, by which the gradients are too large.
+        grad_scaler: Scale of the loss. The gradients are multiplied by it.
 
     Attributes:
         grad_sums: Sum of each trained parameter's gradients on the GPU, int32. The layout of the gradient of a

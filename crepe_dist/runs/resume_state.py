@@ -25,7 +25,7 @@ from crepe_dist.files.safe_read import manifest_entry, sha256
 from crepe_dist.sealed_json import read_record, write_sealed_json
 from crepe_dist.version import __version__
 
-FORMAT = 8
+FORMAT = 8  # Version of the saved state.
 MANIFEST = "manifest.json"
 FILES = ("parameters.safetensors", "optimizer.safetensors")
 # Weight of a new value in the moving average of the loss, as in the original Gluon notebook.

@@ -392,7 +392,7 @@ def choose_thresholds(histogram: Counts) -> Floats:
 def _best_intervals(histogram: Counts) -> npt.NDArray[np.int64]:
     """Return the interval from which each class is predicted with the highest F1, int64 [classes].
 
-    If several intervals have the highest F1, return the middle one.
+    If more than one interval has the highest F1, return the middle one.
     """
     positive = histogram[..., 1].sum(axis=1, keepdims=True)
     f1 = 2 * reverse_cumsum(histogram[..., 1]) / np.maximum(reverse_cumsum(histogram.sum(axis=2)) + positive, 1)

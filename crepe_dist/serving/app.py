@@ -42,7 +42,7 @@ from crepe_dist.version import __version__
 
 PAGE, PREDICT, HEALTH, METRICS, DESCRIPTION = "/", "/predict", "/healthz", "/metrics", "/openapi.json"
 EXAMPLE = 'send {"text": "…"} or {"texts": ["…", "…"]}; "title" and "columns" (with "text") and "top" are optional'
-# Upper bounds of the buckets of histograms.
+# Upper bounds of the buckets of the histograms in the metrics.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)  # Seconds.
 PROBABILITY_BUCKETS = tuple(number / 20 for number in range(1, 21))
 BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # Texts.

@@ -16,8 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from crepe_dist.errors import UserError
 
 BACKLOG = 128  # Maximum number of connections that wait to be accepted.
-MAX_CONNECTIONS = 256
-MAX_HEAD_BYTES = 16_384  # Maximum size of the headers of a request.
+MAX_CONNECTIONS = 256  # Maximum number of connections that are served at the same time.
+MAX_HEAD_BYTES = 16_384  # Maximum size of the headers of a request, in bytes.
 KEEP_ALIVE_S = 30  # Seconds after which an idle connection is closed.
 TCP = (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 

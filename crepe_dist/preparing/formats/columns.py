@@ -226,10 +226,10 @@ def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, 
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return True if the first row differs so much from the others that it may be a header; the user must decide.
+    """Return True if the first row differs from the others in a way that it may be a header. The user must decide.
 
     It differs if one of its cells is empty and no other cell of the column is, if one of its cells is a word and the
-    column has numbers, or if its first cell is unique and every other value of this column occurs several times.
+    column has numbers, or if its first cell is unique and every other value of this column occurs more than once.
     """
     cells, *rows_below = rows
     if len(rows_below) < 3:

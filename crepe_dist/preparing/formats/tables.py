@@ -40,8 +40,9 @@ from crepe_dist.preparing.formats.columns import (
 )
 from crepe_dist.preparing.formats.lines import LineReader, number_lines
 
-# A record with invalid quoting is skipped up to the line where the number of quotes is even, if this line is within so
-# many lines. Otherwise only the first line is skipped. So one stray quote does not make the rest of the file invalid.
+# Maximum number of lines of a record with invalid quoting. The record is skipped up to the line where the number of
+# quotes is even. If this line is farther away, only the first line is skipped, so that one stray quote does not make
+# the rest of the file invalid.
 BROKEN_LINES = 50
 # Delimiters of "CSV" files that are detected.
 DELIMITERS = ",;\t|"
