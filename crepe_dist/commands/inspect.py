@@ -46,8 +46,7 @@ class Inspect(Command):
     unlabelled: Optional[str] = setting(
         None,
         "File of unlabelled texts. The command selects the texts to label next from this file. It is read as by "
-        f"`predict`, up to "
-        f"{MAX_TEXTS:,} rows. Default: no texts are selected.",
+        f"`predict`, up to {MAX_TEXTS:,} rows. Default: no texts are selected.",
         NON_EMPTY,
     )
     num_suggestions: int = setting(100, "Number of texts of --unlabelled to select for labelling.", int_range(1, 1000))
