@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from crepe_dist.settings.options import OptimizerOptions as OptimizerOptions
     from crepe_dist.settings.options import TrainingOptions as TrainingOptions
 
-# With this path, `python -m crepe_dist.prepare` finds the module of the command in the folder `commands`.
+# The folder `commands` is added to the path, so that `python -m crepe_dist.prepare` finds the module of the command.
 __path__ = [*__path__, f"{__path__[0]}/commands"]
 
-# Modules of the public names. A module is imported when its name is first used, so that `import crepe_dist` is fast.
+# Module of each public name. A module is imported when one of its names is first used, so `import crepe_dist` is fast.
 _HOMES = {
     "Config": "crepe_dist.settings.config",
     "CrepeClassifier": "crepe_dist.estimator.classifier",

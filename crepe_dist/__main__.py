@@ -1,4 +1,4 @@
-"""Start of the console command `crepe` and of `python -m crepe_dist`."""
+"""Entry point of the console command `crepe` and of `python -m crepe_dist`."""
 
 import sys
 
@@ -8,10 +8,10 @@ STOPPABLE = ("train", "supervise")  # Commands that exit with ExitCode.STOPPED w
 
 
 def start() -> None:
-    """Start the command of the command line. This is the entry point of the package."""
+    """Run the command that the user typed. The console command `crepe` calls this function."""
     if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
         command_runner.end_on_signals()
-    # Imported here because signals must be handled before this slow import.
+    # Imported here because the signal handlers must be installed before this slow import.
     from crepe_dist import cli
 
     command_runner.run(cli.run)

@@ -45,24 +45,24 @@ def fit(
     verbose: int = 2,
     **options: Any,
 ) -> Predictor:
-    """Train a classifier and return it. It is also available as ``crepe_dist.fit``.
+    """Train a classifier and return it. This function is also available as ``crepe_dist.fit``.
 
-    A table or a file is prepared in a temporary folder. The model is also trained there, with the defaults of ``crepe
-    prepare`` and ``crepe train``. A fifth of the rows is the test split, unless ``test`` is given. A prepared folder is
-    used like by ``crepe train``, with a run in ``runs/``: the same call resumes an unfinished run, and returns the
-    model of a finished run.
+    A table or a file is prepared in a temporary folder, and the model is trained there. The defaults are the defaults
+    of ``crepe prepare`` and ``crepe train``. One fifth of the rows becomes the test split, unless ``test`` is passed.
+    For a prepared folder, the function works like ``crepe train``, with a run in ``runs/``: the same call resumes an
+    unfinished run, and returns the model of a finished run.
 
     Args:
-        data: Data frame, mapping of names to lists such as ``{"text": texts, "label": labels}``, prepared folder, or
-            file or folder that ``crepe prepare`` reads.
+        data: Data frame; mapping of column names to lists, such as ``{"text": texts, "label": labels}``; prepared
+            folder; or file or folder that ``crepe prepare`` can read.
         label: Label column. ``None``: the column is detected by its name.
         text: Text column, or multiple text columns, which are joined in this order. ``None``: the column is detected by
             its name.
         verbose: 0: print nothing. 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
             data and the model. 2: also print all other lines of ``crepe train``.
-        options: Arguments of ``prepare``, such as ``labels="multilabel"`` (only if the data are not prepared); and
+        options: Arguments of ``prepare``, such as ``labels="multilabel"`` (only if the data are not prepared yet); and
             settings of ``crepe train`` by the names of their flags, such as ``epochs=3`` or
-            ``**{"logging.report": False}``. ``seed`` applies to both. If ``run_dir`` is given, the run and its report
+            ``**{"logging.report": False}``. ``seed`` applies to both. If ``run_dir`` is passed, the run and its report
             are written into this directory and are not removed.
 
     Raises:
@@ -120,7 +120,7 @@ def _summarize(summary: dict[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def _printing(verbose: int, temporary: Path | None = None) -> Iterator[None]:
-    """Filter standard output as ``verbose`` of ``fit`` describes.
+    """Filter standard output in the block; see the argument ``verbose`` of ``fit``.
 
     Args:
         temporary: Temporary folder. Lines that contain its path are not printed.
@@ -133,7 +133,7 @@ def _printing(verbose: int, temporary: Path | None = None) -> Iterator[None]:
 
 
 class _FilteredOutput(io.TextIOBase):
-    """Standard output that prints only some of the lines."""
+    """Stream that passes only some of the lines on to standard output."""
 
     def __init__(self, out: TextIO, verbose: int, temporary: str) -> None:
         self._out, self._verbose, self._temporary, self._rest = out, verbose, temporary, ""
@@ -151,7 +151,7 @@ class _FilteredOutput(io.TextIOBase):
 
 
 def _argument(name: str) -> str:
-    """Return the argument of ``fit`` for a setting, given its dotted name."""
+    """Return the name of the ``fit`` argument for a setting, given the dotted name of the setting."""
     return flag(name)[2:].replace("-", "_")
 
 

@@ -49,7 +49,7 @@ MANAGE_COMMANDS = ("runs", "use", "report", "clean")  # Commands whose classes a
 
 
 def parser() -> Parser:
-    """Build the parser of `crepe` without a command; its help lists the commands."""
+    """Build the parser of `crepe` without a command. The help of this parser lists the commands."""
     prog = invocation.program_name("").rstrip()
     lines = []
     for title, group in GROUPS.items():
@@ -94,7 +94,7 @@ def run() -> None:
 
 
 def main(name: str) -> None:
-    """Run a command. Its flags are taken from the command line."""
+    """Run a command with the flags from the command line."""
     if name == "train":
         import_module("crepe_dist.settings.config").print_help(
             sys.argv[1:]

@@ -1,4 +1,4 @@
-"""Start and end of every command: early signal handlers, exit codes, and error messages."""
+"""Code that every command runs at its start and end: early signal handlers, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REMEDIES = {
 def end_on_signals() -> None:
     """Install signal handlers that end this process with a message and the exit code of a stopped command.
 
-    They are in force until the command installs its own handlers.
+    These handlers are active until the command installs its own handlers.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -43,9 +43,9 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
     """Run the ``main`` of a command, and exit with an ``ExitCode``.
 
     Args:
-        interrupted: message after Ctrl-C, unless ``KeyboardInterrupt`` has a message.
+        interrupted: Message after Ctrl-C, unless ``KeyboardInterrupt`` has a message.
     """
-    # Imported here because the process must handle signals before these slow imports.
+    # Imported here because the signal handlers must be installed before these slow imports.
     from crepe_dist import crash_report
     from crepe_dist.distributed.signals import StopRequested
 
@@ -60,7 +60,8 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         _print_error(str(error))
         code = error.code
     except StopRequested as stopped:
-        # Some launchers send a signal to the other processes when the first one ends. It must not change the exit code.
+        # When the first process ends, some launchers send a signal to the other processes. This signal must not change
+        # their exit codes.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if not stopped.on_all_ranks:
@@ -70,7 +71,7 @@ def run(main: Callable[[], None], interrupted: str = "interrupted") -> NoReturn:
         print(str(error) or interrupted, file=sys.stderr)
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The program that reads the output has closed the pipe (`… | head`). This is no error.
+        # The program that reads the output has closed the pipe (`… | head`). This is not an error.
         silence_stdout()
         code = ExitCode.DONE
     except PeerLostError as error:

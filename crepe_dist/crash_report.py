@@ -1,6 +1,6 @@
-"""Crash reports: a file with the traceback of an unexpected error in the current folder.
+"""Crash reports. After an unexpected error, the traceback is written to a file in the current folder.
 
-This is a module of its own because ``command_runner`` must handle signals before it imports anything slow.
+This module is separate from ``command_runner``, which must install signal handlers before any slow import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 
-LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # User and password in a URL. They are removed from the report.
+LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # User name and password in a URL. They are removed from the report.
 
 
 def report_unexpected(error: Exception) -> UserError:
@@ -39,7 +39,7 @@ def report_unexpected(error: Exception) -> UserError:
             "machine": hardware.describe(),
         }
         write_text(report, LOGIN.sub("…", f"{trace}\n{json.dumps(context, indent=2, default=str)}\n"))
-    except Exception:  # A failure of the report must not hide the original error.
+    except Exception:  # An error while writing the report must not hide the original error.
         where = "no report could be written"
         print(trace, file=sys.stderr, end="", flush=True)
     summary = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]

@@ -7,21 +7,22 @@ import errno
 import signal
 import unicodedata
 
-# Signals that ask a command to stop. SIGUSR2 means the same as SIGTERM: mpirun forwards it without killing the
-# processes a second later, and Grid Engine and LSF send it before they kill. SIGHUP: the terminal was closed.
+# Signals that request a command to stop. SIGUSR2 has the same effect as SIGTERM: mpirun forwards it without killing the
+# processes a second later, and Grid Engine and LSF send it before they kill a job. SIGHUP is sent when the terminal is
+# closed.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of all commands. Codes from 64 to 78 follow ``sysexits.h`` where it has a fitting code.
+    """Exit codes of all commands. Codes from 64 to 78 are taken from ``sysexits.h``.
 
     Attributes:
-        ERROR: error that the user must fix. The same command would fail again.
-        PEER_GONE: another process of the group ended. The exit code of that process gives the cause.
-        FAILURE: unexpected error. The same command may succeed.
-        STOPPED: stopped on request (SIGTERM). A run that had started has saved its state. The same command
+        ERROR: Error that the user must fix. The same command would fail again.
+        PEER_GONE: Another process of the group ended. The exit code of that process gives the cause.
+        FAILURE: Unexpected error. The same command may succeed.
+        STOPPED: Stopped on request (SIGTERM). If a run had started, its state has been saved, and the same command
             resumes the run.
-        HUNG: stopped by the watchdog because there was no progress.
+        HUNG: Stopped by the watchdog because there was no progress.
     """
 
     DONE = 0
@@ -37,11 +38,11 @@ class UserError(Exception):
     """Error that the user can fix. Commands print it without a traceback.
 
     Args:
-        what: summary of the failure in one sentence.
-        why: cause. Empty if ``what`` makes the cause obvious.
-        remedy: instruction to the user, if possible a command to paste.
-        on_all_ranks: every rank raises this error at the same point. Then only one rank prints it.
-        code: exit code of the command. FAILURE if the same command may succeed.
+        what: Summary of the failure in one sentence.
+        why: Cause. Empty if ``what`` makes the cause obvious.
+        remedy: Instruction to the user, if possible a command to paste.
+        on_all_ranks: Every rank raises this error at the same point. Then only one rank prints it.
+        code: Exit code of the command. FAILURE if the same command may succeed.
     """
 
     def __init__(
@@ -75,28 +76,28 @@ class UserError(Exception):
 
 
 def escape_character(character: str) -> str:
-    r"""Return a character, or its escape (``\n``, ``\u202e``) if a terminal or a browser would interpret it."""
+    r"""Escape a character (as in ``\n`` or ``\u202e``) if a terminal or a browser would interpret it."""
     if character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
 
 
 def escape_to_one_line(text: str) -> str:
-    """Escape all control characters of untrusted text, also line ends and tabs."""
+    """Escape all control characters of untrusted text, including line breaks and tabs."""
     return text if text.isprintable() else "".join(map(escape_character, text))
 
 
 def escape_controls(text: str) -> str:
-    """Escape the control characters of untrusted text for a terminal. Line ends and tabs are not escaped."""
+    """Escape the control characters of untrusted text for a terminal. Line breaks and tabs are not escaped."""
     if text.isprintable():
         return text
     return "".join(character if character in "\n\t" else escape_character(character) for character in text)
 
 
 class PeerLostError(Exception):
-    """Error of a rank when another process of the group ended or did not join."""
+    """Error that a rank raises if another process of the group has ended or did not join."""
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Return whether an error of Python or of the operating system means that there is no memory left."""
+    """Return whether an exception is an out-of-memory error of Python or of the operating system."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

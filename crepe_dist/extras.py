@@ -1,4 +1,4 @@
-"""Optional libraries, which only some features need. They are the extras of ``pyproject.toml``."""
+"""Optional libraries that only some features need. ``pyproject.toml`` declares them as extras."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = MappingProxyType(
         "tune": ("optuna",),
     }
 )
-# Module of each package whose module has another name.
+# Modules whose names differ from the names of their packages, by the name of the package.
 MODULES = MappingProxyType(
     {
         "nvidia-cuda-nvrtc-cu12": "nvidia.cuda_nvrtc",
@@ -59,7 +59,7 @@ def _is_installed(module: str) -> bool:
 def install_command(extra: str) -> str:
     """Return the command that installs an extra.
 
-    The command names the packages of the extra, because this package is in no registry.
+    The command lists the packages of the extra, because this package is not published in a registry.
     """
     in_clone = f"uv sync --inexact --extra {extra}"
     if invocation.uv_prefix():
@@ -68,13 +68,13 @@ def install_command(extra: str) -> str:
 
 
 def require(extra: str, feature: str) -> None:
-    """Check that the packages of an extra are installed. Commands call it before their work.
+    """Check that the packages of an extra are installed. Commands call this function before they start their work.
 
     Args:
-        feature: name of the feature, for the message.
+        feature: Name of the feature, for the message.
 
     Raises:
-        MissingExtra: a package is not installed.
+        MissingExtra: A package is not installed.
     """
     if names := missing_packages(extra):
         raise MissingExtra(
@@ -83,6 +83,6 @@ def require(extra: str, feature: str) -> None:
 
 
 def missing_note(extra: str, feature: str) -> str:
-    """Return a line that says which packages a feature lacks and how to install them. Empty: nothing is missing."""
+    """Return a line with the packages that a feature lacks, and how to install them. Return "" if none is missing."""
     names = ", ".join(missing_packages(extra))
     return f"no {feature} without {names}; to install: {install_command(extra)}" if names else ""

@@ -19,9 +19,10 @@ def number(value: Number) -> str:
 
 
 def percent(part: Number, whole: Number = 1) -> str:
-    """Format the fraction ``part / whole`` as a percentage with one decimal.
+    """Format the fraction ``part / whole`` as a percentage with one decimal place.
 
-    Only exact values give 0.0 % and 100.0 %. Values close to them give "< 0.1 %" and "> 99.9 %".
+    "0.0 %" and "100.0 %" are returned only for exact values. Values close to them are formatted as "< 0.1 %" and
+    "> 99.9 %".
     """
     if not whole:
         return "–"
@@ -37,7 +38,7 @@ def describe_exit_code(code: int) -> str:
     """Describe an exit code as the end of a sentence, such as "ended with code 1".
 
     Args:
-        code: exit code; negative for the number of a signal.
+        code: Exit code. If it is negative, the process was killed by the signal with the number ``-code``.
     """
     return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code} ({signal.strsignal(-code)})"
 
@@ -71,12 +72,12 @@ def pluralize(count: Number, one: str, many: str = "") -> str:
 
 
 def score_name(is_multilabel: bool) -> str:
-    """Return the name of the score that records call accuracy. For multilabel data it is the micro F1."""
+    """Return the name of the score that is stored as ``accuracy``: micro F1 for multilabel data, otherwise accuracy."""
     return "micro F1" if is_multilabel else "accuracy"
 
 
 def head(items: list[Item], most: int) -> list[Item]:
-    """Return the first ``most`` items. If only one more item follows, return all: it is as short as "1 more"."""
+    """Return the first ``most`` items. If only one more item follows, return it as well, in place of "1 more"."""
     return items if len(items) == most + 1 else items[:most]
 
 
@@ -88,7 +89,7 @@ def join_words(items: list[str]) -> str:
 def excerpt(text: str, limit: int = MAX_EXCERPT) -> str:
     r"""Escape control characters, direction marks and lone surrogates, as in ``\n`` or ``\u202e``.
 
-    A text longer than ``limit`` characters is cut and ends in "…".
+    A text longer than ``limit`` characters is truncated and ends in "…".
     """
     if len(text) > limit:
         text = text[: limit - 1] + "…"
@@ -107,14 +108,14 @@ def escape_nested(value: Any, limit: int = MAX_EXCERPT) -> Any:
 
 
 def truncate_to_width(text: str, width: int) -> str:
-    """Cut a text to at most ``width`` columns of a terminal. A text that was cut ends in "…"."""
+    """Truncate a text to at most ``width`` terminal columns. A truncated text ends in "…"."""
     from rich.cells import cell_len, set_cell_size  # Imported here because most commands print no table.
 
     return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
 def character(symbol: str) -> tuple[str, str, str]:
-    """Return a visible form of a character, its code point (``U+0041``) and its Unicode name."""
+    """Return a visible representation of a character, its code point (``U+0041``) and its Unicode name."""
     category = unicodedata.category(symbol)
     picture = "◌" + symbol if category.startswith("M") else excerpt(symbol)
     if category == "Zs":  # Spaces would be invisible.

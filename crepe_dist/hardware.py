@@ -10,12 +10,12 @@ from typing import Any
 
 from crepe_dist.version import __version__
 
-# Packages whose version must be the same in all processes of a group, because it changes results.
+# Packages whose versions must be the same in all processes of a group, because the versions affect the results.
 NUMERICAL_PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy", "nvidia-cuda-nvrtc-cu12")
 PACKAGES = (*NUMERICAL_PACKAGES, "pandas", "pyyaml")
 # Suffixes of the source files whose hash identifies this version.
 SOURCE_SUFFIXES = (".py", ".cpp", ".h", ".cu", ".cuh")
-SHARED_MEMORY = Path("/dev/shm")  # File system for the shared memory of processes.
+SHARED_MEMORY = Path("/dev/shm")  # File system that contains shared memory.
 
 
 def describe() -> dict[str, Any]:
@@ -45,12 +45,12 @@ def processor() -> str:
 
 
 def boot_id() -> str:
-    """Return the id that Linux draws at its start. It is the same in all containers of a machine."""
+    """Return the random id that Linux generates at boot. It is the same in all containers on a machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def memory() -> int:
-    """Return the size of the main memory in bytes."""
+    """Return the size of the physical memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -65,7 +65,7 @@ def group_versions() -> dict[str, str]:
 
 
 def _sources_digest() -> str:
-    """Return the SHA-256 of the source files. Two checkouts of the same version may differ."""
+    """Return the SHA-256 of the source files. It may differ between two checkouts of the same version."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(path for path in root.rglob("*") if path.suffix in SOURCE_SUFFIXES):

@@ -1,4 +1,4 @@
-"""Command lines as the user would type them, for the help and for remedies."""
+"""Command lines as the user would type them, for help texts and error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def program_name(command: str) -> str:
 
 
 def uv_prefix() -> str:
-    """Return `uv run ` if uv started this process. Its programs are then not on the path of the user's shell."""
+    """Return `uv run ` if uv started this process, because `crepe` is then not on the PATH of the user's shell."""
     return "uv run " if "UV" in os.environ else ""
 
 

@@ -1,7 +1,7 @@
-"""JSON files of this package with a format version. They are protected by a checksum or by a check of their types.
+"""JSON files of this package. They contain a format version, and are checked when they are read.
 
-A sealed file ends with the SHA-256 of its other values, which detects changes and damage. A file that other programs
-may write has no checksum, so the types of its values are checked.
+The last value of a sealed file is the SHA-256 of its other values, which reveals changes and damage. Files that other
+programs may write have no checksum. Instead, the types of their values are checked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.json_file import parse_finite, parse_integer, read_json, write_json
 
 FORMAT, SEAL = "format", "sha256"  # First and last key of a sealed file.
-MAX_INTEGER = 1 << 53  # Largest integer that JSON readers of all languages represent exactly.
+MAX_INTEGER = 1 << 53  # Largest integer that JSON readers in all languages represent exactly.
 
 
 def digest(value: Any) -> str:
@@ -25,7 +25,7 @@ def digest(value: Any) -> str:
 
 
 def checksum(values: dict[str, Any]) -> str:
-    """Compute the SHA-256 of the values of a file. The key of the checksum itself is left out."""
+    """Compute the SHA-256 of the values of a file, without the checksum itself."""
     return digest({name: value for name, value in values.items() if name != SEAL})
 
 
@@ -37,7 +37,7 @@ def write_sealed_json(path: Path, version: int, values: dict[str, Any], indent: 
 
 
 def rename_keys(values: Mapping[str, Any], former_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return values under today's keys. ``former_keys`` maps the keys of earlier versions to today's keys."""
+    """Rename the keys of earlier versions to the current keys. ``former_keys`` maps the former to the latter."""
     return {former_keys.get(key, key): value for key, value in values.items()}
 
 
@@ -54,22 +54,22 @@ def read_record(
     """Read a JSON file of this package, and check it.
 
     Args:
-        version: format version that this version of the package writes.
-        remedy: instruction to the user if the file is damaged or has another version.
-        kind: types of the values; see ``validate``. ``None``: the file is sealed.
-        follow: accept a symbolic link.
-        former_versions: older format versions that are also read.
-        former_keys: today's keys by the keys of the older versions.
+        version: Format version that this version of the package writes.
+        remedy: Instruction to the user if the file is damaged or has another version.
+        kind: Types of the values; see ``validate``. ``None``: the file is sealed.
+        follow: Whether the file may be a symbolic link.
+        former_versions: Older format versions that are also accepted.
+        former_keys: Mapping from keys of older versions to the current keys.
 
     Raises:
-        UserError: the file cannot be read, has another version, was altered, or has values of other types.
+        UserError: The file cannot be read, has another version, was altered, or has a value of the wrong type.
     """
     try:
         values: dict[str, Any] = read_json(path, follow=follow)
         if values[FORMAT] not in (version, *former_versions):
             found = str(values[FORMAT])[:40]
             raise UserError(f"{path} has format {found}; this version reads format {version}", remedy=remedy)
-        # The seal covers the keys as they were written, and the kinds describe today's keys.
+        # The checksum covers the keys as they were written, whereas ``kind`` describes the current keys.
         if kind is None and values[SEAL] != checksum(values):
             raise ValueError("it was altered since it was written: its SHA-256 is not the one in its last line")
         values = rename_keys(values, former_keys or {})
@@ -90,14 +90,14 @@ def validate(value: Any, kind: Any, name: str = "the file") -> None:
     """Check the type of a value from JSON.
 
     Args:
-        kind: expected type: ``bool``, ``int``, ``float``, ``str``, ``list[kind]`` or ``dict[str, kind]``. A tuple of
-            texts: the value is one of them. A dictionary: the value is an object with these keys, and the dictionary
-            gives the types of their values. A key that ends in a question mark is optional.
-        name: name of the value, for the message.
+        kind: Expected type: ``bool``, ``int``, ``float``, ``str``, ``list[kind]`` or ``dict[str, kind]``. A tuple of
+            strings: the value must be one of them. A dictionary: the value must be an object with these keys, and the
+            dictionary contains the type of each value. A key that ends in a question mark is optional.
+        name: Name of the value, for the message.
 
     Raises:
-        KeyError: a key is missing.
-        ValueError: the value has another type, or is a number that is not finite or larger than 2^53.
+        KeyError: A key is missing.
+        ValueError: The value has another type, or is a number that is not finite, or an integer beyond 2^53.
     """
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if isinstance(kind, dict) and type(value) is dict:

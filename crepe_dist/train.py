@@ -1,4 +1,4 @@
-"""Commands `train` and `supervise`. The command `train` can also be started by `python -m crepe_dist.train`.
+"""Commands `train` and `supervise`. `python -m crepe_dist.train` also runs the command `train`.
 
 ``training/job.py`` opens the data and the directory of the run, and ``training/train_loop.py`` trains.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    gc.disable()  # Imports leave no garbage, and a fifth of their time would be spent on the search for it.
+    gc.disable()  # Imports create no garbage, but the collector would take a fifth of their time.
     print_help(sys.argv[1:])  # Before ``init_process_group``, which imports MXNet if there are several processes.
     if any(word.partition("=")[0] == "--on" for word in sys.argv[1:]):
         config, cluster = parse_with_cluster(sys.argv[1:])
@@ -45,30 +45,30 @@ def main() -> None:
 
 
 def train(config: Config) -> "Result":
-    """Train with these settings, in this process or as one of many processes.
+    """Train with these settings, in this process alone or as one process of a group.
 
-    An unfinished run is resumed. The result of a finished run is returned at once.
+    An unfinished run is resumed. If the run is already finished, its result is returned immediately.
 
     Raises:
-        UserError: a problem that the caller can fix.
-        Stopped: SIGTERM or SIGINT arrived. The state is saved if the run had begun.
-        KeyboardInterrupt: SIGINT arrived before the run began, or for the second time.
+        UserError: A problem that the user can fix.
+        StopRequested: SIGTERM or SIGINT arrived. If the run had started, its state has been saved.
+        KeyboardInterrupt: SIGINT arrived before the run started, or a second time.
     """
     with SignalHandler() as control, init_process_group(lambda: config) as group:
         return _train(config, group, control)
 
 
 def _train(config: Config, group: "ProcessGroup", control: SignalHandler) -> "Result":
-    # The import takes seconds. It follows ``init_process_group``, which rejects a process that cannot train.
+    # This import takes seconds. It comes after ``init_process_group``, which rejects a process that cannot train.
     from crepe_dist.training import job
 
-    gc.freeze()  # Otherwise, each collection would visit the objects of all modules: 60 ms instead of 1 ms.
+    gc.freeze()  # Otherwise, each collection would traverse the objects of all modules (60 ms, not 1 ms).
     gc.enable()
     return job.run_training_job(config, group, control)
 
 
 def _show_next(result: "Result") -> None:
-    """Print commands that use the model. They can be pasted."""
+    """Print commands that use the model, ready to paste into a shell."""
     from crepe_dist.training.display import ProgressDisplay
 
     run = shlex.quote(str(result.run_dir))

@@ -1,3 +1,3 @@
-"""Version of the package, in a module of its own so that importing it does not import the rest of the package."""
+"""Version of the package. It has its own module, so that it can be imported without the rest of the package."""
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ from crepe_dist.settings.fields import PATH_ARGUMENT, Repeated, setting
 from crepe_dist.settings.flags import Command
 
 UNKNOWN = "–"  # Cell of an unknown value.
-MAX_VALUE_CHARS = 40  # Maximum length of the value of a setting.
+MAX_VALUE_CHARS = 40  # Maximum length of a setting's value in the table, in characters.
 
 
 @dataclass
@@ -87,14 +87,14 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
 
 
 def is_raw(record: RunRecord) -> bool:
-    """Return True if the recorded loss is the loss before temperature scaling, as earlier versions recorded it."""
+    """Return whether the recorded loss is the loss before temperature scaling. Earlier versions recorded this loss."""
     scores = record.multiclass_scores.get("test")
     is_calibrated = scores is not None and scores.calibration.temperature != 1
     return is_calibrated and "test_uncalibrated_loss" not in record.metrics
 
 
 def differences(record: RunRecord, baseline: RunRecord) -> str:
-    """Return the settings of a run that differ from the baseline's."""
+    """List the settings of a run that differ from the settings of the baseline."""
     names = dict.fromkeys([*baseline.settings, *record.settings])
     pairs = [(name, record.settings.get(name), baseline.settings.get(name)) for name in names]
     different = [f"{name} {excerpt(str(value), MAX_VALUE_CHARS)}" for name, value, first in pairs if value != first]
@@ -102,9 +102,9 @@ def differences(record: RunRecord, baseline: RunRecord) -> str:
 
 
 def _difference(record: RunRecord, baseline: RunRecord) -> str:
-    """Return the difference of the accuracies in percentage points.
+    """Return the difference between the accuracies in percentage points.
 
-    If both runs were tested on the same texts, the difference has half the width of its 95 % interval.
+    If both runs were tested on the same texts, half the width of the 95 % confidence interval follows the difference.
     """
     if not record.has_same_test_split(baseline) or record.score_name != baseline.score_name:
         return UNKNOWN

@@ -29,8 +29,8 @@ from crepe_dist.settings.flags import Command
 from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions
 
 INSTALL_HINT = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
-NOT_USED = "not used"  # Words in the message of a GPU that cannot compute the default network.
-# Time limit of a subprocess. It is enough for imports from a slow disk, and for a GPU to compile its first step.
+NOT_USED = "not used"  # Part of the message about a GPU that cannot compute the default network.
+# Time limit of a subprocess. It suffices for imports from a slow disk, and for compiling the first step on a GPU.
 TIMEOUT_SECONDS = 120.0
 # Size in bytes of a run with the default network, measured on the sample with batches of 64. The run has two saved
 # states of 112 MB, and checkpoints of 19 MB.
@@ -40,8 +40,8 @@ TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets
 PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
 # The line of the output of `crepe train` that describes its processes and kernels.
 TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
-# Program that prints the parts with which Horovod was built. It runs in a subprocess because an incompatible library
-# may crash or hang.
+# Program that prints the components that Horovod was built with. It runs in a subprocess because an incompatible
+# library may crash or hang.
 HOROVOD_PROBE = """
 from crepe_dist.distributed.launch import import_mxnet
 import_mxnet()
@@ -54,10 +54,10 @@ class Check(NamedTuple):
     """Result of one check.
 
     Attributes:
-        name: what was checked.
-        message: result of the check, or what is wrong.
+        name: Name of the thing that was checked.
+        message: Result of the check, or description of the problem.
         level: ``ok``, ``note`` (training works, but could be better) or ``problem`` (training does not work).
-        remedy: instruction to the user for a note or a problem.
+        remedy: Instruction to the user for a note or a problem.
     """
 
     name: str
@@ -116,7 +116,7 @@ def run_checks() -> Iterator[Check]:
 
 
 def default_backend(device: Device) -> Backend:
-    """Return the kernels and the precision that compute the default network."""
+    """Return the backend of the default network: its kernels and its precision."""
     options = ModelOptions(buckets=1 << 14, embedding_rows=1 << 14)
     return choose_backend(
         options,
@@ -171,7 +171,7 @@ def check_horovod() -> Check:
     except subprocess.TimeoutExpired:
         return Check("Horovod", f"cannot be imported: no answer within {TIMEOUT_SECONDS:g} s", "problem", INSTALL_HINT)
     if done.returncode:
-        # Lines without indentation: the message, without the frames of the traceback.
+        # Lines without indentation are the error message. Indented lines are the frames of the traceback.
         lines = [line for line in done.stderr.splitlines() if line and not line.startswith(" ")]
         trouble = lines[-1] if lines else f"exit code {done.returncode}"
         return Check("Horovod", f"cannot be imported: {trouble}", "problem", INSTALL_HINT)
@@ -202,7 +202,7 @@ def run_trial(processes: int, device: str, folder: Path) -> Check:
     """Train one step on this machine. The message is the line that ``TRAIN_LINE`` matches.
 
     Args:
-        folder: temporary folder for the data and the run.
+        folder: Temporary folder for the data and the run.
     """
     name = pluralize(processes, "process", "processes")
     try:

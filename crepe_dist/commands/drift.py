@@ -1,4 +1,4 @@
-"""Command that compares texts without labels with those that a model was tested on."""
+"""Command that compares unlabelled texts with the texts that a model was tested on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,6 @@ class Drift(TextFlags, ModelFlags, DeviceFlag, Command):
         if self.metrics is not None:
             extras.require("serve", "--metrics")
         set_omp_threads()
-        from crepe_dist.evaluating.drift import drift  # Importing pandas takes a second, and --help does not need it.
+        from crepe_dist.evaluating.drift import drift  # Imported here because pandas is slow to import.
 
         drift(self)

@@ -199,7 +199,7 @@ class Clean(Command):
 
 
 def find_runs(folders: tuple[Path, ...]) -> Iterator[RunDir]:
-    """Yield each run in these folders and in their subfolders one time."""
+    """Yield the runs in these folders and in their subfolders. Yield each run only once."""
     paths = {path.parent.resolve(): path.parent for folder in folders for path in sorted(folder.rglob(RUN_KEY_FILE))}
     yield from filter(lambda run: run.is_run, map(RunDir, paths.values()))
 

@@ -122,7 +122,7 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         self.format = self.format or _detect_output_format(self.out)
         _check(self)
         set_omp_threads()
-        from crepe_dist.predicting.loading import load  # This import is slow, and --help does not need it.
+        from crepe_dist.predicting.loading import load  # Imported here because this import is slow.
 
         path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint), self.checkpoint)
         predictor = load(path, **self.external_weights_kwargs(), device=self.device, **self.thresholds())
@@ -218,10 +218,10 @@ class RowCounts:
     """Numbers of rows.
 
     Args:
-        rows: number of all rows.
-        dropped: number of rows that are left out because their score is too low.
-        truncated: number of rows with a truncated text.
-        errors: number of rows that cannot be classified, by reason.
+        rows: Number of all rows.
+        dropped: Number of rows that are omitted because their score is too low.
+        truncated: Number of rows with a truncated text.
+        errors: Number of rows that cannot be classified, by reason.
     """
 
     rows: int = 0
@@ -230,7 +230,7 @@ class RowCounts:
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, results: Iterable[tuple[Any, "RowCounts"]]) -> Iterator[Any]:
-        """Yield the outputs in ``results``. Add the numbers of rows that accompany the outputs."""
+        """Yield the outputs in ``results``, and add the row counts of each output to these counts."""
         for output, counts in results:
             self.rows += counts.rows
             self.dropped += counts.dropped
@@ -244,7 +244,7 @@ class _RowClassifier:
     """Classifier of groups of rows.
 
     Attributes:
-        clean: function that escapes the control characters of a line if the output is a terminal.
+        clean: Function that escapes the control characters of a line if the output is a terminal.
     """
 
     predictor: "Predictor"
@@ -296,7 +296,7 @@ class _RowClassifier:
 
 
 def _count_rows(pairs: Sequence[InputAndPrediction], written: Sequence[InputAndPrediction]) -> RowCounts:
-    # The reason ends at the first colon or semicolon. Details of the row follow.
+    # The reason ends at the first colon or semicolon. Details about the row follow it.
     errors = Counter(re.split("[:;]", prediction.error)[0] for _, prediction in pairs if prediction.error)
     truncated = sum(prediction.characters_truncated > 0 for _, prediction in pairs if not prediction.error)
     return RowCounts(len(pairs), len(pairs) - len(written), truncated, errors)
@@ -336,7 +336,7 @@ def _inputs(
 ) -> tuple[tuple[str, ...], Iterable[list[InputRow]], str]:
     """Return the names of the columns to copy, the groups of rows, and the delimiter for CSV.
 
-    The text columns and the id column are the columns of the training data, unless the user gave other columns.
+    By default, the text columns and the id column have the same names as in the training data.
     """
     if args.text:
         texts = enumerate(map(strip_field_separators, args.text), start=1)
@@ -359,9 +359,9 @@ def _warn_of_nested_columns(file: str, name: str, copied: Sequence[str]) -> None
     """Warn about columns of a Parquet file that CSV cannot represent.
 
     Args:
-        file: path of the Parquet file, or of the local copy of a remote file.
-        name: file name as the user gave it.
-        copied: names of the columns that are copied to the CSV file.
+        file: Path of the Parquet file, or of the local copy of a remote file.
+        name: File name as the user specified it.
+        copied: Names of the columns that are copied to the CSV file.
     """
     from pyarrow import parquet  # Importing PyArrow takes 0.2 s.
 

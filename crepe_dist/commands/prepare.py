@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Table = Union[pd.DataFrame, Mapping[str, Any]]
 
-# One or more flags --rename OLD=NEW in a message, quoted as for a shell.
+# One or more flags --rename OLD=NEW in a message, quoted for a shell.
 RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
 # Flags of the command that are not arguments of the function.
 COMMAND_ONLY = {"verify"}
@@ -57,20 +57,20 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepare a table in memory, or files, as a data set folder. The public name is ``crepe_dist.prepare``.
 
-    The rows of a table are checked like the rows of a file. Invalid rows, such as rows with None or NaN as their text,
-    are written to ``quarantine.jsonl`` with their number (from 1) and the reason.
+    The rows of a table are checked like the rows of a file. Invalid rows, such as rows whose text is None or NaN, are
+    written to ``quarantine.jsonl`` with their row number (starting at 1) and the reason.
 
     Args:
         source: Data frame; or mapping of column names to lists, such as ``{"text": texts, "label": labels}``; or names
             of files and folders.
         out: Folder to create.
-        text: Column of the text, or multiple columns, which are joined in this order. ``None``: columns with usual
+        text: Column of the text, or multiple columns, which are joined in this order. ``None``: columns with common
             names.
-        label: Column of the label. ``None``: a column with a usual name.
+        label: Column of the label. ``None``: a column with a common name.
         weight: Column with the weights of the training rows. ``None``: all rows have the same weight.
         label_columns: Columns of the classes, which replace ``label``. Their values are 0 or 1, or probabilities with
             ``labels="soft"``.
-        id: Column with ids, which lists of mistakes and predictions show. ``None``: rows have no id.
+        id: Column with ids. Lists of mistakes and predictions show the ids. ``None``: rows have no id.
         test: Table or file of the test split, or its fraction of the rows of ``source``. ``None``: 0.2.
         validation: Table or file of the validation split, or its fraction of the rows of ``source``. ``None``: 0.1 if
             there are at least 2,000 rows, otherwise 0.
@@ -80,7 +80,7 @@ def prepare(
             ``labels="multilabel"``, labels may be lists.
 
     Returns:
-        The numbers of the report, as in ``report.json``.
+        The content of ``report.json``.
 
     Raises:
         UserError: A column does not exist, columns differ in length, too many rows are invalid, or ``out`` exists.
@@ -91,7 +91,7 @@ def prepare(
         columns = ColumnSpec(label, texts, weight, tuple(label_columns), id, categories=categories, numbers=numbers)
 
         def to_file(data: Any, name: str) -> Any:
-            """Write a table to a file and return its path. Return anything else, such as names of files, unchanged."""
+            """Write a table to a file, and return its path. Return any other value, such as a path, unchanged."""
             nonlocal columns
             if not is_table(data):
                 for item in data if isinstance(data, (list, tuple)) else (data,):
@@ -136,7 +136,7 @@ def prepare(
 
 
 def _print_to_stderr(line: str) -> None:
-    """Print a line to standard error, because standard output belongs to the caller."""
+    """Print a line to standard error. Standard output is left to the calling program."""
     print(escape_controls(line), file=sys.stderr)
 
 
@@ -147,7 +147,7 @@ def _to_names(value: Any) -> tuple[str, ...]:
 def translate_for_python(error: UserError) -> UserError:
     """Replace the flags in a message by keyword arguments of ``prepare``.
 
-    The function shares its checks with the command, so messages name flags, which a caller in Python cannot paste.
+    The function and the command share their checks. The messages contain flags, which Python callers cannot use.
     """
     for name in ("what", "why", "remedy"):
         text = re.sub(r"--(overwrite|strip-html|keep-unlabelled|stratified)\b(?!=)", r"--\1=True", getattr(error, name))
@@ -208,7 +208,7 @@ class Prepare(PreparationFlags):
         if self.out is None:
             raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
         for number in (signal.SIGINT, signal.SIGTERM):
-            # A shell that ignores a signal for a background job wants it to stay ignored.
+            # A signal that the shell has set to be ignored, as for a background job, must stay ignored.
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _interrupt)
         command = escape_path(f"{invocation.command_line('prepare')} {shlex.join(sys.argv[1:])}")
@@ -227,7 +227,7 @@ class Prepare(PreparationFlags):
 
 
 def _interrupt(*_: object) -> None:
-    """Handle a signal as Ctrl-C, and ignore further signals during the clean-up."""
+    """Handle a signal like Ctrl-C, and ignore further signals during the clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -235,7 +235,7 @@ def _interrupt(*_: object) -> None:
 
 @contextmanager
 def _show_progress_bar() -> Iterator[ProgressCallback]:
-    """Provide a function that shows a progress bar for each phase if standard error is a terminal."""
+    """Yield a function that shows a progress bar for each phase. The bar is only shown if stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         tasks: dict[str, TaskID] = {}

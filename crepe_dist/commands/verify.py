@@ -98,13 +98,13 @@ def reproducibility_notes(computed: Mapping[str, str]) -> Iterator[str]:
 
 
 def checkpoint_digests(run: Path) -> dict[int, str]:
-    """Return the SHA-256 of the parameters of each stored checkpoint, by its epoch."""
+    """Return a mapping from epochs to the SHA-256 of the stored checkpoint of each epoch."""
     matches = ((checkpoint.EPOCH_PATTERN.match(path.name), path) for path in (run / checkpoint.FOLDER).glob("*.params"))
     return {int(match[1]): sha256(path) for match, path in matches if match}
 
 
 def describe_changes(record: RunRecord, repeated: RunRecord) -> Iterator[str]:
-    """Yield the differences between the machines and the software of two runs, as the runs recorded them."""
+    """Yield the recorded differences between two runs in hardware and software."""
     flat: list[dict[str, Any]] = [
         {**run.metadata["numerics"], **run.provenance["environment"]} for run in (record, repeated)
     ]

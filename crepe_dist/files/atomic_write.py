@@ -1,9 +1,9 @@
-"""Atomic writers: a file is either complete or absent, even after a kill or a power failure.
+"""Atomic writers. A file contains either its old or its new content, even after a kill or a power failure.
 
-Writers treat two kinds of paths differently. A path that the user gives, such as the value of ``--json``, is written
-with ``follow``: the target of a link is replaced, and a pipe or a device is written to. Names that this package chooses
-inside a folder are written without ``follow``: a link is replaced, because a folder from elsewhere could contain a link
-to any file of the user.
+The writers treat two kinds of paths differently. A path that the user specifies, such as the value of ``--json``, is
+written with ``follow``: the target of a link is replaced, and a pipe or a device is written to. A path that this
+package chooses inside a folder is written without ``follow``: the link itself is replaced, because an untrusted folder
+could contain a link to any file of the user.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def write_text(path: Path, text: str, *, follow: bool = False) -> None:
 
 @contextmanager
 def name_path_in_errors(path: Path) -> Iterator[None]:
-    """Add the name of a file or folder to an error of writing it. The system and NumPy do not name the file.
+    """Add the path to an ``OSError`` that occurs in the block, because write errors do not contain the path.
 
     Raises:
-        OSError: the error of the block, with the name and an error number.
+        OSError: The error of the block, with the path and an error number.
     """
     try:
         yield
     except OSError as error:
         if (
             error.filename is not None or type(error) is not OSError
-        ):  # Subclasses are errors of connections and processes.
+        ):  # Subclasses concern connections and processes, not files.
             raise
         full = shutil.disk_usage(path.parent).free < 1 << 16
         number = error.errno or (errno.ENOSPC if full else errno.EIO)
@@ -52,9 +52,9 @@ def atomic_text(path: Path, errors: str = "strict", *, follow: bool = False) -> 
     """Open a UTF-8 file for writing. The file replaces ``path`` if the block succeeds; see ``atomic_replace``.
 
     Args:
-        errors: error handler of the encoding, as in ``open``.
-        follow: the user gave the path. If it is a link, the target of the link is replaced. If it is a stream (see
-            ``is_stream``), the text is written to the stream.
+        errors: Error handler of the encoding, as in ``open``.
+        follow: Whether the user specified the path. If so, the target of a link is replaced, and text for a stream (see
+            ``is_stream``) is written to the stream.
     """
     if follow and is_stream(path):
         with open_stream(path, errors) as stream:
@@ -83,18 +83,21 @@ def atomic_replace(path: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file is a temporary file of ``atomic_replace``, which a killed process may have left."""
+    """Return whether a file is a temporary file of ``atomic_replace``. A killed process may have left it behind."""
     return TEMPORARY_NAME.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """List temporary files that killed processes left. Files of running processes of this host are not listed."""
+    """List the temporary files that killed processes left behind, and those of this process.
+
+    Files of other running processes on this host are not listed.
+    """
     own, paths = f".{os.getpid()}", filter(is_temporary, folder.iterdir() if folder.is_dir() else ())
     return [path for path in paths if path.suffix == own or not Path("/proc", path.suffix[1:]).exists()]
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the files of ``temporary_files``."""
+    """Remove the files that ``temporary_files`` lists."""
     for path in temporary_files(folder):
         path.unlink(missing_ok=True)
 

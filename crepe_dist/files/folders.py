@@ -1,4 +1,4 @@
-"""Temporary folders, and the folder of the cache."""
+"""Temporary folders, and the cache folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from crepe_dist.files.atomic_write import name_path_in_errors
 
 TEMPORARY_PREFIX = "crepe-scratch-"  # Start of the names of temporary folders.
-LOCK_NAME = ".lock"  # Name of a file in a temporary folder. Its process locks it as long as it uses the folder.
-# Age below which a folder without a lock is not taken for abandoned: its process may not have locked it yet.
+LOCK_NAME = ".lock"  # Name of a file in a temporary folder. It is locked while a process uses the folder.
+# A folder without a lock counts as abandoned only from this age, because its process may not have locked it yet.
 MIN_ABANDONED_SECONDS = 60.0
 
 
@@ -27,17 +27,17 @@ def cache_folder() -> Path:
 
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Make a temporary folder for the block, and remove it at the end. Also remove folders that killed processes left.
+    """Create a temporary folder for the block, and remove it at the end. Also remove folders of killed processes.
 
     Args:
-        parent: folder that will contain the temporary folder. ``None``: the system's folder for temporary files.
+        parent: Folder that will contain the temporary folder. ``None``: the system's folder for temporary files.
     """
     for folder in list_abandoned(parent):
         shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent) as name:
         folder = Path(name)
         with (folder / LOCK_NAME).open("w") as lock:
-            with suppress(OSError):  # Some file systems have no locks.
+            with suppress(OSError):  # Some file systems do not support locks.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with name_path_in_errors(folder):
                 yield folder
@@ -56,7 +56,7 @@ def _is_abandoned(path: Path) -> bool:
         if time.time() - status.st_mtime < MIN_ABANDONED_SECONDS:
             return False
         with os.fdopen(os.open(path / LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW), "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # This fails if the process that has the folder runs.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # This fails while a process uses the folder.
         return True
     except FileNotFoundError:
         return path.is_dir()

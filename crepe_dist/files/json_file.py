@@ -11,12 +11,12 @@ from typing import Any
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.safe_read import read_bytes
 
-MAX_JSON_BYTES = 1 << 25  # Default limit of the size, enough for the manifest of 65,536 classes.
-# Limits of the number of lists and objects, and of values. They limit memory: text that consists of brackets or commas
-# takes many times its length when it is parsed. Manifests have few brackets.
+MAX_JSON_BYTES = 1 << 25  # Default size limit in bytes. It suffices for a manifest with 65,536 classes.
+# Maximum numbers of containers (lists and objects) and of values. They limit the memory: text that consists of brackets
+# or commas takes many times its size when it is parsed. Manifests have few brackets.
 MAX_JSON_CONTAINERS = 1 << 18
 MAX_JSON_VALUES = 1 << 21
-MAX_DIGITS = 300  # Largest number of digits of an integer, so that it can be converted to float64.
+MAX_DIGITS = 300  # Maximum number of digits of an integer, so that it can be converted to float64.
 MAX_FLOAT = sys.float_info.max
 
 
@@ -26,12 +26,13 @@ def write_json(path: Path, value: Any, indent: int | None = 2, *, follow: bool =
 
 
 def read_json(path: Path, limit: int = MAX_JSON_BYTES, *, follow: bool = True) -> Any:
-    """Read a JSON file of at most ``limit`` bytes. Parsing takes memory of at most about eight times the limit.
+    """Read a JSON file of at most ``limit`` bytes. Parsing uses at most about ``8 * limit`` bytes of memory.
 
     Raises:
         OSError: See ``open_regular``.
-        ValueError: See ``read_bytes``; or the file is not JSON in UTF-8, is nested too deeply, has too many values,
-            an integer with too many digits, or a duplicate key (JSON readers disagree on which one counts).
+        ValueError: See ``read_bytes``. Also raised if the file is not JSON in UTF-8, is nested too deeply, or has too
+            many values, an integer with too many digits, or a duplicate key (JSON readers disagree on which value
+            counts).
     """
     data = read_bytes(path, limit, follow=follow)
     if data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:
@@ -46,11 +47,11 @@ def parse_json(data: bytes) -> Any:
     """Parse JSON in UTF-8.
 
     Raises:
-        ValueError: The text is not UTF-8, not JSON, or breaks a limit of ``read_json``.
+        ValueError: The text is not UTF-8, is not JSON, or exceeds a limit of ``read_json``.
     """
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_int=_integer)
-        if b"\\u" in data:  # An escaped lone surrogate could not be written to a file later.
+        if b"\\u" in data:  # Reject escaped lone surrogates, because they cannot be written to a file.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeError:
@@ -65,10 +66,11 @@ def parse_finite(value: Any, least: float = -MAX_FLOAT, most: float = MAX_FLOAT,
     """Return a number from JSON as a float, if it is finite and in a range.
 
     Args:
-        name: name of the value, for the message.
+        name: Name of the value, for the message.
 
     Raises:
-        ValueError: The value is no number, is out of range, or is NaN or an infinity, which Python's JSON allows.
+        ValueError: The value is not a number, is out of range, or is NaN or infinity. Python's JSON reader accepts NaN
+            and infinity.
     """
     if type(value) not in (int, float) or not least <= value <= most:  # The comparison is false for NaN.
         raise ValueError(f"{name} is {str(value)[:40]!r}, not a finite number{_range(least, most)}")
@@ -79,10 +81,10 @@ def parse_integer(value: Any, least: int = 0, most: int = 1 << 53, name: str = "
     """Return an integer from JSON, if it is in a range.
 
     Args:
-        name: name of the value, for the message.
+        name: Name of the value, for the message.
 
     Raises:
-        ValueError: The value is no integer, or is out of range.
+        ValueError: The value is not an integer, or is out of range.
     """
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} is {str(value)[:40]!r}, not an integer{_range(least, most)}")

@@ -1,4 +1,4 @@
-"""Outputs that are no regular files: pipes, devices, and files that a process has open, such as ``/dev/stdout``."""
+"""Outputs that must not be replaced: pipes, devices, and the open files of a process, such as ``/dev/stdout``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TextIO
 
 OPEN_FILES = re.compile(r"/proc/\d+(/task/\d+)?/fd")  # Folder of the open files of a process.
-MAX_LINKS = 40  # Largest number of links in a row, as in Linux.
+MAX_LINKS = 40  # Maximum number of consecutive links that are followed, as in Linux.
 
 
 def is_stream(path: Path) -> bool:
     """Return whether a path leads to a pipe, a character device, or a file that a process has open (``/dev/stdout``).
 
-    A stream must be written to. If it was replaced by a file, other programs would lose the stream.
+    A stream must be written to directly. If a file replaced it, other programs would no longer receive the data.
     """
     return _open_file(path) is not None or _is_pipe_or_device(path)
 
@@ -31,7 +31,7 @@ def _is_pipe_or_device(path: Path) -> bool:
 
 
 def _open_file(path: Path) -> Path | None:
-    """Follow links to the entry of an open file in ``/proc``, as from ``/dev/stdout``; ``None`` if there is none."""
+    """Follow links until they reach an open file in ``/proc``, as ``/dev/stdout`` does. ``None``: they never do."""
     for _ in range(MAX_LINKS):
         path = Path(os.path.realpath(path.parent), path.name)
         if OPEN_FILES.fullmatch(str(path.parent)):
@@ -49,13 +49,13 @@ def _descriptor(path: Path) -> int | None:
 
 
 def open_stream(path: Path, errors: str = "strict") -> TextIO:
-    """Open a stream (see ``is_stream``) for UTF-8 text. The text follows everything that was written before."""
+    """Open a stream (see ``is_stream``) for UTF-8 text. New text is appended to what was written before."""
     number = _descriptor(path)
     if number is None:
         number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY)
     else:
-        # Duplicate the descriptor. If the path was opened a second time, the new descriptor would start at the
-        # beginning of a redirected file and overwrite its content.
+        # The descriptor is duplicated. If the path were opened a second time, the new descriptor would start at the
+        # beginning of a redirected file, and overwrite its content.
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         number = os.dup(number)
@@ -63,7 +63,7 @@ def open_stream(path: Path, errors: str = "strict") -> TextIO:
 
 
 def find_write_problem(path: Path) -> str:
-    """Return the reason why a path of the user cannot be written. Empty: no reason is known.
+    """Return the reason why a path from the user cannot be written. Empty: no problem was found.
 
     Raises:
         OSError: The path cannot be examined.
@@ -73,7 +73,7 @@ def find_write_problem(path: Path) -> str:
         return "it is open for reading only" if is_for_reading else ""
     target = Path(os.path.realpath(path))
     if not is_stream(path):
-        if target.is_symlink() or (target.exists() and not target.is_file()):  # A circle of links, a folder, or a disk.
+        if target.is_symlink() or (target.exists() and not target.is_file()):  # A cycle of links, a folder, or a disk.
             return "it is not a file"
         if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
             return "its folder does not exist, or writing there is not permitted"

@@ -27,19 +27,19 @@ def fingerprint(path: str | Path) -> list[Any]:
 
 
 def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
-    """Open a regular file for reading. Reject pipes, which could block for ever, and devices, which may never end.
+    """Open a regular file for reading. Reject pipes, which could block forever, and devices, which may be endless.
 
     Args:
-        follow: accept a symbolic link, such as a path that the user gives. Files of a data set or of a saved state must
-            not be links. Links among the parent folders are always followed.
+        follow: Whether the file may be a symbolic link. Paths from the user may be links. Files of a data set or of a
+            saved state must not be links. Links among the parent folders are always followed.
 
     Raises:
         OSError: The file cannot be opened, or is a folder.
-        ValueError: The path is a pipe, socket, device or rejected link.
+        ValueError: The path is a pipe, a socket or a device, or a link although ``follow`` is false.
     """
     _check_regular(path, os.stat(path, follow_symlinks=follow))
-    # The path could be swapped between the check and the opening, so the open file is checked a second time. With
-    # O_NONBLOCK, opening a pipe that was swapped in does not block.
+    # Another program could replace the file between the check and the opening, so the open file is checked again. With
+    # O_NONBLOCK, opening does not block even if the file was replaced by a pipe.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     stream = os.fdopen(os.open(path, flags), "rb")
     try:
@@ -62,7 +62,7 @@ def read_bytes(path: Path, limit: int, *, follow: bool = True) -> bytes:
 
     Raises:
         OSError: See ``open_regular``.
-        ValueError: See ``open_regular``; or the file is longer than ``limit``.
+        ValueError: See ``open_regular``. Also raised if the file is longer than ``limit``.
     """
     with open_regular(path, follow=follow) as stream:
         data = stream.read(limit + 1)
@@ -75,7 +75,7 @@ def sha256(path: Path, *, follow: bool = True, on_block: Callable[[], None] = la
     """Compute the SHA-256 of a file, in hexadecimal.
 
     Args:
-        on_block: function that is called after each block of 1 MiB, such as the heartbeat of a watchdog.
+        on_block: Function that is called after each block of 1 MiB, for example to send a heartbeat to the watchdog.
     """
     digest = hashlib.sha256()
     with open_regular(path, follow=follow) as stream:
@@ -91,12 +91,12 @@ def manifest_entry(path: Path) -> dict[str, Any]:
 
 
 def escape_path(name: Path | str) -> str:
-    """Return a file name with undecodable bytes escaped. Linux allows any byte except ``/`` and NUL in a name."""
+    """Escape the bytes of a file name that are not UTF-8. Linux allows any byte except ``/`` and NUL in a name."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_names(file: Path) -> list[str]:
-    """Read a file of class names. Each line that is not blank is a name, without its surrounding spaces.
+    """Read a file of class names, one per line. Blank lines are skipped, and surrounding spaces are removed.
 
     Raises:
         UserError: The file cannot be read, is not UTF-8, or is longer than ``MAX_NAMES_BYTES``.

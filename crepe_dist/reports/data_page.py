@@ -27,26 +27,27 @@ MAX_SHOWN = {"table": 2000, "examples": 50, "open": 6, "files": 20, "reasons": 2
 MAX_TERMINAL_CLASSES, MAX_WARNINGS = 20, 10
 MAX_TERMINAL_ITEMS = 4  # Maximum number of unknown characters, and of reasons, on the terminal.
 LABEL_CELLS = 32  # Maximum width of a class name, in characters.
-GAP = 2  # Distance between two columns, in characters.
+GAP = 2  # Space between two columns, in characters.
 MODES = {
     "paper": "upper case is read as lower case, and line breaks as spaces; texts are read in reverse",
     "full": "upper and lower case are distinct, and line breaks are read as spaces; texts are read in reverse",
     "notebook": "upper case and line breaks are unknown; texts are read forwards",
 }
-# A horizontal bar consists of its name, its lanes, and the text at its end. A lane is a list of parts: start, size and
-# colour.
+# A horizontal bar has a name, lanes, and a text at its end. A lane is a list of segments, each with a start, a size and
+# a colour.
 Bar = tuple[str, list[Any], str]
-# Reasons why rows are removed, in the order of removal: the key in the summary, and its name on the page.
+# Reasons why rows are removed, in the order of removal. Each pair contains a key of the summary and its name on the
+# page.
 REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"), ("sampled_out", "removed by sampling"))
 MAX_BARS = 30
 BAR_LABEL_CELLS = 26
-PERCENTILES = ("50", "90", "95", "99")  # of the text length
+PERCENTILES = ("50", "90", "95", "99")  # Percentiles of the text length that are shown.
 Summary = dict[str, Any]
 
 
 def page(summary: Summary) -> str:
     """Render the report as a self-contained HTML page."""
-    # The command is long, but a truncated one could not be repeated.
+    # The command may be long, but a truncated command could not be run again.
     clean = {**formatting.escape_nested(summary), "command": formatting.excerpt(summary["command"], MAX_COMMAND_CHARS)}
     totals = _class_totals(clean)
     return render(
@@ -73,7 +74,7 @@ def optional_page() -> Callable[[Summary], str] | None:
 
 
 def overview(summary: Summary) -> str:
-    """Name the numbers of documents, classes and rows of each split."""
+    """Return a sentence with the number of documents, the number of classes and the number of rows in each split."""
     sizes = [f"{number(split['rows'])} {name}" for name, split in summary["splits"].items()]
     if "unlabelled" in summary:
         sizes.append(f"{number(summary['unlabelled']['rows'])} unlabelled")
@@ -83,7 +84,7 @@ def overview(summary: Summary) -> str:
 
 
 def facts(summary: Summary) -> dict[str, list[str]]:
-    """Return short statements about the data by subject. The page and the terminal show the same statements."""
+    """Return short statements about the data, grouped by subject. The page and the terminal both show them."""
     rows, fit, encoding = summary["rows"], summary["fit"], summary["encoding"]
     removed = [f"{number(rows[key])} {name}" for key, name in REMOVED_ROWS if rows[key]]
     statements = {"rows": [", ".join([f"{number(rows['read'])} read", *removed, f"{number(rows['kept'])} remaining"])]}
@@ -152,7 +153,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
 
 def _describe_column(column: dict[str, Any]) -> str:
-    """Describe a feature column. The number of values that are read includes the missing value."""
+    """Describe a feature column. ``column["read"]`` counts the values that are read, and the missing value."""
     description = f"column {truncate_to_width(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
     if column["read"] <= column["values"]:
         description += f"; only the {number(column['read'] - 1)} most frequent values are read"
@@ -187,7 +188,7 @@ def _class_facts(summary: Summary) -> list[str]:
 
 
 def _whole(summary: Summary, totals: list[int]) -> int:
-    """Return the denominator of the classes' percentages, which is the number of rows, also for multilabel data."""
+    """Return the denominator for the percentages of the classes: the number of rows, even for multilabel data."""
     return sum(split["rows"] for split in summary["splits"].values()) if "labels" in summary else sum(totals)
 
 
@@ -202,7 +203,7 @@ def _class_totals(summary: Summary) -> list[int]:
 
 
 def _largest_classes(counts: list[int], most: int) -> list[int]:
-    """Return the indices of all classes in order, or of the ``most`` largest classes, the largest first."""
+    """Return the indices of the ``most`` largest classes, largest first. If there are no more, return all in order."""
     if len(counts) <= most:
         return list(range(len(counts)))
     return sorted(range(len(counts)), key=lambda index: (-counts[index], index))[:most]
@@ -265,7 +266,7 @@ def show(summary: Summary, console: Console, folder: str) -> None:
     """Print a short version of the report.
 
     Args:
-        folder: folder of the data set. If the full report was written, it is ``report.html`` in this folder.
+        folder: Folder of the data set. If the full report was written, it is ``report.html`` in this folder.
     """
     symbols = [
         f"{formatting.character(symbol)[0]} ({number(count)})"

@@ -1,6 +1,6 @@
-"""Colours and common style of figures, and output of figures as inline SVG.
+"""Colours and style of figures, and conversion of figures to inline SVG.
 
-Importing matplotlib takes 0.5 s. It is imported in the functions, so that runs without figures do not wait for it.
+Importing matplotlib takes 0.5 s. The functions import it, so that runs without figures do not wait for the import.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ BLUE, ORANGE, GREEN, RED, SKY, GREY = (light for light, _ in PALETTE.values())
 SPLIT_COLOURS = {"train": "blue", "validation": "orange", "test": "green", "unlabelled": "grey"}
 # Colours of evidence for and against a class. Pages use them as translucent backgrounds of text.
 FOR, AGAINST = "#0072b2", "#d55e00"
-WIDTH = 5.0  # inches
-FONT_SIZE = 9.0  # points
+WIDTH = 5.0  # Width of a figure, in inches.
+FONT_SIZE = 9.0  # Font size, in points.
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": FONT_SIZE,
@@ -55,7 +55,7 @@ _STYLE = {
     # Keep text as text: it can be searched and copied, and browsers' fonts cover more scripts than matplotlib's.
     "svg.fonttype": "none",
     "svg.hashsalt": "crepe_dist",
-    # A class may be called "$x$".
+    # Class names such as "$x$" must not be rendered as formulas.
     "text.parse_math": False,
     "text.usetex": False,
     "xtick.color": GREY,
@@ -77,9 +77,9 @@ def style() -> Iterator[None]:
 
 
 def blank(height: float, *, left: float, right: float, bottom: float, top: float) -> tuple[Figure, Axes]:
-    """Create a figure with one pair of axes. The caller must be inside of ``style()``.
+    """Create a figure with one pair of axes. Call this function in a ``with style()`` block.
 
-    The margins are fixed, in inches, because the widths of texts depend on the fonts of the reader's browser.
+    The margins are fixed (in inches), because the width of a text depends on the fonts of the reader's browser.
     """
     from matplotlib.figure import Figure
 
@@ -113,11 +113,11 @@ def svg(figure: Figure, description: str) -> str:
     """Return an ``<svg>`` element for a page. The output is deterministic, and its ids are unique to the figure.
 
     Args:
-        description: text for screen readers.
+        description: Text for screen readers.
     """
     stream = io.StringIO()
     with style(), warnings.catch_warnings():
-        # The browser draws the text with its own fonts.
+        # Glyphs that matplotlib's font lacks do not matter, because the browser draws the text with its own fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     markup = stream.getvalue()

@@ -23,12 +23,12 @@ from crepe_dist.version import __version__
 
 MAX_OFFERED = 500  # Maximum number of values of a feature column that the page offers for selection.
 BARS = 12  # Maximum number of classes on the page. The most probable classes are shown.
-LEVELS = 4  # Number of strengths of a colour.
+LEVELS = 4  # Number of intensities of a colour.
 NOISE = 0.1  # Rounding errors alone can cause scores up to this size, in nats.
 MAX_WORDS = 5  # Number of words that are listed for a class, and against it.
-WORD_THRESHOLD = 0.25  # Fraction of the largest score from which a word is marked in plain text.
-UNREAD_CHARS = 200  # Number of truncated characters that are shown at either end of the truncated range.
-COLOUR_THRESHOLD = 0.2  # Fraction of the largest score from which a character is coloured.
+WORD_THRESHOLD = 0.25  # In plain text, a word is marked if its score is at least this fraction of the largest score.
+UNREAD_CHARS = 200  # Maximum number of truncated characters that are shown at either end of the truncated range.
+COLOUR_THRESHOLD = 0.2  # A character is coloured if its score exceeds this fraction of the largest score.
 LEGEND = "Blue supports the class, orange contradicts it. Strong colours are strong evidence. Grey text is not read."
 
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from crepe_dist.runs.run_dir import RunRecord
     from crepe_dist.runs.scores import AnyScores, MulticlassScores
 
-WIDE_INTERVAL = 0.1  # Width of a 95 % interval of the accuracy above which a warning is given.
-RISEN = 1.05  # The loss has risen if its ratio to the lowest loss is above this.
-FALLING = 0.98  # The loss is still falling if its ratio to the previous loss is below this.
-STRONG = 0.9  # F1 from which a class is not listed as weak.
+WIDE_INTERVAL = 0.1  # A wider 95 % confidence interval of the accuracy causes a warning.
+RISEN = 1.05  # The loss counts as risen if its ratio to the lowest loss is above this limit.
+FALLING = 0.98  # The loss counts as still falling if its ratio to the previous loss is below this limit.
+STRONG = 0.9  # A class with at least this F1 is not listed as weak.
 Warning_ = dict[str, str]  # Keys: ``what``, ``why`` and ``do``.
 
 
@@ -108,7 +108,7 @@ def training(record: RunRecord) -> str:
 
 
 def training_rows(record: RunRecord) -> list[int] | None:
-    """Return the number of training rows of each class. ``None`` if it is unknown."""
+    """Return the number of training rows of each class, or ``None`` if the numbers are unknown."""
     rows: dict[str, list[int]] = record.provenance.get("rows", {})
     return rows.get("train")
 
@@ -120,7 +120,7 @@ def never_predicted(record: RunRecord, scores: MulticlassScores, classes: list[s
 
 
 def split_sizes(record: RunRecord) -> dict[str, int]:
-    """Return the number of documents of each split, by the name of the split. Empty if it is unknown."""
+    """Return a mapping from split names to numbers of documents. It is empty if the numbers are unknown."""
     if record.provenance:
         return dict(record.provenance["documents"])
     splits: dict[str, AnyScores] = {**record.multiclass_scores, **record.multilabel_scores}
@@ -149,7 +149,7 @@ def command(record: RunRecord) -> str:
 
 
 def _losses(record: RunRecord) -> tuple[list[float], float]:
-    """Return the loss of the calibrated probabilities on unseen texts after each epoch.
+    """Return the loss on unseen texts after each epoch, computed from calibrated probabilities.
 
     Returns:
         The losses on the validation split, or on the test split if there is no validation split; and the largest of
@@ -224,13 +224,13 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
 
 
 def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
-    """Describe limits that do not depend on the training.
+    """Describe limitations of the model that do not depend on training.
 
     Args:
-        encoding: character encoding, as ``CharEncoder.to_dict`` returns it.
+        encoding: Character encoding, as ``CharEncoder.to_dict`` returns it.
         is_multilabel: True for a multilabel model.
     """
-    # The private characters of the alphabet stand for values of feature columns. They are not counted.
+    # The private-use characters of the alphabet represent values of feature columns, so they are not counted.
     alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))
     rare = " A rare character counts as two characters." if encoding.get("paired") else ""
     folded = " Accents are removed before the text is read." if encoding["fold_accents"] else ""
@@ -248,10 +248,10 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
 
 
 def changed_labels(description: dict[str, Any]) -> list[str]:
-    """State how many labels of each split ``prepare --correct`` changed.
+    """List how many labels of each split were changed by ``prepare --correct``.
 
     Args:
-        description: metadata of a checkpoint.
+        description: Metadata of a checkpoint.
     """
     corrected = description.get("data", {}).get("corrected", {})
     if not any(corrected.values()):
@@ -265,7 +265,7 @@ def changed_labels(description: dict[str, Any]) -> list[str]:
 
 
 def describe_limits(record: RunRecord, classes: list[str]) -> list[str]:
-    """Describe the limits of the model for its users."""
+    """Describe the limitations of the model for its users."""
     sentences = basic_limits(record.metadata["encoding"], "labels" in record.metadata)
     sentences += changed_labels(record.metadata)
     if (scores := record.multiclass_scores.get("test")) is not None:

@@ -21,8 +21,8 @@ from crepe_dist.version import __version__
 CARD = "model_card.md"
 MAX_COMMAND_CHARS = 4000
 MAX_CARD_CLASSES = 300
-# Every Markdown dialect gives the first group a meaning; a backslash escapes it. Only some dialects give the second
-# group a meaning, and they may not support the backslash; an HTML entity escapes it.
+# Characters that Markdown interprets. The first group is special in every dialect, and is escaped with a backslash. The
+# second group is special only in some dialects, which may not support the backslash. It is escaped with an HTML entity.
 SPECIAL = re.compile(r"([\\`*_\[\]{}#!])|([<>&|~$@]|:(?=/)|(?<=www)\.)", re.IGNORECASE)
 
 
@@ -37,8 +37,8 @@ def render_model_card(record: RunRecord, data_facts: list[str]) -> str:
     """Render the model card (Mitchell et al. 2019, arXiv:1810.03993) of a run's selected checkpoint as Markdown.
 
     Args:
-        record: record of the run.
-        data_facts: statements and warnings about the training data.
+        record: Record of the run.
+        data_facts: Statements and warnings about the training data.
     """
     classes = escape_nested(record.classes)
     limits = [*findings.describe_limits(record, classes), *(f"The training data: {fact}." for fact in data_facts)]
@@ -80,5 +80,5 @@ def _class_rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
 
 
 def _code(text: str) -> Markup:
-    """Return a text as one line for a code block. One line cannot end the block, so it needs no escaping."""
+    """Return a text as one line for a code block. A single line cannot end the block, so Markdown is not escaped."""
     return Markup(excerpt(text, MAX_COMMAND_CHARS))

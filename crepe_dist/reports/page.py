@@ -1,7 +1,6 @@
 """Self-contained HTML pages, rendered from Jinja templates.
 
-Jinja is an optional dependency. It is imported in the functions, so that modules of reports can print tables without
-it.
+Jinja is an optional dependency. The functions import it, so that the report modules can print tables without it.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ def content_security_policy(markup: str, *, script: str = "", **more: str) -> st
 
     Args:
         markup: HTML of the page.
-        script: further sources of scripts.
-        more: further directives.
+        script: Further sources of scripts.
+        more: Further directives.
     """
     directives = {
         "default-src": "'none'",

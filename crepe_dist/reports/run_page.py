@@ -52,9 +52,9 @@ FILES = (
     ("result.json", "selected epoch, its scores and its provenance"),
 )
 MARKERS = {"validation": "s", "test": "o"}  # Markers of the points of a split's curve.
-MIN_SMOOTHED = 20  # Number of points from which a curve is smoothed.
-SPAN = 15  # The moving average spans one fifteenth of the points to either side.
-MIN_SPAN = 0.04  # Smallest range of an accuracy axis, so that random differences look small.
+MIN_SMOOTHED = 20  # A curve with fewer points is not smoothed.
+SPAN = 15  # The moving average spans ``1 / SPAN`` of the points on either side.
+MIN_SPAN = 0.04  # Minimum range of an accuracy axis, so that random differences look small.
 NEARLY_ZERO = 0.25  # If an accuracy axis would start below this value, it starts at 0.
 _importing = threading.Lock()
 
@@ -62,13 +62,13 @@ _importing = threading.Lock()
 def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iterator[None]:
     """Write the report of a finished run, and print its warnings.
 
-    If the report is newer than the result and the settings, it is not written. The generator yields between the steps,
-    so that the caller can do other work.
+    If the report is already newer than the result and the settings, it is not written again. The generator yields
+    between its steps, so that the caller can do other work.
 
     Args:
-        folder: run folder.
-        data: training data.
-        say: function that prints a message.
+        folder: Run folder.
+        data: Training data.
+        say: Function that prints a message.
     """
     if _is_current(folder):
         return
@@ -132,10 +132,10 @@ def page(
     """Render the report of a run as a self-contained HTML page.
 
     Args:
-        record: record of the run.
-        quotes: texts of the worst mistakes on the test split. Empty if the texts cannot be read.
-        no_texts: reason why the texts cannot be read. Empty if they can be read.
-        data_warnings: warnings of ``prepare`` about the data set.
+        record: Record of the run.
+        quotes: Texts of the worst mistakes on the test split. Empty if the texts cannot be read.
+        no_texts: Reason why the texts cannot be read. Empty if they can be read.
+        data_warnings: Warnings of ``prepare`` about the data set.
     """
     classes, encoding = escape_nested(record.classes), escape_nested(record.metadata["encoding"])
     scores = record.test_scores
@@ -216,8 +216,8 @@ def _loss_curves(history: History, reported: int) -> str:
         _epochs(axes, history, "loss", reported)
         _marks(axes, history)
         axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
-        # The losses of the first steps are often far above the others. They are clipped, so that the rest of the curve
-        # is legible.
+        # The losses of the first steps are often much higher than the others. The axis clips them, so that the rest of
+        # the curve is legible.
         ordered = sorted(means)
         top = 2 * ordered[int(0.9 * (len(ordered) - 1))]
         if means[0] > top:
@@ -280,7 +280,7 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
 
 
 def _marks(axes: Axes, history: History) -> None:
-    """Mark the steps at which the run resumed."""
+    """Mark the steps from which the run was resumed."""
     for index, step in enumerate(history.resume_steps):
         axes.axvline(step, color=drawing.GREY, linestyle=":", linewidth=1, label="resumed" if not index else None)
 

@@ -24,16 +24,16 @@ from crepe_dist.runs.scores import BINS, MILLION, AnyScores, MulticlassScores, M
 from crepe_dist.version import __version__
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
-FEW_ROWS = 50  # Longer training does not help a class with fewer training rows.
+FEW_ROWS = 50  # For a class with fewer training rows, the advice is not to train longer, because that does not help.
 MAX_PAIRS = 10  # Number of most frequent confusions on the page.
 MAX_NAMES = 30  # Number of class names in a warning.
-MAX_OPEN_ROWS = 30  # A longer table is folded, and the weakest classes are shown above it.
-MAX_WEAKEST = 15  # Number of weakest classes above a folded table.
+MAX_OPEN_ROWS = 30  # A table with more rows is collapsed, and the weakest classes are shown above it.
+MAX_WEAKEST = 15  # Maximum number of weakest classes above a collapsed table.
 TILE_CELLS = 24  # Maximum width of a class name in a tile, in characters.
 LABEL_CELLS = 60  # Maximum width of a class name in a table or a sentence, in characters.
 MAX_QUOTE_CHARS = 600  # Maximum length of the text of a mistake.
-# Below the first expected calibration error, probabilities are called well calibrated. Above the second, a warning is
-# given.
+# If the expected calibration error is below the first limit, the probabilities are described as well calibrated. If it
+# is above the second limit, a warning is shown.
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
 MAX_MATRIX_CLASSES = (
     30  # With more classes, the confusion matrix shows the most confused classes, and merges the others.
@@ -88,7 +88,7 @@ def paired_half_width(only_first: int, only_second: int, documents: int) -> floa
     """Compute half the width of Wald's 95 % interval of the difference of two accuracies on the same documents.
 
     Args:
-        only_first, only_second: number of documents that only one of the two models gets right.
+        only_first, only_second: Number of documents that only the first or only the second model predicts correctly.
     """
     difference = (only_second - only_first) / documents
     variance = (only_first + only_second) / documents - difference**2
@@ -141,7 +141,7 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
     """Return the tiles with the most important scores, for the top of a page.
 
     Args:
-        training: number of training rows in each class, if known.
+        training: Number of training rows in each class, if known.
     """
     texts = pluralize(scores.documents, "text")
     if isinstance(scores, MultilabelScores):
@@ -180,7 +180,10 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
 
 
 def majority(scores: MulticlassScores, training: list[int] | None) -> tuple[int, float]:
-    """Return the majority class (of the training rows, if known), and the accuracy of always predicting it."""
+    """Return the majority class, and the accuracy of a model that always predicts it.
+
+    The majority class is the most frequent class of the training rows, or of the split if those are unknown.
+    """
     true = scores.support
     counts = training if training and len(training) == len(true) else true.tolist()
     most = counts.index(max(counts))
@@ -232,7 +235,7 @@ def never_predicted_warning(
     """Warn about classes with test texts that were never predicted. Return ``None`` if there are none.
 
     Args:
-        rows: number of training rows of each class. ``None``: unknown.
+        rows: Number of training rows of each class. ``None``: unknown.
         trains_longer: True if the advice may be to train longer.
     """
     indices = np.flatnonzero(scores.has_support & ~scores.is_predicted)

@@ -1,8 +1,8 @@
 """Old names of flags, settings and values, and the names that replace them.
 
-The help and the documentation only show today's names. Files of earlier versions can always be read, with their old
-names. On the command line and in Python, an old name is either accepted or refused with a message that gives the new
-name.
+The help and the documentation show only the current names. Files of earlier versions, which contain old names, can
+always be read. On the command line and in Python, an old name is either accepted, or refused with a message that states
+the new name.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,8 +15,8 @@ class Alias(NamedTuple):
     """Today's name of a renamed flag, setting or argument.
 
     Attributes:
-        name: today's name.
-        refused_because: reason why the old name is refused. Empty: the old name is accepted.
+        name: Today's name.
+        refused_because: Reason why the old name is refused. Empty: the old name is accepted.
     """
 
     name: str
@@ -56,13 +56,13 @@ VARIABLES: Mapping[str, str] = {"CREPE_DIST_RENDEZVOUS_SECONDS": "CREPE_DIST_MEE
 
 
 def current_name(name: str, aliases: Mapping[str, Alias], known: Collection[str]) -> str:
-    """Return today's name of a flag, a setting or an argument that a user gave.
+    """Return the current name of a flag, a setting or an argument that the user passed.
 
     Args:
-        known: names that exist today. Such a name is returned unchanged, even if it is also an old name.
+        known: Current names. A current name is returned unchanged, even if it is also an old name.
 
     Raises:
-        UserError: the old name is refused.
+        UserError: The old name is refused.
     """
     alias = aliases.get(name)
     if alias is None or name in known or alias.name not in known:
@@ -73,10 +73,10 @@ def current_name(name: str, aliases: Mapping[str, Alias], known: Collection[str]
 
 
 def current_value(name: str, value: Any) -> Any:
-    """Return today's spelling of a value.
+    """Return a value with its current spelling.
 
     Args:
-        name: name of the flag, or dotted name of the setting.
+        name: Name of the flag, or dotted name of the setting.
     """
     return VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
 
@@ -87,20 +87,26 @@ def read_variable(name: str, environment: Mapping[str, str]) -> str:
 
 
 def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of a file with today's names and values. The settings are in their groups.
+    """Replace old names and values in the settings of a file by the current ones.
+
+    Args:
+        settings: Settings, nested in their groups.
 
     Raises:
-        UserError: the file has a setting under both of its names.
+        UserError: The file contains a setting under both its old and its current name.
     """
     names = {old: alias.name for old, alias in SETTINGS.items()}
     return _rename(settings, names, VALUES)
 
 
 def stored_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with the names and values that they had first. The settings are in their groups.
+    """Replace the current names and values in settings by their oldest ones.
 
-    The name of a run folder is a hash of these settings. Without the first names, a renamed setting would change the
-    name of the folder, and the runs of earlier versions could not be resumed.
+    The name of a run folder contains a hash of these settings. If the hash used the current names, renaming a setting
+    would change the name of the folder, and runs of earlier versions could not be resumed.
+
+    Args:
+        settings: Settings, nested in their groups.
     """
     names = {alias.name: old for old, alias in SETTINGS.items()}
     values = {name: {new: old for old, new in spellings.items()} for name, spellings in VALUES.items()}

@@ -40,8 +40,8 @@ from crepe_dist.settings.options import (
 UNPREFIXED_GROUPS = ("data", "model", "optimizer", "training")  # Groups whose flags have no prefix.
 SOURCE = "data.source"
 REFIT = "training.refit"
-POSITIONAL = "positional"  # Name of the data folder in the namespace if it is given without a flag.
-# Flags that are named otherwise than their settings.
+POSITIONAL = "positional"  # Name of the data folder in the namespace if it is passed without a flag.
+# Flags whose names differ from the names of their settings.
 FLAG_NAMES = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
 EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
   horovodrun -np 2 crepe train                      the same with two processes
@@ -102,7 +102,7 @@ class Config(Settings):
         return ["-m", "crepe_dist.train", *(f"{flag(name)}={text}" for name, text in texts.items())]
 
     def run_key(self) -> dict[str, Any]:
-        """Return the settings that change the result. A run is resumed only if these settings are equal."""
+        """Return the settings that affect the result. A run is resumed only if these settings have not changed."""
         return stored_settings(
             {
                 "batch_size": self.data.batch_size,
@@ -115,7 +115,7 @@ class Config(Settings):
 
 
 def flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flatten settings to dotted names. Leave out settings that only select or name the run folder."""
+    """Flatten settings to dotted names. Omit settings that only select or name the run folder."""
     return {
         name: value for name, value in _flatten_groups(settings).items() if name not in ("name", "run_dir", "fresh")
     }
@@ -140,7 +140,7 @@ def settings() -> dict[str, Field[Any]]:
 
 
 def parser() -> Parser:
-    """Build the parser of train, with a flag for each setting. The namespace contains only the given flags."""
+    """Build the parser of ``train``, with a flag for each setting. The namespace contains only the passed flags."""
     result = command_parser("train", "Train a character-level text classifier with one or many processes.", EXAMPLES)
     result.usage = "%(prog)s [DATA] [--config FILE] [options]"
     result.add_argument(
@@ -182,7 +182,7 @@ def flag(name: str) -> str:
 def print_help(words: Sequence[str]) -> None:
     """Print the help or the version and exit if the command line has such a flag.
 
-    The command calls this function before it imports MXNet, which is slow.
+    The command calls this function before it imports MXNet, because that import is slow.
     """
     if {"-h", "--help", "--version"}.intersection(words):
         parser().parse_known_args(words)
@@ -192,8 +192,8 @@ class ClusterOptions(NamedTuple):
     """Options of a run on a cluster.
 
     Attributes:
-        processes: number of processes.
-        max_restarts: maximum number of restarts after failures.
+        processes: Number of processes.
+        max_restarts: Maximum number of restarts after failures.
     """
 
     processes: int
@@ -206,7 +206,7 @@ def parse(words: Sequence[str]) -> Config:
 
 
 def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[ClusterOptions]]:
-    """Parse a command line into a configuration and the options of the cluster; ``None`` without ``--on``."""
+    """Parse a command line into a configuration and the cluster options. The latter are ``None`` without ``--on``."""
     flags = parser()
     values, rest = flags.parse_known_intermixed_args(words)
     if rest:
@@ -241,9 +241,9 @@ def _cluster(values: argparse.Namespace) -> Optional[ClusterOptions]:
 
 
 def _check(config: Config) -> None:
-    """Raise ``UserError`` if the user gave a setting that has no effect with this configuration."""
+    """Raise ``UserError`` if the user passed a setting that has no effect in this configuration."""
     network = config.model.network
-    if config.training.init_from is None:  # Otherwise the given weights decide the network.
+    if config.training.init_from is None:  # Otherwise, the weights determine the network.
         known = settings()
         for name in sorted(config.given):
             networks = known[name].metadata["networks"]
@@ -261,7 +261,7 @@ def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Confi
     """Merge settings into a configuration.
 
     Args:
-        given: settings from flags or Python, by their dotted names. They override the files.
+        given: Settings from flags or Python, by their dotted names. They override the files.
         files: YAML files. A later file overrides an earlier one, and all files override the defaults.
     """
     from crepe_dist.settings.yaml_file import read  # Imported here because --help does not need YAML.

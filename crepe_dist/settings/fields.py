@@ -1,6 +1,6 @@
 """Settings as dataclass fields: their help texts, the types of their values, and their checks.
 
-Flags, YAML keys and Python arguments are all made from these fields, so each value is checked in one place.
+Flags, YAML keys and Python arguments are all generated from these fields, so each value is checked in one place.
 """
 
 import difflib
@@ -30,7 +30,7 @@ class ValueType:
     ``str()`` of a type describes the accepted values, for the help and for error messages.
 
     Attributes:
-        metavar: placeholder of the value in the help. ``None``: the name of the setting in capital letters.
+        metavar: Placeholder of the value in the help. ``None``: the name of the setting in capital letters.
     """
 
     metavar: Optional[str] = None
@@ -53,11 +53,11 @@ class Range(ValueType):
 
     Args:
         kind: ``int`` or ``float``.
-        least: lower limit.
-        most: upper limit.
-        open_below: exclude the lower limit itself.
-        open_above: exclude the upper limit itself.
-        word: word that is accepted in place of a number, such as ``auto``. Empty: only numbers are accepted.
+        least: Lower limit.
+        most: Upper limit.
+        open_below: Exclude the lower limit itself.
+        open_above: Exclude the upper limit itself.
+        word: Word that is accepted in place of a number, such as ``auto``. Empty: only numbers are accepted.
     """
 
     kind: type
@@ -137,11 +137,11 @@ class Boolean(ValueType):
 
 @dataclass(frozen=True)
 class String(ValueType):
-    """Type of a text. Python callers may give a ``Path`` instead.
+    """Type of a string. Python callers may pass a ``Path`` instead.
 
     Args:
-        description: description of the accepted texts.
-        is_valid: function that returns a true value for an accepted text.
+        description: Description of the accepted texts.
+        is_valid: Function that returns a true value for an accepted text.
     """
 
     description: str
@@ -158,7 +158,7 @@ class String(ValueType):
 
 
 class PathType(String):
-    """Type of the name of a file or folder. The checked value is a ``Path``."""
+    """Type of a path. The checked value is a ``Path``."""
 
     def check(self, value: Any) -> Any:
         return Path(super().check(value))
@@ -166,10 +166,10 @@ class PathType(String):
 
 @dataclass(frozen=True)
 class Wrapped(ValueType):
-    """Base of types that change the number of values of another type.
+    """Base class of types that accept several values of another type, or none.
 
     Args:
-        of: type of a single value.
+        of: Type of a single value.
     """
 
     of: ValueType
@@ -200,7 +200,7 @@ class Nullable(Wrapped):
 
 
 def is_title(text: str) -> bool:
-    """Return whether a text can be the name of a run: one printable line without spaces at its ends."""
+    """Return whether a text can be the name of a run: one printable line without leading or trailing spaces."""
     return 0 < len(text) <= MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
 
 
@@ -227,15 +227,15 @@ def setting(
     read at run time.
 
     Args:
-        default: default value. ``None``: the setting also accepts null.
-        help: sentences for the help. The first one says what the setting is. A sentence that starts with "Default:" is
+        default: Default value. ``None``: the setting also accepts null.
+        help: Sentences for the help. The first one says what the setting is. A sentence that starts with "Default:" is
             only needed if the default is computed.
-        kind: type of the values. ``None``: the words of the field's ``Literal``, or a boolean.
-        also: further names of the flag.
-        flag: name of the flag. Empty: the name of the setting with hyphens.
+        kind: Type of the values. ``None``: the words of the field's ``Literal``, or a boolean.
+        also: Further names of the flag.
+        flag: Name of the flag. Empty: the name of the setting with hyphens.
         positional: ``nargs`` of argparse if the setting is a positional argument. Empty: exactly one value. ``None``:
             the setting has a flag.
-        networks: networks that read the setting. Empty: all networks read it. The help lists them first.
+        networks: Networks that read the setting. Empty: all networks read it. The help lists them first.
     """
     help = f"({', '.join(networks)}) {help}" if networks else help
     metadata = {"help": help, "kind": kind, "also": also, "flag": flag}
@@ -256,14 +256,14 @@ class Settings:
     """Base class of the groups of settings. Creating an instance checks all values.
 
     Args:
-        group: name of the group in YAML files. Empty: the settings belong to no group.
+        group: Name of the group in YAML files. Empty: the settings belong to no group.
 
     Attributes:
-        given: names of the settings that the user gave, even if the value equals the default. Only these settings can
-            be refused for having no effect.
+        given: Names of the settings that the user passed, even if the value equals the default. Only these settings can
+            be refused because they have no effect.
 
     Raises:
-        UserError: a value has the wrong type or is out of range.
+        UserError: A value has the wrong type or is out of range.
     """
 
     group: ClassVar[str] = ""
@@ -286,12 +286,12 @@ class Settings:
                 raise invalid_value_error(name, value, kind) from None
 
     def as_given(self: Own, names: Iterable[str]) -> Own:
-        """Store the names of the settings that the user gave, and return ``self``."""
+        """Store the names of the settings that the user passed, and return ``self``."""
         vars(self)["given"] = frozenset(names)  # Not a dataclass field: `asdict` and comparisons must not include it.
         return self
 
     def refuse(self, names: Iterable[str], why: str, remedy: str = "") -> None:
-        """Raise ``UserError`` if the user gave one of these settings although they have no effect."""
+        """Raise ``UserError`` if the user passed one of these settings, because they have no effect."""
         refuse([self.flag(name) for name in names if name in self.given], why, remedy)
 
     @classmethod
@@ -302,10 +302,11 @@ class Settings:
 
 
 def refuse(flags: Sequence[str], why: str, remedy: str = "", *, on: str = "") -> None:
-    """Raise ``UserError`` if flags are listed. They are flags that the user gave and that have no effect.
+    """Raise ``UserError`` unless ``flags`` is empty.
 
     Args:
-        on: end of the sentence "… has no effect", such as `` on FILE``.
+        flags: Flags that the user passed and that have no effect.
+        on: End of the sentence "… has no effect", such as `` on FILE``.
     """
     if flags:
         has, them = ("has", "it") if len(flags) == 1 else ("have", "them")
@@ -328,9 +329,9 @@ def invalid_value_error(name: str, value: object, kind: ValueType) -> UserError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question that suggests the most similar known name. Empty: no name is similar.
+    """Return a question that suggests the most similar known name. Return "" if no name is similar.
 
-    Only the last parts of dotted names are compared, because two settings are not similar for having the same group.
+    Only the last parts of dotted names are compared. Otherwise, any two settings of the same group would be similar.
     """
     names = {_last_part(name): name for name in sorted(known, key=len, reverse=True)}
     matches = difflib.get_close_matches(_last_part(word[:100]), names, 1, 0.7)

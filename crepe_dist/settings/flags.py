@@ -1,6 +1,6 @@
-"""Command-line parser, base class of the commands, and groups of flags that more than one command has.
+"""Command-line parser, base class of the commands, and groups of flags that several commands share.
 
-The flags are made from dataclass fields; see ``settings/fields.py``.
+The flags are generated from dataclass fields; see ``settings/fields.py``.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     Flags cannot be abbreviated. Otherwise a new flag could change the meaning of a command that users already have.
 
     Attributes:
-        aliases: today's names of renamed flags, by their old names. The help does not show the old names.
+        aliases: Today's names of renamed flags, by their old names. The help does not show the old names.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
             ) from None
 
     def _current(self, word: str) -> str:
-        """Return a word of the command line. If it is a renamed flag, replace the old name by today's name."""
+        """Return a word of the command line. If it is a renamed flag, replace the old name by the current name."""
         flag, sign, value = str(word).partition("=")
         return current_name(flag, self.aliases, self._option_string_actions) + sign + value
 
@@ -111,11 +111,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_parser(name: str, description: str, examples: str) -> Parser:
-    """Build a parser for a command, without the flags of the command.
+    """Build the parser of a command. The caller adds the flags.
 
     Args:
-        examples: example command lines that start with ``crepe``. The help shows them with the program name that the
-            user typed.
+        examples: Example command lines that start with ``crepe``. In the help, ``crepe`` is replaced by the program
+            name that the user typed.
     """
     prog = invocation.program_name(name)
     typed_prefix = rf"{invocation.uv_prefix()}\1{prog.removesuffix(name)}"
@@ -130,12 +130,11 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 def add_settings(
     flags: argparse._ActionsContainer, group: type[Settings], flag: Optional[Callable[[str], str]] = None
 ) -> None:
-    """Add a flag to a parser for each setting of a group. The namespace contains only flags that the user gives.
+    """Add a flag to a parser for each setting of a group. The namespace contains only flags that the user passes.
 
     Args:
-        flag: function that returns the flag of a setting, given its dotted name. If it is given, the namespace has
-            dotted names, and a boolean flag accepts a value (``--report=false``). ``None``: a boolean flag accepts no
-            value.
+        flag: Function that maps the dotted name of a setting to its flag. With this function, the namespace has dotted
+            names, and a boolean flag accepts a value (``--report=false``). ``None``: a boolean flag accepts no value.
     """
     for option in settings_of(group):
         kind, name = kind_of(option), qualified_name(group, option)
@@ -164,7 +163,7 @@ def _describe(option: "Field[Any]", kind: ValueType, *, has_default: bool) -> st
     """Return the help of a setting: its description, its limits if it is a number, and last its default.
 
     Args:
-        has_default: show a default that means "off" as well, such as false or null.
+        has_default: Show a default that means "off" as well, such as false or null.
     """
     text, mark, default = option.metadata["help"].partition("Default: ")
     sentences = [text.rstrip().removesuffix(".") + "."]
@@ -184,8 +183,8 @@ class Command(Settings):
     """Base class of the commands. ``crepe NAME`` runs the class ``Name``, and the help shows the class's docstring.
 
     Attributes:
-        usage: example command lines for the help.
-        interrupted: message that is printed after Ctrl-C.
+        usage: Example command lines for the help.
+        interrupted: Message that is printed after Ctrl-C.
     """
 
     usage: ClassVar[str]
@@ -194,8 +193,8 @@ class Command(Settings):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         _, _, name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").rpartition("crepe_dist.")
-        # `python -m crepe_dist.NAME` runs this module as `__main__`. Start the command line instead, which imports the
-        # module under its own name. Otherwise there would be two copies of its classes.
+        # `python -m crepe_dist.NAME` runs the module as `__main__`. Start the command line, which imports the module
+        # under its real name. Otherwise, there would be two copies of the module's classes.
         if cls.__module__ == "__main__" and name:
             sys.argv.insert(1, name)
             import_module("crepe_dist.__main__").start()
@@ -222,7 +221,7 @@ class Command(Settings):
 
 
 class TextEncoding(ValueType):
-    """Type of the name of a text encoding. The checked value is Python's name of the encoding."""
+    """Type of the name of a text encoding. The checked value is the name that Python uses for the encoding."""
 
     def check(self, value: Any) -> str:
         try:
@@ -236,7 +235,7 @@ class TextEncoding(ValueType):
 
 
 UTF_8 = "utf-8"
-# Help texts of flags that more than one command has.
+# Help texts of flags that several commands share.
 HEADER = "Whether the first line of a CSV or TSV file names the columns."
 ENCODING = (
     "Encoding of text files without a byte order mark, such as cp1252. Default: the encoding of the model's data, "
@@ -246,7 +245,7 @@ ENCODING = (
 
 @dataclass
 class ThresholdFlag(Settings):
-    """Flags of commands that may leave a text without a predicted class (selective prediction)."""
+    """Flags of commands that may abstain from predicting a class (selective prediction)."""
 
     min_probability: Any = setting(
         0.0,
@@ -300,7 +299,7 @@ class ColumnFlags(Settings):
 
 @dataclass
 class ModelFlags(Settings):
-    """Flags of commands that open a model. The model may be a parameter file of another program."""
+    """Flags of commands that open a model. The model may be a weights file of another program."""
 
     checkpoint: Optional[str] = setting(
         None,
@@ -325,7 +324,7 @@ class ModelFlags(Settings):
     )
 
     def external_weights_kwargs(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``load`` for parameters of another program."""
+        """Return the keyword arguments of ``load`` for a weights file of another program."""
         return {
             "mode": self.mode,
             "feature_len": self.feature_len,
@@ -341,7 +340,7 @@ class DeviceFlag(Settings):
 
 
 def _class_names(value: Optional[str]) -> Optional[tuple[str, ...]]:
-    """Return the class names of ``--classes``, which is the name of a file or a list with commas."""
+    """Return the class names of ``--classes``. Its value is the name of a file, or a comma-separated list of names."""
     if value is None:
         return None
     path = Path(value)
@@ -364,11 +363,11 @@ def check_folder(path: Path) -> None:
 def check_output(path: Optional[Path], flag: str, source: Optional[str] = None) -> None:
     """Raise ``UserError`` if an output file cannot be written or is the input file.
 
-    Commands call it before their work, so that a mistake costs no time.
+    Commands call this function before they start their work, so that they fail early.
 
     Args:
-        flag: flag that gives the path, for the message.
-        source: path of the input file.
+        flag: Flag that specifies the path, for the message.
+        source: Path of the input file.
     """
     if path is None:
         return

@@ -169,8 +169,9 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 
 MIN_EPOCHS, MAX_EPOCHS = 2, 20  # Limits of the default number of epochs.
-# A network needs a number of optimizer steps to learn, whatever the amount of data. The default number of epochs
-# therefore rises on small data, at any cost up to MIN_STEPS, and within the network's limit up to FEW_STEPS.
+# A network needs a minimum number of optimizer steps to learn, regardless of the amount of data. The default number of
+# epochs is therefore higher on small data: up to MAX_EPOCHS to reach MIN_STEPS steps, and up to the network's own limit
+# to reach ENOUGH_STEPS steps.
 MIN_STEPS, ENOUGH_STEPS = 128, 750
 LARGE_DATA_CHARACTERS = 100_000_000  # Padded characters of the training split above which the number of epochs falls.
 
@@ -187,11 +188,11 @@ def default_epochs(
     """Return the default number of epochs of a network.
 
     Args:
-        num_documents: number of documents of the training split.
-        feature_len: length of a document in characters, padding included.
-        has_pseudo_labels: most documents have pseudo labels. Networks can learn longer from them than from true labels,
+        num_documents: Number of documents of the training split.
+        feature_len: Length of a document in characters, padding included.
+        has_pseudo_labels: Most documents have pseudo labels. Networks can learn longer from them than from true labels,
             so the number of epochs is doubled.
-        is_multilabel: a document may have multiple labels. Such data take more epochs to learn.
+        is_multilabel: A document may have multiple labels. Such data take more epochs to learn.
     """
     usual: int = network_registry.config_class(network).default_epochs
     most: int = MAX_EPOCHS if is_multilabel else network_registry.config_class(network).max_default_epochs
@@ -205,14 +206,14 @@ def default_epochs(
 
 
 DEFAULT_PATIENCE = 2  # Default number of epochs without improvement before training stops early.
-MIN_VALIDATION_ROWS = 200  # Documents of the validation split below which early stopping is off by default.
+MIN_VALIDATION_ROWS = 200  # With fewer validation documents, early stopping is off by default.
 
 
 def default_patience(network: str, num_documents: int) -> int:
     """Return the default patience of a network in epochs; 0 disables early stopping.
 
     Args:
-        num_documents: number of documents of the validation split that have exactly one label.
+        num_documents: Number of validation documents. The caller passes 0 to disable early stopping.
     """
     return (
         DEFAULT_PATIENCE
@@ -374,7 +375,7 @@ class ServiceOptions(Settings):
     """Settings of the HTTP service.
 
     Args:
-        names: host names in lower case. The service answers requests to these names, to IP addresses and to localhost.
+        names: Host names in lower case. The service answers requests to these names, to IP addresses and to localhost.
     """
 
     model_name: str = setting("crepe", "Name of the model in /v2/models/NAME (Open Inference Protocol).", MODEL_NAME)

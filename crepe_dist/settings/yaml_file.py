@@ -35,9 +35,10 @@ _SafeLoader.add_implicit_resolver(
 
 
 def _number(construct: Callable[[Any, Any], Any], loader: _SafeLoader, node: yaml.ScalarNode) -> Any:
-    """Construct a number, and refuse long ones.
+    """Construct a number, and reject numbers with too many characters.
 
-    Python raises an error when it prints a long hexadecimal integer or converts a long sexagesimal one to a float.
+    Python raises an error when it prints a very long hexadecimal integer, or converts a very long sexagesimal number to
+    a float.
     """
     if len(node.value) > MAX_DIGITS:
         raise yaml.YAMLError(f"a number of {len(node.value):,} characters in line {node.start_mark.line + 1}")
@@ -51,18 +52,18 @@ _SafeLoader.add_constructor("tag:yaml.org,2002:float", partial(_number, yaml.Saf
 def load(text: str) -> Any:
     """Parse YAML after a check of its structure.
 
-    The check is necessary because PyYAML recurses for nested values and expands aliases, so that a small file could
-    take all memory.
+    The check is necessary because PyYAML parses nested values recursively and expands aliases: a small file could
+    overflow the stack or exhaust the memory.
 
     Raises:
-        yaml.YAMLError: the YAML is invalid, has anchors, aliases or tags, is nested too deeply, or has too many values
+        yaml.YAMLError: The YAML is invalid, has anchors, aliases or tags, is nested too deeply, or has too many values
             or a long number.
-        ValueError: a value looks like a number and cannot be converted.
+        ValueError: A value looks like a number and cannot be converted.
     """
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 0
-        if getattr(event, "anchor", None):  # Anchors and aliases both have it.
+        if getattr(event, "anchor", None):  # Both anchors and aliases have this attribute.
             raise yaml.YAMLError(f"an anchor or alias in line {line}: write out the value instead")
         if tag := getattr(event, "tag", None):
             raise yaml.YAMLError(f"the tag {tag[:40]} in line {line}: only plain values are allowed")
@@ -73,7 +74,7 @@ def load(text: str) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of settings into a mapping. Old names of settings are replaced by today's names."""
+    """Read a file of settings into a mapping. Old names of settings are replaced by the current names."""
     try:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         if settings is None:
