@@ -1,4 +1,7 @@
-"""Base class of process groups with collectives of limited size: Horovod and MPI have 32-bit byte counts."""
+"""Base class of the process groups whose backend limits the size of a collective.
+
+Horovod and MPI count the bytes of a collective in 32-bit integers.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,24 @@ import numpy as np
 from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
 
-MAX_BYTES = 1 << 30  # Maximum size of the data that a rank sends, or receives, in one collective.
+MAX_BYTES = 1 << 30  # Maximum number of bytes that a rank sends, or receives, in one collective.
 
 
 class ChunkedProcessGroup(ProcessGroup):
-    """Process group that sends a large message in chunks, one per collective. A header precedes each message.
+    """Process group that splits a large message into chunks, and sends each chunk in a collective of its own.
 
-    The first collective carries all headers. From the headers, each rank computes how many collectives the largest
-    message needs, so all ranks run the same number of collectives.
+    A header precedes each message. The first collective sends all headers with the first chunks. From the headers, each
+    rank computes how many collectives the largest message needs, so all ranks run the same number of collectives.
     """
 
     @abstractmethod
     def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        """Run one all-to-all of at most ``MAX_BYTES``. Each rank also sends data to itself."""
+        """Run one all-to-all of at most ``MAX_BYTES`` bytes. Each rank sends at least one byte to itself."""
 
     def _all_to_all_bytes(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
         self._messages.start_collective(name)
         to_send, chunk_size, own = np.split(data, np.cumsum(sizes)[:-1]), MAX_BYTES // self.size, self.rank
-        # The message of this rank to itself is not sent.
+        # The message of this rank to itself is not sent, but copied at the end.
         outgoing = [message if rank != own else message[:0] for rank, message in enumerate(to_send)]
         largest = max(message.size for message in outgoing)
         headers = [np.frombuffer(self._messages.make_header(message, largest), np.uint8) for message in outgoing]
@@ -39,7 +42,7 @@ class ChunkedProcessGroup(ProcessGroup):
             self._messages.parse_header(rank, chunk[:HEADER_BYTES]) for rank, chunk in enumerate(first_chunks)
         ]
         chunks_by_rank = [[chunk[HEADER_BYTES:]] for chunk in first_chunks]
-        dummy = np.zeros(1, np.uint8)  # Data of this rank to itself; see ``_bounded_all_to_all``.
+        dummy = np.zeros(1, np.uint8)  # The byte that this rank sends to itself; see ``_bounded_all_to_all``.
         for start in range(first_size, max(header.largest for header in received_headers), chunk_size):
             chunks = [
                 message[start : start + chunk_size] if rank != own else dummy for rank, message in enumerate(outgoing)
@@ -54,6 +57,6 @@ class ChunkedProcessGroup(ProcessGroup):
         return np.concatenate(messages), [message.size for message in messages]
 
     def _exchange_chunks(self, chunks: Sequence[Bytes], name: str) -> list[Bytes]:
-        """Send a chunk to each rank in one collective. Return the received chunks in the order of ranks."""
+        """Send one chunk to each rank in one collective. Return the received chunks in the order of ranks."""
         received, sizes = self._bounded_all_to_all(np.concatenate(chunks), [chunk.size for chunk in chunks], name)
         return np.split(received, np.cumsum(sizes)[:-1])

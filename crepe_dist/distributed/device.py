@@ -1,4 +1,4 @@
-"""Selection of the device of this process: a GPU or the CPU."""
+"""Selection of the device, the CPU or a GPU, on which this process computes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_SHOWN_RANKS = 8  # Maximum number of ranks in an error message.
 
 @dataclass(frozen=True)
 class Device:
-    """Device of a computation. It has the attributes and the text of MXNet's ``Context``."""
+    """Device of a computation. Its attributes and its string form are the same as those of MXNet's ``Context``."""
 
     device_type: str
     device_id: int = 0
@@ -35,17 +35,17 @@ GpuCheck = Callable[[Device], object]
 def select_device(device: str, check: GpuCheck, group: ProcessGroup = SINGLE_PROCESS) -> Device:
     """Select a GPU that no other rank uses, or the CPU. Every rank must call this function.
 
-    The CPU is selected if ``device`` is ``cpu``, or if it is ``auto`` and no GPU is found. GPUs are identified by their
-    UUIDs. The selection therefore does not depend on whether a process sees all GPUs of its host or only one, or on the
-    names and numbers that containers and schedulers give to hosts and GPUs.
+    The CPU is selected if ``device`` is ``cpu``, or if ``device`` is ``auto`` and no GPU is found. GPUs are identified
+    by their UUIDs. The selection therefore works if a process sees all GPUs of its host and if it sees only one GPU. It
+    does not depend on the host names and GPU numbers that containers and schedulers assign.
 
     Args:
         device: ``auto``, ``cpu`` or ``gpu``.
         check: Function that raises ``UserError`` for a GPU that no engine can use. Such a GPU is not selected.
 
     Raises:
-        UserError: On every rank, if a rank finds no GPU for ``gpu``, if all its GPUs are used by other ranks, or if
-            only some ranks have a GPU.
+        UserError: On every rank, if ``device`` is ``gpu`` and a rank finds no usable GPU, if other ranks use all GPUs
+            that a rank sees, or if only some ranks have a GPU.
     """
     gpus = group.run_on_all("GPUs", lambda: _usable_gpus(device, check), mismatch_hint=SAME_MACHINES_HINT)
     visible_gpus = group.all_gather_json([socket.gethostname(), list(gpus)], "visible GPUs")
@@ -56,9 +56,12 @@ def select_device(device: str, check: GpuCheck, group: ProcessGroup = SINGLE_PRO
 
 
 def _usable_gpus(device: str, check: GpuCheck) -> dict[str, Device]:
-    """Return the GPUs that this process may use, by UUID, in the order of their numbers.
+    """Return the GPUs that this process can use. The keys are their UUIDs, in the order of the GPU numbers.
 
-    If a driver reports no UUID, the GPU is identified by the host and by its number in this process.
+    If the driver reports no UUID for a GPU, its key consists of the host name and the GPU number in this process.
+
+    Raises:
+        UserError: ``device`` is unknown, or it is ``gpu`` and this process can use no GPU.
     """
     if device not in DEVICES:
         raise UserError(f"device {device!r} does not exist", remedy=f"choose one of {', '.join(DEVICES)}")
@@ -87,10 +90,11 @@ def assign_gpus(visible_gpus: Sequence[tuple[str, Sequence[str]]]) -> list[int |
     only one GPU, the number is 0.
 
     Args:
-        visible_gpus: Host and UUIDs of the visible GPUs of each rank.
+        visible_gpus: For each rank, its host and the UUIDs of the GPUs that it sees.
 
     Returns:
-        The number of each rank's GPU, in the numbering of that rank. ``None`` if no rank sees a GPU.
+        For each rank, the number of its GPU among the GPUs that the rank sees. If no rank sees a GPU, each item is
+        ``None``.
 
     Raises:
         UserError: All GPUs that a rank sees are assigned to other ranks, or only some ranks see a GPU.

@@ -1,16 +1,20 @@
 """Mutual authentication of two processes by a shared secret, and their first messages.
 
-1. The caller sends a greeting: its rank, the world size and a nonce.
+The client is the process that opens the connection. The names in this module call it the caller. The listener is the
+process that accepts the connection.
+
+1. The client sends a greeting: its rank, the world size and a nonce.
 2. The listener answers with its own nonce.
 3. Each end derives a key for this connection from the nonces, the ranks, the world size and the secret.
-4. Every later message carries an HMAC-SHA256 of the sender's role, the number of the message and its content. The MAC
-   proves that the sender has the secret. It prevents that a message is changed, repeated or sent back to its sender.
+4. Every later message carries a message authentication code (MAC): an HMAC-SHA256 of the sender's role, the number of
+   the message and its content. The MAC proves that the sender has the secret. It protects the message from
+   modification, from replay, and from being reflected to its sender.
 
 Nothing is encrypted. Without a secret, the protocol is the same, but the MAC proves nothing.
 
-A message consists of a length, JSON, and the MAC (greeting and answer have no MAC). An empty message means that
-the caller's MAC is wrong. Each function that receives is a generator, which yields while it waits for data. A listener
-can therefore serve many callers at the same time.
+A message consists of a length, JSON, and the MAC. The greeting and the answer have no MAC. The listener sends an empty
+message to a client whose MAC is wrong. Each function that receives messages is a generator that yields while it waits
+for data. A listener can therefore serve many clients concurrently.
 """
 
 from __future__ import annotations
@@ -34,20 +38,20 @@ from crepe_dist.errors import UserError
 
 SECRET_ENV = "CREPE_DIST_SECRET"
 MIN_SECRET_LENGTH = 16  # Minimum length of the secret, in characters.
-MAX_RANKS = 1 << 20  # Maximum number of ranks.
-HANDSHAKE_SECONDS = 5.0  # Time limit for the greeting and the first message of a caller, which may be an attacker.
-MAX_MESSAGE_BYTES = 1 << 12  # Maximum size of the greeting and of the first message.
-MAX_UNKNOWN_CALLERS = 64  # Maximum number of callers that a listener serves in addition to the expected processes.
-POLL_SECONDS = 0.1
+MAX_RANKS = 1 << 20
+HANDSHAKE_SECONDS = 5.0  # Time limit for the greeting and the first message of a client, which may be an attacker.
+MAX_MESSAGE_BYTES = 1 << 12  # Maximum size of the greeting, and default maximum size of later messages.
+MAX_UNKNOWN_CALLERS = 64  # Maximum number of clients that a listener serves in addition to the expected processes.
+POLL_SECONDS = 0.1  # Time limit of one poll for clients and their messages.
 LENGTH_STRUCT = struct.Struct("<I")  # Length of a message, in bytes.
-# Input of the key derivation: the protocol, the ranks of the listener and the caller, and the world size.
+# Input of the key derivation: the protocol, the ranks of the listener and the client, and the world size.
 KEY_CONTEXT_STRUCT = struct.Struct("<16sIII")
 PROTOCOL = b"crepe_dist 1"
-# Input of the MAC before the content of a message: whether the caller sent the message, and the number of the message.
+# The MAC covers these two fields and then the content: whether the client is the sender, and the message number.
 MAC_PREFIX_STRUCT = struct.Struct("<?I")
 DIGEST = "sha256"
 MAC_BYTES = 32
-# Errors of accept(2) that concern only one connection, according to the Linux manual. The caller has disconnected.
+# Errors of accept(2) that concern only one connection, according to the Linux manual. The client has disconnected.
 CALLER_GONE_ERRNOS = (
     errno.ECONNABORTED, errno.EINTR, errno.EAGAIN, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET,
@@ -59,11 +63,11 @@ Steps = Generator[None, None, T]
 
 
 class UnknownPeerError(ValueError):
-    """The other end is not a process of this job, or it has ended."""
+    """The peer is not a process of this job, or it has closed the connection."""
 
 
 class WrongSecretError(UnknownPeerError):
-    """The other end has not proved that it has the same secret."""
+    """The peer has not proved that it has the same secret."""
 
 
 class RefusedError(UnknownPeerError):
@@ -121,7 +125,7 @@ def raise_resource_error(error: BaseException) -> None:
 
 @dataclass(frozen=True)
 class LocalProcess:
-    """Rank of this process, world size, and secret that authenticates its connections."""
+    """Rank of this process, the world size, and the secret that authenticates the connections of this process."""
 
     rank: int
     size: int
@@ -129,12 +133,12 @@ class LocalProcess:
 
 
 class Channel:
-    """Authenticated connection to another process. Both ends have the same key.
+    """Connection to another process, with messages that are authenticated by a common key.
 
     Args:
-        peer: Connected socket. It is non-blocking.
+        peer: Connected non-blocking socket.
         key: Key of this connection.
-        is_caller: True if this process has opened the connection.
+        is_caller: True if this process is the client, which opened the connection.
     """
 
     def __init__(self, peer: socket.socket, key: bytes, is_caller: bool) -> None:
@@ -153,9 +157,9 @@ class Channel:
         """Receive a message of at most ``max_bytes`` bytes that matches the schema.
 
         Raises:
-            UnknownPeerError: The message is malformed, or the other end has ended.
+            UnknownPeerError: The message is malformed or too large, or the peer has closed the connection.
             WrongSecretError: The MAC of the message is wrong.
-            RefusedError: The other end reports that the MAC of this end's last message is wrong.
+            RefusedError: The peer reports that the MAC of this process's last message was wrong.
             OSError: The connection is broken.
         """
         data = yield from _receive_message(self.peer, max_bytes + MAC_BYTES)
@@ -168,7 +172,7 @@ class Channel:
         return _parse_message(content, schema)
 
     def refuse(self) -> None:
-        """Reply to a caller that its MAC is wrong."""
+        """Report to a client that its MAC is wrong."""
         _send_message(self.peer, b"")
 
     def _mac(self, by_caller: bool, number: int, content: bytes) -> bytes:
@@ -176,12 +180,13 @@ class Channel:
 
 
 def greet(peer: socket.socket, own: LocalProcess, rank: int) -> Steps[Channel]:
-    """Greet the listener, which is expected to be ``rank``, and return the channel.
+    """Send the greeting to the listener, whose rank is ``rank``, and return the channel.
 
-    The listener has not proved its secret yet. Its first message on the channel proves the secret.
+    When this function returns, the listener is not authenticated yet. Its first message on the channel proves that it
+    has the secret.
 
     Raises:
-        UnknownPeerError, OSError: As ``Channel.receive``.
+        UnknownPeerError, OSError: For the same reasons as in ``Channel.receive``.
     """
     peer.setblocking(False)
     greeting = {"rank": own.rank, "size": own.size, "nonce": secrets.token_hex(32)}
@@ -193,7 +198,7 @@ def greet(peer: socket.socket, own: LocalProcess, rank: int) -> Steps[Channel]:
 def _authenticate_caller(
     peer: socket.socket, host: str, own: LocalProcess, schema: Schema, ranks: Sequence[int]
 ) -> Steps[AuthenticatedCaller]:
-    """Answer a caller. Return the caller when it has proved that it has the secret."""
+    """Answer a client, and return it after it has proved that it has the secret."""
     greeting = _parse_message((yield from _receive_message(peer, MAX_MESSAGE_BYTES)), GREETING_SCHEMA)
     if greeting["rank"] not in ranks:
         raise UnknownPeerError("its rank is not expected")
@@ -209,7 +214,7 @@ def _authenticate_caller(
 
 
 def _derive_key(own: LocalProcess, listener: int, greeting: Message, answer: Message) -> bytes:
-    """Derive the key of a connection. ``listener`` is the rank of the listener."""
+    """Derive the key of a connection from its handshake. ``listener`` is the rank of the listener."""
     context = KEY_CONTEXT_STRUCT.pack(PROTOCOL, listener, greeting["rank"], greeting["size"])
     nonces = bytes.fromhex(answer["nonce"]) + bytes.fromhex(greeting["nonce"])
     return hmac.digest(own.secret, context + nonces, DIGEST)
@@ -217,12 +222,14 @@ def _derive_key(own: LocalProcess, listener: int, greeting: Message, answer: Mes
 
 @dataclass(frozen=True)
 class AuthenticatedCaller:
-    """Caller that has proved that it has the secret.
+    """Client that has proved that it has the secret.
 
     Attributes:
-        host: Address of the caller.
-        size: World size of the caller's environment.
-        message: First message of the caller.
+        channel: Channel to the client.
+        host: IP address of the client.
+        rank: Rank of the client.
+        size: World size that the client reported.
+        message: First message of the client.
     """
 
     channel: Channel
@@ -233,20 +240,24 @@ class AuthenticatedCaller:
 
 
 class CallerListener:
-    """Iterator over the callers of a listening socket. It serves all callers at the same time.
+    """Iterable of the clients that connect to a listening socket. It serves all clients concurrently.
 
-    The iteration yields an ``AuthenticatedCaller`` for each caller whose rank is in ``ranks`` and which has the secret.
-    It also yields ``None`` after each poll. A caller that does not authenticate itself is disconnected after
-    ``HANDSHAKE_SECONDS``, or earlier if there are too many callers. The end of the iteration closes the socket.
+    The iteration yields an ``AuthenticatedCaller`` for each client that has an expected rank and proves that it has the
+    secret. It yields ``None`` before each poll, so that the loop body can check a deadline. A client that does not
+    authenticate itself within ``HANDSHAKE_SECONDS`` is disconnected. If there are too many clients, the oldest one is
+    disconnected earlier. The socket is closed at the end of the iteration.
 
     Args:
-        schema: Schema of the first message of a caller.
+        listener: Listening socket.
+        own: This process.
+        ranks: Expected ranks.
+        schema: Schema of the first message of a client.
 
     Attributes:
-        refused_host: Address of the last caller with another secret. It is empty if there was none.
+        refused_host: IP address of the last client with a wrong secret. It is empty if there was none.
 
     Raises:
-        UserError: This process has no file descriptor left for a caller.
+        UserError: This process or this host has run out of file descriptors or memory.
     """
 
     def __init__(self, listener: socket.socket, own: LocalProcess, ranks: Sequence[int], schema: Schema) -> None:
@@ -255,7 +266,7 @@ class CallerListener:
         self._own = own
         self._ranks = ranks
         self._schema = schema
-        # Handshake, host and deadline of each caller that is not authenticated yet, the oldest caller first.
+        # Handshake, host and deadline of each client that is not authenticated yet, with the oldest client first.
         self._pending: dict[socket.socket, tuple[Steps[AuthenticatedCaller], str, float]] = {}
 
     def __iter__(self) -> Iterator[AuthenticatedCaller | None]:
@@ -286,20 +297,20 @@ class CallerListener:
             if not self._pending:
                 raise_resource_error(error)
                 raise
-            # The descriptors may be used up by callers that are no processes of the job. Disconnect the oldest caller.
-            # A process of the job would connect again.
+            # Clients that do not belong to the job may have used up the file descriptors. Disconnect the oldest client.
+            # If it does belong to the job, it connects again.
             self._disconnect(next(iter(self._pending)), selector)
             return
         peer.setblocking(False)
         if len(self._pending) >= MAX_UNKNOWN_CALLERS + len(self._ranks):
-            # The oldest caller is no process of the job, which would have finished its handshake long ago.
+            # A process of the job finishes its handshake quickly, so the oldest client probably does not belong to it.
             self._disconnect(next(iter(self._pending)), selector)
         handshake = _authenticate_caller(peer, host, self._own, self._schema, self._ranks)
         self._pending[peer] = handshake, host, time.monotonic() + HANDSHAKE_SECONDS
         selector.register(peer, selectors.EVENT_READ)
 
     def _continue_handshake(self, peer: Any, selector: selectors.BaseSelector) -> AuthenticatedCaller | None:
-        if peer not in self._pending:  # It was disconnected after the poll.
+        if peer not in self._pending:  # The client was disconnected after the poll.
             return None
         try:
             next(self._pending[peer][0])
@@ -322,10 +333,10 @@ class CallerListener:
 
 
 def run_with_timeout(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
-    """Run a generator of this module to its end, and return its result. Wait for data of ``peer`` while it yields.
+    """Run a generator of this module to its end, and return its result. After each yield, wait for data from ``peer``.
 
     Raises:
-        OSError: The time limit has passed. Other errors of ``steps`` are not caught.
+        TimeoutError: The time limit has passed. Errors of ``steps`` are not caught.
     """
     deadline = time.monotonic() + seconds
     poller = select.poll()
@@ -341,7 +352,7 @@ def run_with_timeout(seconds: float, peer: socket.socket, steps: Steps[T]) -> T:
 
 
 def _send_message(peer: socket.socket, data: bytes) -> None:
-    with suppress(OSError):  # A broken connection is detected when the answer is received.
+    with suppress(OSError):  # The caller of this function detects a broken connection when it receives the answer.
         timeout = peer.gettimeout()
         peer.settimeout(HANDSHAKE_SECONDS)
         peer.sendall(LENGTH_STRUCT.pack(len(data)) + data)
@@ -349,7 +360,7 @@ def _send_message(peer: socket.socket, data: bytes) -> None:
 
 
 def _receive_message(peer: socket.socket, max_bytes: int) -> Steps[bytes]:
-    """Receive a message of at most ``max_bytes`` bytes."""
+    """Receive a message, including its MAC if it has one, of at most ``max_bytes`` bytes."""
     data, length = bytearray(), LENGTH_STRUCT.size
     while len(data) < length:
         try:
@@ -368,7 +379,12 @@ def _receive_message(peer: socket.socket, max_bytes: int) -> Steps[bytes]:
 
 
 def _parse_message(content: bytes, schema: Schema) -> Message:
-    """Parse a JSON object. Its keys are the keys of ``schema``, and each value passes the check of its key."""
+    """Parse a JSON object, and validate it against a schema.
+
+    Raises:
+        UnknownPeerError: The content is not a JSON object, its keys differ from the keys of ``schema``, or a value
+            fails the check of its key.
+    """
     message: Any = None
     with suppress(ValueError, RecursionError):
         message = json.loads(content)

@@ -14,17 +14,17 @@ from crepe_dist.distributed.messages import Bytes
 from crepe_dist.distributed.mxnet_internals import numpy_view
 from crepe_dist.errors import PeerLostError
 
-# MXNet raises an MXNetError if a peer is lost; there is no special type. The text contains either the error of Gloo,
-# after the name of a source file, or the error of Horovod. The error is raised only once. Afterwards, the array can be
-# read without an error, but its contents are wrong: discard everything that depends on it. This was checked with
-# Horovod 0.28.1. Repeat the check before another version is allowed.
+# MXNet raises an MXNetError if a peer is lost. There is no subclass for this case, so the message is searched. It
+# contains either an error of Gloo, after the name of a source file, or an error of Horovod. MXNet raises the error only
+# once. Afterwards, the array can be read without an error, but its contents are wrong, so everything that depends on
+# the array must be discarded. This was checked with Horovod 0.28.1. Check it again before you allow another version.
 LOST_PEER = re.compile(r"/gloo/\S+\] (.*)|Horovod has been shut down")
 
 
 class HorovodProcessGroup(ChunkedProcessGroup):
     """Process group over Horovod.
 
-    Every collective has a name. Horovod matches collectives without names by a counter that may differ by rank.
+    Every collective has a name. Horovod would match unnamed collectives by a counter, which may differ between ranks.
     """
 
     backend = "Horovod"
@@ -34,7 +34,8 @@ class HorovodProcessGroup(ChunkedProcessGroup):
         super().__init__(hvd.rank(), hvd.size())
 
     def _bounded_all_to_all(self, data: Bytes, sizes: Sequence[int], name: str) -> tuple[Bytes, list[int]]:
-        # The MXNet array shares the memory of `data`. MXNet makes the NumPy array read-only, so it gets a view.
+        # The MXNet array uses the memory of `data` without a copy. MXNet makes the NumPy array that it receives
+        # read-only, so pass a view to keep `data` writeable.
         array = mx.nd.from_numpy(data[:], zero_copy=True)
         with detect_lost_peer():
             received, received_sizes = hvd.alltoall(array, splits=list(sizes), name=name)
@@ -42,13 +43,13 @@ class HorovodProcessGroup(ChunkedProcessGroup):
             return numpy_view(received), received_sizes.asnumpy().tolist()
 
     def close(self) -> None:
-        mx.nd.waitall()  # Otherwise the last update may be lost, and MXNet prints an error at exit.
+        mx.nd.waitall()  # Without this wait, the last update may be lost, and MXNet prints an error at exit.
         hvd.shutdown()
 
 
 @contextmanager
 def detect_lost_peer() -> Iterator[None]:
-    """Translate MXNet's error about a lost peer, within the block of a collective of Horovod.
+    """Translate MXNet's error about a lost peer to ``PeerLostError``. The block contains a collective of Horovod.
 
     Raises:
         PeerLostError: Another process is lost.

@@ -1,4 +1,4 @@
-"""Creation of the process group that a launcher describes. A single process imports no backend."""
+"""Creation of the process group for the processes that a launcher has started. A single process imports no backend."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from crepe_dist.settings.config import Config
 
 
 def init_process_group(load_config: Callable[[], Config] | None = None) -> ProcessGroup:
-    """Create the process group that the launcher describes, and set this process's number of threads.
+    """Create the process group for the processes of the launcher, and set the number of threads of this process.
 
     The backend is Horovod under ``horovodrun``, mpi4py under ``mpiexec`` if mpi4py is installed, and TCP otherwise.
 
     Args:
-        load_config: Function that returns the settings of a training. They need not be valid.
+        load_config: Function that loads the configuration of the training run. Its ``UserError`` is ignored here.
 
     Raises:
-        UserError: A package that several processes need is missing, or other ranks do not arrive.
+        UserError: A required package is missing or cannot be loaded, the backend reports another world size than the
+            launcher, or other ranks do not arrive.
     """
     launch = read_launcher_env()
     try:
@@ -50,8 +51,8 @@ def init_process_group(load_config: Callable[[], Config] | None = None) -> Proce
         group.run_on_all("number of threads", lambda: set_omp_threads(group.processes_per_cpuset))
     except UserError as error:
         if error.on_all_ranks and launch.rank != 0:
-            # Every process has the same error. Wait until rank 0 has printed it, because the launcher kills the other
-            # processes when one ends.
+            # Every process has the same error, and only rank 0 prints it. Wait until rank 0 has done so, because the
+            # launcher kills the other processes as soon as one process ends.
             time.sleep(2)
             os._exit(error.code)
         raise error from None
@@ -100,11 +101,12 @@ def _create_horovod_group(launch: LauncherEnv, load_config: Callable[[], Config]
 
 
 def horovod_cycle_time(launch: LauncherEnv, config: Config | None) -> str:
-    """Return the interval between two polls of Horovod's background thread, in ms.
+    """Return the interval between two polls of Horovod's background thread, in milliseconds.
 
-    Horovod's default is 1 ms. On CPUs, its polls take a twentieth of a core from the computation. That pays off only if
-    Horovod sums the gradients. If MXNet computes the gradients on GPUs, the last gradients of each step wait for half
-    an interval on average, so the interval is shorter.
+    Horovod's default is 1 ms. On CPUs, polling at this interval uses 5 % of a core. The cost is worthwhile only if
+    Horovod sums the gradients. The interval is therefore 10 ms if shared memory or NCCL sums them. If MXNet computes
+    the gradients on GPUs, the last gradients of each step wait for half an interval on average, so the interval is
+    0.2 ms.
     """
     uses_gpus = config is not None and config.device != "cpu" and driver.gpu_count() > 0
     if (

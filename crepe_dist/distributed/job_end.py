@@ -1,4 +1,4 @@
-"""Message of `horovodrun` about a failed job. Our build of Horovod prints it instead of a traceback."""
+"""Message that `horovodrun` prints after a job has failed. Our build of Horovod prints it instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from crepe_dist.errors import ExitCode
 
-PROCESS_EXIT = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # Message of Horovod 0.28.1.
+PROCESS_EXIT = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")  # Error message of Horovod 0.28.1.
 
 
 def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
-    """Return the message that `horovodrun` prints at its end.
+    """Return the message that `horovodrun` prints after a process of the job has failed or stopped.
 
     Args:
         error: Error that Horovod raised.

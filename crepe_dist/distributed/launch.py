@@ -1,4 +1,4 @@
-"""Rank of this process in the environment that a launcher has set, and preparations for the import of MXNet."""
+"""Reading of the rank environment that a launcher has set, and preparations for the import of MXNet."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from crepe_dist.errors import UserError
 HOROVODRUN = "horovodrun"
 MPI = "Open MPI", "MPICH"
 NUM_THREADS_ENV = "OMP_NUM_THREADS"
-# Launcher and its variables of the rank, the world size and the local size. The first launcher whose rank and size are
-# both set is used. RANK and WORLD_SIZE are torchrun's convention. Users also set them in manifests and scripts, so they
-# take precedence over the variables of MPI and Slurm, which may describe the surrounding process. SLURM_NTASKS is not
-# used, because Slurm also sets it in a batch script, which is a single process.
+# Each launcher, with its environment variables for the rank, the world size and the local size. The first launcher
+# whose rank and world size are both set is used. RANK and WORLD_SIZE are torchrun's convention. Users also set them in
+# manifests and scripts, so they take precedence over the variables of MPI and Slurm, which a process may have inherited
+# from its parent. SLURM_NTASKS is not used, because Slurm also sets it in a batch script, which is a single process.
 LAUNCHERS = (
     (HOROVODRUN, "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_SIZE"),
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -28,17 +28,17 @@ LAUNCHERS = (
     (MPI[1], "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"),
 )
-# Variables that make MXNet deterministic. By default, MXNet measures the convolutions of cuDNN and uses the fastest
-# one, which may differ in the next run. It also allows convolutions with an arbitrary order of additions (checked with
-# MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and cudnn_pooling-inl.h). A resumed run would not be
-# bit-identical. On Ampere and later GPUs, cuBLAS and cuDNN round the factors of float32 products to TF32, which has the
-# 10 mantissa bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's "cuDNN developer guide",
-# ``CUDNN_DEFAULT_MATH``).
+# Variables that make MXNet deterministic. By default, MXNet times cuDNN's convolution algorithms and uses the fastest
+# one, which may differ in the next run. It also allows algorithms with an arbitrary order of additions (checked with
+# MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and cudnn_pooling-inl.h). With these defaults, a resumed
+# run would not be bit-identical. On Ampere and later GPUs, cuBLAS and cuDNN round the factors of float32 products to
+# TF32, which has the 10 mantissa bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's "cuDNN developer
+# guide", ``CUDNN_DEFAULT_MATH``).
 MXNET_ENVIRONMENT = {
     "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
     "MXNET_ENFORCE_DETERMINISM": "1",
     "NVIDIA_TF32_OVERRIDE": "0",
-    "MXNET_USE_FUSION": "0",  # Fusion compiles operators to PTX. A driver that is older than NVRTC cannot load it.
+    "MXNET_USE_FUSION": "0",  # Fusion compiles operators to PTX, which a driver older than NVRTC cannot load.
 }
 # Optional imports of MXNet that we never need.
 UNUSED_MXNET_IMPORTS = ("scipy", "sklearn", "onnx")
@@ -52,7 +52,7 @@ class LauncherEnv:
         launcher: Name of the launcher. It is empty for a process that was started without a launcher.
         rank: Rank of this process.
         size: Number of processes.
-        local_size: Number of processes of this host. It is 1 if the environment does not contain a single number.
+        local_size: Number of processes of this host. It is 1 if the launcher's variable is missing or is not a number.
     """
 
     launcher: str = ""
@@ -62,7 +62,7 @@ class LauncherEnv:
 
 
 def read_launcher_env(environment: Mapping[str, str] = os.environ) -> LauncherEnv:
-    """Read the rank of this process from the environment."""
+    """Read the rank of this process, the world size and the local size from the environment."""
     for launcher, *names in LAUNCHERS:
         rank, size, local_size = (environment.get(name, "") for name in names)
         if rank.isdecimal() and size.isdecimal():
@@ -72,12 +72,12 @@ def read_launcher_env(environment: Mapping[str, str] = os.environ) -> LauncherEn
 
 
 def require_complete_rank_env(launch: LauncherEnv, environment: Mapping[str, str] = os.environ) -> None:
-    """Check that a process without a launcher does not have only a part of a rank environment.
+    """Check that a process for which no launcher was detected has no incomplete rank environment.
 
     Without this check, each process of a misconfigured job would train a complete run.
 
     Raises:
-        UserError: The environment has a world size above 1, or a rank above 0, and not both.
+        UserError: No launcher was detected, but the environment sets a rank above 0, or a world size other than 1.
     """
     for _, rank, size, *_ in LAUNCHERS if not launch.launcher else ():
         rank_value, size_value = environment.get(rank, ""), environment.get(size, "")
@@ -90,7 +90,10 @@ def require_complete_rank_env(launch: LauncherEnv, environment: Mapping[str, str
 
 
 def default_num_threads(processes: int = 1) -> int:
-    """Return the number of threads of a process: OMP_NUM_THREADS, or its fraction of the host's cores.
+    """Return the number of threads of a process.
+
+    The number is the value of OMP_NUM_THREADS. If that variable is not set, the number is the number of cores divided
+    by the number of processes, and at least 1.
 
     Args:
         processes: Number of processes that share the cores.
@@ -108,16 +111,23 @@ def default_num_threads(processes: int = 1) -> int:
 
 
 def require_single_process(command: str) -> None:
-    """Raise ``UserError`` if a launcher has started several processes of a command that needs a single process."""
+    """Check that no launcher has started several processes of a command that must run in a single process.
+
+    Raises:
+        UserError: A launcher has started several processes.
+    """
     if (size := read_launcher_env().size) > 1:
         raise UserError(f"{command} was started in {size} processes", remedy="start it without a launcher")
 
 
 def set_omp_threads(processes: int = 1) -> None:
-    """Set OMP_NUM_THREADS to the result of ``default_num_threads`` unless it is set.
+    """Set OMP_NUM_THREADS to the result of ``default_num_threads`` unless it is already set.
 
-    Call this function before MXNet is imported, because MXNet reads the variable once, at its import. Without the
+    Call this function before MXNet is imported, because MXNet reads the variable only at its import. Without the
     variable, MXNet uses half of the host's cores in every process.
+
+    Raises:
+        UserError: OMP_NUM_THREADS is set, and is not a positive integer.
     """
     number = default_num_threads(processes)
     if not os.environ.get(NUM_THREADS_ENV, "").strip():
@@ -134,10 +144,10 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
 
     MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The imports of
     SciPy and scikit-learn take longer than the import of MXNet, and the import of ONNX takes 0.1 s. This function hides
-    these packages from MXNet. It does not report a failed import: the next ``import mxnet`` does.
+    these packages from MXNet. It ignores a failed import of MXNet, because the next ``import mxnet`` raises the error.
 
     Args:
-        purpose: Task that needs MXNet, for the error message.
+        purpose: Task that needs MXNet. The error message contains it.
 
     Raises:
         UserError: MXNet or a library that it needs is not installed, or OMP_NUM_THREADS is malformed.
@@ -155,7 +165,7 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
     if error := mxnet_cuda.load_error():
         raise error
     hidden = [name for name in UNUSED_MXNET_IMPORTS if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import raises ImportError.
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # With None, an import raises ImportError.
     try:
         with contextlib.suppress(ImportError, OSError):
             importlib.import_module("mxnet")
@@ -165,6 +175,6 @@ def import_mxnet(purpose: str = "training without our own kernels") -> None:
 
 
 def env_without_rank() -> dict[str, str]:
-    """Return the environment for a child process: this process's environment without the variables of its rank."""
+    """Return a copy of this process's environment without the rank variables of all launchers, for a child process."""
     rank_variables = {name for _, *names in LAUNCHERS for name in names}
     return {name: value for name, value in os.environ.items() if name not in rank_variables}

@@ -1,8 +1,8 @@
-"""Headers of the messages between ranks. A header shows that its message is intact and is the expected message.
+"""Headers of the messages between ranks. The receiver uses a header to verify that its message is intact and expected.
 
-The header of a message contains the number of the collective in this process group, checksums of the name of the
-collective and of the content, and lengths. The checksums are CRC-32. They detect faulty memory and networks. They do
-not detect attacks.
+A header contains the number of the collective in this process group, the length of the message, the length of the
+sender's largest message, a checksum of the name of the collective, and a checksum of the message. The checksums are
+CRC-32. They detect errors of memory and of the network, but no attacks.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from crepe_dist.errors import ExitCode, UserError
 
 Bytes = npt.NDArray[np.uint8]
 HEADER_FIELDS = struct.Struct("<QQQII")  # Fields of ``Header``.
-HEADER_CHECKSUM = struct.Struct("<I")  # CRC-32 of the fields, which follows them.
+HEADER_CHECKSUM = struct.Struct("<I")  # CRC-32 of the fields. It follows the fields.
 HEADER_BYTES = HEADER_FIELDS.size + HEADER_CHECKSUM.size
-MAX_BYTES = 1 << 40  # Maximum size of a message.
+MAX_BYTES = 1 << 40  # Maximum number of bytes of a message.
 
 
 class Header(NamedTuple):
@@ -29,8 +29,8 @@ class Header(NamedTuple):
 
     Attributes:
         number: Number of the collective in this process group, counted from 1.
-        size: Bytes of the message.
-        largest: Bytes of the largest message that the sender sends in this collective.
+        size: Length of the message in bytes.
+        largest: Length in bytes of the largest message that the sender sends in this collective.
         name: CRC-32 of the name of the collective.
         checksum: CRC-32 of the message.
     """
@@ -43,10 +43,10 @@ class Header(NamedTuple):
 
 
 class MessageChecker:
-    """Creator of the headers of the messages that a rank sends, and checker of the messages that it receives.
+    """Object that makes the headers of a rank's outgoing messages, and verifies the rank's incoming messages.
 
     Attributes:
-        hosts: Host of each rank, for error messages. It is empty while the hosts are unknown.
+        hosts: Host name of each rank, for error messages. The sequence is empty while the host names are unknown.
     """
 
     def __init__(self, rank: int) -> None:
@@ -56,7 +56,7 @@ class MessageChecker:
         self._name = ""
 
     def start_collective(self, name: str) -> None:
-        """Start the next collective."""
+        """Start the next collective, to which all messages belong until the next call."""
         self._number += 1
         self._name = name
 
@@ -70,7 +70,7 @@ class MessageChecker:
         """Parse the header of a message from ``peer``.
 
         Raises:
-            UserError: The header was damaged.
+            UserError: The header is damaged.
             RuntimeError: The message belongs to another collective.
         """
         fields = data[: HEADER_FIELDS.size].tobytes()
@@ -91,7 +91,7 @@ class MessageChecker:
         """Check a complete message from ``peer`` against its header.
 
         Raises:
-            UserError: The message was damaged.
+            UserError: The message is damaged.
         """
         if message.size != header.size or zlib.crc32(message.data) != header.checksum:
             raise self._damaged_error(peer)

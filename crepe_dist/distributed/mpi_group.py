@@ -1,4 +1,4 @@
-"""Process group of processes that ``mpiexec`` started, with mpi4py as the backend. It sends bytes and no pickles."""
+"""Process group of processes that ``mpiexec`` started, with mpi4py as the backend. It sends bytes, never pickles."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from crepe_dist.distributed.chunked_messages import ChunkedProcessGroup
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.errors import PeerLostError
 
-# MPI_Finalize waits for all ranks. At the exit of a failed process, it would hang.
+# By default, mpi4py calls MPI_Finalize at exit. It waits for all ranks, so a failed process would hang at its exit.
 mpi4py.rc.finalize = False
 from mpi4py import MPI  # noqa: E402
 
-SPIN_SECONDS = 0.01  # Seconds that a wait polls without sleeping. A longer wait then leaves the core to others.
-POLL_SECONDS = 0.001  # Seconds of sleep between two polls, after SPIN_SECONDS.
+# A wait first polls without sleeping for this time. It then sleeps between polls, so that other threads get the core.
+SPIN_SECONDS = 0.01
+POLL_SECONDS = 0.001  # Length of the sleep between two polls.
 
 
 class MpiProcessGroup(ChunkedProcessGroup):
-    """Process group of all processes of MPI. A waiting rank handles signals.
+    """Process group of all ranks of ``MPI.COMM_WORLD``. Python's signal handlers run while a rank waits.
 
-    Raises:
-        PeerLostError: By each collective, if MPI reports a lost rank. Usually ``mpiexec`` ends the other processes
-            earlier.
+    Every collective raises ``PeerLostError`` if MPI reports a lost rank. Usually ``mpiexec`` kills the other processes
+    before that.
     """
 
     backend = "MPI"
-    is_closed = True  # Whether the last process group of this process was closed, or there was none.
+    # False from the creation of a process group until its ``close``. It stays False if the process fails.
+    is_closed = True
 
     def __init__(self) -> None:
         MpiProcessGroup.is_closed = False
@@ -44,8 +45,8 @@ class MpiProcessGroup(ChunkedProcessGroup):
         self._wait(self._communicator.Ialltoall(np.array(sizes, np.int64), received_sizes))
         counts = received_sizes.tolist()
         received = np.empty(sum(counts), np.uint8)
-        # All ranks have arrived, so no rank waits long. Each poll moves only a chunk of a large message, so do not
-        # sleep between polls.
+        # All ranks have arrived, so the wait is short. MPI transfers only a chunk of a large message per poll, so a
+        # sleep between polls would slow down the transfer.
         self._wait(self._communicator.Ialltoallv([data, list(sizes)], [received, counts]), math.inf)
         return received, counts
 
@@ -64,6 +65,9 @@ class MpiProcessGroup(ChunkedProcessGroup):
 
 @atexit.register
 def _finalize() -> None:
-    """Finalize MPI. Without it, ``mpiexec`` treats the end of this process as a failure and ends the others."""
+    """Finalize MPI if no process group is open.
+
+    Without this call, ``mpiexec`` treats the exit of this process as a failure and kills the other processes.
+    """
     if MpiProcessGroup.is_closed:
         MPI.Finalize()

@@ -1,8 +1,8 @@
-"""Libraries that the GPU build of MXNet needs: CUDA's libraries and the NVIDIA driver.
+"""Loader of the libraries that the GPU build of MXNet needs: CUDA's libraries and the NVIDIA driver.
 
 The wheel of MXNet does not contain CUDA's libraries. The packages nvidia-*-cu11 contain them, in folders that the
-dynamic loader does not search. The loader finds a library by its name if the process has already loaded it. The
-libraries are therefore loaded before MXNet is imported. This module does not import MXNet or Horovod.
+dynamic loader does not search. But the loader uses a library with the right name if the process has already loaded it.
+This module therefore loads CUDA's libraries before MXNet is imported. It does not import MXNet or Horovod.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from crepe_dist.errors import UserError
 
 GPU_PACKAGE = "mxnet-cu112"
 HOROVOD_BUILD_HINT = "build Horovod with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
-# Libraries that libmxnet.so of the GPU build needs (readelf -d), each with its package and the folder of the package.
+# Libraries that libmxnet.so of the GPU build needs (readelf -d). Each has the name of its package and the folder in
+# which the package contains it.
 LIBRARIES = {
     "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
     "libcudart.so.11.0": ("nvidia-cuda-runtime-cu11", "cuda_runtime"),
@@ -38,7 +39,12 @@ def is_installed() -> bool:
 
 @cache
 def load_error() -> UserError | None:
-    """Load the libraries that the GPU build needs. Return an error that names the missing libraries, or ``None``."""
+    """Load the libraries that the GPU build of MXNet needs.
+
+    Returns:
+        An error that names the driver or the libraries that cannot be loaded. ``None`` if all libraries were loaded, or
+        if the GPU build is not installed.
+    """
     if not is_installed():
         return None
     if error := driver.load_error():

@@ -1,6 +1,6 @@
-"""Workarounds that use private names or undocumented behaviour of MXNet, one per function.
+"""Workarounds that use private names or undocumented behaviour of MXNet. Each function contains one workaround.
 
-Each workaround was checked with MXNet 1.9.1 from PyPI. Check all of them before another version is allowed. They were
+All workarounds were checked with MXNet 1.9.1 from PyPI. Check them again before you allow another version. They were
 not checked with NVIDIA's container. Its MXNet 1.9.1 contains changes by NVIDIA, for example in the engine, and uses
 cuDNN 9 since container 24.05. Workarounds that must run before the import of MXNet are in ``distributed/launch.py``.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class _Memory:
-    """Array interface of an MXNet array for NumPy. It keeps the MXNet array alive while NumPy uses the memory."""
+    """View of the memory of an MXNet array for NumPy. It keeps the MXNet array alive while NumPy uses the memory."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -32,19 +32,19 @@ class _Memory:
 
 
 def numpy_view(array: Any) -> Any:
-    """Return a NumPy view of an array in host memory. No operation on the array may be pending.
+    """Return a NumPy view of an MXNet array in host memory. No operation on the array may be pending.
 
-    The documented ways to read an array copy it or wait for the engine. That takes ten times as long as filling a batch
-    (checked with MXNet 1.9.1).
+    The documented ways to read an array either copy it or wait for the engine. Both take ten times as long as filling a
+    batch (checked with MXNet 1.9.1).
     """
     return np.asarray(_Memory(array))
 
 
 def structural_parameters(block: Any) -> dict[str, Any]:
-    """Return a block's parameters by the names that ``save_parameters`` writes, such as ``0.weight``.
+    """Return the parameters of a block. The keys are the names that ``save_parameters`` writes, such as ``0.weight``.
 
-    The names of ``collect_params`` contain a counter of the networks in this process, so they differ between networks
-    (checked with MXNet 1.9.1: ``Block._collect_params_with_prefix``).
+    The names that ``collect_params`` returns contain a counter of the networks in this process, so they differ between
+    two networks of the same kind (checked with MXNet 1.9.1: ``Block._collect_params_with_prefix``).
     """
     parameters: dict[str, Any] = block._collect_params_with_prefix()
     return parameters
@@ -59,7 +59,7 @@ def trainer_parameters(trainer: Any) -> list[Any]:
 def disable_averaging(trainer: Any) -> None:
     """Make Horovod's trainer sum gradients instead of averaging them.
 
-    Gluon's update then divides the sum only by the batch size that it is given. A Horovod that was built with NCCL
+    Gluon's update then divides the sum only by the batch size that is passed to it. If Horovod was built with NCCL, it
     averages by default (checked with MXNet 1.9.1 and Horovod 0.28.1: ``DistributedTrainer._average_in_framework``,
     ``Trainer._scale``).
     """
@@ -67,19 +67,19 @@ def disable_averaging(trainer: Any) -> None:
 
 
 def disable_aggregated_updates(trainer: Any) -> None:
-    """Make the optimizer update one array per operator call.
+    """Make the optimizer update each array in a separate operator call.
 
-    Aggregated updates need fewer kernel launches on a GPU. On a CPU, they take twice as long (checked with MXNet 1.9.1:
-    ``Optimizer.aggregate_num``).
+    An aggregated update passes several arrays to one call. It saves kernel launches on a GPU. On a CPU, it takes twice
+    as long (checked with MXNet 1.9.1: ``Optimizer.aggregate_num``).
     """
     trainer._optimizer.aggregate_num = 1
 
 
 def get_optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
-    """Return the optimizer's number of updates, and its state arrays by parameter index.
+    """Return the number of updates that the optimizer has made, and its state arrays by parameter index.
 
-    ``Trainer.save_states`` would pickle the arrays (checked with MXNet 1.9.1: ``Trainer._optimizer``,
-    ``Trainer._updaters``).
+    This function replaces ``Trainer.save_states``, which pickles the arrays (checked with MXNet 1.9.1:
+    ``Trainer._optimizer``, ``Trainer._updaters``).
     """
     states = {}
     for index, state in trainer._updaters[0].states.items():
@@ -91,8 +91,8 @@ def get_optimizer_state(trainer: Any) -> tuple[int, dict[int, tuple[Any, ...]]]:
 def set_optimizer_state(trainer: Any, updates: int, states: Mapping[int, tuple[Any, ...]], device: Any) -> None:
     """Restore the result of ``get_optimizer_state`` in a new trainer with the same optimizer and parameters.
 
-    Every parameter gets the number of updates, because Adam's bias correction counts updates per parameter (checked
-    with MXNet 1.9.1: ``Optimizer._all_index_update_counts``, ``Optimizer._set_current_context``).
+    The number of updates is set for every parameter, because Adam's bias correction uses a counter per parameter
+    (checked with MXNet 1.9.1: ``Optimizer._all_index_update_counts``, ``Optimizer._set_current_context``).
     """
     optimizer, updater = trainer._optimizer, trainer._updaters[0]
     for index, arrays in states.items():

@@ -1,7 +1,7 @@
-"""Group of the processes that train together: its collectives, and functions that run on all ranks or on rank 0.
+"""Group of the processes that train together: its collectives, and methods that run a function on all ranks or rank 0.
 
-All collectives are built on one: an all-to-all of bytes. Its backend is Horovod (``horovod_group.py``), MPI
-(``mpi_group.py``) or TCP (``tcp_group.py``). ``init_process_group`` selects the backend.
+Every collective is implemented with one primitive, an all-to-all of bytes. The backend of this primitive is Horovod
+(``horovod_group.py``), MPI (``mpi_group.py``) or TCP (``tcp_group.py``). ``init_process_group`` selects the backend.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from crepe_dist.errors import UserError
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0  # Interval of the collectives of ``run_steps_on_rank0``.
-# Remedies if a function fails on some ranks only: because of files, and because of hardware or packages.
+# Remedies for a function that fails on some ranks only. The first is for functions that depend on files, the second for
+# functions that depend on hardware or packages.
 SAME_FILES_HINT = "make the same files visible at the same path on every host"
 SAME_MACHINES_HINT = (
     f"run {invocation.command_line('doctor')} on these hosts and compare their hardware, driver and "
@@ -38,20 +39,22 @@ class ProcessGroup:
     """Process group of a single process, and base class of the groups of multiple processes.
 
     Every rank must call each collective at the same point of the program, with the same ``name``. Sums are computed in
-    the order of ranks. As a context manager, the group prints an error of all ranks once, and ends all processes.
+    the order of ranks. As a context manager, the group handles an error that all ranks raise: rank 0 prints it, and
+    then all processes exit.
 
     Attributes:
         rank: Rank of this process.
         size: Number of processes.
-        hosts: Ranks of each host.
+        hosts: For each host, the list of its ranks.
         local_rank: Rank of this process among the processes of its host.
         local_size: Number of processes of this host.
         processes_per_cpuset: Number of processes that may use the same cores as this process, including this process.
         backend: Name of the backend, for messages. It is empty for a single process.
-        heartbeat: Function that reports progress to the watchdog. It is called while this rank waits for rank 0, or
-            runs a function as rank 0.
-        pause_watchdog: Function that is called before an unbounded wait for ranks that report progress themselves.
-        timeout: Time limit in seconds for waits that the watchdog would otherwise end. A wait that ends itself can
+        heartbeat: Function that reports progress to the watchdog. ``run_steps_on_rank0`` calls it on rank 0 between two
+            steps, and on the other ranks while they wait.
+        pause_watchdog: Function that suspends the watchdog until the next heartbeat. It is called before a wait without
+            a time limit for ranks that report their own progress.
+        timeout: Time limit in seconds for waits that the watchdog would otherwise end. A wait that times out itself can
             report the cause.
     """
 
@@ -80,7 +83,8 @@ class ProcessGroup:
         """Send each rank its part of ``data``.
 
         Args:
-            sizes: Number of bytes for each rank, in the order of ranks and of ``data``.
+            data: Concatenated bytes for all ranks, in the order of ranks.
+            sizes: Number of bytes for each rank.
 
         Returns:
             The received bytes in the order of ranks, and the number of bytes from each rank.
@@ -100,10 +104,11 @@ class ProcessGroup:
     def all_to_all(
         self, array: npt.NDArray[Any], counts: Sequence[int], name: str
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """Send each rank its elements of an array. The array is divided along the first axis.
+        """Send each rank its elements of an array. An element is an item along the first axis.
 
         Args:
-            counts: Number of elements for each rank, in the order of ranks and of the array.
+            array: Elements for all ranks, in the order of ranks.
+            counts: Number of elements for each rank.
 
         Returns:
             The received elements in the order of ranks, and the number of elements from each rank.
@@ -114,7 +119,7 @@ class ProcessGroup:
         return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int64) // element_bytes
 
     def all_reduce(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Sum an array over the ranks. It has the same shape and dtype (float or int, 32 or 64 bits) on every rank."""
+        """Return the sum of the ranks' arrays. All have the same shape and dtype (float or int, 32 or 64 bits)."""
         counts = self._chunk_lengths(array.size)
         received, _ = self.all_to_all(array.reshape(-1), counts, name)
         chunk = received.reshape(self.size, -1).sum(axis=0, dtype=array.dtype)
@@ -123,18 +128,18 @@ class ProcessGroup:
     def broadcast_parameters(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Copy the values of rank 0's arrays to all ranks. The arrays have the same names and shapes on every rank."""
         # Rank 0 sends a different chunk to each rank (scatter). Each rank then sends its chunk to all (all-gather).
-        # Each process thus sends only about the size of the array.
+        # Rank 0 thus sends less than twice the size of the array, and not a copy of the array to each rank.
         for name, array in sorted(arrays.items()):
             counts = self._chunk_lengths(array.size) if self.is_root else [0] * self.size
             chunk, _ = self.all_to_all(array.reshape(-1)[: sum(counts)], counts, name)
             array[...] = self._all_gather_chunks(chunk, name).reshape(array.shape)
 
     def _chunk_lengths(self, count: int) -> list[int]:
-        """Return the lengths of one chunk per rank, into which ``count`` elements are divided evenly."""
+        """Divide ``count`` elements evenly into one chunk per rank, and return the lengths of the chunks."""
         return [count * (rank + 1) // self.size - count * rank // self.size for rank in range(self.size)]
 
     def _all_gather_chunks(self, chunk: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Return the concatenated chunks of all ranks."""
+        """Return the chunks of all ranks, concatenated in the order of ranks."""
         return self.all_to_all(np.tile(chunk, self.size), [chunk.size] * self.size, name)[0]
 
     def run_on_all(
@@ -149,11 +154,13 @@ class ProcessGroup:
         Args:
             name: Name of the result, for messages.
             fn: Function that may raise ``UserError``.
-            compare_by: Function of the result that returns a JSON value, which must be equal on all ranks.
+            compare_by: Function that maps the result to a JSON value. This value must be equal on all ranks. ``None``:
+                the results are not compared.
             mismatch_hint: First remedy if ``fn`` fails on some ranks only.
 
         Raises:
-            UserError: The same error on every rank, if ``fn`` failed on one of them or if the values differ.
+            UserError: The same error on every rank, if ``fn`` raised ``UserError`` on any rank, or if the compared
+                values differ.
         """
         result: list[T] = []
         report: dict[str, Any] = {"host": socket.gethostname(), "error": None, "value": None}
@@ -190,10 +197,10 @@ class ProcessGroup:
             function: Function that takes a few seconds at most. Use ``run_steps_on_rank0`` for longer work.
 
         Returns:
-            The result on rank 0, ``None`` on the other ranks.
+            The result on rank 0, and ``None`` on the other ranks.
 
         Raises:
-            UserError: On every rank, if ``function`` raised it.
+            UserError: On every rank, if ``function`` raised it on rank 0.
         """
 
         def single_step() -> Iterator[T]:
@@ -204,22 +211,23 @@ class ProcessGroup:
     def run_steps_on_rank0(self, name: str, steps: Iterator[T]) -> T | None:
         """Run a generator to its end on rank 0 while the other ranks wait.
 
-        All ranks take part in a small collective every ``HEARTBEAT_SECONDS``. Otherwise Horovod or the network could
-        time out.
+        All ranks take part in a small collective about every ``HEARTBEAT_SECONDS``. Without it, Horovod or the network
+        could time out.
 
         Args:
             steps: Generator that yields at least every few seconds. Other ranks never start it.
 
         Returns:
-            The last item on rank 0, ``None`` on the other ranks.
+            The last item that the generator yielded on rank 0, and ``None`` on the other ranks.
 
         Raises:
-            UserError: On every rank, if ``steps`` raised it.
+            UserError: On every rank, if ``steps`` raised it on rank 0.
         """
         last: T | None = None
         heartbeat, due = f"run_on_rank0.{name}", time.monotonic() + HEARTBEAT_SECONDS
         while not self.is_root:
-            # None: rank 0 has not finished. Otherwise the lines of its error, or an empty list.
+            # ``None`` means that rank 0 has not finished. Otherwise, the value is a list: it contains the lines of rank
+            # 0's error, or is empty if rank 0 has succeeded.
             error_lines = self.broadcast_json(None, heartbeat)
             self.heartbeat()
             if error_lines:
@@ -246,7 +254,7 @@ class ProcessGroup:
     def __enter__(self) -> ProcessGroup:
         if self.size > 1:
             try:
-                # Ranks with different code would diverge, or wait for different collectives.
+                # Ranks that run different versions would diverge, or would wait for different collectives.
                 self.run_on_all("installed packages", hardware.group_versions, compare_by=lambda versions: versions)
             except UserError as error:
                 self.__exit__(UserError, error, None)
@@ -262,7 +270,8 @@ class ProcessGroup:
         if is_common:
             if self.is_root and isinstance(error, UserError):
                 print(error, file=sys.stderr, flush=True)
-            # A launcher kills the other processes when one ends. So no rank ends before rank 0 has printed the error.
+            # A launcher kills the other processes when one of them exits. With this collective, no rank exits before
+            # rank 0 has printed the error.
             self.all_gather_json(0, "exit")
         if is_common or error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
@@ -274,7 +283,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def _describe_difference(value: Any, reference: Any) -> str:
-    """Describe the first item of ``value`` that differs from ``reference``."""
+    """Describe the first item in which ``value`` differs from ``reference``."""
     if isinstance(value, dict) and isinstance(reference, dict):
         for key in sorted(value.keys() | reference.keys()):
             if value.get(key) != reference.get(key):
