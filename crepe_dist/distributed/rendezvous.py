@@ -1,10 +1,10 @@
 """Rendezvous of processes whose launcher sets only their rank and the world size.
 
 Rank 0 listens at ``MASTER_ADDR`` and ``MASTER_PORT`` (torchrun's names). Each other rank connects to rank 0, reports
-its port, and keeps the connection. When all ranks have reported, rank 0 sends each of them the addresses of all ranks
-and a token. The ranks then connect to each other, and the token authenticates these connections.
-``CREPE_DIST_SECRET`` authenticates both ends of each connection to rank 0 (``handshake.py``). No process listens after
-the group is formed.
+the port at which it listens, and keeps the connection. When all ranks have reported, rank 0 sends each of them the
+addresses of all ranks and a token. The ranks then connect to each other, and the token authenticates these connections.
+``CREPE_DIST_SECRET`` authenticates both ends of each connection to rank 0 (``handshake.py``). After the rendezvous, no
+process listens any more.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from crepe_dist.settings.aliases import read_variable
 ADDRESS_ENV, PORT_ENV, SECONDS_ENV = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_RENDEZVOUS_SECONDS"
 DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"
 LOOPBACK = ("127.0.0.1", "localhost")
-NOTE_SECONDS = 10.0  # Seconds after which a waiting rank prints the event that it waits for.
-REQUEST_SECONDS = 5.0  # Time limit, in seconds, of a connection and of an answer.
-MAX_ADDRESS_BYTES = 64  # Maximum size of an address and a port in JSON.
-MAX_SHOWN_RANKS = 16  # Maximum number of missing ranks in a message.
+NOTE_SECONDS = 10.0  # Waiting time after which a rank prints what it is waiting for.
+REQUEST_SECONDS = 5.0  # Time limit for connecting to another rank, and for its answer.
+MAX_ADDRESS_BYTES = 64  # Maximum size of an address and its port in JSON.
+MAX_SHOWN_RANKS = 16
 REPORT_SCHEMA: Schema = {
     "host": handshake.string_check(255),
     "pid": handshake.int_check(1, 1 << 31),
@@ -70,10 +70,10 @@ class Endpoint:
 
     @classmethod
     def from_environment(cls, launch: LauncherEnv, environment: Mapping[str, str]) -> Endpoint:
-        """Read address and time limit from the environment.
+        """Read the address and the time limit from the environment.
 
         Raises:
-            UserError: A value is missing or malformed.
+            UserError: A value is missing or malformed, or the rank is not below the world size.
         """
         if launch.rank >= launch.size:
             what = f"this process is rank {launch.rank} of {launch.size}, but ranks count from 0"
@@ -98,8 +98,8 @@ class Endpoint:
     def listen(self, address: str, port: int, callers: int) -> socket.socket:
         """Listen at an address of this host.
 
-        Listen on all networks instead if the address is a loopback address and the endpoint does not name loopback.
-        Debian resolves a host's own name to a loopback address, which other hosts cannot reach.
+        If the address is a loopback address, but the host of the endpoint is not in ``LOOPBACK``, listen on all network
+        interfaces. Debian resolves a host's own name to a loopback address, which other hosts cannot reach.
         """
         listen_address = "" if is_loopback(address) and self.host not in LOOPBACK else address
         return socket.create_server((listen_address, port), backlog=callers + MAX_UNKNOWN_CALLERS)
@@ -110,7 +110,7 @@ def is_loopback(address: str) -> bool:
 
 
 def read_time_limit(environment: Mapping[str, str]) -> float:
-    """Read the time limit from the environment, in seconds.
+    """Read the time limit of a rendezvous from the environment, in seconds.
 
     Raises:
         UserError: The value is malformed.
@@ -126,11 +126,11 @@ def _parse_number(name: str, value: str, limit: float) -> float:
 
 
 def rendezvous(launch: LauncherEnv, environment: Mapping[str, str] = os.environ) -> Peers:
-    """Wait for all processes of the job. Return the connections to the other ranks.
+    """Wait for all processes of the job, and connect to them. Return the connection to each other rank.
 
     Raises:
-        UserError: The address cannot be used, a process does not arrive, or the secrets differ. Its ``on_all_ranks`` is
-            True if all processes raise the same error.
+        UserError: The address cannot be used, a process does not arrive, or the secrets differ. The attribute
+            ``on_all_ranks`` of the error is True if all processes raise the same error.
     """
     endpoint = Endpoint.from_environment(launch, environment)
     own = LocalProcess(launch.rank, launch.size, handshake.read_secret(environment))
@@ -143,7 +143,7 @@ def _run_rank0(endpoint: Endpoint, own: LocalProcess) -> Peers:
     deadline = _Deadline(0, endpoint.seconds)
     callers = CallerListener(_listen_as_rank0(endpoint, deadline, own.size), own, range(1, own.size), REPORT_SCHEMA)
     for new_caller in callers:
-        # A process that has ended may be started again, so forget it.
+        # A process whose connection is closed has ended. It may be restarted, and its new connection is then accepted.
         arrived = {rank: caller for rank, caller in arrived.items() if _is_open(caller)}
         if new_caller is not None:
             if error := _duplicate_rank_error(new_caller, own, arrived):
@@ -183,14 +183,14 @@ def _run_rank0(endpoint: Endpoint, own: LocalProcess) -> Peers:
 
 
 def _send_error(caller: AuthenticatedCaller, error: tuple[str, str, str], code: ExitCode) -> None:
-    """Send a process the error with which it ends."""
+    """Send an error to a process, which raises it."""
     caller.channel.send({"error": error, "code": int(code)})
 
 
 def _duplicate_rank_error(
     caller: AuthenticatedCaller, own: LocalProcess, arrived: Mapping[int, AuthenticatedCaller]
 ) -> tuple[str, str, str] | None:
-    """Return the lines of an error if the caller has another world size or a rank that has already arrived."""
+    """Return the lines of an error if the client has another world size, or if its rank has already arrived."""
     rank = caller.rank
     if caller.size != own.size:
         what = f"rank 0 is one of {own.size} processes, rank {rank} one of {caller.size}"
@@ -212,7 +212,7 @@ def _is_address(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and is_host(value[0]) and is_port(value[1])
 
 
-# First message of rank 0: an error, or null. If it is null, a second message contains the addresses of the other ranks.
+# First message of rank 0. It contains an error, or null. After null, a second message lists all addresses.
 VERDICT_SCHEMA: Schema = {
     "error": _is_error,
     "code": lambda value: type(value) is int and value in list(ExitCode),
@@ -220,7 +220,7 @@ VERDICT_SCHEMA: Schema = {
 
 
 def _group_schema(size: int) -> Schema:
-    """Return the schema of the second message of rank 0."""
+    """Return the schema of the second message of rank 0, with the addresses of the other ``size - 1`` ranks."""
 
     def are_addresses(value: Any) -> bool:
         return isinstance(value, list) and len(value) == size - 1 and all(map(_is_address, value))
@@ -229,7 +229,7 @@ def _group_schema(size: int) -> Schema:
 
 
 def _listen_as_rank0(endpoint: Endpoint, deadline: _Deadline, size: int) -> socket.socket:
-    """Listen as rank 0. Wait while the host's name cannot be resolved yet, or is still the name of another host."""
+    """Listen as rank 0. Wait while the host name cannot be resolved yet, or still resolves to another host."""
     while True:
         try:
             return endpoint.listen(socket.gethostbyname(endpoint.host), endpoint.port, size)
@@ -250,7 +250,7 @@ def _listen_as_rank0(endpoint: Endpoint, deadline: _Deadline, size: int) -> sock
 def _run_other(endpoint: Endpoint, own: LocalProcess) -> Peers:
     """Report to rank 0, and then connect to the other ranks.
 
-    Report again if rank 0 ends before all ranks have arrived.
+    If rank 0 ends before all ranks have arrived, it may be restarted, so report again until the time limit.
     """
     deadline = _Deadline(own.rank, endpoint.seconds)
     while True:
@@ -295,14 +295,14 @@ def _report_to_rank0(
     """Report to rank 0, and wait until all ranks have arrived.
 
     Returns:
-        The connection, the socket where this rank listens, and the messages of rank 0 as one dictionary.
+        The connection, the listening socket of this rank, and the messages of rank 0 as one dictionary.
     """
     with ExitStack() as opened:
         root = opened.enter_context(socket.create_connection((address, endpoint.port), REQUEST_SECONDS))
         listener = opened.enter_context(endpoint.listen(root.getsockname()[0], 0, own.size))
         channel = handshake.run_with_timeout(REQUEST_SECONDS, root, handshake.greet(root, own, 0))
         channel.send({"host": socket.gethostname(), "pid": os.getpid(), "port": listener.getsockname()[1]})
-        # Rank 0 ends the wait at its time limit, so wait a little longer for its message.
+        # Rank 0 sends its message at its time limit at the latest, so wait a little longer than this limit.
         reply = handshake.run_with_timeout(endpoint.seconds + REQUEST_SECONDS, root, channel.receive(VERDICT_SCHEMA))
         if reply["error"] is None:
             most = MAX_MESSAGE_BYTES + MAX_ADDRESS_BYTES * own.size
@@ -316,13 +316,13 @@ def _report_to_rank0(
 def _connect_to_peers(
     endpoint: Endpoint, listener: socket.socket, addresses: Sequence[Address], own: LocalProcess
 ) -> Peers:
-    """Connect to the ranks from 1 to this rank, and wait for the connections of higher ranks."""
+    """Connect to the ranks from 1 up to this rank, and accept the connections of the higher ranks."""
     peers, above, rank = Peers(), range(own.rank + 1, own.size), 0
     deadline = _Deadline(own.rank, endpoint.seconds)
     try:
         for rank in range(1, own.rank):
             host, port = addresses[rank]
-            # Rank 0 may see the ranks of its own host at a loopback address. Their host is then rank 0's host.
+            # Ranks on rank 0's host may have reported to it from a loopback address. Use rank 0's address for them.
             peer_address = addresses[0][0] if is_loopback(host) else host, port
             peers[rank] = _connect(peer_address, own, rank, deadline)
         for caller in CallerListener(listener, own, above, EMPTY_SCHEMA):
@@ -346,13 +346,13 @@ def _connect_to_peers(
 
 
 def _connect(address: Address, own: LocalProcess, rank: int, deadline: _Deadline) -> socket.socket:
-    """Connect to a rank that listens. Try again if the rank disconnects, because it may serve too many callers."""
+    """Connect to a rank that listens. If it disconnects, connect again, because it may have had too many clients."""
     while True:
         peer = socket.create_connection(address, REQUEST_SECONDS)
         try:
             channel: Channel = handshake.run_with_timeout(REQUEST_SECONDS, peer, handshake.greet(peer, own, rank))
             channel.send({})
-            # The other rank may first have to wait for ranks between it and this rank.
+            # The other rank may answer late, because it connects to all lower ranks before it accepts connections.
             handshake.run_with_timeout(deadline.seconds, peer, channel.receive(EMPTY_SCHEMA))
             return peer
         except (OSError, UnknownPeerError) as error:
@@ -365,7 +365,7 @@ def _connect(address: Address, own: LocalProcess, rank: int, deadline: _Deadline
 def _is_open(caller: AuthenticatedCaller) -> bool:
     """Return whether the other end of an idle connection is open.
 
-    The caller sends nothing at this point, so the connection is readable only if it was closed.
+    The client sends nothing at this point of the protocol, so its connection is readable only if it was closed.
     """
     poller = select.poll()
     poller.register(caller.channel.peer, select.POLLIN)
@@ -382,7 +382,7 @@ class _Deadline:
     _start: float = field(default_factory=time.monotonic)
 
     def is_over(self, why: str) -> bool:
-        """Return whether the time limit has passed. Print ``why`` one time, after ``NOTE_SECONDS``."""
+        """Return whether the time limit has passed. Print ``why`` at the first call after ``NOTE_SECONDS``."""
         waited = time.monotonic() - self._start
         if waited >= NOTE_SECONDS and not self._has_printed:
             self._has_printed = True

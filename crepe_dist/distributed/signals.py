@@ -1,4 +1,4 @@
-"""Signals that ask this process to stop, and the end of child processes together with their parent."""
+"""Handling of signals that ask this process to stop, and termination of child processes when their parent ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUPERVISION_ID_ENV = "CREPE_DIST_SUPERVISION"
 
 
 class StepAction(enum.IntEnum):
-    """Action that a rank requests after the current step. All ranks follow the strongest request of any rank."""
+    """Action that a rank requests after the current step. All ranks take the action with the highest value."""
 
     CONTINUE = 0
     SAVE = 1
@@ -34,7 +34,7 @@ class StopRequested(BaseException):
     Args:
         why: Source of the request.
         code: Exit code of the process.
-        on_all_ranks: True if all ranks stop at the same point, so that each can leave the process group cleanly.
+        on_all_ranks: True if all ranks stop at the same point of the program. Each can then close the process group.
     """
 
     def __init__(self, why: str, code: int = ExitCode.STOPPED, *, on_all_ranks: bool = False) -> None:
@@ -44,7 +44,9 @@ class StopRequested(BaseException):
 
 
 class SignalHandler:
-    """Context manager that turns ``SIGNALS`` into requests to stop. It installs handlers only in the main thread.
+    """Context manager that turns ``SIGNALS`` into requests to stop.
+
+    It installs its handlers only in the main thread, and not for signals that the process ignores.
 
     Attributes:
         requested_action: ``STOP`` after a request to stop, otherwise ``CONTINUE``.
@@ -77,7 +79,7 @@ class SignalHandler:
             self._deferring = was_deferring
 
     def stop_exception(self, *, on_all_ranks: bool = False) -> StopRequested:
-        """Return the exception for a request to stop. Without a local request, another process was asked to stop."""
+        """Return the exception for a request to stop. If this process got no request, the reason is another process."""
         self.reason = self.reason or "another process was asked to stop"
         return StopRequested(self.reason, self.code, on_all_ranks=on_all_ranks)
 

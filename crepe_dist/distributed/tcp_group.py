@@ -1,4 +1,4 @@
-"""Process group with TCP as the backend: there is one connection between each pair of processes."""
+"""Process group with TCP as the backend. Each pair of processes has one connection."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from crepe_dist.distributed.messages import HEADER_BYTES, Bytes
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.errors import PeerLostError
 
-# Number of bytes of a message that are sent together with its header. The buffers of a connection hold this part of two
-# messages, so sending them does not block even if the receiver is late.
+# Maximum number of bytes of a message that are sent together with its header. The socket buffers of a connection can
+# hold this many bytes of two messages, so sending them does not block even if the receiver is late.
 EAGER_BYTES = 1 << 14
-PEER_TIMEOUT_SECONDS = 30  # Seconds without an answer after which a host counts as lost.
+PEER_TIMEOUT_SECONDS = 30  # A host that has not answered for this time counts as lost.
 SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_SECONDS // 3),
@@ -31,13 +31,12 @@ class TcpProcessGroup(ProcessGroup):
     """Process group over TCP connections.
 
     Rank r sends to the ranks r + 1, r + 2, …, modulo the number of ranks. It receives from the ranks r - 1, r - 2, …
-    in this order. Each rank thus receives first from the rank that sends to it first.
+    in this order. Each rank thus receives first from the rank that sends to it first. Every collective raises
+    ``PeerLostError`` if a process or its host is lost.
 
     Args:
-        peers: Connection to each other rank.
-
-    Raises:
-        PeerLostError: By each collective, if a process or its host is lost.
+        rank: Rank of this process.
+        peers: Connection to each other rank, by rank.
     """
 
     backend = "TCP"
@@ -63,10 +62,11 @@ class TcpProcessGroup(ProcessGroup):
         headers = {
             peer: self._messages.parse_header(peer, self._receive(peer, HEADER_BYTES)) for peer in reversed(peers)
         }
-        # All headers have been received, so all ranks have arrived. Large data must not be sent earlier: the connection
-        # to a rank that is only late would be full for PEER_TIMEOUT_SECONDS, and the rank would count as lost.
+        # All headers have been received, so all ranks have arrived. Large data must not be sent earlier. It would fill
+        # the socket buffers of a rank that is only late, and after PEER_TIMEOUT_SECONDS that rank would count as lost.
         rests = {peer: rest for peer in peers if (rest := self._send(peer, messages[peer][EAGER_BYTES:])).size}
-        # A thread sends the rest while this thread receives. Otherwise two ranks could wait for each other.
+        # Another thread sends the rest while this thread receives. If both ranks of a connection first sent their data,
+        # full socket buffers could make them wait for each other forever.
         sender = threading.Thread(target=self._send_all, args=(rests,), daemon=True)
         if rests:
             sender.start()
@@ -79,12 +79,12 @@ class TcpProcessGroup(ProcessGroup):
         return np.concatenate(in_order), [message.size for message in in_order]
 
     def _send(self, peer: int, data: Bytes) -> Bytes:
-        """Send as much data as the connection accepts without waiting. Return the rest."""
+        """Send as much data as the socket accepts without blocking. Return the rest."""
         try:
             return data[self._peers[peer].send(data.data, socket.MSG_DONTWAIT) :]
         except BlockingIOError:
             return data
-        except OSError:  # A broken connection is detected when data is received from it.
+        except OSError:  # ``_receive`` reports a broken connection.
             return data[:0]
 
     def _send_all(self, messages: Mapping[int, Any]) -> None:

@@ -1,6 +1,7 @@
-"""Watchdog: a thread that ends a process that makes no progress, after writing the stacks of its threads.
+"""Watchdog: a thread that ends its process if the process makes no progress.
 
-Without a watchdog, the other ranks would wait forever if one rank is suspended or loses its network.
+Before the watchdog ends the process, it writes the stacks of all threads. Without a watchdog, the other ranks would
+wait forever if one rank is suspended or loses its network.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import ExitCode, UserError
 
-POLL_SECONDS = 1.0  # Seconds between two polls.
-# Delay of a poll, in seconds, that shows that this process was suspended or that the host is overloaded.
+POLL_SECONDS = 1.0
+# A poll that is delayed by more than this time shows that this process was suspended, or that the host is overloaded.
 SUSPENDED_SECONDS = 5.0
-DUMP_SECONDS = 1.0  # Seconds for the other processes of this host to write their stacks.
+DUMP_SECONDS = 1.0  # Time that the other processes of this host have to write their stacks.
 STACK_DUMP_SIGNAL = signal.SIGUSR1  # A process writes its stacks when it receives this signal.
-MAX_SHOWN_ROWS = 64  # Maximum number of rows of the data that the position of a process contains.
+MAX_SHOWN_ROWS = 64  # Maximum number of data rows that the position of a process lists.
 
 
 class Watchdog:
-    """Context manager of a process that calls ``heartbeat`` whenever it makes progress.
+    """Context manager that runs a watchdog. The process must call ``heartbeat`` whenever it makes progress.
 
     Args:
-        signal_handler: Receiver of the request to stop if the launcher ends.
-        limit: Seconds without progress after which the process is ended.
+        signal_handler: Signal handler of this process. If the launcher ends, the watchdog calls its ``request_stop``.
+        limit: Seconds without progress after which the watchdog ends the process.
         rank: Rank of this process.
     """
 
@@ -58,25 +59,26 @@ class Watchdog:
     def heartbeat(self, phase: str = "") -> None:
         """Record progress.
 
-        The call never returns if the watchdog is ending the process. A suspended process may have been continued only
-        to write its stacks, and must not continue its work.
+        The call never returns if the watchdog is ending the process. In that case, a process that was suspended has
+        been resumed only to write its stacks, and must not continue its work.
 
         Args:
-            phase: Name of the phase that starts. Empty: the phase does not change.
+            phase: Name of the phase that starts. If it is empty, the phase does not change.
         """
         self._wait_for_end()
         self._phase = phase or self._phase
         self._since = time.monotonic()
 
     def pause(self) -> None:
-        """Suspend the time limit until the next heartbeat, because this rank waits for ranks with their own watchdogs.
+        """Suspend the time limit until the next heartbeat, while this rank waits for ranks with their own watchdogs.
 
-        A suspended process of this host still counts as a hang, because its watchdog is also suspended.
+        The time limit still applies while another process of this host is suspended, because the watchdog of that
+        process is also suspended.
         """
         self._since = math.inf
 
     def set_position_source(self, position_source: Callable[[], dict[str, Any]]) -> None:
-        """Set the function that returns step, epoch, documents and rows. The thread of the watchdog calls it."""
+        """Set the function that returns step, epoch, documents and rows. The watchdog calls it in its own thread."""
         self._position_source = position_source
 
     def position(self) -> dict[str, Any]:
@@ -117,7 +119,8 @@ class Watchdog:
         self._wait_for_end()
         self._ended.set()
         if self._stacks is not None and not self._launched:
-            # A process of a group keeps the handler, because the other processes may still request its stacks.
+            # A process that a launcher has started with others keeps the signal handler and the file, because the other
+            # processes may still request its stacks.
             faulthandler.unregister(STACK_DUMP_SIGNAL)
             self._stacks.close()
 
@@ -128,14 +131,14 @@ class Watchdog:
             if not any(process_state(pid) in ((b"T", start), (b"t", start)) for pid, start in self._peers):
                 peers_last_running = now
             if now - last_poll > POLL_SECONDS + SUSPENDED_SECONDS:
-                # This process was suspended, so do not count this time.
+                # This process was suspended, so the time since the last poll does not count.
                 self._since += now - last_poll
                 peers_last_running = now
             last_poll = now
             if self._launched and os.getppid() != self._parent:
                 self._launched = False
                 self._signal_handler.request_stop("the launcher is gone")
-            # While the limit is paused, only a suspended peer counts as a hang.
+            # While the time limit is suspended, only a suspended process of this host counts as a hang.
             idle_seconds = now - (peers_last_running if math.isinf(self._since) else self._since)
             if idle_seconds > self._limit:
                 self._end(idle_seconds)
@@ -147,9 +150,9 @@ class Watchdog:
             time.sleep(1)
 
     def _end(self, seconds: float) -> None:
-        """Write the stacks of all processes of this host, and end these processes."""
+        """Write the stacks of all processes of the group on this host, and end these processes."""
         self._ending = True
-        # The process must end even if a call below blocks, for example because a disk is lost.
+        # The timer ends the process even if a call below blocks, for example because a disk does not respond.
         timer = threading.Timer(2 * DUMP_SECONDS + SUSPENDED_SECONDS, os._exit, [ExitCode.HUNG])
         timer.daemon = True
         timer.start()
@@ -164,7 +167,7 @@ class Watchdog:
             )
             print(f"[rank {self._rank}] {error}", file=sys.stderr, flush=True)
             self._signal_peers(STACK_DUMP_SIGNAL)
-            self._signal_peers(signal.SIGCONT)  # A suspended process also writes its stacks.
+            self._signal_peers(signal.SIGCONT)  # A suspended process can write its stacks only after it is resumed.
             stream.write(f"no progress for {seconds:.0f} s: {json.dumps({**self.identity(), **position})}\n")
             stream.flush()
             faulthandler.dump_traceback(stream)
@@ -186,7 +189,7 @@ def process_state(pid: int) -> tuple[bytes, int] | None:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name of the process is in parentheses. It may contain parentheses and spaces. The state follows it.
+    # The state follows the name of the process, which is in parentheses and may itself contain parentheses and spaces.
     state, *fields = stat[stat.rindex(b")") + 2 :].split()
     return None if state in (b"Z", b"X") else (state, int(fields[18]))
 

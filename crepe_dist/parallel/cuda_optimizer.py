@@ -1,9 +1,9 @@
 """Distributed optimizer on GPUs: all-reduce of fixed-point gradients by NCCL, and updates on the GPU.
 
-Behind the gradients is a table with one row of statistics per rank, which is summed with the gradients. NCCL sums
+In memory, a matrix with one row of statistics per rank follows the gradients, and is summed with them. NCCL sums
 directly between GPUs. Without NCCL, the gradients are copied to the host and summed there. Integer sums do not depend
-on the order of the additions, so both ways are bit-identical. The host waits for the GPU once per step: it reads the
-statistics, and the squared norms of the gradients, which follow the statistics in memory.
+on the order of the additions, so the two methods give bit-identical sums. The host waits for the GPU once per step,
+when it reads the statistics and the squared norms of the gradients. The squared norms follow the statistics in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from crepe_dist.parallel.fixed_point_optimizer import FixedPointOptimizer, num_s
 from crepe_dist.parallel.sharded_embedding import apply_lazy_updates
 from crepe_dist.parallel.shared_memory_optimizer import open_host_memory
 
-ALIGNMENT = 64  # Each gradient starts at a multiple of this number of int32 elements.
+ALIGNMENT = 64  # Alignment of each gradient, in int32 numbers.
 MAX_BLOCKS_PER_PARAMETER = 1 << 10  # Maximum number of thread blocks that process one parameter.
 
 
@@ -38,14 +38,17 @@ class CudaOptimizer(FixedPointOptimizer):
     """Optimizer that sums the gradients on GPUs and updates the parameters there.
 
     Args:
+        group: Process group.
+        optimizer: Constants of the optimizer.
+        scales: The trained parameters, and the fixed-point scales of their gradients.
         program: Kernels of the network.
         buffers: Parameters on the GPU, by name.
         sparse_names: Names of the embedding parameters, which ``synchronize`` rounds to float16.
-        grad_scaler: Scale of the loss. The gradients are multiplied by it.
+        grad_scaler: Loss scaler. ``step`` divides the gradients by its factor.
 
     Attributes:
-        grad_sums: Sum of each trained parameter's gradients on the GPU, int32. The layout of the gradient of a
-            convolution is [taps, in, out].
+        grad_sums: Sums of the gradients on the GPU, by the name of the trained parameter, int32. The gradient of a
+            convolution has the layout [taps, in, out].
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class CudaOptimizer(FixedPointOptimizer):
         self._sparse_names = sparse_names
         self._grad_scaler = grad_scaler
         sizes = {name: parameter.data.size for name, parameter in scales.parameters.items()}
-        # Layout of the memory: gradients, statistics of all ranks, squared norms. The first two are all-reduced.
+        # Layout of the memory: gradients, statistics of all ranks, squared norms. The all-reduce sums the first two.
         *starts, end = accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes.values()), initial=0)
         stats_bytes, squares_bytes = 8 * group.size * num_step_stats(scales), 16 * len(sizes)
         self._num_reduced = end + stats_bytes // 4
@@ -98,7 +101,8 @@ class CudaOptimizer(FixedPointOptimizer):
             reason = _nccl_unavailable_reason(group, program.gpu.number)
             self.reduce_backend = f"{group.backend} ({reason})" if reason else "NCCL"
             if not reason:
-                # NCCL does not detect the end of a process on the same host. The locks of the shared memory do.
+                # NCCL does not detect that another process on the same host has ended. The file locks of the shared
+                # memory reveal this.
                 _, memory = open_host_memory(group, lambda num_processes: mmap.PAGESIZE)
                 unique_id = group.broadcast_json(nccl.unique_id() if group.is_root else None, "NCCL's id")
                 group.heartbeat()
@@ -116,9 +120,9 @@ class CudaOptimizer(FixedPointOptimizer):
         return [parameter.data.size, *addresses, columns, lanes, channels]
 
     def zero_grad(self, num_documents: int) -> GradAccumulators:
-        """Return accumulators that are zero, for the gradients of this rank's ``num_documents`` documents."""
-        # The update sets the gradients to zero. Clear them here if there was no update, because the step is computed
-        # again or was not finite.
+        """Return zeroed accumulators for the gradients of this rank's ``num_documents`` documents."""
+        # The update kernel sets the gradients to zero. Clear them here if the last step had no update. This happens if
+        # a step is recomputed, or if its gradients were not finite.
         if not self._is_zero:
             self._memory.clear()
         self._is_zero = False
@@ -175,7 +179,7 @@ class CudaOptimizer(FixedPointOptimizer):
         self._is_zero = True
 
     def _squared_norm(self) -> float:
-        """Return the squared norm of all summed gradients, the same on every rank."""
+        """Return the squared norm of all summed gradients. It is the same on every rank."""
         squares = self._host_copy[self._stats.nbytes :].view(np.uint64).reshape(-1, 2)
         return sum(
             (int(low) + (int(high) << 32)) * self._scales.scale_of(name) ** 2
@@ -210,7 +214,10 @@ class CudaOptimizer(FixedPointOptimizer):
 
 
 def _nccl_unavailable_reason(group: ProcessGroup, gpu: int) -> str:
-    """Return why NCCL cannot sum over the ranks' GPUs, the same on every rank. The reason is empty if NCCL can."""
+    """Return the reason why NCCL cannot sum over the GPUs of the ranks. It is empty if NCCL can.
+
+    Every rank must call this function, and gets the same result.
+    """
     versions, locations = zip(*group.all_gather_json([nccl.version(), driver.gpu_location(gpu)], "NCCL"))
     if not all(versions):
         return f"rank {versions.index(0)} has no NCCL 2.14 or later"

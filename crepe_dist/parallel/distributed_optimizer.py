@@ -1,20 +1,20 @@
-"""Interface of the distributed optimizers: all-reduce of a step, update of the parameters, and the saved state.
+"""Interface of the distributed optimizers: all-reduce of the gradients, update of the parameters, and saved state.
 
-The training loop makes two calls per step, because it decides between them whether to update at all:
+The training loop makes two calls per step. Between them, it decides whether to update the parameters at all.
 
-1. ``all_reduce`` sums the gradients of dense parameters over all ranks. Every rank then has the information
-   whether all gradients are finite and fit into their integers.
+1. ``all_reduce`` sums the gradients of dense parameters over all ranks. Its result, which is the same on every rank,
+   shows whether all gradients are finite and whether their integer sums are free of overflow.
 2. ``step`` updates the parameters.
 
-Row-sparse parameters (n-gram tables, most of the parameters) are summed differently by our CPU kernels, because a step
-touches few of their rows. Each row has one owner among all ranks:
+Most parameters are row-sparse: they belong to n-gram tables. A step uses few of their rows, so our CPU kernels sum
+their gradients differently. Each row has one owner among all ranks:
 
-- On one host, the gradients of rows stay in the shared memory of the processes that computed them. ``step`` sums the
-  gradients of a row and updates the row in one pass over memory (``native/sharded_embedding.h``). Only the bounds of
-  these gradients take part in the checks of ``all_reduce``.
-- On multiple hosts, ``all_reduce`` sends the gradients of rows to their owners, and each owner sums them.
+- On one host, each process keeps its gradients of rows in its segment of the shared memory. ``step`` sums the gradients
+  of a row and updates the row in one pass over memory (``native/sharded_embedding.h``). ``all_reduce`` checks these
+  gradients only by their bounds.
+- On several hosts, ``all_reduce`` sends the gradients of rows to their owners, and each owner sums them.
 
-GPUs and Horovod treat all parameters as dense.
+``CudaOptimizer`` and ``HorovodOptimizer`` treat all parameters as dense.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ from crepe_dist.data.batch import Batch
 from crepe_dist.distributed.signals import StepAction
 from crepe_dist.errors import ExitCode, UserError
 
-# Statistics that a rank sends with its gradients: bounds, loss, step, global batch size and requested action.
+# Statistics that a rank sends with its gradients: bounds (only of fixed-point gradients), loss, step, global batch size
+# and requested action.
 StepStats = Sequence[float]
 
 
 class StepResult(NamedTuple):
-    """Sums of one step over the ranks. They are the same on every rank.
+    """Result of the all-reduce of a step. It is the same on every rank.
 
     Attributes:
         step: Number of the step, counted from 1.
         global_batch_size: Number of documents in the global batch.
         loss: Sum of the losses of the global batch, in nats.
-        requested_action: Strongest action that any rank requests.
+        requested_action: Requested action with the highest value.
         nonfinite_loss_ranks: Ranks whose loss is not finite.
-        nonfinite_grad_ranks: Ranks whose gradients are not finite. It contains all ranks if only the sum overflowed.
+        nonfinite_grad_ranks: Ranks whose gradients are not finite. If the gradients of each rank are finite, but their
+            floating-point sum is not, the tuple contains all ranks.
         needs_recompute: True if an integer sum may overflow int32, or if the scales of the first step were too coarse.
-            New scales have already been chosen, so the caller computes the gradients of the same batch again.
+            New scales have already been chosen. The caller must compute the gradients of the same batch again.
     """
 
     step: int
@@ -63,8 +65,8 @@ class StepResult(NamedTuple):
 class DistributedOptimizer(ABC):
     """Base class of the distributed optimizers. Every rank calls each method at the same point of the program.
 
-    The gradient of a rank is the gradient of the SUM of its documents' losses. The sum over the ranks, divided by the
-    number of documents in the global batch, is the gradient that one process would compute.
+    The gradient of a rank is the gradient of the SUM of its documents' losses. The sum of these gradients over the
+    ranks, divided by the number of documents in the global batch, is the gradient that a single process would compute.
 
     Attributes:
         reduce_backend: Name of the mechanism that sums the gradients, for messages. It is empty for a single process.
@@ -75,13 +77,15 @@ class DistributedOptimizer(ABC):
     def all_reduce(self, loss: Any, batch: Batch, requested_action: StepAction = StepAction.CONTINUE) -> StepResult:
         """Sum the dense gradients and the losses over the ranks, bit-identically on every rank.
 
-        The gradients of dense parameters are replaced by their sums. On one host, the gradients of row-sparse
-        parameters are summed by ``step`` instead; see the module docstring.
+        The gradients of dense parameters are replaced by their sums. If all ranks are on one host, ``step`` sums the
+        gradients of row-sparse parameters instead; see the module docstring.
 
         Args:
-            loss: Loss of this rank. It is a number, or arrays on this rank's device, whose computation may be pending.
+            loss: Result of the engine's ``forward_backward``. It is a number, or arrays on this rank's device that may
+                still be in computation.
             batch: This rank's shard of the global batch.
-            requested_action: Action that this rank requests after the step. The strongest request wins.
+            requested_action: Action that this rank requests after the step. The action with the highest value of all
+                ranks is taken.
 
         Raises:
             UserError: On every rank, if the ranks are at different steps.
@@ -125,35 +129,36 @@ class DistributedOptimizer(ABC):
     def step(self, global_batch_size: float, learning_rate: float) -> None:
         """Update the parameters with the mean gradient of the last ``all_reduce``.
 
-        On one host, this call also sums the gradients of row-sparse parameters: the owner of a row adds the gradients
-        of all processes, and updates the row in the same pass. Other processes read the row only after
-        ``wait_for_update``.
+        If all ranks are on one host, this call also sums the gradients of row-sparse parameters: the owner of a row
+        adds the gradients of all processes, and updates the row in the same pass. Other processes may read the row only
+        after ``wait_for_update``.
 
         Args:
             global_batch_size: Number of documents in the global batch.
+            learning_rate: Learning rate, before the learning-rate multipliers and Adam's bias correction.
         """
 
     def wait_for_update(self) -> None:  # noqa: B027
         """Wait until the other processes of this host have updated the rows that they own."""
 
     def pull_rows(self) -> None:  # noqa: B027
-        """Get the rows that the batch touches from their owners on other hosts. The engine has listed these rows."""
+        """Get the rows that the batch uses from their owners on other hosts. The engine has already listed the rows."""
 
     def synchronize(self) -> None:  # noqa: B027
-        """Apply all lazy updates of rows, and round the rows to float16, for evaluation and checkpoints."""
+        """Apply all lazy updates of rows, and round the rows to float16. Evaluation and checkpoints use the result."""
 
     @abstractmethod
     def state_dict(self) -> Arrays:
-        """Copy the state of the optimizer. ``OptimizerState`` reads it.
+        """Copy the state of the optimizer. ``OptimizerState`` reads it. Every rank must call this method.
 
         Returns:
-            The state on rank 0. The return value on other ranks is unspecified. The state includes the values of
-            row-sparse parameters. It does not include the values of dense parameters.
+            The state on rank 0. The return value on other ranks is unspecified. ``SharedMemoryOptimizer`` includes the
+            values of row-sparse parameters in the state. The state does not include the values of dense parameters.
         """
 
     @abstractmethod
     def load_state_dict(self, arrays: Arrays) -> None:
-        """Restore the result of ``state_dict`` for the current parameters. Every subclass reads the states of others.
+        """Restore a result of ``state_dict`` for the current parameters. It may be the result of another subclass.
 
         Raises:
             UserError: The arrays do not match the optimizer or the parameters.

@@ -15,15 +15,16 @@ from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, Step
 
 
 def num_step_stats(scales: FixedPointScales) -> int:
-    """Return how many floats each rank sends with its gradients.
+    """Return the number of statistics that each rank sends with its gradients.
 
-    They are one bound per trained parameter, the loss, the step, the global batch size and the requested action.
+    The statistics are one bound per trained parameter, the loss, the step, the global batch size and the requested
+    action.
     """
     return len(scales.parameters) + 4
 
 
 class FixedPointOptimizer(DistributedOptimizer):
-    """Base class of the optimizers whose gradients are fixed-point numbers. Integer sums do not depend on their order.
+    """Base class of the distributed optimizers whose gradients are fixed-point numbers.
 
     Args:
         scales: The trained parameters, and the fixed-point scales of their gradients.

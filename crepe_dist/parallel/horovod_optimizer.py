@@ -1,7 +1,7 @@
-"""Horovod around Gluon's ``Trainer``: all-reduce of the floating-point gradients that MXNet computes.
+"""Distributed optimizer for the floating-point gradients that MXNet computes: all-reduce by Horovod, updates by Gluon.
 
 This optimizer trains the paper's network: ``horovodrun -np 2 crepe train --model paper --kernels mxnet``. Horovod's
-``DistributedTrainer`` sums the gradients of all processes. A single process uses Gluon's own trainer.
+``DistributedTrainer`` sums the gradients of all processes. A single process uses Gluon's own ``Trainer``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ class HorovodOptimizer(DistributedOptimizer):
     """All-reduce by Horovod's ``DistributedTrainer``, and updates by MXNet's optimizers.
 
     Args:
-        parameters: Gluon parameters by Gluon's names.
-        names: Structural names of the parameters by Gluon's names.
+        group: Process group.
+        parameters: Gluon's parameters, by Gluon's names.
+        optimizer: Constants of the optimizer.
+        names: Structural names of the parameters, by Gluon's names.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class HorovodOptimizer(DistributedOptimizer):
                 hint = mxnet_cuda.HOROVOD_BUILD_HINT
                 remedy = f"{hint}; or train in one process on one GPU, or in several with --device cpu"
                 raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)
-            # One group fixes the order of additions, which otherwise depends on timing. It also avoids a race in
-            # MXNet's handling of a failed collective.
+            # With a single group, Horovod sums all gradients in one collective. The order of the additions is then
+            # fixed. With several groups, it depends on timing. A single group also avoids a race in MXNet's handling of
+            # a failed collective.
             self._trainer = hvd.DistributedTrainer(parameters, mxnet_optimizer, num_groups=1)
             disable_averaging(self._trainer)
         if self._device.device_type == "cpu":
@@ -80,8 +83,8 @@ class HorovodOptimizer(DistributedOptimizer):
     def _all_reduce(
         self, loss: mx.nd.NDArray, step_info: Sequence[int]
     ) -> tuple[list[StepStats], tuple[int, ...], bool]:
-        # The all-reduce overwrites the gradients, so the norms of this rank's gradients are computed first. They are
-        # read only after a failure, to name the rank with the non-finite gradient.
+        # The all-reduce overwrites the gradients, so the squared norms of this rank's gradients are computed first.
+        # They are read only if the sums are not finite, to find out which ranks have non-finite gradients.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
         with self._collective():
             self._trainer.allreduce_grads()
@@ -91,7 +94,7 @@ class HorovodOptimizer(DistributedOptimizer):
         nonfinite_ranks: tuple[int, ...] = ()
         if not sums_are_finite:
             nonfinite_ranks = tuple(rank for rank, rank_stats in enumerate(stats) if not rank_stats[0])
-            # If the gradients of every rank are finite, the sum overflowed, and all ranks are named.
+            # If the gradients of every rank are finite, their sum has overflowed, and all ranks are reported.
             nonfinite_ranks = nonfinite_ranks or tuple(range(self._group.size))
         return [rank_stats[1:] for rank_stats in stats], nonfinite_ranks, False
 
@@ -121,7 +124,11 @@ class HorovodOptimizer(DistributedOptimizer):
 
 
 def read_and_check_finite(array: mx.nd.NDArray, gradients: list[Any]) -> tuple[npt.NDArray[np.float32], bool]:
-    """Read a small array, and return also whether all gradients are finite. Wait for the device only once."""
+    """Read a small array, and check whether all gradients are finite. Wait for the device only once.
+
+    Returns:
+        The array, and True if all gradients are finite.
+    """
     if array.context.device_type == "cpu":
         # On a CPU, MXNet's operator takes about a second for 12 million gradients (MXNet 1.9.1). NumPy is faster.
         mx.nd.waitall()
@@ -132,6 +139,6 @@ def read_and_check_finite(array: mx.nd.NDArray, gradients: list[Any]) -> tuple[n
 
 
 def _is_finite(numbers: npt.NDArray[np.float32]) -> bool:
-    # The sum of squares takes a third of the time of a check of each number. It can overflow although all numbers are
+    # The sum of squares takes a third as long as a check of each number. It can overflow although all numbers are
     # finite, so each number is checked if the sum is not finite.
     return bool(np.isfinite(np.dot(numbers, numbers)) or np.isfinite(numbers).all())

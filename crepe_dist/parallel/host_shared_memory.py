@@ -1,4 +1,7 @@
-"""Memory that the processes of a host share: files in /dev/shm, which are removed as soon as all have opened them."""
+"""Memory that the processes of a host share. It consists of files in /dev/shm.
+
+Each process creates one file. The files are removed as soon as all processes of the host have opened them.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ FOLDER = hardware.SHARED_MEMORY
 PREFIX = "crepe_dist-"  # Prefix of the names of our files in FOLDER.
 STALE_SECONDS = 60.0  # Minimum age of a file that ``remove_stale_files`` removes.
 POLL_SECONDS = 0.2  # Interval between two checks that the other processes are alive.
-HUGE_PAGE = 2 << 20  # Size of a huge page, in bytes.
-MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # Linux constants that Python's mmap module does not have.
+HUGE_PAGE = 2 << 20  # Bytes of a huge page.
+MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # Linux constants that Python's mmap module does not define.
 MAP_FAILED = ctypes.c_void_p(-1).value
 LIBC = ctypes.CDLL(None)
 LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
@@ -35,14 +38,15 @@ LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class HostSharedMemory:
-    """Memory segments of all processes of a host. The first page of the first segment holds a barrier.
+    """Memory segments of all processes of a host. The first page of the first segment contains a barrier.
 
-    Each process holds a lock on its file while it lives. The kernel releases the lock when the process ends, so the
+    Each process holds a lock on its file as long as it runs. The kernel releases the lock when the process ends, so the
     other processes can detect its end.
 
     Args:
-        segments: Memory of each process, in the order of local ranks.
-        files: Open files of the segments, in the same order. Empty for a single process.
+        segments: Memory segment of each process, in the order of local ranks.
+        files: File descriptors of the segments, in the same order. The sequence is empty for a process that shares no
+            memory.
         local_rank: Local rank of this process.
     """
 
@@ -55,8 +59,8 @@ class HostSharedMemory:
 
     @cached_property
     def _functions(self) -> ctypes.CDLL:
-        # Loaded at the first use, because ``check_peers_alive`` is also called by GPU processes that have no CPU
-        # kernels.
+        # The kernels are loaded at the first use. A process on a GPU calls only ``check_peers_alive``, and its
+        # installation may have no CPU kernels.
         return library.functions()
 
     @property
@@ -64,13 +68,16 @@ class HostSharedMemory:
         return len(self.segments)
 
     def arrive(self) -> None:
-        """Signal to the other processes of the host that this process has reached this point. Do not wait for them."""
+        """Signal to the other processes of the host that this process has arrived at the barrier. Do not wait for them.
+
+        If this process has called ``arrive`` before, first wait until all processes have arrived at that barrier.
+        """
         self.wait()
         if self.num_processes > 1:
             self._round = self._functions.crepe_barrier_arrive(self._barrier, self.num_processes)
 
     def wait(self) -> None:
-        """Wait until all processes of the host have reached the point of this process's last ``arrive``.
+        """Wait until all processes of the host have arrived at the barrier, if this process has called ``arrive``.
 
         Raises:
             PeerLostError: One of the processes ended.
@@ -82,7 +89,7 @@ class HostSharedMemory:
             try:
                 self.check_peers_alive()
             except PeerLostError:
-                # A process may have arrived at the barrier before it ended. Then there is no need to fail.
+                # The process may have arrived at the barrier before it ended. The wait has then succeeded.
                 if not self._functions.crepe_barrier_wait(self._barrier, self._round, 0.0):
                     raise
                 break
@@ -147,9 +154,9 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
 
 
 def back_with_huge_pages(start: int, size: int) -> None:
-    """Back memory with huge pages if possible, because embedding rows are read in random order.
+    """Replace the pages of a memory range by huge pages if possible, because embedding rows are read in random order.
 
-    The process has already written the memory. Linux before 6.1 ignores the request.
+    The pages must already exist. Linux before 6.1 ignores the request.
     """
     aligned = -(-start // HUGE_PAGE) * HUGE_PAGE
     LIBC.madvise(aligned, max(0, start + size - aligned), MADV_COLLAPSE)
@@ -158,7 +165,7 @@ def back_with_huge_pages(start: int, size: int) -> None:
 def remove_stale_files() -> None:
     """Remove the files of processes that were killed before they could remove their file."""
     for path in FOLDER.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # The file was removed meanwhile, is locked by its process, or belongs to another user.
+        with suppress(OSError):  # The file has been removed, its process still runs, or it belongs to another user.
             if time.time() - path.stat().st_mtime < STALE_SECONDS:
                 continue
             with path.open("r+b") as file:
@@ -167,7 +174,7 @@ def remove_stale_files() -> None:
 
 
 def _has_owner_ended(file: int) -> bool:
-    """Return whether the process that created a file has ended, which released its lock."""
+    """Return whether the process that created a file has ended. Its end has released its lock on the file."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -195,10 +202,13 @@ def _create_segment(size: int) -> tuple[Path, int] | None:
 
 
 def _open_segments(names: Sequence[str], size: int) -> tuple[list[int], list[Any]]:
-    """Open and map the files of all processes. Return empty lists if one of them cannot be opened."""
+    """Open and map the files of all processes of the host. Return the file descriptors and the mapped segments.
+
+    Both lists are empty if a file cannot be opened or mapped.
+    """
     files: list[int] = []
     try:
-        # ``extend`` keeps the files that were opened before a failure, so that they can be closed.
+        # If opening a file fails, ``extend`` has already stored the files that were opened before, so they are closed.
         files.extend(os.open(FOLDER / name, os.O_RDWR) for name in names)
         return files, [_map_segment(file, size) for file in files]
     except (OSError, ValueError):
@@ -208,15 +218,15 @@ def _open_segments(names: Sequence[str], size: int) -> tuple[list[int], list[Any
 
 
 def _map_segment(file: int, size: int) -> Any:
-    """Map a file at an address that is aligned to huge pages, and return it as a ctypes array of characters.
+    """Map a file at an address that is aligned to huge pages, and return the mapping as a ctypes array of characters.
 
-    Embedding rows are read in random order, and a step takes 1.5 times as long with small pages. Files in /dev/shm
-    have huge pages only if a mount option requests them, or after ``back_with_huge_pages``.
+    Embedding rows are read in random order, so a step takes 50 % longer with small pages. Files in /dev/shm have huge
+    pages only if a mount option requests them, or after ``back_with_huge_pages``.
     """
     if os.fstat(file).st_size < size:
         raise ValueError("the file is shorter than its mapping")
     protection, reserved = mmap.PROT_READ | mmap.PROT_WRITE, size + HUGE_PAGE
-    # Reserve addresses for one huge page more than needed, and map the file at the first aligned one among them.
+    # Reserve an address range that is one huge page longer than the file. Map the file at its first aligned address.
     start = LIBC.mmap(None, reserved, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     if start == MAP_FAILED:
         raise OSError("no address space is left")
@@ -225,6 +235,6 @@ def _map_segment(file: int, size: int) -> Any:
         LIBC.munmap(start, reserved)
         raise OSError("the memory cannot be mapped")
     segment = (ctypes.c_char * size).from_address(aligned)
-    # Not at exit of the interpreter, because other threads may use the memory until the process ends.
+    # Do not unmap the memory at the exit of the interpreter, because other threads may use it until the process ends.
     weakref.finalize(segment, LIBC.munmap, start, reserved).atexit = False
     return segment

@@ -1,7 +1,7 @@
-"""Exchange between hosts: sums of the dense gradients, and rows of sharded embeddings.
+"""Communication between hosts: all-reduce of the dense gradients, and transfer of the rows of sharded embeddings.
 
-An all-reduce over all ranks would send every number through every rank. An all-to-all sends each number once to each
-host that needs it.
+An all-reduce over all ranks would send every number through every rank. An all-to-all sends each number only once to
+each host that needs it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from crepe_dist.parallel.sharded_embedding import Int32Array, ShardedEmbedding
 
 
 class InterHostReducer:
-    """All-reduce of gradient slices over the hosts, and exchange of embedding rows between hosts.
+    """Reducer that sums gradient slices over the hosts, and transfers embedding rows between hosts.
 
-    Dense gradients: the ranks with the same slice, one on each host, divide the slice into pieces. Each of these ranks
-    receives its piece from the others, sums it, and sends the sum to the others (reduce-scatter, then all-gather). A
-    host sends 2 (hosts - 1) / hosts of the slice, as in a ring all-reduce.
+    Dense gradients: one rank on each host has the same slice. These ranks divide the slice into pieces, one per rank.
+    Each rank receives its piece from the other ranks, sums the piece, and sends the sum to the other ranks. This is a
+    reduce-scatter, and then an all-gather. As in a ring all-reduce, each rank sends 2 (hosts - 1) / hosts times the
+    size of the slice.
 
-    Embedding rows: each row has an owner, which is a rank. The processes of a host divide the owners on other hosts
-    among themselves. A process requests from its owners the rows that the host's batch uses. It later sends the
-    gradients of these rows, summed over the host, to the owners. Most of these sums fit into 16 bits.
+    Embedding rows: each row has an owner, which is a rank. Each process of a host communicates with some of the owners
+    on other hosts. It requests from them the rows that the batch of its host uses. Later, it sends the gradients of
+    these rows, summed over its host, to the owners. Most of these sums fit into 16 bits.
 
     Args:
-        hosts: Ranks of each host. The ranks own the shards of each embedding in this order.
-        slice_peers: Ranks that have the same gradient slice as this rank, one per host. Empty if this rank has no
-            slice.
-        grad_slice: Gradient slice of this rank, int32 [n]. ``all_reduce`` replaces it by its sum.
+        group: Process group.
+        hosts: For each host, the list of its ranks. The ranks own the shards of each embedding in this order.
+        slice_peers: Ranks that have the same gradient slice as this rank, one per host, including this rank. The
+            sequence is empty if this rank has no slice.
+        grad_slice: Gradient slice of this rank, int32 [n]. ``all_reduce`` replaces it by the sum over the hosts.
+        embeddings: Sharded embeddings.
     """
 
     def __init__(
@@ -50,17 +53,17 @@ class InterHostReducer:
         own_host = next(host for host in hosts if group.rank in host)
         shard_ranks = [rank for host in hosts for rank in host]
         self._own_shard = shard_ranks.index(group.rank)
-        # The shards of ranks on other hosts, by rank.
+        # Shards whose owners are on other hosts, by owner.
         self._remote_shards = {rank: shard for shard, rank in enumerate(shard_ranks) if rank not in own_host}
         local_rank = own_host.index(group.rank)
-        # The remote shards whose rows this process requests. The kernels divide the shards in the same way
-        # (RowSharding::local_process_for).
+        # The remote shards whose rows this process requests, by owner. The kernels divide the remote shards among the
+        # processes of a host in the same way (RowSharding::local_process_for).
         self._requested_shards = {
             rank: shard for rank, shard in self._remote_shards.items() if shard % len(own_host) == local_rank
         }
-        # The ranks that request rows of this rank's shard, one on each other host.
+        # The ranks that request rows of this rank's shard. There is one on each other host.
         self._requesting_ranks = [host[self._own_shard % len(host)] for host in hosts if host is not own_host]
-        self._requested_rows: dict[int, list[Int32Array]] = {}  # Rows of each embedding that a rank has requested.
+        self._requested_rows: dict[int, list[Int32Array]] = {}  # By rank: the requested rows of each embedding.
 
     def pull_rows(self) -> None:
         """Get the values of the remote rows that this host's batch uses. Every rank must call this method."""
@@ -86,7 +89,7 @@ class InterHostReducer:
                 buffer[:] = received
 
     def all_reduce(self) -> None:
-        """Sum this rank's gradient slice over the hosts, and the gradients of the rows that this rank owns.
+        """Sum this rank's gradient slice over the hosts, and sum the gradients of the rows that this rank owns.
 
         Every rank must call this method.
         """
@@ -95,7 +98,7 @@ class InterHostReducer:
         num_peers = len(self._slice_peers)
         pieces = dict(zip(self._slice_peers, np.array_split(self._grad_slice, num_peers or 1)))
         empty = self._grad_slice[:0]
-        # Each message contains a piece of the slice, and the gradients of the receiver's rows in each embedding.
+        # Each message contains a piece of the slice and, for each embedding, the gradients of rows of the receiver.
         messages = {
             rank: [pieces.get(rank, empty), *map(pack_int16, self._remote_buffers(rank))]
             for rank in {*pieces, *self._requested_shards}
@@ -122,10 +125,12 @@ class InterHostReducer:
     def gather_rows(
         self, embedding: ShardedEmbedding, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]
     ) -> None:
-        """Copy the rows of other hosts into arrays on some ranks. Every rank must call this method.
+        """Copy rows of the ranks of other hosts into arrays. Every rank must call this method.
 
         Args:
-            arrays: Arrays [rows, …] of numbers of four bytes. They already contain this rank's rows.
+            embedding: Embedding that the rows belong to.
+            arrays: Arrays [rows, …] of four-byte numbers. They already contain the rows of this rank's shard. On each
+                rank in ``ranks``, the rows of all ranks of other hosts are copied into them.
             ranks: Ranks that receive the rows.
         """
         own_rows = [array[embedding.shard_slice(self._own_shard)].reshape(-1).view(np.int32) for array in arrays]
@@ -140,7 +145,7 @@ class InterHostReducer:
                 target[:] = numbers.view(array.dtype).reshape(target.shape)
 
     def _check_rows(self, rows: Int32Array, embedding: ShardedEmbedding) -> Int32Array:
-        """Return rows that another rank has requested, after a check. The kernels do not check the rows.
+        """Validate the row ids that another rank has requested, and return them. The kernels do not validate them.
 
         Raises:
             RuntimeError: The rows are not in ascending order, or this rank does not own them.
@@ -151,7 +156,7 @@ class InterHostReducer:
         return rows
 
     def _remote_buffers(self, rank: int) -> list[Int32Array]:
-        """Return the buffers of the rows that this rank requests from ``rank``, one buffer per embedding.
+        """Return the buffers of the rows that this rank requests from ``rank``. There is one buffer per embedding.
 
         The list is empty if this rank requests no rows from ``rank``.
         """
@@ -166,14 +171,14 @@ class InterHostReducer:
 
         Args:
             messages: Arrays to send, by receiver.
-            expected: Lengths of the arrays that each sender sends. ``None`` is any length.
+            expected: Lengths of the arrays that each sender must send. ``None`` allows any length.
 
         Returns:
             The received arrays, by sender.
 
         Raises:
-            RuntimeError: The received arrays have other lengths. Without this check, a missing array would leave old
-                numbers in place, and NumPy would copy a single number to all elements.
+            RuntimeError: The received arrays do not have the expected lengths. Without this check, a missing array
+                would leave old numbers in place, and NumPy would broadcast an array of a single number.
         """
         group = self._group
         parts: list[Int32Array] = []
@@ -200,7 +205,7 @@ def _match(lengths: Sequence[int], expected: Sequence[int | None]) -> bool:
 
 
 def _split_message(message: Int32Array) -> list[Int32Array]:
-    """Split a message into its arrays. The header has their number and their lengths, as int64 numbers.
+    """Split a message into its arrays. Its header contains the number and the lengths of the arrays, as int64 numbers.
 
     Raises:
         RuntimeError: The message is malformed.
@@ -219,13 +224,13 @@ def _describe_lengths(lengths: Sequence[int | None]) -> str:
 
 
 def pack_int16(numbers: Int32Array) -> Int32Array:
-    """Compress numbers into a message. Each number takes 16 bits, and 32 bits more if it does not fit into 16 bits."""
+    """Compress numbers into a message. A number takes 16 bits, or 48 bits if it does not fit into 16 bits."""
     message = np.empty(-(-len(numbers) // 2) + len(numbers), np.int32)
     return message[: library.functions().crepe_pack_int16(numbers.ctypes.data, len(numbers), message.ctypes.data)]
 
 
 def unpack_int16(message: Int32Array, count: int) -> Int32Array:
-    """Return the numbers of a message of ``pack_int16``.
+    """Return the ``count`` numbers of a message that ``pack_int16`` has made.
 
     Raises:
         RuntimeError: The message does not contain ``count`` numbers.

@@ -1,9 +1,10 @@
 """Row-sparse training of an embedding: each step reads, sums and updates only the rows that its documents use.
 
-The result equals the result of a dense optimizer, up to rounding. A dense optimizer also changes a row that has no
-gradient, by the momentum of the row. Here, such changes are lazy: they are applied when the row is next read or updated
-(``native/sharded_embedding.h``). There are two differences. Weight decay acts on a row only in the steps that use it.
-Adam's epsilon is not rescaled while the row has no gradient. GPUs update all rows (``cuda_optimizer.py``).
+Apart from rounding and two exceptions, the result equals the result of a dense optimizer. A dense optimizer changes a
+row also in the steps in which the row has no gradient, because of the momentum of the row. Here, such changes are lazy:
+they are applied when the row is next read or updated (``native/sharded_embedding.h``). The exceptions are: weight decay
+acts on a row only in the steps that use the row, and Adam's epsilon is not rescaled while the row has no gradient. On
+GPUs, each step updates all rows (``cuda_optimizer.py``).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ Int32Array = npt.NDArray[np.int32]
 class RowSharding(ctypes.Structure):
     """Division of the rows of an embedding among ranks. Each rank owns a shard, which is a contiguous block of rows.
 
-    The shards of a host are neighbours. The struct of the same name in ``native/sharded_embedding.h`` has the same
-    fields.
+    The shards of a host are adjacent. This structure has the same fields as the struct of the same name in
+    ``native/sharded_embedding.h``.
 
     Attributes:
         num_shards: Number of ranks.
@@ -46,13 +47,14 @@ class RowSharding(ctypes.Structure):
 
 @dataclass(frozen=True)
 class SparseParameter:
-    """Row-sparse parameter.
+    """Row-sparse parameter, of which a step uses few rows.
 
     Attributes:
+        name: Structural name of the parameter.
         parameter: Parameter [rows, columns]. Its ``grad`` is ``None``.
         max_rows_per_step: Maximum number of rows that this rank uses in a step.
-        on_open: Function that is called with the address of the native embedding. The engine reads rows from this
-            embedding and adds its gradients to it.
+        on_open: Callback that receives the address of the native embedding. The engine's kernels read rows from this
+            embedding and add gradients to it.
     """
 
     name: str
@@ -66,7 +68,7 @@ class SparseParameter:
         return (ctypes.c_int64 * 3)(*self.parameter.shape, self.max_rows_per_step)
 
     def segment_bytes(self, sharding: RowSharding) -> int:
-        """Return the memory that each process of a host needs in bytes, rounded up to whole pages."""
+        """Return the size in bytes of the memory that each process of a host needs, rounded up to whole pages."""
         size = library.functions().crepe_embedding_bytes(self.c_shape, ctypes.byref(sharding))
         return -(-int(size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
@@ -75,8 +77,10 @@ class ShardedEmbedding:
     """Embedding whose rows and optimizer state are sharded over all ranks.
 
     Args:
-        sparse: The parameter. Its current values are copied.
-        segments: Memory of each process of the host, uint8.
+        sparse: The parameter. Its current values are copied into the embedding.
+        optimizer: Constants of the optimizer.
+        sharding: Division of the rows among ranks.
+        segments: Memory for this embedding of each process of the host, uint8, in the order of local ranks.
         local_rank: Local rank of this process.
     """
 
@@ -109,8 +113,8 @@ class ShardedEmbedding:
         back_with_huge_pages(values.ctypes.data, values.nbytes)  # Evaluation reads these values in random order.
         weakref.finalize(self, self._functions.crepe_embedding_close, self._handle)
         self._rows_per_shard = self._functions.crepe_embedding_rows_per_shard(sparse.c_shape, ctypes.byref(sharding))
-        # Remote rows that ``collect_remote_rows`` has collected: their ids, their numbers [rows, columns], and the
-        # place of the first row of each shard among them.
+        # Remote rows that ``collect_remote_rows`` has collected, ordered by shard: the index of the first row of each
+        # shard, the ids of the rows, and their values or gradients [rows, columns].
         self._shard_bounds = np.zeros(sharding.num_shards + 1, np.int64)
         self._remote_ids = np.zeros(0, np.int32)
         self._remote_numbers = np.zeros((0, self.parameter.shape[1]), np.int32)
@@ -118,17 +122,14 @@ class ShardedEmbedding:
         sparse.on_open(self._handle)
 
     def squared_norm(self) -> int:
-        """Return the squared norm of the last summed gradient, in fixed-point units.
-
-        It covers the rows that this process updates.
-        """
+        """Return the squared norm of the last summed gradient of this process's shard, in fixed-point units."""
         sums = (ctypes.c_uint64 * 2)()
         self._functions.crepe_embedding_squared_norm(self._handle, sums)
         low, high = sums
         return low + (high << 32)
 
     def shard_slice(self, shard: int, count: int = 1) -> slice:
-        """Return the rows of ``count`` neighbouring shards. ``shard`` is the index of the first shard."""
+        """Return the rows of ``count`` adjacent shards. The first of them is ``shard``."""
         num_rows = self.parameter.shape[0]
         return slice(*[min(index * self._rows_per_shard, num_rows) for index in (shard, shard + count)])
 
@@ -138,10 +139,10 @@ class ShardedEmbedding:
         return self.shard_slice(self._sharding.first_local_shard, self._sharding.num_local_shards)
 
     def collect_remote_rows(self) -> None:
-        """Collect the ids of the remote rows that this host's batch uses.
+        """Collect the ids of the remote rows that the batch of this host uses.
 
-        The processes of a host divide the remote shards among themselves. Each process collects only the rows of its
-        own remote shards.
+        The remote shards are divided among the processes of a host. Each process collects only rows of the shards that
+        are assigned to it.
         """
         addresses = (ctypes.c_void_p * 2)()
         self._functions.crepe_embedding_collect_remote_rows(self._handle, self._shard_bounds.ctypes.data, addresses)
@@ -159,12 +160,12 @@ class ShardedEmbedding:
     def remote_buffer(self, shard: int) -> Int32Array:
         """Return the memory of the collected remote rows of a shard, as a flat array.
 
-        The caller writes the values of the rows to it. ``reduce_remote_grads`` replaces them by gradients.
+        The caller writes the values of the rows into this memory. ``reduce_remote_grads`` replaces them by gradients.
         """
         return self._remote_numbers[slice(*self._shard_bounds[shard : shard + 2])].reshape(-1)
 
     def num_elements(self, rows: Int32Array) -> int:
-        """Return the number of elements of rows."""
+        """Return the total number of elements of ``rows``."""
         return len(rows) * int(self.parameter.shape[1])
 
     def read_rows(self, rows: Int32Array) -> Int32Array:
@@ -174,7 +175,7 @@ class ShardedEmbedding:
             rows: Ids of the rows in ascending order.
 
         Returns:
-            float32 numbers, as an int32 view.
+            The float32 values, viewed as int32.
         """
         values = np.empty(self.num_elements(rows), np.float32)
         self._functions.crepe_embedding_read_rows(self._handle, rows.ctypes.data, len(rows), values.ctypes.data)
@@ -197,14 +198,15 @@ class ShardedEmbedding:
         )
 
     def step(self, learning_rate: float, grad_factor: float) -> None:
-        """Update the rows of this process with the sum of their gradients.
+        """Update the rows of this process's shard with the sum of their gradients.
 
-        If ``accumulate`` was not called in this step, this call sums the gradients over the processes of the host, in
-        the same pass over memory. All processes call this method. No process reads rows before the call has returned
-        in all processes.
+        If ``accumulate`` was not called in this step, this call also sums the gradients over the processes of the host,
+        in the same pass over memory. All processes must call this method. No process may read rows before the call has
+        returned in all processes.
 
         Args:
-            grad_factor: Factor of the summed gradient, which is in fixed-point units.
+            learning_rate: Learning rate, before the learning-rate multiplier and Adam's bias correction.
+            grad_factor: Factor that converts the summed gradient from fixed-point units to the clipped mean.
         """
         self._num_updates += 1
         corrected_lr = self._optimizer.bias_corrected_lr(learning_rate * self.parameter.lr_mult, self._num_updates)
@@ -217,8 +219,8 @@ class ShardedEmbedding:
     def synchronize(self) -> None:
         """Apply the lazy updates to all rows of this process's shard, and round the rows to float16.
 
-        Model files contain float16 numbers, so evaluation uses the same values. All processes call this method. No
-        process reads rows before the call has returned in all processes.
+        Model files contain float16 numbers, so evaluation uses the same values. All processes must call this method. No
+        process may read rows before the call has returned in all processes.
         """
         _check_memory(self._functions.crepe_embedding_apply_lazy_updates(self._handle))
 
@@ -227,11 +229,11 @@ class ShardedEmbedding:
         self._store(self.host_slice, [self.parameter.data])
 
     def state_dict(self, rows: slice) -> Arrays:
-        """Copy rows of this host to new arrays, under the names of ``OptimizerState``.
+        """Copy rows of this host to new arrays. The arrays have the names that ``OptimizerState`` documents.
 
         Returns:
-            The values without lazy updates, the moments, and the last update of each row. The arrays have the length
-            of the whole embedding; only ``rows`` are filled.
+            The values before lazy updates, the moments, and the last update of each row. The arrays have one item for
+            each row of the whole embedding. Only the items of ``rows`` are filled.
         """
         arrays: Arrays = {self.name: np.empty(self.parameter.shape, np.float32)}
         for index, shape in enumerate(self._optimizer.state_shapes(self.parameter)):
@@ -248,13 +250,13 @@ class ShardedEmbedding:
         self._functions.crepe_embedding_store(self._handle, rows.start, rows.stop, *addresses)
 
     def drift_history(self) -> npt.NDArray[np.float64]:
-        """Return the lazy drift since each update, float64 [updates since ``synchronize`` + 1]."""
+        """Return the ``lazy_drift`` of ``OptimizerState``, float64 [updates since ``synchronize`` + 1]."""
         history = np.empty(self._functions.crepe_embedding_drift_history(self._handle, None))
         self._functions.crepe_embedding_drift_history(self._handle, history.ctypes.data)
         return history
 
     def load_state_dict(self, state: OptimizerState) -> None:
-        """Load the parameter's current values and the saved optimizer state. Every process calls this method."""
+        """Load the parameter's current values and a saved optimizer state. Every process must call this method."""
         moments = state.moments(self.name, self._optimizer.state_shapes(self.parameter))
         self._load(state.num_updates, moments, state.lazy_state(self.name, self.parameter.shape[0]))
 
@@ -274,13 +276,16 @@ class ShardedEmbedding:
 def apply_lazy_updates(
     values: npt.NDArray[np.float32], moments: Moments, lazy_state: LazyState, optimizer: OptimizerSpec
 ) -> tuple[npt.NDArray[np.float32], Moments]:
-    """Apply the lazy updates to all rows of a saved embedding, for an optimizer that updates all rows in each step.
+    """Apply the lazy updates to all rows of a saved embedding, for an optimizer that has no lazy updates.
 
     Args:
+        values: Saved values of the parameter, before lazy updates.
+        moments: Saved moments.
         lazy_state: Result of ``OptimizerState.lazy_state``.
+        optimizer: Constants of the optimizer.
 
     Returns:
-        The values and the moments for such an optimizer.
+        The updated values and moments.
     """
     drift, last_update = lazy_state
     if len(drift) == 1:

@@ -1,12 +1,14 @@
 """Distributed optimizer on CPUs: all-reduce of fixed-point gradients in shared memory and between hosts.
 
-Each process keeps its dense gradients in memory that all processes of its host map. Behind the gradients is a table
-with one row of statistics per rank, which is summed like a gradient. Rank k of a host sums slice k of this memory over
-the processes of the host. It then sums the slice with the ranks that have the same slice on the other hosts, by an
-all-to-all. If hosts have different numbers of processes, the surplus ranks have no slice.
+Each process keeps its dense gradients in a memory segment that all processes of its host map. After the gradients, the
+segment contains a matrix with one row of statistics per rank, which is summed like a gradient. Rank k of a host sums
+slice k of the segments of its host. If there are several hosts, one rank on each host has the same slice, and these
+ranks then sum the slice over the hosts by an all-to-all. If hosts have different numbers of processes, the surplus
+ranks have no slice.
 
 Each row of an n-gram table has one owner among all ranks. The owner sums the gradients of the row and updates the row.
-On one host, the owner does both in ``step``. If one process cannot share memory, each process counts as a host.
+If all ranks are on one host, the owner does both in ``step``. If any process cannot share memory, each process is
+treated as a host of its own.
 """
 
 from __future__ import annotations
@@ -29,18 +31,22 @@ from crepe_dist.parallel.host_shared_memory import HostSharedMemory, allocate_pr
 from crepe_dist.parallel.inter_host import InterHostReducer
 from crepe_dist.parallel.sharded_embedding import RowSharding, ShardedEmbedding, SparseParameter
 
-# Offset of the gradients in a process's segment, behind the barrier, in bytes. It is 16 bytes into a page, like the
-# data of NumPy's large arrays. An update reads multiple arrays at the same index, and takes a third longer on an Intel
-# Xeon if the alignments of the arrays differ.
+# Offset in bytes of the gradients in a process's segment. The first page of the segment is for the barrier. The
+# gradients start 16 bytes after the start of a page, like the data of NumPy's large arrays. An update reads several
+# arrays at the same index, and takes a third longer on an Intel Xeon if the arrays have different alignments.
 GRADIENTS_OFFSET = mmap.PAGESIZE + 16
 
 
 class SharedMemoryOptimizer(FixedPointOptimizer):
-    """Optimizer that sums in shared memory and, between hosts, by all-to-all. Our own kernels update the parameters.
+    """Optimizer that sums the gradients of a host in shared memory, and those of several hosts by an all-to-all.
+
+    Our own CPU kernels update the parameters.
 
     Args:
+        group: Process group.
+        optimizer: Constants of the optimizer.
         scales: The trained parameters, and the fixed-point scales of their gradients.
-        sparse_parameters: The row-sparse ones among the trained parameters.
+        sparse_parameters: The row-sparse parameters among the trained parameters.
     """
 
     def __init__(
@@ -124,7 +130,8 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._stats[self._group.rank, : len(own_stats)] = own_stats
         self._memory.barrier()
         local_rank, grad_slice, num_processes = self._memory.local_rank, self._slice, self._memory.num_processes
-        # With multiple hosts, the sum is written only into this process's segment; -1: into the segments of all.
+        # With several hosts, the sum is written only into the segment of this process. With one host (-1), it is
+        # written into the segments of all processes.
         target = local_rank if self._inter_host else -1
         self._sum_int32(self._word_addresses, num_processes, target, grad_slice.start, grad_slice.stop)
         if self._inter_host:
@@ -133,8 +140,8 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
                 if peer != local_rank:
                     self._words[peer][grad_slice] = self._words[local_rank][grad_slice]
         self._memory.barrier()
-        # The statistics can be read after the barrier, because a process clears its statistics only in the next call.
-        # Other processes write into its segment only after the barrier of that call.
+        # The statistics can be read after the barrier. This process clears them only in its next call of this method,
+        # and the other processes write into its segment only after the first barrier of that call.
         stats: list[StepStats] = self._stats.tolist()
         return stats
 
@@ -148,7 +155,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._memory.arrive()  # ``wait_for_update`` waits for the arrival of all processes before rows are read.
 
     def _squared_norm(self) -> float:
-        """Return the squared norm of all summed gradients, the same on every rank. Clipping needs it."""
+        """Return the squared norm of all summed gradients, for gradient clipping. It is the same on every rank."""
         total = self._dense_optimizer.squared_norm()
         # Each rank sums the gradients of the rows that it owns. The ranks then gather these sums of squares.
         own_squares = [embedding.squared_norm() for embedding in self._embeddings]
@@ -157,7 +164,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         return float(total)
 
     def _gather_squares(self, own_squares: list[int]) -> list[list[int]]:
-        """Return the sums of squares of all ranks, one per embedding."""
+        """Return the sums of squares of all ranks, in the order of ranks. Each rank has one sum per embedding."""
         if self._inter_host:
             return self._group.all_gather_json(own_squares, "squares")
         words = [
@@ -170,7 +177,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         return [[low + (high << 64) for low, high in rank_words.reshape(-1, 2).tolist()] for rank_words in words]
 
     def synchronize(self) -> None:
-        self._memory.barrier()  # Rank 0 may still copy the rows of other processes for a saved state.
+        self._memory.barrier()  # Rank 0 may still be copying rows of other processes into a saved state.
         for embedding in self._embeddings:
             embedding.synchronize()
         self._memory.barrier()
@@ -219,7 +226,8 @@ def open_host_memory(
             its host.
 
     Returns:
-        The ranks of each host, and the memory. If one process cannot share memory, each process counts as a host.
+        The ranks of each host, and the memory. If any process cannot share memory, each process is treated as a host of
+        its own.
     """
     if len(group.hosts) < group.size:
         host_ranks = next(host_ranks for host_ranks in group.hosts if group.rank in host_ranks)
