@@ -1,1 +1,1 @@
-"""Engines, which compute the logits and gradients of a network."""
+"""Engines that compute the logits and gradients of a network."""

@@ -20,13 +20,13 @@ from crepe_dist.parallel.sharded_embedding import SparseParameter
 from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
-MAX_CACHE_BYTES = 1 << 29  # Maximum size of a process's cache of the n-gram rows of documents.
+MAX_CACHE_BYTES = 1 << 29  # Maximum size in bytes of the cache of a process. It holds the n-gram rows of documents.
 
 
 class CpuEngine(Engine):
     """Engine on our own CPU kernels, which access the arrays of the parameters directly.
 
-    Gradients are fixed-point numbers (``FixedPointScales``). Embeddings are trained row by row.
+    Gradients are fixed-point numbers (``FixedPointScales``). Embeddings are row-sparse parameters.
 
     Attributes:
         scales: Fixed-point scales of the gradients. ``create_optimizer`` sets this attribute.
@@ -58,7 +58,7 @@ class CpuEngine(Engine):
         return self._optimizer
 
     def _attach_embedding(self, index: int, address: int) -> None:
-        """Make the kernels use a native embedding: it is the ``index``-th embedding of the network."""
+        """Make the kernels use the native embedding at ``address`` as embedding number ``index`` of the network."""
         cache_bytes = min(MAX_CACHE_BYTES, hardware.memory() // 32)
         self._kernels.call("crepe_attach_embedding", index, address, cache_bytes)
 
@@ -84,7 +84,7 @@ class CpuEngine(Engine):
         packed, scales, loss = batch.packed.ctypes.data, self.scales, ctypes.c_double()
         dropout = self.config.dropout, batch.seed, batch.first
         scales.start_step(batch.global_batch_size)
-        # False: buffers are not read again, because only trained parameters have changed.
+        # The argument False means that the kernels do not read buffers again. Only trained parameters have changed.
         self._kernels.call("crepe_set_parameters", self._addresses, False)
         self._optimizer.wait_for_update()
         self._kernels.call("crepe_find_rows", packed, num_rows)
@@ -94,7 +94,11 @@ class CpuEngine(Engine):
         return loss.value
 
     def _check_batch(self, batch: Batch) -> tuple[int, int]:
-        """Return the number of rows and of bytes per row of a batch, after a check. The kernels do not check them."""
+        """Return the number of rows of a batch, and its bytes per row.
+
+        Raises:
+            ValueError: The number of bytes per row does not fit the network. The kernels do not check it.
+        """
         num_rows, stride = batch.packed.shape
         length = self.config.feature_len
         expected = length + num_trailer_bytes(self.loss.max_labels)

@@ -24,7 +24,7 @@ from crepe_dist.settings.options import OptimizerOptions
 class CudaEngine(Engine):
     """Engine on our own GPU kernels. Parameters, gradients and optimizer state are in the memory of the GPU.
 
-    ``Parameter.data`` is a copy of a parameter on the host; ``state_dict`` and ``load_state_dict`` transfer it.
+    ``Parameter.data`` is a copy on the host. ``state_dict`` and ``load_state_dict`` copy it from and to the GPU.
     Gradients are fixed-point numbers (``FixedPointScales``). The gradient of each document is rounded separately, so
     the sum is bit-identical for every division of a batch among ranks.
 
@@ -87,11 +87,14 @@ class CudaEngine(Engine):
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> DeviceBuffer:
-        """Compute the gradients of a batch. Return the losses, float32 [branches, documents], which may be pending."""
+        """Compute the gradients of a batch, and return the losses, float32 [branches, documents].
+
+        The call does not wait for the GPU, so the losses may still be in computation.
+        """
         optimizer, program, num_documents = self._optimizer, self._program, len(batch.packed)
         assert optimizer is not None, "call create_optimizer first"
         self.scales.start_step(batch.global_batch_size)
-        # The size of the global batch, so that the loss scale does not depend on the number of ranks.
+        # Use the size of the global batch, so that the loss scale does not depend on the number of ranks.
         scale = self.grad_scaler.scale_for(batch.global_batch_size)
         dropout = DropoutState(self.config.dropout, batch.seed)
         loss_options = self.loss.smoothing, self.loss.max_labels, self.loss.label_type == MULTILABEL
@@ -119,13 +122,13 @@ class CudaEngine(Engine):
         return logits
 
     def _branch_buffers(self, name: str, num_documents: int) -> tuple[DeviceBuffer, list[tuple[Branch, DeviceBuffer]]]:
-        """Return a buffer for float32 [branches, documents, classes], and each branch with its part of the buffer."""
+        """Return a buffer for numbers [branches, documents, classes], and each branch with its part of the buffer."""
         size = 4 * num_documents * self.config.num_classes
         buffer = self._program.buffer(name, len(self._branches) * size)
         return buffer, [(branch, buffer.view(index * size, size)) for index, branch in enumerate(self._branches)]
 
     def _copy_batch(self, batch: Batch) -> tuple[DeviceBatch, DeviceBuffer]:
-        """Copy a batch to the GPU and unpack its texts. Return the texts and the packed batch."""
+        """Copy a batch to the GPU, and unpack its texts there. Return the unpacked texts and the packed batch."""
         program, (num_documents, stride), length = self._program, batch.packed.shape, self.config.feature_len
         packed = program.buffer("packed", batch.packed.nbytes)
         packed.write(np.ascontiguousarray(batch.packed))
@@ -138,7 +141,7 @@ class CudaEngine(Engine):
 
 
 def shared_constants() -> dict[str, str]:
-    """Return the constants that Python shares with the kernels, as C++ expressions."""
+    """Return the constants of ``native/constants.py`` as C++ expressions for the compiler of the CUDA kernels."""
     expressions = {}
     for name, value in vars(constants).items():
         if name.isupper() and isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""Interface of the engines, which compute the logits and gradients of a network: our own kernels, or MXNet."""
+"""Interface of the engines that compute the logits and gradients of a network, with our own kernels or with MXNet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from crepe_dist.settings.options import OptimizerOptions
 
 Logits = npt.NDArray[np.float32]
 
-# Row indices int64 [n], labels int32 [n], and logits float32 [n, classes] or [n, branches, classes] of a batch.
+# A batch: its row indices int64 [n], labels int32 [n], and logits float32 [n, classes] or [n, branches, classes].
 LogitsBatch = tuple[RowIndices, npt.NDArray[np.int32], Logits]
 
 
@@ -40,12 +40,12 @@ class Engine(ABC):
         loss: Loss function.
         device: Device on which the network is computed.
         reduction_group: Number of documents whose gradients are added in floating point before they are rounded to
-            fixed point. One rank must compute such a group, so the global batch is divided among ranks at multiples of
-            this number.
-        grad_scaler: Scale of the loss in float16.
+            fixed point. A single rank must compute all documents of such a group. The global batch is therefore divided
+            among ranks at multiples of this number.
+        grad_scaler: Loss scaler for float16.
         parameters: Parameters by name, in the order that the kernels expect. ``GluonEngine`` does not have this
             attribute, because the Gluon block holds its parameters.
-        pretrained_summary: Description of the pretrained weights that training starts from, for the banner of the run.
+        pretrained_summary: Description of the pretrained weights with which training starts, for the banner of the run.
             It is empty if all weights are initialised randomly.
     """
 
@@ -76,9 +76,11 @@ class Engine(ABC):
     def iter_logits(
         self, split: Split, batch_size: int, rank: int, size: int, compute: Callable[[Batch], Logits] | None = None
     ) -> Iterator[LogitsBatch]:
-        """Yield row indices, labels and logits of a rank's shard of each batch of a split, with current parameters.
+        """Yield the row indices, labels and logits of a rank's shard of each batch, with the current parameters.
 
         Args:
+            split: Split of the data.
+            batch_size: Number of documents in a global batch.
             rank: Rank whose shards are computed.
             size: Number of ranks.
             compute: ``logits`` or ``branch_logits``. ``None``: ``logits``.
@@ -91,7 +93,7 @@ class Engine(ABC):
         """Wait until all pending computations have finished."""
 
     def load_weights(self) -> None:  # noqa: B027
-        """Load the current parameters. Call this before ``logits`` if the parameters may have changed."""
+        """Make the kernels use the current parameters. Call this before ``logits`` if parameters may have changed."""
 
     def state_dict(self) -> Arrays:
         """Return all parameters by structural name. The arrays are valid until the next step."""
@@ -101,7 +103,7 @@ class Engine(ABC):
         """Set all parameters by structural name.
 
         Raises:
-            UserError: A name or shape differs from the network's, or a value is not finite.
+            UserError: The names or shapes are not those of the network's parameters, or a value is not finite.
         """
         validate(arrays, self.config)
         for name, parameter in self.parameters.items():
@@ -114,8 +116,10 @@ class Engine(ABC):
         """Create the distributed optimizer of this engine's parameters. Every rank must call this method.
 
         Args:
-            max_shard_size: Maximum number of documents in any rank's shard of a batch, the same on every rank. It
-                determines the memory of the embeddings' gradients.
+            group: Process group.
+            options: Hyperparameters of the optimizer.
+            max_shard_size: Maximum number of documents in a shard of a batch, over all ranks. It determines how much
+                memory is allocated for the gradients of embeddings.
         """
 
     @abstractmethod
@@ -123,7 +127,7 @@ class Engine(ABC):
         """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``load_weights``."""
 
     def branch_logits(self, batch: Batch) -> Logits:
-        """Compute the logits of each branch of the network as ``logits`` does, float32 [B, branches, classes]."""
+        """Compute the logits of each branch of the network, float32 [B, branches, classes]; see ``logits``."""
         return self.logits(batch)[:, None]
 
     @abstractmethod
@@ -131,8 +135,8 @@ class Engine(ABC):
         """Compute the gradients of the sum of the weighted losses of this rank's shard of a batch.
 
         Returns:
-            The sum of the losses, in the form that ``all_reduce`` of the engine's optimizer expects: a number with CPU
-            kernels, otherwise an array on the device.
+            The sum of the losses for CPU kernels. Otherwise, an array or buffer of losses on the device. The method
+            ``all_reduce`` of the engine's optimizer takes this value.
         """
 
 
@@ -143,10 +147,10 @@ def create_engine(
     loss: Loss = DEFAULT_LOSS,
     device: Device = CPU,
 ) -> Engine:
-    """Create the engine that ``backend`` selects. The arguments are the attributes of ``Engine``.
+    """Create the engine that ``backend`` selects. The arguments are described as attributes of ``Engine``.
 
     Raises:
-        UserError: MXNet is needed, and is not installed.
+        UserError: The backend needs MXNet, and MXNet is not installed.
     """
     arguments = config, parameters, backend, loss, device
     if backend.on_cuda:

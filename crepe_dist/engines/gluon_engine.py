@@ -1,4 +1,4 @@
-"""Engine on MXNet's operators, in float32: a Gluon block, trained by Gluon's or Horovod's ``Trainer``."""
+"""Engine on MXNet's operators, in float32. Gluon's or Horovod's trainer updates the parameters of its Gluon block."""
 
 from __future__ import annotations
 
@@ -45,12 +45,13 @@ class GluonEngine(Engine):
 
     def load_state_dict(self, arrays: Arrays) -> None:
         validate(arrays, self.config)
-        # After inference on the CPU, weights are in oneDNN's own layout. In this layout, `set_data` fails
+        # After inference on the CPU, the weights have oneDNN's own memory layout. With this layout, `set_data` fails
         # asynchronously and leaves the old values. A cast restores the plain layout (checked with MXNet 1.9.1).
         self.network.cast("float32")
         for name, parameter in structural_parameters(self.network).items():
             parameter.set_data(mx.nd.array(arrays[name]))
-        self.network.hybridize(static_alloc=True, static_shape=True)  # The compiled graph holds the old arrays.
+        # Compile the graph again, because the compiled graph refers to the old arrays.
+        self.network.hybridize(static_alloc=True, static_shape=True)
 
     def create_optimizer(
         self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
@@ -84,5 +85,5 @@ def mxnet_context(device: Device) -> mx.Context:
 
 
 def parameter_values(network: gluon.Block) -> Arrays:
-    """Copy all parameters of a block as float32 arrays, by structural name."""
+    """Return copies of all parameters of a block as float32 arrays, by structural name."""
     return {name: parameter.data().asnumpy() for name, parameter in structural_parameters(network).items()}

@@ -1,1 +1,1 @@
-"""Optimizers (Adam and SGD), the parameters that they update, and fixed-point gradients."""
+"""Optimizers (Adam and SGD), parameters, and fixed-point gradients."""

@@ -1,14 +1,14 @@
-"""Fixed-point gradients: integer sums are bit-identical for any number of processes and threads.
+"""Fixed-point gradients, whose sums are bit-identical for any number of processes and threads.
 
 Floating-point addition is not associative. The order of the additions changes the last bits of a sum, and the order
-depends on how processes and threads divide a batch. Our own kernels therefore represent gradients as int32 numbers in
-units of a power of two, the scale of the parameter (``native/fixed_point.h``). A kernel computes the contribution of a
-small, fixed group of documents in floating point and rounds it to an integer. The sum of these integers does not depend
-on the order of the additions.
+depends on how processes and threads divide a batch. Our own kernels therefore represent gradients as int32 multiples of
+a power of two. This power of two is the scale of the parameter (``native/fixed_point.h``). A kernel computes the
+contribution of a small, fixed group of documents in floating point, and rounds it to an integer. The sum of these
+integers does not depend on the order of the additions.
 
-The kernels also compute a bound of each sum. The bound determines the scale of the next step, which can represent a
-sum eight times as large. If a sum may overflow int32, the step is computed again with a larger scale. The first step is
-repeated until all scales are small enough.
+The kernels also compute an upper bound of each sum. The bound determines the scale of the next step. With this scale,
+the next sum can be eight times as large without overflow. If a sum may overflow int32, the step is recomputed with a
+larger scale. The first step is recomputed until all scales are small enough.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class FixedPointScales:
         parameters: Trained parameters by name, in the order that the kernels expect.
 
     Attributes:
-        exponents: Exponents of the scales, C array of int32 [parameters]. A scale is 2**exponent.
+        parameters: Trained parameters by name.
+        exponents: Exponents of the current scales, C array of int32 [parameters]. A scale is 2**exponent.
         bound_unit: Unit of ``sum_bounds``, in fixed-point units.
-        sum_bounds: Bounds of the sums of this process's terms, C array of float32 [parameters]. The kernels write it.
-            A bound is NaN if a term is not finite.
+        sum_bounds: Upper bounds of the absolute gradient sums of this process, C array of float32 [parameters]. The
+            kernels write this array. A bound is NaN if a gradient is not finite.
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
@@ -64,11 +65,11 @@ class FixedPointScales:
 
     @cached_property
     def grad_addresses(self) -> Any:
-        """C array of the addresses of the gradients. An address is null for row-sparse parameters."""
+        """C array of the addresses of the gradients. The addresses of row-sparse parameters are null."""
         return pointers(parameter.grad for parameter in self.parameters.values())
 
     def start_step(self, global_batch_size: int) -> None:
-        """Set the scales that the last ``update_scales`` has chosen, for a step or for another attempt at a step."""
+        """Set the scales that the last ``update_scales`` has chosen. Call this before each computation of a step."""
         self.bound_unit = BOUND_UNIT if global_batch_size <= SMALL_BATCH else LARGE_BATCH_BOUND_UNIT
         self.exponents[:] = self._retry_exponents or self._step_exponents or [INITIAL_EXPONENT] * len(self.parameters)
         self._retry_exponents = None
@@ -80,8 +81,8 @@ class FixedPointScales:
             sum_bounds: Bounds of each process, [processes, parameters].
 
         Returns:
-            True if all sums fit into int32, or if a bound is not finite. False if the step must be computed again; the
-            scales of that attempt have then been chosen.
+            False if the step must be recomputed. The scales for the recomputation have then been chosen. True if all
+            sums fit into int32, or if a bound is not finite.
         """
         totals = [sum(process_bounds) * (self.bound_unit / BOUND_UNIT) for process_bounds in zip(*sum_bounds)]
         if not all(map(math.isfinite, totals)):
@@ -97,7 +98,7 @@ class FixedPointScales:
         ):
             self.exponents[:] = self._retry_exponents = fitted
             return False
-        # An exponent decreases by at most 1 per step, because the gradients of a single step may be small by chance.
+        # Decrease an exponent by at most 1 per step, because the gradients of a single step may be small by chance.
         self._step_exponents = [max(next_exponent, exponent - 1) for exponent, next_exponent in zip(current, fitted)]
         return True
 
@@ -106,7 +107,7 @@ class FixedPointScales:
         return float(2.0 ** self.exponents[self._index[parameter]])
 
     def state_dict(self) -> npt.NDArray[np.int32] | None:
-        """Return the exponents of the next step, or ``None`` before the first step."""
+        """Return the exponents of the next step, or ``None`` before the first update."""
         return None if self._step_exponents is None else np.array(self._step_exponents, np.int32)
 
     def load_state_dict(self, state: npt.NDArray[np.int32] | None) -> None:
@@ -115,7 +116,7 @@ class FixedPointScales:
 
 
 def _next_exponent(exponent: int, total: float) -> int:
-    """Return the exponent for the next step, given this step's exponent and the bound of its sum."""
+    """Return the exponent for the next step, given the exponent of this step and the bound of its sum."""
     if total >= OVERFLOW_BOUND:
         fitted = exponent + OVERFLOW_STEP_BITS
     else:
@@ -124,9 +125,10 @@ def _next_exponent(exponent: int, total: float) -> int:
 
 
 def mean_and_clip_factor(global_batch_size: float, clip_norm: float | None, squared_norm: Callable[[], float]) -> float:
-    """Return the factor that turns summed gradients into their mean, clipped to a norm of at most ``clip_norm``.
+    """Return the factor that converts summed gradients to their mean, clipped to a norm of at most ``clip_norm``.
 
     Args:
+        global_batch_size: Number of documents in the global batch.
         clip_norm: Maximum norm of the mean gradient. ``None``: no clipping.
         squared_norm: Function that returns the squared norm of the summed gradients. It is called only for clipping.
     """

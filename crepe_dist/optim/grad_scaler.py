@@ -15,10 +15,11 @@ class GradScaler:
 
     Attributes:
         scale: Factor of the MEAN loss. It is ``None`` in other precisions. The kernels compute the gradient of the SUM
-            of n documents' losses, which is up to n times as large. Its factor is therefore ``scale`` / n, with n
-            rounded up to a power of two so that the division is exact. One scale thus suits every batch size and
-            number of processes.
-        grad_factor: Ratio of the scaled gradients of the last step to the true gradients. It is 1 in other precisions.
+            of the losses of n documents, which is up to n times as large. The factor of the sum is therefore ``scale``
+            divided by n. The number n is rounded up to a power of two, so that the division is exact. The same scale
+            thus suits every batch size and number of processes.
+        grad_factor: Factor by which loss scaling has enlarged the gradients of the last step. It is 1 in other
+            precisions.
     """
 
     def __init__(self, precision: str) -> None:
@@ -27,7 +28,7 @@ class GradScaler:
         self._finite_steps = 0
 
     def scale_for(self, global_batch_size: int) -> float:
-        """Return the factor of a loss that is a sum over the documents of the global batch."""
+        """Return the factor of the loss, for a loss that is summed over the documents of the global batch."""
         if self.scale is not None:
             self.grad_factor = self.scale / (1 << (global_batch_size - 1).bit_length())
         return self.grad_factor
@@ -43,7 +44,8 @@ class GradScaler:
         """Halve the scale after an overflow.
 
         Returns:
-            False if there is no scale or if it is already 1. Loss scaling is then not the cause of the overflow.
+            True if the scale was halved. False if there is no scale, or if it is already 1. In these cases, loss
+            scaling is not the cause of the overflow.
         """
         self._finite_steps = 0
         if self.scale is None or self.scale == 1.0:
@@ -52,7 +54,7 @@ class GradScaler:
         return True
 
     def state_dict(self) -> list[float]:
-        """Return the scale and the number of finite steps since its last change. Empty in other precisions."""
+        """Return the scale and the number of finite steps since its last change, or an empty list without a scale."""
         return [] if self.scale is None else [self.scale, float(self._finite_steps)]
 
     def load_state_dict(self, state: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""Reader of the optimizer's arrays in a saved state."""
+"""Reader of the arrays of the optimizer in a saved state."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ LazyState = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # Result of `
 
 
 class OptimizerState:
-    """Reader of the optimizer state in a saved state. It reads one array at a time.
+    """Reader of the optimizer's part of a saved state. It reads one array at a time.
 
-    The caller has already verified the checksum of the file. The arrays are:
+    The caller must already have verified the checksum of the file. The arrays are:
 
     ``updates``                  Number of updates, int64 [1].
     ``<parameter>.0``            SGD: momentum. Adam: first moment. float32, in the shape of the parameter.
     ``<parameter>.1``            Adam: second moment, float32. Its shape is the shape of the parameter, or [rows, 1] if
                                  each row has one second moment.
-    ``<parameter>.last_update``  Number of the update that last wrote each row of a row-sparse parameter, int32 [rows].
-                                 Updates are counted since all rows were last brought up to date. The array is missing
-                                 if all rows are up to date.
-    ``<parameter>.lazy_drift``   Change of a row that was written in update k, caused by the updates since k, as a
-                                 multiple of its first moments; float64 [updates + 1].
+    ``<parameter>.last_update``  For each row of a row-sparse parameter, the number of the update that last wrote the
+                                 row, int32 [rows]. Updates are counted since ``synchronize``. The array is missing if
+                                 all rows are up to date.
+    ``<parameter>.lazy_drift``   Item k belongs to the rows that were last written in update k. It is the change of such
+                                 a row that the later updates cause, as a multiple of the row's first moments, float64
+                                 [updates + 1].
     ``exponents``                Exponents of the fixed-point scales of the next step, int32 [parameters]. See
                                  ``FixedPointScales``.
 
-    A parameter has its structural name, such as ``ngrams.weight``. The exponents are in the order of the trained
-    parameters.
+    ``<parameter>`` is the structural name of a parameter, such as ``ngrams.weight``. The exponents are in the order of
+    the trained parameters. Every method raises ``UserError`` if an array does not have the dtype and the shape that the
+    kernels expect.
 
     Attributes:
         num_updates: Number of updates.
 
     Raises:
-        UserError: By every method: an array does not have the dtype or the shape that the kernels will access.
+        UserError: The state has no valid number of updates.
     """
 
     def __init__(self, arrays: Arrays) -> None:
@@ -56,7 +58,10 @@ class OptimizerState:
         return moments if len(moments) == len(shapes) > 0 else None
 
     def lazy_state(self, parameter: str, num_rows: int) -> LazyState:
-        """Return the drift since each update, and the last update of each row, of a row-sparse parameter."""
+        """Return the arrays ``lazy_drift`` and ``last_update`` of a row-sparse parameter with ``num_rows`` rows.
+
+        If one of them is missing, return arrays for rows that are all up to date.
+        """
         drift: Any = self._read(f"{parameter}.lazy_drift", np.float64, None)
         last_update: Any = self._read(f"{parameter}.last_update", np.int32, (num_rows,))
         if drift is None or last_update is None:

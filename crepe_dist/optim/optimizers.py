@@ -1,7 +1,7 @@
 """Constants of the optimizers, and updates of dense parameters by our CPU kernels.
 
-The updates of row-sparse parameters are in ``parallel/sharded_embedding.py``, and the updates on GPUs are in
-``parallel/cuda_optimizer.py``.
+``parallel/sharded_embedding.py`` updates row-sparse parameters, and ``parallel/cuda_optimizer.py`` updates parameters
+on GPUs.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from crepe_dist.optim.optimizer_state import OptimizerState
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 
-OPTIMIZERS = ("adam", "sgd")  # In the order of OptimizerKind in native/optimizer.h.
+OPTIMIZERS = ("adam", "sgd")  # The order is the order of OptimizerKind in native/optimizer.h.
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's beta1 and beta2, and epsilon.
 
 
 class OptimizerSpec:
     """Constants of an optimizer.
 
-    Our kernels and MXNet's operators have the same constants and state, so a resumed run may switch from one to the
-    other. Our kernels pass over the memory once, and MXNet's operators pass over it repeatedly. With 11 million
+    Our kernels and MXNet's operators use the same constants and state, so a resumed run may switch from one to the
+    other. Our kernels read the memory once per update, and MXNet's operators read it several times. With 11 million
     parameters on two cores, MXNet's Adam takes six times as long as our kernel, and MXNet's SGD takes three times as
     long.
 
     Attributes:
-        name: "adam" or "sgd".
-        kernel_id: Number of the optimizer in ``native/optimizer.h``.
+        name: ``adam`` or ``sgd``.
+        kernel_id: Value of OptimizerKind in ``native/optimizer.h``.
         betas: Adam: beta1 and beta2. SGD: momentum and 0.
         epsilon: Adam's epsilon. It is 0 for SGD.
         constants: Betas and epsilon as a C array.
@@ -58,10 +58,11 @@ class OptimizerSpec:
         self.clip_norm = options.clip_norm
 
     def bias_corrected_lr(self, learning_rate: float, num_updates: int) -> float:
-        """Return the learning rate, for Adam with the correction of the bias of its moments.
+        """Return the effective learning rate. For Adam, it includes the bias correction of the moments.
 
         Args:
-            num_updates: Number of updates, including the one that is about to be made.
+            learning_rate: Learning rate without bias correction.
+            num_updates: Number of updates, including the update that is about to be made.
         """
         if self.name != "adam":
             return learning_rate
@@ -103,7 +104,7 @@ class FusedOptimizer:
 
         Args:
             learning_rate: Result of ``OptimizerSpec.bias_corrected_lr``.
-            grad_factor: Factor that turns the summed gradients into the clipped mean.
+            grad_factor: Factor that converts the summed gradients to their clipped mean; see ``mean_and_clip_factor``.
         """
         optimizer, parameters = self._optimizer, self._parameters.values()
         double_array = ctypes.c_double * len(parameters)
@@ -125,11 +126,11 @@ class FusedOptimizer:
         return total
 
     def state_dict(self) -> Arrays:
-        """Copy the moments, under the names of ``OptimizerState``."""
+        """Return copies of the moments. Their names are the names that ``OptimizerState`` documents."""
         return {f"{name}.{k}": m.copy() for name, moments in self._moments.items() for k, m in enumerate(moments)}
 
     def load_state_dict(self, state: OptimizerState) -> None:
-        """Restore the moments of each parameter that has moments in the saved state."""
+        """Restore the moments of the parameters that have moments in the saved state."""
         for name, parameter in self._parameters.items():
             saved_moments = state.moments(name, self._optimizer.state_shapes(parameter)) or ()
             for moment, saved_moment in zip(self._moments[name], saved_moments):

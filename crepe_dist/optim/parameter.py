@@ -1,4 +1,4 @@
-"""Parameter of a network in training."""
+"""Parameter of a network during training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 @dataclass(eq=False)
 class Parameter:
-    """Parameter of a network in training.
+    """Parameter of a network during training.
 
     Attributes:
-        data: Values of the parameter, float32. On a CPU, our kernels read and write this array in place. Exception:
-            the current values of row-sparse parameters are in a ``ShardedEmbedding``.
-        lr_mult: Multiplier of the learning rate.
-        rowwise_second_moment: True if Adam keeps one second moment per row instead of one per number.
+        data: Values of the parameter, float32. On a CPU, our kernels read and update this array in place. Row-sparse
+            parameters are an exception: a ``ShardedEmbedding`` holds their current values.
+        lr_mult: Learning-rate multiplier.
+        rowwise_second_moment: True if Adam keeps one second moment per row instead of one per element.
         requires_grad: True if the optimizer updates the parameter. False for buffers, which are computed once from the
             training split.
         grad: Sum of the gradients as fixed-point int32 numbers. The distributed optimizer allocates this array. It is
