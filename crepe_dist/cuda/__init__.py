@@ -1,1 +1,1 @@
-"""CUDA without MXNet: the driver through ctypes, kernels compiled by NVRTC, and NCCL."""
+"""Access to GPUs without MXNet: calls of the CUDA driver through ctypes, kernels compiled by NVRTC, and NCCL."""

@@ -1,4 +1,4 @@
-"""Interface between the CUDA engine and the branches of a network."""
+"""Interface between the CUDA engine and the branches of a network on a GPU."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class DeviceBatch:
 
     Attributes:
         documents: Number of documents.
-        first: Number of the first document in the global batch.
-        symbols: Maximum number of symbols of a document: its characters and two boundary symbols.
+        first: Index of the first document in the global batch.
+        symbols: Maximum number of symbols of a document. The symbols are its characters and two boundary symbols.
         texts: Character ids, uint8 [documents, symbols].
         lengths: Number of symbols of each document, int32 [documents].
     """
@@ -32,7 +32,7 @@ class DeviceBatch:
 
 @dataclass(frozen=True)
 class DropoutState:
-    """Dropout of a step.
+    """Dropout settings of a step.
 
     Attributes:
         probability: Probability of dropping a unit. The kernels round it up to a multiple of 2**-16.
@@ -43,7 +43,7 @@ class DropoutState:
     seed: int
 
     def arguments(self) -> tuple[int, int, float]:
-        """Return the kernel arguments seed, threshold and scale; see ``Dropout`` in kernels/common.cuh."""
+        """Return the seed, the threshold and the scale as kernel arguments; see ``Dropout`` in kernels/common.cuh."""
         return self.seed, math.ceil(self.probability * 2**16), self.scale
 
     @property
@@ -57,12 +57,13 @@ NO_DROPOUT = DropoutState(0.0, 0)
 
 @dataclass(frozen=True)
 class GradAccumulator:
-    """Sum of a parameter's fixed-point gradients.
+    """Accumulator of a parameter's fixed-point gradients.
 
     Attributes:
-        total: The sum, int32. Kernels add to it. See ``CudaOptimizer.grad_sums``.
-        inverse_scale: Factor that converts a gradient to fixed point, 2**-exponent.
-        largest: Bits of the largest absolute value of each document's term, uint32 [documents]. They are 0 at first.
+        total: Sum of the gradients, int32. Kernels add to it. See ``CudaOptimizer.grad_sums``.
+        inverse_scale: Factor that converts a gradient to fixed point. It is 2**-exponent.
+        largest: For each document, the bit pattern of the largest absolute value of its term, uint32 [documents]. It is
+            initially 0.
     """
 
     total: DeviceBuffer
@@ -77,12 +78,12 @@ class Branch(Protocol):
     """Branch of a network, with its own logits and loss."""
 
     def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
-        """Compute the logits, float32 [documents, classes]. With ``dropping``, prepare the backward pass."""
+        """Compute the logits, float32 [documents, classes]. If ``dropping`` is set, prepare for the backward pass."""
 
     def backward(
         self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
     ) -> None:
-        """Add the gradients of the documents of the last forward pass to the sums of the gradients."""
+        """Compute the gradients for the documents of the last forward pass, and add them to ``sums``."""
 
 
 PRECISIONS = ("float32", "float16", "bfloat16")  # The index is PRECISION in kernels/product.cuh.
@@ -91,7 +92,7 @@ MAX_BLOCKS = 1 << 16  # Maximum number of blocks of a kernel whose threads proce
 
 
 def blocks(elements: int) -> int:
-    """Return the number of blocks of a kernel that processes ``elements`` elements."""
+    """Return the number of thread blocks for a kernel that processes the given number of elements."""
     return min(-(-elements // THREADS), MAX_BLOCKS)
 
 
@@ -99,12 +100,13 @@ class KernelProgram:
     """Kernels that are compiled for one configuration of a network.
 
     Args:
-        name: Name of the file in ``kernels/``.
-        constants: Constants that the file requires.
-        precision: Type of the operands of matrix products: float32, float16 or bfloat16.
+        gpu: GPU on which the kernels run.
+        name: Name of the source file in ``kernels/``.
+        constants: Constants that the source file requires.
+        precision: Data type of the operands of matrix products: float32, float16 or bfloat16.
 
     Attributes:
-        number_bytes: Bytes of an operand.
+        number_bytes: Size of an operand in bytes.
     """
 
     def __init__(self, gpu: Gpu, name: str, constants: Mapping[str, int | str], precision: str) -> None:
@@ -121,8 +123,8 @@ class KernelProgram:
         self._module.launch(name, grid, block, *arguments, shared=shared)
 
     def buffer(self, name: str, size: int) -> DeviceBuffer:
-        """Return the memory with this name. If it is smaller than ``size`` bytes, it grows and loses its contents."""
+        """Return the buffer with this name. If it is smaller than ``size`` bytes, first replace it by a larger one."""
         if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers.pop(name, None)  # The old memory is freed before the new memory is allocated.
+            self._buffers.pop(name, None)  # Free the old memory before the new memory is allocated.
             self._buffers[name] = self.gpu.allocate(size)
         return self._buffers[name]

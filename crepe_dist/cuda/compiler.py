@@ -1,4 +1,4 @@
-"""Compiler of the CUDA kernels: NVRTC, and a cache of the compiled programs on disk.
+"""Compilation of the CUDA kernels by NVRTC, with a cache of the compiled programs on disk.
 
 The signatures come from nvrtc.h in CUDA 12.8. NVRTC runs without a GPU and without a driver.
 """
@@ -29,15 +29,15 @@ KERNELS = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17",)
 _KERNEL = re.compile(r"(?:^KERNEL\(.*\)|__global__ [^;{]*?) (\w+)\(([^()]*)\) \{", re.MULTILINE)
 _LETTERS = {"int": "i", "i64": "q", "u64": "Q", "float": "f", "double": "d"}
-MAX_BYTES = 1 << 28  # Maximum size of a compiled program.
+MAX_BYTES = 1 << 28  # Maximum number of bytes of a compiled program.
 
 
 def compile_cached(program: str, defines: Mapping[str, int | str], capability: tuple[int, int]) -> bytes:
-    """Return a compiled program. Read it from the cache, or compile it and add it to the cache.
+    """Return a compiled program. Read it from the cache if possible. Otherwise, compile it and add it to the cache.
 
     Args:
-        program: Name of the program's file in ``KERNELS``. The file can include the other files of this folder.
-        defines: Macros of the compilation.
+        program: Name of the program's source file in ``KERNELS``. The file can include the other files of this folder.
+        defines: Values of the macros that the source files use.
         capability: Compute capability of the GPU, major and minor.
 
     Raises:
@@ -49,7 +49,7 @@ def compile_cached(program: str, defines: Mapping[str, int | str], capability: t
     if image := _cached(path):
         return image
     image = compile_program(program, defines, architecture)
-    with suppress(OSError):  # If the cache cannot be written, each process compiles.
+    with suppress(OSError):  # If the cache cannot be written, each process compiles the program itself.
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_replace(path) as temporary:
             temporary.write_bytes(hashlib.sha256(image).digest() + image)
@@ -60,7 +60,12 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
     """Compile a program without the cache.
 
     Args:
+        program: Name of the program's source file in ``KERNELS``.
+        defines: Values of the macros that the source files use.
         architecture: ``sm_XY`` for machine code, or ``compute_XY`` for PTX, which the driver compiles to machine code.
+
+    Raises:
+        UserError: NVRTC is missing, or the compilation failed.
     """
     sources = _sources()
     headers = {name: text for name, text in sources.items() if name != program}
@@ -85,7 +90,7 @@ def compile_program(program: str, defines: Mapping[str, int | str], architecture
 
 
 def parameters() -> dict[str, str]:
-    """Return the parameter types of each kernel in ``KERNELS``, as format characters of ``struct``. P is a pointer."""
+    """Return the parameter types of each kernel in ``KERNELS``, as format characters of the module ``struct``."""
     return {
         name: "".join("P" if "*" in each else _LETTERS[each.split()[-2]] for each in declared.split(","))
         for text in _sources().values()
@@ -96,17 +101,17 @@ def parameters() -> dict[str, str]:
 def architecture_for(capability: tuple[int, int]) -> str:
     """Return the architecture to compile for.
 
-    If NVRTC does not support the GPU, the architecture is PTX of an older GPU. A driver of NVRTC's version or later
-    compiles the PTX to machine code.
+    If NVRTC does not support the GPU, use the PTX architecture of an older GPU. A driver whose version is the version
+    of NVRTC or later can compile the PTX to machine code.
     """
     wanted = 10 * capability[0] + capability[1]
-    # CUDA 13 renamed architecture 101 to 110. Its PTX is therefore no base for architecture 103.
+    # CUDA 13 renamed architecture 101 to 110. A GPU of architecture 103 therefore cannot run PTX for architecture 101.
     known = set(_known_architectures()) - {101}
     return f"sm_{wanted}" if wanted in known else f"compute_{max(each for each in known if each < wanted)}"
 
 
 def compilers(capability: tuple[int, int]) -> str:
-    """Return the versions that determine the machine code for GPUs of a compute capability."""
+    """Describe the compilers that determine the machine code for a compute capability: NVRTC and perhaps the driver."""
     translated = architecture_for(capability).startswith("compute_")
     return f"NVRTC {dotted(version())}" + f", driver for CUDA {dotted(driver.driver_version() or (0, 0))}" * translated
 
@@ -120,7 +125,7 @@ def version() -> tuple[int, int]:
 
 
 def missing() -> UserError | None:
-    """Return the error if NVRTC cannot be loaded, otherwise ``None``."""
+    """Return an error if NVRTC cannot be loaded, and ``None`` otherwise."""
     try:
         _library()
     except UserError as error:
@@ -193,13 +198,13 @@ def _library() -> ctypes.CDLL:
 
 
 def load_from_package(package: str, path: str) -> ctypes.CDLL:
-    """Load a library from a Python package. If the package is not installed, load the library from the system.
+    """Load a library from a Python package. If that fails, load the library of the system with the same file name.
 
     Args:
         package: Name of the package.
         path: Path of the library, relative to the folder of installed packages.
     """
-    from importlib import metadata  # The import is local, because it would delay the start of predictions.
+    from importlib import metadata  # The import is slow, and most predictions do not need it.
 
     with suppress(metadata.PackageNotFoundError, OSError):
         return ctypes.CDLL(str(metadata.distribution(package).locate_file(path)))

@@ -1,4 +1,4 @@
-"""The NVIDIA driver: signatures of its functions, and queries that need no CUDA context.
+"""Interface to the NVIDIA driver: signatures of its functions, and queries that need no CUDA context.
 
 The signatures come from cuda.h in CUDA 12.8. Some functions have a version in their name, such as
 ``cuMemAlloc_v2``. C programs call this version through a macro of the header. The name without a version belongs to
@@ -17,8 +17,8 @@ from crepe_dist import hardware
 from crepe_dist.errors import ExitCode, UserError
 
 LIBRARY = "libcuda.so.1"
-# Minimum CUDA version of the driver, and the name of the first driver of this version. A driver for CUDA 12.0 runs code
-# of all versions of CUDA 12 (NVIDIA, "CUDA Compatibility").
+# Minimum CUDA version of the driver, and the version number of the first driver for this CUDA version. A driver for
+# CUDA 12.0 runs code of all versions of CUDA 12 (NVIDIA, "CUDA Compatibility").
 MIN_VERSION, MIN_VERSION_NAME = (12, 0), "525.60.13"
 FALLBACK_HINT = "or compute without it: --device cpu"
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -27,7 +27,8 @@ _IMAGE = (
     "install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), "
     f"{FALLBACK_HINT}",
 )
-# Causes and remedies of CUDA error codes. Other codes, such as 700 to 719 of kernels, mean a bug or a hardware fault.
+# Causes and remedies of CUDA error codes. Other codes mean a bug or a hardware fault, for example the codes 700 to 719,
+# which kernels cause.
 ERROR_HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
     46: (
@@ -48,7 +49,8 @@ _FAULT = (
     "read what nvidia-smi says, and Xid in the kernel's log (dmesg), and run the same command again; if it happens "
     "again, report it",
 )
-# Errors that remain until somebody acts. After other errors, the same command may succeed if it is repeated.
+# Codes of errors that persist until the user fixes their cause. After other errors, the same command may succeed if it
+# is repeated.
 PERMANENT_ERRORS = ERROR_HELP.keys() - {46, 802}
 _INT = POINTER(c_int)
 _HANDLE = POINTER(c_void_p)
@@ -102,7 +104,7 @@ def function(name: str) -> Any:
 
 
 def load_error() -> UserError | None:
-    """Return the error if the library of the driver cannot be loaded, otherwise ``None``."""
+    """Return an error if the library of the driver cannot be loaded, and ``None`` otherwise."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError as error:
@@ -116,16 +118,22 @@ def load_error() -> UserError | None:
 
 
 def init_error() -> UserError | None:
-    """Return the error if the driver cannot be initialised.
+    """Return an error if the driver cannot be initialised.
 
-    The result is ``None`` if the driver starts, finds no GPU, or cannot be loaded.
+    The result is ``None`` if the driver can be initialised, if it finds no GPU, and if it cannot be loaded.
     """
     code = NO_DEVICE if load_error() else function("cuInit")(0)
     return None if code in (0, NO_DEVICE) else call_error("the NVIDIA driver does not start", "cuInit", code)
 
 
 def call_error(what: str, name: str, code: int) -> UserError:
-    """Return the error for a failed call of a driver function."""
+    """Return the error for a failed call of a driver function.
+
+    Args:
+        what: First part of the message.
+        name: Name of the driver function.
+        code: Error code that the function has returned.
+    """
     text = c_char_p()
     function("cuGetErrorName")(code, text)
     lasting = ExitCode.ERROR if code in PERMANENT_ERRORS else ExitCode.FAILURE
@@ -134,7 +142,7 @@ def call_error(what: str, name: str, code: int) -> UserError:
 
 
 def version_error() -> UserError | None:
-    """Return the error if a driver is installed and too old for the kernels, otherwise ``None``."""
+    """Return an error if a driver is installed but is too old for our kernels, and ``None`` otherwise."""
     found = driver_version()
     if found is None or found >= MIN_VERSION:
         return None
@@ -178,7 +186,7 @@ def gpu_name(gpu: int) -> str:
 
 
 def gpu_location(gpu: int) -> str:
-    """Return the machine and the PCI address of a GPU. All MIG devices of a GPU have the same address."""
+    """Return a string that identifies the host and the PCI address of a GPU. All MIG devices of a GPU share it."""
     return f"{hardware.boot_id()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 

@@ -1,7 +1,8 @@
 """A GPU, its memory, and the kernels that run on it.
 
-All work is enqueued in one CUDA stream, in the order of the calls. A later call reports the failure of a kernel,
-usually ``Gpu.wait`` or ``DeviceBuffer.read``. After such a failure, all calls fail, because the CUDA context is lost.
+All work is enqueued in one CUDA stream, in the order of the calls. If a kernel fails, a later call raises the error. It
+is usually a call of ``Gpu.wait`` or ``DeviceBuffer.read``. After such a failure, all calls fail, because the CUDA
+context is lost.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ class Gpu:
         number: Number of the GPU in the driver's numbering.
 
     Attributes:
+        number: Number of the GPU in the driver's numbering.
+        name: Name of the GPU, for error messages.
         capability: Compute capability, major and minor.
-        stream: Driver handle of the stream.
+        stream: Handle of the CUDA stream.
         check: Function that raises ``PeerLostError`` if a peer process is lost. The NCCL communicator sets it.
 
     Raises:
@@ -59,7 +62,7 @@ class Gpu:
         if error := driver.load_error() or driver.init_error() or driver.version_error():
             raise error
         self.number = number
-        self.name = ""  # Error messages use it. It is empty until the driver has returned it.
+        self.name = ""  # The calls below may fail before the name is known.
         self.check: Callable[[], None] | None = None
         self._call("cuInit", 0)
         device = c_int()
@@ -70,26 +73,26 @@ class Gpu:
         self._call("cuDevicePrimaryCtxRetain", self._context, device)
         self.stream = c_void_p()
         self.call("cuStreamCreate", self.stream, NON_BLOCKING)
-        self._lost = threading.Event()  # Set after an error or a hang that a finalizer has detected.
+        self._lost = threading.Event()  # A finalizer sets this event if it detects an error or a hang.
         self._locked: list[c_void_p] = []
         held = self._context, self.stream, device, self._locked, self._lost
         weakref.finalize(self, _release, *held, os.getpid()).atexit = False
         self._stage = self.pinned(STAGED_BYTES)  # Ring buffer.
-        # Total bytes that were written to the ring buffer, and total bytes whose copy to the GPU is certainly complete.
+        # Total number of bytes that were written to the ring buffer, and how many of them are known to be on the GPU.
         self._given = self._copied = 0
         self._lock = threading.Lock()
 
     def memory(self) -> tuple[int, int]:
-        """Return the free bytes and the total bytes of the memory."""
+        """Return the number of free bytes and the total number of bytes of the GPU's memory."""
         free, total = c_size_t(), c_size_t()
         self.call("cuMemGetInfo_v2", free, total)
         return free.value, total.value
 
     def allocate(self, size: int) -> DeviceBuffer:
-        """Allocate memory. All bytes are 0.
+        """Allocate ``size`` bytes of memory on the GPU, and set them to zero.
 
         Raises:
-            MemoryError: The GPU has not enough memory.
+            MemoryError: The GPU does not have enough free memory.
         """
         address = c_uint64()
         try:
@@ -103,13 +106,13 @@ class Gpu:
         return memory
 
     def copy(self, array: npt.NDArray[Any]) -> DeviceBuffer:
-        """Allocate memory for an array, and copy the array to it."""
+        """Allocate memory on the GPU for an array, and copy the array to it."""
         memory = self.allocate(array.nbytes)
         memory.write(array)
         return memory
 
     def pinned(self, size: int) -> npt.NDArray[np.uint8]:
-        """Allocate pinned host memory. Copies from and to it are asynchronous. It is freed with this object."""
+        """Allocate pinned host memory. The GPU copies from and to it asynchronously. It is freed with this object."""
         address = c_void_p()
         self.call("cuMemHostAlloc", address, size, 0)
         self._locked.append(address)
@@ -132,7 +135,7 @@ class Gpu:
         return bool(code == 0)
 
     def is_idle(self) -> bool:
-        """Wait for the enqueued work, at most ``HANG_SECONDS``. Return True if it completed without an error."""
+        """Wait at most ``HANG_SECONDS`` for the enqueued work. Return True if it has completed without an error."""
         query, until = driver.function("cuStreamQuery"), time.monotonic() + HANG_SECONDS
         code = _use(self._context) or query(self.stream)
         while code == NOT_READY and not self._lost.is_set() and time.monotonic() < until:
@@ -143,12 +146,12 @@ class Gpu:
         return code == 0
 
     def wait_for_lost_peer(self) -> None:
-        """Wait for the detection of a lost peer process, at most ``LOST_PEER_SECONDS``, and only at the first call.
+        """Wait at most ``LOST_PEER_SECONDS`` until ``check`` detects a lost peer process. Wait only at the first call.
 
-        The loss of a peer may appear as an error of this GPU or of NCCL before ``check`` detects it.
+        The loss of a peer may cause an error of this GPU or of NCCL before ``check`` detects the loss.
 
         Raises:
-            PeerGone: A peer is lost.
+            PeerLostError: A peer is lost.
         """
         check, self.check, until = self.check, None, time.monotonic() + LOST_PEER_SECONDS
         while check is not None and time.monotonic() < until:
@@ -164,9 +167,9 @@ class Gpu:
         """Call a driver function in the context of the GPU.
 
         Raises:
-            MemoryError: The GPU has not enough memory.
+            MemoryError: The GPU does not have enough free memory.
             UserError: The function failed.
-            PeerGone: The function failed, and a peer is lost.
+            PeerLostError: The function failed, and a peer is lost.
         """
         self.make_current()
         self._call(name, *arguments)
@@ -178,7 +181,7 @@ class Gpu:
             while done < source.nbytes:
                 place, free = self._given % STAGED_BYTES, STAGED_BYTES - (self._given - self._copied)
                 size = min(source.nbytes - done, STAGED_BYTES - place, free)
-                if size <= 0:  # It is negative if another thread stored an older value of ``_copied`` later.
+                if size <= 0:  # The size is negative if another thread has replaced ``_copied`` by an older value.
                     self.wait()
                     continue
                 ctypes.memmove(start + place, source.ctypes.data + done, size)
@@ -202,7 +205,7 @@ class Gpu:
 
 
 class DeviceBuffer:
-    """Memory on a GPU. It is freed with the last reference to it or to a view of it.
+    """Memory on a GPU. It is freed when the last reference to this object or to one of its views is deleted.
 
     Attributes:
         address: Address on the GPU.
@@ -222,17 +225,17 @@ class DeviceBuffer:
         return DeviceBuffer(self._gpu, self.address + offset, size, self)
 
     def write(self, array: npt.NDArray[Any]) -> None:
-        """Copy an array to the start of the memory. The caller may change the array after the call."""
+        """Copy an array to the start of this memory. The caller may change the array after the call."""
         source = np.ascontiguousarray(array)
         self._gpu.write(source, self.view(0, source.nbytes).address)
 
     def read(self, array: npt.NDArray[Any]) -> None:
-        """Copy the start of the memory to an array, after all enqueued work."""
+        """Wait for all enqueued work, and copy the start of this memory to an array."""
         self.read_async(array)
         self._gpu.wait()
 
     def read_async(self, array: npt.NDArray[Any]) -> None:
-        """Enqueue a copy of the start of the memory to an array. If the array is pinned, the call does not wait."""
+        """Enqueue a copy of the start of this memory to an array. If the array is pinned, the call does not wait."""
         if not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError("an array to read into must be contiguous and writeable")
         address = self.view(0, array.nbytes).address
@@ -270,8 +273,8 @@ class CudaModule:
             grid: Number of blocks along x, or along x and y. If a number is 0, no kernel is launched.
             block: Number of threads of a block.
             arguments: ``DeviceBuffer`` or ``None`` for a pointer, and a number for another parameter.
-            shared: Bytes of dynamic shared memory of a block. Static and dynamic shared memory together are at most
-                48 KiB.
+            shared: Bytes of dynamic shared memory of a block. The static and the dynamic shared memory of a block may
+                together have at most 48 KiB.
 
         Raises:
             TypeError: The number or the types of the arguments do not match the parameters of the kernel, or an
@@ -313,8 +316,9 @@ class _Kernel:
         self._layout.pack_into(self._values, 0, *values, *arguments[len(values) :])  # Too many arguments are an error.
 
 
-# Finalizers. A forked process must not free the resources of its parent. After an error or a hang, nothing is freed
-# here: freeing memory waits for all kernels, and the driver frees everything at the end of the process.
+# The functions below are finalizers. A forked process must not free the resources of its parent. After an error or a
+# hang, the finalizers free nothing, because freeing memory would wait for all kernels. The driver frees everything when
+# the process ends.
 
 
 def _give_back(gpu: Gpu, function: str, what: object, process: int) -> None:

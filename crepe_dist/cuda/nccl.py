@@ -23,7 +23,7 @@ from crepe_dist.errors import ExitCode, PeerLostError, UserError
 LIBRARY = "libnccl.so.2"
 PACKAGE, PATH = "nvidia-nccl-cu12", f"nvidia/nccl/lib/{LIBRARY}"
 INT32, SUM = 2, 0  # ncclInt32, ncclSum
-REMOTE_ERROR, IN_PROGRESS = 6, 7
+REMOTE_ERROR, IN_PROGRESS = 6, 7  # ncclRemoteError, ncclInProgress
 FALLBACK_HINT = f"to sum without NCCL: pip uninstall {PACKAGE}"
 MIN_VERSION = 21400  # NCCL_VERSION_CODE of 2.14, the first version with non-blocking communicators.
 POLL_SECONDS = 0.2  # Seconds between two checks for lost peers.
@@ -31,13 +31,13 @@ SPIN_SECONDS = 1e-3  # Seconds that a wait polls without sleeping.
 
 
 class UniqueId(ctypes.Structure):
-    """The struct ncclUniqueId. NCCL takes it by value."""
+    """Struct ncclUniqueId, which is passed to NCCL by value."""
 
     _fields_ = (("bytes", ctypes.c_char * 128),)
 
 
 class NcclConfig(ctypes.Structure):
-    """The members of ncclConfig_t in NCCL 2.14. Later versions recognise by ``size`` that their members are missing."""
+    """Struct ncclConfig_t of NCCL 2.14. Later versions see from ``size`` that their additional members are missing."""
 
     _fields_ = (("size", c_size_t), ("magic", c_uint), ("version", c_uint), ("blocking", c_int))
 
@@ -59,19 +59,19 @@ def unique_id() -> str:
 
 
 class Communicator:
-    """NCCL communicator with one GPU per rank. Every rank must create it at the same point.
+    """NCCL communicator with one GPU per rank. Every rank must create it at the same point of the program.
 
-    NCCL detects the loss of a peer on another host. It does not detect the loss of a peer on the same host, and its
-    kernel would wait forever. ``check`` detects such a loss.
+    NCCL detects the loss of a peer on another host. It does not detect the loss of a peer on the same host, so its
+    kernel would wait forever. ``check`` detects this kind of loss.
 
     Args:
         gpu: GPU of this rank.
         rank: Rank of this process.
         size: Number of ranks.
         name: Result of ``unique_id`` on rank 0.
-        check: Function that raises ``PeerLostError`` if a peer is lost. It is called every ``POLL_SECONDS`` while
-        waiting.
-        seconds: Time limit of the initialisation.
+        check: Function that raises ``PeerLostError`` if a peer is lost. The communicator calls it every
+            ``POLL_SECONDS`` while it waits.
+        seconds: Time limit of the initialisation in seconds.
 
     Raises:
         UserError: NCCL cannot be initialised.
@@ -92,7 +92,7 @@ class Communicator:
         self._doing = "a sum over the GPUs"
 
     def all_reduce(self, memory: DeviceBuffer, count: int) -> None:
-        """Enqueue the all-reduce of int32 numbers on the GPU. It replaces them by their sums over all ranks."""
+        """Enqueue an all-reduce of ``count`` int32 numbers. It replaces the numbers by their sums over all ranks."""
         self._gpu.make_current()
         address = c_void_p(memory.view(0, 4 * count).address)
         self._call("ncclAllReduce", address, address, c_size_t(count), INT32, SUM, self._handle, self._gpu.stream)
@@ -102,7 +102,7 @@ class Communicator:
         """Wait until all enqueued work of the GPU is complete.
 
         Raises:
-            PeerGone: Another rank is lost.
+            PeerLostError: Another rank is lost.
         """
         self._poll(self._gpu.is_done)
 
@@ -126,14 +126,14 @@ class Communicator:
                 if now - start > SPIN_SECONDS:
                     time.sleep(SPIN_SECONDS / 10)
         except BaseException:
-            self._abort()  # It ends NCCL's kernel, and the kernels that wait for it.
+            self._abort()  # The abort ends NCCL's kernel. The kernels that wait for it can then run.
             raise
 
     def _is_enqueued(self) -> bool:
-        """Return True if NCCL has enqueued the last call. Calls of a non-blocking communicator return earlier.
+        """Return True if NCCL has enqueued the last call. Calls of a non-blocking communicator return before that.
 
         Raises:
-            PeerGone: Another rank or the connection to it is lost.
+            PeerLostError: Another rank, or the connection to it, is lost.
             UserError: NCCL failed.
         """
         state = c_int()
@@ -160,9 +160,9 @@ def _failure(what: str, code: int) -> Exception:
 
 
 def _abort(gpu: Gpu, handle: c_void_p, process: int) -> None:
-    """Abort the communicator without waiting for other ranks. Wait for NCCL at most ``HANG_SECONDS``.
+    """Abort the communicator without waiting for other ranks. Wait at most ``HANG_SECONDS`` for NCCL.
 
-    The call runs in a thread, because ncclCommAbort may hang (https://github.com/NVIDIA/nccl/issues/829).
+    A thread makes the call, because ncclCommAbort may hang (https://github.com/NVIDIA/nccl/issues/829).
     """
 
     def work() -> None:
