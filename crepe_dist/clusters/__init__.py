@@ -1,1 +1,1 @@
-"""Training and preparation on a Ray cluster, which only has to start processes."""
+"""Training and data preparation on a Ray cluster. Ray only starts the processes."""

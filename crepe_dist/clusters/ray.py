@@ -1,4 +1,4 @@
-"""Training on Ray, with one actor per rank. A placement group packs the actors on few nodes."""
+"""Training on a Ray cluster, with one actor per rank. A placement group packs the actors onto few nodes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,35 @@ from crepe_dist.errors import UserError
 from crepe_dist.runs.run_dir import Result, RunDir, read_result
 from crepe_dist.settings.config import Config
 
-PLACEMENT_TIMEOUT_S = 5.0  # Time limit of an allocation, in seconds.
-# Environment variables that are passed to processes on other hosts. Variables that describe this machine are excluded.
+PLACEMENT_TIMEOUT_S = 5.0  # Time limit in seconds for the allocation of a placement group.
+# Environment variables that are passed to processes on other hosts. Variables that describe this host are not passed.
 PASSED_VARIABLES = re.compile(
     "(LANG|LANGUAGE|TZ|TERM|NO_COLOR)$|LC_|PYTHON|OMP_|KMP_|GOMP_|MXNET_|DNNL_|OPENBLAS_|NPY_|HOROVOD_|NCCL_|CUDA_|"
     "NVIDIA_|CREPE_DIST_|COVERAGE_|COV_CORE_|SSL_CERT_"
 )
-# Without this setting, an actor kills its process when the driver is gone, before the process can save its state.
+# Without this setting, an actor kills its process when the driver has ended, before the process can save its state.
 KEEP_CHILDREN = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}}
 
 
 def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
-    """Train on a Ray cluster: the cluster that this program is connected to, or the cluster of ``RAY_ADDRESS``.
+    """Train on a Ray cluster.
 
-    Each process takes one CPU, or ``OMP_NUM_THREADS`` CPUs. With ``device="gpu"``, it also takes one GPU.
+    The cluster is the one to which this program is already connected. Otherwise, Ray determines the address of the
+    cluster, for example from ``RAY_ADDRESS``. Each process takes ``OMP_NUM_THREADS`` CPUs, or one CPU if this variable
+    is not set. With ``device="gpu"``, it also takes one GPU.
 
     Args:
-        config: settings of the training.
-        processes: number of processes.
-        max_restarts: maximum number of restarts after failures. Restarts after preemptions do not count.
+        config: Configuration of the training run.
+        processes: Maximum number of processes. Training starts with this number, and after the loss of a node it may
+            continue with fewer processes.
+        max_restarts: Maximum number of restarts after failures. Restarts after preemptions do not count.
+
+    Returns:
+        The result of the run.
 
     Raises:
-        UserError: There is a problem that the caller can fix.
-        Stopped: SIGTERM or SIGINT arrived. The workers have saved the state of the run, if the run had started.
+        UserError: Training has failed, or there is a problem that the user can fix.
+        StopRequested: SIGTERM or SIGINT has arrived. If training had started, the workers have saved its state.
     """
     extras.require("ray", "training on Ray")
     cluster = RayCluster(default_num_threads() if os.environ.get(NUM_THREADS_ENV) else 1, config.device == "gpu")
@@ -75,7 +81,7 @@ def connect() -> Any:
                 "start one: `ray start --head` here, and `ray start --address=<this host>:6379` on other hosts; or "
                 "name one in RAY_ADDRESS; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token",
             ) from error
-        except RuntimeError as error:  # The versions of Ray or Python differ, or the token is missing on this host.
+        except RuntimeError as error:  # The versions of Ray or Python differ, or this host does not have the token.
             why = " ".join(str(error).split()).rpartition("AuthenticationError: ")[2]
             remedy = f"{SAME_VERSIONS_HINT}; if it has a token, copy its ~/.ray/auth_token, and set RAY_AUTH_MODE=token"
             raise UserError("this Ray cluster cannot be used", why[:300], remedy) from error
@@ -83,10 +89,10 @@ def connect() -> Any:
 
 
 class RayCluster(Cluster):
-    """Ray cluster that runs the process of each rank under an actor.
+    """Ray cluster on which an actor runs the process of each rank.
 
     Args:
-        cpus: number of CPUs per process.
+        cpus: Number of CPUs per process.
         gpu: True if each process also takes a GPU.
     """
 

@@ -26,19 +26,21 @@ from crepe_dist.formatting import describe_exit_code, pluralize
 from crepe_dist.runs import checkpoint
 from crepe_dist.version import __version__
 
-MAX_PROCESSES = 1 << 16  # Largest number of processes of a run.
+MAX_PROCESSES = 1 << 16  # Maximum number of processes of a run.
 LOOPBACK = "127.0.0.1"
 RESUME_HINT = "run the same command again to resume"
-# A group that ends sooner is short. The driver waits before it restarts after several short groups.
+# A group that runs for a shorter time counts as short. After two or more short groups in a row, the driver waits before
+# it restarts the ranks.
 SHORT_GROUP_SECONDS = 60.0
-# Seconds that the other ranks have to exit after a rank has exited. Their connections report its exit at once.
+# Seconds that the other ranks have to exit after a rank has failed. They detect its exit at once, because it closes
+# their connections to the rank.
 PEER_EXIT_SECONDS = 5.0
 KILL_SECONDS = 5.0  # Seconds after which a killed rank counts as lost.
-# Seconds that the driver waits longer than the watchdogs of the ranks. The watchdogs should act first, because they
-# write the stacks of their processes.
+# Seconds by which the time limit of the driver exceeds the time limit of the watchdogs of the ranks. A watchdog should
+# act first, because it writes the stacks of its process.
 WATCHDOG_MARGIN_SECONDS = 5.0
-# Largest time in seconds that counts as silence of a rank between two polls. The real time is longer if this
-# process was suspended.
+# Maximum number of seconds between two polls that count as silence of a rank. The real time between two polls is longer
+# if this process was suspended.
 POLL_SECONDS = 1.0
 USAGE_ERROR = 2  # Exit code of argparse for a mistake in the flags.
 # Meanings of exit codes, for messages.
@@ -57,10 +59,11 @@ class ExitKind(enum.Enum):
     """Meaning of a worker's exit code.
 
     Attributes:
-        MISTAKE: an error that the user must fix. A restart would fail in the same way.
-        PREEMPTED: the worker was asked to stop. If its run had started, it has saved its state.
-        INTERRUPTED: the user pressed Ctrl-C.
-        FAILED: any other failure. A restart may succeed.
+        DONE: The worker has finished training.
+        MISTAKE: The worker has failed with an error that the user must fix. A restart would fail in the same way.
+        PREEMPTED: The worker was asked to stop. If its run had started, it has saved its state.
+        INTERRUPTED: The user has pressed Ctrl-C.
+        FAILED: The worker has failed in another way. A restart may succeed.
     """
 
     DONE = enum.auto()
@@ -74,29 +77,31 @@ def classify_exit(code: int | None) -> ExitKind:
     """Classify an exit code.
 
     Args:
-        code: exit code; negative for a signal. ``None``: the code is unknown because the host was lost.
+        code: Exit code. It is negative if a signal has ended the process, and ``None`` if its host was lost.
     """
     if code == ExitCode.DONE:
         return ExitKind.DONE
     if code in (ExitCode.ERROR, USAGE_ERROR):
         return ExitKind.MISTAKE
-    if code in (ExitCode.STOPPED, -signal.SIGTERM):  # -SIGTERM: before its signal handlers.
+    # A worker that gets SIGTERM before it has installed its signal handlers exits with -SIGTERM.
+    if code in (ExitCode.STOPPED, -signal.SIGTERM):
         return ExitKind.PREEMPTED
     return ExitKind.INTERRUPTED if code == ExitCode.INTERRUPTED else ExitKind.FAILED
 
 
 def command_exit_code(code: int | None) -> int:
-    """Return the exit code of the command for the exit code of a worker."""
+    """Map the exit code of a worker to the exit code of the command."""
     if code is None:
         return int(ExitCode.FAILURE)
     return code if code >= 0 else 128 - code
 
 
 def describe_exit(code: int | None, hang: bool) -> str:
-    """Describe the exit of a worker as the end of a sentence.
+    """Describe the exit of a worker as the predicate of a sentence.
 
     Args:
-        hang: the driver may have killed the worker because it hung.
+        code: Exit code; see ``classify_exit``.
+        hang: True if the driver may have killed the worker because it hung.
     """
     if code is None:
         return "was lost with its node"
@@ -107,15 +112,15 @@ def describe_exit(code: int | None, hang: bool) -> str:
 
 
 class NodeLostError(Exception):
-    """Error of a call to a rank whose node, or whose process of the cluster, was lost."""
+    """A call to a rank failed because its node, or the cluster's process for the rank, was lost."""
 
 
 class Slot(NamedTuple):
-    """Place of a rank.
+    """Slot in which a rank runs.
 
     Attributes:
-        host: host of the rank.
-        threads: number of its threads. ``None``: the ranks of the host divide its cores.
+        host: Host of the rank.
+        threads: Number of threads of the rank. ``None``: the cores of the host are divided evenly among its ranks.
     """
 
     host: str
@@ -123,11 +128,11 @@ class Slot(NamedTuple):
 
 
 class Cluster:
-    """Processes of all ranks, and the nodes that they run on. This base class runs all ranks on this host.
+    """Cluster of nodes that run the processes of the ranks. This base class runs all ranks on this host.
 
     Attributes:
-        name: name for messages.
-        poll_seconds: seconds between two polls of the ranks.
+        name: Name of the cluster, for messages.
+        poll_seconds: Seconds between two polls of the ranks.
     """
 
     name = "supervise"
@@ -137,11 +142,11 @@ class Cluster:
         self._processes: list[Any] = []
 
     def variables(self) -> dict[str, str]:
-        """Return environment variables that all ranks get in addition to the environment of their host."""
+        """Return the environment variables that are set for all ranks, in addition to the environment of their host."""
         return {}
 
     def free_slots(self) -> int:
-        """Return the number of processes that fit on the living nodes if the nodes are idle."""
+        """Return the number of processes for which the running nodes have slots, including slots that are in use."""
         return MAX_PROCESSES
 
     def allocate(self, processes: int) -> list[Slot]:
@@ -150,14 +155,14 @@ class Cluster:
         return [Slot(LOOPBACK, None)] * processes
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
-        """Call a method of a ``WorkerProcess``, and return a handle for ``get_result``."""
+        """Call a method of the ``WorkerProcess`` of a rank, and return a handle for ``get_result``."""
         return getattr(self._processes[rank], method)(*arguments)
 
     def get_result(self, handle: Any) -> Any:
-        """Return the result of a call; ``None`` if it has not arrived yet.
+        """Return the result of a call, or ``None`` if the result has not arrived yet.
 
         Raises:
-            NodeLostError: the result will never arrive.
+            NodeLostError: The result will never arrive, because the node was lost.
         """
         return handle
 
@@ -173,17 +178,18 @@ class _WorkerGroup:
     """Ranks that were started together, and their state. Times are values of ``time.monotonic``.
 
     Attributes:
-        slots: slot of each rank.
-        calls: pending call of ``WorkerProcess.poll`` of each running rank.
-        exit_codes: exit code of each rank that has exited, in the order of the exits. ``None``: the rank was lost.
-        is_stop_requested: all ranks were asked to stop.
-        had_failed: a rank had failed before all ranks were asked to stop.
-        kill_at: time at which the remaining ranks are killed.
-        is_killed: the remaining ranks were killed.
-        is_hung: a rank was suspended, or did not answer, for longer than its watchdog allows.
-        silent_seconds: seconds since a rank was last seen running, for each rank that has answered once.
-        started_at: time of the start.
-        last_look: time of the last poll of the ranks.
+        slots: Slot of each rank.
+        calls: Pending call of ``WorkerProcess.poll`` for each running rank, by rank.
+        exit_codes: Exit code of each rank that has exited, by rank, in the order of the exits. ``None``: the rank was
+            lost.
+        is_stop_requested: True if all ranks were asked to stop.
+        had_failed: True if a rank had failed or stopped before all ranks were asked to stop.
+        kill_at: Time at which the remaining ranks are killed.
+        is_killed: True if the remaining ranks were killed.
+        is_hung: True if a rank was suspended, or did not answer, for longer than its watchdog allows.
+        silent_seconds: Seconds since a rank was last seen running, by rank, for ranks that have answered at least once.
+        started_at: Time of the start.
+        last_look: Time of the last poll of the ranks.
     """
 
     slots: list[Slot]
@@ -199,18 +205,18 @@ class _WorkerGroup:
     last_look: float = math.inf
 
     def describe_end(self, rank: int) -> str:
-        """Describe the exit of a rank in a sentence."""
+        """Return a sentence that describes the exit of a rank."""
         return f"rank {rank} on {self.slots[rank].host} {describe_exit(self.exit_codes[rank], hang=self.is_killed)}"
 
 
 def find_root_cause(exits: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
-    """Return the rank whose exit caused the exits of the others, and its exit code.
+    """Return the rank whose exit caused the exits of the other ranks, and its exit code.
 
-    A mistake of the user has priority, because no restart can fix it. A rank that lost its connection to another rank
-    did not cause anything.
+    A mistake of the user has priority, because no restart can fix it. A rank that only lost its connection to another
+    rank is not the cause.
 
     Args:
-        exits: ranks and their exit codes, in the order of the exits.
+        exits: Ranks and their exit codes, in the order of the exits.
     """
     failed = [(rank, code) for rank, code in exits if classify_exit(code) is not ExitKind.DONE]
     own = [(rank, code) for rank, code in failed if code != ExitCode.PEER_GONE]
@@ -223,13 +229,13 @@ class ElasticDriver:
     """Driver of one training run.
 
     Args:
-        cluster: processes and nodes of the ranks.
-        arguments: arguments of Python for each process.
-        processes: maximum number of processes.
-        restarts_left: number of restarts after failures that are left. Preemptions do not count.
-        control: source of requests to stop.
-        limit: seconds without progress after which the watchdog of a rank stops the rank.
-        grace: seconds between asking a rank to stop and killing it.
+        cluster: Cluster that runs the processes.
+        arguments: Command-line arguments of Python for each process.
+        processes: Maximum number of processes.
+        restarts_left: Number of remaining restarts after failures. Restarts after preemptions do not count.
+        control: Signal handler that receives requests to stop.
+        limit: Seconds without progress after which the watchdog of a rank ends the rank.
+        grace: Seconds between the request to stop and the kill of a rank that has not exited.
     """
 
     cluster: Cluster
@@ -246,11 +252,11 @@ class ElasticDriver:
         self.checkpoint: Path | None = None  # The last checkpoint that rank 0 printed.
 
     def run(self) -> None:
-        """Train to the end, with restarts after failures.
+        """Run training to its end, and restart the ranks after failures.
 
         Raises:
-            UserError: training failed. The error has the exit code of the rank.
-            StopRequested: the run was asked to stop, and its state is saved.
+            UserError: Training has failed. The exit code of the error is derived from the exit code of the rank.
+            StopRequested: The run was asked to stop, and its state is saved if training had started.
         """
         try:
             group = self._start(self.processes)
@@ -263,13 +269,16 @@ class ElasticDriver:
                 if None in group.exit_codes.values():
                     self.cluster.release()
                     group = self._start(1)
-                else:  # Restarting in the same slots saves time.
+                else:  # No node was lost, so restart in the same slots, which saves time.
                     group = self._start_workers(_WorkerGroup(group.slots))
         finally:
             self.cluster.release()
 
     def _start(self, min_processes: int) -> _WorkerGroup:
-        """Start as many ranks as fit on the cluster, at least ``min_processes``. Wait for free slots if necessary."""
+        """Start as many ranks as the cluster has slots for, and at least ``min_processes``.
+
+        Wait for free slots if necessary.
+        """
         seconds = read_time_limit(os.environ)
         deadline, want = 0.0, pluralize(min_processes, "process", "processes")
         while True:
@@ -290,7 +299,7 @@ class ElasticDriver:
             self._sleep(self.cluster.poll_seconds)
 
     def _start_workers(self, group: _WorkerGroup) -> _WorkerGroup:
-        """Start the processes of a group."""
+        """Start the processes of a group in its slots."""
         slots, cluster = group.slots, self.cluster
         hosts = ", ".join(f"{number} on {host}" for host, number in Counter(slot.host for slot in slots).items())
         self._log(f"{pluralize(len(slots), 'process', 'processes')} ({hosts})")
@@ -301,7 +310,7 @@ class ElasticDriver:
         except NodeLostError:
             group.exit_codes[0] = None
             return group
-        # With a new secret, a process of an earlier start that still runs on a lost node cannot join this group.
+        # A process of an earlier group may still run on a lost node. With a new secret, it cannot join this group.
         secret = {SECRET_ENV: secrets.token_hex(32)}
         rendezvous = {"WORLD_SIZE": str(len(slots)), ADDRESS_ENV: slots[0].host, PORT_ENV: str(port), **secret}
         for rank, slot in enumerate(slots):
@@ -324,7 +333,7 @@ class ElasticDriver:
             self._check_stop()
 
     def _watch(self, group: _WorkerGroup) -> None:
-        """Poll the ranks one time: print their lines, and handle exits, hangs and requests to stop."""
+        """Poll the ranks once: print their output, and handle exits, hangs and requests to stop."""
         now = time.monotonic()
         elapsed = min(max(0.0, now - group.last_look), POLL_SECONDS)
         group.last_look = now
@@ -360,7 +369,7 @@ class ElasticDriver:
 
     def _print_line(self, rank: int, stream: str, line: str) -> None:
         _print(line if rank == 0 or line.startswith("[rank") else f"[rank {rank}] {line}", stream)
-        path = Path(line.strip())  # At its end, train prints the path of its checkpoint.
+        path = Path(line.strip())  # At the end of training, rank 0 prints the path of the checkpoint.
         if rank == 0 and path.parent.name == checkpoint.FOLDER and checkpoint.FILE_PATTERN.fullmatch(path.name):
             self.checkpoint = path
 
@@ -376,7 +385,7 @@ class ElasticDriver:
             self.cluster.call(rank, "stop")
 
     def _kill(self, group: _WorkerGroup) -> None:
-        """Kill the remaining ranks. Ranks that were killed before count as lost."""
+        """Kill the remaining ranks. If a rank was already killed and still has not exited, record it as lost."""
         for rank in list(group.calls):
             if group.is_killed:
                 self._record_exit(group, rank, None)
@@ -391,20 +400,20 @@ class ElasticDriver:
             code = ExitCode.HUNG
         group.exit_codes[rank] = code
         if classify_exit(code) is not ExitKind.DONE:
-            # After a preemption, the other ranks need time to save. The loss of a node is only detected after 30 s, by
-            # TCP.
+            # After a preemption, the other ranks need time to save their state. After the loss of a node, the other
+            # ranks notice the loss only after the TCP timeout of 30 s.
             seconds = self.grace if code is None or classify_exit(code) is ExitKind.PREEMPTED else PEER_EXIT_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
-        # All ranks make the same mistake, so it is only printed at the end.
+        # A mistake of the user makes all ranks fail in the same way, so it is printed only once, at the end.
         if classify_exit(code) not in (ExitKind.DONE, ExitKind.MISTAKE):
             self._log(group.describe_end(rank))
 
     def _is_done(self, group: _WorkerGroup) -> bool:
-        """Return True if the run is done. Return False if all ranks must restart.
+        """Return True if training is done. Return False, after a delay if necessary, if all ranks must restart.
 
         Raises:
-            UserError: training failed, and no restart can help or is left.
-            StopRequested: the run was asked to stop, and its state is saved.
+            UserError: Training has failed, and a restart cannot help, or no restart is left.
+            StopRequested: The run was asked to stop, and its state is saved.
         """
         rank, code = find_root_cause(group.exit_codes.items())
         reason = classify_exit(code)

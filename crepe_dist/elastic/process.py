@@ -1,4 +1,4 @@
-"""Python process of a rank. The object lives in the process that starts the rank: the driver, or a worker of Ray."""
+"""Python process of a rank. The driver, or a Ray worker, holds an object of this module to control the process."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.version import __version__
 
 SAME_VERSIONS_HINT = "install the same crepe_dist, Python and Ray in the environment of every node"
-# Seconds to wait for the rest of the output. A child of the process may keep the pipe open for ever.
+# Seconds to wait for the rest of the output after the process has exited. The wait is limited, because a child of the
+# process may keep the pipe open forever.
 DRAIN_SECONDS = 1.0
-LINE_BYTES = 8 * 1024  # A longer line is read in pieces of this size.
+LINE_BYTES = 8 * 1024  # Maximum number of bytes of a line. A longer line is split into pieces of this size.
 
 Line = tuple[str, str]  # Name of the stream (stdout or stderr), and a line that the process wrote to it.
 
 
 class WorkerProcess:
-    """Process of a rank. All methods return at once, so the driver can poll many ranks in turn.
+    """Process of a rank. No method waits for the rank to finish, so the driver can poll many ranks in turn.
 
-    The process gets SIGTERM when this object is deleted, or when the process of this object dies.
+    The process of the rank gets SIGTERM when this object is deleted, or when the process that holds this object ends.
     """
 
     def __init__(self) -> None:
@@ -49,10 +50,10 @@ class WorkerProcess:
         """Start the process. If it cannot be started, ``poll`` returns the error as lines of stderr.
 
         Args:
-            arguments: arguments of Python.
-            folder: working directory.
-            variables: environment variables, which are added to the variables of this process.
-            version: version of crepe_dist on the host where the user typed the command.
+            arguments: Command-line arguments of Python.
+            folder: Working directory.
+            variables: Environment variables that are added to the environment of this process.
+            version: Version of crepe_dist on the host where the user ran the command.
         """
         host = socket.gethostname()
         try:
@@ -77,7 +78,7 @@ class WorkerProcess:
                 self._lines.put(("stderr", line))
             return
         self._process, self._readers = process, []
-        # The finalizer and the threads get no method of this object, because a method would keep the object alive.
+        # Pass no bound method of this object to the finalizer and the threads, because it would keep the object alive.
         weakref.finalize(self, process.terminate)
         for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
             reader = threading.Thread(target=_read, args=(name, stream, self._lines), daemon=True)
@@ -87,7 +88,8 @@ class WorkerProcess:
     def poll(self) -> tuple[list[Line], int | None, bool]:
         """Return the lines printed since the last call, the exit code, and whether the process is suspended.
 
-        The exit code is ``None`` while the process runs. A process that a debugger has stopped is not suspended.
+        The exit code is ``None`` while the process runs. A process that a debugger has stopped does not count as
+        suspended.
         """
         code: int | None = ExitCode.ERROR
         if self._process is not None and (code := self._process.poll()) is not None:
@@ -100,7 +102,7 @@ class WorkerProcess:
         return [self._lines.get() for _ in range(self._lines.qsize())], code, is_suspended
 
     def stop(self) -> None:
-        """Ask the process to save and stop."""
+        """Ask the process to save its state and stop."""
         if self._process is not None:
             self._process.terminate()
 

@@ -1,4 +1,7 @@
-"""Training in a subprocess of another program, such as a search over settings. Its errors are raised as exceptions."""
+"""Training in a subprocess of another program, such as a hyperparameter search.
+
+Errors of the subprocess are raised as exceptions.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ from crepe_dist.distributed.signals import terminate_with_parent
 from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.files.atomic_write import write_text
 
-CONFIG = "settings.yaml"  # Name of the file of settings in the folder of the subprocess.
+CONFIG = "settings.yaml"  # Name of the configuration file in the folder of the subprocess.
 LOG = "log.txt"  # Name of the file with the output of the subprocess.
-# Settings that switch off output which nobody reads.
+# Settings that disable the report and the TensorBoard logs, which a search does not need.
 NO_REPORTS = {f"logging.{name}": False for name in ("report", "tensorboard")}
-MAX_RESTARTS = 2  # Number of restarts of a subprocess that was killed.
+MAX_RESTARTS = 2  # Maximum number of restarts of a subprocess that a signal has ended.
 POLL_SECONDS = 0.2  # Seconds between two reads of the output.
-GRACE_SECONDS = 10.0  # Seconds between asking a subprocess to stop and killing it.
-# Error message of a command in the output.
+GRACE_SECONDS = 10.0  # Seconds between the request to stop and the kill of a subprocess that has not exited.
+# Error message in the output of a command.
 MESSAGE = re.compile(r"\berror: (.*)(?:\n.*?\bwhy: (.*))?(?:\n.*?\bdo:  (.*))?")
 LOG_TAIL = 1 << 16  # Number of characters at the end of the output that are searched for an error message.
 
@@ -38,9 +41,10 @@ def training_subprocess(
     """Start ``train``, or ``supervise`` for more than one process. Stop it at the end of the block if it still runs.
 
     Args:
-        settings: settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
-        folder: existing folder, the working directory of the process. It gets the settings, the log and a crash report.
-        processes: number of processes.
+        settings: Settings by their dotted names, such as ``{"data.source": "data/reviews"}``.
+        folder: Existing folder that becomes the working directory of the process. The configuration file, the log and
+            crash reports are written to it.
+        processes: Number of processes.
     """
     write_text(folder / CONFIG, yaml.safe_dump(group_settings(settings), sort_keys=False))
     command = [sys.executable, "-m", "crepe_dist.train"]
@@ -63,7 +67,10 @@ def training_subprocess(
 
 
 def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
-    """Yield the lines that a subprocess prints until it exits, each within ``POLL_SECONDS``, without line ends."""
+    """Yield the lines that a subprocess prints until it exits, without line ends.
+
+    The output is read every ``POLL_SECONDS``.
+    """
     with (folder / LOG).open(encoding="utf-8", errors="replace") as log:
         rest = ""
         while True:
@@ -78,17 +85,19 @@ def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[s
 def train_in_subprocess(
     settings: Mapping[str, Any], folder: Path, processes: int = 1, seconds: float | None = None
 ) -> bool:
-    """Train to the end in a subprocess. If it is killed, resume it, at most ``MAX_RESTARTS`` times.
+    """Train in a subprocess until training has finished.
+
+    If a signal ends the subprocess, start it again to resume training, at most ``MAX_RESTARTS`` times.
 
     Args:
-        settings, folder, processes: see ``training_subprocess``.
-        seconds: time limit in seconds; ``None``: no limit.
+        settings, folder, processes: See ``training_subprocess``.
+        seconds: Time limit in seconds. ``None``: no limit.
 
     Returns:
         True if training has finished, False if the time limit was reached.
 
     Raises:
-        UserError: training failed.
+        UserError: Training has failed.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     for restarts in range(MAX_RESTARTS + 1):
@@ -105,10 +114,10 @@ def train_in_subprocess(
 
 
 def signal_name(code: int) -> str:
-    """Return the name of the signal that ended a process. Empty: no signal ended it.
+    """Return the name of the signal that has ended a process. The name is empty if no signal has ended it.
 
     Args:
-        code: exit code of the process, or of ``supervise``.
+        code: Exit code of the process, or of ``supervise``.
     """
     number = signal.SIGTERM if code == ExitCode.STOPPED else -code if code < 0 else code - 128
     return next((known.name for known in signal.Signals if known == number), "")
@@ -126,7 +135,7 @@ def terminate(process: subprocess.Popen[bytes]) -> None:
 
 
 def error_from_log(folder: Path, code: int) -> UserError:
-    """Return the error of a subprocess that has failed, from the end of its output."""
+    """Create the error for a subprocess that has failed, from the end of its output and its exit code."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
     if message := MESSAGE.search(text):
         what, why, remedy = (part or "" for part in message.groups())
@@ -139,7 +148,7 @@ def error_from_log(folder: Path, code: int) -> UserError:
 
 
 def group_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert settings with dotted names to nested groups, as in a file of settings."""
+    """Convert settings with dotted names to the nested groups of a configuration file."""
     groups: dict[str, Any] = {}
     for dotted, value in settings.items():
         group, _, name = dotted.rpartition(".")

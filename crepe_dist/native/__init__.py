@@ -1,1 +1,1 @@
-"""C++ kernels of the networks for CPUs, compiled at installation; `library.py` selects the build for the processor."""
+"""C++ kernels of the networks for CPUs. The installation compiles them, and ``library.py`` selects a build."""

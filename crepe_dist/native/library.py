@@ -1,7 +1,7 @@
 """Loader of the compiled CPU kernels.
 
-It selects the build for this processor, checks that the build belongs to the installed sources, and declares the
-signatures of its C functions for ctypes.
+It selects a build for the CPU of this host, verifies that the build was compiled from the installed sources, and
+declares the signatures of the C functions for ctypes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from crepe_dist.files.safe_read import sha256
 if TYPE_CHECKING:
     import numpy as np
 
-# Environment variable for developers. Its value is one of BUILDS, or NONE to behave as if installed without a compiler.
+# Environment variable for developers. Its value is one of BUILDS, or NONE to run as if installed without a compiler.
 KERNELS_ENV = "CREPE_DIST_KERNELS"
-NONE = "none"  # Value of ``KERNELS_ENV``.
-# Environment variable for developers. The value 1 lets builds without bfloat16 instructions emulate these instructions.
+NONE = "none"
+# Environment variable for developers. If its value is 1, builds without bfloat16 instructions emulate these
+# instructions.
 IN_SOFTWARE = "CREPE_DIST_SOFTWARE_BFLOAT16"
-GENERIC = "generic"  # Name of the build that runs on any processor of the architecture.
+GENERIC = "generic"  # Name of the build that runs on every CPU of the architecture.
 PROCESSOR = Path("/proc/cpuinfo")
 FOLDER = Path(__file__).parent
 RECORD = FOLDER / "builds.json"  # SHA-256 checksums of the builds and of their sources. The compilation writes it.
-# Builds, best first, and the flags in /proc/cpuinfo that each build requires. tools/hatch_build.py compiles the builds.
+# Builds in order of preference, and the flags in /proc/cpuinfo that each build requires. tools/hatch_build.py compiles
+# them.
 AVX512 = {"fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
 BUILDS = {
     "amx": AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"},
@@ -40,10 +42,10 @@ BUILDS = {
     "avx2": {"avx2", "fma", "f16c"},
     GENERIC: set(),
 }
-# Matrix products that are timed to find the faster precision: rows and columns (the width of the convolutional branch),
-# products per measurement (0.05 milliseconds), and pairs of measurements.
+# Constants of the measurement that compares bfloat16 with float32: rows and columns of the matrices, which are as wide
+# as the convolutional branch; matrix products per timing, which take 0.05 milliseconds; and pairs of timings.
 MATMUL_SIZE, MATMULS_PER_TIMING, TIMED_PAIRS = 64, 10, 31
-# float32 replaces bfloat16 only if it is at least this many times as fast, because float32 takes twice the memory.
+# float32 replaces bfloat16 only if its speedup exceeds this number, because float32 takes twice the memory.
 MIN_FLOAT32_SPEEDUP = 1.15
 _BYTES = ctypes.c_void_p
 _FLOATS = ctypes.c_void_p
@@ -52,15 +54,16 @@ _ARRAYS = ctypes.POINTER(ctypes.c_void_p)
 _LONG = ctypes.c_int64
 _LONGS = ctypes.c_void_p
 _INTS = ctypes.c_void_p
-# Dropout of a step: probability, seed, and number of the first document in the global batch.
+# Arguments for dropout: probability, seed, and index of the first document in the global batch.
 _DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)
-# Fixed-point gradients: gradients, exponents of their scales, unit of the bounds, and bounds. See optim/fixed_point.py.
+# Arguments for fixed-point gradients: the gradients, the exponents of their scales, the unit of the bounds, and the
+# bounds. See optim/fixed_point.py.
 _FIXED_POINT = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)
 _UPDATE = (ctypes.c_int, _DOUBLES, ctypes.c_int, _LONGS, *[_ARRAYS] * 4, *[_DOUBLES] * 2, ctypes.c_double, ctypes.c_int)
 
 
 class CParameter(ctypes.Structure):
-    """Parameter of a network, as the struct ``CompressedArray`` in native/compressed_array.h."""
+    """Parameter of a network, in the memory layout of the struct ``CompressedArray`` in native/compressed_array.h."""
 
     _fields_ = (
         ("words", _LONGS), ("before", _INTS), ("size", _LONG), ("values", _FLOATS), ("codes", _BYTES),
@@ -119,9 +122,10 @@ class Library:
 
     Attributes:
         name: Name of the build, one of ``BUILDS``.
-        emulates: True if the build has no bfloat16 instructions and ``IN_SOFTWARE`` requests their emulation.
+        emulates: True if the build has no bfloat16 instructions, and the variable ``IN_SOFTWARE`` requests their
+            emulation.
         bfloat16: True if the build can compute in bfloat16 in this process.
-        functions: C functions of the .cpp files in the folder of this module.
+        functions: C functions of the build.
 
     Raises:
         OSError: The build is missing or damaged, was compiled from other sources, or cannot be loaded.
@@ -142,9 +146,9 @@ class Library:
     def bfloat16_is_slower(self) -> bool:
         """True if matrix products take clearly longer in bfloat16 than in float32.
 
-        The measurement takes 3 milliseconds. AMX is always faster than float32. AVX512-BF16 is twice as fast as float32
-        on AMD processors, and half as fast on some Intel processors. Other load on the machine does not change the
-        result, because it slows both products of a pair and disturbs few of the pairs.
+        Only the build ``avx512_bf16`` needs a measurement, which takes 3 milliseconds. AMX is always faster than
+        float32. AVX512-BF16 is twice as fast as float32 on AMD CPUs, and half as fast on some Intel CPUs. Other load on
+        the machine does not change the result, because it slows both timings of a pair and disturbs few of the pairs.
         """
         if self.name != "avx512_bf16":
             return False
@@ -159,7 +163,11 @@ class Library:
 
 
 def _check(name: str, path: Path) -> None:
-    """Raise ``OSError`` if the checksum of a build is wrong: it could crash the process or compute wrong results."""
+    """Verify the checksums of a build and of its sources. A wrong build could crash, or compute wrong results.
+
+    Raises:
+        OSError: The build is missing or damaged, or was compiled from other sources.
+    """
     try:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
         builds, sources = record["builds"], record["sources"]
@@ -176,13 +184,13 @@ def _check(name: str, path: Path) -> None:
 
 
 def supported_builds() -> list[str]:
-    """Return the names of the builds that this processor can run, best first."""
+    """Return the names of the builds that the CPU of this host can run, in order of preference."""
     flags = processor_flags()
     return [name for name, needed in BUILDS.items() if needed <= flags]
 
 
 def processor_flags() -> set[str]:
-    """Return the flags of the processor in ``/proc/cpuinfo``, such as ``avx2``."""
+    """Return the CPU flags in ``/proc/cpuinfo``, such as ``avx2``."""
     try:
         lines = PROCESSOR.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -191,13 +199,17 @@ def processor_flags() -> set[str]:
 
 
 def find() -> tuple[Library | None, str]:
-    """Select and load a build: the one that ``KERNELS_ENV`` or ``pin_build`` names, otherwise the best one that works.
+    """Select and load a build.
+
+    The environment variable ``KERNELS_ENV`` has priority over ``pin_build``. Without them, the best build that works is
+    selected.
 
     Returns:
-        The build, or ``None`` if no build works, and the reason why no better build is used, or "".
+        The build, and the reason why no better build is used. The build is ``None`` if no build works, or if
+        ``KERNELS_ENV`` is ``NONE``. The reason is empty if there is none.
 
     Raises:
-        UserError: The environment variable ``KERNELS_ENV`` names a build that this process cannot use.
+        UserError: ``KERNELS_ENV`` specifies a build that this process cannot use.
     """
     requested = os.environ.get(KERNELS_ENV, "")
     if requested:
@@ -206,14 +218,22 @@ def find() -> tuple[Library | None, str]:
 
 
 def loadable_builds() -> list[str]:
-    """Return the names of the builds that ``find`` can select in this process, best first."""
+    """Return the names of the builds that ``find`` can select in this process, in order of preference."""
     requested = os.environ.get(KERNELS_ENV, "")
     names = [requested] if requested else supported_builds()
     return [name for name in names if name != NONE and _load(name)[0] is not None]
 
 
 def load_build(name: str, setting: str) -> Library:
-    """Load the build that a setting names."""
+    """Load the build that a setting specifies.
+
+    Args:
+        name: Name of the build, one of ``BUILDS``.
+        setting: Name of the setting, for messages.
+
+    Raises:
+        UserError: This process cannot use the build, or ``KERNELS_ENV`` specifies another build.
+    """
     requested = os.environ.get(KERNELS_ENV, name)
     if requested != name:
         raise UserError(f"{setting} is {name}, but {KERNELS_ENV} is {requested}", remedy=f"unset {KERNELS_ENV}")
@@ -223,24 +243,24 @@ def load_build(name: str, setting: str) -> Library:
 
 
 def pin_build(build: Library | None) -> None:
-    """Let ``find`` select this build from now on, so that all computations in this process are bit-identical.
+    """Make ``find`` select a build from now on, so that all computations in this process use the same build.
 
     Args:
-        build: The build. ``None`` and the best build restore the default selection.
+        build: The build. If it is ``None`` or the best build, the default selection is restored.
     """
     best, _ = _best()
     _selected[:] = [] if build is None or (best and build.name == best.name) else [build]
 
 
 def functions() -> ctypes.CDLL:
-    """Return the C functions of the build that ``find`` selects. The caller has checked that a build works."""
+    """Return the C functions of the build that ``find`` selects. The caller must have checked that a build works."""
     found, trouble = find()
     assert found is not None, trouble
     return found.functions
 
 
 def pointers(arrays: Iterable[np.ndarray[Any, Any] | None]) -> Any:
-    """Return a C array of the addresses of arrays, with a null pointer for each ``None``."""
+    """Return the addresses of arrays as a C array. For ``None``, the address is a null pointer."""
     addresses = [None if array is None else array.ctypes.data for array in arrays]
     return (ctypes.c_void_p * len(addresses))(*addresses)
 
@@ -264,7 +284,7 @@ def _named(name: str, setting: str) -> tuple[Library | None, str]:
 
 
 def _others(setting: str) -> str:
-    """Return the remedy that lists the builds that can be loaded on this machine."""
+    """Return a remedy that lists the builds that work on this host."""
     names = [name for name in supported_builds() if _load(name)[0] is not None]
     if setting != KERNELS_ENV:
         return f"use {setting} {', '.join([*names, 'auto'])}"
@@ -284,7 +304,7 @@ def _best() -> tuple[Library | None, str]:
 
 
 def _load(name: str) -> tuple[Library | None, str]:
-    """Load a build. Return it, or ``None`` and the reason why it cannot be used."""
+    """Load a build. Return the build and an empty reason, or ``None`` and the reason why it cannot be used."""
     try:
         found = Library(name)
     except OSError as error:
