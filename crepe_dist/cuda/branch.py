@@ -92,7 +92,7 @@ MAX_BLOCKS = 1 << 16  # Maximum number of blocks of a kernel whose threads proce
 
 
 def blocks(elements: int) -> int:
-    """Return the number of thread blocks for a kernel that processes the given number of elements."""
+    """Return the number of thread blocks for a kernel that processes ``elements`` elements."""
     return min(-(-elements // THREADS), MAX_BLOCKS)
 
 

@@ -19,7 +19,7 @@ MAX_SHOWN_RANKS = 8  # Maximum number of ranks in an error message.
 
 @dataclass(frozen=True)
 class Device:
-    """Device of a computation. Its attributes and its string form are the same as those of MXNet's ``Context``."""
+    """Device of a computation. It has the same attributes and the same string form as MXNet's ``Context``."""
 
     device_type: str
     device_id: int = 0

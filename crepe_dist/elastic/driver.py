@@ -378,7 +378,7 @@ class ElasticDriver:
         _print(f"{self.cluster.name}: {escape_to_one_line(text)}", "stderr")
 
     def _request_stop(self, group: _WorkerGroup) -> None:
-        """Ask all ranks to save and stop."""
+        """Ask all ranks to save their state and stop."""
         group.is_stop_requested, group.had_failed = True, group.kill_at < math.inf
         group.kill_at = min(group.kill_at, time.monotonic() + self.grace)
         for rank in group.calls:

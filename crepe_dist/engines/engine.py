@@ -103,7 +103,7 @@ class Engine(ABC):
         """Set all parameters by structural name.
 
         Raises:
-            UserError: The names or shapes are not those of the network's parameters, or a value is not finite.
+            UserError: A name or a shape does not match the parameters of the network, or a value is not finite.
         """
         validate(arrays, self.config)
         for name, parameter in self.parameters.items():

@@ -47,7 +47,7 @@ class RowSharding(ctypes.Structure):
 
 @dataclass(frozen=True)
 class SparseParameter:
-    """Row-sparse parameter, of which a step uses few rows.
+    """Row-sparse parameter. A step uses only few of its rows.
 
     Attributes:
         name: Structural name of the parameter.

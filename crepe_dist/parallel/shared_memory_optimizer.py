@@ -38,7 +38,7 @@ GRADIENTS_OFFSET = mmap.PAGESIZE + 16
 
 
 class SharedMemoryOptimizer(FixedPointOptimizer):
-    """Optimizer that sums the gradients of a host in shared memory, and those of several hosts by an all-to-all.
+    """Optimizer that sums gradients in shared memory on each host, and then by an all-to-all between hosts.
 
     Our own CPU kernels update the parameters.
 
