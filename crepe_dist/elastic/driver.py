@@ -32,8 +32,8 @@ RESUME_HINT = "run the same command again to resume"
 # A group that runs for a shorter time counts as short. After two or more short groups in a row, the driver waits before
 # it restarts the ranks.
 SHORT_GROUP_SECONDS = 60.0
-# Seconds that the other ranks have to exit after a rank has failed. They detect its exit at once, because it closes
-# their connections to the rank.
+# Seconds that the other ranks have to exit after a rank has failed. They detect the failure at once, because
+# their connections to the failed rank are closed.
 PEER_EXIT_SECONDS = 5.0
 KILL_SECONDS = 5.0  # Seconds after which a killed rank counts as lost.
 # Seconds by which the time limit of the driver exceeds the time limit of the watchdogs of the ranks. A watchdog should
