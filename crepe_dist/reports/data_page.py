@@ -106,19 +106,21 @@ def facts(summary: Summary) -> dict[str, list[str]]:
     percentiles = lengths["percentiles"]
     limits = [f"{rank} % up to {number(percentiles[rank])}" for rank in PERCENTILES if percentiles]
     if limits:
-        statements["lengths"] = [f"{', '.join(limits)}, the longest {number(percentiles['100'])} characters"]
+        statements["lengths"] = [
+            f"text lengths: {', '.join(limits)}, the longest {number(percentiles['100'])} characters"
+        ]
     else:
         statements["lengths"] = []
     num_longer = number(round(lengths["cut"] * rows["kept"]))
     longer = f"{percent(lengths['cut'])} ({num_longer})" if lengths["cut"] else "none"
-    statements["lengths"].append(f"longer than feature_len ({feature_len} characters): {longer}")
+    statements["lengths"].append(f"texts longer than feature_len ({feature_len} characters): {longer}")
 
     characters = summary["characters"]
     unknown = "none"
     if characters["unknown"]:
         unknown = f"{percent(characters['unknown'], characters['total'])} ({number(characters['unknown'])})"
     statements["characters"] = [
-        f"not in the alphabet, and read as blanks: {unknown} of {number(characters['total'])} characters"
+        f"characters that are not in the alphabet, and are read as blanks: {unknown} of {number(characters['total'])}"
     ]
 
     repeats = summary["duplicates"]

@@ -38,10 +38,10 @@ def render_model_card(record: RunRecord, data_facts: list[str]) -> str:
 
     Args:
         record: Record of the run.
-        data_facts: Statements and warnings about the training data.
+        data_facts: Statements and warnings about the data set.
     """
     classes = escape_nested(record.classes)
-    limits = [*findings.describe_limits(record, classes), *(f"The training data: {fact}." for fact in data_facts)]
+    limits = [*findings.describe_limits(record, classes), *(f"The data: {fact}." for fact in data_facts)]
     scores = record.test_scores
     provenance = record.provenance
     return render(

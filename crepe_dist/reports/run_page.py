@@ -271,12 +271,11 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
         key = f"{split}_{score}"
         points = [(epoch["step"], epoch[key]) for epoch in history.epochs if key in epoch]
         if points:
-            label = f"{split} (selects the epoch)" if split == "validation" else split
             colour, _ = drawing.PALETTE[drawing.SPLIT_COLOURS[split]]
-            axes.plot(*zip(*points), color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=label)
+            axes.plot(*zip(*points), color=colour, marker=marker, markersize=3.5, linewidth=1.3, label=split)
     steps = [record["step"] for record in history.epochs if record["epoch"] == reported]
     if steps:
-        axes.axvline(steps[-1], color=drawing.GREY, linestyle="--", linewidth=1, label="reported")
+        axes.axvline(steps[-1], color=drawing.GREY, linestyle="--", linewidth=1, label="selected")
 
 
 def _marks(axes: Axes, history: History) -> None:

@@ -355,8 +355,6 @@ def _coverage_curve(scores: MulticlassScores) -> str:
         axes.yaxis.set_major_locator(drawing.locator(5, integer=False))
         drawing.label_with_percents(axes.xaxis, axes.yaxis)
         axes.grid(axis="y")
-        legend = (
-            "line: precision of the classes, with its 90 % interval; squares: thresholds of the required precisions"
-        )
+        legend = "line: precision, with its 90 % interval; squares: required precisions"
         axes.text(0, 1.06, legend, transform=axes.transAxes)
         return drawing.svg(figure, "Precision of the predictions by coverage")
