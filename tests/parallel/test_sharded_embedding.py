@@ -252,7 +252,7 @@ def train_together(group, shape):
 
 def set_class_weight(engine, weight):
     """Give all classes the same weight."""
-    weights = np.full(engine.shape.num_classes, weight, np.float32)
+    weights = np.full(engine.config.num_classes, weight, np.float32)
     constants = ctypes.byref(DEFAULT_LOSS.constants)
     engine._kernels.call("crepe_set_loss", constants, weights.ctypes.data, len(weights))
 
