@@ -23,19 +23,20 @@ from crepe_dist.predicting.loading import open_checkpoint
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.training.evaluation import evaluate
 
-# Levels of quantization, the most exact first. A level has two numbers: how many elements are stored in one byte, in
-# embedding tables and in other layers. The first level is used at which the tables retain KEPT_IMPORTANCE of their
-# importance. If no level reaches this fraction, the last level is used, provided that it retains MIN_IMPORTANCE.
+# Levels of quantization, the most exact first. A level has two numbers: the number of elements per byte in embedding
+# tables, and the number of elements per byte in other layers. The first level that retains KEPT_IMPORTANCE of the
+# importance of the tables is used. If there is no such level, the last level is used, unless it retains less than
+# MIN_IMPORTANCE.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
 KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions.
 MIN_QUANTIZED_SIZE = 1 << 12  # Minimum number of elements of an array that is quantized.
-HEADER_BYTES = 120  # Size of safetensors' header for one array.
-MAX_CHARACTERS = 1 << 25  # Maximum number of characters of the training split that are used to weigh rows.
+HEADER_BYTES = 120  # Upper bound of the size, in bytes, of the header entry for one array in a safetensors file.
+MAX_CHARACTERS = 1 << 25  # Maximum number of characters per split that are read to compute the importance of rows.
 CHUNK_CHARACTERS = 1 << 18  # Number of characters that are processed together.
-MAX_SCORED = 5000  # Maximum number of test texts on which the two networks are compared.
+MAX_SCORED = 5000  # Maximum number of test texts on which the compressed and the original network are compared.
 BATCH_SIZE = 256  # Number of texts in a batch.
-# Keys of the metadata that are copied. The scores in the metadata are not copied, because they are scores of the
-# uncompressed network.
+# Keys of the metadata that are copied to the compressed model. The scores are not copied, because they were measured
+# with the uncompressed network.
 COPIED_KEYS = ("data", "id", "labels", "levels", "composition", "reading")
 RowCounts = dict[str, npt.NDArray[np.float64]]
 
@@ -46,11 +47,11 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     Args:
         predictor: predictor of the checkpoint, on the CPU.
         limit: maximum size of the folder in bytes.
-        out: folder.
+        out: output folder.
         data: prepared folder with the training split. ``None``: the data set of the run.
 
     Returns:
-        The files, and sentences that describe the loss.
+        The paths of the written files, and sentences that describe how much the compression loses.
 
     Raises:
         UserError: The data set is missing or encoded differently, or the network cannot be compressed to this size.
@@ -101,9 +102,12 @@ def _compare_scores(before: Predictor, after: Predictor, dataset: Dataset | None
 
 
 def row_importance(shape: NetworkConfig, arrays: Arrays, data: Dataset) -> RowCounts:
-    """Sum the weights with which training and validation documents use each row of the embedding tables.
+    """Sum how strongly the training and validation documents use each row of the embedding tables.
 
-    If a split is long, only a sample of evenly spaced documents is used. The result is keyed by parameter name.
+    If a split is long, only evenly spaced documents are read.
+
+    Returns:
+        The sum of the weights of all uses of each row (see ``NetworkConfig.row_usage``), by parameter name.
     """
     counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.sparse_parameters}
     step = max(1, CHUNK_CHARACTERS // shape.feature_len)
@@ -119,14 +123,14 @@ def row_importance(shape: NetworkConfig, arrays: Arrays, data: Dataset) -> RowCo
 def _compress(
     shape: NetworkConfig, arrays: Arrays, counts: RowCounts, limit: int, metadata: dict[str, Any]
 ) -> tuple[Arrays, int, dict[str, tuple[int, int]]]:
-    """Compress a network to at most ``limit`` bytes. The limit includes the size of the metadata.
+    """Compress a network to at most ``limit`` bytes, including the metadata.
 
-    The importance of a row of a table is its squared norm times the weight of its uses. Every table retains its most
-    important rows. All tables retain the same fraction of their importance, which is the largest fraction that fits.
+    The importance of a row is its squared norm, multiplied by the summed weight of its uses. Each table retains its
+    most important rows. All tables retain the same fraction of their importance: the largest fraction that fits.
 
     Returns:
-        The stored arrays, how many numbers of a table are stored in one byte, and the number of retained rows and of
-        all rows of each table.
+        The stored arrays; the number of elements of a table per byte; and for each table, the number of retained rows
+        and the number of all rows.
 
     Raises:
         UserError: The network cannot be compressed to this size.
@@ -174,21 +178,21 @@ class _PrunableEmbedding:
         self.total = np.cumsum(importance[self.order])
 
     def num_rows(self, fraction: float) -> int:
-        """Return the number of most important rows that together have this fraction of the importance."""
+        """Return the smallest number of rows that together have this fraction of the table's importance."""
         return min(int(np.searchsorted(self.total, fraction * self.total[-1])) + 1, len(self.order))
 
     def mask(self, fraction: float) -> Mask:
-        """Return the mask of these rows."""
+        """Return a mask of the most important rows that together have this fraction of the importance."""
         mask = np.zeros(len(self.order), np.bool_)
         mask[self.order[: self.num_rows(fraction)]] = True
         return mask
 
     def numbers(self, numbers: int) -> int:
-        """Return how many numbers are stored in one byte. It is at most the number of columns of the table."""
+        """Limit the number of elements per byte to the number of columns of the table."""
         return min(numbers, self.array.shape[1])
 
     def size(self, fraction: float, numbers: int) -> int:
-        """Return an upper bound of the size of these rows in bytes."""
+        """Return an upper bound, in bytes, of the compressed size at this fraction of the importance."""
         row = 1 - (-self.array.shape[1] // self.numbers(numbers))
         codebook = 2 * quantization.CENTROIDS * self.numbers(numbers)
         return self.num_rows(fraction) * row + len(self.order) // 255 + codebook + 4 * HEADER_BYTES
@@ -196,7 +200,7 @@ class _PrunableEmbedding:
 
 def _max_fraction(tables: dict[str, _PrunableEmbedding], numbers: int, limit: int) -> float:
     """Return the largest fraction of the importance that fits into ``limit`` bytes; 0 if no fraction fits."""
-    low, high = 0.0, 2.0  # The bisection starts at 1.
+    low, high = 0.0, 2.0  # With these bounds, the first candidate of the bisection is 1, which retains all rows.
     for _ in range(32):
         middle = (low + high) / 2
         fits = sum(table.size(middle, numbers) for table in tables.values()) <= limit

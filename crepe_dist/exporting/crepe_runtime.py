@@ -1,10 +1,10 @@
-"""Text classifier for a model.onnx exported by crepe_dist. It only needs NumPy and ONNX Runtime.
+"""Text classifier for a model.onnx that crepe_dist exported. It requires only NumPy and ONNX Runtime.
 
     from crepe_runtime import Classifier
     print(Classifier("model.onnx").predict(["a text"])[0].label)
 
 If the model has feature columns, a row may be a mapping: {"text": "a text", "sector": "public"}.
-The inputs of the model are code points. Its metadata (JSON values) contain the names of the classes.
+The input of the ONNX model is the code points of the texts. Its metadata (JSON values) contain the class names.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Classifier:
     """Classifier of texts.
 
     ``model`` is the path or the content of a .onnx file. ``providers`` are the names of ONNX Runtime's execution
-    providers. A ValueError is raised if crepe_dist did not export the model.
+    providers. A ValueError is raised if the model has no metadata of crepe_dist in this format.
     """
 
-    # The end of this file replaces this function if the model was trained on texts without HTML.
+    # If the model was trained on texts without HTML tags, the export appends code that replaces this function.
     without_tags = staticmethod(lambda text: text)
 
     def __init__(self, model: str | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
@@ -78,14 +78,17 @@ class Classifier:
         for column in self.metadata.get("beside", []):
             column["categories"] = column["categories"] and list(map(category, column["categories"]))
         self.classes: list[str] = self.metadata["classes"]
-        # Possibly no class is correct if the probability is below this threshold.
+        # If the highest probability is below this threshold, possibly none of the classes is correct.
         self.min_probability: float = self.metadata.get("min_probability", 0)
         width = max(FILTERS, self.metadata.get("longest", 0) * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.metadata["feature_len"] * width)))
 
     def run(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Compute one batch: the probabilities, float32 [n, classes], and the numbers of characters of each text that
-        are read and truncated, int32 [n]."""
+        """Run the model on one batch.
+
+        Return the probabilities, float32 [n, classes], the number of characters that the network reads of each text,
+        and the number of characters that are truncated, both int32 [n].
+        """
         length = self.metadata["feature_len"]
         # The network reads at most the beginning and the end of a text, so the middle is not copied to the batch.
         ends = [text if len(text) <= 2 * length else text[:length] + text[-length:] for text in texts]
@@ -129,9 +132,9 @@ class Classifier:
                 yield Prediction(*ranking[0], ranking, num_known, labels, error, num_truncated)
 
     def _composed(self, row: Any) -> str:
-        """Append the values of feature columns to a text. Each value is encoded as one character for private use.
+        """Append the values of feature columns to a text. Each value is encoded as one private-use character.
 
-        A ValueError is raised if a mapping has no text.
+        A ValueError is raised if a mapping lacks the text or a column, or if a number is invalid.
         """
         if isinstance(row, Mapping) and "text" not in row:
             raise ValueError(f"a row has no key 'text', which may be None; it has {', '.join(map(repr, row))[:200]}")
@@ -159,7 +162,7 @@ class Classifier:
 
 
 def category(value: str) -> str:
-    """Normalize the value of a column as crepe_dist does: numbers have no .0, and dates have no midnight."""
+    """Normalize the value of a column as crepe_dist does: remove ".0" from numbers, and midnight from dates."""
     value = value.strip()
     if time := TIME.fullmatch(value):
         date, time_of_day, fraction = time[1], time[2], (time[3] or "").rstrip(".0")
@@ -170,7 +173,7 @@ def category(value: str) -> str:
 
 
 def checked(texts: Iterable[Any]) -> list[Any]:
-    """Return texts as a list. A TypeError is raised for a single text, or a table."""
+    """Convert texts to a list. A TypeError is raised for a single text or a table."""
     if isinstance(texts, (str, bytes, dict, set)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
         raise TypeError(f"predict takes a list of texts, or a column of a table, not {type(texts).__name__}")
     return list(texts)

@@ -1,6 +1,7 @@
 """Export of a checkpoint's network to files for other programs.
 
-Every exported model is opened and compared with the probabilities of crepe_dist before the files get their final names.
+Before the files get their final names, the exported model is opened, and its probabilities are compared with the
+probabilities of crepe_dist.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import open_run
 
-TOLERANCE = 1e-4  # Maximum difference of a probability.
-NUM_TEXTS = 100  # Number of test texts, and of synthetic texts, in the comparison.
+TOLERANCE = 1e-4  # Maximum absolute difference of two probabilities.
+NUM_TEXTS = 100  # Number of test texts in the comparison. There are equally many synthetic texts.
 # Accented letters, other scripts, and characters that no alphabet contains.
 UNUSUAL_CHARACTERS = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"
 RUNTIME = "crepe_runtime.py"
@@ -46,14 +47,15 @@ def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[
     Args:
         predictor: predictor on the CPU.
         export_format: one of ``FORMATS``.
-        out: folder.
-        texts: texts for the comparison of the exported model with ``predictor``.
+        out: output folder.
+        texts: texts on which the exported model is compared with ``predictor``.
 
     Returns:
-        The files, and the largest difference of a probability between the exported model and ``predictor`` in float32.
+        The paths of the written files, and the largest absolute difference between the probabilities of the exported
+        model and the probabilities of a float32 copy of ``predictor``.
 
     Raises:
-        UserError: The probabilities differ, a package is missing, or the network is too large for the format. Nothing
+        UserError: The probabilities differ, a package is missing, or the network is too large for the format. No file
             is written.
     """
     float32_predictor = _in_float32(predictor)
@@ -71,7 +73,7 @@ def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Create a temporary folder. After the block, move its files to ``out``. After an error, remove the files."""
+    """Provide a temporary folder. Move its files to ``out`` after the block. Delete them if the block fails."""
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -93,9 +95,12 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
     """Return evenly spaced texts of a test split.
 
     Args:
-        path: checkpoint. If ``data`` is ``None``, the data set of its run is used. If that is unavailable, the result
-            is empty.
-        data: prepared folder.
+        path: checkpoint.
+        data: prepared folder. ``None``: the data set of the checkpoint's run. If this data set cannot be opened, the
+            result is empty.
+
+    Raises:
+        UserError: ``data`` cannot be opened or has no test split.
     """
     try:
         dataset = open_dataset(data or dataset_of_run(path))
@@ -118,7 +123,7 @@ def dataset_of_run(path: Path) -> Path:
 
 
 def synthetic_texts(encoding: CharEncoder) -> list[str]:
-    """Generate random texts of known and unknown characters. The longest text is twice as long as the network reads."""
+    """Generate random texts of known and unknown characters. The longest one has twice the length of the input."""
     generator = np.random.default_rng(0)
     rare = generator.permutation([*encoding.paired])[: len(encoding.alphabet)]
     characters = np.array([*encoding.alphabet, *rare, *UNUSUAL_CHARACTERS])
@@ -134,14 +139,14 @@ def _in_float32(predictor: Predictor) -> Predictor:
 
 
 def _probabilities(predictor: Predictor, texts: Sequence[str]) -> Probabilities:
-    """Compute the probabilities of texts that are already preprocessed."""
+    """Compute the class probabilities of preprocessed texts."""
     batches = (texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE))
     logits = [predictor.logits(predictor.encoding.encode(batch)) for batch in batches]
     return predictor.probabilities(np.concatenate(logits))
 
 
 def _export_files(predictor: Predictor, export_format: str, folder: Path) -> Classify:
-    """Write the files of a format. Return a function that classifies texts with these files."""
+    """Write the files of a format. Return a function that computes probabilities with the exported model."""
     if export_format in ("onnx", "web"):
         extras.require("export", "export to ONNX files and web pages")
         from crepe_dist.exporting import onnx_file  # ONNX and ONNX Runtime are optional dependencies.
@@ -166,7 +171,7 @@ def _export_files(predictor: Predictor, export_format: str, folder: Path) -> Cla
 
 
 def _html_stripping_source(predictor: Predictor) -> str:
-    """Return source code for ``crepe_runtime.py`` that strips HTML. Empty if the model does not strip HTML."""
+    """Return source code that makes ``crepe_runtime.py`` strip HTML. Empty if the model does not strip HTML."""
     if not predictor.composition.strip_html:
         return ""
     source = Path(markup.__file__).read_text(encoding="utf-8").partition("import annotations\n")[2]

@@ -69,7 +69,7 @@ def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
 def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) -> None:
     """Write ``MLmodel``. Its ``python_function`` is code of this package.
 
-    The file lists no required packages. This package is in no package registry, so another package could be published
+    The file lists no requirements: this package is not in a package registry, so someone could publish another package
     under its name.
 
     Args:

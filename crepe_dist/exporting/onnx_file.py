@@ -1,7 +1,8 @@
-"""ONNX file of a network, as a file or in a web page. This module imports ONNX and ONNX Runtime, which are optional.
+"""Export of a network as an ONNX model: as a file, or in a web page.
 
-The graph also encodes the texts, so that programs need no encoder of their own. ONNX has no operator that returns the
-characters of a string. Therefore the input contains code points: one text per row, padded with -1.
+This module imports ONNX and ONNX Runtime, which are optional dependencies. The graph also encodes the texts, so that
+programs need no encoder of their own. ONNX has no operator that returns the characters of a string. Therefore the input
+consists of code points: one text per row, padded with -1.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from crepe_dist.version import __version__
 
 MODEL = "model.onnx"
 COUNTS = ("read", "characters_cut")  # Names of the outputs that count characters.
-# Versions of ONNX 1.13. It is the oldest version that has every operator of the graph, so old runtimes can open the
-# file.
+# Versions of the operator set and of the file format in ONNX 1.13. This is the oldest release with every operator of
+# the graph, so that old runtimes can open the file.
 OPSET_VERSION, IR_VERSION = 18, 8
-# Protocol Buffers are limited to 2 GiB. 1 MiB is reserved for the nodes.
+# A Protocol Buffers message is limited to 2 GiB. 1 MiB is reserved for the nodes of the graph.
 MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)
-NO_ID = PAD_UNK_ID - 1  # Filler in the table of spellings, for characters with fewer ids than the longest.
+NO_ID = PAD_UNK_ID - 1  # Filler in the table of spellings, for characters with fewer ids than the table has columns.
 
 
 def write(predictor: Predictor, folder: Path, *, in_page: bool) -> Classifier:
@@ -50,8 +51,8 @@ def _build_model(predictor: Predictor) -> bytes:
     """Build the ONNX model of a network.
 
     The input ``text`` contains code points. The outputs are ``probabilities``, float32 [batch, classes], and two
-    numbers of characters, int32 [batch]: ``read`` counts the known characters that are read, and ``characters_cut``
-    counts the characters that are not read because the text is too long.
+    character counts per text, int32 [batch]: ``read`` counts the known characters that the network reads, without
+    spaces, and ``characters_cut`` counts the characters that are not read because the text is too long.
 
     Raises:
         UserError: The parameters are too large for an ONNX file.
@@ -95,25 +96,25 @@ def _build_model(predictor: Predictor) -> bytes:
 def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
     """Add the input ``text``, int32 [batch, characters], and nodes that encode it like ``CharEncoder.encode``.
 
-    The nodes also compute the values ``COUNTS``, int32 [batch]: the number of known characters that the network reads,
-    without spaces, and the number of characters that are not read because the text is too long.
+    The nodes also compute the outputs ``COUNTS``; see ``_build_model``.
 
     Returns:
-        Name of the character ids, int32 [batch, positions]. They are in the reading order of the network. The number of
-        positions is the length of the longest text.
+        The name of the character ids, int32 [batch, positions], in the reading order of the network. The number of
+        positions is the number of ids that the network reads of the longest text.
     """
     node, length, (head, tail) = graph.node, encoding.feature_len, encoding.head_tail_lengths
     table = _spellings(encoding)
     text = graph.input("text", TensorProto.INT32, "batch", "characters")
     is_text = node("Not", node("Less", text, 0))
-    # The last row of the table is the row of padding. The row before it is the row of all unknown characters.
+    # The last row of the table represents padding. The row before it represents all unknown characters.
     row = node("Where", is_text, node("Min", text, len(table) - 2), len(table) - 1)
     spelled = node("Reshape", node("Gather", graph.value(table), row), graph.sizes(0, -1))
     spelled = node("Cast", spelled, to=TensorProto.INT32)
     is_code = node("Not", node("Equal", spelled, NO_ID))
     ends = node("CumSum", node("Cast", is_code, to=TensorProto.INT32), 1)
     number = node("ReduceMax", ends, graph.sizes(1), keepdims=1)
-    # The ids of a text are moved together. Fillers are moved to an additional last position, which is never read.
+    # The ids of a text are moved to the left, to close the gaps between them. Fillers are moved to an additional last
+    # position, which is never read.
     width = node("Cast", node("Gather", node("Shape", spelled), 1), to=TensorProto.INT32)
     wider = node("Pad", spelled, graph.sizes(0, 0, 0, 1), PAD_UNK_ID)
     place = node("Where", is_code, node("Sub", ends, 1), width)
@@ -135,7 +136,7 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
     counted = node("Less", codes, int(encoding.export_tables()["counted"]))
     known = node("And", counted, node("Not", node("Equal", codes, encoding.alphabet.index(" "))))
     _count(graph, known, COUNTS[0])
-    # A character is not read if all its ids are in the gap of a truncated text.
+    # A character is truncated if all of its ids are between the first and the last ids that the network reads.
     ends = node("Reshape", ends, graph.sizes(0, -1, table.shape[1]))
     begins_after = node("Greater", node("Gather", ends, 0, axis=2), head)
     last = node("Gather", ends, table.shape[1] - 1, axis=2)
@@ -146,7 +147,10 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
 
 
 def _spellings(encoding: CharEncoder) -> npt.NDArray[np.uint8]:
-    """Return the ids of each character by code point, uint8 [characters + 2, ids]. Unused places contain ``NO_ID``."""
+    """Return the ids of each character by code point, uint8 [code points + 2, ids].
+
+    Unused elements are ``NO_ID``. The two additional rows are the rows of unknown characters and of padding.
+    """
     listed: dict[str, Any] = encoding.export_tables()
     ids = {character: [number] for number, characters in enumerate(listed["characters"]) for character in characters}
     ids |= listed["spellings"]

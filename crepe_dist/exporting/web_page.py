@@ -36,8 +36,8 @@ from crepe_dist.reports.findings import basic_limits
 from crepe_dist.version import __version__
 
 PAGE = "index.html"
-# While a page is loaded, the browser holds four copies of the model in memory. One copy is a string, and V8 limits
-# strings to 2^29 characters.
+# Maximum size of the model. While the page loads, the browser holds four copies of the model in memory. One copy is a
+# string, and V8 limits strings to 2^29 characters.
 MAX_MODEL_BYTES = 128_000_000
 NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxruntime-ThirdPartyNotices.txt"}
 VERSION = "1.30.0"  # Version of ONNX Runtime Web.
@@ -54,8 +54,8 @@ NAME = re.compile(r"([\w$]+) as (\w+)")
 def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) -> None:
     """Write the page and the licences of ONNX Runtime into ``folder``.
 
-    The Content-Security-Policy of the page allows the style and the scripts of the page and WebAssembly. It allows no
-    connections.
+    The Content-Security-Policy of the page permits only the page's own style and scripts, and WebAssembly. It permits
+    no network connections.
 
     Raises:
         UserError: The network is too large for a browser, or npm cannot download the runtime.
@@ -94,7 +94,7 @@ def _packed(data: bytes) -> Markup:
 
 
 def web_runtime() -> tuple[str, bytes]:
-    """Read the script and the WebAssembly of the runtime from the cache. If necessary, download the package before.
+    """Read the script and the WebAssembly of the runtime from the cache. Download the package first if it is missing.
 
     Raises:
         UserError: npm cannot download the package, or the checksum of the package is wrong.
@@ -115,9 +115,9 @@ def web_runtime() -> tuple[str, bytes]:
 def as_global(module: str) -> str:
     """Replace the exports of a JavaScript module by properties of the global object ``ort``.
 
-    This is necessary because an inline module cannot be imported. The function also removes ``import.meta.url``. In
-    Firefox, the origin of a local file is "null", and URLs relative to such an origin fail. Without the URL, the module
-    uses the WebAssembly that the page passes.
+    This is necessary because an inline module cannot be imported. The function also removes ``import.meta.url``, so
+    that the module uses the WebAssembly that the page passes. With the URL, local pages would fail in Firefox: the
+    origin of a local file is "null" there, and a URL cannot be relative to this origin.
     """
     exports = EXPORTS.search(module)
     assert exports is not None, "the checksum guarantees the content of the module"
@@ -136,7 +136,7 @@ def _download(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{ARCHIVE}.") as scratch:
-            # An empty folder has no project settings for npm.
+            # npm runs in an empty folder, so that it does not read the settings of a project.
             subprocess.run(
                 [npm, "pack", PACKAGE, "--ignore-scripts", "--no-update-notifier"],
                 cwd=scratch, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",

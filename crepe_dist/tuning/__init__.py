@@ -1,1 +1,1 @@
-"""Search for better settings of training, for the command `tune`."""
+"""Hyperparameter search for the command ``tune``."""

@@ -1,4 +1,4 @@
-"""Search over training settings with Optuna. The search has a time limit and can be resumed."""
+"""Hyperparameter search with Optuna. The search has a time limit and can be resumed."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ Show = Callable[[dict[str, Any], str], None]
 
 
 def first_trials(data: Dataset) -> list[dict[str, Any]]:
-    """Return the values of the first three trials.
+    """Return the hyperparameters of the first three trials.
 
-    The first trial is a fast network, so that a short search has a result. The second trial has the values that
-    training chooses by default for these data. The third trial has another learning rate and number of epochs.
+    The first trial trains a fast network, so that even a short search has a result. The second trial uses the default
+    hyperparameters for these data. The third trial changes the learning rate and the number of epochs of the second.
     """
     config = resolve_epochs(Config(), data)
     network = select_network_config(config.model, data)
@@ -72,7 +72,10 @@ def first_trials(data: Dataset) -> list[dict[str, Any]]:
 
 
 def suggest(trial: Trial) -> dict[str, Any]:
-    """Choose the settings of a trial, by dotted name. The trial of the defaults has no settings."""
+    """Return the hyperparameters of a trial by their dotted names.
+
+    For the trial of the defaults, the result is empty, so that training uses its own defaults.
+    """
     settings: dict[str, Any] = {
         NETWORK: trial.suggest_categorical(NETWORK, ["crepe", "ngrams"]),
         LEARNING_RATE: trial.suggest_float(LEARNING_RATE, 2e-4, 2e-2, log=True),
@@ -85,10 +88,10 @@ def suggest(trial: Trial) -> dict[str, Any]:
 
 
 class Search:
-    """Search in a folder. A new search in the same folder resumes the previous search.
+    """Hyperparameter search. A new search in the same folder resumes the previous search.
 
-    The user attributes of each of Optuna's trials are its ``TrialOutcome``, its ``settings`` and its ``folder``. A
-    resumed trial is a new trial of Optuna with the same folder.
+    Each Optuna trial has these user attributes: the entries of its ``TrialOutcome``, its ``settings`` and its
+    ``folder``. If a trial is resumed, Optuna gets a new trial with the same folder.
 
     Args:
         data: prepared data with a validation split.
@@ -131,7 +134,7 @@ class Search:
             for number, values in enumerate(first_trials(data)):
                 self._study.enqueue_trial(values, user_attrs={"defaults": number == 1})
         for trial in self._study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-            # The process of a trial that is still marked as running was killed.
+            # A trial is still marked as running only if an earlier search was killed.
             self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         newest = {trial.user_attrs["folder"]: trial for trial in self._study.trials if "folder" in trial.user_attrs}
         for trial in newest.values():
@@ -140,13 +143,13 @@ class Search:
                 self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def run(self, deadline: float, max_trials: int | None, num_processes: int, show: Show) -> Iterator[FrozenTrial]:
-        """Run trials until the deadline. Yield each trial that finished or was interrupted.
+        """Run trials until the deadline. Yield each trial when it has finished or was interrupted.
 
         Args:
-            deadline: time of ``time.monotonic``.
+            deadline: time at which the search ends, on the clock of ``time.monotonic``.
             max_trials: maximum number of finished trials, including the trials of earlier searches. ``None``: no limit.
-            num_processes: number of processes of each trial.
-            show: function that is called repeatedly with the settings and the progress of the running trial.
+            num_processes: number of training processes per trial.
+            show: callback for progress. It receives the settings and the progress of the running trial.
         """
         from optuna.trial import TrialState
 
@@ -199,9 +202,10 @@ class Search:
         return next((run / checkpoint.FOLDER).glob(f"crepe_epoch_{trial.user_attrs['epoch']}_*.params"), run)
 
     def _write_results(self) -> None:
-        """Write the table of all trials and the settings of the best trial. Delete the runs of other finished trials.
+        """Write the table of all trials and the settings of the best trial.
 
-        The run of an interrupted trial is not deleted, because the trial can be resumed.
+        The runs of all other finished trials are deleted. The runs of interrupted trials are not deleted, because these
+        trials can be resumed.
         """
         best = self.best()
         for trial in self.finished():
@@ -223,8 +227,8 @@ class Search:
 def trial_sort_key(trial: FrozenTrial) -> tuple[float, bool, float, int]:
     """Return a sort key that puts the best trial first.
 
-    The trial with the higher validation accuracy is better. If the accuracies are equal, a finished trial is better
-    than an interrupted one, then the lower validation loss is better, then the earlier trial.
+    Trials are sorted by validation accuracy, in descending order. Ties are broken in this order: finished trials before
+    interrupted ones, lower validation loss first, earlier trials first.
     """
     outcome = trial.user_attrs
     return -outcome["validation"], outcome["end"] != DONE, outcome["loss"], trial.number
@@ -238,16 +242,16 @@ def run_trial(
     prune: Callable[[int, float], bool],
     show: Callable[[str], None],
 ) -> TrialOutcome:
-    """Train with the settings of a trial. Resume the training if an earlier one in the same folder was interrupted.
+    """Train with the hyperparameters of a trial. If an earlier run in the same folder was interrupted, resume it.
 
     Args:
         settings: settings by dotted name.
-        folder: folder of the trial. Its run is in the folder ``run``.
-        num_processes: number of processes.
-        deadline: time of ``time.monotonic`` at which the training is stopped.
-        prune: function that is called with the number and the validation accuracy of each epoch. If it returns True,
-            the training is stopped.
-        show: function that is called with the progress.
+        folder: folder of the trial. The run is in its subfolder ``run``.
+        num_processes: number of training processes.
+        deadline: time at which the training is stopped, on the clock of ``time.monotonic``.
+        prune: callback after each epoch. It receives the number and the validation accuracy of the epoch. If it returns
+            True, the training is stopped.
+        show: callback for progress. It receives a description of the progress.
     """
     folder.mkdir(exist_ok=True)
     run, started, num_shown, reason = folder / RUN, time.monotonic(), 0, ""
@@ -267,7 +271,7 @@ def run_trial(
         code = process.wait()
     outcome = {"seconds": time.monotonic() - started, "problem": ""}
     epochs = _epochs(run)
-    # The training may have finished just before it was to be stopped, so the exit code counts more than ``reason``.
+    # The training may have finished just before it was stopped. So exit code 0 takes precedence over ``reason``.
     if code == 0:
         selected = read_json(run / "result.json")["epoch"]
         return {**outcome, "end": DONE, **_scores(next(epoch for epoch in epochs if epoch["epoch"] == selected))}

@@ -2,12 +2,12 @@
 
     logits = 0.75 × (logits of the n-gram branch + weight × logits of the convolutional branch)
 
-Label smoothing makes each branch by itself too cautious; the factor 0.75 fits the probabilities to the accuracy. The
-weight is 1, or fitted to the validation split (``model/branch_weight.py``). Checkpoints store it in the last layer of
-the convolutional branch.
+Label smoothing makes the probabilities of each branch underconfident. The factor 0.75 matches the probabilities of the
+sum to its accuracy. The weight is 1, or it is fitted to the validation split (``model/branch_weight.py``). Checkpoints
+store the weight in the last layer of the convolutional branch: the layer is multiplied by it.
 
-Each branch has its own loss. With one loss for both, the n-gram branch, which memorises the training documents within
-an epoch, would leave nothing for the convolutional branch to learn.
+Each branch has its own loss. The n-gram branch memorises the training documents within an epoch. Therefore, with a
+common loss, the convolutional branch would have nothing left to learn.
 
 The convolutional branch is a residual network over the n-grams at each position of a text:
 
@@ -17,9 +17,9 @@ The convolutional branch is a residual network over the n-grams at each position
     x        = relu(x + conv(relu(conv(x)))) in each block; a max pool of 2 after each of the first two blocks
     logits   = out(maximum over positions of x, mean over positions of x), with dropout of the features in training
 
-A document consists of its characters up to the last known one, between a symbol for its start and one for its end.
-Positions outside of it are zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma 2019,
-arXiv:1901.09321), so no normalisation is needed. The embedding table starts with normal noise and a class-aware
+A document ends with its last known character. A symbol is added before its first and after its last character.
+Positions outside of the document are zero. The second convolution of each block starts at zero (Zhang, Dauphin & Ma
+2019, arXiv:1901.09321), so no normalisation is needed. The embedding table starts with normal noise and a class-aware
 initialisation (``class_aware_embedding``). The n-gram branch starts at zero.
 """
 
@@ -57,9 +57,9 @@ MAX_WIDTH_ON_GPUS = 128  # Maximum number of channels for which two tiles fit in
 
 
 def stride_for(feature_len: int) -> int:
-    """Return the default number of characters per position, a power of two that grows with √feature_len.
+    """Return the default number of characters per position: a power of two that grows with √feature_len.
 
-    With more characters per position, a step is faster, and a convolution spans more text.
+    More characters per position make a training step faster, and a convolution covers more text.
     """
     return 1 << max(0, math.ceil(math.log(feature_len / SHORT_TEXT, 4)))
 
@@ -137,7 +137,10 @@ class CrepeConfig(NetworkConfig):
 
     @property
     def embedding_config(self) -> NGramConfig:
-        """Configuration of a table with the n-grams that the convolutional branch embeds. It is used to count them."""
+        """Configuration of an n-gram branch with the n-grams that the convolutional branch embeds.
+
+        It is only used to count these n-grams.
+        """
         return replace(self.ngram_config, longest=self.reach, buckets=self.rows, words=0)
 
     @property
@@ -178,7 +181,7 @@ class CrepeConfig(NetworkConfig):
 
     @property
     def positions(self) -> int:
-        """Positions of the convolutional branch for a document of full length and its two boundary symbols."""
+        """Number of positions of the convolutional branch for a document of full length with its boundary symbols."""
         return -(-(self.feature_len + 2) // self.stride)
 
     def positions_in(self, block: int) -> int:
@@ -205,8 +208,9 @@ def hash_positions(char_ids: CharIds, alphabet_size: int, reach: int, rows: int,
         stride: characters per position.
 
     Returns:
-        The rows, int32 [B, T, stride × reach], T = ⌈(L + 2) / stride⌉; a mask of the n-grams that exist, bool of the
-        same shape; and a mask of the document's positions, bool [B, T].
+        Three arrays, where T = ⌈(L + 2) / stride⌉: the rows of the n-grams, int32 [B, T, stride × reach]; a mask of the
+        elements that contain an n-gram, bool, of the same shape; and a mask of the positions inside the document, bool
+        [B, T].
     """
     text = characters(char_ids, alphabet_size, stride).reshape(len(char_ids), -1)
     length, known = text.shape[1], text <= alphabet_size

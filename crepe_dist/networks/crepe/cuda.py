@@ -22,12 +22,12 @@ from crepe_dist.networks.ngrams.cuda import NGramBranch
 
 PROGRAM = "crepe.cu"
 SIDE = 16  # Number of rows and columns of the square matrices that a warp multiplies.
-# Bytes per channel of a tile: the positions that a block of threads computes at a time.
+# Number of bytes per channel of a tile. A tile contains the positions that a thread block computes at a time.
 TILE_BYTES = 128
 
 
 def constants(config: CrepeConfig) -> dict[str, int]:
-    """Return the compile-time constants of this program. All networks have further ones."""
+    """Return the compile-time constants of this program, without the constants that all networks have in common."""
     return {"CHANNELS": config.width, "SIDE": SIDE, "TILE_BYTES": TILE_BYTES}
 
 
@@ -141,7 +141,10 @@ class ConvBranch:
         *, residual: DeviceBuffer | None = None,
         hidden: DeviceBuffer | None = None, back: bool = False,
     ) -> None:  # fmt: skip
-        """Compute a convolution, or with ``back`` the gradient of its input; see ``convolve`` in kernels/crepe.cu."""
+        """Compute a convolution. If ``back`` is True, compute the gradient of its input instead.
+
+        The kernel is ``convolve`` in kernels/crepe.cu.
+        """
         bias = None if back else self._values[f"tower.convolutions.{number}.bias"]
         grid = texts.documents, -(-self._shape.positions_in(block) // self._tile)
         inputs = inside, self._packed_views[number][back], bias, residual, hidden

@@ -19,10 +19,10 @@ from crepe_dist.optim.parameter import Parameter
 # Multiples of the learning rate. Most embeddings are rarely updated. With one rate for all parameters, the convolutions
 # would memorise training documents before the embeddings are trained (docs/decisions/networks.md).
 EMBEDDING_LR_MULT, CONV_LR_MULT = 7.0, 0.3
-CLASS_AWARE_SCALE = 0.5  # Factor of the class-aware embedding in the sum with the random one.
-MAX_COUNTS = 1 << 25  # Maximum number of counts (rows of the embedding table × classes).
-CHANCE = 2.0  # Deviation of a count that is ignored, in standard deviations.
-FRACTION = 1 << 12  # Numbers are rounded to multiples of 1 / FRACTION, so that their sums are exact.
+CLASS_AWARE_SCALE = 0.5  # Factor of the class-aware embedding, which is added to the random embedding.
+MAX_COUNTS = 1 << 25  # Maximum number of counts: rows of the embedding table × classes.
+CHANCE = 2.0  # Deviations of a count up to this number of standard deviations are attributed to chance and ignored.
+FRACTION = 1 << 12  # Weights are rounded to multiples of 1 / FRACTION, so that their sums are exact.
 PREFIX = "ngrams."  # Prefix of the parameter names of the n-gram branch.
 
 
@@ -56,13 +56,15 @@ def init_from_data(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Initialise the n-gram branch, add the class-aware embedding, and set the rows of unused n-grams to zero.
+    """Initialise the parameters from the training split.
 
-    In a run of few steps from random parameters, the learning rates of both branches are raised
+    The n-gram branch is always initialised. The embedding table is changed only if no parameters were loaded: the
+    class-aware embedding is added, and rows that no n-gram of the training split uses are set to zero, so that files
+    can omit them. If there are more than ``MAX_COUNTS`` / rows classes, some classes have the same counts and the same
+    direction.
+
+    If no parameters were loaded and the run has few steps, the learning rates of both branches are raised
     (docs/decisions/training.md).
-
-    If no n-gram of the training split uses a row, the row starts at zero, so that files can omit it. With more than
-    ``MAX_COUNTS`` / rows classes, some classes share their counts and their direction.
     """
     ngram_parameters = {
         name[len(PREFIX) :]: parameter for name, parameter in parameters.items() if name.startswith(PREFIX)
@@ -89,8 +91,9 @@ def class_aware_embedding(
     """Embed n-grams by the classes of the documents that contain them, float32 [rows, width].
 
     Each class has a random direction: ``width`` numbers, each 1 or -1. The embedding of an n-gram is a weighted sum of
-    the directions. The weight of a class, between -2 and 2, is the excess over chance of the class's fraction of the
-    n-gram's documents, as a difference of square roots. The sums are exact, so the result is the same on every machine.
+    the directions. The weight of a class is the deviation of the n-gram's frequency in the class (``class_z_scores``),
+    reduced by ``CHANCE`` and divided by the square root of the number of documents with the n-gram. It is between -2
+    and 2. The sums are exact, so the result is the same on every machine.
 
     Args:
         counts: number of documents of each class that contain an n-gram of a row, int32 [rows, classes].

@@ -38,7 +38,8 @@ def _conv_branch(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floa
     for block in range(config.blocks):
         hidden = np.maximum(convolve_block(x, 2 * block), 0) * inside
         x = np.maximum(x + convolve_block(hidden, 2 * block + 1), 0) * inside
-        # All activations are at least 0, so padding an odd number of positions with 0 does not change the maximum.
+        # An odd number of positions is padded with 0. This does not change the maxima, because no activation is
+        # negative.
         if block < POOLED_BLOCKS:
             x, inside = (max_pool(np.pad(a, ((0, 0), (0, a.shape[1] % 2), (0, 0))), 2) for a in (x, inside))
     mean = x.sum(axis=1) / np.maximum(inside.sum(axis=1), 1)

@@ -13,7 +13,7 @@ from crepe_dist.networks.ngrams import onnx as ngrams
 
 
 def logits(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: str) -> str:
-    """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
+    """Add the nodes of the network. Return the name of the logits, float32 [batch, classes]."""
     char_ids = ngrams.add_boundary_symbols(graph, char_ids, config.alphabet_size, config.stride)
     table = ngrams.table_logits(graph, config.ngram_config, arrays, char_ids, "ngrams.")
     both = graph.node("Add", table, _conv_branch(graph, config, arrays, char_ids))
@@ -24,7 +24,7 @@ def _conv_branch(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_
     number = config.stride * config.reach
     places = ngrams.hash_to_rows(graph, char_ids, config.reach, config.rows, config.rows)
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))
-    # A last row of zeros is added, which is read where there is no n-gram.
+    # The last row, which is zero, is read where there is no n-gram.
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
     at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(number)]
     embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))

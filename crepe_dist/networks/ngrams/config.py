@@ -18,7 +18,7 @@ N-grams may contain symbols for the start and the end of the document. The facto
 classes of a bucket, so that a class that hardly contributes to the loss hardly changes.
 
 A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains.
-This is counted one time, before training (``init.py``). The significant n-grams have a mean of their own. Otherwise,
+The frequencies are counted once, before training (``init.py``). The significant n-grams have their own mean. Otherwise,
 the thousands of other n-grams would memorise the training documents before the few informative n-grams are trained.
 
 The loss is convex in the parameters, so training cannot stay at chance because of the initialisation or the data order.

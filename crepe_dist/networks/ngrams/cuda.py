@@ -16,7 +16,7 @@ BLOCKS = 512
 
 
 def constants(config: NGramConfig) -> dict[str, int]:
-    """Return the compile-time constants of this program: none besides the constants of all networks."""
+    """Return the compile-time constants of this program: only the constants that all networks have in common."""
     return {}
 
 
@@ -78,6 +78,6 @@ class NGramBranch:
         return (self._shape.longest + 1) * texts.symbols
 
     def _ngram_buffers(self, texts: DeviceBatch) -> tuple[DeviceBuffer, DeviceBuffer]:
-        """Return the buffers of the distinct n-grams of each document, and of the numbers of these n-grams."""
+        """Return two buffers: the distinct n-grams of each document, and the numbers of these n-grams by group."""
         ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._max_ngrams(texts))
         return ngrams, self._run.buffer("ngram counts", 4 * NUM_BUCKET_GROUPS * texts.documents)

@@ -8,16 +8,16 @@ The section "The hash of n-grams" of ``docs/how-to/network.md`` specifies the ha
 - ONNX Runtime: the graph of ``networks/ngrams/onnx.py``
 - the exported web page: the same graph, run by ONNX Runtime Web
 
-``tests/networks/ngram_hash.json`` is the table of cases for all of them. In short:
+``tests/networks/ngram_hash.json`` contains the test cases for all of them. In short:
 
 1. A symbol with the id ``alphabet_size`` is put before the first and after the last known character. Unknown characters
    are blank.
-2. The key of an n-gram is a number to the base ``RADIX`` with a digit of id + 1 for each symbol, modulo 2^64. The first
-   symbol has the highest digit. An n-gram has no blank.
+2. The key of an n-gram is a number in base ``RADIX``, modulo 2^64. Each symbol is one digit, id + 1. The first symbol
+   is the most significant digit. An n-gram contains no blank.
 3. The finaliser of SplitMix64 (Steele, Lea & Flood 2014) mixes the key. The upper 32 bits h give the row:
    h × rows / 2^32, rounded down.
-4. A word is a run of ids below ``letters``, and has the key of an n-gram. The key of two consecutive words is key of
-   the first × ``GOLDEN`` + key of the second. The rows of words stand after the rows of n-grams.
+4. A word is a run of ids below ``letters``. Its key is computed like the key of an n-gram. The key of two consecutive
+   words is the key of the first × ``GOLDEN`` + the key of the second. The rows of words follow the rows of n-grams.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def add_boundary_symbols(char_ids: CharIds, alphabet_size: int) -> CharIds:
-    """Put a symbol with the id ``alphabet_size`` before and after each text; leave empty texts empty.
+    """Add a symbol with the id ``alphabet_size`` before and after each text. Empty texts remain empty.
 
     Args:
         char_ids: encoded documents, uint8 [B, L]. A document ends with its last known character.
@@ -58,8 +58,11 @@ def add_boundary_symbols(char_ids: CharIds, alphabet_size: int) -> CharIds:
 def ngram_keys(
     char_ids: CharIds, alphabet_size: int, longest: int
 ) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
-    """Yield the keys of all n-grams, uint64 [B, L - n + 1], and a mask of the n-grams without blanks, for n = 1 …
-    longest."""
+    """Compute the keys of all n-grams, for n = 1 … ``longest``.
+
+    Yields:
+        For each n: the keys, uint64 [B, L - n + 1], and a mask of the n-grams that contain no blank.
+    """
     digits, known = char_ids.astype(np.uint64) + np.uint64(1), char_ids < alphabet_size
     key, good = digits, known
     for n in range(longest):
@@ -76,7 +79,7 @@ def hash_to_rows(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32
 def word_keys(text: CharIds, letters: int) -> list[int]:
     """Return the keys of the words of a text with boundary symbols, uint8 [L], and of pairs of neighbouring words."""
     keys, key, previous = [], 0, 0
-    for code in text.tolist():  # the last one is no letter
+    for code in text.tolist():  # The last id is never a letter, so the last word is always completed.
         if code < letters:
             key = (key * RADIX + code + 1) % 2**64
         elif key:
@@ -94,8 +97,8 @@ def hash_documents(char_ids: CharIds, config: NGramConfig) -> tuple[npt.NDArray[
         char_ids: encoded documents, uint8 [B, L].
 
     Returns:
-        The buckets of each document, ascending, int32 [B, ``config.max_ngrams``], and how many of them are valid, int64
-        [B].
+        The buckets of each document in ascending order, int32 [B, ``config.max_ngrams``], and the number of valid
+        buckets per document, int64 [B]. The other buckets are undefined.
     """
     native, _ = library.find()
     size, counts = (len(char_ids), config.max_ngrams), np.zeros(len(char_ids), np.int64)

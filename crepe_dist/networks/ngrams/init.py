@@ -25,24 +25,24 @@ CHUNK = 1 << 20  # Number of counts per vectorised step.
 COUNTED_AT_ONCE = 4096  # Number of documents per call of the n-gram counter.
 # Number of steps above which the learning rate of the n-gram weights is lowered (docs/decisions/networks.md).
 MANY_STEPS = 1500
-# Maximum multiple of all learning rates in a run of few steps (docs/decisions/training.md).
+# Maximum learning-rate multiplier of all parameters in a run of few steps (docs/decisions/training.md).
 MAX_LR_MULT = 2.0
 
 
 def table_lr_mult(steps: int) -> float:
-    """Return the multiple of the learning rate of the n-gram weights in a run of ``steps`` steps."""
+    """Return the learning-rate multiplier of the n-gram weights for a run of ``steps`` steps."""
     return min(1.0, math.sqrt(MANY_STEPS / steps))
 
 
 def raise_lr_for_few_steps(parameters: Mapping[str, Parameter], steps: int) -> None:
-    """Raise all learning rates if the run has few steps."""
+    """Raise the learning-rate multiplier of every parameter if the run has few steps."""
     multiple = min(MAX_LR_MULT, max(1.0, math.sqrt(ENOUGH_STEPS / steps)))
     for parameter in parameters.values():
         parameter.lr_mult *= multiple
 
 
 def init_parameters(config: NGramConfig, seed: int) -> dict[str, Parameter]:
-    """Create the initial parameters. No n-gram is significant until ``init_from_data`` has counted them."""
+    """Create the initial parameters. No n-gram is significant until ``init_from_data`` has counted the n-grams."""
     return {
         "weight": Parameter(zeros(config.buckets, config.num_classes), rowwise_second_moment=True),
         "bias": Parameter(zeros(config.num_classes)),
@@ -59,7 +59,7 @@ def init_from_data(
     steps: int,
     loaded: Collection[str],
 ) -> None:
-    """Mark the significant n-grams, and set the multiples of the learning rate."""
+    """Mark the significant n-grams unless the marks were loaded, and set the learning-rate multipliers."""
     if "significant" not in loaded:
         counts, documents = count_ngrams(config, data, process_group), data.class_counts()
         parameters["significant"].data[:] = select_significant(counts, documents, DEVIATIONS)
@@ -69,9 +69,9 @@ def init_from_data(
 
 
 def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGroup) -> npt.NDArray[np.int32]:
-    """Count the training documents of each class (modulo ``config.num_classes``) that contain each bucket.
+    """Count in how many training documents of each class each bucket occurs. Every rank counts its shard.
 
-    Every rank counts its shard.
+    Classes are numbered modulo ``config.num_classes``.
 
     Returns:
         The sum of the counts over all shards, int32 [buckets, classes].
@@ -81,7 +81,7 @@ def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGr
     first, last = shard_range(0, len(split), process_group.rank, process_group.size)
     for start in range(first, last, COUNTED_AT_ONCE):
         rows = np.arange(start, min(start + COUNTED_AT_ONCE, last))
-        # A document counts one time for each of its labels.
+        # A document counts once for each of its labels.
         indices, labels = split.targets.iter_labels(rows)
         rows = rows[indices]
         _count(split.char_ids(rows), labels % config.num_classes, config, counts)
@@ -90,11 +90,12 @@ def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGr
 
 
 def class_z_scores(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Compute by how many standard deviations a bucket is more frequent in a class than elsewhere, [buckets, classes].
+    """Compute how much more frequent each bucket is in each class than expected, in standard deviations.
 
-    For a bucket that n documents contain, the expected count in a class is n × the fraction of the class. Under chance,
-    twice the difference between the square roots of the observed and the expected count is close to standard normal,
-    even for small counts (Freeman & Tukey 1950, "Transformations related to the angular and the square root").
+    For a bucket that n documents contain, the expected count in a class is n × the fraction of the documents that
+    belong to the class. If buckets and classes are independent, twice the difference between the square roots of the
+    observed and the expected count is approximately standard normal, even for small counts (Freeman & Tukey 1950,
+    "Transformations related to the angular and the square root"). The result has the shape [buckets, classes].
 
     Args:
         counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
@@ -106,7 +107,7 @@ def class_z_scores(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int6
 
 def bucket_totals(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Sum the counts of each bucket over the classes, int32 [buckets]."""
-    # sum(axis=1) takes five times as long if there are few columns.
+    # If there are few columns, einsum is five times as fast as sum(axis=1).
     total: npt.NDArray[np.int32] = np.einsum("ij->i", counts)
     return total
 
@@ -114,7 +115,7 @@ def bucket_totals(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 def select_significant(
     counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int64], threshold: float
 ) -> npt.NDArray[np.bool_]:
-    """Return which buckets discriminate between classes, bool [buckets].
+    """Return a mask of the significant buckets, which discriminate between classes, bool [buckets].
 
     Args:
         counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
@@ -130,10 +131,9 @@ def select_significant(
 
 
 def iter_frequent_buckets(counts: npt.NDArray[np.int32], threshold: float) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the buckets that may deviate by more than ``threshold`` standard deviations, in chunks for vectorised
-    steps.
+    """Yield the buckets that are frequent enough to deviate by more than ``threshold``, in chunks.
 
-    The deviation of a bucket that n documents contain is at most 2 √n, so most buckets are too rare.
+    If n documents contain a bucket, it deviates by at most 2 √n standard deviations. So most buckets are skipped.
 
     Args:
         counts: number of documents of each class that contain a bucket, int32 [buckets, classes].

@@ -12,13 +12,13 @@ from crepe_dist.native.constants import GOLDEN, NGRAM_ROOT_SCALE, NGRAM_SCALE, R
 from crepe_dist.networks.ngrams.config import NGramConfig
 
 ENDLESS = 1 << 31  # End of a slice without an upper limit.
-# Maximum number of columns of a text besides its characters: two boundary symbols, and padding to a multiple of a
-# stride.
+# Maximum number of columns that are added to the characters of a text: two boundary symbols, and padding to a multiple
+# of the stride.
 EDGES = 66
 
 
 def logits(graph: GraphBuilder, config: NGramConfig, arrays: Arrays, char_ids: str) -> str:
-    """Add the nodes of the network; return the name of the logits, float32 [batch, classes]."""
+    """Add the nodes of the network. Return the name of the logits, float32 [batch, classes]."""
     return table_logits(graph, config, arrays, add_boundary_symbols(graph, char_ids, config.alphabet_size))
 
 
@@ -45,7 +45,7 @@ def add_boundary_symbols(graph: GraphBuilder, char_ids: str, alphabet_size: int,
 
 
 def next_values(graph: GraphBuilder, values: str) -> str:
-    """Add the nodes that return the next value at each position of [batch, positions], and 0 at the last position."""
+    """Add nodes that move values, [batch, positions], one position to the left. The last position becomes 0."""
     return graph.node("Pad", _all_but_first(graph, values), graph.sizes(0, 0, 0, 1))
 
 
@@ -62,8 +62,8 @@ def keys_to_rows(graph: GraphBuilder, keys: str, rows: int) -> str:
     node = graph.node
 
     def multiply(values: str, factor: int) -> str:
-        # Signed integers are multiplied, because ONNX Runtime multiplies unsigned ones only in its latest versions.
-        # Modulo 2^64, both products have the same bits.
+        # Signed integers are multiplied, because only the latest versions of ONNX Runtime can multiply unsigned ones.
+        # Modulo 2^64, the signed and the unsigned product have the same bits.
         signed = node("Cast", values, to=TensorProto.INT64)
         product = node("Mul", signed, graph.value(np.array(factor, np.uint64).astype(np.int64)))
         return node("Cast", product, to=TensorProto.UINT64)
@@ -102,10 +102,10 @@ def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, no
 
 
 def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> str:
-    """Add the nodes that hash the words of texts and their pairs, int32 [batch, most words and pairs].
+    """Add nodes that hash the words and the pairs of words of texts, int32 [batch, words and pairs].
 
-    Unused elements are ``config.buckets``. A key is the sum of digit × RADIX^(end - place) over a word. It is computed
-    as the difference of two prefix sums of digit / RADIX^place, multiply RADIX^end.
+    Unused elements are ``config.buckets``. The key of a word is the sum of digit × RADIX^(end - place) over its
+    characters. It is computed as RADIX^end times the difference of two prefix sums of digit / RADIX^place.
     """
     node = graph.node
     inside = node("Cast", node("Less", edged_char_ids, config.letters), to=TensorProto.INT64)
@@ -127,7 +127,7 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
     at = node("Mul", number, ends)
 
     def values_at_word_ends(values: str) -> str:
-        """Return the values at the ends of words, in order, after a 0."""
+        """Return a 0, followed by the values at the ends of the words, in the order of the words."""
         return node("ScatterElements", none, at, node("Mul", ends, values), axis=1, reduction="add")
 
     last, power = values_at_word_ends(sums), _all_but_first(graph, values_at_word_ends(powers(RADIX)))
@@ -143,14 +143,14 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
 def table_logits(
     graph: GraphBuilder, config: NGramConfig, arrays: Arrays, edged_char_ids: str, prefix: str = ""
 ) -> str:
-    """Add the nodes of the n-gram network, whose parameters have names with a prefix; return the name of the logits."""
+    """Add the nodes of the n-gram network. Its parameters have names with ``prefix``. Return the name of the logits."""
     first_word = config.buckets - config.words
     hashed = hash_to_rows(graph, edged_char_ids, config.longest, first_word, config.buckets)
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
     hashed = graph.node("Concat", hashed, word_rows(graph, edged_char_ids, config), axis=1)
     number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))
-    # The first of two outputs is the buckets of a text in ascending order. A bucket counts only where it differs from
-    # the preceding one, so that duplicates count one time.
+    # The first output of TopK is the buckets of a text in ascending order. A bucket counts only where it differs from
+    # the preceding one, so that duplicates count once.
     hashed = graph.node("TopK", hashed, number, axis=1, largest=0, sorted=1)
     preceding = graph.node("Slice", hashed, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
     preceding = graph.node("Pad", preceding, graph.sizes(0, 1, 0, 0), -1)

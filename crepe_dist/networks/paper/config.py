@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from crepe_dist.data.char_encoder import CharEncoder
     from crepe_dist.settings.options import ModelOptions
 
-# The six convolutions of the paper's table 1: the kernel size, and whether a max pool of 3 follows.
+# The six convolutions in table 1 of the paper. Each has a kernel size, and a flag: True if a max pool of 3 follows.
 CONVOLUTIONS = tuple(zip(constants.PAPER_KERNEL_SIZES, (True, True, False, False, False, True)))
 # Names of the convolutions and of the dense layers in parameter files: the indices of the layers, as in Gluon.
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
-# Filters and units by the value of --size. Small and large are from the paper; tiny is ours, for small data and
-# machines.
+# Numbers of filters and units by the value of --size. "small" and "large" are from the paper. "tiny" is our own size
+# for small data sets and machines.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
 TINY_BELOW_ROWS = 100_000  # Number of training rows below which the default size is tiny.
-PAPER_DROPOUT = 0.5  # Dropout of the paper and of the original Gluon notebook.
+PAPER_DROPOUT = 0.5  # Dropout probability in the paper and in the original Gluon notebook.
 # Names such as hybridsequential0_conv3_weight, which `save_params` and `collect_params().save` of older Gluon versions
 # write. The first number may be any.
 NOTEBOOK_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
@@ -140,7 +140,7 @@ class PaperConfig(NetworkConfig):
 
 
 def layer_lengths(feature_len: int) -> list[int]:
-    """Return the number of positions of the input, and after each convolution and pool.
+    """Return the number of positions in the input and after each convolution and each pool.
 
     For 1014 characters: 1014 → 1008 → 336 → 330 → 110 → 108 → 106 → 104 → 102 → 34.
     """
@@ -153,15 +153,14 @@ def layer_lengths(feature_len: int) -> list[int]:
 
 
 def min_feature_len(positions: int) -> int:
-    """Return the smallest ``feature_len`` that leaves ``positions`` after the last pool: the inverse of
-    ``layer_lengths``."""
+    """Return the smallest ``feature_len`` for which ``layer_lengths`` ends with ``positions``."""
     for kernel, pooled in reversed(CONVOLUTIONS):
         positions = (positions * PAPER_POOL if pooled else positions) + kernel - 1
     return positions
 
 
 def _suggest_feature_len(width: int, filters: int) -> str:
-    """Suggest a ``--feature-len`` for a first dense layer of ``width`` inputs; return "" if none fits."""
+    """Suggest a ``--feature-len`` for a first dense layer with ``width`` inputs. Return "" if there is none."""
     positions, rest = divmod(width, filters)
     return f", such as {min_feature_len(positions)}" if not rest and positions else ""
 
@@ -189,10 +188,10 @@ def rename_notebook_parameters(path: Path, arrays: dict[str, np.ndarray[Any, Any
 
 
 def array_shape(arrays: Mapping[str, np.ndarray[Any, Any]], name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of a parameter that must have ``dimensions`` axes, none of them empty.
+    """Return the shape of a parameter.
 
     Raises:
-        UserError: The parameter is missing or has another shape.
+        UserError: The parameter is missing, does not have ``dimensions`` axes, or has an axis of length 0.
     """
     shape = tuple(arrays[name].shape) if name in arrays else ()
     if len(shape) != dimensions:

@@ -9,15 +9,15 @@ from mxnet.gluon import nn
 from crepe_dist.native.constants import PAPER_POOL
 from crepe_dist.networks.paper.config import CONVOLUTIONS, PaperConfig, layer_lengths
 
-CHANNEL_BLOCK = 16  # oneDNN's fast kernels need a number of input channels that is a multiple of this.
+CHANNEL_BLOCK = 16  # oneDNN's fast kernels require that the number of input channels is a multiple of this number.
 
 
 class Paper(nn.HybridSequential):
     """Six convolutions, three pools and three dense layers: uint8 character ids [B, L] → float32 logits [B, classes].
 
-    The children have the same indices as in the notebook's ``HybridSequential``, so each can load the other's
-    ``save_parameters`` files. Every layer gets its input size, because deferred initialisation would delay Horovod's
-    broadcast of the parameters to the first forward pass.
+    The children have the same indices as in the notebook's ``HybridSequential``. Therefore, this class and the notebook
+    can load each other's ``save_parameters`` files. Every layer is created with its input size, because deferred
+    initialisation would delay Horovod's broadcast of the parameters until the first forward pass.
     """
 
     def __init__(self, config: PaperConfig, **kwargs: Any) -> None:

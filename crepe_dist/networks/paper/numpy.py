@@ -27,9 +27,9 @@ def logits(config: PaperConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
 
 
 def _characters(weight: Floats, char_ids: CharIds) -> Floats:
-    """Convolve one-hot characters, as a sum of rows of the weight, float32 [filters, characters, kernel]."""
+    """Convolve one-hot characters by adding slices of the weight, float32 [filters, characters, kernel]."""
     _, characters, kernel = weight.shape
-    # A last row of zeros is added, which is read for blanks.
+    # The last row, which is zero, is the row of blanks.
     rows = np.pad(weight.transpose(2, 1, 0), ((0, 0), (0, 1), (0, 0)))
     char_ids, positions = np.minimum(char_ids, np.uint8(characters)), char_ids.shape[1] - kernel + 1
     return sum_in_order([rows[tap][char_ids[:, tap : tap + positions]] for tap in range(kernel)])
