@@ -36,8 +36,8 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import open_run_of_checkpoint
 from crepe_dist.version import __version__
 
-MIN_TEXTS = 30  # Minimum number of texts on either side of the comparison.
-MAX_SHOWN = 6  # Number of proportions of a group on the terminal.
+MIN_TEXTS = 30  # Minimum number of test texts, and minimum number of new texts.
+MAX_SHOWN = 6  # Maximum number of proportions per group on the terminal.
 CELLS = 50  # Width of the names of proportions on the terminal, in characters.
 
 
@@ -48,8 +48,8 @@ def drift(args: Any) -> None:
         args: flags of the command.
 
     Raises:
-        UserError: A file or the test split cannot be opened or has too few texts. With --check, also if the texts have
-            changed.
+        UserError: The file or the test split cannot be opened or has too few texts, or --check is set and the texts
+            have drifted.
     """
     path = checkpoint.log_model_in_use(checkpoint.resolve_model(args.checkpoint, args.data), args.checkpoint)
     predictor = load(path, **args.external_weights_kwargs(), device=args.device)
@@ -98,10 +98,11 @@ def drift(args: Any) -> None:
 
 
 def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[str], int]:
-    """Return the rows of the test split, the reference texts, the current texts, and the number of other rows.
+    """Read the texts to compare. Skip repeated texts, and texts that the run was trained on.
 
-    The reference texts are the texts of the test split. The current texts are the texts of the file. Repeated texts,
-    and texts that the run was trained on, are left out on both sides.
+    Returns:
+        The rows of the test split; the reference texts, from the test split; the current texts, from the file; and the
+        number of rows of the file that are skipped.
     """
     with temporary_folder() as folder:
         rows = load_eval_rows(args.data, predictor, folder)
@@ -112,7 +113,7 @@ def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[s
     composition = predictor.composition
     usable = (row.text for row in inputs if not (row.error or composition.validation_error(row.text)))
     file_texts = [normalize_row(row, composition.strip_html) for row in usable]
-    # If the file has no feature columns, their values are missing values.
+    # If the file has no feature columns, their values are treated as missing.
     if missing_values := FIELD_SEPARATOR * len(composition.beside):
         file_texts = [row if FIELD_SEPARATOR in row else row + missing_values for row in file_texts]
     split_texts = [split.text(row) or "" for row in range(len(split))]
@@ -159,7 +160,7 @@ def _format_figures(figures: ProportionTable) -> str:
 
 
 def _write_metrics(path: Path, figures: ProportionTable) -> None:
-    """Write the proportions as a file for the textfile collector of Prometheus's node_exporter."""
+    """Write the proportions to a file for the textfile collector of Prometheus's node_exporter."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest  # This is an optional dependency.
 
     gauge = Gauge("crepe_dist_drift", "Proportions; changed is 0 or 1.", ["group", "name", "of"], registry=None)

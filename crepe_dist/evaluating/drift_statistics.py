@@ -1,9 +1,10 @@
 """Proportions that show whether new texts differ from the texts of the test split.
 
-Every proportion is a ratio of two sums over texts. Examples are the predicted texts of a class over all texts, and the
-unknown characters over all characters. The texts are the random sample. Two proportions p are compared by their angles
-2·arcsin(√p), because the variance of an angle hardly depends on p. So rare classes cause no false alarms. The
-difference of two angles is Cohen's h.
+Every proportion is the ratio of two sums over texts, a part and a whole. One example is the number of texts for which a
+class is predicted, divided by the number of all texts. Another is the number of unknown characters, divided by the
+number of all characters. The sampling unit is the text. Two proportions p are compared by their angles 2·arcsin(√p),
+because the variance of an angle hardly depends on p, so that rare classes cause no false alarms. The difference of two
+angles is Cohen's h.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from crepe_dist.networks.ngrams.hashing import hash_documents
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.score_page import interval
 
-# Nominal probability of a false alarm in any of the proportions. For 100 texts, it is 0.04 in fact, because the
-# proportions are skewed.
+# Nominal probability that any of the proportions causes a false alarm. For 100 texts, the actual probability is 0.04,
+# because the distributions are skewed.
 FALSE_ALARM_PROB = 0.03
 TAIL = 10  # The shortest 1 / TAIL of the test texts count as short, and the longest 1 / TAIL as long.
-MAX_VALUES = 16  # Maximum number of values of a feature column that have a proportion of their own.
+MAX_VALUES = 16  # Maximum number of values per feature column that have their own proportion.
 BATCH_SIZE = 256  # Number of texts in a batch.
 BINS = 10  # Number of bins of the probability's histogram. The histogram is drawn, but not tested.
 HISTOGRAM, MEAN = "histogram", "mean of the most probable class"
@@ -35,13 +36,13 @@ ProportionTable = Any  # Data frame of pandas with one row per proportion.
 
 
 def drop_duplicates(texts: list[str], seen_hashes: npt.NDArray[np.uint64]) -> list[str]:
-    """Drop repeated texts, which are not independent evidence, and texts with a given hash."""
+    """Drop texts whose hashes are in ``seen_hashes``, and repeated texts, which are not independent evidence."""
     hashes, first = np.unique(hash_texts(text.encode("utf-8", "surrogatepass") for text in texts), return_index=True)
     return [texts[row] for row in np.sort(first[~np.isin(hashes, seen_hashes)]).tolist()]
 
 
 class DriftStatistics:
-    """Sums over texts. The proportions are computed from these sums.
+    """Calculator of the sums over texts from which the proportions are computed.
 
     Args:
         predictor: model.
@@ -53,12 +54,12 @@ class DriftStatistics:
         self._short, self._long = lengths[len(lengths) // TAIL], lengths[-1 - len(lengths) // TAIL]
         self._predictor, self._table = predictor, getattr(shape, "ngram_config", shape)
         if isinstance(self._table, NGramConfig):
-            # A row of the n-gram table is zero at the start of training, and no longer zero after the first document
-            # that uses the row. So a row of zeros means that no training document used it.
+            # A row of the n-gram table starts at zero, and changes with the first training document that uses it.
+            # Therefore, a row of zeros was used by no training document.
             self._is_new = ~predictor.engine.arrays[shape.sparse_parameters[0]].any(axis=1)
 
     def sums(self, texts: list[str]) -> ProportionTable:
-        """Sum the part, the whole, their products and 1 over texts. The result has one row per proportion."""
+        """Sum the part, the whole, their squares and product, and the number of texts. Return a row per proportion."""
         total: Any = 0
         for start in range(0, len(texts), BATCH_SIZE):
             proportions = self.parts_and_wholes(texts[start : start + BATCH_SIZE])
@@ -69,7 +70,7 @@ class DriftStatistics:
         return pd.DataFrame(total.T, pd.MultiIndex.from_tuples(proportions), columns)
 
     def parts_and_wholes(self, rows: list[str]) -> dict[tuple[str, str], tuple[Any, Any]]:
-        """Return the part and the whole of each text, by the group and the name of the proportion."""
+        """Return the part and the whole for each text, by (group, name) of the proportion."""
         predictor, ones, text = self._predictor, np.ones(len(rows)), "text"
         beside, thresholds = predictor.composition.beside, predictor.thresholds
         texts, *columns = zip(*(row.split(FIELD_SEPARATOR) if beside else [row] for row in rows))
@@ -109,7 +110,9 @@ class DriftStatistics:
 
 
 def compare_proportions(reference: ProportionTable, current: ProportionTable, min_effect: float) -> ProportionTable:
-    """Compare proportions by their sums. The result has one row per proportion that is not zero on both sides.
+    """Compare the proportions of the test split with the proportions of the new texts.
+
+    A proportion is skipped if both values are zero, or if the whole is zero on one side.
 
     Args:
         reference, current: sums over the texts of the test split, and over the new texts.
@@ -142,7 +145,7 @@ def compare_proportions(reference: ProportionTable, current: ProportionTable, mi
 
 
 def _effective_sample_size(sums: ProportionTable) -> Any:
-    """Return the number of independent draws for which a binomial proportion has the same variance."""
+    """Return the effective sample size: a binomial proportion of so many independent draws has the same variance."""
     proportion = sums["part"] / sums["whole"]
     squares = sums["aa"] - 2 * proportion * sums["ab"] + proportion**2 * sums["bb"]
     sizes = proportion * (1 - proportion) * sums["whole"] ** 2 / squares
@@ -151,5 +154,5 @@ def _effective_sample_size(sums: ProportionTable) -> Any:
 
 
 def critical_value(num_tests: int) -> float:
-    """Return the number of standard deviations from which a difference is significant among ``num_tests`` tests."""
+    """Return the critical value of ``num_tests`` two-sided tests, with Bonferroni's correction."""
     return NormalDist().inv_cdf(1 - FALSE_ALARM_PROB / (2 * max(1, num_tests)))

@@ -1,4 +1,7 @@
-"""Rows to score: a split of a prepared data set, or a labelled file, which is read in the same way as training data."""
+"""Loader of the rows to score. They are a split of a prepared data set, or the rows of a labelled file.
+
+A file is read in the same way as the training data of the model.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from crepe_dist.runs.run_dir import open_run_of_checkpoint
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.training_data import open_data
 
-MAX_SHOWN = 5  # Number of labels, or of reasons, in a note.
+MAX_SHOWN = 5  # Maximum number of labels or reasons in a note.
 SHARED_TMPDIR_HINT = "set TMPDIR to a folder that all hosts share"
 
 
@@ -41,9 +44,8 @@ class EvalRows:
         split: name of the split.
         name: description of the rows for the terminal.
         invalid: number of invalid rows of a file, by reason.
-        unknown: number of rows of a file with a label that is none of the model's classes, by label.
-        seen: number of rows with a text that the run was trained on or that selected its parameters, by split of the
-            run.
+        unknown: number of rows of a file whose label is not a class of the model, by label.
+        seen: number of rows whose text the run used for training or for model selection, by split of the run.
         unchecked: reason why ``seen`` is unknown. Empty if it is known.
     """
 
@@ -80,7 +82,7 @@ class EvalRows:
 
 
 def is_labelled_file(source: str) -> bool:
-    """Return True if an argument names labelled data, and False if it names a model."""
+    """Return True if a command-line argument specifies labelled data, and False if it specifies a model."""
     return is_file(source) or (Path(source) / MANIFEST).is_file()
 
 
@@ -98,17 +100,19 @@ def load_eval_rows(
     group: ProcessGroup = SINGLE_PROCESS,
     explicit: ReadOptions | None = None,
 ) -> EvalRows:
-    """Open the rows to score. Rows that the model's run was trained on are dropped. Every rank must call this function.
+    """Open the rows to score. Drop rows that the model's run was trained on. Every rank must call this function.
+
+    No rows are dropped if the rows are a split of the data set of the run.
 
     Args:
         source: prepared folder, labelled file, folder of texts or URL. ``-``: standard input. ``None``: the data set of
             the run, or the sample if there is no run.
         predictor: model.
         scratch: temporary folder.
-        split: split of a prepared folder. All rows of a file are a test split.
+        split: split of a prepared folder. A file has only the split ``test``.
         group: process group.
-        explicit: format and columns of a file that the user gave. They take precedence over the options of the training
-            data.
+        explicit: format and columns of a file that the user specified. They take precedence over the options of the
+            training data.
 
     Raises:
         UserError: There is no row to score, or a prepared folder was prepared in another way than the training data.

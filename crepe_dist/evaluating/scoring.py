@@ -73,7 +73,7 @@ def score(args: Any, group: ProcessGroup) -> None:
             )
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoder
         beside = predictor.composition.beside if rows.split in SPLITS_WITH_TEXTS else ()
-        # Views of the split, keyed by the probability of a typing error, or by the name of the removed column.
+        # Altered views of the split. The key is the probability of a typing error, or the name of a removed column.
         views: dict[Any, Split] = {rate: with_typos(split, rate, encoder=encoding) for rate in args.typos}
         views |= {column.name: without_column(split, column.name, predictor) for column in beside}
         scores, *view_scores = (
@@ -110,7 +110,7 @@ def evaluate_on(
 def _write(
     args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, view_scores: dict[Any, AnyScores]
 ) -> None:
-    """Write the scores to the terminal, and to the files that the flags name."""
+    """Write the scores to the terminal and to the files that the flags specify."""
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
     if isinstance(scores, MulticlassScores) and (worst := worst_mistakes(scores, dataset, split)):
@@ -127,7 +127,7 @@ def _write(
         print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
     if args.json is not None:
         is_large = isinstance(scores, MulticlassScores) and len(dataset.classes) > MAX_STORED_CLASSES
-        # The keys of the first versions stay, because programs read them.
+        # The JSON keeps the keys of the first versions, because programs read them.
         public_keys = {key: former_key for former_key, key in FORMER_KEYS.items()}
         numbers = rename_keys(scores.to_dict("is_correct", *["confusion"] * is_large), public_keys)
         if isinstance(scores, MulticlassScores) and is_large:
@@ -179,7 +179,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
         more_scores += "\n" + "   ".join(f"top {rank} accuracy {percent(accuracy)}" for rank, accuracy in top.items())
     more_scores += _selective_predictions(scores)
     record = None
-    with suppress(UserError):  # The record of the run is optional: it only improves the advice.
+    with suppress(UserError):  # The run may be unavailable. Its record only improves the advice.
         record = open_run_of_checkpoint(path)
     train = dataset.class_counts("train").tolist() if "train" in dataset.splits else None
     missed = (
@@ -250,7 +250,7 @@ def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: st
         right: mask of the documents that are predicted correctly, bool [documents].
     """
     wrong, documents, classes = np.flatnonzero(~right), dataset.splits[split], np.array(dataset.classes, dtype=object)
-    # A mistake is the probability of its true class, its row, and its cells.
+    # A mistake consists of the probability of the true class, the row number, and the CSV cells by column.
     mistakes: list[tuple[float, int, dict[str, Any]]] = []
     for start in range(0, len(wrong), CHUNK_ROWS):
         rows = wrong[start : start + CHUNK_ROWS]

@@ -1,6 +1,6 @@
-"""Parquet file of predictions. PyArrow writes the file in bounded memory.
+"""Writer of predictions to a Parquet file. PyArrow writes the file in bounded memory.
 
-The columns of a Parquet input are copied with their types. For this purpose, the input is read a second time. The
+If the input is a Parquet file, it is read a second time, so that its columns can be copied with their types. The
 columns of other inputs are written as strings.
 """
 
@@ -40,8 +40,8 @@ def write_parquet(
         source: Parquet file of the input. Its columns are copied. ``None`` for inputs in other formats.
         columns: names of the string columns in the records. Empty if there is a ``source``.
         added: names and types of the columns that the predictions add.
-        groups: groups of records. A record contains the line number of a row, the values of ``columns``, and the values
-            of ``added``.
+        groups: groups of records. A record contains the line number of a row, then the values of ``columns``, then the
+            values of ``added``.
 
     Raises:
         UserError: Two columns have the same name, or ``source`` changed while its rows were classified.
@@ -71,7 +71,7 @@ def _string_batches(groups: Iterable[list[Record]], schema: pa.Schema) -> Iterat
 
 
 def _arrays(records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
-    """Convert the values of records, without the line numbers, to the last columns of a schema."""
+    """Convert records to arrays for the last columns of a schema. The line numbers are omitted."""
     columns = list(zip(*records))[1:]
     kinds = schema.types[len(schema) - len(columns) :]
     return [_array(values, kind) for values, kind in zip(columns, kinds)]
@@ -86,7 +86,7 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _join(rows: ParquetReader, groups: Iterable[list[Record]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Join the rows of a Parquet file with their predictions by line number. Drop rows without a record."""
+    """Join the rows of a Parquet file with the records by line number. Drop rows that have no record."""
     records = chain.from_iterable(groups)
     record, num_unreadable = next(records, None), 0
     for batch in rows:
@@ -116,7 +116,7 @@ def _copied_columns(batch: RawBatch, records: Sequence[Record], schema: pa.Schem
             return list(content.columns)
         try:
             return list(content.take(pa.array(places)).columns)
-        except pa.ArrowNotImplementedError:  # ``take`` does not support all types. String views are an example.
+        except pa.ArrowNotImplementedError:  # ``take`` does not support all types, such as string views.
             return list(pa.concat_batches([content.slice(place, 1) for place in places]).columns)
     for record in records:
         record[-1] = record[-1] or f"line {record[0]}: {batch.invalid[0].reason}"
@@ -125,7 +125,7 @@ def _copied_columns(batch: RawBatch, records: Sequence[Record], schema: pa.Schem
 
 
 def _collect_row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Concatenate batches to row groups."""
+    """Combine batches into row groups."""
     waiting: list[pa.RecordBatch] = []
     size = count = 0
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Predictions for data frames of pandas and tables of Arrow, which cluster engines such as Spark and Ray pass."""
+"""Predictions for pandas data frames and Arrow tables, which cluster engines such as Spark and Ray use."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing
 from crepe_dist.preparing.remote import is_url
 
-# A worker or a server of MLflow may have many threads. The lock ensures that only one of them opens the model.
+# The process may have many threads, for example in an MLflow server. The lock ensures that only one opens the model.
 _lock = threading.Lock()
 
 
 class FramePredictor:
     """Function that classifies the rows of a data frame, for engines that send functions to other processes.
 
-    Its pickle contains only the name of the model and the options below. Each process opens the model in its first
-    call, and then reuses it.
+    The pickle of the function contains only the path or URL of the model and the options below. Each process opens the
+    model at the first call and reuses it in later calls.
 
     >>> predict_frame = crepe_dist.FramePredictor("runs/reviews")                  # doctest: +SKIP
     >>> predict_frame(pd.DataFrame({"text": ["what a wonderful little film"]}))    # doctest: +SKIP
 
     Args:
-        model: run folder, model folder or checkpoint that every process can open under this name, or the URL of a model
-            folder.
+        model: path of a run folder, a model folder or a checkpoint, or the URL of a model folder. The path must be
+            valid in every process.
         text: text column, or a sequence of text columns that are joined in this order. ``None``: the columns that the
             model was trained on, or a column with a common name.
         top: number of classes in a prediction.
@@ -143,5 +143,5 @@ def _append_columns(frame: Any, added: pd.DataFrame) -> Any:
 
 
 def _load_pyfunc(path: str) -> Any:
-    """Open a folder of ``export --format mlflow``. MLflow requires the names of this function and of ``predict``."""
+    """Open a folder of ``export --format mlflow``. MLflow requires the names ``_load_pyfunc`` and ``predict``."""
     return SimpleNamespace(predict=partial(predict_frame, load(path)))

@@ -54,7 +54,7 @@ class InputRow(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Line number and id, as messages name the row."""
+        """Line number and id of the row, for messages."""
         return f"line {self.line}" + (f" ({self.id})" if self.id else "")
 
 
@@ -74,7 +74,7 @@ class InputReader:
         self._opened = opened
 
     def __iter__(self) -> Iterator[list[InputRow]]:
-        """Yield groups of rows: up to ``ROWS_PER_GROUP`` from a file, and the rows that have arrived from a pipe."""
+        """Yield groups of up to ``ROWS_PER_GROUP`` rows. From a pipe, yield rows as soon as they arrive."""
         return chain.from_iterable(map(self._groups, self._batches()))
 
     def map_groups(
@@ -83,8 +83,8 @@ class InputReader:
         """Apply a function to the groups of rows. Yield the results in the order of the groups.
 
         Args:
-            function: function that classifies a group. It need not be picklable, because processes are forked.
-            num_processes: number of processes that share a large file. A small file is read in this process.
+            function: function that classifies a group. It need not be picklable, because the processes are forked.
+            num_processes: number of processes that divide a large file. A small file is processed in this process.
         """
         batches = self._batches()
         first_batches = list(islice(batches, 2))
@@ -99,7 +99,7 @@ class InputReader:
             yield from chain.from_iterable(workers.map_in_order(call_inherited, batches))
 
     def _batches(self) -> Iterator[RawBatch]:
-        """Yield the batches of the file. Divide a batch of unreadable rows, because it may be huge."""
+        """Yield the batches of the file. Split batches of unreadable rows, because they may be huge."""
         for batch in self._opened.iter_checked():
             lost = batch.invalid[0] if batch.invalid and self.format == "parquet" else InvalidRow(0, "", "", 0)
             for start in range(0, lost.lines, LOST_ROWS_PER_BATCH):
@@ -125,7 +125,7 @@ class InputReader:
         return InputRow(row.line, row.text, "", row.cells, row.id)
 
     def _unusable(self, bad: InvalidRow) -> Iterator[InputRow]:
-        """Yield one row for a broken record. In Parquet, a ``InvalidRow`` stands for many rows: yield each of them."""
+        """Return the input rows for an invalid row. In Parquet, one ``InvalidRow`` may represent many rows."""
         error = f"{bad.reason}; it begins: {bad.excerpt}" if bad.excerpt else bad.reason
         count = bad.lines if self._opened.format == "parquet" else 1
         return map(InputRow, range(bad.line, bad.line + count), repeat(""), repeat(error))
@@ -150,14 +150,17 @@ def open_inputs(
     if path is not None and not (path.is_file() or path.is_fifo()):
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
-    # The empty label means that no label column is needed, but that a label column is not used as the text.
+    # With the empty label, no label column is required. If there is a label column, it is not used as the text.
     source = Source(path, name, format=detect_format(name, format), label="")
     opened = open_source(source, reading or ReadOptions(), keep_cells=keep_columns, live=True)
     return InputReader(opened if path else opened._replace(name="the standard input"))
 
 
 def detect_format(name: str, format: str | None) -> str:
-    """Return the format of a file of texts: the given format, or the format that the file name implies."""
+    """Return the format of a file of texts.
+
+    This is the explicit format, or else the format of the file name's suffix, or else ``LINES_OR_FASTTEXT``.
+    """
     return format or (None if name == PIPE else format_by_suffix(Path(name))) or LINES_OR_FASTTEXT
 
 
@@ -187,7 +190,7 @@ class TextFlags(Settings):
         """Open a file of texts for a model; see the function ``open_inputs``.
 
         Args:
-            id: id column that the user gave. ``None``: the id column of the training data.
+            id: id column that the user specified. ``None``: the id column of the training data.
         """
         explicit = ReadOptions(
             None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding
@@ -199,7 +202,7 @@ class TextFlags(Settings):
 
 
 def warn_of_encoding(name: str, rows: Iterable[InputRow]) -> None:
-    """Warn if rows are left out because their bytes are invalid in the encoding of the file."""
+    """Warn if rows are skipped because their bytes are invalid in the encoding of the file."""
     if count := sum(row.error.startswith(NOT_UTF_8) for row in rows):
         warnings.warn(f"{pluralize(count, 'row')} of {name} left out: {NOT_UTF_8}; {ENCODING_REMEDY}", stacklevel=2)
 
@@ -217,7 +220,7 @@ def labelled_options(
         trained: options that the training data were read with.
         composition: preprocessing of the training texts.
         id: id column of the training data. New rows may lack this column.
-        explicit: options that the user gave. They take precedence.
+        explicit: options that the user specified. They take precedence.
     """
     columns = explicit.columns
     label_columns = columns if columns.label or columns.labels else trained.columns
@@ -246,8 +249,8 @@ def unlabelled_options(
 ) -> ReadOptions:
     """Return the options that read unlabelled texts; see ``labelled_options`` for the arguments.
 
-    Files of unlabelled texts may lack the label column. Therefore the column numbers of the training data do not apply
-    to these files. The files may also lack a header that the training data have.
+    A file of unlabelled texts may lack the label column, so the column numbers of the training data are not used. The
+    file may also lack a header, even if the training data had one.
     """
     options = labelled_options(trained, composition, id, explicit)
     return replace(
@@ -301,11 +304,11 @@ def extract_texts(texts: Any, columns: ColumnSpec) -> list[str]:
 
 
 def check_column(what: str, name: object) -> None:
-    """Raise ``UserError`` unless ``name`` is a string or ``None``, and so can name a column.
+    """Raise ``UserError`` unless ``name`` is a string or ``None``.
 
     Args:
         what: content of the column, for the message.
-        name: value that the user gave.
+        name: column name that the user passed.
     """
     if not isinstance(name, (str, type(None))):
         remedy = 'give its name, and texts and labels as one table: {"text": texts, "label": labels}'

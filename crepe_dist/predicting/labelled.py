@@ -1,4 +1,4 @@
-"""Labelled rows of files and data frames, which are read in the same way as the training data of a model."""
+"""Reader of labelled rows from files and data frames. The rows are read in the same way as a model's training data."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, explicit: 
         predictor: model. The rows are read in the same way as its training data.
         source: file, folder, URL or table.
         folder: temporary folder.
-        explicit: format, header, columns and encoding that the user gave. They take precedence over the options of the
-            training data.
+        explicit: format, header, columns and encoding that the user specified. They take precedence over the options
+            of the training data.
 
     Returns:
-        Numbers of rows that cannot be scored: ``reasons`` by reason, and ``unknown`` by unknown label.
+        The numbers of rows that cannot be scored: by reason (key ``reasons``), and by unknown label (key ``unknown``).
     """
     reading, path = _read_options(predictor, explicit), source
     if is_table(source):

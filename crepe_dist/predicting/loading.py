@@ -1,4 +1,4 @@
-"""Functions that open a checkpoint as a ``Predictor``, and set its thresholds."""
+"""Functions that open a checkpoint as a ``Predictor`` and set the thresholds of the predictor."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import damaged_error
 from crepe_dist.settings.options import Precision
 
-PARAMETER_FILES = (".params", weights_io.SAFETENSORS)  # Suffixes of parameter files.
-DEFAULT_LENGTH = 1014  # Number of characters that the network of the paper reads.
+PARAMETER_FILES = (".params", weights_io.SAFETENSORS)  # Suffixes of weights files.
+DEFAULT_LENGTH = 1014  # Number of characters that the paper's network reads.
 UNREACHABLE = 2.0  # Threshold that no probability reaches.
 
 

@@ -1,9 +1,10 @@
 """Explanation of predictions by occlusion.
 
-Each character and each word is replaced by a blank in turn. Its score is the drop in the log-odds of the class.
-Zeiler & Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2) do the same with grey
-squares on an image. The difference of log-odds is the "weight of evidence" of Robnik-Šikonja & Kononenko (IEEE TKDE
-2008). A difference of probabilities vanishes if the network is confident. A difference of log-odds does not.
+Each character and each word is replaced by blanks, one at a time. The resulting drop in the log-odds of the class is
+the score of the character or word. Zeiler & Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014,
+section 3.2) do the same with grey squares on an image. The difference of log-odds is the "weight of evidence" of
+Robnik-Šikonja & Kononenko (IEEE TKDE 2008). If the network is confident, differences of probabilities vanish, but
+differences of log-odds do not.
 
 A blank is the id of an unknown character. No gradients are needed, so occlusion works with every engine.
 """
@@ -93,7 +94,8 @@ def occlude(
     Args:
         text: text as the network reads it.
         encoding: encoder of the model.
-        logits: function from uint8 [n, feature_len] to float32 [n, classes]. n is at most ``batch_size``.
+        logits: function that computes logits: uint8 [n, feature_len] → float32 [n, classes]. n is at most
+            ``batch_size``.
         batch_size: maximum number of variants of the text in a call of ``logits``.
         index: index of the class in the logits.
 

@@ -1,4 +1,4 @@
-"""Output file of ``predict``. The file gets its final name when it is complete."""
+"""Atomic writer of the output file of ``predict``: the file gets its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from crepe_dist.files.atomic_write import fsync, name_path_in_errors
 from crepe_dist.files.folders import LOCK_NAME, cache_folder
 from crepe_dist.preparing import remote
 
-CACHED = "predictions"  # Folder in the user's cache for files that are uploaded to a URL.
+CACHED = "predictions"  # Folder in the user's cache for files that will be uploaded to a URL.
 
 
 @contextmanager
 def temporary_output(out: str) -> Iterator[Path]:
     """Provide the path of a temporary file. Rename or upload the file to ``out`` after the block.
 
-    The temporary file is in the folder of the target. If ``out`` is a symbolic link, the target of the link is
+    The temporary file is in the folder of ``out``. If ``out`` is a symbolic link, the file to which it points is
     replaced. If ``out`` is a URL, the temporary file is in the user's cache. After an error or an interruption, ``out``
-    is unchanged, the temporary file keeps its name, and a message prints its path.
+    is unchanged. The temporary file is then kept under its own name unless it is empty, and its path is printed.
 
     Args:
         out: path or URL.

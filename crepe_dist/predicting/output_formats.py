@@ -28,7 +28,7 @@ def output_column_types(top: int, is_multilabel: bool, score_class: str | None =
 
     Args:
         top: number of classes in a prediction.
-        is_multilabel: True to add a column of the predicted labels, which are a JSON list.
+        is_multilabel: True to add a column with a JSON list of the predicted labels.
         score_class: class whose probability is the column ``score``. ``None``: no such column.
     """
     types = {"predicted_labels": "object"} if is_multilabel else {}

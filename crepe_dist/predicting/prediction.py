@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from crepe_dist.predicting.former_names import accept_former_names
 
-# Error of a text that is not empty, but has no character that the network was trained on.
+# Error for a non-empty text without any character of the alphabet.
 NO_KNOWN_CHARACTERS = "no character that the network knows"
-REJECTED = "none of these"  # Text that is shown instead of the class of a rejected prediction.
+REJECTED = "none of these"  # Displayed instead of the class if a prediction is rejected.
 
 
 @accept_former_names(

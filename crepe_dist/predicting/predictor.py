@@ -72,9 +72,9 @@ class Predictor:
             single-label models.
         composition: preprocessing of the training texts. ``predict`` and ``explain`` preprocess texts in the same way.
         precision: float32 if training requested it. Otherwise the device determines the precision.
-        path: file of the parameters.
+        path: weights file.
         metadata: metadata of the checkpoint. Empty for external weights.
-        label_type: type of the labels in the data frame of the training, one of ``LABEL_TYPES``. Empty: text.
+        label_type: type of the labels in the training data frame, one of ``LABEL_TYPES``. Empty: text.
         level_thresholds: minimum probability of a node of each level of the label hierarchy, and of a class. A text is
             assigned to the deepest node that reaches the threshold of its level. Empty: the most probable class is
             predicted.
@@ -102,25 +102,25 @@ class Predictor:
         return f"<Predictor of {excerpt(classes)}{score}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The engine holds memory of the kernels, which cannot be pickled. The pickle contains the files of the model
-        # instead. They are validated when the pickle is loaded.
+        # The engine refers to memory of the kernels, which cannot be pickled. Therefore, the pickle contains the files
+        # of the model. They are validated when the pickle is loaded.
         state = {name: getattr(self, name) for name in ("min_probability", "thresholds", "level_thresholds", "path")}
         device = AUTO if is_gpu_build(self.engine.backend.build_name) else CPU_NAME
         return _unpickled, (self.files(), device, self.engine.threads, state)
 
     @property
     def classes_(self) -> npt.NDArray[Any]:
-        """The classes in the order of the outputs, [classes]. Their type is the type of the training labels."""
+        """Classes in the order of the outputs, [classes]. They have the same type as the training labels."""
         return np.array(to_label_type(self.classes, self.label_type))
 
     @property
     def is_multilabel(self) -> bool:
-        """True if the model predicts any number of labels for a text, and not exactly one class."""
+        """True if the model predicts any number of labels per text instead of exactly one class."""
         return self.thresholds is not None
 
     @property
     def score_name(self) -> str:
-        """Name of the score that the metadata contain as ``test_accuracy``: accuracy, or micro F1."""
+        """Name of the metric in the metadata entry ``test_accuracy``: accuracy, or micro F1 for a multilabel model."""
         return score_name(self.is_multilabel)
 
     @property
@@ -140,7 +140,7 @@ class Predictor:
 
     @property
     def reading(self) -> ReadOptions:
-        """Options that the training data were read with. Defaults if the metadata lack them.
+        """Options with which the training data were read. The defaults if the metadata lack them.
 
         Raises:
             UserError: The metadata are damaged.
@@ -153,10 +153,10 @@ class Predictor:
             raise damaged_error(self.path.with_suffix(".json"), error, checkpoint.OTHER_CHECKPOINT_HINT) from error
 
     def to(self, device: str, group: ProcessGroup = SINGLE_PROCESS) -> Predictor:
-        """Return this predictor on the CPU or a GPU. Every rank must call this method.
+        """Return a copy of this predictor on a GPU, or this predictor itself for the CPU. Every rank must call this.
 
         Args:
-            device: ``auto``, ``gpu`` or ``cpu``. It selects the device in the same way as for training.
+            device: ``auto``, ``gpu`` or ``cpu``. The device is selected in the same way as for training.
             group: process group.
 
         Raises:
@@ -189,14 +189,13 @@ class Predictor:
         """Compute the probabilities of calibrated logits, float32 [n, classes]."""
         if self.thresholds is None:
             return np.asarray(softmax(logits))
-        # This is the sigmoid function. The form with logaddexp does not overflow.
+        # This is the sigmoid function. With logaddexp, it does not overflow.
         return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))
 
     def predict(self, texts: Iterable[str], *, windows: bool = False) -> list[Prediction]:
         """Classify texts. Return one prediction per text, in the order of the texts.
 
-        If a text has no character that the network was trained on, its prediction has an ``error``. Empty texts are an
-        example.
+        If a text contains no known character, for example if it is empty, its prediction has an ``error``.
 
         Args:
             texts: a list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
@@ -214,7 +213,7 @@ class Predictor:
         labels: dict[str, Any] = dict(zip(self.classes, to_label_type(self.classes, self.label_type)))
         return [
             prediction._replace(
-                # The label may be an inner node of the hierarchy. The node is no class, so it keeps its name.
+                # The label may be an inner node of the hierarchy. Such a node is not a class, so its name is kept.
                 label=labels.get(prediction.label, prediction.label),
                 ranking=tuple([(labels[name], probability) for name, probability in prediction.ranking]),
                 labels=None if prediction.labels is None else tuple([labels[name] for name in prediction.labels]),
@@ -275,10 +274,10 @@ class Predictor:
                 yield Prediction(*best, ranking, characters_read, error, rejected, labels, truncated)
 
     def _logits_of_windows(self, texts: list[str]) -> tuple[Logits, npt.NDArray[np.int64]]:
-        """Return the weighted mean of the logits of each text's windows, and each text's number of known characters.
+        """Return the mean logits of the windows of each text, and the number of known characters of each text.
 
-        The weight of a window is its number of known characters, because a window of blanks or unknown characters is
-        no evidence.
+        The mean is weighted by the number of known characters per window, because a window of blanks or unknown
+        characters carries no information.
         """
         whole_texts, windows = zip(*map(self.encoding.windows, texts))
         counts, char_ids = np.array(list(map(len, windows))), np.concatenate(windows)
@@ -296,7 +295,7 @@ class Predictor:
         )
 
     def without_values(self, num_known: npt.NDArray[np.int64], texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Subtract the characters of feature columns from the numbers of known characters of preprocessed texts."""
+        """Subtract the characters of feature columns from the known-character counts of preprocessed texts."""
         if not self.composition.beside:
             return num_known
         counts = np.array([self.encoding.count_unknown(self.composition.value_characters(text)) for text in texts])
@@ -305,8 +304,8 @@ class Predictor:
     def score(self, table: Any, label: str | None = None, label_columns: Sequence[str] = ()) -> float:
         """Return the accuracy on labelled texts, 0 to 1, or the micro F1 of a multilabel model.
 
-        Rows without a text or a label are not scored. Rows with a label that is none of the model's classes are not
-        scored. A warning counts these rows. ``crepe evaluate`` treats them in the same way.
+        Rows are not scored if the text or the label is missing, or if the label is not a class of the model. A warning
+        reports the number of these rows. ``crepe evaluate`` handles them in the same way.
 
         Args:
             table: data frame, or mapping of column names to lists. It has the text columns of the training data.
@@ -321,7 +320,7 @@ class Predictor:
         return accuracy(self, table, label, label_columns)
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder, which ``load`` and the commands open. Files with the same names are replaced."""
+        """Write a model folder, which ``load`` and the commands can open. Files with the same names are replaced."""
         path = Path(folder) / weights_io.MODEL_FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,10 +336,10 @@ class Predictor:
             return {path.name: read_bytes(path, MAX_CHECKPOINT_BYTES) for path in folder.glob("model.*")}
 
     def write_metadata(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write the metadata file next to a parameter file.
+        """Write the metadata file next to a weights file.
 
         Args:
-            path: parameter file. Its suffix is replaced by ``.json``.
+            path: weights file. The metadata file has the same name with the suffix ``.json``.
             metadata: metadata of the checkpoint. ``None``: ``self.metadata``. The encoder, the classes, the network
                 and the calibration of this predictor take precedence.
         """
@@ -367,8 +366,8 @@ class Predictor:
     def explain(self, text: str, label: Any = None) -> Explanation:
         """Score the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
 
-        Each character and each word is replaced by a blank. Its score is the drop in the log-odds of the class. The
-        cost is one forward pass per character that the network reads, and one per word.
+        Each character and each word is replaced by blanks, one at a time. The resulting drop in the log-odds of the
+        class is its score. The cost is one forward pass per character that the network reads, and one per word.
 
         Args:
             text: text. It may end with the values of feature columns, as ``append_values`` appends them.
@@ -392,7 +391,7 @@ class Predictor:
         return explanation.with_display_text(self.composition.describe_character)
 
     def _binary_logits(self, index: int, char_ids: CharIds) -> Logits:
-        """Return the logits of a multilabel class and of its absence, float32 [n, 2]. The latter are 0."""
+        """Return the logits of a label's presence and absence, float32 [n, 2]. The logits of the absence are 0."""
         logits = self.engine.logits(char_ids)[:, index]
         return np.stack([logits, np.zeros_like(logits)], axis=1)
 
@@ -412,7 +411,7 @@ def _unpickled(files: Mapping[str, bytes], device: str, threads: int, state: Map
 
 
 def check_finite(values: npt.ArrayLike) -> None:
-    """Raise ``UserError`` unless logits, or a loss, are finite."""
+    """Raise ``UserError`` unless all values, which are logits or a loss, are finite."""
     if not np.isfinite(values).all():
         raise UserError(
             "the network returned NaN or infinity", "its parameters are too large", "choose another checkpoint"
