@@ -3,8 +3,8 @@
 Arrays are memory-mapped ``.npy`` files. Their header is compared with the expected header byte by byte. NumPy's own
 reader passes the header to Python's parser, and a malicious header can make the parser run out of memory.
 
-The byte strings of a shard's rows, such as their texts, are two files: one with all strings, and one with the offset of
-each string. The writers return the entries of their files in the manifest.
+The byte strings of a shard, such as the texts of its rows, are stored in two files. One file contains all strings, and
+the other contains the offset of each string. The writers return the manifest entries of the files that they wrote.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from crepe_dist.files.atomic_write import fsync, name_path_in_errors
 from crepe_dist.files.safe_read import open_regular
 
-# Kinds of byte strings of rows: the original texts, and the values of the id column.
+# Kinds of byte strings that a row may have: its original text, and its value in the id column.
 TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
 HEADER = 128  # Size of the header of a .npy file, in bytes.
@@ -34,7 +34,7 @@ Files = dict[str, dict[str, Any]]  # Manifest entries by file name: size in byte
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Return the header of a ``.npy`` file, byte for byte as NumPy writes it; the values follow it in C order."""
+    """Return the header of a ``.npy`` file whose values follow in C order. It equals NumPy's header byte by byte."""
     fields = {"descr": dtype.str, "fortran_order": False, "shape": tuple(map(int, shape))}
     text = "{" + "".join(f"{name!r}: {value!r}, " for name, value in fields.items()) + "}"
     start = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
@@ -80,7 +80,7 @@ def read_string(folder: Path, split: str, kind: str, shard: int, rows: int, row:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """Place of a document in its source file. The hash of the text reveals a source file that has changed.
+    """Location of a document in its source file. The hash of the text shows whether the source file has changed.
 
     Attributes:
         line: first line of the row, from 1. In sources without lines, such as folders of files, it is the number of the
@@ -116,7 +116,7 @@ def hash_texts(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
 
 
 def format_hash(value: int) -> str:
-    """Format a hash for a CSV file. Its leading letter keeps spreadsheets from reading it as a number."""
+    """Format a hash for a CSV file. The leading letter prevents spreadsheets from reading the hash as a number."""
     return f"x{value:016x}"
 
 
@@ -133,7 +133,7 @@ class ShardWriter:
         self._folder = folder
         self._char_ids = _HashedFile(folder / f"{split}.codes-{shard:05d}.npy")
         self._char_ids.write(npy_header(np.dtype(np.uint8), (rows, feature_len)))
-        # By kind: the file of strings, the name of the file of offsets, and the lengths of the strings after a 0.
+        # For each kind: the file of the strings, the name of the offsets file, and a 0 followed by the string lengths.
         self._strings: dict[str, tuple[_HashedFile, str, list[int]]] = {}
         for kind in kinds:
             strings, offsets = string_files(split, kind, shard)

@@ -1,6 +1,7 @@
-"""Augmentation of encoded documents: typing errors and word dropout. Typing errors also measure robustness.
+"""Augmentation of encoded documents by typing errors and word dropout.
 
-Both change character ids, because a training document is stored without its text.
+Typing errors are also used to measure robustness. Both augmentations change character ids, because the text of a
+training document is not stored.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def add_typos(
 
     Each character is changed with probability ``typo_prob``. Four changes have equal probability: a substitution by
     another letter, a deletion, the insertion of a letter before the character, and a swap with the next character in
-    the order of the ids. A character that is changed at one probability is also changed at every higher one. A document
+    the order of the ids. A character that is changed at one probability is also changed at every
+    higher probability. A document
     that becomes too long is truncated like a text. A document that becomes shorter is padded at its end.
 
     Args:
@@ -36,7 +38,7 @@ def add_typos(
         typo_prob: probability of an error per character, from 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
         letters: ids that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
-        head_tail: number of ids at the front and at the back that remain of a document that becomes too long.
+        head_tail: numbers of ids that are kept at the front and at the back of a document that becomes too long.
 
     Returns:
         A copy with errors.
@@ -55,8 +57,8 @@ def add_typos(
     flat = char_ids.flatten()
     _swap(flat, hits[swapped & (place + 1 < ends[document])])
     _substitute(flat, hits[substituted], random[substituted], letters)
-    # Insertions and deletions are made in all documents at once. `start` below is the position of the next document,
-    # whose length may have changed.
+    # Insertions and deletions are made in all documents at once, and may change their lengths. `start` below is the
+    # position of the next document.
     flat = np.insert(flat, hits[inserted], letters[random[inserted] % np.uint64(len(letters))])
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
@@ -73,8 +75,10 @@ def add_typos(
 
 
 def _swap(flat: npt.NDArray[Any], positions: Places) -> None:
-    """Swap each of these characters with its successor, in order. In a run of neighbours, the first one moves to the
-    end."""
+    """Swap the character at each position with its successor, in ascending order of the positions.
+
+    In a run of adjacent positions, the first character moves to the end of the run.
+    """
     is_first = np.diff(positions, prepend=-2) != 1
     is_last = np.append(is_first[1:], True)[: len(positions)]
     moved = flat[positions[is_first]]
@@ -83,11 +87,11 @@ def _swap(flat: npt.NDArray[Any], positions: Places) -> None:
 
 
 def _substitute(flat: npt.NDArray[Any], positions: Places, random: Numbers, letters: CharIds) -> None:
-    """Replace each of these characters by a letter other than itself, in place."""
+    """Replace the character at each position with a different letter, in place."""
     old, count = flat[positions], len(letters)
     indices = np.minimum(np.searchsorted(letters, old), count - 1).astype(np.uint64)
-    # If the character is a letter, the offset starts at the letter after it, so that the result is never the same
-    # letter.
+    # If the character is a letter, the random offset starts at the next letter. Therefore the result is always a
+    # different letter.
     other_letters = indices + np.uint64(1) + random % np.uint64(max(1, count - 1))
     flat[positions] = letters[np.where(letters[indices] == old, other_letters, random) % np.uint64(count)]
 
@@ -138,7 +142,7 @@ def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: Word
 
 
 def with_word_dropout(split: Split, max_prob: float, encoder: CharEncoder) -> Split:
-    """Return a view of a training split that drops other words in each epoch; see ``word_dropout``."""
+    """Return a view of a training split in which each epoch drops different words; see ``word_dropout``."""
     finder = WordHasher(encoder)
 
     def of_epoch(seed: int, epoch: int) -> Transform:

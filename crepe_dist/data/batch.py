@@ -12,7 +12,7 @@ from crepe_dist.data.dataset import UNIT_WEIGHT_BYTES, WEIGHT_BYTES, WEIGHT_SCAL
 from crepe_dist.data.targets import PAIR_BYTES, PROB_SCALE, LabelProbs
 from crepe_dist.native.constants import MULTIPLIER1, MULTIPLIER2
 
-LABEL_BYTES = 2  # Size of the label in a packed row with one label, in bytes.
+LABEL_BYTES = 2  # Size of the label in a packed row for single-label data, in bytes.
 RowIndices = npt.NDArray[np.int64]  # Row numbers in a split.
 
 
@@ -25,9 +25,9 @@ def num_trailer_bytes(pairs: int) -> int:
 
 
 class Batch(NamedTuple):
-    """One rank's shard of a global batch, padded with blank rows of weight 0 to the same size in every step.
+    """One rank's shard of a global batch. Blank rows of weight 0 pad it to the same size in every step.
 
-    Everything is packed into one array, because each array that is copied to a GPU takes 0.1 ms.
+    All data is packed into one array, because copying an array to a GPU takes 0.1 ms.
 
     Attributes:
         packed: uint8 [B, L + num_trailer_bytes(pairs)]. B is the size of the largest shard of a full batch. With one
@@ -51,8 +51,10 @@ class Batch(NamedTuple):
     seed: int = 0
 
     def for_step(self, step: int, seed: int) -> Batch:
-        """Return this batch with the number of a training step, and with the dropout seed that follows from the run's
-        seed."""
+        """Return this batch with the number of a training step.
+
+        The dropout seed of the step is computed from the seed of the run.
+        """
         return self._replace(step=step, seed=(seed * MULTIPLIER2 + (step - 1) * MULTIPLIER1) % 2**64)
 
 

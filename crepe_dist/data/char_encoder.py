@@ -1,4 +1,4 @@
-"""Encoding of texts as character ids (uint8) by table look-up.
+"""Encoding of texts as character ids (uint8) with a lookup table.
 
 The id of a character is its position in the alphabet. Unknown characters and padding have the id ``PAD_UNK_ID``, which
 becomes an all-zero column of the one-hot matrix. The standard alphabet has 69 characters, as in the original Gluon
@@ -170,7 +170,7 @@ class CharEncoder:
         """Expand a text, and truncate it to ``feature_len`` characters."""
         length = self.feature_len
         if len(text) > 2 * length:
-            # Only these characters can be read. A long text is cut before it is expanded, which saves time.
+            # Expansion never shortens a text, so only these characters can be read. Cutting the text first saves time.
             text = text[:length] + text[-length:]
         return self._truncate_expanded(self._expand(text))
 
@@ -218,8 +218,8 @@ class CharEncoder:
     def windows(self, text: str) -> tuple[CharIds, CharIds]:
         """Encode a whole text, uint8 [n], and divide it into overlapping windows, uint8 [windows, feature_len].
 
-        There are as few windows as cover the text, at equal distances. A text that fits into ``feature_len`` has one
-        window.
+        The number of windows is the smallest that covers the text, and the windows are evenly spaced. A text that fits
+        into ``feature_len`` has one window.
         """
         char_ids, length = self._char_ids_of(self._expand(text)), self.feature_len
         padded = np.pad(char_ids, (0, max(0, length - len(char_ids))), constant_values=PAD_UNK_ID)
@@ -231,14 +231,14 @@ class CharEncoder:
         return np.array([len(self._expand(text)) for text in texts], np.int64)
 
     def _char_indices(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the index of the character behind each id of a text before truncation, int64 [n]."""
+        """Return the index of the character that each id of a text encodes, int64 [n]. The text is not truncated."""
         spelling, places = self._spelling, np.arange(len(text))
         if len(self._expand(text)) == len(text):
             return places
         return np.repeat(places, [len(spelling.get(ord(character), " ")) for character in text])
 
     def offset_mapping(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the index of the character behind each id of an encoded text, int64 [n].
+        """Return the index of the character that each id of an encoded text encodes, int64 [n].
 
         The blank id in the middle of a truncated text gets the index of the first character that it replaces.
         """
@@ -265,7 +265,7 @@ class CharEncoder:
         return np.asarray(known)
 
     def has_id(self, points: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-        """Return which code points, uint32 [n], have an id, as bool [n]."""
+        """Return a mask of the code points that have an id: uint32 [n] → bool [n]."""
         return np.asarray(self._known[points])
 
     def count_unknown(self, text: str) -> tuple[int, int]:
@@ -296,8 +296,10 @@ class CharEncoder:
         return {**listed, "kept": list(self.head_tail_lengths), "counted": self.num_ids - self.pair_base}
 
     def starts_character(self, char_ids: CharIds) -> npt.NDArray[np.bool_]:
-        """Return which ids stand for a known character. Blanks do not, and of a rare character only the first id
-        does."""
+        """Return a mask of the ids that start a known character.
+
+        Blanks do not start a character. If a rare character has two ids, only the first id starts it.
+        """
         return np.asarray(char_ids < self.num_ids - self.pair_base)
 
     def decode(self, char_ids: CharIds) -> str:
@@ -317,8 +319,11 @@ class CharEncoder:
         return "".join(text)
 
     def flags(self, file: Path) -> str:
-        """Return the flags of ``prepare`` that select this encoder; ``file`` is a file with its alphabet if that is
-        custom."""
+        """Return the flags of ``prepare`` that select this encoder.
+
+        Args:
+            file: File that contains the alphabet. It is used only if the alphabet is custom.
+        """
         alphabet = str(file) if self.is_custom else "standard"
         return f"--mode {self.mode} --feature-len {self.feature_len} --alphabet {alphabet}"
 
@@ -351,6 +356,6 @@ def head_tail_lengths(encoding: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def describe_truncation(encoding: Mapping[str, Any]) -> str:
-    """Describe what is read of a truncated text, such as "the first 506 and the last 507 characters"."""
+    """Describe which characters of a truncated text are read, such as "the first 506 and the last 507 characters"."""
     ends = zip(("first", "last"), head_tail_lengths(encoding))
     return f"{' and '.join(f'the {end} {count:,}' for end, count in ends if count)} characters"

@@ -1,4 +1,4 @@
-"""Reading of characters: as themselves, as a space, as a letter without accent, or as two ids.
+"""Mapping of characters to ids. A character may be read as a space, as a letter without its accent, or as two ids.
 
 ``frequent_alphabet`` builds alphabets for other scripts. If a script has more characters than there are ids, each rare
 character is encoded as two ids. No other character uses these ids.
@@ -28,9 +28,9 @@ MIN_COUNT = 5  # Minimum number of occurrences of a character in a generated alp
 INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 # Maximum number of rare characters. They take 2 × 96 ids, so 61 other characters and the space have an id of their own.
 MAX_PAIRED = 96**2
-# First of the private code points that stand for the ids of rare characters while a text is encoded.
+# First of the private code points that represent the ids of rare characters during encoding.
 SYMBOLS = 0x10FF00
-# Code points from here on never fold to a letter of the standard alphabets, by lower case or decomposition.
+# Code points from this one on never fold to a letter of a standard alphabet by lower-casing or decomposition.
 LATIN_END = 0x2200
 # Code points from here on have no lower case and no decomposition.
 FOLDING_END = 0x30000
@@ -95,14 +95,15 @@ def split_frequent_and_rare(
 
 
 def _most_paired(num_ids: int) -> int:
-    """Return the maximum number of characters of two ids that can be formed from this number of ids."""
+    """Return the maximum number of characters with two ids that this number of ids can encode."""
     return min((num_ids // 2) ** 2, MAX_PAIRED)
 
 
 def is_in_words(character: str) -> bool:
-    """Return whether a character is part of a word.
+    """Return True if a character is a part of a word.
 
-    That is a letter, digit or mark of a script that separates words by spaces, or the value of a feature column.
+    Such a character is a letter, digit or mark of a script that separates words with spaces, or it encodes the value of
+    a feature column.
     """
     if ord(character) in FEATURE_CODE_POINTS:
         return True
@@ -115,7 +116,7 @@ def sort_alphabet(alphabet: Iterable[str]) -> str:
 
 
 def pair_base(paired: Sized) -> int:
-    """Return the number of first ids of rare characters, which equals the number of second ids."""
+    """Return the number of ids for the first half of a rare character. The second half has the same number of ids."""
     return math.isqrt(max(0, len(paired) - 1)) + bool(paired)
 
 
@@ -134,7 +135,11 @@ def check_alphabet(alphabet: str, paired: str) -> None:
 
 
 def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
-    """Return what ``character`` is read as: a space, a letter without accent, two letters, in lower case, or itself."""
+    """Return the character or characters as which the encoder reads ``character``.
+
+    White space becomes a space. Letters may lose their accent, become lower case, or be replaced with two letters.
+    Other characters stay unchanged.
+    """
     if character in WHITE_SPACE and mode != "notebook":
         return " "
     if fold_accents and character.isalpha():

@@ -36,6 +36,8 @@ def hash_random(seed: int, *keys: Any) -> Numbers:
 
 
 def bernoulli(rate: float | npt.NDArray[np.float64], numbers: Numbers) -> npt.NDArray[np.bool_]:
-    """Return which random numbers are hits, each with probability ``rate``. A hit at one rate is a hit at every higher
-    rate."""
+    """Return a mask of hits. Each random number is a hit with probability ``rate``.
+
+    A number that is a hit at one rate is also a hit at every higher rate.
+    """
     return np.asarray(numbers >> np.uint64(11) < np.asarray(rate * (1 << 53)).astype(np.uint64))

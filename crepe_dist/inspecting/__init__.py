@@ -1,1 +1,1 @@
-"""Search for wrong labels and other trouble in a prepared data set."""
+"""Detection of wrong labels and other problems in a prepared data set."""

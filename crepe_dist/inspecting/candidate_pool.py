@@ -1,6 +1,6 @@
 """Active learning: selection of unlabelled texts to label next.
 
-The selected texts are uncertain for the model, and each of them is similar to many other texts.
+The model is uncertain about the selected texts, and each of them is similar to many other texts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CANDIDATES_PER_TEXT = 5
 MAX_REPRESENTED = 3000
 # Number of dimensions of the projected TF-IDF vectors.
 PROJECTION_SIZE = 256
-# Minimum number of texts that contain a word. A word of a single text contributes nothing to similarities.
+# Minimum document frequency of a word. A word that occurs in a single text does not affect similarities.
 MIN_DOCUMENT_FREQUENCY = 2
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -153,7 +153,7 @@ def facility_location(similarities: Floats, weights: Floats, count: int) -> list
     """
     best, gains = np.zeros(len(weights), np.float32), np.maximum(similarities, 0) @ weights
     chosen: list[int] = []
-    # Number of selected rows at the time when the gain of each row was computed.
+    # Number of rows that had been selected when the gain of each row was last computed.
     num_chosen = np.zeros(len(similarities), np.int64)
     while len(chosen) < count:
         row = int(gains.argmax())

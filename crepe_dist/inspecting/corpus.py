@@ -21,7 +21,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def iter_chunks(numbers: Rows) -> Iterator[Rows]:
-    """Yield the numbers of ``CHUNK_ROWS`` texts at a time."""
+    """Yield the numbers of the texts in chunks of ``CHUNK_ROWS``."""
     for start in range(0, len(numbers), CHUNK_ROWS):
         yield numbers[start : start + CHUNK_ROWS]
 
@@ -63,7 +63,7 @@ class Corpus:
         return self._splits[split].name, number - int(self._starts[split])
 
     def normalize_texts(self, char_ids: CharIds) -> list[str]:
-        """Return the letters and digits of texts in lower case. Near duplicates have the same result."""
+        """Return the letters and digits of each text in lower case. Near duplicates have the same result."""
         return ["".join(filter(str.isalnum, self.dataset.encoder.decode(row).lower())) for row in char_ids]
 
     @cached_property

@@ -39,8 +39,8 @@ class PreparationSpec:
         classes: Classes of the model that will score the rows; all rows are test rows. ``None``: the rows are for
             training, and the classes are taken from the training rows.
         feature_columns: Feature columns of the same model.
-        explicit_options: Read options that the user gave explicitly. Each of them must have an effect on some source.
-            ``None`` skips this check.
+        explicit_options: Read options that the user specified. Each of them must affect at least one source. ``None``
+            skips this check.
     """
 
     encoder: CharEncoder = field(default_factory=CharEncoder)
@@ -56,5 +56,5 @@ class PreparationSpec:
 
     @property
     def label_kind(self) -> str:
-        """Kind of the labels of a row, one of ``targets.KINDS``."""
+        """Kind of the labels of a row, one of ``targets.LABEL_KINDS``."""
         return self.read_options.labelling.kind

@@ -25,7 +25,7 @@ Assignment = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)
 # Values of --dedupe.
 DEDUPE = ("no", "exact", "near")
-# Purposes of random numbers, which make the draws for sampling and splitting independent.
+# Purposes of random numbers. Different purposes make the draws for sampling and for splitting independent.
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
 # Number of rows that are read or sorted at a time.
 CHUNK_ROWS = 1 << 20
@@ -81,7 +81,7 @@ class SplitOptions:
 
 
 def _draw(rows: Rows, seed: int, purpose: int) -> Numbers:
-    """Draw a random number for each row, uint64 [rows]. Chunks bound the memory for many million rows."""
+    """Draw a random number for each row, uint64 [rows]. The rows are processed in chunks to limit the memory."""
     numbers = np.empty(len(rows), dtype=np.uint64)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
@@ -116,7 +116,7 @@ def assign_splits(
 
 
 def training_labels(rows: Rows, assignment: Assignment) -> npt.NDArray[np.bool_]:
-    """Return for each label whether it occurs in a training row, bool [largest label + 1]."""
+    """Return a mask of the labels that occur in training rows, bool [largest label + 1]."""
     largest = int(rows["label"].max(initial=-1))
     return np.asarray(np.bincount(rows["label"][assignment == TRAIN], minlength=largest + 1) > 0)
 
@@ -133,7 +133,7 @@ def _draw_splits(rows: Rows, assignment: Assignment, label: npt.NDArray[np.int32
         size, position = _rank_in_class(rows, free, label, split.seed, SPLIT_DRAW)
         counts = np.rint(size * split.test)
         test, held_out = free[position < counts], free[position < counts + np.rint(size * validation)]
-    else:  # Rows with the smallest random numbers. Partitioning needs less time and memory than sorting indices.
+    else:  # Draw the rows with the smallest random numbers. Partitioning needs less time and memory than sorting.
         draws = _draw(rows, split.seed, SPLIT_DRAW)
         draws[assignment != TRAIN] = np.iinfo(np.uint64).max
         ends = np.cumsum([int(count * split.test), int(count * validation)])
@@ -180,7 +180,7 @@ def iter_duplicates(keys: Any, assignment: Assignment) -> Iterator[tuple[npt.NDA
 def partition_by_key(keys: Numbers) -> Iterator[npt.NDArray[np.int64]]:
     """Divide rows into partitions by their keys, and yield the indices of the rows in each partition.
 
-    Rows with equal keys are in the same partition. The size of a partition bounds the memory for many million rows.
+    Rows with equal keys are in the same partition. Partitions have about ``CHUNK_ROWS`` rows, which limits the memory.
     """
     num_partitions = np.uint64(-(-len(keys) // CHUNK_ROWS))
     for number in range(int(num_partitions)):

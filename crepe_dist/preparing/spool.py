@@ -37,9 +37,9 @@ ROW = np.dtype(
         ("bytes", "<u4"),  # Length of the text, with the values of feature columns, in bytes.
         ("id", "<u2"),  # Length of the row's id, which follows the text, in bytes.
         ("exact", "<u8"),  # Hash of the text and the values of feature columns.
-        ("near", "<u8"),  # Hash of the letters and digits of the same, in lower case.
+        ("near", "<u8"),  # Hash of the letters and digits of the text and these values, in lower case.
         ("exact_alone", "<u8"),  # Hash of the text without the values; 0 if there are no feature columns.
-        ("near_alone", "<u8"),  # Hash of the letters and digits of the text without the values; 0 as above.
+        ("near_alone", "<u8"),  # Hash of the letters and digits of the text alone; 0 if there are no feature columns.
         ("weight", "<f4"),  # Weight of the row; 1 if the rows have no weights.
     ]
 )

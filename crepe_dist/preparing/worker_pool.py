@@ -1,4 +1,4 @@
-"""Pool of worker processes, which end when their parent ends."""
+"""Pool of worker processes. The workers exit when their parent process exits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _inherited: list[Any] = []
 
 # Function that prints a line.
 PrintLine = Callable[[str], None]
-# Function that shows the progress of a phase: its name, the bytes or rows done, and their total (0 if it is unknown).
+# Function that shows progress. Its arguments are the name of the phase, the number of bytes or rows done, and the total
+# (0 if it is unknown).
 ProgressCallback = Callable[[str, int, int], None]
 
 
@@ -47,7 +48,7 @@ class WorkerPool:
     """Worker processes. With a single process, this process does the work.
 
     Attributes:
-        executor: Executor of the processes. ``None``: this process does the work.
+        executor: Executor of the processes. If it is ``None``, this process does the work.
         max_tasks: Maximum number of tasks that are submitted and not finished.
     """
 
@@ -75,9 +76,10 @@ def open_worker_pool(processes: int, remedy: str, work: Callable[[Any], Any] | N
     This process does the work if ``processes`` is 1, or if /dev/shm has no space for the semaphores of the workers.
 
     Args:
-        remedy: How the user can run the command in one process, for the error about a worker that was killed.
-        work: Function that ``call_inherited`` calls, if it is large or cannot be pickled. The workers are forked from
-            this process, and share its memory. Threads of this process must not hold a lock that ``work`` needs.
+        remedy: Instruction for running the command in one process. The error about a killed worker shows it.
+        work: Function for ``call_inherited``. Pass it if the function is large or cannot be pickled. The workers are
+            then forked from this process and share its memory. Threads of this process must not hold a lock that
+            ``work`` needs.
 
     Raises:
         UserError: A worker ended before its work was done.
@@ -101,7 +103,8 @@ def open_worker_pool(processes: int, remedy: str, work: Callable[[Any], Any] | N
 def _describe_failure(executor: Any) -> tuple[str, str]:
     """Describe how the worker that broke the pool ended, and the likely cause.
 
-    The pool terminates the other workers with SIGTERM, so the exit code of another kind belongs to that worker.
+    The pool terminates the other workers with SIGTERM, so an exit code other than SIGTERM belongs to the worker that
+    failed first.
     """
     workers = list((getattr(executor, "_processes", None) or {}).values())
     executor.shutdown(wait=True)  # Wait until all workers have ended, so that their exit codes are known.

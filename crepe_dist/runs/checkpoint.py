@@ -1,4 +1,4 @@
-"""Checkpoints of epochs: their files and their names; and the search for the model that a user names.
+"""Files and names of checkpoints, and the search for the model that a user specifies.
 
 A checkpoint is named by its epoch and its test accuracy, or micro F1 if documents have multiple labels. It has three
 files: the parameters (``.params``), the metadata (``.json``) and the scores of the epoch (``.scores.json``).
@@ -42,7 +42,7 @@ RESULT = "result.json"
 CONFIG = "config.yaml"
 RUN_KEY_FILE = "run.json"
 RUNS = Path("runs")
-DEFAULT_MODEL_FILE = RUNS / "default_model.json"  # Names the model of commands that are given no model.
+DEFAULT_MODEL_FILE = RUNS / "default_model.json"  # Specifies the default model of commands.
 FORMER_DEFAULT_MODEL_FILE = RUNS / "in_use.json"  # Name of the file in earlier versions.
 MODEL_CACHE_FOLDER = "models"  # Folder in the user's cache with copies of models from URLs.
 MODEL_METADATA_FILE = Path(weights_io.MODEL_FILE).with_suffix(".json").name  # Metadata in a model folder.
@@ -117,7 +117,7 @@ def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mappi
 def build_metadata(
     record: Json, data: Dataset, shape: NetworkConfig, precision: str, numerics: Json, scores: Mapping[str, AnyScores]
 ) -> Json:
-    """Return the metadata of a checkpoint. With them, the parameters can be used without further flags.
+    """Return the metadata of a checkpoint. They contain everything that commands need to use the parameters.
 
     Args:
         record: Metrics of the epoch (``epoch_record``).
@@ -199,7 +199,7 @@ def write_checkpoint(
         write_json(sidecar, {"format": FORMAT, **metadata, "sha256": sha256(path)})
     except BaseException:
         if not sidecar.exists():
-            # Parameters without metadata would look like parameters of another program.
+            # A weights file without metadata would look like a file of another program.
             path.unlink(missing_ok=True)
             path.with_suffix(SCORES_SUFFIX).unlink(missing_ok=True)
         raise
@@ -300,16 +300,16 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
-    """Return the path of the parameters of the model that a user names.
+    """Return the path of the weights file of the model that a user specifies.
 
     Args:
         name: A .params file, a model folder, the URL of a model folder, or the folder of a run. A run in ``runs/`` can
-            be named by the start of its name, if no other run starts like this. ``None``: the default model
+            be specified by a prefix of its name, if no other run has this prefix. ``None``: the default model
             (``default_model``), or the newest run in ``runs/`` if no default model was chosen.
-        data: Prepared folder. If runs were trained on it, only these runs count.
+        data: Prepared folder. If any runs were trained on it, only these runs are candidates.
 
     Raises:
-        UserError: There is no such model; or no name was given, and the runs in ``runs/`` have different data sets.
+        UserError: There is no such model; or ``name`` is ``None``, and the runs in ``runs/`` have different data sets.
     """
     if name is None:
         name = default_model() or str(_newest_run(list_runs(), data))
@@ -350,14 +350,17 @@ def _download(url: str) -> Path:
         if not folder.is_dir():
             for path in (metadata, download(f"{url.rstrip('/')}/{weights_io.MODEL_FILE}", copies)):
                 fsync(path)
-            # The folder can exist, because another process can have copied it in the meantime.
+            # The folder may exist, because another process may have copied the model in the meantime.
             with suppress(OSError):
                 metadata.parent.rename(folder)
     return folder / weights_io.MODEL_FILE
 
 
 def resolve_run_name(name: str) -> Path:
-    """Return the only run in ``runs/`` whose name starts like this. Otherwise, return the name as a path."""
+    """Return the run in ``runs/`` whose name starts with ``name``.
+
+    If there is no such run or more than one, or if ``name`` is an existing path, return ``name`` as a path.
+    """
     path = Path(name)
     matches = [] if path.exists() or path.parent not in (Path(), RUNS) else list_runs(path.name)
     return matches[0] if len(matches) == 1 else path
@@ -448,7 +451,7 @@ def log_model_in_use(path: Path, name: str | None) -> Path:
     """Print to standard error which parameters a command uses. Return their path.
 
     Args:
-        name: Name of the model that the user gave; ``None`` if the user gave no name.
+        name: Name of the model that the user specified; ``None`` if the user specified no model.
     """
     run_dir = path.parent.parent if path.parent.name == FOLDER else None
     notes = []

@@ -20,7 +20,7 @@ from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
 MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
-# Metrics of a step, and suffixes of the metrics of an epoch, that are also written for TensorBoard.
+# Metrics that are also written for TensorBoard: the names of step metrics, and the suffixes of epoch metrics.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 MAX_POINTS = 150  # A history has at most twice this number of points.
@@ -46,13 +46,14 @@ def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
 
 
 class TensorBoard:
-    """Writer of an event file of TensorBoard. It writes in the calling thread.
+    """Writer of a TensorBoard event file. It writes in the calling thread.
 
-    ``SummaryWriter`` of tensorboardX writes in a thread of its own. This thread ends if the disk is full, and then the
+    ``SummaryWriter`` of tensorboardX writes in a separate thread. That thread ends if the disk is full, and then the
     queue blocks every caller.
 
     Args:
-        purge_step: TensorBoard ignores events of earlier files from this step on. ``None``: it ignores no events.
+        purge_step: Step from which TensorBoard ignores the events in earlier files. If it is ``None``, TensorBoard
+            ignores no events.
     """
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
@@ -146,7 +147,7 @@ class MetricsLogger:
             self._write()
 
     def _write(self) -> None:
-        """Write all lines or no line. The next line would be appended to a truncated line, and be lost with it."""
+        """Write either all lines or none. The next line would be appended to a truncated line and become unreadable."""
         if not self._unwritten:
             return
         size = self._path.stat().st_size if self._path.is_file() else 0
@@ -173,7 +174,7 @@ class MetricsLogger:
         try:
             self._tensorboard = self._tensorboard or TensorBoard(self._folder, self._purge_step)
             write(self._tensorboard)
-        except Exception as error:  # No error of the library may end the training.
+        except Exception as error:  # An error of the library must not stop the training.
             self._has_tensorboard = False
             self._say(f"TensorBoard gets no more metrics until the command is restarted: {error}")
 

@@ -35,12 +35,12 @@ RESTART_HINT = "start another run with --fresh; add --init-from to start from a 
 
 @dataclass
 class TrainerState:
-    """Position of a run, and all other values that are restored, except the arrays.
+    """Position of a run, and all other restored values except the arrays.
 
     Attributes:
         step: Number of steps since the start of the run.
         epoch: Number of the current epoch, from 1.
-        documents: Number of documents of the epoch that were trained on, over all ranks.
+        documents: Number of documents that all ranks together have trained on in this epoch.
         smoothed_loss: Moving average of the loss within the epoch, in nats per document; ``None`` at its start.
         loss_sum: Sum of the losses of these documents, in nats.
         seconds: Training time of the epoch.
@@ -65,7 +65,7 @@ class TrainerState:
 
     @property
     def train_loss(self) -> float:
-        """Mean loss of the documents of the epoch that were trained on, in nats; 0 at the start of the epoch."""
+        """Mean loss in nats of the documents trained on in this epoch; 0 at the start of the epoch."""
         return self.loss_sum / max(self.documents, 1)
 
     def record_step(self, documents: int, loss: float) -> None:

@@ -40,7 +40,7 @@ from crepe_dist.settings.config import Config, flatten
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
 
-# Time limit for an earlier group's processes to end. NFS keeps a dead client's locks for 90 s.
+# Time limit in seconds for the processes of an earlier group to end. NFS keeps the locks of a dead client for 90 s.
 LOCK_SECONDS = 100.0
 # Number of seconds after which a message about a wait is printed. Processes of an earlier group usually end sooner.
 WAIT_MESSAGE_SECONDS = 3.0
@@ -123,7 +123,7 @@ class RunDir:
         return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
 
     def removable_files(self) -> list[Path]:
-        """List the files and folders that can be removed; call while the directory is locked.
+        """List the files and folders that can be removed. Call this method while the directory is locked.
 
         Leftovers of killed processes can be removed from every run. A finished run no longer needs its resume state,
         the folder of its refit, and its checkpoints except the reported and the latest checkpoint. It does not need the
@@ -137,7 +137,7 @@ class RunDir:
             return paths
         paths += [path for path in (self.state, *[self.refit.path] * self.is_refitted) if path.is_dir()]
         unlabelled = result["provenance"].get("unlabelled", {})
-        # The supervised model's checkpoint replaced the student's checkpoint, so no later checkpoint is of use.
+        # The supervised model's checkpoint replaced the student's checkpoint, so later checkpoints are not needed.
         is_final = self.is_refitted or unlabelled.get("reported") == checkpoint.SUPERVISED
         latest = [] if is_final else checkpoint.list_checkpoints(self.path / FOLDER)[:1]
         return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
@@ -504,7 +504,7 @@ class RunRecord:
 
     @property
     def data_folder(self) -> Path:
-        """Folder that held the data during training."""
+        """Folder that contained the data during training."""
         source = str(self.settings.get("data.source", SAMPLE))
         return Path(self.provenance["data"]) if self.provenance else dataset_folder(source)
 
@@ -530,13 +530,13 @@ class RunRecord:
         return data
 
     def seen_in_training(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
-        """Return which documents have the text of a document that the run was trained on.
+        """Return masks of the documents whose text equals the text of a document that the run was trained on.
 
         Returns:
-            bool [documents] for each of the splits ``LEARNED_SPLITS``.
+            One mask, bool [documents], for each of the splits ``LEARNED_SPLITS``.
 
         Raises:
-            UserError: The data of the run do not exist any more, or are other data.
+            UserError: The data of the run no longer exist, or have changed.
         """
         splits, hashes = self.open_dataset(None).splits, documents.source_rows[:, HASH]
         return {name: np.isin(hashes, splits[name].source_rows[:, HASH]) for name in LEARNED_SPLITS if name in splits}

@@ -35,9 +35,10 @@ TOP_K_PER_MISTAKE = 3  # Number of most probable classes that are stored per mis
 TOP_K = (3, 5)  # Values of k of the top-k accuracies.
 MAX_STORED_CLASSES = 1000  # With more classes, no scores are stored, because the confusion matrix would be too large.
 MAX_STORED_DOCUMENTS = 1 << 21  # With more documents, ``is_correct`` is not stored.
-# Weight of the threshold of all classes together in the threshold of one class, in documents with the label.
+# Weight of the common threshold of all classes when the threshold of one class is chosen. The unit is one document with
+# the label.
 PRIOR_DOCUMENTS = 4
-DEFAULT_THRESHOLD = 0.5  # Probability from which a label is predicted if there is no validation split.
+DEFAULT_THRESHOLD = 0.5  # Minimum probability of a predicted label if there is no validation split.
 NOT_STORED = ("loss_error",)  # Attributes that are not stored.
 # Keys of stored scores in earlier versions. ``evaluate --json`` still prints these keys.
 FORMER_KEYS = {
@@ -315,7 +316,7 @@ class MultilabelScores(ClassificationScores):
             classes. There is no temperature for multilabel probabilities.
         confusion_counts: True positives, false positives and false negatives of each class, int64 [classes, 3].
         average_precision: Average precision of each class, float64 [classes].
-        thresholds: Probability from which each class is predicted, float64 [classes].
+        thresholds: Minimum probability at which each class is predicted, float64 [classes].
         reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the probability of a class of a
             document: the number of pairs of a document and a class, the number of pairs whose class is a label of the
             document, and the sum of the probabilities in millionths.
@@ -390,7 +391,7 @@ def choose_thresholds(histogram: Counts) -> Floats:
 
 
 def _best_intervals(histogram: Counts) -> npt.NDArray[np.int64]:
-    """Return the interval from which each class is predicted with the highest F1, int64 [classes].
+    """Return the interval at which the threshold of each class maximises F1, int64 [classes].
 
     If more than one interval has the highest F1, return the middle one.
     """
@@ -454,7 +455,7 @@ def _f1(confusion_counts: Counts) -> Floats:
 
 
 def _to_json(value: Any) -> Any:
-    """Convert a value of scores to JSON. Bits are encoded in base64."""
+    """Convert an attribute of scores to a JSON value. Bits are encoded in base64."""
     if isinstance(value, np.ndarray) and value.dtype == bool:
         return (
             base64.b64encode(np.packbits(value).tobytes()).decode("ascii")

@@ -17,13 +17,13 @@ Text = TypeVar("Text", str, bytes)
 BATCH_BYTES = 1 << 21
 # Maximum size of a row in bytes. Longer rows usually come from a broken file.
 MAX_RECORD = 1 << 20
-# Maximum ratio of decompressed to compressed size. gzip can reach 1,032; texts reach 3 to 20.
+# Maximum ratio of the decompressed size to the compressed size. gzip can reach 1,032. Texts usually reach 3 to 20.
 MAX_EXPANSION = 200
 # Decompressed size in bytes that is always allowed.
 MIN_EXPANSION_BYTES = 1 << 30
 # Length of the excerpt of an invalid row, in characters.
 EXCERPT = 80
-# Number of first rows from which the header and the columns are detected.
+# Number of rows at the start of a file that are used to detect the header and the columns.
 DETECTION_ROWS = 200
 # Reasons why a row is invalid.
 NOT_UTF_8 = "not UTF-8"
@@ -33,7 +33,7 @@ ENCODING_REMEDY = 'save the file as "CSV UTF-8" in Excel, or name its encoding, 
 
 
 class Row(NamedTuple):
-    """Row of a source, before it is checked.
+    """Row of a source before validation.
 
     Attributes:
         line: Number of the row's first line, from 1. In formats without lines, the number of the row.
@@ -127,7 +127,7 @@ class OpenFile(NamedTuple):
         kept_columns: Names of the columns in ``Row.cells``.
         delimiter: Delimiter of a CSV file; a comma for other formats.
         columns: All columns. ``None`` for formats without columns.
-        hint: Names of the columns that are not read, with the flags that read them. Empty if all columns are read.
+        hint: Message that lists the columns that are not read and the flags to read them; empty if all are read.
     """
 
     name: str
@@ -196,7 +196,7 @@ def parse_rows(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text]
 
 
 def check_text(text: str) -> bytes:
-    """Encode the text of a row, and the values after it, as UTF-8.
+    """Encode the text of a row and its feature values as UTF-8.
 
     Raises:
         ValueError: The text is empty or cannot be encoded.
@@ -210,7 +210,7 @@ def check_text(text: str) -> bytes:
 
 
 def excerpt(text: str | bytes, length: int = EXCERPT) -> str:
-    """Return the first characters of invalid data as valid text."""
+    """Return the first characters of invalid data, with invalid parts replaced."""
     if isinstance(text, bytes):
         return text[:length].decode("utf-8", "replace")
     return text[:length].encode("utf-8", "replace").decode()

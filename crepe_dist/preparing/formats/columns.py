@@ -16,8 +16,8 @@ from crepe_dist.files.csv_cells import ESCAPED_MARKER
 from crepe_dist.preparing.formats import Row
 from crepe_dist.preparing.label_parsing import labels_to_cell
 
-# Usual names of the label column, of the text column, and of a title that precedes the text. Earlier names have
-# priority.
+# Common names of the label column, of the text column, and of a title column that is joined before the text. Names at
+# the front have priority.
 LABEL_NAMES = (
     "label", "class", "category", "target", "sentiment", "class index", "labels", "classes", "topic", "y",
     "stars", "rating",
@@ -35,28 +35,28 @@ DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
 # Maximum number of rows above a header.
 MAX_TITLE_ROWS = 10
-# Fraction of the values of a column that must have a property, so that the column counts as having it.
+# A column counts as numeric, for example, if more than this fraction of its values are numbers.
 MIN_PROPORTION = 0.9
-# Minimum number of rows for the decision that all values of a column differ.
+# Minimum number of rows needed to decide that nearly all values of a column differ.
 MIN_ROWS_TO_COMPARE = 40
 # Maximum number of distinct values in a categorical column.
 MAX_CATEGORIES = 20
-# Characters between the digits of numbers, dates and times, for ``str.translate``, which removes them.
+# Argument of ``str.translate`` that removes the characters between the digits of numbers, dates and times.
 NUMBER_SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))
 
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """Columns that the user gave, by name or by number from 1.
+    """Columns that the user specified, by name or by number from 1.
 
     Attributes:
-        label: Column of the label. ``None``: detect it.
-        texts: Columns of the text, which are joined in this order. Empty: detect them.
-        weight: Column of the weights. ``None``: no weights. It is never detected.
+        label: Label column. If it is ``None``, the column is detected.
+        texts: Text columns, which are joined in this order. If there are none, the columns are detected.
+        weight: Column of the weights; ``None`` if there are no weights. It is never detected.
         labels: Columns of the classes, which replace ``label``. They are never detected.
-        id: Column of the ids. ``None``: no ids. It is never detected.
+        id: Id column; ``None`` if there are no ids. It is never detected.
         id_required: False if the column ``id`` may be missing.
-        needs_label: False if the column ``label`` may be missing. It is then detected.
+        needs_label: False if the column ``label`` may be missing. If it is missing, the label column is detected.
         preferred_texts: Names of the columns of the text that a model was trained on. They are used if the file has at
             least one of these columns.
         reference_columns: Columns of another file. They are used for a file whose columns have no names.
@@ -78,7 +78,7 @@ class ColumnSpec:
 
     @property
     def names(self) -> list[str]:
-        """All columns that the user gave."""
+        """All specified columns, including ``preferred_texts``."""
         columns = (
             self.label,
             *self.texts,
@@ -193,9 +193,9 @@ class ResolvedColumns:
 
 
 def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
-    """Return True if the first row is a header: it has a name from ``spec`` or a usual name of a label or text.
+    """Return True if the first row is a header: it has a name from ``spec``, or a common name of a label or text.
 
-    A usual name does not count if it also occurs below in its column, because a class may be called "review".
+    A common name does not count if a lower row of its column repeats it, because a class may be called "review".
     """
     if not rows:
         return False
@@ -209,12 +209,12 @@ def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
 
 
 def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, has_header: bool) -> int:
-    """Count the rows above the header, such as a title and a blank row; 0 if the first row may be the header.
+    """Count the rows above the header, such as a title and a blank row. Return 0 if the first row may be the header.
 
-    Such a row has at most one cell that is not blank, and the rows below it have more.
+    A row above the header has at most one non-blank cell, and the rows below it have more.
 
     Args:
-        has_header: True if the user said that there is a header. False if it must be detected.
+        has_header: True if the user specified that there is a header. False if the header must be detected.
     """
     widths = [sum(map(bool, map(str.strip, row))) for row in rows]
     above = next((i for i, width in enumerate(widths) if width > 1), 0)
@@ -226,10 +226,11 @@ def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, 
 
 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Return True if the first row differs from the others in a way that it may be a header. The user must decide.
+    """Return True if the first row differs so much from the other rows that it may be a header. The user must decide.
 
-    It differs if one of its cells is empty and no other cell of the column is, if one of its cells is a word and the
-    column has numbers, or if its first cell is unique and every other value of this column occurs more than once.
+    The first row differs in one of three cases: one of its cells is empty, and no other cell of the column is empty;
+    one of its cells is a word, and the other cells of the column are numbers; or its first cell is unique, and every
+    other value of the first column occurs more than once.
     """
     cells, *rows_below = rows
     if len(rows_below) < 3:
@@ -282,16 +283,16 @@ def choose_columns(
 ) -> ResolvedColumns:
     """Choose the columns of a file.
 
-    Columns that the user gave have priority, then columns with usual names, then the only column that is left. Without
-    a header, the first column is the label and all other columns are text. A column of numbers is never detected as
-    text.
+    Columns that the user specified have priority. Columns with common names come next, and then the only remaining
+    column. Without a header, the first column is the label and all other columns are text. A numeric column is never
+    detected as text.
 
     Args:
         file: Name of the file in messages.
         names: Names of its columns.
-        has_label: True if no label is needed. A column that looks like a label is then ignored, unless no other column
-            can be the text.
-        rows: First rows. They show which columns have dates, which cannot be labels, or numbers, which cannot be texts.
+        has_label: True if the class is known without a label column, or no label is needed. A column that looks like a
+            label is then ignored, except if no other column can be the text.
+        rows: First rows. A column of dates is not detected as the label, and a column of numbers not as the text.
         has_header: True if the columns have names.
 
     Raises:
@@ -340,7 +341,7 @@ def choose_columns(
     free = [i for i in named if not _mostly_pass(DATE.match, _filled(i, rows))]
 
     def only(what: str, left: list[int]) -> int:
-        """Return the column that is left if there is only one."""
+        """Return the only remaining column. Raise ``UserError`` if there is not exactly one."""
         if len(left) == 1:
             return left[0]
         header = "" if has_header else "; no header was detected, and --header yes reads the names"
@@ -382,7 +383,7 @@ def choose_columns(
 
 
 def _is_mostly_unique(place: int, rows: Sequence[Sequence[str]]) -> bool:
-    """Return True if nearly all values of a column differ. The values of a label do not."""
+    """Return True if nearly all values of a column differ. Such a column cannot be the label."""
     values = [row[place] for row in rows if place < len(row)]
     return len(values) >= MIN_ROWS_TO_COMPARE and len(set(values)) > MIN_PROPORTION * len(values)
 
@@ -405,7 +406,7 @@ def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, c
 
 
 def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
-    """Refuse a column that is chosen two times. Exception: an id may also be read as text."""
+    """Raise ``UserError`` if a column is chosen for two purposes. Exception: an id column may also be read as text."""
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.feature_columns))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:
@@ -415,7 +416,7 @@ def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
 
 
 def _flag_name(what: str) -> str:
-    # The flags are --text-column and --weight-column, because --text of `predict` is a text to classify.
+    # The flag is --text-column, because --text of `predict` is a text to classify. --weight-column works like it.
     return f"--{what}" if what in ("label", "label-columns", "id", "category", "number") else f"--{what}-column"
 
 

@@ -34,10 +34,11 @@ class JsonLinesParser:
     """Parser of JSON Lines, with one object per line.
 
     Args:
-        columns: Keys to read. The key of the last text must exist in each row. Keys of other texts may be missing.
+        columns: Keys to read. Each row must have the key of the last text column. Keys of other text columns may be
+            missing.
         label: Class of all rows, if the name of the file contains it.
         cell_columns: Keys whose values are returned in ``Row.cells``.
-        nested: The label may be a list of labels, or an object with their probabilities.
+        nested: True if the label may be a list of labels, or an object that maps labels to probabilities.
     """
 
     columns: ResolvedColumns
@@ -96,7 +97,7 @@ def open_json_lines(
             f"convert it: jq -c '.[]' {name} > {name}l",
         )
     first = list(islice(_iter_objects(file.head), DETECTION_ROWS))
-    keys = list(dict.fromkeys((*spec.names, "label", "text")))  # Used if no line can be parsed.
+    keys = list(dict.fromkeys((*spec.names, "label", "text")))  # These keys are used if no line can be parsed.
     if first:
         keys = list(_iter_keys(first[0], (spec.label, *LABEL_NAMES) if nested else (spec.label,)))
         keys += [

@@ -1,4 +1,5 @@
-"""Files of lines. Plain or gzipped bytes are converted to UTF-8 and cut at line ends, in bounded memory.
+"""Reading of files that consist of lines. The data may be gzipped. They are converted to UTF-8 and split into batches
+of whole lines, in bounded memory.
 
 This module also parses two formats with one document per line: plain texts, and the training files of fastText.
 """
@@ -40,9 +41,9 @@ from crepe_dist.settings.flags import UTF_8
 GZIP_MAGIC = b"\x1f\x8b"
 # Start of the reasons why a gzipped file ends early.
 DAMAGED_GZIP = "the gzip data"
-# Number of bytes that are read from a file at a time.
+# Size of a read from a file in bytes.
 PIECE = 1 << 18
-# First bytes of unsupported formats, with the name of the format and the program that unpacks it.
+# First bytes of unsupported formats, mapped to the name of the format and the program that unpacks it.
 UNSUPPORTED = {
     b"BZh91AY&SY": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
@@ -52,15 +53,15 @@ UNSUPPORTED = {
 JSON_STARTS = (b"{", b"[")
 USE_UTF_8 = "pass --encoding utf-8"
 NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
-# Byte order marks at the start of a file, with the encodings that they announce.
+# Byte order marks at the start of a file, mapped to the encodings that they indicate.
 BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32-le",  # Before UTF-16, because this mark starts with the mark of UTF-16.
+    codecs.BOM_UTF32_LE: "utf-32-le",  # It precedes UTF-16, because it starts with the mark of UTF-16.
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: UTF_8,
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# Error handler for decoding. It replaces invalid bytes of any encoding by a byte that is also invalid in UTF-8.
+# Error handler for decoding. It replaces bytes that are invalid in any encoding with a byte that is invalid in UTF-8.
 INVALID_BYTE = "crepe_dist.invalid_byte"
 codecs.register_error(INVALID_BYTE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
@@ -116,13 +117,15 @@ class LineReader:
 
     Attributes:
         encoding, encoding_warning: See ``SourceFile``.
-        head: Next bytes, which are not consumed yet.
-        problem: Reason why the data ends early. Empty if it does not.
+        head: Bytes that were read but not yet consumed.
+        problem: Reason why the data ends early. Empty if the data is complete.
 
     Args:
         encoding: Encoding of a file that does not start with a byte order mark.
-        json_encoding: Encoding of such a file if it starts like JSON. ``None``: ``encoding``.
-        live: Yield small batches. From a pipe, yield the lines that have arrived without waiting for more.
+        json_encoding: Encoding of a file without a byte order mark that starts like JSON. If it is ``None``,
+            ``encoding`` is used.
+        live: If True, batches are small, and the lines that have arrived from a pipe are yielded without waiting for
+            more lines.
 
     Raises:
         UserError: The file cannot be opened, or has an unsupported compression or encoding.
@@ -168,7 +171,7 @@ class LineReader:
         return b"".join(data)
 
     def fill_head(self, lines: int) -> None:
-        """Fill ``head`` with ``BATCH_BYTES``. From a live pipe, stop as soon as it has this number of lines."""
+        """Read until ``head`` has ``BATCH_BYTES``. For a live pipe, stop when ``head`` has this number of lines."""
         pieces, size = [self.head], len(self.head)
         count = self.head.count(b"\n")
         while size < BATCH_BYTES and not self._ended and not (self._live and count >= lines):
@@ -203,7 +206,7 @@ class LineReader:
             yield RawBatch(self._line, b"", 0, (InvalidRow(self._line, self.problem, excerpt(self.head)),))
 
     def _shorten_line(self) -> None:
-        # Quotes are removed, because a CSV parser would read the next lines as part of an open quoted field.
+        # Quotes are removed. Otherwise, a CSV parser could read the next lines as part of a quoted field.
         start = self.head[:EXCERPT].replace(b'"', b"")
         while (end := self.head.find(b"\n")) < 0 and not self._ended:
             self.head = next(self._pieces, b"")

@@ -30,11 +30,11 @@ from crepe_dist.preparing.formats import (
 from crepe_dist.preparing.formats.columns import ColumnSpec, ResolvedColumns, choose_columns
 from crepe_dist.preparing.formats.lines import GZIP_MAGIC
 
-# Example values, which stand for the values of a column of dates or numbers when columns are chosen.
+# Example values. When columns are chosen, they replace the dates of a column and its missing numbers.
 DATE, NUMBER = "2000-01-01", "1"
 # Maximum number of rows that are read at a time.
 MAX_ROWS = 8192
-# Number of bytes that are read at a time if all rows have the same length.
+# Approximate size in bytes of the rows that are read at a time. It is exact if all rows have the same length.
 MAX_SIZE = 1 << 25
 # Maximum size of a column in a row group, in bytes.
 MAX_CHUNK = 1 << 30
@@ -42,14 +42,14 @@ MAX_CHUNK = 1 << 30
 
 @dataclass(frozen=True)
 class ParquetParser:
-    """Parser of Arrow record batches. They have only the columns that are read, as text.
+    """Parser of Arrow record batches. A batch contains only the columns to read, converted to text.
 
     Args:
         columns: Columns of the batches.
         label: Class of all rows, if the name of the file contains it.
         label_names: Names of the integers in the label column (``ClassLabel`` of `datasets`). ``None`` if unknown.
         cell_columns: Positions of the columns whose values are returned in ``Row.cells``.
-        nested: The label may be a list, as JSON.
+        nested: True if the label may be a list, encoded as JSON.
     """
 
     columns: ResolvedColumns
@@ -88,7 +88,7 @@ def _name_label(number: str, names: Mapping[int, str]) -> str:
 
 
 def _name_labels(cell: str, names: Mapping[int, str]) -> str:
-    """Replace the number in a cell, or the numbers in its list, by names."""
+    """Replace the number in a cell, or the numbers in a list in the cell, with class names."""
     try:
         numbers = json.loads(cell) if cell.startswith("[") else [int(cell)] if cell.isdecimal() else []
         return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
@@ -101,9 +101,9 @@ class ParquetReader:
 
     Args:
         columns: Names of the columns.
-        convert: Function that converts the array of a column, given the name of the column. The array may be a
-            dictionary array.
-        of_text: Refuse columns whose rows are longer than a text may be.
+        convert: Function that converts the array of a column. Its arguments are the name of the column and the array,
+            which may be a dictionary array.
+        of_text: If True, columns whose rows are longer than the maximum length of a text are refused.
     """
 
     encoding = encoding_warning = ""
@@ -140,7 +140,10 @@ class ParquetReader:
                 yield RawBatch(line, pa.record_batch([], names=[]), 0, (InvalidRow(line, reason, "", end + 1 - line),))
 
     def _pieces(self, group: int) -> Iterator[pa.RecordBatch]:
-        """Yield a row group, a few rows at a time. In the file, many rows can share one copy of a long text."""
+        """Yield a row group in small batches.
+
+        The file may store a long text once for many rows, so the rows can be much larger in memory than in the file.
+        """
         rows = self._rows_at_a_time(self._file.metadata.row_group(group))
         for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._columns, use_threads=False):
             ends = np.cumsum(sum((_text_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, np.int64)))
@@ -268,12 +271,12 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _open_as_text(path: Path, schema: pa.Schema, columns: Sequence[str]) -> ParquetReader:
-    """Open a file and read these columns as text."""
+    """Open a file. Return a reader that converts the given columns to text."""
     return ParquetReader(path, _open_file(path, schema, columns), columns, lambda _, array: _as_text(array))
 
 
 def own_rows(path: Path) -> tuple[pa.Schema, ParquetReader]:
-    """Open a Parquet file and read all columns in their own types. Return the schema and the reader.
+    """Open a Parquet file. Return its schema, and a reader of all columns that keeps their types.
 
     Raises:
         UserError: Several columns have the same name.
@@ -293,8 +296,8 @@ def own_rows(path: Path) -> tuple[pa.Schema, ParquetReader]:
 def _open_file(path: Path, schema: pa.Schema, columns: Sequence[str]) -> pq.ParquetFile:
     """Open a file so that columns of texts and bytes are read as dictionary arrays.
 
-    A dictionary array holds one copy of a text that many rows repeat, so its size can be measured before it is copied
-    to all these rows.
+    A dictionary array stores a repeated text only once. Therefore the size of the rows can be computed before the text
+    is copied to each of them.
     """
     repeated = [name for name in columns if _has_length(schema.field(name).type)]
     return pq.ParquetFile(path, read_dictionary=repeated, pre_buffer=False, buffer_size=1 << 20)

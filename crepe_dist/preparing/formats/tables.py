@@ -1,4 +1,4 @@
-"""Readers of tables: CSV, TSV and workbooks of Excel, with or without a header line."""
+"""Readers of CSV files, TSV files and Excel workbooks, with or without a header line."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from crepe_dist.preparing.formats.lines import LineReader, number_lines
 # quotes is even. If this line is farther away, only the first line is skipped, so that one stray quote does not make
 # the rest of the file invalid.
 BROKEN_LINES = 50
-# Delimiters of "CSV" files that are detected.
+# Delimiters that can be detected in a "CSV" file.
 DELIMITERS = ",;\t|"
-# Maximum number of rows in a sheet of Excel. openpyxl yields a blank row for each row number that is missing.
+# Maximum number of rows in an Excel sheet. openpyxl yields a blank row for each row number that is missing.
 MAX_ROWS = 1 << 20
 # Number of rows of a sheet in a batch.
 SHEET_ROWS = 256
@@ -55,7 +55,8 @@ MAX_WORKBOOK_BYTES = 1 << 29
 # Maximum number of cells in a sheet. openpyxl fills each row with empty cells up to its last cell, so a small file can
 # have very many cells. A workbook of ``MAX_WORKBOOK_BYTES`` has fewer non-empty cells than this.
 MAX_CELLS = 1 << 25
-# Maximum number of strings in a workbook, one for each row of a sheet. openpyxl holds all strings in memory.
+# Maximum number of strings in a workbook, which allows one string per row of a sheet. openpyxl keeps all strings in
+# memory.
 MAX_STRINGS = 1 << 20
 # Maximum number of XML tags in a row, in a string, or in a part of the workbook that is parsed as a whole.
 MAX_TAGS = 1 << 20
@@ -66,7 +67,7 @@ NumberedFields = tuple[int, list[str]]
 
 @dataclass(frozen=True)
 class TableParser:
-    """Parser of tables. A batch holds lines, or rows that are already divided into fields.
+    """Parser of tables. A batch contains either lines, or rows that are already split into fields.
 
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
@@ -74,7 +75,7 @@ class TableParser:
         label: Class of all rows, if the name of the file contains it.
         delimiter: Delimiter of the fields.
         keep_cells: Return the values of all columns in ``Row.cells``.
-        has_guards: This package wrote the file, and escaped its fields against formula injection.
+        has_guards: True if this package wrote the file and escaped its fields against formula injection.
     """
 
     kind: str
@@ -110,9 +111,9 @@ class TableParser:
 class CsvRecords:
     """Batches of whole records of a CSV file.
 
-    A record may have several lines. Lines with quotes are parsed here to find the ends of the records, by the strict
-    rules of RFC 4180, because with lenient rules a stray quote would join many rows. The workers divide the records
-    into fields.
+    A record may span multiple lines. Lines with quotes are parsed here to find the ends of the records. The parser
+    follows the strict rules of RFC 4180, because under lenient rules a stray quote would join many rows. The workers
+    split the records into fields.
     """
 
     lines: Iterable[RawBatch]
@@ -144,7 +145,7 @@ def _split_csv(
 
     Args:
         first: Number of the first line.
-        is_last: True if the file ends with these lines. False: an incomplete record at the end is not parsed.
+        is_last: True if the file ends with these lines. If it is False, an incomplete record at the end is not parsed.
 
     Returns:
         The rows, the invalid rows, and the number of parsed lines.
@@ -174,7 +175,7 @@ def _split_csv(
 
 
 def _count_broken_lines(lines: Sequence[str]) -> int:
-    """Return the number of lines of the broken record at the start. Return 0 if more lines are needed to decide."""
+    """Return the number of lines in the broken record at the start, or 0 if more lines are needed to decide."""
     quotes = 0
     for count, line in enumerate(lines, start=1):
         quotes += line.count('"')
@@ -184,13 +185,13 @@ def _count_broken_lines(lines: Sequence[str]) -> int:
 
 
 class ExcelReader:
-    """Reader of the first sheet of a workbook of Excel, in bounded memory.
+    """Reader of the first sheet of an Excel workbook. It uses bounded memory.
 
     Attributes:
-        first_rows: First rows that are not empty, each with its number.
+        first_rows: First non-empty rows with their row numbers.
 
     Raises:
-        UserError: The file is no workbook, is damaged, or expands too much.
+        UserError: The file is not a workbook, is damaged, or expands too much.
     """
 
     encoding = encoding_warning = ""
@@ -257,7 +258,7 @@ class ExcelReader:
 class _Archive(zipfile.ZipFile):
     """Zip archive of a workbook that limits the number of XML tags.
 
-    A parsed tag needs a hundred times as much memory as its text, so a small file could fill the memory.
+    A parsed tag needs a hundred times as much memory as its source text, so a small file could fill the memory.
 
     Args:
         name: Name of the workbook in messages.
@@ -289,13 +290,13 @@ class _Archive(zipfile.ZipFile):
 
 
 def _open_workbook(stream: BinaryIO, name: str) -> tuple[_Archive, Any]:
-    """Open a workbook with openpyxl, within the limits of its strings and tags."""
+    """Open a workbook with openpyxl. Limit the number of its strings and tags."""
     # Importing openpyxl takes 0.2 s.
     from openpyxl.reader.excel import SHARED_STRINGS, ExcelReader
     from openpyxl.reader.strings import SHEET_MAIN_NS, Text, iterparse
 
     class Reader(ExcelReader):  # type: ignore[misc]
-        """Reader that works like ``openpyxl.load_workbook``, but limits and parses the strings itself."""
+        """Reader that works like ``openpyxl.load_workbook``. It parses the strings itself and limits their number."""
 
         def read_strings(self) -> None:
             part = self.package.find(SHARED_STRINGS)
@@ -306,7 +307,7 @@ def _open_workbook(stream: BinaryIO, name: str) -> tuple[_Archive, Any]:
                     if node.tag != f"{{{SHEET_MAIN_NS}}}si":
                         continue
                     archive.tags = 0
-                    # A string without formats is parsed here, because openpyxl takes ten times as long.
+                    # A string without formatting is parsed here. openpyxl would take ten times as long.
                     is_plain = all(child.tag == f"{{{SHEET_MAIN_NS}}}t" for child in node) and len(node) < 2
                     text = "".join(child.text or "" for child in node) if is_plain else Text.from_tree(node).content
                     self.shared_strings.append(text.replace("x005F_", ""))
@@ -339,7 +340,7 @@ def open_table(
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
         name: Name in messages.
-        header: ``yes``, ``no`` or ``auto``. With ``auto``, ``DETECTION_ROWS`` rows of a live pipe are awaited.
+        header: ``yes``, ``no`` or ``auto``. With ``auto``, it waits for ``DETECTION_ROWS`` rows of a live pipe.
         label: Class of all rows, if the name of the file contains it.
         keep_cells: Return the values of all columns in ``Row.cells``.
 
@@ -401,10 +402,10 @@ def open_table(
 
 
 def _detect_delimiter(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
-    """Detect the delimiter. Return it with the first rows, and the number of the last line of each row.
+    """Detect the delimiter. Return the delimiter, and the first rows with the number of the last line of each row.
 
     Spreadsheets may write "CSV" with semicolons. The delimiters are compared by these criteria, in this order: there is
-    more than one column; the columns have usual names; most rows have equal width; there are few distinct labels.
+    more than one column; the columns have common names; most rows have the same width; there are few distinct labels.
     """
     if delimiters == "\t":
         return delimiters, list(islice(_split_tsv(enumerate(text.split("\n"), start=1)), DETECTION_ROWS))
@@ -437,7 +438,7 @@ def _csv_head(text: str, delimiter: str) -> list[NumberedFields]:
 
 
 def _split_tsv(lines: Iterable[tuple[int, str]]) -> Iterator[NumberedFields]:
-    """Divide lines at tabs. Quotes are ordinary characters, but quotes around a whole field are removed."""
+    """Split lines at tabs. Quotes around a whole field are removed. All other quotes are ordinary characters."""
     for number, line in lines:
         if line := line.rstrip("\r"):
             fields = line.split("\t")
