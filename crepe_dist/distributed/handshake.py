@@ -38,7 +38,7 @@ from crepe_dist.errors import UserError
 
 SECRET_ENV = "CREPE_DIST_SECRET"
 MIN_SECRET_LENGTH = 16  # Minimum length of the secret, in characters.
-MAX_RANKS = 1 << 20
+MAX_RANKS = 1 << 20  # Maximum number of ranks.
 HANDSHAKE_SECONDS = 5.0  # Time limit for the greeting and the first message of a client, which may be an attacker.
 MAX_MESSAGE_BYTES = 1 << 12  # Maximum size of the greeting, and default maximum size of later messages.
 MAX_UNKNOWN_CALLERS = 64  # Maximum number of clients that a listener serves in addition to the expected processes.
@@ -50,7 +50,7 @@ PROTOCOL = b"crepe_dist 1"
 # The MAC covers these two fields and then the content: whether the client is the sender, and the message number.
 MAC_PREFIX_STRUCT = struct.Struct("<?I")
 DIGEST = "sha256"
-MAC_BYTES = 32
+MAC_BYTES = 32  # Length of a MAC.
 # Errors of accept(2) that concern only one connection, according to the Linux manual. The client has disconnected.
 CALLER_GONE_ERRNOS = (
     errno.ECONNABORTED, errno.EINTR, errno.EAGAIN, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,

@@ -44,12 +44,12 @@ from crepe_dist.errors import ExitCode, UserError
 from crepe_dist.settings.aliases import read_variable
 
 ADDRESS_ENV, PORT_ENV, SECONDS_ENV = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_RENDEZVOUS_SECONDS"
-DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"
+DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"  # Values of MASTER_PORT and of the time limit if they are not set.
 LOOPBACK = ("127.0.0.1", "localhost")
 NOTE_SECONDS = 10.0  # Waiting time after which a rank prints what it is waiting for.
 REQUEST_SECONDS = 5.0  # Time limit for connecting to another rank, and for its answer.
 MAX_ADDRESS_BYTES = 64  # Maximum size of an address and its port in JSON.
-MAX_SHOWN_RANKS = 16
+MAX_SHOWN_RANKS = 16  # Maximum number of missing ranks in a message.
 REPORT_SCHEMA: Schema = {
     "host": handshake.string_check(255),
     "pid": handshake.int_check(1, 1 << 31),

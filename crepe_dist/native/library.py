@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Environment variable for developers. Its value is one of BUILDS, or NONE to run as if installed without a compiler.
 KERNELS_ENV = "CREPE_DIST_KERNELS"
-NONE = "none"
+NONE = "none"  # Value of ``KERNELS_ENV``.
 # Environment variable for developers. If its value is 1, builds without bfloat16 instructions emulate these
 # instructions.
 IN_SOFTWARE = "CREPE_DIST_SOFTWARE_BFLOAT16"
