@@ -98,7 +98,7 @@ def main(name: str) -> None:
     if name == "train":
         import_module("crepe_dist.settings.config").print_help(
             sys.argv[1:]
-        )  # Before the import of module `train`, which is slow.
+        )  # Called before the module `train` is imported, because that import is slow.
         try:
             import_module("crepe_dist.train").main()
         except KeyboardInterrupt:

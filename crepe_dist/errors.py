@@ -18,7 +18,7 @@ class ExitCode(enum.IntEnum):
 
     Attributes:
         ERROR: Error that the user must fix. The same command would fail again.
-        PEER_GONE: Another process of the group ended. The exit code of that process gives the cause.
+        PEER_GONE: Another process of the group ended. The exit code of that process shows the cause.
         FAILURE: Unexpected error. The same command may succeed.
         STOPPED: Stopped on request (SIGTERM). If a run had started, its state has been saved, and the same command
             resumes the run.
@@ -71,7 +71,7 @@ class UserError(Exception):
             lines.append(f"  why: {self.why}")
         if self.remedy:
             lines.append(f"  do:  {self.remedy}")
-        # File names and file contents may have control characters, which a terminal would execute.
+        # File names and file contents may contain control characters, which a terminal would interpret.
         return "\n".join(map(escape_to_one_line, lines))
 
 

@@ -77,7 +77,7 @@ def score_name(is_multilabel: bool) -> str:
 
 
 def head(items: list[Item], most: int) -> list[Item]:
-    """Return the first ``most`` items. If only one more item follows, return it as well, in place of "1 more"."""
+    """Return the first ``most`` items, or all items if there is only one more ("1 more" would not be shorter)."""
     return items if len(items) == most + 1 else items[:most]
 
 

@@ -13,7 +13,7 @@ from crepe_dist.version import __version__
 # Packages whose versions must be the same in all processes of a group, because the versions affect the results.
 NUMERICAL_PACKAGES = ("mxnet", "mxnet-cu112", "horovod", "numpy", "nvidia-cuda-nvrtc-cu12")
 PACKAGES = (*NUMERICAL_PACKAGES, "pandas", "pyyaml")
-# Suffixes of the source files whose hash identifies this version.
+# Suffixes of the source files. A hash of these files identifies the version of the code.
 SOURCE_SUFFIXES = (".py", ".cpp", ".h", ".cu", ".cuh")
 SHARED_MEMORY = Path("/dev/shm")  # File system that contains shared memory.
 

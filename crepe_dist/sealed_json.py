@@ -81,7 +81,7 @@ def read_record(
 
 
 def damaged_error(path: object, error: Exception, remedy: str) -> UserError:
-    """Return the error for a file or folder of this package whose content is wrong."""
+    """Return the error for a damaged file or folder of this package."""
     why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
     return UserError(f"{path} is damaged", why[:300], remedy)
 

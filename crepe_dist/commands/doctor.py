@@ -1,4 +1,4 @@
-"""Command `doctor`, which checks whether this machine can train. Each line of its output has a function."""
+"""Command `doctor`, which checks whether this machine can train. Each check has its own function."""
 
 import os
 import re
@@ -54,7 +54,7 @@ class Check(NamedTuple):
     """Result of one check.
 
     Attributes:
-        name: Name of the thing that was checked.
+        name: Subject of the check, such as ``CPU kernels``.
         message: Result of the check, or description of the problem.
         level: ``ok``, ``note`` (training works, but could be better) or ``problem`` (training does not work).
         remedy: Instruction to the user for a note or a problem.
@@ -158,7 +158,7 @@ def check_gpus() -> Iterator[Check]:
 
 
 def check_horovod() -> Check:
-    """Check MXNet and Horovod, which are only needed for ``horovodrun``."""
+    """Check MXNet and Horovod. Only ``horovodrun`` needs them."""
     on_gpus = mxnet_cuda.is_installed()
     if error := mxnet_cuda.load_error():
         return Check("MXNet", error.what, "problem", error.remedy)

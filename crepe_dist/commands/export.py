@@ -14,7 +14,7 @@ from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_
 
 @dataclass(frozen=True)
 class FormatName(Choice):
-    """Name of a format. A format that was removed is refused with its replacement."""
+    """Name of an export format. If the format was removed, the error message names its replacement."""
 
     def check(self, value: Any) -> str:
         if value in ("pytorch", "torch"):

@@ -1,4 +1,4 @@
-"""The command ``inspect``, which finds probable label errors and overlapping classes in prepared data."""
+"""Command ``inspect``, which finds probable label errors and overlapping classes in prepared data."""
 
 import shlex
 from dataclasses import dataclass

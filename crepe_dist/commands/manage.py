@@ -22,7 +22,7 @@ from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Repeated, setti
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.yaml_file import read
 
-TUNE_DIR = Path("tune")  # Folder of the searches of `tune`, which contain runs.
+TUNE_DIR = Path("tune")  # Folder in which `tune` stores its searches. Each search contains runs.
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Runs(Command):
             return
         newest = [*checkpoint.newest_run_per_dataset(checkpoint.list_runs()).values()]
         used = str(newest[0]) if len(newest) == 1 else ""
-        with suppress(UserError):  # The chosen model was deleted.
+        with suppress(UserError):  # The default model that the user chose has been deleted.
             used = checkpoint.default_model() or used
         rows: list[tuple[str, ...]] = [("", "run", "data", "test", "size", "finished", "name")]
         rows += [_row(run, used) for run in sorted(runs, key=_changed, reverse=True)]
@@ -205,7 +205,7 @@ def find_runs(folders: tuple[Path, ...]) -> Iterator[RunDir]:
 
 
 def list_cached() -> list[Path]:
-    """List files of the cache that no process is writing: copies of models, and unfinished predictions."""
+    """List the files in the cache that can be removed: copies of models, and predictions of killed processes."""
     # Imported here because it imports all of `preparing`.
     from crepe_dist.predicting import output_file
 

@@ -288,7 +288,7 @@ class _RowClassifier:
         return [(row, Prediction("", 0.0, (), 0, row.error) if row.error else next(predictions)) for row in rows]
 
     def _filter(self, pairs: list[InputAndPrediction]) -> list[InputAndPrediction]:
-        """Drop the rows with a score that is too low. Rows with an error have no score and are not dropped."""
+        """Drop the rows whose score is too low. Rows with an error have no score, and are never dropped."""
         score_class, min_score = self.formatter.score_class, self.min_score
         if score_class is None or min_score is None:
             return pairs

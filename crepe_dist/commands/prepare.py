@@ -1,4 +1,4 @@
-"""The command ``prepare``, and the function ``crepe_dist.prepare``."""
+"""Command ``prepare``, and the function ``crepe_dist.prepare``."""
 
 import re
 import shlex
@@ -208,7 +208,7 @@ class Prepare(PreparationFlags):
         if self.out is None:
             raise UserError("--out is missing", "it names the folder to create", "add --out data/NAME")
         for number in (signal.SIGINT, signal.SIGTERM):
-            # A signal that the shell has set to be ignored, as for a background job, must stay ignored.
+            # A shell can set a background job to ignore a signal. Such a signal must stay ignored.
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _interrupt)
         command = escape_path(f"{invocation.command_line('prepare')} {shlex.join(sys.argv[1:])}")

@@ -44,7 +44,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def list_abandoned(parent: Path | None = None, pattern: str = f"{TEMPORARY_PREFIX}*") -> list[Path]:
-    """List folders of this user whose process was killed. By default, these are folders of ``temporary_folder``."""
+    """List this user's folders that killed processes left behind. By default, list folders of ``temporary_folder``."""
     return [path for path in sorted(Path(parent or tempfile.gettempdir()).glob(pattern)) if _is_abandoned(path)]
 
 

@@ -22,7 +22,7 @@ from crepe_dist.settings.options import ServiceOptions
 from crepe_dist.version import __version__
 
 MAX_OFFERED = 500  # Maximum number of values of a feature column that the page offers for selection.
-BARS = 12  # Maximum number of classes on the page. The most probable classes are shown.
+BARS = 12  # Maximum number of classes on the page. If there are more, the most probable classes are shown.
 LEVELS = 4  # Number of intensities of a colour.
 NOISE = 0.1  # Rounding errors alone can cause scores up to this size, in nats.
 MAX_WORDS = 5  # Number of words that are listed for a class, and against it.

@@ -89,7 +89,7 @@ def _stopped(record: RunRecord) -> bool:
 
 
 def network(record: RunRecord) -> str:
-    """Describe the network by its kind and size."""
+    """Describe the network: its kind, its size and its number of parameters."""
     settings = record.metadata["network"]
     text = config_class(settings).description_template.format_map(defaultdict(lambda: "?", settings))
     return f"{text}, {number(record.provenance['parameters'])} parameters" if record.provenance else text

@@ -1,4 +1,4 @@
-"""Old names of flags, settings and values, and the names that replace them.
+"""Old names of flags, settings and values, and the current names that replace them.
 
 The help and the documentation show only the current names. Files of earlier versions, which contain old names, can
 always be read. On the command line and in Python, an old name is either accepted, or refused with a message that states
@@ -12,10 +12,10 @@ from crepe_dist.errors import UserError
 
 
 class Alias(NamedTuple):
-    """Today's name of a renamed flag, setting or argument.
+    """Current name of a renamed flag, setting or argument.
 
     Attributes:
-        name: Today's name.
+        name: Current name.
         refused_because: Reason why the old name is refused. Empty: the old name is accepted.
     """
 

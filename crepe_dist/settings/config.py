@@ -174,7 +174,7 @@ def parser() -> Parser:
 
 
 def flag(name: str) -> str:
-    """Return the flag of a setting, given its dotted name."""
+    """Map the dotted name of a setting to its flag."""
     group, _, own = name.rpartition(".")
     return f"--{FLAG_NAMES.get(name) or (own if group in UNPREFIXED_GROUPS else name)}".replace("_", "-")
 
@@ -261,7 +261,7 @@ def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Confi
     """Merge settings into a configuration.
 
     Args:
-        given: Settings from flags or Python, by their dotted names. They override the files.
+        given: Settings from flags or Python, by their dotted names. These settings override the files.
         files: YAML files. A later file overrides an earlier one, and all files override the defaults.
     """
     from crepe_dist.settings.yaml_file import read  # Imported here because --help does not need YAML.

@@ -18,16 +18,16 @@ MODES: tuple[Mode, ...] = get_args(Mode)  # Modes of the character encoding; see
 MAX_DOCUMENT_LENGTH = 1 << 20  # Largest document length, in characters.
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.
-HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file names the columns.
+HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file contains the column names.
 MAX_COUNT = 10**9  # Largest number of steps, seconds or epochs. A larger number is probably a typing error.
 MAX_NAME_LENGTH = 80  # Largest length of the name of a run, in characters.
 Own = TypeVar("Own", bound="Settings")
 
 
 class ValueType:
-    """Type of a setting's values, which argparse calls to parse the text of a flag.
+    """Type of a setting's values. argparse calls it to parse the text of a flag.
 
-    ``str()`` of a type describes the accepted values, for the help and for error messages.
+    ``str()`` of a type returns a description of the accepted values, for the help and for error messages.
 
     Attributes:
         metavar: Placeholder of the value in the help. ``None``: the name of the setting in capital letters.
@@ -55,9 +55,9 @@ class Range(ValueType):
         kind: ``int`` or ``float``.
         least: Lower limit.
         most: Upper limit.
-        open_below: Exclude the lower limit itself.
-        open_above: Exclude the upper limit itself.
-        word: Word that is accepted in place of a number, such as ``auto``. Empty: only numbers are accepted.
+        open_below: Whether the lower limit itself is excluded.
+        open_above: Whether the upper limit itself is excluded.
+        word: Word that is accepted instead of a number, such as ``auto``. Empty: only numbers are accepted.
     """
 
     kind: type
@@ -228,14 +228,14 @@ def setting(
 
     Args:
         default: Default value. ``None``: the setting also accepts null.
-        help: Sentences for the help. The first one says what the setting is. A sentence that starts with "Default:" is
+        help: Text for the help. Its first sentence defines the setting. A sentence that starts with "Default:" is
             only needed if the default is computed.
         kind: Type of the values. ``None``: the words of the field's ``Literal``, or a boolean.
-        also: Further names of the flag.
+        also: Additional names of the flag.
         flag: Name of the flag. Empty: the name of the setting with hyphens.
         positional: ``nargs`` of argparse if the setting is a positional argument. Empty: exactly one value. ``None``:
             the setting has a flag.
-        networks: Networks that read the setting. Empty: all networks read it. The help lists them first.
+        networks: Networks that use the setting. The help lists them first. Empty: all networks use it.
     """
     help = f"({', '.join(networks)}) {help}" if networks else help
     metadata = {"help": help, "kind": kind, "also": also, "flag": flag}
@@ -275,7 +275,7 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if "kind" not in item.metadata:  # a group of settings, or a field that is no setting
+            if "kind" not in item.metadata:  # A group of settings, or another field.
                 if isinstance(item.type, type) and issubclass(item.type, Settings) and not isinstance(value, item.type):
                     raise UserError(f"{item.name} is {truncate(value)}", remedy=f"give {item.type.__name__}(…)")
                 continue
@@ -296,7 +296,7 @@ class Settings:
 
     @classmethod
     def flag(cls, name: str) -> str:
-        """Return the flag of a setting, given its dotted name."""
+        """Map the name of a setting to its flag."""
         own = next((item.metadata["flag"] for item in settings_of(cls) if item.name == name), "")
         return own or f"--{name}".replace("_", "-")
 

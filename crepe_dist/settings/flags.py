@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     Flags cannot be abbreviated. Otherwise a new flag could change the meaning of a command that users already have.
 
     Attributes:
-        aliases: Today's names of renamed flags, by their old names. The help does not show the old names.
+        aliases: Mapping from old names of renamed flags to the current names. The help does not show the old names.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -160,10 +160,10 @@ def add_settings(
 
 
 def _describe(option: "Field[Any]", kind: ValueType, *, has_default: bool) -> str:
-    """Return the help of a setting: its description, its limits if it is a number, and last its default.
+    """Return the help text of a setting: its description, its limits if it is a number, and its default value.
 
     Args:
-        has_default: Show a default that means "off" as well, such as false or null.
+        has_default: Whether to show a default value that means "off", such as false or null.
     """
     text, mark, default = option.metadata["help"].partition("Default: ")
     sentences = [text.rstrip().removesuffix(".") + "."]

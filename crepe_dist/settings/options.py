@@ -30,10 +30,10 @@ else:
     Network = Literal[tuple(network_registry.NETWORKS)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_BLOCKS = 64  # Largest number of residual blocks.
-# Smallest document length, in characters. The last pooling layer of the paper's network then has one position left.
+# Minimum document length, in characters. The output of the paper's last pooling layer then has only one position.
 MIN_FEATURE_LEN = 123
-# The paper's network pools three times by 3. At a length of MIN_FEATURE_LEN + k · STEP characters, such as 1014, no
-# pooling layer drops a position.
+# The paper's network pools three times by 3. If a length is MIN_FEATURE_LEN + k · LENGTH_STEP characters, such as 1014,
+# no pooling layer drops a position.
 LENGTH_STEP = 27
 MAX_AUTO_LENGTH = (
     MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // LENGTH_STEP * LENGTH_STEP
@@ -173,7 +173,7 @@ MIN_EPOCHS, MAX_EPOCHS = 2, 20  # Limits of the default number of epochs.
 # epochs is therefore higher on small data: up to MAX_EPOCHS to reach MIN_STEPS steps, and up to the network's own limit
 # to reach ENOUGH_STEPS steps.
 MIN_STEPS, ENOUGH_STEPS = 128, 750
-LARGE_DATA_CHARACTERS = 100_000_000  # Padded characters of the training split above which the number of epochs falls.
+LARGE_DATA_CHARACTERS = 100_000_000  # With more padded characters in the training split, the default is lower.
 
 
 def default_epochs(
@@ -190,9 +190,9 @@ def default_epochs(
     Args:
         num_documents: Number of documents of the training split.
         feature_len: Length of a document in characters, padding included.
-        has_pseudo_labels: Most documents have pseudo labels. Networks can learn longer from them than from true labels,
-            so the number of epochs is doubled.
-        is_multilabel: A document may have multiple labels. Such data take more epochs to learn.
+        has_pseudo_labels: Whether most documents have pseudo labels. Networks benefit from more epochs on pseudo
+            labels than on true labels, so the number of epochs is doubled.
+        is_multilabel: Whether documents may have multiple labels. Such data need more epochs.
     """
     usual: int = network_registry.config_class(network).default_epochs
     most: int = MAX_EPOCHS if is_multilabel else network_registry.config_class(network).max_default_epochs

@@ -21,7 +21,7 @@ MAX_DEPTH = 8  # Largest depth of nested lists and mappings.
 
 
 class _SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Loader of YAML 1.1 that reads dates as texts, and also reads numbers in the form of YAML 1.2, such as 1e-3."""
+    """YAML 1.1 loader that reads dates as strings. It also accepts the number syntax of YAML 1.2, such as 1e-3."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         letter: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]

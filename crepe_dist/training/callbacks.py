@@ -16,7 +16,7 @@ from crepe_dist.training.display import Throughput
 
 
 class Callback:
-    """Base class of the callbacks. Its methods do nothing, and are named after ``transformers.TrainerCallback``.
+    """Base class of the callbacks. Its methods do nothing. Their names follow ``transformers.TrainerCallback``.
 
     Every rank has the same callbacks, and the training loop calls each method on every rank at the same point. A method
     may therefore contain collectives.

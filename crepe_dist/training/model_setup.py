@@ -129,7 +129,7 @@ def select_network_config(options: ModelOptions, dataset: Dataset) -> NetworkCon
 
 
 def _check_memory(shape: NetworkConfig) -> None:
-    """Reject a network that does not fit into memory. Otherwise, Linux would kill the process without a message."""
+    """Raise ``UserError`` if the network does not fit into memory. Otherwise, Linux would kill the process silently."""
     needed = 4 * ARRAYS_PER_PARAMETER * shape.num_parameters
     if needed > hardware.memory():
         raise UserError(
@@ -141,7 +141,7 @@ def _check_memory(shape: NetworkConfig) -> None:
 
 
 def _check_scores(data: Dataset) -> None:
-    """Reject data with so many classes that the confusion matrices do not fit into this machine's memory."""
+    """Raise ``UserError`` if the confusion matrices of all classes do not fit into this machine's memory."""
     classes, needed = len(data.classes), 8 * CONFUSION_MATRICES * len(data.classes) ** 2
     if data.label_kind != MULTILABEL and needed > hardware.memory():
         raise UserError(

@@ -99,8 +99,8 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
         lr = lr_at(progress)
         requested_action = callbacks.on_step_begin(batch)
         loss = engine.forward_backward(batch)
-        # ``all_reduce`` sums the gradients of the dense parameters, and makes the decisions on which all ranks must
-        # agree. On one host, ``step`` sums the gradients of the n-gram tables while it updates their rows.
+        # ``all_reduce`` sums the gradients of the dense parameters, and makes the decisions that must be the same on
+        # all ranks. On one host, ``step`` sums the gradients of the n-gram tables while it updates their rows.
         result = optimizer.all_reduce(loss, batch, requested_action)
         while result.needs_recompute:
             # An integer sum could have overflowed, or the first fixed-point scales were too coarse. The optimizer has
