@@ -32,9 +32,10 @@ UNLABELLED = -1  # Label of a text without a label, as in scikit-learn's semi-su
 class CrepeClassifier(ClassifierMixin, BaseEstimator):
     """Character-level text classifier for scikit-learn's pipelines and searches.
 
-    ``fit`` trains in another process. A fitted estimator contains the bytes of its checkpoint. It can therefore be
-    pickled, copied and sent to other processes, and needs no files. Training is deterministic: the same texts in the
-    same order give the same model on the same machine and with the same number of processes.
+    ``fit`` trains in another process. A fitted estimator contains the bytes of its checkpoint. Therefore, it can be
+    pickled, copied and sent to other processes, and it does not depend on files. Training is deterministic: with the
+    same random seed, the same texts in the same order give the same model on the same machine with the same number of
+    processes.
 
     Args:
         network: ``crepe``, ``ngrams`` (about five times as fast, less accurate) or ``paper``.
@@ -45,24 +46,25 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         number: Names of the numeric columns of a data frame (``crepe prepare --number``).
         max_length: Maximum number of characters that are read. If a text is longer, its start and its end are read.
             ``None``: long enough for 99 % of the training texts.
-        validation_fraction: Fraction of the texts in the validation split, which selects the best epoch. 0: the last
-            epoch is used. Exception: with unlabelled texts or ``min_precision``, 0 means a tenth of the texts.
-        patience: Number of epochs without an improvement on the validation split after which the training stops. 0:
-            the training never stops early. ``None``: the default of ``crepe train``.
-        min_precision: Required precision of the predictions, from 0 to 1. Texts without a prediction of this precision
-            get ``None``. ``None``: every text gets a prediction.
+        validation_fraction: Fraction of the texts that form the validation split. The validation split is used to
+            select the best epoch. 0: the last epoch is used. Exception: if there are unlabelled texts or
+            ``min_precision`` is set, 0 means a tenth of the texts.
+        patience: Early-stopping patience: training stops after this number of epochs without an improvement on the
+            validation split. 0: training never stops early. ``None``: the default of ``crepe train``.
+        min_precision: Required precision of the predictions, from 0 to 1. For a text without a prediction of this
+            precision, ``predict`` returns ``None``. ``None``: ``predict`` returns a class for every text.
         class_weight: ``balanced``, weights by label, or ``None``.
         processes: Number of processes that train.
         device: ``auto``, ``gpu`` or ``cpu``.
         settings: Further settings of ``crepe train`` by their names, such as ``{"model.width": 32}``.
-        random_state: Random seed, or a ``RandomState``. ``None``: each fit has a random seed.
+        random_state: Random seed, or a ``RandomState``. ``None``: each call of ``fit`` draws a random seed.
         verbose: 0: print nothing. 1: print a line per epoch while ``fit`` trains. 2: print all lines of ``crepe
             train``.
 
     Attributes:
         classes_: Sorted labels, of the dtype of the labels in ``fit``, [classes]. If texts have multiple labels, these
             are the columns of the label matrix.
-        model_: Names and contents of the files of the checkpoint: parameters and JSON.
+        model_: Contents of the two checkpoint files, weights and JSON metadata, by file name.
     """
 
     def __init__(
@@ -123,8 +125,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
                 or a table of 0 and 1, [n, classes].
             sample_weight: Weight of each text in the loss, from 0. Only the ratios of the weights matter. ``None``: all
                 texts have the same weight.
-            unlabelled: Further texts without labels, in a form of ``X``. They get pseudo labels. ``None``: there are no
-                such texts.
+            unlabelled: Additional texts without labels, in one of the forms of ``X``. They get pseudo labels. ``None``:
+                there are no such texts.
 
         Raises:
             ValueError: The texts, labels or parameters cannot be used.
@@ -244,7 +246,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return {str(labels.index(label)): float(weight) for label, weight in self.class_weight.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # The predictor refers to memory of the kernels, which cannot be pickled. It is created when it is needed.
+        # The predictor refers to memory of the kernels, which cannot be pickled. It is opened again when it is needed.
         state: dict[str, Any] = {**super().__getstate__()}
         return {**state, "_opened": []} if "_opened" in state else state
 
@@ -305,7 +307,7 @@ def encode_multilabel(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any
 
 
 def _is_multilabel(y: Any) -> bool:
-    """Return whether labels are lists of labels, or a matrix of 0 and 1."""
+    """Return whether each text has a collection of labels: a matrix with several columns, or nested lists or sets."""
     if len(getattr(y, "shape", ())) == 2:
         return bool(y.shape[1] > 1)
     first = next(iter(y), None) if isinstance(y, (list, tuple)) else None
@@ -313,7 +315,7 @@ def _is_multilabel(y: Any) -> bool:
 
 
 def check_weights(sample_weight: Any, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Check the weights of the texts, and return them, float64 [n]."""
+    """Validate the weights of the texts. Return them as float64 [n]."""
     weights: np.ndarray[Any, Any] = _check_sample_weight(sample_weight, texts, dtype=np.float64)
     if (weights < 0).any():
         row = int((weights < 0).argmax())

@@ -1,4 +1,4 @@
-"""Training of a model that is held in memory as the files of its checkpoint: parameters and JSON."""
+"""Training of a model whose checkpoint files (weights and JSON metadata) are kept in memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from crepe_dist.preparing.flags import PreparationFlags
 from crepe_dist.preparing.formats.columns import ColumnSpec
 
 Files = dict[str, bytes]
-EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # Start of the line of an epoch.
-# Test score in the line of an epoch. It is removed, because the test split is only a copy of one text.
+EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # Start of the line that reports an epoch.
+# Test score in the line that reports an epoch. It is removed, because the test split is only a copy of one text.
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")
-# Fraction of the texts in the validation split. The split selects the supervised model or the student if there are
-# unlabelled texts, and fits the thresholds if a minimum precision is requested.
+# Default fraction of the texts in the validation split, for trainings that require this split. If there are unlabelled
+# texts, it is used to select the supervised model or the student. If a minimum precision is requested, the thresholds
+# are fitted to it.
 DEFAULT_VALIDATION_FRACTION = 0.1
 
 
@@ -45,8 +46,7 @@ def fit_checkpoint(
     """Train on texts in a temporary folder and in other processes. Return the files of the checkpoint.
 
     Args:
-        table: Columns "text" and "label" (indices of the classes). If the texts have weights in the loss, there is also
-            a column "weight".
+        table: Columns "text" and "label" (class indices), and a column "weight" if the texts have weights in the loss.
         unlabelled: Texts without labels.
         settings: Settings of training by their dotted names.
         max_length: Argument ``max_length`` of ``CrepeClassifier``.
@@ -54,13 +54,13 @@ def fit_checkpoint(
         processes: Number of processes that train.
         verbose: Argument ``verbose`` of ``CrepeClassifier``.
         feature_columns: Columns whose values follow each text.
-        multilabel: Whether a label is a list of indices.
+        multilabel: True if each label is a list of class indices.
 
     Raises:
         UserError: The texts cannot be used, or the training failed.
     """
     table = {**table, **_split_columns(table["text"], feature_columns)}
-    # Training needs a test split. It is a copy of the first text that is not blank.
+    # Training requires a test split. A copy of the first non-blank text is used as the test split.
     row = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     splits = {"train": table, "test": {name: column[row : row + 1] for name, column in table.items()}}
     splits |= {"unlabelled": {"text": unlabelled, **_split_columns(unlabelled, feature_columns)}} if unlabelled else {}

@@ -1,1 +1,1 @@
-"""A trained checkpoint put to use."""
+"""HTTP service for a trained checkpoint."""

@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 
 
 class ServiceMetrics:
-    """Metrics since the start of the service. They have their own registry."""
+    """Prometheus metrics since the start of the service, in their own registry."""
 
     def __init__(self, checkpoint: str, kernels: str) -> None:
         registry = self._registry = CollectorRegistry()
@@ -77,7 +77,7 @@ class ServiceMetrics:
         )
 
     def count_predictions(self, predictions: Sequence[Prediction]) -> None:
-        """Count the predictions of a request by their labels."""
+        """Count the predictions of a request by label. Errors and rejections are counted under their own names."""
         self.texts.inc(len(predictions))
         for prediction in predictions:
             labels = prediction.labels
@@ -107,8 +107,8 @@ class MetricsMiddleware:
     """Outermost ASGI middleware. It counts and times requests, and prints unexpected errors.
 
     Args:
-        paths: paths that are counted by name. All other paths are counted as "other", because clients can invent any
-            number of paths, and each path uses memory.
+        paths: paths with their own counters. All other paths are counted as "other", because each counter uses memory
+            and clients can request any number of paths.
         log: True to write one line per request to standard error. Lines and tracebacks contain no text of a request.
     """
 
@@ -135,7 +135,7 @@ class MetricsMiddleware:
             with self.metrics.in_flight.track_inprogress():
                 await self.app(scope, receive, send_and_record_status)
         except Exception as error:
-            # The message of the error is not printed, because it may contain a text of the request.
+            # The error message is not printed, because it may contain a text of the request.
             trace = "".join(traceback.format_tb(error.__traceback__))
             print(f"a request failed: {type(error).__name__}\n{trace}", file=sys.stderr, end="", flush=True)
         finally:
@@ -227,7 +227,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        # Starlette raises the error a second time after this response, so that ``MetricsMiddleware`` prints it.
+        # After this response, Starlette raises the error again, so that ``MetricsMiddleware`` prints it.
         return HttpError(500, "the service failed", remedy="try again").response(request.url.path)
 
     *protocol_paths, infer_path = open_inference.paths(options.model_name)

@@ -21,13 +21,13 @@ class _Request(NamedTuple):
 class DynamicBatcher:
     """Queue of requests, with one thread that classifies batches and one thread that explains single texts.
 
-    The thread never waits until a batch is full. The next batch consists of the requests that arrived during the
-    previous batch, up to ``BATCH_TEXTS`` texts. A request with more texts is a batch of its own.
+    The first thread never waits for more requests to fill a batch. Each batch consists of the requests that arrived
+    while the previous batch was classified, up to ``BATCH_TEXTS`` texts. A request with more texts is a separate batch.
 
     Args:
         predict: function that classifies texts.
         explain: function that explains the prediction for a text.
-        on_batch: function that is called with the number of texts of each batch.
+        on_batch: callback for each batch. It receives the number of texts in the batch.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class DynamicBatcher:
         self.is_working = True
 
     def submit(self, texts: Sequence[str]) -> Future[list[Prediction]]:
-        """Queue a request. Any thread may call this method. A future that is cancelled while it waits is skipped."""
+        """Queue a request. Any thread may call this method. If the future is cancelled in time, no work is done."""
         request = _Request(texts, Future())
         self._queue.append(request)
-        # One task is submitted per request. If an earlier batch has included this request, its task finds no work.
+        # Each request submits one task. If an earlier task has already processed the request, the task does nothing.
         self._predict_thread.submit(self._process_next_batch)
         return request.future
 
@@ -83,6 +83,6 @@ class DynamicBatcher:
             if len(requests) == 1:
                 requests[0].future.set_exception(error)
             else:
-                # Possibly only one of the requests causes the error, so each request is processed separately.
+                # Possibly only one of the requests causes the error. Therefore, each request is processed again, alone.
                 for request in requests:
                     self._process([request])

@@ -1,8 +1,8 @@
 """Open Inference Protocol V2, the protocol of KServe, Triton, Seldon and MLServer.
 
-A request contains one tensor of texts, or one tensor per column. In the second case, the tensors have the names of the
-columns in the training data. The values of a tensor are part of the JSON, or they follow the JSON in the format of
-Triton's extension for binary data.
+A request contains one tensor of texts, or one tensor per column. The tensors of columns have the names of the columns
+in the training data. The values of a tensor are part of the JSON, or they follow the JSON in the format of Triton's
+binary tensor data extension.
 """
 
 import json
@@ -71,7 +71,7 @@ class InferRequest(StrictModel):
 
 
 def paths(name: str) -> tuple[str, ...]:
-    """List the paths of a model. The last path is the path of inference requests."""
+    """Return the paths of a model. Inference requests use the last path."""
     model = f"{PROTOCOL}/models/{name}"
     return (PROTOCOL, f"{PROTOCOL}/", f"{PROTOCOL}/health/live", f"{PROTOCOL}/health/ready", model, f"{model}/ready",
             f"{model}/infer")  # fmt: skip
@@ -127,8 +127,8 @@ def add_routes(
     async def infer_labels(
         request: Request, head_length: Annotated[Optional[int], Header(alias=HEAD_LENGTH, ge=0)] = None
     ) -> Response:
-        # Clients of the protocol need not send a Content-Type. Browsers send the header "Origin" with a request to
-        # another site, so the Content-Type of these requests is checked.
+        # Clients of the protocol need not send a Content-Type. Requests with the header "Origin" come from browsers,
+        # possibly from a page of another site, so their Content-Type is checked.
         if "origin" in request.headers:
             requests.check_type(request.headers)
         body = await request.body()
@@ -143,7 +143,7 @@ def add_routes(
 
 
 def _input_names(composition: TextPreprocessor) -> list[str]:
-    """Return the names of the tensors of a request: the names of the columns of the training data, if any."""
+    """Return the tensor names of a request. If the training data had named columns, these are the names."""
     return [*(composition.columns or [INPUT]), *(column.name for column in composition.beside)]
 
 
@@ -183,7 +183,7 @@ def _tensors(model: Predictor) -> Tensors:
 
 
 def _values(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the values of the outputs, text by text. Each value of ``labels`` is a JSON list.
+    """Return the values of each output, one per text. Each value of ``labels`` is a JSON list.
 
     If a text cannot be classified, its label is empty, and its probabilities are 0.
     """
@@ -202,7 +202,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
     """Return the texts of a tensor.
 
     Args:
-        binary: bytes after the JSON that belong to the tensor.
+        binary: binary data of the tensor, which follow the JSON.
 
     Raises:
         HttpError: 400 if the texts do not match their description.
@@ -218,7 +218,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
 
 
 def _unpack(binary: bytes) -> list[str]:
-    """Decode texts. Each text follows its length, which is a number of four bytes."""
+    """Decode texts. Each text is preceded by its length, an integer of four bytes."""
     texts, end = [], 0
     while end < len(binary):
         start = end + 4

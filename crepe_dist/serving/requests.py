@@ -1,4 +1,4 @@
-"""Schemas and limits of HTTP requests, and errors as JSON. The limits are host names, size, time and number."""
+"""Schemas of HTTP requests, error responses in JSON, and limits on the host name, size, time and number of requests."""
 
 import asyncio
 import ipaddress
@@ -24,7 +24,7 @@ from crepe_dist.formatting import join_words
 from crepe_dist.preparing.dataframe_source import format_value
 from crepe_dist.settings.options import ServiceOptions
 
-DEFAULT_TOP = 5  # Number of classes in a prediction.
+DEFAULT_TOP = 5  # Default number of classes in a prediction.
 PROTOCOL = "/v2"  # Root of the paths of the Open Inference Protocol.
 HEADERS = {
     "Cache-Control": "no-store",
@@ -73,10 +73,10 @@ class PredictRequest(BaseModel):
     def all_texts(self, composition: TextPreprocessor) -> list[str]:
         """Return the texts to classify, joined with the title and the values of the feature columns.
 
-        If the request gives the text columns by their names, they are joined in the same order as in the training data.
+        If the request contains the text columns by name, they are joined in the same order as in the training data.
 
         Raises:
-            HttpError: The model has no such column, there is no text, or the value of a numeric column is no number.
+            HttpError: The model has no such column, there is no text, or the value of a numeric column is not a number.
         """
         if self.texts:
             return list(map(strip_field_separators, self.texts))
@@ -114,7 +114,7 @@ class PredictRequest(BaseModel):
 
 
 class JsonTextResponse(Response):
-    """Response with a string that already is JSON."""
+    """Response whose content is an already encoded JSON string."""
 
     media_type = "application/json"
 
@@ -130,8 +130,8 @@ class HttpError(UserError):
     """Error that is sent to the client.
 
     Args:
-        retry_after: seconds after which the same request may succeed. 0: unknown.
-        closes: True to close the connection, because the rest of the request was not read.
+        retry_after: number of seconds after which the same request may succeed. 0: unknown.
+        closes: True to close the connection. This is necessary if the request was not read completely.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class HttpError(UserError):
             self.headers["Connection"] = "close"
 
     def response(self, path: str) -> Response:
-        """Return the response. For a path of the Open Inference Protocol, the error is a single string."""
+        """Return the HTTP response. On paths of the Open Inference Protocol, the error is a single string."""
         parts = {"what": self.what, "why": self.why, "do": self.remedy}
         parts = {key: value for key, value in parts.items() if value}
         is_protocol = path == PROTOCOL or path.startswith(f"{PROTOCOL}/")
@@ -166,7 +166,7 @@ def parse(schema: type[Schema], body: bytes, remedy: str) -> Schema:
 
 
 def _describe_first_mismatch(error: ValidationError) -> str:
-    """Describe the first mismatch and its place. The value is left out, because it may be long."""
+    """Describe the first mismatch and its position. The value is omitted, because it may be long."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return escape_controls(": ".join(filter(None, [".".join(map(str, first["loc"]))[:80], first["msg"]])))
 
@@ -178,10 +178,10 @@ def describe_body(schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def check_type(headers: Headers) -> None:
-    """Refuse a request that a page of another site may have sent.
+    """Reject a request that a page of another site may have sent.
 
-    A browser does not send JSON to another site without a preflight request, and this service does not answer
-    preflight requests. So a request with another Content-Type may come from a page of another site.
+    Before a browser sends JSON to another site, it sends a preflight request, and this service never permits such a
+    request. Therefore, only a request with another Content-Type may come from a page of another site.
 
     Raises:
         HttpError: 415 if the Content-Type is not JSON.
@@ -205,14 +205,15 @@ def check_size(texts: list[str], options: ServiceOptions) -> None:
 
 
 class RequestLimitMiddleware:
-    """ASGI middleware that passes only complete bodies within the limits to the application.
+    """ASGI middleware that forwards a request to the application only if its complete body is within the limits.
 
-    A request takes a place in the queue when its body is complete, so slow clients cannot fill the queue.
+    A request counts towards the queue limit only after its body has arrived, so slow clients cannot fill the queue.
 
     Args:
         app: application.
         options: limits.
-        predicting: paths of predictions. Only these requests have a body and take a place in the queue.
+        predicting: paths that return predictions. Only requests to these paths have a body and count towards the
+            queue limit.
     """
 
     def __init__(self, app: ASGIApp, options: ServiceOptions, predicting: Collection[str]) -> None:
@@ -244,10 +245,10 @@ class RequestLimitMiddleware:
             await error.response(scope["path"])(scope, receive, send_with_headers)
 
     def _check_host(self, host: str) -> None:
-        """Refuse unknown host names.
+        """Reject unknown host names, as a protection against DNS rebinding.
 
-        Another site can let its name point to this service (DNS rebinding). The browser then sends the name of that
-        site in the header "Host".
+        An attacker can make the DNS name of a site resolve to the address of this service. A browser that visits the
+        site then sends requests to this service, with the name of the site in the header "Host".
         """
         name, _, port = host.rpartition(":")
         name = (name if port.isdigit() else host).lower()
@@ -284,7 +285,8 @@ class RequestLimitMiddleware:
 async def _body(receive: Receive, limit: int) -> Optional[bytes]:
     """Receive a complete body. Return ``None`` if the body is too long.
 
-    A body that is too long is also received to its end, because a client reads the response only after that.
+    A body that is too long is also received completely, because many clients read the response only after they have
+    sent the whole body.
     """
     body, size, more = bytearray(), 0, True
     while more:

@@ -1,4 +1,4 @@
-"""HTTP server: uvicorn with limits on connections, and with a graceful shutdown."""
+"""HTTP server: uvicorn with connection limits and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crepe_dist.errors import UserError
 
-BACKLOG = 128  # Maximum number of connections that wait to be accepted.
+BACKLOG = 128  # Maximum number of connections that have not been accepted yet.
 MAX_CONNECTIONS = 256  # Maximum number of connections that are served at the same time.
 MAX_HEAD_BYTES = 16_384  # Maximum size of the headers of a request, in bytes.
 KEEP_ALIVE_S = 30  # Seconds after which an idle connection is closed.
@@ -23,7 +23,7 @@ TCP = (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket. Clients can connect at once, and wait until ``serve`` runs.
+    """Open a listening socket. Clients can connect immediately. They get responses as soon as ``serve`` runs.
 
     Raises:
         UserError: The address does not belong to this machine, or the port is in use or not permitted.
@@ -31,8 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
     with ExitStack() as on_error:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, socket.AF_UNSPEC, *TCP)[0]
-            # asyncio sets TCP_NODELAY only if the socket has the protocol TCP. Without TCP_NODELAY, each response would
-            # wait 40 ms for an acknowledgement.
+            # The protocol is passed explicitly, because asyncio sets TCP_NODELAY only if the protocol of the socket is
+            # TCP. Without TCP_NODELAY, each response would wait 40 ms for an acknowledgement.
             listener = on_error.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
@@ -54,13 +54,13 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
-    """Serve until SIGTERM or Ctrl-C. Then finish the requests in progress, and call the handler of the signal.
+    """Serve until SIGTERM or Ctrl-C. Then finish the requests in progress, and call the previous signal handler.
 
     Args:
         app: application.
         listener: listening socket.
-        timeout: time limit in seconds. It applies to the arrival of the headers of a request, to the client's reading
-            of a response, and to the requests in progress at the shutdown.
+        timeout: time limit in seconds for three things: a client sends the headers of a request, a client reads a
+            response, and the requests in progress finish during the shutdown.
     """
     config = uvicorn.Config(
         app,
@@ -84,14 +84,14 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
 
 def _protocol(timeout: float) -> type[H11Protocol]:
     class Connection(H11Protocol):
-        """Protocol with two time limits that uvicorn lacks: for sending the headers, and for reading a response."""
+        """HTTP protocol with two timeouts that uvicorn lacks: clients must send headers and read responses in time."""
 
         _head_timeout: asyncio.TimerHandle | None = None
         _reader_timeout: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            # With this limit, asyncio calls pause_writing as soon as the client stops reading.
+            # With a limit of 0, asyncio calls pause_writing as soon as data wait to be sent.
             transport.set_write_buffer_limits(high=0)
             self._watch_head()
 
