@@ -9,7 +9,7 @@
 ``<split>.origins.npy``          uint64 [rows, 3], see ``arrays``
 ``<split>.ids-<shard>.bin``      ids of the rows in UTF-8, with ``id_offsets``; only if rows have ids
 
-Unlabelled texts have only character ids, origins and ids. No file of theirs can reveal a label.
+Unlabelled texts have only character ids, origins and ids, so their files cannot reveal a label.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SPLITS = ("train", "validation", "test")
 UNLABELLED = "unlabelled"  # Name of the texts without labels, which the manifest lists with the splits.
 ALL_SPLITS = (*SPLITS, UNLABELLED)
 SPLITS_WITH_TEXTS = ("validation", "test")  # Splits whose original texts are stored.
-SAMPLE = "sample"  # Name of the bundled sample, given instead of a folder.
+SAMPLE = "sample"  # Name that selects the sample instead of a folder.
 SHARD_BYTES = 1 << 28  # Maximum size of the character ids of a shard, in bytes.
 # A weight in a batch has three bytes, the lowest first. They hold the weight in units of 1 / WEIGHT_SCALE.
 WEIGHT_BYTES, WEIGHT_SCALE = 3, 1 << 16
@@ -64,12 +64,12 @@ UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # The weight 1, which broad
 CHUNK = 4096  # Number of documents that are copied at a time.
 
 Weights = Union[npt.NDArray[np.float32], None]
-# Function that changes character ids: it gets the ids of rows and the row numbers, and returns other ids.
+# Function that changes character ids. Its arguments are the character ids of rows and the row numbers.
 Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]
 
 
 def dataset_folder(source: str) -> Path:
-    """Return the prepared folder that the setting ``data.source`` names."""
+    """Return the path of the prepared folder for a value of the setting ``data.source``."""
     return Path("data") / SAMPLE if source == SAMPLE else Path(source)
 
 

@@ -95,15 +95,19 @@ class Targets:
 
 
 def argmax_classes(pairs: Pairs) -> npt.NDArray[np.int32]:
-    """Return the most probable class of each row, int32 [rows]: the first among equals, or -1 for a row without
-    labels."""
+    """Return the most probable class of each row, int32 [rows].
+
+    If classes are equally probable, the first one is returned. A row without labels gets -1.
+    """
     rows, best = np.arange(len(pairs)), pairs[..., 1].argmax(axis=1)
     return np.where(pairs[rows, best, 1] > 0, pairs[rows, best, 0].astype(np.int32), -1).astype(np.int32)
 
 
 def read_label_type(manifest: dict[str, Any]) -> tuple[str, int]:
-    """Read the kind of labels and ``Targets.max_labels`` from a manifest, which has no such entry with one label per
-    row."""
+    """Read the kind of labels and ``Targets.max_labels`` from a manifest.
+
+    The manifest of single-label data has no such entry.
+    """
     entry = manifest.get("labels")
     if entry is None:
         return SINGLE_LABEL, 0

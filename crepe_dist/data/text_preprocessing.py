@@ -1,5 +1,4 @@
-"""Preprocessing of a row's text: columns joined in order, HTML tags removed, and the values of feature columns
-appended.
+"""Preprocessing of the text of a row: join the text columns, remove HTML tags, and append the feature values.
 
 The value of a feature column becomes one private Unicode character (``FEATURE_CODE_POINTS``), which no text contains. A
 categorical column has a character for each value that is frequent enough. A numeric column has a character for each
@@ -242,5 +241,5 @@ def describe_unusable_number(name: str, value: str) -> str:
 
 
 def strip_field_separators(text: str) -> str:
-    """Return a text without field separators, so that no part of it can be taken for a value."""
+    """Return a text without field separators, so that no part of the text can be mistaken for a feature value."""
     return text.replace(FIELD_SEPARATOR, " ")
