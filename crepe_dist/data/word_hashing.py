@@ -1,8 +1,8 @@
 """Hashed words of encoded documents. Words carry the topic of a text; character n-grams carry its style.
 
-A word is a run of letters and digits; upper and lower case are equal. In scripts without spaces between words, each
-character is a word, and so is each rare character. Each pair of neighbouring words also counts as a word.
-"""
+A word is a run of letters and digits; case is ignored. Each character of a script without spaces between words is a
+word by itself. Each rare character, which has two ids, is also a word by itself, in any script. Each pair of
+neighbouring words also counts as a word."""
 
 from __future__ import annotations
 

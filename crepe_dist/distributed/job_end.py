@@ -31,3 +31,7 @@ def explain_horovodrun_exit(error: Exception, command: Sequence[str]) -> str:
     cause = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
     outcome = "stopped on request, and saved" if code == ExitCode.STOPPED else f"error: rank {rank} {cause}"
     return f"{outcome}; run the same command again to resume:\n  {resume_command}"
+
+
+# Horovod wheels that were built for earlier versions of crepe_dist import this name.
+explained = explain_horovodrun_exit

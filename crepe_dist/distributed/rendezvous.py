@@ -276,7 +276,8 @@ def _run_other(endpoint: Endpoint, own: LocalProcess) -> Peers:
             raise UserError(
                 f"rank 0 did not answer at {endpoint} ({ADDRESS_ENV}, {PORT_ENV}) within {endpoint.seconds:g} s",
                 why,
-                f"check the output of rank 0, that {ADDRESS_ENV} is its host, and that the network allows TCP; "
+                f"check the output of rank 0, that {ADDRESS_ENV} is the address of its host, "
+                f"and that the network allows TCP; "
                 f"{SECONDS_ENV} sets the time limit",
                 code=ExitCode.PEER_GONE,
             )

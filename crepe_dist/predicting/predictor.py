@@ -325,7 +325,7 @@ class Predictor:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{folder} cannot be made: {error.strerror}", remedy="choose another name") from error
+            raise UserError(f"{folder} cannot be created: {error.strerror}", remedy="choose another folder") from error
         weights_io.write_safetensors(weights_io.to_file_arrays(self.engine.arrays, type(self.engine.config)), path)
         self.write_metadata(path)
 

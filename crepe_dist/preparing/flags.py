@@ -134,7 +134,7 @@ class PreparationFlags(ColumnFlags, Command):
         Choice(tuple(LABELS_CHOICES)),
     )
     label_separator: Optional[str] = setting(
-        None, "Separator of multiple labels in a cell, such as ';'. space: any white space.", ANY_TEXT
+        None, "Separator of multiple labels in a cell, such as ';'. space: any whitespace.", ANY_TEXT
     )
     levels: Optional[str] = setting(
         None,
@@ -187,7 +187,7 @@ class PreparationFlags(ColumnFlags, Command):
     stratified: bool = setting(False, "Draw the splits from each class separately, so that all have its proportion.")
     max_per_class: Optional[int] = setting(
         None,
-        "Maximum number of rows per class. Larger classes are sampled uniformly. Default: no maximum.",
+        "Maximum number of rows per class. Larger classes are randomly subsampled. Default: no maximum.",
         int_range(1, 10**12),
     )
     dedupe: Optional[str] = setting(

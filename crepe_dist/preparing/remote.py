@@ -1,8 +1,8 @@
 """Download of sources from URLs, and upload of files to URLs.
 
-fsspec reads URLs such as ``s3://bucket/reviews/``. For http:// and https://, the library requests is used instead. It
-gives this module control over what servers on the web may do: close the connection early, send data without end, or
-redirect to other servers.
+fsspec reads URLs such as ``s3://bucket/reviews/``. For http:// and https://, the library requests is used instead.
+With requests, this module can handle servers that close the connection early, send data without end, or redirect to
+other servers.
 """
 
 from __future__ import annotations

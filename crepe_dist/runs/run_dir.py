@@ -125,10 +125,10 @@ class RunDir:
     def removable_files(self) -> list[Path]:
         """List the files and folders that can be removed. Call this method while the directory is locked.
 
-        Leftovers of killed processes can be removed from every run. A finished run no longer needs its resume state,
-        the folder of its refit, and its checkpoints except the reported and the latest checkpoint. It does not need the
-        latest checkpoint either if the n-gram table was refitted or the supervised model is reported. An unfinished run
-        needs its resume states and the checkpoints that the states name.
+        Leftovers of killed processes can be removed from every run. In a finished run, the resume state, the folder
+        of the refit, and all checkpoints except the reported and the latest one can also be removed. The latest one can
+        be removed too if the n-gram table was refitted or the supervised model is reported, unless it is itself the
+        reported one. In an unfinished run, only the leftovers are listed.
         """
         paths = [path for folder in self.folders_with_temporary_files() for path in temporary_files(folder)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]

@@ -147,7 +147,7 @@ class ClassificationScores:
 
     @property
     def is_predicted(self) -> npt.NDArray[np.bool_]:
-        """Whether each class was predicted for a document, bool [classes]."""
+        """Whether each class was predicted for at least one document, bool [classes]."""
         return np.asarray(self.confusion_counts[:, :2].any(axis=1))
 
     @property

@@ -304,7 +304,7 @@ class ModelFlags(Settings):
     checkpoint: Optional[str] = setting(
         None,
         "Model: a .params file, a run folder or the start of its name, an exported folder or its URL. Default: the "
-        "model chosen with `use`, otherwise the newest run in runs/ if all runs there have the same data.",
+        "model chosen with `use`, otherwise the newest run in runs/ if all runs there were trained on the same data.",
         NON_EMPTY,
         positional="?",
     )

@@ -56,9 +56,9 @@ class DataOptions(Settings, group="data"):
     )
     typos: float = setting(
         0.0,
-        "Fraction of the characters that get a typing error in training, such as 0.05. An error replaces, deletes or "
-        "inserts a letter, or swaps it with its neighbour. Each epoch has different errors. Evaluation uses clean "
-        "text.",
+        "Fraction of the characters that get a random typo in training, such as 0.05. A typo replaces or deletes the "
+        "character, inserts a letter before it, or swaps it with the next one. The typos differ in each epoch. "
+        "Evaluation uses clean text.",
         float_range(0, 1),
     )
 

@@ -94,7 +94,7 @@ def test_an_answer_is_the_deepest_node_that_is_sure(folder, printed_by, complain
 
 
 def test_levels_need_their_separator(folder):
-    with pytest.raises(UserError, match="no class has '/' in its name"):
+    with pytest.raises(UserError, match="no class has the separator '/' in its name"):
         crepe_dist.prepare(folder / "codes.csv", folder / "other", levels="/")
 
 

@@ -103,10 +103,10 @@ MENDED = (
         _run(args)
     except (RuntimeError, OSError) as error:
         try:
-            from crepe_dist.distributed.job_end import explained
+            from crepe_dist.distributed.job_end import explain_horovodrun_exit
         except ImportError:
             raise error
-        sys.exit(explained(error, sys.argv))
+        sys.exit(explain_horovodrun_exit(error, sys.argv))
 
 
 if __name__""",

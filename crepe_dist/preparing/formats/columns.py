@@ -356,7 +356,7 @@ def choose_columns(
         taken |= {*texts, title}
         if label_features := [names[i] for i in features if _normalize(names[i]) in LABEL_NAMES]:
             why = f"{label_features[0]!r:.60} is a feature column"
-            raise UserError(f"{file}: which column is the label?", why, "name it with --label")
+            raise UserError(f"{file}: which column is the label?", why, "name the label column with --label")
         if has_header:
             left = [i for i in free if i not in taken and not _is_mostly_unique(i, rows)]
         elif len(names) == 1:
