@@ -166,7 +166,7 @@ def test_several_labels():
         (["a", "b"], ["x", None], "label 1 is missing"),
         (["a", "b"], [1, 1], "all labels are of one class"),
         (["a", "b"], None, "there are no labels"),
-        (["a", "b"], [["x"], ["x", "y"]], "the texts have several labels each"),
+        (["a", "b"], [["x"], ["x", "y"]], "the texts have multiple labels each"),
         (["a", "b"], np.array([[0, 1], [2, 1]]), "the matrix of labels, of shape (2, 2),"),
     ],
 )
