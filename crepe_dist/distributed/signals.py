@@ -63,7 +63,7 @@ class SignalHandler:
 
     @property
     def is_supervised(self) -> bool:
-        """Whether an elastic driver restarts this process after a failure."""
+        """True if an elastic driver restarts this process after a failure."""
         return SUPERVISION_ID_ENV in os.environ
 
     @contextmanager

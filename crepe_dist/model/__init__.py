@@ -1,1 +1,1 @@
-"""What the networks share: configuration, weight files, loss, precision, calibration and inference."""
+"""Parts that all networks share: configuration, weight files, loss, precision, calibration and inference."""

@@ -32,9 +32,9 @@ def quantize_losses(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 class Constants(ctypes.Structure):
-    """C struct ``ObjectiveConstants`` of ``native/engine.h``: the options of the loss for the C++ kernels."""
+    """C struct ``LossConstants`` of ``native/engine.h``: the options of the loss for the C++ kernels."""
 
-    _fields_ = (("smoothing", ctypes.c_double), ("pairs", ctypes.c_int32), ("several", ctypes.c_int32))
+    _fields_ = (("smoothing", ctypes.c_double), ("max_labels", ctypes.c_int32), ("is_multilabel", ctypes.c_int32))
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class RunDir:
 
     @property
     def is_run(self) -> bool:
-        """Whether ``run.json`` was written by a run. Other programs also write files with this name."""
+        """True if ``run.json`` was written by a run. Other programs also write files with this name."""
         return {"model", "optimizer", "training", "data"} <= (_identity(self.path) or {}).keys()
 
     @property
@@ -114,7 +114,7 @@ class RunDir:
 
     @property
     def is_refitted(self) -> bool:
-        """Whether the run is finished and its n-gram table was refitted."""
+        """True if the run is finished and its n-gram table was refitted."""
         return "refit" in (self.result or {}).get("provenance", {})
 
     def folders_with_temporary_files(self) -> tuple[Path, ...]:

@@ -142,12 +142,12 @@ class ClassificationScores:
 
     @property
     def has_support(self) -> npt.NDArray[np.bool_]:
-        """Whether each class has documents, bool [classes]."""
+        """True for each class that has documents, bool [classes]."""
         return np.asarray(self.support > 0)
 
     @property
     def is_predicted(self) -> npt.NDArray[np.bool_]:
-        """Whether each class was predicted for at least one document, bool [classes]."""
+        """True for each class that was predicted for at least one document, bool [classes]."""
         return np.asarray(self.confusion_counts[:, :2].any(axis=1))
 
     @property
