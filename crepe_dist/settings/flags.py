@@ -86,9 +86,14 @@ class Parser(argparse.ArgumentParser):
 
     def unknown(self, argument: str) -> UserError:
         """Return the error for an argument that no flag accepts."""
+        flags = self.flags()
+        if not argument.startswith("-") and {"--file", "--text"} <= set(flags):
+            remedy = "pass a file of texts with --file, and a single text with --text"
+        else:
+            remedy = did_you_mean(argument.partition("=")[0], flags) or self.hint()
         return UserError(
             f"there is no option {argument}" if argument.startswith("-") else f"unexpected argument {argument}",
-            remedy=did_you_mean(argument.partition("=")[0], self.flags()) or self.hint(),
+            remedy=remedy,
         )
 
     def error(self, message: str) -> NoReturn:
