@@ -78,7 +78,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
 
         path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint, self.data), self.checkpoint)
         predictor = load(path, **self.external_weights_kwargs(), device="cpu", **self.thresholds())
-        if predictor.composition.beside and export_format == "web":
+        if predictor.composition.feature_columns and export_format == "web":
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             what = f"--format {export_format} does not support feature columns, which this model has"
             raise UserError(what, remedy=remedy)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from crepe_dist.data import characters
 from crepe_dist.errors import UserError
 from crepe_dist.native import constants, library
+from crepe_dist.sealed_json import rename_keys
 from crepe_dist.settings.fields import MAX_DOCUMENT_LENGTH, MODES, Mode
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+ =<>()[]{}"
@@ -55,7 +56,7 @@ class CharEncoder:
             False in mode ``notebook`` and with a custom alphabet, otherwise True.
         alphabet: characters in the order of their ids; characters of words come first. A custom alphabet contains a
             space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
-        paired: rare characters, sorted by code point, that do not get an id of their own in a custom alphabet.
+        two_id_characters: rare characters, sorted by code point. In a custom alphabet, they have no id of their own.
             Character number n has the two ids ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is
             the smallest square that is at least the number of rare characters.
 
@@ -67,7 +68,7 @@ class CharEncoder:
     feature_len: int = 1014
     fold_accents: bool | None = None
     alphabet: str = ""
-    paired: str = ""
+    two_id_characters: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -78,8 +79,8 @@ class CharEncoder:
             )
         if not self.alphabet:
             object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
-        if self.is_custom or self.paired:
-            characters.check_alphabet(self.alphabet, self.paired)
+        if self.is_custom or self.two_id_characters:
+            characters.check_alphabet(self.alphabet, self.two_id_characters)
         if self.fold_accents is None:
             object.__setattr__(self, "fold_accents", self.mode != "notebook" and not self.is_custom)
 
@@ -96,7 +97,7 @@ class CharEncoder:
     @property
     def pair_base(self) -> int:
         """Number of ids for the first half of a rare character, which is also the number of ids for the second half."""
-        return characters.pair_base(self.paired)
+        return characters.pair_base(self.two_id_characters)
 
     @property
     def num_ids(self) -> int:
@@ -110,7 +111,11 @@ class CharEncoder:
 
     def same_mapping(self, other: CharEncoder) -> bool:
         """Return whether both encoders map characters to the same ids. Folding of accents is not compared."""
-        return (self.mode, self.alphabet, self.paired) == (other.mode, other.alphabet, other.paired)
+        return (self.mode, self.alphabet, self.two_id_characters) == (
+            other.mode,
+            other.alphabet,
+            other.two_id_characters,
+        )
 
     @property
     def typo_ids(self) -> CharIds:
@@ -131,15 +136,21 @@ class CharEncoder:
 
     @property
     def _table(self) -> CharIds:
-        return characters.id_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired, self.is_custom)
+        return characters.id_table(
+            self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters, self.is_custom
+        )
 
     @property
     def _spelling(self) -> dict[int, str]:
-        return characters.spelling_table(self.mode, bool(self.fold_accents), self.alphabet, self.paired)
+        return characters.spelling_table(self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters)
 
     def encode(self, texts: Sequence[str]) -> CharIds:
         """Encode texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
-        if self.paired or not all(map(str.isascii, texts)) or max(map(len, texts), default=0) > self.feature_len:
+        if (
+            self.two_id_characters
+            or not all(map(str.isascii, texts))
+            or max(map(len, texts), default=0) > self.feature_len
+        ):
             texts = list(map(self._truncate, texts))
         return self._encode_truncated(texts)
 
@@ -160,10 +171,10 @@ class CharEncoder:
 
         Rare characters and letters such as ß become two characters.
         """
-        if text.isascii() and not self.paired:
+        if text.isascii() and not self.two_id_characters:
             return text
         spelling = self._spelling
-        is_spelt = self.paired or any(chr(point) in text for point in spelling)
+        is_spelt = self.two_id_characters or any(chr(point) in text for point in spelling)
         return text.translate(spelling) if is_spelt else text
 
     def _truncate(self, text: str) -> str:
@@ -312,8 +323,8 @@ class CharEncoder:
             number = (code - rare) * self.pair_base + after - second
             if code < rare:
                 text.append(self.alphabet[code])
-            elif code < second <= after < self.num_ids and number < len(self.paired):
-                text.append(self.paired[number])
+            elif code < second <= after < self.num_ids and number < len(self.two_id_characters):
+                text.append(self.two_id_characters[number])
             elif not second <= code < self.num_ids:
                 text.append(" ")
         return "".join(text)
@@ -329,7 +340,8 @@ class CharEncoder:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoder as JSON-like data. The key ``paired`` exists only if there are rare characters."""
-        return {name: value for name, value in asdict(self).items() if self.paired or name != "paired"}
+        saved = rename_keys(asdict(self), {"two_id_characters": "paired"})
+        return {name: value for name, value in saved.items() if value or name != "paired"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> CharEncoder:
@@ -342,7 +354,7 @@ class CharEncoder:
         if not isinstance(saved["alphabet"], str) or type(saved["feature_len"]) is not int:
             raise ValueError("the alphabet is not a text, or feature_len not a number")
         names = ("mode", "feature_len", "fold_accents", "alphabet")
-        return cls(**{name: saved[name] for name in names}, paired=str(saved.get("paired", "")))
+        return cls(**{name: saved[name] for name in names}, two_id_characters=str(saved.get("paired", "")))
 
 
 def head_tail_lengths(encoding: Mapping[str, Any]) -> tuple[int, int]:

@@ -27,7 +27,7 @@ MIN_COUNT = 5  # Minimum number of occurrences of a character in a generated alp
 # Unicode categories of invisible characters: controls, direction marks, private use, surrogates, separators.
 INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 # Maximum number of rare characters. They take 2 × 96 ids, so 61 other characters and the space have an id of their own.
-MAX_PAIRED = 96**2
+MAX_RARE_CHARACTERS = 96**2
 # First of the private code points that represent the ids of rare characters during encoding.
 SYMBOLS = 0x10FF00
 # Code points from this one on never fold to a letter of a standard alphabet by lower-casing or decomposition.
@@ -56,14 +56,14 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     In mode ``paper``, characters are counted in lower case. The alphabet always contains a space. Invisible characters
     are omitted. If at most ``MAX_CHARACTERS`` characters occur ``MIN_COUNT`` times, these are the alphabet, and all
     others are omitted. Otherwise, as many of the most frequent characters as possible get an id of their own, and up to
-    ``MAX_PAIRED`` of the following characters are encoded as two ids. Ties are broken by code point.
+    ``MAX_RARE_CHARACTERS`` of the following characters are encoded as two ids. Ties are broken by code point.
 
     Args:
         counts: number of occurrences of each code point.
         mode: mode of the encoder.
 
     Returns:
-        The alphabet, and the rare characters (``CharEncoder.paired``).
+        The alphabet, and the rare characters (``CharEncoder.two_id_characters``).
     """
     occurrences: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
@@ -80,23 +80,23 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
 
 
 def split_frequent_and_rare(
-    characters: Sequence[str], num_ids: int, paired: int = 0
+    characters: Sequence[str], num_ids: int, num_rare: int = 0
 ) -> tuple[Sequence[str], Sequence[str]]:
     """Divide characters, the most frequent first, into characters of one id and characters of two; others are omitted.
 
     Args:
         num_ids: number of ids.
-        paired: number of further characters with two ids. They use the same ids as the rare characters.
+        num_rare: number of further characters with two ids. They use the same ids as the rare characters.
     """
     own = min(len(characters), num_ids)
-    while own and _most_paired(num_ids - own) - paired < min(len(characters) - own, MAX_PAIRED - paired):
+    while own and _max_rare(num_ids - own) - num_rare < min(len(characters) - own, MAX_RARE_CHARACTERS - num_rare):
         own -= 1
-    return characters[:own], characters[own : own + _most_paired(num_ids - own) - paired]
+    return characters[:own], characters[own : own + _max_rare(num_ids - own) - num_rare]
 
 
-def _most_paired(num_ids: int) -> int:
+def _max_rare(num_ids: int) -> int:
     """Return the maximum number of characters with two ids that this number of ids can encode."""
-    return min((num_ids // 2) ** 2, MAX_PAIRED)
+    return min((num_ids // 2) ** 2, MAX_RARE_CHARACTERS)
 
 
 def is_in_words(character: str) -> bool:
@@ -115,17 +115,17 @@ def sort_alphabet(alphabet: Iterable[str]) -> str:
     return "".join(sorted(alphabet, key=lambda character: (not is_in_words(character), character)))
 
 
-def pair_base(paired: Sized) -> int:
+def pair_base(rare: Sized) -> int:
     """Return the number of ids for the first half of a rare character. The second half has the same number of ids."""
-    return math.isqrt(max(0, len(paired) - 1)) + bool(paired)
+    return math.isqrt(max(0, len(rare) - 1)) + bool(rare)
 
 
-def check_alphabet(alphabet: str, paired: str) -> None:
+def check_alphabet(alphabet: str, rare: str) -> None:
     """Raise ``UserError`` if ``frequent_alphabet`` cannot have built an alphabet."""
-    is_sorted = all(text == sort_alphabet(set(text)) for text in (alphabet, paired))
-    visible = [character for character in alphabet + paired if ord(character) not in FEATURE_CODE_POINTS]
+    is_sorted = all(text == sort_alphabet(set(text)) for text in (alphabet, rare))
+    visible = [character for character in alphabet + rare if ord(character) not in FEATURE_CODE_POINTS]
     is_visible = not any(unicodedata.category(character) in INVISIBLE for character in visible)
-    fits = len(alphabet) + 2 * pair_base(paired) <= MAX_CHARACTERS and set(paired).isdisjoint(alphabet)
+    fits = len(alphabet) + 2 * pair_base(rare) <= MAX_CHARACTERS and set(rare).isdisjoint(alphabet)
     if not (is_sorted and is_visible and fits and " " in alphabet):
         raise UserError(
             "the alphabet cannot be used",
@@ -155,7 +155,7 @@ def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
 
 
 @cache
-def id_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_custom: bool) -> npt.NDArray[np.uint8]:
+def id_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.uint8]:
     """Return the id of every code point, uint8 [0x110000]. The code points from ``SYMBOLS`` have the ids after the
     alphabet."""
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
@@ -163,24 +163,24 @@ def id_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str, is_cust
     end = FOLDING_END if is_custom else LATIN_END
     for point in (*range(end), *map(ord, WHITE_SPACE + alphabet)):
         table[point] = ids.get(fold_character(chr(point), mode, fold_accents), BLANK)
-    symbols = 2 * pair_base(paired)
+    symbols = 2 * pair_base(rare)
     table[SYMBOLS : SYMBOLS + symbols] = len(alphabet) + np.arange(symbols)
     return table
 
 
 @cache
-def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, paired: str) -> dict[int, str]:
+def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> dict[int, str]:
     """Return the characters that replace each code point with more than one id, for ``str.translate``.
 
     A rare character is replaced by two symbols, code points from ``SYMBOLS``. A letter such as ß is replaced by the
     letters that it is read as. A symbol that is already in a text is read as an unknown character.
     """
-    if not paired and not fold_accents:
+    if not rare and not fold_accents:
         return {}
-    side = pair_base(paired)
-    spelt = {character: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, character in enumerate(paired)}
+    side = pair_base(rare)
+    spelt = {character: chr(SYMBOLS + n // side) + chr(SYMBOLS + side + n % side) for n, character in enumerate(rare)}
     known = {**dict(zip(alphabet, alphabet)), **spelt}
-    points = (*range(FOLDING_END if paired else LATIN_END), *map(ord, paired))
+    points = (*range(FOLDING_END if rare else LATIN_END), *map(ord, rare))
     readings = ((point, fold_character(chr(point), mode, fold_accents)) for point in points)
     spellings = {
         point: "".join(known[character] for character in letters)

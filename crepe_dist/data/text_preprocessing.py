@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from crepe_dist.data.markup import without_tags
+from crepe_dist.sealed_json import rename_keys
 
 SEPARATOR = " | "  # Separator between the joined text columns of a row.
 FIELD_SEPARATOR = "\x1f"  # Separator between the text of a row and the values of its feature columns.
@@ -137,12 +138,12 @@ class TextPreprocessor:
     Args:
         columns: names of the text columns. The texts are joined in this order. Empty if the rows had no named columns.
         strip_html: True to remove HTML tags and resolve character references such as ``&amp;``.
-        beside: feature columns, in the order of their values in a row.
+        feature_columns: feature columns, in the order of their values in a row.
     """
 
     columns: tuple[str, ...] = ()
     strip_html: bool = False
-    beside: tuple[FeatureColumn, ...] = ()
+    feature_columns: tuple[FeatureColumn, ...] = ()
 
     def text(self, row: str) -> str:
         """Return a row as the network reads it. Values that the row does not have count as missing."""
@@ -158,13 +159,13 @@ class TextPreprocessor:
 
     def read(self, row: str) -> tuple[str, str]:
         """Return the results of ``text`` and ``validation_error``. HTML is removed only one time."""
-        text, *values = normalize_row(row if self.beside else strip_field_separators(row), self.strip_html).split(
-            FIELD_SEPARATOR
-        )
+        text, *values = normalize_row(
+            row if self.feature_columns else strip_field_separators(row), self.strip_html
+        ).split(FIELD_SEPARATOR)
         problem = "" if text.strip() else EMPTY
-        if not self.beside:
+        if not self.feature_columns:
             return text, problem
-        values += [""] * (len(self.beside) - len(values))
+        values += [""] * (len(self.feature_columns) - len(values))
         ends = [text, " "]
         for (column, start), value in zip(self.code_point_ranges(), values):
             number = column.value_index(value)
@@ -181,7 +182,7 @@ class TextPreprocessor:
     def code_point_ranges(self) -> Iterator[tuple[FeatureColumn, int]]:
         """Yield each feature column, and the code point of its first character."""
         start = FEATURE_CODE_POINTS.start
-        for column in self.beside:
+        for column in self.feature_columns:
             yield column, start
             start += column.size
 
@@ -191,18 +192,22 @@ class TextPreprocessor:
 
     def value_characters(self, text: str) -> str:
         """Return the characters of the values at the end of a preprocessed text."""
-        return text[len(text) - 2 * len(self.beside) + 1 :: 2]
+        return text[len(text) - 2 * len(self.feature_columns) + 1 :: 2]
 
     def hide_column(self, name: str, row: str) -> str:
         """Replace the value of one column of a row by a value that the network does not read."""
         text, *values = row.split(FIELD_SEPARATOR)
-        hidden = [UNKNOWN_CHARACTER if column.name == name else value for column, value in zip(self.beside, values)]
+        hidden = [
+            UNKNOWN_CHARACTER if column.name == name else value for column, value in zip(self.feature_columns, values)
+        ]
         return FIELD_SEPARATOR.join([text, *hidden])
 
     def display_text(self, row: str) -> str:
         """Return a readable row: the text, and each value after the name of its column."""
         text, *values = row.split(FIELD_SEPARATOR)
-        named = [f"{column.name}: {value.strip()}" for column, value in zip(self.beside, values) if value.strip()]
+        named = [
+            f"{column.name}: {value.strip()}" for column, value in zip(self.feature_columns, values) if value.strip()
+        ]
         return SEPARATOR.join([text, *named])
 
     def describe_character(self, character: str) -> str:
@@ -217,7 +222,8 @@ class TextPreprocessor:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the preprocessor as JSON-like data. The key ``beside`` exists only if there are feature columns."""
-        return {name: value for name, value in asdict(self).items() if value or name != "beside"}
+        saved = rename_keys(asdict(self), {"feature_columns": "beside"})
+        return {name: value for name, value in saved.items() if value or name != "beside"}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TextPreprocessor:

@@ -114,7 +114,7 @@ def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[s
     usable = (row.text for row in inputs if not (row.error or composition.validation_error(row.text)))
     file_texts = [normalize_row(row, composition.strip_html) for row in usable]
     # If the file has no feature columns, their values are treated as missing.
-    if missing_values := FIELD_SEPARATOR * len(composition.beside):
+    if missing_values := FIELD_SEPARATOR * len(composition.feature_columns):
         file_texts = [row if FIELD_SEPARATOR in row else row + missing_values for row in file_texts]
     split_texts = [split.text(row) or "" for row in range(len(split))]
     seen_splits = [*(part for name, part in data.splits.items() if name != "test"), *filter(None, [data.unlabelled])]

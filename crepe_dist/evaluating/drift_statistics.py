@@ -72,8 +72,8 @@ class DriftStatistics:
     def parts_and_wholes(self, rows: list[str]) -> dict[tuple[str, str], tuple[Any, Any]]:
         """Return the part and the whole for each text, by (group, name) of the proportion."""
         predictor, ones, text = self._predictor, np.ones(len(rows)), "text"
-        beside, thresholds = predictor.composition.beside, predictor.thresholds
-        texts, *columns = zip(*(row.split(FIELD_SEPARATOR) if beside else [row] for row in rows))
+        feature_columns, thresholds = predictor.composition.feature_columns, predictor.thresholds
+        texts, *columns = zip(*(row.split(FIELD_SEPARATOR) if feature_columns else [row] for row in rows))
         composed = list(map(predictor.composition.without_html_stripping.text, rows))
         char_ids, num_ids = predictor.encoding.encode_and_measure(composed)
         probabilities = predictor.probabilities(predictor.logits(char_ids))
@@ -99,7 +99,7 @@ class DriftStatistics:
         result[text, f"at most {pluralize(self._short, 'character')}"] = lengths <= self._short, ones
         result[text, f"at least {pluralize(self._long, 'character')}"] = lengths >= self._long, ones
         result[text, "longer than the network reads"] = num_ids > predictor.encoding.feature_len, ones
-        for column, values in zip(beside, columns):
+        for column, values in zip(feature_columns, columns):
             group, numbers = f"column {column.name}", np.array(list(map(column.value_index, values)), np.float64)
             result[group, "(never seen in training)"] = np.isnan(numbers), ones
             result[group, "(missing)"] = numbers == 0, ones

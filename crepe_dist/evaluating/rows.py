@@ -137,7 +137,7 @@ def _check_same_preparation(predictor: Predictor, dataset: Dataset) -> None:
     """Check that a data set was prepared in the same way as the training data of the model."""
     strips = predictor.composition.strip_html, dataset.preprocessor.strip_html
     pairs: dict[str, tuple[Any, Any]] = {
-        "feature columns": (predictor.composition.beside, dataset.preprocessor.beside),
+        "feature columns": (predictor.composition.feature_columns, dataset.preprocessor.feature_columns),
         "encoding": (predictor.encoding, dataset.encoder),
         "removal of HTML": strips,
         "number of labels": (predictor.is_multilabel, dataset.label_kind == MULTILABEL),

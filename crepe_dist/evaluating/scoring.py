@@ -72,10 +72,10 @@ def score(args: Any, group: ProcessGroup) -> None:
                 )
             )
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoder
-        beside = predictor.composition.beside if rows.split in SPLITS_WITH_TEXTS else ()
+        feature_columns = predictor.composition.feature_columns if rows.split in SPLITS_WITH_TEXTS else ()
         # Altered views of the split. The key is the probability of a typing error, or the name of a removed column.
         views: dict[Any, Split] = {rate: with_typos(split, rate, encoder=encoding) for rate in args.typos}
-        views |= {column.name: without_column(split, column.name, predictor) for column in beside}
+        views |= {column.name: without_column(split, column.name, predictor) for column in feature_columns}
         scores, *view_scores = (
             evaluate_on(view, predictor, group, args.batch_size) for view in (split, *views.values())
         )

@@ -80,7 +80,9 @@ class Classifier:
         self.classes: list[str] = self.metadata["classes"]
         # If the highest probability is below this threshold, possibly none of the classes is correct.
         self.min_probability: float = self.metadata.get("min_probability", 0)
-        width = max(FILTERS, self.metadata.get("longest", 0) * len(self.classes))
+        # Models of earlier versions have the key "longest".
+        maxn = self.metadata.get("maxn", self.metadata.get("longest", 0))
+        width = max(FILTERS, maxn * len(self.classes))
         self.batch_size: int = min(MAX_BATCH, max(1, MAX_ACTIVATIONS // (self.metadata["feature_len"] * width)))
 
     def run(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -125,7 +125,7 @@ def dataset_of_run(path: Path) -> Path:
 def synthetic_texts(encoding: CharEncoder) -> list[str]:
     """Generate random texts of known and unknown characters. The longest one has twice the length of the input."""
     generator = np.random.default_rng(0)
-    rare = generator.permutation([*encoding.paired])[: len(encoding.alphabet)]
+    rare = generator.permutation([*encoding.two_id_characters])[: len(encoding.alphabet)]
     characters = np.array([*encoding.alphabet, *rare, *UNUSUAL_CHARACTERS])
     longest = 2 * encoding.feature_len
     lengths = [0, 1, longest, *generator.integers(2, longest + 1, NUM_TEXTS - 4).tolist()]

@@ -86,7 +86,7 @@ class Calibration:
         return {name: value for name, value in asdict(self).items() if name != "thresholds"}
 
     @property
-    def promised(self) -> dict[float, list[float]]:
+    def precision_thresholds(self) -> dict[float, list[float]]:
         """Thresholds by precision, for those of ``TARGET_PRECISIONS`` that the validation texts reach."""
         thresholds_by_precision = (
             {precision: self._lowest_thresholds(precision) for precision in TARGET_PRECISIONS}

@@ -62,7 +62,6 @@ class NetworkConfig(ABC):
         early_stopping: True if training stops early by default.
         label_smoothing: default label smoothing.
         too_large_hint: remedy if the network is too large for the machine.
-        option_names: option name by size name, for the sizes whose option has another name.
         max_sizes: maximum value by size name.
         alphabet_size: number of known character ids. This number and all larger ids are blanks.
         feature_len: number of character ids per document.
@@ -85,7 +84,6 @@ class NetworkConfig(ABC):
     early_stopping: ClassVar[bool] = True
     label_smoothing: ClassVar[float] = 0.0
     too_large_hint: ClassVar[str] = "choose --model ngrams"
-    option_names: ClassVar[Mapping[str, str]] = {}
     max_sizes: ClassVar[Mapping[str, int]] = {}
 
     alphabet_size: int
@@ -100,7 +98,7 @@ class NetworkConfig(ABC):
     @classmethod
     def for_data(cls: type[Self], options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> Self:
         """Return the configuration that ``options`` select for a data set with ``rows`` training rows."""
-        sizes = {name: getattr(options, cls.option_names.get(name, name)) for name in cls.hyperparameter_names()}
+        sizes = {name: getattr(options, name) for name in cls.hyperparameter_names()}
         chosen = {name: size for name, size in sizes.items() if size is not None}
         return cls(alphabet_size=encoder.num_ids, feature_len=encoder.feature_len, num_classes=classes, **chosen)
 
@@ -186,15 +184,13 @@ class NetworkConfig(ABC):
 
         If the user sets an option to its default, the result is the same as if the option is missing.
         """
-        names = {name: self.option_names.get(name, name) for name in self.hyperparameter_names() if name != DROPOUT}
-        names = {name: option for name, option in names.items() if hasattr(options, option)}
-        values = {name: getattr(options, option) for name, option in names.items()}
-        defaults = {name: getattr(type(options), option) for name, option in names.items()}
-        return {name: None if value == defaults[name] else value for name, value in values.items()}
+        names = [name for name in self.hyperparameter_names() if name != DROPOUT and hasattr(options, name)]
+        values = {name: getattr(options, name) for name in names}
+        return {name: None if value == getattr(type(options), name) else value for name, value in values.items()}
 
     def size_mismatch_hint(self, name: str) -> str:
         """Return the remedy for the error that the requested size ``name`` differs from this configuration."""
-        return f"omit model.{self.option_names.get(name, name)}, which these parameters decide"
+        return f"omit model.{name}, which these parameters decide"
 
     def with_training_options(self: Self, options: ModelOptions) -> Self:
         """Return a copy with the options that may differ between training runs, such as dropout."""

@@ -296,7 +296,7 @@ class Predictor:
 
     def without_values(self, num_known: npt.NDArray[np.int64], texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Subtract the characters of feature columns from the known-character counts of preprocessed texts."""
-        if not self.composition.beside:
+        if not self.composition.feature_columns:
             return num_known
         counts = np.array([self.encoding.count_unknown(self.composition.value_characters(text)) for text in texts])
         return np.asarray(np.maximum(num_known + counts[:, 0] - counts[:, 1], 0))
@@ -386,7 +386,7 @@ class Predictor:
         scores, words = occlude(text, self.encoding, logits, self._max_batch_size(BATCH_SIZE), index)
         truncated = self.encoding.truncated_range(text)
         explanation = Explanation(text, label, prediction, truncated, tuple(scores), tuple(words))
-        if not self.composition.beside:
+        if not self.composition.feature_columns:
             return explanation
         return explanation.with_display_text(self.composition.describe_character)
 

@@ -265,13 +265,15 @@ def write_shard(
         chunk = rows[start : start + step].records()
         data = texts.get(chunk)
         read = [text.decode("utf-8") for text in data]
-        if preprocessor.beside:
+        if preprocessor.feature_columns:
             read = list(map(preprocessor.without_html_stripping.text, read))
         codes, lengths = encoder.encode_and_measure(read)
         counts.lengths.update(lengths.tolist())
         writer.append(codes, texts=data, ids=texts.ids(chunk))
         # Most characters are both ASCII and in the alphabet. Counting only the remaining characters is faster.
-        of_texts = (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if preprocessor.beside else data
+        of_texts = (
+            (text.partition(FIELD_SEPARATOR.encode())[0] for text in data) if preprocessor.feature_columns else data
+        )
         left = b"".join(of_texts).translate(None, known).decode("utf-8")
         if left:
             values, times = np.unique(np.frombuffer(left.encode("utf-32-le"), dtype="<u4"), return_counts=True)

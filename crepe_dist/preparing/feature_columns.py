@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from crepe_dist.data.characters import MAX_CHARACTERS, MAX_PAIRED
+from crepe_dist.data.characters import MAX_CHARACTERS, MAX_RARE_CHARACTERS
 from crepe_dist.data.text_preprocessing import (
     FEATURE_CODE_POINTS,
     FIELD_SEPARATOR,
@@ -25,7 +25,7 @@ from crepe_dist.preparing.worker_pool import WorkerPool
 TASK_ROWS = 1 << 15
 Floats = npt.NDArray[np.float64]
 # Maximum number of categories of a column. There are not enough ids for more categories.
-MAX_CATEGORIES = MAX_PAIRED + MAX_CHARACTERS
+MAX_CATEGORIES = MAX_RARE_CHARACTERS + MAX_CHARACTERS
 # Number of bins of a numeric column. Each bin has about the same number of rows.
 NUM_QUANTILE_BINS = 16
 
@@ -76,7 +76,7 @@ def fit_feature_columns(
             what, f"at most {len(FEATURE_CODE_POINTS):,} values can be encoded", "leave out columns with many values"
         )
     order = np.argsort(-np.array(frequencies), kind="stable").tolist()
-    characters = TextPreprocessor(beside=tuple(columns)).characters()
+    characters = TextPreprocessor(feature_columns=tuple(columns)).characters()
     return tuple(columns), "".join(characters[number] for number in order)
 
 

@@ -78,7 +78,7 @@ def fit_encoder(
             many, the least frequent of them are left out.
         training: Training and unlabelled rows. There must be at least one row.
     """
-    count_points = partial(count_code_points, bool(preprocessor.beside))
+    count_points = partial(count_code_points, bool(preprocessor.feature_columns))
     sample = training[:: -(-len(training) // MAX_SAMPLE_ROWS)]
     encoding = spec.encoder
     is_needed = spec.fit_alphabet == IF_NEEDED and _coverage_gain(encoding, sample, count_points) >= MIN_COVERAGE_GAIN
@@ -91,13 +91,13 @@ def fit_encoder(
         encoding = _with_new_alphabet(encoding, counts)
     if value_characters:
         frequent, rare = split_frequent_and_rare(
-            value_characters, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.paired)
+            value_characters, MAX_CHARACTERS - len(encoding.alphabet), len(encoding.two_id_characters)
         )
-        alphabet, paired = (
-            sort_alphabet(encoding.alphabet + "".join(frequent)),
-            sort_alphabet(encoding.paired + "".join(rare)),
+        encoding = replace(
+            encoding,
+            alphabet=sort_alphabet(encoding.alphabet + "".join(frequent)),
+            two_id_characters=sort_alphabet(encoding.two_id_characters + "".join(rare)),
         )
-        encoding = replace(encoding, alphabet=alphabet, paired=paired)
     if spec.fit_length:
         needed = training.column("characters")
         codes = encoding.lengths(
@@ -113,8 +113,8 @@ def fit_encoder(
 
 
 def _with_new_alphabet(encoding: CharEncoder, counts: Mapping[int, int]) -> CharEncoder:
-    alphabet, paired = frequent_alphabet(counts, encoding.mode)
-    return replace(encoding, alphabet=alphabet, paired=paired, fold_accents=False)
+    alphabet, rare = frequent_alphabet(counts, encoding.mode)
+    return replace(encoding, alphabet=alphabet, two_id_characters=rare, fold_accents=False)
 
 
 def _coverage_gain(

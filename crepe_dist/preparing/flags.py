@@ -413,7 +413,9 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
             f"it uses the standard alphabet of the mode {encoding.mode}",
             f"leave out --alphabet and pass --mode {encoding.mode}",
         )
-    frequent, rare = (sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.paired))
+    frequent, rare = (
+        sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.two_id_characters)
+    )
     return frequent, rare
 
 

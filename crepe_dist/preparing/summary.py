@@ -54,7 +54,7 @@ def build_data_report(
     }
     absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
     is_unlabelled = np.asarray(collected.rows["label"] == absent)
-    values, known = set(built.preprocessor.characters()), set(built.encoder.alphabet + built.encoder.paired)
+    values, known = set(built.preprocessor.characters()), set(built.encoder.alphabet + built.encoder.two_id_characters)
     summary: dict[str, Any] = {
         "name": name,
         "version": __version__,
@@ -63,7 +63,7 @@ def build_data_report(
             "length": spec.fit_length,
             "alphabet": spec.fit_alphabet != FIXED and known - values != set(spec.encoder.alphabet),
             "characters": len(known - values),
-            "rare": len(set(built.encoder.paired) - values),
+            "rare": len(set(built.encoder.two_id_characters) - values),
         },
         "beside": [
             {"name": column.name, "values": column.size - 1, "read": len(known.intersection(column.characters(start)))}
@@ -97,7 +97,7 @@ def build_data_report(
         "strip_html": spec.read_options.strip_html,
         "file_encoding": spec.read_options.encoding or UTF_8,
     }
-    if built.preprocessor.beside:
+    if built.preprocessor.feature_columns:
         text_duplicates = _count_duplicates(collected, built, is_unlabelled, "_alone")
         summary["duplicates"]["text_alone"] = {name: text_duplicates[name] for name in ("exact", "near", "across")}
     if levels := spec.read_options.labelling.levels:

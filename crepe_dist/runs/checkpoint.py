@@ -34,8 +34,8 @@ from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.runs.scores import MAX_STORED_CLASSES, AnyScores, MulticlassScores, MultilabelScores
 from crepe_dist.sealed_json import damaged_error, read_record, rename_keys, write_sealed_json
 
-FORMAT = 5  # Version of the metadata, of the scores and of ``DEFAULT_MODEL_FILE``.
-FORMER_FORMATS = (4,)  # Versions that are also read. They differ only in their keys.
+FORMAT = 6  # Version of the metadata, of the scores and of ``DEFAULT_MODEL_FILE``.
+FORMER_FORMATS = (4, 5)  # Versions that are also read. They differ only in their keys.
 RESULT_FORMAT = 1  # Version of ``result.json``.
 FOLDER = "checkpoints"
 RESULT = "result.json"
@@ -55,6 +55,13 @@ SUPERVISED, STUDENT = (
     "student",
 )  # The two models of a run with unlabelled texts, in ``result.json``.
 FORMER_METADATA_KEYS = {"computed": "numerics"}
+FORMER_NETWORK_KEYS = {
+    "longest": "maxn",
+    "letters": "num_word_char_ids",
+    "words": "word_buckets",
+    "reach": "embedding_maxn",
+    "rows": "embedding_rows",
+}
 OTHER_CHECKPOINT_HINT = (
     "choose another checkpoint, or delete the .json to load the file as parameters of another program"
 )
@@ -225,7 +232,7 @@ def read_metadata(path: Path) -> Json | None:
         raise UserError(
             f"{path} was altered: its SHA-256 is not the one in {sidecar.name}", remedy=OTHER_CHECKPOINT_HINT
         )
-    return described
+    return {**described, "network": rename_keys(described["network"], FORMER_NETWORK_KEYS)}
 
 
 def parse_metadata(path: Path, metadata: Json) -> tuple[CharEncoder, list[str], Json]:

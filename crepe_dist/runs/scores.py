@@ -116,7 +116,7 @@ class ClassificationScores:
         * ``precision``: proportion of the predictions that are correct.
         """
         rows = []
-        for (target, thresholds), counts in zip(self.calibration.promised.items(), self.selective_counts):
+        for (target, thresholds), counts in zip(self.calibration.precision_thresholds.items(), self.selective_counts):
             predicted, correct = counts.T
             coverage = (correct if self.is_multilabel else predicted) / max(self.support.sum(), 1)
             reachable = [threshold if threshold <= 1 else None for threshold in thresholds]

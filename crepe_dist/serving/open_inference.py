@@ -144,7 +144,7 @@ def add_routes(
 
 def _input_names(composition: TextPreprocessor) -> list[str]:
     """Return the tensor names of a request. If the training data had named columns, these are the names."""
-    return [*(composition.columns or [INPUT]), *(column.name for column in composition.beside)]
+    return [*(composition.columns or [INPUT]), *(column.name for column in composition.feature_columns)]
 
 
 def _rows(tensors: Sequence[InputTensor], binary: bytes, composition: TextPreprocessor) -> list[str]:

@@ -82,19 +82,19 @@ class PredictRequest(BaseModel):
             return list(map(strip_field_separators, self.texts))
         text_keys = {name: text for name, text in (("title", self.title), ("text", self.text)) if text is not None}
         values = {name: format_value(value) for name, value in {**self.columns, **(self.model_extra or {})}.items()}
-        beside = {column.name: column for column in composition.beside}
-        known = [*(composition.columns or ("text",)), *beside]
+        feature_columns = {column.name: column for column in composition.feature_columns}
+        known = [*(composition.columns or ("text",)), *feature_columns]
         for name, value in values.items():
             if name not in known:
                 why = f"the model reads no column {name!r:.60}"
                 raise HttpError(422, "the request has an unknown column", why, f"the columns are {join_words(known)}")
             if (
-                name in beside
-                and beside[name].categories is None
+                name in feature_columns
+                and feature_columns[name].categories is None
                 and (problem := describe_unusable_number(name, value))
             ):
                 raise HttpError(422, problem, remedy="give a number or null")
-        parts = {**text_keys, **{name: value for name, value in values.items() if name not in beside}}
+        parts = {**text_keys, **{name: value for name, value in values.items() if name not in feature_columns}}
         if not parts:
             raise HttpError(
                 422,
@@ -110,7 +110,7 @@ class PredictRequest(BaseModel):
             raise HttpError(
                 422, "the request names its text in two ways", why, "give text, or the columns by their names"
             )
-        return [append_values(strip_field_separators(joined), [values.get(name, "") for name in beside])]
+        return [append_values(strip_field_separators(joined), [values.get(name, "") for name in feature_columns])]
 
 
 class JsonTextResponse(Response):

@@ -155,14 +155,14 @@ class MulticlassAccumulator(ScoreAccumulator):
     ) -> None:
         super().__init__(num_documents, calibration)
         self._used = calibration  # Calibration of this split's probabilities. Fitting does not change it.
-        self._promised = list(calibration.promised.values())
-        self._levels = levels[-len(self._promised[0]) :] if self._promised else []
+        self._precision_thresholds = list(calibration.precision_thresholds.values())
+        self._levels = levels[-len(self._precision_thresholds[0]) :] if self._precision_thresholds else []
         num_classes = len(levels[-1].of_class)
         self._confusion = self._register(np.zeros((num_classes, num_classes), np.int64))
         self._confidence_histogram = self._register(np.zeros((PERCENTS, 2 + len(TOP_K)), np.int64))
         self._uncalibrated = self._register(np.zeros((BINS, 3), np.int64))
-        self._selective_counts = np.zeros((len(self._promised), len(self._levels), 2), np.int64)
-        if self._promised:
+        self._selective_counts = np.zeros((len(self._precision_thresholds), len(self._levels), 2), np.int64)
+        if self._precision_thresholds:
             self._register(self._selective_counts)
         self._fit = TemperatureFitter() if fits_calibration else None
         if self._fit:
@@ -191,7 +191,7 @@ class MulticlassAccumulator(ScoreAccumulator):
         np.add.at(self._confidence_histogram, (100 * confidence).astype(np.int64), np.stack(columns, axis=1))
         nodes, node_probs = argmax_per_level(self._levels, probabilities)
         is_true_node = nodes == [level.of_class[labels] for level in self._levels]
-        for counts, thresholds in zip(self._selective_counts, self._promised):
+        for counts, thresholds in zip(self._selective_counts, self._precision_thresholds):
             is_predicted = deepest_confident_level(node_probs, thresholds) == np.arange(1, 1 + len(nodes))[:, None]
             counts += np.stack([is_predicted.sum(axis=1), (is_predicted & is_true_node).sum(axis=1)], axis=1)
         self._update_mistakes(rows[~is_correct], labels[~is_correct], probabilities[~is_correct])
@@ -272,7 +272,9 @@ class MultilabelAccumulator(ScoreAccumulator):
             used = UNCALIBRATED
             self.calibration = multilabel_calibration(choose_thresholds(self._histogram), self._histogram)
         thresholds = np.array(self.calibration.thresholds)
-        selective = [confusion_at_thresholds(self._histogram, np.array(row)) for row in used.promised.values()]
+        selective = [
+            confusion_at_thresholds(self._histogram, np.array(row)) for row in used.precision_thresholds.values()
+        ]
         return MultilabelScores(
             self._num_documents,
             float(self._loss_sums[0] / self._num_documents),

@@ -74,7 +74,7 @@ def load_pretrained(source: str, options: ModelOptions, dataset: Dataset) -> Pre
     network: dict[str, Any] = {}
     if metadata is not None:
         trained_on, classes, network = checkpoint.parse_metadata(path, metadata)
-        columns = checkpoint.read_preprocessor(metadata).beside
+        columns = checkpoint.read_preprocessor(metadata).feature_columns
         _check_encoding(path, trained_on, columns, dataset, network)
     shape = weights_io.infer_config(arrays, encoding.num_ids, encoding.feature_len, network)
     if classes is not None and len(classes) != shape.num_classes:
@@ -147,7 +147,7 @@ def _check_encoding(
     ``paper`` requires the same length.
     """
     encoding = dataset.encoder
-    if columns != dataset.preprocessor.beside:
+    if columns != dataset.preprocessor.feature_columns:
         why = (
             "the network has learned one embedding per value of each feature column, so columns, values and their "
             "order must be the same in both data sets"

@@ -15,7 +15,7 @@ from crepe_dist.data.characters import (
     LATIN_END,
     LETTERS,
     MAX_CHARACTERS,
-    MAX_PAIRED,
+    MAX_RARE_CHARACTERS,
     MIN_COUNT,
     SYMBOLS,
     WHITE_SPACE,
@@ -189,14 +189,14 @@ class TestFrequent:
         assert self.of(text) == "σё "
         assert self.of(text, "full") == "Ё "
 
-    @pytest.mark.parametrize("characters", [254, 255, 300, 61 + MAX_PAIRED + 9])
+    @pytest.mark.parametrize("characters", [254, 255, 300, 61 + MAX_RARE_CHARACTERS + 9])
     def test_of_more_the_rare_ones_have_two_codes(self, characters):
         seen = {0x4E00 + place: MIN_COUNT if place < 254 else 1 for place in range(characters)}
         alphabet, paired = frequent_alphabet(seen, "paper")
         encoding = CharEncoder("paper", 2, None, alphabet, paired)
         assert MAX_CHARACTERS - 3 < encoding.num_ids <= MAX_CHARACTERS
-        assert len(alphabet + paired) == min(characters, 61 + MAX_PAIRED) + 1
-        text = [chr(point) for point in seen][: 61 + MAX_PAIRED]
+        assert len(alphabet + paired) == min(characters, 61 + MAX_RARE_CHARACTERS) + 1
+        text = [chr(point) for point in seen][: 61 + MAX_RARE_CHARACTERS]
         codes = encoding.encode(text)
         assert len(set(map(bytes, codes))) == len(text)
         assert ((codes != PAD_UNK_ID).sum(axis=1) == [1 + (each in paired) for each in text]).all()
@@ -217,7 +217,7 @@ class TestRareCharacters:
         assert PAIRED.encode(["a\u8a9eb"]).tolist() == [
             [1, 7, 3, 0, PAD_UNK_ID, PAD_UNK_ID]
         ]  # reversed, as all of the text
-        in_order = CharEncoder("notebook", 6, None, "ab ", PAIRED.paired)
+        in_order = CharEncoder("notebook", 6, None, "ab ", PAIRED.two_id_characters)
         assert in_order.encode(["a\u8a9eb"]).tolist() == [[0, 3, 7, 1, PAD_UNK_ID, PAD_UNK_ID]]
 
     def test_a_character_that_stands_for_a_code_is_unknown(self):

@@ -95,8 +95,8 @@ def make(
             5000,
             encoding.num_word_ids,
             1250,
-            reach=5,
-            rows=1024,
+            embedding_maxn=5,
+            embedding_rows=1024,
             width=32,
             blocks=3,
             stride=2,
@@ -213,6 +213,19 @@ def test_parameters_from_elsewhere(tmp_path, printed_by):
         assert "on 0 texts of the test split and 100 synthetic texts" in printed
     assert crepe_runtime.Classifier(str(tmp_path / "out" / "model.onnx")).classes == ["a", "b", "c"]
     assert crepe_dist.load(tmp_path / "out").classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("key", ["maxn", "longest"])
+def test_the_runtime_also_reads_the_metadata_of_earlier_versions(key, monkeypatch, tmp_path):
+    predictor = crepe_dist.load(make(tmp_path, "ngrams", ENCODINGS["paper"]), device="cpu")
+    export(predictor, "onnx", tmp_path / "out", synthetic_texts(predictor.encoding))
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "maxn")
+    entry.key = key
+    monkeypatch.setattr(crepe_runtime, "FILTERS", 1)
+    values_per_text = predictor.encoding.feature_len * 6 * len(predictor.classes)
+    monkeypatch.setattr(crepe_runtime, "MAX_ACTIVATIONS", 5 * values_per_text)
+    assert crepe_runtime.Classifier(model.SerializeToString()).batch_size == 5
 
 
 def test_the_runtime_refuses_what_is_no_list_of_texts():

@@ -115,7 +115,7 @@ def compressed(where: Path, good: Path) -> None:
         arrays |= {f"{name}.shape": np.array(shape), f"{name}.kept": np.zeros(0, np.uint8)}
     arrays |= {"weight.book": np.zeros((256, 1), np.float16), "weight.codes": np.zeros((0, 3), np.uint8)}
     save_file(arrays, str(model))
-    network = {"kind": "ngrams", "longest": 3, "buckets": 1 << 24, "letters": 36, "words": 1}
+    network = {"kind": "ngrams", "maxn": 3, "buckets": 1 << 24, "num_word_char_ids": 36, "word_buckets": 1}
     about = {**json.loads(sidecar.read_text()), "network": network, "sha256": sha256(model)}
     model.with_suffix(".json").write_text(json.dumps(about))
 

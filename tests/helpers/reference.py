@@ -129,7 +129,7 @@ class _Network:
         logits, found = np.tile(self.values[f"{prefix}bias"], (len(self.codes), 1)), []
         for row, buckets, number in zip(logits, *hash_documents(self.codes, shape)):
             rows = buckets[:number]
-            groups, factors = significant[rows] + 2 * (rows >= shape.buckets - shape.words), np.zeros(number)
+            groups, factors = significant[rows] + 2 * (rows >= shape.buckets - shape.word_buckets), np.zeros(number)
             for group in (groups == number for number in range(NUM_BUCKET_GROUPS)):
                 size = max(group.sum(), 1)
                 factors += group * min(NGRAM_ROOT_SCALE * size**0.5, NGRAM_SCALE) / size
@@ -147,7 +147,7 @@ class _Network:
     def tower(self) -> tuple[Floats, Back]:
         shape, name = self.shape, "tower.table"
         buckets, known, exists = crepe.hash_positions(
-            self.codes, shape.alphabet_size, shape.reach, shape.rows, shape.stride
+            self.codes, shape.alphabet_size, shape.embedding_maxn, shape.embedding_rows, shape.stride
         )
         x = (self.values[name][buckets] * known[..., None]).sum(axis=2)
 

@@ -44,9 +44,13 @@ def test_the_tower_counts_what_it_sees(data):
     dataset, world = open_dataset(data), ProcessGroup()
     shape = shape_for(dataset)
     part = dataset.splits["train"]
-    expected = np.zeros((shape.rows, shape.num_classes), np.int32)
+    expected = np.zeros((shape.embedding_rows, shape.num_classes), np.int32)
     buckets, own, _ = hash_positions(
-        part.char_ids(np.arange(len(part))), shape.alphabet_size, shape.reach, shape.rows, shape.stride
+        part.char_ids(np.arange(len(part))),
+        shape.alphabet_size,
+        shape.embedding_maxn,
+        shape.embedding_rows,
+        shape.stride,
     )
     for label, each, known in zip(part.labels, buckets, own):
         expected[np.unique(each[known]), label] += 1
@@ -77,7 +81,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
     monkeypatch.setattr(init, "CLASS_AWARE_SCALE", 0.5)
     given = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert given == pytest.approx(without + 0.5 * expected, abs=1e-6)
-    monkeypatch.setattr(init, "MAX_COUNTS", 2 * shape.rows)  # some of the three classes share a direction
+    monkeypatch.setattr(init, "MAX_COUNTS", 2 * shape.embedding_rows)  # some of the three classes share a direction
     shared = table(parse([*SMALL, "--device=cpu"]), dataset)
     assert (shared != without).any()
     assert (shared != given).any()
@@ -85,7 +89,7 @@ def test_a_new_network_has_a_head_start(data, monkeypatch):
 
 def test_rows_without_an_n_gram_of_the_training_split_start_at_zero(data):
     dataset, rows = open_dataset(data), 1 << 14
-    shape = replace(shape_for(dataset), rows=rows)
+    shape = replace(shape_for(dataset), embedding_rows=rows)
     used = ngrams.count_ngrams(shape.embedding_config, dataset, ProcessGroup()).any(axis=1)
     assert 0 < used.sum() < rows
     assert (table(parse([*SMALL, "--device=cpu", f"--embedding-rows={rows}"]), dataset).any(axis=1) == used).all()

@@ -67,20 +67,23 @@ class TestShape:
         with pytest.raises(UserError, match=f"{name} is missing"):
             weights_io.infer_config(arrays, 69, 61, about)
 
-    @pytest.mark.parametrize("wrong", [{"blocks": 0}, {"longest": "6"}, {"dropout": 1}])
+    @pytest.mark.parametrize("wrong", [{"blocks": 0}, {"maxn": "6"}, {"dropout": 1}])
     def test_a_description_of_no_such_network_is_refused(self, wrong):
         with pytest.raises(ValueError, match="is"):
             CrepeConfig.check_settings({**sized().settings(), **wrong})
 
 
 @pytest.mark.parametrize(
-    ("length", "stride", "reach", "rows"),
+    ("length", "stride", "embedding_maxn", "embedding_rows"),
     [(1, 1, 5, 1 << 17), (64, 1, 5, 1 << 17), (65, 2, 5, 1 << 17), (1025, 8, 7, 1 << 19), (10**6, 64, 7, 1 << 19)],
 )
-def test_long_texts_are_read_in_steps(length, stride, reach, rows):
+def test_long_texts_are_read_in_steps(length, stride, embedding_maxn, embedding_rows):
     shape = CrepeConfig.for_data(ModelOptions(), CharEncoder(feature_len=length), 4, 1000)
-    assert (shape.stride, shape.reach, shape.rows) == (stride, reach, rows)
-    assert CrepeConfig.for_data(ModelOptions(embedding_rows=10), CharEncoder(feature_len=length), 4, 1000).rows == 10
+    assert (shape.stride, shape.embedding_maxn, shape.embedding_rows) == (stride, embedding_maxn, embedding_rows)
+    assert (
+        CrepeConfig.for_data(ModelOptions(embedding_rows=10), CharEncoder(feature_len=length), 4, 1000).embedding_rows
+        == 10
+    )
 
 
 def test_a_position_sees_the_ngrams_that_start_there():

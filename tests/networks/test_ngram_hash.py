@@ -50,7 +50,7 @@ VECTORS = json.loads(Path(__file__).with_name("ngram_hash.json").read_text())
 
 
 def expected(vector):
-    return np.array(vector["hashed"], np.int64).reshape(len(vector["text"]), vector["longest"])
+    return np.array(vector["hashed"], np.int64).reshape(len(vector["text"]), vector["maxn"])
 
 
 def distinct(vector):
@@ -59,7 +59,7 @@ def distinct(vector):
 
 
 def table(vector):
-    sizes = vector["longest"], vector["rows"] + vector["words"], vector["letters"], vector["words"]
+    sizes = vector["maxn"], vector["rows"] + vector["word_buckets"], vector["num_word_char_ids"], vector["word_buckets"]
     return NGramConfig(vector["alphabet_size"], len(vector["codes"]), 2, *sizes)
 
 
@@ -68,17 +68,17 @@ def by_numpy(vector):
     text = add_boundary_symbols(np.array([vector["codes"]], np.uint8), size)[:, : len(vector["text"])]
     assert text[0].tolist() == vector["text"]
     rows = np.full(expected(vector).shape, -1)
-    for n, (key, known) in enumerate(ngram_keys(text, size + 1, min(vector["longest"], text.shape[1]))):
+    for n, (key, known) in enumerate(ngram_keys(text, size + 1, min(vector["maxn"], text.shape[1]))):
         rows[: key.shape[1], n] = np.where(known, hash_to_rows(key, vector["rows"]), -1)
-    words = np.array(word_keys(text[0], vector["letters"]), np.uint64)
-    return rows, hash_to_rows(words, vector["words"])
+    words = np.array(word_keys(text[0], vector["num_word_char_ids"]), np.uint64)
+    return rows, hash_to_rows(words, vector["word_buckets"])
 
 
 def onnx_graph(vector):
     """Build the graph that maps the symbols of a text to the rows of n-grams and words."""
     graph, rows = GraphBuilder(), vector["rows"]
     codes = graph.input("codes", onnx.TensorProto.INT32, 1, "positions")
-    outputs = [ngrams_onnx.hash_to_rows(graph, codes, vector["longest"], rows, rows)]
+    outputs = [ngrams_onnx.hash_to_rows(graph, codes, vector["maxn"], rows, rows)]
     outputs.append(ngrams_onnx.word_rows(graph, codes, table(vector)))
     return graph, outputs
 
@@ -86,7 +86,7 @@ def onnx_graph(vector):
 def onnx_rows(vector, found, words):
     """Replace the padding rows of the graph's outputs: -1 for an n-gram, nothing for a word."""
     rows = vector["rows"]
-    return np.where(found == rows, -1, found), words[words < rows + vector["words"]] - rows
+    return np.where(found == rows, -1, found), words[words < rows + vector["word_buckets"]] - rows
 
 
 def by_onnx(vector):
@@ -145,15 +145,15 @@ def program():
 def test_distinct_rows_of_a_text_on_a_gpu(vector, program):
     shape, codes, memory = table(vector), np.array([vector["codes"]], np.uint8), program.gpu
     (length,), symbols = codes.shape[1:], codes.shape[1] + 2
-    places = (shape.longest + 1) * symbols
+    places = (shape.maxn + 1) * symbols
     size = 1 << (2 * places - 1).bit_length()
     texts, lengths = memory.allocate(symbols), memory.allocate(4)
     ngrams, counts, sets = (memory.allocate(4 * count) for count in (places, NUM_BUCKET_GROUPS, 2 * size))
     significant = memory.copy(np.zeros(shape.buckets, np.float32))
     program("add_boundary_symbols", 1, memory.copy(codes), length, length, shape.alphabet_size, texts, lengths)
     program(
-        "find_ngrams", 1, texts, lengths, symbols, shape.longest, shape.buckets, shape.letters, shape.words,
-        significant, sets, size, ngrams, counts, block=ngrams_cuda.FINDERS,
+        "find_ngrams", 1, texts, lengths, symbols, shape.maxn, shape.buckets, shape.num_word_char_ids,
+        shape.word_buckets, significant, sets, size, ngrams, counts, block=ngrams_cuda.FINDERS,
     )  # fmt: skip
     found = np.empty(places, np.uint32)
     ngrams.read(found)

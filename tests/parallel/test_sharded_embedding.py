@@ -38,7 +38,9 @@ TABLE = NGramConfig(69, 40, 3, 3, 1 << 12, 36, 1 << 10)
 WIDE = NGramConfig(
     69, 12, 700, 2, 300, 36, 75
 )  # A record has many cache lines. The last word of the bitmap is not full.
-CREPE = CrepeConfig(69, 24, 3, 3, 1 << 12, 36, 1 << 10, reach=2, rows=300, width=20, blocks=2, stride=1, dropout=0.2)
+CREPE = CrepeConfig(
+    69, 24, 3, 3, 1 << 12, 36, 1 << 10, embedding_maxn=2, embedding_rows=300, width=20, blocks=2, stride=1, dropout=0.2
+)
 BOTH = pytest.mark.parametrize("shape", [TABLE, CREPE], ids=["n-grams", "crepe"])
 OPTIMIZERS = [
     OptimizerOptions(name="adam", weight_decay=0.0),

@@ -99,7 +99,7 @@ def readings(model, table, folder):
     frame.to_parquet(folder / "rows.parquet")
     with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([frame.columns, *frame.to_numpy().tolist()])
-    names = [column.name for column in model.composition.beside]
+    names = [column.name for column in model.composition.feature_columns]
     found = {suffix: of_file(model, folder / f"rows.{suffix}") for suffix in ("csv", "jsonl", "parquet")}
     records = frame.to_dict("records")
     found["python"] = [asked_frame(model, pd.DataFrame([record])) for record in records]

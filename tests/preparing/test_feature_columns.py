@@ -228,11 +228,11 @@ def test_bad_columns(folder, tmp_path):
     many["shade"], many["size"] = many.colour + " dark", many.amount > 0
     crepe_dist.prepare(many, tmp_path / "many", category=["colour", "shade", "size"])
     data = open_dataset(tmp_path / "many")
-    encoding, values = data.encoder, data.preprocessor.beside
+    encoding, values = data.encoder, data.preprocessor.feature_columns
     assert [column.size for column in values] == [9471, 9471, 3]
     of_size = set(data.preprocessor.characters()[-2:])
-    assert of_size < set(encoding.alphabet + encoding.paired)  # the most frequent ones
-    assert 5000 < len(encoding.alphabet) + len(encoding.paired) < 10_000
+    assert of_size < set(encoding.alphabet + encoding.two_id_characters)  # the most frequent ones
+    assert 5000 < len(encoding.alphabet) + len(encoding.two_id_characters) < 10_000
 
 
 def test_drift_leaves_out_unusable_numbers_and_counts_missing_values(folder, printed_by):

@@ -112,7 +112,7 @@ class TestProcesses:
         found = open_dataset(tmp_path / "whole").encoder
         assert found.feature_len == 123
         assert found.num_ids == MAX_CHARACTERS
-        assert found.paired
+        assert found.two_id_characters
         assert found.alphabet[:8] == "έαβγδ 一丁"
 
 

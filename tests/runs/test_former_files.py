@@ -35,15 +35,19 @@ def test_scores_with_the_former_keys_are_read(tmp_path, scores):
     assert json.dumps(read.to_dict()) == json.dumps(scores.to_dict())
 
 
-def test_the_metadata_of_a_former_checkpoint_are_read(tmp_path):
+@pytest.mark.parametrize("version", checkpoint.FORMER_FORMATS)
+def test_the_metadata_of_a_former_checkpoint_are_read(tmp_path, version):
     (tmp_path / "a.params").write_bytes(b"")
     checksum = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    former = {"sha256": checksum, "encoding": {}, "classes": ["a"], "network": {}, "computed": {"device": "cpu(0)"}}
-    write_json(tmp_path / "a.json", {"format": 4, **former})
+    sizes = {"longest": 6, "buckets": 64, "letters": 36, "words": 16, "reach": 5, "rows": 32, "width": 8}
+    former = {"sha256": checksum, "encoding": {}, "classes": ["a"], "computed": {"device": "cpu(0)"}}
+    write_json(tmp_path / "a.json", {"format": version, **former, "network": {"kind": "crepe", **sizes}})
     metadata = checkpoint.read_metadata(tmp_path / "a.params")
     assert metadata is not None
     assert metadata["numerics"] == {"device": "cpu(0)"}
     assert "computed" not in metadata
+    ngrams = {"maxn": 6, "buckets": 64, "num_word_char_ids": 36, "word_buckets": 16}
+    assert metadata["network"] == {"kind": "crepe", **ngrams, "embedding_maxn": 5, "embedding_rows": 32, "width": 8}
 
 
 def test_the_result_of_a_former_run_with_unlabelled_texts_is_read(tmp_path):

@@ -42,7 +42,8 @@ class TestFilesOfARun:
             assert about["encoding"]["mode"] == "paper"
             assert about["encoding"]["feature_len"] == 123
             assert len(about["encoding"]["alphabet"]) == 69
-            sizes = {"longest": 6, "buckets": 4096, "letters": 36, "words": 1024, "reach": 5, "rows": 1024, "width": 16}
+            ngrams = {"maxn": 6, "buckets": 4096, "num_word_char_ids": 36, "word_buckets": 1024}
+            sizes = {**ngrams, "embedding_maxn": 5, "embedding_rows": 1024, "width": 16}
             more = {"kind": "crepe", "blocks": 1, "stride": 2, "dropout": 0.0, "precision": "auto"}
             assert about["network"] == sizes | more
             assert about["metrics"]["test_loss"] == record["test_loss"]

@@ -115,7 +115,7 @@ class TestWords:
         assert not third & (first | second)
 
     def test_rare_characters_and_those_without_spaces_are_words(self):
-        encoding = CharEncoder("paper", 20, alphabet="ab 中", paired="京北東海")
+        encoding = CharEncoder("paper", 20, alphabet="ab 中", two_id_characters="京北東海")
         found = WordHasher(encoding).find(encoding.encode(["中中b", "北京 ab", "京北"]))
         assert np.diff(found.starts).tolist() == [4, 5, 3]  # 中, b, 中中, 中b; 北, 京, ab and two pairs; 京, 北, 京北
         both = np.intersect1d(found.words[4:9], found.words[9:])

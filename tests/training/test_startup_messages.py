@@ -17,7 +17,7 @@ from crepe_dist.training.chance_loss_monitor import CHECK_INTERVAL, ChanceLossMo
 from crepe_dist.training.display import Throughput
 from crepe_dist.training.startup_messages import warn_empty_classes, warn_few_cores, warn_few_steps, warn_small_shards
 
-CREPE = CrepeConfig(69, 192, 4, 6, 4096, 36, 1024, reach=5, rows=1024, width=32, blocks=2, stride=1)
+CREPE = CrepeConfig(69, 192, 4, 6, 4096, 36, 1024, embedding_maxn=5, embedding_rows=1024, width=32, blocks=2, stride=1)
 PAPER = PaperConfig(69, 192, 4, 128, 512)
 NGRAMS = NGramConfig(69, 192, 4, 6, 1 << 20, 36, 1 << 18)
 

@@ -11,8 +11,8 @@ common loss, the convolutional branch would have nothing left to learn.
 
 The convolutional branch is a residual network over the n-grams at each position of a text:
 
-    embedding(t)  = sum of table[b] over the hashed n-grams of 1 … ``reach`` known characters that start at one of
-               the ``stride`` characters of position t
+    embedding(t)  = sum of table[b] over the hashed n-grams of 1 … ``embedding_maxn`` known characters that start at
+               one of the ``stride`` characters of position t
     x        = relu(embedding), with dropout of single elements in training
     x        = relu(x + conv(relu(conv(x)))) in each block; a max pool of 2 after each of the first two blocks
     logits   = out(maximum over positions of x, mean over positions of x), with dropout of the features in training
@@ -69,10 +69,10 @@ class CrepeConfig(NetworkConfig):
     """Configuration of the Crepe network.
 
     Attributes:
-        longest: length of the longest n-grams of the n-gram branch, in characters.
-        buckets, letters, words: sizes of the n-gram branch; see ``NGramConfig``.
-        reach: length of the longest n-grams that the convolutional branch embeds at a position.
-        rows: rows of the embedding table.
+        maxn: length of the longest n-grams of the n-gram branch, in characters.
+        buckets, num_word_char_ids, word_buckets: sizes of the n-gram branch; see ``NGramConfig``.
+        embedding_maxn: length of the longest n-grams that the convolutional branch embeds at a position.
+        embedding_rows: rows of the embedding table.
         width: columns of the embedding table, and channels of the convolutions.
         blocks: number of residual blocks. Each has two convolutions.
         stride: characters per position of the convolutional branch.
@@ -82,8 +82,9 @@ class CrepeConfig(NetworkConfig):
     kind: ClassVar[str] = "crepe"
     title: ClassVar[str] = "convolutions over characters and n-grams"
     description_template: ClassVar[str] = (
-        "convolutions with {width} channels (residual blocks of two: {blocks}) over n-grams of length 1 to {reach}, "
-        "{rows} rows; and character n-grams of length 1 to {longest} and words, {buckets} buckets"
+        "convolutions with {width} channels (residual blocks of two: {blocks}) over n-grams of length 1 to "
+        "{embedding_maxn}, {embedding_rows} rows; and character n-grams of length 1 to {maxn} and words, "
+        "{buckets} buckets"
     )
     class_axes: ClassVar[Mapping[str, int]] = {
         "ngrams.weight": 1, "ngrams.bias": 0, "tower.out.weight": 0, "tower.out.bias": 0
@@ -94,19 +95,18 @@ class CrepeConfig(NetworkConfig):
     transferable_layers: ClassVar[str] = "embeddings and convolutions"
     label_smoothing: ClassVar[float] = 0.1
     too_large_hint: ClassVar[str] = "lower --width, or choose --model ngrams"
-    option_names: ClassVar[Mapping[str, str]] = {"rows": "embedding_rows"}
     max_sizes: ClassVar[Mapping[str, int]] = {
-        "longest": MAX_MAXN, "reach": MAX_MAXN, "blocks": MAX_BLOCKS, "stride": MAX_STRIDE
+        "maxn": MAX_MAXN, "embedding_maxn": MAX_MAXN, "blocks": MAX_BLOCKS, "stride": MAX_STRIDE
     }  # fmt: skip
     # Probability that a feature of the last layer is dropped in training.
     FEATURE_DROPOUT: ClassVar[float] = 0.1
 
-    longest: int
+    maxn: int
     buckets: int
-    letters: int
-    words: int
-    reach: int
-    rows: int
+    num_word_char_ids: int
+    word_buckets: int
+    embedding_maxn: int
+    embedding_rows: int
     width: int
     blocks: int
     stride: int
@@ -120,10 +120,10 @@ class CrepeConfig(NetworkConfig):
         table = NGramConfig.for_data(options, encoder, classes, rows)
         dropout = cls.dropout if options.dropout is None else options.dropout
         stride = min(stride_for(table.feature_len), MAX_STRIDE)
-        reach, embeddings = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
+        embedding_maxn, embedding_rows = SHORT_NGRAMS if stride < LONG_STRIDE else LONG_NGRAMS
         return cls(
-            **vars(table), reach=reach, rows=options.embedding_rows or embeddings, width=options.width,
-            blocks=options.blocks, stride=stride, dropout=dropout,
+            **vars(table), embedding_maxn=embedding_maxn, embedding_rows=options.embedding_rows or embedding_rows,
+            width=options.width, blocks=options.blocks, stride=stride, dropout=dropout,
         )  # fmt: skip
 
     @property
@@ -141,7 +141,7 @@ class CrepeConfig(NetworkConfig):
 
         It is only used to count these n-grams.
         """
-        return replace(self.ngram_config, longest=self.reach, buckets=self.rows, words=0)
+        return replace(self.ngram_config, maxn=self.embedding_maxn, buckets=self.embedding_rows, word_buckets=0)
 
     @property
     def cuda_unsupported_reason(self) -> str:
@@ -151,11 +151,11 @@ class CrepeConfig(NetworkConfig):
 
     @property
     def activations(self) -> int:
-        return self.positions * max(self.width, self.stride * self.reach)
+        return self.positions * max(self.width, self.stride * self.embedding_maxn)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = {f"ngrams.{name}": shape for name, shape in self.ngram_config.parameter_shapes().items()}
-        shapes["tower.table"] = (self.rows, self.width)
+        shapes["tower.table"] = (self.embedding_rows, self.width)
         for number in range(2 * self.blocks):
             shapes[f"tower.convolutions.{number}.weight"] = (self.width, self.width, CONV_KERNEL_SIZE)
             shapes[f"tower.convolutions.{number}.bias"] = (self.width,)
@@ -168,10 +168,15 @@ class CrepeConfig(NetworkConfig):
 
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
         (most,) = self.ngram_config.max_rows_per_batch(documents).values()
-        return {"ngrams.weight": most, "tower.table": min(self.rows, documents * (self.feature_len + 2) * self.reach)}
+        return {
+            "ngrams.weight": most,
+            "tower.table": min(self.embedding_rows, documents * (self.feature_len + 2) * self.embedding_maxn),
+        }
 
     def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
-        buckets, known, _ = hash_positions(char_ids, self.alphabet_size, self.reach, self.rows, self.stride)
+        buckets, known, _ = hash_positions(
+            char_ids, self.alphabet_size, self.embedding_maxn, self.embedding_rows, self.stride
+        )
         return {
             "ngrams.weight": self.ngram_config.row_usage({"significant": arrays["ngrams.significant"]}, char_ids)[
                 "weight"
@@ -190,35 +195,35 @@ class CrepeConfig(NetworkConfig):
 
     def __str__(self) -> str:
         return (
-            f"Crepe, {pluralize(self.blocks, 'block')} of {self.width} channels over n-grams up to {self.reach}, "
-            f"and a table of words and n-grams up to {self.longest}"
+            f"Crepe, {pluralize(self.blocks, 'block')} of {self.width} channels over n-grams up to "
+            f"{self.embedding_maxn}, and a table of words and n-grams up to {self.maxn}"
         )
 
 
 Positions = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
 
 
-def hash_positions(char_ids: CharIds, alphabet_size: int, reach: int, rows: int, stride: int) -> Positions:
+def hash_positions(char_ids: CharIds, alphabet_size: int, maxn: int, rows: int, stride: int) -> Positions:
     """Hash the n-grams that start at each position.
 
     Args:
         char_ids: encoded documents, uint8 [B, L].
-        reach: length of the longest n-grams.
+        maxn: length of the longest n-grams.
         rows: number of rows of the embedding table.
         stride: characters per position.
 
     Returns:
-        Three arrays, where T = ⌈(L + 2) / stride⌉: the rows of the n-grams, int32 [B, T, stride × reach]; a mask of the
+        Three arrays, where T = ⌈(L + 2) / stride⌉: the rows of the n-grams, int32 [B, T, stride × maxn]; a mask of the
         elements that contain an n-gram, bool, of the same shape; and a mask of the positions inside the document, bool
         [B, T].
     """
     text = characters(char_ids, alphabet_size, stride).reshape(len(char_ids), -1)
     length, known = text.shape[1], text <= alphabet_size
-    buckets, exists = np.zeros((*text.shape, reach), np.int32), np.zeros((*text.shape, reach), np.bool_)
-    for n, (key, good) in enumerate(ngram_keys(text, alphabet_size + 1, min(reach, length))):
+    buckets, exists = np.zeros((*text.shape, maxn), np.int32), np.zeros((*text.shape, maxn), np.bool_)
+    for n, (key, good) in enumerate(ngram_keys(text, alphabet_size + 1, min(maxn, length))):
         exists[:, : length - n, n] = good
         buckets[:, : length - n, n][good] = hash_to_rows(key[good], rows)
-    by_position = (len(text), length // stride, stride * reach)
+    by_position = (len(text), length // stride, stride * maxn)
     inside = np.logical_or.accumulate(known[:, ::-1], axis=1)[:, ::-1][:, ::stride]
     return buckets.reshape(by_position), exists.reshape(by_position), inside
 

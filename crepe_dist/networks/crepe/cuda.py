@@ -67,11 +67,11 @@ class ConvBranch:
         memory = _Buffers(config, run, documents, self._width)
         run(
             "hash_positions", blocks(documents * places), texts.texts, lengths, documents, texts.symbols, places,
-            config.reach, config.rows, memory.rows,
+            config.embedding_maxn, config.embedding_rows, memory.rows,
         )  # fmt: skip
         run(
             "embed", blocks(documents * config.positions * self._width // 4), memory.rows, lengths, documents,
-            config.positions, config.stride, config.stride * config.reach, self._values["tower.table"],
+            config.positions, config.stride, config.stride * config.embedding_maxn, self._values["tower.table"],
             *of_embedding.arguments(), first, memory.activations[0],
         )  # fmt: skip
         grid = blocks(CONV_KERNEL_SIZE * self._width**2), 2 * config.blocks
@@ -133,7 +133,7 @@ class ConvBranch:
         )  # fmt: skip
         run(
             "add_embedding_gradients", blocks(documents * positions * config.width), terms, memory.rows, texts.lengths,
-            documents, positions, config.stride, config.stride * config.reach, table.total,
+            documents, positions, config.stride, config.stride * config.embedding_maxn, table.total,
         )  # fmt: skip
 
     def _convolve(
@@ -181,7 +181,7 @@ class _Buffers:
     """Device buffers of the convolutional branch for a batch. The backward pass reads what the forward pass writes.
 
     Attributes:
-        rows: rows of each position's n-grams, uint32 [documents, positions, stride × reach].
+        rows: rows of each position's n-grams, uint32 [documents, positions, stride × embedding_maxn].
         activations: inputs of the blocks, and the output of the last block.
         hidden: activations between the two convolutions of each block.
         scratch: three arrays of the size of the first activations.
@@ -194,7 +194,7 @@ class _Buffers:
         def numbers(name: str, block: int, each: int = run.number_bytes) -> DeviceBuffer:
             return run.buffer(name, each * documents * config.positions_in(block) * width)
 
-        self.rows = run.buffer("rows", 4 * documents * config.positions * config.stride * config.reach)
+        self.rows = run.buffer("rows", 4 * documents * config.positions * config.stride * config.embedding_maxn)
         self.activations = [numbers(f"activations {block}", block) for block in range(config.blocks + 1)]
         self.hidden = [numbers(f"hidden {block}", block) for block in range(config.blocks)]
         self.scratch = [numbers(f"scratch {number}", 0) for number in range(3)]

@@ -33,7 +33,7 @@ def init_parameters(config: CrepeConfig, seed: int) -> dict[str, Parameter]:
         f"{PREFIX}{name}": parameter for name, parameter in ngrams.init_parameters(config.ngram_config, seed).items()
     }
     parameters["tower.table"] = Parameter(
-        normal(generator, (config.rows, config.width), 0.2), EMBEDDING_LR_MULT, rowwise_second_moment=True
+        normal(generator, (config.embedding_rows, config.width), 0.2), EMBEDDING_LR_MULT, rowwise_second_moment=True
     )
     for name, size in config.parameter_shapes().items():
         if name.startswith("tower.convolutions."):
@@ -76,7 +76,9 @@ def init_from_data(
     ngrams.raise_lr_for_few_steps(
         {name: parameter for name, parameter in parameters.items() if not name.startswith(PREFIX)}, steps
     )
-    counting_config = replace(config.embedding_config, num_classes=min(config.num_classes, MAX_COUNTS // config.rows))
+    counting_config = replace(
+        config.embedding_config, num_classes=min(config.num_classes, MAX_COUNTS // config.embedding_rows)
+    )
     documents = data.class_counts()
     class_sizes = np.bincount(np.arange(len(documents)) % counting_config.num_classes, documents).astype(np.int64)
     counts = count_ngrams(counting_config, data, process_group)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def sizes(config: CrepeConfig) -> npt.NDArray[np.int64]:
     """Return the sizes of both branches, in the order of ``crepe_open_crepe`` in native/engine.cpp."""
-    conv_branch = [config.reach, config.rows, config.width, config.blocks, config.stride, config.reduction_group]
+    conv_branch = [
+        config.embedding_maxn, config.embedding_rows, config.width, config.blocks, config.stride,
+        config.reduction_group,
+    ]  # fmt: skip
     return np.array([*ngrams.sizes(config.ngram_config), *conv_branch], np.int64)
 
 

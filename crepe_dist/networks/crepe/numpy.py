@@ -25,7 +25,9 @@ def _strip_prefix(arrays: Arrays, prefix: str) -> Arrays:
 
 
 def _conv_branch(config: CrepeConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
-    buckets, known, is_inside = hash_positions(char_ids, config.alphabet_size, config.reach, config.rows, config.stride)
+    buckets, known, is_inside = hash_positions(
+        char_ids, config.alphabet_size, config.embedding_maxn, config.embedding_rows, config.stride
+    )
     table = arrays["table"]
     x = np.maximum(sum_in_order([table[buckets[:, :, n]] * known[:, :, n, None] for n in range(buckets.shape[2])]), 0)
     inside = is_inside[:, :, None].astype(np.float32)

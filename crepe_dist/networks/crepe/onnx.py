@@ -21,8 +21,8 @@ def logits(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: s
 
 
 def _conv_branch(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_ids: str) -> str:
-    number = config.stride * config.reach
-    places = ngrams.hash_to_rows(graph, char_ids, config.reach, config.rows, config.rows)
+    number = config.stride * config.embedding_maxn
+    places = ngrams.hash_to_rows(graph, char_ids, config.embedding_maxn, config.embedding_rows, config.embedding_rows)
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))
     # The last row, which is zero, is read where there is no n-gram.
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
@@ -30,7 +30,7 @@ def _conv_branch(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_
     embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))
     axes = graph.value(np.array([1, 2], np.int64))
     # A document ends with its last known symbol.
-    known = graph.node("Less", places, graph.value(np.array(config.rows, np.int32)))
+    known = graph.node("Less", places, graph.value(np.array(config.embedding_rows, np.int32)))
     known = graph.node("ReduceMax", graph.node("Cast", known, to=TensorProto.FLOAT), graph.sizes(2), keepdims=0)
     later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
     one = graph.value(np.array(1, np.float32))

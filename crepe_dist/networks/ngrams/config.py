@@ -1,7 +1,7 @@
 """The n-gram network: a linear classifier on hashed character n-grams and words, for data sets with thousands of rows.
 
 A convolution of width n over one-hot characters has one weight per position and character. This network has one weight
-per n-gram and class, n = 1 … ``longest``, in a hash table, as fastText has for word n-grams (Bojanowski et al. 2017,
+per n-gram and class, n = 1 … ``maxn``, in a hash table, as fastText has for word n-grams (Bojanowski et al. 2017,
 arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each distinct n-gram of a document counts once, at any
 position (Wang & Manning 2012, "Baselines and Bigrams"):
 
@@ -62,26 +62,26 @@ class NGramConfig(NetworkConfig):
     """Configuration of the n-gram network.
 
     Attributes:
-        longest: length of the longest n-grams, in characters.
+        maxn: length of the longest n-grams, in characters.
         buckets: rows of the hash table.
-        letters: number of character ids that words consist of. These are the lowest ids.
-        words: number of buckets of words and of pairs of words. These are the last buckets.
+        num_word_char_ids: number of character ids that words consist of. These are the lowest ids.
+        word_buckets: number of buckets of words and of pairs of words. These are the last buckets.
     """
 
     kind: ClassVar[str] = "ngrams"
     title: ClassVar[str] = "hashed character n-grams and words"
-    description_template: ClassVar[str] = "character n-grams of length 1 to {longest}, and words, {buckets} buckets"
+    description_template: ClassVar[str] = "character n-grams of length 1 to {maxn}, and words, {buckets} buckets"
     class_axes: ClassVar[Mapping[str, int]] = {"weight": 1, "bias": 0}
     sparse_parameters: ClassVar[tuple[str, ...]] = ("weight",)
     buffers: ClassVar[tuple[str, ...]] = ("significant",)
     is_matmul_bound: ClassVar[bool] = False
     too_large_hint: ClassVar[str] = "lower model.buckets"
-    max_sizes: ClassVar[Mapping[str, int]] = {"longest": MAX_MAXN}
+    max_sizes: ClassVar[Mapping[str, int]] = {"maxn": MAX_MAXN}
 
-    longest: int
+    maxn: int
     buckets: int
-    letters: int
-    words: int
+    num_word_char_ids: int
+    word_buckets: int
 
     @classmethod
     def for_data(cls, options: ModelOptions, encoder: CharEncoder, classes: int, rows: int) -> NGramConfig:
@@ -99,7 +99,7 @@ class NGramConfig(NetworkConfig):
     @property
     def max_ngrams(self) -> int:
         """Maximum number of n-grams, words and pairs of words in a document of full length."""
-        return sum(max(self.feature_len + 2 - n, 0) for n in range(self.longest)) + self.feature_len
+        return sum(max(self.feature_len + 2 - n, 0) for n in range(self.maxn)) + self.feature_len
 
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
         return {"weight": min(self.buckets, documents * self.max_ngrams)}
@@ -107,13 +107,13 @@ class NGramConfig(NetworkConfig):
     def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
         buckets, counts = hash_documents(char_ids, self)
         used = np.arange(buckets.shape[1]) < counts[:, None]
-        groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.words))[buckets]
+        groups = (arrays["significant"] + 2 * (np.arange(self.buckets) >= self.buckets - self.word_buckets))[buckets]
         group_masks = [(groups == number) & used for number in range(NUM_BUCKET_GROUPS)]
         sizes = sum(group * group.sum(axis=1, keepdims=True) for group in group_masks)[used]
         return {"weight": (buckets[used], np.square(np.minimum(NGRAM_ROOT_SCALE * sizes**0.5, NGRAM_SCALE) / sizes))}
 
     def __str__(self) -> str:
-        return f"words and character n-grams up to {self.longest}, {self.buckets:,} buckets"
+        return f"words and character n-grams up to {self.maxn}, {self.buckets:,} buckets"
 
 
 CONFIG_CLASS = NGramConfig

@@ -51,8 +51,8 @@ class NGramBranch:
         ngrams, counts = self._ngram_buffers(texts)
         sets = self._run.buffer("sets", 8 * documents * size)
         self._run(
-            "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, config.longest, config.buckets,
-            config.letters, config.words, significant, sets, size, ngrams, counts, block=FINDERS,
+            "find_ngrams", documents, texts.texts, texts.lengths, texts.symbols, config.maxn, config.buckets,
+            config.num_word_char_ids, config.word_buckets, significant, sets, size, ngrams, counts, block=FINDERS,
         )  # fmt: skip
         grid = documents, -(-config.num_classes // self._wide)
         self._run(
@@ -75,7 +75,7 @@ class NGramBranch:
 
     def _max_ngrams(self, texts: DeviceBatch) -> int:
         """Return the maximum number of n-grams and words of a document."""
-        return (self._shape.longest + 1) * texts.symbols
+        return (self._shape.maxn + 1) * texts.symbols
 
     def _ngram_buffers(self, texts: DeviceBatch) -> tuple[DeviceBuffer, DeviceBuffer]:
         """Return two buffers: the distinct n-grams of each document, and the numbers of these n-grams by group."""

@@ -56,16 +56,16 @@ def add_boundary_symbols(char_ids: CharIds, alphabet_size: int) -> CharIds:
 
 
 def ngram_keys(
-    char_ids: CharIds, alphabet_size: int, longest: int
+    char_ids: CharIds, alphabet_size: int, maxn: int
 ) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]]:
-    """Compute the keys of all n-grams, for n = 1 … ``longest``.
+    """Compute the keys of all n-grams, for n = 1 … ``maxn``.
 
     Yields:
         For each n: the keys, uint64 [B, L - n + 1], and a mask of the n-grams that contain no blank.
     """
     digits, known = char_ids.astype(np.uint64) + np.uint64(1), char_ids < alphabet_size
     key, good = digits, known
-    for n in range(longest):
+    for n in range(maxn):
         if n:
             key, good = key[:, :-1] * np.uint64(RADIX) + digits[:, n:], good[:, :-1] & known[:, n:]
         yield key, good
@@ -104,13 +104,13 @@ def hash_documents(char_ids: CharIds, config: NGramConfig) -> tuple[npt.NDArray[
     size, counts = (len(char_ids), config.max_ngrams), np.zeros(len(char_ids), np.int64)
     if native is None:
         buckets = np.zeros(size, np.int32)
-        texts, first_word = add_boundary_symbols(char_ids, config.alphabet_size), config.buckets - config.words
-        ngrams = list(ngram_keys(texts, config.alphabet_size + 1, config.longest))
+        texts, first_word = add_boundary_symbols(char_ids, config.alphabet_size), config.buckets - config.word_buckets
+        ngrams = list(ngram_keys(texts, config.alphabet_size + 1, config.maxn))
         for row, text in enumerate(texts):
             row_buckets = [hash_to_rows(key[row][known[row]], first_word) for key, known in ngrams]
-            if config.words:
-                words = np.array(word_keys(text, config.letters), np.uint64)
-                row_buckets.append(first_word + hash_to_rows(words, config.words))
+            if config.word_buckets:
+                words = np.array(word_keys(text, config.num_word_char_ids), np.uint64)
+                row_buckets.append(first_word + hash_to_rows(words, config.word_buckets))
             distinct = np.unique(np.concatenate(row_buckets))
             buckets[row, : len(distinct)], counts[row] = distinct, len(distinct)
         return buckets, counts

@@ -17,7 +17,7 @@ def logits(config: NGramConfig, arrays: Arrays, char_ids: CharIds) -> Floats:
     result = np.tile(arrays["bias"], (len(char_ids), 1))
     for row, buckets, number in zip(result, *hash_documents(char_ids, config)):
         buckets = buckets[:number]
-        groups = arrays["significant"][buckets] + 2 * (buckets >= config.buckets - config.words)
+        groups = arrays["significant"][buckets] + 2 * (buckets >= config.buckets - config.word_buckets)
         factors = np.zeros(number, np.float32)
         for group in (groups == number for number in range(NUM_BUCKET_GROUPS)):
             size = max(float(group.sum()), 1)

@@ -80,8 +80,8 @@ def keys_to_rows(graph: GraphBuilder, keys: str, rows: int) -> str:
     return node("Cast", shift_right(multiply(shift_right(z, 32), rows), 32), to=TensorProto.INT32)
 
 
-def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, none: int) -> str:
-    """Add the nodes that hash the n-grams at each position, int32 [batch, positions, longest]; see ``hashing``.
+def hash_to_rows(graph: GraphBuilder, char_ids: str, maxn: int, rows: int, none: int) -> str:
+    """Add the nodes that hash the n-grams at each position, int32 [batch, positions, maxn]; see ``hashing``.
 
     If a position has no n-gram of a length, its row is ``none``.
     """
@@ -89,7 +89,7 @@ def hash_to_rows(graph: GraphBuilder, char_ids: str, longest: int, rows: int, no
     digit = node("Cast", node("Add", char_ids, 1), to=TensorProto.INT64)
     known = node("Cast", node("Less", char_ids, PAD_UNK_ID), to=TensorProto.INT32)
     key, all_known, keys, knowns = digit, known, [digit], [known]
-    for _ in range(longest - 1):
+    for _ in range(maxn - 1):
         digit, known = next_values(graph, digit), next_values(graph, known)
         key = node("Add", node("Mul", key, graph.value(np.array(RADIX, np.int64))), digit)
         all_known = node("Mul", all_known, known)
@@ -108,7 +108,7 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
     characters. It is computed as RADIX^end times the difference of two prefix sums of digit / RADIX^place.
     """
     node = graph.node
-    inside = node("Cast", node("Less", edged_char_ids, config.letters), to=TensorProto.INT64)
+    inside = node("Cast", node("Less", edged_char_ids, config.num_word_char_ids), to=TensorProto.INT64)
     ends = node("Mul", inside, node("Sub", graph.sizes(1), next_values(graph, inside)))
     number = node("CumSum", ends, graph.value(np.array(1, np.int32)))
     width = node("Slice", node("Shape", ends), graph.sizes(1), graph.sizes(2))
@@ -136,16 +136,16 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
     pair = node("Mul", _all_but_last(graph, key), graph.value(np.array(GOLDEN, np.uint64).astype(np.int64)))
     pair = node("Add", pair, _all_but_first(graph, key))
     exists = node("Concat", exists, _all_but_first(graph, exists), axis=1)
-    row = keys_to_rows(graph, node("Concat", key, pair, axis=1), config.words)
-    return node("Where", exists, node("Add", row, config.buckets - config.words), config.buckets)
+    row = keys_to_rows(graph, node("Concat", key, pair, axis=1), config.word_buckets)
+    return node("Where", exists, node("Add", row, config.buckets - config.word_buckets), config.buckets)
 
 
 def table_logits(
     graph: GraphBuilder, config: NGramConfig, arrays: Arrays, edged_char_ids: str, prefix: str = ""
 ) -> str:
     """Add the nodes of the n-gram network. Its parameters have names with ``prefix``. Return the name of the logits."""
-    first_word = config.buckets - config.words
-    hashed = hash_to_rows(graph, edged_char_ids, config.longest, first_word, config.buckets)
+    first_word = config.buckets - config.word_buckets
+    hashed = hash_to_rows(graph, edged_char_ids, config.maxn, first_word, config.buckets)
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
     hashed = graph.node("Concat", hashed, word_rows(graph, edged_char_ids, config), axis=1)
     number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))
