@@ -86,6 +86,12 @@ def join_words(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
+def join_head(items: list[str], most: int) -> str:
+    """Join the first ``most`` items like ``join_words``, and count the others: "a, b and 3 more"."""
+    shown = head(items, most)
+    return join_words([*shown, f"{number(len(items) - len(shown))} more"] if len(shown) < len(items) else shown)
+
+
 def excerpt(text: str, limit: int = MAX_EXCERPT) -> str:
     r"""Escape control characters, direction marks and lone surrogates, as in ``\n`` or ``\u202e``.
 

@@ -40,6 +40,9 @@ class Watchdog:
         signal_handler: Signal handler of this process. If the launcher ends, the watchdog calls its ``request_stop``.
         limit: Seconds without progress after which the watchdog ends the process.
         rank: Rank of this process.
+
+    Attributes:
+        position_source: Function that returns step, epoch, documents and rows. The watchdog calls it in its own thread.
     """
 
     def __init__(self, signal_handler: SignalHandler, limit: float, rank: int) -> None:
@@ -47,7 +50,7 @@ class Watchdog:
         self._limit = limit
         self._rank = rank
         self._phase = "start"
-        self._position_source: Callable[[], dict[str, Any]] = dict
+        self.position_source: Callable[[], dict[str, Any]] = dict
         self._since = time.monotonic()
         self._peers: list[tuple[int, int]] = []
         self._stacks: IO[str] | None = None
@@ -77,13 +80,9 @@ class Watchdog:
         """
         self._since = math.inf
 
-    def set_position_source(self, position_source: Callable[[], dict[str, Any]]) -> None:
-        """Set the function that returns step, epoch, documents and rows. The watchdog calls it in its own thread."""
-        self._position_source = position_source
-
     def position(self) -> dict[str, Any]:
         """Return the position of this process: rank, phase, and the result of the position source."""
-        return {"rank": self._rank, "phase": self._phase, **self._position_source()}
+        return {"rank": self._rank, "phase": self._phase, **self.position_source()}
 
     def open_stack_file(self, path: Path, processes: list[dict[str, Any]]) -> None:
         """Open the file to which the stacks are written.

@@ -51,9 +51,7 @@ class CpuEngine(Engine):
             SparseParameter(name, self.parameters[name], max_rows, partial(self._attach_embedding, index))
             for index, (name, max_rows) in enumerate(self.config.max_rows_per_batch(max_shard_size).items())
         ]
-        self.scales = FixedPointScales(
-            {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
-        )
+        self.scales = FixedPointScales(self.parameters)
         self._optimizer = SharedMemoryOptimizer(group, OptimizerSpec(options), self.scales, sparse_parameters)
         return self._optimizer
 

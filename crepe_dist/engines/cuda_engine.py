@@ -62,9 +62,7 @@ class CudaEngine(Engine):
             self._buffers[name].write(parameter.data)
 
     def create_optimizer(self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int) -> CudaOptimizer:
-        self.scales = FixedPointScales(
-            {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
-        )
+        self.scales = FixedPointScales(self.parameters)
         self._optimizer = CudaOptimizer(
             group,
             OptimizerSpec(options),

@@ -44,7 +44,7 @@ class FixedPointScales:
     """Fixed-point scales of the gradients of a network, one per trained parameter.
 
     Args:
-        parameters: Trained parameters by name, in the order that the kernels expect.
+        parameters: Parameters of the network by name, in the order that the kernels expect.
 
     Attributes:
         parameters: Trained parameters by name.
@@ -55,10 +55,10 @@ class FixedPointScales:
     """
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
-        self.parameters = dict(parameters)
+        self.parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self.exponents: Any = (ctypes.c_int32 * len(self.parameters))()
         self.sum_bounds: Any = (ctypes.c_float * len(self.parameters))()
-        self._index = {name: index for index, name in enumerate(parameters)}
+        self._index = {name: index for index, name in enumerate(self.parameters)}
         self._step_exponents: list[int] | None = None  # Exponents of the next step. None before the first update.
         self._retry_exponents: list[int] | None = None  # Exponents of the next attempt at the same step, if any.
         self.start_step(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, TypeVar
 
 Class = TypeVar("Class", bound=type)
@@ -24,10 +25,7 @@ def accept_former_names(names: Mapping[str, str]) -> Callable[[Class], Class]:
 
 
 def _alias(name: str) -> property:
-    def get(instance: Any) -> Any:
-        return getattr(instance, name)
-
-    def set(instance: Any, value: Any) -> None:
+    def set_attribute(instance: Any, value: Any) -> None:
         setattr(instance, name, value)
 
-    return property(get, set)
+    return property(attrgetter(name), set_attribute)

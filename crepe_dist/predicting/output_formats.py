@@ -112,30 +112,40 @@ class JsonFormatter(Formatter):
         return start + json_record(prediction, self.top, explanation, self.score_class)[1:]
 
 
+class TableFormatter(Formatter):
+    """Base class of the formatters for tables: the copied input columns, then the columns of ``types``."""
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Names and types of the columns that follow the copied input columns."""
+        return output_column_types(self.top, self.is_multilabel, self.score_class)
+
+    def cells(self, row: InputRow, prediction: Prediction, convert: Callable[[float], Any] = float) -> list[Any]:
+        """Return the values of all columns. If the prediction has an error, numbers are ``None``."""
+        copied = row.cells or ("",) * len(self.columns)
+        if not prediction.error:
+            return [*copied, *output_cells(prediction, self.top, convert, self.score_class)]
+        *empty, _ = ["" if kind == "object" else None for kind in self.types.values()]
+        return [*copied, *empty, f"line {row.line}: {prediction.error}"]
+
+
 @dataclass  # The generated __init__ calls __post_init__.
-class CsvFormatter(Formatter):
-    """Formatter for CSV: the copied input columns, then the columns of ``output_column_types``."""
+class CsvFormatter(TableFormatter):
+    """Formatter for CSV. ``None`` is written as an empty cell."""
 
     def __post_init__(self) -> None:
-        self._added = list(output_column_types(self.top, self.is_multilabel, self.score_class))
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
         # With this line terminator, the writer quotes cells that contain "\r" or "\n". Without an escape character,
         # Python 3.10 refuses cells that contain NUL.
         self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
-        self.header = f"{self._format([[*self.columns, *self._added]])[0]}\n"
+        self.header = f"{self._format([[*self.columns, *self.types]])[0]}\n"
 
     def line(self, row: InputRow, prediction: Prediction, explanation: Explanation | None = None) -> str:
         return self.lines([(row, prediction)])[0]
 
     def lines(self, pairs: Iterable[InputAndPrediction]) -> list[str]:
-        return self._format([self._cells(row, prediction) for row, prediction in pairs])
-
-    def _cells(self, row: InputRow, prediction: Prediction) -> list[Any]:
-        cells = list(row.cells) or [""] * len(self.columns)
-        if prediction.error:
-            return [*cells, *[""] * (len(self._added) - 1), f"line {row.line}: {prediction.error}"]
-        return cells + output_cells(prediction, self.top, "{:.6f}".format, self.score_class)
+        return self._format([self.cells(row, prediction, "{:.6f}".format) for row, prediction in pairs])
 
     def _format(self, rows: list[list[Any]]) -> list[str]:
         self._records.clear()
@@ -143,26 +153,12 @@ class CsvFormatter(Formatter):
         return [record[:-2] for record in self._records]
 
 
-class ParquetFormatter(Formatter):
+class ParquetFormatter(TableFormatter):
     """Formatter for Parquet: records of values for ``arrow_file.write_parquet``."""
 
-    @property
-    def types(self) -> dict[str, str]:
-        """Names and types of the columns that follow the copied input columns."""
-        return output_column_types(self.top, self.is_multilabel, self.score_class)
-
     def records(self, pairs: Iterable[InputAndPrediction]) -> list[list[Any]]:
-        """Return a list for each row: the line number, the copied cells of the input, and the values of ``types``."""
-        return [[row.line, *self._copied(row), *self._added(row, prediction)] for row, prediction in pairs]
-
-    def _copied(self, row: InputRow) -> Sequence[str]:
-        return row.cells or ("",) * len(self.columns)
-
-    def _added(self, row: InputRow, prediction: Prediction) -> list[Any]:
-        if not prediction.error:
-            return output_cells(prediction, self.top, float, self.score_class)
-        *empty, _ = ["" if kind == "object" else None for kind in self.types.values()]
-        return [*empty, f"line {row.line}: {prediction.error}"]
+        """Return a list for each row: the line number, then the values of all columns."""
+        return [[row.line, *self.cells(row, prediction)] for row, prediction in pairs]
 
 
 FORMATTERS = {"text": Formatter, "jsonl": JsonFormatter, "csv": CsvFormatter, "parquet": ParquetFormatter}

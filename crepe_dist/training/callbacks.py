@@ -116,7 +116,7 @@ class WatchdogCallback(Callback):
         self._progress = context.progress
         self._watchdog = context.job.watchdog
         self._rows: RowIndices = np.zeros(0, np.int64)  # Rows of the current batch.
-        self._watchdog.set_position_source(self._position)
+        self._watchdog.position_source = self._position
 
     def _position(self) -> dict[str, Any]:
         progress, rows = self._progress, self._rows[:MAX_SHOWN_ROWS].tolist()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,14 +94,15 @@ class TrainContext:
         return self.job.display
 
     def epoch_batches(self) -> Iterator[Batch]:
-        """Return an iterator over this rank's shard of each remaining global batch of the epoch."""
+        """Yield this rank's shard of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].for_epoch(seed, epoch)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
         batch_size, group, reduction_group = self.config.data.batch_size, self.group, self.engine.reduction_group
         order = training_order(train, seed, epoch, batch_size)
         batches = DataLoader(train, order, batch_size, group.rank, group.size, self.progress.documents, reduction_group)
-        return map(lambda batch, step: batch.for_step(step, seed), batches, itertools.count(self.progress.step + 1))
+        for step, batch in enumerate(batches, self.progress.step + 1):
+            yield batch.for_step(step, seed)
 
     def numerics(self) -> dict[str, str]:
         """Return the kernels, precision and device. Runs with equal values compute bit-identical parameters."""
@@ -122,14 +122,13 @@ class TrainContext:
         }
 
 
-def lr_schedule(config: Config, num_rows: int) -> Callable[[TrainerState], float]:
-    """Return the function that computes the learning rate of the next step.
+def next_lr(config: Config, progress: TrainerState, num_rows: int) -> float:
+    """Compute the learning rate of the next step.
 
     Args:
         num_rows: Number of documents per epoch.
     """
-    num_epochs = config.training.num_epochs
-    return lambda progress: lr_at(config.optimizer, progress.epoch - 1 + progress.documents / num_rows, num_epochs)
+    return lr_at(config.optimizer, progress.epoch - 1 + progress.documents / num_rows, config.training.num_epochs)
 
 
 def lr_at(options: OptimizerOptions, epoch: float, num_epochs: int) -> float:

@@ -90,10 +90,7 @@ def check_replicas(arrays: Arrays, group: ProcessGroup) -> None:
     """
     if group.size == 1:
         return
-    # Each rank fills its own element, so the sum over the ranks gathers the checksums.
-    gathered = np.zeros(group.size, dtype=np.int64)
-    gathered[group.rank] = parameter_checksum(arrays)
-    checksums = group.all_reduce(gathered, "digest").tolist()
+    checksums = group.all_gather_json(parameter_checksum(arrays), "digest")
     majority, _ = Counter(checksums).most_common(1)[0]
     diverged = [rank for rank, checksum in enumerate(checksums) if checksum != majority]
     if diverged:

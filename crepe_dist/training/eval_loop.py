@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import takewhile
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -62,8 +60,11 @@ def run_eval_loop(
     Raises:
         EvaluationStopped: ``is_stopping`` returned true on one rank. Every rank raises it.
     """
-    batches = _count(engine.iter_logits(split, batch_size, group.rank, group.size), accumulator, group.heartbeat)
-    deque(takewhile(lambda _: not is_stopping(), batches), maxlen=0)
+    for rows, labels, logits in engine.iter_logits(split, batch_size, group.rank, group.size):
+        accumulator.update(rows, labels, logits)
+        group.heartbeat()
+        if is_stopping():
+            break
     group.pause_watchdog()  # Other ranks may be slower.
     are_stopping = group.all_gather_json(is_stopping(), "evaluation.stop")
     group.heartbeat()
@@ -84,15 +85,3 @@ def predict_logits(engine: Scorer, split: Split, batch_size: int, group: Process
         group.heartbeat()
     group.pause_watchdog()  # Other ranks may be slower.
     return group.all_reduce(logits, "logits")
-
-
-def _count(
-    scored: Iterator[tuple[RowIndices, npt.NDArray[np.int32], npt.NDArray[np.float32]]],
-    accumulator: MetricAccumulator[Any],
-    beat: Callable[[], None],
-) -> Iterator[None]:
-    """Add the batches of this rank to the accumulator. Yield after each batch."""
-    for rows, labels, logits in scored:
-        accumulator.update(rows, labels, logits)
-        beat()
-        yield

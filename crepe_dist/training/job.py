@@ -46,7 +46,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         UserError: An error that the user can fix.
         StopRequested: A signal requested a stop. The state has been saved.
     """
-    oom_errors = oom_as_user_error("data.batch_size", config.data.batch_size, group.size)
+    oom_errors = oom_as_user_error(config.data.batch_size, group.size)
     with Watchdog(control, config.safety.watchdog_s, group.rank) as watchdog, oom_errors:
         group.heartbeat, group.pause_watchdog = watchdog.heartbeat, watchdog.pause
         group.timeout = config.safety.watchdog_s / 2

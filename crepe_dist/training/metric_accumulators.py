@@ -86,28 +86,6 @@ class MetricAccumulator(ABC, Generic[Result]):
         """Return the result. After ``all_reduce``, it is the same on every rank."""
 
 
-class CorrectBitmap:
-    """Bitmap of the documents of a split. A bit is set if this rank predicted its document correctly.
-
-    The ranks evaluate different documents, so the sum of the bitmaps over the ranks is their union.
-
-    Attributes:
-        words: The bits, int64 [ceil(num_documents / 64)].
-    """
-
-    def __init__(self, num_documents: int) -> None:
-        self.words = np.zeros(-(-num_documents // 64), dtype=np.int64)
-        self._num_documents = num_documents
-
-    def set(self, rows: Rows) -> None:
-        """Set the bits of documents."""
-        np.bitwise_or.at(self.words.view(np.uint8), rows >> 3, (128 >> (rows & 7)).astype(np.uint8))
-
-    def unpack(self) -> Bools:
-        """Return the bits as bool [documents]."""
-        return np.unpackbits(self.words.view(np.uint8), count=self._num_documents).astype(bool)
-
-
 class ScoreAccumulator(MetricAccumulator[AnyScores]):
     """Base class of the score accumulators. It counts losses, reliability and correctly predicted documents.
 
@@ -121,8 +99,9 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
         self._num_documents = num_documents
         self._loss_sums: Floats = self._register(np.zeros(2))  # In nats: calibrated, uncalibrated.
         self._reliability: Counts = self._register(np.zeros((BINS, 3), np.int64))
-        self._correct = CorrectBitmap(num_documents)
-        self._register(self._correct.words)
+        # 1 for each document that this rank predicted correctly. The ranks evaluate different documents, so no sum over
+        # the ranks exceeds 1.
+        self._correct = self._register(np.zeros(num_documents, np.int32))
 
     def _count(
         self, rows: Rows, is_correct: Bools, losses: tuple[Losses, Losses], confidence: tuple[Floats, Bools]
@@ -139,7 +118,7 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
         # number of ranks.
         self._loss_sums += [quantize_losses(document_losses).sum() for document_losses in losses]
         self._reliability += reliability_histogram(*confidence)
-        self._correct.set(rows[is_correct])
+        self._correct[rows[is_correct]] = 1
 
 
 class MulticlassAccumulator(ScoreAccumulator):
@@ -224,7 +203,7 @@ class MulticlassAccumulator(ScoreAccumulator):
             loss,
             self._reliability,
             self._mistakes,
-            self._correct.unpack(),
+            self._correct.astype(bool),
             self._used,
             self._uncalibrated if self._used.temperature != 1 else None,
             uncalibrated_loss,
@@ -282,7 +261,7 @@ class MultilabelAccumulator(ScoreAccumulator):
             average_precision(self._histogram),
             thresholds,
             self._reliability,
-            None if self._fits else self._correct.unpack(),
+            None if self._fits else self._correct.astype(bool),
             used,
             np.array([[[counts[:, :2].sum(), counts[:, 0].sum()]] for counts in selective], np.int64),
         )

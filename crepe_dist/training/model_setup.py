@@ -18,8 +18,7 @@ from crepe_dist.native import library
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.config import Config
 from crepe_dist.settings.options import ModelOptions
-from crepe_dist.training import transfer
-from crepe_dist.training.transfer import PretrainedWeights
+from crepe_dist.training.transfer import PretrainedWeights, load_pretrained
 
 # Number of confusion matrices in memory at the same time: validation, test, and the buffer of the all-reduce.
 CONFUSION_MATRICES = 3
@@ -38,8 +37,11 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
     """
     group.run_on_all("settings", lambda: None, compare_by=lambda _: config.run_key())
     group.run_on_all("memory of the scores", lambda: _check_scores(data))
+    source = config.training.init_from
     pretrained = group.run_on_all(
-        "parameters to start from", lambda: _load_pretrained(config, data), compare_by=_identity
+        "parameters to start from",
+        lambda: None if source is None else load_pretrained(source, config.model, data),
+        compare_by=lambda loaded: loaded and [loaded.sha256, loaded.summary],
     )
     shape = (
         pretrained.shape
@@ -97,15 +99,6 @@ def common_precision(chosen: Backend, options: ModelOptions, group: ProcessGroup
     if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in precisions:
         return replace(chosen, precision="float32", why="bfloat16 is slower on the processor of another rank")
     return chosen
-
-
-def _load_pretrained(config: Config, dataset: Dataset) -> PretrainedWeights | None:
-    source = config.training.init_from
-    return None if source is None else transfer.load_pretrained(source, config.model, dataset)
-
-
-def _identity(pretrained: PretrainedWeights | None) -> list[str] | None:
-    return [pretrained.sha256, pretrained.summary] if pretrained else None
 
 
 def initial_parameters(

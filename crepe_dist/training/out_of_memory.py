@@ -21,24 +21,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def oom_as_user_error(option: str, batch_size: int, processes: int) -> Iterator[None]:
+def oom_as_user_error(batch_size: int, processes: int) -> Iterator[None]:
     """Translate an out-of-memory error in the ``with`` block into a ``UserError``.
 
     Args:
-        option: Dotted name of the setting that holds the global batch size.
         batch_size: Global batch size, in documents.
         processes: Number of processes.
     """
-    shard_size = -(-batch_size // processes)
+    option, shard_size = flag("data.batch_size"), -(-batch_size // processes)
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory with {flag(option)} {batch_size}, which is {shard_size} documents for this process",
+            f"out of memory with {option} {batch_size}, which is {shard_size} documents for this process",
             str(error).strip().splitlines()[-1][:200] if str(error) else "",
-            f"try {flag(option)} {batch_size // 2}, a smaller network, or more processes on more hosts"
+            f"try {option} {batch_size // 2}, a smaller network, or more processes on more hosts"
             if shard_size > 1
             else "lower --width, choose --model ngrams, or shorten the documents (prepare --feature-len)",
         ) from error

@@ -10,7 +10,7 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.device import Device
 from crepe_dist.engines.engine import Engine
 from crepe_dist.errors import UserError
-from crepe_dist.formatting import excerpt, head, join_words, number, pluralize, truncate_to_width
+from crepe_dist.formatting import excerpt, join_head, join_words, number, pluralize, truncate_to_width
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.model.network_config import NetworkConfig, steps_per_epoch
 from crepe_dist.runs import checkpoint
@@ -115,11 +115,10 @@ def warn_empty_classes(data: Dataset) -> str:
     names = [name for name, count in zip(data.classes, counts.tolist()) if not count]
     if not names:
         return ""
-    shown = [truncate_to_width(name, LABEL_WIDTH) for name in head(names, MAX_SHOWN_CLASSES)]
-    rest = [f"{number(len(names) - len(shown))} more"] * (len(names) > len(shown))
+    shown = join_head([truncate_to_width(name, LABEL_WIDTH) for name in names], MAX_SHOWN_CLASSES)
     return _format_note(
         "a class without training rows cannot be learned, and there is no row of "
-        f"{pluralize(len(names), 'class', 'classes')}: {join_words([*shown, *rest])}",
+        f"{pluralize(len(names), 'class', 'classes')}: {shown}",
         "collect such rows, or repeat prepare with --stratified, which gives each split rows of every class that has "
         "enough rows",
     )

@@ -27,7 +27,7 @@ from crepe_dist.settings.config import Config
 from crepe_dist.training.branch_weight import fit_branch_weight_and_evaluate
 from crepe_dist.training.callbacks import Callback, CallbackList, WatchdogCallback
 from crepe_dist.training.chance_loss_monitor import ChanceLossMonitor
-from crepe_dist.training.context import JobContext, TrainContext, lr_schedule
+from crepe_dist.training.context import JobContext, TrainContext, next_lr
 from crepe_dist.training.divergence import check_finite_scores, handle_nonfinite_step
 from crepe_dist.training.eval_loop import EvaluationStopped
 from crepe_dist.training.save_callback import SaveCallback
@@ -93,10 +93,10 @@ def create_callbacks(context: TrainContext, saver: BackgroundStateSaver) -> Call
 def train_epoch(context: TrainContext, callbacks: Callback) -> None:
     """Train on the remaining batches of the epoch."""
     engine, optimizer, progress = context.engine, context.optimizer, context.progress
-    lr_at = lr_schedule(context.config, len(context.data.splits["train"]))
+    num_rows = len(context.data.splits["train"])
     callbacks.on_epoch_begin()
     for batch in context.epoch_batches():  # Each batch is this rank's shard of a global batch.
-        lr = lr_at(progress)
+        lr = next_lr(context.config, progress, num_rows)
         requested_action = callbacks.on_step_begin(batch)
         loss = engine.forward_backward(batch)
         # ``all_reduce`` sums the gradients of the dense parameters, and makes the decisions that must be the same on

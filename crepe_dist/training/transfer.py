@@ -125,7 +125,8 @@ def _select_transferable(
             if key in shape.class_axes
         }
         return {**arrays, **outputs}, [index_of[classes[index]] for index in shared], summary
-    description = _join_names(classes) if classes else description
+    if classes:
+        description = formatting.join_head([formatting.excerpt(name, 40) for name in classes], MAX_SHOWN_CLASSES)
     if not shape.transferable_layers:
         raise UserError(
             f"{path} is a network for other classes than the classes of the data",
@@ -181,9 +182,3 @@ def _check_settings(path: Path, options: ModelOptions, shape: NetworkConfig) -> 
                 "the pretrained parameters decide the size of the network",
                 shape.size_mismatch_hint(name),
             )
-
-
-def _join_names(classes: list[str]) -> str:
-    names = [formatting.excerpt(name, 40) for name in formatting.head(classes, MAX_SHOWN_CLASSES)]
-    rest = len(classes) - len(names)
-    return formatting.join_words([*names, f"{rest} more"] if rest else names)

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def arm(fault: Fault) -> None:
     from crepe_dist.files.atomic_write import write_text
     from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, resume_state
-    from crepe_dist.training import eval_loop, state_saver
+    from crepe_dist.training import state_saver
     from crepe_dist.training.context import TrainContext
 
     done = [0]  # steps
@@ -74,7 +75,13 @@ def arm(fault: Fault) -> None:
         forward_backward, update = context.engine.forward_backward, context.optimizer.step
         context.engine.forward_backward = lambda batch: faulty(context, batch, forward_backward)  # type: ignore[method-assign]
         context.optimizer.step = lambda *given: faulty_update(context, update, *given)  # type: ignore[method-assign]
+        context.engine.iter_logits = partial(evaluating, context.engine.iter_logits)  # type: ignore[method-assign]
         return context
+
+    def evaluating(iter_logits: Any, *arguments: Any) -> Any:
+        for batch in iter_logits(*arguments):
+            fault.signal("evaluate", done[0])
+            yield batch
 
     def faulty(context: Any, batch: Any, forward_backward: Any) -> Any:
         done[0] = batch.step - 1
@@ -103,14 +110,6 @@ def arm(fault: Fault) -> None:
             dense_values(context)[:] = float("nan")
 
     TrainContext.create = create_with_faults  # type: ignore[assignment, method-assign]
-    count = eval_loop._count
-
-    def counting(*arguments: Any) -> Any:
-        for totals in count(*arguments):
-            fault.signal("evaluate", done[0])
-            yield totals
-
-    eval_loop._count = counting  # type: ignore[assignment]
     sync = resume_state.fsync
 
     def slow_sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import OptimizerOptions
 from crepe_dist.training import context
-from crepe_dist.training.context import lr_at, lr_schedule
+from crepe_dist.training.context import lr_at, next_lr
 from crepe_dist.training.model_setup import initial_parameters, select_network_config
 from tests import conftest
 from tests.conftest import NGRAMS, PAPER, QUICK, readable, records
@@ -82,9 +82,10 @@ class TestSchedule:
         assert [lr_at(options, epoch, 4) for epoch in epochs] == pytest.approx(rates)
 
     def test_a_run_goes_through_the_whole_schedule(self):
-        at = lr_schedule(parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"]), num_rows=100)
+        config = parse(["--epochs=2", "--schedule=cosine", "--learning-rate=1"])
         positions = [TrainerState(epoch=epoch, documents=done) for epoch, done in ((1, 0), (2, 0), (2, 100))]
-        assert list(map(at, positions)) == pytest.approx([1, 0.5, 0])
+        rates = [next_lr(config, progress, num_rows=100) for progress in positions]
+        assert rates == pytest.approx([1, 0.5, 0])
 
 
 def test_a_missing_test_split_is_answered_with_a_share_that_gives_it_a_row(tmp_path, complaint):
