@@ -32,7 +32,7 @@ from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
 from crepe_dist.runs.run_dir import RunDir
-from crepe_dist.settings.config import flag, parse, settings
+from crepe_dist.settings.config import parse
 from tests.helpers.turns import turn
 
 if TYPE_CHECKING:
@@ -74,37 +74,13 @@ SLOW_SECONDS = 3600  # Time limit of a slow test that sets none.
 DEAD = (1 << 22) + 1  # Process id that no process can have.
 # A trigram for each class. It occurs in all words of a document of the class.
 TRIGRAMS = ("qua", "zig", "vex")
-# Flags for a small default network that trains in a second. With plain SGD, rounding errors stay small, so that runs
-# can be compared. NGRAMS and PAPER are added to QUICK to select another network.
-QUICK = [
-    "--buckets=4096",
-    "--embedding-rows=1024",
-    "--width=16",
-    "--blocks=1",
-    "--dropout=0",
-    "--label-smoothing=0",
-    "--optimizer=sgd",
-    "--learning-rate=0.01",
-    "--schedule=constant",
-    "--batch-size=50",
-    "--epochs=2",
-    "--logging.tensorboard=false",
-    "--logging.report=false",
-]
+# Flags for a small default network that trains in a second. NGRAMS and PAPER are added to select another network.
+QUICK = (f"--config={Path(__file__).with_name('quick.yaml')}",)
 
 USING = re.compile("^using .*\n", re.MULTILINE)  # Line with which predict and other commands print their checkpoint.
 
 NGRAMS = ("--model=ngrams",)
 PAPER = ("--model=paper", "--size=tiny")
-
-
-def readable(*flags: object) -> list[str]:
-    """Return the flags without those that the selected network does not read, because train refuses such flags."""
-    words = list(map(str, flags))
-    network = next((word.partition("=")[2] for word in reversed(words) if word.startswith("--model=")), "crepe")
-    readers = {flag(name): setting.metadata["networks"] or (network,) for name, setting in settings().items()}
-    return [word for word in words if network in readers.get(word.partition("=")[0], (network,))]
-
 
 # Builds of the kernels that this processor can run, or only the build that the environment names. The generic build has
 # the same source as avx2, so only tests of the kernels run it.

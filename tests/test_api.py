@@ -6,7 +6,6 @@ import copy
 import pickle
 import shlex
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ import crepe_dist
 from crepe_dist.commands.prepare import translate_for_python
 from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
-from tests.conftest import launch_prefix, run
+from tests.conftest import run
+from tests.helpers.programs import program
 
 WORDS = {"bill": "the invoice was charged", "ship": "the parcel is late"}
 QUICK: Any = {"model": "ngrams", "buckets": 4096, "epochs": np.int64(6), "learning_rate": 0.01}
@@ -148,12 +148,8 @@ def test_too_few_rows_are_explained_in_arguments():
 
 def test_two_processes_train_on_a_prepared_folder(monkeypatch):
     crepe_dist.prepare(table(), "data", label="topic", text="message")
-    script = (
-        "import crepe_dist\n"
-        "model = crepe_dist.fit('data', epochs=1, model='ngrams', buckets=4096)\n"
-        "print('label', model.predict(['the invoice'])[0].label)\n"
-    )
-    assert run([*launch_prefix(2), sys.executable, "-c", script], Path.cwd()).count("label bill") == 2
+    line = program("helpers/fit_prepared.py", processes=2)
+    assert run(line, Path.cwd()).count("label bill") == 2
     monkeypatch.setattr("crepe_dist.api.read_launcher_env", lambda: LauncherEnv("horovodrun", 0, 2))
     with pytest.raises(UserError, match="2 processes cannot prepare the same data"):
         crepe_dist.fit(table())
@@ -167,14 +163,14 @@ def test_a_model_can_be_pickled_and_copied(model, tmp_path):
         assert each.predict(new) == model.predict(new)
         assert (repr(each), each.score(new)) == (repr(model), 1)
     limited = crepe_dist.load(saved(model, tmp_path), min_probability=0.875, threads=1)
-    (tmp_path / "model.pickle").write_bytes(pickle.dumps(limited))
+    stored = pickle.dumps(limited)
     shutil.rmtree(tmp_path / "saved")
-    script = (
-        "import pickle\n"
-        "model = pickle.load(open('model.pickle', 'rb'))\n"
-        "print(model.min_probability, model.engine.threads, model.predict(['my invoice'])[0].label)\n"
+    copied = pickle.loads(stored)
+    assert (copied.min_probability, copied.engine.threads, copied.predict(["my invoice"])[0].label) == (
+        0.875,
+        1,
+        "bill",
     )
-    assert run([sys.executable, "-c", script], tmp_path).split() == ["0.875", "1", "bill"]
 
 
 def saved(model, folder):

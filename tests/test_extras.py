@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from crepe_dist import extras
-from crepe_dist.cli import COMMANDS
 from tests.conftest import QUICK, needs_kernels, run, write_csv
+from tests.helpers.programs import program
+from tests.helpers.without_extras import MODULES
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-MODULES = sorted({extras.MODULES.get(name, name) for names in extras.PACKAGES.values() for name in names})
-# Runs a command in a process where no extra can be imported, and neither can what only extras bring.
-WITHOUT = (
-    f"import runpy, sys; sys.modules.update(dict.fromkeys({['markupsafe', 'starlette', *MODULES]})); "
-    "sys.argv[0:1] = []; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
-)
 
 
 def without_extras(name: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-c", WITHOUT, "crepe_dist", name, *map(str, arguments)]
+    return program("helpers/without_extras.py", name, *arguments)
 
 
 def test_pyproject_has_the_same_extras():
@@ -36,13 +30,8 @@ def test_pyproject_has_the_same_extras():
     assert declared == dict(extras.PACKAGES)
 
 
-def test_the_core_imports_no_library_of_an_extra():
-    names = tuple(name for name in COMMANDS if name != "train")
-    script = (
-        "import sys, crepe_dist.predicting.predictor, crepe_dist.training.job; from crepe_dist import cli; "
-        f"[cli.command_class(name) for name in {names}]; print(*sys.modules)"
-    )
-    imported = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+def test_the_core_imports_no_library_of_an_extra(tmp_path):
+    imported = run(program("helpers/print_core_imports.py"), tmp_path).split()
     assert not {"horovod", "mxnet", "pandas", *MODULES}.intersection(imported)
 
 
@@ -72,8 +61,7 @@ def test_what_is_prepared_and_trained_without_extras_has_no_pages(tmp_path, prin
     said = " ".join(run(without_extras("prepare", "rows.csv", "--out", "data", "--test", "0.2"), tmp_path).split())
     assert "report no page without jinja2, matplotlib, tensorboardX; to install: pip install" in said
     assert not (tmp_path / "data" / "report.html").exists()
-    flags = [each for each in QUICK if not each.startswith("--logging")]
-    line = ("--data", "data", "--run-dir", "run", "--epochs", 1, *flags)
+    line = ("--data", "data", "--run-dir", "run", *QUICK, "--logging.report=true", "--logging.tensorboard=true")
     said = run(without_extras("train", *line), tmp_path)
     assert said.startswith(
         "note: no report and no TensorBoard events without jinja2, matplotlib, tensorboardX; to install: "

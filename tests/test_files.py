@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -157,12 +156,12 @@ def test_an_open_file_that_cannot_be_written_is_refused(tmp_path):
         check_output(Path(f"/dev/fd/{number}"), "--json")
 
 
-def test_standard_output_gets_the_file_after_what_was_printed(tmp_path):
-    code = "print('before'); write_text(Path('out'), 'text\\n', follow=True); print('after')"
-    code = f"from pathlib import Path; from crepe_dist.files.atomic_write import write_text; {code}"
-    (tmp_path / "out").symlink_to("/dev/stdout")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+def test_standard_output_gets_the_file_after_what_was_printed(tmp_path, monkeypatch):
     with (tmp_path / "file").open("w") as stream:
-        subprocess.run([sys.executable, "-c", code], stdout=stream, cwd=tmp_path, env=environment, check=True)
+        (tmp_path / "out").symlink_to(f"/dev/fd/{stream.fileno()}")
+        monkeypatch.setattr(sys, "stdout", stream)
+        print("before")
+        write_text(tmp_path / "out", "text\n", follow=True)
+        print("after")
     assert (tmp_path / "file").read_text() == "before\ntext\nafter\n"
     assert (tmp_path / "out").is_symlink()

@@ -19,19 +19,10 @@ import pytest
 import crepe_dist
 from crepe_dist.files.json_file import write_json
 from crepe_dist.runs import resume_state
-from tests.conftest import QUICK, launch_prefix, readable
+from tests.conftest import QUICK, launch_prefix
 from tests.helpers.programs import program
 
-# Dropout, momentum and bfloat16, if the processor has it: all that has a memory or a chance in it.
-SETTINGS = [
-    *QUICK,
-    "--dropout=0.5",
-    "--optimizer=adam",
-    "--learning-rate=0.001",
-    "--batch-size=25",
-    "--epochs=3",
-    "--state.save-steps=4",
-]
+SETTINGS = (*QUICK, f"--config={Path(__file__).with_name('settings.yaml')}")
 STEPS = 39  # of 301 rows, batch 25, three epochs
 
 
@@ -44,7 +35,7 @@ def command(run_dir: Path, data: Path, processes: int = 1, *more: str, module: s
     return [
         *launch_prefix(processes),
         *(sys.executable, "-m", module),
-        *readable("--data", data, "--run-dir", run_dir, *SETTINGS, *more),
+        *("--data", str(data), "--run-dir", str(run_dir), *SETTINGS, *more),
     ]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import re
-import subprocess
-import sys
+import signal
 import tempfile
 from contextlib import ExitStack
 from functools import partial
@@ -90,15 +90,16 @@ def test_it_spares_files_that_training_did_not_write(cleaned, tmp_path):
 
 def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
     """The next command removes the folder of a killed process, and no folder that is in use."""
-    code = f"""
-import os, tempfile
-from crepe_dist.files.folders import temporary_folder
-tempfile.tempdir = {str(tmp_path)!r}
-with temporary_folder() as folder:
-    (folder / "left").write_text("x")
-    os.kill(os.getpid(), 9)
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+
+    def leave():
+        with temporary_folder() as folder:
+            write_text(folder / "left", "x")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=leave)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (left,) = tmp_path.glob("crepe-scratch-*")
     assert list_abandoned() == []  # it may be about to be locked
     os.utime(left, (0, 0))

@@ -11,6 +11,7 @@ import pytest
 import crepe_dist
 from crepe_dist import cli
 from tests.conftest import launch_prefix, run
+from tests.helpers.programs import program
 
 CREPE = str(Path(sys.executable).with_name("crepe"))
 PACKAGE = Path(crepe_dist.__path__[0])
@@ -72,13 +73,8 @@ def test_remedies_name_commands_as_the_user_would_type_them(uv, tmp_path, monkey
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_each_command_gives_its_own_help_and_waits_for_nothing_else(name, tmp_path):
-    program = (
-        "import sys\nfrom crepe_dist.__main__ import start\n"
-        f"sys.argv = ['crepe', {name!r}, '--help']\n"
-        "try:\n    start()\n"
-        "finally:\n    print('imported:', *sorted(sys.modules))\n"
-    )
-    printed, _, imported = run([sys.executable, "-c", program], tmp_path).partition("imported: ")
+    line = program("commands/print_imports.py", name, "--help")
+    printed, _, imported = run(line, tmp_path).partition("imported: ")
     assert printed.startswith(f"usage: crepe {name} ")
     assert not HEAVY & set(imported.split())
     others = {f"crepe_dist.commands.{other}" for other in cli.COMMANDS} | {"crepe_dist.train"}

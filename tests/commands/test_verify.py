@@ -10,14 +10,14 @@ from crepe_dist.commands import verify
 from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.native import library
-from tests.conftest import NGRAMS, QUICK, command, needs_kernels, readable, run, train
+from tests.conftest import NGRAMS, QUICK, command, needs_kernels, run, train
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A run of two processes."""
     folder = tmp_path_factory.mktemp("verified")
-    train("--data", data, "--run-dir", folder / "run", *readable(*QUICK, *NGRAMS), processes=2)
+    train("--data", data, "--run-dir", folder / "run", *QUICK, *NGRAMS, processes=2)
     return folder / "run"
 
 

@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import sha256
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, readable, run, train
+from tests.conftest import NGRAMS, QUICK, run, train
 from tests.helpers.programs import supervised_command
 
 CODES = LabelHierarchy(".", ("1.1.1", "1.1.2", "1.2", "2.1"))
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
         rows.append((f"{first}.{second}", f"about {first * 4} {second * 4 if said else ''} number {row % 7}"))
     pd.DataFrame(rows, columns=["label", "text"]).to_csv(folder / "codes.csv", index=False)
     crepe_dist.prepare(folder / "codes.csv", folder / "data", levels=".", feature_len=64)
-    flags = readable(*QUICK, *NGRAMS, "--optimizer=adam", "--learning-rate=0.01", "--epochs=4")
+    flags = (*QUICK, *NGRAMS, "--optimizer=adam", "--learning-rate=0.01", "--epochs=4")
     for processes in (1, 2):
         train("--data=data", *flags, f"--run-dir={processes}", cwd=folder, processes=processes)
     return folder

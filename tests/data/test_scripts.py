@@ -10,7 +10,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
-from tests.conftest import NGRAMS, PAPER, QUICK, readable, train
+from tests.conftest import NGRAMS, PAPER, QUICK, train
 
 WORDS = {
     "αθλητισμός": ["ποδόσφαιρο", "ομάδα", "νίκη", "футбол", "команда", "гол"],
@@ -31,8 +31,8 @@ def place(tmp_path_factory):
             stream.write(f"{label},{' '.join(words).capitalize()}\n")
     assert crepe_dist.prepare(folder / "letters.csv", folder / "letters")["warnings"] == []
     for network, flags in (("paper", PAPER), ("ngrams", (*NGRAMS, "--buckets=null"))):
-        given = readable(*QUICK, *flags, "--optimizer=adam", "--batch-size=16")
-        train("--data=letters", f"--run-dir={network}", *given, cwd=folder)
+        learning = ("--optimizer=adam", "--batch-size=16")
+        train("--data=letters", f"--run-dir={network}", *QUICK, *flags, *learning, cwd=folder)
     return folder
 
 

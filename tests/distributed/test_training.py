@@ -9,7 +9,7 @@ import crepe_dist
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
 from tests import conftest
-from tests.conftest import PAPER, QUICK, command, losses, readable, records, run
+from tests.conftest import PAPER, QUICK, command, losses, records, run
 
 # MXNet's operators add in a different order. The observed differences are below 1e-6 after 21 steps.
 TOLERANCE = 1e-5
@@ -20,7 +20,7 @@ CLIPPED = (*PAPER, "--clip-norm=0.05")
 
 
 def flags(data, run_dir, *more):
-    return readable("--data", data, "--run-dir", run_dir, *QUICK, "--precision=float32", "--epochs=3", *more)
+    return ("--data", data, "--run-dir", run_dir, *QUICK, "--precision=float32", "--epochs=3", *more)
 
 
 def train(data, run_dir, processes, *more):

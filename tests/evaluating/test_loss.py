@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 import crepe_dist
 from crepe_dist.model.calibration import softmax
 from crepe_dist.runs import checkpoint
-from tests.conftest import NGRAMS, QUICK, readable, records, run, train
+from tests.conftest import NGRAMS, QUICK, records, run, train
 from tests.helpers.programs import supervised_command
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
@@ -48,7 +48,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     files: dict[str, Any] = {name: folder / f"{name}.csv" for name in ("validation", "test")}
     labels: Any = "several" if several else "one"
     crepe_dist.prepare(folder / "train.csv", folder / "data", **files, labels=labels, feature_len=64)
-    train("--data=data", "--run-dir=run", *readable(*QUICK, *LEARNING, *WAYS[request.param]), cwd=folder)
+    train("--data=data", "--run-dir=run", *QUICK, *LEARNING, *WAYS[request.param], cwd=folder)
     return folder
 
 

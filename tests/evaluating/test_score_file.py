@@ -27,7 +27,7 @@ from crepe_dist.evaluating.scoring import evaluate_on
 from crepe_dist.exporting.compression import compress_to
 from crepe_dist.exporting.exporter import export
 from crepe_dist.settings import config
-from tests.conftest import QUICK, command, readable, run, write_frame, write_rows
+from tests.conftest import QUICK, command, run, write_frame, write_rows
 from tests.helpers.programs import supervised_command
 
 WORDS = {"billing": "invoice refund charge", "login": "password token session", "parcel": "courier depot delivery"}
@@ -65,8 +65,7 @@ def place(tmp_path_factory):
 
 
 def train(folder: Path, *more: str) -> None:
-    flags = readable(*QUICK, *more)
-    crepe_dist.train.train(config.parse([f"--data={folder / 'data'}", f"--run-dir={folder / 'run'}", *flags]))
+    crepe_dist.train.train(config.parse([f"--data={folder / 'data'}", f"--run-dir={folder / 'run'}", *QUICK, *more]))
 
 
 def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):

@@ -10,10 +10,14 @@ from crepe_dist.exporting.compression import MIN_QUANTIZED_SIZE
 from crepe_dist.model import quantization, weights_io
 from crepe_dist.native import library
 from crepe_dist.networks.ngrams.config import NGramConfig
-from crepe_dist.settings import config
-from tests.conftest import NGRAMS, PAPER, QUICK, readable
+from tests.conftest import NGRAMS, PAPER, QUICK, train
 
-KINDS = {"crepe": ("--width=32",), "ngrams": NGRAMS, "paper": PAPER}
+BUCKETS, FLOAT32 = "--buckets=16384", "--precision=float32"
+KINDS = {
+    "crepe": ("--width=32", "--embedding-rows=16384", BUCKETS, FLOAT32),
+    "ngrams": (*NGRAMS, BUCKETS),
+    "paper": (*PAPER, FLOAT32),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +29,7 @@ def few_vectors(monkeypatch):
 def trained(request, data, tmp_path_factory):
     """A run folder of each kind of network."""
     folder = tmp_path_factory.mktemp("trained") / request.param
-    flags = ["--data", data, "--run-dir", folder, "--precision=float32", *QUICK, *KINDS[request.param]]
-    crepe_dist.train.train(config.parse(readable(*flags, "--embedding-rows=16384", "--buckets=16384")))
+    train("--data", data, "--run-dir", folder, *QUICK, *KINDS[request.param])
     return folder
 
 

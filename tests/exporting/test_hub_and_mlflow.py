@@ -141,9 +141,8 @@ class TestTools:
         exported(model, "mlflow", tmp_path / "out")
         rows = {"columns": ["text"], "data": [["zig"], ["qua vex"], [""]]}
         (tmp_path / "rows.json").write_text(json.dumps({"dataframe_split": rows}))
-        script = "import sys; sys.modules['mxnet'] = None; from mlflow.cli import cli; cli()"
         flags = ["--env-manager", "local", "-m", "out", "-i", "rows.json", "-o", "answers.json", "-t", "json"]
-        run([python, "-c", script, "models", "predict", *flags], tmp_path)
+        run([python, "-m", "mlflow", "models", "predict", *flags], tmp_path)
         answers = json.loads((tmp_path / "answers.json").read_text())["predictions"]
         expected = model[1].predict(["zig", "qua vex"])
         assert [each["predicted_class"] for each in answers] == [*(each.label for each in expected), ""]

@@ -14,13 +14,13 @@ import pytest
 import crepe_dist
 from crepe_dist.cuda import driver
 from crepe_dist.distributed import mxnet_cuda
-from tests.conftest import PAPER, QUICK, command, losses, readable, run, train
+from tests.conftest import PAPER, QUICK, command, losses, run, train
 from tests.helpers import cuda_emulator
 from tests.helpers.needs import needs
 
 pytestmark = [needs("g++"), pytest.mark.usefixtures("one_thread")]
 CONTEXTS = Path(__file__).with_name("site")
-TRAIN = (*readable(*QUICK, *PAPER), "--epochs=1", "--precision=float32", "--logging.report=true")
+TRAIN = (*QUICK, *PAPER, "--epochs=1", "--precision=float32", "--logging.report=true")
 PRINT_LIBRARIES = Path(__file__).with_name("print_libraries.py")
 
 

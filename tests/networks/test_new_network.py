@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -14,16 +12,9 @@ from crepe_dist.exporting import exporter
 from crepe_dist.runs import checkpoint
 from tests.chaos import harness
 from tests.exporting.test_export import texts
+from tests.helpers.programs import program
 
 NETWORK = ("--model=bag", "--learning-rate=0.02")
-PREDICT = """
-import json, sys
-import tests.helpers.with_bag
-import crepe_dist
-answers = [answer.label for answer in crepe_dist.load(sys.argv[1], device="cpu").predict(["quaqua", "zig zig", "vex"])]
-assert not {"mxnet", "onnx", "torch"} & sys.modules.keys()
-print(json.dumps(answers))
-"""
 
 
 def train(run_dir, data, fault=None):
@@ -57,11 +48,9 @@ def test_it_resumes_to_the_same_bits(data, trained, tmp_path, registered):
 
 
 def test_it_predicts_without_mxnet(trained):
-    done = subprocess.run(
-        [sys.executable, "-c", PREDICT, str(trained)],
-        env=harness.environment(), check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout) == ["first", "second", "third"]
+    code, printed = harness.run(program("networks/print_labels.py", trained), trained.parent)
+    assert code == 0, printed
+    assert json.loads(printed) == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("form", ["onnx", "crepe"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import crepe_dist
-from tests.conftest import QUICK, readable, run, train, write_csv, write_rows
+from tests.conftest import QUICK, run, train, write_csv, write_rows
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOLERANCE = 1e-5  # float32 sums in another order; no difference was seen in the six printed decimals
@@ -57,7 +57,7 @@ def test_finetune(data, tmp_path):
     """
     learning = ("--optimizer=adam", "--learning-rate=0.001", "--batch-size=25")
     widths = ("--model=paper", "--epochs=12")
-    train("--data", data, "--run-dir", tmp_path / "base", *readable(*QUICK, *learning, *widths))
+    train("--data", data, "--run-dir", tmp_path / "base", *QUICK, *learning, *widths)
     write_csv(tmp_path / "two.csv", 150, seed=7, classes=2)
     printed = example("finetune.py", "base", "two.csv", "--epochs=2", cwd=tmp_path)
     assert "the rest new, because its classes differ" in printed

@@ -17,11 +17,11 @@ from crepe_dist.settings.aliases import stored_settings
 from crepe_dist.settings.config import parse
 from tests import conftest
 from tests.chaos import harness
-from tests.conftest import QUICK, losses, readable, records
+from tests.conftest import QUICK, losses, records
 
 
 def train(data, run_dir, *more):
-    return conftest.train("--data", data, "--run-dir", run_dir, *readable(*QUICK, *more), cwd=data.parent)
+    return conftest.train("--data", data, "--run-dir", run_dir, *QUICK, *more, cwd=data.parent)
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from crepe_dist.training import context
 from crepe_dist.training.context import lr_at, next_lr
 from crepe_dist.training.model_setup import initial_parameters, select_network_config
 from tests import conftest
-from tests.conftest import NGRAMS, PAPER, QUICK, readable, records
+from tests.conftest import NGRAMS, PAPER, QUICK, records
 
 
 def train(data, run_dir, *more):
-    return conftest.train("--data", data, "--run-dir", run_dir, *readable(*QUICK, *more), cwd=data.parent)
+    return conftest.train("--data", data, "--run-dir", run_dir, *QUICK, *more, cwd=data.parent)
 
 
 class TestOptions:
@@ -48,7 +48,7 @@ class TestOptions:
         whole = ["--batch-size=301", "--epochs=1", "--learning-rate=1"]
         train(data, tmp_path / "clipped", *more, *whole, "--clip-norm=0.001")
         after = crepe_dist.load(tmp_path / "clipped").engine.arrays
-        start = crepe_dist.settings.config.Config(model=parse([*readable(*QUICK, *PAPER)]).model)
+        start = crepe_dist.settings.config.Config(model=parse([*QUICK, *PAPER]).model)
         shape = select_network_config(start.model, open_dataset(data))
         before = {name: each.data for name, each in initial_parameters(start, shape).items()}
         norm = np.sqrt(sum(((after[name] - before[name]) ** 2).sum() for name in before))
@@ -64,7 +64,7 @@ class TestOptions:
         assert "too far apart" in complaint("train", *flags, cwd=tmp_path)
 
     def test_divergence_is_told(self, data, tmp_path, complaint):
-        flags = ("--data", data, "--run-dir", tmp_path / "run", *readable(*QUICK, *PAPER), "--learning-rate=1000")
+        flags = ("--data", data, "--run-dir", tmp_path / "run", *QUICK, *PAPER, "--learning-rate=1000")
         assert "training diverged" in complaint("train", *flags, cwd=tmp_path)
 
 

@@ -15,11 +15,10 @@ import yaml
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.elastic import training_subprocess
 from crepe_dist.errors import ExitCode, UserError
-from crepe_dist.settings.config import flag, parse, settings
+from crepe_dist.settings.config import parse
 from crepe_dist.tuning import search
 from crepe_dist.tuning.search import DONE, FAILED, KILLED, TIMED_OUT, Search, run_trial
 from tests.chaos import harness
-from tests.conftest import NGRAMS, QUICK, readable
 
 SOON = 3600.0
 
@@ -117,21 +116,22 @@ def test_errors(play, complaint, data, data_with_validation, tmp_path, monkeypat
     assert not (tmp_path / "none").exists()
 
 
-def settings_of(flags, data):
-    names = {flag(name): name for name in settings()}
-    given = dict(each.split("=", 1) for each in flags)
-    return {**{names[name]: yaml.safe_load(value) for name, value in given.items()}, "data.source": str(data)}
+@pytest.fixture
+def quick_settings(data_with_validation):
+    """Settings of a trial that trains in a second."""
+    return {"data.source": str(data_with_validation), "model.network": "ngrams", "logging.report": False}
 
 
-def test_a_trial_trains_and_its_epochs_are_watched(data_with_validation, tmp_path):
+def test_a_trial_trains_and_its_epochs_are_watched(quick_settings, tmp_path):
     seen: list[tuple[int, float]] = []
-    given = settings_of([*readable(*QUICK, *NGRAMS)], data_with_validation)
 
     def prune(*epoch):
         seen.append(epoch)
         return False
 
-    made = run_trial(given, tmp_path / "trial", 1, time.monotonic() + SOON, prune, print)
+    made = run_trial(
+        {**quick_settings, "training.epochs": 2}, tmp_path / "trial", 1, time.monotonic() + SOON, prune, print
+    )
     assert made["end"] == DONE
     assert (made["epoch"], made["validation"]) in seen or not seen  # it may end before the first look
 
@@ -151,8 +151,8 @@ def test_the_values_of_the_default_trial_are_those_that_it_trains_with(data_with
     }
 
 
-def test_a_trial_is_ended(data_with_validation, tmp_path):
-    given = {**settings_of(QUICK, data_with_validation), "training.epochs": 10**6}
+def test_a_trial_is_ended(quick_settings, tmp_path):
+    given = {**quick_settings, "training.epochs": 10**6}
     made = run_trial(given, tmp_path / "trial", 1, time.monotonic() + 0.5, lambda *_: False, print)
     assert made["end"] == TIMED_OUT
     assert harness.processes(str(tmp_path / "trial")) == []
