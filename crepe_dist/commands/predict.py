@@ -23,7 +23,7 @@ from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.output_streams import is_stream, open_stream
 from crepe_dist.formatting import excerpt, join_words, pluralize
 from crepe_dist.native.library import num_threads
-from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags, detect_format
+from crepe_dist.predicting.input_reader import InputReader, InputRow, TextFlags
 from crepe_dist.predicting.output_file import temporary_output
 from crepe_dist.predicting.output_formats import (
     OUTPUT_FORMATS,
@@ -344,7 +344,7 @@ def _inputs(
     file = file or PIPE
     # If both files are Parquet files, write_parquet copies the columns with their types.
     keep_columns = args.format == "csv" or (
-        args.format == "parquet" and detect_format(file, args.input_format) != "parquet"
+        args.format == "parquet" and (args.input_format or format_by_suffix(Path(file))) != "parquet"
     )
     inputs = args.open_inputs(file, predictor, args.id, keep_columns=keep_columns)
     if inputs.format == "parquet" and args.format == "csv":

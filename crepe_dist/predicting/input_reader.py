@@ -20,7 +20,7 @@ from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8, InvalidRow,
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.label_parsing import LabelFormat
 from crepe_dist.preparing.open_source import EFFECTIVE_OPTIONS, check_options_used, open_source
-from crepe_dist.preparing.sources import LINES, LINES_OR_FASTTEXT, PIPE, ReadOptions, Source, format_by_suffix
+from crepe_dist.preparing.sources import LINES, PIPE, ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.worker_pool import call_inherited, open_worker_pool
 from crepe_dist.settings.fields import COLUMN, HEADERS, Choice, Repeated, Settings, setting
 from crepe_dist.settings.flags import ENCODING, HEADER, UTF_8, TextEncoding
@@ -151,17 +151,10 @@ def open_inputs(
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
     # With the empty label, no label column is required. If there is a label column, it is not used as the text.
-    source = Source(path, name, format=detect_format(name, format), label="")
-    opened = open_source(source, reading or ReadOptions(), keep_cells=keep_columns, live=True)
+    source = Source(path, name, format=format or format_by_suffix(Path(name)), label="")
+    options = replace(reading or ReadOptions(), default_format=LINES)
+    opened = open_source(source, options, keep_cells=keep_columns, live=True)
     return InputReader(opened if path else opened._replace(name="the standard input"))
-
-
-def detect_format(name: str, format: str | None) -> str:
-    """Return the format of a file of texts.
-
-    This is the explicit format, or else the format of the file name's suffix, or else ``LINES_OR_FASTTEXT``.
-    """
-    return format or (None if name == PIPE else format_by_suffix(Path(name))) or LINES_OR_FASTTEXT
 
 
 @dataclass
@@ -235,7 +228,8 @@ def labelled_options(
     )
     return replace(
         trained,
-        format=explicit.format or trained.format,
+        format=explicit.format,
+        default_format=trained.format,
         header=trained.header if explicit.header == "auto" else explicit.header,
         columns=columns,
         strip_html=composition.strip_html,

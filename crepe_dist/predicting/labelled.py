@@ -19,9 +19,8 @@ from crepe_dist.predicting.input_reader import check_column, labelled_options
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.dataframe_source import is_table, write_table
 from crepe_dist.preparing.formats.columns import ColumnSpec
-from crepe_dist.preparing.formats.lines import LineReader, is_fasttext
 from crepe_dist.preparing.preparation import prepare
-from crepe_dist.preparing.sources import ReadOptions, find_scoring_sources, format_by_suffix
+from crepe_dist.preparing.sources import ReadOptions, find_scoring_sources
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import SplitOptions
 
@@ -87,9 +86,6 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, explicit: 
         reading = replace(reading, columns=write_table(source, Path(path), reading.columns))
     elif remote.is_url(source):
         path = str(remote.download(source, folder / "copy"))
-    # The format of the training data applies only to files whose format cannot be detected.
-    if explicit.format is None and (format_by_suffix(Path(path)) or _is_fasttext_file(Path(path))):
-        reading = replace(reading, format=None)
     spec = PreparationSpec(
         predictor.encoding,
         SplitOptions(test=0.0),
@@ -101,15 +97,6 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, explicit: 
     )
     manifest = prepare(find_scoring_sources(path, reading), folder / "data", spec)
     return dict(manifest["quarantine"])
-
-
-def _is_fasttext_file(path: Path) -> bool:
-    """Return True if a file contains lines in the format of fastText."""
-    if not path.is_file():
-        return False
-    lines = LineReader(path)
-    lines.close()
-    return is_fasttext(lines.head)
 
 
 def _read_options(predictor: Predictor, explicit: ReadOptions) -> ReadOptions:

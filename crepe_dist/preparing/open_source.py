@@ -30,7 +30,7 @@ from crepe_dist.preparing.formats.columns import ResolvedColumns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import JSON_STARTS, LineReader, is_fasttext, open_fasttext, open_lines
 from crepe_dist.preparing.formats.tables import ExcelReader, TableParser, open_table
-from crepe_dist.preparing.sources import LINES, LINES_OR_FASTTEXT, ReadOptions, Source, list_documents
+from crepe_dist.preparing.sources import LINES, ReadOptions, Source, list_documents
 from crepe_dist.settings.fields import FORMATS, refuse
 from crepe_dist.settings.flags import UTF_8
 
@@ -99,15 +99,14 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     if source.split != "train":  # Only training uses weights.
         options = replace(options, columns=replace(options.columns, weight=None))
     spec, nested, encoding = options.columns, label_kind != SINGLE_LABEL, options.encoding or options.default_encoding
-    if source.format == "folder":
-        _check_no_columns(source, options)
-        assert source.path is not None
-        assert label is not None
-        folder, parse = DocumentFolder(source.path, encoding), partial(_parse_documents, source.path, label, encoding)
-        return OpenFile(name, folder, folder, parse, "folder", "text: whole files")
-    if source.format in ("parquet", "xlsx"):
+    if source.format in ("folder", "parquet", "xlsx"):
         if source.path is None:
-            raise UserError(f"{source.format} cannot be read from a pipe", remedy="name the file")
+            raise UserError(f"{source.format} cannot be read from a pipe", remedy="name the file or folder")
+        if source.format == "folder":
+            _check_no_columns(source, options)
+            folder = DocumentFolder(source.path, encoding)
+            parse = partial(_parse_documents, source.path, label or "", encoding)
+            return OpenFile(name, folder, folder, parse, "folder", "text: whole files")
         extras.require("parquet" if source.format == "parquet" else "excel", name)
         if source.format == "parquet":
             from crepe_dist.preparing.formats.parquet import open_parquet  # Importing PyArrow takes 0.2 s.
@@ -118,17 +117,15 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     json_encoding = options.encoding or UTF_8
     if source.format == "jsonl":
         encoding = json_encoding
-    elif source.format is not None:  # Text in other formats may start with a brace, but it is not JSON.
-        json_encoding = encoding
+    elif (source.format or options.default_format) not in (None, "jsonl"):
+        json_encoding = encoding  # Text in other formats may start with a brace, but it is not JSON.
     lines = LineReader(source.path, encoding, json_encoding=json_encoding, live=live)
     if source.format == SAMPLE:
         _check_no_columns(source, options)
         lines.skip_lines(1)
         table = TableParser("tsv", ResolvedColumns(("id", "score", "text"), None, (2,)), label, "\t")
         return OpenFile(name, lines, lines, table.parse, "tsv")
-    format = source.format or _detect_format(lines.head, name, is_unlabelled)
-    if format == LINES_OR_FASTTEXT:
-        format = "fasttext" if is_fasttext(lines.head) else LINES
+    format = source.format or _detect_format(lines.head, name, options.default_format, is_unlabelled)
     if format in (LINES, "fasttext"):
         _check_no_columns(source, options)
     if format == LINES:
@@ -140,7 +137,7 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
             return open_fasttext(lines, name, label_kind)
         opened = open_fasttext(lines, name, MULTILABEL, keep_cells=keep_cells, strict=is_unlabelled)
         return opened._replace(columns_description="text: other words, ignored: words with __label__")
-    if format == "parquet":
+    if format in ("parquet", "xlsx"):
         lines.close()
         return open_source(replace(source, format=format), options, keep_cells=keep_cells)
     return open_table(format, lines, name, spec, options.header, label, keep_cells=keep_cells)
@@ -171,14 +168,16 @@ def read_options_for_unlabelled(options: ReadOptions, opened: OpenFile) -> ReadO
     return replace(options, columns=spec)
 
 
-def _detect_format(head: bytes, name: str, is_unlabelled: bool) -> str:
+def _detect_format(head: bytes, name: str, default: str | None, is_unlabelled: bool) -> str:
+    if is_fasttext(head):
+        return "fasttext"
+    if default is not None and default != "folder":
+        return default
     if head.startswith(PARQUET_MAGIC):
         return "parquet"
     line = head.lstrip().split(b"\n", 1)[0]
     if line.startswith(b'{"' if is_unlabelled else JSON_STARTS):
         return "jsonl"
-    if is_fasttext(line):
-        return "fasttext"
     if is_unlabelled:
         return LINES
     if b"\t" in line:

@@ -28,9 +28,7 @@ SAMPLE_DEDUPE: Literal["near"] = "near"
 PIPE = "-"
 # Maximum depth of nested folders.
 MAX_DEPTH = 32
-# Format of texts to classify: fastText if the first line has a ``__label__``, otherwise plain lines.
-LINES_OR_FASTTEXT = "texts"
-# Format of unlabelled texts, one per line.
+# Format of texts without labels, one per line.
 LINES = "lines"
 # Formats, keyed by the suffix of the file name.
 SUFFIXES = {
@@ -63,8 +61,7 @@ class Source:
         name: Name that reports, the quarantine and the manifest show.
         split: If it is ``test`` or ``validation``, all rows belong to this split. If it is ``train``, rows may also be
             drawn for the other splits. If it is ``unlabelled``, labels are ignored.
-        format: One of ``FORMATS``, ``sample``, ``lines`` or ``texts``. If it is ``None``, the format is detected from
-            the content.
+        format: One of ``FORMATS``, ``sample`` or ``lines``. If it is ``None``, the format is detected from the content.
         label: Class of all rows if the name of the file or folder contains it; otherwise ``None``.
     """
 
@@ -102,6 +99,9 @@ class ReadOptions:
         class_names: Names of the labels 1 … C; ``None`` if the labels are names. ``prepare`` reads them from the file
             ``classes.txt`` next to the data, if it exists.
         renames: Old and new names of classes, or of nodes of the label hierarchy.
+        default_format: Format of files whose names have no known suffix and whose first lines have no fastText label.
+            If it is ``None``, the format is detected from the content. For labelled rows of a model, it is the format
+            of its training data.
         default_encoding: Encoding that is used if ``encoding`` is ``None``. For the data of a model, it is the encoding
             of its training data. JSON Lines ignore it, because the standard requires UTF-8 for JSON.
     """
@@ -114,12 +114,18 @@ class ReadOptions:
     encoding: str | None = None
     class_names: tuple[str, ...] | None = None
     renames: tuple[tuple[str, str], ...] = ()
+    default_format: str | None = None
     default_encoding: str = UTF_8
+
+    @property
+    def reads_documents(self) -> bool:
+        """True if each file of a folder is one document."""
+        return (self.format or self.default_format) == "folder"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON values. The key ``renames`` exists only if classes were renamed."""
         options = {**asdict(self), "encoding": self.encoding or self.default_encoding}
-        del options["default_encoding"]
+        del options["default_format"], options["default_encoding"]
         return {name: value for name, value in options.items() if value or name != "renames"}
 
     @classmethod
@@ -151,7 +157,7 @@ def find_sources(
         names: Names of the training data.
         test: File or folder of the test split, which replaces test files in ``names``.
         validation: File or folder of the validation split, which replaces validation files in ``names``.
-        options: Read options. Only ``format`` is used.
+        options: Read options. Only ``format`` and ``default_format`` are used.
         unlabelled: Names of the sources of unlabelled texts.
 
     Raises:
@@ -235,7 +241,7 @@ def _iter_unlabelled(folder: Path, root: Path, options: ReadOptions) -> Iterator
     """Yield the data files below a folder. If there are none, yield the folder as a source with one text per file."""
     names = list_documents(folder, root)
     data = [folder / name for name in names if format_by_suffix(Path(name))]
-    if data and options.format != "folder":
+    if data and not options.reads_documents:
         yield from (replace(_file_source(path, _relative_name(path, root), options), split=UNLABELLED) for path in data)
     elif names:
         name = folder.name if folder == root else _relative_name(folder, root)
@@ -320,9 +326,9 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
         )
     files = [path for path in data if path.is_file()]
     folders = [path for path in data if path.is_dir()]
-    if files and options.format != "folder":
+    if files and not options.reads_documents:
         yield from (_file_source(path, _relative_name(path, root), options) for path in files)
-    elif len(folders) == 1 and options.format != "folder":
+    elif len(folders) == 1 and not options.reads_documents:
         yield from _iter_folder(folders[0], root, options, above)
     elif folders:
         for path in folders:
