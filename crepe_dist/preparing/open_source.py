@@ -29,7 +29,7 @@ from crepe_dist.preparing.formats import (
 from crepe_dist.preparing.formats.columns import ResolvedColumns
 from crepe_dist.preparing.formats.json_lines import open_json_lines
 from crepe_dist.preparing.formats.lines import JSON_STARTS, LineReader, is_fasttext, open_fasttext, open_lines
-from crepe_dist.preparing.formats.tables import ExcelReader, TableParser, open_table
+from crepe_dist.preparing.formats.tables import ExcelReader, open_table, parse_table
 from crepe_dist.preparing.sources import LINES, ReadOptions, Source, list_documents
 from crepe_dist.settings.fields import FORMATS, refuse
 from crepe_dist.settings.flags import UTF_8
@@ -123,8 +123,9 @@ def open_source(source: Source, options: ReadOptions, *, keep_cells: bool = Fals
     if source.format == SAMPLE:
         _check_no_columns(source, options)
         lines.skip_lines(1)
-        table = TableParser("tsv", ResolvedColumns(("id", "score", "text"), None, (2,)), label, "\t")
-        return OpenFile(name, lines, lines, table.parse, "tsv")
+        columns = ResolvedColumns(("id", "score", "text"), None, (2,))
+        parse = partial(parse_table, "tsv", columns, label, "\t", False, False)
+        return OpenFile(name, lines, lines, parse, "tsv")
     format = source.format or _detect_format(lines.head, name, options.default_format, is_unlabelled)
     if format in (LINES, "fasttext"):
         _check_no_columns(source, options)

@@ -179,7 +179,7 @@ class OpenFile(NamedTuple):
 
 
 def parse_rows(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text], Row | None]) -> Parsed:
-    """Parse rows one by one.
+    """Parse rows one by one. Rows that are longer than ``MAX_RECORD`` are invalid.
 
     Args:
         contents: Number and content of each row.
@@ -188,6 +188,8 @@ def parse_rows(contents: Iterable[tuple[int, Text]], parse: Callable[[int, Text]
     result = Parsed([], [])
     for number, content in contents:
         try:
+            if len(content) > MAX_RECORD:
+                raise ValueError(TOO_LONG)
             if (row := parse(number, content)) is not None:
                 result.rows.append(row)
         except ValueError as error:

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from crepe_dist.errors import UserError
-from crepe_dist.preparing.formats import (
-    DETECTION_ROWS,
-    MAX_RECORD,
-    NOT_UTF_8,
-    TOO_LONG,
-    OpenFile,
-    Parsed,
-    RawBatch,
-    Row,
-    parse_rows,
-)
+from crepe_dist.preparing.formats import DETECTION_ROWS, NOT_UTF_8, OpenFile, Parsed, RawBatch, Row, parse_rows
 from crepe_dist.preparing.formats.columns import LABEL_NAMES, ColumnSpec, ResolvedColumns, choose_columns
 from crepe_dist.preparing.formats.lines import LineReader
 from crepe_dist.preparing.label_parsing import DECODER, MULTIPLE_LABELS
@@ -29,9 +19,10 @@ from crepe_dist.preparing.label_parsing import DECODER, MULTIPLE_LABELS
 MAX_DEPTH = 4
 
 
-@dataclass(frozen=True)
-class JsonLinesParser:
-    """Parser of JSON Lines, with one object per line.
+def _parse_json_lines(
+    columns: ResolvedColumns, label: str | None, cell_columns: Sequence[str], nested: bool, batch: RawBatch
+) -> Parsed:
+    """Parse JSON Lines, with one object per line.
 
     Args:
         columns: Keys to read. Each row must have the key of the last text column. Keys of other text columns may be
@@ -40,41 +31,26 @@ class JsonLinesParser:
         cell_columns: Keys whose values are returned in ``Row.cells``.
         nested: True if the label may be a list of labels, or an object that maps labels to probabilities.
     """
+    scalars = [i for i in (*columns.labels, columns.weight) if i is not None]
+    any_values = [i for i in (*columns.feature_columns, columns.id) if i is not None]
 
-    columns: ResolvedColumns
-    label: str | None = None
-    cell_columns: tuple[str, ...] = ()
-    nested: bool = False
-
-    def parse(self, batch: RawBatch) -> Parsed:
-        return parse_rows(enumerate(batch.content.split(b"\n"), start=batch.line), self._row)
-
-    def _row(self, number: int, line: bytes) -> Row | None:
+    def row(number: int, line: bytes) -> Row | None:
         if not line or line.isspace():
             return None
-        if len(line) > MAX_RECORD:
-            raise ValueError(TOO_LONG)
-        record = _parse_object(line)
-        columns, values = self.columns, [""] * len(self.columns.names)
-        for i in (*columns.labels, *(() if columns.weight is None else (columns.weight,))):
+        record, values = _parse_object(line), [""] * len(columns.names)
+        for i in scalars:
             values[i] = _scalar_to_text(record, columns.names[i])
-        for i in (*columns.feature_columns, *(() if columns.id is None else (columns.id,))):
+        for i in any_values:
             values[i] = _value_to_text(record, columns.names[i])
         if columns.label is not None:
-            values[columns.label] = self._label(record, columns.names[columns.label])
+            values[columns.label] = _label_to_text(record, columns.names[columns.label], nested)
         for i in columns.texts:
             key = columns.names[i]
             is_missing = _get_value(record, key) is None and i != columns.texts[-1]
             values[i] = "" if is_missing else _get_text(record, key)
-        return columns.make_row(
-            number, values, self.label, tuple(_value_to_text(record, key) for key in self.cell_columns)
-        )
+        return columns.make_row(number, values, label, tuple(_value_to_text(record, key) for key in cell_columns))
 
-    def _label(self, record: dict[str, Any], key: str) -> str:
-        value = _get_value(record, key)
-        if not self.nested and isinstance(value, list):
-            raise ValueError(f"{MULTIPLE_LABELS}: {json.dumps(value, ensure_ascii=False)}"[:200])
-        return _value_to_text(record, key) if self.nested else _scalar_to_text(record, key)
+    return parse_rows(enumerate(batch.content.split(b"\n"), start=batch.line), row)
 
 
 def open_json_lines(
@@ -84,7 +60,7 @@ def open_json_lines(
 
     Args:
         keep_cells: Return the values of all keys in ``Row.cells``.
-        nested: See ``JsonLinesParser``.
+        nested: True if the label may be a list of labels, or an object that maps labels to probabilities.
 
     Raises:
         UserError: A key in ``spec`` is missing, or the file is a single JSON array.
@@ -109,9 +85,9 @@ def open_json_lines(
     columns = choose_columns(name, keys, spec, has_label=label is not None, rows=rows)
     reads, texts = columns.describe() if first else "", columns.names_at(columns.texts)
     cell_columns = () if not keep_cells else columns.names if first else texts
-    parser = JsonLinesParser(columns, label, cell_columns, nested)
+    parse = partial(_parse_json_lines, columns, label, cell_columns, nested)
     hint = columns.unread_hint(rows) if first else ""
-    return OpenFile(name, file, file, parser.parse, "jsonl", reads, texts, cell_columns, columns=columns, hint=hint)
+    return OpenFile(name, file, file, parse, "jsonl", reads, texts, cell_columns, columns=columns, hint=hint)
 
 
 def _iter_objects(head: bytes) -> Iterator[dict[str, Any]]:
@@ -167,6 +143,13 @@ def _scalar_to_text(record: dict[str, Any], key: str) -> str:
     if isinstance(value, (dict, list)):
         raise ValueError(f"not a single value: {key!r}")
     return str(value)
+
+
+def _label_to_text(record: dict[str, Any], key: str, nested: bool) -> str:
+    value = _get_value(record, key)
+    if not nested and isinstance(value, list):
+        raise ValueError(f"{MULTIPLE_LABELS}: {json.dumps(value, ensure_ascii=False)}"[:200])
+    return _value_to_text(record, key) if nested else _scalar_to_text(record, key)
 
 
 def _value_to_text(record: dict[str, Any], key: str) -> str:

@@ -25,7 +25,6 @@ from crepe_dist.preparing.formats import (
     BATCH_BYTES,
     EXCERPT,
     MAX_RECORD,
-    TOO_LONG,
     InvalidRow,
     OpenFile,
     Parsed,
@@ -310,8 +309,6 @@ def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
 def _parse_lines(keep: bool, strict: bool, batch: RawBatch) -> Parsed:
     def row(number: int, line: str) -> Row | None:
         text = strip_field_separators(line.rstrip("\r"))
-        if len(text) > MAX_RECORD:
-            raise ValueError(TOO_LONG)
         return None if strict and not text.strip() else Row(number, "", text, (text,) * keep)
 
     return parse_rows(number_lines(batch, "surrogateescape" if strict else "replace"), row)
@@ -340,8 +337,6 @@ def _parse_fasttext(kind: str, keep: bool, strict: bool, batch: RawBatch) -> Par
     def row(number: int, line: str) -> Row | None:
         if not (words := line.split()) and strict:
             return None
-        if len(line) > MAX_RECORD:
-            raise ValueError(TOO_LONG)
         labels = [word for word in words if word.startswith(FASTTEXT)]
         text = " ".join(word for word in words if not word.startswith(FASTTEXT))
         return Row(number, fasttext_labels_to_cell(labels, kind), text, (text,) * keep)

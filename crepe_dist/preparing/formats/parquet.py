@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,15 @@ MAX_SIZE = 1 << 25
 MAX_CHUNK = 1 << 30
 
 
-@dataclass(frozen=True)
-class ParquetParser:
-    """Parser of Arrow record batches. A batch contains only the columns to read, converted to text.
+def _parse_arrow(
+    columns: ResolvedColumns,
+    label: str | None,
+    label_names: Mapping[int, str] | None,
+    cell_columns: Sequence[int],
+    nested: bool,
+    batch: RawBatch,
+) -> Parsed:
+    """Parse an Arrow record batch. It contains only the columns to read, converted to text.
 
     Args:
         columns: Columns of the batches.
@@ -51,29 +57,19 @@ class ParquetParser:
         cell_columns: Positions of the columns whose values are returned in ``Row.cells``.
         nested: True if the label may be a list, encoded as JSON.
     """
-
-    columns: ResolvedColumns
-    label: str | None
-    label_names: tuple[str, ...] | None
-    cell_columns: tuple[int, ...]
-    nested: bool
-
-    def parse(self, batch: RawBatch) -> Parsed:
-        result = Parsed([], [])
-        names = None if self.label_names is None else dict(enumerate(self.label_names))
-        for number, values in enumerate(zip(*map(_values, batch.content.columns)), start=batch.line):
-            row = self.columns.make_row(number, values, self.label, tuple(values[i] for i in self.cell_columns))
-            try:
-                if len(row.text) > MAX_RECORD:
-                    raise ValueError(TOO_LONG)
-                if names is not None and row.label:
-                    row = row._replace(
-                        label=_name_labels(row.label, names) if self.nested else _name_label(row.label, names)
-                    )
-                result.rows.append(row)
-            except ValueError as error:
-                result.invalid.append(InvalidRow(number, str(error), excerpt(row.text)))
-        return result
+    result = Parsed([], [])
+    for number, values in enumerate(zip(*map(_values, batch.content.columns)), start=batch.line):
+        row = columns.make_row(number, values, label, tuple(values[i] for i in cell_columns))
+        try:
+            if len(row.text) > MAX_RECORD:
+                raise ValueError(TOO_LONG)
+            if label_names is not None and row.label:
+                name = _name_labels if nested else _name_label
+                row = row._replace(label=name(row.label, label_names))
+            result.rows.append(row)
+        except ValueError as error:
+            result.invalid.append(InvalidRow(number, str(error), excerpt(row.text)))
+    return result
 
 
 def _name_label(number: str, names: Mapping[int, str]) -> str:
@@ -232,15 +228,11 @@ def open_parquet(
             raise UserError(f"{name} has several columns named {column!r}", remedy="rename them, or choose others")
     label_names = None if columns.label is None else _label_names(schema, names[columns.label])
     of_batch = columns.reindex(read)
-    parser = ParquetParser(of_batch, label, label_names, tuple(map(read.index, cell_columns)), nested)
+    parse = partial(_parse_arrow, of_batch, label, label_names, tuple(map(read.index, cell_columns)), nested)
     rows = _open_as_text(path, schema, of_batch.names)
-    texts, kept_names, hint = (
-        columns.names_at(columns.texts),
-        columns.names_at(cell_columns),
-        columns.unread_hint(first),
-    )
-    reads = columns.describe()
-    return OpenFile(name, rows, rows, parser.parse, "parquet", reads, texts, kept_names, columns=columns, hint=hint)
+    texts, kept_names = columns.names_at(columns.texts), columns.names_at(cell_columns)
+    reads, hint = columns.describe(), columns.unread_hint(first)
+    return OpenFile(name, rows, rows, parse, "parquet", reads, texts, kept_names, columns=columns, hint=hint)
 
 
 def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> list[list[str]]:
@@ -325,8 +317,11 @@ def _converts_to_text(kind: pa.DataType) -> bool:
     return True
 
 
-def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    """Return the class names that `datasets` stores for a ``ClassLabel`` column, or ``None`` if there are none."""
+def _label_names(schema: pa.Schema, column: str) -> dict[int, str] | None:
+    """Return the class names that `datasets` stores for the integers in a ``ClassLabel`` column.
+
+    Return ``None`` if there are none.
+    """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[column]
@@ -335,7 +330,7 @@ def _label_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
         names = feature.get("feature", feature)["names"]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
-    return tuple(map(str, names)) if isinstance(names, list) else None
+    return dict(enumerate(map(str, names))) if isinstance(names, list) else None
 
 
 def _as_text(array: pa.Array) -> pa.Array:

@@ -9,7 +9,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -65,9 +64,16 @@ SAVE_AS_CSV = "save the sheet as CSV UTF-8"
 NumberedFields = tuple[int, list[str]]
 
 
-@dataclass(frozen=True)
-class TableParser:
-    """Parser of tables. A batch contains either lines, or rows that are already split into fields.
+def parse_table(
+    kind: str,
+    columns: ResolvedColumns,
+    label: str | None,
+    delimiter: str,
+    keep_cells: bool,
+    is_escaped: bool,
+    batch: RawBatch,
+) -> Parsed:
+    """Parse a batch of a table. It contains either lines, or rows that are already split into fields.
 
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
@@ -75,63 +81,48 @@ class TableParser:
         label: Class of all rows, if the name of the file contains it.
         delimiter: Delimiter of the fields.
         keep_cells: Return the values of all columns in ``Row.cells``.
-        has_guards: True if this package wrote the file and escaped its fields against formula injection.
+        is_escaped: True if this package wrote the file and escaped its fields against formula injection.
     """
-
-    kind: str
-    columns: ResolvedColumns
-    label: str | None = None
-    delimiter: str = ","
-    keep_cells: bool = False
-    has_guards: bool = False
-
-    def parse(self, batch: RawBatch) -> Parsed:
-        result = Parsed([], [])
-        rows, width, row, add = batch.content, len(self.columns.names), self.columns.make_row, result.rows.append
-        if isinstance(rows, bytes) and self.kind == "csv":
-            rows, result.invalid[:], _ = _split_csv(_split_lines(rows), self.delimiter, batch.line)
-        elif isinstance(rows, bytes):
-            rows = _split_tsv(number_lines(batch))
-        for line, fields in rows:
-            if self.kind == "xlsx":  # ``ExcelReader`` removes the empty fields at the end of a row.
-                fields += [""] * (width - len(fields))
-            if sum(map(len, fields)) > MAX_RECORD:
-                reason = TOO_LONG
-            elif len(fields) != width:
-                reason = f"wrong columns: {len(fields)} instead of {width}"
-            else:
-                fields = list(map(unescape_cell, fields)) if self.has_guards else fields
-                add(row(line, fields, self.label, tuple(fields) if self.keep_cells else ()))
-                continue
-            result.invalid.append(InvalidRow(line, reason, excerpt(self.delimiter.join(fields))))
-        return result
+    result = Parsed([], [])
+    rows, width = batch.content, len(columns.names)
+    if isinstance(rows, bytes) and kind == "csv":
+        rows, result.invalid[:], _ = _split_csv(_split_lines(rows), delimiter, batch.line)
+    elif isinstance(rows, bytes):
+        rows = _split_tsv(number_lines(batch))
+    for line, fields in rows:
+        if kind == "xlsx":  # ``ExcelReader`` removes the empty fields at the end of a row.
+            fields += [""] * (width - len(fields))
+        if sum(map(len, fields)) > MAX_RECORD:
+            reason = TOO_LONG
+        elif len(fields) != width:
+            reason = f"wrong columns: {len(fields)} instead of {width}"
+        else:
+            fields = list(map(unescape_cell, fields)) if is_escaped else fields
+            result.rows.append(columns.make_row(line, fields, label, tuple(fields) if keep_cells else ()))
+            continue
+        result.invalid.append(InvalidRow(line, reason, excerpt(delimiter.join(fields))))
+    return result
 
 
-@dataclass(frozen=True)
-class CsvRecords:
-    """Batches of whole records of a CSV file.
+def _iter_csv_records(batches: Iterable[RawBatch], delimiter: str) -> Iterator[RawBatch]:
+    """Yield batches of whole records of a CSV file.
 
     A record may span multiple lines. Lines with quotes are parsed here to find the ends of the records. The parser
     follows the strict rules of RFC 4180, because under lenient rules a stray quote would join many rows. The workers
     split the records into fields.
     """
-
-    lines: Iterable[RawBatch]
-    delimiter: str
-
-    def __iter__(self) -> Iterator[RawBatch]:
-        rest, first = b"", 1
-        for batch in chain(self.lines, [RawBatch(0, b"", 0)]):
-            if not rest and b'"' not in batch.content:
-                yield batch
-                continue
-            first = first if rest else batch.line
-            data = rest + batch.content
-            lines = _split_lines(data)
-            rows, bad, used = _split_csv(lines, self.delimiter, first, is_last=not batch.content)
-            rest = "".join(lines[used:]).encode("utf-8", "surrogateescape")
-            yield RawBatch(first, rows if bad else data[: len(data) - len(rest)], batch.size, (*bad, *batch.invalid))
-            first += used
+    rest, first = b"", 1
+    for batch in chain(batches, [RawBatch(0, b"", 0)]):
+        if not rest and b'"' not in batch.content:
+            yield batch
+            continue
+        first = first if rest else batch.line
+        data = rest + batch.content
+        lines = _split_lines(data)
+        rows, bad, used = _split_csv(lines, delimiter, first, is_last=not batch.content)
+        rest = "".join(lines[used:]).encode("utf-8", "surrogateescape")
+        yield RawBatch(first, rows if bad else data[: len(data) - len(rest)], batch.size, (*bad, *batch.invalid))
+        first += used
 
 
 def _split_lines(data: bytes) -> list[str]:
@@ -355,8 +346,8 @@ def open_table(
     else:
         first = file.first_rows
     rows = [fields for _, fields in first]
-    guarded = bool(rows) and has_escaped_cells(rows[0])
-    if guarded:
+    is_escaped = bool(rows) and has_escaped_cells(rows[0])
+    if is_escaped:
         rows = [list(map(unescape_cell, fields)) for fields in rows]
     if "\0" in head and _most_common_width(rows) == 1:
         raise UserError(f"{name} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
@@ -367,7 +358,7 @@ def open_table(
             f"{', '.join(rows[above])}"[:500],
             f"delete the rows above row {first[above][0]}",
         )
-    is_named = header == "yes" or (header == "auto" and (guarded or is_header(rows, spec)))
+    is_named = header == "yes" or (header == "auto" and (is_escaped or is_header(rows, spec)))
     is_unsure = bool(rows) and not is_named and header == "auto" and may_be_header(rows)
     is_replaced = bool(rows) and "\ufffd" in "".join(rows[0]) and "\ufffd".encode() not in getattr(file, "head", b"")
     if (is_named or is_unsure) and is_replaced:
@@ -395,10 +386,10 @@ def open_table(
         columns = choose_columns(name, names, spec, has_label=label is not None, rows=rows, has_header=False)
         hint = columns.unread_hint(rows, has_header=False)
     reads = columns.describe() + ("" if delimiter in ",\t" else f", separated by {delimiter!r}") if rows else ""
-    batches = CsvRecords(file, delimiter) if isinstance(file, LineReader) and kind == "csv" else file
-    table = TableParser(kind, columns, label, delimiter, keep_cells, guarded)
+    batches = _iter_csv_records(file, delimiter) if isinstance(file, LineReader) and kind == "csv" else file
+    parse = partial(parse_table, kind, columns, label, delimiter, keep_cells, is_escaped)
     cell_columns = columns.names if keep_cells else ()
-    return OpenFile(name, file, batches, table.parse, kind, reads, texts, cell_columns, delimiter, columns, hint)
+    return OpenFile(name, file, batches, parse, kind, reads, texts, cell_columns, delimiter, columns, hint)
 
 
 def _detect_delimiter(text: str, delimiters: str) -> tuple[str, list[NumberedFields]]:
