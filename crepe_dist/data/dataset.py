@@ -187,20 +187,19 @@ class Split(Documents):
 
     def select(self, rows: npt.NDArray[np.int64]) -> Split:
         """Copy rows into memory, with their texts and ids."""
-        copied = {
-            **{
-                "shards": (self.char_ids(rows),),
-                "starts": np.array([0, len(rows)]),
-                "source_rows": self.source_rows[rows],
-            },
-            **{"labels": self.labels[rows], "weights": None if self.weights is None else self.weights[rows]},
-            **{
-                "targets": replace(self.targets, stored=self.targets.stored[rows]),
-                "transform": None,
-                "epoch_transform": None,
-            },
-        }
-        return _ChosenSplit(**{**vars(self), **copied, "original": self, "rows": rows})
+        return _ChosenSplit(
+            self.folder,
+            self.name,
+            shards=(self.char_ids(rows),),
+            starts=np.array([0, len(rows)]),
+            source_rows=self.source_rows[rows],
+            has_ids=self.has_ids,
+            labels=self.labels[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            targets=replace(self.targets, stored=self.targets.stored[rows]),
+            original=self,
+            rows=rows,
+        )
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.csv_cells import unescape_cell
 from crepe_dist.files.safe_read import escape_path, sha256
 from crepe_dist.preparing.formats.columns import ColumnSpec
-from crepe_dist.preparing.formats.lines import LineReader
-from crepe_dist.preparing.formats.tables import open_table
+from crepe_dist.preparing.open_source import open_source
+from crepe_dist.preparing.sources import ReadOptions, Source
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import TEST, VALIDATION, Assignment
-from crepe_dist.preparing.spool import ROW, ROWS, SpooledRows
+from crepe_dist.preparing.spool import SpooledRows
 
 COLUMNS = ("file", "line", "hash", "label", "suggested")
 # Maximum number of digits in a line number.
@@ -81,27 +81,22 @@ def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
         raise UserError(f"--corrections: {path} is not a file", remedy="name a label_errors.csv that `inspect` wrote")
     name = escape_path(path)
     corrections: dict[Place, Correction] = {}
-    spec = ColumnSpec(label="label", texts=("suggested",))
-    table = open_table("csv", LineReader(path), name, spec, "yes", None, keep_cells=True)
+    options = ReadOptions(header="yes", columns=ColumnSpec(label="label", texts=("suggested",)))
+    table = open_source(Source(path, name, format="csv"), options, keep_cells=True)
     if missing := [column for column in COLUMNS if column not in table.kept_columns]:
         raise UserError(f"{name} has no column {missing[0]!r}", remedy="name a label_errors.csv that `inspect` wrote")
-    for parsed in table.iter_parsed():
-        for invalid in parsed.invalid:
-            raise UserError(f"{name}:{invalid.line} cannot be read", invalid.reason, "correct the line, or delete it")
-        for row in parsed.rows:
-            cells = dict(zip(table.kept_columns, (unescape_cell(cell).strip() for cell in row.cells)))
-            if not cells["line"].isdecimal() or len(cells["line"]) > MAX_LINE_LENGTH:
-                raise UserError(
-                    f"{name}:{row.line} has no line number",
-                    f"the column line has {cells['line']!r:.40}",
-                    "delete this row",
-                )
-            place = (cells["file"], int(cells["line"]))
-            correction = Correction(cells["hash"], cells["label"], cells["suggested"])
-            if corrections.setdefault(place, correction) != correction:
-                raise UserError(
-                    f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one of them"
-                )
+    for row in table.iter_rows():
+        cells = dict(zip(table.kept_columns, (unescape_cell(cell).strip() for cell in row.cells)))
+        if not cells["line"].isdecimal() or len(cells["line"]) > MAX_LINE_LENGTH:
+            raise UserError(
+                f"{name}:{row.line} has no line number", f"the column line has {cells['line']!r:.40}", "delete this row"
+            )
+        place = (cells["file"], int(cells["line"]))
+        correction = Correction(cells["hash"], cells["label"], cells["suggested"])
+        if corrections.setdefault(place, correction) != correction:
+            raise UserError(
+                f"{name}:{row.line} corrects a row a second time", "{}:{}".format(*place), "delete one of them"
+            )
     return Corrections(escape_path(path.name), sha256(path), corrections, held_out)
 
 
@@ -126,7 +121,7 @@ def apply_corrections(
     """
     label_index = {label: index for index, label in enumerate(collected.labels)}
     labels, counts, changed, stale = list(collected.labels), Counter[str](), Counter[int](), ""
-    rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
+    rows = collected.map_for_writing()
     names = [source.name for source in collected.sources]
     first = {name: index for index, name in reversed(list(enumerate(names)))}
     ends = np.searchsorted(rows["file"], np.arange(len(names) + 1))

@@ -9,7 +9,7 @@ import codecs
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,18 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
             raise UserError(what, remedy="name a column of strings with --text-column")
     features = chosen.names_at(chosen.feature_columns)
     plain = [name for name in (label, *labels, weight, id_) if name is not None]
+    # If an id column is also a text column, it is written as text.
+    converters: dict[str, Callable[[Any], Any]] = {
+        **dict.fromkeys(plain, _label_to_json),
+        **dict.fromkeys(features, format_value),
+        **dict.fromkeys(texts, _text_to_json),
+    }
     with path.open("wb") as stream:
         # --encoding is meant for files of the user, such as a test file. It does not apply to a file with a byte order
         # mark.
         stream.write(codecs.BOM_UTF8)
-        for values in zip(*(columns[column] for column in (*plain, *features, *texts))):
-            row = {column: _label_to_json(value) for column, value in zip(plain, values)}
-            row |= {column: format_value(value) for column, value in zip(features, values[len(plain) :])}
-            row |= {column: _text_to_json(value) for column, value in zip(texts, values[len(plain) + len(features) :])}
+        for values in zip(*(columns[column] for column in converters)):
+            row = {column: convert(value) for (column, convert), value in zip(converters.items(), values)}
             # A lone surrogate is written as bytes that are not valid UTF-8, so the reader rejects the row.
             stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     end = len(spec.categories)

@@ -1,6 +1,7 @@
 """Flags of the command ``prepare``, which are also the keyword arguments of ``crepe_dist.prepare``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
@@ -232,19 +233,15 @@ class PreparationFlags(ColumnFlags, Command):
         render_page: Optional[Callable[[dict[str, Any]], str]],
         command: str,
         show_progress: ProgressCallback = no_progress,
-        copies: Optional[Path] = None,
         print_line: PrintLine = print_nothing,
     ) -> dict[str, Any]:
-        """Run the preparation, and return the numbers of the report.
-
-        Sources that are URLs are downloaded first. The method then calls itself with the paths of the copies.
+        """Run the preparation, and return the numbers of the report. Sources that are URLs are downloaded first.
 
         Args:
             render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
                 written.
             command: Command line to show in the report.
             show_progress: Function to call with the progress.
-            copies: Folder that contains the downloaded copies. ``None`` if no source is a URL.
             print_line: Function that prints how the sources are read.
 
         Raises:
@@ -252,39 +249,31 @@ class PreparationFlags(ColumnFlags, Command):
         """
         assert self.out is not None
         named = (*self.source, self.test, self.validation, *self.unlabelled)
-        if urls := [name for name in named if isinstance(name, str) and remote.is_url(name)]:
-            check_out(self.out, self.overwrite)  # Report a problem before a long download, not after it.
-            self.out.absolute().parent.mkdir(parents=True, exist_ok=True)
-            # The copies are stored on the same disk as the data set, because /tmp may be small.
-            with temporary_folder(self.out.absolute().parent) as folder:
-                paths = {
-                    url: str(remote.download(url, folder, show_progress=show_progress)) for url in dict.fromkeys(urls)
-                }
-                local = replace(
-                    self,
-                    source=tuple(paths.get(name, name) for name in self.source),
-                    test=paths.get(self.test, self.test),
-                    validation=paths.get(self.validation, self.validation),
-                    unlabelled=tuple(paths.get(name, name) for name in self.unlabelled),
-                )
-                return local.as_given(self.given).prepare(
-                    render_page, remote.redact_url(command), show_progress, folder, print_line
-                )
-        spec = self.to_spec()
-        sources = self._find_sources(spec.read_options)
-        if copies:  # Reports must not show the path of the temporary folder.
-            sources = [replace(source, name=source.name.replace(f"{copies}/", "")) for source in sources]
-        return prepare(
-            sources,
-            self.out,
-            spec,
-            processes=self.processes,
-            overwrite=self.overwrite,
-            command=command,
-            render_page=render_page,
-            show_progress=show_progress,
-            print_line=print_line,
-        )
+        urls = dict.fromkeys(name for name in named if isinstance(name, str) and remote.is_url(name))
+        paths: dict[Any, str] = {}
+        with ExitStack() as stack:
+            if urls:
+                check_out(self.out, self.overwrite)  # Report a problem before a long download, not after it.
+                parent = self.out.absolute().parent
+                parent.mkdir(parents=True, exist_ok=True)
+                # The copies are stored on the same disk as the data set, because /tmp may be small.
+                folder = stack.enter_context(temporary_folder(parent))
+                paths = {url: str(remote.download(url, folder, show_progress=show_progress)) for url in urls}
+            spec = self.to_spec()
+            sources = self._find_sources(spec.read_options, paths)
+            if urls:  # Reports must not show the path of the temporary folder.
+                sources = [replace(source, name=source.name.replace(f"{folder}/", "")) for source in sources]
+            return prepare(
+                sources,
+                self.out,
+                spec,
+                processes=self.processes,
+                overwrite=self.overwrite,
+                command=remote.redact_url(command),
+                render_page=render_page,
+                show_progress=show_progress,
+                print_line=print_line,
+            )
 
     def to_spec(self) -> PreparationSpec:
         """Build the specification of the preparation. The defaults of some flags depend on other flags.
@@ -346,12 +335,24 @@ class PreparationFlags(ColumnFlags, Command):
             self.input_format, self.header, columns, label_format, self.strip_html, self.encoding, renames=renames
         )
 
-    def _find_sources(self, options: ReadOptions) -> list[Source]:
-        """Find the source files, and refuse --test, --validation and --stratified if they contradict these files."""
+    def _find_sources(self, options: ReadOptions, paths: Mapping[Any, str]) -> list[Source]:
+        """Find the source files, and refuse --test, --validation and --stratified if they contradict these files.
+
+        Args:
+            paths: Paths of the downloaded copies, keyed by URL.
+        """
         splits = {"test": self.test, "validation": self.validation}
-        files = {split: value for split, value in splits.items() if isinstance(value, str)}
-        sources = find_sources(self.source, options=options, unlabelled=self.unlabelled, **files)
-        _check_fractions(sources, splits)
+        files = {split: paths.get(value, value) for split, value in splits.items() if isinstance(value, str)}
+        names, unlabelled = ([paths.get(name, name) for name in group] for group in (self.source, self.unlabelled))
+        sources = find_sources(names, options=options, unlabelled=unlabelled, **files)
+        for split, value in splits.items():
+            split_names = [source.name for source in sources if source.split == split]
+            if isinstance(value, float) and value > 0 and split_names:
+                raise UserError(
+                    f"--{split} {value:g} cannot be used",
+                    f"the sources already have files of the {split} split: {', '.join(split_names)[:200]}",
+                    f"leave out --{split}, or name only the training files as sources",
+                )
         if splits.keys() <= {source.split for source in sources}:
             self.refuse(["stratified"], "all splits are files, so no split is drawn")
         return sources
@@ -417,15 +418,3 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
         sort_alphabet(set(PRIVATE.sub("", letters))) for letters in (encoding.alphabet, encoding.two_id_characters)
     )
     return frequent, rare
-
-
-def _check_fractions(sources: Sequence[Source], splits: dict[str, Any]) -> None:
-    """Refuse a fraction for a split that has its own files."""
-    for split, value in splits.items():
-        names = [source.name for source in sources if source.split == split]
-        if isinstance(value, float) and value > 0 and names:
-            raise UserError(
-                f"--{split} {value:g} cannot be used",
-                f"the sources already have files of the {split} split: {', '.join(names)[:200]}",
-                f"leave out --{split}, or name only the training files as sources",
-            )

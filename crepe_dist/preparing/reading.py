@@ -70,9 +70,8 @@ class BatchRows(NamedTuple):
     """Rows of a batch.
 
     Attributes:
-        rows: Records of the valid rows. The field ``label`` of a record is an index into ``labels``.
-        labels: Distinct label strings of the valid rows.
-        valid: Number of valid rows with each label.
+        rows: Records of the valid rows. The field ``label`` of a record is the position of its label in ``labels``.
+        labels: Number of valid rows with each label string.
         invalid: Invalid rows.
         defects: Number of valid rows with each of ``DEFECTS``.
         file: Index of the source.
@@ -80,8 +79,7 @@ class BatchRows(NamedTuple):
     """
 
     rows: Rows
-    labels: list[str]
-    valid: list[int]
+    labels: Counter[str]
     invalid: list[InvalidRow]
     defects: Counter[str]
     file: int
@@ -116,10 +114,10 @@ def read_sources(
                 invalid_rows.write(json.dumps(record, ensure_ascii=False) + "\n")
                 entry["bad"] += row.lines
                 collected.invalid += row.lines
-            for label, count in zip(batch.labels, batch.valid):
+            for label in batch.labels:
                 label_index.setdefault(label, len(label_index))
-                collected.valid[label] += count
-                entry["rows"] += count
+            entry["rows"] += len(batch.rows)
+            collected.valid.update(batch.labels)
             collected.defects.update(batch.defects)
             if len(label_index) > max_labels:
                 what = "labels" if max_labels == MAX_CLASSES else "sets of labels"
@@ -196,7 +194,7 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
     file, split, parse, batch = task
     parsed = parse(batch)
     invalid = [*batch.invalid, *parsed.invalid]
-    labels: dict[str, int] = {}
+    labels: Counter[str] = Counter()
     rows: list[Row] = []
     texts: list[bytes] = []
     weights: list[float] = []
@@ -212,22 +210,22 @@ def read_batch(folder: Path, options: ReadOptions, keep_unlabelled: bool, task: 
         except ValueError as error:
             invalid.append(InvalidRow(row.line, str(error), excerpt(row.text)))
         else:
-            labels.setdefault(label, len(labels))
+            labels[label] += 1
             rows.append(Row(row.line, label, row.text, id=row.id))
             texts.append(text)
     invalid.sort(key=lambda row: row.line)
     records = np.zeros(len(rows), dtype=ROW)
     records["file"] = file
     records["line"] = [row.line for row in rows]
-    records["label"] = [labels[row.label] for row in rows]
+    label_index = {label: index for index, label in enumerate(labels)}
+    records["label"] = [label_index[row.label] for row in rows]
     records["weight"] = weights
-    valid = np.bincount(records["label"], minlength=len(labels)).tolist()
     ids = [row.id[:MAX_ID].encode("utf-8", "replace") for row in rows]
     records["id"] = list(map(len, ids))
     text_file, start = append_texts(folder, [text + id_ for text, id_ in zip(texts, ids)])
     _fill_records(records, rows, texts, start, has_values=bool(options.columns.feature_columns))
     defects = Counter(what for row in rows for what in _find_defects(row.text))
-    return BatchRows(records, list(labels), valid, invalid, defects, file, text_file)
+    return BatchRows(records, labels, invalid, defects, file, text_file)
 
 
 def _find_defects(text: str) -> Iterator[str]:

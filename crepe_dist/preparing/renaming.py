@@ -20,7 +20,7 @@ from crepe_dist.preparing.reading import MAX_LABEL
 from crepe_dist.preparing.sources import ReadOptions, Source, format_by_suffix
 from crepe_dist.preparing.spec import PreparationSpec
 from crepe_dist.preparing.splitting import CHUNK_ROWS
-from crepe_dist.preparing.spool import ROW, ROWS, SpooledRows
+from crepe_dist.preparing.spool import SpooledRows
 
 # Column names of a CSV file with renames.
 OLD, NEW = "old", "new"
@@ -60,10 +60,7 @@ def _read_file(path: Path) -> Iterable[tuple[str, str]]:
         )
     options = ReadOptions(header="yes", columns=ColumnSpec(label=OLD, texts=(NEW,)))
     table = open_source(Source(path, escape_path(path), format=format_by_suffix(path) or "csv"), options)
-    for parsed in table.iter_parsed():
-        for row in parsed.invalid:
-            raise UserError(f"{table.name}:{row.line} cannot be read", row.reason, "correct the line, or delete it")
-        yield from ((valid.label, valid.text) for valid in parsed.rows)
+    return ((row.label, row.text) for row in table.iter_rows())
 
 
 def rename_label(name: str, pairs: Mapping[str, str], separator: str) -> tuple[str, str]:
@@ -95,7 +92,7 @@ def rename_classes(collected: SpooledRows, spec: PreparationSpec) -> None:
         UserError: An old name occurs in no row. Rows for scoring are exempt, because they may lack some classes.
     """
     pairs, counts, known = dict(spec.read_options.renames), Counter[str](), set[str]()
-    rows = np.memmap(collected.folder / ROWS, ROW, "r+") if len(collected.rows) else collected.rows
+    rows = collected.map_for_writing()
     label_counts = np.bincount(rows["label"], minlength=len(collected.labels)).tolist()
     labels: dict[str, int] = {}
     valid = Counter[str]()

@@ -146,6 +146,10 @@ class SpooledRows:
         """Records, sorted by (file, line)."""
         return map_rows(self.folder / ROWS)
 
+    def map_for_writing(self) -> Rows:
+        """Map the records, so that changes are written to their file."""
+        return np.memmap(self.folder / ROWS, ROW, "r+") if len(self.rows) else self.rows
+
     @property
     def num_read(self) -> int:
         """Number of rows that were read."""

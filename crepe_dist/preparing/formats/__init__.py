@@ -170,11 +170,17 @@ class OpenFile(NamedTuple):
                 )
             yield batch
 
-    def iter_parsed(self) -> Iterator[Parsed]:
-        """Yield all batches, parsed in this process, and close the file."""
+    def iter_rows(self) -> Iterator[Row]:
+        """Yield all rows, parsed in this process, and close the file.
+
+        Raises:
+            UserError: A row is invalid.
+        """
         for batch in self.iter_checked():
             parsed = self.parse(batch)
-            yield parsed._replace(invalid=[*parsed.invalid, *batch.invalid])
+            for row in (*parsed.invalid, *batch.invalid):
+                raise UserError(f"{self.name}:{row.line} cannot be read", row.reason, "correct the line, or delete it")
+            yield from parsed.rows
         self.file.close()
 
 
