@@ -24,7 +24,7 @@ from pathlib import Path
 
 from crepe_dist import command_runner
 from crepe_dist.errors import UserError
-from crepe_dist.runs.run_dir import RunRecord, open_run
+from crepe_dist.runs.record import RunRecord, open_run
 from crepe_dist.settings.fields import int_range
 from crepe_dist.settings.flags import Parser
 

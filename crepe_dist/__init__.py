@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crepe_dist.estimator.classifier import CrepeClassifier as CrepeClassifier
     from crepe_dist.predicting.dataframe import FramePredictor as FramePredictor
     from crepe_dist.predicting.loading import load as load
-    from crepe_dist.runs.run_dir import Result as Result
+    from crepe_dist.runs.result import Result as Result
     from crepe_dist.settings.config import Config as Config
     from crepe_dist.settings.options import DataOptions as DataOptions
     from crepe_dist.settings.options import ModelOptions as ModelOptions
@@ -38,7 +38,7 @@ _HOMES = {
     "FramePredictor": "crepe_dist.predicting.dataframe",
     "ModelOptions": "crepe_dist.settings.options",
     "OptimizerOptions": "crepe_dist.settings.options",
-    "Result": "crepe_dist.runs.run_dir",
+    "Result": "crepe_dist.runs.result",
     "TrainingOptions": "crepe_dist.settings.options",
     "fit": "crepe_dist.api",
     "load": "crepe_dist.predicting.loading",

@@ -22,7 +22,7 @@ from crepe_dist.predicting.loading import load
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
-from crepe_dist.runs.run_dir import open_run
+from crepe_dist.runs.record import open_run
 from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
 from crepe_dist.settings.config import flag, merge_settings, settings
 from crepe_dist.settings.fields import did_you_mean, settings_of

@@ -24,7 +24,7 @@ from crepe_dist.settings.options import SafetyOptions
 
 if TYPE_CHECKING:
     from crepe_dist.distributed.process_group import ProcessGroup
-    from crepe_dist.runs.run_dir import Result
+    from crepe_dist.runs.result import Result
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.elastic.driver import Cluster, ElasticDriver, NodeLostError, Slot
 from crepe_dist.elastic.process import SAME_VERSIONS_HINT, WorkerProcess
 from crepe_dist.errors import UserError
-from crepe_dist.runs.run_dir import Result, RunDir, read_result
+from crepe_dist.runs.result import Result, read_result
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import Config
 
 PLACEMENT_TIMEOUT_S = 5.0  # Time limit in seconds for the allocation of a placement group.

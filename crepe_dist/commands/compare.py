@@ -11,8 +11,8 @@ from rich.text import Text
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
 from crepe_dist.formatting import duration, excerpt, percent
-from crepe_dist.reports.score_page import interval, paired_half_width
-from crepe_dist.runs.run_dir import RunRecord, open_run
+from crepe_dist.reports.score_page import accuracy_interval, paired_half_width
+from crepe_dist.runs.record import RunRecord, open_run
 from crepe_dist.settings.fields import PATH_ARGUMENT, Repeated, setting
 from crepe_dist.settings.flags import Command
 
@@ -72,8 +72,8 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
 
 def row(record: RunRecord, baseline: RunRecord) -> list[str]:
     """Return the cells of a run's row in the table."""
-    scores, metrics = record.multiclass_scores.get("test"), record.metrics
-    bounds = interval(round(scores.accuracy * scores.documents), scores.documents) if scores else None
+    scores, metrics = record.multiclass_test_scores, record.metrics
+    bounds = accuracy_interval(scores) if scores else None
     macro_f1, seconds = metrics.get("test_macro_f1"), record.history.seconds
     return [
         excerpt(record.name) + ("" if record.result else " (not finished)"),
@@ -88,7 +88,7 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
 
 def is_raw(record: RunRecord) -> bool:
     """Return whether the recorded loss is the loss before temperature scaling. Earlier versions recorded this loss."""
-    scores = record.multiclass_scores.get("test")
+    scores = record.test_scores
     is_calibrated = scores is not None and scores.calibration.temperature != 1
     return is_calibrated and "test_uncalibrated_loss" not in record.metrics
 
@@ -109,10 +109,8 @@ def _difference(record: RunRecord, baseline: RunRecord) -> str:
     if not record.has_same_test_split(baseline) or record.score_name != baseline.score_name:
         return UNKNOWN
     points = f"{100 * (record.metrics['test_accuracy'] - baseline.metrics['test_accuracy']):+.2f}"
-    first, second = (
-        (run.multiclass_scores["test"].is_correct if "test" in run.multiclass_scores else None)
-        for run in (baseline, record)
-    )
+    scores = baseline.multiclass_test_scores, record.multiclass_test_scores
+    first, second = (None if split_scores is None else split_scores.is_correct for split_scores in scores)
     if first is None or second is None:
         return points
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())

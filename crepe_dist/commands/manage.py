@@ -128,7 +128,7 @@ class Report(Command):
         # Imported here because the import of matplotlib takes a second.
         from crepe_dist.reports.model_card import CARD
         from crepe_dist.reports.run_page import REPORT, write_report
-        from crepe_dist.runs.run_dir import open_run
+        from crepe_dist.runs.record import open_run
 
         record = open_run(self.folder)
         data: Union[Dataset, UserError]

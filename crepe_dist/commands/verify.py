@@ -14,7 +14,7 @@ from crepe_dist.formatting import pluralize
 from crepe_dist.model.backend import gpu_builds, is_gpu_build
 from crepe_dist.native import library
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import RunRecord, open_run
+from crepe_dist.runs.record import RunRecord, open_run
 from crepe_dist.settings.fields import PATH_ARGUMENT, int_range, setting
 from crepe_dist.settings.flags import Command
 

@@ -33,7 +33,7 @@ from crepe_dist.preparing import remote
 from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports.page import render
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import open_run_of_checkpoint
+from crepe_dist.runs.record import open_run_of_checkpoint
 from crepe_dist.version import __version__
 
 MIN_TEXTS = 30  # Minimum number of test texts, and minimum number of new texts.

@@ -27,7 +27,7 @@ from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.reading import UNKNOWN_LABEL
 from crepe_dist.preparing.sources import PIPE, ReadOptions, format_by_suffix
 from crepe_dist.runs.checkpoint import CONFIG
-from crepe_dist.runs.run_dir import open_run_of_checkpoint
+from crepe_dist.runs.record import open_run_of_checkpoint
 from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.training_data import open_data
 

@@ -32,7 +32,7 @@ from crepe_dist.preparing.sources import ReadOptions
 from crepe_dist.reports import findings
 from crepe_dist.reports.score_page import never_predicted_warning, page, quote_rows, selective_table, table
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import open_run_of_checkpoint
+from crepe_dist.runs.record import open_run_of_checkpoint
 from crepe_dist.runs.scores import FORMER_KEYS, MAX_STORED_CLASSES, AnyScores, MulticlassScores
 from crepe_dist.sealed_json import rename_keys
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate

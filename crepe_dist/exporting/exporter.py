@@ -29,7 +29,7 @@ from crepe_dist.model.inference import open_inference
 from crepe_dist.predicting.loading import open_checkpoint
 from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import open_run
+from crepe_dist.runs.record import open_run
 
 TOLERANCE = 1e-4  # Maximum absolute difference of two probabilities.
 NUM_TEXTS = 100  # Number of test texts in the comparison. There are equally many synthetic texts.

@@ -24,11 +24,12 @@ from crepe_dist.reports.score_page import (
     never_predicted_warning,
 )
 from crepe_dist.runs.metrics import loss_of
+from crepe_dist.runs.scores import MultilabelScores
 from crepe_dist.settings.config import flag
 
 if TYPE_CHECKING:
-    from crepe_dist.runs.run_dir import RunRecord
-    from crepe_dist.runs.scores import AnyScores, MulticlassScores
+    from crepe_dist.runs.record import RunRecord
+    from crepe_dist.runs.scores import MulticlassScores
 
 WIDE_INTERVAL = 0.1  # A wider 95 % confidence interval of the accuracy causes a warning.
 RISEN = 1.05  # The loss counts as risen if its ratio to the lowest loss is above this limit.
@@ -39,15 +40,14 @@ Warning_ = dict[str, str]  # Keys: ``what``, ``why`` and ``do``.
 
 def describe_result(record: RunRecord, classes: list[str]) -> str:
     """State the test accuracy and the majority-class baseline, or the test scores of a multilabel model."""
-    if (multilabel := record.multilabel_scores.get("test")) is not None:
-        return (
-            f"The test micro F1 is {percent(multilabel.accuracy)} on {pluralize(multilabel.documents, 'text')}. The "
-            f"macro F1 is {multilabel.macro_f1:.3f}. The mean average precision is "
-            f"{multilabel.mean_average_precision:.3f}."
-        )
-    scores = record.multiclass_scores.get("test")
+    scores = record.test_scores
     if scores is None:
         return f"The test accuracy is {percent(record.metrics['test_accuracy'])}."
+    if isinstance(scores, MultilabelScores):
+        return (
+            f"The test micro F1 is {percent(scores.accuracy)} on {pluralize(scores.documents, 'text')}. The macro F1 "
+            f"is {scores.macro_f1:.3f}. The mean average precision is {scores.mean_average_precision:.3f}."
+        )
     low, high = accuracy_interval(scores)
     majority_class, baseline = majority(scores, training_rows(record))
     return (
@@ -123,8 +123,7 @@ def split_sizes(record: RunRecord) -> dict[str, int]:
     """Return a mapping from split names to numbers of documents. It is empty if the numbers are unknown."""
     if record.provenance:
         return dict(record.provenance["documents"])
-    splits: dict[str, AnyScores] = {**record.multiclass_scores, **record.multilabel_scores}
-    return {name: scores.documents for name, scores in splits.items()}
+    return {name: scores.documents for name, scores in record.scores.items()}
 
 
 def reproducible(record: RunRecord) -> bool:
@@ -179,7 +178,7 @@ def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     is_done = rose or _stopped(record)
     falls = not is_done and len(losses) > 1 and losses[-1] == min(losses) and losses[-1] < FALLING * losses[-2]
     longer = f"--epochs {2 * _last_epoch(record)}"
-    if (scores := record.multiclass_scores.get("test")) is not None:
+    if (scores := record.multiclass_test_scores) is not None:
         _, baseline = majority(scores, training_rows(record))
         low, high = accuracy_interval(scores)
         if low <= baseline:
@@ -268,7 +267,7 @@ def describe_limits(record: RunRecord, classes: list[str]) -> list[str]:
     """Describe the limitations of the model for its users."""
     sentences = basic_limits(record.metadata["encoding"], "labels" in record.metadata)
     sentences += changed_labels(record.metadata)
-    if (scores := record.multiclass_scores.get("test")) is not None:
+    if (scores := record.multiclass_test_scores) is not None:
         f1 = scores.f1.tolist()
         order = sorted(np.flatnonzero(scores.has_support).tolist(), key=f1.__getitem__)
         weak = [

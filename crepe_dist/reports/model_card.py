@@ -14,7 +14,7 @@ from crepe_dist.model.weights_io import config_class
 from crepe_dist.reports import findings
 from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import table
-from crepe_dist.runs.run_dir import RunRecord
+from crepe_dist.runs.record import RunRecord
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.version import __version__
 

@@ -28,7 +28,8 @@ from crepe_dist.reports.page import render
 from crepe_dist.reports.score_page import QuotedRow, Tile, quote_rows, summary_tiles, template_values
 from crepe_dist.runs.checkpoint import CONFIG, RESULT
 from crepe_dist.runs.metrics import History
-from crepe_dist.runs.run_dir import RunDir, RunRecord, disk_usage, open_run
+from crepe_dist.runs.record import RunRecord, open_run
+from crepe_dist.runs.run_dir import RunDir, disk_usage
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.version import __version__
 
@@ -108,7 +109,7 @@ def write_report(record: RunRecord, data: Dataset | UserError) -> Iterator[None]
     warnings: list[dict[str, str]] = []
     facts_for_users: list[str] = []
     if isinstance(data, Dataset):
-        if (scores := record.multiclass_scores.get("test")) is not None:
+        if (scores := record.multiclass_test_scores) is not None:
             texts = quote_rows(data, "test", [mistake.row for mistake in scores.mistakes])
         with suppress(*MALFORMED):
             summary = read_json(data.folder / REPORT_NUMBERS, follow=False)

@@ -17,13 +17,9 @@ from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.distributed.watchdog import Watchdog
 from crepe_dist.errors import UserError
-from crepe_dist.runs.run_dir import (
-    Result,
-    RunDir,
-    lock_on_rank0,
-    read_result,
-    select_run_dir,
-)
+from crepe_dist.runs.result import Result, read_result
+from crepe_dist.runs.run_dir import RunDir
+from crepe_dist.runs.run_dir_selection import lock_on_rank0, select_run_dir
 from crepe_dist.settings.config import Config
 from crepe_dist.training import pseudo_labels, refit, train_loop
 from crepe_dist.training.context import JobContext

@@ -42,7 +42,8 @@ from crepe_dist.model import weights_io
 from crepe_dist.model.teacher_ensemble import Logits, common_words, fit_logistic_regression, iter_teacher_ensembles
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import METRICS, loss_of
-from crepe_dist.runs.run_dir import Result, RunDir, read_result, write_result
+from crepe_dist.runs.result import Result, read_result, write_result
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import damaged_error, read_record, write_sealed_json
 from crepe_dist.settings.config import Config
 from crepe_dist.training import sentence_encoder, train_loop

@@ -19,7 +19,8 @@ from crepe_dist.model import weights_io
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import Result, RunDir, write_result
+from crepe_dist.runs.result import Result, write_result
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import Config
 from crepe_dist.training import train_loop
 from crepe_dist.training.context import JobContext

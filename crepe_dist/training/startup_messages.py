@@ -14,7 +14,7 @@ from crepe_dist.formatting import excerpt, join_head, join_words, number, plural
 from crepe_dist.model.backend import choose_backend
 from crepe_dist.model.network_config import NetworkConfig, steps_per_epoch
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import open_run
+from crepe_dist.runs.record import open_run
 from crepe_dist.settings.config import Config
 from crepe_dist.training.context import TrainContext
 

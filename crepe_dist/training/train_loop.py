@@ -21,7 +21,8 @@ from crepe_dist.data.dataset import Dataset
 from crepe_dist.distributed.signals import StepAction
 from crepe_dist.engines.engine import Engine
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import Result, RunDir, read_result, write_result
+from crepe_dist.runs.result import Result, read_result, write_result
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.settings.config import Config
 from crepe_dist.training.branch_weight import fit_branch_weight_and_evaluate

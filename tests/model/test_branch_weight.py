@@ -10,7 +10,7 @@ from crepe_dist.data.dataset import open_dataset
 from crepe_dist.distributed.init_process_group import init_process_group
 from crepe_dist.model.branch_weight import WEIGHTS, BranchWeightFitter
 from crepe_dist.runs import checkpoint
-from crepe_dist.runs.run_dir import open_run
+from crepe_dist.runs.record import open_run
 from crepe_dist.training.evaluation import evaluate
 from tests.conftest import QUICK, needs_kernels, train
 

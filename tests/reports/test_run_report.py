@@ -26,7 +26,8 @@ from crepe_dist.reports import data_page, findings, run_page, score_page
 from crepe_dist.reports.explanation import serve_page
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.metrics import History
-from crepe_dist.runs.run_dir import RunDir, open_run
+from crepe_dist.runs.record import open_run
+from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.runs.scores import BINS, MILLION, Mistake, MulticlassScores
 from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.settings.config import parse
@@ -67,7 +68,8 @@ class TestReport:
     def test_says_what_came_out_and_harms_nobody(self, place):
         result = json.loads((place / "one" / "result.json").read_text())
         text = checked((place / "one" / "report.html").read_text()).text
-        scores = open_run(place / "one").multiclass_scores["test"]
+        scores = open_run(place / "one").multiclass_test_scores
+        assert scores is not None
         for piece in (
             f"test accuracy {percent(result['test_accuracy'])} ",
             f"macro F1 {scores.macro_f1:.3f} ",
@@ -127,9 +129,7 @@ class TestReport:
         scores = replace(made_up(count, generator), is_correct=None)
         record = open_run(place / "one")
         about = {**record.metadata, "classes": [f"class {number}" for number in range(count)]}
-        markup = run_page.page(
-            replace(record, metadata=about, multiclass_scores={"test": scores}, result=None), [], "gone"
-        )
+        markup = run_page.page(replace(record, metadata=about, scores={"test": scores}, result=None), [], "gone")
         text = checked(markup).text
         assert "class 1" in text
         assert (">other classes<" in markup) == (count > 30)
@@ -145,7 +145,7 @@ class TestReport:
         always_first = MulticlassScores(
             np.array([[40, 0, 0]] * 3), 1.0, np.array([[120, 40, 110 * MILLION]] + [[0] * 3] * 14), []
         )
-        record = replace(record, history=history, multiclass_scores={"test": always_first})
+        record = replace(record, history=history, scores={"test": always_first})
         found = [each["what"] for each in findings.warnings(record, ["a", "b", "c"])]
         starts = (
             "the model is no better",
@@ -292,11 +292,13 @@ class TestCompare:
         right = np.ones(120, bool)
         wrong = right.copy()
         wrong[:12] = False
+        scores = one.multiclass_test_scores
+        assert scores is not None
         first, second = (
             replace(
                 one,
                 metadata={**one.metadata, "metrics": {**one.metrics, "test_accuracy": float(bits.mean())}},
-                multiclass_scores={"test": replace(one.multiclass_scores["test"], is_correct=bits)},
+                scores={"test": replace(scores, is_correct=bits)},
             )
             for bits in (wrong, right)
         )  # fmt: skip
@@ -307,10 +309,9 @@ class TestCompare:
 
     def test_a_loss_of_an_earlier_version_is_marked(self, place):
         one = open_run(place / "one")
-        test = one.multiclass_scores["test"]
-        now = replace(
-            one, multiclass_scores={"test": replace(test, calibration=replace(test.calibration, temperature=2.0))}
-        )
+        test = one.multiclass_test_scores
+        assert test is not None
+        now = replace(one, scores={"test": replace(test, calibration=replace(test.calibration, temperature=2.0))})
         before = {name: value for name, value in one.metrics.items() if name != "test_uncalibrated_loss"}
         metrics = {**before, "test_uncalibrated_loss": 1.0}
         now = replace(now, metadata={**one.metadata, "metrics": metrics})

@@ -12,7 +12,7 @@ import pytest
 from crepe_dist.distributed.signals import SUPERVISION_ID_ENV
 from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import atomic_text
-from crepe_dist.runs import run_dir
+from crepe_dist.runs.run_dir_selection import select_run_dir_on_rank0
 from crepe_dist.settings.config import Config, parse
 from tests.conftest import DEAD
 
@@ -50,7 +50,7 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
     monkeypatch.setenv(SUPERVISION_ID_ENV, supervisor)
 
     def choose(name, fresh=False):
-        return run_dir.select_run_dir_on_rank0(Config(run_dir=str(tmp_path / name), fresh=fresh), "data", "fingerprint")
+        return select_run_dir_on_rank0(Config(run_dir=str(tmp_path / name), fresh=fresh), "data", "fingerprint")
 
     number = 0
     while True:
@@ -74,9 +74,7 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
 
 def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
     def choose(name=None, **more):
-        return run_dir.select_run_dir_on_rank0(
-            Config(run_dir=str(tmp_path / "run"), name=name, **more), "data", "fingerprint"
-        )
+        return select_run_dir_on_rank0(Config(run_dir=str(tmp_path / "run"), name=name, **more), "data", "fingerprint")
 
     assert choose().name == ""
     assert choose("baseline").describe() == f"baseline ({tmp_path / 'run'})"
@@ -97,16 +95,12 @@ def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
 def test_the_saved_configuration_selects_its_run(tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "given.yaml").write_text(f"model: {model}")
-    made = run_dir.select_run_dir_on_rank0(parse(["--config", "given.yaml"]), "data", "fingerprint")
+    made = select_run_dir_on_rank0(parse(["--config", "given.yaml"]), "data", "fingerprint")
     saved = ["--config", str(made.path / "config.yaml")]
-    assert run_dir.select_run_dir_on_rank0(parse(saved), "data", "fingerprint") == made
+    assert select_run_dir_on_rank0(parse(saved), "data", "fingerprint") == made
+    assert select_run_dir_on_rank0(parse([*saved, "--fresh"]), "data", "fingerprint").path.name == f"{made.path.name}-2"
     assert (
-        run_dir.select_run_dir_on_rank0(parse([*saved, "--fresh"]), "data", "fingerprint").path.name
-        == f"{made.path.name}-2"
-    )
-    assert (
-        run_dir.select_run_dir_on_rank0(parse([*saved, "--epochs=9"]), "data", "fingerprint").path.name[:15]
-        != made.path.name
+        select_run_dir_on_rank0(parse([*saved, "--epochs=9"]), "data", "fingerprint").path.name[:15] != made.path.name
     )
 
 
@@ -116,12 +110,12 @@ def test_a_file_of_somebody_else_is_no_leftover(tmp_path):
         place.mkdir()
         (place / name).touch()
         with pytest.raises(UserError, match="is not empty, and is not a run's folder"):
-            run_dir.select_run_dir_on_rank0(Config(run_dir=str(place)), "data", "fingerprint")
+            select_run_dir_on_rank0(Config(run_dir=str(place)), "data", "fingerprint")
         assert (place / name).exists()
 
 
 def test_the_lock_removes_what_killed_processes_left(tmp_path):
-    folder = run_dir.select_run_dir_on_rank0(Config(run_dir=str(tmp_path / "run")), "data", "fingerprint")
+    folder = select_run_dir_on_rank0(Config(run_dir=str(tmp_path / "run")), "data", "fingerprint")
     (folder.path / "checkpoints").mkdir()
     checkpoints = folder.path / "checkpoints"
     left = [folder.path / f".result.json.{DEAD}", checkpoints / f".crepe_epoch_0_test_acc_5.0.json.{DEAD}"]
@@ -141,7 +135,7 @@ def test_the_lock_removes_what_killed_processes_left(tmp_path):
 
 class TestWhichFolder:
     def chosen(self, base, *flags):
-        return run_dir.select_run_dir_on_rank0(parse([f"--run-dir={base}", *flags]), "data", "fingerprint").path.name
+        return select_run_dir_on_rank0(parse([f"--run-dir={base}", *flags]), "data", "fingerprint").path.name
 
     def test_a_supervisor_s_processes_come_back_to_the_run_that_its_first_ones_began(self, tmp_path, monkeypatch):
         base = tmp_path / "run"
@@ -156,7 +150,7 @@ class TestWhichFolder:
     def test_runs_are_named_by_data_and_settings(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         given: tuple[list[str], ...] = ([], ["--logging.tensorboard=false"], ["--seed=1"])
-        names = {run_dir.select_run_dir_on_rank0(parse(more), "data", "f").path.name for more in given}
+        names = {select_run_dir_on_rank0(parse(more), "data", "f").path.name for more in given}
         assert len(names) == 2  # what it logs decides nothing
         assert all(name.startswith("data-") for name in names)
 

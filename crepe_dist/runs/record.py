@@ -1,0 +1,172 @@
+"""Record of a run: its settings, scores and history, which reports and comparisons read from its directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crepe_dist.data.arrays import HASH
+from crepe_dist.data.dataset import SAMPLE, Dataset, Documents, dataset_folder, open_dataset
+from crepe_dist.errors import UserError
+from crepe_dist.formatting import score_name
+from crepe_dist.runs import checkpoint
+from crepe_dist.runs.checkpoint import CONFIG
+from crepe_dist.runs.metrics import History
+from crepe_dist.runs.run_dir import RunDir
+from crepe_dist.runs.scores import AnyScores, MulticlassScores
+from crepe_dist.sealed_json import damaged_error
+from crepe_dist.settings.config import Config, flatten
+from crepe_dist.settings.yaml_file import read
+
+LEARNED_SPLITS = ("train", "validation")  # Splits that the parameters depend on.
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run with at least one scored epoch.
+
+    Attributes:
+        path: Directory of the run.
+        name: Name given by ``--name``, or the name of the directory.
+        settings: Values of the settings by dotted name.
+        result: Content of ``result.json``; ``None`` if the run is not finished.
+        checkpoint: Path of the reported .params file.
+        metadata: Metadata of the checkpoint.
+        scores: Scores of the reported epoch by split. Empty if there are too many classes to store scores.
+        history: Steps and epochs of the run.
+    """
+
+    path: Path
+    name: str
+    settings: dict[str, Any]
+    result: dict[str, Any] | None
+    checkpoint: Path
+    metadata: dict[str, Any]
+    scores: dict[str, AnyScores]
+    history: History
+
+    @property
+    def score_name(self) -> str:
+        """Name of the score that the records call accuracy: accuracy or micro F1."""
+        return score_name("labels" in self.metadata)
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.metadata["classes"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.metadata["epoch"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the reported epoch, by name."""
+        return dict(self.metadata["metrics"])
+
+    @property
+    def test_scores(self) -> AnyScores | None:
+        """Scores of the reported epoch on the test split; ``None`` if they are not stored."""
+        return self.scores.get("test")
+
+    @property
+    def multiclass_test_scores(self) -> MulticlassScores | None:
+        """The same scores if documents have one label each; otherwise ``None``."""
+        scores = self.test_scores
+        return scores if isinstance(scores, MulticlassScores) else None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Data, processes, device and environment of the run. Empty if the run is not finished."""
+        return dict(self.result["provenance"]) if self.result else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the data (``Dataset.fingerprint``)."""
+        return str(self.metadata["data"]["fingerprint"])
+
+    def has_same_test_split(self, other: RunRecord) -> bool:
+        """Return whether both runs were evaluated on the same test documents."""
+        return bool(self.metadata["data"]["test"] == other.metadata["data"]["test"])
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder that contained the data during training."""
+        source = str(self.settings.get("data.source", SAMPLE))
+        return Path(self.provenance["data"]) if self.provenance else dataset_folder(source)
+
+    def non_default_settings(self) -> dict[str, Any]:
+        """Return the settings that differ from the defaults of this version. Some are computed from the data."""
+        defaults = flatten(Config().to_dict())
+        return {name: value for name, value in self.settings.items() if defaults.get(name, value) != value}
+
+    def open_dataset(self, folder: Path | None) -> Dataset:
+        """Open the data that the run was trained on.
+
+        Args:
+            folder: Current folder of the data. ``None``: the folder of the data during training.
+
+        Raises:
+            UserError: The folder contains no data, or other data.
+        """
+        data = open_dataset(folder or self.data_folder)
+        if data.fingerprint != self.fingerprint:
+            raise UserError(
+                f"{data.folder} is not the data of this run", "its fingerprint differs", "name the data with --data"
+            )
+        return data
+
+    def seen_in_training(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return masks of the documents whose text equals the text of a document that the run was trained on.
+
+        Returns:
+            One mask, bool [documents], for each of the splits ``LEARNED_SPLITS``.
+
+        Raises:
+            UserError: The data of the run no longer exist, or have changed.
+        """
+        splits, hashes = self.open_dataset(None).splits, documents.source_rows[:, HASH]
+        return {name: np.isin(hashes, splits[name].source_rows[:, HASH]) for name in LEARNED_SPLITS if name in splits}
+
+
+def open_run_of_checkpoint(path: Path) -> RunRecord | None:
+    """Read the run of a checkpoint. Return ``None`` if the checkpoint is not in the directory of a run."""
+    run_dir = path.absolute().parent.parent
+    return open_run(run_dir, path) if (run_dir / CONFIG).is_file() else None
+
+
+def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
+    """Read the run in a directory.
+
+    Args:
+        run_dir: Directory of the run, or the start of its name in ``runs/``.
+        path: Checkpoint of the run. ``None``: the reported checkpoint.
+
+    Raises:
+        UserError: The directory is not the directory of a run with a scored epoch, or a file is damaged.
+    """
+    run_dir = checkpoint.resolve_run_name(str(run_dir))
+    if not run_dir.exists():
+        raise checkpoint.not_found_error(run_dir)
+    if not (run_dir / checkpoint.FOLDER).is_dir():
+        raise UserError(f"{run_dir} is not a run's folder with a scored epoch", remedy="name a folder in runs/")
+    path = path or checkpoint.resolve_model(str(run_dir))
+    metadata = checkpoint.read_metadata(path)
+    if metadata is None:
+        raise UserError(f"{path} has no .json file beside it", remedy="name another run")
+    if missing := {"epoch", "metrics", "numerics", "data"} - metadata.keys():
+        raise damaged_error(path.with_suffix(".json"), KeyError(min(missing)), "name another run")
+    folder, config = RunDir(run_dir), run_dir / CONFIG
+    return RunRecord(
+        path=run_dir,
+        name=folder.name or run_dir.absolute().name,
+        settings=flatten(read(config)) if config.is_file() else {},
+        result=folder.result,
+        checkpoint=path,
+        metadata=metadata,
+        scores=checkpoint.read_scores(path),
+        history=History.from_run_dir(run_dir),
+    )
