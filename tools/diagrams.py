@@ -11,6 +11,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 LINE_HEIGHT, TEXT_SIZE = 19, 13.5  # pixels
+BOX_HEIGHTS = {2: 52, 3: 72}  # Height of a box in pixels, by its number of lines.
 FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 # Fill and border of a box. The colours have enough contrast on the white background in print and on dark pages.
 STYLES = {
@@ -77,51 +78,33 @@ def draw_network() -> None:
     diagram.arrow((300, 152), (300, 176), (190, 176), (190, 204))
     diagram.arrow((460, 152), (460, 176), (570, 176), (570, 204))
 
-    ngram, conv = ("ngram", 20), ("conv", 400)
-    diagram.box(
-        *ngram,
-        204,
-        340,
-        72,
-        "n-gram branch",
-        "hashes all n-grams of 1 to 6 characters,",
-        "all words, and all pairs of words",
-    )
-    diagram.arrow((190, 276), (190, 300))
-    diagram.box(
-        *ngram, 300, 340, 72, "n-gram table", "has one row per hash bucket,", "and one weight per class in each row"
-    )
-    diagram.arrow((190, 372), (190, 396))
-    diagram.box(*ngram, 396, 340, 52, "means of the rows", "are the logits of the n-gram branch")
-
-    diagram.box(
-        *conv,
-        204,
-        340,
-        72,
-        "convolutional branch",
-        "hashes the n-grams that start at each position,",
-        "and adds their rows of the embedding table",
-    )
-    diagram.arrow((570, 276), (570, 300))
-    diagram.box(
-        *conv, 300, 340, 72, "residual block", "has two convolutions;", "then maximum and mean over the positions"
-    )
-    diagram.arrow((570, 372), (570, 396))
-    diagram.box(*conv, 396, 340, 52, "linear layer × branch weight", "are the logits of the convolutional branch")
+    for style, left, *boxes in (
+        (
+            "ngram", 20,
+            ("n-gram branch", "hashes all n-grams of 1 to 6 characters,", "all words, and all pairs of words"),
+            ("n-gram table", "has one row per hash bucket,", "and one weight per class in each row"),
+            ("means of the rows", "are the logits of the n-gram branch"),
+        ),
+        (
+            "conv", 400,
+            ("convolutional branch", "hashes the n-grams that start at each position,",
+             "and adds their rows of the embedding table"),
+            ("residual block", "has two convolutions;", "then maximum and mean over the positions"),
+            ("linear layer × branch weight", "are the logits of the convolutional branch"),
+        ),
+    ):  # fmt: skip
+        for number, lines in enumerate(boxes):
+            top = 204 + 96 * number
+            if number:
+                diagram.arrow((left + 170, top - 24), (left + 170, top))
+            diagram.box(style, left, top, 340, BOX_HEIGHTS[len(lines)], *lines)
 
     diagram.arrow((190, 448), (190, 506), (240, 506))
     diagram.arrow((570, 448), (570, 506), (520, 506))
     diagram.box(
-        "plain",
-        240,
-        466,
-        280,
-        80,
-        "0.75 × sum of the logits",
-        "÷ temperature, then softmax",
-        "= probability of each class",
-    )
+        "plain", 240, 466, 280, 80,
+        "0.75 × sum of the logits", "÷ temperature, then softmax", "= probability of each class",
+    )  # fmt: skip
     diagram.save()
 
 
