@@ -71,9 +71,8 @@ def command_class(name: str) -> Any:
 
 def build_parser(name: str) -> Parser:
     """Build the parser of a command."""
-    home = (
-        import_module("crepe_dist.settings.config") if name == "train" else command_class(name)
-    )  # Module `train` imports much.
+    # The import of the module `train` is slow.
+    home = import_module("crepe_dist.settings.config") if name == "train" else command_class(name)
     result: Parser = home.parser()
     return result
 
@@ -84,7 +83,7 @@ def run() -> None:
     if not name:
         flags.print_help()
     elif name.startswith("-"):
-        flags.parse_args()
+        flags.parse_intermixed_args()
     elif name not in COMMANDS:
         remedy = did_you_mean(name, COMMANDS) or f"give one of {', '.join(COMMANDS)}"
         raise UserError(f"there is no command {name}", remedy=remedy)
@@ -96,9 +95,8 @@ def run() -> None:
 def main(name: str) -> None:
     """Run a command with the flags from the command line."""
     if name == "train":
-        import_module("crepe_dist.settings.config").print_help(
-            sys.argv[1:]
-        )  # Called before the module `train` is imported, because that import is slow.
+        # Called before the module `train` is imported, because that import is slow.
+        import_module("crepe_dist.settings.config").print_help(sys.argv[1:])
         try:
             import_module("crepe_dist.train").main()
         except KeyboardInterrupt:

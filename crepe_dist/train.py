@@ -7,7 +7,7 @@ import gc
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from crepe_dist import command_runner, invocation
@@ -35,10 +35,10 @@ def main() -> None:
         if cluster is not None:
             from crepe_dist.clusters.ray import on_ray
 
-            _show_next(on_ray(config, cluster.processes, cluster.max_restarts))
+            _show_next(on_ray(config, **cluster))
         return
     with SignalHandler() as control, init_process_group(lambda: parse(sys.argv[1:])) as group:
-        config = group.run_on_all("settings", lambda: parse(sys.argv[1:]), compare_by=lambda config: config.to_dict())
+        config = group.run_on_all("settings", lambda: parse(sys.argv[1:]), compare_by=asdict)
         result = _train(config, group, control)
         if group.is_root:
             _show_next(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class RunRecord:
 
     def non_default_settings(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults of this version. Some are computed from the data."""
-        defaults = flatten(Config().to_dict())
+        defaults = flatten(asdict(Config()))
         return {name: value for name, value in self.settings.items() if defaults.get(name, value) != value}
 
     def open_dataset(self, folder: Path | None) -> Dataset:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Optional
+from typing import Any, Literal, Optional
 
 from crepe_dist import invocation
 from crepe_dist.errors import UserError
@@ -84,19 +84,16 @@ class Config(Settings):
     def flag(cls, name: str) -> str:
         return flag(name)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     def to_yaml(self) -> str:
         """Return the settings as YAML, for the run folder. Passed to ``--config``, the YAML selects the same run."""
         import yaml  # Imported here because --help does not need it.
 
-        values = {name: value for name, value in self.to_dict().items() if name != "fresh"}
+        values = {name: value for name, value in asdict(self).items() if name != "fresh"}
         return yaml.safe_dump(values, sort_keys=False)
 
     def to_arguments(self) -> list[str]:
         """Return arguments for Python that train with this configuration, on this or another machine."""
-        values, defaults = (_flatten_groups(config.to_dict()) for config in (self, Config()))
+        values, defaults = (_flatten_groups(asdict(config)) for config in (self, Config()))
         changed = {name: value for name, value in values.items() if value != defaults[name]}
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
         return ["-m", "crepe_dist.train", *(f"{flag(name)}={text}" for name, text in texts.items())]
@@ -188,29 +185,17 @@ def print_help(words: Sequence[str]) -> None:
         parser().parse_known_args(words)
 
 
-class ClusterOptions(NamedTuple):
-    """Options of a run on a cluster.
-
-    Attributes:
-        processes: Number of processes.
-        max_restarts: Maximum number of restarts after failures.
-    """
-
-    processes: int
-    max_restarts: int = 10
-
-
 def parse(words: Sequence[str]) -> Config:
     """Parse a command line into a configuration."""
     return parse_with_cluster(words)[0]
 
 
-def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[ClusterOptions]]:
-    """Parse a command line into a configuration and the cluster options. The latter are ``None`` without ``--on``."""
-    flags = parser()
-    values, rest = flags.parse_known_intermixed_args(words)
-    if rest:
-        raise flags.unknown(rest[0])
+def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[dict[str, int]]]:
+    """Parse a command line into a configuration and the keyword arguments of ``on_ray``.
+
+    Without ``--on``, there are no keyword arguments, and the second value is ``None``.
+    """
+    values = parser().parse_intermixed_args(words)
     given = {name: value for name, value in vars(values).items() if name != POSITIONAL}
     folder = getattr(values, POSITIONAL, given.get(SOURCE))
     if folder is not None and os.path.normpath(given.setdefault(SOURCE, folder)) != os.path.normpath(folder):
@@ -224,20 +209,17 @@ def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[ClusterOp
     return config, _cluster(values)
 
 
-def _cluster(values: argparse.Namespace) -> Optional[ClusterOptions]:
+def _cluster(values: argparse.Namespace) -> Optional[dict[str, int]]:
+    options = {"processes": values.processes, "max_restarts": values.max_restarts}
+    given = {name: value for name, value in options.items() if value is not None}
     if values.on is None:
-        names = [name for name in ("processes", "max_restarts") if getattr(values, name) is not None]
-        if names:
+        if given:
             remedy = f"pass --on ray, or, on one machine, start with {invocation.command_line('supervise')} -np N"
-            raise UserError(f"{flag(names[0])} without --on", remedy=remedy)
+            raise UserError(f"{flag(next(iter(given)))} without --on", remedy=remedy)
         return None
-    if values.processes is None:
+    if "processes" not in given:
         raise UserError(f"--on {values.on} without --processes", remedy="give the number of processes: --processes 4")
-    return (
-        ClusterOptions(values.processes)
-        if values.max_restarts is None
-        else ClusterOptions(values.processes, values.max_restarts)
-    )
+    return given
 
 
 def _check(config: Config) -> None:
@@ -266,30 +248,31 @@ def merge_settings(given: Mapping[str, Any], files: Sequence[str] = ()) -> Confi
     """
     from crepe_dist.settings.yaml_file import read  # Imported here because --help does not need YAML.
 
-    values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
-    for path in files:
-        for name, value in _known(read(Path(path)), path).items():
-            values[name if name in GROUPS else ""].update(value if name in GROUPS else {name: value})
     known = settings()
-    names = {current_name(name, SETTINGS, known): value for name, value in given.items()}
-    for qualified in names.keys() & known.keys():
+    from_files = {name: value for path in files for name, value in _known(read(Path(path)), path).items()}
+    current = {current_name(name, SETTINGS, known): value for name, value in given.items()}
+    passed = {name: value for name, value in current.items() if name in known}
+    values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in GROUPS}}
+    for qualified, value in {**from_files, **passed}.items():
         group, _, name = qualified.rpartition(".")
-        values[group][name] = names[qualified]
+        values[group][name] = value
     groups = {name: options(**values[name]) for name, options in GROUPS.items()}
-    return Config(**values[""], **groups).as_given(names.keys() & known.keys())
+    return Config(**values[""], **groups).as_given(passed)
 
 
 def _known(values: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the settings of a file. Raise ``UserError`` if a setting or a group does not exist."""
+    """Return the settings of a file by their dotted names. Raise ``UserError`` if a setting or group does not exist."""
     known = settings()
+    result: dict[str, Any] = {}
     for name, value in values.items():
         if (name in GROUPS) != isinstance(value, dict) and name not in known:
             raise UserError(
                 f"{path}: {truncate(name)} is not a group of settings with their values",
                 remedy=did_you_mean(str(name), GROUPS) or f"the groups are {', '.join(GROUPS)}",
             )
-        for key in [f"{name}.{key}" for key in value] if name in GROUPS else [str(name)]:
-            if key not in known:
-                remedy = did_you_mean(key, known) or f"{invocation.command_line('train')} --help lists the options"
-                raise UserError(f"{path}: there is no setting {truncate(key)}", remedy=remedy)
-    return values
+        result |= {f"{name}.{key}": nested for key, nested in value.items()} if name in GROUPS else {str(name): value}
+    for name in result:
+        if name not in known:
+            remedy = did_you_mean(name, known) or f"{invocation.command_line('train')} --help lists the options"
+            raise UserError(f"{path}: there is no setting {truncate(name)}", remedy=remedy)
+    return result

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Literal, Optional, TypeVar, get_args
 
@@ -55,17 +56,17 @@ class Range(ValueType):
         kind: ``int`` or ``float``.
         least: Lower limit.
         most: Upper limit.
+        word: Word that is accepted instead of a number, such as ``auto``. Empty: only numbers are accepted.
         open_below: Whether the lower limit itself is excluded.
         open_above: Whether the upper limit itself is excluded.
-        word: Word that is accepted instead of a number, such as ``auto``. Empty: only numbers are accepted.
     """
 
     kind: type
     least: float
     most: float
+    word: str = ""
     open_below: bool = False
     open_above: bool = False
-    word: str = ""
 
     def read(self, text: str) -> Any:
         return text if self.word and text == self.word else self.kind(text)
@@ -87,16 +88,8 @@ class Range(ValueType):
         return f"{noun} {start} {least}{joint} {most}{f', or {self.word}' * bool(self.word)}"
 
 
-def int_range(least: int, most: int, word: str = "") -> Range:
-    """Return a range of integers. Both limits are included."""
-    return Range(int, least, most, word=word)
-
-
-def float_range(
-    least: float, most: float, word: str = "", *, open_below: bool = False, open_above: bool = False
-) -> Range:
-    """Return a range of finite floats; see ``Range``."""
-    return Range(float, least, most, open_below, open_above, word)
+# Ranges of integers, and of finite floats.
+int_range, float_range = partial(Range, int), partial(Range, float)
 
 
 @dataclass(frozen=True)

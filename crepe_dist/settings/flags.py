@@ -64,8 +64,8 @@ class Parser(argparse.ArgumentParser):
         self.aliases: Mapping[str, Alias] = FLAGS
         self.add_argument("--version", action="version", version=f"crepe_dist {__version__}")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        values, rest = self.parse_known_args(args, namespace)
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        values, rest = self.parse_known_intermixed_args(args, namespace)
         if rest:
             raise self.unknown(rest[0])
         return values
@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message, remedy=self.hint())
 
     def flags(self) -> list[str]:
-        return [flag for action in self._actions for flag in action.option_strings]
+        return list(self._option_string_actions)
 
     def hint(self) -> str:
         return f"{invocation.uv_prefix()}{self.prog} --help lists the options"
@@ -214,11 +214,8 @@ class Command(Settings):
     @classmethod
     def parsed(cls, words: Any = None) -> Any:
         """Parse the arguments after the name of the command, and return the command."""
-        parser = cls.parser()
-        values, rest = parser.parse_known_intermixed_args(words)
-        if rest:
-            raise parser.unknown(rest[0])
-        return cls(**vars(values)).as_given(vars(values))
+        values = vars(cls.parser().parse_intermixed_args(words))
+        return cls(**values).as_given(values)
 
     def run(self) -> None:
         """Run the command."""

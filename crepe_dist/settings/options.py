@@ -35,9 +35,8 @@ MIN_FEATURE_LEN = 123
 # The paper's network pools three times by 3. If a length is MIN_FEATURE_LEN + k · LENGTH_STEP characters, such as 1014,
 # no pooling layer drops a position.
 LENGTH_STEP = 27
-MAX_AUTO_LENGTH = (
-    MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // LENGTH_STEP * LENGTH_STEP
-)  # Largest automatic length: 4092 characters.
+# Largest automatic length: 4092 characters.
+MAX_AUTO_LENGTH = MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // LENGTH_STEP * LENGTH_STEP
 AUTO_LENGTH_PERCENT = 99  # Percentage of the training texts that must fit completely into an automatic length.
 MAX_BATCH = 1 << 20  # Largest global batch size, in documents.
 
