@@ -49,25 +49,23 @@ def show(records: Sequence[RunRecord], console: Console) -> None:
     for record in records:
         table.add_row(*(Text(cell, overflow="fold") for cell in row(record, records[0])))
     console.print(table)
-    for record in records[1:]:
-        console.print(f"{excerpt(record.name)}: {differences(record, records[0])}", soft_wrap=True, markup=False)
+    notes = [f"{excerpt(record.name)}: {differences(record, records[0])}" for record in records[1:]]
     if not all(record.has_same_test_split(records[0]) for record in records):
-        console.print(
+        notes.append(
             "! the runs were tested on different texts or labels: score them on one data set, "
-            f"{invocation.command_line('evaluate')} RUN --data DIR",
-            soft_wrap=True,
+            f"{invocation.command_line('evaluate')} RUN --data DIR"
         )
     if any(is_raw(record) for record in records):
-        console.print(
+        notes.append(
             "* This is the loss before temperature scaling, which earlier versions recorded. It cannot be compared "
-            "with the other losses.",
-            soft_wrap=True,
+            "with the other losses."
         )
-    console.print(
+    notes.append(
         "Differences are from the first run, in points. The 95 % intervals account for the choice of test texts, not "
-        "for the random seed.",
-        soft_wrap=True,
+        "for the random seed."
     )
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False)
 
 
 def row(record: RunRecord, baseline: RunRecord) -> list[str]:

@@ -74,7 +74,7 @@ class Inspect(Command):
             _print(f"selecting {count:,} of {pluralize(len(pool), 'text')}")
             if num_skipped:
                 _print(f"skipping {pluralize(num_skipped, 'row')} that repeat a text or cannot be classified")
-        probabilities, pool_probabilities = predict_out_of_fold(corpus, self.model, self.folds, self.seed, pool, _print)
+        probabilities, pool_probabilities = predict_out_of_fold(corpus, self.model, self.folds, self.seed, pool)
         issues = find_issues(corpus, probabilities)
         issues[LABEL_NEXT] = (
             pool.select_for_labelling(pool_probabilities, self.num_suggestions, self.seed) if pool else []

@@ -66,11 +66,8 @@ def score(args: Any, group: ProcessGroup) -> None:
         rows = load_eval_rows(args.file or args.data, predictor, folder, args.split, group, explicit)
         if group.is_root:
             documents = pluralize(len(rows.dataset.splits[rows.split]), "document")
-            print(
-                "\n".join(
-                    [f"{escape_controls(path.name)} on {escape_controls(rows.name)}, {documents}", *rows.notes(), ""]
-                )
-            )
+            title = f"{escape_controls(path.name)} on {escape_controls(rows.name)}, {documents}"
+            print(title, *rows.notes(), "", sep="\n")
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoder
         feature_columns = predictor.composition.feature_columns if rows.split in SPLITS_WITH_TEXTS else ()
         # Altered views of the split. The key is the probability of a typing error, or the name of a removed column.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +21,15 @@ Floats = npt.NDArray[np.float64]
 
 
 def predict_out_of_fold(
-    corpus: Corpus,
-    network: str,
-    num_folds: int,
-    seed: int,
-    pool: CandidatePool | None,
-    print_line: Callable[[str], None],
+    corpus: Corpus, network: str, num_folds: int, seed: int, pool: CandidatePool | None
 ) -> tuple[Floats, Floats]:
-    """Train a network for each fold on all other folds, and predict the texts of the fold.
+    """Train a network for each fold on all other folds, and predict the texts of the fold. Print a line per fold.
 
     Args:
         network: Setting ``model.network``.
         num_folds: Number of folds.
         seed: Random seed of the folds and of training.
         pool: Unlabelled texts, which every network predicts. ``None``: no unlabelled texts.
-        print_line: Function that prints the progress.
 
     Returns:
         Calibrated probabilities of all texts, and mean probabilities of the unlabelled texts, float64 [texts, classes].
@@ -64,7 +57,8 @@ def predict_out_of_fold(
                     pool_sums[numbers] += softmax(predictor.logits(pool.char_ids(numbers)), np.float64)
         num_trained += 1
         seconds = time.monotonic() - started
-        print_line(f"fold {number + 1} of {num_folds}: {pluralize(len(held_out), 'text')} scored, {seconds:.0f} s")
+        scored = f"fold {number + 1} of {num_folds}: {pluralize(len(held_out), 'text')} scored"
+        print(f"{scored}, {seconds:.0f} s", flush=True)
     fitter = TemperatureFitter()
     for numbers in iter_chunks(np.arange(len(corpus))):
         fitter.add(logits[numbers], corpus.labels[numbers])

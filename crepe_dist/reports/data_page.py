@@ -104,13 +104,10 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
     lengths, feature_len = summary["lengths"], number(encoding["feature_len"])
     percentiles = lengths["percentiles"]
-    limits = [f"{rank} % up to {number(percentiles[rank])}" for rank in PERCENTILES if percentiles]
-    if limits:
-        statements["lengths"] = [
-            f"text lengths: {', '.join(limits)}, the longest {number(percentiles['100'])} characters"
-        ]
-    else:
-        statements["lengths"] = []
+    statements["lengths"] = []
+    if percentiles:
+        limits = ", ".join(f"{rank} % up to {number(percentiles[rank])}" for rank in PERCENTILES)
+        statements["lengths"].append(f"text lengths: {limits}, the longest {number(percentiles['100'])} characters")
     num_longer = number(round(lengths["cut"] * rows["kept"]))
     longer = f"{percent(lengths['cut'])} ({num_longer})" if lengths["cut"] else "none"
     statements["lengths"].append(f"texts longer than feature_len ({feature_len} characters): {longer}")

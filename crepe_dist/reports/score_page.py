@@ -35,9 +35,8 @@ MAX_QUOTE_CHARS = 600  # Maximum length of the text of a mistake.
 # If the expected calibration error is below the first limit, the probabilities are described as well calibrated. If it
 # is above the second limit, a warning is shown.
 SMALL_CALIBRATION_ERROR, LARGE_CALIBRATION_ERROR = 0.03, 0.1
-MAX_MATRIX_CLASSES = (
-    30  # With more classes, the confusion matrix shows the most confused classes, and merges the others.
-)
+# With more classes, the confusion matrix shows the most confused classes, and merges the others.
+MAX_MATRIX_CLASSES = 30
 MATRIX_LABEL_CELLS = 20  # Maximum width of a class name in the confusion matrix, in characters.
 OTHER_CLASSES = "other classes"
 

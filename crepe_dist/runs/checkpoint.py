@@ -50,10 +50,8 @@ MAX_LISTED_RUNS = 5  # Maximum number of runs in a message.
 TEXT_FILE_SUFFIXES = (".txt", ".log", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 MODEL_NAME_HINT = "name a run, a .params file or a folder of export --format crepe"
 SCORES_SUFFIX = ".scores.json"
-SUPERVISED, STUDENT = (
-    "supervised model",
-    "student",
-)  # The two models of a run with unlabelled texts, in ``result.json``.
+# The two models of a run with unlabelled texts, in ``result.json``.
+SUPERVISED, STUDENT = "supervised model", "student"
 FORMER_METADATA_KEYS = {"computed": "numerics"}
 FORMER_NETWORK_KEYS = {
     "longest": "maxn",
@@ -67,9 +65,8 @@ OTHER_CHECKPOINT_HINT = (
 )
 Json = dict[str, Any]
 EPOCH_PATTERN = re.compile(r"crepe_epoch_([0-9]{1,9})_")
-FILE_PATTERN = re.compile(
-    EPOCH_PATTERN.pattern + r"test_(acc|f1)_[0-9.]+(_refit)?\.(params|json|scores\.json)"
-)  # See ``file_name``.
+# Names of the files of checkpoints; see ``file_name``.
+FILE_PATTERN = re.compile(EPOCH_PATTERN.pattern + r"test_(acc|f1)_[0-9.]+(_refit)?\.(params|json|scores\.json)")
 # Types of the values in the metadata (``sealed_json.validate``). Values with a question mark are missing in some
 # exported models.
 METADATA_SCHEMA = {
