@@ -9,26 +9,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import mxnet as mx
 import numpy as np
-
-
-class _Memory:
-    """View of the memory of an MXNet array for NumPy. It keeps the MXNet array alive while NumPy uses the memory."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-        address = ctypes.c_void_p()
-        mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-        typestr = np.dtype(array.dtype).str
-        self.__array_interface__ = {
-            "data": (address.value, False),
-            "shape": array.shape,
-            "typestr": typestr,
-            "version": 3,
-        }
 
 
 def numpy_view(array: Any) -> Any:
@@ -37,7 +22,12 @@ def numpy_view(array: Any) -> Any:
     The documented ways to read an array either copy it or wait for the engine. Both take ten times as long as filling a
     batch (checked with MXNet 1.9.1).
     """
-    return np.asarray(_Memory(array))
+    address = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+    typestr = np.dtype(array.dtype).str
+    interface = {"data": (address.value, False), "shape": array.shape, "typestr": typestr, "version": 3}
+    # NumPy keeps the namespace alive while it uses the memory, and the namespace keeps the MXNet array alive.
+    return np.asarray(SimpleNamespace(__array_interface__=interface, array=array))
 
 
 def structural_parameters(block: Any) -> dict[str, Any]:

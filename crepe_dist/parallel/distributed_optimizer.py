@@ -131,18 +131,12 @@ class DistributedOptimizer(ABC):
 
         If all ranks are on one host, this call also sums the gradients of row-sparse parameters: the owner of a row
         adds the gradients of all processes, and updates the row in the same pass. Other processes may read the row only
-        after ``wait_for_update``.
+        after ``SharedMemoryOptimizer.wait_for_update``.
 
         Args:
             global_batch_size: Number of documents in the global batch.
             learning_rate: Learning rate, before the learning-rate multipliers and Adam's bias correction.
         """
-
-    def wait_for_update(self) -> None:  # noqa: B027
-        """Wait until the other processes of this host have updated the rows that they own."""
-
-    def pull_rows(self) -> None:  # noqa: B027
-        """Get the rows that the batch uses from their owners on other hosts. The engine has already listed the rows."""
 
     def synchronize(self) -> None:  # noqa: B027
         """Apply all lazy updates of rows, and round the rows to float16. Evaluation and checkpoints use the result."""

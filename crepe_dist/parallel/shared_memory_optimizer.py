@@ -116,9 +116,11 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         memory.barrier()
 
     def wait_for_update(self) -> None:
-        self._memory.wait()  # Until all processes of the host have updated their rows.
+        """Wait until the other processes of this host have updated the rows that they own."""
+        self._memory.wait()
 
     def pull_rows(self) -> None:
+        """Get the rows that the batch uses from their owners on other hosts. The engine has already listed the rows."""
         if self._inter_host and self._embeddings:
             self._memory.barrier()  # Until all processes have listed their rows.
             self._inter_host.pull_rows()

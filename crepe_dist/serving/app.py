@@ -53,7 +53,7 @@ class ServiceMetrics:
     """Prometheus metrics since the start of the service, in their own registry."""
 
     def __init__(self, checkpoint: str, kernels: str) -> None:
-        registry = self._registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         build = Info("crepe_dist_build", "Version, checkpoint and kernels.", registry=registry)
         build.info({"version": __version__, "checkpoint": escape_controls(checkpoint), "kernels": kernels})
@@ -97,10 +97,6 @@ class ServiceMetrics:
         )
         self.characters.labels("yes").inc(characters - unknown)
         self.characters.labels("no").inc(unknown)
-
-    def exposition(self) -> bytes:
-        """Render the metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
 
 
 class MetricsMiddleware:
@@ -199,7 +195,7 @@ def create_app(
 
     @app.get(METRICS, summary="Metrics for Prometheus", response_class=Response)
     async def show_metrics() -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get(PAGE, include_in_schema=False)
     async def show_page() -> Response:

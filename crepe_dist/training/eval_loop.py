@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from crepe_dist.data.batch import RowIndices
 from crepe_dist.data.dataset import Split
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.model.network_config import NetworkConfig
-from crepe_dist.training.metric_accumulators import MetricAccumulator
+from crepe_dist.training.metric_accumulators import Labels, Logits, MetricAccumulator, Rows
 
 Result = TypeVar("Result")
 
@@ -28,9 +26,7 @@ class Scorer(Protocol):
     def config(self) -> NetworkConfig:
         """Configuration of the network."""
 
-    def iter_logits(
-        self, split: Split, batch_size: int, rank: int, size: int
-    ) -> Iterator[tuple[RowIndices, npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+    def iter_logits(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[tuple[Rows, Labels, Logits]]:
         """Compute the logits of a rank's shard of each global batch, in the order of the split.
 
         Yields:
@@ -74,7 +70,7 @@ def run_eval_loop(
     return accumulator.result()
 
 
-def predict_logits(engine: Scorer, split: Split, batch_size: int, group: ProcessGroup) -> npt.NDArray[np.float32]:
+def predict_logits(engine: Scorer, split: Split, batch_size: int, group: ProcessGroup) -> Logits:
     """Compute the logits of a split, float32 [documents, classes].
 
     Every rank calls this function. Each rank computes the logits of its shard, and returns the logits of all documents.

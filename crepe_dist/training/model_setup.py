@@ -35,8 +35,7 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
         UserError: The network cannot be built on one of the ranks, or the ranks have different settings, parameters or
             kernels. Every rank raises it.
     """
-    group.run_on_all("settings", lambda: None, compare_by=lambda _: config.run_key())
-    group.run_on_all("memory of the scores", lambda: _check_scores(data))
+    group.run_on_all("settings", lambda: _check_scores(data), compare_by=lambda _: config.run_key())
     source = config.training.init_from
     pretrained = group.run_on_all(
         "parameters to start from",
