@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from crepe_dist.commands.prepare import COMMAND_ONLY, Prepare, prepare, translate_for_python
+from crepe_dist.commands.prepare import prepare
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.distributed.launch import read_launcher_env
 from crepe_dist.elastic.training_subprocess import NO_REPORTS
@@ -20,6 +20,8 @@ from crepe_dist.formatting import join_words, number, pluralize
 from crepe_dist.predicting.input_reader import check_column
 from crepe_dist.predicting.loading import load
 from crepe_dist.predicting.predictor import Predictor
+from crepe_dist.preparing.flags import PreparationFlags
+from crepe_dist.preparing.from_python import python_names_in_errors, translate_for_python
 from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.record import open_run
@@ -29,10 +31,10 @@ from crepe_dist.settings.fields import did_you_mean, settings_of
 from crepe_dist.train import train
 
 if TYPE_CHECKING:
-    from crepe_dist.commands.prepare import Table
+    from crepe_dist.preparing.from_python import Table
 
 # Settings that ``options`` of ``fit`` must not contain.
-NEVER = {*COMMAND_ONLY, "out", "overwrite", "source", "data.source"}
+NEVER = {"out", "overwrite", "source", "data.source"}
 OF_BOTH = "seed"  # Option that both ``prepare`` and ``crepe train`` have.
 SHORT_OUTPUT = re.compile(r"(\[rank 0\] )?(epoch \d|test |note: |  (why|do): )")  # Lines that ``verbose=1`` prints.
 
@@ -80,24 +82,21 @@ def fit(
         remedy = "prepare it first, in one process, with crepe_dist.prepare; then give its name to crepe_dist.fit"
         raise UserError(f"{read_launcher_env().size} processes cannot prepare the same data", remedy=remedy)
     preparing, training = _split_options(options, is_prepared=False)
-    with temporary_folder() as folder:
+    with python_names_in_errors(), temporary_folder() as folder:
         prepared = folder / ((path and path.resolve().stem) or "frame")
         summary = prepare(data, prepared, verbose=bool(verbose), **preparing)
         is_permanent = "run_dir" in training
         defaults = {} if is_permanent else {"run_dir": str(folder / "run"), **NO_REPORTS}
-        try:
-            config = merge_settings({**defaults, **training, "data.source": str(prepared)})
-            if verbose:
-                print("\n".join(_summarize(summary)), flush=True)
-                _print_warnings(summary["warnings"])
-            with _printing(verbose, folder):
-                checkpoint = train(config).checkpoint
-            trained = load(checkpoint, device=config.device)
-            if verbose and not is_permanent:
-                _print_warnings(warnings(open_run(folder / "run"), trained.classes))
-            return trained
-        except UserError as error:
-            raise translate_for_python(error) from error.__cause__
+        config = merge_settings({**defaults, **training, "data.source": str(prepared)})
+        if verbose:
+            print("\n".join(_summarize(summary)), flush=True)
+            _print_warnings(summary["warnings"])
+        with _printing(verbose, folder):
+            checkpoint = train(config).checkpoint
+        trained = load(checkpoint, device=config.device)
+        if verbose and not is_permanent:
+            _print_warnings(warnings(open_run(folder / "run"), trained.classes))
+        return trained
 
 
 def _print_warnings(findings: Sequence[Mapping[str, str]]) -> None:
@@ -157,7 +156,7 @@ def _argument(name: str) -> str:
 
 def _split_options(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
-    known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(Prepare)}
+    known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(PreparationFlags)}
     dotted = {**{_argument(name): name for name in known}, **dict(zip(known, known))}
     aliases = {_argument(old): Alias(_argument(alias.name), alias.refused_because) for old, alias in SETTINGS.items()}
     preparing, training = {}, {}

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 import crepe_dist
-from crepe_dist.commands.prepare import translate_for_python
 from crepe_dist.distributed.launch import LauncherEnv
 from crepe_dist.errors import UserError
+from crepe_dist.preparing.from_python import translate_for_python
 from tests.conftest import run
 from tests.helpers.programs import program
 

@@ -1,12 +1,11 @@
 """Command ``prepare``, and the function ``crepe_dist.prepare``."""
 
-import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -20,24 +19,15 @@ from crepe_dist import invocation
 from crepe_dist.data.dataset import UNLABELLED, open_dataset
 from crepe_dist.data.verification import verify
 from crepe_dist.errors import UserError, escape_controls
-from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.safe_read import escape_path
-from crepe_dist.preparing.dataframe_source import find_label_type, is_table, write_table
 from crepe_dist.preparing.flags import PreparationFlags
-from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.from_python import prepare_from_python
 from crepe_dist.preparing.worker_pool import ProgressCallback, print_nothing
 from crepe_dist.reports import data_page
-from crepe_dist.settings.fields import PATH_ARGUMENT, did_you_mean, setting, settings_of
+from crepe_dist.settings.fields import PATH_ARGUMENT, setting
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    Table = Union[pd.DataFrame, Mapping[str, Any]]
-
-# One or more flags --rename OLD=NEW in a message, quoted for a shell.
-RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
-# Flags of the command that are not arguments of the function.
-COMMAND_ONLY = {"verify"}
+    from crepe_dist.preparing.from_python import Table
 
 
 def prepare(
@@ -85,85 +75,20 @@ def prepare(
     Raises:
         UserError: A column does not exist, columns differ in length, too many rows are invalid, or ``out`` exists.
     """
-    with temporary_folder() as folder:
-        texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
-        categories, numbers = (_to_names(options.pop(name, ())) for name in ("category", "number"))
-        columns = ColumnSpec(label, texts, weight, tuple(label_columns), id, categories=categories, numbers=numbers)
-
-        def to_file(data: Any, name: str) -> Any:
-            """Write a table to a file, and return its path. Return any other value, such as a path, unchanged."""
-            nonlocal columns
-            if not is_table(data):
-                for item in data if isinstance(data, (list, tuple)) else (data,):
-                    if not isinstance(item, (str, Path, float, int, type(None))):
-                        raise UserError(
-                            f"the {name} cannot be of type {type(item).__name__}",
-                            "a table has a column of texts and a column of labels",
-                            'give a data frame, {"text": texts, "label": labels}, or the name of a file',
-                        )
-                return data
-            path = folder / name
-            if name == UNLABELLED:
-                spec = replace(columns, label=None, texts=(), weight=None, labels=(), id_required=False)
-                write_table(data, path, replace(spec, preferred_texts=columns.texts), labelled=False)
-                return path
-            written = write_table(data, path, columns if name == "table" else replace(columns, weight=None))
-            # The other tables must have the columns of the first one.
-            columns = written if name == "table" else columns
-            return path
-
-        try:
-            sources = to_file(source, "table")
-            options |= {"test": to_file(test, "test"), "validation": to_file(validation, "validation")}
-            unlabelled_files = to_file(unlabelled, UNLABELLED)
-            options[UNLABELLED] = () if unlabelled_files is None else _to_names(unlabelled_files)
-            single = {"label": columns.label, "weight": columns.weight, "id": columns.id}
-            options |= {name: None if column is None else str(column) for name, column in single.items()}
-            options |= {"category": columns.categories, "number": columns.numbers}
-            options |= {"text": _to_names(columns.texts), "label_columns": ",".join(map(str, columns.labels)) or None}
-            known = [field.name for field in settings_of(Prepare) if field.name not in COMMAND_ONLY]
-            if unknown := options.keys() - set(known):
-                name = unknown.pop()
-                remedy = did_you_mean(name, known) or "docs/how-to/python.md lists them"
-                raise UserError(f"prepare has no argument {name}", remedy=remedy)
-            if is_table(source):
-                options["label_type"] = find_label_type(source, columns.label)
-            flags = Prepare(source=_to_names(sources), out=Path(out), **options).as_given(options)
-            command, print_line = f"crepe_dist.prepare(…, {str(out)!r})", _print_to_stderr if verbose else print_nothing
-            return flags.prepare(data_page.optional_page(), command, print_line=print_line)
-        except UserError as error:
-            raise translate_for_python(error) from error.__cause__
+    columns = {"text": text, "label": label, "weight": weight, "label_columns": label_columns, "id": id}
+    return prepare_from_python(
+        source,
+        Path(out),
+        {**columns, "test": test, "validation": validation, UNLABELLED: unlabelled, **options},
+        command=f"crepe_dist.prepare(…, {str(out)!r})",
+        render_page=data_page.optional_page(),
+        print_line=_print_to_stderr if verbose else print_nothing,
+    )
 
 
 def _print_to_stderr(line: str) -> None:
     """Print a line to standard error. Standard output is left to the calling program."""
     print(escape_controls(line), file=sys.stderr)
-
-
-def _to_names(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value if isinstance(value, (list, tuple)) else [value]))
-
-
-def translate_for_python(error: UserError) -> UserError:
-    """Replace the flags in a message by keyword arguments of ``prepare``.
-
-    The function and the command share their checks. The messages contain flags, which Python callers cannot use.
-    """
-    for name in ("what", "why", "remedy"):
-        text = re.sub(r"--(overwrite|strip-html|keep-unlabelled|stratified)\b(?!=)", r"--\1=True", getattr(error, name))
-        text = RENAME_FLAGS.sub(
-            lambda flags: f"rename={shlex.split(flags[0])[1::2]}{' ' * flags[0].endswith(' ')}", text
-        )
-        text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda flags: f"give text={flags[1].split()[1::2]}", text)
-        text = re.sub(
-            r"--(labels|header|dedupe|alphabet) (single|multilabel|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
-        )
-        text = re.sub(r"--(text|label)-column\b", r"--\1", text)
-        text = re.sub(
-            r"--([a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text
-        )
-        setattr(error, name, text)
-    return error
 
 
 @dataclass

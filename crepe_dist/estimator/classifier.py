@@ -15,9 +15,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from crepe_dist.data.text_preprocessing import EMPTY
 from crepe_dist.errors import UserError
-from crepe_dist.estimator.fitted_model import DEFAULT_VALIDATION_FRACTION, fit_checkpoint, probabilities
+from crepe_dist.estimator.fitting import DEFAULT_VALIDATION_FRACTION, fit_checkpoint
 from crepe_dist.predicting.input_reader import InvalidInput, extract_texts
 from crepe_dist.predicting.loading import open_files
+from crepe_dist.predicting.prediction import NO_KNOWN_CHARACTERS
 from crepe_dist.preparing.dataframe_source import is_missing, is_table
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.settings.aliases import ARGUMENTS, current_name
@@ -203,15 +204,23 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return float(accuracy_score(y, predicted, sample_weight=sample_weight))
 
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
-        """Return the probability of each of ``classes_`` for each text, float64 [n, classes]."""
+        """Return the probability of each of ``classes_`` for each text, float64 [n, classes].
+
+        The probabilities of a text sum to 1. Exception: the probabilities of multiple labels are independent.
+        """
         check_is_fitted(self)
         texts = extract_texts(X, self._columns())
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
-        problems = enumerate(map(self._opened[0].composition.validation_error, texts))
-        if wrong := next((f"row {row}: {problem}" for row, problem in problems if problem not in ("", EMPTY)), None):
-            raise InvalidInput(wrong, remedy="give numbers, or leave the value out")
-        return probabilities(self._opened[0], texts, len(self.classes_))
+        (predictor,) = self._opened
+        # A class whose training texts were all blank is no output of the network. Its probability is 0.
+        probabilities = np.zeros((len(texts), len(self.classes_)))
+        for row, prediction in enumerate(predictor.predict_stream(iter(texts))):
+            if prediction.error not in ("", EMPTY, NO_KNOWN_CHARACTERS):
+                raise InvalidInput(f"row {row}: {prediction.error}", remedy="give numbers, or leave the value out")
+            for label, probability in prediction.ranking:
+                probabilities[row, int(label)] = probability
+        return probabilities if self.several_ else probabilities / probabilities.sum(axis=1, keepdims=True)
 
     def _columns(self) -> ColumnSpec:
         categories, numbers = (

@@ -28,7 +28,7 @@ import crepe_dist.train
 from crepe_dist import CrepeClassifier
 from crepe_dist.elastic.training_subprocess import group_settings
 from crepe_dist.errors import UserError
-from crepe_dist.estimator import classifier, fitted_model
+from crepe_dist.estimator import classifier, fitting
 from crepe_dist.model.calibration import Calibration
 from crepe_dist.predicting.input_reader import InvalidInput
 from crepe_dist.settings.config import parse
@@ -67,7 +67,7 @@ def _in_this_process(settings, folder, processes=1):
 
 @pytest.fixture
 def fast(monkeypatch):
-    monkeypatch.setattr(fitted_model, "training_subprocess", _in_this_process)
+    monkeypatch.setattr(fitting, "training_subprocess", _in_this_process)
 
 
 def test_fit_and_predict(fitted):
@@ -250,3 +250,14 @@ def test_texts_without_labels(monkeypatch):
     assert made == {"text": ["a", "c"], "label": [0, 1], "weight": [1.0, 3.0], "unlabelled": ["b", "d", "e"]}
     assert model.classes_.tolist() == [7, 9]
     assert CrepeClassifier().fit(["a", "b"], [-1, 1], [1.0, 1.0]).classes_.tolist() == [-1, 1]
+
+
+@pytest.mark.usefixtures("fast")
+def test_weights_and_texts_without_labels_and_feature_columns():
+    frame = pd.DataFrame({"text": TEXTS, "kind": ["a", None] * 50, "size": np.arange(100) / 7})
+    further = frame[:30].assign(text=[f"another day, number {row}" for row in range(30)])
+    model = small(network="ngrams", epochs=4, category="kind", number=["size"])
+    model.fit(frame, LABELS, np.linspace(0, 2, 100), unlabelled=further)
+    assert model.score(frame, LABELS) == 1
+    with pytest.raises(InvalidInput, match="row 2: unusable number: size is 'much'"):
+        model.predict_proba(frame.assign(size=["1", "", "much", *["2"] * 97]))

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, describe_unusable_number
 from crepe_dist.elastic.training_subprocess import NO_REPORTS, error_from_log, iter_log_lines, training_subprocess
@@ -16,10 +12,9 @@ from crepe_dist.errors import UserError, escape_controls
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
 from crepe_dist.files.safe_read import read_bytes
-from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES, Predictor
-from crepe_dist.preparing.dataframe_source import write_table
-from crepe_dist.preparing.flags import PreparationFlags
+from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES
 from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.from_python import prepare_from_python
 
 Files = dict[str, bytes]
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # Start of the line that reports an epoch.
@@ -59,33 +54,28 @@ def fit_checkpoint(
     Raises:
         UserError: The texts cannot be used, or the training failed.
     """
-    table = {**table, **_split_columns(table["text"], feature_columns)}
+    # Labels are written as text. Then the checkpoint has no type of labels: its classes are indices, not the labels.
+    labels = [list(map(str, label)) if multilabel else str(label) for label in table["label"]]
+    table = {**table, **_split_columns(table["text"], feature_columns), "label": labels}
     # Training requires a test split. A copy of the first non-blank text is used as the test split.
     row = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
-    splits = {"train": table, "test": {name: column[row : row + 1] for name, column in table.items()}}
-    splits |= {"unlabelled": {"text": unlabelled, **_split_columns(unlabelled, feature_columns)}} if unlabelled else {}
-    wanted = replace(feature_columns, label="label", texts=("text",), weight="weight" if "weight" in table else None)
+    options = {
+        "text": "text",
+        "label": "label",
+        "weight": "weight" if "weight" in table else None,
+        "category": feature_columns.categories,
+        "number": feature_columns.numbers,
+        "labels": "multilabel" if multilabel else "single",
+        "test": {name: column[row : row + 1] for name, column in table.items()},
+        "unlabelled": _split_columns(unlabelled, feature_columns) if unlabelled else None,
+        "seed": settings["training.seed"] % 2**32,
+        "feature_len": max_length or "auto",
+        "validation": validation_fraction,
+        "max_bad": 1.0,
+        "processes": 1,
+    }
     with temporary_folder() as folder:
-        files = {name: folder / f"{name}.jsonl" for name in splits}
-        for name, split in splits.items():
-            write_table(split, files[name], wanted, labelled=name != "unlabelled")
-        PreparationFlags(
-            source=(str(files["train"]),),
-            out=folder / "data",
-            test=str(files["test"]),
-            unlabelled=(str(files["unlabelled"]),) if unlabelled else (),
-            label="label",
-            labels="multilabel" if multilabel else "single",
-            text=("text",),
-            weight=wanted.weight,
-            category=feature_columns.categories,
-            number=feature_columns.numbers,
-            seed=settings["training.seed"] % 2**32,
-            feature_len=max_length or "auto",
-            validation=validation_fraction,
-            max_bad=1.0,
-            processes=1,
-        ).prepare(None, "")
+        prepare_from_python(table, folder / "data", options)
         settings = {**settings, "data.source": str(folder / "data"), "run_dir": str(folder / "run"), **NO_REPORTS}
         with training_subprocess(settings, folder, processes) as process:
             for line in iter_log_lines(process, folder) if verbose else ():
@@ -112,16 +102,3 @@ def _split_columns(texts: Sequence[str], columns: ColumnSpec) -> dict[str, list[
             if problem := describe_unusable_number(name, value):
                 raise UserError(f"row {row}: {problem}", remedy="give numbers, or leave the value out")
     return table
-
-
-def probabilities(predictor: Predictor, texts: Sequence[str], classes: int) -> npt.NDArray[np.float64]:
-    """Return the probability of each class for each text, float64 [n, classes].
-
-    The probabilities of a text sum to 1. Exception: the probabilities of multiple labels are independent. A class whose
-    training texts were all blank has the probability 0.
-    """
-    result = np.zeros((len(texts), classes))
-    for row, prediction in zip(result, predictor.predict_stream(iter(texts))):
-        for label, probability in prediction.ranking:
-            row[int(label)] = probability
-    return result if predictor.is_multilabel else result / result.sum(axis=1, keepdims=True)

@@ -1,0 +1,139 @@
+"""Preparation for callers in Python: sources may be tables in memory, and keyword arguments replace flags.
+
+``crepe_dist.prepare``, ``crepe_dist.fit`` and ``CrepeClassifier`` all prepare their rows with ``prepare_from_python``.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Union
+
+from crepe_dist.data.dataset import UNLABELLED
+from crepe_dist.errors import UserError
+from crepe_dist.files.folders import temporary_folder
+from crepe_dist.preparing.dataframe_source import find_label_type, is_table, write_table
+from crepe_dist.preparing.flags import PreparationFlags
+from crepe_dist.preparing.formats.columns import ColumnSpec
+from crepe_dist.preparing.worker_pool import PrintLine, print_nothing
+from crepe_dist.settings.fields import did_you_mean, settings_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Table = Union[pd.DataFrame, Mapping[str, Any]]
+
+# One or more flags --rename OLD=NEW in a message, quoted for a shell.
+RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
+
+
+def prepare_from_python(
+    source: Any,
+    out: Path,
+    options: Mapping[str, Any],
+    *,
+    command: str = "",
+    render_page: Callable[[dict[str, Any]], str] | None = None,
+    print_line: PrintLine = print_nothing,
+) -> dict[str, Any]:
+    """Prepare tables in memory, or files, as a data set folder.
+
+    Args:
+        source: Table, or names of files and folders.
+        out: Folder to create.
+        options: Arguments of ``crepe_dist.prepare`` by their names. ``test``, ``validation`` and ``unlabelled`` may be
+            tables.
+        command, render_page, print_line: See ``PreparationFlags.prepare``.
+
+    Returns:
+        The numbers of the report.
+
+    Raises:
+        UserError: An option does not exist, or the data cannot be used. The message names options, not flags.
+    """
+    options = dict(options)
+    tables = {"table": source}
+    tables |= {name: options[name] for name in ("test", "validation", UNLABELLED) if options.get(name) is not None}
+    label, weight, id_ = (name if name is None else str(name) for name in map(options.get, ("label", "weight", "id")))
+    texts, labels, categories, numbers = (
+        _to_names(options.get(name)) for name in ("text", "label_columns", "category", "number")
+    )
+    columns = ColumnSpec(label, texts, weight, labels, id_, categories=categories, numbers=numbers)
+    with python_names_in_errors(), temporary_folder() as folder:
+        for name, table in tables.items():
+            if not is_table(table):
+                _check_type(name, table)
+                continue
+            # The other tables must have the columns of the first one.
+            spec = columns if name == "table" else replace(columns, weight=None)
+            if name == UNLABELLED:
+                spec = replace(spec, label=None, texts=(), labels=(), id_required=False, preferred_texts=columns.texts)
+            written = write_table(table, folder / name, spec, labelled=name != UNLABELLED)
+            columns = written if name == "table" else columns
+            tables[name] = folder / name
+        options |= {"label": columns.label, "weight": columns.weight, "id": columns.id, "text": columns.texts}
+        options |= {"label_columns": ",".join(columns.labels) or None}
+        options |= {"category": columns.categories, "number": columns.numbers}
+        options |= {"test": tables.get("test"), "validation": tables.get("validation")}
+        options |= {UNLABELLED: _to_names(tables.get(UNLABELLED))}
+        known = [field.name for field in settings_of(PreparationFlags)]
+        if unknown := options.keys() - set(known):
+            name = unknown.pop()
+            remedy = did_you_mean(name, known) or "docs/how-to/python.md lists them"
+            raise UserError(f"prepare has no argument {name}", remedy=remedy)
+        label_type = find_label_type(source, columns.label) if is_table(source) else ""
+        sources = _to_names(tables["table"])
+        flags = PreparationFlags(source=sources, out=out, label_type=label_type, **options).as_given(options)
+        return flags.prepare(render_page, command, print_line=print_line)
+
+
+def _check_type(name: str, sources: Any) -> None:
+    """Raise ``UserError`` unless the sources are names of files, or a fraction of the rows."""
+    for item in sources if isinstance(sources, (list, tuple)) else (sources,):
+        if not isinstance(item, (str, Path, float, int)):
+            raise UserError(
+                f"the {name} cannot be of type {type(item).__name__}",
+                "a table has a column of texts and a column of labels",
+                'give a data frame, {"text": texts, "label": labels}, or the name of a file',
+            )
+
+
+def _to_names(names: Any) -> tuple[str, ...]:
+    """Return the names in a single name, in a sequence of names, or in ``None``."""
+    is_single = isinstance(names, str) or not hasattr(names, "__iter__")
+    return () if names is None else tuple(map(str, [names] if is_single else names))
+
+
+@contextmanager
+def python_names_in_errors() -> Iterator[None]:
+    """Replace the flags in the message of a ``UserError`` by keyword arguments; see ``translate_for_python``."""
+    try:
+        yield
+    except UserError as error:
+        raise translate_for_python(error) from error.__cause__
+
+
+def translate_for_python(error: UserError) -> UserError:
+    """Replace the flags in a message by keyword arguments of ``prepare``.
+
+    The function and the command share their checks. The messages contain flags, which Python callers cannot use.
+    """
+    for name in ("what", "why", "remedy"):
+        text = re.sub(r"--(overwrite|strip-html|keep-unlabelled|stratified)\b(?!=)", r"--\1=True", getattr(error, name))
+        text = RENAME_FLAGS.sub(
+            lambda flags: f"rename={shlex.split(flags[0])[1::2]}{' ' * flags[0].endswith(' ')}", text
+        )
+        text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda flags: f"give text={flags[1].split()[1::2]}", text)
+        text = re.sub(
+            r"--(labels|header|dedupe|alphabet) (single|multilabel|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
+        )
+        text = re.sub(r"--(text|label)-column\b", r"--\1", text)
+        text = re.sub(
+            r"--([a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text
+        )
+        setattr(error, name, text)
+    return error
