@@ -255,3 +255,8 @@ def test_warnings_about_the_data_are_printed_with_arguments(capsys):
         UserError("", "--rename FILE takes both", "--rename " + shlex.quote("it's=its") + ", or else")
     )
     assert (told.why, told.remedy) == ("rename=FILE takes both", """rename=["it's=its"], or else""")
+    told = translate_for_python(
+        UserError("--mode notebook, --fresh", "--encoding cp1252 or --encoding=latin-1", "--device cpu with --label")
+    )
+    assert (told.what, told.why) == ('mode="notebook", fresh=True', 'encoding="cp1252" or encoding=latin-1')
+    assert told.remedy == 'device="cpu" with label='

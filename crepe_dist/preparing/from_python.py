@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Union
@@ -17,10 +17,12 @@ from crepe_dist.data.dataset import UNLABELLED
 from crepe_dist.errors import UserError
 from crepe_dist.files.folders import temporary_folder
 from crepe_dist.preparing.dataframe_source import find_label_type, is_table, write_table
-from crepe_dist.preparing.flags import PreparationFlags
+from crepe_dist.preparing.flags import AUTO, PreparationFlags
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.worker_pool import PrintLine, print_nothing
-from crepe_dist.settings.fields import did_you_mean, settings_of
+from crepe_dist.settings.config import flag, settings
+from crepe_dist.settings.fields import Boolean, Choice, Nullable, Range, did_you_mean, kind_of, settings_of
+from crepe_dist.settings.flags import TextEncoding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,18 @@ if TYPE_CHECKING:
 
 # One or more flags --rename OLD=NEW in a message, quoted for a shell.
 RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[^']*'|"[^"]*")+ ?)+""")
+# Any flag in a message, with the word after it. The pattern omits the space before a number, a placeholder or a quoted
+# value, because each of them is the value of the flag. Any other word is a value only if the setting accepts it.
+FLAG = re.compile(r"(--[a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"])| ([a-z][\w-]*))?")
+# Names and types of the arguments of ``crepe_dist.fit`` and ``crepe_dist.prepare``, by their flags.
+ARGUMENTS = {
+    **{flag(name): (flag(name)[2:].replace("-", "_"), kind_of(item)) for name, item in settings().items()},
+    **{
+        spelling: (item.name, kind_of(item))
+        for item in settings_of(PreparationFlags)
+        for spelling in (PreparationFlags.flag(item.name), *item.metadata["also"])
+    },
+}
 
 
 def prepare_from_python(
@@ -118,22 +132,30 @@ def python_names_in_errors() -> Iterator[None]:
 
 
 def translate_for_python(error: UserError) -> UserError:
-    """Replace the flags in a message by keyword arguments of ``prepare``.
+    """Replace the flags in a message by keyword arguments of ``prepare`` and ``fit``.
 
-    The function and the command share their checks. The messages contain flags, which Python callers cannot use.
+    The functions and the commands share their checks. The messages contain flags, which Python callers cannot use.
     """
     for name in ("what", "why", "remedy"):
-        text = re.sub(r"--(overwrite|strip-html|keep-unlabelled|stratified)\b(?!=)", r"--\1=True", getattr(error, name))
         text = RENAME_FLAGS.sub(
-            lambda flags: f"rename={shlex.split(flags[0])[1::2]}{' ' * flags[0].endswith(' ')}", text
+            lambda flags: f"rename={shlex.split(flags[0])[1::2]}{' ' * flags[0].endswith(' ')}", getattr(error, name)
         )
-        text = re.sub(r"repeat the flag: ((?:--\S+ \S+ ?)+)", lambda flags: f"give text={flags[1].split()[1::2]}", text)
-        text = re.sub(
-            r"--(labels|header|dedupe|alphabet) (single|multilabel|soft|yes|no|exact|near|auto)\b", r'--\1="\2"', text
-        )
-        text = re.sub(r"--(text|label)-column\b", r"--\1", text)
-        text = re.sub(
-            r"--([a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"]))?", lambda flag: f"{flag[1].replace('-', '_')}=", text
-        )
-        setattr(error, name, text)
+        setattr(error, name, FLAG.sub(_to_argument, text))
     return error
+
+
+def _to_argument(match: re.Match[str]) -> str:
+    """Return the keyword argument for a match of ``FLAG``, such as ``header="yes"`` or ``strip_html=True``."""
+    option, word = match.groups()
+    name, kind = ARGUMENTS.get(option, (option[2:].replace("-", "_"), None))
+    kind = kind.of if isinstance(kind, Nullable) else kind
+    if isinstance(kind, Boolean) and not match[0].endswith("="):
+        return match[0].replace(option, f"{name}=True")
+    if word is None:
+        return f"{name}="
+    # The type of --alphabet accepts any text, because the value may be a path.
+    is_value = word == AUTO
+    if isinstance(kind, (Choice, Range, TextEncoding)):
+        with suppress(ValueError):
+            is_value = bool(kind(word))
+    return f'{name}="{word}"' if is_value else f"{name}= {word}"

@@ -416,8 +416,8 @@ def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
 
 
 def _flag_name(what: str) -> str:
-    # The flag is --text-column, because --text of `predict` is a text to classify. --weight-column works like it.
-    return f"--{what}" if what in ("label", "label-columns", "id", "category", "number") else f"--{what}-column"
+    # The flag is --text-column, because --text of `predict` is a text to classify.
+    return f"--{what}-column" if what == "text" else f"--{what}"
 
 
 def _is_column_number(column: str, width: int) -> bool:
