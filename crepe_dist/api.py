@@ -26,7 +26,7 @@ from crepe_dist.reports.data_page import REMOVED_ROWS, overview
 from crepe_dist.reports.findings import warnings
 from crepe_dist.runs.record import open_run
 from crepe_dist.settings.aliases import SETTINGS, Alias, current_name
-from crepe_dist.settings.config import flag, merge_settings, settings
+from crepe_dist.settings.config import argument_name, merge_settings, settings
 from crepe_dist.settings.fields import did_you_mean, settings_of
 from crepe_dist.train import train
 
@@ -149,16 +149,13 @@ class _FilteredOutput(io.TextIOBase):
         self._out.flush()
 
 
-def _argument(name: str) -> str:
-    """Return the name of the ``fit`` argument for a setting, given the dotted name of the setting."""
-    return flag(name)[2:].replace("-", "_")
-
-
 def _split_options(options: Mapping[str, Any], *, is_prepared: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arguments of ``prepare``, and the settings of training by their dotted names."""
     known, flags = settings(), set() if is_prepared else {each.name for each in settings_of(PreparationFlags)}
-    dotted = {**{_argument(name): name for name in known}, **dict(zip(known, known))}
-    aliases = {_argument(old): Alias(_argument(alias.name), alias.refused_because) for old, alias in SETTINGS.items()}
+    dotted = {**{argument_name(name): name for name in known}, **dict(zip(known, known))}
+    aliases = {
+        argument_name(old): Alias(argument_name(alias.name), alias.refused_because) for old, alias in SETTINGS.items()
+    }
     preparing, training = {}, {}
     for given, value in options.items():
         name = current_name(given, {**SETTINGS, **aliases}, dotted)

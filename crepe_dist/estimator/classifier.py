@@ -147,21 +147,20 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         unlabelled_texts = [] if is_multilabel else [texts[row] for row in np.flatnonzero(targets == UNLABELLED)]
         unlabelled_texts += [] if unlabelled is None else extract_texts(unlabelled, columns)
         needs_validation = bool(unlabelled_texts) or self.min_precision is not None
+        options = {
+            "labels": "multilabel" if is_multilabel else "single",
+            "category": columns.categories,
+            "number": columns.numbers,
+            "feature_len": self.max_length or "auto",
+            "validation": self.validation_fraction or (DEFAULT_VALIDATION_FRACTION if needs_validation else 0),
+        }
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31 - 1)
+        settings = self._settings(classes, int(seed))
         try:
             self.model_ = fit_checkpoint(
-                table,
-                unlabelled_texts,
-                self._settings(classes, int(seed)),
-                max_length=self.max_length,
-                validation_fraction=self.validation_fraction
-                or (DEFAULT_VALIDATION_FRACTION if needs_validation else 0),
-                processes=self.processes,
-                verbose=self.verbose,
-                feature_columns=columns,
-                multilabel=is_multilabel,
+                table, unlabelled_texts, settings, options, processes=self.processes, verbose=self.verbose
             )
         except UserError as error:
             raise InvalidInput(error.what, error.why, error.remedy) from None

@@ -13,7 +13,6 @@ from crepe_dist.files.folders import temporary_folder
 from crepe_dist.files.json_file import read_json
 from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.predicting.predictor import MAX_CHECKPOINT_BYTES
-from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.from_python import prepare_from_python
 
 Files = dict[str, bytes]
@@ -30,13 +29,10 @@ def fit_checkpoint(
     table: Mapping[str, Sequence[Any]],
     unlabelled: Sequence[str],
     settings: Mapping[str, Any],
+    options: Mapping[str, Any],
     *,
-    max_length: int | None,
-    validation_fraction: float,
     processes: int,
     verbose: int = 0,
-    feature_columns: ColumnSpec,
-    multilabel: bool,
 ) -> Files:
     """Train on texts in a temporary folder and in other processes. Return the files of the checkpoint.
 
@@ -44,33 +40,25 @@ def fit_checkpoint(
         table: Columns "text" and "label" (class indices), and a column "weight" if the texts have weights in the loss.
         unlabelled: Texts without labels.
         settings: Settings of training by their dotted names.
-        max_length: Argument ``max_length`` of ``CrepeClassifier``.
-        validation_fraction: Fraction of the texts in the validation split.
+        options: Further arguments of ``crepe_dist.prepare``. The values of the columns ``category`` and ``number``
+            follow each text.
         processes: Number of processes that train.
         verbose: Argument ``verbose`` of ``CrepeClassifier``.
-        feature_columns: Columns whose values follow each text.
-        multilabel: True if each label is a list of class indices.
 
     Raises:
         UserError: The texts cannot be used, or the training failed.
     """
     # Labels are written as text. Then the checkpoint has no type of labels: its classes are indices, not the labels.
-    labels = [list(map(str, label)) if multilabel else str(label) for label in table["label"]]
-    table = {**table, **_split_columns(table["text"], feature_columns), "label": labels}
+    labels = [list(map(str, label)) if isinstance(label, list) else str(label) for label in table["label"]]
+    table = {**table, **_split_columns(table["text"], options), "label": labels}
     # Training requires a test split. A copy of the first non-blank text is used as the test split.
     row = next((row for row, text in enumerate(table["text"]) if text.strip()), 0)
     options = {
-        "text": "text",
-        "label": "label",
-        "weight": "weight" if "weight" in table else None,
-        "category": feature_columns.categories,
-        "number": feature_columns.numbers,
-        "labels": "multilabel" if multilabel else "single",
+        **options,
+        **{name: name for name in ("text", "label", "weight") if name in table},
         "test": {name: column[row : row + 1] for name, column in table.items()},
-        "unlabelled": _split_columns(unlabelled, feature_columns) if unlabelled else None,
+        "unlabelled": _split_columns(unlabelled, options) if unlabelled else None,
         "seed": settings["training.seed"] % 2**32,
-        "feature_len": max_length or "auto",
-        "validation": validation_fraction,
         "max_bad": 1.0,
         "processes": 1,
     }
@@ -88,16 +76,15 @@ def fit_checkpoint(
         return {file.name: read_bytes(file, MAX_CHECKPOINT_BYTES) for file in (path, path.with_suffix(".json"))}
 
 
-def _split_columns(texts: Sequence[str], columns: ColumnSpec) -> dict[str, list[str]]:
+def _split_columns(texts: Sequence[str], options: Mapping[str, Any]) -> dict[str, list[str]]:
     """Split rows into their text and their feature columns. Return the columns by name."""
-    if reserved := {"text", "label", "weight"}.intersection(columns.feature_columns):
+    names = (*options["category"], *options["number"])
+    if reserved := {"text", "label", "weight"}.intersection(names):
         raise UserError(f"a feature column has the reserved name {reserved.pop()}", remedy="rename it")
-    if not columns.feature_columns:
+    if not names:
         return {"text": list(texts)}
-    table = dict(
-        zip(("text", *columns.feature_columns), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts))))
-    )
-    for name in columns.numbers:
+    table = dict(zip(("text", *names), map(list, zip(*(text.split(FIELD_SEPARATOR) for text in texts)))))
+    for name in options["number"]:
         for row, value in enumerate(table[name]):
             if problem := describe_unusable_number(name, value):
                 raise UserError(f"row {row}: {problem}", remedy="give numbers, or leave the value out")

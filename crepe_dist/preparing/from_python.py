@@ -20,7 +20,7 @@ from crepe_dist.preparing.dataframe_source import find_label_type, is_table, wri
 from crepe_dist.preparing.flags import AUTO, PreparationFlags
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.worker_pool import PrintLine, print_nothing
-from crepe_dist.settings.config import flag, settings
+from crepe_dist.settings.config import argument_name, flag, settings
 from crepe_dist.settings.fields import Boolean, Choice, Nullable, Range, did_you_mean, kind_of, settings_of
 from crepe_dist.settings.flags import TextEncoding
 
@@ -36,7 +36,7 @@ RENAME_FLAGS = re.compile(r"""(--rename (?=\S*=|'[^']*=)([^\s'",;]|[,;](?!\s)|'[
 FLAG = re.compile(r"(--[a-z]+(?:-[a-z]+)*)(?:=| (?=[\dA-Z'\"])| ([a-z][\w-]*))?")
 # Names and types of the arguments of ``crepe_dist.fit`` and ``crepe_dist.prepare``, by their flags.
 ARGUMENTS = {
-    **{flag(name): (flag(name)[2:].replace("-", "_"), kind_of(item)) for name, item in settings().items()},
+    **{flag(name): (argument_name(name), kind_of(item)) for name, item in settings().items()},
     **{
         spelling: (item.name, kind_of(item))
         for item in settings_of(PreparationFlags)

@@ -176,6 +176,11 @@ def flag(name: str) -> str:
     return f"--{FLAG_NAMES.get(name) or (own if group in UNPREFIXED_GROUPS else name)}".replace("_", "-")
 
 
+def argument_name(name: str) -> str:
+    """Map the dotted name of a setting to its argument of ``crepe_dist.fit``."""
+    return flag(name)[2:].replace("-", "_")
+
+
 def print_help(words: Sequence[str]) -> None:
     """Print the help or the version and exit if the command line has such a flag.
 

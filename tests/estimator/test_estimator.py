@@ -240,7 +240,7 @@ def test_texts_without_labels(monkeypatch):
     """Check the prepared data: texts with the label -1 and further texts are in the unlabelled split."""
     made: dict[str, Any] = {}
 
-    def train(table, unlabelled, settings, **options):
+    def train(table, unlabelled, *args, **options):
         made.update({name: list(column) for name, column in table.items()}, unlabelled=unlabelled)
         return {}
 
