@@ -125,7 +125,6 @@ def place(data, quick_run, tmp_path_factory):
     (folder / "data3").symlink_to(data)
     shutil.copytree(quick_run, folder / "run")
     sources = find_sources([str(write_csv(folder / "other.csv", 100, 0, classes=2))])
-    prepare(sources, folder / "data2", PreparationSpec(CharEncoder(feature_len=FEATURE_LEN)))
     prepare(sources, folder / "data4", PreparationSpec(CharEncoder("full", FEATURE_LEN)))
     (folder / "empty").touch()
     (folder / "text.txt").write_text("some\ntext\n")
@@ -168,9 +167,6 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         (("evaluate", "run", "--data", "data3", "--split", "validation"), "has no validation split"),
         (("evaluate", "run", "--data", "data3", "--device", "gpu"), "no GPU was found"),
         (("evaluate", "run", "--data", "data4"), "different: encoding and classes"),
-        (("train", "--data", "data3", "--init-from", "run", *QUICK, "--width=33"), "ask for 33 width"),
-        (("train", "--data", "data4", "--init-from", "run", *QUICK), "encoded differently"),
-        (("train", "--data", "data2", "--run-dir", "run", *QUICK), "started with other settings"),
         (("train", "--data", "data3", "--run-dir", "run", *QUICK, "--epochs=9"), "training.epochs 2 → 9"),
         (("train", "--data", "data3", *QUICK, "--width=65536"), "too large for this"),
         (("train", "--data", "data3", *QUICK, "--patience=1"), "validation split"),

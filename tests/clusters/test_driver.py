@@ -159,12 +159,6 @@ def test_a_mistake_or_an_interrupt_ends_the_run(train, ends, code):
     assert ranks.placed == [2]
 
 
-def test_a_smaller_cluster_trains_with_fewer_processes(train):
-    ranks = Pretended([[LOST, 69], [0]], rooms=[2, 1])
-    train(ranks)
-    assert ranks.placed == [2, 1]
-
-
 def test_the_first_start_waits_for_all(train, monkeypatch):
     monkeypatch.setenv("CREPE_DIST_RENDEZVOUS_SECONDS", "1")
     with pytest.raises(UserError, match="the Pretended cluster has no slots for 2 processes"):

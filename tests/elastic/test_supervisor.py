@@ -1,4 +1,4 @@
-"""Tests of the elastic driver with processes of this host. Small scripts replace the training."""
+"""Tests of the elastic driver with processes of this host. ``worker.py`` replaces the training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import textwrap
 import time
 import uuid
 from pathlib import Path
@@ -17,21 +16,7 @@ from crepe_dist.distributed.job_end import explain_horovodrun_exit
 from tests.chaos import harness
 from tests.helpers.programs import program
 
-# Start of each script. The argument of the script is the folder in which it writes notes for the test.
-PRELUDE = """
-import os, signal, sys, time
-from pathlib import Path
-rank, size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
-folder = Path(sys.argv[1])
-start = len(list(folder.glob(f"start-*-{rank}")))
-(folder / f"start-{start}-{rank}").touch()
-def die(number=signal.SIGKILL): os.kill(os.getpid(), number)
-def note(name, text=""): (folder / name).write_text(str(text))
-def stay():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    note(f"up-{rank}", os.getpid())
-    time.sleep(1000)
-"""
+WORKER = Path(__file__).with_name("worker.py")
 
 
 @pytest.fixture
@@ -54,10 +39,10 @@ def environment(marker):
 
 @pytest.fixture
 def start(tmp_path, environment):
-    """Function that starts a supervisor whose processes run a script."""
+    """Function that starts a supervisor whose processes run an action of ``worker.py``."""
 
-    def of(body: str, processes: int = 2, *flags: str) -> subprocess.Popen[str]:
-        worker = ["-S", "-c", PRELUDE + textwrap.dedent(body), str(tmp_path)]
+    def of(action: str, processes: int = 2, *flags: str) -> subprocess.Popen[str]:
+        worker = ["-S", str(WORKER), action, str(tmp_path)]
         options = ["-np", str(processes), "--grace", "5", *flags]
         return subprocess.Popen(
             program("elastic/supervise.py", *options, *worker),
@@ -75,8 +60,8 @@ def start(tmp_path, environment):
 def run(start):
     """Exit code and output of a supervisor that ends by itself."""
 
-    def of(body: str, processes: int = 2, *flags: str) -> tuple[int, str, str]:
-        process = start(body, processes, *flags)
+    def of(action: str, processes: int = 2, *flags: str) -> tuple[int, str, str]:
+        process = start(action, processes, *flags)
         stdout, stderr = process.communicate(timeout=60)
         return process.returncode, stdout, stderr
 
@@ -91,33 +76,29 @@ class TestEnds:
     """Meaning of the ends of processes."""
 
     def test_all_done(self, run, tmp_path):
-        code, stdout, stderr = run("print('out', rank); print('[rank 9] own', file=sys.stderr)", 3)
+        code, stdout, stderr = run("print_to_both_streams", 3)
         assert code == 0
         assert sorted(stdout.splitlines()) == ["[rank 1] out 1", "[rank 2] out 2", "out 0"]
         assert stderr.count("\n[rank 9] own") == 3
         assert starts(tmp_path) == ["start-0-0", "start-0-1", "start-0-2"]
 
     def test_who_does_not_notice_that_a_peer_is_gone_is_killed_even_if_stopped(self, run):
-        code, _, stderr = run("if not start: die(signal.SIGSTOP) if rank == 0 else sys.exit(70)")
+        code, _, stderr = run("suspend_or_fail_once")
         assert code == 0
         assert "was killed by signal 9 (Killed), to end a hang" in stderr
         assert "dmesg" not in stderr
 
     @pytest.mark.parametrize("processes", [1, 2])
     def test_a_start_whose_ranks_are_all_stopped_is_killed(self, run, tmp_path, processes):
-        code, _, stderr = run("if not start: die(signal.SIGSTOP)", processes)
+        code, _, stderr = run("suspend_once", processes)
         assert code == 0, stderr
         assert len(re.findall(r"rank \d on 127.0.0.1 has been suspended, .*; all ranks are killed", stderr)) == 1
         assert "rank 0 on 127.0.0.1 ended with code 76 (no progress)" in stderr
         assert len(starts(tmp_path)) == 2 * processes
 
-    def test_the_code_of_a_rank_that_is_stopped_each_time(self, run):
-        code, _, stderr = run("die(signal.SIGSTOP)", 1, "--max-restarts", "0")
-        assert code == 76, stderr
-
     def test_a_rank_may_be_stopped_while_the_supervisor_is(self, start, tmp_path):
         """Ctrl-Z for longer than the limit, and later fg."""
-        process = start("note('up', os.getpid())\nwhile not (folder / 'end').exists(): time.sleep(0.05)", 1)
+        process = start("wait_for_the_end", 1)
         harness.wait_for(lambda: (tmp_path / "up").exists() and (tmp_path / "up").read_text())
         rank = int((tmp_path / "up").read_text())
         for pid in (process.pid, rank):
@@ -131,11 +112,7 @@ class TestEnds:
         assert len(starts(tmp_path)) == 1, stderr
 
     def test_output_that_is_no_text_or_long_or_much(self, run):
-        body = """
-            sys.stdout.buffer.write(b"\\xff" * 20000 + b"\\n"); sys.stdout.flush()
-            for n in range(50_000): print(n, "x" * 50)
-        """
-        code, stdout, _ = run(body, 1)
+        code, stdout, _ = run("print_bytes_and_lines", 1)
         assert code == 0
         lines = stdout.splitlines()
         assert [len(line) for line in lines[:3]] == [8192, 8192, 3616]
@@ -145,7 +122,7 @@ class TestEnds:
 class TestStopping:
     @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
     def test_a_signal_asks_all_to_stop(self, start, tmp_path, number, expected):
-        process = start("stay()")
+        process = start("stop_on_request")
         harness.wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 2)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=20)
@@ -153,7 +130,7 @@ class TestStopping:
         assert len(starts(tmp_path)) == 2
 
     def test_between_a_failure_and_its_restart(self, start):
-        process = start("sys.exit(70)", 1)
+        process = start("fail", 1)
         assert process.stderr is not None
         while "after 2 s" not in (line := process.stderr.readline()):
             assert line
@@ -162,16 +139,14 @@ class TestStopping:
         assert process.returncode == 75, stderr
 
     def test_after_the_grace_they_are_killed(self, start, tmp_path):
-        body = "signal.signal(signal.SIGTERM, signal.SIG_IGN); note(f'up-{rank}'); time.sleep(1000)"
-        process = start(body, 2, "--grace", "0.3")
+        process = start("ignore_requests", 2, "--grace", "0.3")
         harness.wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 2)
         process.terminate()
         process.communicate(timeout=20)
         assert process.returncode == 137
 
     def test_a_second_interrupt_kills_at_once(self, start, tmp_path):
-        body = "signal.signal(signal.SIGTERM, lambda *_: note('asked')); note(f'up-{rank}')\nwhile True: time.sleep(1)"
-        process = start(body, 1, "--grace", "1000")
+        process = start("note_requests", 1, "--grace", "1000")
         harness.wait_for((tmp_path / "up-0").exists)
         process.send_signal(signal.SIGINT)
         harness.wait_for((tmp_path / "asked").exists)
@@ -182,8 +157,7 @@ class TestStopping:
 
 def test_a_command_of_another_launcher_is_not_taken_for_the_place(run, tmp_path, monkeypatch, environment):
     environment.update(HOROVOD_RANK="17", HOROVOD_SIZE="20", OMPI_COMM_WORLD_RANK="3", HOROVOD_CYCLE_TIME="7")
-    body = "note(f'seen-{rank}', [name for name in os.environ if name.startswith(('HOROVOD', 'OMPI'))])"
-    assert run(body)[0] == 0
+    assert run("note_launcher_variables")[0] == 0
     assert (tmp_path / "seen-0").read_text() == "['HOROVOD_CYCLE_TIME']"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -37,21 +38,7 @@ STRANGE = [
     "word \u202e reversed, \u200b zero\ttab\nline",
     "long " * 40_000,
 ]
-ANSWERS = """
-const [given, done] = arguments, field = document.getElementById("text"), answer = document.getElementById("answer");
-const text = (selector) => document.querySelector(selector).textContent;
-(async () => {
-  const found = [];
-  for (const each of JSON.parse(given)) {
-    field.value = each;
-    field.dispatchEvent(new Event("input"));
-    while (answer.getAttribute("aria-busy") === "true") await new Promise((resolve) => setTimeout(resolve, 1));
-    const shares = [...document.querySelectorAll("#bars i")].map((bar) => Number(bar.style.transform.slice(7, -1)));
-    found.push({label: text("#verdict bdi"), shares, problem: text("#problem"), count: text("#count")});
-  }
-  done(found);
-})();
-"""
+ANSWERS = Path(__file__).with_name("answers.js").read_text(encoding="utf-8")
 
 pytestmark = [
     pytest.mark.web,

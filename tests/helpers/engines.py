@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,10 @@ from crepe_dist.native.library import Library
 from crepe_dist.networks.crepe.config import CrepeConfig
 from crepe_dist.networks.paper.config import PaperConfig
 from crepe_dist.optim.fixed_point import FixedPointScales
+from crepe_dist.optim.optimizers import OptimizerSpec
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.parallel.distributed_optimizer import DistributedOptimizer, StepResult
+from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions, OptimizerOptions
 
 SMALL: dict[str, dict[str, Any]] = {"crepe": {"buckets": 1 << 14, "embedding_rows": 1 << 14}, "paper": {"size": "tiny"}}
@@ -202,12 +203,9 @@ def on_gpu(engine: CudaEngine, batch: Batch) -> tuple[float, dict[str, np.ndarra
 
 
 def whole_gradients(engine: CpuEngine) -> FixedPointScales:
-    """Let an engine write the gradients of all trained parameters to arrays of their own, embeddings included."""
-    trained = {name: parameter for name, parameter in engine.parameters.items() if parameter.requires_grad}
-    for parameter in trained.values():
-        parameter.grad = np.zeros(parameter.shape, np.int32)
-    engine.scales = FixedPointScales(trained)
-    engine._optimizer = cast("Any", SimpleNamespace(wait_for_update=lambda: None, pull_rows=lambda: None))
+    """Let an engine write the gradients of all trained parameters to dense arrays, including those of embeddings."""
+    engine.scales = FixedPointScales(engine.parameters)
+    engine._optimizer = SharedMemoryOptimizer(ProcessGroup(), OptimizerSpec(OptimizerOptions()), engine.scales)
     return engine.scales
 
 

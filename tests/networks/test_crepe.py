@@ -18,7 +18,7 @@ from crepe_dist.networks.crepe.init import CONV_LR_MULT, EMBEDDING_LR_MULT
 from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 from tests.helpers import reference
-from tests.helpers.engines import TrainingStep, answers, assert_near, learnt, sized, some_batch, some_codes, varied
+from tests.helpers.engines import TrainingStep, answers, assert_near, learnt, sized, some_batch, varied
 
 pytestmark = pytest.mark.usefixtures("every_build")
 BUILDS = library.supported_builds()
@@ -35,18 +35,6 @@ def test_a_text_of_one_character_repeated(name):
     network = varied(shape)
     loss, wanted = reference.learnt(shape, network.values, batch, seed=1)
     assert_near(learnt(network.opened(name), batch), {"loss": np.array([loss]), **wanted})
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", BUILDS)
-def test_the_logits_of_a_document_do_not_depend_on_its_neighbours(name, precision):
-    """Tiles of rows start with a document, and are padded with zeros."""
-    shape = sized(blocks=1, length=61)
-    engine, codes, labels = varied(shape).opened(name, precision), some_codes(shape, 21), np.zeros(21, np.int32)
-    together = answers(engine, pack_batch(codes, labels, 21, 21))
-    assert np.array_equal(answers(engine, pack_batch(codes[::-1].copy(), labels, 21, 21))[::-1], together)
-    alone = [answers(engine, pack_batch(codes[row : row + 1], labels[:1], 1, 1))[0] for row in range(21)]
-    assert np.array_equal(alone, together)
 
 
 class TestShape:

@@ -1,9 +1,13 @@
+"""The page and the terminal summary of a prepared data set: their numbers, hostile texts, and many classes."""
+
 from __future__ import annotations
 
 import io
+import json
 import re
 import unicodedata
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -31,69 +35,17 @@ ELEMENTS = (
     "html head meta title style body main header nav section figure details summary h1 h2 h3 p br a bdi blockquote "
     "code pre dl dt dd div table thead tbody tr th td svg defs g path text use clippath rect pattern"
 )
+SUMMARY = Path(__file__).with_name("summary.json")
 
 
 def summary(**changes):
-    whole = {
-        "name": "reviews",
-        "version": "0.1.0",
-        "encoding": CharEncoder().to_dict(),
-        "fit": {"length": False, "alphabet": False, "characters": 69, "rare": 0},
-        "beside": [],
-        "strip_html": False,
-        "classes": ["praise", "complaint"],
-        "splits": {
-            "train": {"rows": 5700, "classes": [3000, 2700]},
-            "validation": {"rows": 1000, "classes": [500, 500]},
-            "test": {"rows": 2000, "classes": [890, 1110]},
-        },
-        "sources": [
-            {
-                "file": "train.csv.gz",
-                "split": "train",
-                "format": "csv",
-                "reads": "label: stars, text: title | body",
-                "bytes": 1234567,
-                "sha256": "ab" * 32,
-                "rows": 10000,
-                "bad": 31,
-            }
-        ],
-        "rows": {"read": 10000, "bad": 31, "duplicates": 69, "sampled_out": 1200, "kept": 8700},
-        "lengths": {
-            "mean": 456.7,
-            "percentiles": {"1": 12, "5": 30, "50": 300, "90": 905, "95": 1310, "99": 3001, "100": 45000},
-            "edges": [*range(0, 2101, 100)],
-            "counts": [*range(1000, 0, -50), 200],
-            "cut": 0.087,
-            "cut_at": {"192": 0.81, "512": 0.4, "1014": 0.087},
-        },
-        "characters": {
-            "total": 1000000,
-            "unknown": 1250,
-            "top": [["é", 1000], ["\n", 200], ["\u0301", 50]],
-        },
-        "duplicates": {
-            "exact": 12,
-            "near": 21,
-            "conflicting": 3,
-            "removed": 69,
-            "across": {"test in train": {"exact": 1, "near": 14}, "validation in train": {"exact": 0, "near": 0}},
-        },
-        "examples": {"praise": ["what a wonderful little film"], "complaint": ["arrived broken"]},
-        "quarantine": {
-            "rows": 31,
-            "reasons": {"not UTF-8": 3, "empty text": 28},
-            "first": [{"file": "train.csv.gz", "line": 77, "reason": "empty text", "excerpt": "praise,"}],
-        },
-        "warnings": [{"what": "test texts are in train", "why": "they were drawn twice", "do": "remove them"}],
-        "command": "python -m crepe_dist prepare reviews.csv --out data/reviews",
-    }
-    return {**whole, **changes}
+    """Return the summary of a data set, with these changes."""
+    whole = json.loads(SUMMARY.read_text(encoding="utf-8"))
+    return {**whole, "encoding": CharEncoder().to_dict(), **changes}
 
 
 def hostile():
-    """Every text that comes from outside is of the worst kind."""
+    """Return a summary in which every text that comes from outside is hostile."""
     count = len(HOSTILE)
     rows = {"read": 21 * count, "bad": 10 * count, "duplicates": 0, "sampled_out": 0, "kept": 11 * count}
     source = summary()["sources"][0]
@@ -212,7 +164,7 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal():
 
 
 def checked(markup):
-    """A page that runs and fetches nothing, and has only characters that can be seen."""
+    """Parse a page, and check that it runs and fetches nothing and has only visible characters."""
     read = Page(markup)
     assert read.open == []
     assert set(read.elements) <= set(ELEMENTS.split())
