@@ -40,7 +40,7 @@ def outside(limits: Range) -> Iterator[str]:
 
 
 def refused(action: argparse.Action) -> Iterator[str]:
-    """Values that an option must not take."""
+    """Yield values that an option must refuse."""
     kind = getattr(action.type, "of", action.type)
     if action.nargs == 0:
         yield "x"
@@ -101,7 +101,7 @@ class TestFlags:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_parser():
-    """Building it takes most of the time."""
+    """Build each parser once, because this takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         made = config.parser()
         patch.setattr(config, "parser", lambda: made)
@@ -120,7 +120,7 @@ BAD_FILES = ("absent", "empty", "folder", "dangling", "circle", "picture.params"
 
 @pytest.fixture(scope="module")
 def place(data, quick_run, tmp_path_factory):
-    """Files that are not what is wanted, beside a run and data that are."""
+    """Folder with unsuitable files, a run, and prepared data."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "data3").symlink_to(data)
     shutil.copytree(quick_run, folder / "run")
@@ -137,7 +137,7 @@ def place(data, quick_run, tmp_path_factory):
 
 @pytest.mark.parametrize("name", BAD_FILES, ids=lambda name: name[:9])
 def test_files_that_are_not_what_is_wanted(place, said, name):
-    """Wherever one is named; what may well be empty, or a new folder, is left out."""
+    """Each file is passed to every option that reads or writes a file, unless the option accepts it."""
     for arguments in (
         ("train", "--data", name),
         ("train", "--data", "data3", "--init-from", name, *QUICK),
@@ -150,7 +150,7 @@ def test_files_that_are_not_what_is_wanted(place, said, name):
         ("prepare", "other.csv", "--out", "new", "--test", name),
     ):
         if arguments[0] == "supervise" and name == "empty":
-            continue  # no settings are settings
+            continue  # An empty settings file is valid.
         said(*arguments, cwd=place)
     if name not in ("absent", "empty", "picture.params", "/dev/zero"):
         assert "--json" in said("evaluate", "run", "--data", "data3", "--json", name, cwd=place)

@@ -55,7 +55,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(extra, line,
     assert remedy == f"  do:  pip install {packages}; in a clone of the repository: uv sync --inexact --extra {extra}"
 
 
-@needs_kernels  # MXNet imports requests
+@needs_kernels  # Without kernels, MXNet computes, which imports requests.
 def test_what_is_prepared_and_trained_without_extras_has_no_pages(tmp_path, printed_by):
     write_csv(tmp_path / "rows.csv", 120, seed=1)
     said = " ".join(run(without_extras("prepare", "rows.csv", "--out", "data", "--test", "0.2"), tmp_path).split())

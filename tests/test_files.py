@@ -85,7 +85,8 @@ def test_a_link_that_the_user_gives_is_followed_and_one_in_a_folder_is_replaced(
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "far" / "near").is_symlink()
     assert (tmp_path / "far" / "target").read_text() == "1\n"
-    assert (tmp_path / "far" / "target").stat().st_ino != inode  # a reader of the old file sees no half of the new one
+    # A reader of the old file never sees a part of the new file.
+    assert (tmp_path / "far" / "target").stat().st_ino != inode
     (tmp_path / "dangling").symlink_to("far/new")
     write_text(tmp_path / "dangling", "new", follow=True)
     assert (tmp_path / "far" / "new").read_text() == "new"
@@ -133,7 +134,7 @@ def test_a_device_is_written_to_and_a_disk_is_refused(tmp_path):
 
 
 def test_an_open_file_of_the_process_is_continued(tmp_path):
-    """As `command --json /dev/stdout > file` should; and a link to it is not replaced."""
+    """As for `command --json /dev/stdout > file`. A link to the open file is not replaced."""
     with (tmp_path / "file").open("w") as stream:
         stream.write("before\n")
         stream.flush()

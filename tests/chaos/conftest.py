@@ -21,7 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Function that returns the folder of an undisturbed run of one process with further flags."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "unbroken"  # one for pytest's workers
+    # Shared by the workers of pytest.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "unbroken"
     folder.mkdir(exist_ok=True)
 
     def of(*more: str) -> Path:

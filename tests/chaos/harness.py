@@ -23,11 +23,11 @@ from tests.conftest import QUICK, launch_prefix
 from tests.helpers.programs import program
 
 SETTINGS = (*QUICK, f"--config={Path(__file__).with_name('settings.yaml')}")
-STEPS = 39  # of 301 rows, batch 25, three epochs
+STEPS = 39  # Number of steps of a run: 301 rows in batches of 25, three epochs.
 
 
 def slow(*values: Any) -> Any:
-    """Parameters of a test that runs with ``-m slow`` alone."""
+    """Return parameters of a test that runs only with ``-m slow``."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
@@ -43,7 +43,7 @@ def supervise(run_dir: Path, data: Path, processes: int, *more: str, flags: Sequ
     """Return ``command`` under the supervisor, which costs half the processor time of ``horovodrun``.
 
     Args:
-        flags: flags of the supervisor.
+        flags: Flags of the supervisor.
     """
     flags_of_train = command(run_dir, data, 1, *more)[3:]
     return program("chaos/supervise.py", "-np", processes, *flags, *flags_of_train)
@@ -65,8 +65,8 @@ class Trial:
     """Run with injected faults, and the same run without faults.
 
     Attributes:
-        unbroken: returns the folder of an unbroken run with these further flags; it has one process, because their
-            number does not matter.
+        unbroken: Function that returns the folder of an undisturbed run with further flags. The run has one process,
+            because the number of processes does not change the result.
     """
 
     data: Path
@@ -82,7 +82,7 @@ class Trial:
         return (self.folder / "struck").exists()
 
     def fault(self, kind: str, step: int, rank: int = 0, phase: str = "train", **more: Any) -> dict[str, Any]:
-        """Plan a fault, which strikes once, after the earlier ones."""
+        """Plan a fault that occurs once, after the earlier faults."""
         once = self.folder / "struck"
         if once.exists():
             once.unlink()
@@ -91,10 +91,10 @@ class Trial:
     def run(
         self, processes: int = 1, *more: str, fault: dict[str, Any] | None = None, supervised: bool = False
     ) -> tuple[int, str]:
-        """Run until the fault, or to the end; return the exit code, and all that was printed.
+        """Run until the fault or to the end. Return the exit code and the output.
 
         Args:
-            supervised: run several processes under the supervisor without restarts, instead of ``horovodrun``.
+            supervised: Whether the processes run under the supervisor without restarts, instead of ``horovodrun``.
         """
         if supervised:
             arguments = supervise(self.run_dir, self.data, processes, *more, flags=("--max-restarts", "0"))
@@ -111,7 +111,7 @@ class Trial:
         phase: str = "train",
         supervised: bool = False,
     ) -> int:
-        """Run until a process is killed; return the step of the newest state."""
+        """Run until a process is killed. Return the step of the newest state."""
         fault = self.fault("SIGKILL", step, rank, phase)
         code, printed = self.run(processes, *more, fault=fault, supervised=supervised)
         assert code != 0, printed
@@ -119,7 +119,7 @@ class Trial:
         return saved_step(self.run_dir)
 
     def resume(self, processes: int = 1, *more: str) -> str:
-        """Run to the end, which has to be that of the unbroken run; return what was printed."""
+        """Run to the end, compare the result with that of the undisturbed run, and return the output."""
         code, printed = self.run(processes, *more)
         assert code == 0, printed
         assert_same(self.run_dir, self.unbroken(*more))
@@ -139,10 +139,10 @@ def start(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = No
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Return the exit code, and all that was printed."""
+    """Wait for the end of a process. Return its exit code and its output."""
     try:
         printed, _ = process.communicate()
-    except BaseException:  # the time of the test is over
+    except BaseException:  # The time limit of the test has passed.
         process.kill()
         print(process.communicate()[0])
         raise
@@ -154,13 +154,13 @@ def run(arguments: Sequence[str], cwd: Path, fault: dict[str, Any] | None = None
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    """Wait as long as the test may take: how long a busy machine needs is not known."""
+    """Wait for a condition without a limit of its own, because a busy machine may need long. The test has a limit."""
     while not condition():
         time.sleep(0.02)
 
 
 def processes(text: str, file: str = "cmdline") -> list[int]:
-    """List the processes that have this text in their command line, or in another file of theirs in /proc."""
+    """List the processes whose command line, or another file in /proc, contains a text."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -170,7 +170,7 @@ def processes(text: str, file: str = "cmdline") -> list[int]:
 
 
 def saved_step(run_dir: Path) -> int:
-    """Steps of the newest state that is whole; 0 if there is none."""
+    """Return the step of the newest intact state, or 0 if there is none."""
     found = resume_state.load_newest(run_dir / "state")
     return found.state.progress.step if found else 0
 
@@ -187,7 +187,7 @@ def result(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same(run_dir: Path, unbroken: Path) -> None:
-    """Bit for bit; each step stands once in the metrics, with the same loss."""
+    """Check that two runs have bit-identical parameters, and the same steps and losses in their metrics."""
     mine, theirs = result(run_dir), result(unbroken)
     assert mine.keys() == theirs.keys()
     for name, array in theirs.items():

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos import harness
 from tests.conftest import DEAD, PAPER
 
-EVERY = 4  # state.save_steps of the runs here
+EVERY = 4  # Value of state.save_steps in these runs.
 TYPOS = ("--typos=0.1",)
 
 
@@ -21,7 +21,7 @@ def go_through(trial, kills, processes, *more):
 
 
 def test_killed_at_a_few_steps(trial):
-    """Before the first step and in an epoch."""
+    """The run is killed before the first step, and within an epoch."""
     go_through(trial, [0, 30], 1)
     assert harness.result(trial.run_dir)["ngrams.significant"].any()
 
@@ -66,7 +66,7 @@ def test_killed_before_the_report_was_written(trial):
     run_dir, reported = trial.run_dir, ("--logging.report=true", "--epochs=1")
     trial.kill(13, 1, *reported, phase="report")
     assert (run_dir / "result.json").is_file()
-    (run_dir / f".report.html.{DEAD}").touch()  # as if it had been killed while it wrote the report
+    (run_dir / f".report.html.{DEAD}").touch()  # As if the run had been killed while it wrote the report.
     code, printed = trial.run(1, *reported)
     assert code == 0, printed
     assert "is finished" in printed

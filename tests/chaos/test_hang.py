@@ -49,7 +49,7 @@ def test_one_of_many(trial, kind, processes, phase, step):
 
 @pytest.mark.slow
 def test_a_process_that_was_stopped_and_continued_is_not_hung(trial):
-    """Ctrl-Z, a while later fg."""
+    """As if the user pressed Ctrl-Z, and entered ``fg`` after more than the time limit."""
     arguments = harness.command(trial.run_dir, trial.data, 1, "--safety.watchdog-s=2", "--epochs=20")
     process = harness.start(arguments, trial.folder)
     harness.wait_for(lambda: harness.has_saved(trial.run_dir))
@@ -61,7 +61,7 @@ def test_a_process_that_was_stopped_and_continued_is_not_hung(trial):
 
 
 def test_the_exit_code_of_a_hang(trial):
-    """One process that waits for something that never comes."""
+    """A single process waits for an event that never occurs."""
     code, printed = trial.run(1, "--safety.watchdog-s=2", fault=trial.fault("late", 5))
     assert code == ExitCode.HUNG, printed
     assert "worker.py" in (trial.run_dir / "stacks" / "rank_0.txt").read_text()
@@ -75,7 +75,7 @@ def test_only_the_processes_that_were_named_are_ended(tmp_path):
             os._exit(0)
         me, began = watchdog.identity(), process_start_time(child) or 0
         other = {**me, "pid": child, "start": began}
-        # Another process that was given its id, or one of another host, is left alone.
+        # A later process with the same id, and a process of another host, are not killed.
         for named in ({**other, "start": began + 1}, {**other, "host": "another"}, other):
             assert process_start_time(child) == began
             watchdog.open_stack_file(tmp_path / "stacks" / "rank_0.txt", [me, named])

@@ -27,7 +27,7 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
 
 
 def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
-    fault = trial.fault("diverged", 13, 1)  # the last of the epoch
+    fault = trial.fault("diverged", 13, 1)  # The last step of the epoch.
     rarely = "--state.save-steps=100"  # a save of the step itself would find what was spoilt
     code, printed = trial.run(2, rarely, fault=fault, supervised=True)
     assert code == ExitCode.ERROR, printed
@@ -39,7 +39,7 @@ def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
 
 @pytest.mark.parametrize(("processes", "odd", "every"), [(2, 1, 100), slow(3, 0, 4)])
 def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, every):
-    """At the end of the epoch, or by the next save."""
+    """The replicas are compared at the end of each epoch, and before each save."""
     flags, fault = f"--state.save-steps={every}", trial.fault("diverge", 17, odd)
     code, printed = trial.run(processes, flags, fault=fault, supervised=processes == 2)
     assert code == (ExitCode.FAILURE if processes == 2 else 1), printed  # horovodrun has exit codes of its own
@@ -49,7 +49,7 @@ def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, ev
 
 
 def test_out_of_memory_names_the_batch(trial):
-    """A limit on the process's memory stands for a device that is too small."""
+    """A limit on the memory of the process simulates a device with too little memory."""
     more = ("--model=paper", "--size=small", "--batch-size=16384")
     arguments = harness.command(trial.run_dir, trial.data, 1, *more, module="tests.chaos.limited_worker")
     code, printed = harness.run(arguments, trial.folder)

@@ -85,7 +85,7 @@ class TestDamaged:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of a few states and checkpoints."""
+    """Mount a file system that has space for only a few states and checkpoints."""
     place = tmp_path / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2500k", "none", str(place)], check=True)

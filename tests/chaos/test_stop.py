@@ -38,7 +38,7 @@ def test_a_signal_from_outside(trial, number):
     requested = time.monotonic()
     process.send_signal(number)
     code, printed = harness.finish(process)
-    assert time.monotonic() - requested < max(10, requested - began)  # a busy machine also starts late
+    assert time.monotonic() - requested < max(10, requested - began)  # On a busy machine, the start takes long as well.
     assert code == (ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.STOPPED), printed
     assert "saved after step" in printed
     assert "Traceback" not in printed
@@ -54,17 +54,17 @@ def catches(pid, number):
 
 def test_before_training_has_begun(trial):
     process = harness.start(harness.command(trial.run_dir, trial.data, 1, module="crepe_dist.train"), trial.folder)
-    harness.wait_for(lambda: catches(process.pid, signal.SIGTERM))  # as soon as the handler is there, among imports
+    harness.wait_for(lambda: catches(process.pid, signal.SIGTERM))  # The handler is installed before the slow imports.
     process.terminate()
     code, printed = harness.finish(process)
     assert code == ExitCode.STOPPED, printed
-    # Usually "stopped: SIGTERM"; where an import swallows the exception, training ends after its first step.
+    # Usually "stopped: SIGTERM". If an import swallows the exception, training ends after its first step.
     assert "SIGTERM" in printed
     assert "Traceback" not in printed
 
 
 def test_nobody_reads_the_output_any_more(trial):
-    """`train | head -1`: training goes on in silence."""
+    """As in `train | head -1`: training continues without output."""
     arguments = harness.command(trial.run_dir, trial.data, 1, module="crepe_dist.train")
     process = subprocess.Popen(arguments, cwd=trial.folder, env=harness.environment(), stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -21,10 +21,10 @@ from tests.helpers.needs import needs
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes that this one started, and those that these started."""
+    """Return the ids of the child processes of a process, of their children, and so on."""
     found = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # The process has ended in the meantime.
             for child in map(int, file.read_text().split()):
                 found += [child, *descendants(child)]
     return found
@@ -32,7 +32,7 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.fixture
 def supervised(trial: harness.Trial) -> Iterator[Any]:
-    """Starts a supervisor; at the end no process that it started may be left."""
+    """Function that starts a supervisor. All supervisors are killed at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(count: int, *more: str, plan: dict[str, Any] | None = None, flags: tuple[str, ...] = ()) -> Any:

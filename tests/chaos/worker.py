@@ -56,11 +56,11 @@ class Fault:
         if kind := self.strikes(phase, step, *SIGNALS):
             os.kill(os.getpid(), SIGNALS[kind])
         if self.strikes(phase, step, "mark"):
-            time.sleep(0.3)  # for the test to do what it waited for
+            time.sleep(0.3)  # Time for the test to act.
 
 
 def arm(fault: Fault) -> None:
-    """Puts the fault into the places where it may strike; imports NumPy."""
+    """Replace the functions in which the fault may occur. Imports NumPy."""
     from crepe_dist.files.atomic_write import write_text
     from crepe_dist.reports import run_page
     from crepe_dist.runs import checkpoint, resume_state
@@ -89,7 +89,7 @@ def arm(fault: Fault) -> None:
         fault.signal("train", done[0])
         if kind := fault.strikes("train", done[0], "nan", "inf"):
             loss = forward_backward(batch)
-            context.engine.scales.sum_bounds[0] = float(kind)  # as the kernels tell it
+            context.engine.scales.sum_bounds[0] = float(kind)  # As the kernels report it.
             return loss
         if fault.strikes("train", done[0], "raise"):
             raise RuntimeError("a mistake nobody foresaw\nwith a second line")
@@ -98,7 +98,7 @@ def arm(fault: Fault) -> None:
         return forward_backward(batch)
 
     def dense_values(context: Any) -> Any:
-        """Values of the first parameter that is not trained row by row."""
+        """Return the values of the first parameter that is not trained row by row."""
         return next(each.data for each in context.engine.parameters.values() if each.grad is not None)
 
     def faulty_update(context: TrainContext, update: Any, documents: int, learning_rate: float) -> None:
@@ -136,7 +136,7 @@ def arm(fault: Fault) -> None:
 def main() -> None:
     plan = os.environ.get("CREPE_DIST_FAULT")
     if plan:
-        # As train does, which at this point has imported nothing that takes long.
+        # As in train, which has not imported any slow module at this point.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.STOPPED))
         arm(Fault(Path(plan)))
     train.main()

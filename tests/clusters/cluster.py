@@ -16,7 +16,7 @@ RAY_NODES = Path(__file__).with_name("ray_nodes.py")
 
 
 class Cluster:
-    """Ray cluster on this machine, and a folder to train in.
+    """Ray cluster on this machine, with a folder for training.
 
     Args:
         programs: ``bin`` of the environment.
@@ -53,7 +53,7 @@ class Cluster:
     def train(
         self, *flags: str, variables: dict[str, str] | None = None, processes: int = RANKS
     ) -> subprocess.Popen[str]:
-        """Start ``crepe train --on`` the cluster; its output goes to the file ``printed.txt``."""
+        """Start ``crepe train --on ray``. The output is written to the file ``printed.txt``."""
         arguments = ["--on", "ray", "--processes", str(processes), "--data", str(self._data)]
         process = subprocess.Popen(
             [self._programs / "crepe", "train", *arguments, "--run-dir", str(self.run_dir), *SETTINGS, *flags],
@@ -80,7 +80,7 @@ class Cluster:
         assert self._trainings[-1].poll() is None, self.printed
 
     def ranks(self) -> dict[int, int]:
-        """Map the rank of each process that trains to its id."""
+        """Map the rank of each training process to its process id."""
         found = {}
         for process in harness.processes(f"--run-dir={self.run_dir}"):
             with contextlib.suppress(OSError, KeyError):
@@ -105,12 +105,12 @@ class Cluster:
 
 
 def _answer(holder: subprocess.Popen[str]) -> str:
-    """Return the next line for the test; nothing if the process has ended."""
+    """Return the next line of output, or an empty text if the process has ended."""
     assert holder.stdout is not None
     return next((line[2:].strip() for line in holder.stdout if line.startswith("> ")), "")
 
 
 def finish(process: subprocess.Popen[str], cluster: Cluster) -> str:
-    """Return what a training printed that must end well."""
+    """Wait for a training that must succeed, and return its output."""
     assert process.wait() == 0, cluster.printed
     return cluster.printed

@@ -42,7 +42,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 @pytest.fixture(scope="session")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process."""
+    """Folder of a run of one process."""
     folder = tmp_path_factory.mktemp("alone")
     run(command("train", "--data", data, "--run-dir", folder / "run", *SETTINGS), folder)
     return folder / "run"

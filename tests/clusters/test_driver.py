@@ -27,12 +27,12 @@ LOST, SILENT = object(), object()
 
 
 class Pretended(Cluster):
-    """Ranks that end as told.
+    """Simulated cluster whose ranks end with the given exit codes.
 
     Args:
-        starts: exit codes of the ranks of each start, or ``LOST``; ``None`` for a rank that runs until it is stopped,
-            ``SILENT`` for one that answers once and never again.
-        rooms: sizes of the cluster, in the order in which the driver looks.
+        starts: For each start, the exit code of each rank. ``None`` is a rank that runs until it is stopped. The node
+            of a rank ``LOST`` is lost. A rank ``SILENT`` answers once and then no more.
+        rooms: Numbers of free slots that the cluster reports, in the order of the driver's requests.
     """
 
     name = "Pretended"
@@ -56,7 +56,7 @@ class Pretended(Cluster):
         return [Slot(f"host{rank}", 3) for rank in range(processes)]
 
     def call(self, rank: int, method: str, *arguments: Any) -> Any:
-        if method == "free_port":  # the first call of each start
+        if method == "free_port":  # The first call of each start.
             self._codes = list(next(self._starts))
         if method == "start":
             self.started.append(arguments)

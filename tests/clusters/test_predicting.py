@@ -22,7 +22,7 @@ ENGINES = ("dask", "ray", pytest.param("spark", marks=needs("java")))
 
 @pytest.fixture(scope="module")
 def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and a table of which every 100th row has no text, in files of 200 rows."""
+    """A model, and a table in files of 200 rows. Every 100th row has no text."""
     folder = tmp_path_factory.mktemp("table")
     run(command("train", "--data", data, "--run-dir", folder / "run", *QUICK), folder)
     run(command("export", "run", "--format", "huggingface", "--out", "model"), folder)

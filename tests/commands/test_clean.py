@@ -44,7 +44,7 @@ def finished_run(path):
 
 @pytest.fixture
 def cleaned(tmp_path, monkeypatch, printed_by):
-    """Runs the command in a folder of its own; returns what it prints."""
+    """Function that runs the command in a temporary folder and returns its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -101,7 +101,7 @@ def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     (left,) = tmp_path.glob("crepe-scratch-*")
-    assert list_abandoned() == []  # it may be about to be locked
+    assert list_abandoned() == []  # A new folder may not be locked yet.
     os.utime(left, (0, 0))
     with temporary_folder() as used:
         assert not left.exists()
@@ -115,7 +115,7 @@ def test_temporary_folders_of_killed_processes(cleaned, tmp_path):
 
 
 def test_the_cache_without_what_a_process_is_writing(cleaned, tmp_path):
-    """Copies of models, copies that a kill left, and unfinished answers; only if no folder is named."""
+    """Copies of models, incomplete copies and incomplete predictions are removed, but only if no folder is passed."""
     cache = tmp_path / "cache" / "crepe_dist"
     (tmp_path / "named").mkdir()
     (cache / "models").mkdir(parents=True)

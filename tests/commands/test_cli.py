@@ -15,7 +15,7 @@ from tests.helpers.programs import program
 
 CREPE = str(Path(sys.executable).with_name("crepe"))
 PACKAGE = Path(crepe_dist.__path__[0])
-# What no help may wait for.
+# Modules that --help must not import, because they are slow.
 HEAVY = {"fastapi", "horovod", "matplotlib", "mxnet", "onnx", "onnxruntime", "pandas", "pyarrow", "uvicorn"}
 
 
@@ -83,7 +83,7 @@ def test_each_command_gives_its_own_help_and_waits_for_nothing_else(name, tmp_pa
 
 
 def test_horovodrun_passes_every_flag_on(monkeypatch):
-    """Its parser also reads the flags behind the command, and refuses those that begin like several of its own."""
+    """The parser of horovodrun also reads the flags of the command. It refuses ambiguous prefixes of its own flags."""
     launch = pytest.importorskip("horovod.runner.launch")
     for name in ("train", "evaluate"):
         flags = [flag for flag in cli.build_parser(name).flags() if flag.startswith("--")]

@@ -159,7 +159,7 @@ class TestPredict:
 
 
 def of_data(run_dir, fingerprint: str) -> None:
-    """Let a run be one of other data."""
+    """Change the data fingerprint of a run."""
     identity = json.loads((run_dir / "run.json").read_text())
     (run_dir / "run.json").write_text(json.dumps({**identity, "data": fingerprint}))
 

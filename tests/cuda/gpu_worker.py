@@ -26,7 +26,7 @@ def load_probe(device: gpu.Gpu) -> tuple[bytes, gpu.CudaModule]:
 
 
 def open_only(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:
-    """Do nothing more."""
+    """Do nothing after the GPU has been opened."""
 
 
 def compile_and_launch(device: gpu.Gpu, memory: gpu.DeviceBuffer) -> None:

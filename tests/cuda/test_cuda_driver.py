@@ -24,7 +24,7 @@ pytestmark = needs("g++")
 STORED = {
     "float32": lambda array: array,
     "float16": lambda array: array.astype(np.float16),
-    "bfloat16": lambda array: (array.view(np.uint32) >> 16).astype(np.uint16),  # exact for small whole numbers
+    "bfloat16": lambda array: (array.view(np.uint32) >> 16).astype(np.uint16),  # Exact for small integers.
 }
 
 
@@ -35,7 +35,7 @@ def device():
 
 
 def loaded(device, folder, name, **constants):
-    """Compile and load the kernels of another folder than ours."""
+    """Compile and load kernels of a folder outside the package."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "KERNELS", folder)
         return gpu.CudaModule(
@@ -49,7 +49,7 @@ def probe(device):
 
 
 def said(action: str, **told: object) -> str:
-    """Return what ``gpu_worker.py`` prints, which opens a GPU for one of its actions."""
+    """Run an action of ``gpu_worker.py`` on a GPU, and return the output."""
     arguments, environment = program("cuda/gpu_worker.py", action), cuda_emulator.environment(**told)
     return subprocess.run(arguments, env=environment, stdout=-1, text=True, timeout=200, check=True).stdout
 
@@ -68,13 +68,13 @@ def test_a_kernel_computes_what_it_says(device, probe):
     memory.write(np.ones(1000, np.float32))
     probe.launch("add_index", 8, 128, memory, 1000, 0.5)
     assert np.array_equal(read(memory, np.float32), 1 + np.arange(1000, dtype=np.float32))
-    probe.launch("add_index", 1, 32, memory, np.int64(2), 3)  # an integer for a float
+    probe.launch("add_index", 1, 32, memory, np.int64(2), 3)  # An integer is passed for a float.
     assert read(memory, np.float32)[:3].tolist() == [1, 8, 3]
     probe.launch("add_index", 1, 32, None, 0, np.float32(1))
 
 
 def test_warps_and_blocks_add_and_numbers_are_rounded(device, probe):
-    """Shuffles, barriers and shared memory, 64-bit atomics; halves to even, saturated, and 0 for NaN."""
+    """Test shuffles, barriers, shared memory and 64-bit atomics. Numbers are rounded to even; NaN becomes 0."""
     numbers = np.random.default_rng(0).integers(-(1 << 31), 1 << 31, 5000).astype(np.int32)
     memory, total, most = (device.allocate(size) for size in (numbers.nbytes, 8, 4))
     memory.write(numbers)
@@ -91,7 +91,7 @@ def test_warps_and_blocks_add_and_numbers_are_rounded(device, probe):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_square_is_exact(precision, device, tmp_path):
-    """One square of a matrix product of each layout and type: on a GPU, a tile of its tensor cores."""
+    """A square is one tile of a matrix product. Each layout and type is tested. On a GPU, tensor cores compute it."""
     if precision == "bfloat16" and device.capability < MIN_COMPUTE_CAPABILITY_BFLOAT16:
         pytest.skip("bfloat16 needs compute capability 8.0")
     for path in (Path(__file__).with_name("square.cu"), *compiler.KERNELS.glob("*.cuh")):
@@ -134,7 +134,7 @@ def test_arguments_that_do_not_fit_are_refused(device, probe, wrong):
 def test_memory_is_zero_at_first_and_freed_with_its_last_view(device):
     gc.collect()
     before = device.memory()
-    memory = device.allocate(32 << 20)  # not of a block that the driver has already
+    memory = device.allocate(32 << 20)  # Too large for a block that the driver has already allocated.
     assert not read(memory, np.uint8).any()
     view = memory.view(1 << 10, 16)
     del memory
@@ -163,7 +163,7 @@ def test_a_thread_may_ask_while_another_writes(device, monkeypatch):
 
     def asked(stream):
         code = function("cuStreamQuery")(stream)
-        memory.write(array)  # in the other thread, before this one has noted the answer
+        memory.write(array)  # As another thread would, before this one has recorded the answer.
         return code
 
     monkeypatch.setattr(gpu, "STAGED_BYTES", 256)

@@ -31,7 +31,7 @@ SHORT = ("--device=gpu", "--epochs=1", "--logging.report=true")
 def train(
     run_dir: Path, data: Path, processes: int, *more: str, fault=None, supervised: bool = False, **told: object
 ) -> str:
-    """Train with a GPU for each process, one alone without MXNet and Horovod; return what is printed."""
+    """Train with one GPU per process, and return the output. MXNet and Horovod are hidden from a single process."""
     start = harness.supervise if supervised else harness.command
     arguments = start(run_dir, data, processes, *SHORT, *more)
     with cuda_emulator.for_processes(*[FOLDER] * (processes == 1), DRIVER_GPUS=processes, **told):
@@ -42,14 +42,14 @@ def train(
 
 @pytest.fixture(scope="module")
 def on_gpu() -> Backend:
-    """What computes on a GPU."""
+    """Return the backend of the default network on a GPU."""
     with cuda_emulator.used():
         return choose_backend(ModelOptions(), Device("gpu", 0), small_shape("crepe"))
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> tuple[Path, str]:
-    """A run on one GPU that nothing happened to, and what it printed."""
+    """Folder of an undisturbed run on one GPU, and its output."""
     run_dir = tmp_path_factory.mktemp("gpu") / "run"
     return run_dir, train(run_dir, data, 1)
 
@@ -110,8 +110,9 @@ def test_a_broken_run_resumes_to_the_same_bits(kind, processes, message, data, a
     ("network", "precision", "most"), [("crepe", "float32", 1e-3), ("crepe", "auto", 0.1), ("ngrams", "auto", 1e-3)]
 )
 def test_an_epoch_ends_near_the_cpus(network, precision, most, data, tmp_path):
-    """``most``: largest difference of a parameter, beside how far it moved."""
-    flags = f"--model={network}", "--optimizer=sgd", "--learning-rate=0.01"  # steps too small for errors to grow
+    """``most`` limits the difference of a parameter relative to the distance that training moved it."""
+    # With steps this small, rounding errors do not grow.
+    flags = f"--model={network}", "--optimizer=sgd", "--learning-rate=0.01"
     train(tmp_path / "gpu", data, 1, *flags, f"--precision={precision}")
     train(tmp_path / "cpu", data, 1, *flags, "--precision=float32", "--device=cpu")
     start = initial(crepe_dist.load(tmp_path / "cpu", device="cpu").engine.config).values

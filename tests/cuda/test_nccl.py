@@ -32,7 +32,7 @@ def ranks(folder, size: int, faults: str = "", **told: object) -> list[str]:
 
 @pytest.mark.parametrize("size", [slow(1), 2, slow(4), slow(8)])
 def test_every_rank_has_the_sums(size, tmp_path):
-    """They wrap around."""
+    """Sums of int32 wrap around."""
     randoms = [np.random.default_rng(rank) for rank in range(size)]
     expected = hashlib.sha256()
     for _ in range(20):

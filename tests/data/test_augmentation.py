@@ -18,7 +18,7 @@ keys = st.integers(0, 2**64 - 1)
 
 
 def slowly(codes: list[int], rate: float, key: int, letters: list[int], kept: tuple[int, int]) -> list[int]:
-    """Compute the errors of one document, character by character."""
+    """Compute the typos of one document, character by character, as a reference."""
     length, used = len(codes), max((place + 1 for place, code in enumerate(codes) if code != PAD_UNK_ID), default=0)
     drawn = [int(splitmix64(np.array([(key + place) % 2**64], np.uint64))[0]) for place in range(used)]
     again = [int(splitmix64(np.array([number], np.uint64))[0]) for number in drawn]

@@ -120,7 +120,7 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
 
 @given(texts)
 def test_notebook_mode_equals_the_notebook(text):
-    """Measure the time as the benchmarks do."""
+    """The time is measured as in the benchmarks."""
     codes = CharEncoder("notebook", 30).encode([text])[0]
     one_hot = np.zeros((69, 30), dtype="float32")
     used = np.flatnonzero(codes != PAD_UNK_ID)

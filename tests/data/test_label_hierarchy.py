@@ -39,7 +39,7 @@ def test_levels_of_codes():
 
 
 def test_hierarchical_f1():
-    """Computed by hand: 1.1.1 and 1.1.2 have two of three nodes in common; 1.2 and 2.1 have none of two."""
+    """The expected value is computed by hand. 1.1.1 and 1.1.2 share two of three nodes, 1.2 and 2.1 none of two."""
     confusion = np.zeros((4, 4), np.int64)
     confusion[0, 0], confusion[1, 0], confusion[3, 2] = 1, 1, 1
     assert CODES.f1(confusion) == pytest.approx((3 + 2 + 0) / (3 + 3 + 2))
@@ -47,7 +47,7 @@ def test_hierarchical_f1():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Labels whose first part follows from the text, and whose second part follows in two of three texts."""
+    """A data set and two runs. Each text determines the first part of its label; two of three also the second part."""
     folder, generator = tmp_path_factory.mktemp("levels"), random.Random(1)
     rows = []
     for row in range(3000):

@@ -29,7 +29,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 def table(rows: int, seed: int, *, several: bool) -> pd.DataFrame:
-    """Make texts. A quarter of them has a label, or labels, of another text."""
+    """Make a table of texts. A quarter of the texts have the labels of another text."""
     generator = random.Random(seed)
     labels = [[name for name in WORDS if generator.random() < 0.4] for _ in range(rows)]
     labels = labels if several else [[generator.choice(list(WORDS))] for _ in range(rows)]

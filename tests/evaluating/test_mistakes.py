@@ -16,7 +16,7 @@ from crepe_dist.runs.scores import Mistake, MulticlassScores
 
 
 class Guesser:
-    """Logits that depend on the first codes of a text, in place of a network."""
+    """Stand-in of a network. Its logits depend on the first character ids of a text."""
 
     def logits(self, codes):
         return np.stack([codes[:, place] % 7 for place in range(3)], axis=1).astype(np.float32)
@@ -24,7 +24,7 @@ class Guesser:
 
 @pytest.fixture
 def place(data):
-    """The data set, a predictor that makes mistakes, and which of its predictions are right."""
+    """A data set, a predictor that makes mistakes, and an array that marks its correct predictions."""
     dataset = open_dataset(data)
     predictor = Predictor(Guesser(), dataset.encoder, dataset.classes)  # type: ignore[arg-type]
     test = dataset.splits["test"]

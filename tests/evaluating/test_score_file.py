@@ -35,7 +35,7 @@ HEADER = ("Nr", "Queue", "Subject", "Body")
 
 
 def tickets(count: int, seed: int, *, labels=tuple(WORDS), first: int = 0) -> list[tuple[str, str, str, str]]:
-    """Rows of an export: number, queue, subject, and a body in HTML."""
+    """Return rows of an export of tickets: number, queue, subject, and a body in HTML."""
     generator = random.Random(seed)
     rows = []
     for row in range(count):
@@ -51,7 +51,7 @@ def write(path: Path, rows, header=HEADER) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A run whose data have an id, a title, HTML and an alphabet of their own; and a new file."""
+    """A folder with a run and a new file. The data of the run have ids, titles, HTML and their own alphabet."""
     folder = tmp_path_factory.mktemp("place")
     write(folder / "old.csv", tickets(300, 1, labels=("billing", "login", "parcel")))
     write(folder / "march.csv", tickets(90, 2, first=1000))
@@ -75,7 +75,7 @@ def scored(folder: Path, source, tmp_path: Path, *, model: str = "run", **more):
 
 
 def same(rows, test) -> None:
-    """Check that rows are those of a test split, as the network reads them."""
+    """Check that rows have the same character ids as the rows of a test split."""
     split, every = rows.dataset.splits["test"], np.arange(len(test))
     np.testing.assert_array_equal(split.char_ids(every), test.char_ids(every))
     np.testing.assert_array_equal(split.labels, test.labels)
@@ -195,7 +195,7 @@ def test_every_kind_of_labels(tmp_path, kind):
 
 
 def test_rows_that_are_not_scored_are_counted(place, tmp_path, printed_by):
-    """Rows of unknown labels and unusable ones are told apart from mistakes, and from rows that were trained on."""
+    """Rows with unknown labels and invalid rows are counted apart from mistakes and from rows of the training split."""
     data = open_dataset(place / "data")
     old = list(csv.reader((place / "old.csv").open(encoding="utf-8", newline="")))
     lines = {int(line) for line in data.splits["train"].source_rows[:, 1]}
@@ -230,7 +230,7 @@ def test_rows_that_are_not_scored_are_counted(place, tmp_path, printed_by):
 
 
 def test_other_data_are_scored_without_what_the_run_has_learnt(place, tmp_path):
-    """Prepared with another seed, most of the test rows are those that the run was trained on."""
+    """With another seed, most rows of the test split are in the training split of the run."""
     options: dict[str, Any] = {"id": "Nr", "label": "Queue", "text": ["Subject", "Body"]}
     options |= {"strip_html": True, "alphabet": place / "data", "feature_len": 48}
     crepe_dist.prepare([place / "old.csv", place / "march.csv"], tmp_path / "again", seed=5, test=0.4, **options)
@@ -267,7 +267,7 @@ def test_the_columns_are_those_of_the_run_and_are_detected_only_where_it_had_non
     rows = [(queue, body) for _, queue, _, body in tickets(60, 3)]
     crepe_dist.prepare(write(tmp_path / "old.csv", rows, ("Queue", "text")), tmp_path / "data", feature_len=48)
     train(tmp_path)
-    more = [("x", *row) for row in rows]  # a column that prepare would take for the label
+    more = [("x", *row) for row in rows]  # `prepare` would choose this column as the label.
     write(tmp_path / "more.csv", more, ("label", "Queue", "text"))
     write(tmp_path / "bare.csv", rows, None)
     write(tmp_path / "usual.csv", rows, ("label", "text"))

@@ -22,7 +22,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def few_vectors(monkeypatch):
-    monkeypatch.setattr(quantization, "SAMPLE", 1 << 10)  # enough for small networks
+    monkeypatch.setattr(quantization, "SAMPLE", 1 << 10)  # Enough for small networks.
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -115,7 +115,7 @@ def test_it_opens_like_a_run_and_answers_nearly_as_before(trained, tmp_path, pri
     for name, array in arrays.items():
         if array.size < MIN_QUANTIZED_SIZE or name in before.engine.config.buffers:
             assert (after.engine.arrays[name] == array).all()
-    if trained.name != "paper":  # it stays at chance in so few steps
+    if trained.name != "paper":  # After so few steps, its accuracy is that of chance.
         assert "accuracy on 97 test texts: 100.0 % before the compression, " in printed
         texts = ["aaaqua bbbqua", "aaazig dddzig", "kkkvex lllvex"]
         assert [each.label for each in after.predict(texts)] == [each.label for each in before.predict(texts)]

@@ -50,7 +50,8 @@ STRANGE = [
     "\U0001f600",
 ]
 CHARACTERS = Counter(map(ord, CYRILLIC * 9))
-MANY = "".join(map(chr, (*range(0x4E00, 0x4E00 + 400), *range(0x1F600, 0x1F640))))  # of which some have two codes
+# Some of these characters are encoded as two ids.
+MANY = "".join(map(chr, (*range(0x4E00, 0x4E00 + 400), *range(0x1F600, 0x1F640))))
 ENCODINGS = {
     "paper": CharEncoder("paper", FEATURE_LEN),
     "full": CharEncoder("full", FEATURE_LEN + 7, False),
@@ -62,7 +63,7 @@ ENCODINGS = {
     ),
 }
 KINDS = ("crepe", "ngrams", "paper")
-CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # which every export has to apply
+CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # Every export must apply these values.
 CASES = [
     ("crepe", "full"), ("crepe", "rare ones"), ("ngrams", "own"), ("ngrams", "own, cases apart"), ("paper", "notebook"),
     ("paper", "paper"),
@@ -84,7 +85,7 @@ def make(
     data: dict[str, Any] | None = None,
     calibration: Any = CALIBRATION,
 ) -> Path:
-    """A checkpoint with parameters by chance, of which no two texts should think alike."""
+    """Write a checkpoint with random parameters, which give different texts different probabilities."""
     size, classes = encoding.num_ids, len(names)
     shapes: dict[str, NetworkConfig] = {
         "crepe": CrepeConfig(
@@ -114,20 +115,20 @@ def make(
         arrays[f"{table}weight"] = generator.normal(0, 0.1, arrays[f"{table}weight"].shape).astype(np.float32)
         arrays[f"{table}bias"] = generator.normal(0, 1, classes).astype(np.float32)
         arrays[f"{table}significant"] = generator.integers(0, 2, arrays[f"{table}significant"].size).astype(np.float32)
-    for name, array in arrays.items():  # the tower's second convolutions start at zero
+    for name, array in arrays.items():  # In a new network, the second convolution of each block is zero.
         if "convolutions" in name:
             arrays[name] = generator.normal(0, 0.1, array.shape).astype(np.float32)
     about = {"epoch": 0, "test_accuracy": 0.5, "encoding": encoding.to_dict(), "classes": list(names)}
     about |= {"composition": TextPreprocessor().to_dict(), **({"calibration": calibration} if calibration else {})}
     about |= {"data": {**data, "fingerprint": "", "test": ""}} if data else {}
-    # In float32, as what is exported; what was only found on this processor might be less.
+    # In float32, like the exported model. The default precision depends on the processor.
     return checkpoint.write_checkpoint(
         folder, arrays, {**about, "network": {**shape.settings(), "precision": "float32"}}
     )
 
 
 def classifier(folder: Path) -> Any:
-    """The classifier of a model, by the module that was written beside it."""
+    """Open an exported model with the runtime module in its folder."""
     return runpy.run_path(str(folder / "crepe_runtime.py"))["Classifier"](str(folder / "model.onnx"))
 
 
@@ -161,7 +162,7 @@ def test_it_needs_what_it_says():
 
 
 def imported(source: str) -> set[str]:
-    """Return what a module imports, in the syntax of Python 3.9."""
+    """Return the top-level packages that a module imports. Its syntax must be that of Python 3.9."""
     nodes = list(ast.walk(ast.parse(source, feature_version=(3, 9))))
     names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return names | {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -202,12 +203,12 @@ def test_a_graph_encodes_every_character_and_text_alike(name):
 
 
 def test_parameters_from_elsewhere(tmp_path, printed_by):
-    """The notebook's, without a description."""
+    """The parameters of the notebook have no description."""
     path = make(tmp_path, "paper", ENCODINGS["notebook"], calibration=None)
     path.with_suffix(".json").unlink()
     told = ("--mode", "notebook", "--feature-len", FEATURE_LEN, "--classes", "a,b,c")
     for form in FORMATS:
-        if form == "web":  # tests/exporting/test_web.py has it
+        if form == "web":  # See tests/exporting/test_web.py.
             continue
         printed = printed_by("export", path, "--format", form, "--out", tmp_path / "out", *told)
         assert "on 0 texts of the test split and 100 synthetic texts" in printed

@@ -125,7 +125,7 @@ class TestUrls:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """The Python of an environment with this package, and libraries that are later than those of training."""
+    """Python of an environment with this package and MLflow, whose libraries are newer than those of training."""
     folder = tmp_path_factory.mktemp("tools")
     run(["uv", "venv", "-q", "-p", sys.executable, "venv"], folder)
     path = str(folder / "venv" / "bin" / "python")

@@ -22,17 +22,17 @@ from tests.helpers.browsing import Browsing, chromium, needs_browser
 from tests.helpers.needs import needs
 
 FILES = ["index.html", "onnxruntime-LICENSE.txt", "onnxruntime-ThirdPartyNotices.txt"]
-TOLERANCE = 1e-5  # of a probability: six digits are read off the page
+TOLERANCE = 1e-5  # Tolerance of a probability. The page contains six digits.
 STRANGE = [
     "I love \U0001f600 it \U0001f468\u200d\U0001f469\u200d\U0001f467, \U0001f1e9\U0001f1ea!",
-    "e\u0301te\u0301 n\u0303 a\u030a\u0327",  # combining marks
+    "e\u0301te\u0301 n\u0303 a\u030a\u0327",  # Combining marks.
     "\u0130stanbul \u0131l\u0131k i\u0307",
     "Stra\u00dfe STRA\u1e9eE",
     "\u039f\u03b4\u03c5\u03c3\u03c3\u03b5\u03cd\u03c2 \u039f\u0394\u03a5\u03a3\u03a3\u0395\u03a5\u03a3",
     "\u6771\u4eac and \U00020000\uf900",
-    "\u212a\u212b\u2126 \ufb01 \uff21 \u01c5 \u01f0",  # signs that fold into letters, or do not
+    "\u212a\u212b\u2126 \ufb01 \uff21 \u01c5 \u01f0",  # Some of these signs fold into letters.
     "\U0001f600" * 300,
-    "a" + "\U0001f600" * 3 * FEATURE_LEN,  # an odd number of units, cut between halves
+    "a" + "\U0001f600" * 3 * FEATURE_LEN,  # An odd number of UTF-16 units, so that a surrogate pair is cut.
     "\U0001f600" * 3 * FEATURE_LEN + "z",
     "\ud800a\udc00",
     "word \u202e reversed, \u200b zero\ttab\nline",
@@ -54,7 +54,7 @@ def browser():
 
 
 def made(folder, kind, encoding, *about):
-    """The predictor of a checkpoint with parameters by chance, and the folder of its page."""
+    """Export a checkpoint with random parameters as a page. Return its predictor and the folder of the page."""
     path = make(folder, kind, encoding, *about)
     predictor = crepe_dist.load(path, device="cpu")
     files, _ = export(predictor, "web", folder / "page", usual(20))
@@ -73,7 +73,7 @@ def test_the_page_answers_as_predict_does(kind, name, browser, tmp_path):
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert browser.get_log("browser") == []
     assert len(found) == len(given)
-    typed = [re.sub("\r\n?", "\n", text) for text in given]  # as a field of a page keeps them
+    typed = [re.sub("\r\n?", "\n", text) for text in given]  # A text field converts line ends.
     for text, answer, expected in zip(given, found, predictor.predict(typed)):
         if not expected.characters_read:
             assert (answer["label"], answer["shares"]) == ("", [0, 0, 0])
@@ -103,7 +103,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """The predictor of a network with such classes, and the folder of its page."""
+    """A predictor whose classes are the names in ``HOSTILE``, and the folder of its page."""
     return made(tmp_path_factory.mktemp("hostile"), "ngrams", ENCODINGS["paper"], HOSTILE, {"name": HOSTILE[0]})
 
 
@@ -132,7 +132,7 @@ class TestPage(Browsing):
         assert browser.get_log("browser") == []
 
     def test_by_keyboard(self, browser):
-        browser.switch_to.active_element.send_keys("qua zig ")  # where the page puts a person
+        browser.switch_to.active_element.send_keys("qua zig ")  # The page has focused its text field.
         self.until(browser, lambda: sum(self.bars(browser)) > 0.5)
         before = self.bars(browser)
         browser.switch_to.active_element.send_keys("vex vex 0123")
@@ -144,7 +144,7 @@ class TestPage(Browsing):
         ("attempt", "directive"),
         [
             ("await fetch('/')", "connect-src"),
-            # Later, since what a driver runs itself may do that.
+            # In a timer, because the script of the driver itself may call eval.
             (
                 "await new Promise((hit, miss) => setTimeout(() => { try { hit(eval('1')); } catch { miss(); } }))",
                 "script-src",

@@ -29,7 +29,7 @@ def chromium():
 
 
 class Browsing:
-    """A user's actions on a page that classifies, and what the page shows."""
+    """Actions of a user on a page that classifies, and the contents of the page."""
 
     def until(self, browser, condition):
         from selenium.webdriver.support.ui import WebDriverWait
@@ -47,6 +47,6 @@ class Browsing:
         return browser.find_element(By.CSS_SELECTOR, selector)
 
     def bars(self, browser):
-        """Widths of the bars in percent of their place, as they are drawn; they move."""
+        """Return the current width of each bar as a fraction of the available width. The bars are animated."""
         ratio = "(each) => each.getBoundingClientRect().width / each.parentElement.getBoundingClientRect().width"
         return browser.execute_script(f"return [...document.querySelectorAll('#bars i')].map({ratio})")

@@ -58,13 +58,13 @@ class Network:
         objective: Loss = DEFAULT_LOSS,
         **more: Any,
     ) -> Any:
-        """An engine of a build of our kernels; ``None``: of MXNet's operators."""
+        """Return an engine on a build of our kernels, or on MXNet's operators if ``build`` is ``None``."""
         backend = Backend(precision, None if build is None else Library(build), "for a test")
         return create_engine(self.shape, self.parameters, backend, objective, **more)
 
 
 def initial(shape: NetworkConfig, seed: int = 0) -> Network:
-    """A network with initial parameters."""
+    """Return a network with initial parameters."""
     made = network_registry.import_network_module(shape.kind, "init").init_parameters(shape, seed)
     return Network(shape, made)
 
@@ -87,10 +87,11 @@ def varied(shape: NetworkConfig) -> Network:
     for name, array in network.values.items():
         if name in shape.buffers:
             array[:] = generator.random(array.shape) < 0.1
-        elif name in ("weight", "ngrams.weight"):  # its rows are multiplied by 300
+        elif name in ("weight", "ngrams.weight"):  # The network multiplies these rows by 300.
             array[:] = generator.normal(0, 0.01, array.shape)
         elif isinstance(shape, PaperConfig):
-            inputs = 7 if name == "0.weight" else math.prod(array.shape[1:])  # the first layer's are one-hot
+            # The inputs of the first layer are one-hot.
+            inputs = 7 if name == "0.weight" else math.prod(array.shape[1:])
             deviation = (2 / inputs) ** 0.5 if name.endswith("weight") else 0.1
             # No class is certain, so no gradient is a rounding error.
             array[:] = generator.normal(0, deviation * (0.1 if name.startswith("14.") else 1), array.shape)
@@ -100,7 +101,7 @@ def varied(shape: NetworkConfig) -> Network:
 
 
 def some_codes(shape: NetworkConfig, rows: int) -> np.ndarray:
-    """Documents with no character, one, two, an odd number, all but one and all, with unknown ones inside."""
+    """Return character ids of documents of many lengths, including empty and full ones, with unknown characters."""
     generator, most = np.random.default_rng(rows), shape.feature_len
     codes = generator.integers(0, shape.alphabet_size, (rows, most)).astype(np.uint8)
     for row, known in enumerate((0, 1, 2, 5, most - 1, most, *generator.integers(0, most + 1, rows).tolist())):
@@ -117,7 +118,7 @@ def some_batch(shape: NetworkConfig, rows: int, filling: int = 1, first: int = 3
 
 
 def best() -> str | None:
-    """The build of the kernels that this process uses."""
+    """Return the name of the build of the kernels that this process uses."""
     found, _ = library.find()
     return None if found is None else found.name
 
@@ -143,19 +144,19 @@ def gradients(engine: Engine, batch: Batch, seed: int = 0, step: int = 0) -> tup
 
 
 def answers(engine: Engine, batch: Batch) -> np.ndarray:
-    """The logits of a batch."""
+    """Return the logits of a batch."""
     engine.load_weights()
     return engine.logits(batch)
 
 
 def learnt(engine: Engine, batch: Batch, step: int = 0) -> dict[str, np.ndarray]:
-    """Loss and gradients."""
+    """Return the loss and the gradients of a batch by name."""
     loss, found = gradients(engine, batch, 1, step)
     return {"loss": np.array([loss], np.float32), **found}
 
 
 def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most: float = 1e-5) -> None:
-    """Compare arrays; ``most``: largest difference, as a share of the largest number."""
+    """Compare arrays by name. ``most`` limits the difference relative to the largest absolute value of the array."""
     assert got.keys() == wanted.keys()
     for name, array in wanted.items():
         assert np.abs(got[name] - array).max() <= most * np.abs(array).max(), name

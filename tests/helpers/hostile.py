@@ -28,14 +28,20 @@ from crepe_dist.sealed_json import write_sealed_json
 
 DEEP = "[" * 100_000
 ESCAPE = "\x1b]0;owned\x07\x9b2J\u202e"
-SHOWN = r"\\x1b\]0;owned"  # how a terminal is to show it
+SHOWN = r"\\x1b\]0;owned"  # Regular expression of how a terminal must show ``ESCAPE``.
 
 
 @dataclass(frozen=True)
 class Case:
-    """Args: complaint: in the error, or in the output where it is ``fine``; build: puts the files into a folder.
+    """Malicious file, and the command that reads it.
 
-    It is also given a folder with ``data`` (prepared) and ``run`` (with a checkpoint).
+    Attributes:
+        build: Function that puts the files into a folder. Its second argument is a folder that contains a prepared
+            data set ``data`` and a run ``run``.
+        command: Name of the command.
+        arguments: Arguments of the command.
+        complaint: Regular expression of the error message, or of the output if ``fine`` is true.
+        fine: Whether the command succeeds.
     """
 
     build: Callable[[Path, Path], object]
@@ -50,7 +56,7 @@ def copied(path: Path, where: Path) -> Path:
 
 
 class Payload:
-    """Unpickled, it leaves a file; so does the import of the module that lies in every folder."""
+    """Object whose unpickling creates a folder. Importing the module that lies in every folder does the same."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("OWNED",)
@@ -61,7 +67,7 @@ CASES: dict[str, Case] = {}
 
 
 def put(*path: str | int, value: Any) -> Callable[[Any], None]:
-    """Change a value of a JSON object."""
+    """Return a function that changes a value of a JSON object."""
 
     def change(about: Any) -> None:
         for key in path[:-1]:
@@ -77,7 +83,7 @@ def put(*path: str | int, value: Any) -> Callable[[Any], None]:
 def parameters(
     name: str, build: Callable[[Path], object], complaint: str = "", file: str = "model.safetensors"
 ) -> None:
-    """Parameters in a folder without a description, or in a file of MXNet."""
+    """Add a case of parameters in a folder without a description, or in an MXNet file."""
 
     def make(where: Path, good: Path) -> None:
         (where / "model").mkdir()
@@ -107,7 +113,7 @@ parameters("a pickle for MXNet", lambda path: path.write_bytes(PICKLE), "not a f
 
 
 def compressed(where: Path, good: Path) -> None:
-    """A compressed table of gigabytes whose description fits its file; none of its rows is kept."""
+    """Write a compressed table that would expand to gigabytes. Its description matches the file."""
     (sidecar,) = copied(good / "run", where).glob("checkpoints/*.json")
     (where / "model").mkdir()
     model, arrays = where / "model" / "model.safetensors", {"compressed": np.array([2])}
@@ -128,7 +134,7 @@ CASES["parameters: a compressed table"] = Case(compressed, "predict", ("model", 
 
 
 def described(name: str, change: Callable[[dict[str, Any]], object], complaint: str, fine: bool = False) -> None:
-    """A checkpoint whose description was changed, or replaced by a text; its checksum is right."""
+    """Add a case of a checkpoint whose description was changed or replaced by a text. The checksum is correct."""
 
     def build(where: Path, good: Path) -> None:
         (sidecar,) = copied(good / "run", where).glob("checkpoints/*.json")
@@ -165,7 +171,7 @@ TRAIN = ("--data", "data", "--run-dir", "run", "--device", "cpu", "--epochs", "5
 def state(
     name: str, build: Callable[[Path], object], complaint: str = "no saved state in run/state can be used"
 ) -> None:
-    """A run whose only saved state was made by somebody else, its checksums right unless that is the case."""
+    """Add a case of a run whose only saved state was forged. ``build`` may also write a wrong manifest."""
 
     def make(where: Path, good: Path) -> None:
         from crepe_dist.settings.config import parse
@@ -187,7 +193,7 @@ def state(
 
 
 def without_count(folder: Path) -> None:
-    """A state that fits the network, but for its optimizer."""
+    """Write a state that fits the network, except for its optimizer."""
     from crepe_dist.networks.paper.config import PaperConfig
     from tests.helpers.engines import initial
 
@@ -210,7 +216,7 @@ def manifest(name: str, change: Callable[[dict[str, Any]], object], complaint: s
         if isinstance(changed := change(about), str):
             path.write_text(changed)
         else:
-            write_manifest(path.parent, about)  # as someone who knows of the checksum would
+            write_manifest(path.parent, about)  # An attacker would also correct the checksum.
 
     CASES[f"manifest: {name}"] = Case(build, "prepare", ("--verify", "data"), complaint)
 
@@ -230,7 +236,7 @@ manifest("a format for the terminal", put("format", value=ESCAPE), r"format \\x1
 
 
 def shard(name: str, build: Callable[[Path], object], complaint: str, file: str = "train.labels.npy") -> None:
-    """A file of a data set was exchanged, and its size in the manifest too."""
+    """Add a case of a data set with a replaced file. The manifest contains the size of the new file."""
 
     def exchange(where: Path, good: Path) -> None:
         folder = copied(good / "data", where)
@@ -290,24 +296,24 @@ def source(
 
 
 def bomb(text: bytes, times: int, first: bytes = b"", last: bytes = b"") -> Callable[[Path], object]:
-    """Gzip members, of which all but two are the same."""
+    """Return a function that writes gzip members. All except the first and the last are equal."""
     return lambda path: path.write_bytes(gzip.compress(first) + gzip.compress(text, 9) * times + gzip.compress(last))
 
 
 def of_one_text(path: Path) -> None:
-    """A gigabyte by a dictionary."""
+    """Write a Parquet file that a dictionary expands to a gigabyte."""
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["x" * 1_100_000]))
     pq.write_table(pa.table({"label": ["a", "b"] * 500, "text": texts}), path)
 
 
 def of_one_page(path: Path) -> None:
-    """A page of 300 megabytes."""
+    """Write a Parquet file with a page of 300 megabytes."""
     table = pa.table({"label": ["a", "b"], "text": ["x" * 300_000_000, "y"]})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def with_lies(path: Path) -> None:
-    """A footer of which every third byte is another."""
+    """Write a Parquet file, and change every third byte of its footer."""
     pq.write_table(pa.table({"label": ["a", "b"] * 50, "text": ["some text"] * 100}), path)
     data = bytearray(path.read_bytes())
     for place in range(len(data) - 200, len(data) - 8, 3):
@@ -316,7 +322,7 @@ def with_lies(path: Path) -> None:
 
 
 def workbook(path: Path, sheet: Iterable[bytes], strings: Iterable[bytes] = (), styles: Iterable[bytes] = ()) -> None:
-    """A workbook of Excel with these rows, shared strings and formats."""
+    """Write an Excel workbook with these rows, shared strings and formats."""
     main, relations = (f"http://schemas.openxmlformats.org/{name}" for name in ("spreadsheetml/2006/main", "{}"))
     kinds = {"workbook": "sheet.main", "worksheets/sheet1": "worksheet"}
     kinds |= {name: name for name in ("sharedStrings", "styles")}

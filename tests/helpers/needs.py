@@ -14,7 +14,7 @@ PACKAGES = dict(line.split() for line in _TABLE.read_text(encoding="utf-8").spli
 
 
 def which(program: str) -> str | None:
-    """Find a program, daemons included: a user's ``PATH`` often leaves them out."""
+    """Find a program, also in the folders of daemons, which a user's ``PATH`` often lacks."""
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
@@ -22,8 +22,8 @@ def needs(*programs: str, root: bool = False, others: Iterable[str] = ()) -> pyt
     """Skip a test on a machine without one of the programs.
 
     Args:
-        root: skip it for other users than root, too.
-        others: things that are missing, whatever the programs.
+        root: Whether to skip the test also for users other than root.
+        others: Names of further things that are missing.
     """
     missing = [program for program in programs if which(program) is None]
     if root and os.geteuid() != 0:

@@ -17,7 +17,7 @@ class Reference:
     """Adam (with one second moment for each row where a parameter has ``row_moments``), or SGD.
 
     Attributes:
-        values: values by parameter.
+        values: Current values by the name of the parameter.
     """
 
     def __init__(self, options: OptimizerOptions, parameters: Mapping[str, Parameter]) -> None:

@@ -11,23 +11,23 @@ TESTS = Path(__file__).parents[1]
 
 
 def program(path: str, *arguments: object, processes: int = 1) -> list[str]:
-    """Return the command that runs a program in so many processes under ``horovodrun``, or in one without it.
+    """Return the command that runs a program. Several processes are started by ``horovodrun``.
 
     Args:
-        path: path of the program below ``tests``.
+        path: Path of the program relative to ``tests``.
     """
     return [*launch_prefix(processes), sys.executable, str(TESTS / path), *map(str, arguments)]
 
 
 def supervised(path: str, *arguments: object, processes: int) -> list[str]:
-    """Return the command that runs a program in so many processes under the supervisor, without restarts."""
+    """Return the command that runs a program in several processes under the supervisor, without restarts."""
     return _under_the_supervisor(processes, TESTS / path, *arguments)
 
 
 def supervised_command(name: str, *arguments: object, processes: int) -> list[str]:
-    """Return the line that runs a command of ours in so many processes under the supervisor.
+    """Return the command line that runs one of our commands in several processes under the supervisor.
 
-    It takes less than half of the processor time of ``horovodrun``, whose processes import MXNet and Horovod.
+    The supervisor needs less than half the processor time of ``horovodrun``, whose processes import MXNet and Horovod.
     """
     return _under_the_supervisor(processes, "-m", "crepe_dist", name, *arguments)
 

@@ -32,7 +32,7 @@ from crepe_dist.networks.ngrams.hashing import hash_documents
 from crepe_dist.networks.paper.config import CONVOLUTION_NAMES, CONVOLUTIONS, DENSE_NAMES, PaperConfig
 
 Floats = npt.NDArray[np.float64]
-Back = Callable[[Floats], Floats]  # from the gradient of a layer's output to that of its input
+Back = Callable[[Floats], Floats]  # Maps the gradient of a layer's output to the gradient of its input.
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -49,8 +49,9 @@ def learnt(
     """Compute the loss of a batch, and its gradients by parameter.
 
     Args:
-        precision: where it has 16 bits, the tower's weights, activations and their gradients are rounded to it.
-        scale: factor of the loss meanwhile.
+        precision: Precision of the convolutional branch. If it has 16 bits, the weights, the activations and their
+            gradients are rounded to it.
+        scale: Factor of the loss during the computation.
     """
     codes, shares, weights = unpack_batch(batch, shape.num_classes, objective.max_labels)
     seed_of_step = batch.for_step(step + 1, seed).seed
@@ -64,7 +65,7 @@ def learnt(
 
 
 def to_bfloat16(x: Floats) -> Floats:
-    """Round to the nearest number of bfloat16, ties to even."""
+    """Round to the nearest bfloat16 number, ties to even."""
     bits = x.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
 
@@ -73,11 +74,11 @@ ROUNDINGS = {"float16": lambda x: x.astype(np.float16).astype(np.float64), "bflo
 
 
 def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Draw the units that dropout keeps, as native/engine.h defines it: 16 bits of a hash for each.
+    """Draw the units that dropout keeps as in native/engine.h, which uses 16 bits of a hash per unit.
 
     Args:
-        first: position of the first document in the global batch.
-        shape: documents, and the shape of each document's mask.
+        first: Position of the first document in the global batch.
+        shape: Number of documents, and the shape of the mask of a document.
     """
     start, count = first * math.prod(shape[1:]), math.prod(shape)
     numbers = np.arange(start // 4 + 1, (start + count - 1) // 4 + 2, dtype=np.uint64)
@@ -86,7 +87,7 @@ def kept(probability: float, seed: int, first: int, shape: tuple[int, ...]) -> n
 
 
 def _loss(logits: Floats, shares: Floats, weights: Floats, objective: Loss) -> tuple[float, Floats]:
-    """Return the sum of the losses, and its gradient by the logits."""
+    """Return the sum of the losses, and its gradient with respect to the logits."""
     classes, smoothing = logits.shape[1], objective.smoothing
     of_classes = objective.class_weights(classes).astype(float)
     if objective.label_type == MULTILABEL:
@@ -102,7 +103,7 @@ def _loss(logits: Floats, shares: Floats, weights: Floats, objective: Loss) -> t
 
 
 class _Network:
-    """A network on some documents; with a seed it drops units. Its layers add to ``gradients`` on their way back."""
+    """Network applied to documents. A seed enables dropout. The backward pass adds to ``gradients``."""
 
     def __init__(
         self, shape: Any, values: Arrays, codes: CharIds, seed: int | None = None, first: int = 0,
@@ -116,7 +117,7 @@ class _Network:
         self.gradients = {name: np.zeros(array.shape) for name, array in values.items()}
 
     def parts(self) -> list[tuple[Floats, Back]]:
-        """Return the logits of each part, and how their gradients go back."""
+        """Return the logits of each branch, and the function that propagates their gradients back."""
         if isinstance(self.shape, PaperConfig):
             return [self.paper()]
         if isinstance(self.shape, NGramConfig):
@@ -191,7 +192,7 @@ class _Network:
         return out, back
 
     def stored(self, x: Floats) -> tuple[Floats, Back]:
-        """Round activations on their way forward, and gradients on their way back."""
+        """Round activations in the forward pass, and gradients in the backward pass."""
         return self.rounding(x), self.rounding
 
     def paper(self) -> tuple[Floats, Back]:
@@ -246,7 +247,7 @@ class _Network:
     def dropped(
         self, x: Floats, probability: float, stream: int, layer: int = 0, layers: int = 1
     ) -> tuple[Floats, Back]:
-        """Drop units of a layer; the masks of ``layers`` layers of a document follow each other."""
+        """Drop units of a layer. The masks of all ``layers`` layers of a document are drawn consecutively."""
         if self.seed is None:
             return x, lambda gradient: gradient
         shape = len(x), layers, math.prod(x.shape[1:])
@@ -259,16 +260,16 @@ def relu(x: Floats) -> tuple[Floats, Back]:
 
 
 def flattened(x: Floats) -> tuple[Floats, Back]:
-    """Join positions and channels, channels first."""
+    """Flatten positions and channels, channels first."""
     n, positions, channels = x.shape
     return x.swapaxes(1, 2).reshape(n, -1), lambda gradient: gradient.reshape(n, channels, positions).swapaxes(1, 2)
 
 
 def pooled(x: Floats, size: int, *, cuts: bool = False) -> tuple[Floats, Back]:
-    """Return the maxima of neighbouring positions. The first of equal ones has the gradient.
+    """Return the maxima of groups of neighbouring positions. The first of equal maxima gets the gradient.
 
     Args:
-        cuts: leave out the positions of an incomplete group.
+        cuts: Whether to omit the positions of an incomplete group.
     """
     positions = x.shape[1] // size * size if cuts else x.shape[1]
     whole = np.pad(x[:, :positions], ((0, 0), (0, -positions % size), (0, 0)))
@@ -285,7 +286,11 @@ def pooled(x: Floats, size: int, *, cuts: bool = False) -> tuple[Floats, Back]:
 
 
 def maximum_and_mean(x: Floats, positions: Floats) -> tuple[Floats, Back]:
-    """Return maximum and mean of each channel, [n, 2 × channels]; ``positions``: those of each document, [n, 1]."""
+    """Return the maximum and the mean of each channel, [n, 2 × channels].
+
+    Args:
+        positions: Number of positions of each document, [n, 1].
+    """
     best = x.argmax(axis=1)[:, None]
 
     def back(gradient: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """Watched execution of commands on untrusted files in one process: `python -m tests.helpers.watched CASES`.
 
-CASES is a JSON list of {"name", "command", "arguments", "cwd", "measured"}; one JSON answer a line comes out. Cases
-that are not measured come first: what they import and compile is what any use imports and compiles.
+CASES is a JSON list of {"name", "command", "arguments", "cwd", "measured"}. One JSON object is printed per case. Cases
+that are not measured come first. They import and compile what any use of the commands imports and compiles.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FORBIDDEN = {
 }  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGING = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
-DRIVER = "libcuda.so.1"  # asked for GPUs
+DRIVER = "libcuda.so.1"  # Loaded to look for GPUs.
 INSTALLED = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]))
 
 
 def _is_installed(name: str | bytes | None) -> bool:
-    """Tell our kernels, modules, and the templates that Jinja compiles, by their folders."""
+    """Return whether a file belongs to installed code: our kernels, Python modules, and the templates of Jinja."""
     return os.fsdecode(name or "").startswith((*INSTALLED, "<frozen"))
 
 
@@ -43,7 +43,7 @@ class Watch:
     def __init__(self) -> None:
         self.allowed = ""
         self.seen: list[str] = []
-        sys.dont_write_bytecode = True  # of a module that only a measured case imports
+        sys.dont_write_bytecode = True  # A measured case may be the first that imports a module.
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: Any) -> None:
@@ -70,7 +70,7 @@ class Watch:
 
 
 def memory(name: str) -> int:
-    """Megabytes of a line of /proc/self/status."""
+    """Return a number of megabytes from /proc/self/status."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert found
     return int(found[1]) >> 10
@@ -80,7 +80,7 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
     os.chdir(case["cwd"])
     sys.argv = [case["command"], *case["arguments"]]
     out, err = io.StringIO(), io.StringIO()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Resets the peak.
     before, start = memory("VmRSS"), time.process_time()
     watch.seen, watch.allowed = [], os.path.realpath(case["cwd"]) if case["measured"] else ""
     code: Any = None
@@ -105,9 +105,9 @@ def run(case: dict[str, Any], watch: Watch) -> dict[str, Any]:
 
 def main() -> None:
     import_mxnet()
-    importlib.import_module("crepe_dist.engines.cpu_engine")  # a run imports it with its first network
+    importlib.import_module("crepe_dist.engines.cpu_engine")  # A run imports it with its first network.
     for kind in network_registry.NETWORKS:
-        network_registry.config_class(kind)  # a dataclass compiles its methods
+        network_registry.config_class(kind)  # A dataclass compiles its methods.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     watch = Watch()
     for case in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):

@@ -107,7 +107,7 @@ def chosen_texts_are_prepared_beside_the_others(place, rows):
 
 
 def corrections_change_labels_as_listed(place, errors):
-    """Keep the first label, and prepare the data another time."""
+    """Keep the first label, and prepare the data again."""
     path = place / "out" / "label_errors.csv"
     errors[0]["suggested"] = ""
     write_csv(path, errors)

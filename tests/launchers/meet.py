@@ -1,4 +1,4 @@
-"""Program of ``test_rendezvous.py``: joins the process group and prints its place; it ends with its standard input."""
+"""Program of ``test_rendezvous.py``: it joins the process group, prints its place, and ends at the end of its input."""
 
 from __future__ import annotations
 

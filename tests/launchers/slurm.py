@@ -44,10 +44,10 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class Slurm:
-    """Two nodes of one processor each.
+    """Slurm with two nodes of one processor each.
 
     Attributes:
-        environment: in which Slurm's commands find it.
+        environment: Environment variables with which Slurm's commands find this installation.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class Slurm:
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def __call__(self, *words: object) -> str:
-        """Runs one of Slurm's commands."""
+        """Run a command of Slurm."""
         done = subprocess.run(
             [*map(str, words)], env=self.environment, capture_output=True, text=True, timeout=60, check=False
         )
@@ -74,7 +74,8 @@ class Slurm:
 
 @contextlib.contextmanager
 def slurm() -> Iterator[Slurm]:
-    folder = Path(tempfile.mkdtemp(prefix="crepe-slurm-", dir="/tmp"))  # short: sockets have names of 108 bytes at most
+    # A short path, because the name of a socket has at most 108 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="crepe-slurm-", dir="/tmp"))
     folder.chmod(0o755)
     daemons: list[subprocess.Popen[bytes]] = []
 

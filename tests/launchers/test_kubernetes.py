@@ -56,7 +56,7 @@ def environment(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_job(template: dict[str, Any]) -> dict[str, Any]:
-    """A Job around the template, because the schema of the package has whole objects only."""
+    """Return a Job that contains the template, because the schema only describes complete objects."""
     template = copy.deepcopy(template)
     template["spec"].setdefault("restartPolicy", "Never")
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {"template": template}}

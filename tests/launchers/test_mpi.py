@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.mpi, needs("mpirun", others=others)]
 
 
 def mpirun(folder: Path, arguments: list[str], pace: float = 0) -> subprocess.Popen[str]:
-    """The script, edited as a user edits it; threads as ``unbroken``."""
+    """Return the script with the edits of a user. The number of threads is that of ``unbroken``."""
     fault = {"kind": "", "rank": 0, "phase": "", "step": 0, "once": str(folder / "none"), "pace": pace}
     env = {**harness.environment(fault), "OMP_NUM_THREADS": "1"}
-    # As root, which a test may be and a user should not; on fewer cores than processes.
+    # Tests may run as root, which Open MPI refuses by default, and on fewer cores than processes.
     env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     env["PRTE_MCA_rmaps_default_mapping_policy"] = "slot:oversubscribe"
     text = (ROOT / "launch" / "mpirun.sh").read_text()
@@ -51,7 +51,7 @@ def test_two_processes_compute_what_two_of_the_supervisor_do(data, tmp_path, unb
 
 @pytest.mark.slow
 def test_asked_to_stop_all_save(data, tmp_path):
-    """mpirun alone would kill them a second later."""
+    """Without the script, mpirun would kill the processes a second later."""
     run_dir = tmp_path / "run"
     process = mpirun(tmp_path, flags(run_dir, data), pace=1.5)
     harness.wait_for(lambda: process.poll() is not None or (run_dir.exists() and harness.has_saved(run_dir)))

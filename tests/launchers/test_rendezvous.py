@@ -57,13 +57,13 @@ class Ranks:
         )
 
     def places(self) -> list[Any]:
-        """The place of each, once all have met; then they end."""
+        """Return what each process prints after all have met, and end the processes."""
         lines = [process.stdout.readline() for process in self.started if process.stdout]
         self.end(0)
         return [json.loads(line) for line in lines]
 
     def end(self, code: int | None = None) -> str:
-        """All that they say; checks their exit codes."""
+        """Return the output of all processes, and check their exit codes."""
         said = [process.communicate(timeout=100)[0] for process in self.started]
         codes = [process.returncode for process in self.started]
         assert code is None or codes == [code] * len(codes), (codes, said)
@@ -109,7 +109,7 @@ def message(**said: object) -> bytes:
 
 
 def listening(size: int) -> tuple[int, CallerListener]:
-    """Listen as rank 0 does; return the port and the callers."""
+    """Listen like rank 0. Return the port and the callers."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     return listener.getsockname()[1], CallerListener(
         listener, LocalProcess(0, size, b""), range(1, size), rendezvous.REPORT_SCHEMA
@@ -117,7 +117,7 @@ def listening(size: int) -> tuple[int, CallerListener]:
 
 
 def report(at: int, rank: int, size: int, secret: bytes = b"", **said: object) -> Channel:
-    """Report to rank 0 as a process does, and say what it does not."""
+    """Report to rank 0 like a process, with ``said`` in place of the usual values."""
     caller = socket.create_connection(("127.0.0.1", at), timeout=10)
     channel = handshake.run_with_timeout(10, caller, handshake.greet(caller, LocalProcess(rank, size, secret), 0))
     channel.send({"host": "there", "pid": 1, "port": 1, **said})
@@ -154,8 +154,8 @@ FORGED = [
     )),
     message(),
     message(rank=1, size=2, job=""),
-    message(**GREETING) + bytes(4),  # a report that is empty,
-    message(**GREETING) + message(host="x", pid=1, port=1),  # or has no MAC
+    message(**GREETING) + bytes(4),  # An empty report.
+    message(**GREETING) + message(host="x", pid=1, port=1),  # A report without a MAC.
     message(**GREETING) + handshake.LENGTH_STRUCT.pack(40) + bytes(40),
 ]  # fmt: skip
 
@@ -195,7 +195,8 @@ def test_strangers_are_let_go(monkeypatch):
     monkeypatch.setattr(handshake, "HANDSHAKE_SECONDS", 0.2)
     port, callers = listening(3)
     arrivals = iter(callers)
-    strangers = [greet(port, said) for said in (b"", b"\5\0")]  # silent, halting
+    # The first sends nothing, the second stops within a message.
+    strangers = [greet(port, said) for said in (b"", b"\5\0")]
     with ThreadPoolExecutor(1) as thread:
         known = thread.submit(report, port, 2, 3)
         arrival = next(filter(None, arrivals))
@@ -249,7 +250,7 @@ class TestSecrets:
         assert [place[0] for place, *_ in group.places()] == [0, 1]
 
     def test_a_rank_0_that_is_none_stops_nobody(self):
-        """It answers without the secret: the caller keeps calling, and says why."""
+        """A forged rank 0 answers without the secret. The caller refuses the answer."""
         with closing(socket.create_server(("127.0.0.1", 0))) as listener, ThreadPoolExecutor(1) as thread:
             port = listener.getsockname()[1]
             caller = socket.create_connection(("127.0.0.1", port))
@@ -302,7 +303,7 @@ class TestSecrets:
 
 @pytest.fixture
 def called(monkeypatch):
-    """Callers of a rank 0 on which accept fails with an error."""
+    """Function that returns the callers of a rank 0 whose ``accept`` fails with an error."""
 
     def fail(number: int) -> Any:
         port, callers = listening(2)
@@ -381,7 +382,7 @@ def hosts(tmp_path: Path) -> Iterator[dict[str, Host]]:
 
 @needs_namespaces
 class TestTwoHosts:
-    """Each of them namespaces with a name of their own, joined by a switch; ``tests/multihost`` trains on them."""
+    """Hosts simulated by network namespaces that a switch connects. ``tests/multihost`` trains on such hosts."""
 
     def test_a_host_that_knows_itself_as_loopback_alone(self, ranks, hosts, tmp_path):
         """Resolve the host's own name to loopback, as Debian does."""

@@ -35,7 +35,7 @@ def cluster() -> Iterator[Slurm]:
 
 
 class Job:
-    """The script, edited as a user edits it."""
+    """Batch job of the script with the edits of a user."""
 
     def __init__(self, cluster: Slurm, folder: Path, arguments: list[str], pace: float) -> None:
         self._cluster = cluster
@@ -78,7 +78,7 @@ class Job:
         self._cluster("scontrol", "update", f"JobId={self.number}", "StartTime=now+3seconds")
 
     def wait(self) -> dict[str, str]:
-        """Wait for the end of the job; return its outcome."""
+        """Wait for the end of the job, and return its outcome."""
         self.until(lambda: self.state["JobState"] in ENDED)
         return self.state
 

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos import harness
 from tests.multihost.network import Network, needs_namespaces
 
-LIMIT = 10.0  # of the watchdog
+LIMIT = 10.0  # Time limit of the watchdog in seconds.
 PORT = "29500"
 
 
@@ -36,7 +36,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 
 class Run:
-    """Training by so many processes on each host; what they print goes to a file, and can be read meanwhile."""
+    """Training with processes on each host. Their output is written to a file that tests can read meanwhile."""
 
     def __init__(
         self, network: Network, run_dir: Path, data: Path, slots: int, *more: str, plan: dict[str, Any] | None = None
@@ -55,7 +55,7 @@ class Run:
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # its signals are its own
+                    start_new_session=True,  # A process group of its own, so that signals do not reach the test.
                 )
                 self._processes.append(process)
 
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def code(self) -> int | None:
-        """Exit code of the first process that failed, 0 once all have ended well; else ``None``."""
+        """Return the exit code of the first failed process, 0 if all have succeeded, or ``None`` while they run."""
         codes = [process.poll() for process in self._processes]
         return next((code for code in codes if code), 0 if None not in codes else None)
 
@@ -73,7 +73,7 @@ class Run:
         harness.wait_for(lambda: re.search(text, self.printed))
 
     def end(self) -> tuple[int, str]:
-        """Exit code, and all that was printed; after a failure it ends the other processes, as launchers do."""
+        """Return the exit code and the output. After a failure, end the other processes, as launchers do."""
         try:
             harness.wait_for(lambda: self.code is not None)
             time.sleep(2 if self.code else 0)

@@ -19,7 +19,7 @@ from tests.helpers.needs import needs, which
 NET = "10.207.31"
 NAMES = ("hosta", "hostb")
 NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid")
-# Standard input is the pipe that the life of the host hangs on. Not exec: the shell also takes in orphans.
+# The host lives until its standard input is closed. The shell must not exec, because it also reaps orphans.
 FIRST = """set -e
 mount -t tmpfs none /dev/shm
 mount --bind {hosts} /etc/hosts
@@ -49,7 +49,7 @@ needs_namespaces = needs("ip", "unshare", "nsenter", root=True, others=_missing_
 
 
 class _Space:
-    """Namespaces, alive until their first process ends."""
+    """Linux namespaces that exist until their first process ends."""
 
     def __init__(self, kinds: Sequence[str], script: str) -> None:
         kinds = [*kinds, "--mount-proc"] if "--pid" in kinds else kinds
@@ -64,17 +64,17 @@ class _Space:
         self.first = int(Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()[0])
 
     def end(self) -> None:
-        """Kills all that runs in it, as a power cut does."""
+        """Kill all processes in the namespaces, like a power cut."""
         self._outer.kill()
         self._outer.communicate()
 
 
 class Host:
-    """An emulated host.
+    """Simulated host.
 
     Attributes:
-        name: that others know it by.
-        address: IPv4, on its interface eth0.
+        name: Host name, by which other hosts find it.
+        address: IPv4 address of its interface eth0.
     """
 
     def __init__(self, network: Network, number: int) -> None:
@@ -90,18 +90,18 @@ class Host:
         _run(*self.inside("ip", "link", "set", "eth0", "up"))
 
     def cut(self) -> None:
-        """Unplugs the cable, at the switch."""
+        """Unplug the cable at the switch."""
         self._network.on_switch("link", "set", self.name, "down")
 
     def mend(self) -> None:
         self._network.on_switch("link", "set", self.name, "up")
 
     def inside(self, *command: str) -> list[str]:
-        """The command as a process of this host."""
+        """Return the command line that runs a command on this host."""
         return ["nsenter", "--target", str(self._space.first), *NAMESPACES, "--wd=.", *command]
 
     def replace(self, path: Path, by: Path) -> None:
-        """Another folder or file in its place, on this host alone."""
+        """Mount another file or folder over a path, on this host only."""
         _run(*self.inside("mount", "--bind", str(by), str(path)))
 
     def end(self) -> None:
@@ -109,7 +109,7 @@ class Host:
 
 
 class Network:
-    """Virtual switch with the hosts of ``NAMES``. The folder must be empty."""
+    """Virtual switch that connects the hosts of ``NAMES``. The folder must be empty."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

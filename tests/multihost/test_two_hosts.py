@@ -20,7 +20,7 @@ EPOCHS = "--epochs=8"
 
 
 def alone(run_dir: Path, data: Path, *more: str) -> Path:
-    """Run of one process with which other runs are compared."""
+    """Run of one process. Other runs are compared with it."""
     code, printed = harness.finish(harness.start(harness.command(run_dir, data, 1, *more), run_dir.parent))
     assert code == 0, printed
     return run_dir
@@ -40,7 +40,7 @@ def test_two_hosts_train_what_one_process_does(
 
 
 def at_step_30(data: Path, folder: Path, network: Network) -> Run:
-    """Training on both hosts that has come so far; rank 0 says so by the file ``once``. The run's folder is ``run``."""
+    """Training on both hosts in the folder ``run`` that has reached step 30. Rank 0 then creates the file ``once``."""
     once = folder / "once"
     plan = {"kind": "mark", "rank": 0, "phase": "train", "step": 30, "once": str(once)}
     run = Run(network, folder / "run", data, 1, EPOCHS, plan=plan)
@@ -56,7 +56,7 @@ def unharmed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_cable_is_cut(data: Path, tmp_path: Path, network: Network, unharmed: Path) -> None:
-    """It ends; the same command goes on once the cable is mended."""
+    """Training ends. After the repair, the same command resumes it."""
     run = at_step_30(data, tmp_path, network)
     network.hosts[1].cut()
     run.wait_for(r"error: no progress for \d+ s at step \d+ \(train\)")

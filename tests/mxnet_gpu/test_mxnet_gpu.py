@@ -26,7 +26,7 @@ PRINT_LIBRARIES = Path(__file__).with_name("print_libraries.py")
 
 @pytest.fixture
 def site(tmp_path):
-    """What `--group cu112` installs as far as ``cuda`` looks at it, and a GPU, for the processes of a test."""
+    """Make processes of a test find a GPU, and empty packages like those that `--group cu112` installs."""
     cuda_emulator.only_stand_ins("MXNet")
     folder = tmp_path / "packages"
     for package in (mxnet_cuda.GPU_PACKAGE, *(package for package, _ in mxnet_cuda.LIBRARIES.values())):
@@ -36,7 +36,7 @@ def site(tmp_path):
     for name, (_, part) in mxnet_cuda.LIBRARIES.items():
         path = folder / "nvidia" / part / "lib" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Compiled from standard input, so that nothing but the library is left.
+        # Compiled from standard input, so that the folder contains only the library.
         compiler = ["g++", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(path), "-x", "c++", "-"]
         subprocess.run(compiler, input="", text=True, check=True)
     with cuda_emulator.for_processes(CONTEXTS, folder):
@@ -45,7 +45,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def gpus(request) -> None:
-    """The machine's own if MXNet's GPU flavour is installed and asked for; else the stand-ins."""
+    """Use the GPUs of the machine if the tests run on real GPUs. Otherwise, use the stand-ins."""
     if not cuda_emulator.is_real():
         request.getfixturevalue("site")
     elif not mxnet_cuda.is_installed():
@@ -58,7 +58,7 @@ def test_the_libraries_of_the_packages_are_loaded_before_mxnet(site, tmp_path):
     found = [Path(os.environ["LD_LIBRARY_PATH"], driver.LIBRARY), *wanted]
     assert run(loads, tmp_path).splitlines() == ["0", *sorted(map(str, found))]
     with cuda_emulator.for_processes():
-        assert run(loads, tmp_path).splitlines() == ["0", ""]  # the CPU flavour: none of it
+        assert run(loads, tmp_path).splitlines() == ["0", ""]  # The CPU build of MXNet loads none of these libraries.
 
 
 def test_without_the_driver(site, tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_each_library_that_is_missing_is_named(site, tmp_path):
 
 
 def test_a_gpu_computes_what_the_cpu_computes(data, tmp_path, gpus):
-    """The operators are the same on both; only what surrounds them differs."""
+    """The same operators compute on both devices. Only the code around them differs."""
     on_gpu = run(command("train", "--data", data, "--run-dir", "gpu", *TRAIN), tmp_path)
     assert "1 process, gpu(0)\n" in on_gpu
     assert "computes  in float32, MXNet's operators (our own kernels compute this network on" in on_gpu

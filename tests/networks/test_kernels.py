@@ -46,14 +46,14 @@ DROPPING = [PaperConfig(69, 200, 40, 48, 33, 0.5), sized(width=20, stride=3, dro
 def check(shape: NetworkConfig, got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], most: float = 1e-5) -> None:
     if not isinstance(shape, PaperConfig):
         return assert_near(got, wanted, most)
-    for name, array in wanted.items():  # rounding gives another position the maximum of a pool in few places
+    for name, array in wanted.items():  # Rounding moves the maximum of a few pools to another position.
         assert np.linalg.norm(got[name] - array) <= max(most, 1e-4) * np.linalg.norm(array), name
 
 
 @pytest.mark.parametrize("shape", [*PAPERS, *TABLES, *CREPES, DROPPING[1]], ids=str)
 def test_loss_gradients_and_logits_equal_the_reference(shape: NetworkConfig, monkeypatch):
     network, batch = varied(shape), some_batch(shape, 7 if shape is LARGE else 37)
-    batch.packed[5, : shape.feature_len : 7] = 200  # beyond most alphabets, and so blank
+    batch.packed[5, : shape.feature_len : 7] = 200  # Ids that are not in the alphabet, which count as blank.
     loss, wanted = reference.learnt(shape, network.values, batch, seed=1, step=4)
     assert all(array.any() for array in wanted.values())
     logits = reference.logits(shape, network.values, batch.packed[:, : shape.feature_len])

@@ -24,7 +24,7 @@ def test_documents_are_counted_by_class(native, monkeypatch):
         monkeypatch.setattr(library, "find", lambda: (None, "not for this test"))
     shape = NGramConfig(69, 600, 3, 3, 1000, 36, 250)
     codes = some_codes(shape, 700)
-    codes[0, ::7] = 200  # beyond the alphabet, and so blank
+    codes[0, ::7] = 200  # Ids that are not in the alphabet, which count as blank.
     labels = np.arange(700, dtype=np.int32) % 3
     counts = np.ones((1000, 3), np.int32)
     ngrams._count(codes, labels, shape, counts)

@@ -23,7 +23,7 @@ SHAPE = PaperConfig(69, 123, 4, 32, 32, 0.0)
 
 
 def opened(shape: PaperConfig = SHAPE):
-    """Engine on MXNet's operators."""
+    """Return an engine on MXNet's operators."""
     return initial(shape, seed=1).opened(None)
 
 
@@ -45,7 +45,7 @@ def test_the_papers_networks(size, inputs, count):
 
 
 def test_codes_beyond_the_alphabet_are_blank():
-    """Ids between the alphabet and the padded depth meet zero weights; MXNet's one_hot turns higher ids into zeros."""
+    """Ids between the alphabet and the padded depth have zero weights. MXNet's one_hot maps higher ids to zeros."""
     codes = np.array([[code] * 123 for code in (PAD_UNK_ID, 69, 79, 80, 200)], np.uint8)
     blank, *others = opened().network(mx.nd.array(codes, dtype="uint8")).asnumpy()
     assert all((other == blank).all() for other in others)

@@ -39,7 +39,7 @@ CASES = [(strip, beside) for strip in (True, False) for beside in (True, False)]
 
 
 class Recording:
-    """Engine that keeps the codes that it is given."""
+    """Engine that records the character ids that it receives."""
 
     def __init__(self, classes: int) -> None:
         self.codes: list[Any] = []
@@ -57,7 +57,7 @@ def rows(texts, colours, numbers, *, beside):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Make a model of a case. Only its codes matter."""
+    """Make a model of a case. Only the character ids of its texts matter."""
 
     @cache
     def data(strip, beside):

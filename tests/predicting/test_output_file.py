@@ -25,7 +25,7 @@ ROWS = 1500
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Texts of which every 100th is missing, in files of all formats."""
+    """Folder with files of all formats that contain the same texts. Every 100th text is missing."""
     folder = tmp_path_factory.mktemp("answers")
     texts = pd.read_csv(write_csv(folder / "rows.csv", ROWS, seed=5), names=["label", "text"])["text"]
     frame = pd.DataFrame({"id": range(ROWS), "text": texts.where(texts.index % 100 > 0, "")})
@@ -38,13 +38,13 @@ def folder(tmp_path_factory):
 
 
 def classify(printed_by, *flags: object) -> None:
-    """Run the command; some rows have no text."""
+    """Run ``predict``, and check the error about the rows without a text."""
     with pytest.raises(UserError, match=f"{ROWS // 100} of {ROWS:,} rows could not be classified"):
         printed_by("predict", *flags)
 
 
 def interrupt_after(groups: int, monkeypatch) -> None:
-    """Press Ctrl-C, in effect, after some groups of rows."""
+    """Make ``predict`` raise KeyboardInterrupt after some groups of rows."""
     count = predict.RowCounts.add
 
     def interrupted(self, results):
@@ -87,7 +87,7 @@ def test_the_number_of_processes_and_urls_do_not_change_the_file(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     classify(printed_by, quick_run, "--file", folder / source, "--out", target, *filtered)
     want = taken()
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # processes share a file of several batches
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # Several processes then share the file.
     monkeypatch.setattr(lines, "PIECE", 1 << 12)
     memory.pipe(f"/in/{source}", (folder / source).read_bytes())
     classify(printed_by, quick_run, "--file", f"memory://in/{source}", "--out", target, *filtered)
@@ -169,7 +169,7 @@ def test_all_files_of_scores_follow_links(folder, quick_run, tmp_path, printed_b
 
 
 def of_all_kinds(rows: int) -> pa.Table:
-    """A table with columns of many types, also nested ones, and with metadata."""
+    """Return a table with metadata and with columns of many types, including nested types."""
     now = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, datetime.timezone.utc)
 
     def every(kind: pa.DataType, *values: object) -> pa.Array:
@@ -206,7 +206,7 @@ def test_parquet_keeps_all_columns_and_their_types(flags, quick_run, tmp_path, p
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     table = of_all_kinds(1000)
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=300)
-    table = pq.read_table(tmp_path / "in.parquet")  # such as it is read by anybody
+    table = pq.read_table(tmp_path / "in.parquet")  # With the types that any reader of the file gets.
     with pytest.raises(UserError, match="250 of 1,000 rows could not be classified"):
         printed_by("predict", quick_run, "--file", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet", *flags)
     got = pq.read_table(tmp_path / "out.parquet")

@@ -104,7 +104,7 @@ def test_columns_are_chosen_as_in_training(tmp_path):
     with pytest.raises(UserError, match="which column is the text") as caught:
         rows(tmp_path / "c.csv", reading=ReadOptions(header="yes"))
     assert "--text-column" in caught.value.remedy
-    # The label of the paper's files would be taken for a text, if all columns were.
+    # If all columns were texts, the label in the paper's format would be one of them.
     (tmp_path / "b.csv").write_text("1,T,S\n2,T,S\n")
     with pytest.raises(UserError, match="which column is the text"):
         rows(tmp_path / "b.csv")
@@ -116,7 +116,7 @@ def test_columns_are_chosen_as_in_training(tmp_path):
 )
 def test_rows_of_a_pipe_come_as_they_are_written(kind, header, records):
     reader, writer = os.pipe()
-    os.write(writer, records[0])  # nothing else: to wait for more would be for ever
+    os.write(writer, records[0])  # The writer waits, so a reader that needs more data would hang.
     groups = iter(open_inputs(f"/dev/fd/{reader}", kind, ReadOptions(header=header)))
     assert [row.text for row in next(groups)] == ["one"]
     rest = threading.Thread(target=_write_later, args=(writer, records[1]))
@@ -133,7 +133,7 @@ def _write_later(writer, content):
 
 
 def test_a_pipe_gives_what_the_file_gives(tmp_path):
-    """Wherever the writer pauses: in a quoted field, in a letter of two bytes, after a stray quote."""
+    """The writer pauses within a quoted field, within a character of two bytes, or after a stray quote."""
     content = ('id,text\n1,"a\nb"\n2,é\n3,"x" y\n' + "".join(f'{n},"{n}\n"\n' for n in range(4, 70))).encode()
     (tmp_path / "a.csv").write_bytes(content)
     expected = rows(tmp_path / "a.csv")

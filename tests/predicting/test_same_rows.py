@@ -47,7 +47,7 @@ def place(tmp_path):
 
 
 def prepare(place, name: str, out: str, **options):
-    """Prepare a file, which is also the test split, because this split keeps its texts."""
+    """Prepare a file. The file is also the test split, because the test split keeps its texts."""
     table: dict[str, Any] = {} if name.endswith(".txt") else {"label": "label", "text": "text", "id": "ticket"}
     test = str(place / name)
     crepe_dist.prepare(place / name, place / out, test=test, validation=0.0, verbose=False, **table, **options)
@@ -95,7 +95,7 @@ def test_of_a_model_of_the_same_file(place, name):
     ["windows.csv", "mark.csv", "rows.jsonl", "rows.jsonl.gz", "rows.parquet", "rows.xlsx", "windows.txt"],
 )
 def test_of_a_model_of_a_table_in_cp1252(place, name):
-    """JSON Lines, which are UTF-8 by their standard, do not have the encoding of that table."""
+    """The encoding of the table does not apply to JSON Lines, which are UTF-8 by their standard."""
     model = model_of(prepare(place, "windows.csv", "data", encoding="cp1252"))
     expected = [(label, text, "" if name.endswith(".txt") else id_) for label, text, id_ in ROWS]
     with warnings.catch_warnings():
@@ -113,7 +113,7 @@ def test_json_lines_without_a_suffix_are_utf_8(place):
 
 
 def test_a_table_without_a_header_stays_one(place):
-    """The first row would be taken for a header, if the model's data did not say that they have none."""
+    """Without the setting of the model's data, the first row would be read as a header."""
     rows = [("text", "label"), *((text, label) for label, text, _ in ROWS)]
     (place / "bare.csv").write_text("".join(f'"{text}",{label}\n' for text, label in rows), "utf-8")
     crepe_dist.prepare(

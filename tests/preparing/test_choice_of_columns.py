@@ -53,7 +53,7 @@ def test_all_formats_choose_alike(tmp_path, names):
 
 def test_a_column_without_a_usual_name_is_judged_by_its_values_in_parquet_as_well(tmp_path):
     frame = products().rename(columns={"title": "wording", "category": "kind"})[["wording", "kind", "price"]]
-    # Nearly all values of `wording` differ, as those of labels do not; `price` is no text.
+    # Nearly all values of `wording` differ, so it is not the label. `price` is not a text.
     want = {reads(frame.drop(columns="price"), tmp_path / f"a.{kind}")[0] for kind in KINDS}
     assert want == {"label: kind, text: wording"}
     for kind in KINDS:

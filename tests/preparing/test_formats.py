@@ -35,7 +35,7 @@ from tests.helpers.hostile import workbook
 
 
 class Read:
-    """Rows, invalid rows and reports of sources, as a preparation reads them."""
+    """Rows, invalid rows and reports of sources, read as by ``prepare``."""
 
     def __init__(self, tmp_path, sources, reading=None, *, ahead=1, class_names=None):
         folder = tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
@@ -348,7 +348,7 @@ class TestFolders:
         (tmp_path / "link").symlink_to(folder)
         got = Read(tmp_path, find_sources([folder]))
         assert [row[1:] for row in got.rows] == [("a", "one"), ("a", "three"), ("b", "two")]
-        assert len(find_sources([str(tmp_path / "link")])) == 2  # that of the user may lead anywhere
+        assert len(find_sources([str(tmp_path / "link")])) == 2  # A link that the user passed may lead anywhere.
 
     @pytest.mark.parametrize(
         ("name", "target"),

@@ -20,7 +20,7 @@ from tests.helpers.hostile import CASES, GOOD_CSV
 
 MEGABYTES = 300  # more than the process has with everything imported
 SECONDS = 40  # of processor time, of the slowest; these machines are shared
-# What any use imports and compiles, before anything is watched.
+# These cases run first, without being watched, because they import and compile what any use needs.
 USUAL = (
     ("predict", ("run", "--text", "x")),
     ("evaluate", ("run", "--data", "data")),

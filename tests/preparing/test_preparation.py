@@ -273,7 +273,8 @@ def test_signals(tmp_path, sent, left):
         workers = descendants(running.pid)
         assert len(workers) >= 2
         running.send_signal(sent)
-        if sent == signal.SIGINT:  # an impatient user, or a launcher that passes on what the group got already
+        # From an impatient user, or from a launcher that forwards a signal that the group already got.
+        if sent == signal.SIGINT:
             time.sleep(0.1)
             os.kill(running.pid, sent)
         if sent == signal.SIGKILL:

@@ -111,7 +111,7 @@ def test_secrets_of_urls(text, shown):
 
 
 class Liar(BaseHTTPRequestHandler):
-    """Provide a server with wrong answers; the first name in the path selects the fault."""
+    """Provide a server with wrong answers. The first name in the path selects the fault."""
 
     def log_message(self, *_: object) -> None:
         pass

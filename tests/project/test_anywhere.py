@@ -43,7 +43,7 @@ PYTHONS = {f"3.{minor}": found for minor in MINORS if (found := python_of(minor)
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of ``CREPE_DIST_TEST_WHEEL``, which is about to be released, or one that is built here."""
+    """Path of the wheel: that in ``CREPE_DIST_TEST_WHEEL``, or a newly built one."""
     if given := os.environ.get("CREPE_DIST_TEST_WHEEL"):
         return Path(given)
     out = tmp_path_factory.mktemp("wheel")
@@ -54,7 +54,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory) -> dict[str, Path]:
-    """A run of each network, trained by MXNet's Gluon."""
+    """Folder of a run of each network."""
     folder = tmp_path_factory.mktemp("runs")
     for name, flags in NETWORKS.items():
         train = command("train", "--data", data, "--run-dir", folder / name, *QUICK, *flags, "--epochs=1")
@@ -64,7 +64,7 @@ def runs(data, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module", params=PYTHONS)
 def python(request, wheel, tmp_path_factory) -> Path:
-    """The Python of an environment that has the wheel, and what it depends on."""
+    """Python of an environment with the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp(f"python{request.param}") / "venv"
     run(["uv", "venv", "-q", "-p", PYTHONS[request.param], str(folder)], folder.parent)
     found = folder / "bin" / "python"

@@ -91,7 +91,7 @@ def test_health_of_the_service(health, tmp_path, monkeypatch, words):
 @pytest.mark.timeout(7200)
 @needs("docker")
 def test_the_cpu_image(tmp_path):
-    """Half an hour on two cores, most of it Horovod's compile and downloads."""
+    """Takes half an hour on two cores, mostly for downloads and the compilation of Horovod."""
     name = "crepe-dist:test"
     subprocess.run(["docker", "build", "-f", ROOT / "docker" / "Dockerfile.cpu", "-t", name, ROOT], check=True)
     write_csv(tmp_path / "texts.csv", 400, seed=5)

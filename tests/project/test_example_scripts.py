@@ -14,17 +14,17 @@ import crepe_dist
 from tests.conftest import QUICK, run, train, write_csv, write_rows
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TOLERANCE = 1e-5  # float32 sums in another order; no difference was seen in the six printed decimals
+TOLERANCE = 1e-5  # The order of float32 sums differs. No difference was seen in the six printed decimals.
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICKEST = ("--filters=16", "--units=32", "--dropout=0", "--batch-size=50", "--epochs=2", "--log-every=1")
 
 
 def example(name: str, *arguments: object, cwd: Path, processes: int = 0) -> str:
-    """Run an example; ``processes``: under horovodrun."""
+    """Run an example. Several processes are started by horovodrun."""
     launcher = ["horovodrun", "-np", str(processes)] if processes else []
     printed = run([*launcher, sys.executable, str(EXAMPLES / name), *map(str, arguments)], cwd)
     assert "Traceback" not in printed
-    assert "shut down" not in printed  # what MXNet prints if Horovod ends before it
+    assert "shut down" not in printed  # MXNet prints this text if Horovod ends first.
     return printed
 
 
@@ -34,7 +34,7 @@ def losses(printed: str) -> list[float]:
 
 class TestHorovodCrepe:
     def test_two_processes_compute_what_one_does(self, data, tmp_path):
-        """SGD, because Adam would forgive a gradient that is wrong by a factor; the last batch has one document."""
+        """Adam would hide a gradient that is wrong by a factor, so SGD is used. The last batch has one document."""
         printed, arrays = [], []
         for processes in (0, 2):
             run_dir = tmp_path / f"run-{processes}"
@@ -51,7 +51,7 @@ class TestHorovodCrepe:
 
 
 def test_finetune(data, tmp_path):
-    """Two classes are told apart by what three classes taught; from random parameters the steps are too few.
+    """A network trained on three classes is finetuned on two. From random parameters, the steps are too few.
 
     With every build of the kernels: 97 % or more after one epoch, and 43 % until the third, of random parameters.
     """

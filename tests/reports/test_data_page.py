@@ -30,7 +30,7 @@ HOSTILE = [
     "日本語のとても長い見出し" * 9,
     "x" * 5000,
 ]
-# What a page may be made of: nothing that runs or fetches.
+# Elements that a page may contain. They neither run code nor fetch files.
 ELEMENTS = (
     "html head meta title style body main header nav section figure details summary h1 h2 h3 p br a bdi blockquote "
     "code pre dl dt dd div table thead tbody tr th td svg defs g path text use clippath rect pattern"

@@ -43,7 +43,7 @@ NAMES = ["<script>alert(1)</script>", "a | b](http://x.example) $y$ `c`", "\x1b[
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A data set whose names and texts mean harm, and two runs on it, ``one`` and ``two``, of other seeds."""
+    """A data set with hostile names and texts, and two runs with different seeds, ``one`` and ``two``."""
     folder = tmp_path_factory.mktemp("reported")
     generator = random.Random(0)
     rows = [("label", "text")]
@@ -61,7 +61,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def copy(place, tmp_path):
-    """The run ``one``, to be altered."""
+    """A copy of the run ``one``, which the test may change."""
     return shutil.copytree(place / "one", tmp_path / "one")
 
 
@@ -188,7 +188,7 @@ def test_the_card_shows_hostile_names_as_they_are(place):
 
 
 def course(losses, accuracies):
-    """A run with these losses after each step, and these accuracies after each epoch."""
+    """Return the history of a run with these losses of steps and accuracies of epochs."""
     history = History()
     for step, loss in enumerate(losses, 1):
         history.add({"event": "step", "step": step, "loss": loss})

@@ -65,7 +65,7 @@ def test_killed_at_every_call_of_the_first_second(tmp_path, monkeypatch, supervi
         with next(folder.lock_in_steps(0, print)):
             names = {path.name for path in folder.path.iterdir()}
             assert names - {"supervision"} == {"run.json", "config.yaml", ".lock"}
-        # Without a supervisor, a run that was made before the kill is a run, and --fresh means another one.
+        # Without a supervisor, --fresh starts another run if the killed process has already created one.
         expected = f"{name}-2" if fresh else name
         assert folder.path.name in ((expected, f"{name}-3") if fresh and not supervisor else (expected,))
         number += 1
@@ -88,7 +88,7 @@ def test_a_run_keeps_its_name_until_it_gets_another(tmp_path):
     for damaged in ("name: [1]", 'name: "\\e[31m"', "{", f"name: {'x' * 81}"):
         (fresh.path / "config.yaml").write_text(damaged)
         assert fresh.name == ""
-    assert choose().name == ""  # the newest run of the two
+    assert choose().name == ""  # The newer of the two runs.
 
 
 @pytest.mark.parametrize("model", ["{}", "{network: ngrams}"])
@@ -120,7 +120,7 @@ def test_the_lock_removes_what_killed_processes_left(tmp_path):
     checkpoints = folder.path / "checkpoints"
     left = [folder.path / f".result.json.{DEAD}", checkpoints / f".crepe_epoch_0_test_acc_5.0.json.{DEAD}"]
     kept = checkpoints / "crepe_epoch_0_test_acc_5.0.json"
-    written = folder.path / ".config.yaml.1"  # by a process that is about to take the lock
+    written = folder.path / ".config.yaml.1"  # Written by a process that is about to take the lock.
     for path in (*left, kept, written):
         path.touch()
     lock = next(folder.lock_in_steps(0, print))

@@ -113,7 +113,7 @@ def packed(*texts: str) -> bytes:
 
 
 def with_binary(content: bytes, size: int | None = None, shape: tuple[int, ...] = (2,)) -> tuple[bytes, int]:
-    """A body with texts behind the JSON, and the length of the JSON."""
+    """Return a body that contains JSON followed by texts, and the length of the JSON."""
     size = len(content) if size is None else size
     tensor = {"name": "text", "shape": shape, "datatype": "BYTES", "parameters": {"binary_data_size": size}}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
@@ -187,7 +187,7 @@ class TestRefusals:
     def test_pages_of_other_sites(self, client):
         content = json.dumps(question("a"))
         from_elsewhere = {"Origin": "http://evil.example"}
-        assert client.post(INFER, content=content).status_code == 200  # clients may send no type
+        assert client.post(INFER, content=content).status_code == 200  # Clients may omit the content type.
         assert client.post(INFER, content=content, headers=from_elsewhere).status_code == 415
         same_site = {**from_elsewhere, "Content-Type": "application/json"}
         assert client.post(INFER, content=content, headers=same_site).status_code == 200

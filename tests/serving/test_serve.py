@@ -51,7 +51,7 @@ FACTS = Predictor(ENGINE, CharEncoder(feature_len=FEATURE_LEN), CLASSES, path=Pa
 
 
 def by_length(texts):
-    """Stands for a network: the class is the length modulo 4, so that every answer tells its text."""
+    """Stand-in of a network. The class is the length modulo 4, so that each answer identifies its text."""
     ranked = [CLASSES[(len(text) + shift) % 4] for text in texts for shift in range(4)]
     rankings = [tuple(zip(ranked[first : first + 4], (0.7, 0.2, 0.1, 0.0))) for first in range(0, len(ranked), 4)]
     return [Prediction(*ranking[0], ranking, 1) for ranking in rankings]
@@ -85,7 +85,7 @@ def client():
 
 @pytest.fixture(scope="module")
 def run_dir(data, tmp_path_factory):
-    """A trained run, whose page has its name and texts of its data."""
+    """Folder of a trained run. Its page shows the name of the run and texts of its data."""
     folder = tmp_path_factory.mktemp("served") / "run"
     train("--data", data, "--run-dir", folder, "--name", "Tickets <of> May", *QUICK)
     return folder
@@ -156,7 +156,7 @@ class TestAnswers:
             == 0
         )
         assert value(figures, "crepe_dist_batch_texts_sum") == 2
-        assert value(figures, "crepe_dist_requests_in_flight") == 1  # that for the metrics
+        assert value(figures, "crepe_dist_requests_in_flight") == 1  # The request for the metrics itself.
         assert value(figures, "crepe_dist_build_info", checkpoint="some.params") == 1
 
 
@@ -217,7 +217,8 @@ class TestRefusals:
             go_on.set()
             first.join()
             assert answers[0].status_code == 200
-            assert client.post("/predict", json={"text": "b"}).status_code == 200  # the place was given back
+            # The first request no longer occupies the queue.
+            assert client.post("/predict", json={"text": "b"}).status_code == 200
 
     def test_many_wrong_values_cost_little(self):
         with service() as client:
@@ -266,7 +267,7 @@ class TestBatcher:
         waiting = [batcher.submit(["a" * n] * copies) for n, copies in ((1, 1), (2, 2), (3, 1), (4, 9), (5, 1), (6, 1))]
         assert waiting[4].cancel()
         go_on.set()
-        batcher.close()  # answers what it has
+        batcher.close()  # Answers all waiting requests first.
         assert sizes == [1, 4, 9, 1]
         assert first.result() == by_length(["x"])
         assert waiting[3].result() == by_length(["aaaa"] * 9)
@@ -289,7 +290,7 @@ class TestBatcher:
 
 
 def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # that of the tests stays
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # The handler of the test process must stay.
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for flags, message in (
             (["--port", taken.getsockname()[1]], "Address already in use"),
@@ -304,7 +305,7 @@ def test_mistakes(run_dir, tmp_path, complaint, monkeypatch):
 
 
 class Process:
-    """The command as a user starts it, on a port of its choice or on a given one."""
+    """Process of the command, on the given port or on a free port (0)."""
 
     def __init__(self, run_dir: Path, port: int = 0) -> None:
         flags = ("--port", port, "--timeout", 2, "--max-chars", 1000, "--log-requests")
@@ -330,7 +331,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def started(run_dir):
-    """A list of one: the process that serves now."""
+    """List of one element: the current process of the service. A test may replace it."""
     processes = [Process(run_dir)]
     yield processes
     processes[0].stop()
@@ -366,7 +367,7 @@ class TestProcess:
             client.connect(("127.0.0.1", started[0].port))
             client.settimeout(SECONDS)
             with contextlib.suppress(ConnectionError):
-                while True:  # until the service no longer reads either
+                while True:  # Until the service stops reading as well.
                     client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
 
 
@@ -408,7 +409,8 @@ class TestPage(Browsing):
             for text, level in explanations.runs(explanation)
         ]
         levels = [[name for text, name in found for _ in text] for found in (marked, expected)]
-        assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)  # rounding moves some by a level
+        # Rounding changes the level of some characters.
+        assert sum(one == other for one, other in zip(*levels)) > 0.9 * len(text)
         self.write(browser, "a quiet zig and a loud qua")
         self.until(browser, lambda: self.one(browser, "#marked").text == "a quiet zig and a loud qua")
 
@@ -445,7 +447,7 @@ def test_a_stop_waits_for_what_is_in_hand(started):
 
 @needs_browser
 class TestPageLater(Browsing):
-    """The same page, whose service has been stopped in the test before."""
+    """The same page. The previous test has stopped its service."""
 
     def test_the_service_stops_and_comes_back(self, browser, started, run_dir):
         if started[0].process.poll() is None:
@@ -453,7 +455,7 @@ class TestPageLater(Browsing):
         self.write(browser, "is anybody there")
         problem = self.one(browser, "#problem")
         self.until(browser, lambda: "does not answer" in problem.text)
-        started[0] = Process(run_dir, started[0].port)  # at once on the same port
+        started[0] = Process(run_dir, started[0].port)  # The port is free immediately.
         self.until(browser, lambda: not problem.is_displayed())
         self.until(browser, lambda: sum(self.bars(browser)) == pytest.approx(1, abs=0.01))
 

@@ -23,7 +23,7 @@ from crepe_dist.runs.scores import MultilabelScores
 from tests.conftest import QUICK, command, losses, run, train
 
 WORDS = {"big": "huge giant vast", "old": "ancient antique aged", "red": "crimson scarlet ruby"}
-# In float32: rounding to bfloat16 lets the last losses of two processes differ from those of one by a hundredth.
+# In float32, because in bfloat16 the last losses of one and two processes differ by a hundredth.
 ADAM = [
     *(*QUICK, "--precision=float32"),
     *("--optimizer=adam", "--learning-rate=0.01", "--epochs=4"),

@@ -146,7 +146,8 @@ class TestWordDropout:
         finder, codes = WordHasher(encoding), encoding.encode([" ".join("abcdefghijklmnopqrst")] * 2000)
         fewer = word_dropout(codes, 0.6, np.arange(2000, dtype=np.uint64), finder)
         words = [encoding.decode(row).strip().split(" ") for row in fewer]
-        assert all(row == sorted(set(row)) and len(row[0]) == 1 for row in words)  # in order, one space each
+        # The words keep their order, with one space between them.
+        assert all(row == sorted(set(row)) and len(row[0]) == 1 for row in words)
         counts = np.array([len(row) for row in words])
         assert counts.mean() == pytest.approx(0.7 * 20, rel=0.02)
         assert (counts == 20).sum() == pytest.approx(2000 / 0.6 / 21, rel=0.3)  # rates are uniform from 0 to 0.6
@@ -157,7 +158,7 @@ class TestWordDropout:
         finder, codes = WordHasher(encoding), encoding.encode(self.TEXTS)
         for key in range(20):
             fewer = word_dropout(codes, rate, np.full(len(codes), key, np.uint64), finder)
-            assert np.array_equal(fewer[1:4], codes[1:4])  # of a word or less
+            assert np.array_equal(fewer[1:4], codes[1:4])  # Texts of at most one word.
             assert all(len(finder.find(row[None]).words) for row in fewer[[0, 3, 4, 5]])
 
     def test_words_depend_on_the_epoch_and_the_row_alone(self, folder):
@@ -260,7 +261,7 @@ class TestRun:
         again = folder / f"killed-{lost}"
         shutil.copytree(folder / "run", again)
         (again / "result.json").unlink()
-        if lost == "student":  # from the state before the last
+        if lost == "student":  # Resume from the second newest state.
             shutil.rmtree(max((again / "state").iterdir()))
         else:
             shutil.rmtree(again / "state")
@@ -322,7 +323,8 @@ class TestEncoder:
         first, second = (finished(sentence_encoder.encode_dataset("NAME", data, print)) for _ in range(2))
         assert {name: len(each) for name, each in first.items()} == {"train": 60, "validation": 210, "unlabelled": 300}
         assert all(np.array_equal(first[name], second[name]) for name in first)
-        assert encode.call_count == len(set(sentence_encoder.decode_texts(data))) + 2  # what tells the model, twice
+        # Two more calls identify the model.
+        assert encode.call_count == len(set(sentence_encoder.decode_texts(data))) + 2
 
     def test_what_cannot_be_used_is_refused(self, folder, complaint):
         np.save(folder / "few.npy", np.zeros((9, 2)))

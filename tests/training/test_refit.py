@@ -100,7 +100,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder, lost):
     again = folder / lost.replace(" ", "-")
     shutil.copytree(folder / "run", again)
     reported(again)[0].unlink()
-    shutil.copy(folder / "off" / "result.json", again)  # as it is before the refit
+    shutil.copy(folder / "off" / "result.json", again)  # The state before the refit.
     if lost != "the end":
         shutil.rmtree(max((again / "refit" / "state").iterdir()))
     if lost == "some of the network":

@@ -49,7 +49,7 @@ def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
 
 
 def write_run(folder: Path, options: ModelOptions, dataset: Dataset) -> str:
-    """Directory of a run whose parameters are all random."""
+    """Write a run whose parameters are all random. Return its folder."""
     network = build_network(options, dataset)
     generator = np.random.default_rng(1)
     arrays = {name: generator.normal(0, 0.1, array.shape).astype(np.float32) for name, array in network.values.items()}
@@ -72,7 +72,7 @@ def dataset(data) -> Dataset:
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory) -> dict[str, str]:
-    """Directories of runs, by the name of the network."""
+    """Folders of runs by the name of the network."""
     return {kind: write_run(tmp_path_factory.mktemp(kind), each, dataset) for kind, each in NETWORKS.items()}
 
 

@@ -13,7 +13,8 @@ from tests.chaos import harness
 from tests.conftest import command, needs_kernels, run
 from tests.helpers.programs import program
 
-FOLDER = Path(__file__).parents[1] / "helpers" / "without_mxnet"  # of a sitecustomize.py that hides them
+# Folder of a sitecustomize.py that hides both packages.
+FOLDER = Path(__file__).parents[1] / "helpers" / "without_mxnet"
 MISSING = "needs MXNet, which is not installed\n  why: MXNet 1.9.1 needs Python 3.9"
 
 

@@ -30,7 +30,7 @@ def outcome(end, validation=None, loss=1.0, problem=""):
 
 @pytest.fixture
 def play(monkeypatch, data_with_validation, tmp_path):
-    """Runs a search with outcomes that are given; returns the search, and the folders and settings of its trials."""
+    """Function that runs a search with these outcomes, and returns it with the folders and settings of its trials."""
 
     def run(*outcomes, most=None):
         left, given = list(outcomes), []
@@ -133,7 +133,7 @@ def test_a_trial_trains_and_its_epochs_are_watched(quick_settings, tmp_path):
         {**quick_settings, "training.epochs": 2}, tmp_path / "trial", 1, time.monotonic() + SOON, prune, print
     )
     assert made["end"] == DONE
-    assert (made["epoch"], made["validation"]) in seen or not seen  # it may end before the first look
+    assert (made["epoch"], made["validation"]) in seen or not seen  # The trial may end before it is first polled.
 
 
 def test_the_values_of_the_default_trial_are_those_that_it_trains_with(data_with_validation, tmp_path):
@@ -169,7 +169,7 @@ def test_a_training_that_fails_says_why(data_with_validation, tmp_path):
     ("codes", "ends"), [([-9, 0], True), ([137, 75, 0], True), ([-9, -9, -9], "SIGKILL"), ([1], "")]
 )
 def test_a_killed_training_of_another_command_is_resumed_twice(monkeypatch, tmp_path, codes, ends):
-    """verify and inspect train in a folder of their own, and would lose what was done."""
+    """`verify` and `inspect` train in a temporary folder, and would otherwise lose the completed steps."""
     left = list(codes)
     (tmp_path / training_subprocess.LOG).write_text("epoch 0")
 

@@ -11,7 +11,7 @@ from crepe_dist.model.network_config import NetworkConfig
 
 @dataclass(frozen=True)
 class BagShape(NetworkConfig):
-    """Configuration of the bag of characters; it has no sizes of its own."""
+    """Configuration of the bag of characters, which has no sizes of its own."""
 
     kind: ClassVar[str] = "bag"
     title: ClassVar[str] = "a bag of characters"

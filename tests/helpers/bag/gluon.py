@@ -10,7 +10,7 @@ from tests.helpers.bag.config import BagShape
 
 
 class Bag(nn.HybridBlock):
-    """Codes, uint8 [B, L] → float32 logits [B, classes]."""
+    """Gluon block: character ids, uint8 [B, L] → logits, float32 [B, classes]."""
 
     def __init__(self, shape: BagShape, **kwargs: Any) -> None:
         super().__init__(**kwargs)

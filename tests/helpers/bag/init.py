@@ -8,5 +8,5 @@ from tests.helpers.bag.config import BagShape
 
 
 def init_parameters(shape: BagShape, seed: int) -> dict[str, Parameter]:
-    """Make the parameters."""
+    """Create the parameters."""
     return {name: Parameter(zeros(*size)) for name, size in shape.parameter_shapes().items()}

@@ -35,7 +35,7 @@ import pytest
 
 from crepe_dist.cuda import driver, nccl
 
-SWITCH = "CREPE_DIST_TEST_GPU"  # "real": on the GPUs of this machine
+SWITCH = "CREPE_DIST_TEST_GPU"  # With the value "real", the tests run on the GPUs of this machine.
 FOLDER = Path(__file__).parent
 LIBRARIES = {"libcuda.so.1": ("libcuda.cpp", "ptx.cpp"), "libnccl.so.2": ("libnccl.cpp",)}
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fwrapv", "-Wall", "-Wextra", "-shared", "-fPIC"]
@@ -43,7 +43,7 @@ FLAGS += ["-fvisibility=hidden", "-pthread"]
 
 
 def build() -> Path:
-    """Compile the stand-ins, once for each version of their sources; return their folder, for LD_LIBRARY_PATH."""
+    """Compile the stand-ins once for each version of their sources. Return their folder, for LD_LIBRARY_PATH."""
     sources = [path for path in sorted(FOLDER.iterdir()) if path.suffix in (".cpp", ".h")]
     text = b"".join(path.read_bytes() for path in sources)
     name = hashlib.sha256(text + str(FOLDER).encode()).hexdigest()[:16]
@@ -75,13 +75,13 @@ def is_real() -> bool:
 
 
 def only_stand_ins(*answers: str) -> None:
-    """Skip a test that needs these answers of a stand-in."""
+    """Skip the test on real GPUs, because only a stand-in can give these answers."""
     if is_real():
         pytest.skip(f"only a stand-in can be told {', '.join(answers)}")
 
 
 def _need_gpus(wanted: int) -> None:
-    """Let a test fail where there is no driver, and skip one that needs more GPUs than there are."""
+    """Fail the test if the machine has no driver. Skip the test if the machine has fewer GPUs than ``wanted``."""
     if error := driver.load_error():
         pytest.fail(f"{SWITCH} is real, but {error.what}: {error.why}", pytrace=False)
     if (found := driver.gpu_count()) < wanted:
@@ -89,10 +89,10 @@ def _need_gpus(wanted: int) -> None:
 
 
 def environment(*folders: Path, **told: object) -> dict[str, str]:
-    """Return the environment of a process that uses the stand-ins; skip a test that asks for what is not there.
+    """Return the environment of a process that uses the stand-ins. Skip the test if real GPUs cannot answer so.
 
     Args:
-        folders: come first in PYTHONPATH.
+        folders: First folders of PYTHONPATH.
     """
     root = FOLDER.parents[2]
     if is_real():
@@ -112,7 +112,7 @@ def _answers(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def for_processes(*folders: Path, **told: object) -> Iterator[None]:
-    """Let the processes that this one starts use the stand-ins, see ``environment``."""
+    """Make processes that are started within the block use the stand-ins. See ``environment``."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(*folders, **told).items():
             patch.setenv(name, value)
@@ -121,9 +121,9 @@ def for_processes(*folders: Path, **told: object) -> Iterator[None]:
 
 @contextmanager
 def used(**told: object) -> Iterator[None]:
-    """Let this process use the stand-ins: a library that is loaded is found by its name.
+    """Make this process use the stand-ins, by loading them: a loaded library is found by its name.
 
-    They stay loaded, but afterwards there is no GPU.
+    The libraries stay loaded, but after the block the driver reports no GPU.
     """
     if is_real():
         _need_gpus(1)

@@ -42,7 +42,7 @@ def change(mx: Any) -> None:
     from crepe_dist.cuda import driver
 
     class Device(mx.Context):  # type: ignore[misc]
-        """A context that MXNet's library takes for ``cpu(FIRST + number)``, and everybody else for ``gpu(number)``."""
+        """Context that is ``cpu(FIRST + number)`` for MXNet's library, and ``gpu(number)`` for all other code."""
 
         def __init__(self, number: int = 0) -> None:
             super().__init__("cpu", FIRST + number)
