@@ -31,21 +31,7 @@ from tests.helpers.browsing import chromium, needs_browser
 from tests.helpers.needs import needs
 
 NO_ROW = 0xFFFFFFFF  # see cuda/kernels/common.cuh
-IN_PAGE = """
-const [binary, models, texts, done] = arguments;
-const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-(async () => {
-  Object.assign(ort.env.wasm, {numThreads: 1, wasmBinary: bytes(binary).buffer});
-  const found = [];
-  for (const [number, model] of models.entries()) {
-    const session = await ort.InferenceSession.create(bytes(model), {executionProviders: ["wasm"]});
-    const codes = new ort.Tensor("int32", Int32Array.from(texts[number]), [1, texts[number].length]);
-    const answer = await session.run({codes});
-    found.push(session.outputNames.map((name) => [...answer[name].data]));
-  }
-  done(found);
-})();
-"""
+IN_PAGE = Path(__file__).with_name("run_onnx.js").read_text(encoding="utf-8")
 VECTORS = json.loads(Path(__file__).with_name("ngram_hash.json").read_text())
 
 
