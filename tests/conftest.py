@@ -33,6 +33,7 @@ from crepe_dist.preparing.splitting import SplitOptions
 from crepe_dist.reports import data_page
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.settings.config import parse
+from tests.helpers.browsing import chromium
 from tests.helpers.turns import turn
 
 if TYPE_CHECKING:
@@ -134,6 +135,14 @@ def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser that the tests of a module share."""
+    with chromium() as driver:
+        driver.set_script_timeout(120)
+        yield driver
 
 
 @pytest.fixture(params=KERNELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import crepe_dist
 from crepe_dist import cli
+from crepe_dist.settings.flags import Command
 from tests.conftest import launch_prefix, run
 from tests.helpers.programs import program
 
@@ -20,9 +22,11 @@ HEAVY = {"fastapi", "horovod", "matplotlib", "mxnet", "onnx", "onnxruntime", "pa
 
 
 def test_every_command_is_listed_and_no_other(tmp_path):
-    modules = [PACKAGE / "train.py", *PACKAGE.glob("commands/*.py")]
-    found = [re.findall(r"^class (\w+)\(.*(?:Command|Flags)\):$", path.read_text(), re.M) for path in modules]
-    assert set(cli.COMMANDS) == {name.lower() for names in found for name in names} | {"train"}
+    names = ["train", *(f"commands.{path.stem}" for path in PACKAGE.glob("commands/[!_]*.py"))]
+    modules = [importlib.import_module(f"crepe_dist.{name}") for name in names]
+    classes = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
+    found = {each.__name__.lower() for each in classes if issubclass(each, Command) and hasattr(each, "usage")}
+    assert set(cli.COMMANDS) == found | {"train"}
     printed = run([CREPE, "--help"], tmp_path)
     assert printed.startswith("usage: crepe COMMAND [options]\n")
     assert re.findall(r"^  (\w+) +\w", printed.partition("\noptions:")[0], re.M) == list(cli.COMMANDS)

@@ -16,7 +16,7 @@ from crepe_dist.exporting.exporter import export
 from crepe_dist.files.json_file import read_json, write_json
 from tests.exporting.test_export import ENCODINGS, make
 from tests.exporting.test_export import texts as usual
-from tests.helpers.browsing import chromium, needs_browser
+from tests.helpers.browsing import needs_browser
 
 HTML = [
     "<p>Dear <b>te</b>am &amp; all,</p><p class='x'>bye</p>", "one<br>two<br/>three<BR />four\n\nfive",
@@ -49,17 +49,16 @@ def test_the_runtime_answers_as_predict_does(predictor, tmp_path):
 
 
 @needs_browser
-def test_the_page_removes_what_python_does(predictor, monkeypatch, tmp_path):
+def test_the_page_removes_what_python_does(predictor, browser, monkeypatch, tmp_path):
     monkeypatch.setattr(web_page, "web_runtime", lambda: ("", b""))
     export(predictor, "web", tmp_path / "page", usual(20))
     script = (tmp_path / "page" / web_page.PAGE).read_text(encoding="utf-8")
     function = re.search(r"^function withoutTags.*?^}$", script, re.DOTALL | re.MULTILINE)
     assert function is not None
-    with chromium() as browser:
-        browser.get("data:text/html,<p>")
-        found = browser.execute_script(
-            f"{function[0]}\nreturn JSON.parse(arguments[0]).map(withoutTags);", json.dumps(HTML)
-        )
+    browser.get("data:text/html,<p>")
+    found = browser.execute_script(
+        f"{function[0]}\nreturn JSON.parse(arguments[0]).map(withoutTags);", json.dumps(HTML)
+    )
     assert found == list(map(without_tags, HTML))
 
 

@@ -18,7 +18,7 @@ from tests.chaos.harness import slow
 from tests.conftest import FEATURE_LEN
 from tests.exporting.test_export import CLASSES, ENCODINGS, make
 from tests.exporting.test_export import texts as usual
-from tests.helpers.browsing import Browsing, chromium, needs_browser
+from tests.helpers.browsing import Browsing, needs_browser
 from tests.helpers.needs import needs
 
 FILES = ["index.html", "onnxruntime-LICENSE.txt", "onnxruntime-ThirdPartyNotices.txt"]
@@ -44,13 +44,6 @@ pytestmark = [
     pytest.mark.web,
     needs(*([] if (cache_folder() / web_page.ARCHIVE).exists() else ["npm"])),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as driver:
-        driver.set_script_timeout(120)
-        yield driver
 
 
 def made(folder, kind, encoding, *about):

@@ -12,18 +12,10 @@ from typing import Any
 import pytest
 
 from tests.chaos import harness
-from tests.multihost.network import Network, needs_namespaces
+from tests.multihost.network import Network
 
 LIMIT = 10.0  # Time limit of the watchdog in seconds.
 PORT = "29500"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("multihost")
-            item.add_marker(needs_namespaces)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from tests.chaos import harness
 from tests.chaos.harness import slow
 from tests.conftest import PAPER, needs_kernels
 from tests.multihost.conftest import Run
-from tests.multihost.network import Network
+from tests.multihost.network import Network, needs_namespaces
 
+pytestmark = [pytest.mark.multihost, needs_namespaces]
 CREPE: tuple[str, ...] = ()  # the default
 PACKAGE = Path(crepe_dist.__file__).parent
 EPOCHS = "--epochs=8"

@@ -27,7 +27,7 @@ from crepe_dist.networks.ngrams.config import NGramConfig
 from crepe_dist.networks.ngrams.hashing import add_boundary_symbols, hash_documents, hash_to_rows, ngram_keys, word_keys
 from tests.exporting.test_export import serialize, session_of
 from tests.helpers import cuda_emulator
-from tests.helpers.browsing import chromium, needs_browser
+from tests.helpers.browsing import needs_browser
 from tests.helpers.needs import needs
 
 NO_ROW = 0xFFFFFFFF  # see cuda/kernels/common.cuh
@@ -96,18 +96,16 @@ def test_rows_of_each_position(version, vector):
 @pytest.mark.web
 @needs_browser
 @needs(*([] if (cache_folder() / web_page.ARCHIVE).exists() else ["npm"]))
-def test_rows_of_each_position_in_the_runtime_of_the_web_page():
+def test_rows_of_each_position_in_the_runtime_of_the_web_page(browser):
     """The page runs the ONNX graph, by WebAssembly."""
     script, binary = web_page.web_runtime()
     vectors = [vector for vector in VECTORS if vector["text"]]
     models = [b64encode(serialize(*onnx_graph(vector))).decode() for vector in vectors]
     texts = [vector["text"] for vector in vectors]
-    with chromium() as browser:
-        browser.set_script_timeout(120)
-        browser.get("data:text/html,<p>")
-        browser.execute_script("const script = document.createElement('script'); script.text = arguments[0];"
-                               "document.head.append(script);", script)  # fmt: skip
-        found = browser.execute_async_script(IN_PAGE, b64encode(binary).decode(), models, texts)
+    browser.get("data:text/html,<p>")
+    browser.execute_script("const script = document.createElement('script'); script.text = arguments[0];"
+                           "document.head.append(script);", script)  # fmt: skip
+    found = browser.execute_async_script(IN_PAGE, b64encode(binary).decode(), models, texts)
     for vector, (rows, words) in zip(vectors, found, strict=True):
         check(vector, *onnx_rows(vector, np.array(rows).reshape(expected(vector).shape), np.array(words)))
 

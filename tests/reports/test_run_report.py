@@ -34,7 +34,7 @@ from crepe_dist.sealed_json import write_sealed_json
 from crepe_dist.settings.config import parse
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, write_rows
-from tests.helpers.browsing import chromium, needs_browser
+from tests.helpers.browsing import needs_browser
 from tests.reports.test_data_page import HOSTILE, Page, checked, summary
 from tests.serving.test_serve import FACTS
 
@@ -228,11 +228,6 @@ class TestLook:
         for name, markup in pages.items():
             (folder / f"{name}.html").write_text(markup, encoding="utf-8")
         return folder
-
-    @pytest.fixture(scope="class")
-    def browser(self):
-        with chromium() as driver:
-            yield driver
 
     @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
     @pytest.mark.parametrize("name", ["run", "data", "serve"])

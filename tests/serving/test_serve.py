@@ -41,7 +41,7 @@ from crepe_dist.serving.batching import DynamicBatcher
 from crepe_dist.settings.options import ServiceOptions
 from tests.conftest import FEATURE_LEN, QUICK, command, train
 from tests.exporting.test_export import ENCODINGS, make
-from tests.helpers.browsing import SECONDS, Browsing, chromium, needs_browser
+from tests.helpers.browsing import SECONDS, Browsing, needs_browser
 
 JSON = {"Content-Type": "application/json"}
 CLASSES = ["<i>plain</i>", "naïve", "quoted \"'&", "end"]
@@ -372,10 +372,9 @@ class TestProcess:
 
 
 @pytest.fixture(scope="module")
-def browser(started):
-    with chromium() as driver:
-        driver.get(started[0].url)
-        yield driver
+def browser(browser, started):
+    browser.get(started[0].url)
+    return browser
 
 
 @needs_browser
