@@ -73,11 +73,9 @@ class Export(ModelFlags, ThresholdFlag, Command):
             raise UserError(f"--max-size-mb does not apply to --format {export_format}", remedy="use --format crepe")
         set_omp_threads()
         from crepe_dist.exporting.exporter import export, real_texts, synthetic_texts
-        from crepe_dist.predicting.loading import load
-        from crepe_dist.runs import checkpoint
+        from crepe_dist.predicting.loading import load_for_command
 
-        path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint, self.data), self.checkpoint)
-        predictor = load(path, **self.external_weights_kwargs(), device="cpu", **self.thresholds())
+        predictor = load_for_command(self, self.data, device="cpu", **self.thresholds())
         if predictor.composition.feature_columns and export_format == "web":
             remedy = "use --format onnx, huggingface, mlflow or crepe"
             what = f"--format {export_format} does not support feature columns, which this model has"
@@ -92,7 +90,7 @@ class Export(ModelFlags, ThresholdFlag, Command):
             _list(files)
             print(*notes, sep="\n")
             return
-        real, synthetic = real_texts(path, self.data), synthetic_texts(predictor.encoding)
+        real, synthetic = real_texts(predictor.path, self.data), synthetic_texts(predictor.encoding)
         files, difference = export(predictor, export_format, self.out, real + synthetic)
         _list(files)
         if predictor.composition.strip_html and export_format == "onnx":

@@ -37,7 +37,6 @@ from crepe_dist.predicting.prediction import Prediction
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.formats import ENCODING_REMEDY, NOT_UTF_8
 from crepe_dist.preparing.sources import PIPE, format_by_suffix
-from crepe_dist.runs import checkpoint
 from crepe_dist.settings.fields import (
     ANY_TEXT,
     COLUMN,
@@ -122,11 +121,9 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
         self.format = self.format or _detect_output_format(self.out)
         _check(self)
         set_omp_threads()
-        from crepe_dist.predicting.loading import load  # Imported here because this import is slow.
+        from crepe_dist.predicting.loading import load_for_command  # Imported here because this import is slow.
 
-        path = checkpoint.log_model_in_use(checkpoint.resolve_model(self.checkpoint), self.checkpoint)
-        predictor = load(path, **self.external_weights_kwargs(), device=self.device, **self.thresholds())
-        _predict(predictor, self)
+        _predict(load_for_command(self, device=self.device, **self.thresholds()), self)
 
 
 def _is_stream(out: str) -> bool:

@@ -60,14 +60,12 @@ def _stop(number: int, frame: Optional[FrameType]) -> None:
 
 def _serve(args: Serve) -> None:
     # These imports are not at the top of the module, because FastAPI and uvicorn take 0.6 s. --help needs none of them.
-    from crepe_dist.predicting.loading import load
-    from crepe_dist.runs import checkpoint
+    from crepe_dist.predicting.loading import load_for_command
     from crepe_dist.serving import server
     from crepe_dist.serving.app import ServiceMetrics, create_app
 
     with server.listen(args.host, args.port) as listener:
-        path = checkpoint.log_model_in_use(checkpoint.resolve_model(args.checkpoint), args.checkpoint)
-        predictor = load(path, **args.external_weights_kwargs(), device=args.device, **args.thresholds())
+        predictor = load_for_command(args, device=args.device, **args.thresholds())
         metrics = ServiceMetrics(predictor.path.name, predictor.kernels)
 
         def predict(rows: Sequence[str]) -> list[Prediction]:
@@ -77,7 +75,8 @@ def _serve(args: Serve) -> None:
         batcher = DynamicBatcher(predict, predictor.explain, metrics.batch_texts.observe)
         try:
             batcher.submit(["warm-up"]).result()
-            print(f"{escape_controls(str(path))}: {len(predictor.classes)} classes, kernels: {predictor.kernels}")
+            path = escape_controls(str(predictor.path))
+            print(f"{path}: {len(predictor.classes)} classes, kernels: {predictor.kernels}")
             print(f"listening on {server.url(listener)}", flush=True)
             if not server.is_loopback(listener):
                 print(

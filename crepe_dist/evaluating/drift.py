@@ -27,12 +27,11 @@ from crepe_dist.files.json_file import write_json
 from crepe_dist.formatting import escape_nested, excerpt, join_words, percent, pluralize, truncate_to_width
 from crepe_dist.invocation import command_line
 from crepe_dist.predicting.input_reader import warn_of_encoding
-from crepe_dist.predicting.loading import load
+from crepe_dist.predicting.loading import load_for_command
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing import remote
 from crepe_dist.preparing.sources import PIPE
 from crepe_dist.reports.page import render
-from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run_of_checkpoint
 from crepe_dist.version import __version__
 
@@ -51,8 +50,7 @@ def drift(args: Any) -> None:
         UserError: The file or the test split cannot be opened or has too few texts, or --check is set and the texts
             have drifted.
     """
-    path = checkpoint.log_model_in_use(checkpoint.resolve_model(args.checkpoint, args.data), args.checkpoint)
-    predictor = load(path, **args.external_weights_kwargs(), device=args.device)
+    predictor = load_for_command(args, args.data, device=args.device)
     if args.data is None and open_run_of_checkpoint(predictor.path) is None:
         why, remedy = "its test split is unknown without the run", "name the data set of the training: --data DIR"
         raise UserError(f"{predictor.path} is not in the folder of its run", why, remedy)

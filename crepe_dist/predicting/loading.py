@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from crepe_dist.runs import checkpoint
 from crepe_dist.runs.run_dir import RunDir
 from crepe_dist.sealed_json import damaged_error
 from crepe_dist.settings.options import Precision
+
+if TYPE_CHECKING:
+    from crepe_dist.settings.flags import ModelFlags
 
 PARAMETER_FILES = (".params", weights_io.SAFETENSORS)  # Suffixes of weights files.
 DEFAULT_LENGTH = 1014  # Number of characters that the paper's network reads.
@@ -68,6 +71,17 @@ def load(
         raise UserError(f"threads is {threads}", remedy="give at least 1, or leave it out")
     predictor.engine.threads = threads or predictor.engine.threads
     return predictor
+
+
+def load_for_command(flags: ModelFlags, data: str | Path | None = None, **options: Any) -> Predictor:
+    """Open the model that the flags of a command specify. Print to standard error which parameters it uses.
+
+    Args:
+        data: Prepared folder; see ``resolve_model``.
+        options: Other arguments of ``load``.
+    """
+    path = checkpoint.log_model_in_use(checkpoint.resolve_model(flags.checkpoint, data), flags.checkpoint)
+    return load(path, **flags.external_weights_kwargs(), **options)
 
 
 def _set_thresholds(predictor: Predictor, min_probability: float | str, min_precision: float | None) -> None:
