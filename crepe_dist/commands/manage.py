@@ -66,10 +66,8 @@ def _row(run: Path, used: str) -> tuple[str, ...]:
     source = Path(str(data.get("source", ""))).name if isinstance(data, dict) else ""
     score, end_time = "–", "no"
     if result is not None:
-        score, end_time = (
-            percent(result["test_accuracy"]),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run))),
-        )
+        score = percent(result["test_accuracy"])
+        end_time = time.strftime("%Y-%m-%d %H:%M", time.localtime(_changed(run)))
     mark, on_disk = "*" if Path(used) == run else "", size(run_dir.disk_usage(run))
     cells = (mark, str(run), source, score, on_disk, end_time, folder.name)
     return tuple(map(escape_controls, cells))

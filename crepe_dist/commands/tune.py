@@ -85,11 +85,8 @@ def format_settings(settings: dict[str, Any]) -> str:
     """Format the settings of a trial for the terminal."""
     if not settings:
         return "the defaults"
-    return ", ".join(
-        f"{name.rpartition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{name.rpartition('.')[2]} {value}"
-        for name, value in settings.items()
-        if name != "training.patience"
-    )
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in settings.items()}
+    return ", ".join(f"{name.rpartition('.')[2]} {text}" for name, text in texts.items() if name != "training.patience")
 
 
 def _show(search: Search, out: Path, console: Console, resume_arguments: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,12 @@ def score(args: Any, group: ProcessGroup) -> None:
             print(title, *rows.notes(), "", sep="\n")
         split, encoding = rows.dataset.splits[rows.split], rows.dataset.encoder
         feature_columns = predictor.composition.feature_columns if rows.split in SPLITS_WITH_TEXTS else ()
-        # Altered views of the split. The key is the probability of a typing error, or the name of a removed column.
-        views: dict[Any, Split] = {rate: with_typos(split, rate, encoder=encoding) for rate in args.typos}
-        views |= {column.name: without_column(split, column.name, predictor) for column in feature_columns}
-        scores, *view_scores = (
-            evaluate_on(view, predictor, group, args.batch_size) for view in (split, *views.values())
-        )
+        score_view = partial(evaluate_on, predictor=predictor, group=group, batch_size=args.batch_size)
+        scores = score_view(split)
+        noisy = {rate: score_view(with_typos(split, rate, encoder=encoding)) for rate in args.typos}
+        reduced = {column.name: score_view(without_column(split, column.name, predictor)) for column in feature_columns}
         if group.is_root:
-            _write(args, predictor, rows, scores, dict(zip(views, view_scores)))
+            _write(args, predictor, rows, scores, noisy, reduced)
 
 
 def without_column(split: Split, name: str, predictor: Predictor) -> Split:
@@ -105,15 +104,23 @@ def evaluate_on(
 
 
 def _write(
-    args: Any, predictor: Predictor, rows: EvalRows, scores: AnyScores, view_scores: dict[Any, AnyScores]
+    args: Any,
+    predictor: Predictor,
+    rows: EvalRows,
+    scores: AnyScores,
+    noisy: dict[float, AnyScores],
+    reduced: dict[str, AnyScores],
 ) -> None:
-    """Write the scores to the terminal and to the files that the flags specify."""
+    """Write the scores to the terminal and to the files that the flags specify.
+
+    Args:
+        noisy: Scores of the split with typing errors, by the probability of an error.
+        reduced: Scores of the split without the values of a feature column, by the name of the column.
+    """
     dataset, split = rows.dataset, rows.split
     print(_text(scores, dataset, predictor.path))
     if isinstance(scores, MulticlassScores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
-    noisy = {prob: view for prob, view in view_scores.items() if isinstance(prob, float)}
-    reduced = {name: view for name, view in view_scores.items() if isinstance(name, str)}
     descriptions = {f"with a typing error in {percent(prob)} of the characters": view for prob, view in noisy.items()}
     descriptions |= {f"without the column {excerpt(name)}": view for name, view in reduced.items()}
     for description, view in descriptions.items():

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from crepe_dist import formatting, invocation
+from crepe_dist import invocation
 from crepe_dist.data.arrays import Arrays
 from crepe_dist.data.char_encoder import CharEncoder
 from crepe_dist.data.dataset import MANIFEST, Dataset, open_dataset
@@ -99,11 +99,6 @@ def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, 
     return f"crepe_epoch_{epoch}_test_{score}{'_refit' * is_refit}.params"
 
 
-def score_name(name: str) -> str:
-    """Return the name of the score in the file name of a checkpoint."""
-    return formatting.score_name("_test_f1_" in name)
-
-
 def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mapping[str, AnyScores]) -> None:
     """Write the checkpoint of an epoch (``write_checkpoint``).
 
@@ -132,11 +127,9 @@ def build_metadata(
     """
     test = scores["test"]
     corrected = data.manifest.get("corrections", {}).get("splits", {})
-    labels = (
-        {}
-        if isinstance(test, MulticlassScores)
-        else {"labels": {"kind": MULTILABEL, "thresholds": test.thresholds.tolist()}}
-    )
+    labels: Json = {}
+    if isinstance(test, MultilabelScores):
+        labels = {"labels": {"kind": MULTILABEL, "thresholds": test.thresholds.tolist()}}
     return {
         "epoch": record["epoch"],
         "test_accuracy": record["test_accuracy"],

@@ -263,11 +263,9 @@ class History:
                 self.resume_steps.append(step)
 
     def _add(self, point: DownsampledPoint) -> None:
-        if (
-            self.points
-            and (self.points[-1].step - 1) // self.steps_per_point == (point.step - 1) // self.steps_per_point
-        ):
-            self.points[-1].merge(point)
+        last = self.points[-1] if self.points else None
+        if last and (last.step - 1) // self.steps_per_point == (point.step - 1) // self.steps_per_point:
+            last.merge(point)
             return
         self.points.append(point)
         if len(self.points) > 2 * MAX_POINTS:

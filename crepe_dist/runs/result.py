@@ -8,7 +8,7 @@ from typing import Any
 
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.files.atomic_write import fsync
-from crepe_dist.formatting import percent
+from crepe_dist.formatting import percent, score_name
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.checkpoint import FOLDER, RESULT
 from crepe_dist.runs.run_dir import RunDir
@@ -39,11 +39,8 @@ class Result:
     test_loss: float
 
     def __str__(self) -> str:
-        return (
-            f"test {checkpoint.score_name(self.checkpoint.name)} {percent(self.test_accuracy)}, loss "
-            f"{self.test_loss:.4f} "
-            f"(epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
-        )
+        score = f"{score_name('_test_f1_' in self.checkpoint.name)} {percent(self.test_accuracy)}"
+        return f"test {score}, loss {self.test_loss:.4f} (epoch {self.epoch}, {self.chosen_by})\n{self.checkpoint}"
 
 
 def read_result(folder: RunDir) -> Result | None:

@@ -362,9 +362,8 @@ class MultilabelScores(ClassificationScores):
 
     def summary(self) -> dict[str, Any]:
         """Return the scores over all classes as JSON values."""
-        micro = dict(
-            zip(("micro_f1", "micro_precision", "micro_recall"), (self.accuracy, *self.micro_precision_recall))
-        )
+        precision, recall = self.micro_precision_recall
+        micro = {"micro_f1": self.accuracy, "micro_precision": precision, "micro_recall": recall}
         names = ("macro_f1", "mean_average_precision", "loss", "calibration_error", "documents")
         return {**micro, "exact_match": self.exact_match, **{name: getattr(self, name) for name in names}}
 
@@ -457,11 +456,8 @@ def _f1(confusion_counts: Counts) -> Floats:
 def _to_json(value: Any) -> Any:
     """Convert an attribute of scores to a JSON value. Bits are encoded in base64."""
     if isinstance(value, np.ndarray) and value.dtype == bool:
-        return (
-            base64.b64encode(np.packbits(value).tobytes()).decode("ascii")
-            if len(value) <= MAX_STORED_DOCUMENTS
-            else None
-        )
+        packed = base64.b64encode(np.packbits(value).tobytes()).decode("ascii")
+        return packed if len(value) <= MAX_STORED_DOCUMENTS else None
     if isinstance(value, list):
         return [asdict(mistake) for mistake in value]
     if isinstance(value, Calibration):

@@ -214,11 +214,8 @@ def default_patience(network: str, num_documents: int) -> int:
     Args:
         num_documents: Number of validation documents. The caller passes 0 to disable early stopping.
     """
-    return (
-        DEFAULT_PATIENCE
-        if network_registry.config_class(network).early_stopping and num_documents >= MIN_VALIDATION_ROWS
-        else 0
-    )
+    stops_early = network_registry.config_class(network).early_stopping and num_documents >= MIN_VALIDATION_ROWS
+    return DEFAULT_PATIENCE if stops_early else 0
 
 
 # Limits of the weight of one class. The limits keep the loss finite.
