@@ -34,7 +34,7 @@ from crepe_dist.files.atomic_write import fsync
 from crepe_dist.preparing.corrections import apply_corrections
 from crepe_dist.preparing.feature_columns import fit_feature_columns
 from crepe_dist.preparing.fit_encoder import fit_encoder
-from crepe_dist.preparing.label_parsing import ABSENT, collect_classes, encode_labels, parse_label
+from crepe_dist.preparing.label_parsing import collect_classes, encode_labels, parse_label
 from crepe_dist.preparing.quarantine import Quarantine, check_rows, write_quarantine
 from crepe_dist.preparing.renaming import listed_classes
 from crepe_dist.preparing.spec import PreparationSpec
@@ -48,7 +48,7 @@ from crepe_dist.preparing.splitting import (
     assign_splits,
     training_labels,
 )
-from crepe_dist.preparing.spool import RowSubset, SpooledRows
+from crepe_dist.preparing.spool import RowSubset, SpooledRows, SpooledTexts
 from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
 
 # Limits of the rows that are encoded together: their number, and the size of their character ids in bytes.
@@ -122,8 +122,7 @@ def build_dataset(
     # If a split has its own files, no rows are drawn for it.
     fractions: dict[str, Any] = {split: 0.0 for split in ("test", "validation") if split in splits_with_files}
     given_split = split_of_file[collected.rows["file"]]
-    if ABSENT in collected.labels:
-        given_split[collected.rows["label"] == collected.labels.index(ABSENT)] = UNLABELLED
+    given_split[collected.lacks_label] = UNLABELLED
     names, known_labels = _find_classes(spec, collected, given_split)
     assignment = assign_splits(collected.rows, given_split, replace(spec.split, **fractions), known_labels)
     emptied: set[str] = set()
@@ -148,7 +147,7 @@ def build_dataset(
             "all rows are in other splits, or were left out",
             "give more rows, or smaller --test and --validation",
         )
-    text_columns = next((entry["texts"] for _, entry in sorted(collected.files.items()) if entry["texts"]), ())
+    text_columns = collected.first_value("texts") or ()
     feature_columns, value_characters = spec.feature_columns, ""
     if spec.classes is None and spec.read_options.columns.feature_columns:
         feature_columns, value_characters = fit_feature_columns(
@@ -177,7 +176,7 @@ def build_dataset(
         kinds = (TEXTS,) * (split in SPLITS_WITH_TEXTS) + (IDS,) * (id_name is not None)
         size = max(1, SHARD_BYTES // encoder.feature_len)
         split_rows = collected.subset(chosen)
-        shards = enumerate(split_rows[start : start + size] for start in range(0, len(chosen), size))
+        shards = enumerate(split_rows.iter_chunks(size))
         write = partial(write_shard, folder, split, encoder, preprocessor, kinds)
         for shard_files, shard_counts in workers.map_in_order(write, shards):
             files |= shard_files
@@ -185,9 +184,9 @@ def build_dataset(
             sizes.append(shard_counts.rows)
             show_progress("encoding", counts.rows, len(collected.rows))
         splits[split] = {"rows": len(chosen), "shards": sizes, "files": files}
-    label = next((entry["label"] for _, entry in sorted(collected.files.items()) if entry["label"]), None)
     columns = spec.read_options.columns
-    columns = replace(columns, label=columns.label or label, needs_label=columns.label is not None)
+    label = columns.label or collected.first_value("label")
+    columns = replace(columns, label=label, needs_label=columns.label is not None)
     manifest: dict[str, Any] = {
         "encoding": encoder.to_dict(),
         "composition": preprocessor.to_dict(),
@@ -256,13 +255,12 @@ def write_shard(
         shard: Number of the shard, and its rows.
     """
     number, rows = shard
-    texts = rows.texts()
+    texts = SpooledTexts(rows.text_files)
     known = np.flatnonzero(encoder.has_id(np.arange(128, dtype=np.uint32))).astype(np.uint8).tobytes()
     counts = TextCounts()
     writer = ShardWriter(folder, split, number, len(rows), encoder.feature_len, kinds)
     step = max(1, min(MAX_CHUNK, CHUNK_BYTES // encoder.feature_len))
-    for start in range(0, len(rows), step):
-        chunk = rows[start : start + step].records()
+    for chunk in map(RowSubset.records, rows.iter_chunks(step)):
         data = texts.get(chunk)
         read = [text.decode("utf-8") for text in data]
         if preprocessor.feature_columns:

@@ -19,10 +19,8 @@ from crepe_dist.data.text_preprocessing import (
 from crepe_dist.errors import UserError
 from crepe_dist.preparing.formats.columns import ColumnSpec
 from crepe_dist.preparing.spool import RowSubset
-from crepe_dist.preparing.worker_pool import WorkerPool
+from crepe_dist.preparing.worker_pool import TASK_ROWS, WorkerPool
 
-# Number of rows in a task for a worker process.
-TASK_ROWS = 1 << 15
 Floats = npt.NDArray[np.float64]
 # Maximum number of categories of a column. There are not enough ids for more categories.
 MAX_CATEGORIES = MAX_RARE_CHARACTERS + MAX_CHARACTERS
@@ -43,9 +41,8 @@ def fit_feature_columns(
         UserError: A column has no values, or the columns have too many values.
     """
     counts: list[Counter[str]] = [Counter() for _ in spec.feature_columns]
-    pieces = (training[start : start + TASK_ROWS] for start in range(0, len(training), TASK_ROWS))
-    for piece_counts in workers.map_in_order(count_values, pieces):
-        for total, column_counts in zip(counts, piece_counts):
+    for chunk_counts in workers.map_in_order(count_values, training.iter_chunks(TASK_ROWS)):
+        for total, column_counts in zip(counts, chunk_counts):
             total.update(column_counts)
     columns: list[FeatureColumn] = []
     frequencies: list[int] = []
@@ -82,7 +79,7 @@ def fit_feature_columns(
 
 def count_values(subset: RowSubset) -> list[Counter[str]]:
     """Count the normalized values of each feature column in a subset of the rows. Runs in a worker."""
-    rows = [text.decode("utf-8").split(FIELD_SEPARATOR)[1:] for text in subset.texts().get(subset.records())]
+    rows = [text.split(FIELD_SEPARATOR)[1:] for text in subset.texts()]
     return [Counter(map(normalize_category, column)) for column in zip(*rows)]
 
 

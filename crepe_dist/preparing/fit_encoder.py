@@ -26,12 +26,10 @@ from crepe_dist.data.characters import (
 )
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
 from crepe_dist.preparing.spec import ALWAYS, IF_NEEDED, PreparationSpec
-from crepe_dist.preparing.spool import RowSubset
-from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
+from crepe_dist.preparing.spool import RowSubset, SpooledTexts
+from crepe_dist.preparing.worker_pool import TASK_ROWS, ProgressCallback, WorkerPool
 from crepe_dist.settings.options import AUTO_LENGTH_PERCENT, LENGTH_STEP, MAX_AUTO_LENGTH, MIN_FEATURE_LEN
 
-# Number of rows in a task for a worker process.
-TASK_ROWS = 1 << 15
 # Approximate size in bytes of the chunks of text in which characters are counted.
 CHUNK_BYTES = 1 << 20
 # Maximum number of rows in the sample that decides whether a new alphabet is needed and whether characters have several
@@ -84,9 +82,9 @@ def fit_encoder(
     is_needed = spec.fit_alphabet == IF_NEEDED and _coverage_gain(encoding, sample, count_points) >= MIN_COVERAGE_GAIN
     if spec.fit_alphabet == ALWAYS or is_needed:
         counts: Counter[int] = Counter()
-        pieces = (training[i : i + TASK_ROWS] for i in range(0, len(training), TASK_ROWS))
-        for done, piece_counts in enumerate(workers.map_in_order(count_points, pieces), 1):
-            counts.update(piece_counts)
+        chunks = training.iter_chunks(TASK_ROWS)
+        for done, chunk_counts in enumerate(workers.map_in_order(count_points, chunks), 1):
+            counts.update(chunk_counts)
             show_progress("counting characters", min(done * TASK_ROWS, len(training)), len(training))
         encoding = _with_new_alphabet(encoding, counts)
     if value_characters:
@@ -100,12 +98,7 @@ def fit_encoder(
         )
     if spec.fit_length:
         needed = training.column("characters")
-        codes = encoding.lengths(
-            [
-                preprocessor.without_html_stripping.text(text.decode("utf-8"))
-                for text in sample.texts().get(sample.records())
-            ]
-        )
+        codes = encoding.lengths(list(map(preprocessor.without_html_stripping.text, sample.texts())))
         if (codes != sample.column("characters")).any():  # Some characters have two ids.
             needed = codes
         encoding = replace(encoding, feature_len=fit_length(needed))
@@ -135,8 +128,8 @@ def _coverage_gain(
     gain = covered.astype(np.int64) - covered_before
     changed = {chr(point): sign for point, sign in zip(points.tolist(), gain.tolist()) if sign and chr(point).isalpha()}
     rows = 0
-    for text in sample.texts().get(sample.records()) if changed else ():
-        letters = [] if changed.keys().isdisjoint(decoded := text.decode("utf-8")) else [*filter(str.isalpha, decoded)]
+    for text in sample.texts() if changed else ():
+        letters = [] if changed.keys().isdisjoint(text) else [*filter(str.isalpha, text)]
         gained = sum(changed.get(letter, 0) for letter in letters)
         rows += (gained >= MIN_LETTER_GAIN * len(letters) > 0) - (gained <= -MIN_LETTER_GAIN * len(letters) < 0)
     return max(float((gain * times).sum() / max(1, times.sum())), rows / len(sample))
@@ -144,7 +137,7 @@ def _coverage_gain(
 
 def count_code_points(has_values: bool, subset: RowSubset) -> dict[int, int]:
     """Count the code points in the texts of some rows. Values of feature columns are not counted. Runs in a worker."""
-    texts, rows = subset.texts(), subset.records()
+    texts, rows = SpooledTexts(subset.text_files), subset.records()
     full = np.cumsum(rows["bytes"], dtype=np.int64) // CHUNK_BYTES
     total = np.zeros(CODE_POINTS, dtype=np.int64)
     for chunk in np.split(rows, np.flatnonzero(np.diff(full)) + 1):

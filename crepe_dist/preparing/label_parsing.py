@@ -60,7 +60,7 @@ class LabelFormat:
         Raises:
             ValueError: The cell is invalid.
         """
-        return _encode_units(self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name))
+        return encode_units(self._parse_soft(cell, name) if self.kind == SOFT else self._parse_multilabel(cell, name))
 
     def join_levels(self, cell: str) -> str:
         """Join the levels of a hierarchical label. The cell is the result of ``labels_to_cell``.
@@ -124,7 +124,15 @@ def _round_probs(probs: dict[str, float]) -> dict[str, int]:
     return {label: count for label, count in units.items() if count}
 
 
-def _encode_units(units: dict[str, int]) -> str:
+def encode_units(units: Mapping[str, int]) -> str:
+    """Return the label string of multiple or soft labels.
+
+    Args:
+        units: Probability of each class, as an integer multiple of 1 / ``PROB_SCALE``.
+
+    Raises:
+        ValueError: There are more than ``MAX_LABELS`` classes.
+    """
     if len(units) > MAX_LABELS:
         raise ValueError(f"more than {MAX_LABELS:,} labels")
     return json.dumps(units, sort_keys=True, ensure_ascii=False)

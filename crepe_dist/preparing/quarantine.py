@@ -203,7 +203,7 @@ def check_rows(
             )
     is_text = len(classes) > MAX_CLASSES or (len(classes) > MAX_CLASS_FRACTION * labelled and labelled > MIN_ROWS)
     if is_text or len(classes) < 2:
-        reads = next((entry["reads"] for entry in collected.files.values() if entry["reads"]), "label and text")
+        reads = collected.first_value("reads") or "label and text"
         raise UserError(
             f"{len(classes):,} different labels in {labelled:,} rows" if is_text else f"only {len(classes)} class",
             f"the columns are {truncate_to_width(reads, 200)}; the first labels are {first}",

@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import urljoin, urlsplit
 
 from crepe_dist import extras, invocation
@@ -35,6 +35,9 @@ MAX_BYTES_OF_UNKNOWN_SIZE = 1 << 32
 MAX_REDIRECTS = 5
 # Time limit in seconds for the answer of a server, and for each later pause in which no data arrive.
 TIMEOUT_SECONDS = 60
+
+# Path of the copy of a file, its size in bytes (``None`` if unknown), and its content.
+RemoteFile = tuple[Path, Optional[int], Iterator[bytes]]
 
 
 def is_url(name: str | None) -> bool:
@@ -68,8 +71,25 @@ def download(url: str, folder: Path, show_progress: ProgressCallback = no_progre
     """
     shown = redact_url(url)
     extras.require("remote", shown)
-    if urlsplit(url).scheme in ("http", "https"):
-        return _download_from_web(url, folder, show_progress)
+    target, files = (_open_web_address if _is_web_address(url) else _open_storage)(url, folder)
+    done, total, free = 0, sum(size or 0 for _, size, _ in files), shutil.disk_usage(folder.parent).free
+    if total > free:
+        what = f"{shown} does not fit on the disk of {folder.parent}"
+        raise UserError(what, f"it has {total:,} bytes, and {free:,} bytes are free", "free disk space there")
+    for path, size, chunks in files:
+        received = 0
+        for received in _write(chunks, path, size, shown):
+            show_progress("copying", done + received, total)
+        done += received
+    return target
+
+
+def _is_web_address(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https")
+
+
+def _open_storage(url: str, folder: Path) -> tuple[Path, list[RemoteFile]]:
+    """Find the files of a URL with fsspec. Return the path of the copy, and the files."""
     import fsspec
 
     with _translate_errors(url):
@@ -81,17 +101,11 @@ def download(url: str, folder: Path, show_progress: ProgressCallback = no_progre
         else:
             sizes, names = {path: system.info(path).get("size")}, {path: PurePosixPath()}
     target = _copy_path(url, folder, [root, *names.values()])
-    done, total = 0, sum(size or 0 for size in sizes.values())
-    _check_disk_space(shown, total, folder)
-    for name, size in sizes.items():
-        done_before = done
-        for received in _write(_iter_chunks(url, system, name), target / names[name], size, shown):
-            done = done_before + received
-            show_progress("copying", done, total)
-    return target
+    return target, [(target / names[name], size, _iter_chunks(url, system, name)) for name, size in sizes.items()]
 
 
-def _download_from_web(url: str, folder: Path, show_progress: ProgressCallback) -> Path:
+def _open_web_address(url: str, folder: Path) -> tuple[Path, list[RemoteFile]]:
+    """Request the file of a web address. Return the path of the copy, and a list of the file."""
     shown = redact_url(url)
     # The query string is not a part of the file name. A web address is always a file, never a folder.
     target = _copy_path(url, folder, [PurePosixPath(urlsplit(url).path)])
@@ -103,10 +117,7 @@ def _download_from_web(url: str, folder: Path, show_progress: ProgressCallback) 
     length = response.headers.get("Content-Length", "")
     size = int(length) if length.isascii() and length.isdecimal() and len(length) < 19 else None
     pieces = iter(partial(response.raw.read1, CHUNK_BYTES, decode_content=False), b"")
-    _check_disk_space(shown, size or 0, folder)
-    for received in _write(_iter_translating_errors(url, pieces), target, size, shown):
-        show_progress("copying", received, size or 0)
-    return target
+    return target, [(target, size, _iter_translating_errors(url, pieces))]
 
 
 def _request(url: str, shown: str) -> requests.Response:
@@ -157,14 +168,6 @@ def _copy_path(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
     if any(".." in name.parts for name in names):
         raise UserError(f"{redact_url(url)} cannot be copied", "the path of a file contains ..", "rename this file")
     return folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / (str(names[0]).strip("/") or "index")
-
-
-def _check_disk_space(shown: str, total: int, folder: Path) -> None:
-    """Raise ``UserError`` if a download of ``total`` bytes does not fit on the disk."""
-    free = shutil.disk_usage(folder.parent).free
-    if total > free:
-        what = f"{shown} does not fit on the disk of {folder.parent}"
-        raise UserError(what, f"it has {total:,} bytes, and {free:,} bytes are free", "free disk space there")
 
 
 def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
@@ -218,7 +221,7 @@ def check_writable(url: str) -> None:
         UserError: The library for this kind of URL is not installed, or the scheme of the URL is http or https.
     """
     shown = redact_url(url)
-    if urlsplit(url).scheme in ("http", "https"):
+    if _is_web_address(url):
         raise UserError(
             f"{shown} cannot be written", "addresses on the web are read-only", "give a file, or a URL such as s3://…"
         )

@@ -14,7 +14,7 @@ from crepe_dist.data.targets import PROB_SCALE, SINGLE_LABEL, SOFT
 from crepe_dist.errors import UserError
 from crepe_dist.files.safe_read import escape_path
 from crepe_dist.preparing.formats.columns import ColumnSpec
-from crepe_dist.preparing.label_parsing import ABSENT
+from crepe_dist.preparing.label_parsing import ABSENT, encode_units
 from crepe_dist.preparing.open_source import open_source
 from crepe_dist.preparing.reading import MAX_LABEL
 from crepe_dist.preparing.sources import ReadOptions, Source, format_by_suffix
@@ -124,4 +124,4 @@ def _rename_probs(probs: Mapping[str, int], new: Mapping[str, str], kind: str) -
     units = Counter[str]()
     for name, prob in probs.items():
         units[new[name]] = units[new[name]] * (kind == SOFT) + prob
-    return json.dumps(units, sort_keys=True, ensure_ascii=False)
+    return encode_units(units)

@@ -135,11 +135,13 @@ class ReadOptions:
             FORMER_COLUMN_KEYS.get(name, name): tuple(value) if isinstance(value, list) else value
             for name, value in saved["columns"].items()
         }
-        label_format = LabelFormat(**saved["labelling"])
-        class_names = None if saved["class_names"] is None else tuple(saved["class_names"])
-        renames = tuple((str(old), str(new)) for old, new in saved.get("renames", ()))
-        restored = {"columns": ColumnSpec(**columns), "labelling": label_format, "renames": renames}
-        return cls(**{**saved, **restored, "class_names": class_names})
+        restored = {
+            "columns": ColumnSpec(**columns),
+            "labelling": LabelFormat(**saved["labelling"]),
+            "class_names": None if saved["class_names"] is None else tuple(saved["class_names"]),
+            "renames": tuple((str(old), str(new)) for old, new in saved.get("renames", ())),
+        }
+        return cls(**{**saved, **restored})
 
 
 def find_sources(

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crepe_dist.files.safe_read import open_regular
+from crepe_dist.preparing.label_parsing import ABSENT
 from crepe_dist.preparing.sources import Source
 
 ROWS = "rows.bin"
@@ -101,6 +102,10 @@ class RowSubset:
     def __getitem__(self, index: slice) -> RowSubset:
         return RowSubset(self.file, self.text_files, self.chosen[index])
 
+    def iter_chunks(self, size: int) -> Iterator[RowSubset]:
+        """Yield these rows in chunks of ``size`` rows."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
     def records(self) -> Rows:
         """Read the records of these rows."""
         return np.asarray(map_rows(self.file)[self.chosen])
@@ -109,9 +114,9 @@ class RowSubset:
         """Read one field of these records. This needs less memory than all fields of many million records."""
         return np.asarray(map_rows(self.file)[name][self.chosen])
 
-    def texts(self) -> SpooledTexts:
-        """Map the texts of the spool."""
-        return SpooledTexts(self.text_files)
+    def texts(self) -> list[str]:
+        """Read the texts of these rows, with the values of feature columns."""
+        return [text.decode("utf-8") for text in SpooledTexts(self.text_files).get(self.records())]
 
 
 @dataclass
@@ -145,6 +150,16 @@ class SpooledRows:
     def rows(self) -> Rows:
         """Records, sorted by (file, line)."""
         return map_rows(self.folder / ROWS)
+
+    @property
+    def lacks_label(self) -> npt.NDArray[np.bool_]:
+        """Mask of the rows without a label, bool [rows]."""
+        absent = self.labels.index(ABSENT) if ABSENT in self.labels else -1
+        return np.asarray(self.rows["label"] == absent)
+
+    def first_value(self, key: str) -> Any:
+        """Return the first value of a key of ``files`` that is not empty, or ``None`` if there is none."""
+        return next((entry[key] for entry in self.files.values() if entry[key]), None)
 
     def map_for_writing(self) -> Rows:
         """Map the records, so that changes are written to their file."""

@@ -13,7 +13,7 @@ from crepe_dist.data.dataset import SPLITS
 from crepe_dist.data.targets import SINGLE_LABEL
 from crepe_dist.preparing.building import BuildResult
 from crepe_dist.preparing.data_warnings import data_warnings
-from crepe_dist.preparing.label_parsing import ABSENT, parse_label
+from crepe_dist.preparing.label_parsing import parse_label
 from crepe_dist.preparing.reading import DEFECTS
 from crepe_dist.preparing.spec import FIXED, PreparationSpec
 from crepe_dist.preparing.splitting import (
@@ -52,8 +52,7 @@ def build_data_report(
         for code, split in enumerate(SPLITS)
         if split in built.rows
     }
-    absent = collected.labels.index(ABSENT) if ABSENT in collected.labels else -1
-    is_unlabelled = np.asarray(collected.rows["label"] == absent)
+    is_unlabelled = collected.lacks_label
     values, known = set(built.preprocessor.characters()), set(built.encoder.alphabet + built.encoder.two_id_characters)
     summary: dict[str, Any] = {
         "name": name,

@@ -96,6 +96,7 @@ class ParquetReader:
     """Reader of some columns of a Parquet file, in batches of bounded size.
 
     Args:
+        schema: Schema of the file.
         columns: Names of the columns.
         convert: Function that converts the array of a column. Its arguments are the name of the column and the array,
             which may be a dictionary array.
@@ -107,14 +108,18 @@ class ParquetReader:
     def __init__(
         self,
         path: Path,
-        file: pq.ParquetFile,
+        schema: pa.Schema,
         columns: Sequence[str],
         convert: Callable[[str, pa.Array], pa.Array],
         *,
         of_text: bool = True,
     ) -> None:
-        self._path, self._file, self._columns, self._convert, self._of_text = path, file, columns, convert, of_text
+        self._path, self._columns, self._convert, self._of_text = path, columns, convert, of_text
         self.position = 0
+        # Columns of texts and bytes are read as dictionary arrays, which store a repeated text only once. Therefore the
+        # size of the rows can be computed before the text is copied to each of them.
+        repeated = [name for name in columns if _has_length(schema.field(name).type)]
+        self._file = pq.ParquetFile(path, read_dictionary=repeated, pre_buffer=False, buffer_size=1 << 20)
 
     def sha256(self) -> str:
         return sha256(self._path)
@@ -264,7 +269,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _open_as_text(path: Path, schema: pa.Schema, columns: Sequence[str]) -> ParquetReader:
     """Open a file. Return a reader that converts the given columns to text."""
-    return ParquetReader(path, _open_file(path, schema, columns), columns, lambda _, array: _as_text(array))
+    return ParquetReader(path, schema, columns, lambda _, array: _as_text(array))
 
 
 def own_rows(path: Path) -> tuple[pa.Schema, ParquetReader]:
@@ -282,17 +287,7 @@ def own_rows(path: Path) -> tuple[pa.Schema, ParquetReader]:
         is_repeated = pa.types.is_dictionary(array.type) and not pa.types.is_dictionary(kind)
         return (array.dictionary_decode() if is_repeated else array).cast(kind)
 
-    return schema, ParquetReader(path, _open_file(path, schema, schema.names), schema.names, original, of_text=False)
-
-
-def _open_file(path: Path, schema: pa.Schema, columns: Sequence[str]) -> pq.ParquetFile:
-    """Open a file so that columns of texts and bytes are read as dictionary arrays.
-
-    A dictionary array stores a repeated text only once. Therefore the size of the rows can be computed before the text
-    is copied to each of them.
-    """
-    repeated = [name for name in columns if _has_length(schema.field(name).type)]
-    return pq.ParquetFile(path, read_dictionary=repeated, pre_buffer=False, buffer_size=1 << 20)
+    return schema, ParquetReader(path, schema, schema.names, original, of_text=False)
 
 
 def _is_text(kind: pa.DataType) -> bool:
