@@ -106,11 +106,9 @@ def with_typos(
     """
     if not typo_prob:
         return split
-    letters, head_tail = (
-        encoder.typo_ids,
-        encoder.head_tail_lengths if encoder.in_reading_order else encoder.head_tail_lengths[::-1],
-    )
-
+    letters, head_tail = encoder.typo_ids, encoder.head_tail_lengths
+    if not encoder.in_reading_order:
+        head_tail = head_tail[::-1]
     return split.with_transform(
         lambda char_ids, rows: add_typos(char_ids, typo_prob, hash_random(seed, epoch, rows), letters, head_tail)
     )

@@ -314,10 +314,8 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         UserError: The folder is not a data set, has another format version, or its files do not match the manifest.
     """
     folder = Path(folder)
-    path, prepare_again = (
-        folder / MANIFEST,
-        f"prepare it again: {invocation.command_line('prepare')} SOURCE --out {folder}",
-    )
+    path = folder / MANIFEST
+    prepare_again = f"prepare it again: {invocation.command_line('prepare')} SOURCE --out {folder}"
     if not path.is_file():
         raise UserError(
             f"{folder} is not a prepared data set",
@@ -327,10 +325,8 @@ def open_dataset(folder: Path | str, *, trains: bool = True) -> Dataset:
         )
     manifest = read_record(path, FORMAT, prepare_again)
     try:
-        encoder, preprocessor = (
-            CharEncoder.from_dict(manifest["encoding"]),
-            TextPreprocessor.from_dict(manifest["composition"]),
-        )
+        encoder = CharEncoder.from_dict(manifest["encoding"])
+        preprocessor = TextPreprocessor.from_dict(manifest["composition"])
         classes = list(map(str, manifest["classes"]))
         documents = {name: _open_documents(folder, name, encoder, manifest) for name in manifest["splits"]}
         splits = {

@@ -23,6 +23,9 @@ from crepe_dist.files.csv_cells import has_escaped_cells, unescape_cell
 from crepe_dist.preparing.formats import DETECTION_ROWS
 from crepe_dist.preparing.formats.columns import ColumnSpec, choose_columns
 
+# Names of the types of missing values in pandas.
+MISSING_TYPES = ("NAType", "NaTType")
+
 
 def is_table(source: object) -> bool:
     """Return True if a source is a data frame or a mapping of columns, not one or more file names."""
@@ -48,7 +51,7 @@ def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = Tr
     if not any(map(len, columns.values())):
         raise UserError(f"{name} has no rows", remedy=f"give texts{' and their labels' * labelled}")
     names = list(columns)
-    first = list(zip(*([_to_text(value) for value in column[:DETECTION_ROWS]] for column in columns.values())))
+    first = list(zip(*(map(format_value, column[:DETECTION_ROWS]) for column in columns.values())))
     chosen = choose_columns(name, names, spec, has_label=not labelled, rows=first)
     labels, texts = chosen.names_at(chosen.labels), chosen.names_at(chosen.texts)
     places = (chosen.label, chosen.weight, chosen.id)
@@ -113,17 +116,9 @@ def extract_table_texts(table: Any, spec: ColumnSpec) -> Sequence[Any]:
     chosen_items = [(key, column) for key, column in items if key in (*names, *features)]
     columns = _to_lists(chosen_items, "the table", has_escaped_cells([key for key, _ in items]))
     texts, values = ([columns[name] for name in group] for group in (names, features))
-    joined = texts[0] if len(texts) == 1 else [_join_texts(of_row) for of_row in zip(*texts)]
-    return [_append_values(*row) for row in zip(joined, *values)] if values else joined
-
-
-def _append_values(text: Any, *values: Any) -> Any:
-    """Append the feature values of a row to its text.
-
-    An invalid text is returned unchanged, so that a later error message can show it.
-    """
-    text = "" if is_missing(text) else text
-    return append_values(text, list(map(format_value, values))) if isinstance(text, str) else text
+    if len(texts) == 1 and not values:
+        return texts[0]
+    return [_join_row(row[: len(texts)], row[len(texts) :]) for row in zip(*texts, *values)]
 
 
 def format_value(value: Any) -> str:
@@ -131,14 +126,16 @@ def format_value(value: Any) -> str:
     return "" if is_missing(value) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _join_texts(values: Sequence[Any]) -> Any:
-    """Join the texts of a row.
+def _join_row(texts: Sequence[Any], features: Sequence[Any]) -> Any:
+    """Join the texts of a row, and append its feature values.
 
-    A value that is not missing and not a string is returned instead, so that a later error message can show it.
+    A text that is not missing and not a string is returned instead, so that a later error message can show it.
     """
-    texts = ["" if is_missing(value) else value for value in values]
-    not_texts = [value for value in texts if not isinstance(value, str)]
-    return not_texts[0] if not_texts else join_columns(texts)
+    texts = ["" if is_missing(text) else text for text in texts]
+    if not_texts := [text for text in texts if not isinstance(text, str)]:
+        return not_texts[0]
+    text = join_columns(texts)
+    return append_values(text, list(map(format_value, features))) if features else text
 
 
 def _to_lists(items: Sequence[tuple[str, Any]], name: str, is_escaped: bool) -> dict[str, Sequence[Any]]:
@@ -171,13 +168,8 @@ def _to_lists(items: Sequence[tuple[str, Any]], name: str, is_escaped: bool) -> 
 
 def is_missing(value: object) -> bool:
     """Return True if a value is ``None``, NaN, or one of the pandas values NA and NaT."""
+    # The pandas types are compared by name because pandas is not imported here.
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in MISSING_TYPES
-
-
-MISSING_TYPES = (
-    "NAType",
-    "NaTType",
-)  # Names of pandas types. The types are compared by name because pandas is not imported here.
 
 
 def _label_to_json(value: Any) -> Any:
@@ -205,7 +197,3 @@ def _class_to_text(value: Any) -> str:
 def _text_to_json(value: Any) -> Any:
     """Convert a text to a JSON value. A value that is not a string becomes True, which the reader rejects."""
     return None if is_missing(value) else value if isinstance(value, str) else True
-
-
-def _to_text(value: Any) -> str:
-    return "" if is_missing(value) else str(value)

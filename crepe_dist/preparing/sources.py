@@ -244,7 +244,7 @@ def _iter_unlabelled(folder: Path, root: Path, options: ReadOptions) -> Iterator
     names = list_documents(folder, root)
     data = [folder / name for name in names if format_by_suffix(Path(name))]
     if data and not options.reads_documents:
-        yield from (replace(_file_source(path, _relative_name(path, root), options), split=UNLABELLED) for path in data)
+        yield from (replace(_file_source(path, root, options), split=UNLABELLED) for path in data)
     elif names:
         name = folder.name if folder == root else _relative_name(folder, root)
         yield Source(folder, name, UNLABELLED, format="folder")
@@ -269,10 +269,11 @@ def _resolve(name: str, options: ReadOptions) -> list[Source]:
         return list(_iter_folder(path, path, options))
     if path.is_char_device() or path.is_block_device() or path.is_socket():
         raise UserError(f"{path} is a device or socket, not a file", remedy="give files, folders, or - for a pipe")
-    return [_file_source(path, path.name, options)]
+    return [_file_source(path, path.parent, options)]
 
 
-def _file_source(path: Path, name: str, options: ReadOptions) -> Source:
+def _file_source(path: Path, root: Path, options: ReadOptions) -> Source:
+    name = _relative_name(path, root)
     format = options.format or format_by_suffix(path)
     if format == "folder":
         raise UserError(f"{name} is a file", remedy="name the folder, or leave --input-format out")
@@ -313,7 +314,7 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
     for path, split in splits.items():
         if split == UNLABELLED or (split and are_splits):
             if path.is_file():
-                inner = iter([_file_source(path, _relative_name(path, root), options)])
+                inner = iter([_file_source(path, root, options)])
             else:
                 is_split = split != UNLABELLED
                 inner = _iter_folder(path, root, options, above) if is_split else _iter_unlabelled(path, root, options)
@@ -329,7 +330,7 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
     files = [path for path in data if path.is_file()]
     folders = [path for path in data if path.is_dir()]
     if files and not options.reads_documents:
-        yield from (_file_source(path, _relative_name(path, root), options) for path in files)
+        yield from (_file_source(path, root, options) for path in files)
     elif len(folders) == 1 and not options.reads_documents:
         yield from _iter_folder(folders[0], root, options, above)
     elif folders:

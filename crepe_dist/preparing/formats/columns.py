@@ -157,9 +157,7 @@ class ResolvedColumns:
             rows: First rows.
         """
         read = {*self.used, self.ignored}
-        unread = [
-            i for i, name in enumerate(self.names) if i not in read and not INDEX_NAMES.fullmatch(_normalize(name))
-        ]
+        unread = [i for i, name in enumerate(self.names) if i not in read and not _is_index(name)]
         flags, commas = [], ""
         for i in unread:
             values, name = _filled(i, rows), shlex.quote(self.names[i] if has_header else str(i + 1))
@@ -335,9 +333,7 @@ def choose_columns(
     taken |= {label, *texts[1:]}
     texts = texts or [usual(TEXT_NAMES)]
     title = None if spec.texts else usual(TITLE_NAMES)
-    named = [
-        i for i, name in enumerate(names) if name != ESCAPED_MARKER and not INDEX_NAMES.fullmatch(_normalize(name))
-    ]
+    named = [i for i, name in enumerate(names) if name != ESCAPED_MARKER and not _is_index(name)]
     free = [i for i in named if not _mostly_pass(DATE.match, _filled(i, rows))]
 
     def only(what: str, left: list[int]) -> int:
@@ -366,9 +362,8 @@ def choose_columns(
         label = only("label", left)
     taken |= {label, title}
     if texts == [None]:
-        words = [
-            i for i in (free if has_header else range(len(names))) if not _mostly_pass(_is_numeric, _filled(i, rows))
-        ]
+        candidates = free if has_header else range(len(names))
+        words = [i for i in candidates if not _mostly_pass(_is_numeric, _filled(i, rows))]
         left = [i for i in words if i not in taken and not (title is not None and _is_categorical(i, rows))]
         if not left and title is not None:
             texts = []
@@ -422,6 +417,10 @@ def _flag_name(what: str) -> str:
 
 def _is_column_number(column: str, width: int) -> bool:
     return column.isdecimal() and len(column) < 10 and 1 <= int(column) <= width
+
+
+def _is_index(name: str) -> bool:
+    return INDEX_NAMES.fullmatch(_normalize(name)) is not None
 
 
 def _normalize(name: str) -> str:

@@ -250,12 +250,9 @@ def _first_rows(path: Path, schema: pa.Schema, fields: Sequence[pa.Field]) -> li
     types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in fields]
     by_type = [DATE if pa.types.is_temporal(kind) else NUMBER if _is_number(kind) else "" for kind in types]
     readable = [name for name, kind in zip(names, types) if names.count(name) == 1 and _converts_to_text(kind)]
-    contents = (
-        batch.content.slice(0, DETECTION_ROWS) for batch in (_open_as_text(path, schema, readable) if readable else ())
-    )
-    rows = list(
-        islice(chain.from_iterable(zip(*map(_values, content.columns)) for content in contents), DETECTION_ROWS)
-    )
+    contents = (batch.content.slice(0, DETECTION_ROWS) for batch in _open_as_text(path, schema, readable))
+    values = chain.from_iterable(zip(*map(_values, content.columns)) for content in contents)
+    rows = list(islice(values, DETECTION_ROWS)) if readable else []
     cells = [dict(zip(readable, row)) for row in rows or [("",) * len(readable)]]
     return [
         [DATE if example == DATE else row.get(name) or example for name, example in zip(names, by_type)]
