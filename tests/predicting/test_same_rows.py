@@ -11,10 +11,12 @@ import pytest
 
 import crepe_dist
 from crepe_dist.data.dataset import open_dataset
+from crepe_dist.errors import UserError
 from crepe_dist.predicting.input_reader import TextFlags
 from crepe_dist.predicting.labelled import prepare_labelled
 from crepe_dist.predicting.predictor import Predictor
-from crepe_dist.preparing.sources import ReadOptions
+from crepe_dist.preparing.open_source import open_source
+from crepe_dist.preparing.sources import ReadOptions, find_sources
 
 ROWS = [(("rot", "grün")[n % 2], f"Grüße, „Päckchen“ {n} im Wörterbuch", f"T{n}") for n in range(40)]
 TABLE = pd.DataFrame(ROWS, columns=["label", "text", "ticket"])
@@ -110,6 +112,24 @@ def test_json_lines_without_a_suffix_are_utf_8(place):
     folder.mkdir()
     prepare_labelled(model, str(place / "rows"), folder, ReadOptions())
     assert scored_rows(open_dataset(folder / "data", trains=False)) == ROWS
+
+
+def test_the_format_of_the_model_applies_to_files_without_a_suffix(place):
+    """A known suffix and the labels of fastText take precedence."""
+    model = model_of(prepare(place, "semicolons.csv", "data", input_format="csv"))
+    (place / "rows").write_bytes(FILES["semicolons.csv"])
+    for name in ("rows", "rows.jsonl", "fasttext.txt"):
+        folder = place / f"evaluated {name}"
+        folder.mkdir()
+        prepare_labelled(model, str(place / name), folder, ReadOptions())
+        scored = scored_rows(open_dataset(folder / "data", trains=False))
+        assert [row[:2] for row in scored] == [row[:2] for row in ROWS]
+
+
+def test_a_pipe_is_not_a_folder():
+    options = ReadOptions("folder")
+    with pytest.raises(UserError, match="folder cannot be read from a pipe"):
+        open_source(find_sources(["-"], options=options)[0], options)
 
 
 def test_a_table_without_a_header_stays_one(place):
