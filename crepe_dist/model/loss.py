@@ -20,7 +20,7 @@ from crepe_dist.settings.options import TrainingOptions
 # Maximum ratio of two class weights, for single-label and for multilabel data. The limit for multilabel data is lower:
 # each label has its own gradient, but all labels use the fixed-point scale of the class with the largest weight
 # (docs/decisions/parallel.md).
-MAX_RATIO, MAX_RATIO_OF_SEVERAL = 10**6, 10**4
+MAX_RATIO, MAX_MULTILABEL_RATIO = 10**6, 10**4
 
 
 def quantize_losses(losses: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -156,7 +156,7 @@ def create_loss(options: TrainingOptions, dataset: Dataset, config: NetworkConfi
             )
         class_weights = tuple(weights.get(name, 1.0) for name in dataset.classes)
     lightest, heaviest = min(class_weights), max(class_weights)
-    max_ratio = MAX_RATIO_OF_SEVERAL if targets.kind == MULTILABEL else MAX_RATIO
+    max_ratio = MAX_MULTILABEL_RATIO if targets.kind == MULTILABEL else MAX_RATIO
     if heaviest > max_ratio * lightest:
         light, heavy = (truncate(dataset.classes[class_weights.index(weight)]) for weight in (lightest, heaviest))
         raise UserError(

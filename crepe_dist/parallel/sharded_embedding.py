@@ -93,7 +93,7 @@ class ShardedEmbedding:
         local_rank: int,
     ) -> None:
         self._sharding = sharding
-        self._segments = segments
+        self._segments = segments  # This reference keeps the memory mapped while the native embedding uses it.
         self.name = sparse.name
         self.parameter = sparse.parameter
         self._optimizer = optimizer

@@ -9,7 +9,6 @@ from crepe_dist.data.targets import MULTILABEL
 from crepe_dist.distributed.process_group import ProcessGroup
 from crepe_dist.engines.engine import Engine, LogitsBatch
 from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
-from crepe_dist.model.network_config import NetworkConfig
 from crepe_dist.runs.scores import AnyScores
 from crepe_dist.training.eval_loop import run_eval_loop
 from crepe_dist.training.evaluation import BATCH_SIZE, evaluate_splits
@@ -51,25 +50,19 @@ class _WeightedScorer:
 
     def __init__(self, engine: Engine, split: Split) -> None:
         self._engine = engine
+        self.config = engine.config
         self.split = split
         self.weight: float | None = None
         self._is_caching = 2 * 4 * len(split) * engine.config.num_classes <= MAX_CACHED_BYTES
         self._cache: list[LogitsBatch] = []
 
-    @property
-    def config(self) -> NetworkConfig:
-        return self._engine.config
-
     def iter_logits(self, split: Split, batch_size: int, rank: int, size: int) -> Iterator[LogitsBatch]:
         is_cached = self.weight is not None and split is self.split and self._is_caching
         computed = self._engine.iter_logits(split, batch_size, rank, size, self._engine.branch_logits)
         for rows, labels, branches in self._cache if is_cached else computed:
-            if self.weight is not None:
-                yield rows, labels, add_branches(branches, self.weight)
-                continue
-            if self._is_caching:
+            if self.weight is None and self._is_caching:
                 self._cache.append((rows, labels, branches))
-            yield rows, labels, branches
+            yield rows, labels, branches if self.weight is None else add_branches(branches, self.weight)
 
 
 class _WeightAccumulator(MetricAccumulator[float]):

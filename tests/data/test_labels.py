@@ -14,7 +14,7 @@ from crepe_dist.data.batch import pack_batch
 from crepe_dist.data.dataset import open_dataset
 from crepe_dist.data.targets import MULTILABEL, PROB_SCALE, SINGLE_LABEL, SOFT, Targets, open_targets
 from crepe_dist.errors import UserError
-from crepe_dist.model.loss import MAX_RATIO_OF_SEVERAL, Loss
+from crepe_dist.model.loss import MAX_MULTILABEL_RATIO, Loss
 from crepe_dist.native.library import supported_builds
 from crepe_dist.networks.paper.config import PaperConfig
 from tests.conftest import write_frame
@@ -161,7 +161,7 @@ def test_a_heavy_class_leaves_the_others_their_gradients(name, shape):
         codes.astype(np.uint8), np.zeros(rows, np.int32), rows, rows, 0, whole, targets.bytes(np.arange(rows))
     )
     found = []
-    for heavy in (1, MAX_RATIO_OF_SEVERAL):
+    for heavy in (1, MAX_MULTILABEL_RATIO):
         objective = Loss(0.0, (heavy, *[1.0] * (shape.num_classes - 1)), MULTILABEL, 3)
         found.append(learnt(initial(shape, seed=1).opened(name, objective=objective), batch))
     for (key, expected), got in zip(found[0].items(), found[1].values()):

@@ -26,18 +26,18 @@ def _conv_branch(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_
     places = graph.node("Reshape", places, graph.sizes(0, -1, number))
     # The last row, which is zero, is read where there is no n-gram.
     table = np.pad(arrays["tower.table"], ((0, 1), (0, 0)))
-    at = [graph.node("Gather", places, graph.value(np.array(n, np.int32)), axis=2) for n in range(number)]
+    at = [graph.node("Gather", places, n, axis=2) for n in range(number)]
     embedding = graph.node("Sum", *graph.look_up(table, "tower.table", at))
-    axes = graph.value(np.array([1, 2], np.int64))
+    axes = graph.sizes(1, 2)
     # A document ends with its last known symbol.
-    known = graph.node("Less", places, graph.value(np.array(config.embedding_rows, np.int32)))
+    known = graph.node("Less", places, config.embedding_rows)
     known = graph.node("ReduceMax", graph.node("Cast", known, to=TensorProto.FLOAT), graph.sizes(2), keepdims=0)
-    later = graph.node("CumSum", known, graph.value(np.array(1, np.int32)), reverse=1)
+    later = graph.node("CumSum", known, 1, reverse=1)
     one = graph.value(np.array(1, np.float32))
     inside = graph.node("Unsqueeze", graph.node("Min", later, one), axes)
     # Two-dimensional convolutions of height 1 are faster in ONNX Runtime, as in the paper's network.
     x = graph.node("Transpose", graph.node("Relu", embedding), perm=[0, 2, 1])
-    x = graph.node("Unsqueeze", x, graph.value(np.array([2], np.int64)))
+    x = graph.node("Unsqueeze", x, graph.sizes(2))
 
     def convolved(x: str, number: int) -> str:
         weight, bias = (f"tower.convolutions.{number}.{name}" for name in ("weight", "bias"))
@@ -52,7 +52,7 @@ def _conv_branch(graph: GraphBuilder, config: CrepeConfig, arrays: Arrays, char_
             x, inside = (
                 graph.node("MaxPool", array, kernel_shape=[1, 2], strides=[1, 2], ceil_mode=1) for array in (x, inside)
             )
-    space = graph.value(np.array([2, 3], np.int64))
+    space = graph.sizes(2, 3)
     positions = graph.node("Max", graph.node("ReduceSum", inside, space, keepdims=0), one)
     mean = graph.node("Div", graph.node("ReduceSum", x, space, keepdims=0), positions)
     features = graph.node("Concat", graph.node("ReduceMax", x, space, keepdims=0), mean, axis=1)

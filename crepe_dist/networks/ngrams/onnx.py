@@ -110,7 +110,7 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
     node = graph.node
     inside = node("Cast", node("Less", edged_char_ids, config.num_word_char_ids), to=TensorProto.INT64)
     ends = node("Mul", inside, node("Sub", graph.sizes(1), next_values(graph, inside)))
-    number = node("CumSum", ends, graph.value(np.array(1, np.int32)))
+    number = node("CumSum", ends, 1)
     width = node("Slice", node("Shape", ends), graph.sizes(1), graph.sizes(2))
 
     def powers(base: int) -> str:
@@ -119,7 +119,7 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
         return node("Slice", graph.value(np.cumprod(steps).astype(np.int64)), graph.sizes(0), width, graph.sizes(0))
 
     digits = node("Mul", inside, node("Cast", node("Add", edged_char_ids, 1), to=TensorProto.INT64))
-    sums = node("CumSum", node("Mul", digits, powers(pow(RADIX, -1, 1 << 64))), graph.value(np.array(1, np.int32)))
+    sums = node("CumSum", node("Mul", digits, powers(pow(RADIX, -1, 1 << 64))), 1)
     count = node("ReduceMax", number, graph.sizes(1), keepdims=1)
     most = node("Reshape", node("ReduceMax", count, keepdims=0), graph.sizes(1))
     batch = node("Slice", node("Shape", ends), graph.sizes(0), graph.sizes(1))
@@ -158,7 +158,7 @@ def table_logits(
     buckets = graph.node("Where", is_distinct, hashed, 0)
     distinct = graph.node("Cast", is_distinct, to=TensorProto.FLOAT)
     bias = graph.value(arrays[f"{prefix}bias"], f"{prefix}bias")
-    one, axis = graph.value(np.array(1, np.float32)), graph.value(np.array([1], np.int64))
+    one, axis = graph.value(np.array(1, np.float32)), graph.sizes(1)
     significant = graph.value(arrays[f"{prefix}significant"].astype(np.uint8), f"{prefix}significant")
     significant_mask = graph.node("Cast", graph.node("Gather", significant, buckets), to=TensorProto.FLOAT)
     significant_mask = graph.node("Mul", distinct, significant_mask)

@@ -23,7 +23,7 @@ def logits(graph: GraphBuilder, config: PaperConfig, arrays: Arrays, char_ids: s
     last = graph.node("Gather", graph.value(table, "one-hot"), char_ids)
     last = graph.node("Transpose", last, perm=[0, 2, 1])
     # In ONNX Runtime on a CPU, a two-dimensional convolution of height 1 is twice as fast as a one-dimensional one.
-    last = graph.node("Unsqueeze", last, graph.value(np.array([2], np.int64)))
+    last = graph.node("Unsqueeze", last, graph.sizes(2))
 
     def parameters(name: str) -> tuple[str, str]:
         weight, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
