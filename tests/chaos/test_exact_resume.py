@@ -34,14 +34,14 @@ def test_killed_with_another_network(trial):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_killed_at_many_steps(trial, processes):
-    """At every step; or at the first and the last one, on both sides of an epoch's end, and at some at random."""
+    """One process is killed at every step, several at the first, the last and random steps, and at an epoch's end."""
     some = {0, 12, 13, 38, *random.Random(5).sample(range(harness.STEPS), 6)}
     go_through(trial, range(harness.STEPS) if processes == 1 else sorted(some), processes)
 
 
 @pytest.mark.parametrize(("phase", "step"), [("evaluate", 13), ("save", 20)])
 def test_killed_while_it_scores_or_saves(trial, phase, step):
-    # Of the state in the making nothing is left; before it, at most `every` steps were unsaved, and as many done since.
+    # The incomplete state is lost. At most EVERY steps were unsaved before it, and as many have been done since.
     assert trial.kill(step, phase=phase) >= step - EVERY * (2 if phase == "save" else 1)
     trial.resume()
 
@@ -55,7 +55,7 @@ def test_the_clock_of_rank_0_decides_for_all_ranks(trial):
 
 
 def test_other_numbers_of_processes_are_the_same_run(trial, monkeypatch):
-    """Three processes are killed, and one ends it, with threads of another number."""
+    """A run of three processes is killed. One process with another number of threads completes it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     trial.kill(17, 3, *TYPOS, rank=1, supervised=True)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -76,10 +76,10 @@ def test_killed_before_the_report_was_written(trial):
 
 def test_a_crash_of_one_rank_of_two_leaves_a_report(trial):
     code, printed = trial.run(2, fault=trial.fault("raise", 15, rank=1))
-    assert code == 1, printed  # of horovodrun
+    assert code == 1, printed  # The exit code of horovodrun.
     assert printed.count("unexpected failure: RuntimeError: a mistake nobody foresaw") == 1, printed
     assert f"the traceback is in {trial.folder}/crash-report-rank1.txt" in printed
-    assert "faulty" not in printed  # a line of the traceback
+    assert "faulty" not in printed  # A function in the traceback.
     (report,) = trial.folder.rglob("crash-report*")
     text = report.read_text()
     assert all(part in text for part in ("faulty", "with a second line", "rank 1 of 2"))

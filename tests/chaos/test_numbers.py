@@ -16,7 +16,7 @@ from tests.conftest import records
 def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
     code, printed = trial.run(processes, fault=trial.fault(kind, 17, rank), supervised=processes == 2)
     assert code == ExitCode.ERROR, printed
-    # Steps count from 1: after 17 it is the 18th, the fifth of the second epoch, of 25 documents each.
+    # Steps are numbered from 1. Step 18 is the fifth step of the second epoch. A step has 25 documents.
     first, end = shard_range(100, 125, rank, processes, 4)
     order = training_order(open_dataset(trial.data).splits["train"], 0, 1, 25)
     rows = ", ".join(map(str, order[first:end].tolist()))
@@ -28,7 +28,7 @@ def test_all_ranks_stop_before_the_update(trial, kind, processes, rank):
 
 def test_divergence_in_the_last_step_before_scoring_writes_nothing(trial):
     fault = trial.fault("diverged", 13, 1)  # The last step of the epoch.
-    rarely = "--state.save-steps=100"  # a save of the step itself would find what was spoilt
+    rarely = "--state.save-steps=100"  # A save in the same step would find the damage.
     code, printed = trial.run(2, rarely, fault=fault, supervised=True)
     assert code == ExitCode.ERROR, printed
     assert printed.count("error: training diverged") == 1, printed
@@ -43,7 +43,7 @@ def test_a_replica_that_differs_is_named_and_not_saved(trial, processes, odd, ev
     flags, fault = f"--state.save-steps={every}", trial.fault("diverge", 17, odd)
     code, printed = trial.run(processes, flags, fault=fault, supervised=processes == 2)
     assert code == (ExitCode.FAILURE if processes == 2 else 1), printed  # horovodrun has exit codes of its own
-    named = odd if odd or processes > 2 else 1  # of two, rank 0 is believed
+    named = odd if odd or processes > 2 else 1  # With two ranks, rank 0 counts as correct.
     assert printed.count(f"the parameters of rank {named} differ from the parameters of the other ranks") == 1
     assert harness.saved_step(trial.run_dir) <= 17
 

@@ -59,7 +59,7 @@ class TestDamaged:
             flipped = bytes([whole[place] ^ 1 << generator.randrange(8)])
             for damaged in (whole[:place], whole[:place] + flipped + whole[place + 1 :]):
                 path.write_bytes(damaged)
-                # A bit of the manifest may change nothing: a space, the case of a digit.
+                # Some bits of the manifest have no effect, such as the case of a hexadecimal digit.
                 assert whole_step(folder) == 1 or name == resume_state.MANIFEST
         path.unlink()
         assert whole_step(folder) == 1
@@ -144,7 +144,7 @@ class TestFullDisk:
         trial = harness.Trial(data, small_disk, unbroken)
         process = harness.start(harness.command(trial.run_dir, data), small_disk)
         harness.wait_for(lambda: harness.has_saved(trial.run_dir) or process.poll() is not None)
-        while process.poll() is None:  # again and again: a state that is removed leaves room for a checkpoint
+        while process.poll() is None:  # Repeatedly, because a removed state frees space.
             filling = fill(small_disk)
             time.sleep(0.01)
         code, printed = harness.finish(process)

@@ -35,7 +35,7 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(python: Path, script: Path, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    # `uv run`, which may have started this, would make Ray start its workers by `uv run`, too.
+    # If `uv run` started the tests, Ray would start its workers by `uv run` as well.
     ray = {"RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     return subprocess.run(
         [python, script, *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""The interpreter of PTX with which the tests run kernels: what a GPU leaves undefined, it tells."""
+"""The PTX interpreter of the tests reports operations whose results are undefined on a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [needs("g++"), pytest.mark.skipif(cuda_emulator.is_real(), reason="
         (4, "threads that have returned"),
         (5, "8 bytes at an address not a multiple of 8"),
         (6, "reads shared memory that nobody has written"),
-        (7, "shared memory"),  # of the other warp, which may not have been there
+        (7, "shared memory"),  # Written by the other warp, which may not have run yet.
         (8, "races with another thread in memory: ld.shared"),
         (9, "shuffles from a lane that is not there"),
         (10, "races with another thread in memory: st.global"),
@@ -30,7 +30,7 @@ pytestmark = [needs("g++"), pytest.mark.skipif(cuda_emulator.is_real(), reason="
 def test_a_mistake_ends_the_launch(mistake, said, monkeypatch, capfd):
     monkeypatch.setattr(compiler, "KERNELS", cuda_emulator.FOLDER)
     with cuda_emulator.used(DRIVER_GPUS=11, EMULATOR_RACES=1):
-        device = gpu.Gpu(mistake)  # one for each: the context is lost
+        device = gpu.Gpu(mistake)  # One GPU per mistake, because a mistake destroys the context.
         image = compiler.compile_cached("probe.cu", {"FACTOR": 1}, device.capability)
         memory, program = device.allocate(400), gpu.CudaModule(device, image, compiler.parameters())
         program.launch("go_wrong", 1, 64, memory, 100, mistake)

@@ -176,7 +176,7 @@ def test_alphabets_that_cannot_be_are_refused(alphabet, paired):
 
 
 class TestFrequent:
-    """Return the alphabet of texts."""
+    """Alphabets of the most frequent characters of texts."""
 
     @staticmethod
     def of(text, mode="paper"):

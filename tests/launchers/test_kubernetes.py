@@ -92,7 +92,7 @@ def test_no_pod_runs_as_root_and_those_that_compute_have_their_volumes(role):
 def test_the_flags_of_the_service_are_serve_s_and_its_probes_paths_of_the_protocol():
     words = container(TEMPLATES["predictor"])
     args = Serve.parsed(words["args"])
-    assert words["name"] == "kserve-container"  # whose STORAGE_URI KServe mounts or downloads
+    assert words["name"] == "kserve-container"  # KServe mounts or downloads STORAGE_URI for this name.
     assert environment(TEMPLATES["predictor"]).keys() >= {"STORAGE_URI", "PROTOCOL"}
     assert args.checkpoint == "/mnt/models"
     assert words["ports"][0]["containerPort"] == args.port
@@ -125,7 +125,7 @@ def test_what_the_end_of_a_process_of_a_job_means():
     assert all(each["onExitCodes"]["containerName"] == container(TEMPLATES["job"])["name"] for each in rules)
     actions = {code: each["action"] for each in rules for code in each["onExitCodes"]["values"]}
     assert actions == {ExitCode.STOPPED: "Ignore", ExitCode.ERROR: "FailJob", 2: "FailJob"}
-    assert TEMPLATES["job"]["spec"]["restartPolicy"] == "Never"  # without it there is no such policy
+    assert TEMPLATES["job"]["spec"]["restartPolicy"] == "Never"  # Required by podFailurePolicy.
     ignored = [each for rule in policy if rule["action"] == "Ignore" for each in rule.get("onPodConditions", [])]
     assert {"type": "DisruptionTarget", "status": "True"} in ignored
 

@@ -73,7 +73,7 @@ class Job:
             pytest.fail(f"{self.state}\n{self.printed}\n{self._cluster.logs()}")
 
     def begin_again(self) -> None:
-        """Restart the job after seconds instead of two minutes; at once, nodes would confuse it with the ended one."""
+        """Restart the job after three seconds instead of two minutes, but not immediately, which confuses the nodes."""
         self.until(lambda: self.state["Restarts"] == "1" and self.state["JobState"] == "PENDING")
         self._cluster("scontrol", "update", f"JobId={self.number}", "StartTime=now+3seconds")
 
@@ -87,7 +87,7 @@ def test_stopped_it_queues_itself_again_and_ends_in_the_same_bits(cluster, data,
     run_dir = tmp_path / "a run"
     job = Job(cluster, tmp_path, flags(run_dir, data), pace=0.1)
     job.until(lambda: run_dir.exists() and harness.has_saved(run_dir))
-    cluster("scancel", "--signal=TERM", job.number)  # to the processes alone, as --signal=TERM@… does
+    cluster("scancel", "--signal=TERM", job.number)  # Only to the processes, like --signal=TERM@….
     job.begin_again()
     ended = job.wait()
     assert ended["JobState"] == "COMPLETED", job.printed

@@ -74,7 +74,7 @@ def test_a_precision_is_kept_on_other_texts():
         assert precision - 0.01 < is_right[largest >= threshold].mean() < precision + 0.03
     with pytest.raises(UserError, match="does not reach a precision of 1"):
         calibration.thresholds_for(1)
-    few = Calibration(answers=(f"{'0 ' * 100}20",) * 2)  # all of twenty are right: 0.88 is sure
+    few = Calibration(answers=(f"{'0 ' * 100}20",) * 2)  # All of twenty are right, which shows a precision of 0.88.
     assert few.thresholds_for(0.88) == [0]
     with pytest.raises(UserError, match="does not reach"):
         few.thresholds_for(0.9)
