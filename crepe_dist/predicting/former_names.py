@@ -28,4 +28,5 @@ def _alias(name: str) -> property:
     def set_attribute(instance: Any, value: Any) -> None:
         setattr(instance, name, value)
 
-    return property(attrgetter(name), set_attribute)
+    # Without ``doc``, the help would show the docstring of ``attrgetter``.
+    return property(attrgetter(name), set_attribute, doc="")
