@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from types import MappingProxyType
 from typing import Any
 
 from crepe_dist import invocation
@@ -13,37 +12,35 @@ from crepe_dist.settings.fields import did_you_mean
 from crepe_dist.settings.flags import Parser
 
 # Summaries of the commands, in the groups of `crepe --help`.
-GROUPS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "data": {
-            "prepare": "encode texts into a folder that training reads",
-            "inspect": "find wrong labels and overlapping classes",
-        },
-        "training": {
-            "train": "train a classifier with one or many processes",
-            "tune": "search for better settings in a given time",
-            "supervise": "train with many processes of this host, and restart them after a failure",
-            "verify": "repeat a run, and compare the parameters bit by bit",
-            "compare": "compare the scores and settings of runs",
-            "clean": "remove files that finished runs no longer need",
-        },
-        "using": {
-            "runs": "list the runs in runs/, and mark the one in use",
-            "use": "choose the default model of the commands below",
-            "evaluate": "score a model on labelled files, or on prepared data",
-            "drift": "compare new texts with the test split of the model",
-            "predict": "classify lines, files, or a text from the command line",
-            "serve": "serve a model over HTTP, with a web page",
-            "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",
-        },
-        "machine": {
-            "doctor": "check whether this machine can train",
-        },
-        "seldom needed": {
-            "report": "rewrite the report and the model card of a run",
-        },
-    }
-)
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "data": {
+        "prepare": "encode texts into a folder that training reads",
+        "inspect": "find wrong labels and overlapping classes",
+    },
+    "training": {
+        "train": "train a classifier with one or many processes",
+        "tune": "search for better settings in a given time",
+        "supervise": "train with many processes of this host, and restart them after a failure",
+        "verify": "repeat a run, and compare the parameters bit by bit",
+        "compare": "compare the scores and settings of runs",
+        "clean": "remove files that finished runs no longer need",
+    },
+    "using": {
+        "runs": "list the runs in runs/, and mark the one in use",
+        "use": "choose the default model of the commands below",
+        "evaluate": "score a model on labelled files, or on prepared data",
+        "drift": "compare new texts with the test split of the model",
+        "predict": "classify lines, files, or a text from the command line",
+        "serve": "serve a model over HTTP, with a web page",
+        "export": "export a model: ONNX, a web page, the Hub, MLflow, or a smaller model",
+    },
+    "machine": {
+        "doctor": "check whether this machine can train",
+    },
+    "seldom needed": {
+        "report": "rewrite the report and the model card of a run",
+    },
+}
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 MANAGE_COMMANDS = ("runs", "use", "report", "clean")  # Commands whose classes are in manage.py.
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Optional
 
 from crepe_dist import invocation
@@ -42,7 +41,7 @@ SOURCE = "data.source"
 REFIT = "training.refit"
 POSITIONAL = "positional"  # Name of the data folder in the namespace if it is passed without a flag.
 # Flags whose names differ from the names of their settings.
-FLAG_NAMES = MappingProxyType({"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"})
+FLAG_NAMES = {"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"}
 EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
   horovodrun -np 2 crepe train                      the same with two processes
   crepe train data/reviews --device gpu             train on prepared data, on one GPU
