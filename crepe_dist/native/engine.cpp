@@ -223,17 +223,19 @@ int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* i
 }
 
 // Updates dense parameters; see Optimizer. The gradient of parameter i is its fixed-point gradient times scales[i].
-// kind and constants: see crepe_embedding_open. Pointers in moments and seconds may be null.
+// is_adam and constants: see crepe_embedding_open. moments, seconds: first and second moments of each parameter. If the
+// optimizer does not have a moment, its pointer is null.
 //
-// The threads divide each parameter at cache lines, so that no line is written by two threads.
-void crepe_update_parameters(int kind, const double* constants, int parameters, const int64_t* sizes,
+// Each parameter is split among the threads at multiples of a cache line, so two threads have at most one line in
+// common.
+void crepe_update_parameters(bool is_adam, const double* constants, int parameters, const int64_t* sizes,
                              float* const* values, float* const* moments, float* const* seconds,
                              const int32_t* const* gradients, const double* rates, const double* scales,
                              double weight_decay, int threads) {
     constexpr int64_t LINE = 16;      // Number of floats of a cache line.
     constexpr int64_t PIECE = 1024;   // Number of floats whose gradients fit in the L1 cache.
     constexpr int64_t FEW = 1 << 16;  // Number of floats below which waking other threads takes longer than the update.
-    const Optimizer optimizer{OptimizerKind(kind), constants[0], constants[1], constants[2]};
+    const Optimizer optimizer{is_adam, constants[0], constants[1], constants[2]};
     const bool is_small = std::accumulate(sizes, sizes + parameters, int64_t{0}) < FEW;
 #pragma omp parallel for num_threads(threads) if (!is_small)
     for (int part = 0; part < threads; ++part)
@@ -262,12 +264,12 @@ int64_t crepe_embedding_rows_per_shard(const int64_t* shape, const RowSharding* 
     return sharding->rows_per_shard(shape[0]);
 }
 
-// Creates a sharded embedding. kind: 0 for Adam, 1 for SGD. constants: beta1, beta2 and epsilon; see Optimizer.
-void* crepe_embedding_open(const int64_t* shape, int kind, const double* constants, char* const* memories,
+// Creates a sharded embedding. is_adam: true for Adam, false for SGD. constants: beta1, beta2 and epsilon; see Optimizer.
+void* crepe_embedding_open(const int64_t* shape, bool is_adam, const double* constants, char* const* memories,
                            const RowSharding* sharding, int process, int threads) {
     ShardedEmbedding* embedding = nullptr;
     run_guarded([&] {
-        const Optimizer optimizer{OptimizerKind(kind), constants[0], constants[1], constants[2]};
+        const Optimizer optimizer{is_adam, constants[0], constants[1], constants[2]};
         embedding =
             new ShardedEmbedding({shape[0], shape[1]}, optimizer, memories, *sharding, process, shape[2], threads);
     });

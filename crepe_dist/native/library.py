@@ -59,7 +59,16 @@ _DROPOUT = (ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64)
 # Arguments for fixed-point gradients: the gradients, the exponents of their scales, the unit of the bounds, and the
 # bounds. See optim/fixed_point.py.
 _FIXED_POINT = (_ARRAYS, _INTS, ctypes.c_double, _FLOATS)
-_UPDATE = (ctypes.c_int, _DOUBLES, ctypes.c_int, _LONGS, *[_ARRAYS] * 4, *[_DOUBLES] * 2, ctypes.c_double, ctypes.c_int)
+_UPDATE = (
+    ctypes.c_bool,
+    _DOUBLES,
+    ctypes.c_int,
+    _LONGS,
+    *[_ARRAYS] * 4,
+    *[_DOUBLES] * 2,
+    ctypes.c_double,
+    ctypes.c_int,
+)
 
 
 class CParameter(ctypes.Structure):
@@ -95,7 +104,7 @@ _FUNCTIONS = {
     "crepe_embedding_rows_per_shard": (_LONG, (_LONGS, _INTS)),
     "crepe_embedding_open": (
         ctypes.c_void_p,
-        (_LONGS, ctypes.c_int, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int),
+        (_LONGS, ctypes.c_bool, _DOUBLES, _ARRAYS, _INTS, ctypes.c_int, ctypes.c_int),
     ),
     "crepe_embedding_close": (None, (ctypes.c_void_p,)),
     "crepe_embedding_read_rows": (None, (ctypes.c_void_p, _INTS, _LONG, _FLOATS)),

@@ -6,8 +6,6 @@
 #include <cstdint>
 #include <numeric>
 
-enum class OptimizerKind { adam, sgd };
-
 // Returns a × b + c, rounded once in builds with FMA. If the expression were written with operators, GCC could fuse
 // either of two products that are added, and builds would round differently.
 inline float multiply_add(float a, float b, float c) {
@@ -31,20 +29,19 @@ struct RowUpdate {
 };
 
 struct Optimizer {
-    OptimizerKind kind;
+    bool is_adam;  // True for Adam, false for SGD.
     double beta1, beta2, epsilon;  // Constants of Adam. For SGD, beta1 is the momentum, and the others are 0.
 
     // Updates the values of a dense parameter. The gradient is scale × gradients + weight_decay × values.
     //
     // moments: first moments of Adam, or momentum of SGD; null for SGD without momentum. seconds: second moments of
-    // Adam.
-    // learning_rate: for Adam, it includes the bias correction.
+    // Adam; null for SGD. learning_rate: for Adam, it includes the bias correction.
     void update(
         long count, float* __restrict values, float* __restrict moments, float* __restrict seconds,
         const float* __restrict gradients, float learning_rate, float scale, float weight_decay
     ) const {
         const float first = float(beta1), second = float(beta2), least = float(epsilon);
-        if (kind == OptimizerKind::adam) {
+        if (is_adam) {
             for (long i = 0; i < count; ++i) {
                 const float gradient = scale * gradients[i] + weight_decay * values[i];
                 moments[i] = first * moments[i] + (1 - first) * gradient;
@@ -64,11 +61,11 @@ struct Optimizer {
 
     // Returns the update of a row of an embedding table, and updates the second moment of the row. All numbers of a row
     // have one second moment, the running average of `square`, the mean square of the row's gradient (row-wise Adam).
-    // decayed: power of beta1 for the updates since the row's last gradient, by which its first moments have decayed.
+    // decayed: factor by which the row's first moments have decayed since its last gradient, a power of beta1.
     RowUpdate row_update(float& moment, float square, float decayed, float learning_rate, float scale,
                          float weight_decay) const {
         const float first = float(beta1), second = float(beta2);
-        if (kind == OptimizerKind::sgd) return {first * decayed, -learning_rate, 1, scale, weight_decay};
+        if (!is_adam) return {first * decayed, -learning_rate, 1, scale, weight_decay};
         moment = multiply_add(second, moment, (1 - second) * square);
         return {first * decayed, 1 - first, adam_step_factor(learning_rate, moment), scale, weight_decay};
     }
@@ -77,10 +74,10 @@ struct Optimizer {
     // these multiples are a geometric series. The first multiple is drift(learning_rate) × drift_ratio(), and each
     // following one is smaller by the factor drift_ratio(). momentum_drift converts the sum of the series to the factor
     // of the first moments.
-    double drift(double learning_rate) const { return kind == OptimizerKind::sgd ? 1.0 : learning_rate; }
-    double drift_ratio() const { return kind == OptimizerKind::sgd ? beta1 : beta1 / std::sqrt(beta2); }
+    double drift(double learning_rate) const { return is_adam ? learning_rate : 1.0; }
+    double drift_ratio() const { return is_adam ? beta1 / std::sqrt(beta2) : beta1; }
     float momentum_drift(float drift, float moment) const {
-        return kind == OptimizerKind::sgd ? drift : adam_step_factor(drift, moment);
+        return is_adam ? adam_step_factor(drift, moment) : drift;
     }
 
   private:

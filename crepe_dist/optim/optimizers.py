@@ -20,7 +20,6 @@ from crepe_dist.optim.optimizer_state import OptimizerState
 from crepe_dist.optim.parameter import Parameter
 from crepe_dist.settings.options import OptimizerOptions
 
-OPTIMIZERS = ("adam", "sgd")  # The order is the order of OptimizerKind in native/optimizer.h.
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's beta1 and beta2, and epsilon.
 
 
@@ -34,7 +33,7 @@ class OptimizerSpec:
 
     Attributes:
         name: ``adam`` or ``sgd``.
-        kernel_id: Value of OptimizerKind in ``native/optimizer.h``.
+        is_adam: True for Adam, False for SGD.
         betas: Adam: beta1 and beta2. SGD: momentum and 0.
         epsilon: Adam's epsilon. It is 0 for SGD.
         constants: Betas and epsilon as a C array.
@@ -42,12 +41,14 @@ class OptimizerSpec:
         num_moments: Number of moments: 2 for Adam, 1 for SGD with momentum, 0 for SGD without momentum.
         weight_decay: Coefficient of the weight decay.
         clip_norm: Maximum norm of the mean gradient. ``None``: no clipping.
+
+    Raises:
+        KeyError: There is no optimizer of this name.
     """
 
     def __init__(self, options: OptimizerOptions) -> None:
         self.name = options.name
-        self.kernel_id = OPTIMIZERS.index(options.name)
-        is_adam = options.name == "adam"
+        self.is_adam = is_adam = {"adam": True, "sgd": False}[options.name]
         self.betas = BETAS if is_adam else (options.momentum, 0.0)
         self.epsilon = EPSILON if is_adam else 0.0
         self.constants = (ctypes.c_double * 3)(*self.betas, self.epsilon)
@@ -64,7 +65,7 @@ class OptimizerSpec:
             learning_rate: Learning rate without bias correction.
             num_updates: Number of updates, including the update that is about to be made.
         """
-        if self.name != "adam":
+        if not self.is_adam:
             return learning_rate
         first, second = (1 - beta**num_updates for beta in self.betas)
         return float(learning_rate * math.sqrt(second) / first)
@@ -111,7 +112,7 @@ class FusedOptimizer:
         learning_rates = double_array(*[learning_rate * parameter.lr_mult for parameter in parameters])
         grad_factors = double_array(*[grad_factor * self._scales.scale_of(name) for name in self._parameters])
         self._functions.crepe_update_parameters(
-            optimizer.kernel_id, optimizer.constants, len(parameters), *self._kernel_arrays,
+            optimizer.is_adam, optimizer.constants, len(parameters), *self._kernel_arrays,
             learning_rates, grad_factors, optimizer.weight_decay, self._num_threads,
         )  # fmt: skip
 

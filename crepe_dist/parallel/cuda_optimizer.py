@@ -173,7 +173,7 @@ class CudaOptimizer(FixedPointOptimizer):
         self._rates.write(np.array(rates, np.float32))
         self._program(
             "update_parameters", self._num_slices,
-            *self._parameters_and_slices, self._rates, optimizer.kernel_id,
+            *self._parameters_and_slices, self._rates, optimizer.is_adam,
             optimizer.weight_decay, *optimizer.betas, optimizer.epsilon,
         )  # fmt: skip
         self._is_zero = True

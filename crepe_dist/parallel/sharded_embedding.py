@@ -101,7 +101,7 @@ class ShardedEmbedding:
         self._functions = library.functions()
         self._handle = self._functions.crepe_embedding_open(
             sparse.c_shape,
-            optimizer.kernel_id,
+            optimizer.is_adam,
             optimizer.constants,
             (ctypes.c_void_p * len(segments))(*[segment.ctypes.data for segment in segments]),
             ctypes.byref(sharding),

@@ -34,11 +34,7 @@ class Reference:
         for name, gradient in gradients.items():
             rate, value = learning_rate * self._parameters[name].lr_mult, self.values[name]
             decayed = gradient + self._options.weight_decay * value
-            value += self._adam(name, gradient, decayed, rate) if self._is_adam else self._momentum(name, decayed, rate)
-
-    @property
-    def _is_adam(self) -> bool:
-        return self._options.name == "adam"
+            value += {"adam": self._adam, "sgd": self._sgd}[self._options.name](name, gradient, decayed, rate)
 
     def _adam(self, name: str, gradient: np.ndarray, decayed: np.ndarray, rate: float) -> np.ndarray:
         by_row = self._parameters[name].rowwise_second_moment
@@ -48,6 +44,6 @@ class Reference:
         correction = np.sqrt(1 - BETA2**self._updates) / (1 - BETA1**self._updates)
         return np.asarray(-rate * correction * first / (np.sqrt(second) + EPSILON))
 
-    def _momentum(self, name: str, decayed: np.ndarray, rate: float) -> np.ndarray:
+    def _sgd(self, name: str, _gradient: np.ndarray, decayed: np.ndarray, rate: float) -> np.ndarray:
         self._first[name] = moment = self._options.momentum * self._first[name] - rate * decayed
         return moment

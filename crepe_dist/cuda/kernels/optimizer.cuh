@@ -3,8 +3,6 @@
 
 #include "common.cuh"
 
-enum OptimizerKind { ADAM, SGD };
-
 // A trained parameter. parallel/cuda_optimizer.py writes this struct.
 struct TrainedParameter {
     i64 count;
@@ -35,7 +33,7 @@ struct ParameterSlice {
 // fixed-point gradients to 0. learning_rate: for Adam, it includes the bias correction.
 struct Update {
     ParameterSlice slice;
-    int kind;
+    bool is_adam;  // True for Adam, false for SGD.
     float learning_rate, scale, weight_decay, beta1, beta2, epsilon;
 
     __device__ void update_dense(const TrainedParameter& parameter) const {
@@ -43,7 +41,7 @@ struct Update {
             i32& fixed_point = parameter.gradient(i);
             const float gradient = scale * float(fixed_point) + weight_decay * parameter.values[i];
             fixed_point = 0;
-            if (kind == ADAM) {
+            if (is_adam) {
                 parameter.moments[i] = beta1 * parameter.moments[i] + (1 - beta1) * gradient;
                 parameter.seconds[i] = beta2 * parameter.seconds[i] + (1 - beta2) * gradient * gradient;
                 parameter.values[i] -= learning_rate * parameter.moments[i] / (sqrtf(parameter.seconds[i]) + epsilon);
@@ -74,7 +72,7 @@ struct Update {
             tiles = warp_reduce(tiles, lanes, Add());
             touched = warp_reduce(touched, lanes, Max());
             float value_factor = 1.0f, grad_factor = -learning_rate, second = 0.0f;
-            if (kind == ADAM && row < rows) {
+            if (is_adam && row < rows) {
                 second = beta2 * parameter.seconds[row] + (1 - beta2) * (tiles / float(columns));
                 grad_factor = 1 - beta1;
                 value_factor = -learning_rate / (sqrtf(second) + epsilon);
@@ -82,7 +80,7 @@ struct Update {
             __syncwarp();  // All threads of the row have read the second moment.
             if (second > 0 && lane == 0) parameter.seconds[row] = second;
             // With Adam, a row whose second moment is 0 has never had a gradient.
-            const bool may_move = row < rows && (touched || kind == SGD || second > 0);
+            const bool may_move = row < rows && (touched || !is_adam || second > 0);
             for (int n = lane; may_move && n < columns; n += lanes) {
                 const i64 i = start + n;
                 const float previous = parameter.moments ? parameter.moments[i] : 0.0f;
@@ -100,13 +98,13 @@ struct Update {
 
 // Updates all parameters. rates: learning rate and gradient scale of each parameter. Blocks: slices.
 KERNEL(THREADS) update_parameters(
-    const TrainedParameter* parameters, const ParameterSlice* slices, const float* rates, int kind, float
-    weight_decay, float beta1, float beta2, float epsilon
+    const TrainedParameter* parameters, const ParameterSlice* slices, const float* rates, int is_adam,
+    float weight_decay, float beta1, float beta2, float epsilon
 ) {
     const ParameterSlice slice = slices[blockIdx.x];
     const TrainedParameter parameter = parameters[slice.parameter];
     const float* const own = rates + 2 * slice.parameter;
-    const Update update{slice, kind, own[0], own[1], weight_decay, beta1, beta2, epsilon};
+    const Update update{slice, is_adam != 0, own[0], own[1], weight_decay, beta1, beta2, epsilon};
     if (parameter.columns) update.update_rows(parameter);
     else update.update_dense(parameter);
 }
