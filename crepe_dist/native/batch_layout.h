@@ -5,7 +5,7 @@
 // documents.
 //
 // The max pools halve the number of positions. Level 0 is the embedding, and each pool leads to the next level. Each
-// level has an arrangement of its own.
+// level has its own arrangement.
 #pragma once
 
 #include <algorithm>
@@ -76,7 +76,8 @@ class BatchLayout {
     // Returns the number of rows of an array at a level, with the margins.
     long array_rows(long level) const { return starts_[level][documents_] + MARGIN; }
 
-    // Returns the level of a block's input, and of the output of the last block for the number of blocks.
+    // Returns the level of the input of a block. If `block` is the number of blocks, the result is the level of the
+    // output of the last block.
     static long level_of(long block) { return std::min(block, LEVELS - 1); }
 
     // Returns true if a block ends in a max pool.

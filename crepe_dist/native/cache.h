@@ -86,8 +86,8 @@ class BucketCache {
 
   private:
     static constexpr size_t SLOTS = 1 << 20;
-    static constexpr long PROBES = 16;      // Maximum number of slots that a document is searched in.
-    static constexpr uint16_t FAR = 65535;  // Adds 65535 to the difference that follows it.
+    static constexpr long PROBES = 16;      // Maximum number of slots that a look-up examines.
+    static constexpr uint16_t FAR = 65535;  // An element with this value adds 65535 to the next difference.
 
     struct Document {
         uint64_t key;

@@ -11,7 +11,7 @@
 #include "simd.h"
 #include "row_set.h"
 
-// A parameter. Python fills this struct (`CParameter` in library.py is its mirror) and has checked the sizes.
+// A parameter. Python fills its mirror, `CParameter` in library.py, and checks the sizes.
 struct CompressedArray {
     RowIndex stored_rows;  // Rows that are stored. If stored_rows.words is null, all rows are stored.
     const void* values;    // float32 or float16 [stored rows][columns], or the codebook, float32 [256][vector_size].
@@ -31,9 +31,9 @@ template <class Number> inline void prefetch_row(const Number* row, long columns
     for (long c = 0; c < columns; c += 64 / sizeof(Number)) __builtin_prefetch(row + c, 0, 2);
 }
 
-// Readers of a table by the places of its stored rows.
+// Readers of a table. `row` is the place of a row among the stored rows.
 //
-// load(row, column) returns the LANES numbers of a row that begin at `column`, with 0 behind the last column. The
+// load(row, column) returns the LANES numbers of a row that begin at `column`, and 0 after the last column. The
 // column is a multiple of LANES. load_all(row, column) is for columns that are followed by at least LANES numbers.
 //
 // `Width` and `VectorSize` are either long or std::integral_constant, so that the compiler can unroll the loops.
@@ -50,8 +50,8 @@ template <class Number, class Width> struct DenseReader {
     void prefetch(uint32_t row) const { prefetch_row(values + row * columns, columns); }
 };
 
-// Reader of rows that are coded by product quantization (Jégou, Douze & Schmid 2011): each code selects a vector of the
-// codebook, which has the values of vector_size neighbouring columns.
+// Reader of rows that are compressed by product quantization (Jégou, Douze & Schmid 2011). Each code selects a vector
+// of the codebook. The vector contains the values of vector_size neighbouring columns.
 template <class Width, class VectorSize> struct CodebookReader {
     const float* vectors;
     const uint8_t* codes;

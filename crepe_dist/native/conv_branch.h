@@ -5,7 +5,7 @@
 //     x' = relu(x + conv2(relu(conv1(x))))                        residual_blocks.h: for each block, and max pools
 //     logits = out(max of x, mean of x)                           pooled_classifier.h: over all positions
 //
-// This file combines these three parts to an Engine. batch_layout.h describes the arrays of a batch.
+// This file combines these three parts into an Engine. batch_layout.h describes the arrays of a batch.
 #pragma once
 
 #include <omp.h>
@@ -18,7 +18,7 @@
 #include "position_embedding.h"
 #include "residual_blocks.h"
 
-// Python gives these sizes; see crepe_open_crepe in engine.cpp. reduction_group: maximum number of documents whose
+// Python passes these sizes; see crepe_open_crepe in engine.cpp. reduction_group: maximum number of documents whose
 // gradients are added in floating point before they are rounded to fixed point. feature_dropout: dropout probability of
 // the features.
 struct ConvBranchConfig {
@@ -104,7 +104,7 @@ template <class T> class ConvBranch final : public Engine {
     }
 
   private:
-    // Fixed-point scales of all trained parameters, in one thread.
+    // Fixed-point scales of all trained parameters. Each thread has its own object.
     struct ThreadScales {
         std::vector<FixedPointScale> grad_scales;
 
@@ -129,8 +129,8 @@ template <class T> class ConvBranch final : public Engine {
     Dropout embedding_dropout_ = NO_DROPOUT, feature_dropout_ = NO_DROPOUT;
     Buffer<float> logit_gradients_;
 
-    // Returns the number of the last layer's weights among the trained parameters. The table and four parameters of
-    // each block precede them.
+    // Returns the index of the last layer's weights among the trained parameters. The table and four parameters of each
+    // block precede them.
     long last_layer() const { return 1 + 4 * config_.blocks; }
 
     // Arranges a batch, allocates its memory, and hashes its n-grams.

@@ -7,8 +7,8 @@
 
 #include "layers.h"
 
-// TERM_DEPTH: number of rows of a gradient term in the scratch arrays. Rows behind the documents of the term are zero.
-// TERM_STEP: number of these rows that a product needs.
+// TERM_DEPTH: number of rows that a gradient term has in the scratch arrays. The documents of the term come first, and
+// the other rows are zero. TERM_STEP: number of these rows that a matrix product reads.
 template <class T> constexpr long TERM_DEPTH = SIDE * PAIR<T>;
 #if defined(__AMX_BF16__)
 template <class T> constexpr long TERM_STEP = PAIR<T> > 1 ? TERM_DEPTH<T> : PAPER_REDUCTION_GROUP;
@@ -20,7 +20,8 @@ long term_depth(long rows) {
     return (rows + PAPER_REDUCTION_GROUP - 1) / PAPER_REDUCTION_GROUP * TERM_DEPTH<T>;
 }
 
-// Converts neighbouring weights of an output to 16 words of one float32 or two bfloat16 numbers, padded with zeros.
+// Converts neighbouring weights of an output to 16 words, padded with zeros. A word is one float32 number or two
+// bfloat16 numbers.
 inline void convert_to_words(const float* from, long count, uint32_t* to, float) {
     for (long i = 0; i < 16; i += LANES) store((float*)to + i, load_partial(from + i, count - i));
 }
@@ -74,8 +75,8 @@ void dense_input_gradient(
     }
 }
 
-// Computes the fixed-point gradients of the weights and of the bias of a layer. A term of the weights is the sum of
-// PAPER_REDUCTION_GROUP documents; for the bound, each document counts as a term of its own, which is never too small.
+// Computes the fixed-point gradients of the weights and of the bias of a layer. A term of the weights is the sum over
+// PAPER_REDUCTION_GROUP documents. The bound counts each document as a separate term, so it is never too small.
 //
 // grad_scales: scales of the weights and of the bias. transposed and packed: scratch of all threads, T
 // [padded(outputs)][depth] and T [padded(inputs)][depth], where depth = term_depth<T>(rows).
@@ -84,7 +85,7 @@ void dense_weight_gradient(
     const T* in, const T* gradient, long rows, long outputs, long inputs, int32_t* weights, int32_t* bias,
     FixedPointScale* grad_scales, T* transposed, T* packed
 ) {
-    constexpr long RUN = 64 * BLOCK;  // Number of inputs at a time, so that a thread writes to few pages of memory.
+    constexpr long RUN = 64 * BLOCK;  // Inputs per iteration. Few, so that a thread writes to few memory pages.
     const long width = padded(outputs), inner = padded(inputs), depth = term_depth<T>(rows);
     const auto each_term = [&](auto work) {
         for (long row = 0, at = 0; row < rows; row += PAPER_REDUCTION_GROUP, at += TERM_DEPTH<T>)

@@ -20,8 +20,8 @@ NGramConfig ngram_config(const int64_t* shape) {
 }
 
 // Multiplies two size × size matrices `times` times in each thread, with the blocks that the networks use. The elements
-// are between -1 and 1, not 0: products of zeros take less power, and the clock frequency with AMX is a sixth higher
-// then, which would falsify the timing.
+// are between -1 and 1. They are not 0, because products of zeros take less power: with AMX, the clock frequency would
+// be a sixth higher, and the timing would be wrong.
 template <class T> void time_matmul(long size, int threads, int times) {
     std::vector<Buffer<T>> left(threads), right(threads);
     std::vector<Buffer<float>> result(threads);
@@ -196,8 +196,8 @@ void crepe_squared_norm(const int32_t* values, int64_t count, uint64_t* out) {
 }
 
 // Converts rows [count][columns] to float16. is_nonzero [count]: if it is not null, the function marks the rows that
-// have a number other than 0, and converts only these rows. Returns the number of converted rows, or -1 if the
-// conversion has changed a number.
+// have a number other than 0, and converts only these rows. Returns the number of converted rows, or -1 if a
+// number is not exact in float16.
 int64_t crepe_to_half(const float* rows, int64_t count, int64_t columns, bool* is_nonzero, uint16_t* out) {
     IntVec changed{};
     int64_t converted = 0;
@@ -264,7 +264,8 @@ int64_t crepe_embedding_rows_per_shard(const int64_t* shape, const RowSharding* 
     return sharding->rows_per_shard(shape[0]);
 }
 
-// Creates a sharded embedding. is_adam: true for Adam, false for SGD. constants: beta1, beta2 and epsilon; see Optimizer.
+// Creates a sharded embedding. is_adam: true for Adam, false for SGD. constants: beta1, beta2 and epsilon; see
+// Optimizer.
 void* crepe_embedding_open(const int64_t* shape, bool is_adam, const double* constants, char* const* memories,
                            const RowSharding* sharding, int process, int threads) {
     ShardedEmbedding* embedding = nullptr;

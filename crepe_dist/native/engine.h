@@ -137,8 +137,8 @@ struct Loss : LossConstants {
     }
 };
 
-// Returns the number of threads for so many documents, at most one thread per document. For a single text, waking
-// another thread takes longer than the text itself, and much longer if other programs use the cores.
+// Returns the number of threads for a number of documents: at most one thread per document. For a single text, waking
+// another thread takes longer than computing the text. It takes much longer if other programs use the cores.
 inline int team_size(int threads, long documents) { return int(std::clamp<long>(documents, 1, threads)); }
 
 class ShardedEmbedding;

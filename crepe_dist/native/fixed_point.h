@@ -1,6 +1,6 @@
 // Fixed-point gradients.
 //
-// A gradient is an int32 number of units of 2^exponent. The exponent belongs to the parameter, and Python chooses it
+// A gradient is an int32 multiple of 2^exponent. Each parameter has its own exponent, which Python chooses
 // (optim/fixed_point.py). Integer addition is associative, so the sum of a gradient is bit-identical for every division
 // of its terms among threads and processes.
 //
@@ -68,7 +68,7 @@ template <class T> float max_abs(const T* values, long count) {
 }
 
 // Fixed-point scale of one parameter's gradient: it converts the terms of the gradient, and bounds their sum. Each
-// thread has an object of its own.
+// thread has its own object.
 //
 // A term is the contribution of a fixed group of documents. It is added in float32 in a fixed order, then rounded.
 class FixedPointScale {

@@ -40,7 +40,7 @@ inline uint32_t hash_to_row(uint64_t key, long rows) {
 // are the characters of words.
 template <class Visit> inline void visit_words(const std::vector<uint8_t>& text, long num_word_char_ids, Visit visit) {
     uint64_t key = 0, before = 0;
-    for (const uint8_t code : text) {  // The final boundary symbol is no word character, and ends the last word.
+    for (const uint8_t code : text) {  // The final boundary symbol is not a word character, so it ends the last word.
         if (code < num_word_char_ids) {
             key = extend_key(key, code);
         } else if (key) {

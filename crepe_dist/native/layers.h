@@ -14,7 +14,7 @@
 #include "constants.hpp"
 #include "fixed_point.h"
 
-// Position of the maximum of a pool whose inputs are all 0 after ReLU. Such a pool has no gradient.
+// Argmax of a pooling window whose values are all 0 after ReLU. Such a window has no gradient.
 constexpr int NO_MAXIMUM = PAPER_POOL;
 
 constexpr long PANEL_ROWS = 96;  // Number of rows that are multiplied by a panel of weights while the panel is cached.
@@ -28,8 +28,8 @@ inline long padded(long n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 // size 3. The product with a one-hot matrix is a sum of rows of a table [width / 32][taps][symbols][32]. The last
 // symbol is the blank, whose rows are zero.
 //
-// written: number of pools that see a character before the blanks at the end. All later pools have the same value,
-// which is copied. from: position of the maximum in each pool, or NO_MAXIMUM.
+// written: number of pooling windows that see text and not only the trailing padding. All later windows have the same
+// value, so it is computed once and copied. from: argmax within each window, or NO_MAXIMUM.
 template <class T>
 void first_layer(
     const uint8_t* codes, long written, long pooled, long width, long taps, long symbols, const float* table,
@@ -130,9 +130,8 @@ void convolution(const T* in, long rows, long width, long taps, const T* weights
 }
 
 // Computes the gradient of the input of a convolution. gradient: gradient of the output, preceded by taps - 1 rows of
-// zeros.
-// weights: with reversed taps and transposed channels. activations: the input, whose zeros mask the gradient because of
-// the preceding ReLU, or null.
+// zeros. weights: with reversed taps and transposed channels. activations: the input of the convolution, if it is the
+// output of a ReLU; the gradient is 0 where it is 0. Otherwise null.
 template <class T>
 void convolution_input_gradient(
     const T* gradient, long rows, long width, long taps, const T* weights, const T* activations, T* out
@@ -193,7 +192,7 @@ template <class T> void transpose_panel(const T* in, T* out) {
     pack_panel(square, BLOCK, BLOCK, BLOCK, out);
 }
 
-// Adds a term to the gradient of a bias: the sum of the rows of the gradient [rows][width].
+// Adds a term to the gradient of a bias. The term is the sum of the rows of the gradient [rows][width].
 template <class T>
 void add_bias_gradient(const T* in, long rows, long width, int32_t* totals, FixedPointScale& grad_scale) {
     for (long channel = 0; channel < width; channel += LANES) {
@@ -207,9 +206,9 @@ void add_bias_gradient(const T* in, long rows, long width, int32_t* totals, Fixe
 // Adds a term to the gradients of the weights of a convolution, total [taps][width / 32][width][32] (tap, block of
 // inputs, output, input), and of the bias [width]. grad_scales: scales of the weights and of the bias.
 //
-// The gradient of a tap is the product of the transposed output gradient and the input, shifted by the tap. A panel can
-// only be shifted by whole pairs of rows. For odd taps, the gradient is therefore also shifted by one row, towards the
-// zeros before it.
+// The gradient of a tap is the product of the transposed output gradient and the input, shifted by the tap. A bfloat16
+// panel holds pairs of rows, so it can only be shifted by an even number of rows. For odd taps, the transposed gradient
+// is therefore also shifted by one row. The row before it is zero.
 //
 // transposed: scratch, T [SIDE + width * transposed_depth(rows)]. Its first SIDE elements are zero.
 // packed: scratch, T [transposed_depth(rows) + SHIFTS][32].
@@ -276,8 +275,8 @@ void reduce_channel(const Scratches& scratches, Total total, long out, long chan
 
 // ---- pooling -----------------------------------------------------------------------------------------------------
 
-// Computes the max pool of one document: in [3 * pooled][width], after ReLU, to out [pooled][width]. from: position of
-// the maximum in each pool, or NO_MAXIMUM.
+// Computes the max pool of one document: in [3 * pooled][width], after ReLU, to out [pooled][width]. from: argmax
+// within each window, or NO_MAXIMUM.
 template <class T> void pool(const T* in, long pooled, long width, T* out, uint8_t* from) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {
@@ -296,7 +295,7 @@ template <class T> void pool(const T* in, long pooled, long width, T* out, uint8
 }
 
 // Computes the gradient of the input of a max pool, `rows` rows of one document. It is zero for rows after the last
-// pool.
+// window.
 template <class T> void unpool(const T* gradient, const uint8_t* from, long pooled, long rows, long width, T* out) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {

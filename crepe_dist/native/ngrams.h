@@ -84,8 +84,8 @@ class NGramFinder {
                 end = write_bits(bits ^ in, number * WORD, end);
                 end1 = write_bits(in, number * WORD, end1);
             } else {
-                // Most words have one bit. A branch on the bit's list would be mispredicted, so both lists get the
-                // bucket.
+                // Most words have one set bit. The bucket is written to both lists, but only its own list grows. A
+                // branch on the list would be mispredicted.
                 const int bit = __builtin_ctzll(bits);
                 const long is_in = long(in >> bit);
                 *end = *end1 = number * WORD + uint32_t(bit);
@@ -147,8 +147,8 @@ class NGramBranch final : public Engine {
         for (int i = 0; i < threads; ++i) finders_.emplace_back(config.buckets);
     }
 
-    // parameters: weights [buckets][num_classes], bias [num_classes], significant [buckets] (0 or 1). A compressed
-    // `significant` is its bitmap, which is used as it is.
+    // parameters: weights [buckets][num_classes], bias [num_classes], significant [buckets] (0 or 1). If
+    // `significant` is compressed, the bitmap of its stored rows is used directly.
     void set_parameters(const CompressedArray* parameters, bool buffers_changed) override {
         weights_ = parameters[0];
         bias_ = parameters[1].floats();
@@ -271,7 +271,7 @@ class NGramBranch final : public Engine {
     Buffer<float> gradients_;
     Buffer<int32_t> terms_;       // Gradient of each bucket of a group, [rows][NUM_BUCKET_GROUPS][num_classes].
 
-    // Builds the bitmap of the significant buckets. If it has changed, the cached groups of documents are wrong.
+    // Builds the bitmap of the significant buckets. If the bitmap has changed, the cached bucket groups are outdated.
     void build_significant_bitmap(const float* significant) {
         const std::vector<uint64_t> previous = std::move(own_significant_);
         own_significant_.resize(bitmap_words(config_.buckets));

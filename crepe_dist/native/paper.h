@@ -134,20 +134,20 @@ template <class T> class PaperNetwork final : public Engine {
     Buffer<T> forward_[CONVOLUTIONS], backward_[CONVOLUTIONS], dense_[3];
 
     long rows_ = 0, chunk_ = 1,
-         conv1_chunk_ = 1;  // Documents of the batch, of a chunk, and at a time in convolution 1.
+         conv1_chunk_ = 1;  // Number of documents of the batch, of a chunk, and of one pass of convolution 1.
     Buffer<uint8_t> codes_, from_[3];
     Buffer<T> inputs_[CONVOLUTIONS];  // Inputs of convolutions 1 to 5.
     Buffer<T> activations_[3];        // Inputs of the dense layers.
     Buffer<T> gradients_[4];          // Gradients of activations_ and of the logits.
-    Buffer<T> transposed_, packed_;       // scratch of the dense layers
+    Buffer<T> transposed_, packed_;   // Scratch of the dense layers.
     Buffer<float> sums_, logits_;
     Dropout dropout_{0, 0};
 
-    long stride(int i) const { return positions_[i > 1]; }  // rows per document in the input of convolution i
+    long stride(int i) const { return positions_[i > 1]; }  // Rows per document in the input of convolution i.
     // Returns the number of weights of convolution i, with padded widths.
     long weights(int i) const { return PAPER_KERNEL_SIZES[i] * width_ * (i > 0 ? width_ : symbols_); }
 
-    // Returns the number of pools of the first layer that see a character before the blanks at the end.
+    // Returns the number of pooling windows of the first layer that see text and not only the trailing padding.
     long num_written_pools(const uint8_t* symbols) const {
         long end = config_.length;
         while (end > 0 && symbols[end - 1] == config_.alphabet_size) --end;
@@ -198,7 +198,8 @@ template <class T> class PaperNetwork final : public Engine {
             scratch.packed.reserve(BLOCK * std::max(transposed_depth<T>(longest) + SHIFTS,
                                      std::max(units_, padded(config_.num_classes))));
         }
-        // Padding rows may hold an earlier, larger batch. They are cleared, because sums over rows include the padding.
+        // Padding rows may hold values of an earlier, larger batch. They are cleared, because sums over rows include
+        // the padding.
         for (int i = 0; i < 3; ++i) {
             const long width = padded(widths_[i]);
             std::memset(static_cast<void*>(activations_[i].get() + rows * width), 0,

@@ -18,7 +18,7 @@
 #include "memory.h"
 #include "touched_rows.h"
 
-// Python gives these sizes; see crepe_open_crepe in engine.cpp. maxn: maximum length of an n-gram. rows and width:
+// Python passes these sizes; see crepe_open_crepe in engine.cpp. maxn: maximum length of an n-gram. rows and width:
 // shape of the table. stride: characters of a position.
 struct PositionEmbeddingConfig {
     long alphabet_size, length, maxn, rows, width, stride;
@@ -119,9 +119,9 @@ template <class T> class PositionEmbedding {
     // Converts the gradient of each position to fixed point. All threads of a parallel region call it together.
     // activations: output of `forward`. grad_scale: scale of the table, in the calling thread.
     //
-    // The gradient of a position is added to the rows of all its n-grams. A row may be the row of an n-gram of each of
-    // the `stride` characters of a position, so the bound of a document is the sum over its positions times the stride.
-    // The bound adds 1 to each number for the rounding. Numbers up to 0.25 are rounded to 0 and need no such addition.
+    // The gradient of a position is added to the rows of all its n-grams. N-grams at several of the `stride` characters
+    // of a position may have the same row, so the bound of a document is the sum over its positions times the stride.
+    // The bound adds 1 to each number to cover the rounding, except to numbers up to 0.25, which are rounded to 0.
     void quantize_gradient(const BatchLayout& layout, const Dropout& dropout, const T* activations,
                            FixedPointScale& grad_scale) {
         const float scale = dropout.scale();
@@ -191,7 +191,7 @@ template <class T> class PositionEmbedding {
     }
 
   private:
-    static constexpr long PREFETCHED_POSITIONS = GAP;  // Positions behind a document are in its gap, without n-grams.
+    static constexpr long PREFETCHED_POSITIONS = GAP;  // The last ones may be in the gap, which has no n-grams.
     static constexpr long PREFETCHED_TERMS = 16;
 
     const PositionEmbeddingConfig config_;

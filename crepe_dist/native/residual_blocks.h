@@ -73,7 +73,7 @@ template <class T> class ResidualBlocks {
                 scratch.packed.reserve(BLOCK * (transposed_depth<T>(longest) + SHIFTS));
             }
         }
-        // The margin behind the last document holds rows of an earlier batch.
+        // The margin after the last document may hold rows of an earlier batch.
         for (long i = 0; i < num_blocks(); ++i)
             for (Buffer<T>* buffer : {&blocks_[i].in, &blocks_[i].hidden})
                 clear(buffer->get(), layout.start(layout.level_of(i), layout.documents()), MARGIN);
@@ -93,7 +93,8 @@ template <class T> class ResidualBlocks {
             const long level = layout.level_of(i), start = layout.start(level, chunk.first);
             const long rows = layout.chunk_rows(level, chunk);
             if (rows <= 0) break;
-            // Another thread writes the gap before the chunk. Until then, the gap may hold rows of an earlier batch.
+            // The gap before the chunk belongs to another thread, which may clear it later. It may still hold rows of
+            // an earlier batch.
             clear(block.in.get(), start - GAP, GAP);
             clear(block.hidden.get(), start - GAP, GAP);
             const T* const in = block.in.get() + start * width_;
@@ -278,7 +279,7 @@ template <class T> class ResidualBlocks {
     }
 
     // Computes the max pool of size 2 of one document: in, after ReLU, to out [pooled][width]. A row of zeros follows
-    // `in`, which completes the last pool of an odd number of positions. argmax: 0, 1, or NO_MAXIMUM.
+    // `in`. It completes the last window if the number of positions is odd. argmax: 0, 1, or NO_MAXIMUM.
     void max_pool(const T* in, long pooled, T* out, uint8_t* argmax) const {
         for (long p = 0; p < pooled; ++p)
             for (long c = 0; c < width_; c += LANES) {

@@ -11,7 +11,7 @@
 constexpr long WORD = 64;  // Rows per word of a bitmap.
 constexpr uint32_t NO_ROW = UINT32_MAX;
 
-// Returns the number of words of the bitmap of so many rows.
+// Returns the number of words of a bitmap of `rows` rows.
 inline long bitmap_words(long rows) { return (rows + WORD - 1) / WORD; }
 
 // Calls work(width). For frequent widths, the argument is a compile-time constant, so that the compiler unrolls the

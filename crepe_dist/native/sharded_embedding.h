@@ -110,17 +110,17 @@ inline float round_to_float16(float number) {
 // Sharded embedding table with its optimizer state.
 //
 // Each row has one owner among all ranks, whose memory stores it. All processes of a host read the rows of this host in
-// shared memory. With several hosts, the owner adds the gradients of all ranks, and updates the row. One process of each
-// host collects the rows of other hosts that its host's batch touches, requests their values from their owners, and
-// later sends the sums of its host's gradients to the owners. On a single host, the touched rows are divided evenly
-// among the processes, independent of their owners. Each process adds and updates its part.
+// shared memory. With several hosts, the owner adds the gradients of all ranks, and updates the row. For each shard of
+// another host, one process of this host collects the touched rows, requests their values from the owner, and later
+// sends the sums of this host's gradients to the owner. On a single host, the touched rows are divided evenly among the
+// processes, independent of their owners. Each process adds and updates its part.
 //
 // Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in
 // each step would be too slow. A record is written only when its row has a gradient, and contains the number of that
-// update. A later reader adds the change by the updates since then, which is a multiple of the first moments of the
-// row. drift_[k] is this multiple for records that were written in update k. For Adam, it is divided by the root of the
-// row's second moment. This is exact except for two approximations: weight decay acts only on rows with a gradient, and
-// epsilon is not rescaled relative to the decaying root.
+// update. A later reader adds the change that the updates since then have made. The change is a multiple of the first
+// moments of the row. drift_[k] is the factor for records that were written in update k. For Adam, it is divided by the
+// root of the row's second moment. This is exact except for two approximations: weight decay acts only on rows with a
+// gradient, and epsilon is not rescaled relative to the decaying root.
 class ShardedEmbedding {
   public:
     // memories: for each process of this host, the memory of its gradient, its remote rows, and its records, in this
@@ -164,9 +164,9 @@ class ShardedEmbedding {
         }
     }
 
-    // Collects the remote rows that this process exchanges: rows of its remote shards that a process of this host
-    // touches. The caller copies their values to `values` of the result. bounds [num_shards + 1]: place of the first
-    // row of each shard.
+    // Collects the remote rows that this process is responsible for: the rows of its remote shards that any process of
+    // this host touches. The caller copies their values to `values` of the result. bounds [num_shards + 1]: place of
+    // the first row of each shard.
     SparseRows& collect_remote_rows(int64_t* bounds) {
         SparseRows& remote = remote_rows_[process_];
         std::fill_n(remote.index.words, remote.index.size, 0);
@@ -305,7 +305,7 @@ class ShardedEmbedding {
 
   private:
     static constexpr long LINE = 16;   // Number of floats of a cache line.
-    static constexpr long AHEAD = 64;  // Number of cache lines of records that are prefetched.
+    static constexpr long AHEAD = 64;  // Prefetch distance, in cache lines of records.
 
     const EmbeddingShape shape_;
     const Optimizer optimizer_;
@@ -419,12 +419,13 @@ class ShardedEmbedding {
     // Returns the number of updates since a record was written.
     long age(const float* record) const { return long(drift_.size()) - 1 - last_update(record); }
 
-    // Returns the multiple of a record's first moments by which the updates since it was written change its values.
+    // Returns a factor. Its product with a record's first moments is the change of the record's values by the updates
+    // since the record was written.
     float drift_since(const float* record) const {
         return optimizer_.momentum_drift(float(drift_[last_update(record)]), record[2 * shape_.columns]);
     }
 
-    // Returns how many records before its use a record is prefetched.
+    // Returns the prefetch distance, in records.
     long lookahead() const { return std::max(1L, AHEAD * LINE / stride_); }
 
     // Prefetches a record into the L2 cache. The L2 cache has more buffers for outstanding lines than the L1 cache.
@@ -468,10 +469,9 @@ class ShardedEmbedding {
 
     static void ignore(uint32_t) {}
 
-    // Merges the lists, and calls visit(row, sums) for each row in [begin, end) of at least one list, in ascending
-    // order.
-    // sums: sum of the row's values over the lists. soon(row) is called some rows before visit(row), for a prefetch.
-    // The values of other processes are in the caches of other cores, so they are also prefetched.
+    // Merges the lists: calls visit(row, sums) for each row in [begin, end) that at least one list contains, in
+    // ascending order. sums: sums of the row's values over the lists. soon(row) is called some rows before visit(row),
+    // for a prefetch. The values of other processes are in the caches of other cores, so they are also prefetched.
     template <class Width, class Visit, class Soon = void(uint32_t)>
     void for_each_sum(const std::vector<SparseRows>& lists, uint32_t begin, uint32_t end, Width width, Visit visit,
                       const Soon& soon = ignore) const {
@@ -503,7 +503,7 @@ class ShardedEmbedding {
             std::fill_n(sums, long(width), 0);
             for (Head& head : heads) {
                 const bool has_row = *head.row == row;
-                // A branch on `has` would be mispredicted. A list without this row adds zeros instead.
+                // A branch on `has_row` would be mispredicted. A list without this row adds zeros instead.
                 const int32_t* const terms = has_row ? head.values : none.data();
                 for (long n = 0; n < width; ++n) wrapping_add(sums[n], terms[n]);
                 for (long n = 0; n < width; n += LINE) __builtin_prefetch(head.values + AHEAD * LINE + n);

@@ -23,11 +23,11 @@ struct Barrier {
 };
 static_assert(std::atomic<int32_t>::is_always_lock_free, "an atomic with a lock does not work across processes");
 
-// A message contains each number in 16 bits. ESCAPE stands for a number that does not fit. These numbers follow behind
+// A message contains each number in 16 bits. ESCAPE stands for a number that does not fit. These numbers follow
 // the 16-bit numbers, in 32 bits. Most numbers fit.
 constexpr int16_t ESCAPE = INT16_MIN;
 constexpr uint32_t MAX_OFFSET_VALUE = 2 * INT16_MAX;  // Maximum of number + INT16_MAX for a number that fits.
-constexpr int64_t CHECKED_AT_ONCE = 32;  // One comparison tests so many numbers. In most groups, all numbers fit.
+constexpr int64_t CHECKED_AT_ONCE = 32;  // Numbers that one comparison tests. In most groups, all of them fit.
 
 // Returns the number of 32-bit words that hold `count` numbers of 16 bits.
 int64_t packed_words(int64_t count) { return (count + 1) / 2; }
@@ -82,7 +82,8 @@ extern "C" void crepe_sum_int32(uint32_t* const* arrays, int processes, int into
 }
 
 // Packs int32 numbers into a message of 16-bit numbers, and returns the number of 32-bit words of the message. It
-// writes at most count / 2 + 1 + count words: also behind the returned end, because the store has no branch.
+// may also write after the end of the message, because the store has no branch. `out` therefore needs space for
+// count / 2 + 1 + count words.
 extern "C" int64_t crepe_pack_int16(const int32_t* __restrict values, int64_t count, int16_t* __restrict out) {
     int32_t *const words = reinterpret_cast<int32_t*>(out), *escaped = words + packed_words(count);
     if (count) escaped[-1] = 0;  // An odd count leaves the last half word unwritten.

@@ -2,7 +2,7 @@
 //
 // The vector types are GCC's vector extensions ("Using Vector Instructions through Built-in Functions" in the manual of
 // GCC), so arithmetic is written with operators. Intrinsics (Intel Intrinsics Guide) are used only where GCC does not
-// generate the wanted instruction from portable code. Every function here gives the same bits in all builds.
+// generate the desired instruction from portable code. Every function here gives the same bits in all builds.
 #pragma once
 
 #include <algorithm>

@@ -25,9 +25,9 @@ namespace {
 
 constexpr size_t LINE = 64;  // Bytes of a cache line. Variables of different threads are in different lines.
 
-// Returns how often a thread polls before it sleeps. The polling takes some tenths of a millisecond, because the next
-// region usually begins soon. If it took as long as in libgomp, a step beside two other busy processes would take 69 ms
-// instead of 15 ms. A thread does not poll if there are more threads than cores, or if OMP_WAIT_POLICY is passive.
+// Returns how often a thread polls before it sleeps. A thread polls for some tenths of a millisecond, because the
+// next region usually begins soon. If it polled as long as in libgomp, a step beside two other busy processes would
+// take 69 ms instead of 15 ms. A thread does not poll if there are more threads than cores, or if OMP_WAIT_POLICY is passive.
 int max_polls(int threads) {
     static const int cores = [] {
         cpu_set_t allowed;
@@ -180,7 +180,7 @@ class Team {
     alignas(LINE) std::atomic<uint64_t> taken_{0};
 };
 
-// The team of the calling thread. Each thread that calls the kernels has a team of its own.
+// The team of the calling thread. Each thread that calls the kernels has its own team.
 thread_local std::unique_ptr<Team> own;
 
 // A child process does not have the threads of its parent. Its team is released without joining them.

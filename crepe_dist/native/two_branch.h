@@ -1,4 +1,4 @@
-// The crepe network: two branches whose logits are added and scaled. Each branch is trained on a loss of its own.
+// The crepe network: two branches whose logits are added and scaled. Each branch is trained on its own loss.
 #pragma once
 
 #include <algorithm>

@@ -32,8 +32,8 @@ template <long COLUMNS> struct Matrix {
     float at[WINOGRAD_POINTS][COLUMNS];
 };
 
-// The finite points. The last point is infinity. The powers of a point are divided by the powers of its SIZE, which
-// keeps the matrices, and so the rounding errors, small.
+// The finite points. The last point is infinity. The powers of a point are divided by the powers of its SIZE. This
+// keeps the elements of the matrices small, and therefore also the rounding errors.
 constexpr double POINT[] = {0, 1, -1, 2, -2, 0.5, -0.5}, SIZE[] = {1, 1, 1, 2, 2, 1, 1};
 static_assert(sizeof POINT / sizeof *POINT >= WINOGRAD_POINTS - 1);
 
@@ -102,8 +102,8 @@ template <const auto& MATRIX, class T> void combine_rows(const T* in, long count
     }
 }
 
-// Computes the linear combinations of the rows of each tile: out [WINOGRAD_POINTS][tiles][width]. count: member of Tile
-// that is the number of rows.
+// Computes the linear combinations of the rows of each tile: out [WINOGRAD_POINTS][tiles][width]. count: the member
+// of Tile that contains the number of rows.
 template <const auto& MATRIX, class T>
 void combine_tiles(const T* in, const Tile* tiles, long number, long Tile::*count, long width, T* out) {
     for (long tile = 0; tile < number; ++tile)
@@ -114,7 +114,7 @@ void combine_tiles(const T* in, const Tile* tiles, long number, long Tile::*coun
         }
 }
 
-// As `combine_tiles`, but PAIR tiles are interleaved: out [WINOGRAD_POINTS][tiles / PAIR][width][PAIR].
+// Like `combine_tiles`, but interleaves PAIR tiles: out [WINOGRAD_POINTS][tiles / PAIR][width][PAIR].
 template <const auto& MATRIX, class T>
 void combine_pairs(const T* in, const Tile* tiles, long number, long Tile::*count, long width, T* out) {
     const long depth = paired_tiles<T>(number);
@@ -149,7 +149,7 @@ template <const auto& MATRIX, class Visit> void combine_points(const float* in, 
     }
 }
 
-// Computes a convolution of the rows of tiles, as `convolve` in layers.h. weights: panels
+// Computes a convolution of the rows of tiles, like `convolve` in layers.h. weights: panels
 // [WINOGRAD_POINTS][width / 32][width / PAIR][32][PAIR]. values: scratch [WINOGRAD_POINTS][TILES_AT_ONCE][width].
 template <class T, class Finish>
 void winograd_convolve(const T* in, const std::vector<Tile>& all_tiles, long width, const T* weights, T* values,
@@ -174,7 +174,7 @@ void winograd_convolve(const T* in, const std::vector<Tile>& all_tiles, long wid
     }
 }
 
-// Adds a term to the gradient of the weights, as `convolution_weight_gradient` in layers.h. values: scratch
+// Adds a term to the gradient of the weights, like `convolution_weight_gradient` in layers.h. values: scratch
 // [2][WINOGRAD_POINTS][paired_tiles][width].
 template <class T>
 void winograd_weight_gradient(const T* in, const T* gradient, const std::vector<Tile>& tiles, long width,
@@ -200,7 +200,7 @@ void winograd_weight_gradient(const T* in, const T* gradient, const std::vector<
     grad_scale.end_term();
 }
 
-// Packs the weights of a convolution for `winograd_convolve`, as `pack_convolution` in layers.h. All threads of a
+// Packs the weights of a convolution for `winograd_convolve`, like `pack_convolution` in layers.h. All threads of a
 // parallel region call it together.
 template <class T> void pack_winograd_weights(const float* weights, long channels, T* forward, T* backward) {
     const long width = padded(channels);

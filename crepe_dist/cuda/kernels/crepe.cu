@@ -2,8 +2,9 @@
 // describes the convolutional branch; both are equivalent except for rounding.
 //
 // Activations are Element [documents][positions][WIDTH]: CHANNELS channels, and zeros up to a multiple of SIDE. A max
-// pool halves the positions after each of the first POOLED_BLOCKS blocks. A level is the number of pools before. A
-// document has a position for every `stride` symbols of its text. Elements behind its last position are never read.
+// pool halves the positions after each of the first POOLED_BLOCKS blocks. The level of an array is the number of max
+// pools before it. A document has a position for every `stride` symbols of its text. Elements after its last position
+// are never read.
 
 #include "ngrams.cu"
 #include "product.cuh"
@@ -90,9 +91,8 @@ KERNEL(THREADS) embed(
 }
 
 // Writes the fixed-point gradient of each position to terms [documents][positions][WIDTH]. This gradient is added to
-// the row of each n-gram of the position. Writes the bits of a bound of a document's contribution to a row to largest
-// [documents].
-// inverse_scale: includes the scale of the dropout. Blocks: documents.
+// the row of each n-gram of the position. Also writes to largest [documents] the bits of a bound of each document's
+// contribution to a row. inverse_scale: includes the scale of the dropout. Blocks: documents.
 KERNEL(THREADS) quantize_embedding_gradients(
     const Element* __restrict__ gradients, const i32* lengths, int positions, int stride, float inverse_scale, i32*
     __restrict__ terms, u32* largest
@@ -175,10 +175,10 @@ __device__ inline void copy_in(const Element* document, int first, int count, in
     }
 }
 
-// Computes a convolution of a block: out = relu(convolution + bias + residual).
+// Computes a convolution of a residual block: out = relu(convolution + bias + residual).
 //
-// If `bias` is null, it computes the gradient of the input of a convolution, without ReLU. residual is added if it is
-// not null. If `hidden`, the input of the convolution, is not null, the result is 0 where hidden is 0. places:
+// If `bias` is null, the kernel computes the gradient of the input of a convolution, without ReLU. residual is added if
+// it is not null. hidden: the input of the convolution; if it is not null, the result is 0 where hidden is 0. places:
 // positions of a document in the arrays. Blocks: (documents, tiles of positions), of WARPS warps.
 KERNEL(WARPS * 32) convolve(
     const Element* in, const Element* weights, const float* bias, const Element* residual, const Element* hidden,
@@ -186,7 +186,7 @@ KERNEL(WARPS * 32) convolve(
 ) {
     u8* const shared = dynamic_shared();
     Element* const rows = reinterpret_cast<Element*>(shared);
-    float* const sums = reinterpret_cast<float*>(shared);  // It replaces the rows after the products.
+    float* const sums = reinterpret_cast<float*>(shared);  // The sums overwrite the rows after the products.
     const int document = blockIdx.x, first = blockIdx.y * TILE, warp = threadIdx.x / 32;
     const int positions = positions_at(lengths[document], stride, level);
     if (first >= positions) return;
@@ -221,7 +221,7 @@ KERNEL(WARPS * 32) convolve(
 
 // Adds each document's terms to the fixed-point gradients of a convolution's weights [taps][in][out] and bias. In this
 // layout, neighbouring threads add to neighbouring numbers. Writes the bits of the largest absolute value of each term
-// to largest and largest_bias [documents]. Blocks: (documents, taps), with a warp for SIDE inputs.
+// to largest and largest_bias [documents]. Blocks: (documents, taps), with one warp per SIDE inputs.
 KERNEL(2 * WIDTH) add_convolution_gradients(
     const Element* in, const Element* gradients, const i32* lengths, int stride, int level, int places, float
     inverse_scale, float bias_inverse_scale, i32* weights, i32* bias, u32* largest, u32* largest_bias

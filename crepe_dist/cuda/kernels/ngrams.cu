@@ -8,7 +8,7 @@
 constexpr u32 GROUP_BIT = 30, ROW = (1u << GROUP_BIT) - 1;  // The two highest bits of a row number are the row's group.
 constexpr u32 EMPTY = NO_ROW;
 constexpr int FINDERS = 1024;  // Threads that find the n-grams of a document.
-constexpr int ROWS_IN_FLIGHT = 8;
+constexpr int ROWS_IN_FLIGHT = 8;  // Row numbers that a thread loads at a time; see PrefetchedRows.
 
 // Returns the first slot of a hash set in which a row is searched. size: number of slots, a power of two. The factor is
 // 2^32 divided by the golden ratio (Knuth, "The Art of Computer Programming", volume 3, multiplicative hashing).

@@ -1,5 +1,5 @@
 // Matrix products of a warp with float32 sums. 16-bit operands use tensor cores (PTX ISA, "Warp Level Matrix Multiply-
-// Accumulate Instructions": wmma). float32 operands use the other cores.
+// Accumulate Instructions": wmma). float32 operands use the CUDA cores.
 #pragma once
 
 #include "common.cuh"
@@ -18,8 +18,8 @@ __device__ inline void put(float& to, float value) { to = value; }
 
 __device__ inline float to_float(BFloat16 value) { return __uint_as_float(u32(value.bits) << 16); }
 
-// The conversions round to nearest, ties to even. They are instructions instead of integer arithmetic, because the NaN
-// of GPUs has all bits set, which would overflow in integer rounding.
+// The conversions round to nearest, ties to even. They use conversion instructions, because rounding by integer
+// arithmetic would overflow for the NaN of GPUs, in which all bits are set.
 __device__ inline float to_float(Float16 value) {
     float result;
     asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
@@ -42,8 +42,8 @@ using Element = BFloat16;
 struct MatrixTile {
     float sums[8];
 
-    // Returns the index of a weight in its packed square matrix. Tensor cores read weights along k, the other cores
-    // along the rows.
+    // Returns the index of a weight in its packed square matrix. Tensor cores read weights along k, and CUDA cores
+    // read them along the rows.
     static __device__ int place(int row, int k, int width) { return PRECISION > 0 ? row * width + k : k * width + row; }
 
     __device__ void clear() {

@@ -29,8 +29,8 @@ __device__ inline u32 hash_to_row(u64 key, int rows) {
     return u32((key >> 32) * u64(rows) >> 32);
 }
 
-// COUNT row numbers before `end`, beginning with `first`, `step` apart, and NO_ROW beyond the end. The thread requests
-// all of them before it waits for the first one, which hides the latency of the memory.
+// COUNT row numbers: the elements `first`, `first` + `step`, … before `end`, and NO_ROW for elements beyond the end.
+// The thread requests all of them before it waits for the first one, which hides the latency of the memory.
 template <int COUNT> struct PrefetchedRows {
     u32 at[COUNT];
 
