@@ -16,7 +16,7 @@ END_SECONDS = 20.0
 
 def call(
     arguments: Sequence[str],
-    codes: Sequence[int] = (0,),
+    exit_codes: Sequence[int] = (0,),
     environment: Mapping[str, str] = os.environ,
     seconds: float | None = None,
 ) -> str:
@@ -40,7 +40,7 @@ def call(
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    if process.returncode not in codes:
+    if process.returncode not in exit_codes:
         raise RuntimeError(f"exit code {process.returncode}: {' | '.join((out + err).strip().splitlines()[-15:])}")
     return out
 

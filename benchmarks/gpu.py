@@ -118,7 +118,7 @@ SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), (
 
 
 def describe(bench: Bench) -> Rows:
-    lines = call([*CREPE, "doctor", "--quick"], codes=(0, 1)).splitlines()
+    lines = call([*CREPE, "doctor", "--quick"], exit_codes=(0, 1)).splitlines()
     if error := driver.version_error() or compiler.missing():
         raise error
     if not lines[-1].startswith("ready"):

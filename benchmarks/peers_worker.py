@@ -14,7 +14,7 @@ These optimisations are used (figures in documents/s on an Intel Xeon with AVX51
   splits the gradient among equal values, while max-pooling gives it to the first.
 - Weights in bfloat16 are a tenth faster than autocast for inference.
 - ``set_to_none``, fused SGD, and denormals flushed to zero.
-- ONNX Runtime is faster with Conv2d, too (422 against 337), and with floats that are ready instead of codes.
+- ONNX Runtime is faster with Conv2d, too (422 against 337), and with floats that are ready instead of character ids.
 
 These did not help: 80 instead of 69 channels, inductor's freezing, ``torch.jit``'s freezing and optimising. ONNX
 Runtime is not measured in float16, for which most processors have no fast kernels, in int8, which is less accurate, or
@@ -90,16 +90,16 @@ def torch_table(sizes: Sizes) -> Any:
 
 
 def torch_batch(sizes: Sizes) -> tuple[Any, Any]:
-    """Make random codes, uint8 [B, L], and labels, int64 [B]."""
+    """Make random character ids, uint8 [B, L], and labels, int64 [B]."""
     import torch
 
-    codes = torch.randint(0, sizes.alphabet_size + 1, (sizes.batch_size, sizes.feature_len), dtype=torch.uint8)
-    codes[codes == sizes.alphabet_size] = 255
-    return codes, torch.arange(sizes.batch_size) % sizes.classes
+    char_ids = torch.randint(0, sizes.alphabet_size + 1, (sizes.batch_size, sizes.feature_len), dtype=torch.uint8)
+    char_ids[char_ids == sizes.alphabet_size] = 255
+    return char_ids, torch.arange(sizes.batch_size) % sizes.classes
 
 
 def torch_network(sizes: Sizes, sliced: bool) -> Any:
-    """Build the network from uint8 codes [B, L] to logits [B, classes]; ``sliced``: pool by the maximum of slices."""
+    """Build the network from character ids, uint8 [B, L], to logits. ``sliced``: pool by the maximum of slices."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -139,7 +139,7 @@ def torch_network(sizes: Sizes, sliced: bool) -> Any:
     return Network()
 
 
-def torch_trainer(network: Any, codes: Any, labels: Any, precision: Any, compiled: bool) -> Work:
+def torch_trainer(network: Any, char_ids: Any, labels: Any, precision: Any, compiled: bool) -> Work:
     """Return a training step; ``precision`` is the type to multiply in, a ``torch.dtype``."""
     import torch
     from torch.nn import functional
@@ -151,7 +151,7 @@ def torch_trainer(network: Any, codes: Any, labels: Any, precision: Any, compile
     def step() -> int:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
-            loss = functional.cross_entropy(forward(codes).float(), labels)
+            loss = functional.cross_entropy(forward(char_ids).float(), labels)
         loss.backward()
         optimizer.step()
         return len(labels)
@@ -172,11 +172,11 @@ def torch_variants(sizes: Sizes) -> Iterable[Variant]:
         network = torch_network(sizes, sliced=compiled)
         network = network.to(precision, memory_format=torch.channels_last).eval().requires_grad_(False)
         forward = torch.compile(network) if compiled else network
-        codes, _ = torch_batch(sizes)
+        char_ids, _ = torch_batch(sizes)
 
         def predict() -> int:
             with torch.inference_mode():
-                forward(codes).float().numpy()
+                forward(char_ids).float().numpy()
             return sizes.batch_size
 
         return predict
@@ -199,8 +199,8 @@ def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
 
     def predictor() -> Work:
         shape = (sizes.batch_size, sizes.alphabet_size, 1, sizes.feature_len)
-        codes = np.random.default_rng(0).integers(0, sizes.alphabet_size, (shape[0], shape[3]))
-        batch = np.ascontiguousarray(np.eye(shape[1], dtype=np.float32)[codes].transpose(0, 2, 1)[:, :, None])
+        char_ids = np.random.default_rng(0).integers(0, sizes.alphabet_size, (shape[0], shape[3]))
+        batch = np.ascontiguousarray(np.eye(shape[1], dtype=np.float32)[char_ids].transpose(0, 2, 1)[:, :, None])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = sizes.threads
         options.inter_op_num_threads = 1

@@ -160,8 +160,8 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
         except OutOfTime:
             say(f"short texts are skipped: not finished in {0.4 * sizes.limit:.0f} s")
     say("training and prediction")
-    codes = split.char_ids(np.arange(sizes.batch_size))
-    network, about = _network(texts, codes, sizes, device, python if on_cpu else None, end)
+    char_ids = split.char_ids(np.arange(sizes.batch_size))
+    network, about = _network(texts, char_ids, sizes, device, python if on_cpu else None, end)
     rates |= network
     train, forward = _ours("train", rates), _ours("forward", rates)
     step = sizes.batch_size / max(train.values())
@@ -202,14 +202,14 @@ def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
 
 
 def _network(
-    texts: list[str], codes: CharIds, sizes: Sizes, device: Any, python: str | None, until: float
+    texts: list[str], char_ids: CharIds, sizes: Sizes, device: Any, python: str | None, until: float
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Measure training and forward passes; return rates, and the peers' report."""
     import workloads
 
     from crepe_dist.distributed.process_group import ProcessGroup
 
-    shape, batch = sizes.shape, workloads.batch_of(codes, sizes.classes)
+    shape, batch = sizes.shape, workloads.batch_of(char_ids, sizes.classes)
     first = texts[: 2 * sizes.batch_size]
     labels = [number % sizes.classes for number in range(len(first))]
     works: dict[str, Callable[[], int]] = {

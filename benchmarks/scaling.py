@@ -26,7 +26,7 @@ from crepe_dist.cuda import driver
 if TYPE_CHECKING:
     from crepe_dist.networks.paper.config import PaperConfig
 
-SIZES = (2, 4)  # world sizes, limited by the number of cores or GPUs
+SIZES = (2, 4)  # numbers of ranks, limited by the number of cores or GPUs
 KINDS = ("weak", "strong")
 WORKER = (sys.executable, str(Path(__file__).with_name("scaling_worker.py")))
 
@@ -52,21 +52,21 @@ def run(shape: PaperConfig, batch: int, rounds: int, seconds: float, on: str = "
     sizes = [size for size in SIZES if size <= slots(on)]
     with ExitStack() as stack:
         independent = stack.enter_context(start_independent(max(sizes), on))
-        worlds = {size: stack.enter_context(start_world(size, on)) for size in sizes}
-        for workers in (independent, *worlds.values()):
+        jobs = {size: stack.enter_context(start_job(size, on)) for size in sizes}
+        for workers in (independent, *jobs.values()):
             workers.ask("build", on=on, **asdict(shape))
         shares = {
             (kind, size): batch if kind == "weak" else math.ceil(batch / size) for size in sizes for kind in KINDS
         }
         runs = {"alone": training(independent, batch, seconds, only=1)}
         for (kind, size), share in shares.items():
-            runs[f"{kind} {size} world"] = training(worlds[size], share, seconds)
+            runs[f"{kind} {size} job"] = training(jobs[size], share, seconds)
             runs[f"{kind} {size} independent"] = training(independent, share, seconds, only=size)
         rates = in_turns(runs, rounds)
     table = [_row("none", 1, batch, rates["alone"], rates["alone"], rates["alone"])]
     for (kind, size), share in shares.items():
-        world, apart = rates[f"{kind} {size} world"], rates[f"{kind} {size} independent"]
-        table.append(_row(kind, size, share, world, apart, rates["alone"]))
+        job_rates, independent_rates = rates[f"{kind} {size} job"], rates[f"{kind} {size} independent"]
+        table.append(_row(kind, size, share, job_rates, independent_rates, rates["alone"]))
     return {"table": table, "gradient_bytes": 4 * shape.num_parameters}
 
 
@@ -88,7 +88,7 @@ def weak_ratio(result: Mapping[str, Any], size: int) -> float:
     return next(float(row["ratio"]) for row in rows if (row["scaling"], row["processes"]) == ("weak", size))
 
 
-def start_world(size: int, on: str = "cpu") -> Workers:
+def start_job(size: int, on: str = "cpu") -> Workers:
     """Start workers on this host under Horovod."""
     return Workers([["horovodrun", "-np", str(size), *WORKER, on]], size, environment(on))
 
@@ -122,14 +122,14 @@ def training(workers: Workers, batch: int, seconds: float, only: int | None = No
 
 
 def _row(
-    kind: str, size: int, batch: int, world: Sequence[float], apart: Sequence[float], alone: Sequence[float]
+    kind: str, size: int, batch: int, job: Sequence[float], independent: Sequence[float], alone: Sequence[float]
 ) -> dict[str, Any]:
     return {
         "scaling": kind,
         "processes": size,
         "batch": batch,
-        "rate": statistics.median(world),
-        "independent": statistics.median(apart),
-        "ratio": paired(world, apart),
-        "efficiency": paired(world, alone) / size,
+        "rate": statistics.median(job),
+        "independent": statistics.median(independent),
+        "ratio": paired(job, independent),
+        "efficiency": paired(job, alone) / size,
     }

@@ -26,9 +26,9 @@ def main() -> None:
         os.sched_setaffinity(0, {cores[number % len(cores)]})
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(options.address)
-        with connection.makefile("rw", encoding="utf-8") as stream, init_process_group() as world:
+        with connection.makefile("rw", encoding="utf-8") as stream, init_process_group() as group:
             print(json.dumps({"number": number, "pid": os.getpid()}), file=stream, flush=True)
-            worker = Worker(world, number)
+            worker = Worker(group, number)
             for line in stream:  # until the socket closes
                 request = json.loads(line)
                 answer = getattr(worker, request.pop("name"))(**request)
@@ -36,10 +36,10 @@ def main() -> None:
 
 
 class Worker:
-    """Handlers of the requests; every request goes to all ranks of a world."""
+    """Handlers of the requests; every request goes to all ranks of a job."""
 
-    def __init__(self, world: Any, slot: int) -> None:
-        self._world = world
+    def __init__(self, group: Any, slot: int) -> None:
+        self._group = group
         self._slot = slot
 
     def build(self, on: str, precision: Any = "auto", **shape: Any) -> dict[str, Any]:
@@ -51,16 +51,16 @@ class Worker:
 
         self._shape = PaperConfig(**shape)
         # Independent processes do not know of each other's GPUs.
-        apart = on == "gpu" and self._world.size == 1
-        device = Device("gpu", self._slot) if apart else select_device(on, check_mxnet_gpu, self._world)
-        self._training = Training(self._shape, self._world, device, precision)
+        apart = on == "gpu" and self._group.size == 1
+        device = Device("gpu", self._slot) if apart else select_device(on, check_mxnet_gpu, self._group)
+        self._training = Training(self._shape, self._group, device, precision)
         return {}
 
     def train(self, batch: int, steps: int) -> dict[str, Any]:
         """Train ``steps`` times on ``batch`` documents; answer the ``seconds`` and the ``rate`` in documents/s."""
         from workloads import random_batch
 
-        same = random_batch(self._shape, batch, self._world.size, seed=self._world.rank)
+        same = random_batch(self._shape, batch, self._group.size, seed=self._group.rank)
         start = time.perf_counter()
         self._training.repeat(same, steps)
         seconds = time.perf_counter() - start

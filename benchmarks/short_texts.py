@@ -136,7 +136,7 @@ def measure(kind: Network, epochs: int, sample: Path, run_folder: Path, data: Da
     seconds = time.perf_counter() - began
     predictor = load(run_folder)
     split = data.splits["test"]
-    texts = [data.encoder.decode(codes) for codes in split.char_ids(np.arange(len(split)))]
+    texts = [data.encoder.decode(char_ids) for char_ids in split.char_ids(np.arange(len(split)))]
     began = time.perf_counter()
     predictor.predict(texts)
     return {

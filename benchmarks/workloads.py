@@ -37,9 +37,9 @@ INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 class Training:
     """Training steps of this package."""
 
-    def __init__(self, shape: PaperConfig, world: ProcessGroup, device: Any, precision: Precision = "auto") -> None:
+    def __init__(self, shape: PaperConfig, group: ProcessGroup, device: Any, precision: Precision = "auto") -> None:
         self.engine = _engine(shape, device, precision)
-        self._exchange = self.engine.create_optimizer(world, OPTIMIZER, 0)
+        self._optimizer = self.engine.create_optimizer(group, OPTIMIZER, 0)
         self._steps = 0
 
     def repeat(self, batch: Batch, times: int) -> int:
@@ -52,8 +52,8 @@ class Training:
         def encoded() -> Iterator[Batch]:
             numbers = np.asarray(labels, dtype=np.int32)
             for start in range(0, len(texts), batch_size):
-                codes = encoding.encode(texts[start : start + batch_size])
-                yield pack_batch(codes, numbers[start : start + batch_size], batch_size, len(codes))
+                char_ids = encoding.encode(texts[start : start + batch_size])
+                yield pack_batch(char_ids, numbers[start : start + batch_size], batch_size, len(char_ids))
 
         return self.on(encoded())
 
@@ -63,9 +63,9 @@ class Training:
         for batch in source:
             self._steps += 1
             batch = batch.for_step(self._steps, seed=0)
-            while self._exchange.all_reduce(self.engine.forward_backward(batch), batch).needs_recompute:
+            while self._optimizer.all_reduce(self.engine.forward_backward(batch), batch).needs_recompute:
                 pass
-            self._exchange.step(batch.global_batch_size, 0.01)
+            self._optimizer.step(batch.global_batch_size, 0.01)
             documents += batch.global_batch_size
         self.engine.wait()
         return documents
@@ -95,15 +95,16 @@ def precisions(shape: PaperConfig, device: Any) -> list[Precision]:
     return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
 
 
-def batch_of(codes: CharIds, classes: int, size: int = 1, first: int = 0) -> Batch:
-    """Make this rank's batch, of ``size`` ranks, from uint8 codes [B, L] with labels ``first``, ``first`` + 1, …"""
-    labels = (np.arange(len(codes), dtype=np.int32) + first) % classes
-    return pack_batch(codes, labels, len(codes), len(codes) * size)
+def batch_of(char_ids: CharIds, classes: int, size: int = 1, first: int = 0) -> Batch:
+    """Make a rank's batch, of ``size`` ranks, from char ids, uint8 [B, L], with labels ``first``, ``first`` + 1, …"""
+    labels = (np.arange(len(char_ids), dtype=np.int32) + first) % classes
+    return pack_batch(char_ids, labels, len(char_ids), len(char_ids) * size)
 
 
 def random_batch(shape: PaperConfig, documents: int, size: int = 1, seed: int = 0) -> Batch:
-    codes = np.random.default_rng(seed).integers(0, shape.alphabet_size, [documents, shape.feature_len], dtype=np.uint8)
-    return batch_of(codes, shape.num_classes, size, seed)
+    sizes = [documents, shape.feature_len]
+    char_ids = np.random.default_rng(seed).integers(0, shape.alphabet_size, sizes, dtype=np.uint8)
+    return batch_of(char_ids, shape.num_classes, size, seed)
 
 
 def encode(texts: Sequence[str], encoding: CharEncoder) -> int:

@@ -238,7 +238,7 @@ manifest("a format for the terminal", put("format", value=ESCAPE), r"format \\x1
 def shard(name: str, build: Callable[[Path], object], complaint: str, file: str = "train.labels.npy") -> None:
     """Add a case of a data set with a replaced file. The manifest contains the size of the new file."""
 
-    def exchange(where: Path, good: Path) -> None:
+    def replace_shard(where: Path, good: Path) -> None:
         folder = copied(good / "data", where)
         (folder / file).unlink()
         build(folder / file)
@@ -248,7 +248,7 @@ def shard(name: str, build: Callable[[Path], object], complaint: str, file: str 
                 part["files"][file]["bytes"] = (folder / file).stat().st_size
         write_manifest(folder, about)
 
-    CASES[f"shard: {name}"] = Case(exchange, "prepare", ("--verify", "data"), complaint)
+    CASES[f"shard: {name}"] = Case(replace_shard, "prepare", ("--verify", "data"), complaint)
 
 
 def npy(text: str, data: bytes = bytes(301 * 4)) -> Callable[[Path], object]:

@@ -71,11 +71,11 @@ class Case:
 
     def batch(self, rows: int, objective: Loss) -> Batch:
         shape = self.shape
-        codes = self.random.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
-        codes[self.random.random(codes.shape) < self.random.choice([0, 0.1, 0.9])] = PAD_UNK_ID
-        codes[self.random.random(codes.shape) < 0.02] = self.pick(shape.alphabet_size, PAD_UNK_ID)
+        char_ids = self.random.integers(0, shape.alphabet_size, (rows, shape.feature_len)).astype(np.uint8)
+        char_ids[self.random.random(char_ids.shape) < self.random.choice([0, 0.1, 0.9])] = PAD_UNK_ID
+        char_ids[self.random.random(char_ids.shape) < 0.02] = self.pick(shape.alphabet_size, PAD_UNK_ID)
         for row in range(rows):
-            codes[row, self.pick(0, shape.feature_len) :] = PAD_UNK_ID
+            char_ids[row, self.pick(0, shape.feature_len) :] = PAD_UNK_ID
         labels = self.random.integers(0, shape.num_classes, rows).astype(np.int32)
         pairs = None
         if objective.max_labels:
@@ -83,7 +83,7 @@ class Case:
             each[..., 0] %= shape.num_classes
             pairs = each.view(np.uint8).reshape(rows, -1)
         weights = (self.random.choice([0, 255], (rows, 1), p=[0.2, 0.8]) * np.ones(3)).astype(np.uint8)
-        return pack_batch(codes, labels, rows + self.pick(0, 3), rows, self.pick(0, 1 << 40), weights, pairs)
+        return pack_batch(char_ids, labels, rows + self.pick(0, 3), rows, self.pick(0, 1 << 40), weights, pairs)
 
     def run(self) -> None:
         network, objective = initial(self.shape), self.objective()
@@ -115,16 +115,16 @@ class Case:
             step.optimizer.synchronize()
 
     def infer(self, arrays: dict[str, Any], batch: Batch) -> None:
-        codes = np.ascontiguousarray(batch.packed[: batch.global_batch_size, : self.shape.feature_len])
+        char_ids = np.ascontiguousarray(batch.packed[: batch.global_batch_size, : self.shape.feature_len])
         if all(np.isfinite(array).all() for array in arrays.values()):
             packed = quantization.group_compressed(weights_io.to_file_arrays(arrays, type(self.shape)))
             for given in (arrays, weights_io.validate_compressed(packed, self.shape)):
-                CpuInferenceEngine(self.shape, given, self.backend).logits(codes)
+                CpuInferenceEngine(self.shape, given, self.backend).logits(char_ids)
         if isinstance(self.shape, NGramConfig):
-            hash_documents(codes, self.shape)
+            hash_documents(char_ids, self.shape)
             counts = np.zeros((self.shape.buckets, self.shape.num_classes), np.int32)
-            labels = self.random.integers(0, self.shape.num_classes, len(codes)).astype(np.int32)
-            _count(codes, labels, self.shape, counts)
+            labels = self.random.integers(0, self.shape.num_classes, len(char_ids)).astype(np.int32)
+            _count(char_ids, labels, self.shape, counts)
 
     def encode(self) -> None:
         """Encode texts of random length, of ASCII and of others."""

@@ -36,9 +36,9 @@ Back = Callable[[Floats], Floats]  # Maps the gradient of a layer's output to th
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def logits(shape: NetworkConfig, values: Arrays, codes: CharIds) -> Floats:
+def logits(shape: NetworkConfig, values: Arrays, char_ids: CharIds) -> Floats:
     """Compute the logits of documents without dropout, [n, classes]."""
-    parts = [part for part, _ in _Network(shape, values, codes).parts()]
+    parts = [part for part, _ in _Network(shape, values, char_ids).parts()]
     return BRANCH_SUM_SCALE * (parts[0] + parts[1]) if len(parts) == 2 else parts[0]
 
 
@@ -53,9 +53,9 @@ def learnt(
             gradients are rounded to it.
         scale: Factor of the loss during the computation.
     """
-    codes, shares, weights = unpack_batch(batch, shape.num_classes, objective.max_labels)
+    char_ids, shares, weights = unpack_batch(batch, shape.num_classes, objective.max_labels)
     seed_of_step = batch.for_step(step + 1, seed).seed
-    network = _Network(shape, values, codes, seed_of_step, batch.first, ROUNDINGS.get(precision))
+    network = _Network(shape, values, char_ids, seed_of_step, batch.first, ROUNDINGS.get(precision))
     parts, total = network.parts(), 0.0
     for part, back in parts:
         loss, gradient = _loss(part, shares.astype(float), weights.astype(float), objective)
@@ -106,10 +106,10 @@ class _Network:
     """Network applied to documents. A seed enables dropout. The backward pass adds to ``gradients``."""
 
     def __init__(
-        self, shape: Any, values: Arrays, codes: CharIds, seed: int | None = None, first: int = 0,
+        self, shape: Any, values: Arrays, char_ids: CharIds, seed: int | None = None, first: int = 0,
         rounding: Callable[[Floats], Floats] | None = None,
     ) -> None:  # fmt: skip
-        self.shape, self.codes, self.seed, self.first = shape, codes, seed, first
+        self.shape, self.char_ids, self.seed, self.first = shape, char_ids, seed, first
         self.rounding = rounding or (lambda x: x)
         self.values = {name: array.astype(np.float64) for name, array in values.items()}
         for name in (name for name in self.values if name.startswith("tower.convolutions.")):
@@ -127,8 +127,8 @@ class _Network:
 
     def table(self, shape: NGramConfig, prefix: str) -> tuple[Floats, Back]:
         weight, significant = self.values[f"{prefix}weight"], self.values[f"{prefix}significant"]
-        logits, found = np.tile(self.values[f"{prefix}bias"], (len(self.codes), 1)), []
-        for row, buckets, number in zip(logits, *hash_documents(self.codes, shape)):
+        logits, found = np.tile(self.values[f"{prefix}bias"], (len(self.char_ids), 1)), []
+        for row, buckets, number in zip(logits, *hash_documents(self.char_ids, shape)):
             rows = buckets[:number]
             groups, factors = significant[rows] + 2 * (rows >= shape.buckets - shape.word_buckets), np.zeros(number)
             for group in (groups == number for number in range(NUM_BUCKET_GROUPS)):
@@ -148,7 +148,7 @@ class _Network:
     def tower(self) -> tuple[Floats, Back]:
         shape, name = self.shape, "tower.table"
         buckets, known, exists = crepe.hash_positions(
-            self.codes, shape.alphabet_size, shape.embedding_maxn, shape.embedding_rows, shape.stride
+            self.char_ids, shape.alphabet_size, shape.embedding_maxn, shape.embedding_rows, shape.stride
         )
         x = (self.values[name][buckets] * known[..., None]).sum(axis=2)
 
@@ -204,7 +204,7 @@ class _Network:
             backs.append(back)
             return out
 
-        x = (self.codes[..., None] == np.arange(shape.alphabet_size)).astype(float)
+        x = (self.char_ids[..., None] == np.arange(shape.alphabet_size)).astype(float)
         for name, (_, pools) in zip(CONVOLUTION_NAMES, CONVOLUTIONS):
             x = then(relu(then(self.convolved(x, name))))
             if pools:

@@ -19,8 +19,8 @@ class Bag(nn.HybridBlock):
             self.weight = self.params.get("weight", shape=(shape.num_classes, shape.alphabet_size))
             self.bias = self.params.get("bias", shape=(shape.num_classes,))
 
-    def hybrid_forward(self, F: Any, codes: Any, weight: Any, bias: Any) -> Any:
-        counts = F.sum(F.one_hot(codes, depth=self.shape.alphabet_size), axis=1)
+    def hybrid_forward(self, F: Any, char_ids: Any, weight: Any, bias: Any) -> Any:
+        counts = F.sum(F.one_hot(char_ids, depth=self.shape.alphabet_size), axis=1)
         return F.FullyConnected(counts, weight, bias, num_hidden=self.shape.num_classes)
 
 

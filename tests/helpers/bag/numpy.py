@@ -10,7 +10,7 @@ from crepe_dist.model.inference import Floats
 from tests.helpers.bag.config import BagShape
 
 
-def logits(shape: BagShape, arrays: Arrays, codes: CharIds) -> Floats:
+def logits(shape: BagShape, arrays: Arrays, char_ids: CharIds) -> Floats:
     """Compute logits: uint8 [n, feature_len] → float32 [n, classes]."""
-    counts = (codes[:, :, None] == np.arange(shape.alphabet_size)).sum(axis=1, dtype=np.float32)
+    counts = (char_ids[:, :, None] == np.arange(shape.alphabet_size)).sum(axis=1, dtype=np.float32)
     return np.asarray(counts @ arrays["weight"].T + arrays["bias"])
