@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -27,7 +29,24 @@ if TYPE_CHECKING:
     from crepe_dist.predicting.predictor import Predictor
 
 
+Init = TypeVar("Init", bound=Callable[..., None])
 UNLABELLED = -1  # Label of a text without a label, as in scikit-learn's semi-supervised estimators.
+
+
+def _accept_former_names(init: Init) -> Init:
+    """Let a constructor accept the former names of renamed arguments.
+
+    The signature is not changed. An argument such as ``**renamed`` would be an argument of the estimator for
+    scikit-learn.
+    """
+    known = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def with_former_names(self: CrepeClassifier, *values: Any, **params: Any) -> None:
+        init(self, *values, **{name: params.pop(name) for name in known if name in params})
+        self.set_params(**params)
+
+    return cast(Init, with_former_names)
 
 
 class CrepeClassifier(ClassifierMixin, BaseEstimator):
@@ -68,6 +87,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         model_: Contents of the two checkpoint files, weights and JSON metadata, by file name.
     """
 
+    @_accept_former_names
     def __init__(
         self,
         network: str = "crepe",
@@ -87,7 +107,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         settings: Mapping[str, Any] | None = None,
         random_state: Any = 0,
         verbose: int = 0,
-        **renamed: Any,
     ) -> None:
         self.network = network
         self.epochs = epochs
@@ -105,8 +124,6 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         self.settings = settings
         self.random_state = random_state
         self.verbose = verbose
-        if renamed:  # Former names of arguments.
-            self.set_params(**renamed)
 
     def set_params(self, **params: Any) -> CrepeClassifier:
         """Set arguments of the estimator. The former names of renamed arguments are also accepted."""

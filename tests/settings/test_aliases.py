@@ -131,7 +131,7 @@ def test_the_estimator_takes_length_and_reads_earlier_pickles():
 
     from crepe_dist.estimator.classifier import CrepeClassifier
 
-    estimator = CrepeClassifier(length=40)
+    estimator = CrepeClassifier(length=40)  # type: ignore[call-arg]
     assert estimator.max_length == 40
     assert clone(estimator).get_params()["max_length"] == 40
     assert estimator.set_params(length=50).max_length == 50
@@ -141,4 +141,4 @@ def test_the_estimator_takes_length_and_reads_earlier_pickles():
     restored.__setstate__(state)
     assert pickle.loads(pickle.dumps(restored)).get_params() == estimator.get_params()
     with pytest.raises(ValueError, match="Invalid parameter 'width'"):
-        CrepeClassifier(width=3)
+        CrepeClassifier(width=3)  # type: ignore[call-arg]
