@@ -11,7 +11,7 @@ cpu)
     selected="--group horovod"
     ;;
 cu112)
-    selected="--group horovod-cu112 --extra gpu" # MXNet for the paper's network, our own kernels for the others
+    selected="--group horovod-cu112 --extra gpu" # MXNet for the paper's network, the native kernels for the others
     export HOROVOD_MXNET_PACKAGE=mxnet-cu112 HOROVOD_GPU_OPERATIONS=NCCL
     export CC=gcc-11 CXX=g++-11 # supported by nvcc 11.8
     ;;

@@ -26,7 +26,7 @@ from crepe_dist.settings.fields import kind_of, qualified_name, settings_of
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
 HELP_WIDTH = "100"
-# Parts of a type that the table of the options leaves out: limits that only catch typing errors, and words that the
+# Parts of a type that the table of the options leaves out: limits that only catch typos, and words that the
 # reader knows already.
 NO_LIMIT = re.compile(r",? (?:at most|to) 1,000,000,000|^an? (?:integer|number) |^one of |^a path in UTF-8$")
 # Parts of the help that the page of the commands leaves out: the usage line, which repeats the options; the examples,

@@ -29,9 +29,9 @@ KEEP_CHILDREN = {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"
 def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
     """Train on a Ray cluster.
 
-    The cluster is the one to which this program is already connected. Otherwise, Ray determines the address of the
-    cluster, for example from ``RAY_ADDRESS``. Each process takes ``OMP_NUM_THREADS`` CPUs, or one CPU if this variable
-    is not set. With ``device="gpu"``, it also takes one GPU.
+    If this program is already connected to a Ray cluster, that cluster is used. Otherwise, Ray determines the address
+    of the cluster, for example from ``RAY_ADDRESS``. Each process takes ``OMP_NUM_THREADS`` CPUs, or one CPU if this
+    variable is not set. With ``device="gpu"``, it also takes one GPU.
 
     Args:
         config: Configuration of the training run.
@@ -90,7 +90,7 @@ def connect() -> Any:
 
 
 class RayCluster(Cluster):
-    """Ray cluster on which an actor runs the process of each rank.
+    """Ray cluster that runs the process of each rank in an actor.
 
     Args:
         cpus: Number of CPUs per process.

@@ -53,8 +53,8 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     batch_size: int = setting(512, "Number of documents per step, over all processes.", int_range(1, MAX_BATCH))
     typos: tuple[float, ...] = setting(
         (),
-        "Probability of a typing error per character, such as 0.05. The model is also scored on texts with these "
-        "random errors. Repeat the option for multiple probabilities. Default: no typing errors.",
+        "Probability of a typo per character, such as 0.05. The model is also scored on texts with these random "
+        "typos. Repeat the option for multiple probabilities. Default: no typos.",
         Repeated(float_range(0, 1)),
     )
     json: Optional[Path] = setting(None, "File for all numbers as JSON. Default: not written.", PATH_ARGUMENT)

@@ -150,8 +150,8 @@ class Clean(Command):
 
     A finished run only needs the selected checkpoint and the last one; after a refit, only the selected one. Its saved
     states and the folder of its refit can be removed. Temporary files of killed processes are also listed. Runs that
-    are being trained are not touched. Unfinished runs keep the files from which they resume. Without folders, the list
-    includes the cache: models copied from URLs, and predictions that were not uploaded.
+    are being trained are not touched. Unfinished runs keep the files that they need to resume. Without folders, the
+    list includes the cache: models copied from URLs, and predictions that were not uploaded.
     """
 
     usage = """

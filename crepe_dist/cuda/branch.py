@@ -100,7 +100,7 @@ class KernelProgram:
     """Kernels that are compiled for one configuration of a network.
 
     Args:
-        gpu: GPU on which the kernels run.
+        gpu: GPU that runs the kernels.
         name: Name of the source file in ``kernels/``.
         constants: Constants that the source file requires.
         precision: Data type of the operands of matrix products: float32, float16 or bfloat16.

@@ -142,13 +142,13 @@ def call_error(what: str, name: str, code: int) -> UserError:
 
 
 def version_error() -> UserError | None:
-    """Return an error if a driver is installed but is too old for our kernels, and ``None`` otherwise."""
+    """Return an error if a driver is installed but is too old for the native kernels, and ``None`` otherwise."""
     found = driver_version()
     if found is None or found >= MIN_VERSION:
         return None
     return UserError(
         f"the NVIDIA driver is too old: it is for CUDA {dotted(found)}",
-        "our kernels are compiled for CUDA 12",
+        "the native kernels are compiled for CUDA 12",
         f"install the NVIDIA driver {MIN_VERSION_NAME} or later, {FALLBACK_HINT}",
     )
 

@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from crepe_dist.cuda import driver
 
-STAGED_BYTES = 1 << 23  # Size of the pinned staging buffer through which arrays are copied to the GPU.
+STAGED_BYTES = 1 << 23  # Size of the pinned buffer in main memory. Arrays are copied to the GPU by way of this buffer.
 LOST_PEER_SECONDS = (
     2.0  # Seconds to wait for the detection of a lost peer after an error that the loss may have caused.
 )
-HANG_SECONDS = 5.0  # Seconds after which a running kernel is considered to hang.
+HANG_SECONDS = 5.0  # A kernel that runs longer than this number of seconds is considered to hang.
 # Constants of cuda.h.
 OUT_OF_MEMORY, NOT_READY = 2, 600
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING

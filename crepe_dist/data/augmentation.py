@@ -1,6 +1,6 @@
-"""Augmentation of encoded documents by typing errors and word dropout.
+"""Augmentation of encoded documents by typos and word dropout.
 
-Typing errors are also used to measure robustness. Both augmentations change character ids, because the text of a
+Typos are also used to measure robustness. Both augmentations change character ids, because the text of a
 training document is not stored.
 """
 
@@ -24,7 +24,7 @@ Places = npt.NDArray[np.int64]  # Positions in the character ids of all document
 def add_typos(
     char_ids: CharIds, typo_prob: float, keys: Numbers, letters: CharIds, head_tail: tuple[int, int]
 ) -> CharIds:
-    """Add typing errors to documents. The result depends only on the arguments.
+    """Add typos to documents. The result depends only on the arguments.
 
     Each character is changed with probability ``typo_prob``. Four changes have equal probability: a substitution by
     another letter, a deletion, the insertion of a letter before the character, and a swap with the next character in
@@ -35,7 +35,7 @@ def add_typos(
     Args:
         char_ids: documents, uint8 [n, L]. ``PAD_UNK_ID`` after a document's last known character is padding and stays
             padding.
-        typo_prob: probability of an error per character, from 0 to 1.
+        typo_prob: probability of a typo per character, from 0 to 1.
         keys: key of the random numbers of each document, uint64 [n].
         letters: ids that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
         head_tail: numbers of ids that are kept at the front and at the back of a document that becomes too long.
@@ -99,7 +99,7 @@ def _substitute(flat: npt.NDArray[Any], positions: Places, random: Numbers, lett
 def with_typos(
     split: Split, typo_prob: float, seed: int = 0, epoch: int = 0, encoder: CharEncoder = DEFAULT_ENCODER
 ) -> Split:
-    """Return a view of a split with typing errors in its character ids. Its texts stay unchanged.
+    """Return a view of a split with typos in its character ids. Its texts stay unchanged.
 
     The errors of a row depend only on the seed, the epoch and the row, so every rank that reads the row gets the same
     errors. A rare character has two ids. An error in either id turns it into another character or an unknown one.
@@ -140,7 +140,7 @@ def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: Word
 
 
 def with_word_dropout(split: Split, max_prob: float, encoder: CharEncoder) -> Split:
-    """Return a view of a training split in which each epoch drops different words; see ``word_dropout``."""
+    """Return a view of a training split that drops different words in each epoch; see ``word_dropout``."""
     finder = WordHasher(encoder)
 
     def of_epoch(seed: int, epoch: int) -> Transform:

@@ -119,7 +119,7 @@ class CharEncoder:
 
     @property
     def typo_ids(self) -> CharIds:
-        """Ids that simulated typing errors produce, ascending, uint8 [n].
+        """Ids that simulated typos produce, ascending, uint8 [n].
 
         These are the ids of a to z. With a custom alphabet they are its letters, or all its characters if it has no
         letters.

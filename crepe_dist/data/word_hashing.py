@@ -44,20 +44,29 @@ class DocumentWords:
         return len(self.starts) - 1
 
     def counts(self, label_probs: Floats) -> Floats:
-        """Sum the label probabilities of the documents that contain each word, float64 [size, classes].
+        """Return, for each word, the sum of the label probabilities of the documents that contain it.
 
-        Sums of integers are exact.
+        If all probabilities are 0 or 1, the sums are exact.
 
         Args:
             label_probs: probability of each class for each document, float64 [documents, classes].
+
+        Returns:
+            float64 [size, classes].
         """
         lengths = np.diff(self.starts)
         columns = (np.bincount(self.words, np.repeat(class_probs, lengths), self.size) for class_probs in label_probs.T)
         return np.stack(list(columns), axis=1)
 
     def sums(self, values: Floats) -> Floats:
-        """Sum the values of the words of each document, [size, classes] → [documents, classes]. Sums of integers are
-        exact."""
+        """Return, for each document, the sum of the values of its words. Sums of integers are exact.
+
+        Args:
+            values: values of each word, float64 [size, classes].
+
+        Returns:
+            float64 [documents, classes].
+        """
         columns = (np.cumsum(np.concatenate([[0.0], value[self.words]])) for value in values.T)
         return np.stack([np.diff(column[self.starts]) for column in columns], axis=1)
 

@@ -1,4 +1,4 @@
-"""Selection of the device, the CPU or a GPU, on which this process computes."""
+"""Selection of the device that this process computes on: the CPU or a GPU."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def read_launcher_env(environment: Mapping[str, str] = os.environ) -> LauncherEn
 
 
 def require_complete_rank_env(launch: LauncherEnv, environment: Mapping[str, str] = os.environ) -> None:
-    """Check that a process for which no launcher was detected has no incomplete rank environment.
+    """Check that a process without a detected launcher has no incomplete rank environment.
 
     Without this check, each process of a misconfigured job would train a complete run.
 
@@ -83,7 +83,7 @@ def require_complete_rank_env(launch: LauncherEnv, environment: Mapping[str, str
         rank_value, size_value = environment.get(rank, ""), environment.get(size, "")
         if size_value not in ("", "1") or (rank_value.isdigit() and int(rank_value) > 0):
             raise UserError(
-                f"{size} is {size_value or 'not set'!r}, and {rank} is {rank_value or 'not set'!r}",
+                f"{size} is {size_value or 'not set'}, and {rank} is {rank_value or 'not set'}",
                 "a process of a job needs both its rank and the number of processes",
                 f"set both to numbers ({rank} counts from 0), or unset both for a single process",
             )
@@ -139,7 +139,7 @@ def has_mxnet() -> bool:
     return sys.modules.get("mxnet") is not None or importlib.util.find_spec("mxnet") is not None
 
 
-def import_mxnet(purpose: str = "training without our own kernels") -> None:
+def import_mxnet(purpose: str = "training without the native kernels") -> None:
     """Set the number of threads and ``MXNET_ENVIRONMENT``, load CUDA's libraries, and then import MXNet.
 
     MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The imports of

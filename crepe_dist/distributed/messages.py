@@ -56,7 +56,7 @@ class MessageChecker:
         self._name = ""
 
     def start_collective(self, name: str) -> None:
-        """Start the next collective, to which all messages belong until the next call."""
+        """Start the next collective. All messages belong to it until the next call of this method."""
         self._number += 1
         self._name = name
 

@@ -283,7 +283,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def _describe_difference(value: Any, reference: Any) -> str:
-    """Describe the first item in which ``value`` differs from ``reference``."""
+    """Describe the first item of ``value`` that differs from the same item of ``reference``."""
     if isinstance(value, dict) and isinstance(reference, dict):
         for key in sorted(value.keys() | reference.keys()):
             if value.get(key) != reference.get(key):

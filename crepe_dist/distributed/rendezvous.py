@@ -1,10 +1,10 @@
 """Rendezvous of processes whose launcher sets only their rank and the world size.
 
-Rank 0 listens at ``MASTER_ADDR`` and ``MASTER_PORT`` (torchrun's names). Each other rank connects to rank 0, reports
-the port at which it listens, and keeps the connection. When all ranks have reported, rank 0 sends each of them the
-addresses of all ranks and a token. The ranks then connect to each other, and the token authenticates these connections.
-``CREPE_DIST_SECRET`` authenticates both ends of each connection to rank 0 (``handshake.py``). After the rendezvous, no
-process listens any more.
+Rank 0 listens at ``MASTER_ADDR`` and ``MASTER_PORT`` (torchrun's names). Each other rank listens at a port of its own.
+It connects to rank 0, reports this port, and keeps the connection. When all ranks have reported, rank 0 sends each of
+them the addresses of all ranks and a token. The ranks then connect to each other, and the token authenticates these
+connections. ``CREPE_DIST_SECRET`` authenticates both ends of each connection to rank 0 (``handshake.py``). After the
+rendezvous, no process listens any more.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from crepe_dist.settings.aliases import read_variable
 ADDRESS_ENV, PORT_ENV, SECONDS_ENV = "MASTER_ADDR", "MASTER_PORT", "CREPE_DIST_RENDEZVOUS_SECONDS"
 DEFAULT_PORT, DEFAULT_SECONDS = "29500", "300"  # Values of MASTER_PORT and of the time limit if they are not set.
 LOOPBACK = ("127.0.0.1", "localhost")
-NOTE_SECONDS = 10.0  # Waiting time after which a rank prints what it is waiting for.
+NOTE_SECONDS = 10.0  # A rank that has waited for this number of seconds prints what it is waiting for.
 REQUEST_SECONDS = 5.0  # Time limit for connecting to another rank, and for its answer.
 MAX_ADDRESS_BYTES = 64  # Maximum size of an address and its port in JSON.
 MAX_SHOWN_RANKS = 16  # Maximum number of missing ranks in a message.

@@ -37,7 +37,7 @@ class Watchdog:
 
     Args:
         signal_handler: Signal handler of this process. If the launcher ends, the watchdog calls its ``request_stop``.
-        limit: Seconds without progress after which the watchdog ends the process.
+        limit: Time limit in seconds. The watchdog ends the process after this time without progress.
         rank: Rank of this process.
 
     Attributes:
@@ -84,7 +84,7 @@ class Watchdog:
         return {"rank": self._rank, "phase": self._phase, **self.position_source()}
 
     def open_stack_file(self, path: Path, processes: list[dict[str, Any]]) -> None:
-        """Open the file to which the stacks are written.
+        """Open the file for the stack traces.
 
         Args:
             path: Path of the file. It is opened for appending.

@@ -35,9 +35,9 @@ SHORT_GROUP_SECONDS = 60.0
 # Seconds that the other ranks have to exit after a rank has failed. They detect the failure at once, because
 # their connections to the failed rank are closed.
 PEER_EXIT_SECONDS = 5.0
-KILL_SECONDS = 5.0  # Seconds after which a killed rank counts as lost.
-# Seconds by which the time limit of the driver exceeds the time limit of the watchdogs of the ranks. A watchdog should
-# act first, because it writes the stacks of its process.
+KILL_SECONDS = 5.0  # Seconds that a killed rank has to exit. After that, it counts as lost.
+# Difference in seconds between the time limit of the driver and the lower time limit of the ranks' watchdogs. A
+# watchdog should act first, because it writes the stacks of its process.
 WATCHDOG_MARGIN_SECONDS = 5.0
 # Maximum number of seconds between two polls that count as silence of a rank. The real time between two polls is longer
 # if this process was suspended.
@@ -116,7 +116,7 @@ class NodeLostError(Exception):
 
 
 class Slot(NamedTuple):
-    """Slot in which a rank runs.
+    """Slot for one rank: a place in the cluster that can run a process.
 
     Attributes:
         host: Host of the rank.
@@ -146,7 +146,7 @@ class Cluster:
         return {}
 
     def free_slots(self) -> int:
-        """Return the number of processes for which the running nodes have slots, including slots that are in use."""
+        """Return the number of slots of the running nodes, including slots that are in use."""
         return MAX_PROCESSES
 
     def allocate(self, processes: int) -> list[Slot]:
@@ -184,7 +184,7 @@ class _WorkerGroup:
             lost.
         is_stop_requested: True if all ranks were asked to stop.
         had_failed: True if a rank had failed or stopped before all ranks were asked to stop.
-        kill_at: Time at which the remaining ranks are killed.
+        kill_at: Time when the remaining ranks are killed.
         is_killed: True if the remaining ranks were killed.
         is_hung: True if a rank was suspended, or did not answer, for longer than its watchdog allows.
         silent_seconds: Seconds since a rank was last seen running, by rank, for ranks that have answered at least once.
@@ -234,7 +234,7 @@ class ElasticDriver:
         processes: Maximum number of processes.
         restarts_left: Number of remaining restarts after failures. Restarts after preemptions do not count.
         control: Signal handler that receives requests to stop.
-        limit: Seconds without progress after which the watchdog of a rank ends the rank.
+        limit: Time limit of the watchdogs. A watchdog ends its rank after this number of seconds without progress.
         grace: Seconds between the request to stop and the kill of a rank that has not exited.
     """
 

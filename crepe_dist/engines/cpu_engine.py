@@ -1,4 +1,4 @@
-"""Engine on our own CPU kernels (``crepe_dist/native``)."""
+"""Engine on the native CPU kernels (``crepe_dist/native``)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_CACHE_BYTES = 1 << 29  # Maximum size in bytes of the cache of a process. It
 
 
 class CpuEngine(Engine):
-    """Engine on our own CPU kernels, which access the arrays of the parameters directly.
+    """Engine on the native CPU kernels, which access the arrays of the parameters directly.
 
     Gradients are fixed-point numbers (``FixedPointScales``). Embeddings are row-sparse parameters.
 

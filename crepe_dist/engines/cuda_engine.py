@@ -1,4 +1,4 @@
-"""Engine on our own GPU kernels (``crepe_dist/cuda``)."""
+"""Engine on the native GPU kernels (``crepe_dist/cuda``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crepe_dist.settings.options import OptimizerOptions
 
 
 class CudaEngine(Engine):
-    """Engine on our own GPU kernels. Parameters, gradients and optimizer state are in the memory of the GPU.
+    """Engine on the native GPU kernels. Parameters, gradients and optimizer state are in the memory of the GPU.
 
     ``Parameter.data`` is a copy on the host. ``state_dict`` and ``load_state_dict`` copy it from and to the GPU.
     Gradients are fixed-point numbers (``FixedPointScales``). The gradient of each document is rounded separately, so

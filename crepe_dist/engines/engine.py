@@ -1,4 +1,4 @@
-"""Interface of the engines that compute the logits and gradients of a network, with our own kernels or with MXNet."""
+"""Interface of the engines, which compute logits and gradients of a network with the native kernels or with MXNet."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Engine(ABC):
         config: Configuration of the network.
         backend: Precision and kernels.
         loss: Loss function.
-        device: Device on which the network is computed.
+        device: Device that computes the network.
         reduction_group: Number of documents whose gradients are added in floating point before they are rounded to
             fixed point. A single rank must compute all documents of such a group. The global batch is therefore divided
             among ranks at multiples of this number.
         grad_scaler: Loss scaler for float16.
         parameters: Parameters by name, in the order that the kernels expect. ``GluonEngine`` does not have this
             attribute, because the Gluon block holds its parameters.
-        pretrained_summary: Description of the pretrained weights with which training starts, for the banner of the run.
-            It is empty if all weights are initialised randomly.
+        pretrained_summary: Description of the pretrained weights that initialise the network, for the banner of the
+            run. It is empty if all weights are initialised randomly.
     """
 
     parameters: dict[str, Parameter]

@@ -1,8 +1,8 @@
 """Proportions that show whether new texts differ from the texts of the test split.
 
-Every proportion is the ratio of two sums over texts, a part and a whole. One example is the number of texts for which a
-class is predicted, divided by the number of all texts. Another is the number of unknown characters, divided by the
-number of all characters. The sampling unit is the text. Two proportions p are compared by their angles 2·arcsin(√p),
+Every proportion is the ratio of two sums over texts, a part and a whole. One example is the number of predictions of a
+class, divided by the number of all texts. Another is the number of unknown characters, divided by the number of all
+characters. The sampling unit is the text. Two proportions p are compared by their angles 2·arcsin(√p),
 because the variance of an angle hardly depends on p, so that rare classes cause no false alarms. The difference of two
 angles is Cohen's h.
 """
@@ -42,7 +42,7 @@ def drop_duplicates(texts: list[str], seen_hashes: npt.NDArray[np.uint64]) -> li
 
 
 class DriftStatistics:
-    """Calculator of the sums over texts from which the proportions are computed.
+    """Calculator of the sums over texts that the proportions are computed from.
 
     Args:
         predictor: model.

@@ -121,7 +121,7 @@ def _write(
     print(_text(scores, dataset, predictor.path))
     if isinstance(scores, MulticlassScores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
-    descriptions = {f"with a typing error in {percent(prob)} of the characters": view for prob, view in noisy.items()}
+    descriptions = {f"with a typo in {percent(prob)} of the characters": view for prob, view in noisy.items()}
     descriptions |= {f"without the column {excerpt(name)}": view for name, view in reduced.items()}
     for description, view in descriptions.items():
         name = score_name(view.is_multilabel)

@@ -33,7 +33,7 @@ MIN_QUANTIZED_SIZE = 1 << 12  # Minimum number of elements of an array that is q
 HEADER_BYTES = 120  # Upper bound of the size, in bytes, of the header entry for one array in a safetensors file.
 MAX_CHARACTERS = 1 << 25  # Maximum number of characters per split that are read to compute the importance of rows.
 CHUNK_CHARACTERS = 1 << 18  # Number of characters that are processed together.
-MAX_SCORED = 5000  # Maximum number of test texts on which the compressed and the original network are compared.
+MAX_SCORED = 5000  # Maximum number of test texts for the comparison of the compressed and the original network.
 BATCH_SIZE = 256  # Number of texts in a batch.
 # Keys of the metadata that are copied to the compressed model. The scores are not copied, because they were measured
 # with the uncompressed network.

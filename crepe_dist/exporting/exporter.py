@@ -48,7 +48,7 @@ def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[
         predictor: predictor on the CPU.
         export_format: one of ``FORMATS``.
         out: output folder.
-        texts: texts on which the exported model is compared with ``predictor``.
+        texts: texts that the exported model and ``predictor`` classify, to compare their probabilities.
 
     Returns:
         The paths of the written files, and the largest absolute difference between the probabilities of the exported

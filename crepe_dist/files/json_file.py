@@ -31,8 +31,8 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES, *, follow: bool = True) -
     Raises:
         OSError: See ``open_regular``.
         ValueError: See ``read_bytes``. Also raised if the file is not JSON in UTF-8, is nested too deeply, or has too
-            many values, an integer with too many digits, or a duplicate key (JSON readers disagree on which value
-            counts).
+            many values, an integer with too many digits, or a duplicate key. Some JSON readers use the first value of a
+            duplicate key, and others use the last.
     """
     data = read_bytes(path, limit, follow=follow)
     if data.count(b"[") + data.count(b"{") > MAX_JSON_CONTAINERS or data.count(b",") > MAX_JSON_VALUES:

@@ -46,10 +46,10 @@ def find_label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> R
 
     A network is confident of a class for a text if its probability is at least the mean probability of this class over
     the texts labelled with it. If a network is confident of multiple classes, the most probable of them counts
-    (equation 1 of the paper). Consider the texts with a given label for which the network is confident of any class.
-    The fraction of these texts whose confident class is not the label estimates the fraction of wrong labels in this
-    class. This fraction of the texts in the class is returned, starting with the least probable labels ("prune by
-    class"). Exception: a text is not returned if its label is the most probable class.
+    (equation 1 of the paper). To estimate the fraction of wrong labels in a class, take the texts with this label that
+    have a confident class. The estimate is the fraction of these texts whose confident class is not the label. This
+    fraction of the texts in the class is returned, starting with the least probable labels ("prune by class").
+    Exception: a text is not returned if its label is the most probable class.
 
     Args:
         probabilities: Out-of-fold probabilities, float64 [texts, classes].

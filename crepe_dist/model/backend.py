@@ -22,7 +22,7 @@ MIN_COMPUTE_CAPABILITY = (7, 0)
 MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)
 CPU_REMEDY = "use --device cpu"
 GPU_BUILD = "cuda_"  # Prefix of the build names of our GPU kernels; see ``Backend.build_name``.
-# Display names of the libraries that compute without our own kernels.
+# Display names of the libraries that compute without the native kernels.
 FALLBACK_NAMES = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 
 
@@ -33,10 +33,10 @@ class Backend:
     Attributes:
         precision: float32, bfloat16 or float16, for products and activations. Parameters, sums, losses and logits are
             always float32.
-        library: our own CPU kernels; ``None`` if they are not selected.
+        library: the native CPU kernels; ``None`` if they are not selected.
         why: reason for the selection, for display; may be empty.
-        fallback: library that computes if our own kernels are not selected: mxnet or numpy.
-        architecture: architecture of the GPU, such as sm_80, if our own CUDA kernels are selected; otherwise empty.
+        fallback: library that computes if the native kernels are not selected: mxnet or numpy.
+        architecture: architecture of the GPU, such as sm_80, if the native CUDA kernels are selected; otherwise empty.
     """
 
     precision: str
@@ -47,7 +47,7 @@ class Backend:
 
     @property
     def on_cuda(self) -> bool:
-        """True if our own CUDA kernels compute."""
+        """True if the native CUDA kernels compute."""
         return bool(self.architecture)
 
     @property
@@ -68,7 +68,7 @@ class Backend:
 
     @property
     def build_name(self) -> str:
-        """Build name of our own kernels, or the name of the fallback library."""
+        """Build name of the native kernels, or the name of the fallback library."""
         if self.on_cuda:
             return gpu_build(self.architecture)
         return self.library.name if self.library else self.fallback
@@ -118,7 +118,7 @@ def _select_backend(
             raise UserError(f"MXNet's operators do not compute --model {config.kind}", remedy="omit --kernels mxnet")
         raise UserError(f"no kernels can compute this network on {device}", reason, remedy)
     if kernels not in ("auto", "mxnet"):
-        raise UserError(f"our own kernels cannot compute this network on {device}", reason, "use --kernels auto")
+        raise UserError(f"the native kernels cannot compute this network on {device}", reason, "use --kernels auto")
     if precision not in ("auto", "float32"):
         raise UserError(
             f"only float32 can be computed by {FALLBACK_NAMES[fallback]}", reason, "use --precision auto or float32"
@@ -129,9 +129,9 @@ def _select_backend(
 
 
 def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
-    """Select our own CPU kernels, or return why they cannot compute the network, and a remedy."""
+    """Select the native CPU kernels, or return why they cannot compute the network, and a remedy."""
     if not config.has_kernels:
-        return "there are no kernels of our own for it", ""
+        return "there are no native kernels for it", ""
     if kernels in library.BUILDS:
         native, trouble = library.load_build(kernels, "--kernels"), ""
     else:
@@ -162,7 +162,7 @@ def _cpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
 
 
 def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkConfig) -> Backend | tuple[str, str]:
-    """Select our own GPU kernels, or return why they cannot compute the network, and a remedy."""
+    """Select the native GPU kernels, or return why they cannot compute the network, and a remedy."""
     if kernels not in ("auto", "native"):
         return f"--kernels is {kernels}", "use --kernels auto or native, or --device cpu"
     if os.environ.get(library.KERNELS_ENV) == library.NONE:
@@ -171,12 +171,12 @@ def _gpu_backend(kernels: str, precision: str, device: Device, config: NetworkCo
         return trouble, CPU_REMEDY
     capability = driver.compute_capability(device.device_id)
     if capability < MIN_COMPUTE_CAPABILITY:
-        needed = f"our own kernels need compute capability {driver.dotted(MIN_COMPUTE_CAPABILITY)} (Volta) or later"
+        needed = f"the native kernels need compute capability {driver.dotted(MIN_COMPUTE_CAPABILITY)} (Volta) or later"
         return f"{needed}, and this GPU has {driver.dotted(capability)}", CPU_REMEDY
     # bfloat16 is preferred, because float16 needs loss scaling.
     half = "bfloat16" if capability >= MIN_COMPUTE_CAPABILITY_BFLOAT16 else "float16"
     if precision not in ("auto", "float32", half):
-        return f"on this GPU, our own kernels compute in {half} or float32", "use --precision auto"
+        return f"on this GPU, the native kernels compute in {half} or float32", "use --precision auto"
     if error := driver.version_error() or compiler.missing():
         return f"{error.what}; {error.why}", error.remedy
     if precision == "auto":

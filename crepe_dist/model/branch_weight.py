@@ -15,7 +15,7 @@ from crepe_dist.native.constants import BRANCH_SUM_SCALE
 # Candidate weights. They are powers of two, because multiplication by a power of two is exact in floating point.
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SPREAD = 1.0  # Standard deviation of the normal prior of log2(weight). The mean of the prior is 0.
-SOME_TEMPERATURES = TEMPERATURES[::4]  # Temperatures at which each weight is evaluated.
+SOME_TEMPERATURES = TEMPERATURES[::4]  # Each weight is evaluated at these temperatures.
 
 
 def add_branches(parts: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:

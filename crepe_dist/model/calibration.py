@@ -50,10 +50,10 @@ class Calibration:
             level: the probability of the most probable node of each inner level, and of the most probable class. The
             last two numbers are the number of texts with these percentages, and a bit mask of the levels that are
             predicted correctly.
-        labels: steps of the precision of each class, for multilabel models. A step is an interval of the log-odds at
-            which the precision rises. The four lines contain the class of each step, its interval, the number of
+        labels: steps of the precision of each class, for multilabel models. A step is an interval of the log-odds where
+            the precision rises. The four lines contain the class of each step, its interval, the number of
             validation texts that reach the interval, and the number of these texts that have the label.
-        thresholds: minimum probability at which each class is predicted, for multilabel models; otherwise empty.
+        thresholds: minimum probability of a predicted class, for each class of a multilabel model; otherwise empty.
     """
 
     temperature: float = 1.0
@@ -100,12 +100,12 @@ class Calibration:
         }
 
     def thresholds_for(self, precision: float) -> list[float]:
-        """Return the lowest thresholds at which the predictions for the validation texts have a given precision.
+        """Return the lowest thresholds that give the predictions for the validation texts a required precision.
 
         The precision is estimated by the lower end of Wilson's interval (Journal of the American Statistical
         Association 22, 1927), so that thresholds are high if there are few texts. A node of the label hierarchy is
         predicted only if no class and no deeper node is predicted. Therefore, the threshold of a level is fitted only
-        to the texts for which the deeper levels make no prediction.
+        to the texts without a prediction at a deeper level.
 
         Returns:
             For a single-label model, the threshold of each inner level of the hierarchy, and then the threshold of the
@@ -139,8 +139,8 @@ class Calibration:
             right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
         thresholds: list[float] = []
         is_undecided = np.ones(len(texts), np.bool_)
-        # The classes come first, then the inner levels upwards. A level only counts the texts for which no deeper level
-        # makes a prediction.
+        # The classes come first, then the inner levels upwards. A level only counts the texts without a prediction at a
+        # deeper level.
         for percents_of_level, right_at in zip(percents.T[::-1], right.T[::-1]):
             counts = [
                 reverse_cumsum(np.bincount(percents_of_level, weights * is_undecided, PERCENTS))
@@ -159,7 +159,7 @@ def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.N
     """Build the calibration of a multilabel model.
 
     Args:
-        thresholds: minimum probability at which each class is predicted, float64 [classes].
+        thresholds: minimum probability of a predicted class, for each class, float64 [classes].
         histogram: number of validation texts in each interval of the log-odds, int64 [classes, ``INTERVALS``, 2]. The
             last axis separates the texts without the label from the texts with the label.
     """

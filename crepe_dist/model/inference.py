@@ -1,4 +1,4 @@
-"""Inference engines that compute logits on the CPU without MXNet: with our own C++ kernels, or with NumPy."""
+"""Inference engines that compute logits on the CPU without MXNet: with the native C++ kernels, or with NumPy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class InferenceEngine(ABC):
         config: configuration of the network.
         parameters: float32 arrays by structural name. Arrays of a compressed file are ``RowReadableArray``.
         backend: precision and kernels.
-        threads: maximum number of threads that one call of our own kernels uses.
+        threads: maximum number of threads that one call of the native kernels uses.
 
     Raises:
         UserError: The parameters do not belong to this network, or are not finite.
@@ -84,7 +84,7 @@ def open_inference(config: NetworkConfig, arrays: Arrays, backend: Backend) -> I
 
 
 class NativeModel:
-    """Network in our own kernels. Only one thread may call it at a time.
+    """Network in the native kernels. Only one thread may call it at a time.
 
     The network has no parameters until ``crepe_set_parameters`` is called.
 
@@ -134,7 +134,7 @@ def _check(failed: int) -> None:
 
 
 class CpuInferenceEngine(InferenceEngine):
-    """Engine that uses our own CPU kernels.
+    """Engine that uses the native CPU kernels.
 
     Its logits are bit-identical to the logits in training if training used the same build of the kernels. Concurrent
     calls divide the threads among themselves. Each call has its own workspace. All calls read the same embedding

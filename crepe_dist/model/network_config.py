@@ -55,7 +55,7 @@ class NetworkConfig(ABC):
             another task; empty if there are none.
         accepts_any_length: True if the parameters fit documents of any length.
         is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
-        min_useful_steps: number of steps after which the network usually separates the classes.
+        min_useful_steps: number of steps that the network usually needs before it separates the classes.
         default_epochs: default number of epochs for a training split of medium size.
         max_default_epochs: maximum of the default number of epochs. The default exceeds this maximum only if the run
             would otherwise have very few steps.
@@ -144,7 +144,7 @@ class NetworkConfig(ABC):
 
     @property
     def has_kernels(self) -> bool:
-        """True if our own CPU kernels compute the network."""
+        """True if the native CPU kernels compute the network."""
         return network_registry.has_network_module(self.kind, "kernels")
 
     @property
@@ -154,11 +154,11 @@ class NetworkConfig(ABC):
 
     @property
     def cuda_unsupported_reason(self) -> str:
-        """Reason why our own kernels do not compute the network on GPUs; empty if they do."""
+        """Reason why the native kernels do not compute the network on GPUs; empty if they do."""
         return (
             ""
             if network_registry.has_network_module(self.kind, "cuda")
-            else "our own kernels compute this network on CPUs only"
+            else "the native kernels compute this network on CPUs only"
         )
 
     @property
@@ -170,7 +170,7 @@ class NetworkConfig(ABC):
     def reduction_group(self) -> int:
         """Number of documents per partial gradient.
 
-        Our kernels add the gradients of these documents in floating point, and round the sum to fixed point.
+        The native kernels add the gradients of these documents in floating point, and round the sum to fixed point.
         """
         return 1
 

@@ -30,7 +30,7 @@ from crepe_dist.native import library
 VERSION = 2  # Version of the format.
 MARK = "compressed"  # Name of the array that holds the version.
 CENTROIDS = 256  # Number of vectors in a codebook.
-SAMPLE = 1 << 15  # Number of vectors from which a codebook is learned.
+SAMPLE = 1 << 15  # Number of vectors in the sample that a codebook is learned from.
 ROUNDS = 10  # Number of iterations of k-means.
 CHUNK = 1 << 11  # Number of vectors per vectorised step.
 MAX_NUMBERS = 1 << 30  # Maximum number of elements of an array, and of a network whose parameters are unpacked.
@@ -159,7 +159,7 @@ def _part(array: Any, shape: tuple[int, ...], *kinds: type) -> Any:
 
 @dataclass(frozen=True)
 class RowReadableArray:
-    """Compressed array whose rows our kernels can read individually.
+    """Compressed array whose rows the native kernels can read individually.
 
     Attributes:
         shape: shape of the array that ``unpack`` restores.

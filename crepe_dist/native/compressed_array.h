@@ -23,7 +23,7 @@ struct CompressedArray {
     const float* floats() const { return static_cast<const float*>(values); }
 };
 
-// Returns a float32 array in which all rows are stored.
+// Returns a float32 array that stores all rows.
 inline CompressedArray dense_array(const float* values) { return {{}, values, nullptr, 0, 0}; }
 
 // Prefetches a row into the L2 cache. The L2 cache has more buffers for outstanding lines than the L1 cache.

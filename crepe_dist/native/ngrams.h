@@ -260,7 +260,7 @@ class NGramBranch final : public Engine {
     TouchedRows touched_;
     size_t cache_bytes_ = 0;
     std::unique_ptr<BucketCache> cache_ = std::make_unique<BucketCache>(0);
-    // Parameters of the last call of set_parameters.
+    // Parameters of the network: the arguments of the most recent call of set_parameters.
     CompressedArray weights_{};
     const float* bias_ = nullptr;
 

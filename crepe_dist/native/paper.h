@@ -154,8 +154,8 @@ template <class T> class PaperNetwork final : public Engine {
         return std::min(positions_[0], (end + PAPER_POOL - 1) / PAPER_POOL);
     }
 
-    // Returns the number of documents that are computed at a time: the largest power of two for which they have at most
-    // 448 rows.
+    // Returns the number of documents that are computed at a time: the largest power of two such that these documents
+    // have at most 448 rows together.
     static long max_documents_at_once(long rows_each) {
         long documents = PAPER_REDUCTION_GROUP;
         while (documents > 1 && documents * rows_each > 448) documents /= 2;

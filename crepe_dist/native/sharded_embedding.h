@@ -180,7 +180,8 @@ class ShardedEmbedding {
         return remote;
     }
 
-    // Replaces the values of the collected remote rows by the sums of their gradients on this host.
+    // Computes the gradient sums of this host for the rows that other hosts own. The sums overwrite remote.values, which
+    // held the parameter values of these rows during the forward pass.
     void reduce_remote_grads() {
         SparseRows& remote = remote_rows_[process_];
         dispatch_width(shape_.columns, [&](auto columns) {
@@ -334,7 +335,7 @@ class ShardedEmbedding {
                 visit(shard);
     }
 
-    // Returns the bitmap word in which the rows of a shard begin.
+    // Returns the index of the bitmap word that contains the first row of a shard.
     long first_word(long shard) const { return std::min(bitmap_words(shape_.rows), shard * rows_per_shard_ / WORD); }
 
     // Returns the first row of a shard.

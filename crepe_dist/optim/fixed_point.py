@@ -1,8 +1,8 @@
 """Fixed-point gradients, whose sums are bit-identical for any number of processes and threads.
 
 Floating-point addition is not associative. The order of the additions changes the last bits of a sum, and the order
-depends on how processes and threads divide a batch. Our own kernels therefore represent gradients as int32 multiples of
-a power of two. This power of two is the scale of the parameter (``native/fixed_point.h``). A kernel computes the
+depends on how processes and threads divide a batch. The native kernels therefore represent gradients as int32 multiples
+of a power of two. This power of two is the scale of the parameter (``native/fixed_point.h``). A kernel computes the
 contribution of a small, fixed group of documents in floating point, and rounds it to an integer. The sum of these
 integers does not depend on the order of the additions.
 

@@ -18,8 +18,8 @@ class GradScaler:
             of the losses of n documents, which is up to n times as large. The factor of the sum is therefore ``scale``
             divided by n. The number n is rounded up to a power of two, so that the division is exact. The same scale
             thus suits every batch size and number of processes.
-        grad_factor: Factor by which loss scaling has enlarged the gradients of the last step. It is 1 in other
-            precisions.
+        grad_factor: Factor of the gradients of the last step. Loss scaling multiplied the gradients by this factor. It
+            is 1 in other precisions.
     """
 
     def __init__(self, precision: str) -> None:

@@ -26,10 +26,10 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's beta1 and beta2, and epsilon.
 class OptimizerSpec:
     """Constants of an optimizer.
 
-    Our kernels and MXNet's operators use the same constants and state, so a resumed run may switch from one to the
-    other. Our kernels read the memory once per update, and MXNet's operators read it several times. With 11 million
-    parameters on two cores, MXNet's Adam takes six times as long as our kernel, and MXNet's SGD takes three times as
-    long.
+    The native kernels and MXNet's operators use the same constants and state, so a resumed run may switch from one to
+    the other. The native kernels read the memory once per update, and MXNet's operators read it several times. With 11
+    million parameters on two cores, MXNet's Adam takes six times as long as the native kernel, and MXNet's SGD takes
+    three times as long.
 
     Attributes:
         name: ``adam`` or ``sgd``.

@@ -13,8 +13,8 @@ class Parameter:
     """Parameter of a network during training.
 
     Attributes:
-        data: Values of the parameter, float32. On a CPU, our kernels read and update this array in place. Row-sparse
-            parameters are an exception: a ``ShardedEmbedding`` holds their current values.
+        data: Values of the parameter, float32. On a CPU, the native kernels read and update this array in place.
+            Row-sparse parameters are an exception: a ``ShardedEmbedding`` holds their current values.
         lr_mult: Learning-rate multiplier.
         rowwise_second_moment: True if Adam keeps one second moment per row instead of one per element.
         requires_grad: True if the optimizer updates the parameter. False for buffers, which are computed once from the

@@ -1,6 +1,6 @@
 """Data-parallel training: gradients are summed over all ranks, and the parameters are updated with the sums.
 
-Our own kernels compute fixed-point gradients (``optim/fixed_point.py``). On CPUs, the processes of a host sum these
+The native kernels compute fixed-point gradients (``optim/fixed_point.py``). On CPUs, the processes of a host sum these
 gradients in shared memory, and the hosts sum theirs by an all-to-all. On GPUs, NCCL sums the gradients. If NCCL is not
 available, they are copied to the host and summed there.
 

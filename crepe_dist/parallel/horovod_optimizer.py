@@ -55,7 +55,7 @@ class HorovodOptimizer(DistributedOptimizer):
         else:
             self.reduce_backend = "Horovod"
             if group.backend != "Horovod":
-                remedy = "start it with horovodrun, or train this network on CPUs with our own kernels"
+                remedy = "start it with horovodrun, or train this network on CPUs with the native kernels"
                 raise UserError("MXNet's trainer in several processes needs Horovod", remedy=remedy, on_all_ranks=True)
             import horovod.mxnet as hvd
 

@@ -56,9 +56,9 @@ def load(
         device: ``auto``, ``gpu`` or ``cpu``.
         min_probability: threshold, 0 to 1. Predictions with a lower probability are ``rejected``. ``auto``: the model's
             own threshold, which 95 % of its validation texts reach.
-        min_precision: required precision of the predictions that are not ``rejected``, 0 to 1. The threshold at which
-            the validation split reaches this precision is used. In a multilabel model, each label has a threshold.
-            ``None``: no requirement.
+        min_precision: required precision of the predictions that are not ``rejected``, 0 to 1. The threshold is the
+            lowest one that gives the validation split this precision. In a multilabel model, each label has a
+            threshold. ``None``: no requirement.
         threads: maximum number of threads. Concurrent calls share these threads. ``None``: one per core.
 
     Raises:

@@ -23,7 +23,7 @@ CACHED = "predictions"  # Folder in the user's cache for files that will be uplo
 def temporary_output(out: str) -> Iterator[Path]:
     """Provide the path of a temporary file. Rename or upload the file to ``out`` after the block.
 
-    The temporary file is in the folder of ``out``. If ``out`` is a symbolic link, the file to which it points is
+    The temporary file is in the folder of ``out``. If ``out`` is a symbolic link, the link stays and its target is
     replaced. If ``out`` is a URL, the temporary file is in the user's cache. After an error or an interruption, ``out``
     is unchanged. The temporary file is then kept under its own name unless it is empty, and its path is printed.
 

@@ -140,7 +140,7 @@ class Predictor:
 
     @property
     def reading(self) -> ReadOptions:
-        """Options with which the training data were read. The defaults if the metadata lack them.
+        """Options that the training data were read with. The defaults if the metadata lack them.
 
         Raises:
             UserError: The metadata are damaged.

@@ -30,12 +30,12 @@ from crepe_dist.preparing.spool import RowSubset, SpooledTexts
 from crepe_dist.preparing.worker_pool import TASK_ROWS, ProgressCallback, WorkerPool
 from crepe_dist.settings.options import AUTO_LENGTH_PERCENT, LENGTH_STEP, MAX_AUTO_LENGTH, MIN_FEATURE_LEN
 
-# Approximate size in bytes of the chunks of text in which characters are counted.
+# Approximate size in bytes of a chunk of text. Characters are counted one chunk at a time.
 CHUNK_BYTES = 1 << 20
 # Maximum number of rows in the sample that decides whether a new alphabet is needed and whether characters have several
 # ids.
 MAX_SAMPLE_ROWS = 1 << 14
-# Minimum gain in coverage for which a new alphabet is learned, as a fraction of the characters or of the rows.
+# Minimum gain in coverage that justifies a new alphabet, as a fraction of the characters or of the rows.
 MIN_COVERAGE_GAIN = 0.01
 # A row counts as gained if the new alphabet covers at least this fraction more of its letters.
 MIN_LETTER_GAIN = 0.2

@@ -129,7 +129,7 @@ def save_quarantine(folder: Path, out: Path) -> Path | None:
 
 
 def quarantine_path(out: Path) -> Path:
-    """Return the path to which a failed preparation of ``out`` saves its quarantine file."""
+    """Return the path of the quarantine file that a failed preparation of ``out`` saves."""
     return out.with_name(f"{out.name}.quarantine")
 
 

@@ -33,7 +33,7 @@ CHUNK_BYTES = 1 << 22
 MAX_BYTES_OF_UNKNOWN_SIZE = 1 << 32
 # Maximum number of consecutive redirects.
 MAX_REDIRECTS = 5
-# Time limit in seconds for the answer of a server, and for each later pause in which no data arrive.
+# Time limit in seconds for the answer of a server, and for each later pause without data.
 TIMEOUT_SECONDS = 60
 
 # Path of the copy of a file, its size in bytes (``None`` if unknown), and its content.
@@ -164,7 +164,7 @@ def _request(url: str, shown: str) -> requests.Response:
 
 
 def _copy_path(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
-    """Return the path to which the first name is copied. Raise ``UserError`` if a name would leave ``folder``."""
+    """Return the destination of the first name in ``folder``. Raise ``UserError`` if a name would leave ``folder``."""
     if any(".." in name.parts for name in names):
         raise UserError(f"{redact_url(url)} cannot be copied", "the path of a file contains ..", "rename this file")
     return folder / re.sub(r"\W+", "-", urlsplit(url).scheme) / (str(names[0]).strip("/") or "index")

@@ -72,7 +72,7 @@ def _normalize_name(name: str) -> str:
 
 
 def _is_misspelt(word: str, common: str) -> bool:
-    """Return True if two words differ by one typing error.
+    """Return True if two words differ by one typo.
 
     The caller must have checked that the words become equal if at most one letter is deleted from each.
     """

@@ -29,8 +29,8 @@ DEDUPE = ("no", "exact", "near")
 SAMPLE_DRAW, SPLIT_DRAW = 1, 2
 # Number of rows that are read or sorted at a time.
 CHUNK_ROWS = 1 << 20
-# Number of rows from which a data set gets a validation split by default. A tenth of the rows is the validation split,
-# and 200 rows are enough for early stopping.
+# Minimum number of rows of a data set that gets a validation split by default. A tenth of the rows is the validation
+# split, and 200 rows are enough for early stopping.
 MIN_ROWS_FOR_VALIDATION = 2000
 
 

@@ -280,7 +280,7 @@ def _epochs(axes: Axes, history: History, score: str, reported: int | None) -> N
 
 
 def _marks(axes: Axes, history: History) -> None:
-    """Mark the steps from which the run was resumed."""
+    """Mark the steps where the run was resumed."""
     for index, step in enumerate(history.resume_steps):
         axes.axvline(step, color=drawing.GREY, linestyle=":", linewidth=1, label="resumed" if not index else None)
 

@@ -272,7 +272,10 @@ def read_result_file(run_dir: Path) -> Json | None:
 
 
 def check_present(run_dir: Path, name: str) -> None:
-    """Check that the reported checkpoint of a run exists. No other checkpoint may replace it silently."""
+    """Raise ``UserError`` if the reported checkpoint of a run is missing.
+
+    Another checkpoint of the run has other scores, so it is never used instead without a message.
+    """
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
     path = folder / name
     if path.is_file() and not path.is_symlink():

@@ -52,8 +52,8 @@ class TensorBoard:
     queue blocks every caller.
 
     Args:
-        purge_step: Step from which TensorBoard ignores the events in earlier files. If it is ``None``, TensorBoard
-            ignores no events.
+        purge_step: First step of the new events. TensorBoard ignores events of this step and later steps in earlier
+            files. If it is ``None``, TensorBoard ignores no events.
     """
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
@@ -227,7 +227,7 @@ class History:
         points: Losses of the steps, at most twice ``MAX_POINTS`` points.
         steps_per_point: Number of steps per point.
         epochs: Records of the epochs.
-        resume_steps: Steps after which the run was resumed, at most ``MAX_RESUME_STEPS``.
+        resume_steps: Steps where the run was resumed, at most ``MAX_RESUME_STEPS``.
         num_resumes: Number of times that the run was resumed.
     """
 

@@ -21,7 +21,7 @@ from crepe_dist.runs.checkpoint import CONFIG, FOLDER, RUN_KEY_FILE, read_result
 from crepe_dist.settings.fields import is_title
 from crepe_dist.settings.yaml_file import read
 
-# Number of seconds after which a message about a wait is printed. Processes of an earlier group usually end sooner.
+# A message about a wait is printed after this number of seconds. Processes of an earlier group usually end sooner.
 WAIT_MESSAGE_SECONDS = 3.0
 REMOVED_PREFIX = ".removed"  # Prefix of the name of a folder while it is deleted.
 
@@ -59,7 +59,7 @@ class RunDir:
         return self.path / "pseudo_labels"
 
     def stack_path(self, rank: int) -> Path:
-        """Return the path of the file to which the watchdog of a rank writes stack traces."""
+        """Return the path of the file with the stack traces that the watchdog of a rank writes."""
         return self.path / "stacks" / f"rank_{rank}.txt"
 
     def verified_files_path(self) -> Path:

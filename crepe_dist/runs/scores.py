@@ -84,7 +84,7 @@ def worst_mistakes(mistakes: list[Mistake]) -> list[Mistake]:
 
 
 class ClassificationScores:
-    """Base class of scores. It computes the scores of each class, and their means, from the counts of the class.
+    """Base class of scores. It computes precision, recall and F1 of each class, and their means over the classes.
 
     Attributes:
         confusion_counts: True positives, false positives and false negatives of each class, int64 [classes, 3].
@@ -217,7 +217,7 @@ class MulticlassScores(ClassificationScores):
     Attributes:
         confusion: Confusion matrix, int64 [classes, classes]. Rows are true classes, columns are predicted classes.
         loss: Mean cross-entropy per document, in nats. The probabilities are calibrated by ``calibration``. Exception:
-            on a split to which a temperature was fitted, they are calibrated by this temperature.
+            if a temperature was fitted to this split, they are calibrated by this temperature.
         reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the predicted probability: the number
             of documents, the number of correct predictions, and the sum of the probabilities in millionths.
         mistakes: Worst mistakes (``worst_mistakes``).
@@ -227,7 +227,7 @@ class MulticlassScores(ClassificationScores):
         uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` has this temperature.
         uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document; ``None`` in files of earlier
             versions, whose ``loss`` has this value.
-        loss_error: Standard error of ``loss``; ``None`` for a split to which no temperature was fitted. Not stored.
+        loss_error: Standard error of ``loss``; ``None`` if no temperature was fitted to this split. Not stored.
         confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. For each percent of the predicted probability, rounded
             down: the number of documents, the number of correct predictions, and for each k of ``TOP_K`` the number of
             documents whose true class is among the k most probable classes.
@@ -316,7 +316,7 @@ class MultilabelScores(ClassificationScores):
             classes. There is no temperature for multilabel probabilities.
         confusion_counts: True positives, false positives and false negatives of each class, int64 [classes, 3].
         average_precision: Average precision of each class, float64 [classes].
-        thresholds: Minimum probability at which each class is predicted, float64 [classes].
+        thresholds: Minimum probability of a predicted class, for each class, float64 [classes].
         reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the probability of a class of a
             document: the number of pairs of a document and a class, the number of pairs whose class is a label of the
             document, and the sum of the probabilities in millionths.
@@ -390,7 +390,7 @@ def choose_thresholds(histogram: Counts) -> Floats:
 
 
 def _best_intervals(histogram: Counts) -> npt.NDArray[np.int64]:
-    """Return the interval at which the threshold of each class maximises F1, int64 [classes].
+    """Return, for each class, the interval whose lower bound is the threshold with the highest F1, int64 [classes].
 
     If more than one interval has the highest F1, return the middle one.
     """
@@ -407,7 +407,7 @@ def confusion_at_thresholds(histogram: Counts, thresholds: Floats) -> Counts:
 
     Args:
         histogram: Number of documents without and with the label in each interval, int64 [classes, INTERVALS, 2].
-        thresholds: Probability from which each class is predicted, float64 [classes].
+        thresholds: Minimum probability of a predicted class, for each class, float64 [classes].
     """
     is_possible = thresholds < 1
     odds = log_odds(np.where(is_possible, thresholds, DEFAULT_THRESHOLD))

@@ -130,7 +130,7 @@ class HttpError(UserError):
     """Error that is sent to the client.
 
     Args:
-        retry_after: number of seconds after which the same request may succeed. 0: unknown.
+        retry_after: number of seconds to wait before the same request may succeed. 0: unknown.
         closes: True to close the connection. This is necessary if the request was not read completely.
     """
 

@@ -18,7 +18,7 @@ from crepe_dist.errors import UserError
 BACKLOG = 128  # Maximum number of connections that have not been accepted yet.
 MAX_CONNECTIONS = 256  # Maximum number of connections that are served at the same time.
 MAX_HEAD_BYTES = 16_384  # Maximum size of the headers of a request, in bytes.
-KEEP_ALIVE_S = 30  # Seconds after which an idle connection is closed.
+KEEP_ALIVE_S = 30  # An idle connection is closed after this number of seconds.
 TCP = (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 

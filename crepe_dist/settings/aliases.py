@@ -23,7 +23,7 @@ class Alias(NamedTuple):
     refused_because: str = ""
 
 
-_NO_CHECKPOINT = "it controls the saved state from which a run resumes, and a checkpoint is the weights of an epoch"
+_NO_CHECKPOINT = "it controls the resume state of a run, and a checkpoint contains the weights of an epoch"
 
 # Renamed settings of training, by their dotted names.
 SETTINGS: Mapping[str, Alias] = {

@@ -257,7 +257,7 @@ class ThresholdFlag(Settings):
     )
     min_precision: Optional[float] = setting(
         None,
-        "Required precision of the predictions. The threshold is the lowest one at which the validation split reaches "
+        "Required precision of the predictions. The threshold is the lowest threshold that gives the validation split "
         'this precision with 95 % confidence. For texts below the threshold, the answer is "none of these". '
         "Default: no requirement.",
         float_range(0, 1),

@@ -307,9 +307,7 @@ class TrainingOptions(Settings, group="training"):
         Boolean(),
         networks=("crepe", "ngrams"),
     )
-    seed: int = setting(
-        0, "Random seed of initialisation, data order, dropout and typing errors.", int_range(0, (1 << 63) - 1)
-    )
+    seed: int = setting(0, "Random seed of initialisation, data order, dropout and typos.", int_range(0, (1 << 63) - 1))
 
     @property
     def num_epochs(self) -> int:
@@ -320,12 +318,12 @@ class TrainingOptions(Settings, group="training"):
 
 @dataclass
 class StateOptions(Settings, group="state"):
-    """The resume state: the file from which an interrupted run continues."""
+    """The resume state: the files that an interrupted run needs to continue."""
 
     save_steps: Optional[int] = setting(
         None,
-        "Number of steps after which the resume state is saved, even if `save_seconds` have not passed. The limit is "
-        "strict: training waits for a slow disk. Default: no limit; only `save_seconds` counts.",
+        "Maximum number of steps between two saves of the resume state, even if `save_seconds` have not passed. The "
+        "limit is strict: training waits for a slow disk. Default: no limit; only `save_seconds` counts.",
         int_range(1, MAX_COUNT),
     )
     save_seconds: float = setting(
@@ -356,8 +354,8 @@ class SafetyOptions(Settings, group="safety"):
 
     watchdog_s: float = setting(
         120.0,
-        "Seconds without progress after which a process counts as hung. All processes then write their stacks and "
-        "exit. NCCL gets half of this time to start.",
+        "Time limit of the watchdog, in seconds. A process without progress for this time counts as hung. All "
+        "processes then write their stacks and exit. NCCL gets half of this time to start.",
         float_range(0, MAX_COUNT, open_below=True),
     )
 

@@ -12,7 +12,7 @@ from crepe_dist.training.callbacks import Callback
 from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput
 
-WINDOW = 100  # Number of steps over which the loss is averaged.
+WINDOW = 100  # The loss is averaged over this number of steps.
 CHECK_INTERVAL = 500  # Number of steps between two checks. The loss of a healthy run falls below chance sooner.
 MARGIN = 0.02  # The loss counts as chance unless it is lower than the loss at chance by this fraction.
 

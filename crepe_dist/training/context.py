@@ -26,7 +26,7 @@ from crepe_dist.training.display import ProgressDisplay
 from crepe_dist.training.model_selection import ModelSelection
 
 # Constants of the learning-rate schedule ``halving``, which comes from section 3.3 of the paper.
-HALVING_EPOCHS = 3  # Number of epochs after which the learning rate is halved.
+HALVING_EPOCHS = 3  # Number of epochs between two halvings of the learning rate.
 MAX_HALVINGS = 10  # Maximum number of halvings in a run.
 
 

@@ -41,7 +41,8 @@ from crepe_dist.runs.scores import (
     worst_mistakes,
 )
 
-MAX_SAMPLED = 4096  # Maximum number of sampled documents, to which the thresholds of the hierarchy levels are fitted.
+# Maximum number of documents in the sample that fits the thresholds of the hierarchy levels.
+MAX_SAMPLED = 4096
 Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]

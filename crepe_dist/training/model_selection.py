@@ -31,7 +31,7 @@ class ModelSelection:
         has_validation: Whether there is a validation split, which selects the epoch. Without a validation split, the
             last epoch is reported.
         num_rows: Number of documents in the validation split, or in the test split if there is no validation split.
-        patience: Number of epochs without improvement after which the run stops. 0: the run never stops early.
+        patience: The run stops after this number of epochs without improvement. 0: the run never stops early.
         num_epochs: Number of epochs of the run (``training.epochs``).
         score: Name of the score (``training.metric_for_best_model``).
     """

@@ -14,7 +14,7 @@ MEMORY_TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "cou
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception from Python, MXNet, CUDA or our kernels means out of memory."""
+    """Return whether an exception from Python, MXNet, CUDA or the native kernels means out of memory."""
     if isinstance(error, RuntimeError):
         return any(text in str(error) for text in MEMORY_TEXTS)
     return is_memory_error(error)

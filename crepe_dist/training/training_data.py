@@ -102,7 +102,7 @@ def _open(folder: Path) -> Dataset:
 
 
 def resolve_epochs(config: Config, data: Dataset) -> Config:
-    """Return a copy of the configuration in which the number of epochs and the patience are set.
+    """Return a copy of the configuration with values for the number of epochs and the patience.
 
     A value that the user has not set is computed from the data. Without a validation split, the patience is 0.
     """

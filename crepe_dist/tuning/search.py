@@ -146,7 +146,7 @@ class Search:
         """Run trials until the deadline. Yield each trial when it has finished or was interrupted.
 
         Args:
-            deadline: time at which the search ends, on the clock of ``time.monotonic``.
+            deadline: end of the search, on the clock of ``time.monotonic``.
             max_trials: maximum number of finished trials, including the trials of earlier searches. ``None``: no limit.
             num_processes: number of training processes per trial.
             show: callback for progress. It receives the settings and the progress of the running trial.
@@ -188,7 +188,10 @@ class Search:
         return [newest[name] for name in sorted(newest)]
 
     def finished(self) -> list[FrozenTrial]:
-        """Return the trials that finished. Trials that the deadline or a kill interrupted are not included."""
+        """Return the trials that ended by themselves: they completed, were pruned, or failed.
+
+        Trials that were interrupted by the deadline or killed are not included.
+        """
         return [trial for trial in self.trials() if trial.user_attrs.get("end") in (DONE, PRUNED, FAILED)]
 
     def best(self) -> FrozenTrial | None:
@@ -248,7 +251,7 @@ def run_trial(
         settings: settings by dotted name.
         folder: folder of the trial. The run is in its subfolder ``run``.
         num_processes: number of training processes.
-        deadline: time at which the training is stopped, on the clock of ``time.monotonic``.
+        deadline: time when the training is stopped, on the clock of ``time.monotonic``.
         prune: callback after each epoch. It receives the number and the validation accuracy of the epoch. If it returns
             True, the training is stopped.
         show: callback for progress. It receives a description of the progress.

@@ -298,7 +298,7 @@ class TestEvaluate:
             printed_by("evaluate", *flags, "--json=one.json", cwd=place),
             run(supervised_command("evaluate", *flags, "--json=three.json", processes=3), place),
         ):
-            assert printed.count("with a typing error in ") == 3
+            assert printed.count("with a typo in ") == 3
         one, three = (json.loads((place / name).read_text()) for name in ("one.json", "three.json"))
         none, few, many = one["typos"]
         assert [each["rate"] for each in one["typos"]] == [0, 0.05, 0.3]

@@ -1,4 +1,4 @@
-"""Typing errors: their kinds, their determinism, and their effect on a run."""
+"""Typos: their kinds, their determinism, and their effect on a run."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class TestLaunch:
     @pytest.mark.parametrize(("rank", "size"), [("", "2"), ("x", "2"), ("0", "two"), ("1", "")])
     def test_a_process_with_only_a_part_of_a_rank_environment_is_refused(self, rank, size):
         environment = {"RANK": rank, "WORLD_SIZE": size}
-        with pytest.raises(UserError, match=f"WORLD_SIZE is '{size or 'not set'}', and RANK is '{rank or 'not set'}'"):
+        with pytest.raises(UserError, match=f"WORLD_SIZE is {size or 'not set'}, and RANK is {rank or 'not set'}"):
             require_complete_rank_env(read_launcher_env(environment), environment)
         for complete in ({"WORLD_SIZE": "1"}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, {"RANK": "0"}):
             require_complete_rank_env(read_launcher_env(complete), complete)

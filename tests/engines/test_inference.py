@@ -1,4 +1,4 @@
-"""Inference without MXNet: NumPy equals our kernels, and inference is bit-identical to the training engine."""
+"""Inference without MXNet: NumPy equals the native kernels, and inference is bit-identical to the training engine."""
 
 from __future__ import annotations
 

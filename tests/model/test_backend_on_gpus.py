@@ -1,4 +1,4 @@
-"""Selection of what computes on a GPU: our own CUDA kernels, MXNet's operators, or an error with a reason."""
+"""Selection of what computes on a GPU: the native CUDA kernels, MXNet's operators, or an error with a reason."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_our_own_kernels_compute_on_gpus_since_volta(machine, capability, archit
         ({"capability": (6, 1)}, {}, CREPE, "need compute capability 7.0 (Volta) or later, and this GPU has 6.1"),
         ({"version": (11, 8)}, {}, CREPE, "the NVIDIA driver is too old: it is for CUDA 11.8"),
         ({"nvrtc": NO_NVRTC}, {}, CREPE, NO_NVRTC.what),
-        ({}, {"precision": "float16"}, CREPE, "on this GPU, our own kernels compute in bfloat16 or float32"),
+        ({}, {"precision": "float16"}, CREPE, "on this GPU, the native kernels compute in bfloat16 or float32"),
     ],
     ids=["width", "Pascal", "old driver", "no NVRTC", "float16"],
 )
@@ -102,7 +102,7 @@ def test_mxnet_computes_the_papers_network_only(machine):
         chosen = choose_backend(ModelOptions(network="paper", kernels=kernels), GPU, PAPER)
         assert (chosen.build_name, chosen.on_cuda, chosen.precision) == ("mxnet", False, "float32")
     for options, shape, message in (
-        (ModelOptions(network="paper", kernels="native"), PAPER, "our own kernels cannot compute this network on gpu"),
+        (ModelOptions(network="paper", kernels="native"), PAPER, "native kernels cannot compute this network on gpu"),
         (ModelOptions(network="paper", precision="float16"), PAPER, "only float32 can be computed"),
         (ModelOptions(kernels="mxnet"), CREPE, "MXNet's operators do not compute --model crepe"),
     ):

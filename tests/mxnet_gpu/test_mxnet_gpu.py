@@ -84,7 +84,7 @@ def test_a_gpu_computes_what_the_cpu_computes(data, tmp_path, gpus):
     """The same operators compute on both devices. Only the code around them differs."""
     on_gpu = run(command("train", "--data", data, "--run-dir", "gpu", *TRAIN), tmp_path)
     assert "1 process, gpu(0)\n" in on_gpu
-    assert "computes  in float32, MXNet's operators (our own kernels compute this network on" in on_gpu
+    assert "computes  in float32, MXNet's operators (the native kernels compute this network on" in on_gpu
     on_cpu = ("--run-dir", tmp_path / "cpu", "--device=cpu", "--kernels=mxnet", "--logging.report=false")
     assert "1 process, cpu(0), OMP_NUM_THREADS=" in train("--data", data, *TRAIN, *on_cpu)
     assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), abs=1e-4)

@@ -1,4 +1,4 @@
-"""Our kernels compute the same as the reference, in every build that this processor can run."""
+"""The native kernels compute the same as the reference, in every build that this processor can run."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ each_build = pytest.mark.usefixtures("_build")
 
 
 class DenseOptimizer:
-    """Optimizer that gets dense fixed-point gradients from our kernels, and updates all rows by the reference."""
+    """Optimizer that gets dense fixed-point gradients from native kernels, and updates all rows by the reference."""
 
     def __init__(self, engine, options):
         self.scales = whole_gradients(engine)

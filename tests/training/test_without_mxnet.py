@@ -64,7 +64,7 @@ def test_what_needs_it_says_so(data, tmp_path, hidden, monkeypatch):
     train = command("train", "--data", data, "--run-dir", tmp_path / "run")
     monkeypatch.setenv("CREPE_DIST_KERNELS", "none")
     assert "error: no kernels can compute this network on cpu(0)" in run(train, tmp_path, code=1)
-    assert f"error: training without our own kernels {MISSING}" in run([*train, "--model=paper"], tmp_path, code=1)
+    assert f"error: training without the native kernels {MISSING}" in run([*train, "--model=paper"], tmp_path, code=1)
     monkeypatch.delenv("CREPE_DIST_KERNELS")
     monkeypatch.setenv("HOROVOD_RANK", "0")
     monkeypatch.setenv("HOROVOD_SIZE", "2")

@@ -10,7 +10,7 @@ constexpr u32 EMPTY = NO_ROW;
 constexpr int FINDERS = 1024;  // Threads that find the n-grams of a document.
 constexpr int ROWS_IN_FLIGHT = 8;  // Row numbers that a thread loads at a time; see PrefetchedRows.
 
-// Returns the first slot of a hash set in which a row is searched. size: number of slots, a power of two. The factor is
+// Returns the slot of a hash set where the search for a row starts. size: number of slots, a power of two. The factor is
 // 2^32 divided by the golden ratio (Knuth, "The Art of Computer Programming", volume 3, multiplicative hashing).
 __device__ inline u32 first_slot(u32 row, u32 size) { return (row * 2654435769u) & (size - 1); }
 

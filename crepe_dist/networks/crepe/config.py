@@ -52,8 +52,8 @@ SHORT_TEXT = 64  # Maximum length, in characters, of texts with one position per
 # have more n-grams. Where a position has more than one character, short n-grams are less informative.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
 LONG_STRIDE, MAX_STRIDE = 8, 64  # Smallest stride of a long text, and the maximum stride, in characters.
-SHORT_POSITIONS = 56  # Maximum number of positions at which the kernels compute eight texts in one matrix product.
-MAX_WIDTH_ON_GPUS = 128  # Maximum number of channels for which two tiles fit into a GPU's shared memory.
+SHORT_POSITIONS = 56  # If texts have at most this number of positions, the kernels compute 8 texts in a matrix product.
+MAX_WIDTH_ON_GPUS = 128  # Maximum number of channels. With more channels, two tiles exceed a GPU's shared memory.
 
 
 def stride_for(feature_len: int) -> int:
@@ -146,7 +146,7 @@ class CrepeConfig(NetworkConfig):
     @property
     def cuda_unsupported_reason(self) -> str:
         if self.width > MAX_WIDTH_ON_GPUS:
-            return f"on GPUs, our own kernels compute a --width of up to {MAX_WIDTH_ON_GPUS}, and it is {self.width}"
+            return f"on GPUs, the native kernels compute a --width of up to {MAX_WIDTH_ON_GPUS}, and it is {self.width}"
         return super().cuda_unsupported_reason
 
     @property

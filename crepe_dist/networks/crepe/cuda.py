@@ -1,4 +1,4 @@
-"""Crepe in our own GPU kernels (``cuda/kernels/crepe.cu``)."""
+"""Crepe in the native GPU kernels (``cuda/kernels/crepe.cu``)."""
 
 from __future__ import annotations
 

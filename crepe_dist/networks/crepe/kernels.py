@@ -1,4 +1,4 @@
-"""Binding of Crepe to our own CPU kernels."""
+"""Binding of Crepe to the native CPU kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The n-gram network in our own GPU kernels (``cuda/kernels/ngrams.cu``)."""
+"""The n-gram network in the native GPU kernels (``cuda/kernels/ngrams.cu``)."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ CONVOLUTIONS = tuple(zip(constants.PAPER_KERNEL_SIZES, (True, True, False, False
 # Names of the convolutions and of the dense layers in parameter files: the indices of the layers, as in Gluon.
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
-# Numbers of filters and units by the value of --size. "small" and "large" are from the paper. "tiny" is our own size
-# for small data sets and machines.
+# Numbers of filters and units by the value of --size. "small" and "large" are from the paper. "tiny" is a size of this
+# package for small data sets and machines.
 SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "large": (1024, 2048)}
 TINY_BELOW_ROWS = 100_000  # Number of training rows below which the default size is tiny.
 PAPER_DROPOUT = 0.5  # Dropout probability in the paper and in the original Gluon notebook.
@@ -153,7 +153,7 @@ def layer_lengths(feature_len: int) -> list[int]:
 
 
 def min_feature_len(positions: int) -> int:
-    """Return the smallest ``feature_len`` for which ``layer_lengths`` ends with ``positions``."""
+    """Return the smallest ``feature_len`` with ``positions`` positions after the last convolution and its pooling."""
     for kernel, pooled in reversed(CONVOLUTIONS):
         positions = (positions * PAPER_POOL if pooled else positions) + kernel - 1
     return positions

@@ -1,4 +1,4 @@
-"""Binding of the paper's network to our own CPU kernels."""
+"""Binding of the paper's network to the native CPU kernels."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Parsed(NamedTuple):
 
 
 class SourceFile(Protocol):
-    """File, or folder of documents, from which batches are read.
+    """Source of batches: a file, or a folder of documents.
 
     Attributes:
         encoding: Encoding of the text. Empty for formats that define their encoding.
@@ -118,7 +118,7 @@ class OpenFile(NamedTuple):
 
     Attributes:
         name: Name in messages.
-        file: File or folder from which the batches are read.
+        file: Source of the batches: a file or a folder.
         batches: Unparsed batches.
         parse: Function that parses a batch. It is sent to a worker with the batch.
         format: Name of the format.

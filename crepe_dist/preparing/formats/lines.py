@@ -294,7 +294,10 @@ def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) 
 
 
 def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
-    """Yield the batches, and set ``encoding_warning`` if a batch has bytes that will be replaced."""
+    """Yield the batches of ``lines``. Set ``lines.encoding_warning`` if the first batch with invalid bytes is found.
+
+    The invalid bytes are not removed here. They are later read as unknown characters.
+    """
     for batch in lines:
         if not lines.encoding_warning and not batch.content.isascii():
             try:
