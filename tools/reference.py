@@ -144,7 +144,7 @@ def describe(name: str, value: Any, level: str = "###") -> list[str]:
     lines += [
         f"- `{key}`: {plain(inspect.getdoc(member))}"
         for key, member in members.items()
-        if isinstance(member, property) and member.__doc__
+        if isinstance(member, property) and inspect.isfunction(member.fget) and member.__doc__
     ]
     if doc.returns:
         lines += ["", f"Returns: {plain(doc.returns.description)}"]
