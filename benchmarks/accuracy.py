@@ -5,9 +5,10 @@
     uv run benchmarks/accuracy.py data/imdb data/ag --seeds 3 --with "" --with "--config configs/paper_small.yaml"
     uv run benchmarks/accuracy.py data/sample --with "" --with "--width 32" --with "--epochs 10"
 
-Trains on each data set with each set of flags (--with; default: no flags) and each seed, in a temporary folder or in
---out, and prints a Markdown table. The time is that of the whole command. The accuracy is that of the reported epoch:
-chosen on the validation split if there is one, else the last.
+The script trains on each data set with each set of flags (--with; default: no flags) and each seed. The runs are in a
+temporary folder or in --out. The script prints a Markdown table. The time is the time of the whole command. The
+accuracy is the accuracy of the reported epoch: the epoch that the validation split selects, or the last epoch if there
+is no validation split.
 """
 
 from __future__ import annotations

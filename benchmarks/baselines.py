@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
-"""Measure the strongest simple rivals on data sets: a linear SVM of words and characters, and fastText.
+"""Measure strong and simple baselines on data sets: a linear SVM of words and characters, and fastText.
 
     uv run --group comparison benchmarks/baselines.py data/sample data/agnews_part
     uv run --group comparison --with fasttext-wheel benchmarks/baselines.py data/sample --fasttext --ours
 
-They read what Crepe reads: its characters, and the values of columns beside the text, the SVM one-hot and fastText as
-words. The validation split chooses a setting, which is then trained again on the training and validation rows, as the
-refit does. Prints, in %, the accuracy on the test split, whose standard error is sqrt(p (1 - p) / n); macro and
-weighted F1; the hierarchical F1 of codes that form a tree; and the share of texts that are answered, and that of right
-answers among these, from the lowest score at which 95 % of the answers to the validation split are right, by Wilson's
-bound. The times are processor seconds: of the second model's training and scoring, and of the choice.
+The baselines read the same characters as Crepe, and the values of the feature columns. The SVM reads these values as
+one-hot vectors, and fastText reads them as words. The validation split selects the settings. A second model is then
+trained with these settings on the training and the validation rows, as in a refit.
+
+The script prints figures for the test split, in %:
+
+- the accuracy, whose standard error is sqrt(p (1 - p) / n), the macro F1 and the weighted F1;
+- the hierarchical F1, if the labels are hierarchical;
+- the coverage of selective predictions, and their precision. The threshold is the lowest score that gives the
+  predictions for the validation split a precision of 95 %, by Wilson's lower bound.
+
+The times are CPU seconds: first of training the second model and scoring it, then of selecting the settings.
 """
 
 from __future__ import annotations
@@ -114,7 +120,7 @@ def rows_of(dataset: Dataset, name: str) -> pd.DataFrame:
 
 
 def threshold(answers: Answers, rows: pd.DataFrame) -> float:
-    """Return the lowest score from which 95 % of the answers are right, as the model's own calibration does."""
+    """Return the lowest threshold with a precision of 95 %, computed like the threshold of a model's calibration."""
     edges = np.quantile(answers.scores, np.arange(PERCENTS) / PERCENTS)
     places, right = np.searchsorted(edges, answers.scores, "right") - 1, answers.classes == rows[LABEL]
     counts = (np.bincount(places, weights, PERCENTS).astype(int) for weights in (None, right))

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Measure models on rows as offices have them: texts with columns beside them, and codes that form a tree.
+"""Measure models on texts with feature columns and hierarchical labels.
 
     uv run --group comparison --with fasttext-wheel benchmarks/coded.py debian
     uv run --group comparison --with fasttext-wheel benchmarks/coded.py debtags
     uv run --extra parquet --group comparison --with fasttext-wheel benchmarks/coded.py norway --train A --test B
 
-`debian` and `debtags` are the packages that this host's APT lists name, by section and by the most detailed tag.
-`norway` takes the two Parquet files of Norwegian enterprises that AIML4OS publishes (github.com/AIML4OS/WP10,
-NorwayTestData: 440,746 and 110,182 rows, 623 industries). For flat fastText on them, perhaps in another split, are
-published: weighted F1 0.60, macro F1 0.32, hierarchical F1 0.667.
+`debian` and `debtags` are the packages in the APT lists of this host. The class is the section in `debian`, and the
+most detailed tag in `debtags`. `norway` reads the two Parquet files of Norwegian enterprises that AIML4OS publishes
+(github.com/AIML4OS/WP10, NorwayTestData: 440,746 and 110,182 rows, 623 industries). AIML4OS published these figures of
+flat fastText, perhaps on another split: weighted F1 0.60, macro F1 0.32, hierarchical F1 0.667.
 
-Prints the table of baselines.py, without and with the columns. --models picks some of its models.
+The script prints the table of baselines.py, without and with the feature columns. --models selects some of its models.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commands of a benchmark, which do not outlive it, and sections of a limited duration."""
+"""Helpers that run the commands of a benchmark, end them with the benchmark, and limit the time of its sections."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Measure classification of a table on Ray, Spark and Dask against `crepe predict` alone, on this machine.
+"""Measure how fast Ray, Spark and Dask classify a table on this machine, compared with `crepe predict`.
 
     uv sync --inexact --extra parquet --extra remote --extra ray --extra spark --extra dask
     python benchmarks/engines.py MODEL [--rows 200000 1000000]
 
-MODEL is a folder of `crepe export --format crepe`. The examples in examples/ classify tables of short texts in
-two sizes, of 20,000 rows a file. The rate comes from the difference of the sizes, without the start of the engine;
-memory is the largest sum over all processes (PSS: shared pages count once). Prints a Markdown table.
+MODEL is a folder of `crepe export --format crepe`. The scripts in examples/ classify tables of short texts in two
+sizes, with 20,000 rows per file. The rate is computed from the difference between the two sizes, so it does not include
+the start of the engine. The memory is the largest sum over all processes (PSS: shared pages count once). The script
+prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Try everything on the GPUs of this host, in an order in which a failure explains itself: the first hour on a GPU.
+"""Test this package on the GPUs of this host: correctness first, then speed. Run it once on every new kind of GPU.
 
     uv sync --inexact --group dev --extra gpus
-    uv run --no-sync benchmarks/gpu.py                   # stops at the first failure, and says what it means
+    uv run --no-sync benchmarks/gpu.py                   # stops at the first failure, and explains it
     uv run --no-sync benchmarks/gpu.py --only squares gradients
     uv run --no-sync benchmarks/gpu.py --emulator        # without a GPU, at small sizes
 
-Most steps are tests of the suite, which ``CREPE_DIST_TEST_GPU=real`` lets run on the GPUs. The outcome is a JSON file
-and a summary beside it, in Markdown. They hold no names of users or hosts, except in messages of failing programs: read
-them before you send them.
+Each step depends only on earlier steps, so the first failure shows where the problem is. Most steps are tests of the
+suite. ``CREPE_DIST_TEST_GPU=real`` makes these tests run on the GPUs. The script writes a JSON file and a summary in
+Markdown next to it. The files contain no names of users or hosts, except in messages of failing programs. Read them
+before you send them.
 """
 
 from __future__ import annotations
@@ -310,7 +311,7 @@ STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
 
 
 def take(step: Row, bench: Bench, save: Callable[[], None]) -> None:
-    """Take a step; add its outcome to it, and rows of what it found, each of which is saved at once."""
+    """Run a step. Add its outcome and its rows of results to ``step``. Each row is saved immediately."""
     work, means = STEPS[step["step"]]
     begun = time.monotonic()
     try:

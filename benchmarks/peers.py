@@ -1,4 +1,4 @@
-"""PyTorch and ONNX Runtime: their environment, and a client of the worker process that measures them."""
+"""Environment with PyTorch and ONNX Runtime, and client of the worker process that measures them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def started(
 
     Args:
         seconds: duration of a measurement.
-        patience: seconds after which a variant is given up; see ``peers_worker.Peers``.
+        patience: time limit of a variant in seconds; see ``peers_worker.Peers``.
     """
     if python is None:
         yield Peers({}, {})

@@ -1,24 +1,24 @@
-"""Worker that measures the same network in PyTorch and ONNX Runtime; it runs in an environment that has them.
+"""Worker that measures the same network in PyTorch and ONNX Runtime. Its environment contains both.
 
 ``peers.py`` starts it with the path of a socket (``workers.py``).
 
-``prepare`` tries every variant briefly and keeps the fastest one for each name. Each variant is a process of its own,
-because it has to be ended when it takes too long: in bfloat16 on a processor without AVX-512, a step of PyTorch takes
-minutes. All idle between requests.
+``prepare`` tries every variant briefly and keeps the fastest one for each name. Each variant runs in its own process,
+because only a process can be ended when it takes too long: in bfloat16 on a CPU without AVX-512, a step of PyTorch
+takes minutes. All processes are idle between requests.
 
 These optimisations are used (figures in documents/s on an Intel Xeon with AVX512 and AMX, two cores):
 
 - Conv2d of height 1 with ``channels_last`` is two to three times as fast as Conv1d (366 against 160, eager, bfloat16).
-- Pooling before ReLU, which computes the same, is a fifth faster (eager, bfloat16).
+- Pooling before ReLU gives the same result and is 20 % faster (eager, bfloat16).
 - Under ``torch.compile``, whose backward pass of max-pooling is slow, the maximum of three slices is twice as fast. It
   splits the gradient among equal values, while max-pooling gives it to the first.
-- Weights in bfloat16 are a tenth faster than autocast for inference.
+- For inference, weights in bfloat16 are 10 % faster than autocast.
 - ``set_to_none``, fused SGD, and denormals flushed to zero.
 - ONNX Runtime is faster with Conv2d, too (422 against 337), and with floats that are ready instead of character ids.
 
-These did not help: 80 instead of 69 channels, inductor's freezing, ``torch.jit``'s freezing and optimising. ONNX
-Runtime is not measured in float16, for which most processors have no fast kernels, in int8, which is less accurate, or
-in bfloat16, which it only supports on ARM.
+The following did not help: 80 instead of 69 channels, the freezing of inductor, and the freezing and optimising of
+``torch.jit``. ONNX Runtime is measured in float32 only. In float16, it has no fast kernels for most CPUs; int8 is less
+accurate; and it supports bfloat16 only on ARM.
 """
 
 from __future__ import annotations

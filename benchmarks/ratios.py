@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""Measure this package in turns with other implementations of the same work, on this machine.
+"""Measure how fast this package is on this machine, compared with other implementations of the same work.
 
     uv run benchmarks/ratios.py --quick --json ratios.json
     CREPE_DIST_KERNELS=avx2 uv run benchmarks/ratios.py --json ratios.json
 
-Encoding, loading, training and prediction of the paper's network, beside the original notebook's method, PyTorch and
-ONNX Runtime; training in several processes, beside as many independent ones; Crepe and the n-gram network on the
-sample, beside fastText. All figures are medians. The first run installs the other tools into an environment in the
-cache. --quick takes five minutes at most.
+There are three comparisons:
+
+- encoding, loading, training and prediction of the paper's network, with the method of the original notebook, PyTorch
+  and ONNX Runtime;
+- training in several processes that communicate, with the same number of independent processes;
+- Crepe and the n-gram network on the sample, with fastText.
+
+The implementations take turns, so that other load on the machine affects them equally. All figures are medians. The
+first run installs the other tools into an environment in the cache. --quick takes at most five minutes.
 """
 
 from __future__ import annotations
@@ -62,9 +67,9 @@ class Sizes:
         batch_size: documents per step.
         rows: documents in the data set for the loader.
         short_texts: sizes of the benchmark on the sample.
-        patience: seconds after which a variant of another implementation is given up.
-        limit: seconds after which the network's rounds end. Before them, scaling is given up after three tenths of
-            that time, and short texts after four tenths.
+        patience: time limit of a variant of another implementation, in seconds.
+        limit: time limit of the rounds of the network, in seconds. The earlier measurements of scaling and of short
+            texts have 30 % and 40 % of this limit.
     """
 
     rounds: int = 5

@@ -1,7 +1,7 @@
-"""Scaling on one host: N processes under Horovod against N independent processes, measured in turns.
+"""Measure scaling on one host: N processes under Horovod, compared with N independent processes.
 
-All processes live through the whole measurement, and are stopped when it is not their turn: an idle Horovod takes 5 to
-10 % of a core, because its thread polls.
+All processes exist during the whole measurement, and take turns. Between its turns, a process is stopped (SIGSTOP),
+because an idle Horovod takes 5 to 10 % of a core: its thread polls.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def obstacle(on: str = "cpu") -> str:
 
 
 def slots(on: str) -> int:
-    """Count the cores or GPUs, each of which can run one process."""
+    """Return the number of cores or GPUs. Each core or GPU can run one process."""
     return hardware.num_cores() if on == "cpu" else driver.gpu_count()
 
 

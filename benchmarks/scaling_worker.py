@@ -1,4 +1,4 @@
-"""Worker process of ``scaling.py``, which starts it: builds a network and trains it on request."""
+"""Worker process of ``scaling.py``. It builds a network and trains it on request."""
 
 from __future__ import annotations
 

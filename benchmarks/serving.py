@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measure the benefit of batching in the service: throughput and latency by number of clients, one text per request.
+"""Measure how much batching helps the service: throughput and latency by number of clients, one text per request.
 
     uv run benchmarks/serving.py
     uv run benchmarks/serving.py --clients 1 8 32 --filters 256 --units 1024 --feature-len 1014
 
-Two services with the same random network, one without batching, answer in turns on loopback. The clients are coroutines
-of one process on the same cores. Prints a Markdown table with a row per number of clients: medians over the rounds, and
-the service's CPU time per request, which other load on the machine affects least.
+Two services with the same random network, one of them without batching, answer in turns on loopback. The clients are
+coroutines of one process on the same cores. The script prints a Markdown table with one row per number of clients. The
+figures are medians over the rounds. The CPU time per request depends least on other load on the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks on the sample's short texts, in turns with fastText: time and accuracy."""
+"""Measure time and accuracy of networks on the short texts of the sample, in turns with fastText."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(rows: Rows, folder: Path, say: Callable[[str], None], python: str | None
         folder: scratch folder.
         say: function that prints progress.
         python: interpreter with fastText.
-        patience: seconds after which fastText is left out.
+        patience: time limit of fastText in seconds. If it takes longer, it is left out.
 
     Returns:
         ``table``: for each tool the medians of ``seconds`` of the whole command (of fastText, to train and score),

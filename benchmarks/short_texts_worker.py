@@ -1,9 +1,9 @@
-"""Measurement of fastText on short texts; it runs in an environment that has fastText.
+"""Worker that measures fastText on short texts. Its environment contains fastText.
 
     python short_texts_worker.py FOLDER THREADS
 
-FOLDER holds train.txt and test.txt, a line ``__label__<class> <text>`` for each document.
-It prints JSON: ``train_rate`` and ``predict_rate`` in documents/s, ``seconds`` to train and score, and ``accuracy``.
+FOLDER contains train.txt and test.txt, with a line ``__label__<class> <text>`` for each document. The worker prints
+JSON: ``train_rate`` and ``predict_rate`` in documents/s, ``seconds`` of training and scoring, and ``accuracy``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Time what a user waits for: ``crepe --help``, the first step of ``train``, its report, and ``predict`` of one text.
+"""Measure how long ``crepe --help``, the first step of ``train``, its report, and ``predict`` of one text take.
 
     uv run crepe prepare sample --out data/sample
     uv run benchmarks/startup.py data/sample --rounds 5
     uv run benchmarks/startup.py --install 3.11 3.13
 
-The first step follows the line that estimates the training time. --install builds a wheel, and installs it for each
-Python into a fresh environment, twice: the second time the package cache is warm.
+The first step follows the line that estimates the training time. --install builds a wheel. For each Python, it installs
+the wheel two times, each time into a fresh environment. The second time, the package cache is warm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Throughput comparisons on a shared machine: measured in turns, so that a slow moment affects all candidates."""
+"""Throughput comparisons on a shared machine. The candidates take turns, so that other load affects all equally."""
 
 from __future__ import annotations
 

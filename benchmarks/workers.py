@@ -1,6 +1,6 @@
-"""Worker processes that live through a whole measurement and are stopped (SIGSTOP) between requests.
+"""Worker processes that exist during a whole measurement, and are stopped (SIGSTOP) between requests.
 
-Requests and answers are lines of JSON over a Unix socket, because horovodrun passes no standard input on. A worker
+Requests and answers are lines of JSON over a Unix socket, because horovodrun does not pass standard input on. A worker
 connects to the path in its last argument, sends ``{"number": …, "pid": …}``, and ends when the socket closes.
 """
 

@@ -1,6 +1,6 @@
-"""Work that the benchmarks time: this package's, and the original notebook's.
+"""Workloads of the benchmarks, of this package and of the original notebook.
 
-A call does one unit of work and returns the number of documents.
+One call performs one unit of work and returns the number of documents.
 """
 
 from __future__ import annotations
