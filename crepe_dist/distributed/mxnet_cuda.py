@@ -16,8 +16,8 @@ from crepe_dist.errors import UserError
 
 GPU_PACKAGE = "mxnet-cu112"
 HOROVOD_BUILD_HINT = "build Horovod with nvcc and HOROVOD_GPU_OPERATIONS=NCCL, as docs/install.md says"
-# Libraries that libmxnet.so of the GPU build needs (readelf -d). Each has the name of its package and the folder in
-# which the package contains it.
+# Libraries that libmxnet.so of the GPU build needs (readelf -d). For each library: the name of its package, and the
+# folder of the library in this package.
 LIBRARIES = {
     "libcublas.so.11": ("nvidia-cublas-cu11", "cublas"),
     "libcudart.so.11.0": ("nvidia-cuda-runtime-cu11", "cuda_runtime"),

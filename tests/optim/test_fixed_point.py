@@ -108,7 +108,7 @@ def test_a_huge_batch_is_trained_like_a_small_one():
 
 @needs_kernels
 def test_a_gradient_that_grows_is_rounded_with_a_larger_scale():
-    """The step in which the gradient grows is computed again. The next step with a large gradient is not."""
+    """When the gradient grows, the step is computed again. The next step with a large gradient is not."""
     training = Training(CREPE).steps(0, 4)
     exponents = training.optimizer.state_dict()["exponents"]
     set_class_weight(training.engine, 1e5)

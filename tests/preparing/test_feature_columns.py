@@ -94,7 +94,7 @@ def rows(count, seed):
 def folder(tmp_path_factory):
     """Prepare ``data`` from ``train.csv``, and train ``run-1`` on one process and ``run-2`` on two processes.
 
-    In float32, in which the exports compute.
+    The runs are trained in float32, because exports compute in float32.
     """
     folder = tmp_path_factory.mktemp("columns")
     rows(1500, 1).to_csv(folder / "train.csv", index=False)

@@ -10,7 +10,7 @@ Environment of the driver:
     DRIVER_MEMORY: bytes of each GPU's memory.
     DRIVER_FAILS: result of cuInit.
     DRIVER_SLICES: the GPUs are slices of one, which NCCL refuses.
-    DRIVER_MACHINE: text of which the UUIDs of the GPUs are made, with their numbers (machine).
+    DRIVER_MACHINE: name of the machine. The UUID of a GPU is made from this name and the number of the GPU.
     EMULATOR_FAILS: results of functions, such as ``cuMemAlloc_v2=2@3``: out of memory at the third call.
     EMULATOR_COUNTS: ``emulatorCounts`` tells the bytes and sectors of a GPU's memory that the kernels touched, too.
     EMULATOR_RACES: races in a GPU's memory end a launch, too, which then takes four times as long.

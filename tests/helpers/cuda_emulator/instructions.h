@@ -167,7 +167,7 @@ struct Inverse {  // rcp.approx.ftz.f64 has the upper 32 bits
     return a;
   }
 };
-// mov between a register, a, and its parts, of which the first has the lowest bits.
+// mov between the register a and its parts. The first part has the lowest bits.
 template <bool SPLITS> void move_parts(Warp &warp, const Instruction &of, uint32_t mask) {
   each(mask, [&](int lane) {
     char *whole = warp.file.data() + of.a.at + lane * of.a.size;

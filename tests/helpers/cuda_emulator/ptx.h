@@ -1,8 +1,8 @@
 // An interpreter of PTX (NVIDIA, "Parallel Thread Execution ISA"), for the instructions that NVRTC makes of our
 // kernels.
 //
-// A warp's 32 lanes compute in lock step; lanes that diverge are groups, of which the one that is least far runs. Warps
-// run in a random order. An access outside of an allocation, or not aligned, ends the launch, and so does one in shared
+// A warp's 32 lanes compute in lock step. Lanes that diverge form groups, and the group that is furthest behind runs.
+// Warps run in a random order. An access outside of an allocation, or not aligned, ends the launch, and so does one in shared
 // memory that races with another thread's, or reads what nobody has written.
 #pragma once
 
