@@ -1,7 +1,7 @@
 """Augmentation of encoded documents by typos and word dropout.
 
-Typos are also used to measure robustness. Both augmentations change character ids, because the text of a
-training document is not stored.
+Typos are also used to measure robustness. Both augmentations change character ids, because the text of a training
+document is not stored.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def add_typos(
 
     Each character is changed with probability ``typo_prob``. Four changes have equal probability: a substitution by
     another letter, a deletion, the insertion of a letter before the character, and a swap with the next character in
-    the order of the ids. A character that is changed at one probability is also changed at every
-    higher probability. A document
-    that becomes too long is truncated like a text. A document that becomes shorter is padded at its end.
+    the order of the ids. A character that is changed at one probability is also changed at every higher probability. A
+    document that becomes too long is truncated like a text. A document that becomes shorter is padded at its end.
 
     Args:
         char_ids: documents, uint8 [n, L]. ``PAD_UNK_ID`` after a document's last known character is padding and stays
@@ -41,7 +40,7 @@ def add_typos(
         head_tail: numbers of ids that are kept at the front and at the back of a document that becomes too long.
 
     Returns:
-        A copy with errors.
+        A copy of ``char_ids`` with typos.
     """
     known = char_ids != PAD_UNK_ID
     documents, length = char_ids.shape
@@ -101,8 +100,8 @@ def with_typos(
 ) -> Split:
     """Return a view of a split with typos in its character ids. Its texts stay unchanged.
 
-    The errors of a row depend only on the seed, the epoch and the row, so every rank that reads the row gets the same
-    errors. A rare character has two ids. An error in either id turns it into another character or an unknown one.
+    The typos of a row depend only on the seed, the epoch and the row, so every rank that reads the row gets the same
+    typos. A rare character has two ids. A typo in either id turns it into another character or an unknown one.
     """
     if not typo_prob:
         return split

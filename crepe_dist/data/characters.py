@@ -135,7 +135,7 @@ def check_alphabet(alphabet: str, rare: str) -> None:
 
 
 def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
-    """Return the character or characters as which the encoder reads ``character``.
+    """Return the character or characters that the encoder reads instead of ``character``.
 
     White space becomes a space. Letters may lose their accent, become lower case, or be replaced with two letters.
     Other characters stay unchanged.

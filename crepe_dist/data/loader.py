@@ -59,9 +59,11 @@ def length_balanced_order(order: RowIndices, lengths: npt.NDArray[np.uint16], ba
 def _deal_by_length(batches: RowIndices, lengths: npt.NDArray[np.uint16]) -> RowIndices:
     count = batches.shape[1]
     cards = np.arange(-(-count // DEAL_SIZE) * DEAL_SIZE).reshape(DEAL_SIZE, -1)
-    # The direction alternates from row to row, so that no run gets the longer text of each row.
+    # A row of `cards` is one round of dealing, and a column is a run. The direction alternates from round to round, so
+    # that no run gets the longest text of every round.
     cards[1::2] = cards[1::2, ::-1]
-    # The first runs would get more of the longest rows, so the order of every other row of cards is reversed.
+    # The first runs still get longer texts than the last runs, and a shard consists of neighbouring runs. Therefore,
+    # every other run is put in reverse order.
     cards[:, 1::2] = cards[:, 1::2][:, ::-1]
     runs = cards.T.ravel()
     by_length = np.argsort(lengths[batches], axis=1, kind="stable")

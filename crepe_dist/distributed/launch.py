@@ -40,7 +40,7 @@ MXNET_ENVIRONMENT = {
     "NVIDIA_TF32_OVERRIDE": "0",
     "MXNET_USE_FUSION": "0",  # Fusion compiles operators to PTX, which a driver older than NVRTC cannot load.
 }
-# Optional imports of MXNet that we never need.
+# Optional imports of MXNet that this package does not need.
 UNUSED_MXNET_IMPORTS = ("scipy", "sklearn", "onnx")
 
 
@@ -142,9 +142,10 @@ def has_mxnet() -> bool:
 def import_mxnet(purpose: str = "training without the native kernels") -> None:
     """Set the number of threads and ``MXNET_ENVIRONMENT``, load CUDA's libraries, and then import MXNet.
 
-    MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that we do not use. The imports of
-    SciPy and scikit-learn take longer than the import of MXNet, and the import of ONNX takes 0.1 s. This function hides
-    these packages from MXNet. It ignores a failed import of MXNet, because the next ``import mxnet`` raises the error.
+    MXNet imports SciPy, scikit-learn and ONNX if they are installed, for features that are not used here. The imports
+    of SciPy and scikit-learn take longer than the import of MXNet, and the import of ONNX takes 0.1 s. This function
+    hides these packages from MXNet. It ignores a failed import of MXNet, because the next ``import mxnet`` raises the
+    error.
 
     Args:
         purpose: Task that needs MXNet. The error message contains it.

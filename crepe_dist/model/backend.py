@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MIN_COMPUTE_CAPABILITY = (7, 0)
 MIN_COMPUTE_CAPABILITY_BFLOAT16 = (8, 0)
 CPU_REMEDY = "use --device cpu"
-GPU_BUILD = "cuda_"  # Prefix of the build names of our GPU kernels; see ``Backend.build_name``.
+GPU_BUILD = "cuda_"  # Prefix of the build names of the native GPU kernels; see ``Backend.build_name``.
 # Display names of the libraries that compute without the native kernels.
 FALLBACK_NAMES = {"mxnet": "MXNet's operators", "numpy": "NumPy"}
 
@@ -52,7 +52,7 @@ class Backend:
 
     @property
     def kernels(self) -> str:
-        """Name of the kernels that compute: own, mxnet or numpy."""
+        """Name of the kernels that compute: ``own`` (native kernels), ``mxnet`` or ``numpy``."""
         return "own" if self.library or self.on_cuda else self.fallback
 
     def as_settings(self) -> dict[str, str]:

@@ -57,7 +57,7 @@ def load(path: Path) -> Arrays:
     ``CompressedArray.validate``.
 
     Raises:
-        UserError: The file does not exist, is not a weights file, or does not belong to one of our networks.
+        UserError: The file does not exist, is not a weights file, or does not belong to a network of this package.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist", remedy="give a .params file or a run folder")

@@ -1,4 +1,4 @@
-"""Constants of the optimizers, and updates of dense parameters by our CPU kernels.
+"""Constants of the optimizers, and updates of dense parameters by the native CPU kernels.
 
 ``parallel/sharded_embedding.py`` updates row-sparse parameters, and ``parallel/cuda_optimizer.py`` updates parameters
 on GPUs.

@@ -24,7 +24,7 @@ from crepe_dist.errors import PeerLostError
 from crepe_dist.native import library
 
 FOLDER = hardware.SHARED_MEMORY
-PREFIX = "crepe_dist-"  # Prefix of the names of our files in FOLDER.
+PREFIX = "crepe_dist-"  # Prefix of the names of this module's files in FOLDER.
 STALE_SECONDS = 60.0  # Minimum age of a file that ``remove_stale_files`` removes.
 POLL_SECONDS = 0.2  # Interval between two checks that the other processes are alive.
 HUGE_PAGE = 2 << 20  # Size of a huge page, in bytes.
