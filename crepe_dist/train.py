@@ -97,7 +97,7 @@ class Supervise(Command):
     max_restarts: int = setting(
         10, "Maximum number of restarts after failures. Preemptions do not count.", int_range(0, MAX_COUNT)
     )
-    grace: float = setting(30.0, "Seconds between asking a process to stop and killing it.", float_range(0, 1e6))
+    grace: float = setting(30.0, "Seconds that a process has to stop before it is killed.", float_range(0, 1e6))
     worker: Sequence[str] = ()  # arguments of Python
     limit: float = SafetyOptions.watchdog_s
 

@@ -29,7 +29,7 @@ TUNE_DIR = Path("tune")  # Folder in which `tune` stores its searches. Each sear
 class Runs(Command):
     """List the runs in runs/, newest first, with their data, test score, size on disk and end time.
 
-    A star marks the default model: the model of commands that are given no model.
+    A star marks the default model. Commands use it if no model is specified.
     """
 
     usage = """
@@ -148,10 +148,10 @@ class Report(Command):
 class Clean(Command):
     """List files that runs no longer need, and remove them with --yes.
 
-    A finished run only needs the selected checkpoint and the last one; after a refit, only the selected one. Its saved
-    states and the folder of its refit can be removed. Temporary files of killed processes are also listed. Runs that
-    are being trained are not touched. Unfinished runs keep the files that they need to resume. Without folders, the
-    list includes the cache: models copied from URLs, and predictions that were not uploaded.
+    A finished run only needs its selected checkpoint and its last checkpoint. After a refit, it only needs the selected
+    checkpoint. Its resume states and the folder of its refit can be removed. Temporary files of killed processes are
+    also listed. Runs that are being trained are not touched. Unfinished runs keep the files that they need to resume.
+    Without folders, the list includes the cache: models copied from URLs, and predictions that were not uploaded.
     """
 
     usage = """

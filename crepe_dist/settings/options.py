@@ -253,9 +253,9 @@ class TrainingOptions(Settings, group="training"):
     )
     init_from: Optional[str] = setting(
         None,
-        "Weights to start from: a .params file, a run folder or an exported folder. The data may be the same or "
-        "others. The weights decide the network and its sizes. Outputs are copied for classes of the same name. "
-        "Classes that the weights lack get new outputs. Default: random parameters.",
+        "Weights to start from: a .params file, a run folder or an exported folder. They may come from training on the "
+        "same data or on other data. The network and its sizes are those of the weights. The outputs of classes with "
+        "the same name are copied. Classes that the weights do not have get new outputs. Default: random parameters.",
         PATH,
     )
     patience: Optional[int] = setting(
@@ -374,7 +374,7 @@ class ServiceOptions(Settings):
 
     model_name: str = setting("crepe", "Name of the model in /v2/models/NAME (Open Inference Protocol).", MODEL_NAME)
     max_chars: int = setting(
-        100_000, "Maximum number of characters of a text, its title included.", int_range(1, MAX_DOCUMENT_LENGTH)
+        100_000, "Maximum number of characters of a text, including its title.", int_range(1, MAX_DOCUMENT_LENGTH)
     )
     max_batch: int = setting(256, "Maximum number of texts in a request.", int_range(1, 1 << 20))
     max_body: int = setting(1 << 20, "Maximum size of a request in bytes.", int_range(1, 1 << 30))
