@@ -114,7 +114,7 @@ def _write(
     """Write the scores to the terminal and to the files that the flags specify.
 
     Args:
-        noisy: Scores of the split with typing errors, by the probability of an error.
+        noisy: Scores of the split with typos, by the probability of a typo.
         reduced: Scores of the split without the values of a feature column, by the name of the column.
     """
     dataset, split = rows.dataset, rows.split
