@@ -27,7 +27,8 @@ from crepe_dist.files.safe_read import open_regular
 TEXTS, IDS = "texts", "ids"
 _OFFSETS = {TEXTS: "offsets", IDS: "id_offsets"}
 HEADER = 128  # Size of the header of a .npy file, in bytes.
-# The array of origins has three columns: index of the source file, line, hash of the text. HASH is the hash's column.
+# The array of origins has three columns: index of the source file, line, hash of the text. HASH is the index of the
+# last column.
 ORIGIN_COLUMNS, HASH = 3, 2
 Arrays = dict[str, npt.NDArray[Any]]  # Arrays by name.
 Files = dict[str, dict[str, Any]]  # Manifest entries by file name: size in bytes and SHA-256.
@@ -46,7 +47,7 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
 
     Raises:
         OSError: The file cannot be read, or is a symbolic link.
-        ValueError: The file is not an array of this dtype and shape, as ``prepare`` writes it.
+        ValueError: The file does not contain an array of this dtype and shape in the format that ``prepare`` writes.
     """
     dtype = np.dtype(kind)
     with open_regular(path, follow=False) as stream:
@@ -83,9 +84,10 @@ class SourceRow:
     """Location of a document in its source file. The hash of the text shows whether the source file has changed.
 
     Attributes:
-        line: first line of the row, from 1. In sources without lines, such as folders of files, it is the number of the
-            document.
-        id: value of the id column, or the file name in a folder of files; empty if there is none.
+        file: name of the source file, as in the manifest.
+        line: first line of the row, counted from 1. In sources without lines, such as folders of files, it is the
+            number of the document.
+        id: value of the id column, or the file name in a folder of files. It is empty if the source has no ids.
         hash: hash of the text in hexadecimal, from ``format_hash``.
     """
 

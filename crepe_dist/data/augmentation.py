@@ -101,7 +101,7 @@ def with_typos(
     """Return a view of a split with typos in its character ids. Its texts stay unchanged.
 
     The typos of a row depend only on the seed, the epoch and the row, so every rank that reads the row gets the same
-    typos. A rare character has two ids. A typo in either id turns it into another character or an unknown one.
+    typos. A rare character has two ids. A typo in either id turns the character into another or into an unknown one.
     """
     if not typo_prob:
         return split
@@ -128,7 +128,7 @@ def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: Word
         finder: finder of the words.
     """
     is_word, starts = finder.bounds(char_ids)[:2]
-    # Number of the word, from 1. Number 0 draws the document's probability.
+    # Number of each word in its document, counted from 1. The number 0 is used to draw the document's probability.
     number = np.cumsum(starts, axis=1).astype(np.uint64)
     rates = max_prob * (splitmix64(keys) >> np.uint64(32)) / (1 << 32)
     is_left_out = is_word & bernoulli(rates[:, None], splitmix64(keys[:, None] + number))

@@ -39,7 +39,9 @@ CharIds = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class CharEncoder:
-    """Encoder of texts as ``feature_len`` character ids each: one id per code point, two ids for some characters.
+    """Encoder that converts each text to ``feature_len`` character ids.
+
+    Most characters have one id. Rare characters and letters such as ß have two ids.
 
     Modes:
         ``paper``: lower case, in reversed order (the authors' ``train/data.lua``). White space is read as a space.
@@ -52,8 +54,8 @@ class CharEncoder:
         mode: case, direction and standard alphabet; see above.
         feature_len: number of ids per document.
         fold_accents: True to replace an accented letter by the first letter of its canonical decomposition (NFD, é →
-            e), and letters of ``LETTERS`` without a decomposition (ß → ss). The paper does not do this. ``None`` means
-            False in mode ``notebook`` and with a custom alphabet, otherwise True.
+            e), and to replace the letters in ``characters.LETTERS``, which have no decomposition (ß → ss). The paper
+            does not do this. ``None`` means False in mode ``notebook`` and with a custom alphabet, otherwise True.
         alphabet: characters in the order of their ids; characters of words come first. A custom alphabet contains a
             space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
         two_id_characters: rare characters, sorted by code point. In a custom alphabet, they have no id of their own.
@@ -162,7 +164,7 @@ class CharEncoder:
         )
 
     def _encode_truncated(self, texts: Sequence[str]) -> CharIds:
-        """Encode texts from ``_truncate``."""
+        """Encode texts that ``_truncate`` returned."""
         native, _ = library.find()
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
@@ -186,7 +188,7 @@ class CharEncoder:
         return self._truncate_expanded(self._expand(text))
 
     def _truncate_expanded(self, text: str) -> str:
-        """Truncate a text from ``_expand`` to ``feature_len`` characters."""
+        """Truncate a text that ``_expand`` returned to ``feature_len`` characters."""
         length = self.feature_len
         if len(text) <= length:
             return text
@@ -194,7 +196,7 @@ class CharEncoder:
         return text[:head] + TRUNCATION_MARK * (length - head - tail) + text[len(text) - tail :]
 
     def _encode_native(self, native: library.Library, texts: Sequence[str]) -> CharIds:
-        """Encode texts from ``_truncate`` with the C++ kernels."""
+        """Encode texts that ``_truncate`` returned, with the C++ kernels."""
         length = self.feature_len
         ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))
         joined = "".join(texts)
@@ -215,14 +217,14 @@ class CharEncoder:
         return char_ids
 
     def _encode_plain(self, texts: Sequence[str]) -> CharIds:
-        """Encode texts from ``_truncate`` with NumPy."""
+        """Encode texts that ``_truncate`` returned, with NumPy."""
         char_ids = np.full((len(texts), self.feature_len), PAD_UNK_ID, np.uint8)
         for text, row in zip(texts, char_ids):
             row[: len(text)] = self._char_ids_of(text)
         return char_ids
 
     def _char_ids_of(self, text: str) -> CharIds:
-        """Encode a text from ``_expand`` without padding, uint8 [n]."""
+        """Encode a text that ``_expand`` returned, without padding, uint8 [n]."""
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
 

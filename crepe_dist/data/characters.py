@@ -1,4 +1,4 @@
-"""Mapping of characters to ids. A character may be read as a space, as a letter without its accent, or as two ids.
+"""Mapping of characters to ids. White space is read as a space, and an accented letter as a letter without its accent.
 
 ``frequent_alphabet`` builds alphabets for other scripts. If a script has more characters than there are ids, each rare
 character is encoded as two ids. No other character uses these ids.
@@ -54,9 +54,10 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     """Build an alphabet of the most frequent characters, and list the rare ones. Both are sorted by ``sort_alphabet``.
 
     In mode ``paper``, characters are counted in lower case. The alphabet always contains a space. Invisible characters
-    are omitted. If at most ``MAX_CHARACTERS`` characters occur ``MIN_COUNT`` times, these are the alphabet, and all
-    others are omitted. Otherwise, as many of the most frequent characters as possible get an id of their own, and up to
-    ``MAX_RARE_CHARACTERS`` of the following characters are encoded as two ids. Ties are broken by code point.
+    are omitted. If the space and the characters that occur at least ``MIN_COUNT`` times are at most ``MAX_CHARACTERS``
+    characters, they form the alphabet, and all other characters are omitted. Otherwise, as many of the most frequent
+    characters as possible get an id of their own, and up to ``MAX_RARE_CHARACTERS`` of the next most frequent
+    characters are encoded as two ids. Ties are broken by code point.
 
     Args:
         counts: number of occurrences of each code point.
@@ -82,11 +83,15 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
 def split_frequent_and_rare(
     characters: Sequence[str], num_ids: int, num_rare: int = 0
 ) -> tuple[Sequence[str], Sequence[str]]:
-    """Divide characters, the most frequent first, into characters of one id and characters of two; others are omitted.
+    """Divide characters into characters with one id and characters with two ids. The remaining characters are omitted.
 
     Args:
+        characters: characters in the order of descending frequency.
         num_ids: number of ids.
         num_rare: number of further characters with two ids. They use the same ids as the rare characters.
+
+    Returns:
+        The characters with one id, and the characters with two ids.
     """
     own = min(len(characters), num_ids)
     while own and _max_rare(num_ids - own) - num_rare < min(len(characters) - own, MAX_RARE_CHARACTERS - num_rare):
@@ -121,7 +126,7 @@ def pair_base(rare: Sized) -> int:
 
 
 def check_alphabet(alphabet: str, rare: str) -> None:
-    """Raise ``UserError`` if ``frequent_alphabet`` cannot have built an alphabet."""
+    """Raise ``UserError`` if ``frequent_alphabet`` cannot have returned this alphabet and these rare characters."""
     is_sorted = all(text == sort_alphabet(set(text)) for text in (alphabet, rare))
     visible = [character for character in alphabet + rare if ord(character) not in FEATURE_CODE_POINTS]
     is_visible = not any(unicodedata.category(character) in INVISIBLE for character in visible)
@@ -156,8 +161,10 @@ def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
 
 @cache
 def id_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.uint8]:
-    """Return the id of every code point, uint8 [0x110000]. The code points from ``SYMBOLS`` have the ids after the
-    alphabet."""
+    """Return the id of every code point, uint8 [0x110000].
+
+    The code points from ``SYMBOLS`` on have the ids that follow the ids of the alphabet.
+    """
     table = np.full(CODE_POINTS, BLANK, dtype=np.uint8)
     ids = {character: code for code, character in enumerate(alphabet)}
     end = FOLDING_END if is_custom else LATIN_END
@@ -170,10 +177,10 @@ def id_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str, is_custom
 
 @cache
 def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> dict[int, str]:
-    """Return the characters that replace each code point with more than one id, for ``str.translate``.
+    """Return a table for ``str.translate`` that replaces characters with more than one id by characters with one id.
 
-    A rare character is replaced by two symbols, code points from ``SYMBOLS``. A letter such as ß is replaced by the
-    letters that it is read as. A symbol that is already in a text is read as an unknown character.
+    A rare character is replaced by two symbols, which are code points from ``SYMBOLS`` on. A letter such as ß is
+    replaced by the letters that it is read as. A symbol that already occurs in a text is read as an unknown character.
     """
     if not rare and not fold_accents:
         return {}

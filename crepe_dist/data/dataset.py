@@ -132,13 +132,13 @@ class Split(Documents):
     """One split of a data set: documents with labels.
 
     Attributes:
-        labels: class of each row, int32 [rows]. With multiple labels it is the first one, or -1 for a row without
-            labels. With soft labels it is the most probable class.
+        labels: class of each row, int32 [rows]. With multiple labels it is the first class of the row, or -1 for a row
+            without labels. With soft labels it is the most probable class.
         weights: weight of each row in the loss, float32 [rows]; ``None`` if all weights are equal.
         targets: classes of each row and their label probabilities.
-        transform: change of the character ids after they are gathered; ``None`` for no change.
-        epoch_transform: function of the random seed and the epoch that returns the change of the character ids in that
-            epoch of training; ``None`` for no change.
+        transform: function that changes the character ids after they are gathered; ``None`` for no change.
+        epoch_transform: function that returns the ``transform`` of a training epoch, given the random seed and the
+            epoch; ``None`` for no change.
     """
 
     labels: npt.NDArray[np.int32]
@@ -295,7 +295,7 @@ class Dataset:
         return str(self.manifest["sha256"])
 
     def split_digest(self, split: str) -> str:
-        """Hash the classes, labels and texts of a split.
+        """Hash the classes, and all files of a split except the files of the character ids.
 
         The hash is equal for the same documents in the same order, even if the encoder or the other splits differ.
         """

@@ -42,7 +42,7 @@ class HierarchyLevel:
         return np.asarray(np.add.reduceat(np.take(values, order, axis=1), starts, axis=1))
 
     def confusion(self, of_classes: Counts) -> Counts:
-        """Merge a confusion matrix of classes into one of nodes, [classes, classes] → [nodes, nodes]."""
+        """Merge a confusion matrix of classes into a confusion matrix of nodes, [classes, classes] → [nodes, nodes]."""
         true, predicted, documents = nonzero_cells(of_classes)
         result = np.zeros((len(self.names), len(self.names)), np.int64)
         np.add.at(result, (self.of_class[true], self.of_class[predicted]), documents)
@@ -86,15 +86,15 @@ class LabelHierarchy:
         return [*self.inner_levels, HierarchyLevel(list(self.classes), np.arange(len(self.classes)))]
 
     def predict_confident(self, probabilities: Floats, thresholds: Sequence[float]) -> list[tuple[int, str, float]]:
-        """Return the deepest node of each text whose probability reaches the threshold of its level.
+        """For each text, return the most probable node of the deepest level where that node reaches the threshold.
 
         Args:
             probabilities: probabilities of the classes, [n, classes].
             thresholds: threshold of each inner level, and then of the leaves.
 
         Returns:
-            For each text, the number of the level from 1, the name of the node and its probability. If no node reaches
-            its threshold, they are 0, "" and 0.
+            For each text, the number of the level, counted from 1, the name of the node and its probability. If no
+            node reaches the threshold of its level, they are 0, "" and 0.
         """
         nodes, probs = argmax_per_level(self.all_levels, probabilities)
         deepest = zip(deepest_confident_level(probs, thresholds).tolist(), nodes.T.tolist(), probs.T.tolist())
@@ -112,8 +112,9 @@ class LabelHierarchy:
         return [float((documents @ is_right) / documents.sum()) for is_right in rights]
 
     def f1(self, confusion: Counts) -> float:
-        """Compute the hierarchical F1 (Kiritchenko, Matwin & Famili 2005) from the nodes on the paths of both classes.
+        """Compute the hierarchical F1 (Kiritchenko, Matwin & Famili 2005).
 
+        It compares the nodes on the path to the true class with the nodes on the path to the predicted class.
         The time grows with the number of non-zero cells and the square of the depth, not with the number of pairs of
         classes.
 
@@ -123,8 +124,8 @@ class LabelHierarchy:
         numbers: dict[str, int] = {}
         paths = [{numbers.setdefault(name, len(numbers)) for name in path} for path in self.paths]
         lengths = np.array(list(map(len, paths)))
-        # Nodes of each class. A path may be shorter than its name suggests, because names that differ in blanks are
-        # equal.
+        # Nodes of each class. A path may have fewer nodes than its name has parts, because prefixes of the name that
+        # differ only in surrounding blanks are the same node.
         nodes = np.full((lengths.max(), len(paths)), -1)
         for index, path in enumerate(paths):
             nodes[: len(path), index] = list(path)

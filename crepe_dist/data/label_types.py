@@ -1,4 +1,4 @@
-"""Python types of labels. Classes are stored as names; labels of a data frame may have been of another type."""
+"""Python types of labels. Classes are stored as names, but the labels in a data frame may have another type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def to_label_type(classes: Sequence[str], label_type: str) -> list[Any]:
         label_type: one of ``LABEL_TYPES``; empty for text.
 
     Raises:
-        ValueError: A class name is not the name of such a label.
+        ValueError: A class name cannot be converted to this type.
     """
     try:
         return list(map(LABEL_TYPES[label_type], classes)) if label_type else list(classes)

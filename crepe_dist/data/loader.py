@@ -1,10 +1,10 @@
 """Order of the rows in an epoch, the shards of the ranks, and the batches of one rank.
 
 Rank and world size are plain ints, so a single process can test any rank. Each epoch visits the rows in one
-permutation, a function of the seed and the epoch. Global batch k consists of rows k × ``batch_size`` and following of
-this permutation. The rows of a batch are reordered so that all shards take about the same time, and divided among the
-ranks. A position in training is therefore an epoch and a number of documents consumed globally, for any number of
-ranks.
+permutation, a function of the seed and the epoch. Global batch k consists of the ``batch_size`` rows that start at
+position k × ``batch_size`` of this permutation. The rows of a batch are reordered so that all shards take about the
+same time, and divided among the ranks. Therefore the epoch and the number of documents that all ranks have consumed
+define a position in training, for any number of ranks.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class DataLoader:
     Args:
         order: row numbers in the order of the epoch, int64 [rows].
         batch_size: number of documents per global batch.
-        first: number of documents of ``order`` that all ranks have already consumed, when a run is resumed.
+        first: number of documents of ``order`` that the ranks together consumed before the run was resumed.
         group_size: number of consecutive documents that one rank has to compute together; see
             ``NetworkConfig.reduction_group``.
     """

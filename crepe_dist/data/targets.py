@@ -70,8 +70,10 @@ class Targets:
         return probs
 
     def iter_labels(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-        """Return each label of rows: its position in ``rows``, and its class. A soft label counts as its most probable
-        class."""
+        """For each label of the rows, return the position of its row in ``rows``, and its class.
+
+        A soft label counts as its most probable class.
+        """
         pairs = self.label_pairs(rows)
         if self.kind == SOFT:
             return np.arange(len(pairs)), argmax_classes(pairs)

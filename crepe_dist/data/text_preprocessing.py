@@ -2,8 +2,8 @@
 
 The value of a feature column becomes one private Unicode character (``FEATURE_CODE_POINTS``), which no text contains. A
 categorical column has a character for each value that is frequent enough. A numeric column has a character for each
-interval between quantiles. Both have a character for a missing value. The character stands after the text between
-spaces, so that the networks hash it as a word.
+interval between quantiles. Both have a character for a missing value. The characters of the values follow the text. An
+unknown character precedes each of them, so that the networks hash each value as a word.
 
 Until it is preprocessed, a row is its text, followed by ``FIELD_SEPARATOR`` and the raw value for each feature column.
 """
@@ -81,7 +81,8 @@ class FeatureColumn:
         return {normalize_category(name): number for number, name in enumerate(self.categories or (), start=1)}
 
     def value_index(self, value: str) -> int | None:
-        """Return the index of a value's character: 0 for a missing value, ``None`` for a value that is not read."""
+        """Return the index of a value's character: 0 if the value is missing, ``None`` if the column has no character
+        for it."""
         value = normalize_category(value) if self.categories is not None else normalize_number(value)
         if not value or self.categories is not None:
             return self._index_of.get(value) if value else 0
@@ -117,7 +118,7 @@ def normalize_category(value: str) -> str:
 
 
 def normalize_number(value: str) -> str:
-    """Return the value of a numeric column as ``normalize_category`` does; NaN becomes a missing value."""
+    """Normalize the value of a numeric column like ``normalize_category``. NaN becomes "", like a missing value."""
     value = normalize_category(value)
     return "" if value.lower().lstrip("+-") == "nan" else value
 
@@ -158,7 +159,7 @@ class TextPreprocessor:
         return self.read(row)[1]
 
     def read(self, row: str) -> tuple[str, str]:
-        """Return the results of ``text`` and ``validation_error``. HTML is removed only one time."""
+        """Return the results of ``text`` and ``validation_error``. HTML is removed only once."""
         text, *values = normalize_row(
             row if self.feature_columns else strip_field_separators(row), self.strip_html
         ).split(FIELD_SEPARATOR)

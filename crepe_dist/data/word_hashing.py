@@ -18,7 +18,8 @@ from crepe_dist.native.constants import RADIX
 BUCKET_BITS = 24  # Bits of a word's number: there are 2^24 numbers.
 # Ranges of code points of scripts without spaces between words.
 UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
-# Kinds of ids: outside of words, part of a word, a word by itself, and the two halves of a rare character as stored.
+# Kinds of ids: outside of words, part of a word, a word by itself, and the two halves of a rare character in the order
+# in which they are stored.
 OUTSIDE, LETTER, ALONE, PAIR, PAIR_END = range(5)
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -71,7 +72,11 @@ class DocumentWords:
         return np.stack([np.diff(column[self.starts]) for column in columns], axis=1)
 
     def select(self, numbers: Numbers) -> DocumentWords:
-        """Return only the words ``numbers``, which ascend, renumbered from 0."""
+        """Keep only some of the words, and renumber them from 0.
+
+        Args:
+            numbers: numbers of these words, in ascending order.
+        """
         new_number = np.full(self.size, -1, np.int64)
         new_number[numbers] = np.arange(len(numbers))
         renumbered = new_number[self.words]

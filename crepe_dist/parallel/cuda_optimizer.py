@@ -214,9 +214,9 @@ class CudaOptimizer(FixedPointOptimizer):
 
 
 def _nccl_unavailable_reason(group: ProcessGroup, gpu: int) -> str:
-    """Return the reason why NCCL cannot sum over the GPUs of the ranks. It is empty if NCCL can.
+    """Return why NCCL cannot sum over the GPUs of the ranks, or an empty text if it can.
 
-    Every rank must call this function, and gets the same result.
+    Every rank must call this function, and every rank gets the same result.
     """
     versions, locations = zip(*group.all_gather_json([nccl.version(), driver.gpu_location(gpu)], "NCCL"))
     if not all(versions):

@@ -41,7 +41,7 @@ class StepResult(NamedTuple):
         step: Number of the step, counted from 1.
         global_batch_size: Number of documents in the global batch.
         loss: Sum of the losses of the global batch, in nats.
-        requested_action: Requested action with the highest value.
+        requested_action: Action with the highest value among the actions that the ranks requested.
         nonfinite_loss_ranks: Ranks whose loss is not finite.
         nonfinite_grad_ranks: Ranks whose gradients are not finite. If the gradients of each rank are finite, but their
             floating-point sum is not, the tuple contains all ranks.
@@ -81,11 +81,11 @@ class DistributedOptimizer(ABC):
         gradients of row-sparse parameters instead; see the module docstring.
 
         Args:
-            loss: Result of the engine's ``forward_backward``. It is a number, or arrays on this rank's device that may
-                still be in computation.
+            loss: Result of the engine's ``forward_backward``. It is a number, or arrays that this rank's device may
+                still be computing.
             batch: This rank's shard of the global batch.
-            requested_action: Action that this rank requests after the step. The action with the highest value of all
-                ranks is taken.
+            requested_action: Action that this rank requests after the step. The result contains the action with the
+                highest value among the actions of all ranks.
 
         Raises:
             UserError: On every rank, if the ranks are at different steps.
@@ -152,7 +152,9 @@ class DistributedOptimizer(ABC):
 
     @abstractmethod
     def load_state_dict(self, arrays: Arrays) -> None:
-        """Restore a result of ``state_dict`` for the current parameters. It may be the result of another subclass.
+        """Restore a state that ``state_dict`` of this class or of another subclass returned.
+
+        The parameters must already have their saved values.
 
         Raises:
             UserError: The arrays do not match the optimizer or the parameters.

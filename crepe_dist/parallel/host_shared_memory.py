@@ -129,8 +129,8 @@ def open_shared(group: ProcessGroup, host_ranks: Sequence[int], size: int) -> Ho
         size: Bytes of each segment.
 
     Returns:
-        The memory, or ``None`` on all ranks if one rank cannot share memory. Its /dev/shm may be too small (a
-        container has 64 MB by default) or may belong to another container.
+        The memory, or ``None`` on all ranks if any rank cannot share memory. The /dev/shm of that rank may be too small
+        (a container has 64 MB by default) or may belong to another container.
     """
     remove_stale_files()
     created = _create_segment(size)
@@ -163,7 +163,7 @@ def back_with_huge_pages(start: int, size: int) -> None:
 
 
 def remove_stale_files() -> None:
-    """Remove the files of processes that were killed before they could remove their file."""
+    """Remove the files of processes that were killed before they could remove them."""
     for path in FOLDER.glob(f"{PREFIX}*"):
         with suppress(OSError):  # The file has been removed, its process still runs, or it belongs to another user.
             if time.time() - path.stat().st_mtime < STALE_SECONDS:

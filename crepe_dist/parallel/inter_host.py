@@ -66,7 +66,7 @@ class InterHostReducer:
         self._requested_rows: dict[int, list[Int32Array]] = {}  # By rank: the requested rows of each embedding.
 
     def pull_rows(self) -> None:
-        """Get the values of the remote rows that this host's batch uses. Every rank must call this method."""
+        """Fetch the values of the remote rows that this host's batch uses. Every rank must call this method."""
         for embedding in self._embeddings:
             embedding.collect_remote_rows()
         requests = {
@@ -98,7 +98,8 @@ class InterHostReducer:
         num_peers = len(self._slice_peers)
         pieces = dict(zip(self._slice_peers, np.array_split(self._grad_slice, num_peers or 1)))
         empty = self._grad_slice[:0]
-        # Each message contains a piece of the slice and, for each embedding, the gradients of rows of the receiver.
+        # Each message contains a piece of the slice and, for each embedding, the gradients of rows that the receiver
+        # owns.
         messages = {
             rank: [pieces.get(rank, empty), *map(pack_int16, self._remote_buffers(rank))]
             for rank in {*pieces, *self._requested_shards}
@@ -125,12 +126,12 @@ class InterHostReducer:
     def gather_rows(
         self, embedding: ShardedEmbedding, arrays: Sequence[npt.NDArray[Any]], ranks: Sequence[int]
     ) -> None:
-        """Copy rows of the ranks of other hosts into arrays. Every rank must call this method.
+        """Copy the rows that ranks of other hosts own into arrays. Every rank must call this method.
 
         Args:
             embedding: Embedding that the rows belong to.
             arrays: Arrays [rows, …] of four-byte numbers. They already contain the rows of this rank's shard. On each
-                rank in ``ranks``, the rows of all ranks of other hosts are copied into them.
+                rank in ``ranks``, this method also fills in the rows that ranks of other hosts own.
             ranks: Ranks that receive the rows.
         """
         own_rows = [array[embedding.shard_slice(self._own_shard)].reshape(-1).view(np.int32) for array in arrays]
@@ -145,7 +146,7 @@ class InterHostReducer:
                 target[:] = numbers.view(array.dtype).reshape(target.shape)
 
     def _check_rows(self, rows: Int32Array, embedding: ShardedEmbedding) -> Int32Array:
-        """Validate the row ids that another rank has requested, and return them. The kernels do not validate them.
+        """Validate the row ids that another rank has requested, and return them. The kernels do not validate row ids.
 
         Raises:
             RuntimeError: The rows are not in ascending order, or this rank does not own them.
@@ -230,7 +231,7 @@ def pack_int16(numbers: Int32Array) -> Int32Array:
 
 
 def unpack_int16(message: Int32Array, count: int) -> Int32Array:
-    """Return the ``count`` numbers of a message that ``pack_int16`` has made.
+    """Return the ``count`` numbers of a message that ``pack_int16`` returned.
 
     Raises:
         RuntimeError: The message does not contain ``count`` numbers.

@@ -80,7 +80,7 @@ class ShardedEmbedding:
         sparse: The parameter. Its current values are copied into the embedding.
         optimizer: Constants of the optimizer.
         sharding: Division of the rows among ranks.
-        segments: Memory for this embedding of each process of the host, uint8, in the order of local ranks.
+        segments: For each process of the host, the memory of this embedding, uint8. The order is that of local ranks.
         local_rank: Local rank of this process.
     """
 
@@ -122,7 +122,7 @@ class ShardedEmbedding:
         sparse.on_open(self._handle)
 
     def squared_norm(self) -> int:
-        """Return the squared norm of the last summed gradient of this process's shard, in fixed-point units."""
+        """Return the squared norm of the gradient that was last summed for this shard, in fixed-point units."""
         sums = (ctypes.c_uint64 * 2)()
         self._functions.crepe_embedding_squared_norm(self._handle, sums)
         low, high = sums
@@ -250,7 +250,7 @@ class ShardedEmbedding:
         self._functions.crepe_embedding_store(self._handle, rows.start, rows.stop, *addresses)
 
     def drift_history(self) -> npt.NDArray[np.float64]:
-        """Return the ``lazy_drift`` of ``OptimizerState``, float64 [updates since ``synchronize`` + 1]."""
+        """Return ``lazy_drift`` as ``OptimizerState`` defines it, float64 [updates since ``synchronize`` + 1]."""
         history = np.empty(self._functions.crepe_embedding_drift_history(self._handle, None))
         self._functions.crepe_embedding_drift_history(self._handle, history.ctypes.data)
         return history

@@ -120,7 +120,10 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._memory.wait()
 
     def pull_rows(self) -> None:
-        """Get the rows that the batch uses from their owners on other hosts. The engine has already listed the rows."""
+        """Fetch the rows that the batch uses and that ranks of other hosts own.
+
+        The engine must have listed the rows of the batch before this call.
+        """
         if self._inter_host and self._embeddings:
             self._memory.barrier()  # Until all processes have listed their rows.
             self._inter_host.pull_rows()

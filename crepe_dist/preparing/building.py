@@ -157,7 +157,7 @@ def build_dataset(
     encoder, fitted = spec.encoder, collected.subset(np.flatnonzero((assignment == TRAIN) | (assignment == UNLABELLED)))
     if len(fitted):
         encoder = fit_encoder(spec, preprocessor, value_characters, fitted, workers, show_progress)
-    del fitted  # Free the memory of many million indices.
+    del fitted  # Free the memory of many millions of indices.
     id_name = (spec.read_options.columns.id or FILE_NAME) if collected.rows["id"].any() else None
     splits: dict[str, dict[str, Any]] = {}
     counts = TextCounts()
@@ -251,7 +251,7 @@ def write_shard(
     """Encode and write one shard. Runs in a worker.
 
     Args:
-        kinds: Kinds of array files to write in addition to the character ids.
+        kinds: Kinds of byte strings to write in addition to the character ids: ``TEXTS``, ``IDS``.
         shard: Number of the shard, and its rows.
     """
     number, rows = shard

@@ -28,7 +28,7 @@ MISSING_TYPES = ("NAType", "NaTType")
 
 
 def is_table(source: object) -> bool:
-    """Return True if a source is a data frame or a mapping of columns, not one or more file names."""
+    """Return True if a source is a data frame or a mapping of columns, and False if it consists of file names."""
     return isinstance(source, Mapping) or (hasattr(source, "columns") and hasattr(source, "items"))
 
 
@@ -129,7 +129,7 @@ def format_value(value: Any) -> str:
 def _join_row(texts: Sequence[Any], features: Sequence[Any]) -> Any:
     """Join the texts of a row, and append its feature values.
 
-    A text that is not missing and not a string is returned instead, so that a later error message can show it.
+    If a text is present but is not a string, its value is returned instead, so that a later error message can show it.
     """
     texts = ["" if is_missing(text) else text for text in texts]
     if not_texts := [text for text in texts if not isinstance(text, str)]:

@@ -37,7 +37,8 @@ CHUNK_BYTES = 1 << 20
 MAX_SAMPLE_ROWS = 1 << 14
 # Minimum gain in coverage that justifies a new alphabet, as a fraction of the characters or of the rows.
 MIN_COVERAGE_GAIN = 0.01
-# A row counts as gained if the new alphabet covers at least this fraction more of its letters.
+# A row counts as gained if the new alphabet covers more of its letters than the current alphabet, and the difference
+# is at least this fraction of the letters.
 MIN_LETTER_GAIN = 0.2
 
 
@@ -116,7 +117,7 @@ def _coverage_gain(
     """Return the gain in coverage of a new alphabet.
 
     The result is the larger of two fractions: the additionally covered characters, and the rows with many additionally
-    covered letters. Rows that lose many covered letters are subtracted.
+    covered letters. The number of rows that lose many covered letters is subtracted.
 
     If the current alphabet reads a letter without its accent, such as é as e, the letter does not count as covered,
     because accents may indicate the language of a text.

@@ -398,7 +398,7 @@ def _read_alphabet(path: Path) -> tuple[str, str]:
     Characters that encode the values of feature columns are removed.
     """
     if path.is_dir():
-        # All checkpoints of a run have the same alphabet. The pattern excludes the files with their scores.
+        # All checkpoints of a run have the same alphabet. The pattern excludes the files that contain their scores.
         path = next(path.glob("checkpoints/*[0-9t].json"), path / MANIFEST)
     try:
         encoding = CharEncoder.from_dict(read_json(path)["encoding"])

@@ -150,7 +150,7 @@ class OpenFile(NamedTuple):
         return self.columns.names[self.columns.label]
 
     def iter_checked(self) -> Iterator[RawBatch]:
-        """Yield the batches. Warn one time if the encoding is probably wrong.
+        """Yield the batches. Warn once if the encoding is probably wrong.
 
         Raises:
             UserError: The data expands too much, as in a decompression bomb, which could fill the disk or memory.

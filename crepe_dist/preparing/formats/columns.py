@@ -35,7 +35,7 @@ DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
 # Maximum number of rows above a header.
 MAX_TITLE_ROWS = 10
-# A column counts as numeric, for example, if more than this fraction of its values are numbers.
+# A column has a property, such as being numeric, if more than this fraction of its values have the property.
 MIN_PROPORTION = 0.9
 # Minimum number of rows needed to decide that nearly all values of a column differ.
 MIN_ROWS_TO_COMPARE = 40
@@ -57,8 +57,8 @@ class ColumnSpec:
         id: Id column; ``None`` if there are no ids. It is never detected.
         id_required: False if the column ``id`` may be missing.
         needs_label: False if the column ``label`` may be missing. If it is missing, the label column is detected.
-        preferred_texts: Names of the columns of the text that a model was trained on. They are used if the file has at
-            least one of these columns.
+        preferred_texts: Names of the text columns that a model was trained on. They are used if the file has at least
+            one of these columns.
         reference_columns: Columns of another file. They are used for a file whose columns have no names.
         categories: Categorical feature columns. They are never detected.
         numbers: Numeric feature columns. They are never detected.
@@ -102,7 +102,7 @@ class ResolvedColumns:
 
     Attributes:
         names: Names of all columns.
-        label: Position of the label. ``None`` if the name of the file or ``labels`` contains the class.
+        label: Position of the label. ``None`` if the class comes from the name of the file or from ``labels``.
         texts: Positions of the columns that make up the text, in this order.
         weight: Position of the weight. ``None`` if the rows have no weights.
         labels: Positions of the columns of the classes.
@@ -191,7 +191,9 @@ class ResolvedColumns:
 
 
 def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
-    """Return True if the first row is a header: it has a name from ``spec``, or a common name of a label or text.
+    """Return True if the first row is a header.
+
+    A header contains a name from ``spec``, or a common name of a label column or a text column.
 
     A common name does not count if a lower row of its column repeats it, because a class may be called "review".
     """
@@ -290,7 +292,8 @@ def choose_columns(
         names: Names of its columns.
         has_label: True if the class is known without a label column, or no label is needed. A column that looks like a
             label is then ignored, except if no other column can be the text.
-        rows: First rows. A column of dates is not detected as the label, and a column of numbers not as the text.
+        rows: First rows. They are used to exclude columns of dates from detection as the label, and columns of numbers
+            from detection as the text.
         has_header: True if the columns have names.
 
     Raises:
