@@ -84,7 +84,7 @@ def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig,
 
     Args:
         options: requested precision and kernels.
-        common: preferred build of the kernels: the best one that all processes can use.
+        common: best build of the kernels that all processes can use. It is used unless ``options`` specify a build.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.
@@ -100,7 +100,7 @@ def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig,
 
 
 def choose_for_inference(config: NetworkConfig, precision: Precision = "auto", device: Device = CPU) -> Backend:
-    """Select precision and kernels for inference. NumPy computes on a CPU without compiled kernels."""
+    """Select precision and kernels for inference. On a CPU, fall back to NumPy if there are no compiled kernels."""
     supported = precision if config.is_matmul_bound else "float32"
     return _select_backend("auto", supported, device, config, "numpy" if device.device_type == "cpu" else "mxnet")
 

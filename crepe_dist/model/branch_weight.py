@@ -1,7 +1,7 @@
 """Weight of the second of two classifiers, fitted to the validation split.
 
 The logits of two classifiers are added. The weight multiplies the logits of the second classifier before the addition.
-A weight is useful because one classifier may be much weaker than the other if there are only a few thousand documents.
+A weight is useful because one of the classifiers may be much weaker if there are only a few thousand documents.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BranchWeightFitter:
                 sums[chunk] += to_fixed_point(losses).sum(axis=1)
 
     def best_weight(self) -> float:
-        """Return the weight with the lowest loss. The loss of each weight is taken at the best temperature.
+        """Return the weight with the lowest loss, where each weight is evaluated at its best temperature.
 
         A normal prior on the logarithm of the weight keeps the weight near 1 if there are few texts.
         """

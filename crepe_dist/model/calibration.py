@@ -19,14 +19,14 @@ from crepe_dist.files.json_file import parse_finite
 
 # Candidate temperatures from 1/4 to 4. Any temperature in this range is within 2.2 % of a candidate.
 TEMPERATURES = 2.0 ** (np.arange(-32, 33) / 16)
-PRIOR_STRENGTH = 10  # Weight of the prior, whose mode is temperature 1. The unit is the weight of one text.
+PRIOR_STRENGTH = 10  # The prior of the temperature, whose mode is 1, has the weight of this number of texts.
 # Units per nat. Losses are summed as integers in these units, so that the order of the additions does not matter.
 LOSS_UNITS_PER_NAT = 1 << 20
 MAX_NATS = 1 << 20  # Maximum loss of one text, in nats.
 BLOCK = 1 << 16  # Array elements per vectorised step.
 PERCENTS = 101  # Number of histogram bins: probabilities of 0 to 100 percent, rounded down.
 DEFAULT_COVERAGE = 0.95  # Fraction of the validation texts that reach ``Calibration.min_probability``.
-DEVIATIONS = 1.645  # Critical value, in standard deviations, of a one-sided confidence of 95 %.
+DEVIATIONS = 1.645  # Critical value of the normal distribution for a one-sided confidence level of 95 %.
 TARGET_PRECISIONS = (0.9, 0.95, 0.98, 0.99)  # Precisions whose coverage is reported.
 # The log-odds of a label are clipped to -HIGHEST … HIGHEST. Each unit is divided into PER_UNIT intervals.
 HIGHEST, PER_UNIT = 8, 32
@@ -50,9 +50,9 @@ class Calibration:
             level: the probability of the most probable node of each inner level, and of the most probable class. The
             last two numbers are the number of texts with these percentages, and a bit mask of the levels that are
             predicted correctly.
-        labels: steps of the precision of each class, for multilabel models. A step is an interval of the log-odds where
-            the precision rises. The four lines contain the class of each step, its interval, the number of
-            validation texts that reach the interval, and the number of these texts that have the label.
+        labels: precision steps of each class, for multilabel models. A step is an interval of the log-odds at which the
+            precision rises. The four lines contain the class of each step, its interval, the number of validation texts
+            that reach the interval, and the number of these texts that have the label.
         thresholds: minimum probability of a predicted class, for each class of a multilabel model; otherwise empty.
     """
 
@@ -87,7 +87,7 @@ class Calibration:
 
     @property
     def precision_thresholds(self) -> dict[float, list[float]]:
-        """Thresholds by precision, for those of ``TARGET_PRECISIONS`` that the validation texts reach."""
+        """Thresholds by precision. Precisions of ``TARGET_PRECISIONS`` that no threshold reaches are omitted."""
         thresholds_by_precision = (
             {precision: self._lowest_thresholds(precision) for precision in TARGET_PRECISIONS}
             if self.answers or self.labels
@@ -100,7 +100,7 @@ class Calibration:
         }
 
     def thresholds_for(self, precision: float) -> list[float]:
-        """Return the lowest thresholds that give the predictions for the validation texts a required precision.
+        """Return the lowest thresholds whose predictions on the validation texts have the required precision.
 
         The precision is estimated by the lower end of Wilson's interval (Journal of the American Statistical
         Association 22, 1927), so that thresholds are high if there are few texts. A node of the label hierarchy is
@@ -139,8 +139,8 @@ class Calibration:
             right = texts[:, None] * (is_right[:, None] >> np.arange(percents.shape[1]) & 1)
         thresholds: list[float] = []
         is_undecided = np.ones(len(texts), np.bool_)
-        # The classes come first, then the inner levels upwards. A level only counts the texts without a prediction at a
-        # deeper level.
+        # The classes come first, followed by the inner levels from the deepest to the top. Each level counts only the
+        # texts without a prediction at a deeper level.
         for percents_of_level, right_at in zip(percents.T[::-1], right.T[::-1]):
             counts = [
                 reverse_cumsum(np.bincount(percents_of_level, weights * is_undecided, PERCENTS))

@@ -28,9 +28,9 @@ from crepe_dist.native.library import CParameter, num_threads, pointers
 
 Floats = npt.NDArray[np.float32]
 Logits = Floats
-# Maximum number of documents per thread in one call of the kernels. More would use memory without being faster.
+# Maximum number of documents per thread in one call of the kernels. More documents use more memory but are not faster.
 MAX_ROWS_PER_PASS = 64
-# Maximum number of elements in the output of a layer in NumPy. More would not fit into the CPU's cache.
+# Maximum number of elements in the output of a layer in NumPy. Larger outputs would not fit into the CPU's cache.
 MAX_ACTIVATIONS = 1 << 22
 
 
@@ -61,7 +61,7 @@ class InferenceEngine(ABC):
 
     @property
     def arrays(self) -> Arrays:
-        """Float32 parameters by structural name. Each access decompresses the compressed parameters again."""
+        """Float32 parameters by structural name. Each access to this property decompresses compressed parameters."""
         return {name: decompress(array) for name, array in self.parameters.items()}
 
     @abstractmethod
@@ -136,10 +136,10 @@ def _check(failed: int) -> None:
 class CpuInferenceEngine(InferenceEngine):
     """Engine that uses the native CPU kernels.
 
-    Its logits are bit-identical to the logits in training if training used the same build of the kernels. Concurrent
-    calls divide the threads among themselves. Each call has its own workspace. All calls read the same embedding
-    tables, which stay compressed. A forked child process is limited to one thread, because it shares the cores with
-    other processes.
+    If training used the same build of the kernels and the same precision, the logits are bit-identical to the logits
+    computed in training. Concurrent calls divide the threads among themselves. Each call has its own workspace. All
+    calls share the embedding tables, which stay compressed. A forked child process uses only one thread, because it
+    shares the cores with other processes.
     """
 
     def __init__(self, config: NetworkConfig, arrays: Arrays, backend: Backend) -> None:
@@ -203,7 +203,7 @@ class NumpyInferenceEngine(InferenceEngine):
 
     def logits(self, char_ids: CharIds) -> Logits:
         starts = range(0, len(char_ids), self._rows)
-        # NumPy's overflow warnings are suppressed: the caller checks the logits, and its message names the cause.
+        # NumPy's overflow warnings are suppressed, because the caller checks the logits and reports the cause.
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [self._logits(self.config, self._arrays, char_ids[start : start + self._rows]) for start in starts]
         return np.concatenate([np.empty((0, self.config.num_classes), np.float32), *parts])
@@ -214,7 +214,7 @@ class NumpyInferenceEngine(InferenceEngine):
 
 
 def convolve(x: Floats, weight: Floats) -> Floats:
-    """Convolve [n, positions, channels] with a weight [filters, channels, kernel], without padding and bias."""
+    """Convolve [n, positions, channels] with a weight [filters, channels, kernel], without padding or bias."""
     kernel = weight.shape[2]
     positions = x.shape[1] - kernel + 1
     return sum_in_order([x[:, tap : tap + positions] @ weight[:, :, tap].T for tap in range(kernel)])

@@ -17,8 +17,8 @@ from crepe_dist.native.constants import LOSS_UNIT
 from crepe_dist.settings.fields import truncate
 from crepe_dist.settings.options import TrainingOptions
 
-# Maximum ratio of two class weights, for single-label and for multilabel data. The limit for multilabel data is lower:
-# each label has its own gradient, but all labels use the fixed-point scale of the class with the largest weight
+# Maximum ratio between two class weights, for single-label and multilabel data. The limit for multilabel data is lower,
+# because the gradients of all labels use one fixed-point scale, which the class with the largest weight determines
 # (docs/decisions/parallel.md).
 MAX_RATIO, MAX_MULTILABEL_RATIO = 10**6, 10**4
 
@@ -97,7 +97,10 @@ class Loss:
         )[:, None]
 
     def gluon_loss(self, nd: Any, logits: Any, targets: Any, weights: Any) -> Any:
-        """Compute the summed loss of a batch with ``mxnet.nd``. The method ``targets`` returns the last arguments."""
+        """Compute the summed loss of a batch with ``mxnet.nd``.
+
+        The method ``targets`` returns the arguments ``targets`` and ``weights``.
+        """
         if self.label_type == MULTILABEL:
             losses = nd.relu(logits) - logits * targets + nd.Activation(-nd.abs(logits), act_type="softrelu")
         else:
@@ -113,7 +116,7 @@ class Loss:
 
         Args:
             mass: number of documents of each class, or the sum of the label probabilities of each class, [classes].
-            documents: number of documents. The sum of ``mass`` may be larger, because a document may have several
+            documents: number of documents. The sum of ``mass`` may be larger, because a document may have multiple
                 labels.
         """
         weights = self.class_weights(len(mass))

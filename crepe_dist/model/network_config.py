@@ -38,17 +38,17 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 class NetworkConfig(ABC):
     """Configuration of a network. It determines the shapes of the parameters.
 
-    Each network has a subclass. The fields of the subclass are the sizes of the network (integers of at least 1) and
-    possibly its ``dropout``. The defaults of the class attributes suit a network without embedding tables.
+    Each network type has a subclass. The fields of the subclass are the sizes of the network (integers of at least 1)
+    and possibly its ``dropout``. The defaults of the class attributes suit a network without embedding tables.
 
     Attributes:
         kind: network type, as in the setting ``model.network`` and in checkpoints.
         title: display name.
         description_template: description for reports, with the names of sizes in braces.
         class_axes: axis of the classes in each parameter that depends on them, by parameter name.
-        sparse_parameters: names of the parameters with sparse gradients: a document uses only some of the rows. The
-            order is the order in the kernels, which can train these parameters row by row. Files omit rows of zeros.
-        buffers: names of the parameters that are not trained, but counted in the training split.
+        sparse_parameters: names of the parameters with sparse gradients, because a document uses only some of the rows.
+            The kernels can train these parameters row by row, and expect them in this order. Files omit rows of zeros.
+        buffers: names of the parameters that are not trained but computed from counts of the training split.
         num_branches: number of branches whose logits are added, 1 or 2. The weight of the second branch is fitted to
             the validation split.
         transferable_layers: description of the layers that do not depend on the classes and can be transferred to
@@ -57,13 +57,13 @@ class NetworkConfig(ABC):
         is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
         min_useful_steps: number of steps that the network usually needs before it separates the classes.
         default_epochs: default number of epochs for a training split of medium size.
-        max_default_epochs: maximum of the default number of epochs. The default exceeds this maximum only if the run
+        max_default_epochs: upper limit of the default number of epochs. The default exceeds this limit only if the run
             would otherwise have very few steps.
         early_stopping: True if training stops early by default.
         label_smoothing: default label smoothing.
         too_large_hint: remedy if the network is too large for the machine.
         max_sizes: maximum value by size name.
-        alphabet_size: number of known character ids. This number and all larger ids are blanks.
+        alphabet_size: number of known character ids. All ids from this number upwards are blanks.
         feature_len: number of character ids per document.
         num_classes: number of outputs.
     """
@@ -182,14 +182,14 @@ class NetworkConfig(ABC):
     def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
         """Return the sizes that ``options`` request, by attribute name. ``None``: any size is accepted.
 
-        If the user sets an option to its default, the result is the same as if the option is missing.
+        An option that the user sets to its default value is treated like an option that the user has not set.
         """
         names = [name for name in self.hyperparameter_names() if name != DROPOUT and hasattr(options, name)]
         values = {name: getattr(options, name) for name in names}
         return {name: None if value == getattr(type(options), name) else value for name, value in values.items()}
 
     def size_mismatch_hint(self, name: str) -> str:
-        """Return the remedy for the error that the requested size ``name`` differs from this configuration."""
+        """Return the remedy for an error message: the requested size ``name`` differs from this configuration."""
         return f"omit model.{name}, which these parameters decide"
 
     def with_training_options(self: Self, options: ModelOptions) -> Self:
@@ -204,15 +204,18 @@ class NetworkConfig(ABC):
         """Return the shape of every parameter by name, without allocating memory for the network."""
 
     def with_branch_weight(self, arrays: Arrays, weight: float) -> Arrays:
-        """Return parameters that multiply the logits of the second branch by ``weight``."""
+        """Return a copy of the parameters that multiplies the logits of the second branch by ``weight``."""
         return arrays
 
     def max_rows_per_batch(self, documents: int) -> dict[str, int]:
-        """Return the maximum number of rows that a batch uses, by sparse parameter, in the order of the kernels."""
+        """Return the maximum number of rows of each sparse parameter that a batch of ``documents`` documents uses.
+
+        The parameters have the order that the kernels expect.
+        """
         return {}
 
     def row_usage(self, arrays: Arrays, char_ids: CharIds) -> dict[str, RowUsage]:
-        """Return the rows that documents use, by sparse parameter. A row is repeated for each of its uses.
+        """Return the rows of each sparse parameter that documents use. A row is repeated for each of its uses.
 
         The weight of a use is the square of the factor that multiplies the row, up to a constant per parameter.
         """

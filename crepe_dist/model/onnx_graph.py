@@ -1,7 +1,7 @@
 """Builder of ONNX graphs.
 
-MXNet's own exporter is not used: it rejects the layout of one-dimensional convolutions, supports only few versions of
-the onnx package, and writes no metadata.
+MXNet's own exporter is not used, because it rejects the layout of one-dimensional convolutions, supports only a few
+versions of the onnx package, and writes no metadata.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compression of parameters: omitted rows, and product quantization (Joulin et al. 2016, arXiv:1612.03651).
 
-A file with compressed parameters contains an array ``compressed`` = [2], which is the version of the format. For each
-compressed parameter X, the file contains:
+A file with compressed parameters contains an array ``compressed`` = [2], whose element is the version of the format.
+For each compressed parameter X, the file contains:
 
     X.shape   int64, shape of X
     X.kept    uint8, distances between the stored rows, see ``delta_encode``; absent if all rows are stored
@@ -9,8 +9,8 @@ compressed parameter X, the file contains:
     X.book    float16 [256, d], the codebook: one vector per code
     X.codes   uint8 [stored rows, ⌈columns / d⌉], the codes of each row, from left to right
 
-Rows that are not stored are zero. Other arrays are stored unchanged. A small file may declare large shapes. Therefore,
-callers must compare the shapes with the shapes of the network before they call ``CompressedArray.validate``.
+Rows that are not stored are zero. Other arrays are stored unchanged. A small file may declare huge shapes. Callers must
+therefore compare the shapes with the network before they call ``CompressedArray.validate``, which allocates memory.
 
 Checkpoints store embedding tables with ``drop_zero_rows``, which is lossless. ``product_quantize`` is lossy.
 """
@@ -42,7 +42,7 @@ Mask = npt.NDArray[np.bool_]
 def delta_encode(kept: Mask) -> npt.NDArray[np.uint8]:
     """Encode the selected rows of a mask as bytes. Each byte is the distance from the preceding selected row.
 
-    Exception: the byte 255 represents no row. It adds 255 to the next distance.
+    The byte 255 is special: it does not represent a row, but adds 255 to the next distance.
     """
     distances = np.diff(np.flatnonzero(kept), prepend=-1)
     far = np.flatnonzero(distances >= 255)
@@ -100,7 +100,7 @@ def product_quantize(
     Args:
         numbers: number of elements of a row that one code represents.
         kept: mask of the rows to store, bool [rows]. ``None``: all rows.
-        weights: weight of each row in the learning of the codebook. ``None``: equal weights.
+        weights: weight of each row when the codebook is learned. ``None``: equal weights.
     """
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64)}
     rows = array.reshape(len(array), -1)

@@ -1,15 +1,15 @@
 """Soft labels for unlabelled texts, from an ensemble of trained classifiers and a naive Bayes classifier of words.
 
 The trained classifiers were trained on the labelled texts only, and do not change. The naive Bayes classifier counts
-the words of the labelled texts in their classes. It also counts the words of the unlabelled texts: in every class, in
-proportion to the probability that the ensemble currently predicts. This is expectation maximisation (Nigam, McCallum,
-Thrun & Mitchell 2000, "Text classification from labeled and unlabeled documents using EM").
+the words of the labelled texts for their classes. It also counts the words of the unlabelled texts for every class,
+weighted by the probability that the ensemble currently predicts for the class. This is expectation maximisation (Nigam,
+McCallum, Thrun & Mitchell 2000, "Text classification from labeled and unlabeled documents using EM").
 
 A classifier joins the ensemble only if it lowers the validation loss. The weight of the classifier and the temperature
 of the ensemble are fitted to the validation split, in the same way as for the two branches of Crepe.
 
-Counts are integers in units of 1 / ``PROB_SCALE``. Log-odds are integers in units of 1 / ``LOSS_UNITS_PER_NAT``. So the
-sums are exact in any order.
+Counts are integers in units of 1 / ``PROB_SCALE``. Log-odds are integers in units of 1 / ``LOSS_UNITS_PER_NAT``. Their
+sums are therefore exact, and do not depend on the order of the additions.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from crepe_dist.model.branch_weight import BranchWeightFitter, add_branches
 from crepe_dist.model.calibration import TemperatureFitter, softmax
 
 SMOOTHING = 0.1  # Additive smoothing: this number of documents is added to the count of each word in each class.
-# Minimum number of documents that contain a word. A word in only one document carries no information about others.
+# Words that fewer documents contain are dropped. A word in only one document carries no information about others.
 MIN_DOCUMENT_FREQUENCY = 2
 LOSS_UNITS_PER_NAT = 1 << 16  # Units of the log-odds of a word, per nat.
 MAX_ROUNDS = 6  # Maximum number of iterations of expectation maximisation.
 MIN_PROBABILITY = 1e-6  # Lower bound that is applied to probabilities before the logarithm.
-LENGTH = (1 << 15) - 1  # Length of a unit vector that is stored as int16.
+LENGTH = (1 << 15) - 1  # Integer that represents 1.0 in a unit vector that is stored as int16.
 # Candidate inverse regularisation strengths of the logistic regression, like C of scikit-learn.
 INVERSE_PENALTIES = (0.3, 3.0, 30.0, 300.0)
 MAX_STEPS = 300  # Maximum number of steps of gradient descent.
-GRADIENT_TOLERANCE = 1e-3  # Gradient descent stops below this norm of the gradient, divided by the number of texts.
+GRADIENT_TOLERANCE = 1e-3  # Gradient descent stops when the norm of the gradient per text is below this value.
 BAYES = "a naive Bayes classifier of words"  # Name of the member.
 Floats = npt.NDArray[np.float64]
 Logits = Mapping[str, npt.NDArray[Any]]  # Logits [texts, classes] of ``validation`` and ``unlabelled``, by split.
@@ -120,7 +120,9 @@ def quantize_unit_vectors(vectors: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
 def fit_logistic_regression(
     vectors: Logits, label_probs: Floats, labels: npt.NDArray[np.int32]
 ) -> Generator[None, None, Logits]:
-    """Fit a logistic regression to the training split, and return its calibrated logits. Yield after each step.
+    """Fit a logistic regression to the training split, and return its calibrated logits for the other splits.
+
+    Yield after each step of the gradient descent.
 
     The regularisation strength with the lowest validation loss is selected. The step sizes of the gradient descent
     follow Barzilai & Borwein (1988).

@@ -5,8 +5,8 @@ of the original Gluon notebook, so that files are interchangeable. The n-gram ne
 ``significant``. Crepe has the parameters of its two branches with the prefixes ``ngrams.`` and ``tower.``. Checkpoints
 omit rows of zeros in embedding tables; see ``to_file_arrays``.
 
-A *model folder* contains the weights file ``model.safetensors``, which other programs can read, and the metadata file
-``model.json``. It is a checkpoint without its run.
+A *model folder* is a checkpoint without its run. It contains the weights file ``model.safetensors``, which other
+programs can read, and the metadata file ``model.json``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def to_file_arrays(arrays: Arrays, network: type[NetworkConfig]) -> Arrays:
 def load(path: Path) -> Arrays:
     """Read parameters from a safetensors file, or from a ``.params`` file of this package or of the Gluon notebook.
 
-    Arrays of a compressed file are ``CompressedArray``. Check their shapes with ``infer_config`` before
+    Compressed arrays are returned as ``CompressedArray``. Check their shapes with ``infer_config`` before you call
     ``CompressedArray.validate``.
 
     Raises:
@@ -106,7 +106,7 @@ def infer_config(
 
 
 def decompress_all(arrays: Arrays, config: NetworkConfig) -> Arrays:
-    """Decompress arrays. Raise the same errors as ``validate_compressed``."""
+    """Decompress all compressed arrays. Raise the same errors as ``validate_compressed``."""
     return {name: quantization.decompress(array) for name, array in validate_compressed(arrays, config).items()}
 
 

@@ -116,7 +116,7 @@ def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mappi
 def build_metadata(
     record: Json, data: Dataset, shape: NetworkConfig, precision: str, numerics: Json, scores: Mapping[str, AnyScores]
 ) -> Json:
-    """Return the metadata of a checkpoint. They contain everything that commands need to use the parameters.
+    """Return the metadata of a checkpoint. It contains everything that commands need to use the parameters.
 
     Args:
         record: Metrics of the epoch (``epoch_record``).
@@ -175,7 +175,7 @@ def epoch_record(progress: TrainerState, scores: Mapping[str, AnyScores], extra_
 def write_checkpoint(
     run_dir: Path, arrays: Arrays, metadata: Json, scores: Mapping[str, AnyScores] | None = None
 ) -> Path:
-    """Write the three files of a checkpoint. Return the path of the parameters.
+    """Write the three files of a checkpoint. Return the path of the weights file.
 
     Args:
         arrays: All parameters by name.
@@ -196,7 +196,7 @@ def write_checkpoint(
         write_json(sidecar, {"format": FORMAT, **metadata, "sha256": sha256(path)})
     except BaseException:
         if not sidecar.exists():
-            # A weights file without metadata would look like a file of another program.
+            # A weights file without metadata would look like a file written by another program.
             path.unlink(missing_ok=True)
             path.with_suffix(SCORES_SUFFIX).unlink(missing_ok=True)
         raise
@@ -205,7 +205,7 @@ def write_checkpoint(
 
 
 def read_metadata(path: Path) -> Json | None:
-    """Read the metadata of a checkpoint. Return ``None`` if there are none: another program wrote the parameters."""
+    """Read the metadata of a checkpoint. Return ``None`` if it has no metadata, as if another program wrote it."""
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         return None
@@ -242,7 +242,7 @@ def parse_metadata(path: Path, metadata: Json) -> tuple[CharEncoder, list[str], 
 
 
 def read_preprocessor(metadata: Json) -> TextPreprocessor:
-    """Return the text preprocessor of a checkpoint. Without one in the metadata, texts are read as they are."""
+    """Return the text preprocessor of a checkpoint, by default one that leaves texts unchanged."""
     return TextPreprocessor.from_dict(metadata["composition"]) if "composition" in metadata else TextPreprocessor()
 
 
@@ -274,7 +274,7 @@ def read_result_file(run_dir: Path) -> Json | None:
 def check_present(run_dir: Path, name: str) -> None:
     """Raise ``UserError`` if the reported checkpoint of a run is missing.
 
-    Another checkpoint of the run has other scores, so it is never used instead without a message.
+    Other checkpoints of the run have other scores, so none of them silently replaces the missing checkpoint.
     """
     folder = run_dir / FOLDER if (run_dir / FOLDER).is_dir() else run_dir
     path = folder / name
@@ -290,7 +290,7 @@ def check_present(run_dir: Path, name: str) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints of a folder that have metadata, the latest epoch first."""
+    """List the checkpoints in a folder, the latest epoch first. Skip checkpoints without metadata."""
     epochs = {
         path: int(match[1])
         for path in folder.glob("crepe_epoch_*.params")
@@ -306,7 +306,8 @@ def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
         name: A .params file, a model folder, the URL of a model folder, or the folder of a run. A run in ``runs/`` can
             be specified by a prefix of its name, if no other run has this prefix. ``None``: the default model
             (``default_model``), or the newest run in ``runs/`` if no default model was chosen.
-        data: Prepared folder. If any runs were trained on it, only these runs are candidates.
+        data: Folder of a prepared data set. If ``name`` is ``None`` and any runs were trained on this data set, only
+            these runs are candidates.
 
     Raises:
         UserError: There is no such model; or ``name`` is ``None``, and the runs in ``runs/`` have different data sets.
@@ -334,12 +335,12 @@ def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
 
 
 def _download(url: str) -> Path:
-    """Copy the model folder at a URL, such as ``hf://owner/name``, into the cache. Return the path of its parameters.
+    """Copy the model folder at a URL, such as ``hf://owner/name``, into the cache. Return the path of its weights file.
 
-    The name of the folder in the cache is the SHA-256 of the metadata, which contain the SHA-256 of the parameters. The
-    parameters are therefore downloaded only if the model has changed.
+    The name of the folder in the cache is the SHA-256 of the metadata file, which contains the SHA-256 of the weights
+    file. The weights are therefore downloaded only if the model has changed.
     """
-    # The import takes long, because it imports the whole package ``preparing``.
+    # This import is slow, because it imports the whole package ``preparing``.
     from crepe_dist.preparing.remote import download
 
     cache = cache_folder() / MODEL_CACHE_FOLDER
@@ -392,7 +393,7 @@ def list_runs(prefix: str = "") -> list[Path]:
 
 
 def default_model() -> str | None:
-    """Return the name of the model that was chosen by the command ``use``. Return ``None`` if no model was chosen."""
+    """Return the model that was chosen with the command ``use``. Return ``None`` if no model was chosen."""
     file = DEFAULT_MODEL_FILE if DEFAULT_MODEL_FILE.is_file() else FORMER_DEFAULT_MODEL_FILE
     if not file.is_file():
         return None
@@ -407,8 +408,8 @@ def _newest_run(runs: list[Path], data: str | Path | None) -> Path:
     """Return the newest run.
 
     Raises:
-        UserError: There is no run; or the runs have different data sets. The predictions of a model are meaningless for
-            texts of another data set, so none of these runs is chosen silently.
+        UserError: There is no run; or the runs have different data sets. A model's predictions are meaningless for the
+            texts of another data set, so the user must choose.
     """
     if not runs:
         remedy = f"train one ({invocation.command_line('train')}), or name a checkpoint"
@@ -429,7 +430,7 @@ def _newest_run(runs: list[Path], data: str | Path | None) -> Path:
 
 
 def newest_run_per_dataset(runs: Sequence[Path]) -> dict[str, Path]:
-    """Return the newest run of each data set, by the fingerprint of the data.
+    """Return the newest run of each data set. The keys are the fingerprints of the data sets.
 
     Args:
         runs: Runs, the newest first.
@@ -448,7 +449,7 @@ def _fingerprint(run: Path) -> str:
 
 
 def log_model_in_use(path: Path, name: str | None) -> Path:
-    """Print to standard error which parameters a command uses. Return their path.
+    """Print to standard error which weights file a command uses. Return ``path``.
 
     Args:
         name: Name of the model that the user specified; ``None`` if the user specified no model.

@@ -1,4 +1,4 @@
-"""Metrics of a run: the writer of ``metrics.jsonl`` and of TensorBoard's events, and the reader of their history."""
+"""Metrics of a run: the writer of ``metrics.jsonl`` and TensorBoard events, and the reader of ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crepe_dist.runs.resume_state import TrainerState
 
 METRICS = "metrics.jsonl"
 MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
-# Metrics that are also written for TensorBoard: the names of step metrics, and the suffixes of epoch metrics.
+# Metrics that are also written for TensorBoard: names of step metrics, and suffixes of the names of epoch metrics.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
 MAX_POINTS = 150  # A history has at most twice this number of points.
@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 
 def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
-    """Return the loss of an epoch on a split, and its standard error. The probabilities are calibrated.
+    """Return the loss of the calibrated probabilities of an epoch on a split, and the standard error of this loss.
 
     Earlier versions recorded this loss as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
 
@@ -37,8 +37,7 @@ def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
         epoch: Record of the epoch (``checkpoint.epoch_record``).
 
     Returns:
-        The loss in nats, and the standard error. If the loss is unknown or not finite, it is infinite. If the standard
-        error is unknown, it is 0.
+        The loss in nats, or infinity if it is unknown or not finite; and the standard error, or 0 if it is unknown.
     """
     name = "fitted_loss" if f"{split}_fitted_loss" in epoch else "loss"
     loss = float(epoch.get(f"{split}_{name}", math.inf))
@@ -48,8 +47,8 @@ def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
 class TensorBoard:
     """Writer of a TensorBoard event file. It writes in the calling thread.
 
-    ``SummaryWriter`` of tensorboardX writes in a separate thread. That thread ends if the disk is full, and then the
-    queue blocks every caller.
+    tensorboardX's ``SummaryWriter`` is not used, because it writes in a separate thread. If the disk is full, that
+    thread ends, and its queue then blocks every caller.
 
     Args:
         purge_step: First step of the new events. TensorBoard ignores events of this step and later steps in earlier
@@ -80,8 +79,8 @@ class TensorBoard:
 class MetricsLogger:
     """Writer of the metrics files in the directory of a run.
 
-    If the disk is full, lines of ``metrics.jsonl`` wait in memory until they can be written, and no more events are
-    written for TensorBoard.
+    If the disk is full, lines for ``metrics.jsonl`` are buffered in memory until they can be written, and no more
+    events are written for TensorBoard.
 
     Args:
         say: Function that prints a message if events can no longer be written for TensorBoard.
@@ -130,7 +129,7 @@ class MetricsLogger:
         self._scalars("epoch", [record], [name for name in record if name.endswith(EPOCH_SCALARS)])
 
     def sync(self) -> None:
-        """Flush everything to disk. It is called before each save of the state, because a resumed run relies on it."""
+        """Flush all metrics to disk. Call this method before each save, because a resumed run relies on the metrics."""
         if not self._is_root:
             return
         self._write()
@@ -147,7 +146,7 @@ class MetricsLogger:
             self._write()
 
     def _write(self) -> None:
-        """Write either all lines or none. The next line would be appended to a truncated line and become unreadable."""
+        """Write either all lines or none. Otherwise, the next line would be appended to a truncated line."""
         if not self._unwritten:
             return
         size = self._path.stat().st_size if self._path.is_file() else 0
@@ -180,7 +179,7 @@ class MetricsLogger:
 
 
 def iter_records(path: Path) -> Iterator[Record]:
-    """Yield the records of ``metrics.jsonl`` in their order. Skip malformed lines, such as a truncated last line."""
+    """Yield the records of ``metrics.jsonl`` in order. Skip malformed lines, such as a truncated last line."""
     if not path.is_file():
         return
     with open_regular(path, follow=False) as stream:
@@ -247,7 +246,7 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Training time of all epochs, without evaluation."""
+        """Training time of all epochs in seconds, without evaluation."""
         return float(sum(epoch["seconds"] for epoch in self.epochs))
 
     def add(self, record: Record) -> None:

@@ -22,7 +22,7 @@ from crepe_dist.sealed_json import damaged_error
 from crepe_dist.settings.config import Config, flatten
 from crepe_dist.settings.yaml_file import read
 
-LEARNED_SPLITS = ("train", "validation")  # Splits that the parameters depend on.
+LEARNED_SPLITS = ("train", "validation")  # Splits that affect the trained model.
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunRecord:
 
     Attributes:
         path: Directory of the run.
-        name: Name given by ``--name``, or the name of the directory.
+        name: Name passed as ``--name``, or the name of the directory.
         settings: Values of the settings by dotted name.
         result: Content of ``result.json``; ``None`` if the run is not finished.
         checkpoint: Path of the reported .params file.
@@ -74,7 +74,7 @@ class RunRecord:
 
     @property
     def multiclass_test_scores(self) -> MulticlassScores | None:
-        """The same scores if documents have one label each; otherwise ``None``."""
+        """Same as ``test_scores`` if documents have one label each; otherwise ``None``."""
         scores = self.test_scores
         return scores if isinstance(scores, MulticlassScores) else None
 
@@ -133,7 +133,7 @@ class RunRecord:
 
 
 def open_run_of_checkpoint(path: Path) -> RunRecord | None:
-    """Read the run of a checkpoint. Return ``None`` if the checkpoint is not in the directory of a run."""
+    """Read the run that a checkpoint belongs to. Return ``None`` if the checkpoint is not in a run's directory."""
     run_dir = path.absolute().parent.parent
     return open_run(run_dir, path) if (run_dir / CONFIG).is_file() else None
 
@@ -146,7 +146,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
         path: Checkpoint of the run. ``None``: the reported checkpoint.
 
     Raises:
-        UserError: The directory is not the directory of a run with a scored epoch, or a file is damaged.
+        UserError: The directory does not exist or does not contain a run with a scored epoch, or a file is damaged.
     """
     run_dir = checkpoint.resolve_run_name(str(run_dir))
     if not run_dir.exists():

@@ -81,6 +81,6 @@ def write_result(
     result = read_result(folder)
     assert result is not None
     if group.is_root:
-        # The clean-up removes the state, so it follows the write of the result. A run without a result needs its state.
+        # The clean-up removes the resume state, which a run needs until its result is on disk.
         folder.clean_up()
     return result

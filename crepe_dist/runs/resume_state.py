@@ -1,9 +1,9 @@
 """Resumable state of a run: parameters, optimizer state and position, as plain arrays and JSON (no pickle).
 
-A state is a folder ``<run>/state/step_<number>_<number of scored epochs>``. It contains ``parameters.safetensors``,
+A state is a folder ``<run>/state/step_<step>_<number of finished epochs>``. It contains ``parameters.safetensors``,
 ``optimizer.safetensors`` and ``manifest.json``. The manifest is written last. It contains the position, and the size
-and SHA-256 of the other two files. A state is written under a temporary name and then renamed. The previous state is
-retained, in case the newest state gets damaged.
+and SHA-256 of the other two files. A state is written to a temporary folder, which is then renamed. The previous state
+is retained, in case the newest state gets damaged.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ RESTART_HINT = "start another run with --fresh; add --init-from to start from a 
 
 @dataclass
 class TrainerState:
-    """Position of a run, and all other restored values except the arrays.
+    """Position of a run, and all other values that a resumed run restores, except the arrays.
 
     Attributes:
         step: Number of steps since the start of the run.
         epoch: Number of the current epoch, from 1.
-        documents: Number of documents that all ranks together have trained on in this epoch.
-        smoothed_loss: Moving average of the loss within the epoch, in nats per document; ``None`` at its start.
+        documents: Number of documents that all ranks together have processed in this epoch.
+        smoothed_loss: Moving average of the loss in this epoch, in nats per document; ``None`` before its first step.
         loss_sum: Sum of the losses of these documents, in nats.
-        seconds: Training time of the epoch.
+        seconds: Training time of the epoch, in seconds.
         epochs: Records of the finished epochs (``checkpoint.epoch_record``).
         finished: Whether the last epoch has ended.
         precision: Precision of the last steps; empty before the first save.
@@ -65,7 +65,7 @@ class TrainerState:
 
     @property
     def train_loss(self) -> float:
-        """Mean loss in nats of the documents trained on in this epoch; 0 at the start of the epoch."""
+        """Mean loss of the documents processed in this epoch, in nats; 0 before the first step of the epoch."""
         return self.loss_sum / max(self.documents, 1)
 
     def record_step(self, documents: int, loss: float) -> None:
@@ -82,7 +82,7 @@ class TrainerState:
         self.loss_sum += loss
 
     def restore(self, other: TrainerState) -> None:
-        """Copy all values of ``other`` into this object. Other objects refer to it, so it cannot be replaced."""
+        """Copy all values of ``other`` into this object. Other objects hold references to it, so it is not replaced."""
         vars(self).update(vars(other.copy()))
 
     def copy(self) -> TrainerState:
@@ -115,7 +115,7 @@ class LoadedState:
     Attributes:
         path: Folder of the state.
         state: Content of the folder.
-        damaged: Descriptions of newer states that cannot be used.
+        damaged: Descriptions of the newer states that cannot be used.
         version: Version of the package that saved the state.
     """
 
@@ -126,9 +126,10 @@ class LoadedState:
 
 
 def save(folder: Path, state: ResumeState, last_intact: Path | None = None) -> Path:
-    """Write a state into ``folder``. Then remove all other states except ``last_intact``.
+    """Write a state into ``folder``. Then remove all older states except ``last_intact``.
 
-    If the write fails, for example on a full disk, the other states are removed, and the write is repeated.
+    If the write fails, for example because the disk is full, the older states except ``last_intact`` are removed first,
+    and the write is retried once. If there is nothing to remove, the error is raised.
 
     Args:
         last_intact: Folder of the newest state that is known to be intact. It is retained in case the new state gets
@@ -163,7 +164,7 @@ def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
         write_sealed_json(partial / MANIFEST, FORMAT, {**position, "files": files})
         fsync(partial)
         if final.exists():
-            # A state of the same step is damaged. Otherwise, the run would have resumed from it.
+            # The existing state of this step is damaged. Otherwise, the run would have resumed from it.
             final.rename(folder / f".damaged-{os.getpid()}-{final.name}")
         partial.rename(final)
     except (OSError, SafetensorError) as error:
@@ -173,7 +174,7 @@ def _write(folder: Path, final: Path, snapshot: ResumeState) -> None:
 
 
 def _prune(folder: Path, newest: Path, last_intact: Path | None) -> bool:
-    """Remove all states except two. Return whether there were other states."""
+    """Remove all states except ``newest`` and ``last_intact``. Return whether there were any to remove."""
     removable = [path for path in folder.iterdir() if path not in (newest, last_intact)]
     for path in removable:
         shutil.rmtree(path, ignore_errors=True)

@@ -50,7 +50,7 @@ class RunDir:
 
     @property
     def refit(self) -> RunDir:
-        """Directory of the refit, which trains the n-gram table on all rows after the validation split has chosen."""
+        """Directory of the refit (``training/refit.py``)."""
         return RunDir(self.path / "refit")
 
     @property
@@ -59,7 +59,7 @@ class RunDir:
         return self.path / "pseudo_labels"
 
     def stack_path(self, rank: int) -> Path:
-        """Return the path of the file with the stack traces that the watchdog of a rank writes."""
+        """Return the path of the file that the watchdog of a rank writes stack traces to."""
         return self.path / "stacks" / f"rank_{rank}.txt"
 
     def verified_files_path(self) -> Path:
@@ -96,14 +96,14 @@ class RunDir:
 
     @property
     def name(self) -> str:
-        """Name given by ``--name``; empty if there is none."""
+        """Name passed as ``--name``; empty if there is none."""
         with suppress(UserError):
             name = read(self.path / CONFIG).get("name")
             return name if isinstance(name, str) and is_title(name) else ""
         return ""
 
     def describe(self) -> str:
-        """Read the name from ``config.yaml``, and return name and path for a message."""
+        """Return the name and the path of the run, or only the path of a run without a name, for a message."""
         return f"{name} ({self.path})" if (name := self.name) else str(self.path)
 
     @property
@@ -117,17 +117,16 @@ class RunDir:
         return "refit" in (self.result or {}).get("provenance", {})
 
     def folders_with_temporary_files(self) -> tuple[Path, ...]:
-        """Return the folders where killed processes can have left temporary files."""
+        """Return the folders where killed processes may have left temporary files."""
         runs = self.path, self.supervised.path, self.refit.path
         return *runs, *(path / FOLDER for path in runs), self.pseudo_labels, self.verified_files_path().parent
 
     def removable_files(self) -> list[Path]:
         """List the files and folders that can be removed. Call this method while the directory is locked.
 
-        Leftovers of killed processes can be removed from every run. In a finished run, the resume state, the folder
-        of the refit, and all checkpoints except the reported and the latest one can also be removed. The latest one can
-        be removed too if the n-gram table was refitted or the supervised model is reported, unless it is itself the
-        reported one. In an unfinished run, only the leftovers are listed.
+        In an unfinished run, these are the leftovers of killed processes. In a finished run, these are also the resume
+        state, the folder of a completed refit, and the checkpoints except the reported and the latest checkpoint. If
+        the n-gram table was refitted or the supervised model is reported, only the reported checkpoint is kept.
         """
         paths = [path for folder in self.folders_with_temporary_files() for path in temporary_files(folder)]
         paths += [path for path in self.state.glob(".*") if path.is_dir()]
@@ -142,14 +141,14 @@ class RunDir:
         return paths + self.checkpoints_except({Path(result["checkpoint"]).name, *(path.name for path in latest)})
 
     def checkpoints_except(self, keep: Collection[str]) -> list[Path]:
-        """List the files of the checkpoints whose name is not in ``keep``, the parameters first."""
+        """List the files of all checkpoints except those named in ``keep``, the weights files first."""
         prefixes = tuple(f"{Path(name).stem}." for name in keep)
         files = (path for path in (self.path / FOLDER).glob("*") if checkpoint.FILE_PATTERN.fullmatch(path.name))
         removable = (path for path in files if not path.name.startswith(prefixes))
         return sorted(removable, key=lambda path: (path.suffix != ".params", path.name))
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Remove files and folders of the run. Files and folders that cannot be removed are skipped.
+        """Remove files and folders of the run. Skip those that cannot be removed.
 
         The resume state is renamed before it is deleted, so that no command finds an incomplete state.
         """
@@ -167,7 +166,7 @@ class RunDir:
         self.remove(self.removable_files())
 
     def lock(self) -> IO[str]:
-        """Lock the directory for this process, until the returned file is closed or the process ends.
+        """Lock the directory for this process. Closing the returned file releases the lock, as does process exit.
 
         Raises:
             UserError: Another process has locked the directory.
@@ -187,7 +186,7 @@ class RunDir:
         """Try to lock the directory repeatedly. Yield ``None`` after each failed attempt, and finally the lock.
 
         Args:
-            timeout: Number of seconds until the last attempt.
+            timeout: Number of seconds after which a failed attempt raises ``UserError``.
             say: Function that prints a message if the wait takes longer than ``WAIT_MESSAGE_SECONDS``.
         """
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Choice of the directory of a run, so that the same command returns to the same directory, and its lock."""
+"""Selection and locking of the directory of a run. The same command selects the same directory again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def select_run_dir(config: Config, data: Dataset, group: ProcessGroup) -> RunDir
     """Select the directory of a run on rank 0, and check that every rank can access it. Every rank calls it.
 
     Raises:
-        UserError: The directory cannot be used (``select_run_dir_on_rank0``), or a host does not share it. Every rank
+        UserError: The directory cannot be used (``select_run_dir_on_rank0``), or is not visible on a host. Every rank
             raises it.
     """
     folder = group.run_on_rank0("run folder", lambda: select_run_dir_on_rank0(config, data.name, data.fingerprint))
@@ -51,8 +51,8 @@ def lock_on_rank0(
     """Lock the directory on rank 0. Every rank calls it.
 
     Args:
-        is_supervised: Whether the elastic driver has started this process. The function then waits for the processes of
-            an earlier group to end.
+        is_supervised: Whether the elastic driver has started this process. If so, wait up to ``LOCK_SECONDS`` for the
+            processes of an earlier group to end.
 
     Raises:
         UserError: Another process trains in the directory. Every rank raises it.
@@ -69,7 +69,7 @@ def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: st
     return to the run of the first processes.
 
     Raises:
-        UserError: The directory cannot be created, belongs to a run with other settings, or has other files.
+        UserError: The directory cannot be created, belongs to a run with other settings, or contains unrelated files.
     """
     identity = {**config.run_key(), "data": data_fingerprint}
     base = Path(config.run_dir) if config.run_dir else RUNS / f"{data_name}-{digest(identity)[:10]}"
@@ -96,7 +96,7 @@ def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: st
     chosen = RunDir(path)
     settings, file = replace(config, name=config.name or chosen.name or None).to_yaml(), path / CONFIG
     if not file.is_file() or file.read_bytes() != settings.encode():
-        write_text(file, settings)  # The report of a finished run is now older than this file, so it is written again.
+        write_text(file, settings)  # The report of a finished run is now older than this file, so it will be rewritten.
     return chosen
 
 
@@ -128,7 +128,7 @@ def _check(path: Path, identity: dict[str, Any], supervision: str) -> None:
     """Check that an existing directory belongs to a run with these settings. Initialise an empty directory.
 
     Raises:
-        UserError: The directory has other files, or its run has other settings.
+        UserError: The directory contains unrelated files, or its run has other settings.
     """
     if not (path / RUN_KEY_FILE).is_file():
         if not _is_uninitialized(path):

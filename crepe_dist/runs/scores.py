@@ -35,8 +35,8 @@ TOP_K_PER_MISTAKE = 3  # Number of most probable classes that are stored per mis
 TOP_K = (3, 5)  # Values of k of the top-k accuracies.
 MAX_STORED_CLASSES = 1000  # With more classes, no scores are stored, because the confusion matrix would be too large.
 MAX_STORED_DOCUMENTS = 1 << 21  # With more documents, ``is_correct`` is not stored.
-# Weight of the common threshold of all classes when the threshold of one class is chosen. The unit is one document with
-# the label.
+# Weight of the common threshold of all classes when the threshold of one class is chosen (``choose_thresholds``). It is
+# as large as the weight of this number of documents with the label.
 PRIOR_DOCUMENTS = 4
 DEFAULT_THRESHOLD = 0.5  # Minimum probability of a predicted label if there is no validation split.
 NOT_STORED = ("loss_error",)  # Attributes that are not stored.
@@ -71,7 +71,7 @@ class Mistake:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Mistake:
-        """Convert from the values of ``asdict``."""
+        """Create a mistake from the values that ``asdict`` returned."""
         return cls(**{**saved, "ranking": tuple(map(tuple, saved["ranking"]))})
 
 
@@ -106,12 +106,12 @@ class ClassificationScores:
     def selective_scores(self) -> list[dict[str, Any]]:
         """Coverage and precision of selective predictions at each requested precision, as JSON values.
 
-        Precisions that no threshold reaches on the validation split are missing. The keys of a row:
+        Precisions that no threshold reaches on the validation split are omitted. The keys of a row:
 
         * ``asked``: requested precision.
         * ``thresholds``: threshold of each level of the hierarchy, or of each class if documents have multiple labels.
           It is ``None`` if no prediction is confident enough.
-        * ``covered``: proportion of the documents that get a prediction, for each level. If documents have several
+        * ``covered``: proportion of the documents that get a prediction, for each level. If documents have multiple
           labels, it is the proportion of the labels that are predicted.
         * ``precision``: proportion of the predictions that are correct.
         """
@@ -126,7 +126,7 @@ class ClassificationScores:
 
     @property
     def macro_f1_error(self) -> float:
-        """Standard error of the macro F1 by the delta method.
+        """Standard error of the macro F1, estimated by the delta method.
 
         A mistake concerns two classes, the true class and the predicted class. Both are assumed to be affected equally.
         """
@@ -184,7 +184,7 @@ class ClassificationScores:
     def per_class(self, classes: list[str]) -> dict[str, dict[str, Any]]:
         """Return the scores of each class as JSON values.
 
-        The keys are precision, recall and f1 (fractions; 0 if undefined) and documents. If documents have several
+        The keys are precision, recall and f1 (fractions; 0 if undefined) and documents. If documents have multiple
         labels, there are also average_precision and threshold (fractions).
         """
         names = ["precision", "recall", "f1", *["average_precision", "threshold"] * self.is_multilabel, "documents"]
@@ -193,14 +193,14 @@ class ClassificationScores:
         return {class_name: dict(zip(names, row)) for class_name, row in zip(classes, rows)}
 
     def to_dict(self, *omitted: str) -> dict[str, Any]:
-        """Convert to JSON values, without the attributes ``omitted``."""
+        """Convert to JSON values, without the attributes named in ``omitted``."""
         excluded = (*NOT_STORED, *omitted)
         names = [item.name for item in fields(self) if item.name not in excluded]  # type: ignore[arg-type]
         return {name: _to_json(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Any:
-        """Convert from the values of ``to_dict``. Values of earlier versions are also read."""
+        """Create scores from the values that ``to_dict`` returned. Values of earlier versions are also read."""
         saved = rename_keys(saved, FORMER_KEYS)
         values = {name: np.array(value) if isinstance(value, list) else value for name, value in saved.items()}
         values["calibration"] = Calibration(**saved.get("calibration", {}))
@@ -216,8 +216,8 @@ class MulticlassScores(ClassificationScores):
 
     Attributes:
         confusion: Confusion matrix, int64 [classes, classes]. Rows are true classes, columns are predicted classes.
-        loss: Mean cross-entropy per document, in nats. The probabilities are calibrated by ``calibration``. Exception:
-            if a temperature was fitted to this split, they are calibrated by this temperature.
+        loss: Mean cross-entropy per document, in nats, of the probabilities that are calibrated by ``calibration``. If
+            a temperature was fitted to this split, the probabilities are calibrated by this temperature instead.
         reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the predicted probability: the number
             of documents, the number of correct predictions, and the sum of the probabilities in millionths.
         mistakes: Worst mistakes (``worst_mistakes``).
@@ -340,12 +340,12 @@ class MultilabelScores(ClassificationScores):
 
     @property
     def accuracy(self) -> float:
-        """Micro F1. It is part of the name of a checkpoint, and selects the epoch."""
+        """Micro F1. It appears in the names of checkpoints, and selects the epoch."""
         return float(_f1(self.confusion_counts.sum(axis=0)))
 
     @property
     def micro_precision_recall(self) -> tuple[float, float]:
-        """Precision and recall over all labels together."""
+        """Micro-averaged precision and recall."""
         true_positives, false_positives, false_negatives = self.confusion_counts.sum(axis=0).tolist()
         precision = true_positives / max(true_positives + false_positives, 1)
         return precision, true_positives / max(true_positives + false_negatives, 1)

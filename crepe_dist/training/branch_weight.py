@@ -1,4 +1,4 @@
-"""Weight of Crepe's convolutional branch. It is fitted to the validation split before the splits are evaluated."""
+"""Fitting of the weight of Crepe's convolutional branch to the validation split, before the splits are evaluated."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class _WeightedScorer:
     Afterwards, it yields the weighted sums of the two branches, float32 [n, classes].
 
     Args:
-        split: Validation split. It is evaluated twice, so the scorer caches the logits of both branches. Exception:
-            logits that take more than ``MAX_CACHED_BYTES`` are not cached but computed twice.
+        split: Validation split. It is evaluated twice, so the scorer caches the logits of both branches. If the logits
+            would take more than ``MAX_CACHED_BYTES``, they are computed twice instead.
     """
 
     def __init__(self, engine: Engine, split: Split) -> None:

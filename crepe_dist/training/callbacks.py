@@ -68,7 +68,10 @@ class Callback:
 
 
 class CallbackList(Callback):
-    """List of callbacks. Each method calls the method of the same name of every callback, in the order of the list."""
+    """List of callbacks. Each method calls the same method on every callback, in the order of the list.
+
+    ``on_step_begin`` returns the strongest action that a callback requests.
+    """
 
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []

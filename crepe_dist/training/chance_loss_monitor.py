@@ -13,8 +13,9 @@ from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput
 
 WINDOW = 100  # The loss is averaged over this number of steps.
-CHECK_INTERVAL = 500  # Number of steps between two checks. The loss of a healthy run falls below chance sooner.
-MARGIN = 0.02  # The loss counts as chance unless it is lower than the loss at chance by this fraction.
+# Number of steps between two checks. In a run that learns, the loss falls below chance before the first check.
+CHECK_INTERVAL = 500
+MARGIN = 0.02  # The loss is considered at chance unless it is below the loss at chance by more than this fraction.
 
 
 class ChanceLossMonitor(Callback):

@@ -1,4 +1,4 @@
-"""Objects that training needs on one rank, for a whole job and for one network; and the learning-rate schedules."""
+"""Objects that a rank needs for a training job and for each of its networks; and the learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class TrainContext:
     Attributes:
         engine: Engine that computes the network and its gradients.
         optimizer: Distributed optimizer, which sums the gradients over the ranks and updates the parameters.
-        progress: Current position of the run. It is the same on every rank. Exception: each rank measures ``seconds``
-            with its own clock.
+        progress: Current position of the run. It is the same on every rank, except for ``seconds``, which each rank
+            measures with its own clock.
         selection: Rule that selects the reported epoch and stops training early.
         run_dir: Directory of the network: the run's directory, or the subdirectory ``supervised/`` or ``refit/``.
         metrics: Writer of the metrics files. It writes nothing on ranks other than 0.
@@ -105,7 +105,7 @@ class TrainContext:
             yield batch.for_step(step, seed)
 
     def numerics(self) -> dict[str, str]:
-        """Return the kernels, precision and device. Runs with equal values compute bit-identical parameters."""
+        """Return the kernels, precision and device. Runs with equal values and settings are bit-identical."""
         return {**self.engine.backend.as_settings(), "device": str(self.engine.device)}
 
     def provenance(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Progress of a run. Rank 0 shows it on standard output: as a progress bar on a terminal, otherwise as plain lines."""
+"""Progress of a run. Rank 0 prints it to standard output: as a progress bar on a terminal, otherwise as plain lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Throughput:
     Attributes:
         documents_per_second: Number of documents per second.
         ms_per_step: Number of milliseconds per step.
-        data_wait_fraction: Fraction of the time that this rank waited for data.
+        data_wait_fraction: Fraction of the time that this rank spent waiting for data.
     """
 
     documents_per_second: float
@@ -69,7 +69,7 @@ class ProgressDisplay:
         """Show the start of an epoch.
 
         Args:
-            num_done: Number of this epoch's documents that were trained on before the run was resumed.
+            num_done: Number of documents of this epoch that were processed before the run was resumed.
         """
         self._title = f"epoch {epoch} of {num_epochs}"
         self._total = num_documents
@@ -87,7 +87,7 @@ class ProgressDisplay:
             self._bar.start()
 
     def update(self, documents: int, smoothed_loss: float, throughput: Throughput) -> None:
-        """Show the number of documents trained on in this epoch, the smoothed loss and the throughput."""
+        """Show the number of documents processed in this epoch, the smoothed loss and the throughput."""
         is_narrow = self._bar is not None and self._console.width < 120
         shown = f"loss {smoothed_loss:.4f}  " + (
             f"{throughput.documents_per_second:,.0f}/s" if is_narrow else str(throughput)

@@ -41,7 +41,7 @@ def handle_nonfinite_step(context: TrainContext, result: StepResult) -> None:
 
 
 def check_finite_scores(scores: Mapping[str, AnyScores], epoch: int) -> None:
-    """Check that the loss on each split is finite, before anything of the epoch is written.
+    """Check that the loss on each split is finite. Call this function before any file of the epoch is written.
 
     Raises:
         UserError: A loss is NaN or infinite. Every rank raises it.
@@ -61,7 +61,7 @@ def _divergence_error(what: str, consequence: str = "", otherwise: str = "") -> 
 
 
 def _describe_ranks(ranks: Iterable[int], order: RowIndices, start: int, stop: int, size: int, group_size: int) -> str:
-    """Describe ranks for a message: each rank's number, and its rows in the batch ``order[start:stop]``."""
+    """Describe ranks for a message: the number of each rank, and its rows of the batch ``order[start:stop]``."""
     descriptions = []
     for rank in ranks:
         first, end = shard_range(start, stop, rank, size, group_size)
@@ -73,7 +73,7 @@ def _describe_ranks(ranks: Iterable[int], order: RowIndices, start: int, stop: i
 
 
 def parameter_checksum(arrays: Arrays) -> int:
-    """Return a checksum of all parameters, an integer below 2^48. Replicas with equal checksums are bit-identical."""
+    """Return a 48-bit checksum of all parameters. Replicas with bit-identical parameters have equal checksums."""
     sums = []
     for array in arrays.values():
         words = array.reshape(-1).view(np.uint32)

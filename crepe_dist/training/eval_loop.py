@@ -31,7 +31,7 @@ class Scorer(Protocol):
 
         Yields:
             Row numbers, int64 [n]; labels, int32 [n]; logits, float32 [n, classes]. While the weight of Crepe's
-            convolutional branch is being fitted, the logits of both branches instead, float32 [n, 2, classes].
+            convolutional branch is being fitted, the logits are those of the two branches, float32 [n, 2, classes].
         """
 
 
@@ -44,11 +44,11 @@ def run_eval_loop(
     accumulator: MetricAccumulator[Result],
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Add the documents of a split to an accumulator, and all-reduce its counts. Every rank calls it.
+    """Evaluate a split with an accumulator, and all-reduce the counts. Every rank calls this function.
 
     Args:
         batch_size: Number of documents per step, over all ranks.
-        is_stopping: Function that is called after each batch. If it returns true, this rank skips its other batches.
+        is_stopping: Function that is called after each batch. If it returns true, this rank skips all later batches.
 
     Returns:
         The result of the accumulator. It is the same on every rank.
@@ -71,9 +71,10 @@ def run_eval_loop(
 
 
 def predict_logits(engine: Scorer, split: Split, batch_size: int, group: ProcessGroup) -> Logits:
-    """Compute the logits of a split, float32 [documents, classes].
+    """Compute the logits of a split. Every rank calls this function, and computes the logits of its shard.
 
-    Every rank calls this function. Each rank computes the logits of its shard, and returns the logits of all documents.
+    Returns:
+        The logits of all documents, float32 [documents, classes], on every rank.
     """
     logits = np.zeros((len(split), engine.config.num_classes), np.float32)
     for rows, _, row_logits in engine.iter_logits(split, batch_size, group.rank, group.size):

@@ -29,9 +29,10 @@ def evaluate_splits(
 ) -> dict[str, AnyScores]:
     """Evaluate the network on the validation and test splits.
 
-    The validation split is evaluated first, with uncalibrated probabilities. A calibration is fitted to it: a
-    temperature, or thresholds if documents may have multiple labels. The test split is evaluated with this calibration.
-    Exception: the validation loss is computed at the fitted temperature, because this loss selects the epoch.
+    The validation split is evaluated first, and a calibration is fitted to it: a temperature, or thresholds if
+    documents may have multiple labels. The test split is then evaluated with this calibration. The scores of the
+    validation split use uncalibrated probabilities, except for the loss, which selects the epoch: it uses the fitted
+    temperature. If documents may have multiple labels, the scores of the validation split use the fitted thresholds.
 
     Returns:
         A mapping from split names to scores.

@@ -52,8 +52,8 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
         data = open_training_data(config, group, display)
         config, is_self_training = resolve_epochs(config, data), uses_unlabelled(config, data)
         supervised = pseudo_labels.supervised_run(config, data) if is_self_training else (config, data)
-        # The engine is built before the run's directory is created. If a library is missing or the network does not
-        # fit into memory, the construction fails, and no directory is left behind.
+        # The engine is built before the run's directory is created, so that no directory is left behind if a library is
+        # missing or the network does not fit into memory.
         engine = build_engine(*supervised, group)
         has_refit = refit.refit_config(config, data, engine.config) is not None
         folder = select_run_dir(config, data, group)
@@ -78,7 +78,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
             else:
                 result, trained_on = train_loop.train_or_load_result(config, data, engine, folder, job), data
             if group.is_root and _has_report(config):
-                # The imports take half of the report's time. The thread imports them during the refit.
+                # The imports take half of the time that the report takes. The thread imports them during the refit.
                 Thread(target=_import_report_libraries).start()
             result = refit.refit_ngram_branch(config, trained_on, engine, result, job)
             display.print(str(result))
@@ -88,7 +88,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
 
 
 def report(config: Config, data: Dataset, folder: RunDir, job: JobContext) -> None:
-    """Write the report of a finished run on rank 0. Skip it if the report is already newer than the result."""
+    """Write the report of a finished run on rank 0. Do nothing if the existing report is newer than the result."""
     job.group.run_steps_on_rank0("report", _write_report(config, data, folder, job.display))
 
 

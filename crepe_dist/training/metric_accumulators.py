@@ -41,7 +41,7 @@ from crepe_dist.runs.scores import (
     worst_mistakes,
 )
 
-# Maximum number of documents in the sample that fits the thresholds of the hierarchy levels.
+# Maximum number of documents in the sample that the thresholds of the hierarchy levels are fitted to.
 MAX_SAMPLED = 4096
 Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ class MetricAccumulator(ABC, Generic[Result]):
 
 
 class ScoreAccumulator(MetricAccumulator[AnyScores]):
-    """Base class of the score accumulators. It counts losses, reliability and correctly predicted documents.
+    """Base class of the score accumulators. It accumulates losses, reliability counts and correct predictions.
 
     Attributes:
         calibration: Calibration of the probabilities. After ``result``, it is the calibration for the next split.
@@ -113,7 +113,7 @@ class ScoreAccumulator(MetricAccumulator[AnyScores]):
             rows: Row numbers of the documents, int64 [n].
             is_correct: True for each correctly predicted document, bool [n].
             losses: Losses of the documents with and without calibration, in nats.
-            confidence: Two arrays of the same length: predicted probabilities, and whether each prediction is correct.
+            confidence: Two arrays of equal length: the predicted probabilities, and a mask of the correct predictions.
         """
         # The losses are rounded to multiples of a power of two. Their sum is then exact, so it does not depend on the
         # number of ranks.
@@ -269,10 +269,10 @@ class MultilabelAccumulator(ScoreAccumulator):
 
 
 class HierarchyAccumulator(MetricAccumulator[Calibration]):
-    """Accumulator of the most probable node at each hierarchy level, for a sample of the documents.
+    """Accumulator that records the most probable node at each hierarchy level for a sample of the documents.
 
-    The result is a calibration that contains these nodes. The calibration computes the thresholds of the hierarchy
-    levels from them.
+    The result is a calibration that contains the probability and the correctness of these nodes. It computes the
+    thresholds of the hierarchy levels from them.
 
     Args:
         calibration: Calibration that contains the temperature of the probabilities.
@@ -282,8 +282,8 @@ class HierarchyAccumulator(MetricAccumulator[Calibration]):
         super().__init__()
         self._levels, self._calibration = levels.all_levels, calibration
         self._step = -(-num_documents // MAX_SAMPLED)  # The sample contains every ``_step``-th document.
-        # One row per sampled document: the probability of the most probable node at each level, in percent; and in the
-        # last column one bit per level, which is set if this node is correct.
+        # One row per sampled document. There is one column per level with the probability of the most probable node, in
+        # percent. The last column is a bit mask of the levels whose most probable node is correct.
         self._nodes = self._register(np.zeros((-(-num_documents // self._step), len(self._levels) + 1), np.int64))
 
     def update(self, rows: Rows, labels: Labels, logits: Logits) -> None:

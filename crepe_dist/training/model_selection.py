@@ -12,9 +12,9 @@ from crepe_dist.runs.metrics import loss_of
 from crepe_dist.runs.resume_state import TrainerState
 from crepe_dist.settings.config import Config
 
-# Two losses count as equal if they differ by less than this fraction of the standard error of one loss. All epochs are
-# evaluated on the same texts, so their losses are correlated: in measurements, the standard error of a difference was
-# one third to one half of the standard error of one loss.
+# Two losses are considered equal if they differ by less than this fraction of the standard error of one loss. All
+# epochs are evaluated on the same texts, so their losses are correlated: in measurements, the standard error of the
+# difference between two losses was one third to one half of the standard error of one loss.
 TOLERANCE = 1 / 3
 
 
@@ -22,10 +22,10 @@ TOLERANCE = 1 / 3
 class ModelSelection:
     """Model selection by the validation score, and by the validation loss if two scores hardly differ.
 
-    Differences of scores below the standard error count as chance, as in the one-standard-error rule (Breiman et al.,
-    "Classification and Regression Trees", 1984). On a small split, two epochs therefore often count as equal. The loss
-    of the calibrated probabilities then decides. If the losses also hardly differ, the later epoch is selected,
-    because the learning rate usually falls during training. The test split never selects the reported epoch.
+    Two scores are considered equal if they differ by at most one standard error, as in the one-standard-error rule
+    (Breiman et al., "Classification and Regression Trees", 1984). On a small split, this often applies to two epochs.
+    The loss of the calibrated probabilities then decides. If the losses also hardly differ, the later epoch is
+    selected, because the learning rate usually falls during training. The test split never selects the reported epoch.
 
     Args:
         has_validation: Whether there is a validation split, which selects the epoch. Without a validation split, the
@@ -61,13 +61,15 @@ class ModelSelection:
     def best_epoch(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the best epoch.
 
-        Epochs are compared on the validation split, or on the test split if there is no validation split. A later epoch
-        becomes the best epoch in two cases. The highest score is the highest score of all epochs that have been the
-        best epoch so far. The lowest loss is the lowest of their losses since case 1 last occurred.
+        Epochs are compared on the validation split, or on the test split if there is no validation split. The first
+        epoch is initially the best epoch. A later epoch becomes the best epoch in two cases:
 
         1. Its score is higher than the highest score by more than one standard error.
         2. Its score is at most one standard error lower than the highest score, and its loss is lower than the lowest
            loss plus the tolerance.
+
+        The highest score is taken over all epochs that have been the best epoch so far. The lowest loss is taken over
+        the same epochs, but starts anew in case 1.
         """
         best, *later_epochs = progress.epochs
         highest, lowest = best, self._loss(best)
@@ -112,7 +114,7 @@ class ModelSelection:
         return ("the best so far" if is_better else "as good as the best so far, within chance") + score
 
     def _standard_error(self, record: dict[str, Any]) -> float:
-        """Return the standard error of a score. If the record lacks it, return the binomial standard error."""
+        """Return the standard error of the score in a record. If it is missing, return the binomial standard error."""
         binomial = math.sqrt(self._score(record) * (1 - self._score(record)) / max(1, self.num_rows))
         return float(record.get(f"{self._split}_{self.score}_error", binomial))
 

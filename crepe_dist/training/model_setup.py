@@ -80,7 +80,7 @@ def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
 def common_kernels(group: ProcessGroup) -> str | None:
     """Return the best build of the kernels that all ranks can load. Every rank calls it.
 
-    Return ``None`` if every rank already uses this build by default, or if no build can be loaded on all ranks.
+    Return ``None`` if every rank already uses this build by default, or if there is no build that all ranks can load.
     """
     if group.size == 1:
         return None
@@ -92,7 +92,8 @@ def common_kernels(group: ProcessGroup) -> str | None:
 def common_precision(chosen: Backend, options: ModelOptions, group: ProcessGroup) -> Backend:
     """Return the chosen backend with a precision that is fast on all ranks. Every rank calls it.
 
-    A CPU without fast bfloat16 chooses float32. Unless the user has set the precision, all ranks then use float32.
+    A rank whose CPU lacks fast bfloat16 chooses float32. Unless the user has set the precision, all ranks then use
+    float32.
     """
     precisions = group.all_gather_json(chosen.precision, "precision")
     if options.precision == "auto" and chosen.precision == "bfloat16" and "float32" in precisions:
@@ -121,7 +122,7 @@ def select_network_config(options: ModelOptions, dataset: Dataset) -> NetworkCon
 
 
 def _check_memory(shape: NetworkConfig) -> None:
-    """Raise ``UserError`` if the network does not fit into memory. Otherwise, Linux would kill the process silently."""
+    """Raise ``UserError`` if the network does not fit into memory. Without this check, Linux would kill the process."""
     needed = 4 * ARRAYS_PER_PARAMETER * shape.num_parameters
     if needed > hardware.memory():
         raise UserError(

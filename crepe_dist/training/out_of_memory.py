@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from crepe_dist.errors import UserError, is_memory_error
 from crepe_dist.settings.config import flag
 
-# Substrings of the messages of MXNetErrors and RuntimeErrors that mean out of memory. The messages come from CUDA's
-# allocator, MXNet's host allocator, oneDNN and C++.
+# An MXNetError or RuntimeError whose message contains one of these substrings means out of memory. The messages come
+# from CUDA's allocator, MXNet's host allocator, oneDNN and C++.
 MEMORY_TEXTS = ("out of memory", "Failed to allocate", "allocation failed", "could not create", "bad_alloc")
 
 

@@ -57,7 +57,7 @@ FORMAT = 2  # Version of ``pseudo_labels.json``.
 MANIFEST = "pseudo_labels.json"
 SUPERVISED_MEMBER = "the supervised model"  # Name of the supervised model in the list of the teacher's members.
 MAX_CLASSES_PER_SOFT_LABEL = 8  # A soft label stores only the most probable classes.
-CHUNK_CHARACTERS = 1 << 18  # Number of characters in a chunk of texts whose words are hashed together.
+CHUNK_CHARACTERS = 1 << 18  # Texts are hashed in chunks of this number of characters.
 MAX_WORD_DROPOUT = 0.5  # Maximum fraction of a text's words that are dropped in one epoch of the student.
 MAX_SHOWN_CLASSES = 8  # Number of classes in the printed summary.
 LABEL_WIDTH = 40  # Maximum width of a class name in the printed summary, in columns of the terminal.
@@ -80,7 +80,7 @@ class PseudoLabels:
 def supervised_run(config: Config, data: Dataset) -> tuple[Config, Dataset]:
     """Return the configuration and the data set for training the supervised model.
 
-    The supervised model is trained for the default number of epochs for the labelled texts. ``training.epochs`` and
+    The number of epochs and the patience are the defaults for the labelled texts. ``training.epochs`` and
     ``training.patience`` apply only to the student.
     """
     training = replace(config.training, epochs=None, patience=None)
@@ -128,8 +128,8 @@ def label_unlabelled(
     """Compute and save the pseudo labels, or read them if this run has already saved them. Every rank calls it.
 
     Args:
-        engine: Engine of the supervised model. Before the labels are computed, the selected checkpoint of the
-            supervised model is loaded into it.
+        engine: Engine of the supervised model. If the labels must be computed, the selected checkpoint of the
+            supervised model is loaded into this engine.
         supervised: Result of the supervised model.
     """
     group, path = job.group, run_dir.pseudo_labels
@@ -223,7 +223,7 @@ def _summarize(pseudo_labels: PseudoLabels, data: Dataset) -> Iterator[str]:
     ranked = sorted(figures["shares"].items(), key=lambda item: -item[1])
     frequencies = [f"{excerpt(name, LABEL_WIDTH)} {percent(proportion)}" for name, proportion in ranked]
     if len(frequencies) > MAX_SHOWN_CLASSES:
-        # The rarest class is always shown, so that the user notices a class that no text was assigned to.
+        # The rarest class is always shown, so that the user notices if no text was assigned to a class.
         frequencies[MAX_SHOWN_CLASSES:] = [f"…, the rarest {frequencies[-1]}"]
     yield f"          {pluralize(figures['texts'], 'unlabelled text')}: {', '.join(frequencies)}"
 
@@ -233,7 +233,7 @@ def round_to_soft_labels(probabilities: npt.NDArray[np.float64], *, multilabel: 
 
     Args:
         probabilities: float64 [n, classes].
-        multilabel: Whether a text may have several labels. Otherwise, the stored probabilities of each text are scaled
+        multilabel: Whether a text may have multiple labels. If false, the stored probabilities of each text are scaled
             so that they sum to 1.
     """
     classes = probabilities.shape[1]
@@ -255,7 +255,7 @@ def blank_split(documents: Documents, like: Targets) -> Split:
 
 
 def add_soft_labels(data: Dataset, targets: Targets) -> Dataset:
-    """Return a copy of the data set whose train split also contains the unlabelled texts, with their soft labels."""
+    """Return a copy of the data set with the unlabelled texts and their soft labels added to the train split."""
     assert data.unlabelled is not None
     kind = MULTILABEL if data.label_kind == MULTILABEL else SOFT
     most = max(targets.max_labels, data.splits["train"].targets.max_labels)

@@ -34,7 +34,8 @@ NGRAM_BRANCH = "ngrams"
 def refit_config(config: Config, data: Dataset, shape: NetworkConfig) -> NetworkConfig | None:
     """Return the configuration of the n-gram branch that the run refits. Return ``None`` if the run has no refit.
 
-    By default, a run has a refit if its validation split was split off from the training files.
+    By default, a run has a refit if its validation split was split off from the training files. A run without a
+    validation split, without an n-gram branch, or with ``training.init_from`` never has a refit.
     """
     branch: NetworkConfig = getattr(shape, "ngram_config", shape)
     has_own_file = any(file["split"] == "validation" for file in data.manifest["sources"])

@@ -22,7 +22,7 @@ class SaveCallback(Callback):
 
     Args:
         saver: Writer of the state. Only the saver on rank 0 writes.
-        listeners: Callbacks. Their ``on_save`` is called before the state is captured.
+        listeners: Callbacks whose ``on_save`` is called before the state is captured.
     """
 
     def __init__(self, context: TrainContext, saver: BackgroundStateSaver, listeners: Callback) -> None:
@@ -88,8 +88,8 @@ class SaveCallback(Callback):
         check_replicas(context.engine.state_dict(), context.group)
         captured = capture_state(context)
         try:
-            # A resumed run appends to the metrics files from the step of its state. The files must contain every
-            # earlier step, so the metrics are written before the state.
+            # A resumed run appends to the metrics files, starting after the step of its state. The files must contain
+            # every step up to this state, so the metrics are written before the state.
             context.metrics.sync()
             if captured:
                 self._saver.save(captured)

@@ -150,9 +150,10 @@ def warn_few_cores(processes: int) -> str:
 
 
 def warn_leaked_rows(init_from: str, data: Dataset) -> str:
-    """Return a warning if the run ``init_from`` was trained on rows of the validation or test split, or "" otherwise.
+    """Return a warning if the run ``init_from`` was trained on rows of the validation or test split.
 
-    The rows are identified by the hashes of their texts.
+    The rows are identified by the hashes of their texts. If the data of that run can no longer be read, return a note
+    that the overlap is unknown. Return "" if there is no overlap, or if ``init_from`` does not belong to a run.
     """
     path = checkpoint.resolve_model(init_from).absolute()
     try:

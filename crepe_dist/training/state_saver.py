@@ -89,9 +89,8 @@ def restore_newest_state(context: TrainContext) -> LoadedState | None:
 class BackgroundStateSaver:
     """Saver that writes the state in a background thread of rank 0, while training continues.
 
-    A save is due every ``options.save_seconds`` seconds. If ``options.save_steps`` is set, a save is also due every
-    ``options.save_steps`` steps. A save starts early so that it finishes by its deadline, provided that it takes as
-    long as the previous save.
+    A save must finish at least every ``options.save_seconds`` seconds and, if ``options.save_steps`` is set, every
+    ``options.save_steps`` steps. To meet these deadlines, a save is started early by the duration of the previous save.
 
     * The time limit is soft: training does not wait for a slow save. The next save starts after the slow save has
       finished.
@@ -108,8 +107,8 @@ class BackgroundStateSaver:
         is_root: Whether this is rank 0. On other ranks, a save is never due.
 
     Attributes:
-        last_saved_step: Step of the newest state on disk, or the step that the run started from before the first save;
-            ``None`` on ranks other than 0.
+        last_saved_step: Step of the newest state on disk. Before the first save, it is the step that the run started
+            from. On ranks other than 0, it is ``None``.
     """
 
     def __init__(
@@ -142,14 +141,17 @@ class BackgroundStateSaver:
 
     @property
     def scored_epochs_on_disk(self) -> frozenset[int]:
-        """For each state that the run may be resumed from, the number of its scored epochs."""
+        """Numbers of scored epochs of all states that the run may be resumed from, including the save in progress."""
         # The save in progress is checked before the disk. In the reverse order, a save that finishes in between would
         # be missed.
         writing = [len(self._writing[1].progress.epochs)] if self._writing else []
         return frozenset([*writing, *resume_state.num_scored_epochs(self._folder)])
 
     def should_save(self, step: int) -> bool:
-        """Return whether a save is due after ``step``. If the step limit is reached, first wait for an earlier save."""
+        """Return whether a save is due after ``step``.
+
+        If the step limit is reached while an earlier save is in progress, wait for that save first.
+        """
         if not self._is_root:
             return False
         now = time.monotonic()
@@ -167,7 +169,10 @@ class BackgroundStateSaver:
         return now - saved_at >= self._save_seconds - min(seconds, self._save_seconds / 2)
 
     def save(self, state: ResumeState) -> None:
-        """Start writing a state in the background. Only rank 0 calls it. The caller must not modify the state later."""
+        """Start writing a state in the background. Only rank 0 calls it. The caller must no longer modify the state.
+
+        If an earlier save is still in progress after ``timeout`` seconds, the state is not saved.
+        """
         if not self.wait(state.progress.step, self._timeout):
             return
         future = self._pool.submit(resume_state.save, self._folder, state, self._last_intact)

@@ -16,8 +16,8 @@ from crepe_dist.training.context import TrainContext
 from crepe_dist.training.display import Throughput, epoch_line
 
 LOG_INTERVAL = 10  # Number of steps between two calls of ``on_log``.
-# The throughput at this call of ``on_log`` predicts the duration of the run. Earlier steps are slower, because caches
-# are still being filled.
+# Number of the ``on_log`` call whose throughput is used to estimate the remaining time. Earlier steps are slower,
+# because the caches are not filled yet.
 ESTIMATED_AT = 6
 
 
@@ -27,7 +27,7 @@ class StepLogger(Callback):
     The clock runs only during training steps. It is paused during evaluation and while a state is captured.
 
     Args:
-        listeners: Callbacks. Their ``on_log`` receives the records.
+        listeners: Callbacks whose ``on_log`` receives the records.
     """
 
     def __init__(self, context: TrainContext, listeners: Callback) -> None:

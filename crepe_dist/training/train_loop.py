@@ -38,7 +38,7 @@ from crepe_dist.training.step_logger import ProgressCallback, StepLogger
 
 
 def train_or_load_result(config: Config, data: Dataset, engine: Engine, folder: RunDir, job: JobContext) -> Result:
-    """Train a network, or resume its training, and return the result. If the run is finished, only read its result."""
+    """Train a network, or resume its training, and return the result. If the run is finished, just read its result."""
     if (finished := job.group.run_on_all("result", lambda: read_result(folder))) is not None:
         return finished
     context = run_epochs(config, data, engine, folder, job)
@@ -104,8 +104,8 @@ def train_epoch(context: TrainContext, callbacks: Callback) -> None:
         # all ranks. On one host, ``step`` sums the gradients of the n-gram tables while it updates their rows.
         result = optimizer.all_reduce(loss, batch, requested_action)
         while result.needs_recompute:
-            # An integer sum could have overflowed, or the first fixed-point scales were too coarse. The optimizer has
-            # chosen new scales. The gradients of the same batch are recomputed with these scales.
+            # An integer sum could have overflowed, or the initial fixed-point scales were too coarse. The optimizer has
+            # chosen new scales, so the gradients of the same batch are recomputed with them.
             result = optimizer.all_reduce(engine.forward_backward(batch), batch, requested_action)
         if result.is_finite:
             optimizer.step(batch.global_batch_size, lr)
@@ -142,7 +142,7 @@ def evaluate_epoch(context: TrainContext, callbacks: Callback) -> tuple[Mapping[
 def save_checkpoint(
     context: TrainContext, saver: BackgroundStateSaver, scores: Mapping[str, AnyScores], branch_weight: float
 ) -> dict[str, Any]:
-    """Record the epoch. If it has scores, write its checkpoint on rank 0, and delete checkpoints no longer needed.
+    """Record the epoch. If it has scores, write its checkpoint on rank 0, and delete the checkpoints no longer needed.
 
     Returns:
         The record of the epoch.
@@ -167,7 +167,7 @@ def save_checkpoint(
 
 
 def end_epoch(context: TrainContext, callbacks: Callback, record: dict[str, Any]) -> None:
-    """Start the next epoch, or finish the run after its last epoch or if early stopping applies."""
+    """Start the next epoch. After the last epoch, or if early stopping applies, mark the run as finished instead."""
     progress, selection = context.progress, context.selection
     progress.finished = selection.is_last(progress)
     stopped_early = selection.stopped_early(progress)

@@ -1,4 +1,4 @@
-"""Transfer learning: copies pretrained parameters (``training.init_from``) into a new network."""
+"""Transfer learning: copying of pretrained parameters (``training.init_from``) into a new network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PretrainedWeights:
         arrays: Parameters to copy, by name. All other parameters of the new network keep their initial values.
         sha256: Checksum of the .params file.
         summary: Text that lists which layers are copied and which are new.
-        classes: For each class of the arrays, the index of the same class in the data set.
+        classes: Index of each class of the arrays among the classes of the data set.
     """
 
     shape: NetworkConfig
@@ -46,7 +46,7 @@ class PretrainedWeights:
     def copy_into(self, network: Mapping[str, Parameter]) -> None:
         """Copy the arrays into the parameters of a network.
 
-        If the arrays lack a class of the data set, its outputs keep their initial values.
+        The outputs of a class that the arrays lack keep their initial values.
         """
         for name, array in self.arrays.items():
             axis = self.shape.class_axes.get(name)
@@ -96,15 +96,15 @@ def _select_transferable(
 ) -> tuple[Arrays, list[int], str]:
     """Select the arrays that can be copied into a network for the classes of the data set.
 
-    The outputs of a class are copied if the data set has a class of the same name. If the classes differ, the buffers
-    with the n-gram counts are not copied, because different classes are separated by different n-grams.
+    The outputs of a class are copied if the data set has a class with the same name. If the classes differ, the buffers
+    with the significant n-grams are not copied, because other n-grams distinguish the new classes.
 
     Args:
         classes: Names of the classes that the arrays were trained for. ``None``: the names are unknown. If the number
             of classes is the same, they are assumed to be the classes of the data set.
 
     Returns:
-        The arrays to copy by name, the index in the data set of each of their classes, and a summary.
+        The arrays to copy, by name; the index of each of their classes in the data set; and a summary for display.
     """
     source = formatting.excerpt(str(path))
     summary, index_of = f"all layers from {source}", {name: index for index, name in enumerate(data_classes)}
@@ -144,8 +144,8 @@ def _check_encoding(
     """Check that the pretrained network can read the texts and the feature columns of the data set.
 
     Both encodings must map characters to the same ids, and both data sets must have the same feature columns. The
-    encodings may differ in whether they remove accents, and in the maximum length of a text. Exception: the network
-    ``paper`` requires the same length.
+    encodings may differ in whether they remove accents, and in the maximum length of a text. The network ``paper``
+    requires the same length.
     """
     encoding = dataset.encoder
     if columns != dataset.preprocessor.feature_columns:
