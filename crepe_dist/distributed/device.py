@@ -36,7 +36,7 @@ def select_device(device: str, check: GpuCheck, group: ProcessGroup = SINGLE_PRO
     """Select a GPU that no other rank uses, or the CPU. Every rank must call this function.
 
     The CPU is selected if ``device`` is ``cpu``, or if ``device`` is ``auto`` and no GPU is found. GPUs are identified
-    by their UUIDs. The selection therefore works if a process sees all GPUs of its host and if it sees only one GPU. It
+    by their UUIDs. The selection therefore works whether a process sees all GPUs of its host or only one of them. It
     does not depend on the host names and GPU numbers that containers and schedulers assign.
 
     Args:

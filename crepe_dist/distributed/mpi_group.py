@@ -15,7 +15,7 @@ from crepe_dist.distributed.chunked_messages import ChunkedProcessGroup
 from crepe_dist.distributed.messages import Bytes
 from crepe_dist.errors import PeerLostError
 
-# By default, mpi4py calls MPI_Finalize at exit. It waits for all ranks, so a failed process would hang at its exit.
+# By default, mpi4py calls MPI_Finalize at exit. MPI_Finalize waits for all ranks, so a failed process would hang.
 mpi4py.rc.finalize = False
 from mpi4py import MPI  # noqa: E402
 

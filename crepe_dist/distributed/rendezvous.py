@@ -317,7 +317,7 @@ def _report_to_rank0(
 def _connect_to_peers(
     endpoint: Endpoint, listener: socket.socket, addresses: Sequence[Address], own: LocalProcess
 ) -> Peers:
-    """Connect to the ranks from 1 up to this rank, and accept the connections of the higher ranks."""
+    """Connect to the lower ranks except rank 0, and accept the connections of the higher ranks."""
     peers, above, rank = Peers(), range(own.rank + 1, own.size), 0
     deadline = _Deadline(own.rank, endpoint.seconds)
     try:

@@ -79,7 +79,10 @@ class SignalHandler:
             self._deferring = was_deferring
 
     def stop_exception(self, *, on_all_ranks: bool = False) -> StopRequested:
-        """Return the exception for a request to stop. If this process got no request, the reason is another process."""
+        """Return the exception for a request to stop.
+
+        If this process received no request, the reason says that another process received one.
+        """
         self.reason = self.reason or "another process was asked to stop"
         return StopRequested(self.reason, self.code, on_all_ranks=on_all_ranks)
 

@@ -27,7 +27,7 @@ from crepe_dist.errors import ExitCode, UserError
 POLL_SECONDS = 1.0  # Seconds between two polls.
 # A poll that is delayed by more than this time shows that this process was suspended, or that the host is overloaded.
 SUSPENDED_SECONDS = 5.0
-DUMP_SECONDS = 1.0  # Time that the other processes of this host have to write their stacks.
+DUMP_SECONDS = 1.0  # Seconds that the other processes of this host have to write their stacks.
 STACK_DUMP_SIGNAL = signal.SIGUSR1  # A process writes its stacks when it receives this signal.
 MAX_SHOWN_ROWS = 64  # Maximum number of data rows that the position of a process lists.
 

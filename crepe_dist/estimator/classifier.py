@@ -36,8 +36,8 @@ UNLABELLED = -1  # Label of a text without a label, as in scikit-learn's semi-su
 def _accept_former_names(init: Init) -> Init:
     """Let a constructor accept the former names of renamed arguments.
 
-    The signature is not changed. An argument such as ``**renamed`` would be an argument of the estimator for
-    scikit-learn.
+    The signature does not change, because scikit-learn would treat an argument such as ``**renamed`` as a parameter of
+    the estimator.
     """
     known = inspect.signature(init).parameters
 
@@ -245,7 +245,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         return ColumnSpec(categories=categories, numbers=numbers)
 
     def _settings(self, classes: np.ndarray[Any, Any], seed: int) -> dict[str, Any]:
-        """Return the settings of training by their dotted names.
+        """Return the settings of the training run, keyed by their dotted names.
 
         The network is trained on the indices of the classes, not on their names.
         """

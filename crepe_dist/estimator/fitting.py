@@ -19,9 +19,9 @@ Files = dict[str, bytes]
 EPOCH = re.compile(r"(\[rank 0\] )?epoch \d")  # Start of the line that reports an epoch.
 # Test score in the line that reports an epoch. It is removed, because the test split is only a copy of one text.
 TEST = re.compile(r" test [^(]*\(loss [^)]*\) ")
-# Default fraction of the texts in the validation split, for trainings that require this split. If there are unlabelled
-# texts, it is used to select the supervised model or the student. If a minimum precision is requested, the thresholds
-# are fitted to it.
+# Default fraction of the texts in the validation split, for training runs that require this split. If there are
+# unlabelled texts, the split is used to choose between the supervised model and the student. If a minimum precision is
+# requested, the thresholds are fitted to the split.
 DEFAULT_VALIDATION_FRACTION = 0.1
 
 
@@ -39,9 +39,9 @@ def fit_checkpoint(
     Args:
         table: Columns "text" and "label" (class indices), and a column "weight" if the texts have weights in the loss.
         unlabelled: Texts without labels.
-        settings: Settings of training by their dotted names.
-        options: Further arguments of ``crepe_dist.prepare``. The values of the columns ``category`` and ``number``
-            follow each text.
+        settings: Settings of the training run, keyed by their dotted names.
+        options: Further arguments of ``crepe_dist.prepare``. If they name feature columns (``category`` and
+            ``number``), each text must be followed by the values of these columns.
         processes: Number of processes that train.
         verbose: Argument ``verbose`` of ``CrepeClassifier``.
 

@@ -117,7 +117,7 @@ def _check_type(name: str, sources: Any) -> None:
 
 
 def _to_names(names: Any) -> tuple[str, ...]:
-    """Return the names in a single name, in a sequence of names, or in ``None``."""
+    """Convert a single name, a sequence of names or ``None`` to a tuple of names."""
     is_single = isinstance(names, str) or not hasattr(names, "__iter__")
     return () if names is None else tuple(map(str, [names] if is_single else names))
 

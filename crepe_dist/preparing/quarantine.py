@@ -1,4 +1,4 @@
-"""Quarantine: the file that lists the invalid rows of a preparation. The preparation fails if too many are invalid."""
+"""Quarantine: the file that lists the invalid rows of a preparation, and the checks that enough rows are valid."""
 
 from __future__ import annotations
 

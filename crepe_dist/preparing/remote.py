@@ -105,7 +105,7 @@ def _open_storage(url: str, folder: Path) -> tuple[Path, list[RemoteFile]]:
 
 
 def _open_web_address(url: str, folder: Path) -> tuple[Path, list[RemoteFile]]:
-    """Request the file of a web address. Return the path of the copy, and a list of the file."""
+    """Request the file of a web address. Return the path of the copy, and a list that contains only this file."""
     shown = redact_url(url)
     # The query string is not a part of the file name. A web address is always a file, never a folder.
     target = _copy_path(url, folder, [PurePosixPath(urlsplit(url).path)])

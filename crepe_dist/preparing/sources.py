@@ -100,10 +100,11 @@ class ReadOptions:
             ``classes.txt`` next to the data, if it exists.
         renames: Old and new names of classes, or of nodes of the label hierarchy.
         default_format: Format of files whose names have no known suffix and whose first lines have no fastText label.
-            If it is ``None``, the format is detected from the content. For labelled rows of a model, it is the format
-            of its training data.
-        default_encoding: Encoding that is used if ``encoding`` is ``None``. For the data of a model, it is the encoding
-            of its training data. JSON Lines ignore it, because the standard requires UTF-8 for JSON.
+            If it is ``None``, the format is detected from the content. When labelled rows are read for a model, it is
+            the format of the model's training data.
+        default_encoding: Encoding that is used if ``encoding`` is ``None``. When data is read for a model, it is the
+            encoding of the model's training data. It is ignored for JSON Lines, because the standard requires UTF-8 for
+            JSON.
     """
 
     format: str | None = None

@@ -38,7 +38,7 @@ class PreparationSpec:
         corrections: Corrections of labels. ``None``: no labels are corrected.
         classes: Classes of the model that will score the rows; all rows are test rows. ``None``: the rows are for
             training, and the classes are taken from the training rows.
-        feature_columns: Feature columns of the same model.
+        feature_columns: Feature columns of the model that will score the rows.
         explicit_options: Read options that the user specified. Each of them must affect at least one source. ``None``
             skips this check.
     """

@@ -21,7 +21,7 @@ from crepe_dist.preparing.spool import Rows
 # Split of each row, or the reason why the row is left out, uint8 [rows].
 Assignment = npt.NDArray[np.uint8]
 # The first four values are indices in ``dataset.ALL_SPLITS``. The others are reasons to leave out a row: it repeats
-# another row, its class has too many rows, or its label is no class.
+# another row, its class has too many rows, or its label is not a known class.
 TRAIN, VALIDATION, TEST, UNLABELLED, DUPLICATE, SAMPLED_OUT, UNKNOWN = range(7)
 # Values of --dedupe.
 DEDUPE = ("no", "exact", "near")
@@ -157,10 +157,10 @@ def _rank_in_class(
 
 
 def iter_duplicates(keys: Any, assignment: Assignment) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield the indices of rows that repeat the key of an earlier row, and the indices of these earlier rows.
+    """Yield the indices of rows that repeat the key of an earlier row, and for each the index of the first such row.
 
     Test rows come first, then validation rows, training rows and unlabelled rows. Rows that are already left out are
-    ignored.
+    ignored. The rows are yielded in the partitions of ``partition_by_key``.
 
     Args:
         keys: Hashes of the texts, uint64 [rows].

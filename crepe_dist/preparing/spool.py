@@ -111,7 +111,7 @@ class RowSubset:
         return np.asarray(map_rows(self.file)[self.chosen])
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Read one field of these records. This needs less memory than all fields of many million records."""
+        """Read one field of these records. This needs less memory than all fields of many millions of records."""
         return np.asarray(map_rows(self.file)[name][self.chosen])
 
     def texts(self) -> list[str]:
@@ -127,7 +127,7 @@ class SpooledRows:
         sources: Sources in the order of their indices.
         labels: Label strings that the records index, in the order of their first rows; see ``label_parsing``.
         valid: Number of valid rows of each label.
-        invalid: Number of invalid rows.
+        invalid: Number of lines in invalid rows. Each of these lines counts as a row.
         files: Format, row counts and checksum of each source, by its index.
         texts: Files of the texts.
         corrections: Outcomes of corrections, see ``corrections.apply_corrections``. ``None`` if there are none.
@@ -158,7 +158,7 @@ class SpooledRows:
         return np.asarray(self.rows["label"] == absent)
 
     def first_value(self, key: str) -> Any:
-        """Return the first value of a key of ``files`` that is not empty, or ``None`` if there is none."""
+        """Return the first non-empty value that an entry of ``files`` has for a key, or ``None`` if there is none."""
         return next((entry[key] for entry in self.files.values() if entry[key]), None)
 
     def map_for_writing(self) -> Rows:

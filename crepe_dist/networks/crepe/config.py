@@ -2,9 +2,9 @@
 
     logits = 0.75 × (logits of the n-gram branch + weight × logits of the convolutional branch)
 
-Label smoothing makes the probabilities of each branch underconfident. The factor 0.75 matches the probabilities of the
-sum to its accuracy. The weight is 1, or it is fitted to the validation split (``model/branch_weight.py``). Checkpoints
-store the weight in the last layer of the convolutional branch: the layer is multiplied by it.
+Label smoothing makes each branch underconfident. The factor 0.75 calibrates the sum: its confidence then matches its
+accuracy. The weight is 1, or it is fitted to the validation split (``model/branch_weight.py``). Checkpoints contain the
+last layer of the convolutional branch multiplied by the weight.
 
 Each branch has its own loss. The n-gram branch memorises the training documents within an epoch. Therefore, with a
 common loss, the convolutional branch would have nothing left to learn.
@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from crepe_dist.settings.options import ModelOptions
 
 SHORT_TEXT = 64  # Maximum length, in characters, of texts with one position per character.
-# Length of the longest n-grams at a position, and rows of the embedding table: for short and for long texts. Long texts
-# have more n-grams. Where a position has more than one character, short n-grams are less informative.
+# Sizes for short texts and for long texts: the length of the longest n-grams at a position, and the number of rows of
+# the embedding table. Long texts have more n-grams. If a position has more than one character, short n-grams are less
+# informative.
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
 LONG_STRIDE, MAX_STRIDE = 8, 64  # Smallest stride of a long text, and the maximum stride, in characters.
 SHORT_POSITIONS = 56  # If texts have at most this number of positions, the kernels compute 8 texts in a matrix product.

@@ -178,7 +178,7 @@ class ConvBranch:
 
 
 class _Buffers:
-    """Device buffers of the convolutional branch for a batch. The backward pass reads what the forward pass writes.
+    """Device buffers of the convolutional branch for a batch. The backward pass reads results of the forward pass.
 
     Attributes:
         rows: rows of each position's n-grams, uint32 [documents, positions, stride × embedding_maxn].
@@ -186,7 +186,7 @@ class _Buffers:
         hidden: activations between the two convolutions of each block.
         scratch: three arrays of the size of the first activations.
         maxima: positions of the maxima of the max pools.
-        features: features, float32 [documents, 2, width].
+        features: inputs of the last layer, float32 [documents, 2, width].
         best: positions of the maxima in the features, int32 [documents, width].
     """
 

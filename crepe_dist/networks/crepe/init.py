@@ -16,8 +16,8 @@ from crepe_dist.networks.ngrams import init as ngrams
 from crepe_dist.networks.ngrams.init import bucket_totals, class_z_scores, count_ngrams, iter_frequent_buckets
 from crepe_dist.optim.parameter import Parameter
 
-# Multiples of the learning rate. Most embeddings are rarely updated. With one rate for all parameters, the convolutions
-# would memorise training documents before the embeddings are trained (docs/decisions/networks.md).
+# Learning-rate multipliers. Most embeddings are rarely updated. With one learning rate for all parameters, the
+# convolutions would memorise training documents before the embeddings are trained (docs/decisions/networks.md).
 EMBEDDING_LR_MULT, CONV_LR_MULT = 7.0, 0.3
 CLASS_AWARE_SCALE = 0.5  # Factor of the class-aware embedding, which is added to the random embedding.
 MAX_COUNTS = 1 << 25  # Maximum number of counts: rows of the embedding table × classes.
@@ -60,8 +60,8 @@ def init_from_data(
 
     The n-gram branch is always initialised. The embedding table is changed only if no parameters were loaded: the
     class-aware embedding is added, and rows that no n-gram of the training split uses are set to zero, so that files
-    can omit them. If there are more than ``MAX_COUNTS`` / rows classes, some classes have the same counts and the same
-    direction.
+    can omit them. If there are more than ``MAX_COUNTS`` / ``embedding_rows`` classes, some classes are counted together
+    and have the same direction.
 
     If no parameters were loaded and the run has few steps, the learning rates of both branches are raised
     (docs/decisions/training.md).

@@ -13,9 +13,9 @@ Words are runs of letters and digits, and pairs of neighbouring words. They span
 buckets of their own, so that words and n-grams do not collide: on 15 data sets the validation loss falls from 0.450 to
 0.447 (docs/decisions/networks.md). There is no vocabulary. A misspelt word still matches by its n-grams.
 
-N-grams may contain symbols for the start and the end of the document. The factor of a mean over n buckets is at most 10
-× √n, not 300, so that the n-grams of short documents do not learn too fast. Adam keeps one second moment for all
-classes of a bucket, so that a class that hardly contributes to the loss hardly changes.
+N-grams may contain symbols for the start and the end of the document. For a mean over n buckets, the factor 300 is
+replaced by 10 × √n if that is smaller, so that the n-grams of short documents do not learn too fast. Adam keeps one
+second moment for all classes of a bucket, so that a class that hardly contributes to the loss hardly changes.
 
 A bucket is significant if its frequency in some class deviates from its overall frequency by more than chance explains.
 The frequencies are counted once, before training (``init.py``). The significant n-grams have their own mean. Otherwise,
@@ -46,11 +46,11 @@ DEFAULT_MAXN, MAX_MAXN = 6, 7  # Length of the longest n-grams, in characters: d
 WORD_BUCKET_FRACTION = 0.25  # Fraction of the buckets that hold words.
 MAX_BUCKETS = 1 << 20  # Maximum of the default number of buckets.
 MIN_BUCKETS = 1 << 14  # Minimum of the default number of buckets.
-MAX_PARAMETERS = 8_000_000  # Maximum number of weights with the default number of buckets above the minimum.
+MAX_PARAMETERS = 8_000_000  # Maximum number of weights by default. ``MIN_BUCKETS`` takes precedence over it.
 
 
 def buckets_for(classes: int) -> int:
-    """Return the default number of buckets, a power of two that falls with the number of classes."""
+    """Return the default number of buckets, a power of two that decreases as the number of classes grows."""
     buckets = MAX_BUCKETS
     while buckets > MIN_BUCKETS and buckets * classes > MAX_PARAMETERS:
         buckets //= 2

@@ -16,7 +16,7 @@ BLOCKS = 512
 
 
 def constants(config: NGramConfig) -> dict[str, int]:
-    """Return the compile-time constants of this program: only the constants that all networks have in common."""
+    """Return the compile-time constants that only this program has: none."""
     return {}
 
 

@@ -83,7 +83,7 @@ def keys_to_rows(graph: GraphBuilder, keys: str, rows: int) -> str:
 def hash_to_rows(graph: GraphBuilder, char_ids: str, maxn: int, rows: int, none: int) -> str:
     """Add the nodes that hash the n-grams at each position, int32 [batch, positions, maxn]; see ``hashing``.
 
-    If a position has no n-gram of a length, its row is ``none``.
+    If no n-gram of a length starts at a position, its row is ``none``.
     """
     node = graph.node
     digit = node("Cast", node("Add", char_ids, 1), to=TensorProto.INT64)

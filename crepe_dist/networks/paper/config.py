@@ -30,7 +30,7 @@ SIZES: dict[str, tuple[int, int]] = {"tiny": (128, 512), "small": (256, 1024), "
 TINY_BELOW_ROWS = 100_000  # Number of training rows below which the default size is tiny.
 PAPER_DROPOUT = 0.5  # Dropout probability in the paper and in the original Gluon notebook.
 # Names such as hybridsequential0_conv3_weight, which `save_params` and `collect_params().save` of older Gluon versions
-# write. The first number may be any.
+# write. The first number is arbitrary.
 NOTEBOOK_NAME = re.compile(r"(?:arg:)?(?:\w+_)?(conv|dense)(\d+)_(weight|bias)")
 
 
@@ -86,7 +86,10 @@ class PaperConfig(NetworkConfig):
         feature_len: int,
         network: Mapping[str, Any],
     ) -> PaperConfig:
-        """Infer the configuration from parameters and the network entries of a checkpoint's metadata (``settings``)."""
+        """Infer the configuration from parameters and from ``network``, the network entries of a checkpoint's metadata.
+
+        The method ``settings`` returns such entries.
+        """
         filters, channels, _ = array_shape(arrays, "0.weight", 3)
         units, width = array_shape(arrays, "10.weight", 2)
         classes, _ = array_shape(arrays, "14.weight", 2)

@@ -50,7 +50,7 @@ class OneHotConv1D(nn.Conv1D):
 
 
 class Dropout(nn.Dropout):
-    """Dropout with MXNet's random generator, because cuDNN's ignores ``mx.random.seed`` (apache/mxnet#15662)."""
+    """Dropout with MXNet's random generator. cuDNN's generator ignores ``mx.random.seed`` (apache/mxnet#15662)."""
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return F.Dropout(x, p=self._rate, cudnn_off=True) if self._rate else F.identity(x)

@@ -56,10 +56,10 @@ def _parse_json_lines(
 def open_json_lines(
     file: LineReader, name: str, spec: ColumnSpec, label: str | None, *, keep_cells: bool, nested: bool
 ) -> OpenFile:
-    """Open a JSON Lines file. The keys of its first object are the columns.
+    """Open a JSON Lines file. Its columns are the keys of the first object, and feature columns of later objects.
 
     Args:
-        keep_cells: Return the values of all keys in ``Row.cells``.
+        keep_cells: If True, ``Row.cells`` contains the values of all keys.
         nested: True if the label may be a list of labels, or an object that maps labels to probabilities.
 
     Raises:

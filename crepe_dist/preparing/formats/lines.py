@@ -1,5 +1,5 @@
-"""Reading of files that consist of lines. The data may be gzipped. They are converted to UTF-8 and split into batches
-of whole lines, in bounded memory.
+"""Reading of files that consist of lines. The files may be gzipped. Their content is converted to UTF-8 and split into
+batches of whole lines, in bounded memory.
 
 This module also parses two formats with one document per line: plain texts, and the training files of fastText.
 """
@@ -54,19 +54,20 @@ USE_UTF_8 = "pass --encoding utf-8"
 NAME_ENCODING = "name the encoding of the file, such as --encoding cp1252"
 # Byte order marks at the start of a file, mapped to the encodings that they indicate.
 BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32-le",  # It precedes UTF-16, because it starts with the mark of UTF-16.
+    codecs.BOM_UTF32_LE: "utf-32-le",  # This mark starts with the mark of UTF-16, so it must be tried first.
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: UTF_8,
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# Error handler for decoding. It replaces bytes that are invalid in any encoding with a byte that is invalid in UTF-8.
+# Error handler for decoding. It replaces bytes that are invalid in the encoding of the file with a byte that is invalid
+# in UTF-8.
 INVALID_BYTE = "crepe_dist.invalid_byte"
 codecs.register_error(INVALID_BYTE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
 
 class _Raw:
-    """File object for ``gzip``, which reads a file or the standard input and computes its SHA-256."""
+    """File object for ``gzip``. It reads a file or the standard input, and computes the SHA-256 of the data."""
 
     def __init__(self, path: Path | None) -> None:
         self.name = str(path) if path else "the standard input"
@@ -170,7 +171,7 @@ class LineReader:
         return b"".join(data)
 
     def fill_head(self, lines: int) -> None:
-        """Read until ``head`` has ``BATCH_BYTES``. For a live pipe, stop when ``head`` has this number of lines."""
+        """Read until ``head`` has ``BATCH_BYTES`` bytes. For a live pipe, ``lines`` lines are enough."""
         pieces, size = [self.head], len(self.head)
         count = self.head.count(b"\n")
         while size < BATCH_BYTES and not self._ended and not (self._live and count >= lines):
@@ -284,7 +285,7 @@ def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) 
     """Open a file of plain texts. Every line is a row.
 
     Args:
-        keep_cells: Return the text in ``Row.cells``.
+        keep_cells: If True, ``Row.cells`` contains the text.
         strict: True for training: empty lines are skipped, and rows with invalid bytes are rejected. False for
             prediction: empty lines are rows, and invalid bytes become "�".
     """
@@ -294,7 +295,7 @@ def open_lines(lines: LineReader, name: str, *, keep_cells: bool, strict: bool) 
 
 
 def _check_encoding(lines: LineReader) -> Iterator[RawBatch]:
-    """Yield the batches of ``lines``. Set ``lines.encoding_warning`` if the first batch with invalid bytes is found.
+    """Yield the batches of ``lines``. Set ``lines.encoding_warning`` at the first batch that contains invalid bytes.
 
     The invalid bytes are not removed here. They are later read as unknown characters.
     """

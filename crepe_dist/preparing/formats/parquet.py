@@ -30,7 +30,7 @@ from crepe_dist.preparing.formats import (
 from crepe_dist.preparing.formats.columns import ColumnSpec, ResolvedColumns, choose_columns
 from crepe_dist.preparing.formats.lines import GZIP_MAGIC
 
-# Example values. When columns are chosen, they replace the dates of a column and its missing numbers.
+# Example values. They replace dates and missing numbers while the columns are chosen.
 DATE, NUMBER = "2000-01-01", "1"
 # Maximum number of rows that are read at a time.
 MAX_ROWS = 8192
@@ -84,7 +84,13 @@ def _name_label(number: str, names: Mapping[int, str]) -> str:
 
 
 def _name_labels(cell: str, names: Mapping[int, str]) -> str:
-    """Replace the number in a cell, or the numbers in a list in the cell, with class names."""
+    """Return the class names of the number, or of the list of numbers, in a cell. The result is a JSON list.
+
+    A number without a name is returned as text.
+
+    Raises:
+        ValueError: The cell starts with "[", but is not a JSON list of numbers.
+    """
     try:
         numbers = json.loads(cell) if cell.startswith("[") else [int(cell)] if cell.isdecimal() else []
         return json.dumps([names.get(number, f"{number}") for number in numbers], ensure_ascii=False)
@@ -100,7 +106,8 @@ class ParquetReader:
         columns: Names of the columns.
         convert: Function that converts the array of a column. Its arguments are the name of the column and the array,
             which may be a dictionary array.
-        of_text: If True, columns whose rows are longer than the maximum length of a text are refused.
+        of_text: If True, a row group is unreadable if a column has more than ``MAX_CHUNK`` bytes, or more than
+            ``MAX_RECORD`` bytes per row on average.
     """
 
     encoding = encoding_warning = ""
@@ -198,8 +205,8 @@ def open_parquet(
     """Open a Parquet file and choose its columns.
 
     Args:
-        keep_cells: Return the values of all columns that can be converted to text in ``Row.cells``.
-        nested: The label may be a list.
+        keep_cells: If True, ``Row.cells`` contains the values of all columns that can be converted to text.
+        nested: True if the label may be a list.
 
     Raises:
         UserError: The file is not Parquet, or a column in ``spec`` does not exist or is not text.

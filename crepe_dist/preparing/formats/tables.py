@@ -73,14 +73,14 @@ def parse_table(
     is_escaped: bool,
     batch: RawBatch,
 ) -> Parsed:
-    """Parse a batch of a table. It contains either lines, or rows that are already split into fields.
+    """Parse a batch of a table. The batch contains either lines, or rows that are already split into fields.
 
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
         columns: Columns to read.
         label: Class of all rows, if the name of the file contains it.
         delimiter: Delimiter of the fields.
-        keep_cells: Return the values of all columns in ``Row.cells``.
+        keep_cells: If True, ``Row.cells`` contains the values of all columns.
         is_escaped: True if this package wrote the file and escaped its fields against formula injection.
     """
     result = Parsed([], [])
@@ -331,9 +331,10 @@ def open_table(
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
         name: Name in messages.
-        header: ``yes``, ``no`` or ``auto``. With ``auto``, it waits for ``DETECTION_ROWS`` rows of a live pipe.
+        header: ``yes``, ``no`` or ``auto``. With ``auto``, this function waits for ``DETECTION_ROWS`` rows of a live
+            pipe.
         label: Class of all rows, if the name of the file contains it.
-        keep_cells: Return the values of all columns in ``Row.cells``.
+        keep_cells: If True, ``Row.cells`` contains the values of all columns.
 
     Raises:
         UserError: A column in ``spec`` does not exist, or it is unclear whether there is a header.
