@@ -1,1 +1,1 @@
-"""Encoding of texts as character ids, the folder of a prepared data set, and the loader of its batches."""
+"""Data sets: the encoding of texts as character ids, the data set folder, and the loader of batches."""

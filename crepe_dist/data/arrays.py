@@ -58,7 +58,7 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
 
 
 def string_files(split: str, kind: str, shard: int) -> tuple[str, str]:
-    """Return the file name of a shard's strings, and the file name of their offsets, an int64 [rows + 1] array."""
+    """Return the names of two files of a shard: its strings, and their offsets, an array int64 [rows + 1]."""
     return f"{split}.{kind}-{shard:05d}.bin", f"{split}.{_OFFSETS[kind]}-{shard:05d}.npy"
 
 
@@ -113,7 +113,7 @@ def origins_file(split: str) -> str:
 
 
 def hash_texts(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
-    """Hash texts in UTF-8 with BLAKE2b, uint64 [n]."""
+    """Return the BLAKE2b hashes of texts in UTF-8, uint64 [n]."""
     return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
 
 
@@ -162,7 +162,7 @@ class ShardWriter:
 
 
 class _HashedFile:
-    """File whose SHA-256 is computed while it is written."""
+    """Writer of a file that also computes the SHA-256 of the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

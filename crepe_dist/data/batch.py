@@ -38,7 +38,7 @@ class Batch(NamedTuple):
         global_batch_size: number of documents in the global batch, over all ranks.
         first: position of this rank's first document in the global batch.
         rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
-        step: number of the training step, from 1; 0 outside of training.
+        step: number of the training step, counted from 1; 0 outside of training.
         seed: random seed of the step's dropout, a uint64 number.
     """
 

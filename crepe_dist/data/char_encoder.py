@@ -103,12 +103,12 @@ class CharEncoder:
 
     @property
     def num_ids(self) -> int:
-        """Number of ids: one for each character of the alphabet, and the ids that rare characters consist of."""
+        """Number of ids: one for each character of the alphabet, and the ids for both halves of rare characters."""
         return len(self.alphabet) + 2 * self.pair_base
 
     @property
     def num_word_ids(self) -> int:
-        """Number of ids for letters and digits of words, at least 1. These ids are the lowest ones."""
+        """Number of ids of characters that form words, at least 1. These ids are the lowest ones."""
         return max(1, sum(map(characters.is_in_words, self.alphabet)))
 
     def same_mapping(self, other: CharEncoder) -> bool:
@@ -147,7 +147,7 @@ class CharEncoder:
         return characters.spelling_table(self.mode, bool(self.fold_accents), self.alphabet, self.two_id_characters)
 
     def encode(self, texts: Sequence[str]) -> CharIds:
-        """Encode texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
+        """Return the character ids of texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
         if (
             self.two_id_characters
             or not all(map(str.isascii, texts))
@@ -229,7 +229,7 @@ class CharEncoder:
         return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
 
     def windows(self, text: str) -> tuple[CharIds, CharIds]:
-        """Encode a whole text, uint8 [n], and divide it into overlapping windows, uint8 [windows, feature_len].
+        """Return the ids of a whole text, uint8 [n], and its overlapping windows, uint8 [windows, feature_len].
 
         The number of windows is the smallest that covers the text, and the windows are evenly spaced. A text that fits
         into ``feature_len`` has one window.
@@ -244,14 +244,14 @@ class CharEncoder:
         return np.array([len(self._expand(text)) for text in texts], np.int64)
 
     def _char_indices(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the index of the character that each id of a text encodes, int64 [n]. The text is not truncated."""
+        """For each id of a text before truncation, return the index of the character that it encodes, int64 [n]."""
         spelling, places = self._spelling, np.arange(len(text))
         if len(self._expand(text)) == len(text):
             return places
         return np.repeat(places, [len(spelling.get(ord(character), " ")) for character in text])
 
     def offset_mapping(self, text: str) -> npt.NDArray[np.int64]:
-        """Return the index of the character that each id of an encoded text encodes, int64 [n].
+        """For each id of an encoded text, return the index of the character that it encodes, int64 [n].
 
         The blank id in the middle of a truncated text gets the index of the first character that it replaces.
         """
@@ -261,7 +261,7 @@ class CharEncoder:
         return places if self.in_reading_order else places[::-1]
 
     def truncated_range(self, text: str) -> range:
-        """Return the positions of the characters that truncation removes; empty if the text is not truncated."""
+        """Return the range of the character positions that truncation removes. It is empty if nothing is truncated."""
         length = self.feature_len
         if len(text) <= length and len(self._expand(text)) <= length:
             return range(0)
@@ -282,7 +282,7 @@ class CharEncoder:
         return np.asarray(self._known[points])
 
     def count_unknown(self, text: str) -> tuple[int, int]:
-        """Count the characters of a text that have no id, and all characters. White space is not counted."""
+        """Return two counts for a text: its characters without an id, and all its characters. Ignore white space."""
         symbols = "".join(text.split())
         points = np.frombuffer(symbols.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return len(symbols) - int(self._known[points].sum()), len(symbols)

@@ -100,7 +100,7 @@ def split_frequent_and_rare(
 
 
 def _max_rare(num_ids: int) -> int:
-    """Return the maximum number of characters with two ids that this number of ids can encode."""
+    """Return the maximum number of characters that this number of ids can encode with two ids each."""
     return min((num_ids // 2) ** 2, MAX_RARE_CHARACTERS)
 
 

@@ -22,7 +22,7 @@ def splitmix64_finalize(state: Numbers) -> Numbers:
 
 
 def splitmix64(state: Numbers) -> Numbers:
-    """Hash uint64 numbers into pseudo-random numbers: the first output of SplitMix64 from each state."""
+    """Return the first output of SplitMix64 for each state, uint64."""
     return splitmix64_finalize(state * GOLDEN + GOLDEN)
 
 

@@ -160,7 +160,7 @@ class Split(Documents):
         return np.asarray(steps[:, None].view(np.uint8)[:, :WEIGHT_BYTES])
 
     def for_epoch(self, seed: int, epoch: int) -> Split:
-        """Return a view of this split with the changes of one training epoch."""
+        """Return a view of this split with the augmentation of one training epoch."""
         return self if self.epoch_transform is None else self.with_transform(self.epoch_transform(seed, epoch))
 
     def with_transform(self, transform: Transform) -> Split:
@@ -186,7 +186,7 @@ class Split(Documents):
         )
 
     def select(self, rows: npt.NDArray[np.int64]) -> Split:
-        """Copy rows into memory, with their texts and ids."""
+        """Return a split of the given rows. Character ids are copied into memory. Texts and ids stay in the files."""
         return _ChosenSplit(
             self.folder,
             self.name,

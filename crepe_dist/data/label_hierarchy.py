@@ -31,7 +31,7 @@ class HierarchyLevel:
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> HierarchyLevel:
-        """Build a level from the name of each class's node."""
+        """Build a level, given the name of the node of each class."""
         nodes, of_class = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
         return cls(nodes.tolist(), of_class)
 
@@ -63,7 +63,7 @@ class LabelHierarchy:
 
     @cached_property
     def paths(self) -> list[list[str]]:
-        """Names of the nodes from the root to each class, including the class itself."""
+        """For each class, the names of the nodes on the path from the root to the class, including the class itself."""
         parts = [name.split(self.separator) for name in self.classes]
         return [[self.separator.join(names[:end]).strip() for end in range(1, len(names) + 1)] for names in parts]
 
@@ -148,7 +148,7 @@ def nonzero_cells(confusion: Counts) -> tuple[Counts, Counts, Counts]:
 
 
 def argmax_per_level(levels: Sequence[HierarchyLevel], probabilities: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the most probable node of each level for each of n texts, and its probability, both [levels, n]."""
+    """For each level and each of n texts, return the most probable node and its probability, both [levels, n]."""
     sums = [level.sums(probabilities) for level in levels]
     return np.array([node_probs.argmax(axis=1) for node_probs in sums]), np.array(
         [node_probs.max(axis=1) for node_probs in sums]
@@ -156,6 +156,11 @@ def argmax_per_level(levels: Sequence[HierarchyLevel], probabilities: Floats) ->
 
 
 def deepest_confident_level(probabilities: Floats, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Return the number of the deepest level whose probability reaches its threshold, int64 [n]; 0 if there is none."""
+    """For each text, return the number of the deepest level that reaches its threshold, int64 [n]; 0 if none does.
+
+    Args:
+        probabilities: probability of the most probable node of each level, [levels, n].
+        thresholds: threshold of each level.
+    """
     is_confident = probabilities >= np.array(thresholds)[:, None]
     return np.asarray((is_confident * np.arange(1, len(probabilities) + 1)[:, None]).max(axis=0))

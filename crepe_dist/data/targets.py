@@ -63,7 +63,7 @@ class Targets:
         )
 
     def label_probs(self, rows: npt.NDArray[np.int64]) -> LabelProbs:
-        """Return the label probability of each class in rows, float32 [len(rows), classes]."""
+        """For each of the rows, return the label probability of each class, float32 [len(rows), classes]."""
         pairs = self.label_pairs(rows)
         probs = np.zeros((len(pairs), self.classes), np.float32)
         np.add.at(probs, (np.arange(len(pairs))[:, None], pairs[..., 0]), pairs[..., 1] / np.float32(PROB_SCALE))
@@ -88,7 +88,7 @@ class Targets:
         return counts
 
     def class_mass(self) -> npt.NDArray[np.float64]:
-        """Return the sum of the label probabilities of each class, float64 [classes]."""
+        """For each class, return the sum of its label probabilities over all rows, float64 [classes]."""
         total = np.zeros(self.classes)
         for start in range(0, len(self.stored), PIECE):
             classes, probs = self.label_pairs(np.arange(start, min(start + PIECE, len(self.stored)))).reshape(-1, 2).T

@@ -112,7 +112,7 @@ class WordHasher:
         self._inverses = _powers(pow(RADIX, -1, 1 << 64), length)
 
     def bounds(self, char_ids: CharIds) -> tuple[Places, Places, Places]:
-        """Return which ids are in words, which start a word and which end a word, each bool [n, feature_len].
+        """Return three masks, each bool [n, feature_len]: ids in words, first ids of words, and last ids of words.
 
         Args:
             char_ids: documents, uint8 [n, feature_len].
@@ -124,7 +124,7 @@ class WordHasher:
         return is_word, starts, is_word & ~((following != OUTSIDE) & _continues(kind, following))
 
     def find(self, char_ids: CharIds) -> DocumentWords:
-        """Find the distinct words of documents, uint8 [n, feature_len]. The word numbers of a document ascend."""
+        """Find the distinct words of documents, uint8 [n, feature_len]. Each document's word numbers are ascending."""
         is_word, starts, ends = self.bounds(char_ids)
         document, first = np.nonzero(starts)
         last = np.nonzero(ends)[1]
@@ -149,7 +149,7 @@ def _kind(character: str) -> int:
 
 
 def _continues(previous: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Return which ids continue the word of the preceding id."""
+    """Return a mask of the ids that continue the word of the preceding id."""
     return np.asarray(((kind == LETTER) & (previous == LETTER)) | ((kind == PAIR_END) & (previous == PAIR)))
 
 

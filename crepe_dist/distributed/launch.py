@@ -176,6 +176,6 @@ def import_mxnet(purpose: str = "training without the native kernels") -> None:
 
 
 def env_without_rank() -> dict[str, str]:
-    """Return a copy of this process's environment without the rank variables of all launchers, for a child process."""
+    """Return a copy of this process's environment for a child process, without the rank variables of any launcher."""
     rank_variables = {name for _, *names in LAUNCHERS for name in names}
     return {name: value for name, value in os.environ.items() if name not in rank_variables}

@@ -43,7 +43,7 @@ class Header(NamedTuple):
 
 
 class MessageChecker:
-    """Object that makes the headers of a rank's outgoing messages, and verifies the rank's incoming messages.
+    """Checker of messages. It creates the headers of a rank's outgoing messages, and verifies its incoming messages.
 
     Attributes:
         hosts: Host name of each rank, for error messages. The sequence is empty while the host names are unknown.

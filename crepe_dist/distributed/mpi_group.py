@@ -1,4 +1,4 @@
-"""Process group of processes that ``mpiexec`` started, with mpi4py as the backend. It sends bytes, never pickles."""
+"""Process group of processes that ``mpiexec`` started, with mpi4py as the backend. It never sends pickled objects."""
 
 from __future__ import annotations
 

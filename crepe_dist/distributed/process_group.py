@@ -119,7 +119,7 @@ class ProcessGroup:
         return received.view(array.dtype).reshape(-1, *array.shape[1:]), np.array(sizes, np.int64) // element_bytes
 
     def all_reduce(self, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Return the sum of the ranks' arrays. All have the same shape and dtype (float or int, 32 or 64 bits)."""
+        """Return the sum of the ranks' arrays. The arrays have equal shapes and dtypes (float or int, 32 or 64 bit)."""
         counts = self._chunk_lengths(array.size)
         received, _ = self.all_to_all(array.reshape(-1), counts, name)
         chunk = received.reshape(self.size, -1).sum(axis=0, dtype=array.dtype)

@@ -180,7 +180,7 @@ class Watchdog:
 
 
 def process_state(pid: int) -> tuple[bytes, int] | None:
-    """Return the state of a process and its start time in clock ticks since boot, or ``None`` if it is not running."""
+    """Return the state of a process and its start time in clock ticks since boot, or ``None`` if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -191,6 +191,6 @@ def process_state(pid: int) -> tuple[bytes, int] | None:
 
 
 def process_start_time(pid: int) -> int | None:
-    """Return the start time of a process in clock ticks since boot, or ``None`` if it is not running."""
+    """Return the start time of a process in clock ticks since boot, or ``None`` if the process has ended."""
     state = process_state(pid)
     return state and state[1]

@@ -199,7 +199,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         calibration = predictor.calibration
         if self.several_:
             precision = self.min_precision
-            # A class without a training text is no output of the network, and is never predicted.
+            # The network has no output for a class without training texts, so such a class is never predicted.
             thresholds = np.full(len(self.classes_), np.inf)
             outputs = list(map(int, predictor.classes))
             thresholds[outputs] = calibration.thresholds if precision is None else calibration.thresholds_for(precision)
@@ -229,7 +229,7 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
         if not self._opened:
             self._opened.append(open_files(self.model_, self.device))
         (predictor,) = self._opened
-        # A class whose training texts were all blank is no output of the network. Its probability is 0.
+        # The network has no output for a class whose training texts were all blank. The probability of the class is 0.
         probabilities = np.zeros((len(texts), len(self.classes_)))
         for row, prediction in enumerate(predictor.predict_stream(iter(texts))):
             if prediction.error not in ("", EMPTY, NO_KNOWN_CHARACTERS):

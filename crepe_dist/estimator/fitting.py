@@ -77,7 +77,7 @@ def fit_checkpoint(
 
 
 def _split_columns(texts: Sequence[str], options: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Split rows into their text and their feature columns. Return the columns by name."""
+    """Split rows into columns: the text, and the feature columns. Return the columns by name."""
     names = (*options["category"], *options["number"])
     if reserved := {"text", "label", "weight"}.intersection(names):
         raise UserError(f"a feature column has the reserved name {reserved.pop()}", remedy="rename it")

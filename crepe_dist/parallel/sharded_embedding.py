@@ -64,7 +64,7 @@ class SparseParameter:
 
     @property
     def c_shape(self) -> Any:
-        """C array of the number of rows, the number of columns and ``max_rows_per_step``."""
+        """C array that contains the number of rows, the number of columns and ``max_rows_per_step``."""
         return (ctypes.c_int64 * 3)(*self.parameter.shape, self.max_rows_per_step)
 
     def segment_bytes(self, sharding: RowSharding) -> int:
@@ -80,7 +80,7 @@ class ShardedEmbedding:
         sparse: The parameter. Its current values are copied into the embedding.
         optimizer: Constants of the optimizer.
         sharding: Division of the rows among ranks.
-        segments: For each process of the host, the memory of this embedding, uint8. The order is that of local ranks.
+        segments: For each process of the host, the memory of this embedding, uint8, in the order of local ranks.
         local_rank: Local rank of this process.
     """
 

@@ -33,7 +33,7 @@ def is_table(source: object) -> bool:
 
 
 def write_table(table: Any, path: Path, spec: ColumnSpec, *, labelled: bool = True) -> ColumnSpec:
-    """Write the chosen columns of a table as JSON Lines. Line n of the file is row n, from 1.
+    """Write the chosen columns of a table as JSON Lines. Line n of the file is row n, counted from 1.
 
     Args:
         labelled: If True, the table must have a label column.

@@ -246,7 +246,7 @@ def upload(path: Path, url: str) -> None:
 
 
 def _install_command(message: str) -> str:
-    """Return the command that installs the library in an error of fsspec, such as "Install s3fs to access S3"."""
+    """Return the command that installs the library named in an error of fsspec, such as "Install s3fs to access S3"."""
     named = re.search(r"\binstall ([a-z][a-z0-9_-]*) ", message, re.IGNORECASE)
     return f"{'uv ' if invocation.uv_prefix() else ''}pip install {named[1]}" if named else "install that library"
 

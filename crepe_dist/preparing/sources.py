@@ -1,4 +1,4 @@
-"""Resolution of source names. The result is a list of files, each with its split and perhaps its format and class."""
+"""Resolution of source names to files. Each file has a split and, if they are already known, a format and a class."""
 
 from __future__ import annotations
 

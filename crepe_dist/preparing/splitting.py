@@ -146,7 +146,7 @@ def _draw_splits(rows: Rows, assignment: Assignment, label: npt.NDArray[np.int32
 def _rank_in_class(
     rows: Rows, free: npt.NDArray[np.int64], label: npt.NDArray[np.int32], seed: int, purpose: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the size of the class, and a random rank within the class, for each of the rows ``free``."""
+    """For each of the rows ``free``, return the size of its class and its random rank within the class."""
     draws = _draw(rows, seed, purpose)[free]
     order = np.lexsort((draws, label[free]))
     counts = np.bincount(label[free])

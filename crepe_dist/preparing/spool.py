@@ -30,7 +30,7 @@ Rows = npt.NDArray[Any]
 ROW = np.dtype(
     [
         ("file", "<u4"),  # Index of the source.
-        ("line", "<i8"),  # Number of the row's first line, from 1.
+        ("line", "<i8"),  # Number of the row's first line, counted from 1.
         ("label", "<i4"),  # Index in ``SpooledRows.labels``.
         ("characters", "<u4"),  # Length of the text in characters.
         ("texts", "<u2"),  # Index in ``SpooledRows.texts`` of the file that holds the text.

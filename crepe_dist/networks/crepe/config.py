@@ -187,7 +187,7 @@ class CrepeConfig(NetworkConfig):
 
     @property
     def positions(self) -> int:
-        """Number of positions of the convolutional branch for a document of full length with its boundary symbols."""
+        """Number of positions of the convolutional branch for a document of full length and its boundary symbols."""
         return -(-(self.feature_len + 2) // self.stride)
 
     def positions_in(self, block: int) -> int:

@@ -21,7 +21,7 @@ def constants(config: NGramConfig) -> dict[str, int]:
 
 
 def branches(config: NGramConfig, program: KernelProgram, values: Mapping[str, DeviceBuffer]) -> list[NGramBranch]:
-    """Return the branches of the network: only one."""
+    """Return the branches of the network. It has only one."""
     return [NGramBranch(config, program, values)]
 
 
@@ -78,6 +78,6 @@ class NGramBranch:
         return (self._shape.maxn + 1) * texts.symbols
 
     def _ngram_buffers(self, texts: DeviceBatch) -> tuple[DeviceBuffer, DeviceBuffer]:
-        """Return two buffers: the distinct n-grams of each document, and the numbers of these n-grams by group."""
+        """Return two buffers: the distinct n-grams of each document, and how many of them are in each group."""
         ngrams = self._run.buffer("ngrams", 4 * texts.documents * self._max_ngrams(texts))
         return ngrams, self._run.buffer("ngram counts", 4 * NUM_BUCKET_GROUPS * texts.documents)

@@ -77,7 +77,7 @@ def hash_to_rows(key: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int32
 
 
 def word_keys(text: CharIds, letters: int) -> list[int]:
-    """Return the keys of the words of a text with boundary symbols, uint8 [L], and of pairs of neighbouring words."""
+    """Return the keys of the words and of the pairs of consecutive words in a text with boundary symbols, uint8 [L]."""
     keys, key, previous = [], 0, 0
     for code in text.tolist():  # The last id is never a letter, so the last word is always completed.
         if code < letters:

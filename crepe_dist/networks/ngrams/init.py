@@ -133,7 +133,7 @@ def select_significant(
 def iter_frequent_buckets(counts: npt.NDArray[np.int32], threshold: float) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the buckets that are frequent enough to deviate by more than ``threshold``, in chunks.
 
-    If n documents contain a bucket, it deviates by at most 2 √n standard deviations. So most buckets are skipped.
+    If n documents contain a bucket, it deviates by at most 2 √n standard deviations. Rare buckets are thus skipped.
 
     Args:
         counts: number of documents of each class that contain a bucket, int32 [buckets, classes].

@@ -143,7 +143,7 @@ def word_rows(graph: GraphBuilder, edged_char_ids: str, config: NGramConfig) -> 
 def table_logits(
     graph: GraphBuilder, config: NGramConfig, arrays: Arrays, edged_char_ids: str, prefix: str = ""
 ) -> str:
-    """Add the nodes of the n-gram network. Its parameters have names with ``prefix``. Return the name of the logits."""
+    """Add the nodes of the n-gram network. Its parameter names start with ``prefix``. Return the name of the logits."""
     first_word = config.buckets - config.word_buckets
     hashed = hash_to_rows(graph, edged_char_ids, config.maxn, first_word, config.buckets)
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))

@@ -36,7 +36,7 @@ class Row(NamedTuple):
     """Row of a source before validation.
 
     Attributes:
-        line: Number of the row's first line, from 1. In formats without lines, the number of the row.
+        line: Number of the row's first line, counted from 1. In formats without lines, the number of the row.
         label: Label as it is written in the source.
         text: Text, followed by the values of feature columns.
         cells: Values of all columns, if requested.
@@ -96,7 +96,7 @@ class SourceFile(Protocol):
 
     Attributes:
         encoding: Encoding of the text. Empty for formats that define their encoding.
-        encoding_warning: Warning that the encoding is probably wrong. Empty if there is no sign of it.
+        encoding_warning: Warning that the encoding is probably wrong. Empty if nothing indicates this.
     """
 
     encoding: str

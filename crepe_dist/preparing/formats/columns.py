@@ -29,7 +29,7 @@ TEXT_NAMES = (
 TITLE_NAMES = ("title", "headline", "subject", "summary", "review title", "review headline")
 # Names of columns with row numbers, as pandas and other programs write them. They are never the label or the text.
 INDEX_NAMES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
-# A date, perhaps with a time.
+# A date, which may be followed by a time.
 DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
 # A number with a decimal comma, followed by at most two digits. Three digits after a comma may be thousands.
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
@@ -47,7 +47,7 @@ NUMBER_SIGNS = dict.fromkeys(map(ord, " +-.,:/%€$£¥T"))
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """Columns that the user specified, by name or by number from 1.
+    """Columns that the user specified, by name or by number. Column numbers are counted from 1.
 
     Attributes:
         label: Label column. If it is ``None``, the column is detected.
@@ -258,7 +258,7 @@ def _is_categorical(place: int, rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _filled(place: int, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the values of a column that are not blank."""
+    """Return the non-blank values of a column."""
     return [row[place].strip() for row in rows if place < len(row) and row[place].strip()]
 
 

@@ -200,7 +200,7 @@ class ExcelReader:
         self._rows.close()
 
     def skip_lines(self, last: int) -> None:
-        """Skip the rows up to the row with this number."""
+        """Skip the rows up to and including the row with the number ``last``."""
         self.first_rows = [row for row in self.first_rows if row[0] > last]
 
     def __iter__(self) -> Iterator[RawBatch]:
