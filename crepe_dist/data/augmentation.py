@@ -56,8 +56,8 @@ def add_typos(
     flat = char_ids.flatten()
     _swap(flat, hits[swapped & (place + 1 < ends[document])])
     _substitute(flat, hits[substituted], random[substituted], letters)
-    # Insertions and deletions are made in all documents at once, and may change their lengths. `start` below is the
-    # position of the next document.
+    # Insertions and deletions are made in all documents at once, and may change the lengths of the documents. `start`
+    # below is the position of the next document.
     flat = np.insert(flat, hits[inserted], letters[random[inserted] % np.uint64(len(letters))])
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
@@ -114,16 +114,17 @@ def with_typos(
 
 
 def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: WordHasher) -> CharIds:
-    """Drop words, and the character after each of them. Every document keeps at least one word (Iyyer et al. 2015,
-    ACL).
+    """Drop words, and the character after each of them (word dropout; Iyyer et al. 2015, ACL).
+
+    If all words of a document would be dropped, none of them is dropped.
 
     The soft labels of a teacher depend mostly on a text's most informative words. A student that does not always read
     these words also learns from the other words.
 
     Args:
         char_ids: documents, uint8 [n, L].
-        max_prob: largest probability that a word is dropped. The probability of each document is uniform from 0 to this
-            value, so that some documents are nearly complete, like the documents at prediction.
+        max_prob: largest probability that a word is dropped. The probability for each document is drawn uniformly from
+            0 to this value, so that some documents are nearly complete, like the documents at prediction.
         keys: key of the random numbers of each document, uint64 [n].
         finder: finder of the words.
     """

@@ -43,7 +43,7 @@ UNSEPARATED = (
 WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
 # White space: Unicode's property White_Space, and the separators of ASCII.
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
-# Letters of Latin-1 and Latin Extended-A without a decomposition, as in CLDR's transform Latin-ASCII.
+# Letters of Latin-1 and Latin Extended-A without a decomposition, with the replacements of CLDR's Latin-ASCII.
 LETTERS = {
     "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ĸ": "q",
     "ŋ": "n", "ŧ": "t",

@@ -23,7 +23,7 @@ class HierarchyLevel:
 
     Args:
         names: names of the nodes, ascending. The nodes of the leaf level are in the order of the network's outputs.
-        of_class: node of each class, int64 [classes].
+        of_class: index of the node of each class, int64 [classes].
     """
 
     names: list[str]

@@ -90,8 +90,8 @@ def max_shard_size(batch_size: int, size: int, group_size: int = 1) -> int:
 def iter_shards(
     order: RowIndices, batch_size: int, rank: int, size: int, first: int = 0, group_size: int = 1
 ) -> Iterator[tuple[RowIndices, int, int]]:
-    """Yield a rank's rows of each global batch, the number of documents in that batch, and the position of the first
-    row."""
+    """For each global batch, yield the rows of a rank, the number of documents in the batch, and the position of the
+    rank's first row in the batch."""
     for start in range(first, len(order), batch_size):
         stop = min(start + batch_size, len(order))
         shard_start, shard_stop = shard_range(start, stop, rank, size, group_size)
@@ -102,8 +102,8 @@ class DataLoader:
     """Iterator over a rank's shard of each global batch. A thread gathers the rows from the memory map ahead of their
     use.
 
-    It is a thread, because processes that are forked after ``hvd.init()`` are known to hang. A pool of threads would
-    create semaphores in /dev/shm, which may be full. The gather runs in C and releases the GIL.
+    A thread is used instead of a process, because processes that are forked after ``hvd.init()`` are known to hang. A
+    thread pool would create semaphores in /dev/shm, which may be full. The gather runs in C and releases the GIL.
 
     Args:
         order: row numbers in the order of the epoch, int64 [rows].
@@ -156,7 +156,7 @@ class DataLoader:
                     raise content.pop()
                 if number % PREFETCH == 0:
                     permits.put(True)
-                # No reference stays here, because freeing a batch would delay the next one.
+                # No reference to the batch is kept here, because freeing the batch would delay the next batch.
                 yield content.pop()
         finally:
             permits.put(False)

@@ -47,11 +47,13 @@ LENGTH_STRUCT = struct.Struct("<I")  # Length of a message, in bytes.
 # Input of the key derivation: the protocol, the ranks of the listener and the client, and the world size.
 KEY_CONTEXT_STRUCT = struct.Struct("<16sIII")
 PROTOCOL = b"crepe_dist 1"
-# The MAC covers these two fields and then the content: whether the client is the sender, and the message number.
+# The MAC covers two fields and the content. The fields are a flag, which is True if the client is the sender, and the
+# number of the message.
 MAC_PREFIX_STRUCT = struct.Struct("<?I")
 DIGEST = "sha256"
 MAC_BYTES = 32  # Length of a MAC.
-# Errors of accept(2) that concern only one connection, according to the Linux manual. The client has disconnected.
+# Errors of accept(2) that concern only one connection, according to the Linux manual. The client has disconnected, for
+# example.
 CALLER_GONE_ERRNOS = (
     errno.ECONNABORTED, errno.EINTR, errno.EAGAIN, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET,

@@ -19,9 +19,10 @@ from crepe_dist.errors import PeerLostError
 mpi4py.rc.finalize = False
 from mpi4py import MPI  # noqa: E402
 
-# A wait first polls without sleeping for this time. It then sleeps between polls, so that other threads get the core.
+# Seconds during which a wait polls without sleeping. Afterwards, it sleeps between polls, so that other threads get the
+# core.
 SPIN_SECONDS = 0.01
-POLL_SECONDS = 0.001  # Length of the sleep between two polls.
+POLL_SECONDS = 0.001  # Length of the sleep between two polls, in seconds.
 
 
 class MpiProcessGroup(ChunkedProcessGroup):

@@ -17,7 +17,7 @@ from crepe_dist.errors import PeerLostError
 # Maximum number of bytes of a message that are sent together with its header. The socket buffers of a connection can
 # hold this many bytes of two messages, so sending them does not block even if the receiver is late.
 EAGER_BYTES = 1 << 14
-PEER_TIMEOUT_SECONDS = 30  # A host that has not answered for this time counts as lost.
+PEER_TIMEOUT_SECONDS = 30  # A host that has not answered for this number of seconds counts as lost.
 SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_SECONDS // 3),

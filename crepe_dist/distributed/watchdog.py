@@ -25,7 +25,7 @@ from crepe_dist.distributed.signals import SignalHandler
 from crepe_dist.errors import ExitCode, UserError
 
 POLL_SECONDS = 1.0  # Seconds between two polls.
-# A poll that is delayed by more than this time shows that this process was suspended, or that the host is overloaded.
+# If a poll is delayed by more than this number of seconds, this process was suspended, or the host is overloaded.
 SUSPENDED_SECONDS = 5.0
 DUMP_SECONDS = 1.0  # Seconds that the other processes of this host have to write their stacks.
 STACK_DUMP_SIGNAL = signal.SIGUSR1  # A process writes its stacks when it receives this signal.

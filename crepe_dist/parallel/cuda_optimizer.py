@@ -39,7 +39,7 @@ class CudaOptimizer(FixedPointOptimizer):
 
     Args:
         group: Process group.
-        optimizer: Constants of the optimizer.
+        optimizer: Hyperparameters of the optimizer.
         scales: The trained parameters, and the fixed-point scales of their gradients.
         program: Kernels of the network.
         buffers: Parameters on the GPU, by name.

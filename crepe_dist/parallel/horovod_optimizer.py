@@ -38,7 +38,7 @@ class HorovodOptimizer(DistributedOptimizer):
     Args:
         group: Process group.
         parameters: Gluon's parameters, by Gluon's names.
-        optimizer: Constants of the optimizer.
+        optimizer: Hyperparameters of the optimizer.
         names: Structural names of the parameters, by Gluon's names.
     """
 
@@ -67,8 +67,8 @@ class HorovodOptimizer(DistributedOptimizer):
                 remedy = f"{hint}; or train in one process on one GPU, or in several with --device cpu"
                 raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)
             # With a single group, Horovod sums all gradients in one collective. The order of the additions is then
-            # fixed. With several groups, it depends on timing. A single group also avoids a race in MXNet's handling of
-            # a failed collective.
+            # fixed. With several groups, the order depends on timing. A single group also avoids a race in MXNet's
+            # handling of a failed collective.
             self._trainer = hvd.DistributedTrainer(parameters, mxnet_optimizer, num_groups=1)
             disable_averaging(self._trainer)
         if self._device.device_type == "cpu":
@@ -84,7 +84,7 @@ class HorovodOptimizer(DistributedOptimizer):
         self, loss: mx.nd.NDArray, step_info: Sequence[int]
     ) -> tuple[list[StepStats], tuple[int, ...], bool]:
         # The all-reduce overwrites the gradients, so the squared norms of this rank's gradients are computed first.
-        # They are read only if the sums are not finite, to find out which ranks have non-finite gradients.
+        # The norms are read only if the sums are not finite, to find out which ranks have non-finite gradients.
         norms = mx.nd.multi_sum_sq(*self.gradients, num_arrays=len(self._parameters))
         with self._collective():
             self._trainer.allreduce_grads()
@@ -139,6 +139,6 @@ def read_and_check_finite(array: mx.nd.NDArray, gradients: list[Any]) -> tuple[n
 
 
 def _is_finite(numbers: npt.NDArray[np.float32]) -> bool:
-    # The sum of squares takes a third as long as a check of each number. It can overflow although all numbers are
-    # finite, so each number is checked if the sum is not finite.
+    # Computing the sum of squares takes a third as long as checking each number. The sum can overflow although all
+    # numbers are finite, so each number is checked if the sum is not finite.
     return bool(np.isfinite(np.dot(numbers, numbers)) or np.isfinite(numbers).all())

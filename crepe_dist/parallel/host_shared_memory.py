@@ -26,7 +26,7 @@ from crepe_dist.native import library
 FOLDER = hardware.SHARED_MEMORY
 PREFIX = "crepe_dist-"  # Prefix of the names of this module's files in FOLDER.
 STALE_SECONDS = 60.0  # Minimum age of a file that ``remove_stale_files`` removes.
-POLL_SECONDS = 0.2  # Interval between two checks that the other processes are alive.
+POLL_SECONDS = 0.2  # Seconds between two checks that the other processes are alive.
 HUGE_PAGE = 2 << 20  # Size of a huge page, in bytes.
 MAP_FIXED, MADV_COLLAPSE = 0x10, 25  # Linux constants that Python's mmap module does not define.
 MAP_FAILED = ctypes.c_void_p(-1).value
@@ -55,7 +55,7 @@ class HostSharedMemory:
         self.local_rank = local_rank
         self._files = files
         self._barrier = ctypes.addressof(ctypes.c_char.from_buffer(segments[0]))
-        self._round: int | None = None  # Round of the barrier from ``arrive`` to the end of ``wait``.
+        self._round: int | None = None  # Round of the barrier, between ``arrive`` and the end of ``wait``.
 
     @cached_property
     def _functions(self) -> ctypes.CDLL:

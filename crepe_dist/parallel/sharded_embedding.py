@@ -78,7 +78,7 @@ class ShardedEmbedding:
 
     Args:
         sparse: The parameter. Its current values are copied into the embedding.
-        optimizer: Constants of the optimizer.
+        optimizer: Hyperparameters of the optimizer.
         sharding: Division of the rows among ranks.
         segments: For each process of the host, the memory of this embedding, uint8, in the order of local ranks.
         local_rank: Local rank of this process.
@@ -282,7 +282,7 @@ def apply_lazy_updates(
         values: Saved values of the parameter, before lazy updates.
         moments: Saved moments.
         lazy_state: Result of ``OptimizerState.lazy_state``.
-        optimizer: Constants of the optimizer.
+        optimizer: Hyperparameters of the optimizer.
 
     Returns:
         The updated values and moments.

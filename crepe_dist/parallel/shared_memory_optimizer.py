@@ -44,7 +44,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
 
     Args:
         group: Process group.
-        optimizer: Constants of the optimizer.
+        optimizer: Hyperparameters of the optimizer.
         scales: The trained parameters, and the fixed-point scales of their gradients.
         sparse_parameters: The row-sparse parameters among the trained parameters.
     """
@@ -125,7 +125,7 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         The engine must have listed the rows of the batch before this call.
         """
         if self._inter_host and self._embeddings:
-            self._memory.barrier()  # Until all processes have listed their rows.
+            self._memory.barrier()  # Wait until all processes have listed their rows.
             self._inter_host.pull_rows()
             self._memory.barrier()
 
@@ -162,14 +162,14 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
     def _squared_norm(self) -> float:
         """Return the squared norm of all summed gradients, for gradient clipping. It is the same on every rank."""
         total = self._dense_optimizer.squared_norm()
-        # Each rank sums the gradients of the rows that it owns. The ranks then gather these sums of squares.
+        # Each rank computes the squared norms of the gradients of its own rows. The ranks then gather these norms.
         own_squares = [embedding.squared_norm() for embedding in self._embeddings]
         for embedding, squares in zip(self._embeddings, zip(*self._gather_squares(own_squares))):
             total += sum(squares) * self._scales.scale_of(embedding.name) ** 2
         return float(total)
 
     def _gather_squares(self, own_squares: list[int]) -> list[list[int]]:
-        """Return the sums of squares of all ranks, in the order of ranks. Each rank has one sum per embedding."""
+        """Return the squared norms of all ranks, in the order of ranks. Each rank has one norm per embedding."""
         if self._inter_host:
             return self._group.all_gather_json(own_squares, "squares")
         words = [

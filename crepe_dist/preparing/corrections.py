@@ -69,7 +69,7 @@ class Corrections:
 
 
 def read_corrections(path: Path, *, held_out: bool = False) -> Corrections:
-    """Read a CSV file of corrections. A spreadsheet may have saved it.
+    """Read a CSV file of corrections. A spreadsheet program may have saved the file.
 
     Args:
         held_out: See ``Corrections``.

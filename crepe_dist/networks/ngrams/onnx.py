@@ -149,8 +149,8 @@ def table_logits(
     hashed = graph.node("Reshape", hashed, graph.sizes(0, -1))
     hashed = graph.node("Concat", hashed, word_rows(graph, edged_char_ids, config), axis=1)
     number = graph.node("Gather", graph.node("Shape", hashed), graph.sizes(1))
-    # The first output of TopK is the buckets of a text in ascending order. A bucket counts only where it differs from
-    # the preceding one, so that duplicates count once.
+    # The first output of TopK contains the buckets of a text in ascending order. A bucket counts only where it differs
+    # from the preceding bucket, so that duplicates count once.
     hashed = graph.node("TopK", hashed, number, axis=1, largest=0, sorted=1)
     preceding = graph.node("Slice", hashed, graph.sizes(0), graph.sizes(-1), graph.sizes(1))
     preceding = graph.node("Pad", preceding, graph.sizes(0, 1, 0, 0), -1)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The six convolutions in table 1 of the paper. Each has a kernel size, and a flag: True if a max pool of 3 follows.
 CONVOLUTIONS = tuple(zip(constants.PAPER_KERNEL_SIZES, (True, True, False, False, False, True)))
-# Names of the convolutions and of the dense layers in parameter files: the indices of the layers, as in Gluon.
+# Names of the convolutions and of the dense layers in weights files: the indices of the layers, as in Gluon.
 CONVOLUTION_NAMES = ("0", "2", "4", "5", "6", "7")
 DENSE_NAMES = ("10", "12", "14")
 # Numbers of filters and units by the value of --size. "small" and "large" are from the paper. "tiny" is a size of this

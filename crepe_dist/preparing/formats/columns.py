@@ -31,7 +31,7 @@ TITLE_NAMES = ("title", "headline", "subject", "summary", "review title", "revie
 INDEX_NAMES = re.compile(r"(id|index|unnamed: \d+|  index level \d+  |)")
 # A date, which may be followed by a time.
 DATE = re.compile(r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3(\d{4}|\d\d))([T ,][\d\s:.,+-]*[A-Za-z.]{0,5})?$")
-# A number with a decimal comma, followed by at most two digits. Three digits after a comma may be thousands.
+# A number with a decimal comma, followed by at most two digits. A comma before three digits may separate thousands.
 DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d\d?")
 # Maximum number of rows above a header.
 MAX_TITLE_ROWS = 10
@@ -297,7 +297,7 @@ def choose_columns(
         has_header: True if the columns have names.
 
     Raises:
-        UserError: A column does not exist or cannot be guessed; the message lists the columns.
+        UserError: A column does not exist or cannot be detected. The message lists the columns.
     """
     names, reference = tuple(names), spec.reference_columns
     if not has_header and has_label and reference is not None and len(names) == len(reference.names):
