@@ -85,7 +85,7 @@ def row(record: RunRecord, baseline: RunRecord) -> list[str]:
 
 
 def is_raw(record: RunRecord) -> bool:
-    """Return whether the recorded loss is the loss before temperature scaling. Earlier versions recorded this loss."""
+    """Return whether the recorded loss was computed before temperature scaling, as in earlier versions."""
     scores = record.test_scores
     is_calibrated = scores is not None and scores.calibration.temperature != 1
     return is_calibrated and "test_uncalibrated_loss" not in record.metrics
@@ -100,9 +100,10 @@ def differences(record: RunRecord, baseline: RunRecord) -> str:
 
 
 def _difference(record: RunRecord, baseline: RunRecord) -> str:
-    """Return the difference between the accuracies in percentage points.
+    """Format the difference between the accuracies of two runs, in percentage points.
 
-    If both runs were tested on the same texts, half the width of the 95 % confidence interval follows the difference.
+    If the predictions of both runs are stored, half the width of the 95 % confidence interval follows the difference.
+    If the runs were tested on different texts, return ``UNKNOWN``.
     """
     if not record.has_same_test_split(baseline) or record.score_name != baseline.score_name:
         return UNKNOWN

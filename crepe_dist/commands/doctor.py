@@ -30,7 +30,7 @@ from crepe_dist.settings.options import MIN_FEATURE_LEN, ModelOptions
 
 INSTALL_HINT = "reinstall with `uv sync --inexact --group horovod` (without uv see docs/install.md)"
 NOT_USED = "not used"  # Part of the message about a GPU that cannot compute the default network.
-# Time limit of a subprocess. It suffices for imports from a slow disk, and for compiling the first step on a GPU.
+# Time limit of a subprocess. It allows for imports from a slow disk, and for compiling the kernels on a GPU.
 TIMEOUT_SECONDS = 120.0
 # Size in bytes of a run with the default network, measured on the sample with batches of 64. The run has two saved
 # states of 112 MB, and checkpoints of 19 MB.
@@ -38,7 +38,7 @@ RUN_BYTES = 300_000_000
 ROWS = 64  # Number of training rows of the trial.
 TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets": 4096, "training.epochs": 1}
 PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
-# The line of the output of `crepe train` that describes its processes and kernels.
+# Part of the output of `crepe train` that describes the processes and the device.
 TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
 # Program that prints the components that Horovod was built with. It runs in a subprocess because an incompatible
 # library may crash or hang.
@@ -56,8 +56,8 @@ class Check(NamedTuple):
     Attributes:
         name: Subject of the check, such as ``CPU kernels``.
         message: Result of the check, or description of the problem.
-        level: ``ok``, ``note`` (training works, but could be better) or ``problem`` (training does not work).
-        remedy: Instruction to the user for a note or a problem.
+        level: ``ok``, ``note`` (training works, but could be improved) or ``problem`` (training does not work).
+        remedy: Instructions for the user in case of a note or a problem.
     """
 
     name: str

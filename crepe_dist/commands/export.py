@@ -14,7 +14,7 @@ from crepe_dist.settings.flags import Command, ModelFlags, ThresholdFlag, check_
 
 @dataclass(frozen=True)
 class FormatName(Choice):
-    """Name of an export format. If the format was removed, the error message names its replacement."""
+    """Type of the name of an export format. For a removed format, the error message names the replacement."""
 
     def check(self, value: Any) -> str:
         if value in ("pytorch", "torch"):

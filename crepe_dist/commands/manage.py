@@ -203,7 +203,7 @@ def find_runs(folders: tuple[Path, ...]) -> Iterator[RunDir]:
 
 
 def list_cached() -> list[Path]:
-    """List the files in the cache that can be removed: copies of models, and predictions of killed processes."""
+    """List the folders in the cache that can be removed: downloaded models, and predictions of killed processes."""
     # Imported here because it imports all of `preparing`.
     from crepe_dist.predicting import output_file
 

@@ -212,10 +212,10 @@ def _predict(predictor: "Predictor", args: Any) -> None:
 
 @dataclass
 class RowCounts:
-    """Numbers of rows.
+    """Row counts for the summary of the command.
 
     Args:
-        rows: Number of all rows.
+        rows: Total number of rows.
         dropped: Number of rows that are omitted because their score is too low.
         truncated: Number of rows with a truncated text.
         errors: Number of rows that cannot be classified, by reason.
@@ -227,7 +227,7 @@ class RowCounts:
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, results: Iterable[tuple[Any, "RowCounts"]]) -> Iterator[Any]:
-        """Yield the outputs in ``results``, and add the row counts of each output to these counts."""
+        """Yield the outputs in ``results``, and add the row counts of each output to this object."""
         for output, counts in results:
             self.rows += counts.rows
             self.dropped += counts.dropped
@@ -254,7 +254,7 @@ class _RowClassifier:
         """Classify a group of rows.
 
         Returns:
-            The text of all lines, or a list of records for Parquet; and the numbers of rows.
+            The output lines as one string, or a list of records for Parquet; and the row counts.
         """
         pairs = self._predict(rows)
         written = self._filter(pairs)
@@ -264,7 +264,7 @@ class _RowClassifier:
         return "".join([f"{self.clean(line)}\n" for line in self.formatter.lines(written)]), counts
 
     def explain(self, groups: Iterable[list[InputRow]], stream: TextIO) -> Iterator[tuple[str, RowCounts]]:
-        """Write each prediction and its explanation. Yield an empty output and the numbers of rows.
+        """Write each prediction and its explanation to ``stream``. Yield an empty output and the counts of each row.
 
         The explanation is coloured if ``stream`` is a terminal.
         """
@@ -293,7 +293,7 @@ class _RowClassifier:
 
 
 def _count_rows(pairs: Sequence[InputAndPrediction], written: Sequence[InputAndPrediction]) -> RowCounts:
-    # The reason ends at the first colon or semicolon. Details about the row follow it.
+    # The reason ends at the first colon or semicolon, which precedes the details about the row.
     errors = Counter(re.split("[:;]", prediction.error)[0] for _, prediction in pairs if prediction.error)
     truncated = sum(prediction.characters_truncated > 0 for _, prediction in pairs if not prediction.error)
     return RowCounts(len(pairs), len(pairs) - len(written), truncated, errors)
@@ -369,7 +369,7 @@ def _warn_of_nested_columns(file: str, name: str, copied: Sequence[str]) -> None
 
 @contextmanager
 def _text_output(out: Optional[str]) -> Iterator[TextIO]:
-    """Open the stream for predictions as text. Lone surrogates in copied columns are replaced by question marks."""
+    """Open the output stream for text formats. Lone surrogates in copied columns are replaced with question marks."""
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="replace")

@@ -87,7 +87,7 @@ def prepare(
 
 
 def _print_to_stderr(line: str) -> None:
-    """Print a line to standard error. Standard output is left to the calling program."""
+    """Print a line to standard error, because standard output belongs to the calling program."""
     print(escape_controls(line), file=sys.stderr)
 
 

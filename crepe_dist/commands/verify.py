@@ -78,7 +78,7 @@ class Verify(Command):
 
 
 def find_same_kernels(computed: Mapping[str, str]) -> Optional[str]:
-    """Return the value of ``library.KERNELS_ENV`` that selects the kernels of the run; ``None`` if they are missing."""
+    """Return the value of ``library.KERNELS_ENV`` that selects the run's kernels; ``None`` if they are unavailable."""
     build = computed["model.kernels"]
     return library.NONE if build == "mxnet" else build if build in library.loadable_builds() else None
 
@@ -104,7 +104,7 @@ def checkpoint_digests(run: Path) -> dict[int, str]:
 
 
 def describe_changes(record: RunRecord, repeated: RunRecord) -> Iterator[str]:
-    """Yield the recorded differences between two runs in hardware and software."""
+    """Yield the differences between the recorded hardware and software of two runs."""
     flat: list[dict[str, Any]] = [
         {**run.metadata["numerics"], **run.provenance["environment"]} for run in (record, repeated)
     ]

@@ -96,7 +96,7 @@ def drift(args: Any) -> None:
 
 
 def _texts(args: Any, predictor: Predictor) -> tuple[EvalRows, list[str], list[str], int]:
-    """Read the texts to compare. Skip repeated texts, and texts that the run was trained on.
+    """Read the texts to compare. Skip repeated texts, and texts that occur in a split other than the test split.
 
     Returns:
         The rows of the test split; the reference texts, from the test split; the current texts, from the file; and the

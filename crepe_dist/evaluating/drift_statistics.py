@@ -2,9 +2,8 @@
 
 Every proportion is the ratio of two sums over texts, a part and a whole. One example is the number of predictions of a
 class, divided by the number of all texts. Another is the number of unknown characters, divided by the number of all
-characters. The sampling unit is the text. Two proportions p are compared by their angles 2·arcsin(√p),
-because the variance of an angle hardly depends on p, so that rare classes cause no false alarms. The difference of two
-angles is Cohen's h.
+characters. The sampling unit is the text. Proportions p are compared by their angles 2·arcsin(√p). The variance of an
+angle hardly depends on p, so rare classes do not cause false alarms. The difference between two angles is Cohen's h.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from crepe_dist.networks.ngrams.hashing import hash_documents
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.reports.score_page import interval
 
-# Nominal probability that any of the proportions causes a false alarm. For 100 texts, the actual probability is 0.04,
+# Nominal probability that at least one proportion causes a false alarm. For 100 texts, the actual probability is 0.04,
 # because the distributions are skewed.
 FALSE_ALARM_PROB = 0.03
-TAIL = 10  # The shortest 1 / TAIL of the test texts count as short, and the longest 1 / TAIL as long.
+TAIL = 10  # The shortest 1 / TAIL of the test texts are considered short, and the longest 1 / TAIL long.
 MAX_VALUES = 16  # Maximum number of values per feature column that have their own proportion.
 BATCH_SIZE = 256  # Number of texts in a batch.
-BINS = 10  # Number of bins of the probability's histogram. The histogram is drawn, but not tested.
+BINS = 10  # Number of bins of the histogram of probabilities. The histogram is drawn, but not tested for drift.
 HISTOGRAM, MEAN = "histogram", "mean of the most probable class"
 ProportionTable = Any  # Data frame of pandas with one row per proportion.
 
@@ -54,12 +53,16 @@ class DriftStatistics:
         self._short, self._long = lengths[len(lengths) // TAIL], lengths[-1 - len(lengths) // TAIL]
         self._predictor, self._table = predictor, getattr(shape, "ngram_config", shape)
         if isinstance(self._table, NGramConfig):
-            # A row of the n-gram table starts at zero, and changes with the first training document that uses it.
-            # Therefore, a row of zeros was used by no training document.
+            # A row of the n-gram table is initially zero, and changes with the first training document that uses it.
+            # Therefore, no training document has used a row of zeros.
             self._is_new = ~predictor.engine.arrays[shape.sparse_parameters[0]].any(axis=1)
 
     def sums(self, texts: list[str]) -> ProportionTable:
-        """Sum the part, the whole, their squares and product, and the number of texts. Return a row per proportion."""
+        """Return a table with one row per proportion.
+
+        The columns are the sums over the texts of the part, the whole, the squared part (``aa``), the product of part
+        and whole (``ab``) and the squared whole (``bb``), and the number of texts.
+        """
         total: Any = 0
         for start in range(0, len(texts), BATCH_SIZE):
             proportions = self.parts_and_wholes(texts[start : start + BATCH_SIZE])
@@ -70,7 +73,7 @@ class DriftStatistics:
         return pd.DataFrame(total.T, pd.MultiIndex.from_tuples(proportions), columns)
 
     def parts_and_wholes(self, rows: list[str]) -> dict[tuple[str, str], tuple[Any, Any]]:
-        """Return the part and the whole for each text, by (group, name) of the proportion."""
+        """Return the part and the whole of each text for each proportion. The keys are (group, name)."""
         predictor, ones, text = self._predictor, np.ones(len(rows)), "text"
         feature_columns, thresholds = predictor.composition.feature_columns, predictor.thresholds
         texts, *columns = zip(*(row.split(FIELD_SEPARATOR) if feature_columns else [row] for row in rows))
@@ -103,7 +106,7 @@ class DriftStatistics:
             group, numbers = f"column {column.name}", np.array(list(map(column.value_index, values)), np.float64)
             result[group, "(never seen in training)"] = np.isnan(numbers), ones
             result[group, "(missing)"] = numbers == 0, ones
-            # The categories are sorted by frequency, so the most frequent ones have proportions of their own.
+            # The categories are sorted by frequency, so only the most frequent ones have their own proportions.
             for number in range(1, min(column.size, 1 + MAX_VALUES)):
                 result[group, column.describe_value(number)] = numbers == number, ones
         return result
@@ -112,17 +115,18 @@ class DriftStatistics:
 def compare_proportions(reference: ProportionTable, current: ProportionTable, min_effect: float) -> ProportionTable:
     """Compare the proportions of the test split with the proportions of the new texts.
 
-    A proportion is skipped if both values are zero, or if the whole is zero on one side.
+    A proportion is skipped if its part is zero in both sets of texts, or if its whole is zero in one of them.
 
     Args:
-        reference, current: sums over the texts of the test split, and over the new texts.
+        reference: sums over the texts of the test split.
+        current: sums over the new texts.
         min_effect: smallest effect that counts as a change.
 
     Returns:
         A table. ``then`` and ``now`` are the proportions. ``low`` to ``high`` is the 95 % interval of their difference,
-        computed from Wilson's intervals of both proportions (Newcombe 1998, method 10). ``effect`` is the difference of
-        the angles. ``changed`` is true if the effect is at least ``min_effect`` and significant: with Bonferroni's
-        correction, the probability that chance causes an effect of this size in any proportion is at most
+        computed from Wilson's intervals of both proportions (Newcombe 1998, method 10). ``effect`` is the difference
+        between the angles. ``changed`` is true if the absolute effect is at least ``min_effect`` and significant. With
+        Bonferroni's correction, the probability that chance makes any proportion significant is at most
         ``FALSE_ALARM_PROB``.
     """
     is_compared = (reference["whole"] > 0) & (current["whole"] > 0) & (reference["part"] + current["part"] > 0)
@@ -145,11 +149,14 @@ def compare_proportions(reference: ProportionTable, current: ProportionTable, mi
 
 
 def _effective_sample_size(sums: ProportionTable) -> Any:
-    """Return the effective sample size: a binomial proportion of so many independent draws has the same variance."""
+    """Return the effective sample sizes of proportions.
+
+    It is the number of independent draws whose binomial proportion has the same variance.
+    """
     proportion = sums["part"] / sums["whole"]
     squares = sums["aa"] - 2 * proportion * sums["ab"] + proportion**2 * sums["bb"]
     sizes = proportion * (1 - proportion) * sums["whole"] ** 2 / squares
-    # The variance is zero if the proportion is the same in all texts.
+    # If the proportion is the same in all texts, the variance is zero, and the number of texts is used instead.
     return sizes.where(squares > 1e-9 * sums["bb"], sums["texts"])
 
 

@@ -1,4 +1,4 @@
-"""Loader of the rows to score. They are a split of a prepared data set, or the rows of a labelled file.
+"""Loader of the rows to score, which are a split of a prepared data set or the rows of a labelled file.
 
 A file is read in the same way as the training data of the model.
 """
@@ -102,7 +102,7 @@ def load_eval_rows(
 ) -> EvalRows:
     """Open the rows to score. Drop rows that the model's run was trained on. Every rank must call this function.
 
-    No rows are dropped if the rows are a split of the data set of the run.
+    If the rows are a split of the run's own data set, no rows are dropped.
 
     Args:
         source: prepared folder, labelled file, folder of texts or URL. ``-``: standard input. ``None``: the data set of
@@ -115,7 +115,7 @@ def load_eval_rows(
             training data.
 
     Raises:
-        UserError: There is no row to score, or a prepared folder was prepared in another way than the training data.
+        UserError: There is no row to score, or a prepared folder was not prepared in the same way as the training data.
             The error is raised on every rank.
     """
     folder = None
@@ -170,7 +170,7 @@ def _rows_of_file(
 def _drop_seen_rows(rows: EvalRows, split: str, predictor: Predictor) -> EvalRows:
     """Drop the rows with texts that the model's run was trained on.
 
-    If the data set is the data set of the run, nothing is dropped: the user asked for this split.
+    If the data set is the run's own data set, nothing is dropped, because the user has selected the split.
     """
     dataset = rows.dataset
     if split not in dataset.splits:

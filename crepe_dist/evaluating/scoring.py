@@ -41,7 +41,7 @@ from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 MAX_SHOWN = 10  # Number of mistakes, and of confusions of many classes, on the terminal.
 MAX_COLUMNS = 100  # Maximum number of columns of the confusion matrix on the terminal.
 MAX_CHARACTERS = 70  # Maximum length of a text on the terminal.
-CHUNK_ROWS = 1024  # Number of documents that are predicted together.
+CHUNK_ROWS = 1024  # Number of documents that are classified together.
 
 
 def score(args: Any, group: ProcessGroup) -> None:
@@ -198,7 +198,7 @@ def _text(scores: AnyScores, dataset: Dataset, path: Path) -> str:
 
 
 def _confusion(scores: MulticlassScores, classes: list[str], level: HierarchyLevel | None) -> str:
-    """Format the confusion matrix of the highest level. With many classes, format the most frequent confusions."""
+    """Format the confusion matrix of the highest level, or the most frequent confusions if there are many classes."""
     names = classes if level is None else list(map(escape_controls, level.names))
     if len(names) > MAX_COLUMNS:
         rows = [
@@ -228,7 +228,7 @@ def _class_table(scores: AnyScores, classes: list[str]) -> str:
 
 
 def worst_mistakes(scores: MulticlassScores, dataset: Dataset, split: str) -> str:
-    """Describe the mistakes with the lowest probability of the true class. Return an empty string without mistakes."""
+    """Describe the mistakes with the lowest probability of the true class. Return "" if there are no mistakes."""
     shown = scores.mistakes[:MAX_SHOWN]
     if not shown:
         return ""

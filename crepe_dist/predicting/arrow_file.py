@@ -1,7 +1,7 @@
-"""Writer of predictions to a Parquet file. PyArrow writes the file in bounded memory.
+"""Writer of predictions to a Parquet file. Memory use is bounded.
 
-If the input is a Parquet file, it is read a second time, so that its columns can be copied with their types. The
-columns of other inputs are written as strings.
+If the input is a Parquet file, it is read a second time, so that its columns can be copied with their types. The copied
+columns of other inputs are strings.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def write_parquet(
 ) -> None:
     """Write a Parquet file of predictions.
 
-    After an error, the file contains the complete row groups and can be read.
+    After an error, the file is readable and contains the row groups that were completed before the error.
 
     Args:
         target: file to write.
         source: Parquet file of the input. Its columns are copied. ``None`` for inputs in other formats.
         columns: names of the string columns in the records. Empty if there is a ``source``.
         added: names and types of the columns that the predictions add.
-        groups: groups of records. A record contains the line number of a row, then the values of ``columns``, then the
-            values of ``added``.
+        groups: groups of records. A record contains the line number of a row, followed by the values of ``columns`` and
+            the values of ``added``.
 
     Raises:
         UserError: Two columns have the same name, or ``source`` changed while its rows were classified.
@@ -78,7 +78,7 @@ def _arrays(records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Convert values to an array. Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
+    """Convert values to an array. Replace lone surrogates, which UTF-8 cannot encode, with question marks."""
     try:
         return pa.array(values, kind)
     except UnicodeEncodeError:
@@ -105,9 +105,9 @@ def _join(rows: ParquetReader, groups: Iterable[list[Record]], schema: pa.Schema
 
 
 def _copied_columns(batch: RawBatch, records: Sequence[Record], schema: pa.Schema) -> list[pa.Array]:
-    """Return the columns of the input for the rows of records.
+    """Return the columns of the input for the rows that the records belong to.
 
-    If the rows cannot be read a second time, the columns are null, and the records get an error.
+    If the rows cannot be read a second time, the columns are null, and the reason is written into the records.
     """
     if not batch.invalid:
         content: pa.RecordBatch = batch.content

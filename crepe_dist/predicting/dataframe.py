@@ -21,7 +21,7 @@ from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.preparing.dataframe_source import extract_table_texts, is_missing
 from crepe_dist.preparing.remote import is_url
 
-# The process may have many threads, for example in an MLflow server. The lock ensures that only one opens the model.
+# The process may have many threads, for example in an MLflow server. The lock ensures that the model is opened once.
 _lock = threading.Lock()
 
 

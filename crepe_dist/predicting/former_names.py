@@ -1,4 +1,4 @@
-"""Former names of public attributes. They are accepted, but they are not documented."""
+"""Former names of public attributes, which are accepted but not documented."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def accept_former_names(names: Mapping[str, str]) -> Callable[[Class], Class]:
     """Return a class decorator that lets users read and set attributes and methods by their former names.
 
     Args:
-        names: current name of each former name.
+        names: mapping from former names to current names.
     """
 
     def decorate(decorated: Class) -> Class:

@@ -74,7 +74,7 @@ class InputReader:
         self._opened = opened
 
     def __iter__(self) -> Iterator[list[InputRow]]:
-        """Yield groups of up to ``ROWS_PER_GROUP`` rows. From a pipe, yield rows as soon as they arrive."""
+        """Yield groups of up to ``ROWS_PER_GROUP`` rows. Rows from a pipe are yielded as soon as they arrive."""
         return chain.from_iterable(map(self._groups, self._batches()))
 
     def map_groups(
@@ -84,7 +84,8 @@ class InputReader:
 
         Args:
             function: function that classifies a group. It need not be picklable, because the processes are forked.
-            num_processes: number of processes that divide a large file. A small file is processed in this process.
+            num_processes: number of processes among which a large file is divided. A small file is processed in the
+                calling process.
         """
         batches = self._batches()
         first_batches = list(islice(batches, 2))
@@ -99,7 +100,7 @@ class InputReader:
             yield from chain.from_iterable(workers.map_in_order(call_inherited, batches))
 
     def _batches(self) -> Iterator[RawBatch]:
-        """Yield the batches of the file. Split batches of unreadable rows, because they may be huge."""
+        """Yield the batches of the file. Split a batch of unreadable rows into smaller ones, because it may be huge."""
         for batch in self._opened.iter_checked():
             lost = batch.invalid[0] if batch.invalid and self.format == "parquet" else InvalidRow(0, "", "", 0)
             for start in range(0, lost.lines, LOST_ROWS_PER_BATCH):
@@ -150,7 +151,7 @@ def open_inputs(
     if path is not None and not (path.is_file() or path.is_fifo()):
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
-    # With the empty label, no label column is required. If there is a label column, it is not used as the text.
+    # The empty label means that no label column is required. If there is one, it is not used as the text.
     source = Source(path, name, format=format or format_by_suffix(Path(name)), label="")
     options = replace(reading or ReadOptions(), default_format=LINES)
     opened = open_source(source, options, keep_cells=keep_columns, live=True)
@@ -243,8 +244,8 @@ def unlabelled_options(
 ) -> ReadOptions:
     """Return the options that read unlabelled texts; see ``labelled_options`` for the arguments.
 
-    A file of unlabelled texts may lack the label column, so the column numbers of the training data are not used. The
-    file may also lack a header, even if the training data had one.
+    A file of unlabelled texts may lack the label column, which shifts the other columns. The column numbers of the
+    training data are therefore not used. The file may also lack a header, even if the training data had one.
     """
     options = labelled_options(trained, composition, id, explicit)
     return replace(

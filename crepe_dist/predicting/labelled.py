@@ -1,4 +1,4 @@
-"""Reader of labelled rows from files and data frames. The rows are read in the same way as a model's training data."""
+"""Reader of labelled rows from files and data frames, in the same way as the training data of a model were read."""
 
 from __future__ import annotations
 

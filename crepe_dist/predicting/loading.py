@@ -1,4 +1,4 @@
-"""Functions that open a checkpoint as a ``Predictor`` and set the thresholds of the predictor."""
+"""Functions that open a checkpoint as a ``Predictor``, and set the predictor's thresholds."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def load(
 
 
 def load_for_command(flags: ModelFlags, data: str | Path | None = None, **options: Any) -> Predictor:
-    """Open the model that the flags of a command specify. Print to standard error which parameters it uses.
+    """Open the model that the flags of a command specify. Print to standard error which weights file is used.
 
     Args:
         data: Prepared folder; see ``resolve_model``.
@@ -103,7 +103,7 @@ def _set_thresholds(predictor: Predictor, min_probability: float | str, min_prec
                 what = f"{len(never):,} of {len(thresholds):,} classes do not reach this precision at any threshold"
                 warnings.warn(f"{what} and are never predicted: {excerpt(join_words(never))}", stacklevel=3)
         elif len(thresholds) > 1:
-            # A level of the hierarchy can reach the precision even if the classes do not.
+            # A level of the hierarchy can reach the required precision even if the classes do not.
             predictor.level_thresholds = tuple(thresholds)
         else:
             (min_probability,) = thresholds
@@ -167,7 +167,7 @@ def open_checkpoint(
 
 
 def open_files(files: Mapping[str, bytes], device: str) -> Predictor:
-    """Open a model from the names and contents of its two files: the parameters and the metadata."""
+    """Open a model from the names and contents of its two files: the weights file and the metadata file."""
     with temporary_folder() as folder:
         for name, content in files.items():
             (folder / Path(name).name).write_bytes(content)

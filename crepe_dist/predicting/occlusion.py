@@ -2,9 +2,9 @@
 
 Each character and each word is replaced by blanks, one at a time. The resulting drop in the log-odds of the class is
 the score of the character or word. Zeiler & Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014,
-section 3.2) do the same with grey squares on an image. The difference of log-odds is the "weight of evidence" of
-Robnik-Šikonja & Kononenko (IEEE TKDE 2008). If the network is confident, differences of probabilities vanish, but
-differences of log-odds do not.
+section 3.2) do the same with grey squares on an image. The difference between the log-odds is the "weight of evidence"
+of Robnik-Šikonja & Kononenko (IEEE TKDE 2008). If the network is confident, differences between probabilities vanish,
+but differences between log-odds do not.
 
 A blank is the id of an unknown character. No gradients are needed, so occlusion works with every engine.
 """
@@ -52,7 +52,7 @@ class Explanation:
             columns, the name and the value of each column follow the text.
         label: name of the explained class.
         prediction: prediction for the text.
-        truncated: positions of the characters that the network does not read because the text is too long.
+        truncated: range of the characters that the network does not read because the text is too long.
         scores: one score for each character (code point) of ``text``: the drop in the log-odds of the class if the
             character is replaced by a blank. Positive scores support the class. Negative scores contradict it.
             Characters that are truncated or unknown have the score 0. A combining character has the score of the
@@ -94,9 +94,8 @@ def occlude(
     Args:
         text: text as the network reads it.
         encoding: encoder of the model.
-        logits: function that computes logits: uint8 [n, feature_len] → float32 [n, classes]. n is at most
-            ``batch_size``.
-        batch_size: maximum number of variants of the text in a call of ``logits``.
+        logits: function that computes logits: uint8 [n, feature_len] → float32 [n, classes].
+        batch_size: maximum number n of occluded texts per call of ``logits``.
         index: index of the class in the logits.
 
     Returns:

@@ -55,7 +55,7 @@ def temporary_output(out: str) -> Iterator[Path]:
 
 @contextmanager
 def _cache_entry() -> Iterator[Path]:
-    """Create and lock a folder in the cache for this process. ``crepe clean`` removes only folders without a lock."""
+    """Create and lock a folder in the cache for this process. ``crepe clean`` does not remove locked folders."""
     folder = cache_folder() / CACHED / str(os.getpid())
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("w") as lock:

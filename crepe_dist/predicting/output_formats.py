@@ -136,8 +136,8 @@ class CsvFormatter(TableFormatter):
     def __post_init__(self) -> None:
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
-        # With this line terminator, the writer quotes cells that contain "\r" or "\n". Without an escape character,
-        # Python 3.10 refuses cells that contain NUL.
+        # This line terminator makes the writer quote cells that contain "\r" or "\n". An escape character is required,
+        # because without one, Python 3.10 refuses cells that contain NUL.
         self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
         self.header = f"{self._format([[*self.columns, *self.types]])[0]}\n"
 
@@ -181,7 +181,7 @@ def create_formatter(format: str, top: int | None, num_classes: int, **layout: A
 def json_record(
     prediction: Prediction, top: int, explanation: Explanation | None = None, score_class: str | None = None
 ) -> str:
-    """Write a prediction and its ``top`` most probable classes as a JSON object.
+    """Format a prediction and its ``top`` most probable classes as a JSON object.
 
     The class of a rejected prediction is null. The object of a text that cannot be classified has the key ``problem``.
     """
@@ -204,7 +204,7 @@ def json_record(
 
 
 def explanation_to_dict(explanation: Explanation) -> dict[str, Any]:
-    """Convert an explanation to JSON values. Positions count the code points of the text."""
+    """Convert an explanation to JSON values. Positions are in code points of the text."""
     return {
         "class": explanation.label,
         "cut": [explanation.truncated.start, explanation.truncated.stop],

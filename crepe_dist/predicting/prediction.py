@@ -33,7 +33,8 @@ class Prediction(NamedTuple):
         error: reason why the text cannot be classified, such as "empty text". Empty if the text was classified. If
             there is an error, ``label`` and ``probability`` are meaningless, and ``characters_read`` is 0. The command
             ``predict`` writes the error instead of the class.
-        rejected: True if ``probability`` is below the predictor's threshold. Possibly none of the classes is correct.
+        rejected: True if ``probability`` is below the predictor's threshold. In this case, it is possible that none of
+            the classes is correct.
         labels: predicted labels of a multilabel model. The most probable label comes first. ``None`` for a
             single-label model.
         characters_truncated: number of characters that were not read because the text is too long.

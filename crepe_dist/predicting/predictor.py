@@ -46,7 +46,7 @@ MAX_BATCH_CHARACTERS = 1 << 22  # Maximum number of characters in a batch. It bo
 MAX_SHOWN_CLASSES = 5  # Number of class names in ``repr``.
 MAX_CHECKPOINT_BYTES = 1 << 34  # Maximum size of a checkpoint file.
 CPU_NAME = "cpu"  # Value of the option ``device``.
-# Weight of a window without known characters. It is not 0, so that a text with only such windows has a mean.
+# Weight of a window without known characters. It is not 0, so that the mean over such windows is defined.
 MIN_WINDOW_WEIGHT = 1e-6
 FORMER_NAMES = {
     "about": "metadata",
@@ -102,8 +102,8 @@ class Predictor:
         return f"<Predictor of {excerpt(classes)}{score}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The engine refers to memory of the kernels, which cannot be pickled. Therefore, the pickle contains the files
-        # of the model. They are validated when the pickle is loaded.
+        # The engine holds memory of the native kernels, which cannot be pickled. The pickle therefore contains the
+        # files of the model, which are validated when the pickle is loaded.
         state = {name: getattr(self, name) for name in ("min_probability", "thresholds", "level_thresholds", "path")}
         device = AUTO if is_gpu_build(self.engine.backend.build_name) else CPU_NAME
         return _unpickled, (self.files(), device, self.engine.threads, state)
@@ -140,7 +140,7 @@ class Predictor:
 
     @property
     def reading(self) -> ReadOptions:
-        """Options that the training data were read with. The defaults if the metadata lack them.
+        """Options that the training data were read with, or default options if the metadata lacks them.
 
         Raises:
             UserError: The metadata are damaged.
@@ -189,7 +189,7 @@ class Predictor:
         """Compute the probabilities of calibrated logits, float32 [n, classes]."""
         if self.thresholds is None:
             return np.asarray(softmax(logits))
-        # This is the sigmoid function. With logaddexp, it does not overflow.
+        # This is the sigmoid function, computed with logaddexp so that it does not overflow.
         return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)))
 
     def predict(self, texts: Iterable[str], *, windows: bool = False) -> list[Prediction]:
@@ -295,7 +295,7 @@ class Predictor:
         )
 
     def without_values(self, num_known: npt.NDArray[np.int64], texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Subtract the characters of feature columns from the known-character counts of preprocessed texts."""
+        """Subtract the known characters that represent feature columns from the counts ``num_known`` of texts."""
         if not self.composition.feature_columns:
             return num_known
         counts = np.array([self.encoding.count_unknown(self.composition.value_characters(text)) for text in texts])
@@ -340,8 +340,8 @@ class Predictor:
 
         Args:
             path: weights file. The metadata file has the same name with the suffix ``.json``.
-            metadata: metadata of the checkpoint. ``None``: ``self.metadata``. The encoder, the classes, the network
-                and the calibration of this predictor take precedence.
+            metadata: metadata of the checkpoint. ``None``: ``self.metadata``. Its entries for the encoder, the classes,
+                the network and the calibration are replaced with the values of this predictor.
         """
         metadata = self.metadata if metadata is None else metadata
         network = {**metadata.get("network", {}), **self.engine.config.settings()}
@@ -391,7 +391,7 @@ class Predictor:
         return explanation.with_display_text(self.composition.describe_character)
 
     def _binary_logits(self, index: int, char_ids: CharIds) -> Logits:
-        """Return the logits of a label's presence and absence, float32 [n, 2]. The logits of the absence are 0."""
+        """Return logits for the presence and the absence of a label, float32 [n, 2]. The logit of absence is 0."""
         logits = self.engine.logits(char_ids)[:, index]
         return np.stack([logits, np.zeros_like(logits)], axis=1)
 
@@ -399,7 +399,7 @@ class Predictor:
         return max(1, min(batch_size, MAX_BATCH_CHARACTERS // self.encoding.feature_len))
 
 
-# Pickles contain the path of this function, so it must keep its name and its arguments.
+# Pickles refer to this function by its qualified name, so its name and its arguments must not change.
 def _unpickled(files: Mapping[str, bytes], device: str, threads: int, state: Mapping[str, Any]) -> Predictor:
     from crepe_dist.predicting.loading import open_files  # That module imports this one.
 

@@ -33,11 +33,11 @@ MODES = {
     "full": "upper and lower case are distinct, and line breaks are read as spaces; texts are read in reverse",
     "notebook": "upper case and line breaks are unknown; texts are read forwards",
 }
-# A horizontal bar has a name, lanes, and a text at its end. A lane is a list of segments, each with a start, a size and
-# a colour.
+# A horizontal bar consists of its name, its lanes, and the text at its end. A lane is a list of segments. A segment
+# consists of a start, a size and a colour.
 Bar = tuple[str, list[Any], str]
-# Reasons why rows are removed, in the order of removal. Each pair contains a key of the summary and its name on the
-# page.
+# Reasons for the removal of rows, in the order of removal. Each pair contains a key of the summary, and the displayed
+# name.
 REMOVED_ROWS = (("bad", "invalid"), ("duplicates", "duplicates removed"), ("sampled_out", "removed by sampling"))
 MAX_BARS = 30
 BAR_LABEL_CELLS = 26
@@ -152,7 +152,7 @@ def facts(summary: Summary) -> dict[str, list[str]]:
 
 
 def _describe_column(column: dict[str, Any]) -> str:
-    """Describe a feature column. ``column["read"]`` counts the values that are read, and the missing value."""
+    """Describe a feature column. ``column["read"]`` counts the values that are read, plus 1 for missing values."""
     description = f"column {truncate_to_width(column['name'], LABEL_CELLS)}: {number(column['values'])} values"
     if column["read"] <= column["values"]:
         description += f"; only the {number(column['read'] - 1)} most frequent values are read"
@@ -202,14 +202,17 @@ def _class_totals(summary: Summary) -> list[int]:
 
 
 def _largest_classes(counts: list[int], most: int) -> list[int]:
-    """Return the indices of the ``most`` largest classes, largest first. If there are no more, return all in order."""
+    """Return the indices of the ``most`` largest classes, largest first.
+
+    If there are at most ``most`` classes, return all indices in ascending order.
+    """
     if len(counts) <= most:
         return list(range(len(counts)))
     return sorted(range(len(counts)), key=lambda index: (-counts[index], index))[:most]
 
 
 def _row_bars(summary: Summary) -> list[Bar]:
-    """Return bars of the rows that were read, that were removed, that remain, and that are in each split."""
+    """Return bars for the number of rows read, removed for each reason, and remaining, and for each split."""
     counts, end = summary["rows"], summary["rows"]["read"]
     bars = [("read", 0, end, "sky")]
     for key, name in REMOVED_ROWS:
@@ -227,7 +230,7 @@ def _row_bars(summary: Summary) -> list[Bar]:
 
 
 def _class_bars(summary: Summary) -> list[Bar]:
-    """Return bars of the rows of each class, divided by split."""
+    """Return one bar per class for its number of rows, divided into the splits."""
     sums, bars = _class_totals(summary), []
     for index in _largest_classes(sums, MAX_BARS):
         parts, start = [], 0
@@ -265,7 +268,7 @@ def show(summary: Summary, console: Console, folder: str) -> None:
     """Print a short version of the report.
 
     Args:
-        folder: Folder of the data set. If the full report was written, it is ``report.html`` in this folder.
+        folder: Folder of the data set. It contains the full report, ``report.html``, if that was written.
     """
     symbols = [
         f"{formatting.character(symbol)[0]} ({number(count)})"

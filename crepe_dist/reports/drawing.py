@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's palette for colour-blind readers, in variants for light and for dark pages. Each has a contrast of at
-# least 3:1 with the page and with cards (WCAG 2.2, 1.4.11). Figures are drawn with the light variants; on a page, the
-# style sheet chooses (``svg``).
+# Okabe and Ito's palette for colour-blind readers, in a variant for light pages and a variant for dark pages. Each
+# variant has a contrast of at least 3:1 with the page and with cards (WCAG 2.2, 1.4.11). Figures are drawn in the light
+# variant. ``svg`` replaces these colours with variables, for which the style sheet of the page sets the variant.
 PALETTE = {
     "blue": ("#006aa6", "#56b4e9"),
     "orange": ("#b87800", "#e69f00"),
@@ -132,7 +132,7 @@ def svg(figure: Figure, description: str) -> str:
 
 
 def _adapted(tag: str, prefix: str) -> str:
-    """Prefix the ids in a tag. Replace its font and the colours of the palette by references to the style sheet."""
+    """Prefix the ids in a tag, replace the palette's colours with variables of the style sheet, and remove the font."""
     tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag)
     tag = re.sub("#[0-9a-f]{6}", lambda colour: _VARIABLES.get(colour.group(), colour.group()), tag)
     return re.sub(r'font-family: [^;"]*; ', "", tag)

@@ -1,4 +1,4 @@
-"""Display of explanations on colour terminals and as plain text, and the page of the HTTP service."""
+"""Display of explanations, in colour on terminals or as plain text; and the web page of the HTTP service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_OFFERED = 500  # Maximum number of values of a feature column that the page 
 BARS = 12  # Maximum number of classes on the page. If there are more, the most probable classes are shown.
 LEVELS = 4  # Number of intensities of a colour.
 NOISE = 0.1  # Rounding errors alone can cause scores up to this size, in nats.
-MAX_WORDS = 5  # Number of words that are listed for a class, and against it.
+MAX_WORDS = 5  # Maximum number of words that are listed as evidence for a class, and as evidence against it.
 WORD_THRESHOLD = 0.25  # In plain text, a word is marked if its score is at least this fraction of the largest score.
 UNREAD_CHARS = 200  # Maximum number of truncated characters that are shown at either end of the truncated range.
 COLOUR_THRESHOLD = 0.2  # A character is coloured if its score exceeds this fraction of the largest score.
@@ -36,7 +36,7 @@ def runs(explanation: Explanation) -> Iterator[tuple[str, int | None]]:
     """Split a text into runs of adjacent characters with the same colour. Yield each run with its level.
 
     A level is a number from -LEVELS (against the class) to LEVELS (for the class). The level of truncated characters is
-    ``None``. At most ``UNREAD_CHARS`` truncated characters are yielded at either end of the truncated range.
+    ``None``. A long truncated range is shortened to ``UNREAD_CHARS`` characters at each end that adjoins read text.
     """
     text, truncated = explanation.text, explanation.truncated
     largest = max(NOISE, *map(abs, explanation.scores), 0)
@@ -62,7 +62,7 @@ def strongest(explanation: Explanation, sign: int) -> list[Word]:
 
 
 def marked(explanation: Explanation) -> str:
-    """Return the text on one line, with the score after each word that is strong evidence."""
+    """Return the text on one line. The score of each word that is strong evidence follows the word in brackets."""
     largest = max((abs(word.score) for word in explanation.words), default=0.0)
     strong_words = [word for word in explanation.words if abs(word.score) >= max(NOISE, WORD_THRESHOLD * largest)]
     text, truncated = explanation.text, explanation.truncated

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from crepe_dist.runs.scores import MulticlassScores
 
 WIDE_INTERVAL = 0.1  # A wider 95 % confidence interval of the accuracy causes a warning.
-RISEN = 1.05  # The loss counts as risen if its ratio to the lowest loss is above this limit.
-FALLING = 0.98  # The loss counts as still falling if its ratio to the previous loss is below this limit.
-STRONG = 0.9  # A class with at least this F1 is not listed as weak.
+RISEN = 1.05  # The loss is considered risen if its ratio to the lowest loss is above this limit.
+FALLING = 0.98  # The loss is considered still falling if its ratio to the previous loss is below this limit.
+STRONG = 0.9  # Classes with at least this F1 are not listed as weak classes.
 Warning_ = dict[str, str]  # Keys: ``what``, ``why`` and ``do``.
 
 
@@ -127,7 +127,7 @@ def split_sizes(record: RunRecord) -> dict[str, int]:
 
 
 def reproducible(record: RunRecord) -> bool:
-    """Return True if training with the same settings is bit-identical, on any number of processes."""
+    """Return True if repeating the training is bit-identical on any number of processes."""
     build = str(record.metadata["numerics"].get("model.kernels"))
     return build in library.BUILDS or is_gpu_build(build)
 
@@ -166,7 +166,7 @@ def _has_risen(losses: list[float], error: float) -> bool:
 def warnings(record: RunRecord, classes: list[str]) -> list[Warning_]:
     """Return warnings about the result.
 
-    The warnings never contain both "train longer" and "train less". The losses take precedence over the scores.
+    The warnings never recommend both longer and shorter training. The losses take precedence over the scores.
     """
     warnings: list[Warning_] = []
 
@@ -229,7 +229,7 @@ def basic_limits(encoding: dict[str, Any], is_multilabel: bool) -> list[str]:
         encoding: Character encoding, as ``CharEncoder.to_dict`` returns it.
         is_multilabel: True for a multilabel model.
     """
-    # The private-use characters of the alphabet represent values of feature columns, so they are not counted.
+    # Private-use characters in the alphabet represent values of feature columns, so they are not counted.
     alphabet = PRIVATE.sub("", encoding.get("alphabet", "") + encoding.get("paired", ""))
     rare = " A rare character counts as two characters." if encoding.get("paired") else ""
     folded = " Accents are removed before the text is read." if encoding["fold_accents"] else ""

@@ -80,5 +80,5 @@ def _class_rows(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
 
 
 def _code(text: str) -> Markup:
-    """Return a text as one line for a code block. A single line cannot end the block, so Markdown is not escaped."""
+    """Return a text as one line for a code block. One line cannot end the block, so Markdown need not be escaped."""
     return Markup(excerpt(text, MAX_COMMAND_CHARS))

@@ -1,7 +1,7 @@
 """Report of a run, ``report.html``, with its training curves.
 
-This module also writes the model card, which ``model_card.py`` renders. ``score_page.py`` renders the section "Scores".
-``findings.py`` contains the sentences and the warnings, because the model card and the terminal also show them.
+This module also writes the model card, which ``model_card.py`` renders. ``score_page.py`` computes the section
+"Scores". The sentences and the warnings are in ``findings.py``, because the model card and the terminal also show them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
-# Errors that a damaged summary of the data set can raise.
+# Exceptions that reading a damaged summary of the data set can raise.
 MALFORMED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 FILES = (
     ("checkpoints/", "parameters and scores of the selected epoch and, without a refit, of the last epoch"),
@@ -54,7 +54,7 @@ FILES = (
 )
 MARKERS = {"validation": "s", "test": "o"}  # Markers of the points of a split's curve.
 MIN_SMOOTHED = 20  # A curve with fewer points is not smoothed.
-SPAN = 15  # The moving average spans ``1 / SPAN`` of the points on either side.
+SPAN = 15  # On each side of a point, the moving average includes 1 / SPAN of all points.
 MIN_SPAN = 0.04  # Minimum range of an accuracy axis, so that random differences look small.
 NEARLY_ZERO = 0.25  # If an accuracy axis would start below this value, it starts at 0.
 _importing = threading.Lock()
@@ -89,7 +89,7 @@ def write_for(folder: RunDir, data: Dataset, say: Callable[[str], None]) -> Iter
 
 
 def load() -> None:
-    """Import the libraries that draw a report. Errors are ignored, because ``write_for`` reports them."""
+    """Import the libraries for reports. Ignore errors, because ``write_for`` reports them."""
     # Only one thread may import the libraries at a time, because matplotlib's modules import each other.
     with _importing, suppress(Exception):
         for name in ("matplotlib.backends.backend_svg", "matplotlib.figure", "jinja2"):
@@ -203,7 +203,7 @@ def _curves(history: History, reported: int, measure: str) -> dict[str, str]:
 
 
 def _loss_curves(history: History, reported: int) -> str:
-    """Plot the raw and the smoothed train loss by step, and the other losses by epoch."""
+    """Plot the raw and the smoothed training loss by step, and the validation and test loss by epoch."""
     with drawing.style():
         figure, axes = _axes("loss", history)
         steps = [point.step for point in history.points]

@@ -1,8 +1,8 @@
 """Scores of a model on one split: the page of ``evaluate --html`` and the section "Scores" of a run's report.
 
-``page`` renders the whole page; ``template_values`` makes the values of the template ``scores.html``, which both pages
-include. The warnings, the intervals and the table of the classes are also used by the terminal output and by
-comparisons. Names of classes and texts are untrusted.
+``page`` renders the page of ``evaluate --html``. ``template_values`` computes the values for the template
+``scores.html``, which both pages include. The terminal output and the comparison of runs also use the warnings, the
+intervals and the class table. Class names and texts are untrusted.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from crepe_dist.reports.page import render
 from crepe_dist.runs.scores import BINS, MILLION, AnyScores, MulticlassScores, MultilabelScores
 from crepe_dist.version import __version__
 
-Z = 1.959964  # 97.5 % quantile of the normal distribution
-FEW_ROWS = 50  # For a class with fewer training rows, the advice is not to train longer, because that does not help.
+Z = 1.959964  # 97.5 % quantile of the normal distribution.
+FEW_ROWS = 50  # Longer training does not help a class with fewer training rows, so it is not recommended.
 MAX_PAIRS = 10  # Number of most frequent confusions on the page.
 MAX_NAMES = 30  # Number of class names in a warning.
 MAX_OPEN_ROWS = 30  # A table with more rows is collapsed, and the weakest classes are shown above it.
@@ -44,14 +44,14 @@ Tile = tuple[str, str, list[str]]  # name, value and notes
 
 
 class QuotedRow(NamedTuple):
-    """Readable text of a document, original or decoded from its character ids, and the place that it was read from."""
+    """Text of a document, either original or decoded from the character ids, and the place that it was read from."""
 
     text: str
     place: str
 
 
 def quote_rows(data: Dataset, name: str, rows: Iterable[int]) -> list[QuotedRow | None]:
-    """Return the texts of rows of a split; ``None`` for rows that the data do not have."""
+    """Return the texts of rows of a split; ``None`` for rows that do not exist."""
     split = data.splits.get(name)
     return [
         QuotedRow(data.text(name, row), str(data.origin(name, row))) if split and row < len(split) else None
@@ -84,10 +84,11 @@ def accuracy_interval(scores: MulticlassScores) -> tuple[float, float]:
 
 
 def paired_half_width(only_first: int, only_second: int, documents: int) -> float:
-    """Compute half the width of Wald's 95 % interval of the difference of two accuracies on the same documents.
+    """Compute half the width of Wald's 95 % interval for the difference between two accuracies on the same documents.
 
     Args:
-        only_first, only_second: Number of documents that only the first or only the second model predicts correctly.
+        only_first: Number of documents that only the first model predicts correctly.
+        only_second: Number of documents that only the second model predicts correctly.
     """
     difference = (only_second - only_first) / documents
     variance = (only_first + only_second) / documents - difference**2
@@ -181,7 +182,8 @@ def summary_tiles(scores: AnyScores, classes: list[str], split: str, training: l
 def majority(scores: MulticlassScores, training: list[int] | None) -> tuple[int, float]:
     """Return the majority class, and the accuracy of a model that always predicts it.
 
-    The majority class is the most frequent class of the training rows, or of the split if those are unknown.
+    The majority class is the most frequent class of the training rows. If the numbers of training rows are unknown, it
+    is the most frequent class of the split.
     """
     true = scores.support
     counts = training if training and len(training) == len(true) else true.tolist()
@@ -203,8 +205,9 @@ def describe_calibration(scores: MulticlassScores) -> str:
 def selective_table(scores: AnyScores) -> list[list[str]]:
     """Return the table of selective predictions. The first row contains the headings.
 
-    A row shows a required precision, its threshold, the coverage (the fraction of the texts or labels that are
-    predicted at this threshold), and the precision on the split. Return an empty list without selective predictions.
+    A row contains a required precision, its threshold, the coverage (the fraction of the texts or labels that are
+    predicted at this threshold), and the precision on the split. For multilabel models and hierarchies, there is no
+    column for the threshold. Return an empty list if there are no selective predictions.
     """
     rows, headings = [], ["coverage of labels" if scores.is_multilabel else "coverage"]
     for selective in scores.selective_scores:
@@ -262,7 +265,7 @@ def table(scores: AnyScores, classes: list[str]) -> list[dict[str, Any]]:
     documents, tested, predicted, f1 = scores.support, scores.has_support, scores.is_predicted, scores.f1
     precision, recall = scores.precision, scores.recall
     confused = reversed(scores.top_confusions()) if isinstance(scores, MulticlassScores) else ()
-    # The most frequent confusion of a class comes last, and replaces the others.
+    # The order is reversed, so the most frequent confusion of a class comes last and replaces the others.
     most_confused = {true: (predicted, texts) for true, predicted, texts in confused}
     rows = []
     for index, name in enumerate(classes):

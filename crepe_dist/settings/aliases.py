@@ -1,8 +1,8 @@
 """Old names of flags, settings and values, and the current names that replace them.
 
-The help and the documentation show only the current names. Files of earlier versions, which contain old names, can
-always be read. On the command line and in Python, an old name is either accepted, or refused with a message that states
-the new name.
+The help and the documentation show only the current names. Files written by earlier versions may contain old names, and
+can always be read. On the command line and in Python, an old name is either accepted, or refused with a message that
+states the current name.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,7 +34,7 @@ SETTINGS: Mapping[str, Alias] = {
     "training.encoder": Alias("training.sentence_encoder"),
 }
 
-# Renamed flags of the other commands. If a command still has a flag of the old name, the alias does not apply to it.
+# Renamed flags of the other commands. An alias does not apply to a command that still has a flag with the old name.
 FLAGS: Mapping[str, Alias] = {
     "--least": Alias("--min-effect"),
     "--next": Alias("--num-suggestions"),
@@ -82,12 +82,12 @@ def current_value(name: str, value: Any) -> Any:
 
 
 def read_variable(name: str, environment: Mapping[str, str]) -> str:
-    """Return the value of an environment variable under its new or its old name. Empty: the variable is not set."""
+    """Return the value of an environment variable, which may be set under its new or its old name; "" if unset."""
     return environment.get(name, "").strip() or environment.get(VARIABLES[name], "").strip()
 
 
 def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace old names and values in the settings of a file by the current ones.
+    """Replace old names and values in the settings of a file with the current ones.
 
     Args:
         settings: Settings, nested in their groups.
@@ -100,7 +100,7 @@ def current_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the current names and values in settings by their oldest ones.
+    """Replace the current names and values in settings with the oldest ones.
 
     The name of a run folder contains a hash of these settings. If the hash used the current names, renaming a setting
     would change the name of the folder, and runs of earlier versions could not be resumed.

@@ -39,7 +39,7 @@ from crepe_dist.settings.options import (
 UNPREFIXED_GROUPS = ("data", "model", "optimizer", "training")  # Groups whose flags have no prefix.
 SOURCE = "data.source"
 REFIT = "training.refit"
-POSITIONAL = "positional"  # Name of the data folder in the namespace if it is passed without a flag.
+POSITIONAL = "positional"  # Namespace attribute for a data folder that is passed without a flag.
 # Flags whose names differ from the names of their settings.
 FLAG_NAMES = {"data.source": "data", "model.network": "model", "optimizer.name": "optimizer"}
 EXAMPLES = """  crepe train                                       train on the bundled sample, on this machine
@@ -84,14 +84,14 @@ class Config(Settings):
         return flag(name)
 
     def to_yaml(self) -> str:
-        """Return the settings as YAML, for the run folder. Passed to ``--config``, the YAML selects the same run."""
+        """Return the settings as YAML, for the run folder. A command with this YAML as ``--config`` resumes the run."""
         import yaml  # Imported here because --help does not need it.
 
         values = {name: value for name, value in asdict(self).items() if name != "fresh"}
         return yaml.safe_dump(values, sort_keys=False)
 
     def to_arguments(self) -> list[str]:
-        """Return arguments for Python that train with this configuration, on this or another machine."""
+        """Return command-line arguments for the Python interpreter that start training with this configuration."""
         values, defaults = (_flatten_groups(asdict(config)) for config in (self, Config()))
         changed = {name: value for name, value in values.items() if value != defaults[name]}
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in changed.items()}
@@ -181,7 +181,7 @@ def argument_name(name: str) -> str:
 
 
 def print_help(words: Sequence[str]) -> None:
-    """Print the help or the version and exit if the command line has such a flag.
+    """Print the help or the version, and exit, if the command line contains ``--help`` or ``--version``.
 
     The command calls this function before it imports MXNet, because that import is slow.
     """

@@ -1,4 +1,4 @@
-"""Settings as dataclass fields: their help texts, the types of their values, and their checks.
+"""Settings as dataclass fields: help texts, types of the values, and validation.
 
 Flags, YAML keys and Python arguments are all generated from these fields, so each value is checked in one place.
 """
@@ -16,12 +16,12 @@ from crepe_dist.settings.aliases import current_value
 
 Mode = Literal["paper", "full", "notebook"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # Modes of the character encoding; see data/char_encoder.py.
-MAX_DOCUMENT_LENGTH = 1 << 20  # Largest document length, in characters.
+MAX_DOCUMENT_LENGTH = 1 << 20  # Maximum document length, in characters.
 DEVICES = ("auto", "gpu", "cpu")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx", "fasttext", "folder")  # Formats of labelled files.
 HEADERS = ("auto", "yes", "no")  # Whether the first line of a CSV or TSV file contains the column names.
-MAX_COUNT = 10**9  # Largest number of steps, seconds or epochs. A larger number is probably a typo.
-MAX_NAME_LENGTH = 80  # Largest length of the name of a run, in characters.
+MAX_COUNT = 10**9  # Maximum number of steps, seconds or epochs. A larger number is probably a typo.
+MAX_NAME_LENGTH = 80  # Maximum length of the name of a run, in characters.
 Own = TypeVar("Own", bound="Settings")
 
 
@@ -50,7 +50,7 @@ class ValueType:
 
 @dataclass(frozen=True)
 class Range(ValueType):
-    """Range of finite numbers.
+    """Type of a finite number within a range.
 
     Args:
         kind: ``int`` or ``float``.
@@ -94,7 +94,7 @@ int_range, float_range = partial(Range, int), partial(Range, float)
 
 @dataclass(frozen=True)
 class Choice(ValueType):
-    """Type of a value that is one of a list of words."""
+    """Type of a value that must be one of several words."""
 
     words: tuple[str, ...]
 
@@ -159,7 +159,7 @@ class PathType(String):
 
 @dataclass(frozen=True)
 class Wrapped(ValueType):
-    """Base class of types that accept several values of another type, or none.
+    """Base class of types that extend another type: to multiple values (``Repeated``), or to null (``Nullable``).
 
     Args:
         of: Type of a single value.
@@ -176,14 +176,14 @@ class Wrapped(ValueType):
 
 
 class Repeated(Wrapped):
-    """Tuple of values of one type. On the command line, the flag is repeated for each value."""
+    """Type of a tuple of values. On the command line, the flag is repeated for each value."""
 
     def check(self, value: Any) -> tuple[Any, ...]:
         return tuple(map(self.of.check, (value,) if isinstance(value, (str, Path)) else value))
 
 
 class Nullable(Wrapped):
-    """Value of another type, or null."""
+    """Type of a value that may be null."""
 
     def read(self, text: str) -> Any:
         return None if text == "null" else self.of.read(text)
@@ -216,8 +216,8 @@ def setting(
 ) -> Any:
     """Declare a setting as a field of a dataclass.
 
-    The module of the dataclass must not use ``from __future__ import annotations``, because the types of the fields are
-    read at run time.
+    If ``kind`` is ``None`` or the setting is boolean, the module of the dataclass must not use ``from __future__ import
+    annotations``, because the type of the field is read at run time.
 
     Args:
         default: Default value. ``None``: the setting also accepts null.
@@ -246,14 +246,14 @@ def kind_of(setting: "Field[Any]") -> ValueType:
 
 @dataclass
 class Settings:
-    """Base class of the groups of settings. Creating an instance checks all values.
+    """Base class of the groups of settings. All values are checked when an instance is created.
 
     Args:
         group: Name of the group in YAML files. Empty: the settings belong to no group.
 
     Attributes:
-        given: Names of the settings that the user passed, even if the value equals the default. Only these settings can
-            be refused because they have no effect.
+        given: Names of the settings that the user passed, including values that equal the default. Only these settings
+            are refused if they have no effect.
 
     Raises:
         UserError: A value has the wrong type or is out of range.

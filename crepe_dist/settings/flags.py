@@ -53,7 +53,7 @@ COMMAND = re.compile(r"(horovodrun -np \d+ )?(?<!\S)crepe (?=[a-z])")  # Start o
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises ``UserError`` for mistakes.
 
-    Flags cannot be abbreviated. Otherwise a new flag could change the meaning of a command that users already have.
+    Flags cannot be abbreviated. Otherwise, a new flag could change the meaning of an abbreviation in a user's script.
 
     Attributes:
         aliases: Mapping from old names of renamed flags to the current names. The help does not show the old names.
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
             ) from None
 
     def _current(self, word: str) -> str:
-        """Return a word of the command line. If it is a renamed flag, replace the old name by the current name."""
+        """Replace the old name of a renamed flag with the current name. Return all other words unchanged."""
         flag, sign, value = str(word).partition("=")
         return current_name(flag, self.aliases, self._option_string_actions) + sign + value
 
@@ -135,11 +135,11 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 def add_settings(
     flags: argparse._ActionsContainer, group: type[Settings], flag: Optional[Callable[[str], str]] = None
 ) -> None:
-    """Add a flag to a parser for each setting of a group. The namespace contains only flags that the user passes.
+    """Add a flag to a parser for each setting of a group. The namespace will contain only the flags that users pass.
 
     Args:
-        flag: Function that maps the dotted name of a setting to its flag. With this function, the namespace has dotted
-            names, and a boolean flag accepts a value (``--report=false``). ``None``: a boolean flag accepts no value.
+        flag: Function that maps the dotted name of a setting to its flag. If it is specified, a boolean flag accepts a
+            value (``--report=false``). ``None``: ``group.flag`` is used, and a boolean flag accepts no value.
     """
     for option in settings_of(group):
         kind, name = kind_of(option), qualified_name(group, option)
@@ -168,7 +168,7 @@ def _describe(option: "Field[Any]", kind: ValueType, *, has_default: bool) -> st
     """Return the help text of a setting: its description, its limits if it is a number, and its default value.
 
     Args:
-        has_default: Whether to show a default value that means "off", such as false or null.
+        has_default: Whether to show the default even if it is empty, false or null.
     """
     text, mark, default = option.metadata["help"].partition("Default: ")
     sentences = [text.rstrip().removesuffix(".") + "."]
@@ -342,7 +342,7 @@ class DeviceFlag(Settings):
 
 
 def _class_names(value: Optional[str]) -> Optional[tuple[str, ...]]:
-    """Return the class names of ``--classes``. Its value is the name of a file, or a comma-separated list of names."""
+    """Return the class names in the value of ``--classes``, which is a file name or a comma-separated list."""
     if value is None:
         return None
     path = Path(value)

@@ -1,7 +1,7 @@
 """Settings of a training run, in one dataclass per group, and the settings of the HTTP service.
 
-A batch size counts the documents of all processes together. A duration is a number of epochs, unless its name says
-otherwise.
+Batch sizes are global: they count the documents of all processes together. Durations are in epochs, unless the name of
+the setting specifies another unit.
 """
 
 import math
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 else:
     Network = Literal[tuple(network_registry.NETWORKS)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-MAX_BLOCKS = 64  # Largest number of residual blocks.
-# Minimum document length, in characters. The output of the paper's last pooling layer then has only one position.
+MAX_BLOCKS = 64  # Maximum number of residual blocks.
+# Minimum document length, in characters. At this length, the last pooling layer of the paper's network has one output
+# position.
 MIN_FEATURE_LEN = 123
-# The paper's network pools three times by 3. If a length is MIN_FEATURE_LEN + k · LENGTH_STEP characters, such as 1014,
-# no pooling layer drops a position.
+# The paper's network has three pooling layers of size 3. If a length is MIN_FEATURE_LEN + k · LENGTH_STEP characters,
+# such as 1014, no pooling layer drops a position.
 LENGTH_STEP = 27
-# Largest automatic length: 4092 characters.
+# Maximum automatic length: 4092 characters.
 MAX_AUTO_LENGTH = MIN_FEATURE_LEN + (4096 - MIN_FEATURE_LEN) // LENGTH_STEP * LENGTH_STEP
 AUTO_LENGTH_PERCENT = 99  # Percentage of the training texts that must fit completely into an automatic length.
-MAX_BATCH = 1 << 20  # Largest global batch size, in documents.
+MAX_BATCH = 1 << 20  # Maximum global batch size, in documents.
 
 
 @dataclass
@@ -64,8 +65,8 @@ class DataOptions(Settings, group="data"):
 
 Kernels = Literal["auto", "native", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
 Size = Literal["auto", "tiny", "small", "large"]
-MAX_BUCKETS = 1 << 24  # Largest number of rows of an embedding table.
-MAX_WIDTH = 1 << 16  # Largest number of channels of the convolutions.
+MAX_BUCKETS = 1 << 24  # Maximum number of rows of an embedding table.
+MAX_WIDTH = 1 << 16  # Maximum number of channels of the convolutions.
 
 
 @dataclass
@@ -168,11 +169,12 @@ class OptimizerOptions(Settings, group="optimizer"):
 
 
 MIN_EPOCHS, MAX_EPOCHS = 2, 20  # Limits of the default number of epochs.
-# A network needs a minimum number of optimizer steps to learn, regardless of the amount of data. The default number of
-# epochs is therefore higher on small data: up to MAX_EPOCHS to reach MIN_STEPS steps, and up to the network's own limit
-# to reach ENOUGH_STEPS steps.
+# A network needs a minimum number of optimizer steps to learn, regardless of the amount of data. For small data sets,
+# the default number of epochs is therefore increased: up to MAX_EPOCHS to reach MIN_STEPS steps, and up to the
+# network's ``max_default_epochs`` to reach ENOUGH_STEPS steps.
 MIN_STEPS, ENOUGH_STEPS = 128, 750
-LARGE_DATA_CHARACTERS = 100_000_000  # With more padded characters in the training split, the default is lower.
+# If the training split has more characters, including padding, the default number of epochs is reduced.
+LARGE_DATA_CHARACTERS = 100_000_000
 
 
 def default_epochs(
@@ -189,8 +191,8 @@ def default_epochs(
     Args:
         num_documents: Number of documents of the training split.
         feature_len: Length of a document in characters, padding included.
-        has_pseudo_labels: Whether most documents have pseudo labels. Networks benefit from more epochs on pseudo
-            labels than on true labels, so the number of epochs is doubled.
+        has_pseudo_labels: Whether most documents have pseudo labels. Training on pseudo labels benefits from more
+            epochs than training on true labels, so the number of epochs is doubled.
         is_multilabel: Whether documents may have multiple labels. Such data need more epochs.
     """
     usual: int = network_registry.config_class(network).default_epochs

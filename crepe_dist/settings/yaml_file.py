@@ -15,9 +15,9 @@ from crepe_dist.files.json_file import MAX_DIGITS
 from crepe_dist.files.safe_read import read_bytes
 from crepe_dist.settings.aliases import current_settings
 
-MAX_BYTES = 1 << 18  # Largest size of a file of settings.
-MAX_EVENTS = 10_000  # Largest number of parser events, about one for each value and two for each list or mapping.
-MAX_DEPTH = 8  # Largest depth of nested lists and mappings.
+MAX_BYTES = 1 << 18  # Maximum size of a file of settings, in bytes.
+MAX_EVENTS = 10_000  # Maximum number of parser events: about one for each value, and two for each list or mapping.
+MAX_DEPTH = 8  # Maximum nesting depth of lists and mappings.
 
 
 class _SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -74,7 +74,7 @@ def load(text: str) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of settings into a mapping. Old names of settings are replaced by the current names."""
+    """Read a file of settings into a mapping. Replace old names of settings with the current names."""
     try:
         settings = load(read_bytes(path, MAX_BYTES).decode("utf-8"))
         if settings is None:
