@@ -58,7 +58,7 @@ class CharEncoder:
             does not do this. ``None`` means False in mode ``notebook`` and with a custom alphabet, otherwise True.
         alphabet: characters in the order of their ids; characters of words come first. A custom alphabet contains a
             space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
-        two_id_characters: rare characters, sorted by code point. In a custom alphabet, they have no id of their own.
+        two_id_characters: rare characters, sorted by ``characters.sort_alphabet``. They have no ids of their own.
             Character number n has the two ids ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is
             the smallest square that is at least the number of rare characters.
 

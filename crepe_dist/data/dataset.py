@@ -108,8 +108,8 @@ class Documents:
         return result
 
     def lengths(self) -> npt.NDArray[np.uint16]:
-        """Return an estimate of each row's length, uint16 [rows]: the number of known characters among every eighth
-        id."""
+        """Return an estimate of each row's length, uint16 [rows]: the number of known characters at every eighth
+        position."""
         lengths = (np.count_nonzero(char_ids[:, ::8] != PAD_UNK_ID, axis=1) for char_ids in self.shards)
         return np.concatenate([np.minimum(shard_lengths, 65535).astype(np.uint16) for shard_lengths in lengths])
 

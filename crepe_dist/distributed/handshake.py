@@ -135,7 +135,7 @@ class LocalProcess:
 
 
 class Channel:
-    """Connection to another process, with messages that are authenticated by a common key.
+    """Connection to another process, with messages that are authenticated by a shared key.
 
     Args:
         peer: Connected non-blocking socket.

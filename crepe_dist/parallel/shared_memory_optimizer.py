@@ -38,7 +38,7 @@ GRADIENTS_OFFSET = mmap.PAGESIZE + 16
 
 
 class SharedMemoryOptimizer(FixedPointOptimizer):
-    """Optimizer that sums gradients in shared memory on each host, and then by an all-to-all between hosts.
+    """Optimizer that sums gradients in two stages: in shared memory on each host, and by an all-to-all between hosts.
 
     Our own CPU kernels update the parameters.
 

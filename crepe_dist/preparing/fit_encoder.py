@@ -116,8 +116,9 @@ def _coverage_gain(
 ) -> float:
     """Return the gain in coverage of a new alphabet.
 
-    The result is the larger of two fractions: the additionally covered characters, and the rows with many additionally
-    covered letters. The number of rows that lose many covered letters is subtracted.
+    The result is the larger of two numbers. The first is the increase of the fraction of characters that are covered.
+    The second is the fraction of rows whose covered letters increase by at least ``MIN_LETTER_GAIN``, minus the
+    fraction of rows whose covered letters decrease by as much.
 
     If the current alphabet reads a letter without its accent, such as é as e, the letter does not count as covered,
     because accents may indicate the language of a text.

@@ -21,7 +21,7 @@ Words = tuple[str, ...]
 
 
 def find_similar_names(counts: Mapping[str, int], separator: str = "") -> list[tuple[str, str]]:
-    """Return pairs of similar names, (rare name, frequent name), in descending frequency of the second name.
+    """Return pairs of similar names, (rare name, frequent name), sorted by descending frequency of the second name.
 
     Args:
         counts: Number of rows of each class.

@@ -292,7 +292,7 @@ def _iter_folder(folder: Path, root: Path, options: ReadOptions, above: tuple[st
     """Yield the sources in a folder.
 
     If files or folders are named after splits, only these are used. Otherwise all data files in the folder are used. If
-    there are no data files, a single subfolder is searched in the same way, and several subfolders are one class each.
+    there are no data files, a single subfolder is searched in the same way, and each of several subfolders is a class.
     Pipes and devices are ignored, because opening one could block forever.
 
     Args:

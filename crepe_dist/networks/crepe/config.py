@@ -60,7 +60,7 @@ MAX_WIDTH_ON_GPUS = 128  # Maximum number of channels. With more channels, two t
 def stride_for(feature_len: int) -> int:
     """Return the default number of characters per position: a power of two that grows with √feature_len.
 
-    More characters per position make a training step faster, and a convolution covers more text.
+    More characters per position make a training step faster, and let a convolution cover more text.
     """
     return 1 << max(0, math.ceil(math.log(feature_len / SHORT_TEXT, 4)))
 

@@ -69,7 +69,7 @@ def init_from_data(
 
 
 def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGroup) -> npt.NDArray[np.int32]:
-    """Count in how many training documents of each class each bucket occurs. Every rank counts its shard.
+    """For each bucket, count the training documents of each class that contain it. Every rank counts its shard.
 
     Classes are numbered modulo ``config.num_classes``.
 

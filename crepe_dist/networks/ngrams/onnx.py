@@ -25,7 +25,7 @@ def logits(graph: GraphBuilder, config: NGramConfig, arrays: Arrays, char_ids: s
 def add_boundary_symbols(graph: GraphBuilder, char_ids: str, alphabet_size: int, stride: int = 1) -> str:
     """Add the nodes that put a symbol before and after each text, like ``hashing.add_boundary_symbols``.
 
-    The width of the result is the length of the longest text, rounded up to a multiple of ``stride``.
+    The width of the result is the length of the longest text with its symbols, rounded up to a multiple of ``stride``.
     """
     node = graph.node
     positions = node("Cast", node("Gather", node("Shape", char_ids), 1), to=TensorProto.INT32)

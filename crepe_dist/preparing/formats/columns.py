@@ -193,9 +193,8 @@ class ResolvedColumns:
 def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
     """Return True if the first row is a header.
 
-    A header contains a name from ``spec``, or a common name of a label column or a text column.
-
-    A common name does not count if a lower row of its column repeats it, because a class may be called "review".
+    A header contains a name from ``spec``, or a common name of a label column or a text column. A common name does not
+    count if a lower row of its column repeats it, because a class may be called "review".
     """
     if not rows:
         return False
