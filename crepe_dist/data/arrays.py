@@ -84,11 +84,11 @@ class SourceRow:
     """Location of a document in its source file. The hash of the text shows whether the source file has changed.
 
     Attributes:
-        file: name of the source file, as in the manifest.
-        line: first line of the row, counted from 1. In sources without lines, such as folders of files, it is the
+        file: Name of the source file, as in the manifest.
+        line: First line of the row, counted from 1. In sources without lines, such as folders of files, it is the
             number of the document.
-        id: value of the id column, or the file name in a folder of files. It is empty if the source has no ids.
-        hash: hash of the text in hexadecimal, from ``format_hash``.
+        id: Value of the id column, or the file name in a folder of files. It is empty if the source has no ids.
+        hash: Hash of the text in hexadecimal, from ``format_hash``.
     """
 
     file: str
@@ -126,9 +126,9 @@ class ShardWriter:
     """Sequential writer of one shard of a split.
 
     Args:
-        rows: number of rows of the shard.
-        feature_len: number of character ids per row.
-        kinds: kinds of byte strings to write: ``TEXTS``, ``IDS``.
+        rows: Number of rows of the shard.
+        feature_len: Number of character ids per row.
+        kinds: Kinds of byte strings to write: ``TEXTS``, ``IDS``.
     """
 
     def __init__(self, folder: Path, split: str, shard: int, rows: int, feature_len: int, kinds: Sequence[str]) -> None:
@@ -145,8 +145,8 @@ class ShardWriter:
         """Write rows.
 
         Args:
-            char_ids: encoded documents, uint8 [n, feature_len].
-            strings: n byte strings of each kind, by kind. Kinds that this writer does not write are ignored.
+            char_ids: Encoded documents, uint8 [n, feature_len].
+            strings: For each kind, a list of n byte strings. Kinds that this writer does not write are ignored.
         """
         self._char_ids.write(np.ascontiguousarray(char_ids).data)
         for kind, (file, _, lengths) in self._strings.items():

@@ -32,12 +32,12 @@ def add_typos(
     document that becomes too long is truncated like a text. A document that becomes shorter is padded at its end.
 
     Args:
-        char_ids: documents, uint8 [n, L]. ``PAD_UNK_ID`` after a document's last known character is padding and stays
+        char_ids: Documents, uint8 [n, L]. ``PAD_UNK_ID`` after a document's last known character is padding and stays
             padding.
-        typo_prob: probability of a typo per character, from 0 to 1.
-        keys: key of the random numbers of each document, uint64 [n].
-        letters: ids that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
-        head_tail: numbers of ids that are kept at the front and at the back of a document that becomes too long.
+        typo_prob: Probability of a typo per character, from 0 to 1.
+        keys: Key of the random numbers of each document, uint64 [n].
+        letters: Ids that substitutions and insertions draw from; see ``CharEncoder.typo_ids``.
+        head_tail: Numbers of ids that are kept at the front and at the back of a document that becomes too long.
 
     Returns:
         A copy of ``char_ids`` with typos.
@@ -122,11 +122,11 @@ def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: Word
     these words also learns from the other words.
 
     Args:
-        char_ids: documents, uint8 [n, L].
-        max_prob: largest probability that a word is dropped. The probability for each document is drawn uniformly from
+        char_ids: Documents, uint8 [n, L].
+        max_prob: Largest probability that a word is dropped. The probability for each document is drawn uniformly from
             0 to this value, so that some documents are nearly complete, like the documents at prediction.
-        keys: key of the random numbers of each document, uint64 [n].
-        finder: finder of the words.
+        keys: Key of the random numbers of each document, uint64 [n].
+        finder: Finder of the words.
     """
     is_word, starts = finder.bounds(char_ids)[:2]
     # Number of each word in its document, counted from 1. The number 0 is used to draw the document's probability.

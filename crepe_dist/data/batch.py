@@ -34,12 +34,12 @@ class Batch(NamedTuple):
             label per document, a row holds the L character ids, the label and the weight, L + 5 bytes. Otherwise pairs
             of a class and its label probability replace the label, and a row has L + 4 · pairs + 3 bytes. The weight of
             padding is 0.
-        labels: labels of this rank's documents, int32 [n]. The documents are the first n rows of ``packed``.
-        global_batch_size: number of documents in the global batch, over all ranks.
-        first: position of this rank's first document in the global batch.
-        rows: row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
-        step: number of the training step, counted from 1; 0 outside of training.
-        seed: random seed of the step's dropout, a uint64 number.
+        labels: Labels of this rank's documents, int32 [n]. The documents are the first n rows of ``packed``.
+        global_batch_size: Number of documents in the global batch, over all ranks.
+        first: Position of this rank's first document in the global batch.
+        rows: Row numbers of this rank's documents in their split, int64 [n]; empty if they do not come from a split.
+        step: Number of the training step, counted from 1; 0 outside of training.
+        seed: Random seed of the step's dropout, a uint64 number.
     """
 
     packed: CharIds
@@ -70,13 +70,13 @@ def pack_batch(
     """Pack a rank's documents into a padded batch.
 
     Args:
-        char_ids: encoded documents, uint8 [n, L].
-        labels: labels of the documents, int32 [n].
-        rows: number of rows of the batch, at least n.
-        global_batch_size: number of documents in the global batch, over all ranks.
-        first: position of the first document in the global batch.
-        weights: weights of the documents in bytes, uint8 [n or 1, 3]; see ``Split.weight_bytes``.
-        targets: classes and label probabilities in bytes; see ``Targets.bytes``. ``None`` uses ``labels``.
+        char_ids: Encoded documents, uint8 [n, L].
+        labels: Labels of the documents, int32 [n].
+        rows: Number of rows of the batch, at least n.
+        global_batch_size: Number of documents in the global batch, over all ranks.
+        first: Position of the first document in the global batch.
+        weights: Weights of the documents in bytes, uint8 [n or 1, 3]; see ``Split.weight_bytes``.
+        targets: Classes and label probabilities in bytes; see ``Targets.bytes``. ``None`` uses ``labels``.
     """
     count, length = char_ids.shape
     if targets is None:
@@ -94,7 +94,7 @@ def unpack_batch(batch: Batch, classes: int, pairs: int = 0) -> tuple[CharIds, L
     """Return the character ids, the label probabilities and the weights of a batch.
 
     Args:
-        pairs: number of pairs of a class and its label probability in a row; 0 if a row holds one label.
+        pairs: Number of pairs of a class and its label probability in a row; 0 if a row holds one label.
 
     Returns:
         Character ids, uint8 [B, L]; label probabilities, float32 [B, classes]; weights, float32 [B, 1].

@@ -51,14 +51,14 @@ class CharEncoder:
             published parameters depend on that.
 
     Args:
-        mode: case, direction and standard alphabet; see above.
-        feature_len: number of ids per document.
+        mode: Case, direction and standard alphabet; see above.
+        feature_len: Number of ids per document.
         fold_accents: True to replace an accented letter by the first letter of its canonical decomposition (NFD, é →
             e), and to replace the letters in ``characters.LETTERS``, which have no decomposition (ß → ss). The paper
             does not do this. ``None`` means False in mode ``notebook`` and with a custom alphabet, otherwise True.
-        alphabet: characters in the order of their ids; characters of words come first. A custom alphabet contains a
+        alphabet: Characters in the order of their ids; characters of words come first. A custom alphabet contains a
             space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
-        two_id_characters: rare characters, sorted by ``characters.sort_alphabet``. They have no ids of their own.
+        two_id_characters: Rare characters, sorted by ``characters.sort_alphabet``. They have no ids of their own.
             Character number n has the two ids ``len(alphabet)`` + n // k and ``len(alphabet)`` + k + n % k, where k² is
             the smallest square that is at least the number of rare characters.
 

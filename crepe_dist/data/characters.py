@@ -60,8 +60,8 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     characters are encoded as two ids. Ties are broken by code point.
 
     Args:
-        counts: number of occurrences of each code point.
-        mode: mode of the encoder.
+        counts: Number of occurrences of each code point.
+        mode: Mode of the encoder.
 
     Returns:
         The alphabet, and the rare characters (``CharEncoder.two_id_characters``).
@@ -86,9 +86,9 @@ def split_frequent_and_rare(
     """Divide characters into characters with one id and characters with two ids. The remaining characters are omitted.
 
     Args:
-        characters: characters in the order of descending frequency.
-        num_ids: number of ids.
-        num_rare: number of further characters with two ids. They use the same ids as the rare characters.
+        characters: Characters in the order of descending frequency.
+        num_ids: Number of ids.
+        num_rare: Number of further characters with two ids. They use the same ids as the rare characters.
 
     Returns:
         The characters with one id, and the characters with two ids.

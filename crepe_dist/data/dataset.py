@@ -78,11 +78,11 @@ class Documents:
     """Encoded documents, memory-mapped from their shards.
 
     Attributes:
-        folder: data set folder.
-        name: one of ``ALL_SPLITS``.
-        shards: character ids of each shard, uint8 [rows of the shard, feature_len].
-        starts: index of each shard's first row, then the number of rows, int64 [shards + 1].
-        source_rows: source of each row, uint64 [rows, 3], see ``arrays``.
+        folder: Data set folder.
+        name: One of ``ALL_SPLITS``.
+        shards: Character ids of each shard, uint8 [rows of the shard, feature_len].
+        starts: Index of each shard's first row, then the number of rows, int64 [shards + 1].
+        source_rows: Source of each row, uint64 [rows, 3], see ``arrays``.
         has_ids: True if rows have ids.
     """
 
@@ -132,12 +132,12 @@ class Split(Documents):
     """One split of a data set: documents with labels.
 
     Attributes:
-        labels: class of each row, int32 [rows]. With multiple labels it is the first class of the row, or -1 for a row
+        labels: Class of each row, int32 [rows]. With multiple labels it is the first class of the row, or -1 for a row
             without labels. With soft labels it is the most probable class.
-        weights: weight of each row in the loss, float32 [rows]; ``None`` if all weights are equal.
-        targets: classes of each row and their label probabilities.
-        transform: function that changes the character ids after they are gathered; ``None`` for no change.
-        epoch_transform: function that returns the ``transform`` of a training epoch, given the random seed and the
+        weights: Weight of each row in the loss, float32 [rows]; ``None`` if all weights are equal.
+        targets: Classes of each row and their label probabilities.
+        transform: Function that changes the character ids after they are gathered; ``None`` for no change.
+        epoch_transform: Function that returns the ``transform`` of a training epoch, given the random seed and the
             epoch; ``None`` for no change.
     """
 
@@ -220,12 +220,12 @@ class Dataset:
     """An opened data set folder.
 
     Attributes:
-        folder: path as given to ``open_dataset``.
-        manifest: content of ``dataset.json``.
-        encoder: encoder of the texts.
-        preprocessor: preprocessor of the rows.
-        splits: documents with labels, by name (``SPLITS``).
-        unlabelled: documents without labels; ``None`` if there are none. They are not counted by class and not scored.
+        folder: Path as given to ``open_dataset``.
+        manifest: Content of ``dataset.json``.
+        encoder: Encoder of the texts.
+        preprocessor: Preprocessor of the rows.
+        splits: Documents with labels, by name (``SPLITS``).
+        unlabelled: Documents without labels; ``None`` if there are none. They are not counted by class and not scored.
     """
 
     folder: Path
@@ -350,7 +350,7 @@ def write_documents(folder: Path, name: str, documents: Documents, rows: npt.NDA
     """Copy documents, without their labels, to the split ``name`` of a data set folder.
 
     Args:
-        rows: row numbers of the documents, int64 [n].
+        rows: Row numbers of the documents, int64 [n].
 
     Returns:
         Entry of the split in the manifest.

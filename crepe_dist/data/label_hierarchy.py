@@ -22,8 +22,8 @@ class HierarchyLevel:
     """Nodes at one depth of the tree.
 
     Args:
-        names: names of the nodes, ascending. The nodes of the leaf level are in the order of the network's outputs.
-        of_class: index of the node of each class, int64 [classes].
+        names: Names of the nodes, ascending. The nodes of the leaf level are in the order of the network's outputs.
+        of_class: Index of the node of each class, int64 [classes].
     """
 
     names: list[str]
@@ -54,8 +54,8 @@ class LabelHierarchy:
     """Hierarchy of the classes of a model.
 
     Args:
-        separator: text between the parts of a class name, such as ".". White space around parts is ignored.
-        classes: names of the leaves in the order of the network's outputs.
+        separator: Text between the parts of a class name, such as ".". White space around parts is ignored.
+        classes: Names of the leaves in the order of the network's outputs.
     """
 
     separator: str
@@ -89,8 +89,8 @@ class LabelHierarchy:
         """For each text, return the most probable node of the deepest level where that node reaches the threshold.
 
         Args:
-            probabilities: probabilities of the classes, [n, classes].
-            thresholds: threshold of each inner level, and then of the leaves.
+            probabilities: Probabilities of the classes, [n, classes].
+            thresholds: Threshold of each inner level, and then of the leaves.
 
         Returns:
             For each text, the number of the level, counted from 1, the name of the node and its probability. If no
@@ -159,8 +159,8 @@ def deepest_confident_level(probabilities: Floats, thresholds: Sequence[float]) 
     """For each text, return the number of the deepest level that reaches its threshold, int64 [n]; 0 if none does.
 
     Args:
-        probabilities: probability of the most probable node of each level, [levels, n].
-        thresholds: threshold of each level.
+        probabilities: Probability of the most probable node of each level, [levels, n].
+        thresholds: Threshold of each level.
     """
     is_confident = probabilities >= np.array(thresholds)[:, None]
     return np.asarray((is_confident * np.arange(1, len(probabilities) + 1)[:, None]).max(axis=0))

@@ -17,7 +17,7 @@ def to_label_type(classes: Sequence[str], label_type: str) -> list[Any]:
     """Convert class names back to the labels that they were made from.
 
     Args:
-        label_type: one of ``LABEL_TYPES``; empty for text.
+        label_type: One of ``LABEL_TYPES``; empty for text.
 
     Raises:
         ValueError: A class name cannot be converted to this type.

@@ -43,7 +43,7 @@ def length_balanced_order(order: RowIndices, lengths: npt.NDArray[np.uint16], ba
     The rows of a batch are sorted by length, and dealt like cards to runs of ``DEAL_SIZE`` rows.
 
     Args:
-        lengths: length of each row of the split.
+        lengths: Length of each row of the split.
     """
     num_complete = len(order) // batch_size * batch_size
     # Ordering in pieces limits the memory for many millions of rows.
@@ -106,10 +106,10 @@ class DataLoader:
     thread pool would create semaphores in /dev/shm, which may be full. The gather runs in C and releases the GIL.
 
     Args:
-        order: row numbers in the order of the epoch, int64 [rows].
-        batch_size: number of documents per global batch.
-        first: number of documents of ``order`` that the ranks together consumed before the run was resumed.
-        group_size: number of consecutive documents that one rank has to compute together; see
+        order: Row numbers in the order of the epoch, int64 [rows].
+        batch_size: Number of documents per global batch.
+        first: Number of documents of ``order`` that the ranks together consumed before the run was resumed.
+        group_size: Number of consecutive documents that one rank has to compute together; see
             ``NetworkConfig.reduction_group``.
     """
 

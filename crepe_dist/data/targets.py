@@ -35,8 +35,8 @@ class Targets:
     Attributes:
         kind: ``one``: one class with probability 1. ``several``: any number of classes, each with probability 1; in
             pseudo labels, each with its predicted probability. ``soft``: classes whose probabilities sum to 1.
-        stored: class of each row, int32 [rows], for ``one``; otherwise the pairs, uint16 [rows, most, 2].
-        classes: number of classes of the data set.
+        stored: Class of each row, int32 [rows], for ``one``; otherwise the pairs, uint16 [rows, most, 2].
+        classes: Number of classes of the data set.
     """
 
     kind: str

@@ -59,8 +59,8 @@ class FeatureColumn:
     """Feature column: a categorical or numeric column that is read in addition to the text.
 
     Args:
-        categories: values of a categorical column, the most frequent first; ``None`` for a numeric column.
-        edges: ascending limits between the intervals of a numeric column.
+        categories: Values of a categorical column, the most frequent first; ``None`` for a numeric column.
+        edges: Ascending limits between the intervals of a numeric column.
     """
 
     name: str
@@ -137,9 +137,9 @@ class TextPreprocessor:
     """Preprocessor of the texts of a data set, and of all texts that its models read.
 
     Args:
-        columns: names of the text columns. The texts are joined in this order. Empty if the rows had no named columns.
+        columns: Names of the text columns. The texts are joined in this order. Empty if the rows had no named columns.
         strip_html: True to remove HTML tags and resolve character references such as ``&amp;``.
-        feature_columns: feature columns, in the order of their values in a row.
+        feature_columns: Feature columns, in the order of their values in a row.
     """
 
     columns: tuple[str, ...] = ()

@@ -19,9 +19,9 @@ def verify(dataset: Dataset, record: Path | None = None, beat: Callable[[], None
     """Compare the SHA-256 of every file of a data set with the manifest.
 
     Args:
-        record: cache file with the size, times and inode of each verified file. A file whose size, times and inode are
+        record: Cache file with the size, times and inode of each verified file. A file whose size, times and inode are
             unchanged is not read again.
-        beat: callback during reading, such as a watchdog's heartbeat.
+        beat: Callback during reading, such as a watchdog's heartbeat.
 
     Raises:
         UserError: A file differs from the manifest. The message names the file.

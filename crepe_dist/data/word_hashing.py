@@ -31,10 +31,10 @@ class DocumentWords:
     """The distinct words of documents, in compressed sparse rows.
 
     Attributes:
-        starts: index in ``words`` of the first word of each document, then the total number of words, int64 [documents
+        starts: Index in ``words`` of the first word of each document, then the total number of words, int64 [documents
             + 1].
-        words: numbers of the words, from 0 to ``size`` - 1, int64.
-        size: number of different words that a document may have.
+        words: Numbers of the words, from 0 to ``size`` - 1, int64.
+        size: Number of different words that a document may have.
     """
 
     starts: Numbers
@@ -50,7 +50,7 @@ class DocumentWords:
         If all probabilities are 0 or 1, the sums are exact.
 
         Args:
-            label_probs: probability of each class for each document, float64 [documents, classes].
+            label_probs: Probability of each class for each document, float64 [documents, classes].
 
         Returns:
             float64 [size, classes].
@@ -63,7 +63,7 @@ class DocumentWords:
         """Return, for each document, the sum of the values of its words. Sums of integers are exact.
 
         Args:
-            values: values of each word, float64 [size, classes].
+            values: Values of each word, float64 [size, classes].
 
         Returns:
             float64 [documents, classes].
@@ -75,7 +75,7 @@ class DocumentWords:
         """Keep only some of the words, and renumber them from 0.
 
         Args:
-            numbers: numbers of these words, in ascending order.
+            numbers: Numbers of these words, in ascending order.
         """
         new_number = np.full(self.size, -1, np.int64)
         new_number[numbers] = np.arange(len(numbers))
@@ -115,7 +115,7 @@ class WordHasher:
         """Return three masks, each bool [n, feature_len]: ids in words, first ids of words, and last ids of words.
 
         Args:
-            char_ids: documents, uint8 [n, feature_len].
+            char_ids: Documents, uint8 [n, feature_len].
         """
         kind = np.pad(self._kind[char_ids], ((0, 0), (1, 1)))
         previous, kind, following = kind[:, :-2], kind[:, 1:-1], kind[:, 2:]

@@ -70,14 +70,14 @@ class CrepeConfig(NetworkConfig):
     """Configuration of the Crepe network.
 
     Attributes:
-        maxn: length of the longest n-grams of the n-gram branch, in characters.
-        buckets, num_word_char_ids, word_buckets: sizes of the n-gram branch; see ``NGramConfig``.
-        embedding_maxn: length of the longest n-grams that the convolutional branch embeds at a position.
-        embedding_rows: rows of the embedding table.
-        width: columns of the embedding table, and channels of the convolutions.
-        blocks: number of residual blocks. Each has two convolutions.
-        stride: characters per position of the convolutional branch.
-        dropout: probability that an element of the embedding is dropped in training.
+        maxn: Length of the longest n-grams of the n-gram branch, in characters.
+        buckets, num_word_char_ids, word_buckets: Sizes of the n-gram branch; see ``NGramConfig``.
+        embedding_maxn: Length of the longest n-grams that the convolutional branch embeds at a position.
+        embedding_rows: Number of rows of the embedding table.
+        width: Number of columns of the embedding table, and of channels of the convolutions.
+        blocks: Number of residual blocks. Each has two convolutions.
+        stride: Number of characters per position of the convolutional branch.
+        dropout: Probability that an element of the embedding is dropped in training.
     """
 
     kind: ClassVar[str] = "crepe"
@@ -208,10 +208,10 @@ def hash_positions(char_ids: CharIds, alphabet_size: int, maxn: int, rows: int, 
     """Hash the n-grams that start at each position.
 
     Args:
-        char_ids: encoded documents, uint8 [B, L].
-        maxn: length of the longest n-grams.
-        rows: number of rows of the embedding table.
-        stride: characters per position.
+        char_ids: Encoded documents, uint8 [B, L].
+        maxn: Length of the longest n-grams.
+        rows: Number of rows of the embedding table.
+        stride: Number of characters per position.
 
     Returns:
         Three arrays, where T = ⌈(L + 2) / stride⌉: the rows of the n-grams, int32 [B, T, stride × maxn]; a mask of the

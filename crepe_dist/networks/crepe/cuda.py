@@ -181,13 +181,13 @@ class _Buffers:
     """Device buffers of the convolutional branch for a batch. The backward pass reads results of the forward pass.
 
     Attributes:
-        rows: rows of each position's n-grams, uint32 [documents, positions, stride × embedding_maxn].
-        activations: inputs of the blocks, and the output of the last block.
-        hidden: activations between the two convolutions of each block.
-        scratch: three arrays of the size of the first activations.
-        maxima: positions of the maxima of the max pools.
-        features: inputs of the last layer, float32 [documents, 2, width].
-        best: positions of the maxima in the features, int32 [documents, width].
+        rows: Table rows of the n-grams at each position, uint32 [documents, positions, stride × embedding_maxn].
+        activations: Inputs of the blocks, and the output of the last block.
+        hidden: Activations between the two convolutions of each block.
+        scratch: Three arrays of the size of the first activations.
+        maxima: Positions of the maxima that the max pools selected.
+        features: Inputs of the last layer, float32 [documents, 2, width].
+        best: Positions of the maxima in the features, int32 [documents, width].
     """
 
     def __init__(self, config: CrepeConfig, run: KernelProgram, documents: int, width: int) -> None:

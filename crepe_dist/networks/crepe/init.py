@@ -98,10 +98,10 @@ def class_aware_embedding(
     and 2. The sums are exact, so the result is the same on every machine.
 
     Args:
-        counts: number of documents of each class that contain an n-gram of a row, int32 [rows, classes].
-        documents: number of documents of each class, int64 [classes].
-        width: number of elements of an embedding.
-        seed: seed of the directions.
+        counts: Number of documents of each class that contain an n-gram of a row, int32 [rows, classes].
+        documents: Number of documents of each class, int64 [classes].
+        width: Number of elements of an embedding.
+        seed: Seed of the directions.
     """
     directions = np.random.default_rng(seed).choice((-1.0, 1.0), (counts.shape[1], width))
     embedding = np.zeros((len(counts), width), np.float32)

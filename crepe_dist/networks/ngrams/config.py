@@ -62,10 +62,10 @@ class NGramConfig(NetworkConfig):
     """Configuration of the n-gram network.
 
     Attributes:
-        maxn: length of the longest n-grams, in characters.
-        buckets: rows of the hash table.
-        num_word_char_ids: number of character ids that words consist of. These are the lowest ids.
-        word_buckets: number of buckets of words and of pairs of words. These are the last buckets.
+        maxn: Length of the longest n-grams, in characters.
+        buckets: Number of rows of the hash table.
+        num_word_char_ids: Number of ids of characters that form words. These are the lowest ids.
+        word_buckets: Number of buckets of words and of pairs of words. These are the last buckets.
     """
 
     kind: ClassVar[str] = "ngrams"

@@ -29,8 +29,8 @@ class NGramBranch:
     """The n-gram branch on a GPU.
 
     Args:
-        values: parameters by name.
-        prefix: prefix of the parameter names.
+        values: Parameters by name.
+        prefix: Prefix of the parameter names.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ def add_boundary_symbols(char_ids: CharIds, alphabet_size: int) -> CharIds:
     """Add a symbol with the id ``alphabet_size`` before and after each text. Empty texts remain empty.
 
     Args:
-        char_ids: encoded documents, uint8 [B, L]. A document ends with its last known character.
+        char_ids: Encoded documents, uint8 [B, L]. A document ends with its last known character.
 
     Returns:
         The ids, uint8 [B, L + 2].
@@ -94,7 +94,7 @@ def hash_documents(char_ids: CharIds, config: NGramConfig) -> tuple[npt.NDArray[
     N-grams with unknown characters are skipped.
 
     Args:
-        char_ids: encoded documents, uint8 [B, L].
+        char_ids: Encoded documents, uint8 [B, L].
 
     Returns:
         The buckets of each document in ascending order, int32 [B, ``config.max_ngrams``], and the number of valid

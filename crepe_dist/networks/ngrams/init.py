@@ -98,8 +98,8 @@ def class_z_scores(counts: npt.NDArray[np.int32], documents: npt.NDArray[np.int6
     "Transformations related to the angular and the square root"). The result has the shape [buckets, classes].
 
     Args:
-        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
-        documents: number of documents of each class, int64 [classes].
+        counts: Number of documents of each class that contain a bucket, int32 [buckets, classes].
+        documents: Number of documents of each class, int64 [classes].
     """
     fractions = documents / max(documents.sum(), 1)
     return np.asarray(2 * (np.sqrt(counts) - np.sqrt(bucket_totals(counts)[:, None] * fractions)))
@@ -118,9 +118,9 @@ def select_significant(
     """Return a mask of the significant buckets, which discriminate between classes, bool [buckets].
 
     Args:
-        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
-        documents: number of documents of each class, int64 [classes].
-        threshold: threshold in standard deviations. Normal noise exceeds 4.25 in 2 of 100,000 cases.
+        counts: Number of documents of each class that contain a bucket, int32 [buckets, classes].
+        documents: Number of documents of each class, int64 [classes].
+        threshold: Threshold in standard deviations. Normal noise exceeds 4.25 in 2 of 100,000 cases.
     """
     result = np.zeros(len(counts), np.bool_)
     for chunk in iter_frequent_buckets(counts, threshold):
@@ -136,8 +136,8 @@ def iter_frequent_buckets(counts: npt.NDArray[np.int32], threshold: float) -> It
     If n documents contain a bucket, it deviates by at most 2 √n standard deviations. Rare buckets are thus skipped.
 
     Args:
-        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
-        threshold: deviation in standard deviations.
+        counts: Number of documents of each class that contain a bucket, int32 [buckets, classes].
+        threshold: Deviation in standard deviations.
     """
     buckets = max(1, CHUNK // counts.shape[1])
     for start in range(0, len(counts), buckets):
@@ -150,9 +150,9 @@ def _count(
     """Add documents to counts, in place.
 
     Args:
-        char_ids: encoded documents, uint8 [n, L].
-        labels: classes of the documents, int32 [n].
-        counts: number of documents of each class that contain a bucket, int32 [buckets, classes].
+        char_ids: Encoded documents, uint8 [n, L].
+        labels: Classes of the documents, int32 [n].
+        counts: Number of documents of each class that contain a bucket, int32 [buckets, classes].
     """
     native, _ = library.find()
     if native is None:

@@ -39,9 +39,9 @@ class PaperConfig(NetworkConfig):
     """Configuration of the paper's network.
 
     Attributes:
-        filters: output channels of each convolution (paper: 256 small, 1024 large).
-        units: width of the two hidden dense layers (paper: 1024 small, 2048 large).
-        dropout: probability that a unit is dropped after each hidden dense layer in training.
+        filters: Number of output channels of each convolution (paper: 256 small, 1024 large).
+        units: Width of the two hidden dense layers (paper: 1024 small, 2048 large).
+        dropout: Probability that a unit is dropped after each hidden dense layer in training.
 
     Raises:
         UserError: The documents have fewer than 123 characters. No position would be left after the last pool.
