@@ -3,8 +3,8 @@
 Rank and world size are plain ints, so a single process can test any rank. Each epoch visits the rows in one
 permutation, a function of the seed and the epoch. Global batch k consists of the ``batch_size`` rows that start at
 position k × ``batch_size`` of this permutation. The rows of a batch are reordered so that all shards take about the
-same time, and divided among the ranks. Therefore the epoch and the number of documents that all ranks have consumed
-define a position in training, for any number of ranks.
+same time, and divided among the ranks. Therefore the epoch and the number of documents that the ranks together have
+consumed define a position in training, for any number of ranks.
 """
 
 from __future__ import annotations

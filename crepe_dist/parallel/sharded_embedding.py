@@ -2,9 +2,9 @@
 
 Apart from rounding and two exceptions, the result equals the result of a dense optimizer. A dense optimizer also
 changes a row in steps without a gradient for it, because of the momentum of the row. Here, such changes are lazy: they
-are applied when the row is next read or updated (``native/sharded_embedding.h``). The exceptions are: weight decay acts
-on a row only in the steps that use the row, and Adam's epsilon is not rescaled while the row has no gradient. On GPUs,
-each step updates all rows (``cuda_optimizer.py``).
+are applied when the row is next read or updated (``native/sharded_embedding.h``). The first exception is that weight
+decay acts on a row only in the steps that use the row. The second exception is that Adam's epsilon is not rescaled
+while the row has no gradient. On GPUs, each step updates all rows (``cuda_optimizer.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sampling and deduplication of rows, and their division into splits.
 
-The random number of a row is a function of the seed, the file and the line. So the result does not depend on the order
-of reading or on the number of processes.
+The random number of a row is a function of the seed, the file and the line. Therefore the result does not depend on the
+order of reading or on the number of processes.
 """
 
 from __future__ import annotations

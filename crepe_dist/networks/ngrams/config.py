@@ -1,7 +1,7 @@
 """The n-gram network: a linear classifier on hashed character n-grams and words, for data sets with thousands of rows.
 
 A convolution of width n over one-hot characters has one weight per position and character. This network has one weight
-per n-gram and class, n = 1 … ``maxn``, in a hash table, as fastText has for word n-grams (Bojanowski et al. 2017,
+per n-gram and class, n = 1 … ``maxn``, in a hash table, like fastText's table of word n-grams (Bojanowski et al. 2017,
 arXiv:1607.04606; Weinberger et al. 2009, arXiv:0902.2206). Each distinct n-gram of a document counts once, at any
 position (Wang & Manning 2012, "Baselines and Bigrams"):
 
