@@ -22,7 +22,7 @@ from crepe_dist.settings.fields import NON_EMPTY, PATH_ARGUMENT, Repeated, setti
 from crepe_dist.settings.flags import Command
 from crepe_dist.settings.yaml_file import read
 
-TUNE_DIR = Path("tune")  # Folder in which `tune` stores its searches. Each search contains runs.
+TUNE_DIR = Path("tune")  # Default folder for the searches of `tune`. Each search contains runs.
 
 
 @dataclass

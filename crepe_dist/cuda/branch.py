@@ -13,7 +13,7 @@ from crepe_dist.cuda.gpu import CudaModule, DeviceBuffer, Gpu
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """Documents of a batch on a GPU. The kernel ``add_boundary_symbols`` writes them.
+    """Documents of a batch on a GPU, as written by the kernel ``add_boundary_symbols``.
 
     Attributes:
         documents: Number of documents.
@@ -48,7 +48,7 @@ class DropoutState:
 
     @property
     def scale(self) -> float:
-        """Factor of the units that are not dropped."""
+        """Factor that multiplies the units that are not dropped."""
         return 1 / (1 - self.probability)
 
 
@@ -60,10 +60,10 @@ class GradAccumulator:
     """Accumulator of a parameter's fixed-point gradients.
 
     Attributes:
-        total: Sum of the gradients, int32. Kernels add to it. See ``CudaOptimizer.grad_sums``.
-        inverse_scale: Factor that converts a gradient to fixed point. It is 2**-exponent.
-        largest: For each document, the bit pattern of the largest absolute value of its term, uint32 [documents]. It is
-            initially 0.
+        total: Sum of the gradients, int32. Kernels add gradients to it. See ``CudaOptimizer.grad_sums``.
+        inverse_scale: Factor that converts a gradient to fixed point, 2**-exponent.
+        largest: For each document, the largest absolute value in its gradient, as a float32 bit pattern, uint32
+            [documents]. The initial value is 0.
     """
 
     total: DeviceBuffer
@@ -78,17 +78,17 @@ class Branch(Protocol):
     """Branch of a network, with its own logits and loss."""
 
     def forward(self, texts: DeviceBatch, logits: DeviceBuffer, dropping: DropoutState | None = None) -> None:
-        """Compute the logits, float32 [documents, classes]. If ``dropping`` is set, prepare for the backward pass."""
+        """Compute the logits, float32 [documents, classes]. If ``dropping`` is set, prepare for ``backward``."""
 
     def backward(
         self, texts: DeviceBatch, logit_gradients: DeviceBuffer, sums: GradAccumulators, dropping: DropoutState
     ) -> None:
-        """Compute the gradients for the documents of the last forward pass, and add them to ``sums``."""
+        """Compute the gradients for the documents of the last forward pass. Add them to the accumulators ``sums``."""
 
 
 PRECISIONS = ("float32", "float16", "bfloat16")  # The index is PRECISION in kernels/product.cuh.
 THREADS = 256  # Number of threads of a block; see kernels/common.cuh.
-MAX_BLOCKS = 1 << 16  # Maximum number of blocks of a kernel whose threads process more than one element each.
+MAX_BLOCKS = 1 << 16  # Maximum number of blocks. If there are more elements, each thread processes several elements.
 
 
 def blocks(elements: int) -> int:
@@ -123,7 +123,7 @@ class KernelProgram:
         self._module.launch(name, grid, block, *arguments, shared=shared)
 
     def buffer(self, name: str, size: int) -> DeviceBuffer:
-        """Return the buffer with this name. If it is smaller than ``size`` bytes, first replace it by a larger one."""
+        """Return the buffer with this name. If it is missing or smaller than ``size`` bytes, allocate it first."""
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers.pop(name, None)  # Free the old memory before the new memory is allocated.
             self._buffers[name] = self.gpu.allocate(size)

@@ -1,6 +1,6 @@
 """Compilation of the CUDA kernels by NVRTC, with a cache of the compiled programs on disk.
 
-The signatures come from nvrtc.h in CUDA 12.8. NVRTC runs without a GPU and without a driver.
+The function signatures come from nvrtc.h in CUDA 12.8. NVRTC needs neither a GPU nor a driver.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_BYTES = 1 << 28  # Maximum number of bytes of a compiled program.
 
 
 def compile_cached(program: str, defines: Mapping[str, int | str], capability: tuple[int, int]) -> bytes:
-    """Return a compiled program. Read it from the cache if possible. Otherwise, compile it and add it to the cache.
+    """Return a compiled program from the cache. If it is not in the cache, compile it and add it.
 
     Args:
         program: Name of the program's source file in ``KERNELS``. The file can include the other files of this folder.
@@ -49,7 +49,7 @@ def compile_cached(program: str, defines: Mapping[str, int | str], capability: t
     if image := _cached(path):
         return image
     image = compile_program(program, defines, architecture)
-    with suppress(OSError):  # If the cache cannot be written, each process compiles the program itself.
+    with suppress(OSError):  # If the cache is not writable, each process compiles the program itself.
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_replace(path) as temporary:
             temporary.write_bytes(hashlib.sha256(image).digest() + image)
@@ -101,8 +101,8 @@ def parameters() -> dict[str, str]:
 def architecture_for(capability: tuple[int, int]) -> str:
     """Return the architecture to compile for.
 
-    If NVRTC does not support the GPU, use the PTX architecture of an older GPU. A driver whose version is the version
-    of NVRTC or later can compile the PTX to machine code.
+    If NVRTC does not know the GPU's architecture, return the newest older PTX architecture. The driver compiles the PTX
+    to machine code. It must be at least as new as NVRTC.
     """
     wanted = 10 * capability[0] + capability[1]
     # CUDA 13 renamed architecture 101 to 110. A GPU of architecture 103 therefore cannot run PTX for architecture 101.
@@ -111,7 +111,7 @@ def architecture_for(capability: tuple[int, int]) -> str:
 
 
 def compilers(capability: tuple[int, int]) -> str:
-    """Describe the compilers that determine the machine code for a compute capability: NVRTC and perhaps the driver."""
+    """Describe the compilers that produce the machine code for a compute capability: NVRTC, and the driver for PTX."""
     translated = architecture_for(capability).startswith("compute_")
     return f"NVRTC {dotted(version())}" + f", driver for CUDA {dotted(driver.driver_version() or (0, 0))}" * translated
 
@@ -198,7 +198,7 @@ def _library() -> ctypes.CDLL:
 
 
 def load_from_package(package: str, path: str) -> ctypes.CDLL:
-    """Load a library from a Python package. If that fails, load the library of the system with the same file name.
+    """Load a library from a Python package. If that fails, load the system's library with the same file name.
 
     Args:
         package: Name of the package.

@@ -1,8 +1,8 @@
 """Interface to the NVIDIA driver: signatures of its functions, and queries that need no CUDA context.
 
-The signatures come from cuda.h in CUDA 12.8. Some functions have a version in their name, such as
-``cuMemAlloc_v2``. C programs call this version through a macro of the header. The name without a version belongs to
-programs older than CUDA 3.2 or 4.0.
+The signatures come from cuda.h in CUDA 12.8. Some functions have a version in their name, such as ``cuMemAlloc_v2``. In
+C, the header's macros map the plain name to this version. The library's function with the plain name is an old version
+for programs that were compiled before CUDA 3.2 or 4.0.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from crepe_dist import hardware
 from crepe_dist.errors import ExitCode, UserError
 
 LIBRARY = "libcuda.so.1"
-# Minimum CUDA version of the driver, and the version number of the first driver for this CUDA version. A driver for
-# CUDA 12.0 runs code of all versions of CUDA 12 (NVIDIA, "CUDA Compatibility").
+# Minimum CUDA version of the driver, and the version number of the first driver with this CUDA version. A driver for
+# CUDA 12.0 runs code that was compiled with any version of CUDA 12 (NVIDIA, "CUDA Compatibility").
 MIN_VERSION, MIN_VERSION_NAME = (12, 0), "525.60.13"
 FALLBACK_HINT = "or compute without it: --device cpu"
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -27,8 +27,8 @@ _IMAGE = (
     "install a newer NVIDIA driver, or remove the cache of compiled kernels (~/.cache/crepe_dist/cuda), "
     f"{FALLBACK_HINT}",
 )
-# Causes and remedies of CUDA error codes. Other codes mean a bug or a hardware fault, for example the codes 700 to 719,
-# which kernels cause.
+# Causes and remedies by CUDA error code. All other codes indicate a bug or a hardware fault. Among them are the codes
+# 700 to 719 for errors in kernels.
 ERROR_HELP = {
     3: ("the process was forked from one that uses the GPU", "report it"),
     46: (
@@ -49,13 +49,13 @@ _FAULT = (
     "read what nvidia-smi says, and Xid in the kernel's log (dmesg), and run the same command again; if it happens "
     "again, report it",
 )
-# Codes of errors that persist until the user fixes their cause. After other errors, the same command may succeed if it
-# is repeated.
+# Codes of errors that persist until the user fixes their cause. After other errors, the same command may succeed when
+# it is run again.
 PERMANENT_ERRORS = ERROR_HELP.keys() - {46, 802}
 _INT = POINTER(c_int)
 _HANDLE = POINTER(c_void_p)
 _ADDRESS = c_uint64  # CUdeviceptr
-# Argument types of the driver's functions. Each function returns a CUresult. All drivers for CUDA 12 have them.
+# Argument types of the driver's functions. All drivers for CUDA 12 have these functions. Each returns a CUresult.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
     "cuDriverGetVersion": (_INT,),
@@ -118,9 +118,9 @@ def load_error() -> UserError | None:
 
 
 def init_error() -> UserError | None:
-    """Return an error if the driver cannot be initialised.
+    """Return an error if the driver is installed but cannot be initialised.
 
-    The result is ``None`` if the driver can be initialised, if it finds no GPU, and if it cannot be loaded.
+    Return ``None`` if the driver can be initialised, if it finds no GPU, or if it cannot be loaded (``load_error``).
     """
     code = NO_DEVICE if load_error() else function("cuInit")(0)
     return None if code in (0, NO_DEVICE) else call_error("the NVIDIA driver does not start", "cuInit", code)
@@ -167,7 +167,7 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that the driver shows to this process, or 0 without a driver. Some may not work."""
+    """Return the number of GPUs that are visible to this process, or 0 without a driver. Some may not work."""
     number = c_int()
     return number.value if _call("cuInit", 0) and _call("cuDeviceGetCount", number) else 0
 
@@ -181,12 +181,12 @@ def compute_capability(gpu: int) -> tuple[int, int]:
 
 
 def gpu_name(gpu: int) -> str:
-    """Return the name of a GPU, or an empty string without a driver. ``gpu`` is a number of the driver."""
+    """Return the name of a GPU, by its number in the driver's numbering, or an empty string without a driver."""
     return _text("cuDeviceGetName", gpu)
 
 
 def gpu_location(gpu: int) -> str:
-    """Return a string that identifies the host and the PCI address of a GPU. All MIG devices of a GPU share it."""
+    """Return a string that identifies a GPU by its host and PCI address. It is the same for all its MIG devices."""
     return f"{hardware.boot_id()} {_text('cuDeviceGetPCIBusId', gpu)}"
 
 

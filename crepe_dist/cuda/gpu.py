@@ -1,8 +1,7 @@
 """A GPU, its memory, and the kernels that run on it.
 
-All work is enqueued in one CUDA stream, in the order of the calls. If a kernel fails, a later call raises the error. It
-is usually a call of ``Gpu.wait`` or ``DeviceBuffer.read``. After such a failure, all calls fail, because the CUDA
-context is lost.
+All work is enqueued in one CUDA stream, in the order of the calls. If a kernel fails, a later call raises the error,
+usually ``Gpu.wait`` or ``DeviceBuffer.read``. From then on, all calls fail, because the CUDA context is unusable.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy.typing as npt
 
 from crepe_dist.cuda import driver
 
-STAGED_BYTES = 1 << 23  # Size of the pinned buffer in main memory. Arrays are copied to the GPU by way of this buffer.
+STAGED_BYTES = 1 << 23  # Size, in bytes, of the pinned host buffer through which arrays are copied to the GPU.
 LOST_PEER_SECONDS = (
     2.0  # Seconds to wait for the detection of a lost peer after an error that the loss may have caused.
 )
@@ -78,7 +77,8 @@ class Gpu:
         held = self._context, self.stream, device, self._locked, self._lost
         weakref.finalize(self, _release, *held, os.getpid()).atexit = False
         self._stage = self.pinned(STAGED_BYTES)  # Ring buffer.
-        # Total number of bytes that were written to the ring buffer, and how many of them are known to be on the GPU.
+        # Total number of bytes whose copy from the ring buffer was enqueued, and how many of them are known to have
+        # arrived on the GPU.
         self._given = self._copied = 0
         self._lock = threading.Lock()
 
@@ -112,7 +112,7 @@ class Gpu:
         return memory
 
     def pinned(self, size: int) -> npt.NDArray[np.uint8]:
-        """Allocate pinned host memory. The GPU copies from and to it asynchronously. It is freed with this object."""
+        """Allocate pinned host memory, for asynchronous copies. It is freed when this object is deleted."""
         address = c_void_p()
         self.call("cuMemHostAlloc", address, size, 0)
         self._locked.append(address)
@@ -146,9 +146,9 @@ class Gpu:
         return code == 0
 
     def wait_for_lost_peer(self) -> None:
-        """Wait at most ``LOST_PEER_SECONDS`` until ``check`` detects a lost peer process. Wait only at the first call.
+        """Wait at most ``LOST_PEER_SECONDS`` for ``check`` to detect a lost peer process. Only the first call waits.
 
-        The loss of a peer may cause an error of this GPU or of NCCL before ``check`` detects the loss.
+        The loss of a peer may cause an error on this GPU or in NCCL before ``check`` detects the loss.
 
         Raises:
             PeerLostError: A peer is lost.
@@ -186,7 +186,8 @@ class Gpu:
                     continue
                 ctypes.memmove(start + place, source.ctypes.data + done, size)
                 self.call("cuMemcpyHtoDAsync_v2", address + done, start + place, size, self.stream)
-                # The addition follows the copy. Otherwise a concurrent ``wait`` could count these bytes as copied.
+                # The counter is updated after the copy is enqueued. Otherwise, a concurrent ``wait`` could count these
+                # bytes as copied too early.
                 self._given += size
                 done += size
 
@@ -235,7 +236,7 @@ class DeviceBuffer:
         self._gpu.wait()
 
     def read_async(self, array: npt.NDArray[Any]) -> None:
-        """Enqueue a copy of the start of this memory to an array. If the array is pinned, the call does not wait."""
+        """Enqueue a copy from the start of this memory to an array. The call does not wait if the array is pinned."""
         if not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError("an array to read into must be contiguous and writeable")
         address = self.view(0, array.nbytes).address
@@ -271,10 +272,10 @@ class CudaModule:
         Args:
             name: Name of the kernel.
             grid: Number of blocks along x, or along x and y. If a number is 0, no kernel is launched.
-            block: Number of threads of a block.
-            arguments: ``DeviceBuffer`` or ``None`` for a pointer, and a number for another parameter.
-            shared: Bytes of dynamic shared memory of a block. The static and the dynamic shared memory of a block may
-                together have at most 48 KiB.
+            block: Number of threads per block.
+            arguments: ``DeviceBuffer`` or ``None`` for each pointer, and a number for each other parameter.
+            shared: Bytes of dynamic shared memory per block. The static and dynamic shared memory of a block together
+                are limited to 48 KiB.
 
         Raises:
             TypeError: The number or the types of the arguments do not match the parameters of the kernel, or an

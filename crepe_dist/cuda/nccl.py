@@ -1,6 +1,6 @@
 """All-reduce over GPUs by NCCL.
 
-The signatures come from nccl.h 2.26. Every NCCL since 2.14 has these functions.
+The function signatures come from nccl.h 2.26. All versions of NCCL from 2.14 have these functions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class UniqueId(ctypes.Structure):
 
 
 class NcclConfig(ctypes.Structure):
-    """Struct ncclConfig_t of NCCL 2.14. Later versions see from ``size`` that their additional members are missing."""
+    """Struct ncclConfig_t of NCCL 2.14. Later versions infer from ``size`` that their additional members are absent."""
 
     _fields_ = (("size", c_size_t), ("magic", c_uint), ("version", c_uint), ("blocking", c_int))
 
@@ -61,14 +61,14 @@ def unique_id() -> str:
 class Communicator:
     """NCCL communicator with one GPU per rank. Every rank must create it at the same point of the program.
 
-    NCCL detects the loss of a peer on another host. It does not detect the loss of a peer on the same host, so its
-    kernel would wait forever. ``check`` detects this kind of loss.
+    NCCL detects the loss of a peer on another host, but not the loss of a peer on the same host: its kernel would wait
+    forever. ``check`` detects such a loss.
 
     Args:
         gpu: GPU of this rank.
         rank: Rank of this process.
         size: Number of ranks.
-        name: Result of ``unique_id`` on rank 0.
+        name: Id of the communicator, as returned by ``unique_id`` on rank 0.
         check: Function that raises ``PeerLostError`` if a peer is lost. The communicator calls it every
             ``POLL_SECONDS`` while it waits.
         seconds: Time limit of the initialisation in seconds.
@@ -83,7 +83,7 @@ class Communicator:
         self._doing = "its start"
         self._handle = c_void_p()
         self._abort = weakref.finalize(self, _abort, gpu, self._handle, os.getpid())
-        self._abort.atexit = False  # The end of the process also ends NCCL's kernel.
+        self._abort.atexit = False  # NCCL's kernel ends with the process.
         config = NcclConfig(ctypes.sizeof(NcclConfig), 0xCAFEBEEF, MIN_VERSION, 0)
         gpu.make_current()
         unique = UniqueId.from_buffer_copy(bytes.fromhex(name))
@@ -126,11 +126,11 @@ class Communicator:
                 if now - start > SPIN_SECONDS:
                     time.sleep(SPIN_SECONDS / 10)
         except BaseException:
-            self._abort()  # The abort ends NCCL's kernel. The kernels that wait for it can then run.
+            self._abort()  # This ends NCCL's kernel, so that the kernels behind it in the stream can run.
             raise
 
     def _is_enqueued(self) -> bool:
-        """Return True if NCCL has enqueued the last call. Calls of a non-blocking communicator return before that.
+        """Return True if NCCL has enqueued the last call. Calls of a non-blocking communicator may return earlier.
 
         Raises:
             PeerLostError: Another rank, or the connection to it, is lost.

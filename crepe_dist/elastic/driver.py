@@ -29,18 +29,18 @@ from crepe_dist.version import __version__
 MAX_PROCESSES = 1 << 16  # Maximum number of processes of a run.
 LOOPBACK = "127.0.0.1"
 RESUME_HINT = "run the same command again to resume"
-# A group that runs for a shorter time counts as short. After two or more short groups in a row, the driver waits before
-# it restarts the ranks.
+# A group of ranks that runs for less than this number of seconds is short. After two or more short groups in a row, the
+# driver waits before it restarts the ranks.
 SHORT_GROUP_SECONDS = 60.0
-# Seconds that the other ranks have to exit after a rank has failed. They detect the failure at once, because
-# their connections to the failed rank are closed.
+# Seconds that the other ranks have to exit after a rank has failed. They detect the failure immediately, because their
+# connections to the failed rank are closed.
 PEER_EXIT_SECONDS = 5.0
-KILL_SECONDS = 5.0  # Seconds that a killed rank has to exit. After that, it counts as lost.
-# Difference in seconds between the time limit of the driver and the lower time limit of the ranks' watchdogs. A
-# watchdog should act first, because it writes the stacks of its process.
+KILL_SECONDS = 5.0  # Seconds that a killed rank has to exit. After that, it is considered lost.
+# The driver's time limit exceeds the time limit of the ranks' watchdogs by this number of seconds. A watchdog should
+# act first, because it writes the stacks of its process.
 WATCHDOG_MARGIN_SECONDS = 5.0
-# Maximum number of seconds between two polls that count as silence of a rank. The real time between two polls is longer
-# if this process was suspended.
+# Each interval between two polls adds at most this number of seconds to the silence of a rank. A longer interval means
+# that the driver itself was suspended.
 POLL_SECONDS = 1.0
 USAGE_ERROR = 2  # Exit code of argparse for a mistake in the flags.
 # Meanings of exit codes, for messages.
@@ -60,7 +60,7 @@ class ExitKind(enum.Enum):
 
     Attributes:
         DONE: The worker has finished training.
-        MISTAKE: The worker has failed with an error that the user must fix. A restart would fail in the same way.
+        MISTAKE: The worker has failed with an error that the user must fix. After a restart, it would fail again.
         PREEMPTED: The worker was asked to stop. If its run had started, it has saved its state.
         INTERRUPTED: The user has pressed Ctrl-C.
         FAILED: The worker has failed in another way. A restart may succeed.
@@ -77,7 +77,7 @@ def classify_exit(code: int | None) -> ExitKind:
     """Classify an exit code.
 
     Args:
-        code: Exit code. It is negative if a signal has ended the process, and ``None`` if its host was lost.
+        code: Exit code. It is negative if a signal has ended the process, and ``None`` if the process was lost.
     """
     if code == ExitCode.DONE:
         return ExitKind.DONE
@@ -142,7 +142,7 @@ class Cluster:
         self._processes: list[Any] = []
 
     def variables(self) -> dict[str, str]:
-        """Return the environment variables that are set for all ranks, in addition to the environment of their host."""
+        """Return environment variables for all ranks, which are added to the environment of their hosts."""
         return {}
 
     def free_slots(self) -> int:
@@ -187,7 +187,8 @@ class _WorkerGroup:
         kill_at: Time when the remaining ranks are killed.
         is_killed: True if the remaining ranks were killed.
         is_hung: True if a rank was suspended, or did not answer, for longer than its watchdog allows.
-        silent_seconds: Seconds since a rank was last seen running, by rank, for ranks that have answered at least once.
+        silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. It has only
+            the ranks that have answered at least once.
         started_at: Time of the start.
         last_look: Time of the last poll of the ranks.
     """
@@ -212,8 +213,9 @@ class _WorkerGroup:
 def find_root_cause(exits: Iterable[tuple[int, int | None]]) -> tuple[int, int | None]:
     """Return the rank whose exit caused the exits of the other ranks, and its exit code.
 
-    A mistake of the user has priority, because no restart can fix it. A rank that only lost its connection to another
-    rank is not the cause.
+    A mistake of the user has priority, because a restart cannot fix it. A rank that merely lost its connection to
+    another rank is not the cause, unless there is no other candidate. If all ranks have finished, return
+    ``ExitCode.DONE``.
 
     Args:
         exits: Ranks and their exit codes, in the order of the exits.
@@ -234,7 +236,7 @@ class ElasticDriver:
         processes: Maximum number of processes.
         restarts_left: Number of remaining restarts after failures. Restarts after preemptions do not count.
         control: Signal handler that receives requests to stop.
-        limit: Time limit of the watchdogs. A watchdog ends its rank after this number of seconds without progress.
+        limit: Time limit of the watchdogs in seconds. A watchdog ends its rank after this time without progress.
         grace: Seconds between the request to stop and the kill of a rank that has not exited.
     """
 
@@ -252,7 +254,7 @@ class ElasticDriver:
         self.checkpoint: Path | None = None  # The last checkpoint that rank 0 printed.
 
     def run(self) -> None:
-        """Run training to its end, and restart the ranks after failures.
+        """Run training until it is finished, and restart the ranks after failures.
 
         Raises:
             UserError: Training has failed. The exit code of the error is derived from the exit code of the rank.
@@ -325,7 +327,7 @@ class ElasticDriver:
             raise self.control.stop_exception(on_all_ranks=True)
 
     def _sleep(self, seconds: float) -> None:
-        """Sleep. Raise ``StopRequested`` if the run is asked to stop."""
+        """Sleep. Raise ``StopRequested`` as soon as the run is asked to stop."""
         end = time.monotonic() + seconds
         self._check_stop()
         while (left := end - time.monotonic()) > 0:
@@ -385,7 +387,7 @@ class ElasticDriver:
             self.cluster.call(rank, "stop")
 
     def _kill(self, group: _WorkerGroup) -> None:
-        """Kill the remaining ranks. If a rank was already killed and still has not exited, record it as lost."""
+        """Kill the remaining ranks. If they were already killed and have still not exited, record them as lost."""
         for rank in list(group.calls):
             if group.is_killed:
                 self._record_exit(group, rank, None)
@@ -401,7 +403,7 @@ class ElasticDriver:
         group.exit_codes[rank] = code
         if classify_exit(code) is not ExitKind.DONE:
             # After a preemption, the other ranks need time to save their state. After the loss of a node, the other
-            # ranks notice the loss only after the TCP timeout of 30 s.
+            # ranks detect the loss only after the TCP timeout of 30 s.
             seconds = self.grace if code is None or classify_exit(code) is ExitKind.PREEMPTED else PEER_EXIT_SECONDS
             group.kill_at = min(group.kill_at, time.monotonic() + seconds)
         # A mistake of the user makes all ranks fail in the same way, so it is printed only once, at the end.

@@ -1,4 +1,4 @@
-"""Python process of a rank. The driver, or a Ray worker, holds an object of this module to control the process."""
+"""Python process of a rank. The driver or a Ray worker controls the process through a ``WorkerProcess``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Line = tuple[str, str]  # Name of the stream (stdout or stderr), and a line that
 
 
 class WorkerProcess:
-    """Process of a rank. No method waits for the rank to finish, so the driver can poll many ranks in turn.
+    """Controller of the process of a rank. No method waits for the rank to finish, so the driver can poll many ranks.
 
     The process of the rank gets SIGTERM when this object is deleted, or when the process that holds this object ends.
     """
@@ -78,7 +78,7 @@ class WorkerProcess:
                 self._lines.put(("stderr", line))
             return
         self._process, self._readers = process, []
-        # Pass no bound method of this object to the finalizer and the threads, because it would keep the object alive.
+        # Do not pass bound methods of this object to the finalizer or the threads, because that would keep it alive.
         weakref.finalize(self, process.terminate)
         for name, stream in (("stdout", process.stdout), ("stderr", process.stderr)):
             reader = threading.Thread(target=_read, args=(name, stream, self._lines), daemon=True)
@@ -88,7 +88,7 @@ class WorkerProcess:
     def poll(self) -> tuple[list[Line], int | None, bool]:
         """Return the lines printed since the last call, the exit code, and whether the process is suspended.
 
-        The exit code is ``None`` while the process runs. A process that a debugger has stopped does not count as
+        The exit code is ``None`` while the process runs. A process that a debugger has stopped is not considered
         suspended.
         """
         code: int | None = ExitCode.ERROR

@@ -67,7 +67,7 @@ def training_subprocess(
 
 
 def iter_log_lines(process: subprocess.Popen[bytes], folder: Path) -> Iterator[str]:
-    """Yield the lines that a subprocess prints until it exits, without line ends.
+    """Yield the complete lines that a subprocess prints, without line ends, until it exits.
 
     The output is read every ``POLL_SECONDS``.
     """
@@ -114,7 +114,7 @@ def train_in_subprocess(
 
 
 def signal_name(code: int) -> str:
-    """Return the name of the signal that has ended a process. The name is empty if no signal has ended it.
+    """Return the name of the signal that ended a process, or "" if the process was not ended by a signal.
 
     Args:
         code: Exit code of the process, or of ``supervise``.
@@ -135,7 +135,7 @@ def terminate(process: subprocess.Popen[bytes]) -> None:
 
 
 def error_from_log(folder: Path, code: int) -> UserError:
-    """Create the error for a subprocess that has failed, from the end of its output and its exit code."""
+    """Create the error for a failed subprocess from the end of its output and its exit code."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
     if message := MESSAGE.search(text):
         what, why, remedy = (part or "" for part in message.groups())

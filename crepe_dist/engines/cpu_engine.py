@@ -1,4 +1,4 @@
-"""Engine on the native CPU kernels (``crepe_dist/native``)."""
+"""Engine that uses the native CPU kernels (``crepe_dist/native``)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from crepe_dist.parallel.sharded_embedding import SparseParameter
 from crepe_dist.parallel.shared_memory_optimizer import SharedMemoryOptimizer
 from crepe_dist.settings.options import OptimizerOptions
 
-MAX_CACHE_BYTES = 1 << 29  # Maximum size in bytes of the cache of a process. It holds the n-gram rows of documents.
+MAX_CACHE_BYTES = 1 << 29  # Maximum size, in bytes, of a process's cache of the n-gram rows of documents.
 
 
 class CpuEngine(Engine):
-    """Engine on the native CPU kernels, which access the arrays of the parameters directly.
+    """Engine that uses the native CPU kernels, which access the arrays of the parameters directly.
 
     Gradients are fixed-point numbers (``FixedPointScales``). Embeddings are row-sparse parameters.
 
@@ -95,7 +95,7 @@ class CpuEngine(Engine):
         """Return the number of rows of a batch, and its bytes per row.
 
         Raises:
-            ValueError: The number of bytes per row does not fit the network. The kernels do not check it.
+            ValueError: The number of bytes per row does not match the network. The kernels do not check it.
         """
         num_rows, stride = batch.packed.shape
         length = self.config.feature_len

@@ -1,4 +1,4 @@
-"""Engine on the native GPU kernels (``crepe_dist/cuda``)."""
+"""Engine that uses the native GPU kernels (``crepe_dist/cuda``)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from crepe_dist.settings.options import OptimizerOptions
 
 
 class CudaEngine(Engine):
-    """Engine on the native GPU kernels. Parameters, gradients and optimizer state are in the memory of the GPU.
+    """Engine that uses the native GPU kernels. Parameters, gradients and optimizer state are in GPU memory.
 
-    ``Parameter.data`` is a copy on the host. ``state_dict`` and ``load_state_dict`` copy it from and to the GPU.
-    Gradients are fixed-point numbers (``FixedPointScales``). The gradient of each document is rounded separately, so
-    the sum is bit-identical for every division of a batch among ranks.
+    ``Parameter.data`` is a copy on the host. ``state_dict`` updates it from the GPU, and ``load_state_dict`` writes it
+    to the GPU. Gradients are fixed-point numbers (``FixedPointScales``). The gradient of each document is rounded
+    separately, so the sum is bit-identical no matter how a batch is divided among ranks.
 
     Attributes:
         scales: Fixed-point scales of the gradients. ``create_optimizer`` sets this attribute.
@@ -85,9 +85,9 @@ class CudaEngine(Engine):
         return logits.swapaxes(0, 1)
 
     def forward_backward(self, batch: Batch) -> DeviceBuffer:
-        """Compute the gradients of a batch, and return the losses, float32 [branches, documents].
+        """Compute the gradients of a batch, and return the buffer of the losses, float32 [branches, documents].
 
-        The call does not wait for the GPU, so the losses may still be in computation.
+        The call does not wait for the GPU, so the losses may not have been computed yet.
         """
         optimizer, program, num_documents = self._optimizer, self._program, len(batch.packed)
         assert optimizer is not None, "call create_optimizer first"
@@ -100,7 +100,7 @@ class CudaEngine(Engine):
         logits = self._forward(device_batch, dropout)
         logit_gradients, branch_gradients = self._branch_buffers("logit gradients", num_documents)
         losses_bytes = 4 * len(self._branches) * num_documents
-        # The buffer may be larger than the losses of this batch.
+        # The buffer may be larger than this batch needs.
         losses = program.buffer("losses", losses_bytes).view(0, losses_bytes)
         program(
             "compute_losses", (num_documents, len(self._branches)),
@@ -120,7 +120,7 @@ class CudaEngine(Engine):
         return logits
 
     def _branch_buffers(self, name: str, num_documents: int) -> tuple[DeviceBuffer, list[tuple[Branch, DeviceBuffer]]]:
-        """Return a buffer for numbers [branches, documents, classes], and each branch with its part of the buffer."""
+        """Return a float32 buffer [branches, documents, classes], and each branch with its part of the buffer."""
         size = 4 * num_documents * self.config.num_classes
         buffer = self._program.buffer(name, len(self._branches) * size)
         return buffer, [(branch, buffer.view(index * size, size)) for index, branch in enumerate(self._branches)]

@@ -1,4 +1,4 @@
-"""Interface of the engines, which compute logits and gradients of a network with the native kernels or with MXNet."""
+"""Interface of the engines, which compute a network's logits and gradients with the native kernels or with MXNet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from crepe_dist.settings.options import OptimizerOptions
 
 Logits = npt.NDArray[np.float32]
 
-# A batch: its row indices int64 [n], labels int32 [n], and logits float32 [n, classes] or [n, branches, classes].
+# Row indices, int64 [n], labels, int32 [n], and logits, float32 [n, classes] or [n, branches, classes], of a batch.
 LogitsBatch = tuple[RowIndices, npt.NDArray[np.int32], Logits]
 
 
@@ -39,9 +39,9 @@ class Engine(ABC):
         backend: Precision and kernels.
         loss: Loss function.
         device: Device that computes the network.
-        reduction_group: Number of documents whose gradients are added in floating point before they are rounded to
-            fixed point. A single rank must compute all documents of such a group. The global batch is therefore divided
-            among ranks at multiples of this number.
+        reduction_group: Number of documents whose gradients are added in floating point before the sum is rounded to
+            fixed point. One rank must process all documents of such a group. The global batch is therefore divided
+            among the ranks at multiples of this number.
         grad_scaler: Loss scaler for float16.
         parameters: Parameters by name, in the order that the kernels expect. ``GluonEngine`` does not have this
             attribute, because the Gluon block holds its parameters.
@@ -93,7 +93,7 @@ class Engine(ABC):
         """Wait until all pending computations have finished."""
 
     def load_weights(self) -> None:  # noqa: B027
-        """Make the kernels use the current parameters. Call this before ``logits`` if parameters may have changed."""
+        """Make the kernels use the current parameters. Call it before ``logits`` if parameters may have changed."""
 
     def state_dict(self) -> Arrays:
         """Return all parameters by structural name. The arrays are valid until the next step."""
@@ -113,18 +113,18 @@ class Engine(ABC):
     def create_optimizer(
         self, group: ProcessGroup, options: OptimizerOptions, max_shard_size: int
     ) -> DistributedOptimizer:
-        """Create the distributed optimizer of this engine's parameters. Every rank must call this method.
+        """Create the distributed optimizer for the parameters of this engine. Every rank must call this method.
 
         Args:
             group: Process group.
             options: Hyperparameters of the optimizer.
-            max_shard_size: Maximum number of documents in a shard of a batch, over all ranks. It determines how much
-                memory is allocated for the gradients of embeddings.
+            max_shard_size: Number of documents in the largest shard of a batch. It determines how much memory is
+                allocated for the gradients of embeddings.
         """
 
     @abstractmethod
     def logits(self, batch: Batch) -> Logits:
-        """Compute logits without dropout, float32 [B, classes], with the parameters of the last ``load_weights``."""
+        """Compute logits without dropout, float32 [B, classes], with the parameters at the last ``load_weights``."""
 
     def branch_logits(self, batch: Batch) -> Logits:
         """Compute the logits of each branch of the network, float32 [B, branches, classes]; see ``logits``."""
@@ -132,11 +132,11 @@ class Engine(ABC):
 
     @abstractmethod
     def forward_backward(self, batch: Batch) -> Any:
-        """Compute the gradients of the sum of the weighted losses of this rank's shard of a batch.
+        """Compute the gradients of the summed, weighted losses of a batch, which is this rank's shard.
 
         Returns:
-            The sum of the losses for CPU kernels. Otherwise, an array or buffer of losses on the device. The method
-            ``all_reduce`` of the engine's optimizer takes this value.
+            With the native CPU kernels, the sum of the losses. Otherwise, an array or buffer of losses on the device.
+            Pass this value to ``all_reduce`` of the engine's optimizer.
         """
 
 
@@ -147,7 +147,7 @@ def create_engine(
     loss: Loss = DEFAULT_LOSS,
     device: Device = CPU,
 ) -> Engine:
-    """Create the engine that ``backend`` selects. The arguments are described as attributes of ``Engine``.
+    """Create the engine that ``backend`` selects. ``Engine`` describes the arguments as attributes.
 
     Raises:
         UserError: The backend needs MXNet, and MXNet is not installed.

@@ -1,4 +1,4 @@
-"""Engine on MXNet's operators, in float32. Gluon's or Horovod's trainer updates the parameters of its Gluon block."""
+"""Engine that uses MXNet's operators in float32. Gluon's or Horovod's trainer updates the parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from crepe_dist.settings.options import OptimizerOptions
 
 
 class GluonEngine(Engine):
-    """Engine of a network that has a Gluon block. The block holds the parameters.
+    """Engine for networks that are implemented as a Gluon block. The block holds the parameters.
 
     Attributes:
         network: The Gluon block.
@@ -45,8 +45,8 @@ class GluonEngine(Engine):
 
     def load_state_dict(self, arrays: Arrays) -> None:
         validate(arrays, self.config)
-        # After inference on the CPU, the weights have oneDNN's own memory layout. With this layout, `set_data` fails
-        # asynchronously and leaves the old values. A cast restores the plain layout (checked with MXNet 1.9.1).
+        # After inference on the CPU, the weights are stored in a oneDNN layout. In this layout, `set_data` fails
+        # asynchronously, and the old values remain. A cast restores the plain layout (checked with MXNet 1.9.1).
         self.network.cast("float32")
         for name, parameter in structural_parameters(self.network).items():
             parameter.set_data(mx.nd.array(arrays[name]))

@@ -32,7 +32,7 @@ class GpuInferenceEngine(InferenceEngine):
         self._lock = threading.Lock()  # An engine is not thread-safe.
 
     def logits(self, char_ids: CharIds) -> Logits:
-        # MXNet compiles the network for each batch shape. The padding to a power of two limits the number of shapes.
+        # MXNet compiles the network for each batch shape. Padding to a power of two limits the number of shapes.
         num_rows = 1 << max(len(char_ids) - 1, 0).bit_length()
         batch = pack_batch(char_ids, np.zeros(len(char_ids), np.int32), num_rows, len(char_ids))
         with self._lock:

@@ -120,7 +120,7 @@ def compare_proportions(reference: ProportionTable, current: ProportionTable, mi
     Args:
         reference: sums over the texts of the test split.
         current: sums over the new texts.
-        min_effect: smallest effect that counts as a change.
+        min_effect: minimum absolute effect of a change.
 
     Returns:
         A table. ``then`` and ``now`` are the proportions. ``low`` to ``high`` is the 95 % interval of their difference,

@@ -44,8 +44,8 @@ class EvalRows:
         split: name of the split.
         name: description of the rows for the terminal.
         invalid: number of invalid rows of a file, by reason.
-        unknown: number of rows of a file whose label is not a class of the model, by label.
-        seen: number of rows whose text the run used for training or for model selection, by split of the run.
+        unknown: number of rows of a file with a label that is not a class of the model, by label.
+        seen: number of rows with a text that the run used for training or model selection, by split of the run.
         unchecked: reason why ``seen`` is unknown. Empty if it is known.
     """
 

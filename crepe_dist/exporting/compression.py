@@ -1,4 +1,4 @@
-"""Compression of a network to a given size: removal of unimportant embedding rows, and product quantization."""
+"""Compression of a network to a maximum size, by removing unimportant embedding rows and by product quantization."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.training.evaluation import evaluate
 
 # Levels of quantization, the most exact first. A level has two numbers: the number of elements per byte in embedding
-# tables, and the number of elements per byte in other layers. The first level that retains KEPT_IMPORTANCE of the
-# importance of the tables is used. If there is no such level, the last level is used, unless it retains less than
-# MIN_IMPORTANCE.
+# tables, and the number of elements per byte in other layers. The first level that retains at least KEPT_IMPORTANCE of
+# the tables' importance is used. If no level does, the last level is used, provided that it retains MIN_IMPORTANCE.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
-KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions.
+KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions of the importance of the tables.
 MIN_QUANTIZED_SIZE = 1 << 12  # Minimum number of elements of an array that is quantized.
 HEADER_BYTES = 120  # Upper bound of the size, in bytes, of the header entry for one array in a safetensors file.
 MAX_CHARACTERS = 1 << 25  # Maximum number of characters per split that are read to compute the importance of rows.
 CHUNK_CHARACTERS = 1 << 18  # Number of characters that are processed together.
-MAX_SCORED = 5000  # Maximum number of test texts for the comparison of the compressed and the original network.
+MAX_SCORED = 5000  # Maximum number of test texts on which the compressed and the original network are compared.
 BATCH_SIZE = 256  # Number of texts in a batch.
-# Keys of the metadata that are copied to the compressed model. The scores are not copied, because they were measured
-# with the uncompressed network.
+# Metadata keys that are copied to the compressed model. Scores are not copied, because they were measured before the
+# compression.
 COPIED_KEYS = ("data", "id", "labels", "levels", "composition", "reading")
 RowCounts = dict[str, npt.NDArray[np.float64]]
 
@@ -51,7 +50,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
         data: prepared folder with the training split. ``None``: the data set of the run.
 
     Returns:
-        The paths of the written files, and sentences that describe how much the compression loses.
+        The paths of the written files, and sentences that describe the loss caused by the compression.
 
     Raises:
         UserError: The data set is missing or encoded differently, or the network cannot be compressed to this size.
@@ -102,12 +101,13 @@ def _compare_scores(before: Predictor, after: Predictor, dataset: Dataset | None
 
 
 def row_importance(shape: NetworkConfig, arrays: Arrays, data: Dataset) -> RowCounts:
-    """Sum how strongly the training and validation documents use each row of the embedding tables.
+    """Compute how strongly the training and validation documents use each row of the embedding tables.
 
-    If a split is long, only evenly spaced documents are read.
+    If a split is large, only a sample of evenly spaced documents is read.
 
     Returns:
-        The sum of the weights of all uses of each row (see ``NetworkConfig.row_usage``), by parameter name.
+        For each embedding table, by parameter name: the summed weights of the uses of each row (see
+        ``NetworkConfig.row_usage``).
     """
     counts = {name: np.zeros(shape.parameter_shapes()[name][0]) for name in shape.sparse_parameters}
     step = max(1, CHUNK_CHARACTERS // shape.feature_len)
@@ -126,11 +126,11 @@ def _compress(
     """Compress a network to at most ``limit`` bytes, including the metadata.
 
     The importance of a row is its squared norm, multiplied by the summed weight of its uses. Each table retains its
-    most important rows. All tables retain the same fraction of their importance: the largest fraction that fits.
+    most important rows. All tables retain the same fraction of their importance, the largest fraction that fits.
 
     Returns:
-        The stored arrays; the number of elements of a table per byte; and for each table, the number of retained rows
-        and the number of all rows.
+        The stored arrays; the number of table elements per byte; and for each table, the number of retained rows and
+        the total number of rows.
 
     Raises:
         UserError: The network cannot be compressed to this size.
@@ -168,7 +168,7 @@ def _compress(
 
 
 class _PrunableEmbedding:
-    """Embedding table with rows that can be removed."""
+    """Embedding table whose rows are sorted by importance, so that unimportant rows can be removed."""
 
     def __init__(self, array: npt.NDArray[np.float32], count: npt.NDArray[np.float64]) -> None:
         self.array = array
@@ -178,11 +178,11 @@ class _PrunableEmbedding:
         self.total = np.cumsum(importance[self.order])
 
     def num_rows(self, fraction: float) -> int:
-        """Return the smallest number of rows that together have this fraction of the table's importance."""
+        """Return the smallest number of rows that together account for this fraction of the table's importance."""
         return min(int(np.searchsorted(self.total, fraction * self.total[-1])) + 1, len(self.order))
 
     def mask(self, fraction: float) -> Mask:
-        """Return a mask of the most important rows that together have this fraction of the importance."""
+        """Return a mask of the most important rows that together account for this fraction of the importance."""
         mask = np.zeros(len(self.order), np.bool_)
         mask[self.order[: self.num_rows(fraction)]] = True
         return mask
@@ -192,7 +192,7 @@ class _PrunableEmbedding:
         return min(numbers, self.array.shape[1])
 
     def size(self, fraction: float, numbers: int) -> int:
-        """Return an upper bound, in bytes, of the compressed size at this fraction of the importance."""
+        """Return an upper bound, in bytes, of the compressed size if this fraction of the importance is retained."""
         row = 1 - (-self.array.shape[1] // self.numbers(numbers))
         codebook = 2 * quantization.CENTROIDS * self.numbers(numbers)
         return self.num_rows(fraction) * row + len(self.order) // 255 + codebook + 4 * HEADER_BYTES

@@ -1,7 +1,7 @@
 """Export of a checkpoint's network to files for other programs.
 
-Before the files get their final names, the exported model is opened, and its probabilities are compared with the
-probabilities of crepe_dist.
+The files are first written to a temporary folder. There, the exported model is opened, and its probabilities are
+compared with the probabilities that crepe_dist computes. The files are moved to the output folder only if they agree.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from crepe_dist.predicting.predictor import BATCH_SIZE, Predictor
 from crepe_dist.runs import checkpoint
 from crepe_dist.runs.record import open_run
 
-TOLERANCE = 1e-4  # Maximum absolute difference of two probabilities.
-NUM_TEXTS = 100  # Number of test texts in the comparison. There are equally many synthetic texts.
-# Accented letters, other scripts, and characters that no alphabet contains.
+TOLERANCE = 1e-4  # Maximum absolute difference between the probabilities of both models.
+NUM_TEXTS = 100  # Maximum number of test texts in the comparison, and number of synthetic texts.
+# Characters for the synthetic texts: accented letters, other scripts, and characters that no alphabet contains.
 UNUSUAL_CHARACTERS = "ÀéßİǅñЖλ語한\u0301\U0001f600\0"
 RUNTIME = "crepe_runtime.py"
 
@@ -48,7 +48,7 @@ def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[
         predictor: predictor on the CPU.
         export_format: one of ``FORMATS``.
         out: output folder.
-        texts: texts that the exported model and ``predictor`` classify, to compare their probabilities.
+        texts: texts on which the exported model and ``predictor`` are compared.
 
     Returns:
         The paths of the written files, and the largest absolute difference between the probabilities of the exported
@@ -92,12 +92,12 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def real_texts(path: Path, data: Path | None) -> list[str]:
-    """Return evenly spaced texts of a test split.
+    """Return at most ``NUM_TEXTS`` evenly spaced texts of a test split.
 
     Args:
-        path: checkpoint.
-        data: prepared folder. ``None``: the data set of the checkpoint's run. If this data set cannot be opened, the
-            result is empty.
+        path: weights file of the checkpoint.
+        data: prepared folder. ``None``: the data set of the checkpoint's run. If that data set cannot be opened or has
+            no test split, the result is empty.
 
     Raises:
         UserError: ``data`` cannot be opened or has no test split.
@@ -123,7 +123,7 @@ def dataset_of_run(path: Path) -> Path:
 
 
 def synthetic_texts(encoding: CharEncoder) -> list[str]:
-    """Generate random texts of known and unknown characters. The longest one has twice the length of the input."""
+    """Generate random texts of known and unknown characters. The longest text has 2 * ``feature_len`` characters."""
     generator = np.random.default_rng(0)
     rare = generator.permutation([*encoding.two_id_characters])[: len(encoding.alphabet)]
     characters = np.array([*encoding.alphabet, *rare, *UNUSUAL_CHARACTERS])

@@ -1,6 +1,6 @@
-"""Files that turn a model folder into a repository of the Hugging Face Hub or a model of MLflow.
+"""Files that turn a model folder into a Hugging Face Hub repository or an MLflow model.
 
-The export does not require these two libraries.
+The export requires neither the Hub's library nor MLflow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MLFLOW_TYPES = {"object": "string", "float64": "double", "int64": "long"}  # MLf
 
 
 def write_card(predictor: Predictor, folder: Path) -> None:
-    """Write ``README.md``, the model card that the Hub shows."""
+    """Write ``README.md``, which the Hub displays as the model card."""
     from markupsafe import Markup  # This library is a dependency of Jinja, which is optional.
 
     from crepe_dist.reports.findings import basic_limits, changed_labels
@@ -67,10 +67,10 @@ def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
 
 
 def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) -> None:
-    """Write ``MLmodel``. Its ``python_function`` is code of this package.
+    """Write ``MLmodel``, the file that makes MLflow load the folder with the code of this package.
 
-    The file lists no requirements: this package is not in a package registry, so someone could publish another package
-    under its name.
+    The file lists no requirements, because MLflow would install them from a package registry. This package is in no
+    registry, so an attacker could publish another package under its name.
 
     Args:
         predictor: model.

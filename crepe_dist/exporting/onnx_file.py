@@ -1,8 +1,8 @@
 """Export of a network as an ONNX model: as a file, or in a web page.
 
 This module imports ONNX and ONNX Runtime, which are optional dependencies. The graph also encodes the texts, so that
-programs need no encoder of their own. ONNX has no operator that returns the characters of a string. Therefore the input
-consists of code points: one text per row, padded with -1.
+programs need no encoder of their own. ONNX has no operator that splits a string into characters. Therefore, the input
+consists of code points, with one text per row, padded with -1.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from crepe_dist.version import __version__
 
 MODEL = "model.onnx"
 COUNTS = ("read", "characters_cut")  # Names of the outputs that count characters.
-# Versions of the operator set and of the file format in ONNX 1.13. This is the oldest release with every operator of
-# the graph, so that old runtimes can open the file.
+# Versions of the operator set and of the file format in ONNX 1.13. This is the oldest release that has every operator
+# of the graph. The oldest version is used so that old runtimes can open the file.
 OPSET_VERSION, IR_VERSION = 18, 8
 # A Protocol Buffers message is limited to 2 GiB. 1 MiB is reserved for the nodes of the graph.
 MAX_PARAMETER_BYTES = (1 << 31) - (1 << 20)
-NO_ID = PAD_UNK_ID - 1  # Filler in the table of spellings, for characters with fewer ids than the table has columns.
+NO_ID = PAD_UNK_ID - 1  # Filler in the table of ids, for characters with fewer ids than the table has columns.
 
 
 def write(predictor: Predictor, folder: Path, *, in_page: bool) -> Classifier:
@@ -100,7 +100,7 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
 
     Returns:
         The name of the character ids, int32 [batch, positions], in the reading order of the network. The number of
-        positions is the number of ids that the network reads of the longest text.
+        positions is the number of ids that the network reads from the longest text of the batch, at least 1.
     """
     node, length, (head, tail) = graph.node, encoding.feature_len, encoding.head_tail_lengths
     table = _spellings(encoding)
@@ -113,13 +113,14 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
     is_code = node("Not", node("Equal", spelled, NO_ID))
     ends = node("CumSum", node("Cast", is_code, to=TensorProto.INT32), 1)
     number = node("ReduceMax", ends, graph.sizes(1), keepdims=1)
-    # The ids of a text are moved to the left, to close the gaps between them. Fillers are moved to an additional last
-    # position, which is never read.
+    # The ids of a text are moved to the left, to close the gaps where fillers were. The fillers are moved to an
+    # additional last position, which is never read.
     width = node("Cast", node("Gather", node("Shape", spelled), 1), to=TensorProto.INT32)
     wider = node("Pad", spelled, graph.sizes(0, 0, 0, 1), PAD_UNK_ID)
     place = node("Where", is_code, node("Sub", ends, 1), width)
     codes = node("ScatterElements", wider, place, spelled, axis=1)
-    # If a text is too long, its first and its last ids are read, with blanks between them. Most modes read in reverse.
+    # If a text is too long, only its first and last ids are read, with blanks between them. All modes except
+    # ``notebook`` read texts in reverse.
     count = node("Min", number, length)
     longest = node("Max", node("ReduceMax", count, keepdims=0), 1)
     place = node("Range", 0, longest, 1)
@@ -147,9 +148,9 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
 
 
 def _spellings(encoding: CharEncoder) -> npt.NDArray[np.uint8]:
-    """Return the ids of each character by code point, uint8 [code points + 2, ids].
+    """Return a table with the ids of each code point, uint8 [code points + 2, ids].
 
-    Unused elements are ``NO_ID``. The two additional rows are the rows of unknown characters and of padding.
+    Unused elements are ``NO_ID``. The last two rows are for unknown characters and for padding.
     """
     listed: dict[str, Any] = encoding.export_tables()
     ids = {character: [number] for number, characters in enumerate(listed["characters"]) for character in characters}

@@ -1,7 +1,7 @@
 """Self-contained web page that classifies texts in the browser.
 
-The page contains ONNX Runtime Web, the model and a script. It works from any server and as a local file, and it opens
-no connections. At the first export, the user's npm downloads ONNX Runtime Web to the user's cache.
+The page contains ONNX Runtime Web, the model and a script. It can be served by any web server or opened as a local
+file, and it makes no network connections. At the first export, npm downloads ONNX Runtime Web to the user's cache.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from crepe_dist.reports.findings import basic_limits
 from crepe_dist.version import __version__
 
 PAGE = "index.html"
-# Maximum size of the model. While the page loads, the browser holds four copies of the model in memory. One copy is a
-# string, and V8 limits strings to 2^29 characters.
+# Maximum size of the model, in bytes. While the page loads, the browser holds four copies of the model in memory. One
+# of them is a string, and V8 limits strings to 2^29 characters.
 MAX_MODEL_BYTES = 128_000_000
 NOTICES = {"LICENSE": "onnxruntime-LICENSE.txt", "ThirdPartyNotices.txt": "onnxruntime-ThirdPartyNotices.txt"}
 VERSION = "1.30.0"  # Version of ONNX Runtime Web.
 # Checksum of the package: `npm view onnxruntime-web@VERSION dist.integrity`.
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PACKAGE, ARCHIVE = f"onnxruntime-web@{VERSION}", f"onnxruntime-web-{VERSION}.tgz"
-MAX_ARCHIVE_BYTES = 1 << 26  # Maximum size of the package. Its actual size is 33 MB.
+MAX_ARCHIVE_BYTES = 1 << 26  # Maximum size of the package, in bytes. The actual size is 33 MB.
 # The build for WebAssembly on the CPU, without WebGPU and WebGL.
 SCRIPT, BINARY = "package/dist/ort.wasm.bundle.min.mjs", "package/dist/ort-wasm-simd-threaded.wasm"
 EXPORTS = re.compile(r"\bexport\s*\{([^{}]*)\};?(\s*//[^\n]*)?\s*$")
@@ -54,8 +54,8 @@ NAME = re.compile(r"([\w$]+) as (\w+)")
 def write(onnx: bytes, about: dict[str, Any], model: Predictor, folder: Path) -> None:
     """Write the page and the licences of ONNX Runtime into ``folder``.
 
-    The Content-Security-Policy of the page permits only the page's own style and scripts, and WebAssembly. It permits
-    no network connections.
+    The Content-Security-Policy of the page permits only the page's own styles and scripts, and WebAssembly. It blocks
+    all network connections.
 
     Raises:
         UserError: The network is too large for a browser, or npm cannot download the runtime.
@@ -113,11 +113,11 @@ def web_runtime() -> tuple[str, bytes]:
 
 
 def as_global(module: str) -> str:
-    """Replace the exports of a JavaScript module by properties of the global object ``ort``.
+    """Replace the exports of a JavaScript module with properties of the global object ``ort``.
 
     This is necessary because an inline module cannot be imported. The function also removes ``import.meta.url``, so
-    that the module uses the WebAssembly that the page passes. With the URL, local pages would fail in Firefox: the
-    origin of a local file is "null" there, and a URL cannot be relative to this origin.
+    that the module uses the WebAssembly that the page passes. Otherwise, local pages would fail in Firefox, where a
+    local file has the origin "null", and URLs cannot be relative to this origin.
     """
     exports = EXPORTS.search(module)
     assert exports is not None, "the checksum guarantees the content of the module"

@@ -35,7 +35,7 @@ MAX_ACTIVATIONS = 1 << 22
 
 
 class InferenceEngine(ABC):
-    """Base class of the inference engines. Several threads may call one engine concurrently.
+    """Base class of the inference engines. Inference engines are thread-safe.
 
     Attributes:
         config: configuration of the network.

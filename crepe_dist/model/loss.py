@@ -111,7 +111,7 @@ class Loss:
         """Return the loss at chance: the lowest mean loss, in nats, of a network that ignores the documents.
 
         Without class weights, this loss is the entropy of the target distribution. For multilabel data, it is the sum
-        of the binary entropies of all classes. A network whose loss stays at this value has only learnt the class
+        of the binary entropies of all classes. If a network's loss stays at this value, it has only learnt the class
         frequencies.
 
         Args:

@@ -106,7 +106,7 @@ class _Reader:
         if flag not in TYPES:
             raise ValueError(f"array {number} has an unknown dtype ({flag})")
         size = math.prod(shape) * TYPES[flag].itemsize
-        # A dimension of 0 makes the product 0, so the product of the other dimensions is checked, too.
+        # A dimension of 0 makes the product 0, so the product of the non-zero dimensions is also checked.
         if min(shape) < 0 or math.prod(filter(None, shape)) >= 1 << 60 or size > self._left:
             raise ValueError(f"array {number} has the shape {list(shape)}, and {self._left:,} bytes follow")
         self._left -= size

@@ -1,14 +1,14 @@
 """Fixed-point gradients, whose sums are bit-identical for any number of processes and threads.
 
-Floating-point addition is not associative. The order of the additions changes the last bits of a sum, and the order
-depends on how processes and threads divide a batch. The native kernels therefore represent gradients as int32 multiples
-of a power of two. This power of two is the scale of the parameter (``native/fixed_point.h``). A kernel computes the
+Floating-point addition is not associative: the order of the additions affects the last bits of a sum. The order depends
+on how a batch is divided among processes and threads. The native kernels therefore represent gradients as int32
+multiples of a power of two, which is the scale of the parameter (``native/fixed_point.h``). A kernel computes the
 contribution of a small, fixed group of documents in floating point, and rounds it to an integer. The sum of these
 integers does not depend on the order of the additions.
 
-The kernels also compute an upper bound of each sum. The bound determines the scale of the next step. With this scale,
-the next sum can be eight times as large without overflow. If a sum may overflow int32, the step is recomputed with a
-larger scale. The first step is recomputed until all scales are small enough.
+The kernels also compute an upper bound of each sum. The bound determines the scale for the next step, so that the next
+sum can be eight times as large without overflow. If a sum may have overflowed int32, the step is recomputed with a
+larger scale. The first step is also recomputed if a scale is much too large.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from crepe_dist.optim.parameter import Parameter
 
 # A scale is 2**exponent. With MAX_EXPONENT, the sum of thousands of the largest float32 numbers fits into int32.
 INITIAL_EXPONENT, MIN_EXPONENT, MAX_EXPONENT = -24, -90, 110
-BOUND_UNIT = 1024  # Unit of the bounds in a small batch, in fixed-point units.
-OVERFLOW_BOUND = 2**20  # Smallest bound, in units of BOUND_UNIT, of a sum that may overflow int32.
+BOUND_UNIT = 1024  # Unit of the bounds of small batches, in fixed-point units.
+OVERFLOW_BOUND = 2**20  # A sum may overflow int32 if its bound, in units of BOUND_UNIT, reaches this value.
 TARGET_BITS = 17  # The scale of the next step is chosen so that the bound is below 2**17 units of BOUND_UNIT.
-# Smallest bound, in units of BOUND_UNIT. The first step is repeated with a smaller scale while a bound is below it.
+# The first step is repeated with a smaller scale while a bound, in units of BOUND_UNIT, is below this value.
 MIN_BOUND = 2**14
-# Each term adds at least one unit to a bound. With BOUND_UNIT, the bounds of 2**17 documents would always be above the
-# target, and the scale would grow in every step. Batches of more than SMALL_BATCH documents therefore have bounds in a
-# smaller unit. float32 sums of bounds are exact up to 2**24, and a larger sum is never rounded below 2**24.
+# Each term adds at least one unit to a bound. If the unit were BOUND_UNIT, the bounds of 2**17 documents would always
+# exceed the target, and the scale would grow in every step. For batches of more than SMALL_BATCH documents, the unit is
+# therefore smaller. Sums of bounds in float32 are exact up to 2**24, and a larger sum is never rounded below 2**24.
 SMALL_BATCH, LARGE_BATCH_BOUND_UNIT = 2**16, 64
 # Increase of the exponent of a scale after a possible overflow, because the true bound is then unknown.
 OVERFLOW_STEP_BITS = 6
@@ -65,11 +65,11 @@ class FixedPointScales:
 
     @cached_property
     def grad_addresses(self) -> Any:
-        """C array of the addresses of the gradients. The addresses of row-sparse parameters are null."""
+        """C array of the addresses of the gradients. The elements for row-sparse parameters are null."""
         return pointers(parameter.grad for parameter in self.parameters.values())
 
     def start_step(self, global_batch_size: int) -> None:
-        """Set the scales that the last ``update_scales`` has chosen. Call this before each computation of a step."""
+        """Apply the scales that ``update_scales`` chose last. Call it before a step is computed or recomputed."""
         self.bound_unit = BOUND_UNIT if global_batch_size <= SMALL_BATCH else LARGE_BATCH_BOUND_UNIT
         self.exponents[:] = self._retry_exponents or self._step_exponents or [INITIAL_EXPONENT] * len(self.parameters)
         self._retry_exponents = None
@@ -81,8 +81,8 @@ class FixedPointScales:
             sum_bounds: Bounds of each process, [processes, parameters].
 
         Returns:
-            False if the step must be recomputed. The scales for the recomputation have then been chosen. True if all
-            sums fit into int32, or if a bound is not finite.
+            False if the step must be recomputed, with scales that this method has chosen. True if the sums of this step
+            can be used, or if a bound is not finite.
         """
         totals = [sum(process_bounds) * (self.bound_unit / BOUND_UNIT) for process_bounds in zip(*sum_bounds)]
         if not all(map(math.isfinite, totals)):
@@ -116,7 +116,7 @@ class FixedPointScales:
 
 
 def _next_exponent(exponent: int, total: float) -> int:
-    """Return the exponent for the next step, given the exponent of this step and the bound of its sum."""
+    """Return the exponent for the next step, given the exponent and the bound of the sum in this step."""
     if total >= OVERFLOW_BOUND:
         fitted = exponent + OVERFLOW_STEP_BITS
     else:
@@ -130,7 +130,8 @@ def mean_and_clip_factor(global_batch_size: float, clip_norm: float | None, squa
     Args:
         global_batch_size: Number of documents in the global batch.
         clip_norm: Maximum norm of the mean gradient. ``None``: no clipping.
-        squared_norm: Function that returns the squared norm of the summed gradients. It is called only for clipping.
+        squared_norm: Function that returns the squared norm of the summed gradients. It is called only if
+            ``clip_norm`` is not ``None``.
     """
     scale = np.float32(1 / global_batch_size)
     if clip_norm is None:

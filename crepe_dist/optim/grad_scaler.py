@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# First scale of the loss. The largest gradient of the first steps is then seven times below the maximum of float16.
+# Initial scale of the loss. With it, the largest gradient of the first steps is one seventh of the float16 maximum.
 INIT_SCALE = 2.0**13
 MAX_SCALE = 2.0**24  # Maximum scale of the loss.
 GROWTH_INTERVAL = 2000  # Number of consecutive steps without an overflow after which the scale is doubled.
@@ -14,12 +14,11 @@ class GradScaler:
     The scale is halved after an overflow, and doubled after ``GROWTH_INTERVAL`` steps without an overflow.
 
     Attributes:
-        scale: Factor of the MEAN loss. It is ``None`` in other precisions. The kernels compute the gradient of the SUM
-            of the losses of n documents, which is up to n times as large. The factor of the sum is therefore ``scale``
-            divided by n. The number n is rounded up to a power of two, so that the division is exact. The same scale
+        scale: Factor of the mean loss; ``None`` in other precisions. The kernels compute the gradient of the sum of the
+            losses of n documents, which is up to n times as large as the gradient of the mean. They therefore multiply
+            the sum by ``scale`` / n, with n rounded up to a power of two so that the division is exact. The same scale
             thus suits every batch size and number of processes.
-        grad_factor: Factor of the gradients of the last step. Loss scaling multiplied the gradients by this factor. It
-            is 1 in other precisions.
+        grad_factor: Factor by which loss scaling multiplied the gradients of the last step; 1 in other precisions.
     """
 
     def __init__(self, precision: str) -> None:
@@ -28,7 +27,7 @@ class GradScaler:
         self._finite_steps = 0
 
     def scale_for(self, global_batch_size: int) -> float:
-        """Return the factor of the loss, for a loss that is summed over the documents of the global batch."""
+        """Return the factor for the sum of the losses of a global batch, and store it as ``grad_factor``."""
         if self.scale is not None:
             self.grad_factor = self.scale / (1 << (global_batch_size - 1).bit_length())
         return self.grad_factor

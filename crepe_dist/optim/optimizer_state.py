@@ -1,4 +1,4 @@
-"""Reader of the arrays of the optimizer in a saved state."""
+"""Reader of the optimizer's arrays in a saved state."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LazyState = tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]  # Result of `
 
 
 class OptimizerState:
-    """Reader of the optimizer's part of a saved state. It reads one array at a time.
+    """Reader of the optimizer's arrays in a saved state.
 
-    The caller must already have verified the checksum of the file. The arrays are:
+    The caller must have verified the checksum of the file. The arrays are:
 
     ``updates``                  Number of updates, int64 [1].
     ``<parameter>.0``            SGD: momentum. Adam: first moment. float32, in the shape of the parameter.
@@ -27,9 +27,9 @@ class OptimizerState:
     ``<parameter>.last_update``  For each row of a row-sparse parameter, the number of the update that last wrote the
                                  row, int32 [rows]. Updates are counted since ``synchronize``. The array is missing if
                                  all rows are up to date.
-    ``<parameter>.lazy_drift``   Item k belongs to the rows that were last written in update k. It is the change of such
-                                 a row that the later updates cause, as a multiple of the row's first moments, float64
-                                 [updates + 1].
+    ``<parameter>.lazy_drift``   Pending changes of the rows, float64 [updates + 1]. Element k applies to the rows that
+                                 were last written in update k. It is the change that the later updates cause, as a
+                                 multiple of the row's first moments.
     ``exponents``                Exponents of the fixed-point scales of the next step, int32 [parameters]. See
                                  ``FixedPointScales``.
 

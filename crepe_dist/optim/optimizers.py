@@ -27,9 +27,9 @@ class OptimizerSpec:
     """Constants of an optimizer.
 
     The native kernels and MXNet's operators use the same constants and state, so a resumed run may switch from one to
-    the other. The native kernels read the memory once per update, and MXNet's operators read it several times. With 11
-    million parameters on two cores, MXNet's Adam takes six times as long as the native kernel, and MXNet's SGD takes
-    three times as long.
+    the other. In each update, the native kernels read memory once, and MXNet's operators read it several times. With 11
+    million parameters on two cores, MXNet takes six times as long as the native kernels for Adam, and three times as
+    long for SGD.
 
     Attributes:
         name: ``adam`` or ``sgd``.
@@ -63,7 +63,7 @@ class OptimizerSpec:
 
         Args:
             learning_rate: Learning rate without bias correction.
-            num_updates: Number of updates, including the update that is about to be made.
+            num_updates: Number of updates, including the current one.
         """
         if not self.is_adam:
             return learning_rate
@@ -127,11 +127,11 @@ class FusedOptimizer:
         return total
 
     def state_dict(self) -> Arrays:
-        """Return copies of the moments. Their names are the names that ``OptimizerState`` documents."""
+        """Return copies of the moments, under the names that ``OptimizerState`` documents."""
         return {f"{name}.{k}": m.copy() for name, moments in self._moments.items() for k, m in enumerate(moments)}
 
     def load_state_dict(self, state: OptimizerState) -> None:
-        """Restore the moments of the parameters that have moments in the saved state."""
+        """Restore the moments from a saved state. Parameters without moments in the state keep their moments."""
         for name, parameter in self._parameters.items():
             saved_moments = state.moments(name, self._optimizer.state_shapes(parameter)) or ()
             for moment, saved_moment in zip(self._moments[name], saved_moments):

@@ -1,6 +1,6 @@
 """Explanation of predictions by occlusion.
 
-Each character and each word is replaced by blanks, one at a time. The resulting drop in the log-odds of the class is
+Each character and each word is replaced with blanks, one at a time. The resulting drop in the log-odds of the class is
 the score of the character or word. Zeiler & Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014,
 section 3.2) do the same with grey squares on an image. The difference between the log-odds is the "weight of evidence"
 of Robnik-Šikonja & Kononenko (IEEE TKDE 2008). If the network is confident, differences between probabilities vanish,
@@ -33,7 +33,7 @@ class Word:
     """Word of an explained text: ``text[start:stop]``, without white space.
 
     Args:
-        score: drop in the log-odds of the class if the word is replaced by blanks.
+        score: drop in the log-odds of the class if the word is replaced with blanks.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Explanation:
         prediction: prediction for the text.
         truncated: range of the characters that the network does not read because the text is too long.
         scores: one score for each character (code point) of ``text``: the drop in the log-odds of the class if the
-            character is replaced by a blank. Positive scores support the class. Negative scores contradict it.
+            character is replaced with a blank. Positive scores support the class. Negative scores contradict it.
             Characters that are truncated or unknown have the score 0. A combining character has the score of the
             character before it.
         words: words that the network reads.

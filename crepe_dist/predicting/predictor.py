@@ -366,7 +366,7 @@ class Predictor:
     def explain(self, text: str, label: Any = None) -> Explanation:
         """Score the evidence in a text for and against a class by occlusion (see ``predicting.occlusion``).
 
-        Each character and each word is replaced by blanks, one at a time. The resulting drop in the log-odds of the
+        Each character and each word is replaced with blanks, one at a time. The resulting drop in the log-odds of the
         class is its score. The cost is one forward pass per character that the network reads, and one per word.
 
         Args:

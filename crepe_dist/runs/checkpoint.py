@@ -368,7 +368,7 @@ def resolve_run_name(name: str) -> Path:
 
 
 def not_found_error(path: Path) -> UserError:
-    """Return the error for a path that does not exist. It suggests the newest run whose name starts like the path."""
+    """Return the error for a path that does not exist. It suggests the newest run whose name starts with the path."""
     matches = list_runs(path.name)
     if len(matches) > 1:
         what = f"{path} is the start of the names of {len(matches)} runs"
@@ -377,7 +377,7 @@ def not_found_error(path: Path) -> UserError:
 
 
 def _suggest_run(path: Path) -> str:
-    """Suggest the newest run whose name starts like the path. Return an empty string if there is no such run."""
+    """Suggest the newest run whose name starts with the path's last component. Return "" if there is no such run."""
     matches = list_runs(path.name) if path.name else []
     return f"did you mean {matches[0]}?" if matches else ""
 

@@ -120,10 +120,11 @@ class RunRecord:
         return data
 
     def seen_in_training(self, documents: Documents) -> dict[str, npt.NDArray[np.bool_]]:
-        """Return masks of the documents whose text equals the text of a document that the run was trained on.
+        """Find the documents with texts that the run was trained on. Texts are compared by their hashes.
 
         Returns:
-            One mask, bool [documents], for each of the splits ``LEARNED_SPLITS``.
+            For each split in ``LEARNED_SPLITS`` that the data has, a mask of the documents with texts that this split
+            contains, bool [documents].
 
         Raises:
             UserError: The data of the run no longer exist, or have changed.

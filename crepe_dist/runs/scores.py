@@ -212,7 +212,7 @@ class ClassificationScores:
 
 @dataclass(frozen=True)
 class MulticlassScores(ClassificationScores):
-    """Scores of a network on one split whose documents have one label each.
+    """Scores of a network on a split with single-label documents.
 
     Attributes:
         confusion: Confusion matrix, int64 [classes, classes]. Rows are true classes, columns are predicted classes.
@@ -308,7 +308,7 @@ class MulticlassScores(ClassificationScores):
 
 @dataclass(frozen=True)
 class MultilabelScores(ClassificationScores):
-    """Scores of a network on one split whose documents have multiple labels.
+    """Scores of a network on a split with multilabel documents.
 
     Attributes:
         documents: Number of documents.
@@ -317,8 +317,8 @@ class MultilabelScores(ClassificationScores):
         confusion_counts: True positives, false positives and false negatives of each class, int64 [classes, 3].
         average_precision: Average precision of each class, float64 [classes].
         thresholds: Minimum probability of a predicted class, for each class, float64 [classes].
-        reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the probability of a class of a
-            document: the number of pairs of a document and a class, the number of pairs whose class is a label of the
+        reliability: Reliability histogram, int64 [BINS, 3], of all (document, class) pairs. For each interval of the
+            predicted probability: the number of pairs, the number of pairs in which the class is a label of the
             document, and the sum of the probabilities in millionths.
         is_correct: Whether the predicted labels of each document are exactly its labels, bool [documents]; ``None`` if
             it is not stored.

@@ -91,7 +91,7 @@ class ServiceMetrics:
                 self.predictions.labels(escape_controls(label)).inc()
 
     def count_characters(self, texts: Sequence[str], encoding: CharEncoder) -> None:
-        """Count the known and the unknown characters of texts. A character is known if the alphabet contains it."""
+        """Count the known and unknown characters of texts. A character is known if the alphabet contains it."""
         unknown, characters = map(
             sum, zip(*(encoding.count_unknown(text.partition(FIELD_SEPARATOR)[0]) for text in texts))
         )
@@ -103,9 +103,10 @@ class MetricsMiddleware:
     """Outermost ASGI middleware. It counts and times requests, and prints unexpected errors.
 
     Args:
-        paths: paths with their own counters. All other paths are counted as "other", because each counter uses memory
-            and clients can request any number of paths.
-        log: True to write one line per request to standard error. Lines and tracebacks contain no text of a request.
+        paths: paths with their own counters. All other paths are counted as "other", because each counter uses memory,
+            and clients can request any number of different paths.
+        log: True to write one line per request to standard error. Neither these lines nor tracebacks contain texts of
+            requests.
     """
 
     def __init__(self, app: ASGIApp, metrics: ServiceMetrics, paths: Collection[str], log: bool) -> None:
@@ -223,7 +224,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        # After this response, Starlette raises the error again, so that ``MetricsMiddleware`` prints it.
+        # After it has sent this response, Starlette raises the error again, and ``MetricsMiddleware`` prints it.
         return HttpError(500, "the service failed", remedy="try again").response(request.url.path)
 
     *protocol_paths, infer_path = open_inference.paths(options.model_name)

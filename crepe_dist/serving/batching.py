@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 from crepe_dist.predicting.occlusion import Explanation
 from crepe_dist.predicting.prediction import Prediction
 
-BATCH_TEXTS = 32  # Maximum number of texts in a batch of multiple requests.
+BATCH_TEXTS = 32  # Maximum number of texts in a batch that combines multiple requests.
 
 
 class _Request(NamedTuple):
@@ -22,7 +22,7 @@ class DynamicBatcher:
     """Queue of requests, with one thread that classifies batches and one thread that explains single texts.
 
     The first thread never waits for more requests to fill a batch. Each batch consists of the requests that arrived
-    while the previous batch was classified, up to ``BATCH_TEXTS`` texts. A request with more texts is a separate batch.
+    while the previous batch was processed, up to ``BATCH_TEXTS`` texts. A request with more texts forms its own batch.
 
     Args:
         predict: function that classifies texts.
@@ -44,15 +44,15 @@ class DynamicBatcher:
         self.is_working = True
 
     def submit(self, texts: Sequence[str]) -> Future[list[Prediction]]:
-        """Queue a request. Any thread may call this method. If the future is cancelled in time, no work is done."""
+        """Queue a request. This method is thread-safe. A request that is cancelled before it starts is skipped."""
         request = _Request(texts, Future())
         self._queue.append(request)
-        # Each request submits one task. If an earlier task has already processed the request, the task does nothing.
+        # One task is submitted per request. If an earlier task has already emptied the queue, the task does nothing.
         self._predict_thread.submit(self._process_next_batch)
         return request.future
 
     def explain(self, text: str) -> Future[Explanation]:
-        """Queue an explanation. Any thread may call this method."""
+        """Queue an explanation. This method is thread-safe."""
         return self._explain_thread.submit(self._explain, text)
 
     def close(self) -> None:
@@ -83,6 +83,6 @@ class DynamicBatcher:
             if len(requests) == 1:
                 requests[0].future.set_exception(error)
             else:
-                # Possibly only one of the requests causes the error. Therefore, each request is processed again, alone.
+                # Possibly, only one request causes the error. Each request is therefore processed again separately.
                 for request in requests:
                     self._process([request])

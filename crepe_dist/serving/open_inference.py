@@ -1,8 +1,8 @@
 """Open Inference Protocol V2, the protocol of KServe, Triton, Seldon and MLServer.
 
-A request contains one tensor of texts, or one tensor per column. The tensors of columns have the names of the columns
-in the training data. The values of a tensor are part of the JSON, or they follow the JSON in the format of Triton's
-binary tensor data extension.
+A request contains one tensor of texts, or one tensor per column, which has the name of the column in the training data.
+The values of a tensor are either part of the JSON, or follow the JSON in the format of Triton's binary tensor data
+extension.
 """
 
 import json
@@ -23,7 +23,7 @@ from crepe_dist.version import __version__
 
 INPUT, BYTES, FLOATS = "text", "BYTES", "FP32"
 MAX_INPUTS = 256  # Maximum number of tensors in a request.
-HEAD_LENGTH = "Inference-Header-Content-Length"  # Header that contains the length of the JSON before binary data.
+HEAD_LENGTH = "Inference-Header-Content-Length"  # Header with the length, in bytes, of the JSON before binary data.
 EXAMPLE = 'send {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["…", "…"]}]}'
 Tensors = dict[str, tuple[str, list[int]]]  # Type and shape of each tensor. -1 stands for the number of texts.
 
@@ -71,7 +71,7 @@ class InferRequest(StrictModel):
 
 
 def paths(name: str) -> tuple[str, ...]:
-    """Return the paths of a model. Inference requests use the last path."""
+    """Return the paths of the protocol for a model. The last path is the path of inference requests."""
     model = f"{PROTOCOL}/models/{name}"
     return (PROTOCOL, f"{PROTOCOL}/", f"{PROTOCOL}/health/live", f"{PROTOCOL}/health/ready", model, f"{model}/ready",
             f"{model}/infer")  # fmt: skip
@@ -127,8 +127,8 @@ def add_routes(
     async def infer_labels(
         request: Request, head_length: Annotated[Optional[int], Header(alias=HEAD_LENGTH, ge=0)] = None
     ) -> Response:
-        # Clients of the protocol need not send a Content-Type. Requests with the header "Origin" come from browsers,
-        # possibly from a page of another site, so their Content-Type is checked.
+        # Clients of the protocol need not send a Content-Type. A request with the header "Origin" comes from a browser,
+        # possibly from a page of another site, so its Content-Type is checked.
         if "origin" in request.headers:
             requests.check_type(request.headers)
         body = await request.body()
@@ -143,7 +143,7 @@ def add_routes(
 
 
 def _input_names(composition: TextPreprocessor) -> list[str]:
-    """Return the tensor names of a request. If the training data had named columns, these are the names."""
+    """Return the names of the input tensors: the column names of the training data, or ``INPUT`` if it had none."""
     return [*(composition.columns or [INPUT]), *(column.name for column in composition.feature_columns)]
 
 
@@ -183,9 +183,10 @@ def _tensors(model: Predictor) -> Tensors:
 
 
 def _values(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the values of each output, one per text. Each value of ``labels`` is a JSON list.
+    """Return the values of each output. There is one value per text, and in ``probabilities``, one per text and class.
 
-    If a text cannot be classified, its label is empty, and its probabilities are 0.
+    Each value of ``labels`` is a JSON list. If a text cannot be classified, its label is empty, and its probabilities
+    are 0.
     """
     zeros = dict.fromkeys(classes, 0.0)
     probabilities = [zeros if prediction.error else dict(prediction.ranking) for prediction in predictions]
@@ -205,7 +206,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
         binary: binary data of the tensor, which follow the JSON.
 
     Raises:
-        HttpError: 400 if the texts do not match their description.
+        HttpError: 400 if the number of texts or bytes does not match the tensor's description.
     """
     texts = [text for row in tensor.data for text in (row if isinstance(row, list) else [row])]
     if (size := tensor.parameters.binary_data_size) is not None:
@@ -218,7 +219,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
 
 
 def _unpack(binary: bytes) -> list[str]:
-    """Decode texts. Each text is preceded by its length, an integer of four bytes."""
+    """Decode texts. Each text is preceded by its length in bytes, a little-endian integer of four bytes."""
     texts, end = [], 0
     while end < len(binary):
         start = end + 4

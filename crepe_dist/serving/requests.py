@@ -1,4 +1,4 @@
-"""Schemas of HTTP requests, error responses in JSON, and limits on the host name, size, time and number of requests."""
+"""Schemas of HTTP requests, error responses in JSON, and limits on host names, request sizes, times and the queue."""
 
 import asyncio
 import ipaddress
@@ -41,7 +41,7 @@ Value = Union[str, int, float, bool, None]  # Value of a column.
 class PredictRequest(BaseModel):
     """Request to classify one or more texts."""
 
-    # The extra keys are names of columns of the training data. ``all_texts`` refuses other names.
+    # Extra keys must be names of columns of the training data. ``all_texts`` rejects other keys.
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, Value]
 
@@ -130,7 +130,7 @@ class HttpError(UserError):
     """Error that is sent to the client.
 
     Args:
-        retry_after: number of seconds to wait before the same request may succeed. 0: unknown.
+        retry_after: number of seconds that the client should wait before it sends the request again. 0: unknown.
         closes: True to close the connection. This is necessary if the request was not read completely.
     """
 
@@ -178,10 +178,10 @@ def describe_body(schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def check_type(headers: Headers) -> None:
-    """Reject a request that a page of another site may have sent.
+    """Reject a request that a web page of another site may have sent.
 
-    Before a browser sends JSON to another site, it sends a preflight request, and this service never permits such a
-    request. Therefore, only a request with another Content-Type may come from a page of another site.
+    Before a browser sends JSON to another site, it asks for permission in a preflight request, which this service never
+    grants. A request with the Content-Type JSON therefore cannot come from a page of another site.
 
     Raises:
         HttpError: 415 if the Content-Type is not JSON.
@@ -207,7 +207,8 @@ def check_size(texts: list[str], options: ServiceOptions) -> None:
 class RequestLimitMiddleware:
     """ASGI middleware that forwards a request to the application only if its complete body is within the limits.
 
-    A request counts towards the queue limit only after its body has arrived, so slow clients cannot fill the queue.
+    A request counts towards the queue limit only after its body has arrived completely, so that slow clients cannot
+    fill the queue.
 
     Args:
         app: application.
@@ -285,8 +286,8 @@ class RequestLimitMiddleware:
 async def _body(receive: Receive, limit: int) -> Optional[bytes]:
     """Receive a complete body. Return ``None`` if the body is too long.
 
-    A body that is too long is also received completely, because many clients read the response only after they have
-    sent the whole body.
+    A body that is too long is also received to its end, but it is not stored. Many clients read the response only after
+    they have sent the whole body.
     """
     body, size, more = bytearray(), 0, True
     while more:

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crepe_dist.errors import UserError
 
-BACKLOG = 128  # Maximum number of connections that have not been accepted yet.
+BACKLOG = 128  # Maximum number of connections that wait to be accepted.
 MAX_CONNECTIONS = 256  # Maximum number of connections that are served at the same time.
 MAX_HEAD_BYTES = 16_384  # Maximum size of the headers of a request, in bytes.
 KEEP_ALIVE_S = 30  # An idle connection is closed after this number of seconds.
@@ -23,7 +23,7 @@ TCP = (socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket. Clients can connect immediately. They get responses as soon as ``serve`` runs.
+    """Open a listening socket. Clients can connect immediately, but get responses only once ``serve`` runs.
 
     Raises:
         UserError: The address does not belong to this machine, or the port is in use or not permitted.
@@ -31,8 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
     with ExitStack() as on_error:
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, socket.AF_UNSPEC, *TCP)[0]
-            # The protocol is passed explicitly, because asyncio sets TCP_NODELAY only if the protocol of the socket is
-            # TCP. Without TCP_NODELAY, each response would wait 40 ms for an acknowledgement.
+            # The protocol is passed explicitly, because asyncio sets TCP_NODELAY only if the socket's protocol number
+            # is IPPROTO_TCP. Without TCP_NODELAY, each response would wait 40 ms for an acknowledgement.
             listener = on_error.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
@@ -59,8 +59,8 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
     Args:
         app: application.
         listener: listening socket.
-        timeout: time limit in seconds for three things: a client sends the headers of a request, a client reads a
-            response, and the requests in progress finish during the shutdown.
+        timeout: time limit in seconds. It applies separately to sending the headers of a request, to reading a
+            response, and to finishing the requests in progress during the shutdown.
     """
     config = uvicorn.Config(
         app,
@@ -91,7 +91,7 @@ def _protocol(timeout: float) -> type[H11Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            # With a limit of 0, asyncio calls pause_writing as soon as data wait to be sent.
+            # With a limit of 0, asyncio calls pause_writing as soon as the socket buffer is full.
             transport.set_write_buffer_limits(high=0)
             self._watch_head()
 

@@ -119,7 +119,7 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
     """Build the parser of a command. The caller adds the flags.
 
     Args:
-        examples: Example command lines that start with ``crepe``. In the help, ``crepe`` is replaced by the program
+        examples: Example command lines that start with ``crepe``. In the help, ``crepe`` is replaced with the program
             name that the user typed.
     """
     prog = invocation.program_name(name)

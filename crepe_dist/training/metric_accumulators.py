@@ -309,5 +309,5 @@ def _log_softmax(logits: Logits) -> Logits:
 
 def _exp(log_probabilities: Logits) -> Floats:
     """Compute probabilities from log probabilities, float64 [n, classes]."""
-    # Rounding can make a log probability positive. A diverged network computes NaNs, which are replaced by 0.
+    # Rounding can make a log probability positive. A diverged network computes NaNs, which are replaced with 0.
     return np.nan_to_num(np.exp(np.minimum(log_probabilities, 0).astype(np.float64)))

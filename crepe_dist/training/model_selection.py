@@ -90,8 +90,8 @@ class ModelSelection:
     def last_improvement(self, progress: TrainerState) -> dict[str, Any]:
         """Return the record of the last epoch that was a significant improvement.
 
-        The first epoch counts as an improvement. A later epoch is compared with the last improvement before it. It is
-        an improvement in two cases:
+        The first epoch is an improvement by definition. A later epoch is compared with the last improvement before it,
+        and is an improvement in two cases:
 
         1. Its score is higher by more than one standard error.
         2. Its score is at most one standard error lower, and its loss is lower by more than the tolerance.

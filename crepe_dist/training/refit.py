@@ -1,10 +1,10 @@
 """Refit of the n-gram branch on the train and validation splits, after the validation split has selected the epoch.
 
 If the validation split was split off from the training files, its rows can also be used for training. After the model
-selection, a second run of the training loop trains an n-gram network on the rows of both splits. It runs in the
-directory ``refit`` of the run. Its number of epochs is the number of the selected epoch. Its parameters then replace
+selection, a second run of the training loop trains an n-gram network on the rows of both splits, in the subdirectory
+``refit`` of the run. If epoch n was selected, the refit takes n epochs. The parameters of the new network then replace
 the n-gram branch of the selected network. The convolutional branch, its weight, and the temperature or thresholds do
-not change. The refit has no model selection, so its epochs have no scores and no checkpoints.
+not change. The refit needs no model selection, so its epochs have no scores and no checkpoints.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def refit_ngram_branch(config: Config, data: Dataset, engine: Engine, result: Re
 
     Args:
         data: Data set that the selected network was trained on.
-        engine: Engine of the selected network. Its parameters are replaced by the refitted network.
+        engine: Engine of the selected network. The refitted parameters are loaded into it.
         result: Result of the run before the refit.
 
     Returns:

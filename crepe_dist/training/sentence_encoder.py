@@ -1,8 +1,8 @@
 """Embeddings of texts by a sentence encoder. The teacher that labels unlabelled texts uses them.
 
-The embeddings are stored in the user's cache folder, with the SHA-256 of the text as the key. Resumed runs and other
-runs read them from there. The encoder encodes one text at a time, because in a batch, the rounding of an embedding
-could depend on the other texts.
+The embeddings are stored in the user's cache folder, with the SHA-256 of the text as the key. Later runs read them from
+there. The encoder encodes one text at a time, because in a batch, the rounding of an embedding could depend on the
+other texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from crepe_dist.formatting import number
 from crepe_dist.model.teacher_ensemble import quantize_unit_vectors
 from crepe_dist.native.library import num_threads
 
-ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # Splits whose texts are encoded, in the row order of a .npy file.
+ENCODED_SPLITS = ("train", "validation", UNLABELLED)  # Encoded splits. A .npy file has their rows in this order.
 MESSAGE_SECONDS = 5.0  # Number of seconds between two progress messages.
 MAX_TOKENS = 256  # Maximum number of tokens that an ONNX encoder reads. Longer texts are truncated.
 # The embedding of this text identifies an encoder. Each encoder has its own cache file.
@@ -42,8 +42,8 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
     """Load a sentence encoder.
 
     Returns:
-        A function that computes the embedding of a text. If ``name`` is a .npy file, the array of the embeddings of all
-        texts instead.
+        A function that computes the embedding of a text. If ``name`` is a .npy file, the array with the embeddings of
+        all texts is returned instead.
 
     Raises:
         UserError: The encoder cannot be loaded, or the array does not have one row per text.
