@@ -57,11 +57,11 @@ def fit(
     Args:
         data: Data frame; mapping of column names to lists, such as ``{"text": texts, "label": labels}``; prepared
             folder; or file or folder that ``crepe prepare`` can read.
-        label: Label column. ``None``: the column is detected by its name.
-        text: Text column, or multiple text columns, which are joined in this order. ``None``: the column is detected by
-            its name.
-        verbose: 0: print nothing. 1: print dropped rows, a line per epoch, the test accuracy and warnings about the
-            data and the model. 2: also print all other lines of ``crepe train``.
+        label: Label column. If it is ``None``, the column is detected by its name.
+        text: Text column, or multiple text columns, which are joined in this order. If it is ``None``, the column is
+            detected by its name.
+        verbose: Amount of output. 0 prints nothing. 1 prints dropped rows, a line per epoch, the test accuracy and
+            warnings about the data and the model. 2 also prints all other lines of ``crepe train``.
         options: Arguments of ``prepare``, such as ``labels="multilabel"`` (only if the data are not prepared yet); and
             settings of ``crepe train`` by the names of their flags, such as ``epochs=3`` or
             ``**{"logging.report": False}``. ``seed`` applies to both. If ``run_dir`` is passed, the run and its report

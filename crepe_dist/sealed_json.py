@@ -56,7 +56,7 @@ def read_record(
     Args:
         version: Format version that this version of the package writes.
         remedy: Instruction to the user if the file is damaged or has another version.
-        kind: Types of the values; see ``validate``. ``None``: the file is sealed.
+        kind: Types of the values (see ``validate``). If it is ``None``, the file is sealed.
         follow: Whether the file may be a symbolic link.
         former_versions: Older format versions that are also accepted.
         former_keys: Mapping from keys of older versions to the current keys.

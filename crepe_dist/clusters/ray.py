@@ -31,7 +31,7 @@ def on_ray(config: Config, processes: int, max_restarts: int = 10) -> Result:
 
     If this program is already connected to a Ray cluster, that cluster is used. Otherwise, Ray determines the address
     of the cluster, for example from ``RAY_ADDRESS``. Each process takes ``OMP_NUM_THREADS`` CPUs, or one CPU if this
-    variable is not set. With ``device="gpu"``, it also takes one GPU.
+    variable is not set. If ``device`` is ``"gpu"``, each process also takes one GPU.
 
     Args:
         config: Configuration of the training run.

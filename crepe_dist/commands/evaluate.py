@@ -26,9 +26,9 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
     """Compute the accuracy, macro F1 and loss of a model, and show the worst mistakes.
 
     The loss is the mean cross-entropy of the calibrated probabilities. The output also contains the precision, recall
-    and F1 of each class, and the confusion matrix. With more than 100 classes, the output contains the most frequent
-    confusions instead of the matrix. FILE is read in the same way as the training data. Rows with a text that the model
-    was trained on are not scored.
+    and F1 of each class, and the confusion matrix. If there are more than 100 classes, the output contains the most
+    frequent confusions instead of the matrix. FILE is read in the same way as the training data. Rows with a text that
+    the model was trained on are not scored.
     """
 
     usage = """
@@ -47,7 +47,7 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
         positional="?",
     )
     data: Optional[str] = setting(
-        None, "Prepared folder. Default: the data set of the run. Without a run: the sample.", NON_EMPTY
+        None, "Prepared folder. Default: the data set of the run, or the sample if there is no run.", NON_EMPTY
     )
     split: str = setting("test", "Split of the prepared folder.", Choice(tuple(SPLITS)))
     batch_size: int = setting(512, "Number of documents per step, over all processes.", int_range(1, MAX_BATCH))

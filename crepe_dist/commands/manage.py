@@ -82,8 +82,8 @@ def _changed(run: Path) -> float:
 class Use(Command):
     """Choose the default model of predict, evaluate, serve and export in this folder.
 
-    Without a choice, the default model is the newest run in runs/. If the runs have different data, these commands
-    require a name.
+    If no model is chosen, the default model is the newest run in runs/. If the runs have different data, these
+    commands require a name.
     """
 
     usage = """
@@ -151,7 +151,8 @@ class Clean(Command):
     A finished run only needs its selected checkpoint and its last checkpoint. After a refit, it only needs the selected
     checkpoint. Its resume states and the folder of its refit can be removed. Temporary files of killed processes are
     also listed. Runs that are being trained are not touched. Unfinished runs keep the files that they need to resume.
-    Without folders, the list includes the cache: models copied from URLs, and predictions that were not uploaded.
+    If no folders are given, the list includes the cache (models copied from URLs, and predictions that were not
+    uploaded).
     """
 
     usage = """

@@ -106,8 +106,8 @@ class Predict(TextFlags, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     )
     format: Optional[str] = setting(
         None,
-        "Output format. csv and parquet: the columns of the input are copied. Default: determined by the name of "
-        "--out. Without --out: text.",
+        "Output format. csv and parquet copy the columns of the input. Default: determined by the name of --out, or "
+        "text if --out is not given.",
         Choice(OUTPUT_FORMATS),
     )
     out: Optional[str] = setting(

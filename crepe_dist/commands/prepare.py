@@ -54,20 +54,21 @@ def prepare(
         source: Data frame; or mapping of column names to lists, such as ``{"text": texts, "label": labels}``; or names
             of files and folders.
         out: Folder to create.
-        text: Column of the text, or multiple columns, which are joined in this order. ``None``: columns with common
-            names.
-        label: Column of the label. ``None``: a column with a common name.
-        weight: Column with the weights of the training rows. ``None``: all rows have the same weight.
-        label_columns: Columns of the classes, which replace ``label``. Their values are 0 or 1, or probabilities with
-            ``labels="soft"``.
-        id: Column with ids. Lists of mistakes and predictions show the ids. ``None``: rows have no id.
-        test: Table or file of the test split, or its fraction of the rows of ``source``. ``None``: 0.2.
-        validation: Table or file of the validation split, or its fraction of the rows of ``source``. ``None``: 0.1 if
-            there are at least 2,000 rows, otherwise 0.
-        unlabelled: Table or files of unlabelled texts for training. ``None``: no unlabelled texts.
+        text: Column of the text, or multiple columns, which are joined in this order. If it is ``None``, the columns
+            are detected by common names.
+        label: Column of the label. If it is ``None``, the column is detected by common names.
+        weight: Column with the loss weight of each training row. If it is ``None``, all rows have the same weight.
+        label_columns: One column per class. These columns replace ``label``. Their values are 0 or 1, or probabilities
+            if ``labels`` is ``"soft"``.
+        id: Column with ids. Lists of mistakes and predictions show the ids. If it is ``None``, rows have no id.
+        test: Table or file of the test split, or the fraction of the rows of ``source`` that the test split gets. If it
+            is ``None``, the fraction is 0.2.
+        validation: Table or file of the validation split, or the fraction of the rows of ``source`` that the validation
+            split gets. If it is ``None``, the fraction is 0.1 if there are at least 2,000 rows, and 0 otherwise.
+        unlabelled: Table or files of unlabelled texts for training. If it is ``None``, there are no unlabelled texts.
         verbose: Print to standard error which columns are read.
-        options: Further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. With
-            ``labels="multilabel"``, labels may be lists.
+        options: Further flags of the command ``prepare``, such as ``max_bad=0.05`` or ``overwrite=True``. If ``labels``
+            is ``"multilabel"``, labels may be lists.
 
     Returns:
         The content of ``report.json``.

@@ -33,7 +33,7 @@ class Serve(ServiceOptions, ModelFlags, DeviceFlag, ThresholdFlag, Command):
     interrupted = "stopped: Ctrl-C"
 
     host: str = setting("127.0.0.1", "Address to listen on.", NON_EMPTY)
-    port: int = setting(DEFAULT_PORT, "Port. 0: a free port.", int_range(0, 65_535))
+    port: int = setting(DEFAULT_PORT, "Port. The value 0 selects a free port.", int_range(0, 65_535))
     allow_host: tuple[str, ...] = setting(
         (),
         "Host name that clients may use for the service. IP addresses, localhost and --host are always allowed. Repeat "

@@ -314,7 +314,7 @@ class _Kernel:
     def set(self, arguments: tuple[Any, ...]) -> None:
         pairs = zip(arguments, self._are_pointers)
         values = [(each.address if each else 0) if is_pointer else each for each, is_pointer in pairs]
-        self._layout.pack_into(self._values, 0, *values, *arguments[len(values) :])  # Too many arguments are an error.
+        self._layout.pack_into(self._values, 0, *values, *arguments[len(values) :])  # Raises an error if too many.
 
 
 # The functions below are finalizers. A forked process must not free the resources of its parent. After an error or a

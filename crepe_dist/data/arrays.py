@@ -58,7 +58,7 @@ def map_array(path: Path, kind: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
 
 
 def string_files(split: str, kind: str, shard: int) -> tuple[str, str]:
-    """Return the names of two files of a shard: its strings, and their offsets, an array int64 [rows + 1]."""
+    """Return the names of two files: a shard's strings, and their offsets (int64, [rows + 1])."""
     return f"{split}.{kind}-{shard:05d}.bin", f"{split}.{_OFFSETS[kind]}-{shard:05d}.npy"
 
 

@@ -6,7 +6,7 @@ notebook ("the notebook" below): the paper lists 70, but "-" twice, and the note
 ``characters`` folds letters and builds alphabets for other scripts.
 
 If a text has more ids than a network reads, its middle is removed and one blank id marks the gap, because the beginning
-and the end of a text are the most informative. In mode ``notebook``, the end is removed instead.
+and the end of a text are the most informative. In mode ``notebook``, the end of a long text is removed.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class CharEncoder:
     def typo_ids(self) -> CharIds:
         """Ids that simulated typos produce, ascending, uint8 [n].
 
-        These are the ids of a to z. With a custom alphabet they are its letters, or all its characters if it has no
-        letters.
+        These are the ids of a to z. If the alphabet is custom, they are the ids of its letters, or of all its
+        characters if it has no letters.
         """
         if not self.is_custom:
             return np.arange(26, dtype=np.uint8)

@@ -132,8 +132,8 @@ class Split(Documents):
     """One split of a data set: documents with labels.
 
     Attributes:
-        labels: Class of each row, int32 [rows]. With multiple labels it is the first class of the row, or -1 for a row
-            without labels. With soft labels it is the most probable class.
+        labels: Class of each row, int32 [rows]. If rows have multiple labels, it is the first class of the row, or -1
+            for a row without labels. If labels are soft, it is the most probable class.
         weights: Weight of each row in the loss, float32 [rows]; ``None`` if all weights are equal.
         targets: Classes of each row and their label probabilities.
         transform: Function that changes the character ids after they are gathered; ``None`` for no change.

@@ -30,7 +30,7 @@ LAUNCHERS = (
 )
 # Variables that make MXNet deterministic. By default, MXNet times cuDNN's convolution algorithms and uses the fastest
 # one, which may differ in the next run. It also allows algorithms with an arbitrary order of additions (checked with
-# MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and cudnn_pooling-inl.h). With these defaults, a resumed
+# MXNet 1.9.1: src/operator/nn/cudnn/cudnn_convolution-inl.h and cudnn_pooling-inl.h). Under these defaults, a resumed
 # run would not be bit-identical. On Ampere and later GPUs, cuBLAS and cuDNN round the factors of float32 products to
 # TF32, which has the 10 mantissa bits of float16 (linalg.h, ``VERSION_ADJUSTED_TF32_MATH``; NVIDIA's "cuDNN developer
 # guide", ``CUDNN_DEFAULT_MATH``).
@@ -123,8 +123,8 @@ def require_single_process(command: str) -> None:
 def set_omp_threads(processes: int = 1) -> None:
     """Set OMP_NUM_THREADS to the result of ``default_num_threads`` unless it is already set.
 
-    Call this function before MXNet is imported, because MXNet reads the variable only at its import. Without the
-    variable, MXNet uses half of the host's cores in every process.
+    Call this function before MXNet is imported, because MXNet reads the variable only at its import. If the variable is
+    not set, MXNet uses half of the host's cores in every process.
 
     Raises:
         UserError: OMP_NUM_THREADS is set, and is not a positive integer.

@@ -211,8 +211,8 @@ class ProcessGroup:
     def run_steps_on_rank0(self, name: str, steps: Iterator[T]) -> T | None:
         """Run a generator to its end on rank 0 while the other ranks wait.
 
-        All ranks take part in a small collective about every ``HEARTBEAT_SECONDS``. Without it, Horovod or the network
-        could time out.
+        All ranks take part in a small collective about every ``HEARTBEAT_SECONDS``. Without this collective, Horovod or
+        the network could time out.
 
         Args:
             steps: Generator that yields at least every few seconds. Other ranks never start it.
@@ -270,8 +270,8 @@ class ProcessGroup:
         if is_common:
             if self.is_root and isinstance(error, UserError):
                 print(error, file=sys.stderr, flush=True)
-            # A launcher kills the other processes when one of them exits. With this collective, no rank exits before
-            # rank 0 has printed the error.
+            # A launcher kills the other processes when one of them exits. This collective ensures that no rank exits
+            # before rank 0 has printed the error.
             self.all_gather_json(0, "exit")
         if is_common or error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()

@@ -120,7 +120,8 @@ class Slot(NamedTuple):
 
     Attributes:
         host: Host of the rank.
-        threads: Number of threads of the rank. ``None``: the cores of the host are divided evenly among its ranks.
+        threads: Number of threads of the rank. If it is ``None``, the cores of the host are divided evenly among its
+            ranks.
     """
 
     host: str
@@ -180,8 +181,8 @@ class _WorkerGroup:
     Attributes:
         slots: Slot of each rank.
         calls: Pending call of ``WorkerProcess.poll`` for each running rank, by rank.
-        exit_codes: Exit code of each rank that has exited, by rank, in the order of the exits. ``None``: the rank was
-            lost.
+        exit_codes: Exit code of each rank that has exited, by rank, in the order of the exits. The exit code of a lost
+            rank is ``None``.
         is_stop_requested: True if all ranks were asked to stop.
         had_failed: True if a rank had failed or stopped before all ranks were asked to stop.
         kill_at: Time when the remaining ranks are killed.
@@ -312,7 +313,8 @@ class ElasticDriver:
         except NodeLostError:
             group.exit_codes[0] = None
             return group
-        # A process of an earlier group may still run on a lost node. With a new secret, it cannot join this group.
+        # A process of an earlier group may still be running on a lost node. It does not know the new secret, so it
+        # cannot join this group.
         secret = {SECRET_ENV: secrets.token_hex(32)}
         rendezvous = {"WORLD_SIZE": str(len(slots)), ADDRESS_ENV: slots[0].host, PORT_ENV: str(port), **secret}
         for rank, slot in enumerate(slots):

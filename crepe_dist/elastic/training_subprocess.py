@@ -91,7 +91,7 @@ def train_in_subprocess(
 
     Args:
         settings, folder, processes: See ``training_subprocess``.
-        seconds: Time limit in seconds. ``None``: no limit.
+        seconds: Time limit in seconds. If it is ``None``, there is no limit.
 
     Returns:
         True if training has finished, False if the time limit was reached.

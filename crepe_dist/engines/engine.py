@@ -83,7 +83,7 @@ class Engine(ABC):
             batch_size: Number of documents in a global batch.
             rank: Rank whose shards are computed.
             size: Number of ranks.
-            compute: ``logits`` or ``branch_logits``. ``None``: ``logits``.
+            compute: ``logits`` or ``branch_logits``. If it is ``None``, ``logits`` is used.
         """
         self.load_weights()
         for batch in DataLoader(split, np.arange(len(split)), batch_size, rank, size):

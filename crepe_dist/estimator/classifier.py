@@ -59,27 +59,28 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         network: ``crepe``, ``ngrams`` (about five times as fast, less accurate) or ``paper``.
-        epochs: Number of epochs. ``None``: the default of ``crepe train``.
-        learning_rate: Initial learning rate. ``None``: the default of ``crepe train``.
-        batch_size: Number of texts per step, over all processes. ``None``: the default of ``crepe train``.
+        epochs: Number of epochs. ``None`` selects the default of ``crepe train``.
+        learning_rate: Initial learning rate. ``None`` selects the default of ``crepe train``.
+        batch_size: Number of texts per step, over all processes. ``None`` selects the default of ``crepe train``.
         category: Names of the categorical columns of a data frame (``crepe prepare --category``).
         number: Names of the numeric columns of a data frame (``crepe prepare --number``).
-        max_length: Maximum number of characters that are read. If a text is longer, its start and its end are read.
-            ``None``: long enough for 99 % of the training texts.
+        max_length: Maximum number of characters that are read. If a text is longer, its start and its end are read. If
+            it is ``None``, the maximum length is the smallest one that keeps 99 % of the training texts complete.
         validation_fraction: Fraction of the texts that form the validation split. The validation split is used to
-            select the best epoch. 0: the last epoch is used. Exception: if there are unlabelled texts or
-            ``min_precision`` is set, 0 means a tenth of the texts.
+            select the best epoch. If the fraction is 0, there is no validation split, and the last epoch is used.
+            However, if there are unlabelled texts or ``min_precision`` is set, 0 means a tenth of the texts.
         patience: Early-stopping patience: training stops after this number of epochs without an improvement on the
-            validation split. 0: training never stops early. ``None``: the default of ``crepe train``.
+            validation split. If it is 0, training never stops early. ``None`` selects the default of ``crepe train``.
         min_precision: Required precision of the predictions, from 0 to 1. For a text without a prediction of this
-            precision, ``predict`` returns ``None``. ``None``: ``predict`` returns a class for every text.
+            precision, ``predict`` returns ``None``. If ``min_precision`` is ``None``, ``predict`` returns a class for
+            every text.
         class_weight: ``balanced``, weights by label, or ``None``.
         processes: Number of processes that train.
         device: ``auto``, ``gpu`` or ``cpu``.
         settings: Further settings of ``crepe train`` by their names, such as ``{"model.width": 32}``.
-        random_state: Random seed, or a ``RandomState``. ``None``: each call of ``fit`` draws a random seed.
-        verbose: 0: print nothing. 1: print a line per epoch while ``fit`` trains. 2: print all lines of ``crepe
-            train``.
+        random_state: Random seed, or a ``RandomState``. If it is ``None``, each call of ``fit`` draws a random seed.
+        verbose: Amount of output. 0 prints nothing, 1 prints a line per epoch while ``fit`` trains, and 2 prints all
+            lines of ``crepe train``.
 
     Attributes:
         classes_: Sorted labels, of the dtype of the labels in ``fit``, [classes]. If texts have multiple labels, these
@@ -139,12 +140,12 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
             X: Texts: a list, an array, a series, or a table. The text columns of a table are detected like the columns
                 of a file. Blank texts are not used.
             y: Labels of the texts, of any type that can be sorted. The number -1 means that a text has no label.
-                Exception: if there is only one other label, -1 is a label. If texts have multiple labels, give a matrix
+                However, if there is only one other label, -1 is a label. If texts have multiple labels, give a matrix
                 or a table of 0 and 1, [n, classes].
-            sample_weight: Weight of each text in the loss, from 0. Only the ratios of the weights matter. ``None``: all
-                texts have the same weight.
-            unlabelled: Additional texts without labels, in one of the forms of ``X``. They get pseudo labels. ``None``:
-                there are no such texts.
+            sample_weight: Weight of each text in the loss, from 0. Only the ratios of the weights matter. If it is
+                ``None``, all texts have the same weight.
+            unlabelled: Additional texts without labels, in one of the forms of ``X``. They get pseudo labels. If it is
+                ``None``, there are no additional texts.
 
         Raises:
             ValueError: The texts, labels or parameters cannot be used.
@@ -188,8 +189,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the most probable class of each text, [n], of the dtype of the labels.
 
-        With ``min_precision``, the array has the dtype object. A text whose prediction does not reach this precision
-        gets ``None``.
+        If ``min_precision`` is set, the array has the dtype object. A text whose prediction does not reach this
+        precision gets ``None``.
 
         If texts have multiple labels, the result is a matrix of 0 and 1, int64 [n, classes]. The thresholds of the
         classes maximise F1 on the validation split, or reach ``min_precision`` there.
@@ -222,7 +223,8 @@ class CrepeClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the probability of each of ``classes_`` for each text, float64 [n, classes].
 
-        The probabilities of a text sum to 1. Exception: the probabilities of multiple labels are independent.
+        The probabilities of a text sum to 1, unless texts may have multiple labels. The probabilities of multiple
+        labels are independent.
         """
         check_is_fitted(self)
         texts = extract_texts(X, self._columns())
@@ -293,7 +295,7 @@ def encode_labels(y: Any, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], n
     """Return the sorted classes, of the dtype of the labels, and the class index of each text, int64 [n].
 
     The number -1 means that a text has no label, as in scikit-learn's semi-supervised estimators. The index of such a
-    text is ``UNLABELLED``. Exception: if there is only one other label, -1 is a class.
+    text is ``UNLABELLED``. However, if there is only one other label, -1 is a class.
     """
     if y is None:
         why = "fit requires y to be passed, but the target y is None"

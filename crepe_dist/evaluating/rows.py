@@ -105,8 +105,8 @@ def load_eval_rows(
     If the rows are a split of the run's own data set, no rows are dropped.
 
     Args:
-        source: prepared folder, labelled file, folder of texts or URL. ``-``: standard input. ``None``: the data set of
-            the run, or the sample if there is no run.
+        source: prepared folder, labelled file, folder of texts or URL. ``-`` is standard input. ``None`` selects the
+            data set of the run, or the sample if there is no run.
         predictor: model.
         scratch: temporary folder.
         split: split of a prepared folder. A file has only the split ``test``.

@@ -23,9 +23,10 @@ from crepe_dist.predicting.loading import open_checkpoint
 from crepe_dist.predicting.predictor import Predictor
 from crepe_dist.training.evaluation import evaluate
 
-# Levels of quantization, the most exact first. A level has two numbers: the number of elements per byte in embedding
-# tables, and the number of elements per byte in other layers. The first level that retains at least KEPT_IMPORTANCE of
-# the tables' importance is used. If no level does, the last level is used, provided that it retains MIN_IMPORTANCE.
+# Quantization levels, most precise first. Each level is a pair: the number of elements per byte in embedding tables,
+# and the number of elements per byte in other layers. The compression uses the first level at which rows with at least
+# the fraction KEPT_IMPORTANCE of the tables' total importance fit into the size limit. If no level reaches
+# KEPT_IMPORTANCE, the compression uses the last level, and fails if that level keeps less than MIN_IMPORTANCE.
 LEVELS = ((1, 1), (2, 1), (4, 1), (8, 2))
 KEPT_IMPORTANCE, MIN_IMPORTANCE = 0.98, 0.5  # Fractions of the importance of the tables.
 MIN_QUANTIZED_SIZE = 1 << 12  # Minimum number of elements of an array that is quantized.
@@ -47,7 +48,7 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
         predictor: predictor of the checkpoint, on the CPU.
         limit: maximum size of the folder in bytes.
         out: output folder.
-        data: prepared folder with the training split. ``None``: the data set of the run.
+        data: prepared folder with the training split. If it is ``None``, the data set of the run is used.
 
     Returns:
         The paths of the written files, and sentences that describe the loss caused by the compression.

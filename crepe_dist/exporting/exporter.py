@@ -96,8 +96,8 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
 
     Args:
         path: weights file of the checkpoint.
-        data: prepared folder. ``None``: the data set of the checkpoint's run. If that data set cannot be opened or has
-            no test split, the result is empty.
+        data: prepared folder. If it is ``None``, the data set of the checkpoint's run is used; if that data set cannot
+            be opened or has no test split, the result is empty.
 
     Raises:
         UserError: ``data`` cannot be opened or has no test split.

@@ -30,7 +30,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Create a temporary folder for the block, and remove it at the end. Also remove folders of killed processes.
 
     Args:
-        parent: Folder that will contain the temporary folder. ``None``: the system's folder for temporary files.
+        parent: Folder that will contain the temporary folder. ``None`` selects the system's folder for temporary files.
     """
     for folder in list_abandoned(parent):
         shutil.rmtree(folder, ignore_errors=True)

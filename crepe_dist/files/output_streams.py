@@ -31,7 +31,7 @@ def _is_pipe_or_device(path: Path) -> bool:
 
 
 def _open_file(path: Path) -> Path | None:
-    """Follow links until they reach an open file in ``/proc``, as ``/dev/stdout`` does. ``None``: they never do."""
+    """Follow links, such as ``/dev/stdout``, to an open file in ``/proc``. Return ``None`` if they lead elsewhere."""
     for _ in range(MAX_LINKS):
         path = Path(os.path.realpath(path.parent), path.name)
         if OPEN_FILES.fullmatch(str(path.parent)):
@@ -63,7 +63,7 @@ def open_stream(path: Path, errors: str = "strict") -> TextIO:
 
 
 def find_write_problem(path: Path) -> str:
-    """Return the reason why a path from the user cannot be written. Empty: no problem was found.
+    """Return the reason why a path from the user cannot be written; "" if no problem was found.
 
     Raises:
         OSError: The path cannot be examined.

@@ -40,7 +40,7 @@ class CandidatePool:
     Args:
         name: File that ``predict`` can read. At most ``MAX_TEXTS`` rows are read.
         corpus: Texts of the data set.
-        encoding: Encoding of the file. ``None``: the encoding of the sources of the data set.
+        encoding: Encoding of the file. If it is ``None``, the file has the encoding of the data set's sources.
 
     Attributes:
         num_read: Number of rows that were read.

@@ -41,7 +41,7 @@ class Corpus:
         if dataset.label_kind == MULTILABEL:
             raise UserError(
                 f"{dataset.folder} has multiple labels per text",
-                "`inspect` finds errors only in single labels",
+                "`inspect` can find label errors only in data with one label per text",
                 "prepare a data set for each label in question, with the classes yes and no",
             )
         self.dataset = dataset

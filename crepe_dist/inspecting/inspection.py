@@ -48,8 +48,8 @@ def find_label_errors(probabilities: Floats, labels: npt.NDArray[np.int32]) -> R
     the texts labelled with it. If a network is confident of multiple classes, the most probable of them counts
     (equation 1 of the paper). To estimate the fraction of wrong labels in a class, take the texts with this label that
     have a confident class. The estimate is the fraction of these texts whose confident class is not the label. This
-    fraction of the texts in the class is returned, starting with the least probable labels ("prune by class").
-    Exception: a text is not returned if its label is the most probable class.
+    fraction of the texts in the class is returned, starting with the least probable labels ("prune by class"). However,
+    a text is not returned if its label is the most probable class.
 
     Args:
         probabilities: Out-of-fold probabilities, float64 [texts, classes].

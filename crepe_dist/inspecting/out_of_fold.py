@@ -29,7 +29,7 @@ def predict_out_of_fold(
         network: Setting ``model.network``.
         num_folds: Number of folds.
         seed: Random seed of the folds and of training.
-        pool: Unlabelled texts, which every network predicts. ``None``: no unlabelled texts.
+        pool: Unlabelled texts, which every network predicts; ``None`` if there are no unlabelled texts.
 
     Returns:
         Calibrated probabilities of all texts, and mean probabilities of the unlabelled texts, float64 [texts, classes].

@@ -52,7 +52,7 @@ class Loss:
     Attributes:
         smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567,
             section 7), from 0 to below 1.
-        weights: weight of each class. Empty: every class has the weight 1.
+        weights: weight of each class. If it is empty, every class has the weight 1.
         label_type: kind of the labels, one of ``targets.LABEL_KINDS``.
         max_labels: number of (class, label probability) pairs per document in a batch; 0 for single labels.
     """
@@ -110,9 +110,9 @@ class Loss:
     def class_prior_loss(self, mass: npt.NDArray[Any], documents: int) -> float:
         """Return the loss at chance: the lowest mean loss, in nats, of a network that ignores the documents.
 
-        Without class weights, this loss is the entropy of the target distribution. For multilabel data, it is the sum
-        of the binary entropies of all classes. If a network's loss stays at this value, it has only learnt the class
-        frequencies.
+        If there are no class weights, this loss is the entropy of the target distribution. For multilabel data, it is
+        the sum of the binary entropies of all classes. If a network's loss stays at this value, it has only learnt the
+        class frequencies.
 
         Args:
             mass: number of documents of each class, or the sum of the label probabilities of each class, [classes].

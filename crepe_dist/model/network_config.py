@@ -180,7 +180,7 @@ class NetworkConfig(ABC):
         return self.feature_len * self.alphabet_size
 
     def requested_sizes(self, options: ModelOptions) -> dict[str, int | None]:
-        """Return the sizes that ``options`` request, by attribute name. ``None``: any size is accepted.
+        """Return the sizes that ``options`` request, by attribute name. A size is ``None`` if any size is accepted.
 
         An option that the user sets to its default value is treated like an option that the user has not set.
         """

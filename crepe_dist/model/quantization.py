@@ -72,7 +72,7 @@ def to_float16_if_exact(rows: npt.NDArray[np.float32], kept: Mask | None = None)
     Args:
         rows: float32 [n, columns].
         kept: output mask, bool [n]. This function sets the mask to True for rows that are not zero, and returns only
-            these rows. ``None``: all rows are returned.
+            these rows. If it is ``None``, all rows are returned.
     """
     native, _ = library.find()
     if native is None:
@@ -99,8 +99,8 @@ def product_quantize(
 
     Args:
         numbers: number of elements of a row that one code represents.
-        kept: mask of the rows to store, bool [rows]. ``None``: all rows.
-        weights: weight of each row when the codebook is learned. ``None``: equal weights.
+        kept: mask of the rows to store, bool [rows]. If it is ``None``, all rows are stored.
+        weights: weight of each row when the codebook is learned. If it is ``None``, all rows have the same weight.
     """
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64)}
     rows = array.reshape(len(array), -1)

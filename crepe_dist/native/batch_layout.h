@@ -4,8 +4,8 @@
 // after the other. GAP rows of zeros separate the documents. The convolutions read these rows as the padding of both
 // documents.
 //
-// The max pools halve the number of positions. Level 0 is the embedding, and each pool leads to the next level. Each
-// level has its own arrangement.
+// The max-pooling layers halve the number of positions. Level 0 is the embedding, and each max-pooling layer leads to
+// the next level. Each level has its own arrangement.
 #pragma once
 
 #include <algorithm>

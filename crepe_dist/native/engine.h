@@ -166,8 +166,9 @@ class Engine {
     virtual void find_rows(const uint8_t* /*batch*/, long /*rows*/) {}
     // Computes the losses [rows], and prepares `train_backward`.
     virtual void train_forward(const uint8_t* batch, long rows, Dropout dropout, uint64_t first, float* losses) = 0;
-    // Writes the gradients of the trained parameters, in units of 2^exponent, and the bounds of their sums, in bound
-    // units; see fixed_point.h. The pointer to a gradient is null if a sharded embedding receives the gradient.
+    // Writes two results: the gradients of the trained parameters, as fixed-point numbers in units of 2^exponent, and
+    // bounds on their sums, in the unit that `bound_unit` defines (see fixed_point.h). The pointer to a gradient is
+    // null if a sharded embedding receives this gradient.
     virtual void train_backward(int32_t* const* gradients, const int32_t* exponents, double bound_unit,
                                 float* bounds) = 0;
     // Returns the number of trained parameters.

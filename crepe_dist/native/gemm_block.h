@@ -5,15 +5,15 @@
 //
 //     c[m][n] (+)= sum over tap, k of a[m + tap][k] * b[tap][k][n],    0 <= m < rows, 0 <= n < 32
 //
-// a: rows of lda elements, contiguous along k. With taps > 1, the block computes a convolution along the rows. The rows
-// are not copied for it (no im2col).
+// a: rows of lda elements, contiguous along k. If taps > 1, the block computes a convolution along the rows, without a
+// copy of the rows (no im2col).
 // b: a panel [taps * k / PAIR][32][PAIR], contiguous. Packing weights into such panels is the usual technique of GEMM
 // libraries (Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008).
 // c: rows of ldc float32 numbers.
 //
-// k is a multiple of STEP. In vector registers, `strides` can give other distances along k, in elements of a and b.
-// Blocks of transposed and of wider matrices use them. With AMX, the rows up to the next multiple of 32 are read and
-// written.
+// k is a multiple of STEP. The version in vector registers accepts other distances along k in `strides`, in elements of
+// a and b. Blocks of transposed or wider matrices use this argument. The AMX version reads and writes the rows up to
+// the next multiple of 32.
 //
 // The order of the additions along k is part of the result: it must not change.
 #pragma once
@@ -33,7 +33,7 @@ template <class T> constexpr long STEP = PAIR<T> == 1 ? 1 : 32;
 template <class T> constexpr long STEP = PAIR<T>;
 #endif
 
-// ---- in vector registers -----------------------------------------------------------------------------------------
+// ---- GEMM blocks held in vector registers ------------------------------------------------------------------------
 
 // A strip has STRIP_ROWS rows of VECTORS vectors. Its sums fit in the registers: 16 of 32 registers with AVX-512, 12 of
 // 16 with AVX2. They are enough independent sums to hide the latency of the additions (Intel 64 and IA-32 Architectures
@@ -105,7 +105,7 @@ void block(
                               c + top * ldc + n, ldc, accumulate, strides);
 }
 
-// ---- in AMX's tiles ----------------------------------------------------------------------------------------------
+// ---- GEMM blocks held in AMX tile registers ----------------------------------------------------------------------
 
 #if defined(__AMX_BF16__)
 

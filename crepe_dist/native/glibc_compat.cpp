@@ -1,6 +1,6 @@
-// Functions that later compilers call and the C++ library of GCC 8 does not have. With them, the kernels load with the
-// C++ library of 2018; see glibc_compat.h for the C library. The functions are hidden: other libraries of the process
-// must use the functions of the C++ library.
+// Functions that later compilers call and the C++ library of GCC 8 does not have. These functions let the kernels load
+// with the C++ library of 2018; see glibc_compat.h for the C library. The functions are hidden: other libraries of the
+// process must use the functions of the C++ library.
 
 #include <exception>
 #include <new>

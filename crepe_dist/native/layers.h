@@ -1,9 +1,9 @@
-// Convolutions and max pools of a chunk of documents. One thread calls each function, except where a comment says
+// Convolutions and max pooling of a chunk of documents. One thread calls each function, except where a comment says
 // otherwise.
 //
 // Activations are rows of `width` channels, one row per position. The documents of a chunk follow each other. A
-// convolution runs over the whole chunk as if it were one long text. Without padding between the documents, the last
-// taps - 1 rows of each document mix two documents. These rows are never read, and their gradients are zero.
+// convolution runs over the whole chunk as if it were one long text. Because there is no padding between the documents,
+// the last taps - 1 rows of each document mix two documents. These rows are never read, and their gradients are zero.
 //
 // `taps` is the kernel size. Gradients of parameters are in fixed point, see fixed_point.h.
 #pragma once

@@ -210,8 +210,8 @@ def processor_flags() -> set[str]:
 def find() -> tuple[Library | None, str]:
     """Select and load a build.
 
-    The environment variable ``KERNELS_ENV`` has priority over ``pin_build``. Without them, the best build that works is
-    selected.
+    The environment variable ``KERNELS_ENV`` has priority over ``pin_build``. If both are unset, the best build that
+    works is selected.
 
     Returns:
         The build, and the reason why no better build is used. The build is ``None`` if no build works, or if

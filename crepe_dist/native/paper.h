@@ -1,8 +1,8 @@
 // The paper's network (Zhang, Zhao & LeCun 2015, arXiv:1509.01626) on a CPU: six convolutions over one-hot encoded
-// characters, three max pools, and three dense layers.
+// characters, three max-pooling layers, and three dense layers.
 //
-// Each thread takes a chunk of a few documents through all convolutions, while their activations are in the cache of
-// its core. The dense layers have many weights, so they process the whole batch at once.
+// Each thread takes a chunk of a few documents through all convolutions, so that the activations stay in its core's
+// cache. The dense layers have many weights, so they process the whole batch at once.
 #pragma once
 
 #include <omp.h>

@@ -110,10 +110,10 @@ inline float round_to_float16(float number) {
 // Sharded embedding table with its optimizer state.
 //
 // Each row has one owner among all ranks, whose memory stores it. All processes of a host read the rows of this host in
-// shared memory. With several hosts, the owner adds the gradients of all ranks, and updates the row. For each shard of
-// another host, one process of this host collects the touched rows, requests their values from the owner, and later
-// sends the sums of this host's gradients to the owner. On a single host, the touched rows are divided evenly among the
-// processes, independent of their owners. Each process adds and updates its part.
+// shared memory. If there are several hosts, the owner adds the gradients of all ranks, and updates the row. For each
+// shard of another host, one process of this host collects the touched rows, requests their values from the owner, and
+// later sends the sums of this host's gradients to the owner. On a single host, the touched rows are divided evenly
+// among the processes, independent of their owners. Each process adds and updates its part.
 //
 // Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in
 // each step would be too slow. A record is written only when its row has a gradient, and contains the number of that
@@ -346,9 +346,9 @@ class ShardedEmbedding {
         return inter_host_sum_.empty() ? local_grads_ : inter_host_sum_;
     }
 
-    // Returns the rows [begin, end) that a thread updates. With several hosts, this is a part of the process's shard.
-    // With one host, it is a part of all rows. All parts have the same number of rows of the first gradient, so that
-    // the threads have about the same work.
+    // Returns the rows [begin, end) that a thread updates. If there are several hosts, the range is a part of the
+    // process's shard. If there is one host, the range is a part of all rows. All parts have the same number of rows of
+    // the first gradient, so that the threads have about the same work.
     std::pair<uint32_t, uint32_t> row_range(int thread, int threads) const {
         const bool alone = inter_host_sum_.empty();
         const SparseRows& some = grad_lists()[0];

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from crepe_dist.native.library import pointers
 from crepe_dist.optim.parameter import Parameter
 
-# A scale is 2**exponent. With MAX_EXPONENT, the sum of thousands of the largest float32 numbers fits into int32.
+# A scale is 2**exponent. If the exponent is MAX_EXPONENT, the sum of thousands of the largest float32 numbers fits into
+# int32.
 INITIAL_EXPONENT, MIN_EXPONENT, MAX_EXPONENT = -24, -90, 110
 BOUND_UNIT = 1024  # Unit of the bounds of small batches, in fixed-point units.
 OVERFLOW_BOUND = 2**20  # A sum may overflow int32 if its bound, in units of BOUND_UNIT, reaches this value.
@@ -129,7 +130,7 @@ def mean_and_clip_factor(global_batch_size: float, clip_norm: float | None, squa
 
     Args:
         global_batch_size: Number of documents in the global batch.
-        clip_norm: Maximum norm of the mean gradient. ``None``: no clipping.
+        clip_norm: Maximum norm of the mean gradient. If it is ``None``, gradients are not clipped.
         squared_norm: Function that returns the squared norm of the summed gradients. It is called only if
             ``clip_norm`` is not ``None``.
     """

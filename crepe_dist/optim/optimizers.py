@@ -40,7 +40,7 @@ class OptimizerSpec:
         mxnet_kwargs: Keyword arguments of MXNet's optimizer.
         num_moments: Number of moments: 2 for Adam, 1 for SGD with momentum, 0 for SGD without momentum.
         weight_decay: Coefficient of the weight decay.
-        clip_norm: Maximum norm of the mean gradient. ``None``: no clipping.
+        clip_norm: Maximum norm of the mean gradient. If it is ``None``, gradients are not clipped.
 
     Raises:
         KeyError: There is no optimizer of this name.

@@ -66,9 +66,9 @@ class HorovodOptimizer(DistributedOptimizer):
                 hint = mxnet_cuda.HOROVOD_BUILD_HINT
                 remedy = f"{hint}; or train in one process on one GPU, or in several with --device cpu"
                 raise UserError("Horovod was built without CUDA", remedy=remedy, on_all_ranks=True)
-            # With a single group, Horovod sums all gradients in one collective. The order of the additions is then
-            # fixed. With several groups, the order depends on timing. A single group also avoids a race in MXNet's
-            # handling of a failed collective.
+            # If there is a single group, Horovod sums all gradients in one collective, and the order of the additions
+            # is fixed. If there were several groups, the order would depend on timing. A single group also avoids a
+            # race in MXNet's handling of a failed collective.
             self._trainer = hvd.DistributedTrainer(parameters, mxnet_optimizer, num_groups=1)
             disable_averaging(self._trainer)
         if self._device.device_type == "cpu":

@@ -40,8 +40,8 @@ LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 class HostSharedMemory:
     """Memory segments of all processes of a host. The first page of the first segment contains a barrier.
 
-    Each process holds a lock on its file as long as it runs. The kernel releases the lock when the process ends, so the
-    other processes can detect its end.
+    Each process holds a lock on its file for as long as it runs. The kernel releases the lock when the process ends, so
+    the other processes can detect that it has ended.
 
     Args:
         segments: Memory segment of each process, in the order of local ranks.

@@ -135,8 +135,8 @@ class SharedMemoryOptimizer(FixedPointOptimizer):
         self._stats[self._group.rank, : len(own_stats)] = own_stats
         self._memory.barrier()
         local_rank, grad_slice, num_processes = self._memory.local_rank, self._slice, self._memory.num_processes
-        # With several hosts, the sum is written only into the segment of this process. With one host (-1), it is
-        # written into the segments of all processes.
+        # If there are several hosts, the sum is written only into the segment of this process. If there is one host
+        # (-1), the sum is written into the segments of all processes.
         target = local_rank if self._inter_host else -1
         self._sum_int32(self._word_addresses, num_processes, target, grad_slice.start, grad_slice.stop)
         if self._inter_host:

@@ -37,8 +37,8 @@ class FramePredictor:
     Args:
         model: path of a run folder, a model folder or a checkpoint, or the URL of a model folder. The path must be
             valid in every process.
-        text: text column, or a sequence of text columns that are joined in this order. ``None``: the columns that the
-            model was trained on, or a column with a common name.
+        text: text column, or a sequence of text columns that are joined in this order. If it is ``None``, the columns
+            that the model was trained on are used, or a column with a common name.
         top: number of classes in a prediction.
         min_probability: as for ``load``.
         device: as for ``load``.
@@ -92,7 +92,8 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     The result has the index of ``frame``.
 
     Args:
-        texts: text columns. Empty: the columns that the model was trained on, or a column with a common name.
+        texts: text columns. If there are none, the columns that the model was trained on are used, or a column with a
+            common name.
         top: number of classes in a prediction.
 
     Raises:

@@ -139,8 +139,8 @@ def open_inputs(
 
     Args:
         name: path of the file, or ``-`` for standard input.
-        format: one of ``INPUT_FORMATS``. ``None``: the file name determines the format. If the file name has no known
-            suffix, the format is fastText if the first line begins with ``__label__``, otherwise lines.
+        format: one of ``INPUT_FORMATS``. If it is ``None``, the file name determines the format. If the file name has
+            no known suffix, the format is fastText if the first line begins with ``__label__``, otherwise lines.
         reading: header and columns. The attribute ``format`` is ignored.
         keep_columns: True to read the values of all columns, so that they can be copied to the output.
 
@@ -151,7 +151,7 @@ def open_inputs(
     if path is not None and not (path.is_file() or path.is_fifo()):
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{name} {what}", remedy="name a file or a pipe, or - for standard input")
-    # The empty label means that no label column is required. If there is one, it is not used as the text.
+    # Because ``label`` is empty, no label column is required. If there is a label column, it is not used as the text.
     source = Source(path, name, format=format or format_by_suffix(Path(name)), label="")
     options = replace(reading or ReadOptions(), default_format=LINES)
     opened = open_source(source, options, keep_cells=keep_columns, live=True)
@@ -184,7 +184,7 @@ class TextFlags(Settings):
         """Open a file of texts for a model; see the function ``open_inputs``.
 
         Args:
-            id: id column that the user specified. ``None``: the id column of the training data.
+            id: id column that the user specified. If it is ``None``, the id column of the training data is used.
         """
         explicit = ReadOptions(
             None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding

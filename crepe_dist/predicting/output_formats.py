@@ -29,7 +29,8 @@ def output_column_types(top: int, is_multilabel: bool, score_class: str | None =
     Args:
         top: number of classes in a prediction.
         is_multilabel: True to add a column with a JSON list of the predicted labels.
-        score_class: class whose probability is the column ``score``. ``None``: no such column.
+        score_class: class whose probability is written to the column ``score``. If it is ``None``, there is no column
+            ``score``.
     """
     types = {"predicted_labels": "object"} if is_multilabel else {}
     for rank in range(1, top + 1):
@@ -69,7 +70,7 @@ class Formatter:
         columns: names of the input columns that are copied to the output.
         delimiter: delimiter of the CSV file.
         is_multilabel: True if the model is a multilabel model.
-        score_class: class whose probability is the score. ``None``: no score.
+        score_class: class whose probability is the score. If it is ``None``, there is no score.
 
     Attributes:
         header: first line of the output, including its line end. Empty if the format has no header.
@@ -136,8 +137,8 @@ class CsvFormatter(TableFormatter):
     def __post_init__(self) -> None:
         self._records: list[str] = []
         stream = SimpleNamespace(write=self._records.append)
-        # This line terminator makes the writer quote cells that contain "\r" or "\n". An escape character is required,
-        # because without one, Python 3.10 refuses cells that contain NUL.
+        # This line terminator makes the writer quote cells that contain "\r" or "\n". The escape character is necessary
+        # because Python 3.10 otherwise refuses cells that contain NUL.
         self._writer: Any = csv.writer(stream, delimiter=self.delimiter, lineterminator="\r\n", escapechar="\udfff")
         self.header = f"{self._format([[*self.columns, *self.types]])[0]}\n"
 
@@ -171,7 +172,8 @@ def create_formatter(format: str, top: int | None, num_classes: int, **layout: A
 
     Args:
         format: one of ``OUTPUT_FORMATS``.
-        top: number of classes in a prediction. ``None``: 1 in tables, otherwise 5.
+        top: number of classes in a prediction. If it is ``None``, a prediction has 1 class in tables, and 5 classes in
+            other formats.
         num_classes: number of classes of the model, which limits ``top``.
         layout: further arguments of ``Formatter``.
     """

@@ -74,10 +74,10 @@ class Predictor:
         precision: float32 if training requested it. Otherwise the device determines the precision.
         path: weights file.
         metadata: metadata of the checkpoint. Empty for external weights.
-        label_type: type of the labels in the training data frame, one of ``LABEL_TYPES``. Empty: text.
+        label_type: type of the labels in the training data frame, one of ``LABEL_TYPES``. An empty string means text.
         level_thresholds: minimum probability of a node of each level of the label hierarchy, and of a class. A text is
-            assigned to the deepest node that reaches the threshold of its level. Empty: the most probable class is
-            predicted.
+            assigned to the deepest node that reaches the threshold of its level. If the list is empty, the most
+            probable class is predicted.
     """
 
     engine: InferenceEngine
@@ -340,8 +340,8 @@ class Predictor:
 
         Args:
             path: weights file. The metadata file has the same name with the suffix ``.json``.
-            metadata: metadata of the checkpoint. ``None``: ``self.metadata``. Its entries for the encoder, the classes,
-                the network and the calibration are replaced with the values of this predictor.
+            metadata: metadata of the checkpoint. If it is ``None``, ``self.metadata`` is used. The entries for the
+                encoder, the classes, the network and the calibration are replaced with the values of this predictor.
         """
         metadata = self.metadata if metadata is None else metadata
         network = {**metadata.get("network", {}), **self.engine.config.settings()}
@@ -371,7 +371,8 @@ class Predictor:
 
         Args:
             text: text. It may end with the values of feature columns, as ``append_values`` appends them.
-            label: class to explain. ``None``: the most probable class. ``Explanation.label`` is always a string.
+            label: class to explain. If it is ``None``, the most probable class is explained. ``Explanation.label`` is
+                always a string.
 
         Raises:
             UserError: The model has no such class.

@@ -129,7 +129,8 @@ def format_value(value: Any) -> str:
 def _join_row(texts: Sequence[Any], features: Sequence[Any]) -> Any:
     """Join the texts of a row, and append its feature values.
 
-    If a text is present but is not a string, its value is returned instead, so that a later error message can show it.
+    If a text is present but is not a string, this function returns the value unchanged, so that a later error message
+    can show it.
     """
     texts = ["" if is_missing(text) else text for text in texts]
     if not_texts := [text for text in texts if not isinstance(text, str)]:

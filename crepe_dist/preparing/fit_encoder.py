@@ -67,9 +67,9 @@ def fit_encoder(
 ) -> CharEncoder:
     """Return a copy of ``spec.encoder`` whose alphabet and maximum length are fitted to the training texts.
 
-    With ``fit_alphabet`` = ``IF_NEEDED``, a new alphabet is learned if it increases the coverage of all characters by
-    at least ``MIN_COVERAGE_GAIN``. It is also learned if, in at least ``MIN_COVERAGE_GAIN`` of the rows, it increases
-    the coverage of the letters by ``MIN_LETTER_GAIN``. The second rule detects a script that only a few rows use: its
+    If ``fit_alphabet`` is ``IF_NEEDED``, a new alphabet is learned if it increases the coverage of all characters by at
+    least ``MIN_COVERAGE_GAIN``. It is also learned if, in at least ``MIN_COVERAGE_GAIN`` of the rows, it increases the
+    coverage of the letters by ``MIN_LETTER_GAIN``. The second rule detects a script that only a few rows use: its
     characters are a small fraction of all characters.
 
     Args:

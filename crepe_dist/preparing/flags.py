@@ -105,8 +105,8 @@ class PreparationFlags(ColumnFlags, Command):
     overwrite: bool = setting(False, "Replace --out if it is a prepared folder.")
     weight: Optional[str] = setting(
         None,
-        "Column with the weights of the training rows in the loss: numbers from 0. The weights are divided by their "
-        "mean. Scores ignore them. Default: all rows have the same weight.",
+        "Column with the loss weight of each training row (a number of at least 0). Weights are normalized to a mean "
+        "of 1. Scores ignore them. Default: all rows have the same weight.",
         COLUMN,
     )
     id: Optional[str] = setting(
@@ -139,15 +139,15 @@ class PreparationFlags(ColumnFlags, Command):
     )
     levels: Optional[str] = setting(
         None,
-        "Separator of the levels of a hierarchical label, such as '.' in 47.11.2. With --label-columns, each column "
-        "holds one level. Default: labels have no hierarchy.",
+        "Separator of the levels of a hierarchical label, such as '.' in 47.11.2. If --label-columns is given, each "
+        "column holds one level. Default: labels have no hierarchy.",
         ANY_TEXT,
     )
     rename: tuple[Any, ...] = setting(
         (),
-        "Class to rename, such as Billling=Billing. Two names that become equal are merged. With --levels, OLD may "
-        "also be a node of the hierarchy. FILE is a CSV file with the columns old and new. The renaming applies to "
-        "all splits, and to files that `evaluate` scores. Repeat the flag for more classes.",
+        "Class to rename, as OLD=NEW, such as Billling=Billing. Classes that end up with the same name are merged. If "
+        "--levels is given, OLD may also be a node of the hierarchy. FILE is a CSV file with the columns old and new. "
+        "The renaming applies to all splits, and to files that `evaluate` scores. Repeat the flag for more classes.",
         Renames(String("", str.strip, "OLD=NEW|FILE")),
     )
     max_bad: float = setting(MAX_BAD, "Maximum fraction of invalid rows.", float_range(0, 1))
@@ -178,8 +178,9 @@ class PreparationFlags(ColumnFlags, Command):
     )
     unlabelled: tuple[str, ...] = setting(
         (),
-        "Unlabelled texts for training: a file of any format (also plain lines), a folder or a URL. Labels in it are "
-        "ignored. Repeat the flag for more sources. Default: files and folders named unlabelled* in the sources.",
+        "Unlabelled texts for training: a file in any supported format (including plain text, one text per line), a "
+        "folder or a URL. Labels in it are ignored. Repeat the flag for more sources. Default: files and folders named "
+        "unlabelled* in the sources.",
         Repeated(NON_EMPTY),
     )
     keep_unlabelled: bool = setting(

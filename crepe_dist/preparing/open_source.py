@@ -1,4 +1,4 @@
-"""Opening of sources. If the user did not specify the format and the columns, the first bytes determine them."""
+"""Opening of sources. Formats and columns that the user does not specify are detected from the first bytes."""
 
 from __future__ import annotations
 
@@ -200,9 +200,10 @@ def _parse_documents(folder: Path, label: str, encoding: str, batch: RawBatch) -
 
 
 class DocumentFolder:
-    """Folder that contains one document per file. The line of a document is its number in the sorted list of files.
+    """Folder that contains one document per file.
 
-    The files are read in the workers. ``position`` is the total size in bytes of the files whose batches were yielded.
+    A document's line number is the position of its file in the sorted list of files, from 1. The workers read the
+    files. ``position`` is the total size in bytes of the files whose batches have been yielded so far.
     """
 
     def __init__(self, folder: Path, encoding: str) -> None:

@@ -1,8 +1,8 @@
 """Download of sources from URLs, and upload of files to URLs.
 
-fsspec reads URLs such as ``s3://bucket/reviews/``. For http:// and https://, the library requests is used instead.
-With requests, this module can handle servers that close the connection early, send data without end, or redirect to
-other servers.
+fsspec reads URLs such as ``s3://bucket/reviews/``. The library requests reads ``http://`` and ``https://`` URLs,
+because it lets this module handle servers that close the connection early, send data without end, or redirect to other
+servers.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _copy_path(url: str, folder: Path, names: list[PurePosixPath]) -> Path:
 
 
 def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) -> Iterator[int]:
-    """Write chunks to a file, and yield the number of bytes written so far.
+    """Write chunks to a file. After each chunk, yield the number of bytes written so far.
 
     Args:
         size: Expected number of bytes; ``None`` if unknown.
@@ -191,7 +191,7 @@ def _write(chunks: Iterator[bytes], copy: Path, size: int | None, shown: str) ->
             yield received
     if size is None and received > limit:
         remedy = "if it really is so large, download it yourself and name the copy"
-        raise UserError(f"{shown} does not end: more than {limit:,} bytes arrived", remedy=remedy)
+        raise UserError(f"the download of {shown} does not end: more than {limit:,} bytes received", remedy=remedy)
     if size is not None and received != size:
         arrived = f"{received:,}" if received < size else "more"
         why = f"{copy.name} has {size:,} bytes, and {arrived} arrived"

@@ -35,9 +35,9 @@ class PreparationSpec:
         fit_alphabet: ``fixed``: use the alphabet of ``encoder``. ``always``: learn an alphabet from the training texts.
             ``if_needed``: learn an alphabet if it covers clearly more of the training texts.
         max_bad: Maximum fraction of invalid rows, from 0 to 1.
-        corrections: Corrections of labels. ``None``: no labels are corrected.
-        classes: Classes of the model that will score the rows; all rows are test rows. ``None``: the rows are for
-            training, and the classes are taken from the training rows.
+        corrections: Corrections of labels. If it is ``None``, no labels are corrected.
+        classes: Classes of the model that will score the rows; all rows are then test rows. If it is ``None``, the rows
+            are for training, and the classes are taken from the training rows.
         feature_columns: Feature columns of the model that will score the rows.
         explicit_options: Read options that the user specified. Each of them must affect at least one source. ``None``
             skips this check.

@@ -40,15 +40,16 @@ class SplitOptions:
 
     Args:
         test: Fraction of the rows for the test split. It applies to the rows of training files.
-        validation: Fraction of the same rows for the validation split. ``None``: 0.1 if there are at least
-            ``MIN_ROWS_FOR_VALIDATION`` rows, otherwise 0.
+        validation: Fraction of the same rows for the validation split. If it is ``None``, the fraction is 0.1 if there
+            are at least ``MIN_ROWS_FOR_VALIDATION`` rows, and 0 otherwise.
         seed: Random seed, 0 to 2^32 - 1.
         stratified: Apply both fractions to each class separately.
-        max_per_class: Maximum number of rows per class. Larger classes are sampled uniformly. ``None``: no maximum.
-        dedupe: Leave out rows that repeat the text of an earlier row. ``no``: keep them. ``exact``: compare the texts
-            as they are. ``near``: ignore case, spaces and punctuation. Rows of test files count as the earliest, then
-            rows of validation files. An unlabelled text that repeats another text is always left out. Unlabelled texts
-            are compared exactly, except with ``near``.
+        max_per_class: Maximum number of rows per class. Larger classes are sampled uniformly. If it is ``None``, there
+            is no maximum.
+        dedupe: Whether to leave out rows that repeat the text of an earlier row. ``no`` keeps them. ``exact`` compares
+            the texts as they are. ``near`` ignores case, spaces and punctuation. Rows of test files count as the
+            earliest, then rows of validation files. An unlabelled text that repeats another text is always left out.
+            Unlabelled texts are compared exactly, except with ``near``.
         keep_unlabelled: Use the rows of training files that have no label as unlabelled texts.
 
     Raises:

@@ -230,7 +230,7 @@ def _row_bars(summary: Summary) -> list[Bar]:
 
 
 def _class_bars(summary: Summary) -> list[Bar]:
-    """Return one bar per class for its number of rows, divided into the splits."""
+    """Return one bar per class that shows its number of rows, broken down by split."""
     sums, bars = _class_totals(summary), []
     for index in _largest_classes(sums, MAX_BARS):
         parts, start = [], 0

@@ -135,7 +135,7 @@ def page(
     Args:
         record: Record of the run.
         quotes: Texts of the worst mistakes on the test split. Empty if the texts cannot be read.
-        no_texts: Reason why the texts cannot be read. Empty: they can be read.
+        no_texts: Reason why the texts cannot be read; empty if they can be read.
         data_warnings: Warnings of ``prepare`` about the data set.
     """
     classes, encoding = escape_nested(record.classes), escape_nested(record.metadata["encoding"])

@@ -237,7 +237,7 @@ def never_predicted_warning(
     """Warn about classes with test texts that were never predicted. Return ``None`` if there are none.
 
     Args:
-        rows: Number of training rows of each class. ``None``: unknown.
+        rows: Number of training rows of each class; ``None`` if unknown.
         trains_longer: True if the advice may be to train longer.
     """
     indices = np.flatnonzero(scores.has_support & ~scores.is_predicted)

@@ -100,7 +100,7 @@ def file_name(epoch: int, test_accuracy: float, *, is_multilabel: bool = False, 
 
 
 def save_checkpoint(run_dir: Path, arrays: Arrays, metadata: Json, scores: Mapping[str, AnyScores]) -> None:
-    """Write the checkpoint of an epoch (``write_checkpoint``).
+    """Write the checkpoint of an epoch. See ``write_checkpoint`` for the arguments.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
@@ -304,7 +304,7 @@ def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
 
     Args:
         name: A .params file, a model folder, the URL of a model folder, or the folder of a run. A run in ``runs/`` can
-            be specified by a prefix of its name, if no other run has this prefix. ``None``: the default model
+            be specified by a prefix of its name, if no other run has this prefix. ``None`` selects the default model
             (``default_model``), or the newest run in ``runs/`` if no default model was chosen.
         data: Folder of a prepared data set. If ``name`` is ``None`` and any runs were trained on this data set, only
             these runs are candidates.

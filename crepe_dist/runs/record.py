@@ -107,7 +107,7 @@ class RunRecord:
         """Open the data that the run was trained on.
 
         Args:
-            folder: Current folder of the data. ``None``: the folder of the data during training.
+            folder: Current folder of the data. If it is ``None``, the folder of the data during training is used.
 
         Raises:
             UserError: The folder contains no data, or other data.
@@ -144,7 +144,7 @@ def open_run(run_dir: Path, path: Path | None = None) -> RunRecord:
 
     Args:
         run_dir: Directory of the run, or the start of its name in ``runs/``.
-        path: Checkpoint of the run. ``None``: the reported checkpoint.
+        path: Checkpoint of the run. ``None`` selects the reported checkpoint.
 
     Raises:
         UserError: The directory does not exist or does not contain a run with a scored epoch, or a file is damaged.

@@ -64,9 +64,9 @@ def lock_on_rank0(
 def select_run_dir_on_rank0(config: Config, data_name: str, data_fingerprint: str) -> RunDir:
     """Select the directory of a run, and create it if it does not exist. Only rank 0 calls it.
 
-    The directory is ``runs/<data>-<hash>`` or ``config.run_dir``. With ``fresh``, a new run with the same settings gets
-    the suffix -2, -3, and so on, and later commands use the newest run. Processes that the elastic driver has restarted
-    return to the run of the first processes.
+    The directory is ``runs/<data>-<hash>`` or ``config.run_dir``. If ``fresh`` is True, a new run with the same
+    settings gets the suffix -2, -3, and so on, and later commands use the newest run. Processes that the elastic driver
+    has restarted return to the run of the first processes.
 
     Raises:
         UserError: The directory cannot be created, belongs to a run with other settings, or contains unrelated files.

@@ -33,8 +33,8 @@ MILLION = 1_000_000  # Probabilities are summed as integer millionths, so the or
 MAX_MISTAKES = 20  # Maximum number of stored mistakes per split.
 TOP_K_PER_MISTAKE = 3  # Number of most probable classes that are stored per mistake.
 TOP_K = (3, 5)  # Values of k of the top-k accuracies.
-MAX_STORED_CLASSES = 1000  # With more classes, no scores are stored, because the confusion matrix would be too large.
-MAX_STORED_DOCUMENTS = 1 << 21  # With more documents, ``is_correct`` is not stored.
+MAX_STORED_CLASSES = 1000  # Scores of more classes are not stored, because the confusion matrix is too large.
+MAX_STORED_DOCUMENTS = 1 << 21  # If there are more documents, ``is_correct`` is not stored.
 # Weight of the common threshold of all classes when the threshold of one class is chosen (``choose_thresholds``). It is
 # as large as the weight of this number of documents with the label.
 PRIOR_DOCUMENTS = 4
@@ -216,24 +216,24 @@ class MulticlassScores(ClassificationScores):
 
     Attributes:
         confusion: Confusion matrix, int64 [classes, classes]. Rows are true classes, columns are predicted classes.
-        loss: Mean cross-entropy per document, in nats, of the probabilities that are calibrated by ``calibration``. If
-            a temperature was fitted to this split, the probabilities are calibrated by this temperature instead.
+        loss: Mean cross-entropy per document, in nats. The probabilities are calibrated by the temperature that was
+            fitted to this split, or by ``calibration`` if no temperature was fitted to this split.
         reliability: Reliability histogram, int64 [BINS, 3]. For each interval of the predicted probability: the number
             of documents, the number of correct predictions, and the sum of the probabilities in millionths.
-        mistakes: Worst mistakes (``worst_mistakes``).
+        mistakes: Worst mistakes (see ``worst_mistakes``).
         is_correct: Whether each prediction is correct, bool [documents], in the order of the split; ``None`` if it is
             not stored.
         calibration: Calibration of the probabilities in ``reliability`` and ``mistakes``.
-        uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` has this temperature.
-        uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document; ``None`` in files of earlier
-            versions, whose ``loss`` has this value.
+        uncalibrated: Reliability histogram at temperature 1; ``None`` if ``reliability`` is already at temperature 1.
+        uncalibrated_loss: Mean cross-entropy at temperature 1, in nats per document. ``None`` in files written by
+            earlier versions, where ``loss`` itself is uncalibrated.
         loss_error: Standard error of ``loss``; ``None`` if no temperature was fitted to this split. Not stored.
-        confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. For each percent of the predicted probability, rounded
-            down: the number of documents, the number of correct predictions, and for each k of ``TOP_K`` the number of
-            documents whose true class is among the k most probable classes.
-        selective_counts: int64 [precisions, levels, 2]. For each precision that the calibration reaches, and each
-            level of the hierarchy: the number of documents that get a node of this level as their prediction, and the
-            number of these predictions that are correct.
+        confidence_histogram: int64 [PERCENTS, 2 + len(TOP_K)]. One row per percent of predicted probability (rounded
+            down): the number of documents, the number of correct predictions, and for each k of ``TOP_K``, the number
+            of documents whose true class is among the k most probable classes.
+        selective_counts: int64 [precisions, levels, 2]. For each precision that the calibration reaches and each level
+            of the hierarchy, the array contains two numbers: the documents whose prediction is a node of the level, and
+            the correct predictions among them.
     """
 
     confusion: Counts
@@ -299,7 +299,7 @@ class MulticlassScores(ClassificationScores):
         """Return the confusions as (true class, predicted class, number of documents), the most frequent first.
 
         Args:
-            max_confusions: Maximum number of confusions. ``None``: all confusions.
+            max_confusions: Maximum number of confusions. If it is ``None``, all confusions are returned.
         """
         cells = np.stack(self.confusion_cells, axis=1)
         wrong = cells[cells[:, 0] != cells[:, 1]]

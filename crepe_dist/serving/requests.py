@@ -130,7 +130,8 @@ class HttpError(UserError):
     """Error that is sent to the client.
 
     Args:
-        retry_after: number of seconds that the client should wait before it sends the request again. 0: unknown.
+        retry_after: number of seconds that the client should wait before it sends the request again; 0 if this number
+            is unknown.
         closes: True to close the connection. This is necessary if the request was not read completely.
     """
 

@@ -91,7 +91,7 @@ def _protocol(timeout: float) -> type[H11Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            # With a limit of 0, asyncio calls pause_writing as soon as the socket buffer is full.
+            # If the limit is 0, asyncio calls pause_writing as soon as the socket buffer is full.
             transport.set_write_buffer_limits(high=0)
             self._watch_head()
 

@@ -16,7 +16,7 @@ class Alias(NamedTuple):
 
     Attributes:
         name: Current name.
-        refused_because: Reason why the old name is refused. Empty: the old name is accepted.
+        refused_because: Reason why the old name is refused. It is empty if the old name is accepted.
     """
 
     name: str
@@ -82,7 +82,7 @@ def current_value(name: str, value: Any) -> Any:
 
 
 def read_variable(name: str, environment: Mapping[str, str]) -> str:
-    """Return the value of an environment variable, which may be set under its new or its old name; "" if unset."""
+    """Return the value of an environment variable, under its new or old name; "" if it is not set."""
     return environment.get(name, "").strip() or environment.get(VARIABLES[name], "").strip()
 
 

@@ -63,7 +63,7 @@ class Config(Settings):
     )
     name: Optional[str] = setting(
         None,
-        "Name of the run in reports and comparisons, such as baseline: 1 to 80 printable characters. A resumed run "
+        "Name of the run in reports and comparisons (1 to 80 printable characters), such as baseline. A resumed run "
         "keeps its name unless a new name is given. Default: the name of the run folder.",
         RUN_NAME,
     )
@@ -197,7 +197,7 @@ def parse(words: Sequence[str]) -> Config:
 def parse_with_cluster(words: Sequence[str]) -> tuple[Config, Optional[dict[str, int]]]:
     """Parse a command line into a configuration and the keyword arguments of ``on_ray``.
 
-    Without ``--on``, there are no keyword arguments, and the second value is ``None``.
+    If ``--on`` is not given, there are no keyword arguments, and the second value is ``None``.
     """
     values = parser().parse_intermixed_args(words)
     given = {name: value for name, value in vars(values).items() if name != POSITIONAL}

@@ -31,7 +31,8 @@ class ValueType:
     ``str()`` of a type returns a description of the accepted values, for the help and for error messages.
 
     Attributes:
-        metavar: Placeholder of the value in the help. ``None``: the name of the setting in capital letters.
+        metavar: Placeholder of the value in the help. If it is ``None``, the help shows the name of the setting in
+            capital letters.
     """
 
     metavar: Optional[str] = None
@@ -56,7 +57,7 @@ class Range(ValueType):
         kind: ``int`` or ``float``.
         least: Lower limit.
         most: Upper limit.
-        word: Word that is accepted instead of a number, such as ``auto``. Empty: only numbers are accepted.
+        word: Word that is accepted instead of a number, such as ``auto``. If it is empty, only numbers are accepted.
         open_below: Whether the lower limit itself is excluded.
         open_above: Whether the upper limit itself is excluded.
     """
@@ -130,7 +131,7 @@ class Boolean(ValueType):
 
 @dataclass(frozen=True)
 class String(ValueType):
-    """Type of a string. Python callers may pass a ``Path`` instead.
+    """Type of a string. Python callers may also pass a ``Path``.
 
     Args:
         description: Description of the accepted texts.
@@ -220,15 +221,16 @@ def setting(
     annotations``, because the type of the field is read at run time.
 
     Args:
-        default: Default value. ``None``: the setting also accepts null.
+        default: Default value. If it is ``None``, the setting also accepts null.
         help: Text for the help. Its first sentence defines the setting. A sentence that starts with "Default:" is
             only needed if the default is computed.
-        kind: Type of the values. ``None``: the words of the field's ``Literal``, or a boolean.
+        kind: Type of the values. If it is ``None``, the values are the words of the field's ``Literal``, or booleans.
         also: Additional names of the flag.
-        flag: Name of the flag. Empty: the name of the setting with hyphens.
-        positional: ``nargs`` of argparse if the setting is a positional argument. Empty: exactly one value. ``None``:
-            the setting has a flag.
-        networks: Networks that use the setting. The help lists them first. Empty: all networks use it.
+        flag: Name of the flag. If it is empty, the flag is the name of the setting with hyphens.
+        positional: ``nargs`` of argparse if the setting is a positional argument. An empty string means exactly one
+            value. If it is ``None``, the setting has a flag.
+        networks: Networks that use the setting. The help lists them first. If there are none, all networks use the
+            setting.
     """
     help = f"({', '.join(networks)}) {help}" if networks else help
     metadata = {"help": help, "kind": kind, "also": also, "flag": flag}
@@ -249,7 +251,7 @@ class Settings:
     """Base class of the groups of settings. All values are checked when an instance is created.
 
     Args:
-        group: Name of the group in YAML files. Empty: the settings belong to no group.
+        group: Name of the group in YAML files. If it is empty, the settings belong to no group.
 
     Attributes:
         given: Names of the settings that the user passed, including values that equal the default. Only these settings

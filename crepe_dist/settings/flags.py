@@ -135,11 +135,14 @@ def command_parser(name: str, description: str, examples: str) -> Parser:
 def add_settings(
     flags: argparse._ActionsContainer, group: type[Settings], flag: Optional[Callable[[str], str]] = None
 ) -> None:
-    """Add a flag to a parser for each setting of a group. The namespace will contain only the flags that users pass.
+    """Add a flag to a parser for each setting of a group.
+
+    The namespace contains only flags that the user passes, under the names that ``qualified_name`` returns.
 
     Args:
-        flag: Function that maps the dotted name of a setting to its flag. If it is specified, a boolean flag accepts a
-            value (``--report=false``). ``None``: ``group.flag`` is used, and a boolean flag accepts no value.
+        flag: Function that maps the dotted name of a setting, such as ``training.epochs``, to its flag. If it is given,
+            boolean flags accept a value (``--report=false``). If it is ``None``, ``group.flag`` chooses the flags, and
+            boolean flags accept no value.
     """
     for option in settings_of(group):
         kind, name = kind_of(option), qualified_name(group, option)
@@ -280,14 +283,15 @@ class ColumnFlags(Settings):
     label: Optional[str] = setting(
         None,
         "Column of the label, by its name or its number from 1. Default: the column of the model's data, otherwise a "
-        "column with a usual name, otherwise the first column.",
+        "column with a common name, otherwise the first column.",
         COLUMN,
         "--label-column",
     )
     label_columns: Optional[str] = setting(
         None,
         "Columns A,B,… that replace the column of the label. Each column is a class with the values 0 and 1, or with "
-        "probabilities if --labels is soft. With --levels, each column is a level of a hierarchical label.",
+        "probabilities if --labels is soft. If --levels is given, each column is a level of a hierarchical "
+        "label.",
         NON_EMPTY,
     )
     text: tuple[str, ...] = setting(

@@ -144,8 +144,8 @@ class OptimizerOptions(Settings, group="optimizer"):
     name: Literal["adam", "sgd"] = setting("adam", "Optimizer. adam: Adam. sgd: SGD with momentum.")
     learning_rate: float = setting(
         0.001,
-        "Initial learning rate. Each parameter has its own learning-rate multiplier. With crepe and ngrams, the "
-        "multipliers are up to twice as large for a run that starts from random weights and has fewer than 750 steps.",
+        "Initial learning rate. Each parameter has its own learning-rate multiplier. If a run of crepe or "
+        "ngrams starts from random weights and has fewer than 750 steps, the multipliers are up to twice as large.",
         float_range(0, 1000, open_below=True),
     )
     momentum: float = setting(0.9, "Momentum of sgd.", float_range(0, 1, open_above=True))
@@ -157,8 +157,8 @@ class OptimizerOptions(Settings, group="optimizer"):
     )
     clip_norm: Optional[float] = setting(
         None,
-        "Largest Euclidean norm of the mean gradient of all parameters together. A longer gradient is scaled down to "
-        "this norm. Default: no clipping.",
+        "Maximum Euclidean norm of the mean gradient, over all parameters together. A larger gradient is scaled down "
+        "to this norm. Default: no clipping.",
         float_range(0, MAX_COUNT, open_below=True),
     )
     schedule: Literal["constant", "halving", "cosine"] = setting(
@@ -207,7 +207,7 @@ def default_epochs(
 
 
 DEFAULT_PATIENCE = 2  # Default number of epochs without improvement before training stops early.
-MIN_VALIDATION_ROWS = 200  # With fewer validation documents, early stopping is off by default.
+MIN_VALIDATION_ROWS = 200  # If there are fewer validation documents, early stopping is off by default.
 
 
 def default_patience(network: str, num_documents: int) -> int:
@@ -250,7 +250,7 @@ class TrainingOptions(Settings, group="training"):
         "Number of passes over the training split. Early stopping may end training sooner; see `patience`. "
         "Default: 3 (paper: 5). Small data get more epochs, until the run has 750 steps (at most 8 epochs; paper and "
         "multilabel data: 20) or 128 steps (at most 20 epochs). Data of more than 100 million characters get fewer "
-        "epochs, at least 2. With unlabelled texts, the number is doubled, to at most 20.",
+        "epochs, at least 2. If there are unlabelled texts, the number is doubled, to at most 20.",
         int_range(1, MAX_COUNT),
     )
     init_from: Optional[str] = setting(
@@ -382,7 +382,7 @@ class ServiceOptions(Settings):
     max_body: int = setting(1 << 20, "Maximum size of a request in bytes.", int_range(1, 1 << 30))
     queue: int = setting(
         64,
-        "Maximum number of requests that run or wait. Further requests get the status 503.",
+        "Maximum number of requests running or waiting. Further requests get HTTP status 503.",
         int_range(1, 1 << 20),
     )
     timeout: float = setting(

@@ -45,7 +45,7 @@ class _WeightedScorer:
 
     Args:
         split: Validation split. It is evaluated twice, so the scorer caches the logits of both branches. If the logits
-            would take more than ``MAX_CACHED_BYTES``, they are computed twice instead.
+            would take more than ``MAX_CACHED_BYTES``, they are not cached, but computed twice.
     """
 
     def __init__(self, engine: Engine, split: Split) -> None:

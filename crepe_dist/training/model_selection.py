@@ -28,10 +28,10 @@ class ModelSelection:
     selected, because the learning rate usually falls during training. The test split never selects the reported epoch.
 
     Args:
-        has_validation: Whether there is a validation split, which selects the epoch. Without a validation split, the
-            last epoch is reported.
+        has_validation: Whether there is a validation split, which selects the epoch. If there is no validation split,
+            the last epoch is reported.
         num_rows: Number of documents in the validation split, or in the test split if there is no validation split.
-        patience: The run stops after this number of epochs without improvement. 0: the run never stops early.
+        patience: The run stops after this number of epochs without improvement. If it is 0, the run never stops early.
         num_epochs: Number of epochs of the run (``training.epochs``).
         score: Name of the score (``training.metric_for_best_model``).
     """

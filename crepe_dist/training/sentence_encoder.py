@@ -42,8 +42,8 @@ def load_sentence_encoder(name: str, data: Dataset) -> Any:
     """Load a sentence encoder.
 
     Returns:
-        A function that computes the embedding of a text. If ``name`` is a .npy file, the array with the embeddings of
-        all texts is returned instead.
+        The array of the embeddings of all texts if ``name`` is a .npy file, otherwise a function that computes the
+        embedding of a text.
 
     Raises:
         UserError: The encoder cannot be loaded, or the array does not have one row per text.

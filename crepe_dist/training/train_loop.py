@@ -3,8 +3,8 @@
 In each step, a rank computes the gradients of its shard of the global batch. The distributed optimizer sums the
 gradients over the ranks, and updates the parameters with the mean gradient. After each epoch, every rank evaluates its
 shard of the validation and test splits, and rank 0 writes the checkpoint of the epoch. The name of a checkpoint
-contains the epoch and the test accuracy, or the micro F1 if documents may have multiple labels. Without a launcher, the
-same loop trains in one process, on a GPU or on the CPU.
+contains the epoch and the test accuracy, or the micro F1 if documents may have multiple labels. If no launcher is used,
+the same loop trains in one process, on a GPU or on the CPU.
 
 ``horovodrun -np 2 crepe train --model paper --size small --kernels mxnet`` trains the network of the original Gluon
 notebook. In this case, Horovod's ``DistributedTrainer`` wraps Gluon's trainer (``parallel/horovod_optimizer.py``).

@@ -104,7 +104,7 @@ def _open(folder: Path) -> Dataset:
 def resolve_epochs(config: Config, data: Dataset) -> Config:
     """Return a copy of the configuration with values for the number of epochs and the patience.
 
-    A value that the user has not set is computed from the data. Without a validation split, the patience is 0.
+    A value that the user has not set is computed from the data. If there is no validation split, the patience is 0.
     """
     network, epochs, patience = config.model.network, config.training.epochs, config.training.patience
     num_documents, uses_pseudo_labels = len(data.splits["train"]), uses_unlabelled(config, data)

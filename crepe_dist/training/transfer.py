@@ -100,8 +100,8 @@ def _select_transferable(
     with the significant n-grams are not copied, because other n-grams distinguish the new classes.
 
     Args:
-        classes: Names of the classes that the arrays were trained for. ``None``: the names are unknown. If the number
-            of classes is the same, they are assumed to be the classes of the data set.
+        classes: Names of the classes that the arrays were trained for. ``None`` if the names are unknown. Arrays with
+            unknown names are assumed to have the classes of the data set if the number of classes is the same.
 
     Returns:
         The arrays to copy, by name; the index of each of their classes in the data set; and a summary for display.

@@ -147,7 +147,8 @@ class Search:
 
         Args:
             deadline: end of the search, on the clock of ``time.monotonic``.
-            max_trials: maximum number of finished trials, including the trials of earlier searches. ``None``: no limit.
+            max_trials: maximum number of finished trials, including the trials of earlier searches. If it is ``None``,
+                there is no limit.
             num_processes: number of training processes per trial.
             show: callback for progress. It receives the settings and the progress of the running trial.
         """

@@ -54,7 +54,7 @@ SHORT_TEXT = 64  # Maximum length, in characters, of texts with one position per
 SHORT_NGRAMS, LONG_NGRAMS = (5, 1 << 17), (7, 1 << 19)
 LONG_STRIDE, MAX_STRIDE = 8, 64  # Smallest stride of a long text, and the maximum stride, in characters.
 SHORT_POSITIONS = 56  # If texts have at most this number of positions, the kernels compute 8 texts in a matrix product.
-MAX_WIDTH_ON_GPUS = 128  # Maximum number of channels. With more channels, two tiles exceed a GPU's shared memory.
+MAX_WIDTH_ON_GPUS = 128  # Maximum number of channels. Two tiles of more channels exceed a GPU's shared memory.
 
 
 def stride_for(feature_len: int) -> int:

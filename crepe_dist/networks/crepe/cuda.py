@@ -141,7 +141,7 @@ class ConvBranch:
         *, residual: DeviceBuffer | None = None,
         hidden: DeviceBuffer | None = None, back: bool = False,
     ) -> None:  # fmt: skip
-        """Compute a convolution. If ``back`` is True, compute the gradient of its input instead.
+        """Compute a convolution, or the gradient of its input if ``back`` is True.
 
         The kernel is ``convolve`` in kernels/crepe.cu.
         """

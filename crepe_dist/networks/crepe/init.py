@@ -16,7 +16,7 @@ from crepe_dist.networks.ngrams import init as ngrams
 from crepe_dist.networks.ngrams.init import bucket_totals, class_z_scores, count_ngrams, iter_frequent_buckets
 from crepe_dist.optim.parameter import Parameter
 
-# Learning-rate multipliers. Most embeddings are rarely updated. With one learning rate for all parameters, the
+# Learning-rate multipliers. Most embeddings are rarely updated. If all parameters had one learning rate, the
 # convolutions would memorise training documents before the embeddings are trained (docs/decisions/networks.md).
 EMBEDDING_LR_MULT, CONV_LR_MULT = 7.0, 0.3
 CLASS_AWARE_SCALE = 0.5  # Factor of the class-aware embedding, which is added to the random embedding.

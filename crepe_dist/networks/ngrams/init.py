@@ -69,9 +69,9 @@ def init_from_data(
 
 
 def count_ngrams(config: NGramConfig, dataset: Dataset, process_group: ProcessGroup) -> npt.NDArray[np.int32]:
-    """For each bucket, count the training documents of each class that contain it. Every rank counts its shard.
+    """For each bucket and each class, count the training documents of the class in which the bucket occurs.
 
-    Classes are numbered modulo ``config.num_classes``.
+    Every rank counts its own shard. Classes are numbered modulo ``config.num_classes``.
 
     Returns:
         The sum of the counts over all shards, int32 [buckets, classes].

@@ -45,7 +45,7 @@ def add_boundary_symbols(graph: GraphBuilder, char_ids: str, alphabet_size: int,
 
 
 def next_values(graph: GraphBuilder, values: str) -> str:
-    """Add nodes that move values, [batch, positions], one position to the left. The last position becomes 0."""
+    """Add nodes that shift ``values`` ([batch, positions]) left by one position. The last position becomes 0."""
     return graph.node("Pad", _all_but_first(graph, values), graph.sizes(0, 0, 0, 1))
 
 

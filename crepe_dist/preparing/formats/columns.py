@@ -283,8 +283,8 @@ def choose_columns(
     """Choose the columns of a file.
 
     Columns that the user specified have priority. Columns with common names come next, and then the only remaining
-    column. Without a header, the first column is the label and all other columns are text. A numeric column is never
-    detected as text.
+    column. If there is no header, the first column is the label and all other columns are text. A numeric column is
+    never detected as text.
 
     Args:
         file: Name of the file in messages.
@@ -403,7 +403,7 @@ def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, c
 
 
 def _check_no_repeats(file: str, chosen: ResolvedColumns) -> ResolvedColumns:
-    """Raise ``UserError`` if a column is chosen for two purposes. Exception: an id column may also be read as text."""
+    """Raise ``UserError`` if a column is chosen for two purposes. Only an id column may also be read as text."""
     count = Counter((chosen.label, chosen.weight, *chosen.labels, *chosen.texts, *chosen.feature_columns))
     twice = next((place + 1 for place, times in count.items() if place is not None and times > 1), None)
     if twice is not None:

@@ -331,8 +331,8 @@ def open_table(
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
         name: Name in messages.
-        header: ``yes``, ``no`` or ``auto``. With ``auto``, this function waits for ``DETECTION_ROWS`` rows of a live
-            pipe.
+        header: ``yes``, ``no`` or ``auto``. If it is ``auto``, this function waits for ``DETECTION_ROWS`` rows of a
+            live pipe.
         label: Class of all rows, if the name of the file contains it.
         keep_cells: If True, ``Row.cells`` contains the values of all columns.
 
@@ -351,7 +351,8 @@ def open_table(
     if is_escaped:
         rows = [list(map(unescape_cell, fields)) for fields in rows]
     if "\0" in head and _most_common_width(rows) == 1:
-        raise UserError(f"{name} is a binary file", "it has bytes of value 0, and no columns", "name a file of texts")
+        why = "it contains null bytes and has no columns"
+        raise UserError(f"{name} is a binary file", why, "name a file that contains texts")
     if header != "no" and (above := count_rows_above_header(rows, spec, has_header=header == "yes")):
         raise UserError(
             f"{name}: row {first[above][0]} seems to name the columns, not the first row",
