@@ -40,7 +40,7 @@ TRIAL_SETTINGS = {"data.source": "data", "data.batch_size": ROWS, "model.buckets
 PREPARE_ARGUMENTS = ("-m", "crepe_dist", "prepare", "rows.csv", "--out=data", "--test=0.5")
 # Part of the output of `crepe train` that describes the processes and the device.
 TRAIN_LINE = re.compile(r"\d+ process(?:es)?, .*")
-# Program that prints the components that Horovod was built with. It runs in a subprocess because an incompatible
+# Program that prints the components with which Horovod was built. It runs in a subprocess, because an incompatible
 # library may crash or hang.
 HOROVOD_PROBE = """
 from crepe_dist.distributed.launch import import_mxnet

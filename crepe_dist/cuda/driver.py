@@ -104,7 +104,7 @@ def function(name: str) -> Any:
 
 
 def load_error() -> UserError | None:
-    """Return an error if the library of the driver cannot be loaded, and ``None`` otherwise."""
+    """Return an error if the driver's library cannot be loaded, and ``None`` otherwise."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError as error:

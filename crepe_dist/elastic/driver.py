@@ -188,8 +188,8 @@ class _WorkerGroup:
         kill_at: Time when the remaining ranks are killed.
         is_killed: True if the remaining ranks were killed.
         is_hung: True if a rank was suspended, or did not answer, for longer than its watchdog allows.
-        silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. It has only
-            the ranks that have answered at least once.
+        silent_seconds: Number of seconds that each rank has been suspended or has not answered, by rank. Ranks that
+            have never answered are omitted.
         started_at: Time of the start.
         last_look: Time of the last poll of the ranks.
     """
@@ -233,8 +233,8 @@ class ElasticDriver:
 
     Args:
         cluster: Cluster that runs the processes.
-        arguments: Command-line arguments of Python for each process.
-        processes: Maximum number of processes.
+        arguments: Command-line arguments of the Python interpreter, for each process.
+        processes: Number of processes to start with. After the loss of a node, fewer processes may be started.
         restarts_left: Number of remaining restarts after failures. Restarts after preemptions do not count.
         control: Signal handler that receives requests to stop.
         limit: Time limit of the watchdogs in seconds. A watchdog ends its rank after this time without progress.
@@ -278,9 +278,9 @@ class ElasticDriver:
             self.cluster.release()
 
     def _start(self, min_processes: int) -> _WorkerGroup:
-        """Start as many ranks as the cluster has slots for, and at least ``min_processes``.
+        """Start as many ranks as the cluster has slots for, but at most ``processes`` and at least ``min_processes``.
 
-        Wait for free slots if necessary.
+        Wait for free slots if necessary. Raise ``UserError`` if there are too few slots after the time limit.
         """
         seconds = read_time_limit(os.environ)
         deadline, want = 0.0, pluralize(min_processes, "process", "processes")

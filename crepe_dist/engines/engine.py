@@ -96,7 +96,7 @@ class Engine(ABC):
         """Make the kernels use the current parameters. Call it before ``logits`` if parameters may have changed."""
 
     def state_dict(self) -> Arrays:
-        """Return all parameters by structural name. The arrays are valid until the next step."""
+        """Return all parameters by structural name. The next step may modify the arrays."""
         return {name: parameter.data for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, arrays: Arrays) -> None:

@@ -204,7 +204,7 @@ def wilson_lower_bound(
 
 
 def _parse_lines(saved: Any) -> tuple[str, ...]:
-    """Validate lines of integers of equal length; raise ``ValueError`` or ``TypeError`` if they are malformed."""
+    """Validate lines that contain equally many integers. Raise ``ValueError`` or ``TypeError`` if they do not."""
     lines = tuple(" ".join(map(str, map(int, line.split()))) for line in saved)
     _lines_to_array(lines)
     return lines

@@ -84,7 +84,7 @@ def open_inference(config: NetworkConfig, arrays: Arrays, backend: Backend) -> I
 
 
 class NativeModel:
-    """Network in the native kernels. Only one thread may call it at a time.
+    """Network that is held by the native kernels. Only one thread may call it at a time.
 
     The network has no parameters until ``crepe_set_parameters`` is called.
 

@@ -24,9 +24,9 @@ class OptimizerState:
     ``<parameter>.0``            SGD: momentum. Adam: first moment. float32, in the shape of the parameter.
     ``<parameter>.1``            Adam: second moment, float32. Its shape is the shape of the parameter, or [rows, 1] if
                                  each row has one second moment.
-    ``<parameter>.last_update``  For each row of a row-sparse parameter, the number of the update that last wrote the
-                                 row, int32 [rows]. Updates are counted since ``synchronize``. The array is missing if
-                                 all rows are up to date.
+    ``<parameter>.last_update``  Row-sparse parameters: the number of the update that last wrote each row, int32 [rows].
+                                 Updates are counted from the last ``synchronize``. The array is missing if all rows
+                                 are up to date.
     ``<parameter>.lazy_drift``   Pending changes of the rows, float64 [updates + 1]. Element k applies to the rows that
                                  were last written in update k. It is the change that the later updates cause, as a
                                  multiple of the row's first moments.

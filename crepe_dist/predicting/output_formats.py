@@ -43,7 +43,7 @@ def output_column_types(top: int, is_multilabel: bool, score_class: str | None =
 def output_cells(
     prediction: Prediction, top: int, convert: Callable[[float], Any] = float, score_class: str | None = None
 ) -> list[Any]:
-    """Return the values of the columns of ``output_column_types`` for a prediction without an error.
+    """Return the values of the columns named by ``output_column_types``, for a prediction without an error.
 
     The class of a rejected prediction is empty.
 

@@ -121,8 +121,7 @@ def build_metadata(
     Args:
         record: Metrics of the epoch (``epoch_record``).
         precision: Value of ``model.precision`` for inference.
-        numerics: Kernels, precision and device (``TrainContext.numerics``). A run with the same values gets
-            bit-identical parameters.
+        numerics: Kernels, precision and device (``TrainContext.numerics``).
         scores: Scores of the epoch by split. Multilabel scores contain the thresholds of the classes.
     """
     test = scores["test"]
@@ -368,7 +367,7 @@ def resolve_run_name(name: str) -> Path:
 
 
 def not_found_error(path: Path) -> UserError:
-    """Return the error for a path that does not exist. It suggests the newest run whose name starts with the path."""
+    """Return the error for a path that does not exist. It suggests the newest run with a name that starts like it."""
     matches = list_runs(path.name)
     if len(matches) > 1:
         what = f"{path} is the start of the names of {len(matches)} runs"

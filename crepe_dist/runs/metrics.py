@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 
 def loss_of(epoch: Mapping[str, Any], split: str) -> tuple[float, float]:
-    """Return the loss of the calibrated probabilities of an epoch on a split, and the standard error of this loss.
+    """Return an epoch's loss on a split, computed from calibrated probabilities, and the standard error of this loss.
 
     Earlier versions recorded this loss as ``fitted_loss``, and the loss at temperature 1 as ``loss``.
 

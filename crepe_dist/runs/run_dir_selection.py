@@ -118,7 +118,7 @@ def _is_uninitialized(path: Path) -> bool:
 
 
 def _initialize(path: Path, identity: dict[str, Any], supervision: str) -> None:
-    """Write the first files of a run. ``run.json`` is written last, because it marks the directory as a run's."""
+    """Write the first files of a run. ``run.json`` is last, because it marks the directory as belonging to a run."""
     if supervision:
         write_text(path / SUPERVISION_FILE, f"{supervision}\n")
     write_json(path / RUN_KEY_FILE, identity)

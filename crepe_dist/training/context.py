@@ -105,11 +105,14 @@ class TrainContext:
             yield batch.for_step(step, seed)
 
     def numerics(self) -> dict[str, str]:
-        """Return the kernels, precision and device. Runs with equal values and settings are bit-identical."""
+        """Return the kernels, precision and device.
+
+        With native kernels, runs are bit-identical if these values, the settings and the data are equal.
+        """
         return {**self.engine.backend.as_settings(), "device": str(self.engine.device)}
 
     def provenance(self) -> dict[str, Any]:
-        """Return the provenance for the run's report: data, number of processes, device and software versions."""
+        """Return the provenance of the run for its report: data, number of processes, device and environment."""
         return {
             "processes": self.group.size,
             "device": str(self.engine.device),

@@ -148,7 +148,7 @@ def label_unlabelled(
 
 
 def _write(config: Config, data: Dataset, logits: Logits, folder: Path, job: JobContext) -> Iterator[None]:
-    """Compute the pseudo labels, and write them into a folder. Yield every few seconds.
+    """Compute the pseudo labels, and write them into a folder. Yield between the steps of the computation.
 
     Args:
         logits: Logits of the supervised model for the validation split and the unlabelled texts.

@@ -1,4 +1,4 @@
-"""Description of a run that is printed before its first step, and warnings about settings that would waste the run."""
+"""Description of a run, printed before its first step, and warnings about settings that make a run slow or useless."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def banner(context: TrainContext) -> str:
 
 
 def is_refit(data: Dataset) -> bool:
-    """Return whether this is a refit, which also trains on the rows of the validation split (``training/refit.py``)."""
+    """Return whether this is the data set of a refit, whose train split includes the validation rows (``refit.py``)."""
     return "validation" in data.manifest["splits"] and "validation" not in data.splits
 
 

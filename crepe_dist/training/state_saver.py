@@ -90,7 +90,8 @@ class BackgroundStateSaver:
     """Saver that writes the state in a background thread of rank 0, while training continues.
 
     A save must finish at least every ``options.save_seconds`` seconds and, if ``options.save_steps`` is set, every
-    ``options.save_steps`` steps. To meet these deadlines, a save is started early by the duration of the previous save.
+    ``options.save_steps`` steps. To meet these deadlines, a save is started early by the duration of the previous save,
+    but by at most half of the interval.
 
     * The time limit is soft: training does not wait for a slow save. The next save starts after the slow save has
       finished.

@@ -48,7 +48,7 @@ def open_training_data(config: Config, group: ProcessGroup, display: ProgressDis
 
 
 def _check(config: Config, data: Dataset) -> None:
-    """Raise ``UserError`` if the user specified a setting that has no effect on these data."""
+    """Raise ``UserError`` if the user specified a setting that has no effect with this data set."""
     if "validation" not in data.splits:
         why, remedy = "the data have no validation split", "prepare the data with --validation 0.1"
         config.refuse(
