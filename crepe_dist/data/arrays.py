@@ -112,6 +112,11 @@ def origins_file(split: str) -> str:
     return f"{split}.origins.npy"
 
 
+def groups_file(split: str) -> str:
+    """Return the file name of a split's groups. The file holds an array, int32 [rows]."""
+    return f"{split}.groups.npy"
+
+
 def hash_texts(texts: Iterable[bytes]) -> npt.NDArray[np.uint64]:
     """Return the BLAKE2b hashes of texts in UTF-8, uint64 [n]."""
     return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")

@@ -3,6 +3,7 @@
 ``<split>.labels.npy``           int32 [rows]
 ``<split>.targets.npy``          uint16 [rows, most, 2], see ``targets``; only with multiple or soft labels
 ``train.weights.npy``            float32 [rows], with mean 1; only if rows have weights
+``<split>.groups.npy``           int32 [rows], group of each row; only if ``prepare`` was given columns of groups
 ``<split>.codes-<shard>.npy``    character ids, uint8 [rows of the shard, feature_len]
 ``<split>.texts-<shard>.bin``    original texts in UTF-8; not for the training split
 ``<split>.offsets-<shard>.npy``  int64 [rows of the shard + 1], start and end of each text
@@ -31,6 +32,7 @@ from crepe_dist.data.arrays import (
     SourceRow,
     check_strings,
     format_hash,
+    groups_file,
     map_array,
     origins_file,
     read_string,
@@ -64,6 +66,7 @@ UNIT_WEIGHT_BYTES = np.array([[0, 0, 1]], np.uint8)  # The weight 1, which broad
 CHUNK = 4096  # Number of documents that are copied at a time.
 
 Weights = Union[npt.NDArray[np.float32], None]
+Groups = Union[npt.NDArray[np.int32], None]
 # Function that changes character ids. Its arguments are the character ids of rows and the row numbers.
 Transform = Callable[[CharIds, npt.NDArray[np.int64]], CharIds]
 
@@ -136,6 +139,9 @@ class Split(Documents):
             for a row without labels. If labels are soft, it is the most probable class.
         weights: Weight of each row in the loss, float32 [rows]; ``None`` if all weights are equal.
         targets: Classes of each row and their label probabilities.
+        groups: Group of each row, int32 [rows]; ``None`` if the data set was prepared without groups. The groups are
+            numbered from 0 within the data set, so a number means the same group in all splits. Rows of one group are
+            not independent of each other, such as texts of the same author.
         transform: Function that changes the character ids after they are gathered; ``None`` for no change.
         epoch_transform: Function that returns the ``transform`` of a training epoch, given the random seed and the
             epoch; ``None`` for no change.
@@ -144,6 +150,7 @@ class Split(Documents):
     labels: npt.NDArray[np.int32]
     weights: Weights
     targets: Targets
+    groups: Groups = None
     transform: Transform | None = None
     epoch_transform: Callable[[int, int], Transform] | None = None
 
@@ -172,8 +179,13 @@ class Split(Documents):
         )
 
     def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
-        """Append documents with their labels and targets to a training split. The shards stay memory-mapped."""
+        """Append documents with their labels and targets to a training split. The shards stay memory-mapped.
+
+        If this split has groups, each document without a group becomes a group by itself, with a negative number.
+        """
         shards, unit_weights = (*self.shards, *documents.shards), np.ones(len(documents), np.float32)
+        groups = getattr(documents, "groups", None)
+        groups = -1 - np.arange(len(documents), dtype=np.int32) if groups is None else groups
         return replace(
             self,
             shards=shards,
@@ -183,6 +195,7 @@ class Split(Documents):
             labels=np.concatenate([self.labels, labels]),
             weights=None if self.weights is None else np.concatenate([self.weights, unit_weights]),
             targets=replace(targets, stored=np.concatenate([self.targets.stored, targets.stored])),
+            groups=None if self.groups is None else np.concatenate([self.groups, groups]),
         )
 
     def select(self, rows: npt.NDArray[np.int64]) -> Split:
@@ -197,6 +210,7 @@ class Split(Documents):
             labels=self.labels[rows],
             weights=None if self.weights is None else self.weights[rows],
             targets=replace(self.targets, stored=self.targets.stored[rows]),
+            groups=None if self.groups is None else self.groups[rows],
             original=self,
             rows=rows,
         )
@@ -295,12 +309,17 @@ class Dataset:
         return str(self.manifest["sha256"])
 
     def split_digest(self, split: str) -> str:
-        """Hash the classes, and all files of a split except the files of the character ids.
+        """Hash the classes, and all files of a split except the files of the character ids and of the groups.
 
-        The hash is equal for the same documents in the same order, even if the encoder or the other splits differ.
+        The hash is equal for the same documents in the same order, even if the encoder or the other splits differ. The
+        numbers of the groups depend on the other splits.
         """
         files = self.manifest["splits"][split]["files"]
-        digests = {name: entry["sha256"] for name, entry in files.items() if ".codes-" not in name}
+        digests = {
+            name: entry["sha256"]
+            for name, entry in files.items()
+            if ".codes-" not in name and name != groups_file(split)
+        }
         return digest([self.classes, digests])
 
 
@@ -400,7 +419,7 @@ def _open_documents(folder: Path, name: str, encoder: CharEncoder, manifest: dic
 
 
 def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) -> Split:
-    """Memory-map the labels and weights of documents, and check them."""
+    """Memory-map the labels, weights and groups of documents, and check them."""
     folder, name, rows = documents.folder, documents.name, len(documents)
     labelled, max_labels = read_label_type(manifest)
     labels = map_array(folder / f"{name}.labels.npy", np.int32, (rows,))
@@ -415,4 +434,9 @@ def _open_split(documents: Documents, classes: int, manifest: dict[str, Any]) ->
         targets = Targets(SINGLE_LABEL, labels, classes)
     else:
         targets = open_targets(folder, name, rows, labelled, max_labels, classes)
-    return Split(**vars(documents), labels=labels, weights=weights, targets=targets)
+    groups = None
+    if groups_file(name) in manifest["splits"][name]["files"]:
+        groups = map_array(folder / groups_file(name), np.int32, (rows,))
+        if rows and groups.min() < 0:
+            raise ValueError(f"{groups_file(name)} holds negative numbers")
+    return Split(**vars(documents), labels=labels, weights=weights, targets=targets, groups=groups)

@@ -41,7 +41,7 @@ from crepe_dist.preparing.summary import build_data_report
 from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, no_progress, open_worker_pool, print_nothing
 
 # Regular expression for the kinds of array files in a data set folder.
-ARRAY_KINDS = "labels|targets|weights|codes|texts|offsets|origins|ids|id_offsets"
+ARRAY_KINDS = "labels|targets|weights|groups|codes|texts|offsets|origins|ids|id_offsets"
 REPORTS = (dataset.MANIFEST, dataset.QUARANTINE, dataset.REPORT, dataset.REPORT_NUMBERS)
 # Pattern for the names of all files in a data set folder. A folder that contains other files is never replaced.
 DATASET_FILES = re.compile(
