@@ -83,7 +83,7 @@ class Gpu:
         self._lock = threading.Lock()
 
     def memory(self) -> tuple[int, int]:
-        """Return the number of free bytes and the total number of bytes of the GPU's memory."""
+        """Return the free and the total memory of the GPU, in bytes."""
         free, total = c_size_t(), c_size_t()
         self.call("cuMemGetInfo_v2", free, total)
         return free.value, total.value

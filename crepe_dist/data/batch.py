@@ -30,10 +30,10 @@ class Batch(NamedTuple):
     All data is packed into one array, because copying an array to a GPU takes 0.1 ms.
 
     Attributes:
-        packed: uint8 [B, L + num_trailer_bytes(pairs)]. B is the size of the largest shard of a full batch. With one
-            label per document, a row holds the L character ids, the label and the weight, L + 5 bytes. Otherwise pairs
-            of a class and its label probability replace the label, and a row has L + 4 · pairs + 3 bytes. The weight of
-            padding is 0.
+        packed: uint8 [B, L + num_trailer_bytes(pairs)]. B is the size of the largest shard of a full batch. If each
+            document has one label, a row holds the L character ids, the label and the weight, L + 5 bytes. Otherwise,
+            pairs of a class and its label probability replace the label, and a row has L + 4 · pairs + 3 bytes. The
+            weight of padding is 0.
         labels: Labels of this rank's documents, int32 [n]. The documents are the first n rows of ``packed``.
         global_batch_size: Number of documents in the global batch, over all ranks.
         first: Position of this rank's first document in the global batch.

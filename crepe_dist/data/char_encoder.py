@@ -55,7 +55,8 @@ class CharEncoder:
         feature_len: Number of ids per document.
         fold_accents: True to replace an accented letter by the first letter of its canonical decomposition (NFD, é →
             e), and to replace the letters in ``characters.LETTERS``, which have no decomposition (ß → ss). The paper
-            does not do this. ``None`` means False in mode ``notebook`` and with a custom alphabet, otherwise True.
+            does not replace letters. ``None`` means False in mode ``notebook`` and for a custom alphabet, otherwise
+            True.
         alphabet: Characters in the order of their ids; characters of words come first. A custom alphabet contains a
             space, and is sorted by ``characters.sort_alphabet``. Empty means the standard alphabet of the mode.
         two_id_characters: Rare characters, sorted by ``characters.sort_alphabet``. They have no ids of their own.

@@ -1,7 +1,7 @@
 """Targets of rows: pairs of a class and its label probability, for single labels, multiple labels and soft labels.
 
 ``<split>.targets.npy`` is uint16 [rows, most, 2]: classes, and label probabilities in units of 1 / ``PROB_SCALE``.
-Unused pairs of a row have probability 0. With one label per row this file does not exist, because
+Unused pairs of a row have probability 0. If each row has one label, this file does not exist, because
 ``<split>.labels.npy`` holds the same information.
 """
 

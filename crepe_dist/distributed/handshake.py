@@ -10,7 +10,7 @@ process that accepts the connection.
    the message and its content. The MAC proves that the sender has the secret. It protects the message from
    modification, from replay, and from being reflected to its sender.
 
-Nothing is encrypted. Without a secret, the protocol is the same, but the MAC proves nothing.
+Nothing is encrypted. If there is no secret, the protocol is the same, but the MAC proves nothing.
 
 A message consists of a length, JSON, and the MAC. The greeting and the answer have no MAC. The listener sends an empty
 message to a client whose MAC is wrong. Each function that receives messages is a generator that yields while it waits

@@ -1,7 +1,7 @@
 """Watchdog: a thread that ends its process if the process makes no progress.
 
-Before the watchdog ends the process, it writes the stacks of all threads. Without a watchdog, the other ranks would
-wait forever if one rank is suspended or loses its network.
+Before the watchdog ends the process, it writes the stacks of all threads. If there were no watchdog, the other ranks
+would wait forever for a rank that is suspended or has lost its network.
 """
 
 from __future__ import annotations

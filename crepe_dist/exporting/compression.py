@@ -189,7 +189,7 @@ class _PrunableEmbedding:
         return mask
 
     def numbers(self, numbers: int) -> int:
-        """Limit the number of elements per byte to the number of columns of the table."""
+        """Return ``numbers``, the number of elements per byte, limited to the table's number of columns."""
         return min(numbers, self.array.shape[1])
 
     def size(self, fraction: float, numbers: int) -> int:

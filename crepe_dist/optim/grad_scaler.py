@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# Initial scale of the loss. With it, the largest gradient of the first steps is one seventh of the float16 maximum.
+# Initial scale of the loss. At this scale, the largest gradient of the first steps is one seventh of the float16
+# maximum.
 INIT_SCALE = 2.0**13
 MAX_SCALE = 2.0**24  # Maximum scale of the loss.
 GROWTH_INTERVAL = 2000  # Number of consecutive steps without an overflow after which the scale is doubled.

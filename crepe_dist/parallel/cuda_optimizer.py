@@ -1,9 +1,10 @@
 """Distributed optimizer on GPUs: all-reduce of fixed-point gradients by NCCL, and updates on the GPU.
 
 In memory, a matrix with one row of statistics per rank follows the gradients, and is summed with them. NCCL sums
-directly between GPUs. Without NCCL, the gradients are copied to the host and summed there. Integer sums do not depend
-on the order of the additions, so the two methods give bit-identical sums. The host waits for the GPU once per step,
-when it reads the statistics and the squared norms of the gradients. The squared norms follow the statistics in memory.
+directly between GPUs. If NCCL is not available, the gradients are copied to the host and summed there. Integer sums do
+not depend on the order of the additions, so the two methods give bit-identical sums. The host waits for the GPU once
+per step, when it reads the statistics and the squared norms of the gradients. The squared norms follow the statistics
+in memory.
 """
 
 from __future__ import annotations

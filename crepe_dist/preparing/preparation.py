@@ -49,8 +49,8 @@ DATASET_FILES = re.compile(
 )
 # Split options of the sample if `train` prepares it.
 SAMPLE_SPLIT = SplitOptions(test=0.2, validation=0.1, dedupe=SAMPLE_DEDUPE)
-# Total size of the sources in bytes below which a single process is used by default. It reads such sources faster than
-# other processes start.
+# If the sources are smaller than this number of bytes, a single process is used by default. This process reads the
+# sources before other processes would have started.
 SMALL_BYTES = 1 << 24
 
 

@@ -22,7 +22,7 @@ from crepe_dist.settings.flags import UTF_8
 
 # Maximum length of a text of the sample in characters. 95 % of the texts are not longer.
 SAMPLE_FEATURE_LEN = 192
-# Deduplication of the sample. Without it, 54 test rows of the sample also occur in the training split.
+# Deduplication of the sample. If it were disabled, 54 test rows of the sample would also occur in the training split.
 SAMPLE_DEDUPE: Literal["near"] = "near"
 # Source name of the standard input.
 PIPE = "-"

@@ -47,7 +47,7 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Worker processes. With a single process, this process does the work.
+    """Pool of worker processes. If there are no workers, this process does the work.
 
     Attributes:
         executor: Executor of the processes. If it is ``None``, this process does the work.

@@ -291,8 +291,8 @@ class TrainingOptions(Settings, group="training"):
     unlabelled: bool = setting(
         True,
         "Also learn from the unlabelled texts of the data (see `prepare --unlabelled`). A supervised model is trained "
-        "on the labelled texts and gives pseudo labels to the unlabelled texts. Requires a validation split. Without "
-        "unlabelled texts, the setting has no effect.",
+        "on the labelled texts and gives pseudo labels to the unlabelled texts. Requires a validation split. If the "
+        "data have no unlabelled texts, the setting has no effect.",
     )
     sentence_encoder: Optional[str] = setting(
         None,

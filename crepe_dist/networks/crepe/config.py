@@ -191,7 +191,7 @@ class CrepeConfig(NetworkConfig):
         return -(-(self.feature_len + 2) // self.stride)
 
     def positions_in(self, block: int) -> int:
-        """Return the number of positions of a document of full length in a block."""
+        """Return the number of positions that a document of full length has in a block."""
         return -(-self.positions // (1 << min(block, POOLED_BLOCKS)))
 
     def __str__(self) -> str:

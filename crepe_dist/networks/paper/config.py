@@ -88,7 +88,7 @@ class PaperConfig(NetworkConfig):
     ) -> PaperConfig:
         """Infer the configuration from parameters and from ``network``, the network entries of a checkpoint's metadata.
 
-        The method ``settings`` returns such entries.
+        The method ``settings`` returns these entries.
         """
         filters, channels, _ = array_shape(arrays, "0.weight", 3)
         units, width = array_shape(arrays, "10.weight", 2)
