@@ -3,8 +3,8 @@
     python examples/classify_dask.py MODEL INPUT.parquet OUTPUT/
 
 Every worker must see MODEL, INPUT and OUTPUT under the same name. Each of them is a path in a shared folder, or a URL
-such as s3://bucket/model. DASK_SCHEDULER_ADDRESS names the cluster. Without this variable, Dask starts a cluster on
-this machine. Start each worker process with one thread (`dask worker --nworkers -1 --nthreads 1 …`), because the
+such as s3://bucket/model. DASK_SCHEDULER_ADDRESS names the cluster. If this variable is not set, Dask starts a cluster
+on this machine. Start each worker process with one thread (`dask worker --nworkers -1 --nthreads 1 …`), because the
 threads of a process use the model one after the other.
 """
 

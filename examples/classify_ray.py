@@ -3,7 +3,8 @@
     python examples/classify_ray.py MODEL INPUT.parquet OUTPUT/
 
 Every node must see MODEL, INPUT and OUTPUT under the same name. Each of them is a path in a shared folder, or a URL
-such as s3://bucket/model. RAY_ADDRESS names the cluster. Without this variable, Ray starts a cluster on this machine.
+such as s3://bucket/model. RAY_ADDRESS names the cluster. If this variable is not set, Ray starts a cluster on this
+machine.
 """
 
 import os

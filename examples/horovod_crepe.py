@@ -5,8 +5,8 @@
     python examples/horovod_crepe.py --data data/sample                     # one process, without a launcher
 
 `horovodrun -np 2 crepe train --model paper --kernels mxnet` trains the same network. That command also resumes
-unfinished runs and checks each step. Without `--kernels mxnet`, it uses the faster kernels of this package. Use this
-script if you want a loop that you can change line by line.
+unfinished runs and checks each step. If you omit `--kernels mxnet`, that command uses the faster kernels of this
+package. Use this script if you want a loop that you can change line by line.
 """
 
 from __future__ import annotations

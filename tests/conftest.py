@@ -258,7 +258,7 @@ def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str
     """Run a command, check its exit code, and return its output without the line that names the checkpoint.
 
     Args:
-        code: expected exit code; ``None``: any code except 0.
+        code: expected exit code. If it is ``None``, any code except 0 is expected.
     """
     done = subprocess.run(
         arguments,

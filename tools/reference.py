@@ -46,7 +46,7 @@ SHARED = """
 `evaluate`, `drift`, `predict`, `serve` and `export` have an argument `CHECKPOINT`: a .params file, a run folder or the
 start of its name, an exported folder or its URL. The default is the model chosen with `use`, otherwise the newest run
 in `runs/` if all runs there have the same data. `predict`, `serve` and `export` also have `--min-probability` and
-`--min-precision`. With these flags, the model predicts no class for
+`--min-precision`. If one of them is given, the model predicts no class for
 [texts of low probability](../how-to/probabilities.md#answer-only-what-is-probable-enough).
 
 A .params file of another program has no .json file. It needs three flags: `--mode` (paper, full or notebook),

@@ -33,8 +33,9 @@ class Targets:
     All kinds of labels have the same interface: pairs of a class and its label probability.
 
     Attributes:
-        kind: ``one``: one class with probability 1. ``several``: any number of classes, each with probability 1; in
-            pseudo labels, each with its predicted probability. ``soft``: classes whose probabilities sum to 1.
+        kind: Kind of the labels. ``one`` means that each row has one class with probability 1. ``several`` means any
+            number of classes, each with probability 1 or, in pseudo labels, with its predicted probability. ``soft``
+            means classes whose probabilities sum to 1.
         stored: Class of each row, int32 [rows], for ``one``; otherwise the pairs, uint16 [rows, most, 2].
         classes: Number of classes of the data set.
     """

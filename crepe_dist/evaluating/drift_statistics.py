@@ -156,7 +156,7 @@ def _effective_sample_size(sums: ProportionTable) -> Any:
     proportion = sums["part"] / sums["whole"]
     squares = sums["aa"] - 2 * proportion * sums["ab"] + proportion**2 * sums["bb"]
     sizes = proportion * (1 - proportion) * sums["whole"] ** 2 / squares
-    # If the proportion is the same in all texts, the variance is zero, and the number of texts is used instead.
+    # If the proportion is the same in all texts, the variance is zero, and the result is the number of texts.
     return sizes.where(squares > 1e-9 * sums["bb"], sums["texts"])
 
 

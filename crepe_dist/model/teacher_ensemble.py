@@ -50,9 +50,9 @@ class TeacherEnsemble:
     Attributes:
         logits: calibrated logits of the validation split and of the unlabelled texts, by split.
         probabilities: probabilities of the unlabelled texts, float64 [texts, classes].
-        figures: JSON values. ``members``: weight of each member, relative to the members before it, by name.
-            ``temperature``: divisor of the summed logits. ``loss``: validation loss in nats per text. ``error``:
-            standard error of the loss. ``accuracy``: accuracy on the validation split.
+        figures: JSON values. ``members`` contains the weight of each member, relative to the members before it, by
+            name. ``temperature`` is the divisor of the summed logits. ``loss`` is the validation loss in nats per text,
+            and ``error`` its standard error. ``accuracy`` is the accuracy on the validation split.
     """
 
     logits: Logits

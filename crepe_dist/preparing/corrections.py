@@ -107,10 +107,13 @@ def apply_corrections(
 
     ``collected.labels`` and ``collected.corrections`` are replaced. The outcomes are:
 
-    ``applied``: the label was changed. ``held_out``: the row is in the validation or test split, and
-    ``corrections.held_out`` is False. ``kept``: the suggested label is empty, or equals the old label. ``already``: the
-    row already has the suggested label. ``stale``: the row does not exist, its text has changed, or its single label
-    has changed. The key ``splits`` contains the number of changed labels in each split.
+    - ``applied``: the label was changed.
+    - ``held_out``: the row is in the validation or test split, and ``corrections.held_out`` is False.
+    - ``kept``: the suggested label is empty, or equals the old label.
+    - ``already``: the row already has the suggested label.
+    - ``stale``: the row does not exist, its text has changed, or its single label has changed.
+
+    The key ``splits`` contains the number of changed labels in each split.
 
     Args:
         assignment: Split of each row. The splits were drawn before the corrections.

@@ -1,9 +1,9 @@
 """Fitting of the character encoder: choose the maximum length and the alphabet.
 
 Both are fitted to the training texts and the unlabelled texts. The result does not depend on the number of processes.
-The records of the spool already contain the length of each text in characters. If some characters have two ids, the
-lengths of a sample of the texts are used instead. The sample also decides whether a new alphabet is needed. All texts
-are read only if a new alphabet is learned.
+The records of the spool already contain the length of each text in characters. If some characters have two ids, these
+lengths do not count ids, so the lengths of a sample of the texts are computed. The sample also decides whether a new
+alphabet is needed. All texts are read only if a new alphabet is learned.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class PreparationSpec:
         split: Rules for sampling rows and dividing them into splits.
         read_options: Format, columns, labels and encoding of the source files.
         fit_length: Fit the maximum length of the encoder to the training texts; see ``fit_encoder.fit_length``.
-        fit_alphabet: ``fixed``: use the alphabet of ``encoder``. ``always``: learn an alphabet from the training texts.
-            ``if_needed``: learn an alphabet if it covers clearly more of the training texts.
+        fit_alphabet: Choice of the alphabet. ``fixed`` uses the alphabet of ``encoder``. ``always`` learns an alphabet
+            from the training texts. ``if_needed`` learns an alphabet if it covers clearly more of the training texts.
         max_bad: Maximum fraction of invalid rows, from 0 to 1.
         corrections: Corrections of labels. If it is ``None``, no labels are corrected.
         classes: Classes of the model that will score the rows; all rows are then test rows. If it is ``None``, the rows

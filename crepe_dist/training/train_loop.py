@@ -167,7 +167,7 @@ def save_checkpoint(
 
 
 def end_epoch(context: TrainContext, callbacks: Callback, record: dict[str, Any]) -> None:
-    """Start the next epoch. After the last epoch, or if early stopping applies, mark the run as finished instead."""
+    """Start the next epoch, or mark the run as finished after the last epoch or if early stopping applies."""
     progress, selection = context.progress, context.selection
     progress.finished = selection.is_last(progress)
     stopped_early = selection.stopped_early(progress)
