@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Test this package on the GPUs of this host: correctness first, then speed. Run it once on every new kind of GPU.
+"""Test this package on the GPUs of this host: first correctness, then speed. Run it once on each new GPU model.
 
     uv sync --inexact --group dev --extra gpus
-    uv run --no-sync benchmarks/gpu.py                   # stops at the first failure, and explains it
+    uv run --no-sync benchmarks/gpu.py                   # stops at the first failed step and explains it
     uv run --no-sync benchmarks/gpu.py --only squares gradients
-    uv run --no-sync benchmarks/gpu.py --emulator        # without a GPU, at small sizes
+    uv run --no-sync benchmarks/gpu.py --emulator        # without a GPU, with small sizes
 
-Each step depends only on earlier steps, so the first failure shows where the problem is. Most steps are tests of the
-suite. ``CREPE_DIST_TEST_GPU=real`` makes these tests run on the GPUs. The script writes a JSON file and a summary in
-Markdown next to it. The files contain no names of users or hosts, except in messages of failing programs. Read them
-before you send them.
+Each step relies only on earlier steps, so the first failure shows where the problem is. Most steps run tests of the
+test suite. The script sets ``CREPE_DIST_TEST_GPU=real``, which makes these tests run on the GPUs of this host. With
+--emulator, they run on emulated GPUs. The script writes a JSON file, and a Markdown summary next to it. The files
+contain no names of users or hosts, except in error messages of failed programs. Read the files before you send them.
 """
 
 from __future__ import annotations
@@ -64,48 +64,48 @@ except ImportError as error:
 
 CREPE = (sys.executable, "-m", "crepe_dist")
 FLOAT32, AUTO = "float32", "auto"
-LONG, SHORT = "long", "short"  # texts of 1,014 characters, and the sample's of 192 at most
+LONG, SHORT = "long", "short"  # data sets: texts of up to 1,014 characters; texts of the sample, up to 192 characters
 Row = dict[str, Any]
 Rows = Iterator[Row]
 
 
 class Skipped(Exception):
-    """What this host cannot try, and why."""
+    """Reason why this host cannot run a step."""
 
 
-class Wrong(Exception):
-    """Failure of a test, or a complaint of the program that watched over it."""
+class TestFailure(Exception):
+    """Failure of a test, or an error that compute-sanitizer reported during the tests."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Sizes of what is measured; the defaults are those for GPUs."""
+    """Sizes of the measurements. The defaults are the sizes for GPUs."""
 
-    folder: Path  # of data sets and runs
+    folder: Path  # parent folder of the data sets and the runs
     emulated: bool
-    rows: int = 8192  # documents of an epoch, about
-    batch: int = 128  # documents of a process and step
-    steps: int = 20  # whose kernels are timed
-    sizes: tuple[tuple[str, int], ...] = ()  # settings of the default network
+    rows: int = 8192  # approximate number of documents per epoch
+    batch: int = 128  # documents per process and step
+    steps: int = 20  # number of steps whose kernel launches are timed
+    sizes: tuple[tuple[str, int], ...] = ()  # settings of the network that replace the defaults
 
     def train(self, run: Path, data: str, processes: int, device: str, *flags: str) -> None:
-        """Train in the folder ``run``."""
+        """Train a model in ``processes`` processes, and write the run to the folder ``run``."""
         launch = [*CREPE, "supervise", "-np", str(processes), "--max-restarts=0"] if processes > 1 else TRAIN
         where = ("--data", str(self.folder / data), "--device", device, "--run-dir", str(run))
         settings = [*(f"--{name}={size}" for name, size in self.sizes), "--logging.tensorboard=false", *flags]
         call([*launch, *where, *settings], seconds=600)
 
     def prepare(self) -> None:
-        """Make both data sets, once: long texts are those of several documents of a class."""
+        """Prepare both data sets on the first call. A long text consists of 20 random texts of the same class."""
         if (self.folder / LONG).exists():
             return
-        per_class = str(max(10, self.rows // 3))  # a fifth is the test split
+        per_class = str(max(10, self.rows // 3))  # a fifth of the rows becomes the test split
         call([*CREPE, "prepare", "sample", "--max-per-class", per_class, "--out", str(self.folder / SHORT)])
-        data, generator, of_class = open_dataset(self.folder / SHORT), random.Random(0), defaultdict(list)
+        data, generator, texts_by_class = open_dataset(self.folder / SHORT), random.Random(0), defaultdict(list)
         labels = data.splits["train"].labels.tolist()
         for row, label in enumerate(labels):
-            of_class[label].append(data.text("train", row))
-        joined = [" ".join(generator.choices(of_class[label], k=20)) for label in labels]
+            texts_by_class[label].append(data.text("train", row))
+        joined = [" ".join(generator.choices(texts_by_class[label], k=20)) for label in labels]
         lines = (json.dumps({"label": data.classes[label], "text": text}) for label, text in zip(labels, joined))
         write_text(self.folder / "long.jsonl", "\n".join(lines))
         source = str(self.folder / "long.jsonl")
@@ -115,10 +115,11 @@ class Bench:
 SMALL: Row = {"rows": 30, "batch": 2, "steps": 1, "sizes": (("buckets", 4096), ("embedding_rows", 1024), ("width", 16))}
 
 
-# ---- what is tried ---------------------------------------------------------------------------------------------------
+# ---- steps -----------------------------------------------------------------------------------------------------------
 
 
 def describe(bench: Bench) -> Rows:
+    """Check that the GPUs, their driver and the compiler are usable, and describe the GPUs."""
     lines = call([*CREPE, "doctor", "--quick"], exit_codes=(0, 1)).splitlines()
     if error := driver.version_error() or compiler.missing():
         raise error
@@ -127,45 +128,45 @@ def describe(bench: Bench) -> Rows:
     yield {"doctor": lines[-1], "lines": lines, "NCCL": nccl.version()}
     gpus = range(driver.gpu_count())
     for number in gpus:
-        capability, place = driver.compute_capability(number), driver.gpu_location(number)
+        capability, location = driver.compute_capability(number), driver.gpu_location(number)
         compiled = f"{compiler.architecture_for(capability)}, {compiler.compilers(capability)}"
-        sliced = sum(driver.gpu_location(other) == place for other in gpus) > 1
+        sliced = sum(driver.gpu_location(other) == location for other in gpus) > 1
         yield {"GPU": number, "name": driver.gpu_name(number), "compiled for": compiled, "slice (MIG)": sliced}
-    facts = "driver_version,memory.total,mig.mode.current,compute_mode,ecc.mode.current,clocks.max.sm,pcie.link.gen.max"
-    for question in (["topo", "-m"], [f"--query-gpu={facts}", "--format=csv"]):
+    names = "driver_version,memory.total,mig.mode.current,compute_mode,ecc.mode.current,clocks.max.sm,pcie.link.gen.max"
+    for query in (["topo", "-m"], [f"--query-gpu={names}", "--format=csv"]):
         if shutil.which("nvidia-smi"):
-            yield {"lines": call(["nvidia-smi", *question], range(256)).splitlines()}
+            yield {"lines": call(["nvidia-smi", *query], range(256)).splitlines()}
 
 
-def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
-    """Run tests, also slow ones, each file once; return how many passed, and how many were skipped and why.
+def run_tests(selection: str, sanitizer: Sequence[str] = ()) -> Row:
+    """Run tests, including those marked as slow. Return how many passed, and how many were skipped for each reason.
 
     Args:
-        selection: files of tests, and an expression of names after a colon.
-        under: program, with its flags, that watches over them.
+        selection: test files, separated by spaces. A colon and an expression for pytest's ``-k`` may follow.
+        sanitizer: command of compute-sanitizer, with its flags, that runs pytest.
 
     Raises:
-        Wrong: a test failed, or the program complained.
-        RuntimeError: the tests could not run.
-        Skipped: all were skipped.
+        TestFailure: a test failed, or compute-sanitizer reported an error.
+        RuntimeError: pytest failed for another reason, or found no tests.
+        Skipped: all tests were skipped.
     """
     files, _, names = selection.partition(":")
     pytest = [sys.executable, "-m", "pytest", "-qx", "-n0", "--disable-warnings", f"--rootdir={ROOT}"]
     with tempfile.TemporaryDirectory() as folder:
-        report, paths = Path(folder) / "report.xml", [str(ROOT / "tests" / each) for each in files.split()]
-        chosen = ["--timeout=1200", "-m", "", "-k", names.strip(), f"--junit-xml={report}"]
-        out = call([*under, *pytest, *chosen, *paths], (0, 1))
+        report, paths = Path(folder) / "report.xml", [str(ROOT / "tests" / file) for file in files.split()]
+        options = ["--timeout=1200", "-m", "", "-k", names.strip(), f"--junit-xml={report}"]
+        out = call([*sanitizer, *pytest, *options, *paths], (0, 1))
         cases = list(ET.parse(report).iter("testcase")) if report.exists() else []
     reasons: Counter[str] = Counter()
     for case in cases:
         for outcome in case:
-            told = outcome.get("message", "")
+            message = outcome.get("message", "")
             if outcome.tag in ("failure", "error"):
-                raise Wrong(f"{case.get('classname')}.{case.get('name')}: {told}\n{outcome.text}")
-            reasons[told] += outcome.tag == "skipped"
-    complaints = [line for line in out.splitlines() if line.startswith("=========")] if under else []
-    if complaints and "SUMMARY: 0 " not in complaints[-1]:
-        raise Wrong("\n".join(complaints[:60]))
+                raise TestFailure(f"{case.get('classname')}.{case.get('name')}: {message}\n{outcome.text}")
+            reasons[message] += outcome.tag == "skipped"
+    sanitizer_lines = [line for line in out.splitlines() if line.startswith("=========")] if sanitizer else []
+    if sanitizer_lines and "SUMMARY: 0 " not in sanitizer_lines[-1]:
+        raise TestFailure("\n".join(sanitizer_lines[:60]))
     if not cases:
         raise RuntimeError(out[-3000:])
     if len(cases) == sum(reasons.values()):
@@ -174,24 +175,30 @@ def run_tests(selection: str, under: Sequence[str] = ()) -> Row:
 
 
 def sanitize(bench: Bench) -> Rows:
-    found = shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
-    if bench.emulated or found is None:
-        lacks = "compute-sanitizer is not installed (NVIDIA's package cuda-sanitizer-12-8)"
-        raise Skipped("the emulator looks for the same mistakes itself" if bench.emulated else lacks)
+    """Run tests of the kernels under each tool of compute-sanitizer."""
+    sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
+    if bench.emulated or sanitizer is None:
+        missing = "compute-sanitizer is not installed (NVIDIA's package cuda-sanitizer-12-8)"
+        raise Skipped("the emulator itself checks for the same errors" if bench.emulated else missing)
     for tool in ("memcheck", "racecheck", "synccheck"):
         tests = f"{DRIVER} {ENGINE}: square or gradients_are or rounds_alike"
-        yield {"tool": tool, **run_tests(tests, [found, f"--tool={tool}", "--print-limit=20"])}
+        yield {"tool": tool, **run_tests(tests, [sanitizer, f"--tool={tool}", "--print-limit=20"])}
 
 
 def time_kernels(bench: Bench) -> Rows:
+    """Time the kernels at the default precision and in float32."""
     bench.prepare()
     for precision in (AUTO, FLOAT32):
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # which leaves its GPU
+        # The GPU is used in a separate process, which releases the GPU when it ends.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             yield from pool.submit(kernel_times, bench, precision).result(None if bench.emulated else 600)
 
 
 def kernel_times(bench: Bench, precision: Any) -> list[Row]:
-    """Time the kernels of steps of the default network on long texts; on the emulator, count their traffic instead."""
+    """Time the kernel launches of training steps of the default network on long texts.
+
+    On the emulator, count the instructions and the memory accesses of the launches instead.
+    """
     os.environ["EMULATOR_COUNTS"] = "1"
     data, device = open_dataset(bench.folder / LONG), Device("gpu", 0)
     split, size = data.splits["train"], 64 if bench.emulated else bench.batch
@@ -208,49 +215,49 @@ def kernel_times(bench: Bench, precision: Any) -> list[Row]:
             step(batch, number, 0.001)
         engine.wait()
 
-    steps(1, 4)  # Until the fixed-point scales have settled.
-    found = (traffic if bench.emulated else event_times)(partial(steps, 4, 4 + bench.steps))
-    return [{"precision": backend.precision, "kernel": name, **each} for name, each in found.items()]
+    steps(1, 4)  # In these steps, the fixed-point scales adapt to the gradients.
+    measured = (count_operations if bench.emulated else time_launches)(partial(steps, 4, 4 + bench.steps))
+    return [{"precision": backend.precision, "kernel": name, **figures} for name, figures in measured.items()]
 
 
-def traffic(work: Callable[[], None]) -> dict[str, Row]:
-    """Count what the interpreter's kernels do: their lanes' bytes, the sectors of 32 bytes that a warp touches, …"""
-    counts = ctypes.CDLL(driver.LIBRARY).emulatorCounts
-    counts.restype = ctypes.c_char_p
-    before = json.loads(counts())
+def count_operations(work: Callable[[], None]) -> dict[str, Row]:
+    """Count the launches, instructions, bytes, 32-byte sectors and atomics of each emulated kernel."""
+    read_counters = ctypes.CDLL(driver.LIBRARY).emulatorCounts
+    read_counters.restype = ctypes.c_char_p
+    initial_counts = json.loads(read_counters())
     work()
     return {
-        kernel: {name: count - before[kernel][name] for name, count in after.items()}
-        for kernel, after in json.loads(counts()).items()
+        kernel: {name: count - initial_counts[kernel][name] for name, count in counts.items()}
+        for kernel, counts in json.loads(read_counters()).items()
     }
 
 
-def event_times(work: Callable[[], None]) -> dict[str, Row]:
-    """Time the launches by events of CUDA: launches and microseconds of all steps."""
+def time_launches(work: Callable[[], None]) -> dict[str, Row]:
+    """Time the kernel launches with CUDA events. Return the number of launches and the microseconds of each kernel."""
     cuda, launch = ctypes.CDLL(driver.LIBRARY), gpu.CudaModule.launch
-    marks: list[tuple[str, list[ctypes.c_void_p]]] = []
+    timed_launches: list[tuple[str, list[ctypes.c_void_p]]] = []
 
-    def timed(module: Any, name: str, *given: Any, **named: Any) -> None:
+    def launch_with_events(module: Any, name: str, *arguments: Any, **options: Any) -> None:
         events = [ctypes.c_void_p(), ctypes.c_void_p()]
         for event in events:
             cuda.cuEventCreate(ctypes.byref(event), 0)
         cuda.cuEventRecord(events[0], module._gpu.stream)
-        launch(module, name, *given, **named)
+        launch(module, name, *arguments, **options)
         cuda.cuEventRecord(events[1], module._gpu.stream)
-        marks.append((name, events))
+        timed_launches.append((name, events))
 
-    gpu.CudaModule.launch = timed  # type: ignore[assignment, method-assign]
+    gpu.CudaModule.launch = launch_with_events  # type: ignore[assignment, method-assign]
     work()
-    spent, elapsed = defaultdict(list), ctypes.c_float()
-    for name, events in marks:
-        cuda.cuEventElapsedTime(ctypes.byref(elapsed), *events)
-        for each in (name, "all kernels"):
-            spent[each].append(1000 * elapsed.value)
-    return {name: {"launches": len(each), "us": sum(each)} for name, each in spent.items()}
+    microseconds, milliseconds = defaultdict(list), ctypes.c_float()
+    for kernel, events in timed_launches:
+        cuda.cuEventElapsedTime(ctypes.byref(milliseconds), *events)
+        for name in (kernel, "all kernels"):
+            microseconds[name].append(1000 * milliseconds.value)
+    return {name: {"launches": len(times), "us": sum(times)} for name, times in microseconds.items()}
 
 
 def throughput(bench: Bench) -> Rows:
-    """Measure short runs of the default network."""
+    """Measure the training throughput of the default network in short runs."""
     bench.prepare()
     cases = [(AUTO, size) for size in (1, 2, 4, 8) if size <= driver.gpu_count()]
     for precision, processes in [*cases, (FLOAT32, 1)]:
@@ -259,78 +266,96 @@ def throughput(bench: Bench) -> Rows:
 
 
 def measure_run(bench: Bench, data: str, precision: str, processes: int) -> Row:
-    """Measure the steps of a run of at least an epoch, and of more if it has too few of them."""
-    run, began = bench.folder / "runs" / f"{data}-{precision}-{processes}", time.monotonic()
+    """Train a model, and measure the steps of the run.
+
+    Each process takes ``bench.batch`` documents per step, so an epoch has fewer steps with more processes. Therefore, a
+    run with four or more processes has more than one epoch.
+    """
+    run, start = bench.folder / "runs" / f"{data}-{precision}-{processes}", time.monotonic()
     batch = (f"--batch-size={bench.batch * processes}", f"--epochs={max(1, processes // 2)}")
     bench.train(run, data, processes, "gpu", f"--precision={precision}", *batch)
     records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     steps = [record["milliseconds"] for record in records if record["event"] == "step"]
     step = statistics.median(steps[len(steps) // 2 :])
     times = {"documents/s": 1000 * processes * bench.batch / step, "step ms": step, "first ms": steps[0]}
-    by = read_json(run / "result.json")["provenance"]["computes"]
-    return {"by": f"crepe_dist, {by}", "processes": processes, **times, "run s": time.monotonic() - began}
+    backend = read_json(run / "result.json")["provenance"]["computes"]
+    return {"by": f"crepe_dist, {backend}", "processes": processes, **times, "run s": time.monotonic() - start}
 
 
-# Each step: tests (files, and names after a colon) or a function; and what a failure means, and what to do.
+# Each step has tests (the argument ``selection`` of ``run_tests``) or a function, and an explanation of a failure.
 DRIVER, ENGINE, RUNS = "cuda/test_cuda_driver.py", "engines/test_cuda_engine.py", "cuda/test_cuda_runs.py"
 STEPS: dict[str, tuple[str | Callable[[Bench], Rows], str]] = {
-    "machine": (describe, "We cannot use the GPU: do what the message says. docs/install.md has the versions."),
+    "machine": (describe, """
+    This host is not ready to train on a GPU. Follow the instructions in the error message. docs/install.md lists the
+    supported versions."""),
     "driver": (f"{DRIVER}: not square and not full and not two_processes and not forked", """
-    Copies, shuffles, atomics or roundings are not what CUDA documents: our call of the driver, or its fault. What comes
-    after would say nothing."""),
+    Copies, warp shuffles, atomics or rounding do not behave as CUDA documents. Either this package calls the driver
+    incorrectly, or the driver has a bug. Fix this first, because all later steps depend on the driver."""),
     "squares": (f"{DRIVER}: square", """
-    A tile of the tensor cores (wmma) holds other numbers than we think. Look at Square in cuda/kernels/product.cuh for
-    the precision and the layout in the message."""),
+    The product of a matrix tile is wrong. Tensor cores (wmma) may store the elements of a tile in a different order
+    than the kernels assume. Check MatrixTile in cuda/kernels/product.cuh for the precision and the layout in the
+    message."""),
     "gradients": (f"{ENGINE}: gradients_are or objectives or rounds_alike or finite", """
-    A kernel computes something else than on the CPU or, in rounds_alike, reads or rounds 16 bits elsewhere. The wrong
-    parameter that is nearest to the output tells the kernel."""),
+    A kernel and its reference compute different results. The reference is the CPU engine or, for 16-bit precisions, a
+    network that rounds in the same places. If the gradients of several parameters are wrong, the parameter closest to
+    the output shows which kernel is wrong."""),
     "sanitizer": (sanitize, """
-    A kernel leaves its memory (memcheck), reads before another thread has written (racecheck) or waits for one that
-    does not come (synccheck). The message names it."""),
+    A kernel accesses memory out of bounds (memcheck), has a data race in shared memory (racecheck) or uses a barrier
+    incorrectly (synccheck). The message names the kernel."""),
     "equal bits": (f"{ENGINE}: nor_another_time or no_trace or continues_exactly", """
-    The same step gave other bits: a race, floats that are added in no fixed order, or memory that was not cleared."""),
+    The same step gave results that are not bit-identical. Likely causes are a data race, a floating-point sum without a
+    fixed order, or memory that was not cleared."""),
     "epoch": (f"{ENGINE} {RUNS}: follows_the or epoch_ends or needs_no_mxnet", """
-    The gradients are right, but parameters end far from the CPU's: the optimizer, the data or the state of a run."""),
+    The gradients are correct, but training on the GPU ends with different parameters than on the CPU. Check the
+    optimizer, the data and the state of the run."""),
     "limits": (f"{DRIVER} {RUNS}: full_gpu or two_processes or forked or too_small or not_used", """
-    A full GPU, a cold cache that two processes fill, or a fork ends otherwise than we promise."""),
+    A GPU without free memory, two processes that compile into an empty cache, a forked process or a GPU that cannot be
+    used does not have the specified outcome."""),
     "NCCL": ("cuda/test_nccl.py", """
-    NCCL's sums of whole numbers are wrong, or it hangs. Try NCCL_P2P_DISABLE=1, and read what NCCL_DEBUG=INFO shows;
-    without it (uv pip uninstall nvidia-nccl-cu12) we sum in main memory."""),
+    NCCL's all-reduce returns wrong integer sums, hangs or does not report a lost peer. Try NCCL_P2P_DISABLE=1, and read
+    the log of NCCL_DEBUG=INFO. Without NCCL (uv pip uninstall nvidia-nccl-cu12), the ranks sum gradients in host
+    memory."""),
     "1, 2, 4 GPUs": (f"{RUNS}: any_number or slices", """
-    Several GPUs train another model than one: a sum, or something that depends on the rank. Use one meanwhile."""),
+    Training on several GPUs and training on one GPU give different models. Either an all-reduce is wrong, or a result
+    depends on the rank. Use one GPU until this is fixed."""),
     "broken runs": (f"{RUNS}: broken", """
-    After SIGKILL in a sum, or SIGSTOP, the others hang or say something else, or the resumed run has other bits."""),
-    "MXNet": ("mxnet_gpu/test_mxnet_gpu.py: computes", "MXNet's GPU build computes something else than on the CPU."),
-    "kernels": (time_kernels, "No kernel could be timed. What came before is right."),
-    "predictions": (f"{RUNS}: answers", "The GPU predicts other probabilities than the CPU."),
-    "throughput": (throughput, "A run of the usual size failed, where small ones do not: memory, or a bound."),
+    After a SIGKILL or a SIGSTOP of one rank, the other ranks hang or report another error, or the resumed run is not
+    bit-identical."""),
+    "MXNet": ("mxnet_gpu/test_mxnet_gpu.py: computes", "MXNet computes different results on the GPU and on the CPU."),
+    "kernels": (time_kernels, "The kernels could not be timed. The results of the earlier steps remain valid."),
+    "predictions": (f"{RUNS}: answers", "The predictions on the GPU differ from the predictions on the CPU."),
+    "throughput": (throughput, """
+    A training run at the default sizes failed. If the earlier steps passed, smaller networks can be trained. Check the
+    memory of the GPU and the limits of the kernels."""),
 }  # fmt: skip
 
 
-# ---- the report ------------------------------------------------------------------------------------------------------
+# ---- report ----------------------------------------------------------------------------------------------------------
 
 
-def take(step: Row, bench: Bench, save: Callable[[], None]) -> None:
-    """Run a step. Add its outcome and its rows of results to ``step``. Each row is saved immediately."""
-    work, means = STEPS[step["step"]]
-    begun = time.monotonic()
+def run_step(step: Row, bench: Bench, save: Callable[[], None]) -> None:
+    """Run a step. Add its outcome and its rows of results to ``step``, and call ``save`` after each row."""
+    work, explanation = STEPS[step["step"]]
+    start = time.monotonic()
     try:
         for row in iter([run_tests(work)]) if isinstance(work, str) else work(bench):
             step["rows"].append(row)
-            print(f"  {', '.join(f'{key} {shown}' for key, shown in cells(row))}", file=sys.stderr, flush=True)
+            print(f"  {', '.join(f'{name} {text}' for name, text in cells(row))}", file=sys.stderr, flush=True)
             save()
         step["outcome"] = "passed"
     except Skipped as reason:
         step |= {"outcome": "skipped", "why": str(reason)}
     except Exception as error:
-        told = means if isinstance(error, Wrong) or callable(work) else "It could not be run; no test of it failed."
-        step |= {"outcome": "FAILED", "means": " ".join(told.split()), "error": f"{type(error).__name__}: {error}"}
-    step["seconds"] = time.monotonic() - begun
+        if isinstance(work, str) and not isinstance(error, TestFailure):
+            explanation = "The tests of this step could not be run. No test failed."
+        means = " ".join(explanation.split())
+        step |= {"outcome": "FAILED", "means": means, "error": f"{type(error).__name__}: {error}"}
+    step["seconds"] = time.monotonic() - start
     save()
 
 
 def cells(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield names and values of a row for display; the JSON has the rest."""
+    """Yield the names and formatted values of a row for display. Lists are only in the JSON file."""
     for name, value in row.items():
         if isinstance(value, (str, int, float)):
             yield name, f"{value:,.4g}" if isinstance(value, float) else str(value)[:200]
@@ -339,37 +364,42 @@ def cells(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def summary(report: Row) -> str:
-    """Format the report in Markdown."""
+    """Format the report as Markdown."""
     steps = report["steps"]
-    stopped = [f"Stopped at {step['step']}. {step['means']}" for step in steps if "means" in step]
-    verdict = stopped or ["Nothing failed."]
+    failures = [f"The step {step['step']} failed. {step['means']}" for step in steps if "means" in step]
+    verdict = failures or ["No step failed."]
     lines = [f"# crepe_dist {report['machine']['crepe_dist']} on {report['on']}", "", *verdict, ""]
     lines += table([{name: step[name] for name in ("step", "outcome", "seconds")} for step in steps])
-    for step in (each for each in steps if each["outcome"] != "not run"):
+    for step in steps:
+        if step["outcome"] == "not run":
+            continue
         lines += ["", f"## {step['step']}: {step['outcome']}", "", *table(step["rows"])]
         lines += [step[name][:3000] for name in ("why", "error") if name in step]
     return "\n".join([*lines, ""])
 
 
 def table(rows: list[Row]) -> list[str]:
-    shown = [dict(cells(row)) for row in rows]
-    names = list(dict.fromkeys(name for row in shown for name in row))
-    lines = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in shown)]
+    """Format rows as the lines of a Markdown table."""
+    texts = [dict(cells(row)) for row in rows]
+    names = list(dict.fromkeys(name for row in texts for name in row))
+    lines = [names, ["---"] * len(names), *([row.get(name, "") for name in names] for row in texts)]
     return [f"| {' | '.join(line)} |" for line in lines if names]
 
 
 def main() -> None:
     flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="FILE", help="default: gpu.json")
-    flags.add_argument("--emulator", action="store_true", help="on two stand-ins for GPUs, at small sizes")
-    steps_help = f"steps; default: all, which are {', '.join(map(shlex.quote, STEPS))}"
+    flags.add_argument(
+        "--json", type=Path, default=Path("gpu.json"), metavar="FILE", help="file for the results (default: gpu.json)"
+    )
+    flags.add_argument("--emulator", action="store_true", help="use two emulated GPUs, with small sizes")
+    steps_help = f"steps to run (default: all): {', '.join(map(shlex.quote, STEPS))}"
     flags.add_argument("--only", nargs="+", metavar="STEP", choices=STEPS, default=list(STEPS), help=steps_help)
     given = flags.parse_args()
     check_output(given.json, "--json")
-    summarised = given.json.with_suffix(".md")
-    if summarised == given.json:
-        flags.error(f"--json: {given.json} is the name of the summary: choose one that ends in .json")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the started commands are ended
+    summary_file = given.json.with_suffix(".md")
+    if summary_file == given.json:
+        flags.error(f"--json: {given.json} is the file name of the summary: choose a name that ends in .json")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # SystemExit makes ``call`` terminate its command.
     with ExitStack() as stack:
         folder, sizes = Path(stack.enter_context(tempfile.TemporaryDirectory())), {}
         if given.emulator:
@@ -378,26 +408,27 @@ def main() -> None:
             stack.enter_context(cuda_emulator.for_processes(DRIVER_GPUS=2))
         else:
             os.environ[cuda_emulator.SWITCH] = "real"
-        names = Counter(driver.gpu_name(number) for number in range(driver.gpu_count()))
-        if not names:
-            remedy = "see `crepe doctor`; to try this command: --emulator"
-            raise driver.load_error() or driver.init_error() or UserError("there is no GPU", remedy=remedy)
-        on = ", ".join(f"{count} × {name}" for name, count in names.items())
-        on += " (an emulator: nothing here tells the speed of a GPU)" * given.emulator
+        gpu_counts = Counter(driver.gpu_name(number) for number in range(driver.gpu_count()))
+        if not gpu_counts:
+            remedy = "run `crepe doctor`, or try this script with --emulator"
+            raise driver.load_error() or driver.init_error() or UserError("no GPU was found", remedy=remedy)
+        on = ", ".join(f"{count} × {name}" for name, count in gpu_counts.items())
+        on += " (an emulator: its times say nothing about the speed of GPUs)" * given.emulator
         bench = Bench(folder, given.emulator, **sizes)
         steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.select]
         report: Row = {"on": on, "machine": hardware.describe(), "steps": steps}
 
-        def save() -> None:  # now, in case what comes is killed
+        def save() -> None:
+            """Write both files. They are written after each row, in case the script is killed."""
             write_json(given.json, report)
-            write_text(summarised, summary(report))
+            write_text(summary_file, summary(report))
 
         for step in steps:
             print(f"{step['step']} …", file=sys.stderr, flush=True)
-            take(step, bench, save)
+            run_step(step, bench, save)
             if step["outcome"] == "FAILED":
                 break
-    print(f"{summary(report)}\nwritten to {given.json} and {summarised}")
+    print(f"{summary(report)}\nwritten to {given.json} and {summary_file}")
     sys.exit(steps[-1]["outcome"] in ("FAILED", "not run"))
 
 
