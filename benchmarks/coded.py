@@ -5,12 +5,14 @@
     uv run --group comparison --with fasttext-wheel benchmarks/coded.py debtags
     uv run --extra parquet --group comparison --with fasttext-wheel benchmarks/coded.py norway --train A --test B
 
-`debian` and `debtags` are the packages in the APT lists of this host. The class is the section in `debian`, and the
-most detailed tag in `debtags`. `norway` reads the two Parquet files of Norwegian enterprises that AIML4OS publishes
-(github.com/AIML4OS/WP10, NorwayTestData: 440,746 and 110,182 rows, 623 industries). AIML4OS published these figures of
-flat fastText, perhaps on another split: weighted F1 0.60, macro F1 0.32, hierarchical F1 0.667.
+`debian` and `debtags` are the packages in the APT lists of this host. In `debian`, the class of a package is its
+section. In `debtags`, the class is its most detailed tag. `norway` reads the two Parquet files of Norwegian enterprises
+that AIML4OS publishes (github.com/AIML4OS/WP10, NorwayTestData: 440,746 and 110,182 rows, 623 industries). For fastText
+without hierarchy, AIML4OS reports a weighted F1 of 0.60, a macro F1 of 0.32 and a hierarchical F1 of 0.667, perhaps on
+another split.
 
-The script prints the table of baselines.py, without and with the feature columns. --models selects some of its models.
+The script prints the same table as baselines.py, first for the texts alone, and then for the texts with the feature
+columns. --models selects some of the models.
 """
 
 from __future__ import annotations
@@ -32,23 +34,23 @@ from crepe_dist.settings.flags import Parser
 FACETS = frozenset(
     ("admin", "devel", "field", "game", "hardware", "mail", "network", "science", "sound", "use", "web", "works-with")
 )
-LEAST = 20  # packages of a class
+MIN_PACKAGES = 20  # minimum number of packages of a class
 
 
 class Columns(NamedTuple):
-    """Names of the columns of a set."""
+    """Names of a data set's columns."""
 
     label: str
     texts: tuple[str, ...]
     categories: tuple[str, ...]
     numbers: tuple[str, ...]
-    separator: str | None  # of levels
+    separator: str | None  # text between the levels of a hierarchical label
 
 
-BESIDE = ("Architecture", "Priority", "Multi-Arch", "Maintainer")
+PACKAGE_CATEGORIES = ("Architecture", "Priority", "Multi-Arch", "Maintainer")
 SETS = {
-    "debian": Columns("Section", ("Package", "Description"), BESIDE, ("Size",), None),
-    "debtags": Columns("Tag", ("Package", "Description"), (*BESIDE, "Section"), ("Size",), " > "),
+    "debian": Columns("Section", ("Package", "Description"), PACKAGE_CATEGORIES, ("Size",), None),
+    "debtags": Columns("Tag", ("Package", "Description"), (*PACKAGE_CATEGORIES, "Section"), ("Size",), " > "),
     "norway": Columns(
         "nace_21_code",
         ("company_name", "company_activity", "company_purpose"),
@@ -69,13 +71,13 @@ def main() -> None:
     options = flags.parse_args()
     columns = SETS[options.set]
     ours = [name for name in baselines.OURS if name in options.models]
-    rivals = {name: rival for name, rival in MODELS.items() if rival and name in options.models}
+    rivals = {name: measure for name, measure in MODELS.items() if measure and name in options.models}
     print(baselines.HEADER, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.set != "norway":
             options.train = folder / "packages.csv"
-            rows(options.set).to_csv(options.train, index=False)
+            read_packages(options.set).to_csv(options.train, index=False)
         for name, prepared in commands(columns, options.train, options.test):
             data = folder / f"{options.set}, {name}"
             call([sys.executable, "-m", "crepe_dist", "prepare", *prepared, "--out", str(data)])
@@ -83,30 +85,38 @@ def main() -> None:
 
 
 def commands(columns: Columns, train: Path, test: Path | None) -> Iterator[tuple[str, list[str]]]:
-    """Yield the arguments of ``prepare`` without and with the columns beside the text."""
-    given = [str(train), "--validation", "0.1", "--label", columns.label, *(["--test", str(test)] if test else [])]
-    given += [each for name in columns.texts for each in ("--text-column", name)]
-    given += ["--levels", columns.separator] if columns.separator else []
-    yield "texts", given
-    beside = [each for name in columns.categories for each in ("--category", name)]
-    yield "with columns", [*given, *beside, *(each for name in columns.numbers for each in ("--number", name))]
+    """Yield the arguments of ``prepare``: first for the texts alone, then for the texts with the feature columns."""
+    arguments = [str(train), "--validation", "0.1", "--label", columns.label, *(["--test", str(test)] if test else [])]
+    arguments += [word for name in columns.texts for word in ("--text-column", name)]
+    arguments += ["--levels", columns.separator] if columns.separator else []
+    yield "texts", arguments
+    features = [word for name in columns.categories for word in ("--category", name)]
+    features += [word for name in columns.numbers for word in ("--number", name)]
+    yield "with columns", [*arguments, *features]
 
 
-def rows(of: str) -> pd.DataFrame:
-    """Read the packages; maintainers are reduced to their domains, and tags to the one that counts."""
+def read_packages(name: str) -> pd.DataFrame:
+    """Read the packages in the APT lists as a table with the columns of the data set ``name``.
+
+    The domain of a maintainer's address replaces the maintainer, and the most detailed tag replaces the tags. Classes
+    with fewer than ``MIN_PACKAGES`` packages are left out.
+    """
     records = call(["apt-cache", "dumpavail"]).replace("\n ", " ").split("\n\n")
     fields = [dict(line.split(": ", 1) for line in record.splitlines() if ": " in line) for record in records]
-    label, texts, categories, numbers, _ = SETS[of]
+    label, texts, categories, numbers, _ = SETS[name]
     packages = pd.DataFrame(fields, columns=[label, *texts, *categories, *numbers]).fillna("")
     packages["Maintainer"] = packages["Maintainer"].str.extract(r"@([^>]*)", expand=False)
     packages[label] = packages[label].map(tag) if label == "Tag" else packages[label]
-    return packages[packages.groupby(label)[label].transform("size").ge(LEAST) & packages[label].ne("")]
+    return packages[packages.groupby(label)[label].transform("size").ge(MIN_PACKAGES) & packages[label].ne("")]
 
 
 def tag(tags: str) -> str:
-    """Return the first of the most detailed tags of a package, such as ``devel > lang > perl``; empty without one."""
-    every = [each.replace("::", ":").split(":") for each in tags.split(", ")]
-    paths = [path for path in every if path[0] in FACETS]
+    """Return the most detailed tag of a package, such as ``devel > lang > perl``, or an empty text.
+
+    Only tags of ``FACETS`` count. If several tags have the most levels, return the first in alphabetical order.
+    """
+    all_paths = [name.replace("::", ":").split(":") for name in tags.split(", ")]
+    paths = [path for path in all_paths if path[0] in FACETS]
     longest = max(sorted(paths), key=len, default=[])
     return " > ".join(longest)
 

@@ -1,4 +1,7 @@
-"""Helpers that run the commands of a benchmark, end them with the benchmark, and limit the time of its sections."""
+"""Functions that run the commands of a benchmark and limit the time of its sections.
+
+If the benchmark is interrupted, it terminates the running command.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 TRAIN = (sys.executable, "-m", "crepe_dist.train")
-END_SECONDS = 20.0
+END_SECONDS = 20.0  # time that a terminated command has before it is killed
 
 
 def call(
@@ -20,10 +23,11 @@ def call(
     environment: Mapping[str, str] = os.environ,
     seconds: float | None = None,
 ) -> str:
-    """Run a command to its end; return its standard output.
+    """Run a command to its end, and return its standard output.
 
     Raises:
-        RuntimeError: it failed, with its last lines; or it was not finished in so many ``seconds``.
+        RuntimeError: the command failed, or it did not finish within ``seconds``. If it failed, the message contains
+            the last 15 lines of its output.
     """
     process = subprocess.Popen(
         arguments, stdout=-1, stderr=-1, errors="replace", env=environment, start_new_session=True
@@ -31,10 +35,10 @@ def call(
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"not finished in {seconds:.0f} s") from error
+        raise RuntimeError(f"did not finish within {seconds:.0f} s") from error
     finally:
         if process.poll() is None:
-            process.terminate()  # launchers then end their workers
+            process.terminate()  # After SIGTERM, a launcher ends its workers.
             try:
                 process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
@@ -46,19 +50,22 @@ def call(
 
 
 class OutOfTime(BaseException):
-    """End of the time of a section; not an ``Exception``, so that no section takes it for a failure of its own."""
+    """Exception for the end of a section's time limit.
+
+    It is not derived from ``Exception``, so that the error handling of the section does not catch it.
+    """
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise ``OutOfTime`` in the block if it takes longer."""
-    before = signal.signal(signal.SIGALRM, _out_of_time)
+    """Raise ``OutOfTime`` in the ``with`` block when ``seconds`` have passed."""
+    previous_handler = signal.signal(signal.SIGALRM, _out_of_time)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)
 
 
 def _out_of_time(number: int, frame: FrameType | None) -> None:

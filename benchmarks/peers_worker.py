@@ -1,23 +1,26 @@
-"""Worker that measures the same network in PyTorch and ONNX Runtime. Its environment contains both.
+"""Worker that measures the paper's network in PyTorch and ONNX Runtime.
 
-``peers.py`` starts it with the path of a socket (``workers.py``).
+The worker runs in an environment that contains both. ``peers.py`` starts it with the path of a socket (see
+``workers.py``).
 
-``prepare`` tries every variant briefly and keeps the fastest one for each name. Each variant runs in its own process,
-because only a process can be ended when it takes too long: in bfloat16 on a CPU without AVX-512, a step of PyTorch
-takes minutes. All processes are idle between requests.
+The request ``prepare`` tries every variant briefly, and keeps the fastest variant of each measurement. Each variant
+runs in its own process, because a process can be killed when it takes too long. For example, a bfloat16 step of PyTorch
+takes minutes on a CPU without AVX-512. All processes are idle between requests.
 
-These optimisations are used (figures in documents/s on an Intel Xeon with AVX512 and AMX, two cores):
+The following optimisations are used. The figures are documents/s on two cores of an Intel Xeon with AVX512 and AMX.
 
-- Conv2d of height 1 with ``channels_last`` is two to three times as fast as Conv1d (366 against 160, eager, bfloat16).
-- Pooling before ReLU gives the same result and is 20 % faster (eager, bfloat16).
-- Under ``torch.compile``, whose backward pass of max-pooling is slow, the maximum of three slices is twice as fast. It
-  splits the gradient among equal values, while max-pooling gives it to the first.
+- Conv2d of height 1 with ``channels_last`` is two to three times as fast as Conv1d (366 instead of 160 in eager mode
+  with bfloat16).
+- Pooling before ReLU gives the same result, and is 20 % faster in eager mode with bfloat16.
+- Under ``torch.compile``, the backward pass of max-pooling is slow. The maximum of three slices is twice as fast. It
+  splits the gradient among equal values, while max-pooling assigns it to the first of them.
 - For inference, weights in bfloat16 are 10 % faster than autocast.
-- ``set_to_none``, fused SGD, and denormals flushed to zero.
-- ONNX Runtime is faster with Conv2d, too (422 against 337), and with floats that are ready instead of character ids.
+- ``set_to_none`` and fused SGD are used, and denormals are flushed to zero.
+- ONNX Runtime is faster with Conv2d than with Conv1d (422 instead of 337), and with one-hot floats as input than with
+  character ids.
 
-The following did not help: 80 instead of 69 channels, the freezing of inductor, and the freezing and optimising of
-``torch.jit``. ONNX Runtime is measured in float32 only. In float16, it has no fast kernels for most CPUs; int8 is less
+The following did not help: 80 instead of 69 channels, the freezing of inductor, and freezing and optimising with
+``torch.jit``. ONNX Runtime is measured only in float32. In float16, it has no fast kernels for most CPUs; int8 is less
 accurate; and it supports bfloat16 only on ARM.
 """
 
@@ -39,12 +42,15 @@ from typing import Any, Callable, NamedTuple
 
 Work = Callable[[], int]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PATIENT = 3  # times the patience with one variant, for all together
-LONG = 2  # a unit of work that takes as many measurements is not done again
+TOTAL_PATIENCE = 3  # time limit of all variants together, as a multiple of the time limit of one variant
+MAX_DURATION = 2  # maximum duration of a repeated measurement, as a multiple of the requested duration
 
 
 class Sizes(NamedTuple):
-    """Sizes of the network and of the batch; ``convolutions`` are (kernel size, followed by a pool) pairs."""
+    """Sizes of the network and of the batch.
+
+    Each item of ``convolutions`` is a kernel size, and whether max-pooling follows the convolution.
+    """
 
     alphabet_size: int
     feature_len: int
@@ -57,7 +63,7 @@ class Sizes(NamedTuple):
     threads: int
 
     def positions(self) -> int:
-        """Compute the length of the sequence after the last pool."""
+        """Return the length of the sequence after the last layer of ``convolutions``."""
         length = self.feature_len
         for kernel, pooled in self.convolutions:
             length -= kernel - 1
@@ -71,8 +77,8 @@ class Variant(NamedTuple):
     Args:
         name: name of the measurement.
         how: name of the variant.
-        make: makes, in the process of the variant, what does one unit of work and returns its number of documents or
-            operations.
+        make: function that is called in the process of the variant. It returns a function that does one unit of work
+            and returns the number of documents in this unit.
     """
 
     name: str
@@ -81,7 +87,7 @@ class Variant(NamedTuple):
 
 
 def torch_table(sizes: Sizes) -> Any:
-    """Make the one-hot table, float32 [256, alphabet_size]; a code at or above the alphabet's size is blank."""
+    """Return the one-hot table, float32 [256, alphabet_size]. Rows from ``alphabet_size`` on are zero."""
     import torch
 
     table = torch.eye(256, sizes.alphabet_size)
@@ -90,7 +96,7 @@ def torch_table(sizes: Sizes) -> Any:
 
 
 def torch_batch(sizes: Sizes) -> tuple[Any, Any]:
-    """Make random character ids, uint8 [B, L], and labels, int64 [B]."""
+    """Return random character ids, uint8 [B, L], and labels, int64 [B]."""
     import torch
 
     char_ids = torch.randint(0, sizes.alphabet_size + 1, (sizes.batch_size, sizes.feature_len), dtype=torch.uint8)
@@ -99,7 +105,11 @@ def torch_batch(sizes: Sizes) -> tuple[Any, Any]:
 
 
 def torch_network(sizes: Sizes, sliced: bool) -> Any:
-    """Build the network from character ids, uint8 [B, L], to logits. ``sliced``: pool by the maximum of slices."""
+    """Build the network, which computes logits from character ids, uint8 [B, L].
+
+    Args:
+        sliced: whether pooling computes the maximum of slices, instead of calling ``max_pool2d``.
+    """
     import torch
     from torch import nn
     from torch.nn import functional
@@ -140,7 +150,7 @@ def torch_network(sizes: Sizes, sliced: bool) -> Any:
 
 
 def torch_trainer(network: Any, char_ids: Any, labels: Any, precision: Any, compiled: bool) -> Work:
-    """Return a training step; ``precision`` is the type to multiply in, a ``torch.dtype``."""
+    """Return a function that trains one step. ``precision`` is the ``torch.dtype`` of autocast."""
     import torch
     from torch.nn import functional
 
@@ -161,7 +171,8 @@ def torch_trainer(network: Any, char_ids: Any, labels: Any, precision: Any, comp
 
 def torch_variants(sizes: Sizes) -> Iterable[Variant]:
     """Yield PyTorch's variants of training and forward passes."""
-    # A process that has run a parallel operation cannot be forked: only what `make` calls may run one.
+    # A process that has run a parallel operation of PyTorch cannot be forked. Therefore, only ``make`` may run such
+    # operations, because it is called after the fork.
     import torch
 
     torch.set_num_threads(sizes.threads)
@@ -204,7 +215,7 @@ def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = sizes.threads
         options.inter_op_num_threads = 1
-        # Spinning threads are faster during a run; between runs they would take the cores from other programs.
+        # Spinning threads make a run faster. Between runs, they would use the cores that other programs need.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         model = _onnx_model(sizes, shape)
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -219,7 +230,7 @@ def onnxruntime_variants(sizes: Sizes) -> Iterable[Variant]:
 
 
 def _onnx_model(sizes: Sizes, shape: tuple[int, int, int, int]) -> bytes:
-    """Build the network with random weights; its input is float32 of that shape."""
+    """Build the network with random weights. Its input is a float32 array of the shape ``shape``."""
     import numpy as np
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -252,14 +263,14 @@ def _onnx_model(sizes: Sizes, shape: tuple[int, int, int, int]) -> bytes:
     source = helper.make_tensor_value_info("batch", TensorProto.FLOAT, shape)
     logits = helper.make_tensor_value_info(last, TensorProto.FLOAT, [sizes.batch_size, sizes.classes])
     graph = helper.make_graph(nodes, "crepe", [source], [logits], values)
-    # ONNX Runtime lags behind the newest versions of ONNX.
+    # ONNX Runtime does not support the newest versions of ONNX.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
 def rate(work: Work, seconds: float) -> float:
-    """Repeat ``work`` for ``seconds``; return its documents or operations a second."""
+    """Repeat ``work`` for ``seconds``, and return the documents per second."""
     done, start = 0, time.perf_counter()
     while True:
         done += work()
@@ -269,41 +280,42 @@ def rate(work: Work, seconds: float) -> float:
 
 
 class Trial:
-    """Process that does the work of a variant, which does not outlive this one.
+    """Process that does the work of a variant. It ends with the process that started it.
 
     Attributes:
-        variant: variant.
-        rate: best rate so far.
+        variant: variant that the process measures.
+        rate: best rate so far in documents/s.
         seconds: duration of the latest measurement.
     """
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
         self.rate = self.seconds = 0.0
-        forked = multiprocessing.get_context("fork")  # a new interpreter would import PyTorch for seconds
-        self._pipe, far = forked.Pipe()
-        self._process = forked.Process(target=_serve, args=(variant, far), daemon=True)
+        forked = multiprocessing.get_context("fork")  # A new interpreter would need seconds to import PyTorch.
+        self._pipe, remote_end = forked.Pipe()
+        self._process = forked.Process(target=_serve, args=(variant, remote_end), daemon=True)
         self._process.start()
-        far.close()
+        remote_end.close()
 
     def measure(self, seconds: float, patience: float) -> float:
-        """Repeat the work for ``seconds``; return its rate.
+        """Repeat the work for ``seconds``, and return its rate.
 
         Raises:
-            Exception: The work failed, or did not finish in time; the process has ended.
+            RuntimeError: the work failed. The process has ended.
+            TimeoutError: the work did not finish within ``patience`` seconds. The process has ended.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             self._pipe.send(seconds)
             if not self._pipe.poll(patience):
-                raise TimeoutError(f"not finished in {patience:.0f} s")
+                raise TimeoutError(f"did not finish within {patience:.0f} s")
             rate: Any = self._pipe.recv()
             if isinstance(rate, str):
                 raise RuntimeError(rate)
         except BaseException:
             self.end()
             raise
-        self.seconds = time.perf_counter() - began
+        self.seconds = time.perf_counter() - start
         self.rate = max(rate, self.rate)
         return float(rate)
 
@@ -313,12 +325,12 @@ class Trial:
 
 
 def _serve(variant: Variant, pipe: Any) -> None:
-    """Answer each duration with the rate, or with an error."""
+    """Receive durations from a pipe. Reply to each with the rate, or with the message of an error."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         seconds = pipe.recv()
         work = variant.make()
-        work()  # compiles, allocates, fills caches
+        work()  # The first call compiles, allocates memory and fills caches.
         while True:
             pipe.send(rate(work, seconds))
             seconds = pipe.recv()
@@ -334,7 +346,8 @@ class Peers:
 
     Args:
         variants: variants to try.
-        patience: seconds that a variant may take to be tried, and a part of what all may take.
+        patience: time limit of each measurement of a variant in seconds. All variants together have ``TOTAL_PATIENCE``
+            times as long.
     """
 
     def __init__(self, variants: Iterable[Variant], patience: float) -> None:
@@ -342,15 +355,17 @@ class Peers:
         self._tried: dict[str, dict[str, float]] = {}
         self._failed: dict[str, str] = {}
         self._best: dict[str, Trial] = {}
-        slow: set[str] = set()  # names of variants that were not finished: others of the name would not be, either
-        begun = time.perf_counter()
+        slow: set[str] = (
+            set()
+        )  # measurements with a variant that timed out; their other variants would time out as well
+        start = time.perf_counter()
         for variant in variants:
-            passed = time.perf_counter() - begun
-            left, title = PATIENT * patience - passed, f"{variant.name}: {variant.how}"
+            passed = time.perf_counter() - start
+            left, title = TOTAL_PATIENCE * patience - passed, f"{variant.name}: {variant.how}"
             if variant.name in slow:
-                self._failed[title] = "not tried, as another was not finished"
+                self._failed[title] = "not tried, because another variant timed out"
             elif left <= 0:
-                self._failed[title] = "not tried, out of time"
+                self._failed[title] = "not tried, because the time limit of all variants was reached"
             else:
                 try:
                     self._try(variant, min(patience, left))
@@ -362,9 +377,9 @@ class Peers:
     def _try(self, variant: Variant, patience: float) -> None:
         best = self._best.get(variant.name)
         trial = Trial(variant)
-        most = trial.measure(0, patience)
-        if best is None or most > best.rate / 2:
-            trial.measure(0, patience)  # again, and the better one counts, because the machine may be shared
+        first_rate = trial.measure(0, patience)
+        if best is None or first_rate > best.rate / 2:
+            trial.measure(0, patience)  # The better of two rates counts, because the machine may be shared.
         self._tried.setdefault(variant.name, {})[variant.how] = trial.rate
         if best is not None and best.rate >= trial.rate:
             trial.end()
@@ -374,6 +389,7 @@ class Peers:
         self._best[variant.name] = trial
 
     def about(self) -> dict[str, Any]:
+        """Return the report of the trials; see ``Peers.about`` in ``peers.py``."""
         return {
             "chosen": {name: trial.variant.how for name, trial in self._best.items()},
             "tried": self._tried,
@@ -381,9 +397,10 @@ class Peers:
         }
 
     def rate(self, name: str, seconds: float) -> float:
+        """Measure the fastest variant of a measurement. Return its best rate so far if a measurement takes too long."""
         trial = self._best[name]
-        if trial.seconds > LONG * seconds:
-            return trial.rate
+        if trial.seconds > MAX_DURATION * seconds:
+            return trial.rate  # One unit of work takes too long to be repeated.
         try:
             return trial.measure(seconds, self._patience)
         except TimeoutError:
@@ -405,7 +422,7 @@ def main() -> None:
         connection.connect(sys.argv[1])
         with connection.makefile("rw", encoding="utf-8") as stream:
             print(json.dumps({"number": 0, "pid": os.getpid()}), file=stream, flush=True)
-            for line in stream:  # until the socket closes
+            for line in stream:  # ends when the other side closes the socket
                 request = json.loads(line)
                 if request["name"] == "prepare":
                     sizes = Sizes(**request["sizes"])
@@ -413,7 +430,7 @@ def main() -> None:
                     peers = Peers(variants, request["patience"])
                     reply: dict[str, Any] = {"versions": versions(), **peers.about()}
                 else:
-                    assert peers is not None, "prepare comes first"
+                    assert peers is not None, "the first request must be prepare"
                     reply = {"rate": peers.rate(request["variant"], request["seconds"])}
                 print(json.dumps(reply), file=stream, flush=True)
 

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Measure how fast this package is on this machine, compared with other implementations of the same work.
+"""Compare the speed of this package with the speed of other implementations of the same work on this machine.
 
     uv run benchmarks/ratios.py --quick --json ratios.json
     CREPE_DIST_KERNELS=avx2 uv run benchmarks/ratios.py --json ratios.json
 
 There are three comparisons:
 
-- encoding, loading, training and prediction of the paper's network, with the method of the original notebook, PyTorch
-  and ONNX Runtime;
-- training in several processes that communicate, with the same number of independent processes;
-- Crepe and the n-gram network on the sample, with fastText.
+- Encoding, loading, training and prediction with the paper's network are compared with the original notebook, PyTorch
+  and ONNX Runtime.
+- Distributed training is compared with the same number of independent processes.
+- Crepe and the n-gram network are compared with fastText on the sample.
 
 The implementations take turns, so that other load on the machine affects them equally. All figures are medians. The
-first run installs the other tools into an environment in the cache. --quick takes at most five minutes.
+first run of the script installs the other tools into an environment in the user's cache folder. With --quick, the
+measurements take at most five minutes.
 """
 
 from __future__ import annotations
@@ -59,17 +60,17 @@ ALL_ROWS = Rows()
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the benchmark; the defaults are the notebook's network.
+    """Sizes of the benchmark. The default network is the network of the notebook.
 
     Args:
         rounds: number of measurements of each implementation.
         seconds: minimum duration of a measurement.
         batch_size: documents per step.
-        rows: documents in the data set for the loader.
+        rows: number of documents in the data set that the loader reads.
         short_texts: sizes of the benchmark on the sample.
-        patience: time limit of a variant of another implementation, in seconds.
-        limit: time limit of the rounds of the network, in seconds. The earlier measurements of scaling and of short
-            texts have 30 % and 40 % of this limit.
+        patience: time limit of one variant of another implementation, in seconds.
+        limit: time limit of the script, in seconds. After this time, no round of the network starts. The measurements
+            of scaling and of short texts come first. Their time limits are 30 % and 40 % of ``limit``.
     """
 
     rounds: int = 5
@@ -100,7 +101,9 @@ def main() -> None:
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     flags.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto")
     tools = flags.add_mutually_exclusive_group()
-    tools.add_argument("--peers", metavar="PYTHON", help="Python interpreter that has the tools of peers.txt")
+    tools.add_argument(
+        "--peers", metavar="PYTHON", help="Python interpreter of an environment with the packages of peers.txt"
+    )
     tools.add_argument("--no-peers", action="store_true", help="skip PyTorch, ONNX Runtime and fastText")
     options = flags.parse_args()
     check_output(options.json, "--json")
@@ -116,15 +119,19 @@ def main() -> None:
 
 
 def say(text: str) -> None:
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _python(given: str | None) -> str | None:
-    """Find or install an interpreter with the other tools; if that fails, print why and return ``None``."""
-    if given is not None:
-        if shutil.which(given) is None:
-            raise UserError(f"--peers: {given} is not a program", remedy="give the path of a Python interpreter")
-        return given
+def _python(path: str | None) -> str | None:
+    """Return an interpreter with the other tools: ``path``, or the one in the cache, which is installed if necessary.
+
+    If the installation fails, print the reason and return ``None``.
+    """
+    if path is not None:
+        if shutil.which(path) is None:
+            raise UserError(f"--peers: {path} is not a program", remedy="specify the path of a Python interpreter")
+        return path
     try:
         return peers.interpreter(say)
     except UserError as error:
@@ -137,14 +144,22 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
 
     Args:
         folder: scratch folder.
-        device: device that computes.
-        python: interpreter with the other tools, which are only measured on a CPU.
+        device: device on which the networks are computed.
+        python: interpreter with the other tools, which are measured only on a CPU.
 
     Returns:
-        ``machine``, ``rates`` per second, ``ratios``, ``waiting`` (share of time that a step 100 times as fast as ours
-        would wait for data), ``peers``, ``scaling``, and on a CPU ``short_texts``.
+        A dictionary with these keys:
+
+        * ``machine``: description of the machine;
+        * ``rates``: documents or texts per second;
+        * ``ratios``: our rates divided by the rates of the other implementations, and the rate of the loader;
+        * ``waiting``: fraction of the training time, 0 to 1, that would be spent waiting for data if training steps
+          were 100 times as fast;
+        * ``peers``: see ``peers.Peers.about``;
+        * ``scaling``: see ``scaling.run``;
+        * ``short_texts``: the table of ``short_texts.run``, empty on a GPU.
     """
-    import workloads  # MXNet reads its number of threads on import
+    import workloads  # imported after import_mxnet, because MXNet reads its number of threads on import
 
     end = time.monotonic() + sizes.limit
     on_cpu = device.device_type == "cpu"
@@ -155,43 +170,44 @@ def run(sizes: Sizes, folder: Path, device: Any, python: str | None = None) -> d
     split = _dataset(texts, sizes, folder).splits["train"]
     loading = partial(workloads.load, split, sizes.batch_size)
     rates |= alternate({"load": partial(rate, loading, sizes.seconds / 4)}, sizes.rounds)
-    scaled = _scaling(sizes, device, 0.3 * sizes.limit)
-    short: dict[str, Any] = {"table": {}, "ratios": {}}
+    scaling_figures = _scaling(sizes, device, 0.3 * sizes.limit)
+    short_texts: dict[str, Any] = {"table": {}, "ratios": {}}
     if on_cpu:
         say("short texts")
         try:
             with limited(0.4 * sizes.limit):
-                short = run_short_texts(sizes.short_texts, folder, say, python, sizes.patience)
+                short_texts = run_short_texts(sizes.short_texts, folder, say, python, sizes.patience)
         except OutOfTime:
-            say(f"short texts are skipped: not finished in {0.4 * sizes.limit:.0f} s")
+            say(f"short texts are skipped: they did not finish within {0.4 * sizes.limit:.0f} s")
     say("training and prediction")
     char_ids = split.char_ids(np.arange(sizes.batch_size))
-    network, about = _network(texts, char_ids, sizes, device, python if on_cpu else None, end)
-    rates |= network
+    network_rates, peers_report = _network(texts, char_ids, sizes, device, python if on_cpu else None, end)
+    rates |= network_rates
     train, forward = _ours("train", rates), _ours("forward", rates)
     step = sizes.batch_size / max(train.values())
-    waits = {"waiting": lambda: workloads.waiting(split, sizes.batch_size, step / 100)}
-    waited = alternate(waits, sizes.rounds)["waiting"]
+    waiting_runs = {"waiting": lambda: workloads.waiting(split, sizes.batch_size, step / 100)}
+    waiting_fraction = alternate(waiting_runs, sizes.rounds)["waiting"]
     ratios = {
         "train_vs_notebook": rates["train, ours, from text"] / rates["train, notebook, from text"],
         **peers.ratios(train, forward, rates),
         "encode_vs_notebook": rates["encode"] / rates["encode, notebook"],
         "loader_documents_per_second": rates["load"],
     }
-    if "skipped" not in scaled:
-        ratios["scaling_np2"] = scaling.weak_ratio(scaled, 2)
+    if "skipped" not in scaling_figures:
+        ratios["scaling_np2"] = scaling.weak_ratio(scaling_figures, 2)
     return {
         "machine": {**hardware.describe(), "device": str(device)},
         "rates": rates,
-        "ratios": ratios | short["ratios"],
-        "waiting": waited,
-        "peers": about,
-        "scaling": scaled,
-        "short_texts": short["table"],
+        "ratios": ratios | short_texts["ratios"],
+        "waiting": waiting_fraction,
+        "peers": peers_report,
+        "scaling": scaling_figures,
+        "short_texts": short_texts["table"],
     }
 
 
 def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
+    """Measure the texts per second that this package and the notebook encode."""
     import workloads
 
     few = texts[: max(1, len(texts) // 200)]
@@ -209,7 +225,7 @@ def _encoding(texts: list[str], sizes: Sizes) -> dict[str, float]:
 def _network(
     texts: list[str], char_ids: CharIds, sizes: Sizes, device: Any, python: str | None, until: float
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure training and forward passes; return rates, and the peers' report."""
+    """Measure training and forward passes. Return the rates, and ``peers.Peers.about``."""
     import workloads
 
     from crepe_dist.distributed.process_group import ProcessGroup
@@ -225,24 +241,24 @@ def _network(
         works[f"train, ours, {precision}"] = partial(training.repeat, batch, 1)
         works[f"forward, ours, {precision}"] = workloads.Forward(shape, device, batch, precision)
     encoding = CharEncoder(feature_len=sizes.feature_len)
-    works["train, ours, from text"] = partial(training.on_texts, first, labels, encoding, sizes.batch_size)
+    works["train, ours, from text"] = partial(training.train_on_texts, first, labels, encoding, sizes.batch_size)
     runs: dict[str, Callable[[], float]] = {name: partial(rate, work, sizes.seconds) for name, work in works.items()}
-    with peers.started(python, sizes, library.num_threads(), sizes.seconds, sizes.patience, say) as others:
-        rates = alternate(runs | others.runs, sizes.rounds, until)
+    with peers.started(python, sizes, library.num_threads(), sizes.seconds, sizes.patience, say) as other_tools:
+        rates = alternate(runs | other_tools.runs, sizes.rounds, until)
         rates = {name: value for name, value in rates.items() if not np.isnan(value)}
-    return rates, others.about
+    return rates, other_tools.about
 
 
 def _ours(kind: str, rates: dict[str, float]) -> dict[str, float]:
-    """Select our rates, by precision."""
-    start = f"{kind}, ours, "
+    """Return our rates of ``kind``, which is ``train`` or ``forward``, by precision."""
+    prefix = f"{kind}, ours, "
     return {
-        name[len(start) :]: rate for name, rate in rates.items() if name.startswith(start) and "from text" not in name
+        name[len(prefix) :]: rate for name, rate in rates.items() if name.startswith(prefix) and "from text" not in name
     }
 
 
 def _scaling(sizes: Sizes, device: Any, limit: float) -> dict[str, Any]:
-    """Measure scaling (see ``scaling.run``) in so many seconds, or return the reason as ``skipped``."""
+    """Measure scaling (see ``scaling.run``) within ``limit`` seconds, or return why it was ``skipped``."""
     reason = scaling.obstacle(device.device_type)
     if not reason:
         say("scaling")
@@ -250,13 +266,13 @@ def _scaling(sizes: Sizes, device: Any, limit: float) -> dict[str, Any]:
             with limited(limit):
                 return scaling.run(sizes.shape, sizes.batch_size, sizes.rounds, sizes.seconds, device.device_type)
         except OutOfTime:
-            reason = f"not finished in {limit:.0f} s"
+            reason = f"it did not finish within {limit:.0f} s"
     say(f"scaling is skipped: {reason}")
     return {"skipped": reason}
 
 
 def _texts(sizes: Sizes) -> list[str]:
-    """Generate random documents as long as reviews: 430 characters on average, in words."""
+    """Generate random documents with 430 characters on average, which is a typical length of reviews."""
     generator = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlucm fwyp vbgk "))
     lengths = np.clip(generator.lognormal(5.8, 0.8, sizes.rows), 20, 3000).astype(int)
@@ -264,6 +280,7 @@ def _texts(sizes: Sizes) -> list[str]:
 
 
 def _dataset(texts: list[str], sizes: Sizes, folder: Path) -> Dataset:
+    """Prepare the texts as a data set without a test split."""
     source = folder / "texts.tsv"
     source.write_text("".join(f"{n % sizes.classes}\t{text}\n" for n, text in enumerate(texts)), encoding="utf-8")
     out = folder / "prepared"
@@ -278,13 +295,16 @@ def show(figures: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), soft_wrap=True)
-    for title, key, form in (("per second", "rates", ",.0f"), ("ours / theirs, higher is better", "ratios", ".2f")):
+    for title, key, number_format in (
+        ("per second", "rates", ",.0f"),
+        ("ours / theirs, higher is better", "ratios", ".2f"),
+    ):
         table = Table("", title, box=None, pad_edge=False)
         for name, value in figures[key].items():
-            table.add_row(name, format(value, form))
+            table.add_row(name, format(value, number_format))
         console.print(table)
-    waited = percent(figures["waiting"])
-    console.print(f"with steps 100 times as fast, training would wait for data {waited} of the time")
+    waiting = percent(figures["waiting"])
+    console.print(f"if training steps were 100 times as fast, {waiting} of the time would be spent waiting for data")
     for title, rows in (
         ("scaling", figures["scaling"].get("table", [])),
         ("short texts", [{"tool": tool, **row} for tool, row in figures["short_texts"].items()]),

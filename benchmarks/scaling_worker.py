@@ -21,7 +21,7 @@ def main() -> None:
     flags.add_argument("address")
     options = flags.parse_args()
     number = read_launcher_env().rank if options.number is None else options.number
-    if options.on == "cpu":  # one core; a process that feeds a GPU uses any
+    if options.on == "cpu":  # Use one core. A process that uses a GPU may run on any core.
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
     with socket.socket(socket.AF_UNIX) as connection:
@@ -29,40 +29,48 @@ def main() -> None:
         with connection.makefile("rw", encoding="utf-8") as stream, init_process_group() as group:
             print(json.dumps({"number": number, "pid": os.getpid()}), file=stream, flush=True)
             worker = Worker(group, number)
-            for line in stream:  # until the socket closes
+            for line in stream:  # ends when the other side closes the socket
                 request = json.loads(line)
                 answer = getattr(worker, request.pop("name"))(**request)
                 print(json.dumps(answer), file=stream, flush=True)
 
 
 class Worker:
-    """Handlers of the requests; every request goes to all ranks of a job."""
+    """Handlers of the requests. Every request is sent to all ranks of a job.
+
+    Args:
+        group: process group of the job; an independent worker has a group of size 1.
+        slot: index of the GPU that an independent worker uses.
+    """
 
     def __init__(self, group: Any, slot: int) -> None:
         self._group = group
         self._slot = slot
 
     def build(self, on: str, precision: Any = "auto", **shape: Any) -> dict[str, Any]:
-        """Build the network, on a GPU of its own or on the CPU."""
-        from workloads import Training  # after join, which sets the number of MXNet's threads
+        """Build the network on the CPU, or on a GPU that no other worker uses."""
+        from workloads import Training  # imported after init_process_group, which sets the number of MXNet's threads
 
         from crepe_dist.distributed.device import Device, check_mxnet_gpu, select_device
         from crepe_dist.networks.paper.config import PaperConfig
 
         self._shape = PaperConfig(**shape)
-        # Independent processes do not know of each other's GPUs.
-        apart = on == "gpu" and self._group.size == 1
-        device = Device("gpu", self._slot) if apart else select_device(on, check_mxnet_gpu, self._group)
+        # ``select_device`` would select the same GPU for all independent workers.
+        has_slot = on == "gpu" and self._group.size == 1
+        device = Device("gpu", self._slot) if has_slot else select_device(on, check_mxnet_gpu, self._group)
         self._training = Training(self._shape, self._group, device, precision)
         return {}
 
     def train(self, batch: int, steps: int) -> dict[str, Any]:
-        """Train ``steps`` times on ``batch`` documents; answer the ``seconds`` and the ``rate`` in documents/s."""
+        """Train ``steps`` steps on one random batch of ``batch`` documents.
+
+        Return a dictionary with the ``seconds`` that the steps took and the ``rate`` of this worker in documents/s.
+        """
         from workloads import random_batch
 
-        same = random_batch(self._shape, batch, self._group.size, seed=self._group.rank)
+        documents = random_batch(self._shape, batch, self._group.size, seed=self._group.rank)
         start = time.perf_counter()
-        self._training.repeat(same, steps)
+        self._training.repeat(documents, steps)
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "rate": batch * steps / seconds}
 

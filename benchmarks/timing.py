@@ -17,16 +17,16 @@ def alternate(runs: Mapping[str, Callable[[], float]], rounds: int, until: float
 def in_turns(runs: Mapping[str, Callable[[], float]], rounds: int, until: float = math.inf) -> dict[str, list[float]]:
     """Call each of ``runs``, which return a rate, ``rounds`` times in turns; return the rates by round.
 
-    An additional warm-up round comes first and is not counted, unless it is the only one: after ``until``, by
-    ``time.monotonic``, no round begins.
+    An additional warm-up round comes first. Its rates are returned only if it is the only round, because no other round
+    starts after the time ``until`` of ``time.monotonic``.
     """
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    rates_by_name: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         if turn > 0 and time.monotonic() > until:
             break
         for name, run in runs.items():
-            found[name].append(run())
-    return {name: rates[1:] or rates for name, rates in found.items()}
+            rates_by_name[name].append(run())
+    return {name: rates[1:] or rates for name, rates in rates_by_name.items()}
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
-"""Workloads of the benchmarks, of this package and of the original notebook.
+"""Workloads of the benchmarks, for this package and for the original notebook.
 
-One call performs one unit of work and returns the number of documents.
+Most functions do one unit of work, and return the number of its documents.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from crepe_dist.preparing.building import MAX_CHUNK
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions, Precision
 
 OPTIMIZER = OptimizerOptions(name="sgd", learning_rate=0.01)
-NOTEBOOKS = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}  # settings of its optimizer
-INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
+NOTEBOOK_SGD = {"learning_rate": 0.01, "wd": 0.00001, "momentum": 0.9}  # hyperparameters of the notebook's optimizer
+CHAR_INDEX = {letter: position for position, letter in enumerate(ALPHABET)}
 
 
 class Training:
@@ -43,24 +43,26 @@ class Training:
         self._steps = 0
 
     def repeat(self, batch: Batch, times: int) -> int:
-        """Train on the same batch several times."""
-        return self.on(batch for _ in range(times))
+        """Train ``times`` steps on the same batch."""
+        return self.train(batch for _ in range(times))
 
-    def on_texts(self, texts: Sequence[str], labels: Sequence[int], encoding: CharEncoder, batch_size: int) -> int:
+    def train_on_texts(
+        self, texts: Sequence[str], labels: Sequence[int], encoding: CharEncoder, batch_size: int
+    ) -> int:
         """Encode all texts and train on them in batches."""
 
         def encoded() -> Iterator[Batch]:
-            numbers = np.asarray(labels, dtype=np.int32)
+            label_array = np.asarray(labels, dtype=np.int32)
             for start in range(0, len(texts), batch_size):
                 char_ids = encoding.encode(texts[start : start + batch_size])
-                yield pack_batch(char_ids, numbers[start : start + batch_size], batch_size, len(char_ids))
+                yield pack_batch(char_ids, label_array[start : start + batch_size], batch_size, len(char_ids))
 
-        return self.on(encoded())
+        return self.train(encoded())
 
-    def on(self, source: Iterator[Batch]) -> int:
-        """Train on all batches."""
+    def train(self, batches: Iterator[Batch]) -> int:
+        """Train one step on each batch. Return the number of documents of all ranks."""
         documents = 0
-        for batch in source:
+        for batch in batches:
             self._steps += 1
             batch = batch.for_step(self._steps, seed=0)
             while self._optimizer.all_reduce(self.engine.forward_backward(batch), batch).needs_recompute:
@@ -72,7 +74,7 @@ class Training:
 
 
 class Forward:
-    """Forward pass of a batch, including the copy of the logits to the host."""
+    """Forward pass of one batch. It includes the copy of the logits to the host."""
 
     def __init__(self, shape: PaperConfig, device: Any, batch: Batch, precision: Precision) -> None:
         self._engine = _engine(shape, device, precision)
@@ -90,25 +92,34 @@ def _engine(shape: PaperConfig, device: Any, precision: Precision) -> Engine:
 
 
 def precisions(shape: PaperConfig, device: Any) -> list[Precision]:
-    """List the precisions that the device supports well, the fastest last."""
+    """Return float32, and also the default precision of the device if it is different."""
     best = choose_backend(ModelOptions(), device, shape).precision
     return ["float32"] if best == "float32" else ["float32", cast("Precision", best)]
 
 
 def batch_of(char_ids: CharIds, classes: int, size: int = 1, first: int = 0) -> Batch:
-    """Make a rank's batch, of ``size`` ranks, from char ids, uint8 [B, L], with labels ``first``, ``first`` + 1, …"""
+    """Return the batch of one rank.
+
+    Args:
+        char_ids: character ids, uint8 [B, L].
+        classes: number of classes.
+        size: number of ranks.
+        first: label of the first document. The labels of the next documents are ``first`` + 1, ``first`` + 2, and so
+            on, modulo ``classes``.
+    """
     labels = (np.arange(len(char_ids), dtype=np.int32) + first) % classes
     return pack_batch(char_ids, labels, len(char_ids), len(char_ids) * size)
 
 
 def random_batch(shape: PaperConfig, documents: int, size: int = 1, seed: int = 0) -> Batch:
-    sizes = [documents, shape.feature_len]
-    char_ids = np.random.default_rng(seed).integers(0, shape.alphabet_size, sizes, dtype=np.uint8)
+    """Return a batch of random documents for one of ``size`` ranks."""
+    array_shape = [documents, shape.feature_len]
+    char_ids = np.random.default_rng(seed).integers(0, shape.alphabet_size, array_shape, dtype=np.uint8)
     return batch_of(char_ids, shape.num_classes, size, seed)
 
 
 def encode(texts: Sequence[str], encoding: CharEncoder) -> int:
-    """Encode texts in the chunks that ``prepare`` uses."""
+    """Encode texts in chunks of the size that ``prepare`` uses."""
     for start in range(0, len(texts), MAX_CHUNK):
         encoding.encode(texts[start : start + MAX_CHUNK])
     return len(texts)
@@ -121,9 +132,9 @@ def load(split: Split, batch_size: int) -> int:
 
 
 def waiting(split: Split, batch_size: int, step: float) -> float:
-    """Measure the share of an epoch, 0 to 1, that steps of ``step`` seconds spend waiting for data."""
+    """Return the fraction of an epoch, 0 to 1, that is spent waiting for data if a step takes ``step`` seconds."""
     source = iter(DataLoader(split, epoch_order(len(split), 0, 0), batch_size, 0, 1))
-    next(source)  # starts the prefetching thread
+    next(source)  # The first call starts the prefetching thread.
     start, waited = time.perf_counter(), 0.0
     while True:
         requested = time.perf_counter()
@@ -132,27 +143,27 @@ def waiting(split: Split, batch_size: int, step: float) -> float:
         if batch is None:
             break
         time.sleep(step)
-        del batch  # freeing it does not count as waiting
+        del batch  # The time for freeing the batch does not count as waiting.
     return waited / (time.perf_counter() - start)
 
 
 def notebook_encode(text: str, feature_len: int) -> npt.NDArray[np.float32]:
-    """Encode a text as the notebook does, a character at a time, as one-hot float32 [69, feature_len]."""
+    """Encode a text character by character, as the notebook does. Return a one-hot float32 array [69, feature_len]."""
     encoded = np.zeros([len(ALPHABET), feature_len], dtype="float32")
     for position, letter in enumerate(text):
         if position >= feature_len:
             break
-        if letter in INDEX:
-            encoded[INDEX[letter]][position] = 1
+        if letter in CHAR_INDEX:
+            encoded[CHAR_INDEX[letter]][position] = 1
     return encoded
 
 
 class NotebookTraining:
-    """Training loop of the notebook: two loader processes, Gluon's own layers, and two forward passes a step.
+    """Training loop of the notebook. It has two loader processes, Gluon's layers, and two forward passes per step.
 
     Args:
-        texts: documents; their number is a multiple of ``batch_size``.
-        device: device that computes.
+        texts: documents. Their number is a multiple of ``batch_size``.
+        device: device on which the network is computed.
     """
 
     def __init__(
@@ -163,7 +174,7 @@ class NotebookTraining:
         self._network.initialize(mx.init.Xavier(magnitude=2.24), ctx=self._device)
         self._network.hybridize()
         self._loss = gluon.loss.SoftmaxCrossEntropyLoss()
-        self._trainer = gluon.Trainer(self._network.collect_params(), "sgd", NOTEBOOKS)
+        self._trainer = gluon.Trainer(self._network.collect_params(), "sgd", NOTEBOOK_SGD)
         self._documents = len(texts)
         rows = [(text, label) for text, label in zip(texts, labels)]
         data = gluon.data.SimpleDataset(rows).transform(_Encoding(shape.feature_len))
@@ -191,7 +202,7 @@ class _Encoding:
 
 
 def notebook_network(shape: PaperConfig) -> Any:
-    """Make the notebook's network, whose files the tests read."""
+    """Build the network of the notebook. The tests also use it, to write weights files like those of the notebook."""
     network = nn.HybridSequential()
     with network.name_scope():
         for kernel, pooled in CONVOLUTIONS:
