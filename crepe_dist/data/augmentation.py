@@ -18,6 +18,7 @@ from crepe_dist.data.dataset import Split, Transform
 from crepe_dist.data.word_hashing import WordHasher
 
 DEFAULT_ENCODER = CharEncoder()
+CASE_DRAW = 1  # Key that makes the random numbers of ``with_case_noise`` differ from the numbers of ``with_typos``.
 Places = npt.NDArray[np.int64]  # Positions in the character ids of all documents, concatenated.
 
 
@@ -61,9 +62,20 @@ def add_typos(
     flat = np.insert(flat, hits[inserted], letters[random[inserted] % np.uint64(len(letters))])
     flat = np.delete(flat, hits[deleted] + np.searchsorted(hits[inserted], hits[deleted]))
     gained = np.bincount(document[inserted], minlength=documents) - np.bincount(document[deleted], minlength=documents)
-    result = np.full_like(char_ids, PAD_UNK_ID)
+    return _pack_documents(flat, length, gained, ends + gained, head_tail)
+
+
+def _pack_documents(flat: CharIds, length: int, gained: Places, ends: Places, head_tail: tuple[int, int]) -> CharIds:
+    """Divide concatenated documents into rows, uint8 [n, length]. A document that is too long loses its middle.
+
+    Args:
+        flat: Document k takes ``length`` + ``gained[k]`` ids, including its padding.
+        ends: Number of ids of each document without its padding.
+        head_tail: Numbers of ids that are kept at the front and at the back of a document that is too long.
+    """
+    result = np.full((len(ends), length), PAD_UNK_ID, np.uint8)
     start, (front, back) = 0, head_tail
-    for row, count, end in zip(result, (length + gained).tolist(), (ends + gained).tolist()):
+    for row, count, end in zip(result, (length + gained).tolist(), ends.tolist()):
         if end > length:
             row[:front] = flat[start : start + front]
             row[length - back :] = flat[start + end - back : start + end]
@@ -111,6 +123,55 @@ def with_typos(
     return split.with_transform(
         lambda char_ids, rows: add_typos(char_ids, typo_prob, hash_random(seed, epoch, rows), letters, head_tail)
     )
+
+
+def change_case(char_ids: CharIds, upper: Any, encoder: CharEncoder) -> CharIds:
+    """Return documents as if their texts had been typed in lower case or in capitals, uint8 [n, L].
+
+    Only the marks of the mode ``marked`` change. The middle that truncation removed from a text does not return.
+
+    Args:
+        char_ids: Documents, uint8 [n, L], encoded in the mode ``marked``.
+        upper: True for documents in capitals, False for documents in lower case, bool [n].
+        encoder: Encoder of the documents.
+    """
+    is_mark, length = np.isin(char_ids, encoder.mark_ids), char_ids.shape[1]
+    order = np.argsort(is_mark, axis=1, kind="stable")
+    char_ids = np.take_along_axis(np.where(is_mark, PAD_UNK_ID, char_ids), order, axis=1)
+    is_letter = np.pad(encoder.has_capital[char_ids] & np.asarray(upper)[:, None], ((0, 0), (1, 1)))
+    # The ids are in reversed order, so the mark of a run comes after the run.
+    ends_run = is_letter[:, 1:-1] & ~is_letter[:, 2:]
+    document, place = np.nonzero(ends_run)
+    marks = np.array(encoder.mark_ids, np.uint8)[is_letter[:, :-2][ends_run].astype(np.intp)]
+    flat = np.insert(char_ids.ravel(), document * length + place + 1, marks)
+    gained = np.bincount(document, minlength=len(char_ids))
+    known = char_ids != PAD_UNK_ID
+    ends = np.where(known.any(axis=1), length - known[:, ::-1].argmax(axis=1), 0)
+    return _pack_documents(flat, length, gained, ends + gained, encoder.head_tail_lengths[::-1])
+
+
+def with_case_noise(split: Split, prob: float, seed: int, epoch: int, encoder: CharEncoder) -> Split:
+    """Return a view of a split in which a fraction ``prob`` of the documents is in lower case or in capitals.
+
+    Half of these documents are in lower case. The choice depends only on the seed, the epoch and the row. Return the
+    split itself if the encoder does not distinguish capitals by marks.
+    """
+    if not prob or not encoder.mark_ids:
+        return split
+
+    def transform(char_ids: CharIds, rows: Places) -> CharIds:
+        drawn = splitmix64(hash_random(seed, epoch, rows, CASE_DRAW))
+        changed = bernoulli(prob, drawn)
+        result = char_ids.copy()
+        result[changed] = change_case(char_ids[changed], (drawn[changed] & np.uint64(1)).astype(np.bool_), encoder)
+        return result
+
+    return split.with_transform(transform)
+
+
+def in_case(split: Split, upper: bool, encoder: CharEncoder) -> Split:
+    """Return a view of a split whose documents are all in capitals or all in lower case; see ``change_case``."""
+    return split.with_transform(lambda char_ids, rows: change_case(char_ids, np.full(len(rows), upper), encoder))
 
 
 def word_dropout(char_ids: CharIds, max_prob: float, keys: Numbers, finder: WordHasher) -> CharIds:

@@ -12,6 +12,7 @@ and the end of a text are the most informative. In mode ``notebook``, the end of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -33,7 +34,15 @@ PAD_UNK_ID = constants.BLANK
 # Character between the beginning and the end of a truncated text. No alphabet contains it.
 TRUNCATION_MARK = "\0"
 
-STANDARD_ALPHABETS: dict[Mode, str] = {"paper": ALPHABET, "full": FULL_ALPHABET, "notebook": ALPHABET}
+STANDARD_ALPHABETS: dict[Mode, str] = {
+    "paper": ALPHABET,
+    "full": FULL_ALPHABET,
+    "marked": ALPHABET + characters.CAPITAL + characters.CAPITALS,
+    "notebook": ALPHABET,
+}
+MARKS = (characters.CAPITAL, characters.CAPITALS)
+# A mark and the letters that it capitalizes.
+CAPITAL_RUN = re.compile(f"{characters.CAPITAL}(.?)|{characters.CAPITALS}(\\w*)", re.DOTALL)
 CharIds = npt.NDArray[np.uint8]
 
 
@@ -46,6 +55,9 @@ class CharEncoder:
     Modes:
         ``paper``: lower case, in reversed order (the authors' ``train/data.lua``). White space is read as a space.
         ``full``: like ``paper``, with separate upper and lower case: 95 characters, the paper's "Full" alphabet.
+        ``marked``: like ``paper``, with a mark before each run of capital letters: ``characters.CAPITAL`` before a
+            single letter, ``characters.CAPITALS`` before two or more letters. A word has the same ids in any case, and
+            only the marks indicate its case.
         ``notebook``: in reading order. Upper case is unknown, and so is white space other than the space. The
             notebook's ``encode`` computes the lower-cased, reversed text but then loops over the original text, and its
             published parameters depend on that.
@@ -82,6 +94,8 @@ class CharEncoder:
             )
         if not self.alphabet:
             object.__setattr__(self, "alphabet", STANDARD_ALPHABETS[self.mode])
+        if self.mode == "marked" and not set(MARKS) <= set(self.alphabet):
+            object.__setattr__(self, "alphabet", characters.sort_alphabet({*self.alphabet, *MARKS}))
         if self.is_custom or self.two_id_characters:
             characters.check_alphabet(self.alphabet, self.two_id_characters)
         if self.fold_accents is None:
@@ -149,6 +163,7 @@ class CharEncoder:
 
     def encode(self, texts: Sequence[str]) -> CharIds:
         """Return the character ids of texts, uint8 [len(texts), feature_len], padded with ``PAD_UNK_ID``."""
+        texts = self._mark_capitals(texts)
         if (
             self.two_id_characters
             or not all(map(str.isascii, texts))
@@ -159,7 +174,7 @@ class CharEncoder:
 
     def encode_and_measure(self, texts: Sequence[str]) -> tuple[CharIds, npt.NDArray[np.int64]]:
         """Return the results of ``encode`` and ``lengths`` in one pass over the texts."""
-        spelt = list(map(self._expand, texts))
+        spelt = list(map(self._spell, self._mark_capitals(texts)))
         return self._encode_truncated(list(map(self._truncate_expanded, spelt))), np.array(
             list(map(len, spelt)), np.int64
         )
@@ -170,6 +185,40 @@ class CharEncoder:
         return self._encode_native(native, texts) if native and len(texts) else self._encode_plain(texts)
 
     def _expand(self, text: str) -> str:
+        """Return a text in which each character has one id. The text gets longer if characters have more than one id,
+        and in the mode ``marked``."""
+        return self._spell(*self._mark_capitals([text]))
+
+    def _mark_capitals(self, texts: Sequence[str]) -> Sequence[str]:
+        """Insert the marks of the mode ``marked`` into texts."""
+        if self.mode != "marked" or not texts:
+            return texts
+        joined, ends = "".join(texts), np.cumsum(list(map(len, texts)))
+        codec, dtype = ("ascii", np.uint8) if joined.isascii() else ("utf-32-le", np.dtype("<u4"))
+        points = np.frombuffer(joined.encode(codec, "surrogatepass"), dtype)
+        places, marks = self._marks(points, ends)
+        marked = np.insert(points, places, marks).tobytes().decode(codec, "surrogatepass")
+        new_ends = (ends + np.searchsorted(places, ends)).tolist()
+        return [marked[start:end] for start, end in zip([0, *new_ends], new_ends)]
+
+    def _marks(self, points: npt.NDArray[Any], ends: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], list[int]]:
+        """Find the runs of capital letters in concatenated texts.
+
+        Args:
+            points: Code points of the texts.
+            ends: End of each text, [texts].
+
+        Returns:
+            The position of the first letter of each run, and the code point of its mark.
+        """
+        is_capital = self.is_capital[points] != 0
+        continues = is_capital[1:] & is_capital[:-1]
+        continues[ends[(ends > 0) & (ends < len(points))] - 1] = False  # A run ends at the end of its text.
+        places = np.flatnonzero(is_capital & ~np.append(False, continues))
+        is_long = np.append(continues, False)[places]
+        return places, np.where(is_long, ord(characters.CAPITALS), ord(characters.CAPITAL)).tolist()
+
+    def _spell(self, text: str) -> str:
         """Replace characters that have more than one id by characters that have one id each.
 
         Rare characters and letters such as ß become two characters.
@@ -181,12 +230,12 @@ class CharEncoder:
         return text.translate(spelling) if is_spelt else text
 
     def _truncate(self, text: str) -> str:
-        """Expand a text, and truncate it to ``feature_len`` characters."""
+        """Spell a text, and truncate it to ``feature_len`` characters."""
         length = self.feature_len
         if len(text) > 2 * length:
-            # Expansion never shortens a text, so only these characters can be read. Cutting the text first saves time.
+            # Spelling never shortens a text, so only these characters can be read. Cutting the text first saves time.
             text = text[:length] + text[-length:]
-        return self._truncate_expanded(self._expand(text))
+        return self._truncate_expanded(self._spell(text))
 
     def _truncate_expanded(self, text: str) -> str:
         """Truncate a text that ``_expand`` returned to ``feature_len`` characters."""
@@ -242,14 +291,17 @@ class CharEncoder:
 
     def lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of ids of each text before truncation, int64 [n]."""
-        return np.array([len(self._expand(text)) for text in texts], np.int64)
+        return np.array([len(self._spell(text)) for text in self._mark_capitals(texts)], np.int64)
 
     def _char_indices(self, text: str) -> npt.NDArray[np.int64]:
         """For each id of a text before truncation, return the index of the character that it encodes, int64 [n]."""
         spelling, places = self._spelling, np.arange(len(text))
         if len(self._expand(text)) == len(text):
             return places
-        return np.repeat(places, [len(spelling.get(ord(character), " ")) for character in text])
+        counts = np.array([len(spelling.get(ord(character), " ")) for character in text])
+        if self.mode == "marked":  # The id of a mark belongs to the capital letter after the mark.
+            counts[self._marks(np.array(list(map(ord, text))), np.array([len(text)]))[0]] += 1
+        return np.repeat(places, counts)
 
     def offset_mapping(self, text: str) -> npt.NDArray[np.int64]:
         """For each id of an encoded text, return the index of the character that it encodes, int64 [n].
@@ -312,13 +364,35 @@ class CharEncoder:
     def starts_character(self, char_ids: CharIds) -> npt.NDArray[np.bool_]:
         """Return a mask of the ids that start a known character.
 
-        Blanks do not start a character. If a rare character has two ids, only the first id starts it.
+        Blanks and marks of capital letters do not start a character. If a rare character has two ids, only the first
+        id starts it.
         """
-        return np.asarray(char_ids < self.num_ids - self.pair_base)
+        return np.asarray((char_ids < self.num_ids - self.pair_base) & ~np.isin(char_ids, self.mark_ids))
+
+    @property
+    def is_capital(self) -> npt.NDArray[np.uint8]:
+        """Mask of the code points that are capital letters with an id in the mode ``marked``, uint8 [0x110000]."""
+        return characters.capital_letters(
+            bool(self.fold_accents), self.alphabet, self.two_id_characters, self.is_custom
+        )
+
+    @cached_property
+    def has_capital(self) -> npt.NDArray[np.bool_]:
+        """Mask of the ids whose character has a capital letter of one character, bool [256]."""
+        has_capital = np.zeros(256, np.bool_)
+        has_capital[: len(self.alphabet)] = [
+            len(c.upper()) == 1 and c.upper().lower() == c != c.upper() for c in self.alphabet
+        ]
+        return has_capital
+
+    @property
+    def mark_ids(self) -> list[int]:
+        """Ids of the marks ``characters.CAPITAL`` and ``characters.CAPITALS``; empty unless the mode is ``marked``."""
+        return list(map(self.alphabet.index, MARKS)) if self.mode == "marked" else []
 
     def decode(self, char_ids: CharIds) -> str:
         """Turn ids, uint8 [feature_len], back into text in reading order. Blanks become spaces, and padding is
-        removed."""
+        removed. In the mode ``marked``, a run of capital letters continues to the end of its word."""
         used = np.flatnonzero(char_ids != PAD_UNK_ID)
         numbers = char_ids[: used[-1] + 1 if len(used) else 0].tolist()[:: 1 if self.in_reading_order else -1]
         rare, second, text = len(self.alphabet), len(self.alphabet) + self.pair_base, []
@@ -330,7 +404,7 @@ class CharEncoder:
                 text.append(self.two_id_characters[number])
             elif not second <= code < self.num_ids:
                 text.append(" ")
-        return "".join(text)
+        return CAPITAL_RUN.sub(lambda run: (run[1] or run[2] or "").upper(), "".join(text))
 
     def flags(self, file: Path) -> str:
         """Return the flags of ``prepare`` that select this encoder.

@@ -30,6 +30,9 @@ INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 MAX_RARE_CHARACTERS = 96**2
 # First of the private code points that represent the ids of rare characters during encoding.
 SYMBOLS = 0x10FF00
+# Marks of the mode ``marked``. They are the ASCII controls "shift out" and "shift in", which do not occur in texts.
+# CAPITAL marks a single capital letter, and CAPITALS marks two or more capital letters in a row.
+CAPITAL, CAPITALS = "\x0e", "\x0f"
 # Code points from this one on never fold to a letter of a standard alphabet by lower-casing or decomposition.
 LATIN_END = 0x2200
 # Code points from here on have no lower case and no decomposition.
@@ -53,7 +56,8 @@ LETTERS = {
 def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     """Build an alphabet of the most frequent characters, and list the rare ones. Both are sorted by ``sort_alphabet``.
 
-    In mode ``paper``, characters are counted in lower case. The alphabet always contains a space. Invisible characters
+    In the modes ``paper`` and ``marked``, characters are counted in lower case. The alphabet always contains a space,
+    and in the mode ``marked`` also the two marks. Invisible characters
     are omitted. If the space and the characters that occur at least ``MIN_COUNT`` times are at most ``MAX_CHARACTERS``
     characters, they form the alphabet, and all other characters are omitted. Otherwise, as many of the most frequent
     characters as possible get an id of their own, and up to ``MAX_RARE_CHARACTERS`` of the next most frequent
@@ -66,6 +70,7 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     Returns:
         The alphabet, and the rare characters (``CharEncoder.two_id_characters``).
     """
+    always = [" ", CAPITAL, CAPITALS] if mode == "marked" else [" "]
     occurrences: Counter[str] = Counter({" ": 0})
     for point, count in counts.items():
         for character in fold_character(chr(point), mode, fold_accents=False):
@@ -74,10 +79,11 @@ def frequent_alphabet(counts: Mapping[int, int], mode: Mode) -> tuple[str, str]:
     visible = [character for character in occurrences if unicodedata.category(character) not in INVISIBLE]
     visible.sort(key=lambda character: (-occurrences[character], character))
     frequent = [character for character in visible if occurrences[character] >= MIN_COUNT]
-    if len(frequent) < MAX_CHARACTERS:
-        return sort_alphabet([" ", *frequent]), ""
-    own, rare = split_frequent_and_rare(visible, MAX_CHARACTERS - 1)
-    return sort_alphabet([" ", *own]), sort_alphabet(rare)
+    num_ids = MAX_CHARACTERS - len(always)
+    if len(frequent) <= num_ids:
+        return sort_alphabet([*always, *frequent]), ""
+    own, rare = split_frequent_and_rare(visible, num_ids)
+    return sort_alphabet([*always, *own]), sort_alphabet(rare)
 
 
 def split_frequent_and_rare(
@@ -128,7 +134,7 @@ def pair_base(rare: Sized) -> int:
 def check_alphabet(alphabet: str, rare: str) -> None:
     """Raise ``UserError`` if ``frequent_alphabet`` cannot have returned this alphabet and these rare characters."""
     is_sorted = all(text == sort_alphabet(set(text)) for text in (alphabet, rare))
-    visible = [character for character in alphabet + rare if ord(character) not in FEATURE_CODE_POINTS]
+    visible = [c for c in alphabet + rare if c not in (CAPITAL, CAPITALS) and ord(c) not in FEATURE_CODE_POINTS]
     is_visible = not any(unicodedata.category(character) in INVISIBLE for character in visible)
     fits = len(alphabet) + 2 * pair_base(rare) <= MAX_CHARACTERS and set(rare).isdisjoint(alphabet)
     if not (is_sorted and is_visible and fits and " " in alphabet):
@@ -155,7 +161,7 @@ def fold_character(character: str, mode: Mode, fold_accents: bool) -> str:
         small = character.lower()
         if small in LETTERS:
             character = LETTERS[small] if character == small else LETTERS[small].upper()
-    lower = character.lower() if mode == "paper" else character
+    lower = character.lower() if mode in ("paper", "marked") else character
     return lower if len(lower) == len(character) else character
 
 
@@ -195,3 +201,14 @@ def spelling_table(mode: Mode, fold_accents: bool, alphabet: str, rare: str) -> 
         if (len(letters) > 1 or letters in spelt) and all(character in known for character in letters)
     }
     return {**spellings, **{SYMBOLS + number: "\0" for number in range(2 * side)}}
+
+
+@cache
+def capital_letters(fold_accents: bool, alphabet: str, rare: str, is_custom: bool) -> npt.NDArray[np.uint8]:
+    """Return a mask of the capital letters that the encoder reads in the mode ``marked``, uint8 [0x110000]."""
+    table = id_table("marked", fold_accents, alphabet, rare, is_custom)
+    known = {*np.flatnonzero(table[:FOLDING_END] != BLANK).tolist()}
+    known |= spelling_table("marked", fold_accents, alphabet, rare).keys()
+    is_capital = np.zeros(CODE_POINTS, dtype=np.uint8)
+    is_capital[[point for point in known if chr(point).isupper()]] = 1
+    return is_capital

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from crepe_dist.data.augmentation import with_typos
+from crepe_dist.data.augmentation import in_case, with_typos
 from crepe_dist.data.char_encoder import CharIds
 from crepe_dist.data.dataset import SPLITS_WITH_TEXTS, Dataset, Split
 from crepe_dist.data.label_hierarchy import HierarchyLevel
@@ -41,6 +41,8 @@ from crepe_dist.training.evaluation import BATCH_SIZE, evaluate
 MAX_SHOWN = 10  # Number of mistakes, and of confusions of many classes, on the terminal.
 MAX_COLUMNS = 100  # Maximum number of columns of the confusion matrix on the terminal.
 MAX_CHARACTERS = 70  # Maximum length of a text on the terminal.
+CASE_DESCRIPTIONS = {"lower": "in lower case", "upper": "in capitals"}
+MAX_LOSS = 0.03  # Loss of accuracy, in lower case or in capitals, from which `evaluate` warns.
 CHUNK_ROWS = 1024  # Number of documents that are classified together.
 
 
@@ -74,9 +76,11 @@ def score(args: Any, group: ProcessGroup) -> None:
         score_view = partial(evaluate_on, predictor=predictor, group=group, batch_size=args.batch_size)
         scores = score_view(split)
         noisy = {rate: score_view(with_typos(split, rate, encoder=encoding)) for rate in args.typos}
+        cases = {"lower": False, "upper": True} if encoding.mark_ids else {}
+        other_case = {name: score_view(in_case(split, is_upper, encoding)) for name, is_upper in cases.items()}
         reduced = {column.name: score_view(without_column(split, column.name, predictor)) for column in feature_columns}
         if group.is_root:
-            _write(args, predictor, rows, scores, noisy, reduced)
+            _write(args, predictor, rows, scores, noisy, other_case, reduced)
 
 
 def without_column(split: Split, name: str, predictor: Predictor) -> Split:
@@ -109,12 +113,14 @@ def _write(
     rows: EvalRows,
     scores: AnyScores,
     noisy: dict[float, AnyScores],
+    other_case: dict[str, AnyScores],
     reduced: dict[str, AnyScores],
 ) -> None:
     """Write the scores to the terminal and to the files that the flags specify.
 
     Args:
         noisy: Scores of the split with typos, by the probability of a typo.
+        other_case: Scores of the split in lower case (``lower``) and in capitals (``upper``).
         reduced: Scores of the split without the values of a feature column, by the name of the column.
     """
     dataset, split = rows.dataset, rows.split
@@ -122,10 +128,19 @@ def _write(
     if isinstance(scores, MulticlassScores) and (worst := worst_mistakes(scores, dataset, split)):
         print(f"\n{worst}")
     descriptions = {f"with a typo in {percent(prob)} of the characters": view for prob, view in noisy.items()}
+    descriptions |= {CASE_DESCRIPTIONS[name]: view for name, view in other_case.items()}
     descriptions |= {f"without the column {excerpt(name)}": view for name, view in reduced.items()}
     for description, view in descriptions.items():
         name = score_name(view.is_multilabel)
         print(f"\n{description}: {name} {percent(view.accuracy)}   macro F1 {view.macro_f1:.3f}   loss {view.loss:.4f}")
+    if lost := [
+        CASE_DESCRIPTIONS[name] for name, view in other_case.items() if view.accuracy < scores.accuracy - MAX_LOSS
+    ]:
+        print(
+            f"\nwarning: the accuracy {' and '.join(lost)} is more than {percent(MAX_LOSS)} lower",
+            "if such texts occur, train with a larger --case-noise, or prepare the data with --mode paper",
+            sep="\n  do: ",
+        )
     if args.mistakes is not None and scores.is_correct is not None:
         count = write_mistakes(args.mistakes, predictor, dataset, split, scores.is_correct)
         print(f"\n{pluralize(count, 'mistake')} written to {escape_controls(str(args.mistakes))}")
@@ -143,6 +158,7 @@ def _write(
             numbers["hierarchical_f1"] = dataset.hierarchy.f1(scores.confusion)
             numbers["level_accuracies"] = dataset.hierarchy.accuracies(scores.confusion)
         numbers["typos"] = [{"rate": prob, **view.summary()} for prob, view in noisy.items()]
+        numbers["case"] = {name: view.summary() for name, view in other_case.items()}
         numbers["without"] = {name: view.summary() for name, view in reduced.items()}
         write_json(args.json, numbers, follow=True)
     if args.html is not None:

@@ -108,7 +108,10 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
     is_text = node("Not", node("Less", text, 0))
     # The last row of the table represents padding. The row before it represents all unknown characters.
     row = node("Where", is_text, node("Min", text, len(table) - 2), len(table) - 1)
-    spelled = node("Reshape", node("Gather", graph.value(table), row), graph.sizes(0, -1))
+    spelled = node("Gather", graph.value(table), row)
+    if encoding.mark_ids:
+        spelled = node("Concat", _marks(graph, encoding, row, len(table)), spelled, axis=2)
+    spelled = node("Reshape", spelled, graph.sizes(0, -1))
     spelled = node("Cast", spelled, to=TensorProto.INT32)
     is_code = node("Not", node("Equal", spelled, NO_ID))
     ends = node("CumSum", node("Cast", is_code, to=TensorProto.INT32), 1)
@@ -134,17 +137,44 @@ def encode(graph: GraphBuilder, encoding: CharEncoder) -> str:
     source = node("Add", place, node("Where", is_tail, node("Sub", number, length), 0))
     codes = node("GatherElements", codes, node("Where", is_read, source, 0), axis=1)
     codes = node("Where", is_read, codes, PAD_UNK_ID)
-    counted = node("Less", codes, int(encoding.export_tables()["counted"]))
-    known = node("And", counted, node("Not", node("Equal", codes, encoding.alphabet.index(" "))))
+    known = node("Less", codes, int(encoding.export_tables()["counted"]))
+    for uncounted in (encoding.alphabet.index(" "), *encoding.mark_ids):
+        known = node("And", known, node("Not", node("Equal", codes, uncounted)))
     _count(graph, known, COUNTS[0])
     # A character is truncated if all of its ids are between the first and the last ids that the network reads.
-    ends = node("Reshape", ends, graph.sizes(0, -1, table.shape[1]))
-    begins_after = node("Greater", node("Gather", ends, 0, axis=2), head)
-    last = node("Gather", ends, table.shape[1] - 1, axis=2)
+    columns = table.shape[1] + bool(encoding.mark_ids)
+    ends, is_code = (node("Reshape", values, graph.sizes(0, -1, columns)) for values in (ends, is_code))
+    first_is_code = node("Cast", node("Gather", is_code, 0, axis=2), to=TensorProto.INT32)
+    begins_after = node("Not", node("Less", node("Sub", node("Gather", ends, 0, axis=2), first_is_code), head))
+    last = node("Gather", ends, columns - 1, axis=2)
     ends_before = node("Not", node("Greater", last, node("Sub", number, tail)))
     unread = node("And", node("And", is_cut, is_text), node("And", begins_after, ends_before))
     _count(graph, unread, COUNTS[1])
     return codes
+
+
+def _marks(graph: GraphBuilder, encoding: CharEncoder, row: str, num_rows: int) -> str:
+    """Add nodes that find the marks of capital letters, as ``CharEncoder`` does in the mode ``marked``.
+
+    Args:
+        row: Name of the row of each character in the table of ``_spellings``, [batch, characters].
+        num_rows: Number of rows of this table.
+
+    Returns:
+        The name of the id of the mark before each character, or ``NO_ID``, uint8 [batch, characters, 1].
+    """
+    node, (capital, capitals) = graph.node, encoding.mark_ids
+    table = np.append(encoding.is_capital[: num_rows - 2] != 0, [False, False])
+    is_capital = node("Gather", graph.value(table), row)
+    number = node("Cast", is_capital, to=TensorProto.INT32)
+    width = node("Gather", node("Shape", number), graph.sizes(1))
+    padded = node("Pad", number, graph.sizes(0, 1, 0, 1), 0)
+    previous = node("Slice", padded, graph.sizes(0), width, graph.sizes(1))
+    following = node("Slice", padded, graph.sizes(2), node("Add", width, graph.sizes(2)), graph.sizes(1))
+    starts = node("And", is_capital, node("Equal", previous, 0))
+    ids = node("Where", node("Equal", following, 0), capital, capitals)
+    marks = node("Cast", node("Where", starts, ids, NO_ID), to=TensorProto.UINT8)
+    return node("Unsqueeze", marks, graph.sizes(2))
 
 
 def _spellings(encoding: CharEncoder) -> npt.NDArray[np.uint8]:

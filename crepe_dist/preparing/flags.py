@@ -202,7 +202,8 @@ class PreparationFlags(ColumnFlags, Command):
     mode: str = setting(
         "paper",
         "Encoding of the texts. paper: lower case, read in reverse order. full: upper and lower case, read in reverse "
-        "order. notebook: read in order; upper-case letters and line breaks are unknown characters.",
+        "order. marked: like paper, and marks indicate capital letters, so that a word keeps its characters in any "
+        "case. notebook: read in order; upper-case letters and line breaks are unknown characters.",
         Choice(MODES),
     )
     feature_len: Any = setting(

@@ -31,6 +31,7 @@ GAP = 2  # Space between two columns, in characters.
 MODES = {
     "paper": "upper case is read as lower case, and line breaks as spaces; texts are read in reverse",
     "full": "upper and lower case are distinct, and line breaks are read as spaces; texts are read in reverse",
+    "marked": "upper case is read as lower case after a mark, and line breaks as spaces; texts are read in reverse",
     "notebook": "upper case and line breaks are unknown; texts are read forwards",
 }
 # A horizontal bar consists of its name, its lanes, and the text at its end. A lane is a list of segments. A segment

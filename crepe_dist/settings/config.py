@@ -99,8 +99,11 @@ class Config(Settings):
 
     def run_key(self) -> dict[str, Any]:
         """Return the settings that affect the result. A run is resumed only if these settings have not changed."""
+        # Runs of earlier versions have no case noise in their key.
+        case_noise = {"case_noise": self.data.case_noise} if self.data.case_noise != DataOptions.case_noise else {}
         return stored_settings(
             {
+                **case_noise,
                 "batch_size": self.data.batch_size,
                 "typos": self.data.typos,
                 "model": asdict(self.model),

@@ -14,7 +14,7 @@ from typing import Any, Callable, ClassVar, Literal, Optional, TypeVar, get_args
 from crepe_dist.errors import UserError
 from crepe_dist.settings.aliases import current_value
 
-Mode = Literal["paper", "full", "notebook"]
+Mode = Literal["paper", "full", "marked", "notebook"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # Modes of the character encoding; see data/char_encoder.py.
 MAX_DOCUMENT_LENGTH = 1 << 20  # Maximum document length, in characters.
 DEVICES = ("auto", "gpu", "cpu")

@@ -61,6 +61,12 @@ class DataOptions(Settings, group="data"):
         "Evaluation uses clean text.",
         float_range(0, 1),
     )
+    case_noise: float = setting(
+        0.2,
+        "Fraction of the training texts that are read as if they were typed in lower case or in capitals. The choice "
+        "differs in each epoch. Only for data prepared with --mode marked.",
+        float_range(0, 1),
+    )
 
 
 Kernels = Literal["auto", "native", "mxnet", "generic", "avx2", "avx512", "avx512_bf16", "amx"]
@@ -309,7 +315,9 @@ class TrainingOptions(Settings, group="training"):
         Boolean(),
         networks=("crepe", "ngrams"),
     )
-    seed: int = setting(0, "Random seed of initialisation, data order, dropout and typos.", int_range(0, (1 << 63) - 1))
+    seed: int = setting(
+        0, "Random seed of initialisation, data order, dropout, typos and case.", int_range(0, (1 << 63) - 1)
+    )
 
     @property
     def num_epochs(self) -> int:

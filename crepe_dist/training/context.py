@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crepe_dist.data.augmentation import with_typos
+from crepe_dist.data.augmentation import with_case_noise, with_typos
 from crepe_dist.data.batch import Batch
 from crepe_dist.data.dataset import Dataset
 from crepe_dist.data.loader import DataLoader, max_shard_size, training_order
@@ -97,6 +97,7 @@ class TrainContext:
         """Yield this rank's shard of each remaining global batch of the epoch."""
         seed, epoch = self.config.training.seed, self.progress.epoch - 1
         train = self.data.splits["train"].for_epoch(seed, epoch)
+        train = with_case_noise(train, self.config.data.case_noise, seed, epoch, self.data.encoder)
         train = with_typos(train, self.config.data.typos, seed, epoch, self.data.encoder)
         batch_size, group, reduction_group = self.config.data.batch_size, self.group, self.engine.reduction_group
         order = training_order(train, seed, epoch, batch_size)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import crepe_dist.train
-from crepe_dist.data.augmentation import add_typos, with_typos
+from crepe_dist.data.augmentation import add_typos, change_case, with_case_noise, with_typos
 from crepe_dist.data.char_encoder import PAD_UNK_ID, CharEncoder
 from crepe_dist.data.counter_rng import splitmix64
 from crepe_dist.data.dataset import open_dataset
@@ -84,3 +84,36 @@ def test_training_has_errors_and_scoring_has_none(data, tmp_path):
     assert all(one != other for one, other in zip(clean, noisy))
     (one,), (other,) = (records(tmp_path / rate, "epoch") for rate in ("0.0", "0.3"))
     assert one["test_loss"] == other["test_loss"]
+
+
+@given(st.lists(st.text(st.sampled_from("abXYZ é9,中"), max_size=12), min_size=1), st.booleans())
+def test_changed_case_is_that_of_the_changed_text(texts, upper):
+    encoder = CharEncoder("marked", 40)
+    changed = [text.upper() if upper else text.lower() for text in texts]
+    result = change_case(encoder.encode(texts), np.full(len(texts), upper), encoder)
+    assert (result == encoder.encode(changed)).all()
+
+
+def test_a_text_that_gets_too_long_loses_its_middle():
+    encoder = CharEncoder("marked", 7)
+    result = change_case(encoder.encode(["a b c d"]), np.array([True]), encoder)
+    assert (result == encoder.encode(["A B C D"])).all()
+
+
+def test_case_noise_changes_a_fraction_of_the_rows_anew_in_each_epoch(tmp_path):
+    lines = [f"{'ab'[number % 2]},Text {number}" for number in range(200)]
+    (tmp_path / "train.csv").write_text("\n".join(["label,text", *lines]))
+    crepe_dist.prepare(tmp_path / "train.csv", tmp_path / "data", mode="marked", test=0)
+    dataset = open_dataset(tmp_path / "data")
+    split, encoder = dataset.splits["train"], dataset.encoder
+    rows = np.arange(len(split))
+    clean, seen = split.char_ids(rows), []
+    for epoch in (1, 2):
+        noisy = with_case_noise(split, 0.3, 5, epoch, encoder)
+        changed = (noisy.char_ids(rows) != clean).any(axis=1)
+        seen.append(changed.tolist())
+        assert 30 < changed.sum() < 90
+        # A rank that reads only some of the rows gets the same documents.
+        assert (noisy.char_ids(rows[7:20]) == noisy.char_ids(rows)[7:20]).all()
+    assert seen[0] != seen[1]
+    assert with_case_noise(split, 0, 5, 1, encoder) is split

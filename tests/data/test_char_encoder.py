@@ -10,6 +10,8 @@ from workloads import notebook_encode
 
 from crepe_dist.data.char_encoder import ALPHABET, FULL_ALPHABET, PAD_UNK_ID, CharEncoder, describe_truncation
 from crepe_dist.data.characters import (
+    CAPITAL,
+    CAPITALS,
     CODE_POINTS,
     FOLDING_END,
     LATIN_END,
@@ -41,6 +43,10 @@ from crepe_dist.settings.fields import MODES
         ("paper", "İK", [10, 8, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),  # dotted capital I, Kelvin sign
         ("full", "Ab", [1, 36, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),
         ("full", "Éb", [1, 40, PAD_UNK_ID, PAD_UNK_ID, PAD_UNK_ID]),
+        ("marked", "Ab", [1, 0, 69, PAD_UNK_ID, PAD_UNK_ID]),
+        ("marked", "aBC", [2, 1, 70, 0, PAD_UNK_ID]),
+        ("marked", "A B", [1, 69, ALPHABET.index(" "), 0, 69]),
+        ("marked", "ẞ中A", [0, 69, PAD_UNK_ID, 18, 69]),
         ("notebook", "Abc", [PAD_UNK_ID, 1, 2, PAD_UNK_ID, PAD_UNK_ID]),
         ("notebook", "abcdefg", [0, 1, 2, 3, 4]),
         ("notebook", "a\nb\u3000ß", [0, PAD_UNK_ID, 1, PAD_UNK_ID, PAD_UNK_ID]),
@@ -58,7 +64,12 @@ OWN = sort_alphabet(" ,.aeё" + "αβγδεάώ" + "йкия" + "กข\u0e34" +
 def reference(text: str, encoding: CharEncoder) -> list[int]:
     """Encode a text by the definition, one character at a time."""
     codes = []
-    for character in text:
+    is_capital = [
+        encoding.mode == "marked" and each.isupper() and encoding.has_id(np.array([ord(each)]))[0] for each in text
+    ]
+    for character, before, is_marked, after in zip(text, [False, *is_capital], is_capital, [*is_capital[1:], False]):
+        if is_marked and not before:
+            codes.append(encoding.alphabet.index(CAPITALS if after else CAPITAL))
         if character in WHITE_SPACE and encoding.mode != "notebook":
             codes.append(encoding.alphabet.index(" "))
             continue
@@ -68,7 +79,7 @@ def reference(text: str, encoding: CharEncoder) -> list[int]:
             shown = base if character.isalpha() and base.isalpha() and not "가" <= character <= "힣" else character
             if letters := LETTERS.get(shown.lower()):
                 shown = letters if shown.islower() else letters.upper()
-        if encoding.mode == "paper":
+        if encoding.mode in ("paper", "marked"):
             lower = shown.lower()
             shown = lower if len(lower) == len(shown) else shown
         known = all(each in encoding.alphabet for each in shown)
@@ -103,7 +114,8 @@ def test_equals_the_plain_reference(texts, mode, feature_len, fold_accents, own)
     expected = [reference(text, encoding) for text in texts]
     assert encoding.encode(texts).tolist() == expected
     if texts:  # Both implementations are compared, whichever the encoder uses.
-        assert encoding._encode_plain(list(map(encoding._truncate, texts))).tolist() == expected
+        marked = encoding._mark_capitals(texts)
+        assert encoding._encode_plain(list(map(encoding._truncate, marked))).tolist() == expected
     codes, lengths = encoding.encode_and_measure(texts)
     assert (codes.tolist(), lengths.tolist()) == (expected, encoding.lengths(texts).tolist())
     for text in texts:

@@ -55,6 +55,8 @@ MANY = "".join(map(chr, (*range(0x4E00, 0x4E00 + 400), *range(0x1F600, 0x1F640))
 ENCODINGS = {
     "paper": CharEncoder("paper", FEATURE_LEN),
     "full": CharEncoder("full", FEATURE_LEN + 7, False),
+    "marked": CharEncoder("marked", FEATURE_LEN),
+    "own, marked": CharEncoder("marked", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "marked")),
     "notebook": CharEncoder("notebook", FEATURE_LEN),
     "own": CharEncoder("paper", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "paper")),
     "own, cases apart": CharEncoder("full", FEATURE_LEN, None, *frequent_alphabet(CHARACTERS, "full")),
@@ -65,7 +67,8 @@ ENCODINGS = {
 KINDS = ("crepe", "ngrams", "paper")
 CALIBRATION = {"temperature": 0.7, "min_probability": 0.6}  # Every export must apply these values.
 CASES = [
-    ("crepe", "full"), ("crepe", "rare ones"), ("ngrams", "own"), ("ngrams", "own, cases apart"), ("paper", "notebook"),
+    ("crepe", "full"), ("crepe", "own, marked"), ("ngrams", "marked"),
+    ("crepe", "rare ones"), ("ngrams", "own"), ("ngrams", "own, cases apart"), ("paper", "notebook"),
     ("paper", "paper"),
 ]  # fmt: skip
 
