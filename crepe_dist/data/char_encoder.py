@@ -278,6 +278,10 @@ class CharEncoder:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return np.asarray(self._table[points][:: 1 if self.in_reading_order else -1])
 
+    def encode_points(self, points: npt.NDArray[Any]) -> CharIds:
+        """Return the id of each code point that has one id, uint8 [n]. All other code points are ``PAD_UNK_ID``."""
+        return np.asarray(self._table[points])
+
     def windows(self, text: str) -> tuple[CharIds, CharIds]:
         """Return the ids of a whole text, uint8 [n], and its overlapping windows, uint8 [windows, feature_len].
 

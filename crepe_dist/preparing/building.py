@@ -33,7 +33,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import fsync
 from crepe_dist.preparing.corrections import apply_corrections
 from crepe_dist.preparing.feature_columns import fit_feature_columns
-from crepe_dist.preparing.fit_encoder import fit_encoder
+from crepe_dist.preparing.fit_encoder import fit_encoder, fit_mode
 from crepe_dist.preparing.label_parsing import collect_classes, encode_labels, parse_label
 from crepe_dist.preparing.quarantine import Quarantine, check_rows, write_quarantine
 from crepe_dist.preparing.renaming import listed_classes
@@ -49,7 +49,7 @@ from crepe_dist.preparing.splitting import (
     training_labels,
 )
 from crepe_dist.preparing.spool import RowSubset, SpooledRows, SpooledTexts
-from crepe_dist.preparing.worker_pool import ProgressCallback, WorkerPool
+from crepe_dist.preparing.worker_pool import PrintLine, ProgressCallback, WorkerPool
 
 # Limits of the rows that are encoded together: their number, and the size of their character ids in bytes.
 MAX_CHUNK, CHUNK_BYTES = 4096, 1 << 23
@@ -111,6 +111,7 @@ def build_dataset(
     collected: SpooledRows,
     workers: WorkerPool,
     show_progress: ProgressCallback,
+    print_line: PrintLine,
 ) -> BuildResult:
     """Write all files of a data set except the report into an existing folder.
 
@@ -154,7 +155,11 @@ def build_dataset(
             spec.read_options.columns, collected.subset(np.flatnonzero(assignment == TRAIN)), workers
         )
     preprocessor = TextPreprocessor(tuple(text_columns), spec.read_options.strip_html, feature_columns)
-    encoder, fitted = spec.encoder, collected.subset(np.flatnonzero((assignment == TRAIN) | (assignment == UNLABELLED)))
+    fitted = collected.subset(np.flatnonzero((assignment == TRAIN) | (assignment == UNLABELLED)))
+    if spec.fit_mode:
+        chosen = np.flatnonzero(assignment == TRAIN)
+        spec = fit_mode(spec, collected.subset(chosen), labels[chosen], preprocessor, print_line)
+    encoder = spec.encoder
     if len(fitted):
         encoder = fit_encoder(spec, preprocessor, value_characters, fitted, workers, show_progress)
     del fitted  # Free the memory of many millions of indices.

@@ -26,9 +26,10 @@ from crepe_dist.data.characters import (
     split_frequent_and_rare,
 )
 from crepe_dist.data.text_preprocessing import FIELD_SEPARATOR, TextPreprocessor
+from crepe_dist.formatting import percent
 from crepe_dist.preparing.spec import ALWAYS, IF_NEEDED, PreparationSpec
 from crepe_dist.preparing.spool import RowSubset, SpooledTexts
-from crepe_dist.preparing.worker_pool import TASK_ROWS, ProgressCallback, WorkerPool
+from crepe_dist.preparing.worker_pool import TASK_ROWS, PrintLine, ProgressCallback, WorkerPool
 from crepe_dist.settings.options import AUTO_LENGTH_PERCENT, LENGTH_STEP, MAX_AUTO_LENGTH, MIN_FEATURE_LEN
 
 # Approximate size in bytes of a chunk of text. Characters are counted one chunk at a time.
@@ -36,6 +37,10 @@ CHUNK_BYTES = 1 << 20
 # Maximum number of rows in the sample that decides whether a new alphabet is needed and whether characters have several
 # ids.
 MAX_SAMPLE_ROWS = 1 << 14
+# Minimum result of ``capital_information`` for which the encoder marks capital letters.
+MIN_CAPITAL_INFORMATION = 0.05
+# Number of levels of the proportion of capital letters, besides "none" and the lowest level. Level n starts at 2^-n.
+CAPITAL_LEVELS = 6
 # Minimum gain in coverage that justifies a new alphabet, as a fraction of the characters or of the rows.
 MIN_COVERAGE_GAIN = 0.01
 # A row counts as gained if the new alphabet covers more of its letters than the current alphabet, and the difference
@@ -55,6 +60,60 @@ def fit_length(lengths: npt.NDArray[Any]) -> int:
     needed = int(np.percentile(lengths, AUTO_LENGTH_PERCENT, method="inverted_cdf"))
     steps = -(-max(0, needed - MIN_FEATURE_LEN) // LENGTH_STEP)
     return min(MIN_FEATURE_LEN + steps * LENGTH_STEP, MAX_AUTO_LENGTH)
+
+
+def capital_information(training: RowSubset, labels: npt.NDArray[np.int32], preprocessor: TextPreprocessor) -> float:
+    """Estimate how much of the class the use of capital letters in a text indicates, from about 0 to 1.
+
+    The result is the mutual information of the class and the proportion of capital letters, divided by the entropy of
+    the class. The proportion is counted in ``CAPITAL_LEVELS`` + 2 levels. The bias of the estimate (Miller 1955) is
+    subtracted. The counts do not depend on the order of the rows.
+
+    Args:
+        training: Training rows with labels.
+        labels: Class of each row, int32 [rows].
+    """
+    step = -(-len(training) // MAX_SAMPLE_ROWS)
+    texts = [preprocessor.without_html_stripping.text(text) for text in training[::step].texts()]
+    encoder, labels = CharEncoder("marked"), labels[::step]
+    ends = np.cumsum([0, *map(len, texts)])
+    points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    is_capital = encoder.is_capital[points] != 0
+    is_letter = is_capital | encoder.has_capital[encoder.encode_points(points)]
+    sums = (np.append(0, np.cumsum(mask, dtype=np.int32)) for mask in (is_capital, is_letter))
+    capitals, letters = (np.diff(total[ends]) for total in sums)
+    levels = (capitals > 0) * (1 + sum((capitals << k) >= letters for k in range(1, CAPITAL_LEVELS + 1)))
+    counts = np.zeros((CAPITAL_LEVELS + 2, int(labels.max(initial=0)) + 1))
+    np.add.at(counts, (levels, labels), 1)
+    counts = counts[counts.any(axis=1)][:, counts.any(axis=0)]
+    if min(counts.shape) < 2:
+        return 0.0
+    joint = counts / counts.sum()
+    level_probs, class_probs = joint.sum(axis=1, keepdims=True), joint.sum(axis=0, keepdims=True)
+    information = (joint * np.log(np.where(joint > 0, joint / (level_probs * class_probs), 1))).sum()
+    bias = (joint.shape[0] - 1) * (joint.shape[1] - 1) / (2 * counts.sum())
+    return float((information - bias) / -(class_probs * np.log(class_probs)).sum())
+
+
+def fit_mode(
+    spec: PreparationSpec,
+    training: RowSubset,
+    labels: npt.NDArray[np.int32],
+    preprocessor: TextPreprocessor,
+    print_line: PrintLine,
+) -> PreparationSpec:
+    """Return a copy of ``spec`` whose encoder marks capital letters if they indicate the class.
+
+    Args:
+        training: Training rows with labels.
+        labels: Class of each row, int32 [rows].
+        print_line: Function that prints the decision.
+    """
+    information = capital_information(training, labels, preprocessor)
+    is_marked = information >= MIN_CAPITAL_INFORMATION
+    decision = "mode marked: capital letters are marked" if is_marked else "mode paper: case is ignored"
+    print_line(f"{decision}; capital letters indicate {percent(max(0.0, information))} of the class")
+    return replace(spec, encoder=replace(spec.encoder, mode="marked", alphabet="")) if is_marked else spec
 
 
 def fit_encoder(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from crepe_dist import invocation
-from crepe_dist.data.char_encoder import CharEncoder
+from crepe_dist.data.char_encoder import MARKS, CharEncoder
 from crepe_dist.data.characters import sort_alphabet
 from crepe_dist.data.dataset import MANIFEST, SAMPLE
 from crepe_dist.data.targets import MULTILABEL, SINGLE_LABEL, SOFT
@@ -203,8 +203,9 @@ class PreparationFlags(ColumnFlags, Command):
         "paper",
         "Encoding of the texts. paper: lower case, read in reverse order. full: upper and lower case, read in reverse "
         "order. marked: like paper, and marks indicate capital letters, so that a word keeps its characters in any "
-        "case. notebook: read in order; upper-case letters and line breaks are unknown characters.",
-        Choice(MODES),
+        "case. auto: marked if the use of capital letters indicates the class, otherwise paper. notebook: read in "
+        "order; upper-case letters and line breaks are unknown characters.",
+        Choice((*MODES, AUTO)),
     )
     feature_len: Any = setting(
         None,
@@ -292,12 +293,12 @@ class PreparationFlags(ColumnFlags, Command):
             refuse(["--correct"], "", remedy, on=" without --corrections")
         is_sample = self.source == (SAMPLE,)
         length: Any = self.feature_len or (SAMPLE_FEATURE_LEN if is_sample else AUTO)
-        encoding = CharEncoder(
-            self.mode,  # type: ignore[arg-type]
-            MAX_AUTO_LENGTH if length == AUTO else length,
-            None,
-            *(("", "") if self.alphabet in (None, AUTO, STANDARD) else _read_alphabet(Path(self.alphabet or ""))),
-        )
+        is_fixed = self.alphabet not in (None, AUTO, STANDARD)
+        characters = _read_alphabet(Path(self.alphabet or "")) if is_fixed else ("", "")
+        mode: Any = self.mode
+        if mode == AUTO:  # A given alphabet with marks is the alphabet of a model that reads capital letters.
+            mode = "marked" if set(MARKS) <= set(characters[0]) else "paper"
+        encoding = CharEncoder(mode, MAX_AUTO_LENGTH if length == AUTO else length, None, *characters)
         split = SplitOptions(
             test=self.test if isinstance(self.test, float) else 0.2,
             validation=self.validation if isinstance(self.validation, float) else None,
@@ -314,6 +315,7 @@ class PreparationFlags(ColumnFlags, Command):
             split,
             options,
             fit_length=length == AUTO,
+            fit_mode=self.mode == AUTO and not is_fixed,
             fit_alphabet=ALWAYS if self.alphabet == AUTO else IF_NEEDED if is_fitted else FIXED,
             max_bad=self.max_bad,
             corrections=corrections,

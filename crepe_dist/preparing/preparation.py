@@ -90,7 +90,7 @@ def prepare(
         render_page: Function that renders the numbers of the report as HTML. If it is ``None``, no HTML page is
             written.
         show_progress: Function to call with the progress.
-        print_line: Function that prints how the sources are read.
+        print_line: Function that prints how the sources are read, and which mode is chosen.
 
     Returns:
         The numbers of the report.
@@ -117,7 +117,7 @@ def prepare(
         if spec.read_options.renames:
             rename_classes(collected, spec)
         try:
-            built = build_dataset(partial, spec, collected, workers, show_progress)
+            built = build_dataset(partial, spec, collected, workers, show_progress, print_line)
         except UserError as error:
             if not is_scoring and (saved := save_quarantine(partial, out)):
                 error.why = "; ".join(filter(None, (error.why, f"the invalid rows are in {saved}")))

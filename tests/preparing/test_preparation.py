@@ -115,6 +115,21 @@ class TestProcesses:
         assert found.two_id_characters
         assert found.alphabet[:8] == "έαβγδ 一丁"
 
+    @pytest.mark.parametrize(("labels", "mode"), [("ab", "marked"), ("aabb", "paper")])
+    def test_capital_letters_are_marked_if_they_indicate_the_class(self, tmp_path, labels, mode):
+        """Every second text has capital letters. They indicate the class only if every second label is the same."""
+        texts = ("THE WHITE house", "the white house")
+        rows = [f"{labels[n % len(labels)]},{texts[n % 2]} {n}" for n in range(400)]
+        (tmp_path / "rows.csv").write_text("\n".join(rows))
+        printed: list[str] = []
+        sources = find_sources([str(tmp_path / "rows.csv")])
+        spec = PreparationSpec(split=SplitOptions(0.2), fit_mode=True, fit_length=True)
+        prepare(sources, tmp_path / "one", spec, processes=1, print_line=printed.append)
+        prepare(sources, tmp_path / "two", spec, processes=2)
+        assert contents(tmp_path / "two") == contents(tmp_path / "one")
+        assert open_dataset(tmp_path / "one").encoder.mode == mode
+        assert any(f"mode {mode}" in line for line in printed)
+
 
 class TestReport:
     @pytest.mark.parametrize(
