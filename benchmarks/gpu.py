@@ -51,6 +51,7 @@ from crepe_dist.errors import UserError
 from crepe_dist.files.atomic_write import write_text
 from crepe_dist.files.json_file import read_json, write_json
 from crepe_dist.model.backend import choose_backend
+from crepe_dist.settings.config import flag
 from crepe_dist.settings.flags import Parser, check_output
 from crepe_dist.settings.options import ModelOptions, OptimizerOptions
 
@@ -92,7 +93,11 @@ class Bench:
         """Train a model in ``processes`` processes, and write the run to the folder ``run``."""
         launch = [*CREPE, "supervise", "-np", str(processes), "--max-restarts=0"] if processes > 1 else TRAIN
         where = ("--data", str(self.folder / data), "--device", device, "--run-dir", str(run))
-        settings = [*(f"--{name}={size}" for name, size in self.sizes), "--logging.tensorboard=false", *flags]
+        settings = [
+            *(f"{flag('model.' + name)}={size}" for name, size in self.sizes),
+            "--logging.tensorboard=false",
+            *flags,
+        ]
         call([*launch, *where, *settings], seconds=600)
 
     def prepare(self) -> None:
@@ -415,7 +420,7 @@ def main() -> None:
         on = ", ".join(f"{count} × {name}" for name, count in gpu_counts.items())
         on += " (an emulator: its times say nothing about the speed of GPUs)" * given.emulator
         bench = Bench(folder, given.emulator, **sizes)
-        steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.select]
+        steps: list[Row] = [{"step": name, "outcome": "not run", "seconds": 0.0, "rows": []} for name in given.only]
         report: Row = {"on": on, "machine": hardware.describe(), "steps": steps}
 
         def save() -> None:
