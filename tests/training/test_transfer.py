@@ -184,7 +184,7 @@ class TestSettings:
             ("paper", ModelOptions(size="small"), "256 filters"),
             ("paper", ModelOptions(network="ngrams"), "--model ngrams"),
             ("ngrams", ModelOptions(size="tiny"), "--model paper"),
-            ("crepe", ModelOptions(embedding_rows=2048), "2048 rows"),
+            ("crepe", ModelOptions(embedding_rows=2048), "2048 embedding_rows"),
         ],
     )
     def test_that_ask_for_another_network_are_refused(self, runs, dataset, kind, options, message):
