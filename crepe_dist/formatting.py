@@ -54,7 +54,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a duration with a unit from seconds to days."""
+    """Format a duration in a suitable unit, from seconds to days."""
     if seconds < 99.5:
         return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
     minutes = round(seconds / 60)

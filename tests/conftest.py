@@ -242,7 +242,7 @@ def train(*flags: object, cwd: Path | None = None, processes: int = 1, keeps_sta
     """Train, and return the printed text. One process is this one, which saves the imports; more are supervised.
 
     Args:
-        keeps_states: keep the saved states of the finished run, as if it was killed just before it removes them.
+        keeps_states: Keep the saved states of the finished run, as if it was killed just before it removes them.
     """
     if processes > 1:
         return run(command("supervise", "-np", processes, "--max-restarts", 0, *flags), cwd or Path.cwd())
@@ -258,7 +258,7 @@ def run(arguments: Sequence[str], cwd: Path, *, code: int | None = 0, stdin: str
     """Run a command, check its exit code, and return its output without the line that names the checkpoint.
 
     Args:
-        code: expected exit code. If it is ``None``, any code except 0 is expected.
+        code: Expected exit code. If it is ``None``, any code except 0 is expected.
     """
     done = subprocess.run(
         arguments,

@@ -62,7 +62,9 @@ class Evaluate(ModelFlags, DeviceFlag, ColumnFlags, Command):
         None, "File for a page with figures and mistakes. Default: not written.", PATH_ARGUMENT
     )
     mistakes: Optional[Path] = setting(
-        None, "CSV file for all mistakes, with file, line and id of each row. Default: not written.", PATH_ARGUMENT
+        None,
+        "CSV file for all mistakes, with the file, line and id of each row. Default: not written.",
+        PATH_ARGUMENT,
     )
 
     def run(self) -> None:

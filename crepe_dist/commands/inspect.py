@@ -45,8 +45,8 @@ class Inspect(Command):
     encoding: Optional[str] = setting(None, ENCODING, TextEncoding())
     unlabelled: Optional[str] = setting(
         None,
-        "File of unlabelled texts. The command selects the texts to label next from this file. It is read as by "
-        f"`predict`, up to {MAX_TEXTS:,} rows. Default: no texts are selected.",
+        "File of unlabelled texts, from which the command selects the texts to label next. The file is read in the "
+        f"same way as `predict` reads it, but only its first {MAX_TEXTS:,} rows. Default: no texts are selected.",
         NON_EMPTY,
     )
     num_suggestions: int = setting(100, "Number of texts of --unlabelled to select for labelling.", int_range(1, 1000))

@@ -114,7 +114,9 @@ class Prepare(PreparationFlags):
         """
 
     verify: Optional[Path] = setting(
-        None, "Compare the files of a prepared folder with their checksums, and prepare nothing.", PATH_ARGUMENT
+        None,
+        "Check the files of a prepared folder against their checksums, without preparing anything.",
+        PATH_ARGUMENT,
     )
 
     def run(self) -> None:

@@ -119,8 +119,8 @@ class Communicator:
                     raise UserError(
                         f"NCCL did not start within {seconds:g} s",
                         "the network between the GPUs or hosts is blocked, or a process is suspended",
-                        "set NCCL_DEBUG=INFO to see for what it waits, and NCCL_SOCKET_IFNAME to the network between "
-                        f"the hosts, or raise --safety.watchdog-s; {FALLBACK_HINT}",
+                        "set NCCL_DEBUG=INFO to see what it is waiting for; set NCCL_SOCKET_IFNAME to the network "
+                        f"interface that connects the hosts; or raise --safety.watchdog-s; {FALLBACK_HINT}",
                         code=ExitCode.FAILURE,
                     )
                 if now - start > SPIN_SECONDS:

@@ -181,7 +181,7 @@ class Split(Documents):
     def concatenate(self, documents: Documents, labels: npt.NDArray[np.int32], targets: Targets) -> Split:
         """Append documents with their labels and targets to a training split. The shards stay memory-mapped.
 
-        If this split has groups, each document without a group becomes a group by itself, with a negative number.
+        If this split has groups, each document without a group gets a group of its own, with a negative number.
         """
         shards, unit_weights = (*self.shards, *documents.shards), np.ones(len(documents), np.float32)
         groups = getattr(documents, "groups", None)

@@ -44,7 +44,7 @@ def drift(args: Any) -> None:
     """Compare texts and write the output of ``crepe drift``.
 
     Args:
-        args: flags of the command.
+        args: Flags of the command.
 
     Raises:
         UserError: The file or the test split cannot be opened or has too few texts, or --check is set and the texts

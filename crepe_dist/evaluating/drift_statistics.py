@@ -44,8 +44,8 @@ class DriftStatistics:
     """Calculator of the sums over texts that the proportions are computed from.
 
     Args:
-        predictor: model.
-        texts: texts of the test split, as data sets store them. Their lengths define which texts are short and long.
+        predictor: Model.
+        texts: Texts of the test split, as data sets store them. Their lengths define which texts are short and long.
     """
 
     def __init__(self, predictor: Predictor, texts: list[str]) -> None:
@@ -118,9 +118,9 @@ def compare_proportions(reference: ProportionTable, current: ProportionTable, mi
     A proportion is skipped if its part is zero in both sets of texts, or if its whole is zero in one of them.
 
     Args:
-        reference: sums over the texts of the test split.
-        current: sums over the new texts.
-        min_effect: minimum absolute effect of a change.
+        reference: Sums over the texts of the test split.
+        current: Sums over the new texts.
+        min_effect: Minimum absolute effect of a change.
 
     Returns:
         A table. ``then`` and ``now`` are the proportions. ``low`` to ``high`` is the 95 % interval of their difference,

@@ -40,13 +40,13 @@ class EvalRows:
     """Rows to score, and the numbers of rows that are not scored.
 
     Attributes:
-        dataset: data set. The split ``split`` contains only the rows to score.
-        split: name of the split.
-        name: description of the rows for the terminal.
-        invalid: number of invalid rows of a file, by reason.
-        unknown: number of rows of a file with a label that is not a class of the model, by label.
-        seen: number of rows with a text that the run used for training or model selection, by split of the run.
-        unchecked: reason why ``seen`` is unknown. Empty if it is known.
+        dataset: Data set. The split ``split`` contains only the rows to score.
+        split: Name of the split.
+        name: Description of the rows for the terminal.
+        invalid: Number of invalid rows of a file, by reason.
+        unknown: Number of rows of a file with a label that is not a class of the model, by label.
+        seen: Number of rows with a text that the run used for training or model selection, by split of the run.
+        unchecked: Reason why ``seen`` is unknown. Empty if it is known.
     """
 
     dataset: Dataset
@@ -105,13 +105,13 @@ def load_eval_rows(
     If the rows are a split of the run's own data set, no rows are dropped.
 
     Args:
-        source: prepared folder, labelled file, folder of texts or URL. ``-`` is standard input. ``None`` selects the
+        source: Prepared folder, labelled file, folder of texts or URL. ``-`` is standard input. ``None`` selects the
             data set of the run, or the sample if there is no run.
-        predictor: model.
-        scratch: temporary folder.
-        split: split of a prepared folder. A file has only the split ``test``.
-        group: process group.
-        explicit: format and columns of a file that the user specified. They take precedence over the options of the
+        predictor: Model.
+        scratch: Temporary folder.
+        split: Split of a prepared folder. A file has only the split ``test``.
+        group: Process group.
+        explicit: Format and columns of a file that the user specified. They take precedence over the options of the
             training data.
 
     Raises:

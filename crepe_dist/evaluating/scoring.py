@@ -50,8 +50,8 @@ def score(args: Any, group: ProcessGroup) -> None:
     """Score a checkpoint for the command ``evaluate``. Every rank must call this function. Rank 0 writes the output.
 
     Args:
-        args: flags of the command.
-        group: process group.
+        args: Flags of the command.
+        group: Process group.
 
     Raises:
         UserError: The checkpoint or the rows cannot be opened, or they do not match. The error is raised on every rank.
@@ -267,7 +267,7 @@ def write_mistakes(path: Path, predictor: Predictor, dataset: Dataset, split: st
     The mistakes of a single-label model are sorted by the probability of the true class.
 
     Args:
-        right: mask of the documents that are predicted correctly, bool [documents].
+        right: Mask of the documents that are predicted correctly, bool [documents].
     """
     wrong, documents, classes = np.flatnonzero(~right), dataset.splits[split], np.array(dataset.classes, dtype=object)
     # A mistake consists of the probability of the true class, the row number, and the CSV cells by column.

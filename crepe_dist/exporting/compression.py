@@ -45,10 +45,10 @@ def compress_to(predictor: Predictor, limit: int, out: Path, data: Path | None) 
     """Compress a checkpoint to at most ``limit`` bytes, and write it to a folder.
 
     Args:
-        predictor: predictor of the checkpoint, on the CPU.
-        limit: maximum size of the folder in bytes.
-        out: output folder.
-        data: prepared folder with the training split. If it is ``None``, the data set of the run is used.
+        predictor: Predictor of the checkpoint, on the CPU.
+        limit: Maximum size of the folder in bytes.
+        out: Output folder.
+        data: Prepared folder with the training split. If it is ``None``, the data set of the run is used.
 
     Returns:
         The paths of the written files, and sentences that describe the loss caused by the compression.

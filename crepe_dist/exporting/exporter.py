@@ -45,10 +45,10 @@ def export(predictor: Predictor, export_format: str, out: Path, texts: Sequence[
     """Export a network to a folder. Files with the same names are replaced.
 
     Args:
-        predictor: predictor on the CPU.
-        export_format: one of ``FORMATS``.
-        out: output folder.
-        texts: texts on which the exported model and ``predictor`` are compared.
+        predictor: Predictor on the CPU.
+        export_format: One of ``FORMATS``.
+        out: Output folder.
+        texts: Texts on which the exported model and ``predictor`` are compared.
 
     Returns:
         The paths of the written files, and the largest absolute difference between the probabilities of the exported
@@ -95,8 +95,8 @@ def real_texts(path: Path, data: Path | None) -> list[str]:
     """Return at most ``NUM_TEXTS`` evenly spaced texts of a test split.
 
     Args:
-        path: weights file of the checkpoint.
-        data: prepared folder. If it is ``None``, the data set of the checkpoint's run is used; if that data set cannot
+        path: Weights file of the checkpoint.
+        data: Prepared folder. If it is ``None``, the data set of the checkpoint's run is used; if that data set cannot
             be opened or has no test split, the result is empty.
 
     Raises:

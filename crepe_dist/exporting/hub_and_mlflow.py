@@ -73,9 +73,9 @@ def write_mlmodel(predictor: Predictor, columns: Iterable[str], folder: Path) ->
     registry, so an attacker could publish another package under its name.
 
     Args:
-        predictor: model.
-        columns: text columns of the training data.
-        folder: model folder.
+        predictor: Model.
+        columns: Text columns of the training data.
+        folder: Model folder.
     """
     loader = {"loader_module": "crepe_dist.predicting.dataframe", "python_version": platform.python_version()}
     outputs = {name: MLFLOW_TYPES[kind] for name, kind in output_column_types(1, predictor.is_multilabel).items()}

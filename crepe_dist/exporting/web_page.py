@@ -97,7 +97,7 @@ def web_runtime() -> tuple[str, bytes]:
     """Read the script and the WebAssembly of the runtime from the cache. Download the package first if it is missing.
 
     Raises:
-        UserError: npm cannot download the package, or the checksum of the package is wrong.
+        UserError: The program ``npm`` cannot download the package, or the checksum of the package is wrong.
     """
     path = cache_folder() / ARCHIVE
     if not path.exists():

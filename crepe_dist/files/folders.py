@@ -27,7 +27,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Create a temporary folder for the block, and remove it at the end. Also remove folders of killed processes.
+    """Create a temporary folder for the duration of the ``with`` block.
+
+    Also remove the temporary folders that killed processes left behind.
 
     Args:
         parent: Folder that will contain the temporary folder. ``None`` selects the system's folder for temporary files.

@@ -33,10 +33,10 @@ class Backend:
     Attributes:
         precision: float32, bfloat16 or float16, for products and activations. Parameters, sums, losses and logits are
             always float32.
-        library: the native CPU kernels; ``None`` if they are not selected.
-        why: reason for the selection, for display; may be empty.
-        fallback: library that computes if the native kernels are not selected: mxnet or numpy.
-        architecture: architecture of the GPU, such as sm_80, if the native CUDA kernels are selected; otherwise empty.
+        library: The native CPU kernels; ``None`` if they are not selected.
+        why: Reason for the selection, for display; may be empty.
+        fallback: Library that computes if the native kernels are not selected: mxnet or numpy.
+        architecture: Architecture of the GPU, such as sm_80, if the native CUDA kernels are selected; otherwise empty.
     """
 
     precision: str
@@ -83,8 +83,8 @@ def choose_backend(options: ModelOptions, device: Device, config: NetworkConfig,
     """Select precision and kernels for training a network on a device.
 
     Args:
-        options: requested precision and kernels.
-        common: best build of the kernels that all processes can use. It is used unless ``options`` specify a build.
+        options: Requested precision and kernels.
+        common: Best build of the kernels that all processes can use. It is used unless ``options`` specify a build.
 
     Raises:
         UserError: The device, the network or the installation does not support the requested options.

@@ -29,7 +29,7 @@ class BranchWeightFitter:
     Each rank accumulates its own texts. The sums of all ranks are then added.
 
     Attributes:
-        sums: summed loss for each of ``WEIGHTS`` at each of ``SOME_TEMPERATURES``, int64 [weights, temperatures], in
+        sums: Summed loss for each of ``WEIGHTS`` at each of ``SOME_TEMPERATURES``, int64 [weights, temperatures], in
             the units of ``calibration.to_fixed_point``.
     """
 

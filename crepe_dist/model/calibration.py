@@ -40,20 +40,20 @@ class Calibration:
     Each histogram is a tuple of strings of integers ("lines"), so that the JSON does not have one line per number.
 
     Attributes:
-        temperature: divisor of the logits; 1 without a validation split.
-        min_probability: threshold for the probability of the most probable class. 95 % of the validation texts reach
+        temperature: Divisor of the logits; 1 without a validation split.
+        min_probability: Threshold for the probability of the most probable class. 95 % of the validation texts reach
             it. A text below the threshold may belong to none of the classes. 0 without a validation split.
-        answers: histogram of the validation texts over the probability of their most probable class, in percent,
+        answers: Histogram of the validation texts over the probability of their most probable class, in percent,
             rounded down. The first line counts all texts. The second line counts the correctly classified texts. Empty
             without a validation split.
-        nodes: histogram of sampled validation texts for hierarchical labels. Each line starts with one percentage per
+        nodes: Histogram of sampled validation texts for hierarchical labels. Each line starts with one percentage per
             level: the probability of the most probable node of each inner level, and of the most probable class. The
             last two numbers are the number of texts with these percentages, and a bit mask of the levels that are
             predicted correctly.
-        labels: precision steps of each class, for multilabel models. A step is an interval of the log-odds at which the
+        labels: Precision steps of each class, for multilabel models. A step is an interval of the log-odds at which the
             precision rises. The four lines contain the class of each step, its interval, the number of validation texts
             that reach the interval, and the number of these texts that have the label.
-        thresholds: minimum probability of a predicted class, for each class of a multilabel model; otherwise empty.
+        thresholds: Minimum probability of a predicted class, for each class of a multilabel model; otherwise empty.
     """
 
     temperature: float = 1.0
@@ -159,8 +159,8 @@ def multilabel_calibration(thresholds: npt.NDArray[np.float64], histogram: npt.N
     """Build the calibration of a multilabel model.
 
     Args:
-        thresholds: minimum probability of a predicted class, for each class, float64 [classes].
-        histogram: number of validation texts in each interval of the log-odds, int64 [classes, ``INTERVALS``, 2]. The
+        thresholds: Minimum probability of a predicted class, for each class, float64 [classes].
+        histogram: Number of validation texts in each interval of the log-odds, int64 [classes, ``INTERVALS``, 2]. The
             last axis separates the texts without the label from the texts with the label.
     """
     texts, right = reverse_cumsum(histogram.sum(axis=2)), reverse_cumsum(histogram[..., 1])

@@ -38,10 +38,10 @@ class InferenceEngine(ABC):
     """Base class of the inference engines. Inference engines are thread-safe.
 
     Attributes:
-        config: configuration of the network.
+        config: Configuration of the network.
         parameters: float32 arrays by structural name. Arrays of a compressed file are ``RowReadableArray``.
-        backend: precision and kernels.
-        threads: maximum number of threads that one call of the native kernels uses.
+        backend: Precision and kernels.
+        threads: Maximum number of threads that one call of the native kernels uses.
 
     Raises:
         UserError: The parameters do not belong to this network, or are not finite.
@@ -89,7 +89,7 @@ class NativeModel:
     The network has no parameters until ``crepe_set_parameters`` is called.
 
     Args:
-        number: number of threads that the kernels use.
+        number: Number of threads that the kernels use.
 
     Raises:
         MemoryError: There is not enough memory.
@@ -112,7 +112,7 @@ def to_c_parameters(arrays: Iterable[Any]) -> Any:
     """Build the C array of parameters for ``crepe_set_parameters``. The caller must keep ``arrays`` alive.
 
     Args:
-        arrays: parameters. Each is a float32 array or a ``RowReadableArray``.
+        arrays: Parameters. Each is a float32 array or a ``RowReadableArray``.
     """
     c_parameters = [
         _to_c_parameter(array) if isinstance(array, RowReadableArray) else CParameter(values=array.ctypes.data)

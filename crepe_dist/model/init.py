@@ -37,6 +37,6 @@ def kaiming_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Fl
     """Draw the weight of a layer that a ReLU follows. The variance is 2 / fan-in (He et al. 2015, arXiv:1502.01852).
 
     Args:
-        shape: number of outputs, number of inputs and, for a convolution, the kernel size.
+        shape: Number of outputs, number of inputs and, for a convolution, the kernel size.
     """
     return normal(generator, shape, math.sqrt(2 / math.prod(shape[1:])))

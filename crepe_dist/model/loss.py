@@ -50,11 +50,11 @@ class Loss:
     and not a mean, so that the gradient of a logit is as large as for single labels and the same learning rates work.
 
     Attributes:
-        smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567,
+        smoothing: Fraction of the target that is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567,
             section 7), from 0 to below 1.
-        weights: weight of each class. If it is empty, every class has the weight 1.
-        label_type: kind of the labels, one of ``targets.LABEL_KINDS``.
-        max_labels: number of (class, label probability) pairs per document in a batch; 0 for single labels.
+        weights: Weight of each class. If it is empty, every class has the weight 1.
+        label_type: Kind of the labels, one of ``targets.LABEL_KINDS``.
+        max_labels: Number of (class, label probability) pairs per document in a batch; 0 for single labels.
     """
 
     smoothing: float = 0.0
@@ -82,8 +82,8 @@ class Loss:
         """Compute the targets of the cross-entropy and the weights of the losses.
 
         Args:
-            label_probs: label probability of each class for each document, float32 [n, classes].
-            weights: weights of the documents, float32 [n, 1].
+            label_probs: Label probability of each class for each document, float32 [n, classes].
+            weights: Weights of the documents, float32 [n, 1].
 
         Returns:
             The targets, float32 [n, classes], and the weights of the losses, float32: [n, classes] for multilabel data,
@@ -115,8 +115,8 @@ class Loss:
         class frequencies.
 
         Args:
-            mass: number of documents of each class, or the sum of the label probabilities of each class, [classes].
-            documents: number of documents. The sum of ``mass`` may be larger, because a document may have multiple
+            mass: Number of documents of each class, or the sum of the label probabilities of each class, [classes].
+            documents: Number of documents. The sum of ``mass`` may be larger, because a document may have multiple
                 labels.
         """
         weights = self.class_weights(len(mass))

@@ -54,7 +54,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Write named arrays. The file is byte-identical to the file that ``mx.nd.save`` writes.
 
     Args:
-        arrays: arrays by name. Their dtypes are in ``TYPES``, and each has at least one dimension.
+        arrays: Arrays by name. Their dtypes are in ``TYPES``, and each has at least one dimension.
     """
     flags = {kind: flag for flag, kind in TYPES.items()}
     with path.open("wb") as stream:

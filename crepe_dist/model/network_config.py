@@ -42,30 +42,30 @@ class NetworkConfig(ABC):
     and possibly its ``dropout``. The defaults of the class attributes suit a network without embedding tables.
 
     Attributes:
-        kind: network type, as in the setting ``model.network`` and in checkpoints.
-        title: display name.
-        description_template: description for reports, with the names of sizes in braces.
-        class_axes: axis of the classes in each parameter that depends on them, by parameter name.
-        sparse_parameters: names of the parameters with sparse gradients, because a document uses only some of the rows.
+        kind: Network type, as in the setting ``model.network`` and in checkpoints.
+        title: Display name.
+        description_template: Description for reports, with the names of sizes in braces.
+        class_axes: Axis of the classes in each parameter that depends on them, by parameter name.
+        sparse_parameters: Names of the parameters with sparse gradients, because a document uses only some of the rows.
             The kernels can train these parameters row by row, and expect them in this order. Files omit rows of zeros.
-        buffers: names of the parameters that are not trained but computed from counts of the training split.
-        num_branches: number of branches whose logits are added, 1 or 2. The weight of the second branch is fitted to
+        buffers: Names of the parameters that are not trained but computed from counts of the training split.
+        num_branches: Number of branches whose logits are added, 1 or 2. The weight of the second branch is fitted to
             the validation split.
-        transferable_layers: description of the layers that do not depend on the classes and can be transferred to
+        transferable_layers: Description of the layers that do not depend on the classes and can be transferred to
             another task; empty if there are none.
         accepts_any_length: True if the parameters fit documents of any length.
         is_matmul_bound: True if matrix products dominate the computation, so that lower precision saves time.
-        min_useful_steps: number of steps that the network usually needs before it separates the classes.
-        default_epochs: default number of epochs for a training split of medium size.
-        max_default_epochs: upper limit of the default number of epochs. The default exceeds this limit only if the run
+        min_useful_steps: Number of steps that the network usually needs before it separates the classes.
+        default_epochs: Default number of epochs for a training split of medium size.
+        max_default_epochs: Upper limit of the default number of epochs. The default exceeds this limit only if the run
             would otherwise have very few steps.
         early_stopping: True if training stops early by default.
-        label_smoothing: default label smoothing.
-        too_large_hint: remedy if the network is too large for the machine.
-        max_sizes: maximum value by size name.
-        alphabet_size: number of known character ids. All ids from this number upwards are blanks.
-        feature_len: number of character ids per document.
-        num_classes: number of outputs.
+        label_smoothing: Default label smoothing.
+        too_large_hint: Remedy if the network is too large for the machine.
+        max_sizes: Maximum value by size name.
+        alphabet_size: Number of known character ids. All ids from this number upwards are blanks.
+        feature_len: Number of character ids per document.
+        num_classes: Number of outputs.
     """
 
     kind: ClassVar[str]

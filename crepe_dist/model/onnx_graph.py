@@ -43,7 +43,7 @@ class GraphBuilder:
         """Add a node and return the name of its first output.
 
         Args:
-            inputs: names of values. An integer is converted to an int32 constant.
+            inputs: Names of values. An integer is converted to an int32 constant.
         """
         name = name or f"{kind.lower()}{len(self.nodes)}"
         names = [self.value(np.array(value, np.int32)) if isinstance(value, int) else value for value in inputs]

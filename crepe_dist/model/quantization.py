@@ -71,7 +71,7 @@ def to_float16_if_exact(rows: npt.NDArray[np.float32], kept: Mask | None = None)
 
     Args:
         rows: float32 [n, columns].
-        kept: output mask, bool [n]. This function sets the mask to True for rows that are not zero, and returns only
+        kept: Output mask, bool [n]. This function sets the mask to True for rows that are not zero, and returns only
             these rows. If it is ``None``, all rows are returned.
     """
     native, _ = library.find()
@@ -98,9 +98,9 @@ def product_quantize(
     """Compress an array by product quantization, which is lossy.
 
     Args:
-        numbers: number of elements of a row that one code represents.
-        kept: mask of the rows to store, bool [rows]. If it is ``None``, all rows are stored.
-        weights: weight of each row when the codebook is learned. If it is ``None``, all rows have the same weight.
+        numbers: Number of elements of a row that one code represents.
+        kept: Mask of the rows to store, bool [rows]. If it is ``None``, all rows are stored.
+        weights: Weight of each row when the codebook is learned. If it is ``None``, all rows have the same weight.
     """
     stored: Arrays = {f"{name}.shape": np.array(array.shape, np.int64)}
     rows = array.reshape(len(array), -1)
@@ -162,12 +162,12 @@ class RowReadableArray:
     """Compressed array whose rows the native kernels can read individually.
 
     Attributes:
-        shape: shape of the array that ``unpack`` restores.
-        words: bit set of the stored rows, uint64 [⌈rows / 64⌉].
-        before: number of stored rows before each word of the bit set, uint32 [⌈rows / 64⌉ + 1].
-        values: stored rows, float16 or float32 [stored rows, columns]. If there are codes, the codebook in float32.
+        shape: Shape of the array that ``unpack`` restores.
+        words: Bit set of the stored rows, uint64 [⌈rows / 64⌉].
+        before: Number of stored rows before each word of the bit set, uint32 [⌈rows / 64⌉ + 1].
+        values: Stored rows, float16 or float32 [stored rows, columns]. If there are codes, the codebook in float32.
             ``None`` if every stored value is 1.
-        codes: codes as in the file. ``None`` if there is no codebook.
+        codes: Codes as in the file. ``None`` if there is no codebook.
     """
 
     shape: tuple[int, ...]

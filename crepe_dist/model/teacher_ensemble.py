@@ -48,8 +48,8 @@ class TeacherEnsemble:
     """Predictions of an ensemble of classifiers.
 
     Attributes:
-        logits: calibrated logits of the validation split and of the unlabelled texts, by split.
-        probabilities: probabilities of the unlabelled texts, float64 [texts, classes].
+        logits: Calibrated logits of the validation split and of the unlabelled texts, by split.
+        probabilities: Probabilities of the unlabelled texts, float64 [texts, classes].
         figures: JSON values. ``members`` contains the weight of each member, relative to the members before it, by
             name. ``temperature`` is the divisor of the summed logits. ``loss`` is the validation loss in nats per text,
             and ``error`` its standard error. ``accuracy`` is the accuracy on the validation split.
@@ -73,10 +73,10 @@ def iter_teacher_ensembles(
     validation loss falls.
 
     Args:
-        words: words of the splits ``train``, ``validation`` and ``unlabelled``. All splits use the same word numbers.
-        label_probs: label probability of each class for each training text, float64 [texts, classes].
-        labels: classes of the validation texts, int32 [texts].
-        members: logits of the classifiers, by name.
+        words: Words of the splits ``train``, ``validation`` and ``unlabelled``. All splits use the same word numbers.
+        label_probs: Label probability of each class for each training text, float64 [texts, classes].
+        labels: Classes of the validation texts, int32 [texts].
+        members: Logits of the classifiers, by name.
     """
     (first, logits), *further_members = members.items()
     ensemble_logits = _log_probs(logits)
@@ -128,9 +128,9 @@ def fit_logistic_regression(
     follow Barzilai & Borwein (1988).
 
     Args:
-        vectors: vectors of the texts of each split, from ``quantize_unit_vectors``.
-        label_probs: as for ``iter_teacher_ensembles``.
-        labels: as for ``iter_teacher_ensembles``.
+        vectors: Vectors of the texts of each split, from ``quantize_unit_vectors``.
+        label_probs: As for ``iter_teacher_ensembles``.
+        labels: As for ``iter_teacher_ensembles``.
     """
     x = {
         name: np.pad(split_vectors, ((0, 0), (0, 1)), constant_values=LENGTH) for name, split_vectors in vectors.items()

@@ -88,10 +88,10 @@ def infer_config(
     """Infer the network's configuration from its parameters.
 
     Args:
-        arrays: parameters by structural name.
-        alphabet_size: number of ids of the encoder.
-        feature_len: number of ids per document.
-        network: network entries of the checkpoint's metadata (see ``NetworkConfig.settings``), already validated.
+        arrays: Parameters by structural name.
+        alphabet_size: Number of ids of the encoder.
+        feature_len: Number of ids per document.
+        network: Network entries of the checkpoint's metadata (see ``NetworkConfig.settings``), already validated.
 
     Raises:
         UserError: The parameters do not belong to such a network, or to this alphabet or length.

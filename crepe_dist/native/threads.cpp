@@ -183,7 +183,8 @@ class Team {
 // The team of the calling thread. Each thread that calls the kernels has its own team.
 thread_local std::unique_ptr<Team> own;
 
-// A child process does not have the threads of its parent. Its team is released without joining them.
+// After a fork, the child process does not have its parent's threads, so it abandons its copy of the thread team: the
+// destructor would try to join these threads.
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { own.release(); });
 
 template <class T> bool next(T* first, T* last) {

@@ -36,11 +36,11 @@ def write_parquet(
     After an error, the file is readable and contains the row groups that were completed before the error.
 
     Args:
-        target: file to write.
+        target: File to write.
         source: Parquet file of the input. Its columns are copied. ``None`` for inputs in other formats.
-        columns: names of the string columns in the records. Empty if there is a ``source``.
-        added: names and types of the columns that the predictions add.
-        groups: groups of records. A record contains the line number of a row, followed by the values of ``columns`` and
+        columns: Names of the string columns in the records. Empty if there is a ``source``.
+        added: Names and types of the columns that the predictions add.
+        groups: Groups of records. A record contains the line number of a row, followed by the values of ``columns`` and
             the values of ``added``.
 
     Raises:

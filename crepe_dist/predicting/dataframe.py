@@ -35,13 +35,13 @@ class FramePredictor:
     >>> predict_frame(pd.DataFrame({"text": ["what a wonderful little film"]}))    # doctest: +SKIP
 
     Args:
-        model: path of a run folder, a model folder or a checkpoint, or the URL of a model folder. The path must be
+        model: Path of a run folder, a model folder or a checkpoint, or the URL of a model folder. The path must be
             valid in every process.
-        text: text column, or a sequence of text columns that are joined in this order. If it is ``None``, the columns
+        text: Text column, or a sequence of text columns that are joined in this order. If it is ``None``, the columns
             that the model was trained on are used, or a column with a common name.
-        top: number of classes in a prediction.
-        min_probability: as for ``load``.
-        device: as for ``load``.
+        top: Number of classes in a prediction.
+        min_probability: As for ``load``.
+        device: As for ``load``.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FramePredictor:
         probability is NaN.
 
         Args:
-            frame: pandas' ``DataFrame``, or Arrow's ``Table`` or ``RecordBatch``. The result has the same type.
+            frame: A ``DataFrame`` of pandas, or Arrow's ``Table`` or ``RecordBatch``. The result has the same type.
 
         Raises:
             UserError: There is no model on this host, the text columns cannot be selected, or the text columns do not
@@ -92,9 +92,9 @@ def predict_frame(predictor: Predictor, frame: Any, texts: Sequence[str] = (), t
     The result has the index of ``frame``.
 
     Args:
-        texts: text columns. If there are none, the columns that the model was trained on are used, or a column with a
+        texts: Text columns. If there are none, the columns that the model was trained on are used, or a column with a
             common name.
-        top: number of classes in a prediction.
+        top: Number of classes in a prediction.
 
     Raises:
         UserError: The text columns cannot be selected, or they do not contain strings.

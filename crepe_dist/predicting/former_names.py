@@ -13,7 +13,7 @@ def accept_former_names(names: Mapping[str, str]) -> Callable[[Class], Class]:
     """Return a class decorator that lets users read and set attributes and methods by their former names.
 
     Args:
-        names: mapping from former names to current names.
+        names: Mapping from former names to current names.
     """
 
     def decorate(decorated: Class) -> Class:

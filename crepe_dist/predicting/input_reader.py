@@ -39,11 +39,11 @@ class InputRow(NamedTuple):
     """Row of a file or pipe.
 
     Args:
-        line: number of the row's first line, from 1. In a Parquet file, the number of the row.
-        text: text to classify. Empty if there is an error.
-        error: reason why the row cannot be classified. Empty if the row is valid.
-        cells: values of all columns of the file, if they are copied to the output.
-        id: value of the id column. Empty if there is no id column.
+        line: Number of the row's first line, from 1. In a Parquet file, the number of the row.
+        text: Text to classify. Empty if there is an error.
+        error: Reason why the row cannot be classified. Empty if the row is valid.
+        cells: Values of all columns of the file, if they are copied to the output.
+        id: Value of the id column. Empty if there is no id column.
     """
 
     line: int
@@ -62,9 +62,9 @@ class InputReader:
     """Iterator over the rows of one file or pipe, in bounded memory.
 
     Attributes:
-        columns: names of the columns that are copied to the output. Empty if no columns are copied.
-        delimiter: delimiter of a CSV file. A comma for other formats.
-        format: one of ``INPUT_FORMATS``.
+        columns: Names of the columns that are copied to the output. Empty if no columns are copied.
+        delimiter: Delimiter of a CSV file. A comma for other formats.
+        format: One of ``INPUT_FORMATS``.
     """
 
     def __init__(self, opened: OpenFile) -> None:
@@ -83,8 +83,8 @@ class InputReader:
         """Apply a function to the groups of rows. Yield the results in the order of the groups.
 
         Args:
-            function: function that classifies a group. It need not be picklable, because the processes are forked.
-            num_processes: number of processes among which a large file is divided. A small file is processed in the
+            function: Function that classifies a group. It need not be picklable, because the processes are forked.
+            num_processes: Number of processes among which a large file is divided. A small file is processed in the
                 calling process.
         """
         batches = self._batches()
@@ -138,10 +138,10 @@ def open_inputs(
     """Open a file of texts.
 
     Args:
-        name: path of the file, or ``-`` for standard input.
-        format: one of ``INPUT_FORMATS``. If it is ``None``, the file name determines the format. If the file name has
+        name: Path of the file, or ``-`` for standard input.
+        format: One of ``INPUT_FORMATS``. If it is ``None``, the file name determines the format. If the file name has
             no known suffix, the format is fastText if the first line begins with ``__label__``, otherwise lines.
-        reading: header and columns. The attribute ``format`` is ignored.
+        reading: Header and columns. The attribute ``format`` is ignored.
         keep_columns: True to read the values of all columns, so that they can be copied to the output.
 
     Raises:
@@ -184,7 +184,7 @@ class TextFlags(Settings):
         """Open a file of texts for a model; see the function ``open_inputs``.
 
         Args:
-            id: id column that the user specified. If it is ``None``, the id column of the training data is used.
+            id: Id column that the user specified. If it is ``None``, the id column of the training data is used.
         """
         explicit = ReadOptions(
             None, self.header, ColumnSpec(texts=tuple(self.text_column), id=id), encoding=self.encoding
@@ -211,10 +211,10 @@ def labelled_options(
     """Return the options that read labelled rows in the same way as the training data of a model.
 
     Args:
-        trained: options that the training data were read with.
-        composition: preprocessing of the training texts.
-        id: id column of the training data. New rows may lack this column.
-        explicit: options that the user specified. They take precedence.
+        trained: Options that the training data were read with.
+        composition: Preprocessing of the training texts.
+        id: Id column of the training data. New rows may lack this column.
+        explicit: Options that the user specified. They take precedence.
     """
     columns = explicit.columns
     label_columns = columns if columns.label or columns.labels else trained.columns
@@ -267,9 +267,9 @@ def extract_texts(texts: Any, columns: ColumnSpec) -> list[str]:
     """Return the texts of an iterable, an array, a series, or a table.
 
     Args:
-        texts: texts. A table is a data frame, or a mapping of column names to columns. Its text columns are selected
+        texts: Texts. A table is a data frame, or a mapping of column names to columns. Its text columns are selected
             in the same way as the text columns of a file.
-        columns: columns to select from a table.
+        columns: Columns to select from a table.
 
     Raises:
         InvalidInput: ``texts`` has another type, the columns cannot be selected, or a text is not a string.
@@ -302,8 +302,8 @@ def check_column(what: str, name: object) -> None:
     """Raise ``UserError`` unless ``name`` is a string or ``None``.
 
     Args:
-        what: content of the column, for the message.
-        name: column name that the user passed.
+        what: Content of the column, for the message.
+        name: Column name that the user passed.
     """
     if not isinstance(name, (str, type(None))):
         remedy = 'give its name, and texts and labels as one table: {"text": texts, "label": labels}'

@@ -71,10 +71,10 @@ def prepare_labelled(predictor: Predictor, source: Any, folder: Path, explicit: 
     """Prepare labelled rows as the test split of the data set ``folder/data``.
 
     Args:
-        predictor: model. The rows are read in the same way as its training data.
-        source: file, folder, URL or table.
-        folder: temporary folder.
-        explicit: format, header, columns and encoding that the user specified. They take precedence over the options
+        predictor: Model. The rows are read in the same way as its training data.
+        source: File, folder, URL or table.
+        folder: Temporary folder.
+        explicit: Format, header, columns and encoding that the user specified. They take precedence over the options
             of the training data.
 
     Returns:

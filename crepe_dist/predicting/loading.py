@@ -46,21 +46,21 @@ def load(
     """Open a checkpoint.
 
     Args:
-        checkpoint_or_run: a .params file, a run folder, a model folder, or the URL of a model folder. In a run folder,
+        checkpoint_or_run: A .params file, a run folder, a model folder, or the URL of a model folder. In a run folder,
             the selected checkpoint is opened. If the argument is ``None``, the model that ``crepe use`` has set is
             opened. If no model is set, the newest run in ``runs/`` is opened, provided that all runs were trained on
             the same data.
-        mode: character encoding of external weights, which have no ``.json`` file. ``notebook`` is the encoding of the
+        mode: Character encoding of external weights, which have no ``.json`` file. ``notebook`` is the encoding of the
             original Gluon notebook. ``mode``, ``feature_len`` and ``classes`` are only allowed for external weights.
-        feature_len: number of characters that the network reads. Default: 1014.
-        classes: class names in the order of the outputs.
+        feature_len: Number of characters that the network reads. Default: 1014.
+        classes: Class names in the order of the outputs.
         device: ``auto``, ``gpu`` or ``cpu``.
-        min_probability: threshold, 0 to 1. Predictions with a lower probability are ``rejected``. ``auto`` selects the
+        min_probability: Threshold, 0 to 1. Predictions with a lower probability are ``rejected``. ``auto`` selects the
             model's own threshold, which 95 % of its validation texts reach.
-        min_precision: required precision of the predictions that are not ``rejected``, 0 to 1. The threshold is the
+        min_precision: Required precision of the predictions that are not ``rejected``, 0 to 1. The threshold is the
             lowest one that gives the validation split this precision. In a multilabel model, each label has a
             threshold. If it is ``None``, no precision is required.
-        threads: maximum number of threads. Concurrent calls share these threads. If it is ``None``, there is one thread
+        threads: Maximum number of threads. Concurrent calls share these threads. If it is ``None``, there is one thread
             per core.
 
     Raises:

@@ -33,7 +33,7 @@ class Word:
     """Word of an explained text: ``text[start:stop]``, without white space.
 
     Args:
-        score: drop in the log-odds of the class if the word is replaced with blanks.
+        score: Drop in the log-odds of the class if the word is replaced with blanks.
     """
 
     text: str
@@ -48,16 +48,16 @@ class Explanation:
     """Evidence in a text for and against a class.
 
     Attributes:
-        text: text as the network reads it. HTML tags are removed if the model strips HTML. If the model has feature
+        text: Text as the network reads it. HTML tags are removed if the model strips HTML. If the model has feature
             columns, the name and the value of each column follow the text.
-        label: name of the explained class.
-        prediction: prediction for the text.
-        truncated: range of the characters that the network does not read because the text is too long.
-        scores: one score for each character (code point) of ``text``: the drop in the log-odds of the class if the
+        label: Name of the explained class.
+        prediction: Prediction for the text.
+        truncated: Range of the characters that the network does not read because the text is too long.
+        scores: One score for each character (code point) of ``text``: the drop in the log-odds of the class if the
             character is replaced with a blank. Positive scores support the class. Negative scores contradict it.
             Characters that are truncated or unknown have the score 0. A combining character has the score of the
             character before it.
-        words: words that the network reads.
+        words: Words that the network reads.
     """
 
     text: str
@@ -71,7 +71,7 @@ class Explanation:
         """Return a copy for display.
 
         Args:
-            describe_character: function that returns the display text of a character. Each character of the display
+            describe_character: Function that returns the display text of a character. Each character of the display
                 text gets the score of the replaced character.
         """
         pieces = list(map(describe_character, self.text))
@@ -92,11 +92,11 @@ def occlude(
     """Score each character and each word of a text by replacing it with blanks.
 
     Args:
-        text: text as the network reads it.
-        encoding: encoder of the model.
-        logits: function that computes logits: uint8 [n, feature_len] → float32 [n, classes].
-        batch_size: maximum number n of occluded texts per call of ``logits``.
-        index: index of the class in the logits.
+        text: Text as the network reads it.
+        encoding: Encoder of the model.
+        logits: Function that computes logits: uint8 [n, feature_len] → float32 [n, classes].
+        batch_size: Maximum number n of occluded texts per call of ``logits``.
+        index: Index of the class in the logits.
 
     Returns:
         A score for each character of ``text``, and the words that the network reads.

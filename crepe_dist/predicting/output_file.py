@@ -28,7 +28,7 @@ def temporary_output(out: str) -> Iterator[Path]:
     is unchanged. The temporary file is then kept under its own name unless it is empty, and its path is printed.
 
     Args:
-        out: path or URL.
+        out: Path or URL.
     """
     is_url, is_complete = remote.is_url(out), False
     target = Path(PurePosixPath(urlsplit(out).path).name or "predictions" if is_url else os.path.realpath(out))

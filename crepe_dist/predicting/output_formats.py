@@ -27,9 +27,9 @@ def output_column_types(top: int, is_multilabel: bool, score_class: str | None =
     """Return the names and types of the columns that predictions add to a table.
 
     Args:
-        top: number of classes in a prediction.
+        top: Number of classes in a prediction.
         is_multilabel: True to add a column with a JSON list of the predicted labels.
-        score_class: class whose probability is written to the column ``score``. If it is ``None``, there is no column
+        score_class: Class whose probability is written to the column ``score``. If it is ``None``, there is no column
             ``score``.
     """
     types = {"predicted_labels": "object"} if is_multilabel else {}
@@ -48,7 +48,7 @@ def output_cells(
     The class of a rejected prediction is empty.
 
     Args:
-        convert: function that converts a probability to a cell.
+        convert: Function that converts a probability to a cell.
     """
     cells: list[Any] = [] if prediction.labels is None else [_to_json(prediction.labels)]
     # The label may be an inner node of the hierarchy, which is not in the ranking.
@@ -66,14 +66,14 @@ class Formatter:
     """Formatter for plain text, and base class of the other formatters.
 
     Args:
-        top: number of classes in a prediction.
-        columns: names of the input columns that are copied to the output.
-        delimiter: delimiter of the CSV file.
+        top: Number of classes in a prediction.
+        columns: Names of the input columns that are copied to the output.
+        delimiter: Delimiter of the CSV file.
         is_multilabel: True if the model is a multilabel model.
-        score_class: class whose probability is the score. If it is ``None``, there is no score.
+        score_class: Class whose probability is the score. If it is ``None``, there is no score.
 
     Attributes:
-        header: first line of the output, including its line end. Empty if the format has no header.
+        header: First line of the output, including the line ending. Empty if the format has no header.
     """
 
     top: int
@@ -171,11 +171,11 @@ def create_formatter(format: str, top: int | None, num_classes: int, **layout: A
     """Create the formatter of a format.
 
     Args:
-        format: one of ``OUTPUT_FORMATS``.
-        top: number of classes in a prediction. If it is ``None``, a prediction has 1 class in tables, and 5 classes in
+        format: One of ``OUTPUT_FORMATS``.
+        top: Number of classes in a prediction. If it is ``None``, a prediction has 1 class in tables, and 5 classes in
             other formats.
-        num_classes: number of classes of the model, which limits ``top``.
-        layout: further arguments of ``Formatter``.
+        num_classes: Number of classes of the model, which limits ``top``.
+        layout: Further arguments of ``Formatter``.
     """
     return FORMATTERS[format](min(top or (1 if format in TABLE_FORMATS else 5), num_classes), **layout)
 
@@ -183,7 +183,7 @@ def create_formatter(format: str, top: int | None, num_classes: int, **layout: A
 def json_record(
     prediction: Prediction, top: int, explanation: Explanation | None = None, score_class: str | None = None
 ) -> str:
-    """Format a prediction and its ``top`` most probable classes as a JSON object.
+    """Format a prediction and its most probable classes (``top`` of them) as a JSON object.
 
     The class of a rejected prediction is null. The object of a text that cannot be classified has the key ``problem``.
     """

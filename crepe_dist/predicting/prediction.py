@@ -24,20 +24,20 @@ class Prediction(NamedTuple):
     """Prediction for one text.
 
     Attributes:
-        label: most probable class. If the classes form a hierarchy and a precision is required, ``label`` may be an
+        label: Most probable class. If the classes form a hierarchy and a precision is required, ``label`` may be an
             inner node of the hierarchy. If the training labels were numbers or bools in a data frame,
             ``Predictor.predict`` returns numbers or bools in ``label``, ``ranking`` and ``labels``.
-        probability: probability of ``label``, 0 to 1.
+        probability: Probability of ``label``, 0 to 1.
         ranking: (class, probability) pairs of all classes. The most probable class comes first.
-        characters_read: number of known characters that the network read, without spaces.
-        error: reason why the text cannot be classified, such as "empty text". Empty if the text was classified. If
+        characters_read: Number of known characters that the network read, without spaces.
+        error: Reason why the text cannot be classified, such as "empty text". Empty if the text was classified. If
             there is an error, ``label`` and ``probability`` are meaningless, and ``characters_read`` is 0. The command
             ``predict`` writes the error instead of the class.
         rejected: True if ``probability`` is below the predictor's threshold. In this case, it is possible that none of
             the classes is correct.
-        labels: predicted labels of a multilabel model. The most probable label comes first. ``None`` for a
+        labels: Predicted labels of a multilabel model. The most probable label comes first. ``None`` for a
             single-label model.
-        characters_truncated: number of characters that were not read because the text is too long.
+        characters_truncated: Number of characters that were not read because the text is too long.
     """
 
     label: Any

@@ -1,4 +1,4 @@
-"""Predictor: a classifier of texts, which ``crepe_dist.load`` opens from a checkpoint."""
+"""Predictor: a text classifier that ``crepe_dist.load`` loads from a checkpoint."""
 
 from __future__ import annotations
 
@@ -62,20 +62,20 @@ class Predictor:
     """Classifier of texts. ``load`` opens it.
 
     Attributes:
-        engine: engine that computes logits. It holds the parameters and the configuration of the network.
-        encoding: encoder of texts as character ids.
-        classes: class names in the order of the outputs.
-        calibration: temperature of the probabilities, and the model's own threshold.
-        min_probability: threshold, 0 to 1. Predictions with a lower probability are ``rejected``.
-        id: name of the id column in the training data. ``None`` if the training data had no ids.
-        thresholds: minimum probability of each label, float64 [classes], for multilabel models. ``None`` for
+        engine: Engine that computes logits. It holds the parameters and the configuration of the network.
+        encoding: Encoder of texts as character ids.
+        classes: Class names in the order of the outputs.
+        calibration: Temperature of the probabilities, and the model's own threshold.
+        min_probability: Threshold, 0 to 1. Predictions with a lower probability are ``rejected``.
+        id: Name of the id column in the training data. ``None`` if the training data had no ids.
+        thresholds: Minimum probability of each label, float64 [classes], for multilabel models. ``None`` for
             single-label models.
-        composition: preprocessing of the training texts. ``predict`` and ``explain`` preprocess texts in the same way.
+        composition: Preprocessing of the training texts. ``predict`` and ``explain`` preprocess texts in the same way.
         precision: float32 if training requested it. Otherwise the device determines the precision.
-        path: weights file.
-        metadata: metadata of the checkpoint. Empty for external weights.
-        label_type: type of the labels in the training data frame, one of ``LABEL_TYPES``. An empty string means text.
-        level_thresholds: minimum probability of a node of each level of the label hierarchy, and of a class. A text is
+        path: Weights file.
+        metadata: Metadata of the checkpoint. Empty for external weights.
+        label_type: Type of the labels in the training data frame, one of ``LABEL_TYPES``. An empty string means text.
+        level_thresholds: Minimum probability of a node of each level of the label hierarchy, and of a class. A text is
             assigned to the deepest node that reaches the threshold of its level. If the list is empty, the most
             probable class is predicted.
     """
@@ -157,7 +157,7 @@ class Predictor:
 
         Args:
             device: ``auto``, ``gpu`` or ``cpu``. The device is selected in the same way as for training.
-            group: process group.
+            group: Process group.
 
         Raises:
             UserError: There is no such device, or the GPU cannot be used.
@@ -198,10 +198,10 @@ class Predictor:
         If a text contains no known character, for example if it is empty, its prediction has an ``error``.
 
         Args:
-            texts: a list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
+            texts: A list or another iterable of texts, an array, a series, or a table: a data frame, or a mapping of
                 column names to columns. The text columns of a table are selected in the same way as the text columns
                 of ``crepe predict --file``.
-            windows: read a long text completely, in overlapping windows. The prediction is computed from the mean of
+            windows: Read a long text completely, in overlapping windows. The prediction is computed from the mean of
                 the windows' logits, weighted by the number of known characters in each window.
 
         Raises:
@@ -242,8 +242,8 @@ class Predictor:
         """Classify texts lazily, one batch at a time. Yield one prediction per text, in the order of the texts.
 
         Args:
-            texts: texts. A text may end with the values of feature columns, as ``append_values`` appends them.
-            windows: see ``predict``.
+            texts: Texts. A text may end with the values of feature columns, as ``append_values`` appends them.
+            windows: See ``predict``.
         """
         levels = self.levels if self.level_thresholds else None
         while rows := list(islice(texts, WINDOWED_BATCH_SIZE if windows else self._max_batch_size(BATCH_SIZE))):
@@ -308,8 +308,8 @@ class Predictor:
         reports the number of these rows. ``crepe evaluate`` handles them in the same way.
 
         Args:
-            table: data frame, or mapping of column names to lists. It has the text columns of the training data.
-            label, label_columns: label column, or one column per class. Default: the columns of the training data.
+            table: Data frame, or mapping of column names to lists. It has the text columns of the training data.
+            label, label_columns: Label column, or one column per class. Default: the columns of the training data.
 
         Raises:
             UserError: The columns cannot be selected, or no row can be scored.
@@ -339,8 +339,8 @@ class Predictor:
         """Write the metadata file next to a weights file.
 
         Args:
-            path: weights file. The metadata file has the same name with the suffix ``.json``.
-            metadata: metadata of the checkpoint. If it is ``None``, ``self.metadata`` is used. The entries for the
+            path: Weights file. The metadata file has the same name with the suffix ``.json``.
+            metadata: Metadata of the checkpoint. If it is ``None``, ``self.metadata`` is used. The entries for the
                 encoder, the classes, the network and the calibration are replaced with the values of this predictor.
         """
         metadata = self.metadata if metadata is None else metadata
@@ -370,8 +370,8 @@ class Predictor:
         class is its score. The cost is one forward pass per character that the network reads, and one per word.
 
         Args:
-            text: text. It may end with the values of feature columns, as ``append_values`` appends them.
-            label: class to explain. If it is ``None``, the most probable class is explained. ``Explanation.label`` is
+            text: Text. It may end with the values of feature columns, as ``append_values`` appends them.
+            label: Class to explain. If it is ``None``, the most probable class is explained. ``Explanation.label`` is
                 always a string.
 
         Raises:

@@ -221,8 +221,9 @@ class PreparationFlags(ColumnFlags, Command):
         None,
         "Known characters. standard: the standard alphabet of --mode. auto: an alphabet learned from the training "
         "texts. PATH: the alphabet of a prepared folder, a run or the .json file of a checkpoint. Default: auto if a "
-        f"learned alphabet covers at least {100 * MIN_COVERAGE_GAIN:g} % more of the characters or texts, otherwise "
-        "standard. A letter that is read without its accent does not count as covered.",
+        f"learned alphabet raises the coverage of the characters or texts by at least {100 * MIN_COVERAGE_GAIN:g} "
+        "percentage point, otherwise standard. A letter that is read only by dropping its accent does not count as "
+        "covered.",
         NON_EMPTY,
     )
     processes: Optional[int] = setting(

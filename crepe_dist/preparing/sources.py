@@ -216,7 +216,8 @@ def _with_unique_names(files: list[Source]) -> Iterator[Source]:
 def find_class_names(sources: Sequence[Source]) -> tuple[str, ...] | None:
     """Read the names of the labels 1 … C from ``classes.txt`` in the folder of the first training file.
 
-    Return ``None`` if there is no such file, if a file name contains the class, or if the source is the standard input.
+    Return ``None`` if there is no such file, if the name of the training file or of its folder contains the class, or if
+    the source is standard input.
     """
     first = next((source for source in sources if source.split == "train"), sources[0])
     if first.path is None or first.label is not None:
@@ -376,9 +377,9 @@ def _sample_files() -> dict[str, Path]:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a symbolic link whose target is outside of a source folder.
+    """Refuse a symbolic link whose target is outside a source folder.
 
-    Otherwise, a downloaded folder could include any file of this machine in the data set.
+    Otherwise, a downloaded folder could pull any file on this machine into the data set.
     """
     is_read = path.is_file() or path.is_dir()
     if path.is_symlink() and is_read and not path.resolve().is_relative_to(root.resolve()):

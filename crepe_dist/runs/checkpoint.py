@@ -329,7 +329,7 @@ def resolve_model(name: str | None, data: str | Path | None = None) -> Path:
         raise not_found_error(path)
     if path.suffix.lower() in TEXT_FILE_SUFFIXES:
         remedy = f"classify them: {invocation.command_line('predict')} --file {shlex.quote(str(path))}"
-        raise UserError(f"{path} is a file of texts, not a model", remedy=remedy)
+        raise UserError(f"{path} contains texts, not a model", remedy=remedy)
     return path
 
 

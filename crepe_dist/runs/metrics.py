@@ -23,8 +23,8 @@ MAX_LINE_LENGTH = 1 << 20  # Maximum number of bytes that are read at a time.
 # Metrics that are also written for TensorBoard: names of step metrics, and suffixes of the names of epoch metrics.
 SCALARS = ("loss", "learning_rate", "documents_per_second", "milliseconds", "wait_fraction")
 EPOCH_SCALARS = ("_loss", "_accuracy", "_macro_f1", "_average_precision", "_calibration_error", "seconds")
-MAX_POINTS = 150  # A history contains at most twice this number of points.
-MAX_RESUME_STEPS = 200  # A history contains the steps of at most this number of resumes.
+MAX_POINTS = 150  # A history contains at most twice this many points.
+MAX_RESUME_STEPS = 200  # A history also records the step numbers of at most this many resumes.
 Record = dict[str, Any]
 
 

@@ -103,7 +103,7 @@ class MetricsMiddleware:
     """Outermost ASGI middleware. It counts and times requests, and prints unexpected errors.
 
     Args:
-        paths: paths with their own counters. All other paths are counted as "other", because each counter uses memory,
+        paths: Paths with their own counters. All other paths are counted as "other", because each counter uses memory,
             and clients can request any number of different paths.
         log: True to write one line per request to standard error. Neither these lines nor tracebacks contain texts of
             requests.

@@ -25,9 +25,9 @@ class DynamicBatcher:
     while the previous batch was processed, up to ``BATCH_TEXTS`` texts. A request with more texts forms its own batch.
 
     Args:
-        predict: function that classifies texts.
-        explain: function that explains the prediction for a text.
-        on_batch: callback for each batch. It receives the number of texts in the batch.
+        predict: Function that classifies texts.
+        explain: Function that explains the prediction for a text.
+        on_batch: Callback for each batch. It receives the number of texts in the batch.
     """
 
     def __init__(

@@ -87,11 +87,11 @@ def add_routes(
     """Add the paths of the protocol to an application.
 
     Args:
-        app: application.
-        model: model.
-        name: name of the model.
-        classify: function that classifies the texts of a request.
-        check_ready: function that raises ``HttpError`` unless the service can predict.
+        app: Application.
+        model: Model.
+        name: Name of the model.
+        classify: Function that classifies the texts of a request.
+        check_ready: Function that raises ``HttpError`` unless the service can predict.
     """
     server, with_slash, live, ready, metadata, model_ready, infer = paths(name)
     tensors = _tensors(model)
@@ -203,7 +203,7 @@ def _texts(tensor: InputTensor, binary: bytes) -> list[str]:
     """Return the texts of a tensor.
 
     Args:
-        binary: binary data of the tensor, which follow the JSON.
+        binary: Binary data of the tensor, which follow the JSON.
 
     Raises:
         HttpError: 400 if the number of texts or bytes does not match the tensor's description.
@@ -247,7 +247,7 @@ def _response(
     """Return the response to a request.
 
     Args:
-        tensors: type, shape and values of each output.
+        tensors: Type, shape and values of each output.
     """
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []

@@ -130,7 +130,7 @@ class HttpError(UserError):
     """Error that is sent to the client.
 
     Args:
-        retry_after: number of seconds that the client should wait before it sends the request again; 0 if this number
+        retry_after: Number of seconds that the client should wait before it sends the request again; 0 if this number
             is unknown.
         closes: True to close the connection. This is necessary if the request was not read completely.
     """
@@ -212,9 +212,9 @@ class RequestLimitMiddleware:
     fill the queue.
 
     Args:
-        app: application.
-        options: limits.
-        predicting: paths that return predictions. Only requests to these paths have a body and count towards the
+        app: Application.
+        options: Limits.
+        predicting: Paths that return predictions. Only requests to these paths have a body and count towards the
             queue limit.
     """
 

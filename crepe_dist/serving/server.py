@@ -57,9 +57,9 @@ def serve(app: ASGIApp, listener: socket.socket, timeout: float) -> None:
     """Serve until SIGTERM or Ctrl-C. Then finish the requests in progress, and call the previous signal handler.
 
     Args:
-        app: application.
-        listener: listening socket.
-        timeout: time limit in seconds. It applies separately to sending the headers of a request, to reading a
+        app: Application.
+        listener: Listening socket.
+        timeout: Time limit in seconds. It applies separately to sending the headers of a request, to reading a
             response, and to finishing the requests in progress during the shutdown.
     """
     config = uvicorn.Config(

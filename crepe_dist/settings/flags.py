@@ -289,9 +289,8 @@ class ColumnFlags(Settings):
     )
     label_columns: Optional[str] = setting(
         None,
-        "Columns A,B,… that replace the column of the label. Each column is a class with the values 0 and 1, or with "
-        "probabilities if --labels is soft. If --levels is given, each column is a level of a hierarchical "
-        "label.",
+        "Columns A,B,… to use instead of the label column. Each column stands for a class and contains 0 or 1, or "
+        "probabilities if --labels is soft. If --levels is given, each column is a level of a hierarchical label.",
         NON_EMPTY,
     )
     text: tuple[str, ...] = setting(

@@ -52,7 +52,7 @@ class DataOptions(Settings, group="data"):
         PATH,
     )
     batch_size: int = setting(
-        64, "Global batch size: documents per step of all processes together.", int_range(1, MAX_BATCH)
+        64, "Global batch size: documents per step, summed over all processes.", int_range(1, MAX_BATCH)
     )
     typos: float = setting(
         0.0,
@@ -147,7 +147,7 @@ class ModelOptions(Settings, group="model"):
 class OptimizerOptions(Settings, group="optimizer"):
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["adam", "sgd"] = setting("adam", "Optimizer. adam: Adam. sgd: SGD with momentum.")
+    name: Literal["adam", "sgd"] = setting("adam", "Optimizer: adam, or sgd (with momentum).")
     learning_rate: float = setting(
         0.001,
         "Initial learning rate. Each parameter has its own learning-rate multiplier. If a run of crepe or "
@@ -179,7 +179,7 @@ MIN_EPOCHS, MAX_EPOCHS = 2, 20  # Limits of the default number of epochs.
 # the default number of epochs is therefore increased: up to MAX_EPOCHS to reach MIN_STEPS steps, and up to the
 # network's ``max_default_epochs`` to reach ENOUGH_STEPS steps.
 MIN_STEPS, ENOUGH_STEPS = 128, 750
-# If the training split has more characters, including padding, the default number of epochs is reduced.
+# If the training split has more characters than this, including padding, the default number of epochs is reduced.
 LARGE_DATA_CHARACTERS = 100_000_000
 
 

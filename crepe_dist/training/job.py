@@ -78,7 +78,7 @@ def run_training_job(config: Config, group: ProcessGroup, control: SignalHandler
             else:
                 result, trained_on = train_loop.train_or_load_result(config, data, engine, folder, job), data
             if group.is_root and _has_report(config):
-                # The imports take half of the time that the report takes. The thread imports them during the refit.
+                # Half of the time for the report is spent on imports, so a thread does these imports during the refit.
                 Thread(target=_import_report_libraries).start()
             result = refit.refit_ngram_branch(config, trained_on, engine, result, job)
             display.print(str(result))

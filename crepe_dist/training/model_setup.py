@@ -27,7 +27,7 @@ ARRAYS_PER_PARAMETER = 4
 
 
 def build_engine(config: Config, data: Dataset, group: ProcessGroup) -> Engine:
-    """Build the network of a run, and the engine that computes it on this rank's device. Every rank calls it.
+    """Build the network of a run and the engine that runs it on this rank's device. Every rank must call this function.
 
     The parameters are initialized at random, or loaded from ``training.init_from``.
 

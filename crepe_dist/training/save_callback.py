@@ -62,7 +62,7 @@ class SaveCallback(Callback):
 
         Raises:
             StopRequested: The state has been saved.
-            UserError: The state could not be written. The newest state on disk is older.
+            UserError: The state could not be written, so the newest state on disk is an earlier one.
         """
         self._save()
         context, step = self._context, self._context.progress.step

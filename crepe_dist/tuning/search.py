@@ -94,9 +94,9 @@ class Search:
     ``folder``. If a trial is resumed, Optuna gets a new trial with the same folder.
 
     Args:
-        data: prepared data with a validation split.
-        folder: folder of the search. It is created if it does not exist.
-        seed: random seed.
+        data: Prepared data with a validation split.
+        folder: Folder of the search. It is created if it does not exist.
+        seed: Random seed.
     """
 
     def __init__(self, data: Dataset, folder: Path, seed: int) -> None:
@@ -146,11 +146,11 @@ class Search:
         """Run trials until the deadline. Yield each trial when it has finished or was interrupted.
 
         Args:
-            deadline: end of the search, on the clock of ``time.monotonic``.
-            max_trials: maximum number of finished trials, including the trials of earlier searches. If it is ``None``,
+            deadline: End of the search, on the clock of ``time.monotonic``.
+            max_trials: Maximum number of finished trials, including the trials of earlier searches. If it is ``None``,
                 there is no limit.
-            num_processes: number of training processes per trial.
-            show: callback for progress. It receives the settings and the progress of the running trial.
+            num_processes: Number of training processes per trial.
+            show: Callback for progress. It receives the settings and the progress of the running trial.
         """
         from optuna.trial import TrialState
 
@@ -249,13 +249,13 @@ def run_trial(
     """Train with the hyperparameters of a trial. If an earlier run in the same folder was interrupted, resume it.
 
     Args:
-        settings: settings by dotted name.
-        folder: folder of the trial. The run is in its subfolder ``run``.
-        num_processes: number of training processes.
-        deadline: time when the training is stopped, on the clock of ``time.monotonic``.
-        prune: callback after each epoch. It receives the number and the validation accuracy of the epoch. If it returns
+        settings: Settings by dotted name.
+        folder: Folder of the trial. The run is in its subfolder ``run``.
+        num_processes: Number of training processes.
+        deadline: Time when the training is stopped, on the clock of ``time.monotonic``.
+        prune: Callback after each epoch. It receives the number and the validation accuracy of the epoch. If it returns
             True, the training is stopped.
-        show: callback for progress. It receives a description of the progress.
+        show: Callback for progress. It receives a description of the progress.
     """
     folder.mkdir(exist_ok=True)
     run, started, num_shown, reason = folder / RUN, time.monotonic(), 0, ""

@@ -20,7 +20,7 @@ class Cluster:
 
     Args:
         programs: ``bin`` of the environment.
-        folder: empty folder.
+        folder: Empty folder.
     """
 
     def __init__(self, programs: Path, data: Path, folder: Path) -> None:

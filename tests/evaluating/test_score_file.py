@@ -285,7 +285,7 @@ def test_messages_can_be_followed(place, tmp_path, complaint, printed_by):
     shutil.copytree(place / "run", tmp_path / "runs" / "one")
     assert "on march.csv, 40 documents" in printed_by("evaluate", "march.csv", cwd=tmp_path)  # of the newest run
     said = complaint("evaluate", "march.csv", "runs/one", cwd=tmp_path)
-    assert "march.csv is a file of texts, not a model" in said
+    assert "march.csv contains texts, not a model" in said
     # A data set that was prepared otherwise.
     crepe_dist.prepare(tmp_path / "march.csv", tmp_path / "data", label="Queue", text="Body")
     said = complaint("evaluate", "runs/one", "--data", "data", cwd=tmp_path)

@@ -210,7 +210,7 @@ def is_header(rows: Sequence[Sequence[str]], spec: ColumnSpec) -> bool:
 def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, has_header: bool) -> int:
     """Count the rows above the header, such as a title and a blank row. Return 0 if the first row may be the header.
 
-    A row above the header has at most one non-blank cell, and the rows below it have more.
+    Rows above the header have at most one non-blank cell each. The header and the rows below it have more.
 
     Args:
         has_header: True if the user specified that there is a header. False if the header must be detected.
@@ -227,9 +227,12 @@ def count_rows_above_header(rows: Sequence[Sequence[str]], spec: ColumnSpec, *, 
 def may_be_header(rows: Sequence[Sequence[str]]) -> bool:
     """Return True if the first row differs so much from the other rows that it may be a header. The user must decide.
 
-    The first row differs in one of three cases: one of its cells is empty, and no other cell of the column is empty;
-    one of its cells is a word, and the other cells of the column are numbers; or its first cell is unique, and every
-    other value of the first column occurs more than once.
+    The first row differs in three cases:
+
+    - One of its cells is empty, and no other cell of the column is empty.
+    - One of its cells is neither blank nor a number, and more than 90 % of the other cells of the column are numbers.
+    - Its first cell is unique, and every other value of the first column occurs more than once. On average, these
+      values occur at least three times.
     """
     cells, *rows_below = rows
     if len(rows_below) < 3:
@@ -396,9 +399,9 @@ def _find_column(file: str, names: Sequence[str], has_header: bool, what: str, c
     raise UserError(
         f"{file} has no column {column!r}",
         f"the columns are {', '.join(names)}"[:500],
-        (f"did you mean {similar[0]!r:.60}? Or " if similar else "")
-        + f"give a name or a number from 1 to {len(names)} with {_flag_name(what)}"
-        + ("" if has_header else "; --header yes reads the names"),
+        (f"did you mean {similar[0]!r:.60}? Otherwise, " if similar else "")
+        + f"set {_flag_name(what)} to a column name or a number from 1 to {len(names)}"
+        + ("" if has_header else "; with --header yes, the names are read from the first row"),
     )
 
 

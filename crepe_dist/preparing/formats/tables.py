@@ -73,13 +73,13 @@ def parse_table(
     is_escaped: bool,
     batch: RawBatch,
 ) -> Parsed:
-    """Parse a batch of a table. The batch contains either lines, or rows that are already split into fields.
+    """Parse a batch of rows from a table. The batch contains either lines, or rows that are already split into fields.
 
     Args:
         kind: Format: ``csv``, ``tsv`` or ``xlsx``.
         columns: Columns to read.
-        label: Class of all rows, if the name of the file contains it.
-        delimiter: Delimiter of the fields.
+        label: Class of all rows, if it is given by the file name.
+        delimiter: Field delimiter.
         keep_cells: If True, ``Row.cells`` contains the values of all columns.
         is_escaped: True if this package wrote the file and escaped its fields against formula injection.
     """
