@@ -1,8 +1,9 @@
 // Parameters in the format of model files: without rows of zeros, as float32, float16, or codes of a codebook. See
 // crepe_dist/model/quantization.py.
 //
-// Inference reads tables in this format. They take less memory than float32 tables and need no conversion when a model
-// is loaded. A row that is not stored is a row of zeros, which does not change a sum that starts at 0.
+// Inference reads tables in this format, because such tables take less memory than float32 tables and need no
+// conversion when a model is loaded. A row that is not stored is a row of zeros, which does not change a sum that
+// starts at 0.
 #pragma once
 
 #include <type_traits>

@@ -130,7 +130,7 @@ template <class T> class ConvBranch final : public Engine {
     Buffer<float> logit_gradients_;
 
     // Returns the index of the last layer's weights among the trained parameters. The table and four parameters of each
-    // block precede them.
+    // block precede the last layer's weights.
     long last_layer() const { return 1 + 4 * config_.blocks; }
 
     // Arranges a batch, allocates its memory, and hashes its n-grams.

@@ -85,7 +85,7 @@ void dense_weight_gradient(
     const T* in, const T* gradient, long rows, long outputs, long inputs, int32_t* weights, int32_t* bias,
     FixedPointScale* grad_scales, T* transposed, T* packed
 ) {
-    constexpr long RUN = 64 * BLOCK;  // Inputs per iteration. Few, so that a thread writes to few memory pages.
+    constexpr long RUN = 64 * BLOCK;  // Inputs per iteration: few, so that a thread writes to few memory pages.
     const long width = padded(outputs), inner = padded(inputs), depth = term_depth<T>(rows);
     const auto each_term = [&](auto work) {
         for (long row = 0, at = 0; row < rows; row += PAPER_REDUCTION_GROUP, at += TERM_DEPTH<T>)

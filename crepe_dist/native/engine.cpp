@@ -1,7 +1,8 @@
 // C functions of networks, optimizers and sharded embeddings. Python calls them through ctypes: library.py declares
 // their signatures, and crepe_dist/model/inference.py and crepe_dist/engines/cpu_engine.py call them.
 //
-// Functions that allocate memory return 0, or 1 if memory ran out. Functions that create an object return null then.
+// Functions that allocate memory return 0, or 1 if memory ran out. Functions that create an object return null in that
+// case.
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,8 +21,8 @@ NGramConfig ngram_config(const int64_t* shape) {
 }
 
 // Multiplies two size × size matrices `times` times in each thread, with the blocks that the networks use. The elements
-// are between -1 and 1. They are not 0, because products of zeros take less power: with AMX, the clock frequency would
-// be a sixth higher, and the timing would be wrong.
+// are between -1 and 1, and not 0. Products of zeros would take less power than other products, so with AMX, the clock
+// frequency would be a sixth higher, and the timing would be wrong.
 template <class T> void time_matmul(long size, int threads, int times) {
     std::vector<Buffer<T>> left(threads), right(threads);
     std::vector<Buffer<float>> result(threads);

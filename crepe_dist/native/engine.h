@@ -15,7 +15,7 @@
 //
 // SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) hashes the number of a group of four neighbouring units to 64 bits.
 // Each unit has 16 of these bits. The drop probability is therefore rounded up to a multiple of 2^-16.
-// crepe_dist/engines/gluon/dropout.py and crepe_dist/cuda/kernels/common.cuh implement the same function.
+// crepe_dist/cuda/kernels/common.cuh implements the same function.
 struct Dropout {
     static constexpr uint64_t UNITS_PER_HASH = 4;
 
@@ -138,7 +138,8 @@ struct Loss : LossConstants {
 };
 
 // Returns the number of threads for a number of documents: at most one thread per document. For a single text, waking
-// another thread takes longer than computing the text. It takes much longer if other programs use the cores.
+// another thread takes longer than computing the text. If other programs use the cores, waking the thread takes even
+// longer.
 inline int team_size(int threads, long documents) { return int(std::clamp<long>(documents, 1, threads)); }
 
 class ShardedEmbedding;

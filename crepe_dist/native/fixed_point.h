@@ -70,7 +70,8 @@ template <class T> float max_abs(const T* values, long count) {
 // Fixed-point scale of one parameter's gradient: it converts the terms of the gradient, and bounds their sum. Each
 // thread has its own object.
 //
-// A term is the contribution of a fixed group of documents. It is added in float32 in a fixed order, then rounded.
+// A term is the contribution of a fixed group of documents. The contributions of these documents are added in float32
+// in a fixed order, and their sum is rounded.
 class FixedPointScale {
   public:
     // Starts a step. The unit of the fixed-point numbers is 2^exponent. bound_unit: unit of `sum_bound`, in units of

@@ -130,8 +130,8 @@ void convolution(const T* in, long rows, long width, long taps, const T* weights
 }
 
 // Computes the gradient of the input of a convolution. gradient: gradient of the output, preceded by taps - 1 rows of
-// zeros. weights: with reversed taps and transposed channels. activations: the input of the convolution, if it is the
-// output of a ReLU; the gradient is 0 where it is 0. Otherwise null.
+// zeros. weights: with reversed taps and transposed channels. activations: the input of the convolution, if this input
+// is the output of a ReLU; the gradient is 0 where the input is 0. Otherwise null.
 template <class T>
 void convolution_input_gradient(
     const T* gradient, long rows, long width, long taps, const T* weights, const T* activations, T* out
@@ -238,7 +238,7 @@ void convolution_weight_gradient(const T* in, const T* gradient, long rows, long
 }
 
 // Packs the weights of a convolution, [channels][channels][taps] as in Gluon, into the panels of `convolution` and of
-// `convolution_input_gradient`. All threads of a parallel region call it together.
+// `convolution_input_gradient`. All threads of a parallel region call this function together.
 template <class T> void pack_convolution(const float* weights, long channels, long taps, T* forward, T* backward) {
     const long width = padded(channels);
 #pragma omp for schedule(static) collapse(2)
@@ -294,8 +294,8 @@ template <class T> void pool(const T* in, long pooled, long width, T* out, uint8
         }
 }
 
-// Computes the gradient of the input of a max pool, `rows` rows of one document. It is zero for rows after the last
-// window.
+// Computes the gradient of the input of a max pool, `rows` rows of one document. The gradient is zero for rows after
+// the last window.
 template <class T> void unpool(const T* gradient, const uint8_t* from, long pooled, long rows, long width, T* out) {
     for (long p = 0; p < pooled; ++p)
         for (long c = 0; c < width; c += LANES) {

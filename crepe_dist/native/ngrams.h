@@ -26,7 +26,7 @@
 struct NGramConfig {
     long alphabet_size, length, num_classes, maxn, buckets, num_word_char_ids, word_buckets;
 
-    // Returns the number of buckets of n-grams. They precede the buckets of words.
+    // Returns the number of buckets of n-grams. These buckets precede the buckets of words.
     long ngrams() const { return buckets - word_buckets; }
 
     // Returns the array size that the buckets of a document require.

@@ -275,8 +275,8 @@ template <class T> class PaperNetwork final : public Engine {
         }
     }
 
-    // Applies bias, ReLU and dropout of hidden dense layer i to sums_, and writes activations_[i + 1]. All threads call
-    // it.
+    // Applies bias, ReLU and dropout of hidden dense layer i to sums_, and writes activations_[i + 1]. All threads must
+    // call this function.
     void activate_hidden(int i, uint64_t first_row) {
         const float* bias = dense_bias_[i].get();
         const float scale = dropout_.scale();
@@ -371,7 +371,7 @@ template <class T> class PaperNetwork final : public Engine {
         for (int i : {0, 1}) scratch.grad_scales[i].end_term();
     }
 
-    // Adds the gradients of all threads, and writes the sums in Gluon's layout. All threads call it.
+    // Adds the gradients of all threads, and writes the sums in Gluon's layout. All threads must call this function.
     void reduce_gradients(int32_t* const* gradients) {
         const long filters = config_.filters;
 #pragma omp for schedule(static)

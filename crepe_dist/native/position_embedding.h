@@ -31,8 +31,8 @@ struct PositionEmbeddingConfig {
 };
 
 // Hashes the n-grams of 1 to maxn known characters that start at each character of a text, and writes their rows to out
-// [characters][maxn]. The function does not write elements of n-grams that do not exist; they must be NO_ROW before.
-// `hash_positions` in crepe_dist/networks/crepe/config.py computes the same rows.
+// [characters][maxn]. The function does not write the elements of n-grams that do not exist, so the caller must first
+// set all elements to NO_ROW. `hash_positions` in crepe_dist/networks/crepe/config.py computes the same rows.
 inline void hash_positions(const std::vector<uint8_t>& text, const PositionEmbeddingConfig& config, uint32_t* out) {
     const long characters = long(text.size());
     for (long start = 0; start < characters; ++start, out += config.maxn) {
@@ -116,8 +116,8 @@ template <class T> class PositionEmbedding {
     // Returns the gradient of the embedding, [rows of level 0][padded width]. The blocks write it.
     T* gradient() { return gradient_.get(); }
 
-    // Converts the gradient of each position to fixed point. All threads of a parallel region call it together.
-    // activations: output of `forward`. grad_scale: scale of the table, in the calling thread.
+    // Converts the gradient of each position to fixed point. All threads of a parallel region call this function
+    // together. activations: output of `forward`. grad_scale: scale of the table, in the calling thread.
     //
     // The gradient of a position is added to the rows of all its n-grams. N-grams at several of the `stride` characters
     // of a position may have the same row, so the bound of a document is the sum over its positions times the stride.

@@ -93,8 +93,8 @@ template <class T> class ResidualBlocks {
             const long level = layout.level_of(i), start = layout.start(level, chunk.first);
             const long rows = layout.chunk_rows(level, chunk);
             if (rows <= 0) break;
-            // The gap before the chunk belongs to another thread, which may clear it later. It may still hold rows of
-            // an earlier batch.
+            // The gap before the chunk belongs to another thread, which may clear the gap later. Until then, the gap
+            // may hold rows of an earlier batch.
             clear(block.in.get(), start - GAP, GAP);
             clear(block.hidden.get(), start - GAP, GAP);
             const T* const in = block.in.get() + start * width_;
@@ -191,7 +191,7 @@ template <class T> class ResidualBlocks {
     }
 
     // Adds the weight gradients of all threads, and writes the sums in Gluon's layout. All threads of a parallel region
-    // call it together. gradients: weights and bias of each convolution.
+    // call this function together. gradients: weights and bias of each convolution.
     void reduce_gradients(int32_t* const* gradients) {
 #pragma omp for schedule(static)
         for (long out = 0; out < channels_; ++out)

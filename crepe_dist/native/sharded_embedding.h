@@ -118,9 +118,9 @@ inline float round_to_float16(float number) {
 // Lazy updates: Adam and SGD with momentum also change rows without a gradient, by their momentum. Writing all rows in
 // each step would be too slow. A record is written only when its row has a gradient, and contains the number of that
 // update. A later reader adds the change that the updates since then have made. The change is a multiple of the first
-// moments of the row. drift_[k] is the factor for records that were written in update k. For Adam, it is divided by the
-// root of the row's second moment. This is exact except for two approximations: weight decay acts only on rows with a
-// gradient, and epsilon is not rescaled relative to the decaying root.
+// moments of the row. drift_[k] is the factor for records that were written in update k. For Adam, this factor is
+// divided by the root of the row's second moment. This is exact except for two approximations: weight decay acts only
+// on rows with a gradient, and epsilon is not rescaled relative to the decaying root.
 class ShardedEmbedding {
   public:
     // memories: for each process of this host, the memory of its gradient, its remote rows, and its records, in this
@@ -233,7 +233,8 @@ class ShardedEmbedding {
     }
 
     // Updates the rows of this process that have a gradient. The gradient is scale × fixed-point sum + weight_decay ×
-    // value. All processes call it. No process may read rows before the call has returned in all processes.
+    // value. All processes must call this function. No process may read rows before the call has returned in all
+    // processes.
     //
     // learning_rate: for Adam, it includes the bias correction.
     void update(double learning_rate, double scale, double weight_decay) {
@@ -246,7 +247,8 @@ class ShardedEmbedding {
     }
 
     // Applies the lazy updates to all records of this process's shard, and rounds the values to float16, as in model
-    // files. All processes call it. No process may read rows before the call has returned in all processes.
+    // files. All processes must call this function. No process may read rows before the call has returned in all
+    // processes.
     void apply_lazy_updates() {
         if (drift_.size() == 1) return;
         const long columns = shape_.columns;
@@ -445,8 +447,8 @@ class ShardedEmbedding {
         beta2_powers_.push_back(float(std::pow(optimizer_.beta2, k)));
     }
 
-    // Records an update: the drift of all older records increases. The geometric series ends when its terms are
-    // negligible.
+    // Records an update: the drift of all records that were written before this update increases. The geometric series
+    // ends when its terms are negligible.
     void advance(double learning_rate) {
         constexpr double NEGLIGIBLE = 1e-12;
         double change = optimizer_.drift(learning_rate);

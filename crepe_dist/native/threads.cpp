@@ -1,8 +1,8 @@
 // Thread pool behind OpenMP's pragmas: the functions that GCC calls for them (manual of libgomp, "The libgomp ABI").
 //
-// They replace libgomp. Many systems without a compiler do not have libgomp, and a copy of libgomp in the wheel would
-// need a C library as new as the C library of the build machine. This file supports only the pragmas that the kernels
-// use: loops that count up, no `nowait`, and one thread for a nested region.
+// These functions replace libgomp. Many systems without a compiler do not have libgomp, and a copy of libgomp in the
+// wheel would need a C library as new as the C library of the build machine. This file supports only the pragmas that
+// the kernels use: loops that count up, no `nowait`, and one thread for a nested region.
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -26,8 +26,9 @@ namespace {
 constexpr size_t LINE = 64;  // Bytes of a cache line. Variables of different threads are in different lines.
 
 // Returns how often a thread polls before it sleeps. A thread polls for some tenths of a millisecond, because the
-// next region usually begins soon. If it polled as long as in libgomp, a step beside two other busy processes would
-// take 69 ms instead of 15 ms. A thread does not poll if there are more threads than cores, or if OMP_WAIT_POLICY is passive.
+// next region usually begins soon. If it polled as long as a thread of libgomp, a step beside two other busy processes
+// would take 69 ms instead of 15 ms. A thread does not poll if there are more threads than cores, or if OMP_WAIT_POLICY
+// is passive.
 int max_polls(int threads) {
     static const int cores = [] {
         cpu_set_t allowed;
@@ -114,13 +115,13 @@ class Team {
         barrier();
     }
 
-    // Waits until all members of the team have called it.
+    // Waits until all members of the team have called this function.
     void barrier() {
         const int32_t round = passed_.count();
         if (!arrive()) passed_.wait(round, max_polls(size_));
     }
 
-    // Returns true for exactly one of the members that call it between two barriers.
+    // Returns true for exactly one of the members that call this function between two barriers.
     bool is_first() { return !entered_.exchange(true); }
 
     // Assigns the next iterations of a dynamic loop to the caller, and returns the first of them.

@@ -201,7 +201,7 @@ void winograd_weight_gradient(const T* in, const T* gradient, const std::vector<
 }
 
 // Packs the weights of a convolution for `winograd_convolve`, like `pack_convolution` in layers.h. All threads of a
-// parallel region call it together.
+// parallel region call this function together.
 template <class T> void pack_winograd_weights(const float* weights, long channels, T* forward, T* backward) {
     const long width = padded(channels);
     const auto at = [=](long p, long k, long n) {

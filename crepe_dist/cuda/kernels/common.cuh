@@ -58,7 +58,7 @@ template <class T, class Combine> __device__ T warp_reduce(T value, int lanes, C
 struct Dropout {
     u64 seed;
     i32 threshold;  // Smallest 16-bit number of a unit that is retained.
-    float scale;    // Factor of units that are retained.
+    float scale;    // Factor that multiplies the units that are retained.
 
     __device__ u64 hash(u64 group) const {
         u64 z = seed + (group + 1) * u64(GOLDEN);

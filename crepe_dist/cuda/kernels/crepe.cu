@@ -1,5 +1,5 @@
 // The crepe network on a GPU: the n-gram branch (ngrams.cu) and the convolutional branch. native/conv_branch.h
-// describes the convolutional branch; both are equivalent except for rounding.
+// describes the convolutional branch; both implementations are equivalent except for rounding.
 //
 // Activations are Element [documents][positions][WIDTH]: CHANNELS channels, and zeros up to a multiple of SIDE. A max
 // pool halves the positions after each of the first POOLED_BLOCKS blocks. The level of an array is the number of max

@@ -1,4 +1,5 @@
-// Loss of a batch, and the statistics of a step. `Loss` in native/engine.h describes the losses; both are equivalent.
+// Loss of a batch, and the statistics of a step. `Loss` in native/engine.h describes the losses; both implementations
+// are equivalent.
 #pragma once
 
 #include "common.cuh"
@@ -76,8 +77,8 @@ KERNEL(THREADS) compute_losses(
 // action. Writes zeros to the rows of the other ranks, and to the squared norms [parameters][2] behind the table.
 //
 // `FixedPointScale` in native/fixed_point.h computes the same bounds. largest: for each parameter and document, the
-// bits of the largest absolute value of the document's term [parameters][documents]; they are reset to 0. losses:
-// [branches][documents]. Blocks: parameters + 1.
+// bits of the largest absolute value of the document's term [parameters][documents]; the kernel resets the bits to 0.
+// losses: [branches][documents]. Blocks: parameters + 1.
 KERNEL(THREADS) write_step_stats(
     u32* largest, int documents, double bound_unit, const float* losses, int num_branches, double step, double
     global_batch_size, double action, int rank, int ranks, double* table

@@ -1,5 +1,5 @@
-// The n-gram branch on a GPU. native/ngrams.h describes it; both are equivalent except for the order of float32
-// additions.
+// The n-gram branch on a GPU. native/ngrams.h describes the branch; both implementations are equivalent except for the
+// order of float32 additions.
 
 #include "loss.cuh"
 #include "optimizer.cuh"
